@@ -1,0 +1,1 @@
+"""Torch and ONNX models to ONNX, TFLite and native files."""

@@ -1,0 +1,61 @@
+"""The two stages of a model inside the converter: captured (float tables) and packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ondevice.codecs import QuantTable
+from ondevice.spec import LookupSpec
+
+DOMAIN = "ondevice"
+LOOKUP = "Lookup"
+
+
+@dataclass(frozen=True)
+class CapturedLookup:
+    """One lookup node of a captured graph, with the float table it reads.
+
+    node: inputs (ids int64 [...]), output float32 [..., dim].
+    table: name of the source module's parameter, also the table's name in every target.
+    widths: uint8 or uint16 [rows] kept dimensions per row, or None.
+    """
+
+    node: ir.Node
+    spec: LookupSpec
+    table: str
+    widths: npt.NDArray[np.integer] | None
+
+
+@dataclass(frozen=True)
+class CapturedModel:
+    """An ONNX graph whose lookups are `ondevice::Lookup` nodes over float32 tables [rows, dim]."""
+
+    model: ir.Model
+    lookups: tuple[CapturedLookup, ...]
+    tables: dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PackedLookup:
+    """One lookup node whose table is quantised and truncated.
+
+    node: an `ondevice::Lookup` node; its only input is the ids.
+    table: key into PackedModel.tables (several lookups may share one).
+    """
+
+    node: ir.Node
+    spec: LookupSpec
+    table: str
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What the emitters write: the graph, its lookups, and each table in its stored form."""
+
+    model: ir.Model
+    lookups: tuple[PackedLookup, ...]
+    tables: dict[str, QuantTable]

@@ -1,0 +1,1 @@
+"""PyTorch embedding layers, reference networks, training and data."""

@@ -1,0 +1,1 @@
+"""ondevice: run compressed click-through-rate models on phones and small boards."""

@@ -1,0 +1,54 @@
+"""Every error that ondevice raises on purpose; the command line prints them as one line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+class OnDeviceError(Exception):
+    """Base class of all errors raised by ondevice."""
+
+
+class InputError(OnDeviceError):
+    """Data given to a model has a wrong name, shape, dtype or value."""
+
+
+class FileFormatError(OnDeviceError):
+    """A file is damaged, truncated, hostile or of another format or version."""
+
+
+class SpecError(OnDeviceError):
+    """A specification or setting contradicts itself; the message lists every fault."""
+
+
+class DataError(OnDeviceError):
+    """A data file has a bad row; the message names file, line and column."""
+
+
+class UnsupportedError(OnDeviceError):
+    """A model uses something that a target cannot express; the message lists every case."""
+
+
+class ParityError(OnDeviceError):
+    """A converted file does not reproduce its source model within tolerance."""
+
+
+class MissingDependencyError(OnDeviceError):
+    """An optional package is not installed; the message says how to install it."""
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Turn an ImportError inside the block into one line that says what to install.
+
+    Raises:
+        MissingDependencyError: a module imported inside the block is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = error.name or str(error)
+        raise MissingDependencyError(
+            f"{what} needs the package {name!r}: pip install 'ondevice-ctr[{extra}]'"
+        ) from error

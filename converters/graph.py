@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,3 +60,19 @@ class PackedModel:
     model: ir.Model
     lookups: tuple[PackedLookup, ...]
     tables: dict[str, QuantTable]
+
+
+def module_path(node: ir.Node) -> str:
+    """Where in the source module a node comes from, such as "mlp.0"; the node's name if unknown.
+
+    torch's exporter leaves the chain of module scopes, ending in the operation itself.
+    """
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    if scopes:
+        try:
+            names = [str(name) for name in ast.literal_eval(scopes) if name]
+        except (ValueError, SyntaxError):
+            names = []
+        if len(names) > 1:
+            return names[-2]
+    return node.name or node.op_type

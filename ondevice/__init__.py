@@ -1,1 +1,8 @@
 """ondevice: run compressed click-through-rate models on phones and small boards."""
+
+from ondevice.errors import OnDeviceError
+from ondevice.model import Model, load
+
+__all__ = ["Model", "OnDeviceError", "load", "__version__"]
+
+__version__ = "0.1.0"

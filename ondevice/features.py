@@ -153,7 +153,8 @@ class FeatureSpec:
 
     def to_json(self) -> list[dict[str, Any]]:
         """A JSON-ready list, one object a field; a vocabulary as base64 of its little-endian
-        int64 values."""
+        int64 values.
+        """
         return [_field_to_json(field) for field in self.fields]
 
     @classmethod

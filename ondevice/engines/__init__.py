@@ -1,1 +1,70 @@
-"""The runtimes behind one interface."""
+"""The engines: one interface over the runtimes that execute model files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import FileFormatError, InputError
+from ondevice.info import ModelInfo
+
+ENGINES = ("numpy", "onnx", "tflite")
+ENGINE_OF_SUFFIX = {".odm": "numpy", ".onnx": "onnx", ".tflite": "tflite"}
+
+
+class Engine(Protocol):
+    """Executes one model file; safe to use from several threads."""
+
+    runtime: str
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.int64]]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Outputs by name for checked IDs by input name."""
+
+
+def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, ModelInfo]:
+    """Open a model file: the chosen engine's name, the engine, the file's description.
+
+    Raises:
+        FileFormatError: no such file, an unknown suffix, or a damaged file.
+        InputError: an engine that does not exist or cannot run this kind of file.
+        MissingDependencyError: the engine's runtime is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in ENGINE_OF_SUFFIX:
+        known = ", ".join(sorted(ENGINE_OF_SUFFIX))
+        raise FileFormatError(f"{path}: unknown kind of model file; expected one of {known}")
+    if not path.is_file():
+        raise FileFormatError(f"{path}: no such file")
+    fitting = ENGINE_OF_SUFFIX[suffix]
+    if engine not in ("auto", *ENGINES):
+        raise InputError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
+    if engine not in ("auto", fitting):
+        raise InputError(f"engine {engine!r} cannot run {suffix} files; {fitting!r} can")
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    return fitting, *_open(path, fitting, threads)
+
+
+def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
+    if engine == "onnx":
+        from ondevice.engines.onnx import OnnxEngine
+
+        onnx_engine = OnnxEngine(path, threads)
+        return onnx_engine, ModelInfo.from_text(onnx_engine.info_text)
+    if engine == "tflite":
+        from ondevice.engines.tflite import TfliteEngine
+        from ondevice.tflite_file import read_info
+
+        info = ModelInfo.from_text(read_info(path))
+        return TfliteEngine(path, threads), info
+    from ondevice.engines.numpy import NumpyEngine
+    from ondevice.odm import open_odm
+
+    opened = open_odm(path)
+    return NumpyEngine(opened), opened.info

@@ -1,0 +1,83 @@
+"""Column blocks: truncated rows in standard operators, by sorting rows and cutting columns.
+
+Rows are sorted by kept width, descending; the table is cut into blocks of a few columns; block j
+holds only the rows whose width reaches it, then one zero row. Sorted row r reads row min(r, n_j)
+of every block j, so a row that does not reach a block reads zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.codecs import BITS, QuantTable
+
+BLOCK_COLUMNS = 4
+# Below this many bytes saved, the extra operators cost a request more than the bytes are worth.
+LEAST_SAVING = 256
+
+
+@dataclass(frozen=True)
+class ColumnBlocks:
+    """A table cut into column blocks.
+
+    Attributes:
+        blocks: arrays [rows reaching the block (+ 1 zero row), columns]; dtype of table.values.
+        scales: row scales in sorted order, column scales, or None; as in QuantTable.
+        positions: original row -> sorted row [rows], or None when rows keep their order.
+        zero_row: whether each block ends with a zero row, so that lookups must take the minimum.
+    """
+
+    blocks: tuple[npt.NDArray[Any], ...]
+    scales: npt.NDArray[Any] | None
+    positions: npt.NDArray[np.int64] | None
+    zero_row: bool
+
+
+def cut(table: QuantTable) -> ColumnBlocks:
+    """Cut a table into column blocks, or keep it whole where that saves nothing."""
+    whole = ColumnBlocks((table.values,), table.scales, None, False)
+    if table.widths is None:
+        return whole
+    widths = table.widths.astype(np.int64)
+    order = np.argsort(-widths, kind="stable")
+    counts = [int((widths > start).sum()) for start in range(0, table.dim, BLOCK_COLUMNS)]
+    values = table.values[order]
+    blocks, start = [], 0
+    while start < table.dim and counts[start // BLOCK_COLUMNS]:
+        count = counts[start // BLOCK_COLUMNS]
+        stop = start
+        while stop < table.dim and counts[stop // BLOCK_COLUMNS] == count:
+            stop = min(stop + BLOCK_COLUMNS, table.dim)
+        block = values[:count, start:stop]
+        blocks.append(np.concatenate([block, np.zeros_like(block[:1])]))
+        start = stop
+    if start < table.dim:  # columns that no row reaches
+        blocks.append(np.zeros((1, table.dim - start), dtype=values.dtype))
+    positions = None
+    if not np.array_equal(order, np.arange(table.rows)):
+        positions = np.empty(table.rows, dtype=np.int64)
+        positions[order] = np.arange(table.rows)
+    if _bytes(table, blocks, positions) + LEAST_SAVING > _bytes(table, [table.values], None):
+        return whole
+    scales = table.scales[order] if table.scale_axis == "row" and table.scales is not None else None
+    return ColumnBlocks(tuple(blocks), table.scales if scales is None else scales, positions, True)
+
+
+def position_dtype(rows: int) -> np.dtype[Any]:
+    """The smallest dtype that both holds a row number and can be gathered."""
+    return np.dtype(np.uint16 if rows <= 65_536 else np.int32)
+
+
+def _bytes(
+    table: QuantTable,
+    blocks: list[npt.NDArray[Any]],
+    positions: npt.NDArray[np.int64] | None,
+) -> int:
+    values = sum(block.shape[0] * -(-block.shape[1] * BITS[table.codec] // 8) for block in blocks)
+    if positions is not None:
+        values += table.rows * position_dtype(table.rows).itemsize
+    return values

@@ -1,0 +1,282 @@
+"""Write a packed model as ONNX: lookups as model-local functions over standard operators.
+
+Tables are external data beside the file, so ONNX Runtime maps them instead of reading them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - registers the dtypes that onnx_ir refers to
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ondevice.codecs import QuantTable
+from ondevice.converters.column_blocks import ColumnBlocks, cut, position_dtype
+from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
+from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
+from ondevice.spec import LookupSpec
+
+METADATA_KEY = "ondevice"
+PAIRS = "ondevice.nibble_pairs"
+OPSET = 21
+IR_VERSION = 10
+
+FUNCTION_NAMES = {"full": "TableLookup", "binary_code": "BinaryCodeLookup"}
+
+
+def emit_onnx(packed: PackedModel, path: Path, info: str) -> None:
+    """Write `path` and, beside it, `path` + ".data" with the tables.
+
+    Args:
+        packed: the model; it is not changed.
+        path: the .onnx file to write; the caller writes to a temporary folder and renames.
+        info: description stored under the metadata key "ondevice".
+    """
+    model = packed.model.clone()
+    graph = model.graph
+    nodes = {node.name: node for node in graph}
+    stored = {
+        name: _StoredTable(graph, name, table) for name, table in sorted(packed.tables.items())
+    }
+    functions: dict[str, ir.Function] = {}
+    for lookup in packed.lookups:
+        _replace_by_call(graph, nodes[lookup.node.name], lookup, stored[lookup.table], functions)
+    for function in functions.values():
+        model.functions[function.identifier()] = function
+    graph.opset_imports.clear()
+    graph.opset_imports.update({"": OPSET, DOMAIN: 1})
+    for value in graph.initializers.values():
+        if value.const_value is not None:  # plain arrays: torch tensors would be read again
+            value.const_value = ir.tensor(np.array(value.const_value.numpy()), name=value.name)
+    _strip_provenance(model)
+    model.metadata_props[METADATA_KEY] = info
+    model.ir_version = IR_VERSION
+    ir.save(model, path, external_data=f"{path.name}.data")
+
+
+class _StoredTable:
+    """A table's initializers, shared by all lookups that read it."""
+
+    def __init__(self, graph: ir.Graph, name: str, table: QuantTable) -> None:
+        self.table = table
+        self.cut: ColumnBlocks = cut(table)
+        self.values: list[ir.Value] = []
+        for number, block in enumerate(self.cut.blocks):
+            payload = pack_nibbles(block) if table.codec == "q4" else block
+            self._add(graph, f"{name}.values.{number}", payload)
+        if table.codec == "q4":
+            self.values.append(_shared_pairs(graph))
+        if self.cut.scales is not None:
+            self._add(graph, f"{name}.scales", self.cut.scales)
+        if self.cut.positions is not None:
+            positions = self.cut.positions.astype(position_dtype(table.rows))
+            self._add(graph, f"{name}.positions", positions)
+
+    def _add(self, graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> None:
+        self.values.append(_initializer(graph, name, array))
+
+
+def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _shared_pairs(graph: ir.Graph) -> ir.Value:
+    """The pairs of values of all 256 bytes, one array for all q4 tables."""
+    return graph.initializers.get(PAIRS) or _initializer(graph, PAIRS, NIBBLE_PAIRS)
+
+
+def _replace_by_call(
+    graph: ir.Graph,
+    node: ir.Node,
+    lookup: PackedLookup,
+    stored: _StoredTable,
+    functions: dict[str, ir.Function],
+) -> None:
+    body = _Body(lookup.spec, stored, rank=len(node.inputs[0].shape or ("batch",)))
+    if body.key not in functions:
+        base = FUNCTION_NAMES[lookup.spec.scheme]
+        functions[body.key] = body.function(f"{base}_{len(functions) + 1}")
+    call = ir.Node(
+        DOMAIN,
+        functions[body.key].name,
+        [node.inputs[0], *stored.values],
+        num_outputs=1,
+        name=node.name,
+    )
+    call.outputs[0].dtype = ir.DataType.FLOAT
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [call], node.outputs, call.outputs)
+
+
+def _strip_provenance(model: ir.Model) -> None:
+    """Drop the exporter's notes: stack traces hold paths of the machine that converted."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+class _Body:
+    """The body of one lookup function: ids and table arrays in, float32 vectors out."""
+
+    def __init__(self, spec: LookupSpec, stored: _StoredTable, rank: int) -> None:
+        self.spec = spec
+        self.rank = rank
+        self._tape = ir.tape.Tape()
+        self._signature: list[str] = []
+        self._numbers: dict[ir.Value, int] = {}
+        self.ids = self._input("ids")
+        self._tables = [self._input(f"table_{i}") for i in range(len(stored.values))]
+        rows = self._table_rows()
+        vectors = self._fuse(self._read(rows, stored))
+        self.output = self._zero_padding(vectors)
+        self.output.name = "vectors"
+        self.key = f"{spec.scheme}({len(self._tables)}):" + ";".join(self._signature)
+
+    def function(self, name: str) -> ir.Function:
+        graph = ir.Graph(
+            [self.ids, *self._tables],
+            [self.output],
+            nodes=self._tape.nodes,
+            opset_imports={"": OPSET},
+            name=name,
+        )
+        return ir.Function(DOMAIN, name, graph=graph, attributes=[])
+
+    def _input(self, name: str) -> ir.Value:
+        value = ir.Value(name=name)
+        self._numbers[value] = len(self._numbers)
+        return value
+
+    def _op(self, op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        output = self._tape.op(op, inputs, attributes)
+        output.name = f"v{len(self._numbers)}"
+        arguments = ",".join(str(self._numbers[value]) for value in inputs)
+        self._signature.append(f"{op}({arguments}){sorted(attributes.items())}")
+        self._numbers[output] = len(self._numbers)
+        return output
+
+    def _constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> ir.Value:
+        values = np.asarray(array, dtype=dtype)
+        output = self._tape.op("Constant", [], {"value": ir.tensor(values)})
+        output.name = f"v{len(self._numbers)}"
+        self._signature.append(f"{values.dtype}{values.shape}{values.tolist()}")
+        self._numbers[output] = len(self._numbers)
+        return output
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        return self._op("Cast", value, to=int(dtype))
+
+    def _table_rows(self) -> ir.Value:
+        """Row numbers int64 [..., rows_per_id]."""
+        if self.spec.scheme == "full":
+            return self._op("Unsqueeze", self._full_rows(), self._constant([-1]))
+        pieces = self.spec.pieces(64)
+        longest = max(len(block) for block in pieces)
+        shape = (len(pieces), longest)
+        shifts, masks, weights = (np.zeros(shape, np.uint64) for _ in range(3))
+        for i, block in enumerate(pieces):
+            for j, piece in enumerate(block):
+                shifts[i, j], masks[i, j], weights[i, j] = piece.shift, piece.mask, piece.weight
+        code = self._cast(self.ids, ir.DataType.UINT64)
+        if self.spec.multiplier != 1:
+            code = self._op("Mul", code, self._constant(self.spec.multiplier, np.uint64))
+        axes = [-1] if longest == 1 else [-1, -2]
+        code = self._op("Unsqueeze", code, self._constant(axes))
+        if longest == 1:
+            shifts, masks = shifts[:, 0], masks[:, 0]
+        bits = self._op("BitShift", code, self._constant(shifts, np.uint64), direction="RIGHT")
+        bits = self._op("BitwiseAnd", bits, self._constant(masks, np.uint64))
+        values = self._cast(bits, ir.DataType.INT64)
+        if longest > 1:
+            values = self._op("Mul", values, self._constant(weights))
+            values = self._op("ReduceSum", values, self._constant([-1]), keepdims=0)
+        offsets = [block.offset for block in self.spec.blocks]
+        return self._op("Add", values, self._constant(offsets)) if any(offsets) else values
+
+    def _full_rows(self) -> ir.Value:
+        """The ID where it is a row, else the out-of-vocabulary row.
+
+        Without one, an ID out of range becomes `rows`, which Gather rejects: a negative ID must
+        not wrap to the end of the table. A padding ID may lie outside.
+        """
+        rows = self.spec.rows
+        inside = self._op(
+            "And",
+            self._op("GreaterOrEqual", self.ids, self._constant(0)),
+            self._op("Less", self.ids, self._constant(rows)),
+        )
+        fallback = rows if self.spec.oov_row is None else self.spec.oov_row
+        selected = self._op("Where", inside, self.ids, self._constant(fallback))
+        padding = self.spec.padding_id
+        if self.spec.oov_row is None and padding is not None and not 0 <= padding < rows:
+            is_padding = self._op("Equal", self.ids, self._constant(padding))
+            selected = self._op("Where", is_padding, self._constant(0), selected)
+        return selected
+
+    def _read(self, rows: ir.Value, stored: _StoredTable) -> ir.Value:
+        """Dequantised rows float32 [..., rows_per_id, row_dim]: gather first, dequantise after."""
+        table, cut_table = stored.table, stored.cut
+        tables = list(self._tables)
+        blocks = [tables.pop(0) for _ in cut_table.blocks]
+        pairs = tables.pop(0) if table.codec == "q4" else None
+        scales = tables.pop(0) if cut_table.scales is not None else None
+        if cut_table.positions is not None:
+            rows = self._cast(self._op("Gather", tables.pop(0), rows, axis=0), ir.DataType.INT64)
+        parts = []
+        for block, array in zip(blocks, cut_table.blocks, strict=True):
+            place = rows
+            if cut_table.zero_row:
+                place = self._op("Min", rows, self._constant(len(array) - 1))
+            codes = self._op("Gather", block, place, axis=0)
+            if pairs is not None:
+                parts.append(self._unpack(codes, pairs, array.shape[1]))
+            else:
+                parts.append(
+                    codes if table.codec == "f32" else self._cast(codes, ir.DataType.FLOAT)
+                )
+        values = parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=-1)
+        if scales is None:
+            return values
+        if table.scale_axis == "row":
+            scales = self._cast(self._op("Gather", scales, rows, axis=0), ir.DataType.FLOAT)
+            scales = self._op("Unsqueeze", scales, self._constant([-1]))
+        return self._op("Mul", values, scales)
+
+    def _unpack(self, codes: ir.Value, pairs: ir.Value, width: int) -> ir.Value:
+        """Values float32 [..., width] of nibbles: a byte selects its two from all 256 pairs."""
+        values = self._op("Gather", pairs, self._cast(codes, ir.DataType.INT32), axis=0)
+        shape = self._constant([0] * (self.rank + 1) + [-1])
+        values = self._op("Reshape", values, shape)
+        if width % 2 == 0:
+            return values
+        first, stop, axis = self._constant([0]), self._constant([width]), self._constant([-1])
+        return self._op("Slice", values, first, stop, axis)
+
+    def _fuse(self, values: ir.Value) -> ir.Value:
+        count = self.spec.rows_per_id
+        if self.spec.fuse == "concat":
+            return self._op("Reshape", values, self._constant([0] * self.rank + [self.spec.dim]))
+        if count == 1:
+            return self._op("Squeeze", values, self._constant([-2]))
+        fused = self._op("ReduceSum", values, self._constant([-2]), keepdims=0)
+        if self.spec.fuse == "mean":
+            fused = self._op("Mul", fused, self._constant(1 / count, np.float32))
+        return fused
+
+    def _zero_padding(self, vectors: ir.Value) -> ir.Value:
+        if self.spec.padding_id is None:
+            return vectors
+        is_padding = self._op("Equal", self.ids, self._constant(self.spec.padding_id))
+        is_padding = self._op("Unsqueeze", is_padding, self._constant([-1]))
+        return self._op("Where", is_padding, self._constant(0.0, np.float32), vectors)

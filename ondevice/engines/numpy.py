@@ -1,0 +1,37 @@
+"""The reference engine: runs a native file with numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.lookup import look_up
+from ondevice.odm import OdmFile
+from ondevice.ops import apply
+
+
+class NumpyEngine:
+    """Executes a plan node by node; threads share it freely, as it keeps no state of a request."""
+
+    def __init__(self, model: OdmFile) -> None:
+        """Take an opened native file; its arrays stay mapped."""
+        self.runtime = f"numpy {np.__version__}"
+        self._model = model
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.int64]]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Outputs by name. Raises InputError for IDs that the model rejects."""
+        plan, tables = self._model.plan, self._model.tables
+        values: dict[str, npt.NDArray[Any]] = {**self._model.weights, **inputs}
+        for node in plan.nodes:
+            read = [values[name] for name in node.inputs]
+            if node.lookup is not None and node.table is not None:
+                out = look_up(node.lookup, read[0], tables[node.table].read)
+            else:
+                out = apply(node.op, read, node.attributes)
+            values[node.outputs[0]] = out
+        return {name: np.asarray(values[name], dtype=np.float32) for name in plan.outputs}

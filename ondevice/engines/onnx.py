@@ -1,0 +1,54 @@
+"""Runs an .onnx file in stock ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import FileFormatError, InputError, needs_extra
+
+METADATA_KEY = "ondevice"
+
+
+class OnnxEngine:
+    """One ONNX Runtime session on the CPU; sessions may be run from several threads."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Open by path, so that tables in the external data file are mapped, not read."""
+        with needs_extra("running an .onnx file", "onnx"):
+            import onnxruntime as ort
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors alone; a failed request is raised anyway
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has no public base class for its errors
+            raise FileFormatError(
+                f"{path}: ONNX Runtime cannot open it: {_one_line(error)}"
+            ) from error
+        self.runtime = f"onnxruntime {ort.__version__}"
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in metadata:
+            raise FileFormatError(f"{path}: an ONNX file, but not one written by ondevice")
+        self.info_text: str = metadata[METADATA_KEY]
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.int64]]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Outputs by name. Raises InputError when the runtime rejects the request."""
+        try:
+            outputs = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:
+            raise InputError(f"ONNX Runtime rejects the request: {_one_line(error)}") from error
+        return dict(zip(self._outputs, outputs, strict=True))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,174 @@
+"""A loaded model: checks a request, encodes raw values, scores it, whatever the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.engines import Engine, open_engine
+from ondevice.errors import InputError
+from ondevice.features import FeatureSpec, to_int64
+from ondevice.info import InputSpec, ModelInfo
+
+Values = Sequence[Any] | npt.NDArray[Any]
+IdArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
+    """Open a model file written by ondevice.
+
+    Args:
+        path: an .odm, .onnx or .tflite file.
+        engine: "auto" takes the engine that fits the file; "numpy" (.odm), "onnx", "tflite".
+        threads: how many threads the engine may use for one request.
+
+    Raises:
+        FileFormatError: the file is missing, damaged, or not written by ondevice.
+        MissingDependencyError: the engine's runtime is not installed.
+        InputError: the engine is unknown or does not fit the file.
+    """
+    location = Path(path)
+    name, runner, info = open_engine(location, engine, threads)
+    return Model(location, name, runner, info)
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a model on disk: the file, and the external data of an .onnx file."""
+    data = path.with_name(path.name + ".data")
+    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A click-through-rate model ready to score requests; safe to use from several threads."""
+
+    path: Path
+    engine: str
+    runner: Engine
+    info: ModelInfo
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs, in order."""
+        return self.info.inputs
+
+    @property
+    def features(self) -> FeatureSpec:
+        """How raw values become IDs."""
+        return self.info.features
+
+    def predict(self, inputs: Mapping[str, Values], *, raw: bool = False) -> FloatArray:
+        """Click probabilities, float32 [batch].
+
+        Args:
+            inputs: for every input, integer IDs [batch] (any 64-bit pattern; unsigned ones keep
+                their bits), or with `raw` the raw strings or integers.
+            raw: encode the values by the model's feature specification first.
+
+        Raises:
+            InputError: a missing or unknown input, a wrong dtype or shape, an empty batch, or an
+                ID that the model rejects.
+        """
+        outputs = self.runner.run(self._checked(self._encoded(inputs, raw)))
+        return outputs[self.info.outputs[0]]
+
+    def rank(
+        self, context: Mapping[str, Values], candidates: Mapping[str, Values], *, raw: bool = False
+    ) -> FloatArray:
+        """Click probabilities of N candidates for one context, float32 [N].
+
+        Args:
+            context: inputs that are the same for all candidates, one value each.
+            candidates: the other inputs, N values each.
+            raw: as in `predict`.
+
+        Raises:
+            InputError: as in `predict`; also a context value that is not single, or an input
+                named in both.
+        """
+        if both := sorted(set(context) & set(candidates)):
+            raise InputError(f"inputs given as context and as candidates: {', '.join(both)}")
+        if not candidates:
+            raise InputError("no candidate inputs; give at least one input with N values")
+        one = self._encoded(context, raw)
+        many = self._encoded(candidates, raw)
+        count = max((len(np.atleast_1d(np.asarray(values))) for values in many.values()), default=0)
+        request: dict[str, Values] = dict(many)
+        for name, values in one.items():
+            array = np.asarray(values)
+            if array.shape[:1] != (1,):
+                raise InputError(
+                    f"context input {name!r}: expected one value (a list of length 1), "
+                    f"got shape {list(array.shape)}"
+                )
+            request[name] = np.repeat(array, count, axis=0)
+        return self.predict(request)
+
+    def _encoded(self, inputs: Mapping[str, Values], raw: bool) -> Mapping[str, Values]:
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"expected a mapping of input names, got {type(inputs).__name__}")
+        if not raw:
+            return inputs
+        for name, values in inputs.items():
+            if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+                raise InputError(
+                    f"input {name!r}: expected a list of raw values, got {type(values).__name__}"
+                )
+        return self.features.encode(inputs)
+
+    def _checked(self, inputs: Mapping[str, Values]) -> dict[str, IdArray]:
+        names = [item.name for item in self.inputs]
+        missing = [name for name in names if name not in inputs]
+        unknown = [str(name) for name in inputs if name not in names]
+        if missing or unknown:
+            faults = [f"missing inputs: {', '.join(missing)}"] if missing else []
+            faults += [f"unknown inputs: {', '.join(unknown)}"] if unknown else []
+            raise InputError(f"{'; '.join(faults)}; the model takes: {', '.join(names)}")
+        checked = {item.name: _checked_ids(item, inputs[item.name]) for item in self.inputs}
+        _check_sizes(self.inputs, checked)
+        return checked
+
+
+def _checked_ids(spec: InputSpec, values: Values) -> IdArray:
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"input {spec.name!r}: {error}") from error
+    expected = "[" + ", ".join(map(str, spec.shape)) + "]"
+    if array.ndim != len(spec.shape):
+        raise InputError(f"input {spec.name!r}: expected shape {expected}, got {list(array.shape)}")
+    if array.size == 0:
+        raise InputError(f"input {spec.name!r}: the batch is empty; expected at least one row")
+    ids = np.ascontiguousarray(to_int64(array, spec.name))
+    if spec.id_limit is not None:
+        outside = (ids < 0) | (ids >= spec.id_limit)
+        if outside.any():
+            place = np.argwhere(outside)[0].tolist()
+            raise InputError(
+                f"input {spec.name!r}: ID {int(ids[tuple(place)])} at {place} is outside "
+                f"0..{spec.id_limit - 1}, and its table has no out-of-vocabulary row"
+            )
+    return ids
+
+
+def _check_sizes(specs: Sequence[InputSpec], arrays: Mapping[str, IdArray]) -> None:
+    """Each fixed size must match, and each named one must be the same in all inputs."""
+    seen: dict[str, tuple[int, str]] = {}
+    for spec in specs:
+        for expected, size in zip(spec.shape, arrays[spec.name].shape, strict=True):
+            if isinstance(expected, int):
+                if size != expected:
+                    raise InputError(f"input {spec.name!r}: expected size {expected}, got {size}")
+                continue
+            first_size, first_name = seen.setdefault(expected, (size, spec.name))
+            if size != first_size:
+                raise InputError(
+                    f"inputs differ in {expected} size: {first_name!r} has {first_size}, "
+                    f"{spec.name!r} has {size}"
+                )

@@ -1,0 +1,129 @@
+"""Native model files (.odm): write, open with every check, verify checksums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.container import Container, open_container, write_container
+from ondevice.errors import FileFormatError
+from ondevice.info import ModelInfo
+from ondevice.ops import OPERATORS
+from ondevice.plan import LOOKUP, Plan
+from ondevice.records import RecordLayout, RecordTable
+
+FORMAT = "ondevice.odm"
+FORMAT_VERSION = "1"
+# Files up to this size have all their bytes checked at load (about 8 ms); larger ones on demand,
+# because reading everything would undo what mapping the file saves.
+FULL_CHECK_BYTES = 8 * 2**20
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class OdmFile:
+    """An opened native model; arrays are views of the mapped file."""
+
+    container: Container
+    plan: Plan
+    info: ModelInfo
+    weights: dict[str, Array]
+    tables: dict[str, RecordTable]
+
+    def verify(self) -> None:
+        """Check every byte and every table index. Raises FileFormatError."""
+        self.container.verify()
+        for name, table in self.tables.items():
+            table.validate(name)
+
+
+def write_odm(
+    path: Path,
+    plan: Plan,
+    info: ModelInfo,
+    weights: Mapping[str, Array],
+    tables: Mapping[str, RecordTable],
+) -> None:
+    """Write a native model to `path`."""
+    arrays: dict[str, Array] = {f"weight.{name}": weights[name] for name in plan.weights}
+    for name in plan.tables:
+        for part, array in _table_parts(tables[name]).items():
+            arrays[f"table.{name}.{part}"] = array
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "plan": plan.to_text(),
+        "info": info.to_text(),
+    }
+    write_container(path, arrays, metadata)
+
+
+def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
+    """Map a native model and check it.
+
+    Args:
+        path: the .odm file.
+        full_check: True checks every byte, False the header and all sizes alone; by default
+            files up to 8 MiB are checked fully.
+
+    Raises:
+        FileFormatError: the file is damaged, not a native model, or of another version.
+    """
+    container = open_container(path)
+    if container.metadata.get("format") != FORMAT:
+        raise FileFormatError(f"{path}: a safetensors file, but not a native model")
+    version = container.metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise FileFormatError(
+            f"{path}: format version {version}; this release reads version {FORMAT_VERSION}"
+        )
+    plan = Plan.from_text(container.metadata.get("plan", ""))
+    info = ModelInfo.from_text(container.metadata.get("info", ""))
+    _check_operators(path, plan)
+    if {item.name for item in info.inputs} != set(plan.inputs) or info.outputs != plan.outputs:
+        raise FileFormatError(f"{path}: the description's inputs or outputs differ from the plan's")
+    weights = {name: container.array(f"weight.{name}") for name in plan.weights}
+    tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
+    opened = OdmFile(container, plan, info, weights, tables)
+    if full_check or (full_check is None and container.data.size <= FULL_CHECK_BYTES):
+        opened.verify()
+    return opened
+
+
+def _check_operators(path: Path, plan: Plan) -> None:
+    unknown = {node.op for node in plan.nodes} - {LOOKUP, *OPERATORS}
+    if unknown:
+        raise FileFormatError(f"{path}: unknown operators: {', '.join(sorted(unknown))}")
+
+
+def _table_parts(table: RecordTable) -> dict[str, Array]:
+    parts: dict[str, Array] = {"records": table.records}
+    if table.index.size:
+        parts["index"] = table.index
+    if table.scales.size:
+        parts["scales"] = table.scales
+    return parts
+
+
+def _open_table(container: Container, name: str, layout: RecordLayout) -> RecordTable:
+    parts: dict[str, Array] = {
+        "records": container.array(f"table.{name}.records"),
+        "index": np.empty(0, dtype=np.uint8),
+        "scales": np.empty(0, dtype=np.float32),
+    }
+    if layout.width_step:
+        parts["index"] = container.array(f"table.{name}.index")
+    if layout.scale_axis == "column":
+        parts["scales"] = container.array(f"table.{name}.scales")
+    for part, dtype in (("records", np.uint8), ("index", np.uint8), ("scales", np.float32)):
+        if parts[part].dtype != dtype or parts[part].ndim != 1:
+            raise FileFormatError(f"{container.path}: table {name!r}: {part} has a wrong type")
+    table = RecordTable(layout, parts["records"], parts["index"], parts["scales"])
+    table.check_sizes(name)
+    return table

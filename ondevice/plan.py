@@ -1,0 +1,144 @@
+"""The execution plan of a native file: nodes in order, over inputs, weights and tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ondevice.errors import FileFormatError, SpecError
+from ondevice.records import RecordLayout
+from ondevice.spec import LookupSpec
+
+LOOKUP = "Lookup"
+MAX_NODES = 65_536
+
+Attribute = int | float | str | list[int] | list[float]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation. `op` is "Lookup" or an ONNX operator name with ONNX's meaning (opset 21).
+
+    A Lookup reads ids (its only input) through `lookup` from the table named `table`.
+    """
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Attribute]
+    table: str | None = None
+    lookup: LookupSpec | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Nodes in execution order; names refer to inputs, weights or earlier outputs."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    weights: tuple[str, ...]
+    tables: dict[str, RecordLayout]
+
+    def __post_init__(self) -> None:
+        known = {*self.inputs, *self.weights}
+        for number, node in enumerate(self.nodes):
+            where = f"plan: node {number} ({node.op})"
+            if unknown := [name for name in node.inputs if name and name not in known]:
+                raise FileFormatError(f"{where} reads {unknown[0]!r} before it exists")
+            if doubled := [name for name in node.outputs if name in known]:
+                raise FileFormatError(f"{where} writes {doubled[0]!r} again")
+            known.update(node.outputs)
+            _check_lookup(where, node, self.tables)
+        if missing := [name for name in self.outputs if name not in known]:
+            raise FileFormatError(f"plan: output {missing[0]!r} is never computed")
+
+    def to_text(self) -> str:
+        """JSON text."""
+        nodes = []
+        for node in self.nodes:
+            item: dict[str, Any] = {
+                "op": node.op,
+                "inputs": list(node.inputs),
+                "outputs": list(node.outputs),
+            }
+            if node.attributes:
+                item["attributes"] = node.attributes
+            if node.lookup is not None:
+                item["table"] = node.table
+                item["lookup"] = asdict(node.lookup)
+            nodes.append(item)
+        data = {
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "weights": list(self.weights),
+            "tables": {name: asdict(layout) for name, layout in self.tables.items()},
+            "nodes": nodes,
+        }
+        return json.dumps(data, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> Plan:
+        """Read what `to_text` wrote. Raises FileFormatError for anything else."""
+        try:
+            data = json.loads(text)
+            if len(data["nodes"]) > MAX_NODES:
+                raise FileFormatError(f"plan: more than {MAX_NODES} nodes")
+            return cls(
+                inputs=_names(data["inputs"]),
+                outputs=_names(data["outputs"]),
+                nodes=tuple(_node(item) for item in data["nodes"]),
+                weights=_names(data["weights"]),
+                tables={name: RecordLayout(**item) for name, item in data["tables"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise FileFormatError(f"plan: {error!r}") from error
+        except SpecError as error:
+            raise FileFormatError(f"plan: {error}") from error
+
+
+def _check_lookup(where: str, node: Node, tables: dict[str, RecordLayout]) -> None:
+    if (node.op == LOOKUP) != (node.lookup is not None):
+        raise FileFormatError(f"{where}: exactly the Lookup nodes have a lookup specification")
+    if node.lookup is None:
+        return
+    if node.table not in tables:
+        raise FileFormatError(f"{where}: table {node.table!r} is missing")
+    layout = tables[node.table]
+    expected = (node.lookup.rows, node.lookup.row_dim)
+    if (layout.rows, layout.dim) != expected:
+        raise FileFormatError(
+            f"{where}: table {node.table!r} is {layout.rows} x {layout.dim}, "
+            f"its lookup expects {expected[0]} x {expected[1]}"
+        )
+
+
+def _node(item: Any) -> Node:
+    lookup = item.get("lookup")
+    attributes = item.get("attributes", {})
+    for name, value in attributes.items():
+        if not _is_attribute(value):
+            raise TypeError(f"attribute {name!r} is {value!r}")
+    if not isinstance(item["op"], str):
+        raise TypeError(f"op is {item['op']!r}")
+    return Node(
+        op=item["op"],
+        inputs=_names(item["inputs"]),
+        outputs=_names(item["outputs"]),
+        attributes=attributes,
+        table=item.get("table"),
+        lookup=None if lookup is None else LookupSpec.from_dict(lookup),
+    )
+
+
+def _is_attribute(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(one, int | float) for one in value)
+    return isinstance(value, int | float | str)
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"expected a list of names, got {values!r}")
+    return tuple(values)

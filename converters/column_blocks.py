@@ -77,7 +77,8 @@ def _bytes(
     blocks: list[npt.NDArray[Any]],
     positions: npt.NDArray[np.int64] | None,
 ) -> int:
-    values = sum(block.shape[0] * -(-block.shape[1] * BITS[table.codec] // 8) for block in blocks)
+    bits = BITS[table.codec]
+    values: int = sum(block.shape[0] * -(-block.shape[1] * bits // 8) for block in blocks)
     if positions is not None:
         values += table.rows * position_dtype(table.rows).itemsize
     return values

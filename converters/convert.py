@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,13 @@ class ConversionReport:
     codec: str
     quantisation_difference: float
     made_by: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready object."""
+        data = asdict(self)
+        for target in data["targets"].values():
+            target["path"] = str(target["path"])
+        return data
 
 
 def convert(

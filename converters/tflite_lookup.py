@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import QuantTable
+from ondevice.codecs import BITS, QuantTable
 from ondevice.converters.column_blocks import cut, position_dtype
 from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
 from ondevice.converters.tflite_shapes import flat_size, reshape
 from ondevice.converters.tflite_writer import Shape, Tensor, TfliteWriter
 from ondevice.spec import LookupSpec
 
-# A byte table is at least twice as fast as shifts for blocks of several bit runs (Skip with 16
-# runs a block: 9 times), but takes 256 int32 rows a byte; beyond this size shifts serve instead.
-MAX_BYTE_TABLE = 64 * 1024
+# A byte table is two to nine times as fast as shifts for blocks of many bit runs (Skip), but takes
+# 256 int32 rows a byte of code. It may add this share of the embedding table's own bytes; a block
+# of two runs, cut by a word border, gains nothing from it.
+BYTE_TABLE_SHARE = 1 / 16
 
 
 class TfliteTable:
@@ -26,6 +27,7 @@ class TfliteTable:
     def __init__(self, writer: TfliteWriter, name: str, table: QuantTable) -> None:
         """Store the table, as column blocks where truncation saves bytes."""
         self.table = table
+        self.bytes = table.rows * table.dim * BITS[table.codec] // 8
         self._writer = writer
         parts = cut(table)
         self._zero_row = parts.zero_row
@@ -166,7 +168,7 @@ def write_lookup(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids
     if spec.scheme == "full":
         vectors = table.scale_columns(table.read(_full_rows(writer, spec, table, flat)))
     else:
-        vectors = _fuse(writer, spec, table, _code_rows(writer, spec, flat))
+        vectors = _fuse(writer, spec, table, _code_rows(writer, spec, table, flat))
     if spec.padding_id is not None:
         vectors = _zero_padding(writer, spec.padding_id, flat, vectors)
     return vectors if flat is ids else reshape(writer, vectors, (*ids.shape, spec.dim), like=ids)
@@ -189,7 +191,7 @@ def _full_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: 
     return rows
 
 
-def _code_rows(writer: TfliteWriter, spec: LookupSpec, ids: Tensor) -> Tensor:
+def _code_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
     """Rows int32 [n, blocks] of a binary code."""
     code = ids
     if spec.multiplier != 1:  # int64 multiplication wraps in both runtimes
@@ -201,10 +203,10 @@ def _code_rows(writer: TfliteWriter, spec: LookupSpec, ids: Tensor) -> Tensor:
         ):
             values = _whole_words(writer, spec, code, word_bits)
             return _add_offsets(writer, spec, values)
-    table = _byte_table(spec)
-    several = max(len(pieces) for pieces in spec.pieces(32)) > 1
-    if several and table.nbytes <= MAX_BYTE_TABLE:
-        return _rows_by_bytes(writer, table, code)
+    byte_table = _byte_table(spec)
+    many = max(len(pieces) for pieces in spec.pieces(32)) > 2
+    if many and byte_table.nbytes <= table.bytes * BYTE_TABLE_SHARE:
+        return _rows_by_bytes(writer, byte_table, code)
     return _add_offsets(writer, spec, _rows_by_shifts(writer, spec, code))
 
 

@@ -106,6 +106,14 @@ def _unary(opcode: str) -> Translate:
     return translate
 
 
+def _pow(graph: GraphBuilder, node: ir.Node) -> Tensor:
+    exponent = graph.array(node.inputs[1])
+    if exponent is None or exponent.size != 1 or exponent.item() != 2:
+        return _binary("POW")(graph, node)
+    base = graph.tensor(node.inputs[0])  # a square is a product, as in factorisation machines
+    return graph.writer.op("MUL", [base, base], base.shape, base.dtype)
+
+
 def _identity(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return graph.tensor(node.inputs[0])
 
@@ -213,7 +221,8 @@ def _reduce(opcode: str) -> Translate:
         axes = list(node.attributes.get_ints("axes", []))
         if len(node.inputs) > 1 and node.inputs[1] is not None:
             axes = graph.integers(node.inputs[1], "the axes")
-        if not axes and node.attributes.get_int("noop_with_empty_axes", 0):
+        unchanged = node.attributes.get_int("noop_with_empty_axes", 0)
+        if not axes and unchanged:
             return tensor
         chosen = sorted({_axis(axis, rank) for axis in axes}) or list(range(rank))
         keep = node.attributes.get_int("keepdims", 1) != 0
@@ -331,6 +340,7 @@ OPERATORS: dict[str, Translate] = {
     "Identity": _identity,
     "MatMul": _matmul,
     "Mul": _binary("MUL"),
+    "Pow": _pow,
     "ReduceMean": _reduce("MEAN"),
     "ReduceSum": _reduce("SUM"),
     "Relu": _unary("RELU"),

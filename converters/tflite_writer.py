@@ -22,8 +22,8 @@ FILE_IDENTIFIER = b"TFL3"
 METADATA_NAME = "ondevice"
 SIGNATURE_KEY = "serving_default"
 
-# Flatbuffer offsets are 31 bits; one MiB is left for the graph itself.
-MAX_BUFFER_BYTES = 2**31 - 2**20
+# Flatbuffer offsets are 31 bits; 16 MiB are left for the graph itself.
+MAX_BUFFER_BYTES = 2**31 - 2**24
 TENSOR_ALIGNMENT = 16  # what the TFLite runtimes assume of constant data
 TABLE_ALIGNMENT = 64  # a cache line
 
@@ -68,6 +68,7 @@ _OPTIONS = {
     "MUL": "MulOptions",
     "NOT_EQUAL": "NotEqualOptions",
     "PACK": "PackOptions",
+    "POW": "PowOptions",
     "RELU": None,
     "RESHAPE": "ReshapeOptions",
     "RIGHT_SHIFT": "RightShiftOptions",

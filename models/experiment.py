@@ -50,6 +50,11 @@ class Trained:
     epochs: int
 
     @property
+    def table_bytes(self) -> int:
+        """The embedding tables in float32, in bytes."""
+        return 4 * sum(self.model.embedding(name).weight.numel() for name in self.model.fields)
+
+    @property
     def parameter_bytes(self) -> int:
         """All parameters in float32, in bytes; masks are not parameters of the shipped model."""
         return 4 * sum(

@@ -68,6 +68,11 @@ class TableBytes:
     widths: int
     permutation: int
 
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.payload + self.scales + self.widths + self.permutation
+
 
 @dataclass(frozen=True)
 class ModelInfo:

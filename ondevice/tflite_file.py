@@ -163,10 +163,14 @@ def _open(path: Path) -> Iterator[_Table]:
                 raise _FaultError("too short for a TFLite file")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 if data[4:8] != IDENTIFIER:
-                    raise _FaultError(f"not a TFLite file: expected {IDENTIFIER!r}, got {data[4:8]!r}")
+                    raise _FaultError(
+                        f"not a TFLite file: expected {IDENTIFIER!r}, got {data[4:8]!r}"
+                    )
                 root = _Table(data, int(_unpack(data, "<I", 0)[0]))
                 if root.uint32(0) != SCHEMA_VERSION:
-                    raise _FaultError(f"TFLite schema version {root.uint32(0)}, not {SCHEMA_VERSION}")
+                    raise _FaultError(
+                        f"TFLite schema version {root.uint32(0)}, not {SCHEMA_VERSION}"
+                    )
                 yield root
     except _FaultError as fault:
         raise FileFormatError(f"{path}: {fault}") from fault

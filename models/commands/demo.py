@@ -17,6 +17,7 @@ from ondevice.atomic import atomic_path
 from ondevice.bench import bench
 from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
+from ondevice.inspection import inspect
 from ondevice.measure import Measurement
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.commands.convert import report_text
@@ -50,9 +51,10 @@ SCORE_BATCH = 8192
 
 @dataclass(frozen=True)
 class Scored:
-    """One model file: its AUC on the test split and its measurement."""
+    """One model file: bytes of its tables, its AUC on the test split, its measurement."""
 
     target: str
+    table_bytes: int
     auc: float
     max_difference: float
     measurement: Measurement
@@ -108,11 +110,14 @@ def comparison(full: Trained, scored: list[Scored]) -> str:
     """The table: the float32 reference beside every file."""
     header = ["", "float32, torch", *(f"model.{item.target}" for item in scored)]
     sizes = [full.parameter_bytes, *(item.measurement.file_bytes for item in scored)]
+    tables = [full.table_bytes, *(item.table_bytes for item in scored)]
     aucs = [full.test.auc, *(item.auc for item in scored)]
     rows = [
         ["engine", "-", *(item.measurement.runtime for item in scored)],
         ["size", *(size(count) for count in sizes)],
         ["times smaller", *(f"{sizes[0] / count:.1f}x" for count in sizes)],
+        ["embedding tables", *(size(count) for count in tables)],
+        ["times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
         ["test AUC", *(f"{auc:.4f}" for auc in aucs)],
         ["share of float32 AUC", *(f"{auc / aucs[0]:.2%}" for auc in aucs)],
         ["largest difference from torch", "-", *(f"{i.max_difference:.0e}" for i in scored)],
@@ -136,7 +141,8 @@ def _scored(target: str, report: ConversionReport, test: ClickLog, seconds: floa
         for start in range(0, len(test), SCORE_BATCH)
     ]
     auc = float(roc_auc_score(test.labels, np.concatenate(scores)))
-    return Scored(target, auc, item.max_difference, bench(item.path, seconds=seconds))
+    tables = sum(table.total for table in inspect(item.path).tables)
+    return Scored(target, tables, auc, item.max_difference, bench(item.path, seconds=seconds))
 
 
 def _tables_text(trained: Trained) -> str:

@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	rm -rf build/legacy
-	ONDEVICE_LEGACY_DIR=build/legacy $(VENV)/bin/python -m pytest
+	ONDEVICE_LEGACY_DIR=build/legacy $(VENV)/bin/python -m pytest --ignore tests/legacy
 	$(MAKE) --no-print-directory test-legacy
 
 ifeq ($(HAS_LEGACY),1)

@@ -210,8 +210,7 @@ def pack_records(table: QuantTable) -> RecordTable:
     """
     layout, codes = _choose_layout(table)
     payload = _encode_values(table)
-    if layout.scale_axis == "row":
-        assert table.scales is not None  # noqa: S101 - scale_axis says so
+    if table.scales is not None and layout.scale_axis == "row":
         scales = table.scales.astype("<f2").view(np.uint8).reshape(table.rows, 2)
         payload = np.concatenate([scales, payload], axis=1)
     lengths = layout.base_bytes + layout.step_bytes * codes

@@ -44,6 +44,7 @@ def test_demo_prints_the_table(demo):
     for label in (
         "size",
         "times smaller",
+        "tables, times smaller",
         "embedding tables",
         "test AUC",
         "share of float32 AUC",

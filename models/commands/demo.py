@@ -27,6 +27,7 @@ from ondevice.models.commands.options import (
     described,
     experiment_of,
     open_log_of,
+    use_threads,
 )
 from ondevice.models.experiment import (
     Trained,
@@ -78,6 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run all stations and print the table."""
     started = time.monotonic()
+    use_threads(args)
     experiment = experiment_of(args)
     log = open_log_of(args)
     _say(started, described(log))
@@ -117,7 +119,7 @@ def comparison(full: Trained, scored: list[Scored]) -> str:
         ["size", *(size(count) for count in sizes)],
         ["times smaller", *(f"{sizes[0] / count:.1f}x" for count in sizes)],
         ["embedding tables", *(size(count) for count in tables)],
-        ["times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
+        ["tables, times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
         ["test AUC", *(f"{auc:.4f}" for auc in aucs)],
         ["share of float32 AUC", *(f"{auc / aucs[0]:.2%}" for auc in aucs)],
         ["largest difference from torch", "-", *(f"{i.max_difference:.0e}" for i in scored)],

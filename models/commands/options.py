@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
+from ondevice.errors import SpecError
 from ondevice.models.data import DATASETS, HashedLog, cardinalities, open_log
 from ondevice.models.designs import Design
 from ondevice.models.experiment import Experiment
@@ -67,6 +70,23 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         help="Adam's step size (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="threads for training (default: 1; a small model gains little from more)",
+    )
+
+
+def use_threads(args: argparse.Namespace) -> None:
+    """Give torch its threads; the result then does not depend on the machine's core count.
+
+    Raises:
+        SpecError: less than one thread.
+    """
+    if args.threads < 1:
+        raise SpecError(f"threads must be at least 1, got {args.threads}")
+    torch.set_num_threads(args.threads)
 
 
 def experiment_of(args: argparse.Namespace) -> Experiment:

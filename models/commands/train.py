@@ -12,6 +12,7 @@ from ondevice.models.commands.options import (
     described,
     experiment_of,
     open_log_of,
+    use_threads,
 )
 from ondevice.models.experiment import (
     checkpoint_extra,
@@ -41,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, print the metrics, save."""
+    use_threads(args)
     experiment = experiment_of(args)
     log = open_log_of(args)
     print(described(log))  # noqa: T201

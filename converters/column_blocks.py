@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import BITS, QuantTable
+from ondevice.converters.graph import PackedModel
 from ondevice.info import TableBytes
 
 BLOCK_COLUMNS = 4
@@ -73,8 +74,19 @@ def position_dtype(rows: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if rows <= 65_536 else np.int32)
 
 
-def stored_bytes(name: str, table: QuantTable) -> TableBytes:
-    """What a table takes in a file that stores column blocks."""
+def stored_tables(packed: PackedModel) -> tuple[TableBytes, ...]:
+    """What the tables of a model take in a file that stores column blocks."""
+    column_scales = {
+        lookup.table: lookup.column_scales.nbytes
+        for lookup in packed.lookups
+        if lookup.column_scales is not None
+    }
+    return tuple(
+        _stored(name, table, column_scales.get(name, 0)) for name, table in packed.tables.items()
+    )
+
+
+def _stored(name: str, table: QuantTable, column_scale_bytes: int) -> TableBytes:
     parts = cut(table)
     positions = 0 if parts.positions is None else position_dtype(table.rows).itemsize * table.rows
     return TableBytes(
@@ -85,7 +97,7 @@ def stored_bytes(name: str, table: QuantTable) -> TableBytes:
         codec=table.codec,
         scale_axis=table.scale_axis,
         payload=_bytes(table, list(parts.blocks), None),
-        scales=0 if parts.scales is None else parts.scales.nbytes,
+        scales=column_scale_bytes + (0 if parts.scales is None else parts.scales.nbytes),
         widths=0,
         permutation=positions,
     )

@@ -19,11 +19,12 @@ from torch.utils import _pytree as pytree
 import ondevice
 from ondevice.codecs import CODECS, Codec
 from ondevice.converters.capture import capture, evaluating, input_names
-from ondevice.converters.column_blocks import stored_bytes
+from ondevice.converters.column_blocks import stored_tables
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.emit_onnx import emit_onnx
 from ondevice.converters.emit_tflite import emit_tflite
 from ondevice.converters.graph import PackedModel
+from ondevice.converters.merge import merge_lookups
 from ondevice.converters.pack import pack
 from ondevice.converters.probe import probe_ids
 from ondevice.errors import ParityError, SpecError
@@ -262,9 +263,9 @@ def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo) -> None
     if target == "odm":
         emit_odm(packed, file, info)
         return
-    tables = tuple(stored_bytes(name, table) for name, table in packed.tables.items())
+    merged = merge_lookups(packed)
     emit = emit_onnx if target == "onnx" else emit_tflite
-    emit(packed, file, replace(info, tables=tables).to_text())
+    emit(merged, file, replace(info, tables=stored_tables(merged)).to_text())
 
 
 def _verify(

@@ -17,7 +17,7 @@ from ondevice.codecs import QuantTable
 from ondevice.converters.column_blocks import ColumnBlocks, cut, position_dtype
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
-from ondevice.spec import LookupSpec
+from ondevice.converters.row_arithmetic import row_arithmetic
 
 METADATA_KEY = "ondevice"
 PAIRS = "ondevice.nibble_pairs"
@@ -102,14 +102,14 @@ def _replace_by_call(
 ) -> None:
     ids = node.inputs[0]
     rank = 1 if ids is None or ids.shape is None else len(ids.shape)
-    body = _Body(lookup.spec, stored, rank)
+    body = _Body(lookup, stored, rank)
     if body.key not in functions:
         base = FUNCTION_NAMES[lookup.spec.scheme]
         functions[body.key] = body.function(f"{base}_{len(functions) + 1}")
     call = ir.Node(
         DOMAIN,
         functions[body.key].name,
-        [node.inputs[0], *stored.values],
+        [*node.inputs, *stored.values],
         num_outputs=1,
         name=node.name,
     )
@@ -131,23 +131,33 @@ def _strip_provenance(model: ir.Model) -> None:
 class _Body:
     """The body of one lookup function: ids and table arrays in, float32 vectors out."""
 
-    def __init__(self, spec: LookupSpec, stored: _StoredTable, rank: int) -> None:
-        self.spec = spec
-        self.rank = rank
+    def __init__(self, lookup: PackedLookup, stored: _StoredTable, rank: int) -> None:
+        self.specs = lookup.specs
+        self.spec = lookup.spec
         self._tape = ir.tape.Tape()
         self._signature: list[str] = []
         self._numbers: dict[ir.Value, int] = {}
-        self.ids = self._input("ids")
+        several = len(self.specs) > 1
+        self.inputs = [
+            self._input(f"ids_{i}" if several else "ids") for i in range(len(self.specs))
+        ]
         self._tables = [self._input(f"table_{i}") for i in range(len(stored.values))]
-        rows = self._table_rows()
-        vectors = self._fuse(self._read(rows, stored))
-        self.output = self._zero_padding(vectors)
+        self.ids = self._stacked() if several else self.inputs[0]
+        self.rank = 2 if several else rank
+        values = self._read(self._table_rows(stored.table.rows - 1), stored)
+        if lookup.column_scales is not None:
+            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
+            values = self._op("Mul", values, scales)
+        vectors = self._zero_padding(self._fuse(values))
+        if several:
+            vectors = self._op("Reshape", vectors, self._constant([0, -1]))
+        self.output = vectors
         self.output.name = "vectors"
-        self.key = f"{spec.scheme}({len(self._tables)}):" + ";".join(self._signature)
+        self.key = f"{len(self.inputs)},{len(self._tables)}:" + ";".join(self._signature)
 
     def function(self, name: str) -> ir.Function:
         graph = ir.Graph(
-            [self.ids, *self._tables],
+            [*self.inputs, *self._tables],
             [self.output],
             nodes=self._tape.nodes,
             opset_imports={"": OPSET},
@@ -179,32 +189,41 @@ class _Body:
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         return self._op("Cast", value, to=int(dtype))
 
-    def _table_rows(self) -> ir.Value:
-        """Row numbers int64 [..., rows_per_id]."""
+    def _stacked(self) -> ir.Value:
+        """IDs of several inputs as int64 [batch, inputs], in three operators however many."""
+        flat = self._op("Concat", *self.inputs, axis=0)
+        by_input = self._op("Reshape", flat, self._constant([len(self.inputs), -1]))
+        return self._op("Transpose", by_input, perm=[1, 0])
+
+    def _table_rows(self, zero_row: int) -> ir.Value:
+        """Row numbers int64 [..., rows_per_id]; inputs, if several, on the axis before."""
         if self.spec.scheme == "full":
             return self._op("Unsqueeze", self._full_rows(), self._constant([-1]))
-        pieces = self.spec.pieces(64)
-        longest = max(len(block) for block in pieces)
-        shape = (len(pieces), longest)
-        shifts, masks, weights = (np.zeros(shape, np.uint64) for _ in range(3))
-        for i, block in enumerate(pieces):
-            for j, piece in enumerate(block):
-                shifts[i, j], masks[i, j], weights[i, j] = piece.shift, piece.mask, piece.weight
+        numbers = row_arithmetic(self.specs, 64, zero_row)
         code = self._cast(self.ids, ir.DataType.UINT64)
-        if self.spec.multiplier != 1:
-            code = self._op("Mul", code, self._constant(self.spec.multiplier, np.uint64))
-        axes = [-1] if longest == 1 else [-1, -2]
-        code = self._op("Unsqueeze", code, self._constant(axes))
-        if longest == 1:
-            shifts, masks = shifts[:, 0], masks[:, 0]
+        if (numbers.multipliers != 1).any():
+            code = self._op(
+                "Mul", code, self._constant(self._of_inputs(numbers.multipliers), np.uint64)
+            )
+        single_runs = numbers.masks.shape[2] == 1
+        code = self._op("Unsqueeze", code, self._constant([-1] if single_runs else [-1, -2]))
+        shifts, masks = (
+            self._of_inputs(array[..., 0] if single_runs else array)
+            for array in (numbers.shifts, numbers.masks)
+        )
         bits = self._op("BitShift", code, self._constant(shifts, np.uint64), direction="RIGHT")
         bits = self._op("BitwiseAnd", bits, self._constant(masks, np.uint64))
         values = self._cast(bits, ir.DataType.INT64)
-        if longest > 1:
-            values = self._op("Mul", values, self._constant(weights))
+        if not single_runs:
+            values = self._op("Mul", values, self._constant(self._of_inputs(numbers.weights)))
             values = self._op("ReduceSum", values, self._constant([-1]), keepdims=0)
-        offsets = [block.offset for block in self.spec.blocks]
-        return self._op("Add", values, self._constant(offsets)) if any(offsets) else values
+        offsets = self._of_inputs(numbers.offsets)
+        return self._op("Add", values, self._constant(offsets)) if offsets.any() else values
+
+    def _of_inputs(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Constants [inputs, ...], without that axis for a single input."""
+        single: npt.NDArray[Any] = array[0]
+        return array if len(self.specs) > 1 else single
 
     def _full_rows(self) -> ir.Value:
         """The ID where it is a row, else the out-of-vocabulary row.
@@ -279,6 +298,7 @@ class _Body:
     def _zero_padding(self, vectors: ir.Value) -> ir.Value:
         if self.spec.padding_id is None:
             return vectors
-        is_padding = self._op("Equal", self.ids, self._constant(self.spec.padding_id))
+        paddings = np.array([spec.padding_id for spec in self.specs], dtype=np.int64)
+        is_padding = self._op("Equal", self.ids, self._constant(self._of_inputs(paddings)))
         is_padding = self._op("Unsqueeze", is_padding, self._constant([-1]))
         return self._op("Where", is_padding, self._constant(0.0, np.float32), vectors)

@@ -69,8 +69,8 @@ def _add_lookup(
     name = lookup.table
     if name not in tables:
         tables[name] = TfliteTable(builder.writer, name, packed.tables[name])
-    ids = builder.tensor(lookup.node.inputs[0])
-    vectors = write_lookup(builder.writer, lookup.spec, tables[name], ids)
+    inputs = [builder.tensor(value) for value in lookup.node.inputs]
+    vectors = write_lookup(builder.writer, lookup, tables[name], inputs)
     builder.values[lookup.node.outputs[0]] = vectors
 
 

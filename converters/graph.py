@@ -44,13 +44,24 @@ class CapturedModel:
 class PackedLookup:
     """One lookup node whose table is quantised and truncated.
 
-    node: an `ondevice::Lookup` node; its only input is the ids.
-    table: key into PackedModel.tables (several lookups may share one).
+    Attributes:
+        node: an `ondevice::Lookup` node. Its inputs are ids, one for each specification; its
+            output is the vectors, side by side along the last axis where there are several.
+        specs: what each input reads; rows are rows of `table`. Several only after merge_lookups.
+        table: key into PackedModel.tables (several lookups may share one).
+        column_scales: float32 [len(specs), row_dim], the column scales of each input where their
+            tables were joined; None otherwise.
     """
 
     node: ir.Node
-    spec: LookupSpec
+    specs: tuple[LookupSpec, ...]
     table: str
+    column_scales: npt.NDArray[np.float32] | None = None
+
+    @property
+    def spec(self) -> LookupSpec:
+        """The first specification; scheme, dim, fuse and whether there is padding are common."""
+        return self.specs[0]
 
 
 @dataclass(frozen=True)

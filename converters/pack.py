@@ -66,7 +66,7 @@ def _pack_lookup(graph: ir.Graph, lookup: CapturedLookup) -> PackedLookup:
         metadata_props=dict(old.metadata_props),
     )
     ir.convenience.replace_nodes_and_values(graph, old, [old], [node], old.outputs, node.outputs)
-    return PackedLookup(node, lookup.spec, lookup.table)
+    return PackedLookup(node, (lookup.spec,), lookup.table)
 
 
 def _drop_unused_initializers(graph: ir.Graph) -> None:

@@ -7,7 +7,9 @@ import numpy.typing as npt
 
 from ondevice.codecs import BITS, QuantTable
 from ondevice.converters.column_blocks import cut, position_dtype
+from ondevice.converters.graph import PackedLookup
 from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
+from ondevice.converters.row_arithmetic import RowArithmetic, row_arithmetic
 from ondevice.converters.tflite_shapes import flat_size, reshape
 from ondevice.converters.tflite_writer import Shape, Tensor, TfliteWriter
 from ondevice.spec import LookupSpec
@@ -159,19 +161,58 @@ class TfliteTable:
         return self._writer.op("SLICE", [values, begin, size], shape, np.float32)
 
 
-def write_lookup(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
-    """IDs int64 [...] to vectors float32 [..., dim].
+def write_lookup(
+    writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
+) -> Tensor:
+    """IDs int64 [...], several inputs [n] each, to vectors float32 [..., dim of all].
 
     An ID that the specification rejects makes GATHER, and so the run, fail.
     """
-    flat = ids if len(ids.shape) == 1 else reshape(writer, ids, (flat_size(ids.shape),))
+    spec, first = lookup.spec, inputs[0]
+    if len(inputs) > 1:
+        return _write_merged(writer, lookup, table, inputs)
+    flat = first if len(first.shape) == 1 else reshape(writer, first, (flat_size(first.shape),))
     if spec.scheme == "full":
         vectors = table.scale_columns(table.read(_full_rows(writer, spec, table, flat)))
     else:
         vectors = _fuse(writer, spec, table, _code_rows(writer, spec, table, flat))
     if spec.padding_id is not None:
         vectors = _zero_padding(writer, spec.padding_id, flat, vectors)
-    return vectors if flat is ids else reshape(writer, vectors, (*ids.shape, spec.dim), like=ids)
+    if flat is first:
+        return vectors
+    return reshape(writer, vectors, (*first.shape, spec.dim), like=first)
+
+
+def _write_merged(
+    writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
+) -> Tensor:
+    """Binary codes of several inputs [n] in one table, summed or averaged, side by side."""
+    spec, count, size = lookup.spec, len(inputs), inputs[0].shape[0]
+    ids = writer.op("PACK", inputs, (size, count), np.int64, axis=1, values_count=count)
+    code = ids
+    factors = np.array([spec.multiplier for spec in lookup.specs], dtype=np.uint64)
+    if (factors != 1).any():
+        constant = writer.constant(factors.view(np.int64), np.int64)
+        code = writer.op("MUL", [ids, constant], ids.shape, np.int64)
+    numbers = row_arithmetic(lookup.specs, 32, table.table.rows - 1)
+    rows = _rows_by_shifts(writer, numbers, code)
+    blocks = numbers.offsets.shape[1]
+    values = reshape(writer, table.read(rows), (size, count, blocks, spec.dim))
+    axis = writer.constant([2], np.int32)
+    shape = (size, count, spec.dim)
+    vectors = writer.op("SUM", [values, axis], shape, np.float32, keep_dims=False)
+    if lookup.column_scales is not None:
+        scales = writer.constant(lookup.column_scales, np.float32)
+        vectors = writer.op("MUL", [vectors, scales], shape, np.float32)
+    if spec.fuse == "mean":
+        share = writer.constant(1 / blocks, np.float32)
+        vectors = writer.op("MUL", [vectors, share], shape, np.float32)
+    if spec.padding_id is not None:
+        paddings = writer.constant([spec.padding_id for spec in lookup.specs], np.int64)
+        other = writer.op("NOT_EQUAL", [ids, paddings], ids.shape, np.bool_)
+        keep = reshape(writer, writer.cast(other, np.float32), (size, count, 1))
+        vectors = writer.op("MUL", [vectors, keep], shape, np.float32)
+    return reshape(writer, vectors, (size, count * spec.dim))
 
 
 def _full_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
@@ -202,12 +243,12 @@ def _code_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: 
             b.stride == 1 and b.bits == word_bits and not b.start % word_bits for b in spec.blocks
         ):
             values = _whole_words(writer, spec, code, word_bits)
-            return _add_offsets(writer, spec, values)
+            return _add_offsets(writer, [block.offset for block in spec.blocks], values)
     byte_table = _byte_table(spec)
     many = max(len(pieces) for pieces in spec.pieces(32)) > 2
     if many and byte_table.nbytes <= table.bytes * BYTE_TABLE_SHARE:
         return _rows_by_bytes(writer, byte_table, code)
-    return _add_offsets(writer, spec, _rows_by_shifts(writer, spec, code))
+    return _rows_by_shifts(writer, row_arithmetic([spec], 32), code)
 
 
 def _whole_words(writer: TfliteWriter, spec: LookupSpec, code: Tensor, bits: int) -> Tensor:
@@ -218,31 +259,32 @@ def _whole_words(writer: TfliteWriter, spec: LookupSpec, code: Tensor, bits: int
     return _columns(writer, values, [block.start // bits for block in spec.blocks])
 
 
-def _rows_by_shifts(writer: TfliteWriter, spec: LookupSpec, code: Tensor) -> Tensor:
-    """Block values by one shift and one remainder, with a column for every bit run.
+def _rows_by_shifts(writer: TfliteWriter, numbers: RowArithmetic, code: Tensor) -> Tensor:
+    """Rows by one shift and one remainder, with a column for every bit run.
 
-    The shift is arithmetic and the remainder a floor, so the sign bit does no harm. Blocks of
-    fewer runs are filled up with runs of no bits.
+    Codes int64 [n] of one input or [n, inputs] become rows int32 [n, inputs * blocks]. The shift
+    is arithmetic and the remainder a floor, so the sign bit does no harm.
     """
-    pieces = spec.pieces(32)
-    longest = max(len(block) for block in pieces)
-    columns = []
-    for block in pieces:
-        columns += [(run.word, run.shift, run.mask + 1, run.weight) for run in block]
-        columns += [(block[0].word, 0, 1, 0)] * (longest - len(block))
-    words, shifts, moduli, weights = (list(column) for column in zip(*columns, strict=True))
+    inputs, blocks, runs = numbers.masks.shape
+    size = code.shape[0]
     halves = writer.op("BITCAST", [code], (*code.shape, 2), np.int32)
+    halves = reshape(writer, halves, (size, 2 * inputs))
+    words = (numbers.words + 2 * np.arange(inputs)[:, None, None]).reshape(-1).tolist()
     # one column broadcasts against all shifts
     source = _columns(writer, halves, words if len(set(words)) > 1 else words[:1])
-    shape = (*code.shape, len(columns))
-    bits = writer.op("RIGHT_SHIFT", [source, writer.constant(shifts, np.int32)], shape, np.int32)
-    bits = writer.op("FLOOR_MOD", [bits, writer.constant(moduli, np.int32)], shape, np.int32)
-    if longest == 1:
-        return bits
-    bits = writer.op("MUL", [bits, writer.constant(weights, np.int32)], shape, np.int32)
-    bits = reshape(writer, bits, (*code.shape, len(pieces), longest))
-    axis = writer.constant([2], np.int32)
-    return writer.op("SUM", [bits, axis], (*code.shape, len(pieces)), np.int32, keep_dims=False)
+    shape = (size, len(words))
+    shifts, moduli, weights = (
+        writer.constant(array.reshape(-1), np.int32)
+        for array in (numbers.shifts, numbers.masks + 1, numbers.weights)
+    )
+    bits = writer.op("RIGHT_SHIFT", [source, shifts], shape, np.int32)
+    bits = writer.op("FLOOR_MOD", [bits, moduli], shape, np.int32)
+    if runs > 1:
+        bits = writer.op("MUL", [bits, weights], shape, np.int32)
+        bits = reshape(writer, bits, (size, inputs * blocks, runs))
+        axis = writer.constant([2], np.int32)
+        bits = writer.op("SUM", [bits, axis], (size, inputs * blocks), np.int32, keep_dims=False)
+    return _add_offsets(writer, numbers.offsets.reshape(-1).tolist(), bits)
 
 
 def _byte_table(spec: LookupSpec) -> npt.NDArray[np.int32]:
@@ -275,8 +317,7 @@ def _rows_by_bytes(writer: TfliteWriter, table: npt.NDArray[np.int32], code: Ten
     return writer.op("SUM", [parts, axis], (*code.shape, blocks), np.int32, keep_dims=False)
 
 
-def _add_offsets(writer: TfliteWriter, spec: LookupSpec, values: Tensor) -> Tensor:
-    offsets = [block.offset for block in spec.blocks]
+def _add_offsets(writer: TfliteWriter, offsets: list[int], values: Tensor) -> Tensor:
     if not any(offsets):
         return values
     return writer.op("ADD", [values, writer.constant(offsets, np.int32)], values.shape, np.int32)

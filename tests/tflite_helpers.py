@@ -103,7 +103,7 @@ def build(lookups: list[Lookup], seed: int = 0, hidden: int = 8) -> Built:
         )
         made.outputs[0].name = f"vectors_{number}"
         nodes.append(made)
-        packed_lookups.append(PackedLookup(made, lookup.spec, table))
+        packed_lookups.append(PackedLookup(made, (lookup.spec,), table))
         part = made.outputs[0]
         if lookup.sequence is not None:
             axes = constant(initializers, f"axes_{number}", np.array([1], np.int64))

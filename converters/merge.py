@@ -203,8 +203,8 @@ def _move_columns(graph: ir.Graph, concat: ir.Node, places: list[int], dense: ir
     )
     graph.register_initializer(value)
     dense.replace_input_with(1, value)
-    if weight is not None and not weight.uses() and weight.name in graph.initializers:
-        del graph.initializers[weight.name]
+    if weight is not None and weight.name and not weight.uses():
+        graph.initializers.pop(weight.name, None)
 
 
 def _constant(value: ir.Value | None) -> npt.NDArray[np.float32]:

@@ -208,8 +208,9 @@ def _write_merged(
         share = writer.constant(1 / blocks, np.float32)
         vectors = writer.op("MUL", [vectors, share], shape, np.float32)
     if spec.padding_id is not None:
-        paddings = writer.constant([spec.padding_id for spec in lookup.specs], np.int64)
-        other = writer.op("NOT_EQUAL", [ids, paddings], ids.shape, np.bool_)
+        paddings = np.array([spec.padding_id for spec in lookup.specs], dtype=np.int64)
+        constant = writer.constant(paddings, np.int64)
+        other = writer.op("NOT_EQUAL", [ids, constant], ids.shape, np.bool_)
         keep = reshape(writer, writer.cast(other, np.float32), (size, count, 1))
         vectors = writer.op("MUL", [vectors, keep], shape, np.float32)
     return reshape(writer, vectors, (size, count * spec.dim))

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     save_checkpoint(args.out / "checkpoint", small.model, features, checkpoint_extra(small, log))
     examples = {name: torch.from_numpy(ids) for name, ids in example_ids(small.splits.test).items()}
     report = convert(small.model, (examples,), args.out, tables=args.tables, features=features)
-    _say(started, report_text(report))
+    _say(started, f"converted and verified:\n{report_text(report)}")
     scored = [_scored(target, report, small.splits.test, args.seconds) for target in report.targets]
     _say(started, "measured every file in a process of its own, one thread\n")
     print(comparison(full, scored))  # noqa: T201

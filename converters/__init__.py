@@ -1,1 +1,5 @@
-"""Torch and ONNX models to ONNX, TFLite and native files."""
+"""Torch models to ONNX, TFLite and native files."""
+
+from ondevice.converters.convert import ConversionReport, TargetReport, convert
+
+__all__ = ["ConversionReport", "TargetReport", "convert"]

@@ -56,7 +56,7 @@ def input_names(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[str]
     names, batches = [], set()
     for path, leaf in leaves:
         last = path[-1]
-        name = str(last.key) if hasattr(last, "key") else parameters[path[0].idx]
+        name = str(last.key) if hasattr(last, "key") else parameters[getattr(path[0], "idx", 0)]
         if not isinstance(leaf, torch.Tensor) or leaf.dtype != torch.int64 or leaf.ndim < 1:
             raise SpecError(f"example input {name!r}: expected an int64 tensor [batch, ...]")
         names.append(name)
@@ -87,7 +87,9 @@ def _export(module: nn.Module, example_inputs: tuple[Any, ...]) -> ir.Model:
                 raise UnsupportedError("torch.onnx.export returned nothing")
             program.optimize()
     except torch.onnx.errors.OnnxExporterError as error:
-        raise UnsupportedError(f"torch.onnx.export cannot export the module: {_cause(error)}") from error
+        raise UnsupportedError(
+            f"torch.onnx.export cannot export the module: {_cause(error)}"
+        ) from error
     return program.model
 
 
@@ -135,7 +137,7 @@ def _recognise_gathers(model: ir.Model) -> None:
     ID out of range is an error in every engine.
     """
     for node in list(model.graph):
-        if node.op_type != "Gather" or node.domain or node.attributes.get_int("axis", 0):
+        if node.op_type != "Gather" or node.domain or node.attributes.get_int("axis"):
             continue
         table, ids = node.inputs
         if table is None or ids is None or ids.const_value is not None:
@@ -143,7 +145,7 @@ def _recognise_gathers(model: ir.Model) -> None:
         constant = table.const_value
         if constant is None or constant.dtype != ir.DataType.FLOAT or len(constant.shape) != 2:
             continue
-        rows, dim = (int(size) for size in constant.shape)
+        rows, dim = constant.numpy().shape
         lookup = ir.Node(
             DOMAIN,
             LOOKUP,

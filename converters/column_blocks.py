@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import BITS, QuantTable
+from ondevice.info import TableBytes
 
 BLOCK_COLUMNS = 4
 # Below this many bytes saved, the extra operators cost a request more than the bytes are worth.
@@ -72,12 +73,31 @@ def position_dtype(rows: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if rows <= 65_536 else np.int32)
 
 
+def stored_bytes(name: str, table: QuantTable) -> TableBytes:
+    """What a table takes in a file that stores column blocks."""
+    parts = cut(table)
+    positions = 0 if parts.positions is None else position_dtype(table.rows).itemsize * table.rows
+    return TableBytes(
+        name=name,
+        rows=table.rows,
+        dim=table.dim,
+        kept=table.dim if table.widths is None else float(table.widths.mean()),
+        codec=table.codec,
+        scale_axis=table.scale_axis,
+        payload=_bytes(table, list(parts.blocks), None),
+        scales=0 if parts.scales is None else parts.scales.nbytes,
+        widths=0,
+        permutation=positions,
+    )
+
+
 def _bytes(
     table: QuantTable,
     blocks: list[npt.NDArray[Any]],
     positions: npt.NDArray[np.int64] | None,
 ) -> int:
-    values = sum(block.shape[0] * -(-block.shape[1] * BITS[table.codec] // 8) for block in blocks)
+    bits = BITS[table.codec]
+    values: int = sum(block.shape[0] * -(-block.shape[1] * bits // 8) for block in blocks)
     if positions is not None:
         values += table.rows * position_dtype(table.rows).itemsize
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 import ondevice
 from ondevice.codecs import CODECS, Codec
 from ondevice.converters.capture import capture, evaluating, input_names
+from ondevice.converters.column_blocks import stored_bytes
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.emit_onnx import emit_onnx
 from ondevice.converters.emit_tflite import emit_tflite
@@ -76,6 +77,13 @@ class ConversionReport:
     codec: str
     quantisation_difference: float
     made_by: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready object."""
+        data = asdict(self)
+        for target in data["targets"].values():
+            target["path"] = str(target["path"])
+        return data
 
 
 def convert(
@@ -253,10 +261,10 @@ def _write(
 def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo) -> None:
     if target == "odm":
         emit_odm(packed, file, info)
-    elif target == "onnx":
-        emit_onnx(packed, file, info.to_text())
-    else:
-        emit_tflite(packed, file, info.to_text())
+        return
+    tables = tuple(stored_bytes(name, table) for name, table in packed.tables.items())
+    emit = emit_onnx if target == "onnx" else emit_tflite
+    emit(packed, file, replace(info, tables=tables).to_text())
 
 
 def _verify(

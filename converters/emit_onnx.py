@@ -82,7 +82,7 @@ class _StoredTable:
 def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     tensor = ir.tensor(np.ascontiguousarray(array), name=name)
     value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
     )
     graph.register_initializer(value)
     return value
@@ -100,7 +100,9 @@ def _replace_by_call(
     stored: _StoredTable,
     functions: dict[str, ir.Function],
 ) -> None:
-    body = _Body(lookup.spec, stored, rank=len(node.inputs[0].shape or ("batch",)))
+    ids = node.inputs[0]
+    rank = 1 if ids is None or ids.shape is None else len(ids.shape)
+    body = _Body(lookup.spec, stored, rank)
     if body.key not in functions:
         base = FUNCTION_NAMES[lookup.spec.scheme]
         functions[body.key] = body.function(f"{base}_{len(functions) + 1}")

@@ -13,8 +13,7 @@ def pack_nibbles(codes: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if codes.shape[1] % 2:
         codes = np.pad(codes, ((0, 0), (0, 1)))
     unsigned = codes.astype(np.int8).view(np.uint8) & 15
-    packed: npt.NDArray[np.uint8] = unsigned[:, 0::2] | (unsigned[:, 1::2] << np.uint8(4))
-    return packed
+    return (unsigned[:, 0::2] | (unsigned[:, 1::2] << np.uint8(4))).astype(np.uint8)
 
 
 def _pairs() -> npt.NDArray[np.float32]:

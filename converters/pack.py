@@ -49,7 +49,9 @@ def _shared_widths(users: list[CapturedLookup]) -> npt.NDArray[np.integer] | Non
     widths = [lookup.widths for lookup in users]
     if any(kept is None for kept in widths):
         return None
-    return np.max(np.stack([kept for kept in widths if kept is not None]), axis=0)
+    stacked = np.stack([kept for kept in widths if kept is not None])
+    widest: npt.NDArray[np.int64] = stacked.max(axis=0).astype(np.int64)
+    return widest
 
 
 def _pack_lookup(graph: ir.Graph, lookup: CapturedLookup) -> PackedLookup:

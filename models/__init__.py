@@ -1,1 +1,57 @@
 """PyTorch embedding layers, reference networks, training and data."""
+
+from ondevice.errors import needs_extra
+
+with needs_extra("ondevice.models", "train"):
+    from ondevice.models.adaptive_mask import AdaptiveMask
+    from ondevice.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from ondevice.models.embeddings import (
+        BinaryCodeEmbedding,
+        Embedding,
+        FullEmbedding,
+        row_counts,
+    )
+    from ondevice.models.log import ClickLog, Splits
+    from ondevice.models.networks import (
+        ClickModel,
+        EmbeddingConfig,
+        MaskConfig,
+        ModelConfig,
+        attach_masks,
+        build,
+    )
+    from ondevice.models.trainer import (
+        History,
+        Metrics,
+        TrainConfig,
+        TrainingError,
+        evaluate,
+        predict,
+        train,
+    )
+
+__all__ = [
+    "AdaptiveMask",
+    "BinaryCodeEmbedding",
+    "Checkpoint",
+    "ClickLog",
+    "ClickModel",
+    "Embedding",
+    "EmbeddingConfig",
+    "FullEmbedding",
+    "History",
+    "MaskConfig",
+    "Metrics",
+    "ModelConfig",
+    "Splits",
+    "TrainConfig",
+    "TrainingError",
+    "attach_masks",
+    "build",
+    "evaluate",
+    "load_checkpoint",
+    "predict",
+    "row_counts",
+    "save_checkpoint",
+    "train",
+]

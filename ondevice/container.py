@@ -89,7 +89,7 @@ class Container:
                 continue
             if name not in checksums:
                 raise FileFormatError(f"{self.path}: array {name!r} has no checksum")
-            if zlib.crc32(self.data[entry.start : entry.stop]) != checksums[name]:
+            if zlib.crc32(self.data[entry.start : entry.stop].data) != checksums[name]:
                 raise FileFormatError(f"{self.path}: array {name!r} is damaged (CRC-32 differs)")
 
     def _checksums(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def open_container(path: Path) -> Container:
     expected = container.array(HEADER_CRC)
     if expected.dtype != np.dtype("<u4") or expected.shape != (1,):
         raise FileFormatError(f"{path}: {HEADER_CRC} must be one U32")
-    if zlib.crc32(data[:header_bytes]) != int(expected[0]):
+    if zlib.crc32(data[:header_bytes].data) != int(expected[0]):
         raise FileFormatError(f"{path}: the header is damaged (CRC-32 differs)")
     return container
 
@@ -151,7 +151,7 @@ def _storable(name: str, array: Array) -> Array:
 
 
 def _bytes_of(array: Array) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _header(layout: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:

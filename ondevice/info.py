@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,45 @@ class TestVectors:
 
 
 @dataclass(frozen=True)
+class TableBytes:
+    """Bytes of one stored embedding table, part by part.
+
+    Attributes:
+        kept: mean kept dimensions per row.
+        payload: quantised values. scales: their scales. widths: what says how many dimensions a
+            row keeps. permutation: what says where a row lies, in targets that sort rows.
+    """
+
+    name: str
+    rows: int
+    dim: int
+    kept: float
+    codec: str
+    scale_axis: str | None
+    payload: int
+    scales: int
+    widths: int
+    permutation: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.payload + self.scales + self.widths + self.permutation
+
+
+@dataclass(frozen=True)
 class ModelInfo:
-    """The description of a converted model, the same in .odm, .onnx and .tflite."""
+    """The description of a converted model.
+
+    Attributes:
+        tables: what the tables take in .onnx and .tflite; a native file says so itself.
+    """
 
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
     features: FeatureSpec = field(default_factory=FeatureSpec)
     vectors: TestVectors | None = None
+    tables: tuple[TableBytes, ...] = ()
     made_by: dict[str, str] = field(default_factory=dict)
 
     def to_text(self) -> str:
@@ -67,6 +99,7 @@ class ModelInfo:
             ],
             "outputs": list(self.outputs),
             "features": self.features.to_json(),
+            "tables": [asdict(table) for table in self.tables],
             "made_by": self.made_by,
         }
         if self.vectors is not None:
@@ -97,6 +130,7 @@ class ModelInfo:
                 outputs=tuple(_text(name) for name in data["outputs"]),
                 features=FeatureSpec.from_json(data["features"]),
                 vectors=None if vectors is None else _vectors(vectors),
+                tables=tuple(TableBytes(**item) for item in data["tables"]),
                 made_by={_text(key): _text(value) for key, value in data["made_by"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

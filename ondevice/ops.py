@@ -36,8 +36,9 @@ def _sigmoid(inputs: list[Array], attributes: Attributes) -> Array:
 
 def _softmax(inputs: list[Array], attributes: Attributes) -> Array:
     axis = attributes.get("axis", -1)
-    powers = np.exp(inputs[0] - inputs[0].max(axis=axis, keepdims=True))
-    return powers / powers.sum(axis=axis, keepdims=True)
+    powers: Array = np.exp(inputs[0] - inputs[0].max(axis=axis, keepdims=True))
+    out: Array = powers / powers.sum(axis=axis, keepdims=True)
+    return out
 
 
 def _concat(inputs: list[Array], attributes: Attributes) -> Array:

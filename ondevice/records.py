@@ -249,7 +249,7 @@ def _encode_values(table: QuantTable) -> Bytes:
         if table.dim % 2:
             values = np.pad(values, ((0, 0), (0, 1)))
         low, high = values[:, 0::2].view(np.uint8) & 15, values[:, 1::2].view(np.uint8) & 15
-        return low | (high << np.uint8(4))
+        return (low | (high << np.uint8(4))).astype(np.uint8)
     if table.codec == "q8":
         return values.view(np.uint8)
     little = "<f2" if table.codec == "f16" else "<f4"

@@ -1,0 +1,48 @@
+# demo: the main job on one screen. test: everything CI tests. lint: style and types.
+# Environments are made once and reused until pyproject.toml or constraints.txt changes.
+
+PYTHON ?= python3
+PIP := -m pip --quiet --disable-pip-version-check
+VENV := .venv
+LEGACY := .venv-legacy
+# The oldest supported environment: numpy 1.26 with tflite-runtime, whose last release has wheels
+# for Python 3.11 and below only.
+HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
+
+.PHONY: demo test test-legacy lint clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/ondevice demo
+
+test: $(VENV)/.installed
+	rm -rf build/legacy
+	ONDEVICE_LEGACY_DIR=build/legacy $(VENV)/bin/python -m pytest --ignore tests/legacy
+	$(MAKE) --no-print-directory test-legacy
+
+ifeq ($(HAS_LEGACY),1)
+test-legacy: $(LEGACY)/.installed
+	ONDEVICE_LEGACY_DIR=build/legacy $(LEGACY)/bin/python -m pytest tests/runtime tests/legacy
+else
+test-legacy:
+	@echo "skipped: numpy 1.26 with tflite-runtime needs Python 3.11, this is $$($(PYTHON) -V)"
+endif
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	rm -rf build/types build/lib
+	$(VENV)/bin/python $(PIP) install --no-deps --target build/types .
+	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml -p ondevice
+
+clean:
+	rm -rf $(VENV) $(LEGACY) build dist demo-out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(LEGACY)/.installed: pyproject.toml constraints-legacy.txt
+	test -d $(LEGACY) || $(PYTHON) -m venv $(LEGACY)
+	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx]' pytest hypothesis
+	touch $@

@@ -1,0 +1,101 @@
+"""Write a packed model as TFLite, in the profile that tflite-runtime and LiteRT both run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ondevice.converters.graph import PackedLookup, PackedModel, module_path
+from ondevice.converters.tflite_lookup import TfliteTable, write_lookup
+from ondevice.converters.tflite_ops import OPERATORS, GraphBuilder
+from ondevice.converters.tflite_writer import FREE, TYPES, Shape, TfliteWriter
+from ondevice.errors import UnsupportedError
+
+
+def emit_tflite(packed: PackedModel, path: Path, info: str) -> None:
+    """Write `path`, one file with graph, tables and description; equal models, equal bytes.
+
+    Free sizes, such as the batch, stay free: they are 1 until the runtime resizes its inputs.
+
+    Args:
+        packed: the model; it is not changed.
+        path: the .tflite file to write; the caller writes to a temporary place and renames.
+        info: description, stored as the metadata entry "ondevice".
+
+    Raises:
+        UnsupportedError: operators that TFLite, or this emitter, cannot express - all are
+            listed - or a model beyond TFLite's limit of 2 GB; nothing is written.
+    """
+    graph = packed.model.graph
+    writer = TfliteWriter()
+    builder = GraphBuilder(writer)
+    for value in graph.inputs:
+        builder.values[value] = writer.input(str(value.name), *_signature(value))
+    lookups = {lookup.node: lookup for lookup in packed.lookups}
+    tables: dict[str, TfliteTable] = {}
+    faults = []
+    for node in graph:
+        try:
+            if node in lookups:
+                _add_lookup(builder, packed, lookups[node], tables)
+            else:
+                _add_node(builder, node)
+        except UnsupportedError as error:
+            faults.append(f"{node.op_type} at {module_path(node)}: {error}")
+    if faults:
+        raise UnsupportedError(f"TFLite cannot express: {'; '.join(faults)}")
+    for value in graph.outputs:
+        _add_output(builder, value)
+    writer.write(path, info)
+
+
+def _signature(value: ir.Value) -> tuple[Shape, np.dtype[np.generic]]:
+    if value.shape is None or value.dtype is None:
+        raise UnsupportedError(f"input {value.name!r} has no known shape and dtype")
+    dtype = value.dtype.numpy()
+    if dtype.name not in TYPES:
+        raise UnsupportedError(f"input {value.name!r} has dtype {dtype}")
+    return tuple(size if isinstance(size, int) else FREE for size in value.shape), dtype
+
+
+def _add_lookup(
+    builder: GraphBuilder,
+    packed: PackedModel,
+    lookup: PackedLookup,
+    tables: dict[str, TfliteTable],
+) -> None:
+    name = lookup.table
+    if name not in tables:
+        tables[name] = TfliteTable(builder.writer, name, packed.tables[name])
+    ids = builder.tensor(lookup.node.inputs[0])
+    vectors = write_lookup(builder.writer, lookup.spec, tables[name], ids)
+    builder.values[lookup.node.outputs[0]] = vectors
+
+
+def _add_node(builder: GraphBuilder, node: ir.Node) -> None:
+    if node in builder.fused or node.op_type == "Constant":
+        return
+    translate = None if node.domain else OPERATORS.get(node.op_type)
+    if translate is None:
+        raise UnsupportedError("no such operator")
+    if len(node.outputs) != 1:
+        raise UnsupportedError("more than one output")
+    lacking = [value for value in node.inputs if value is not None and not _known(builder, value)]
+    if not lacking:
+        builder.values[node.outputs[0]] = translate(builder, node)
+
+
+def _known(builder: GraphBuilder, value: ir.Value) -> bool:
+    """Whether a value can be had; not so behind an operator that is already a fault."""
+    return value in builder.values or builder.array(value) is not None
+
+
+def _add_output(builder: GraphBuilder, value: ir.Value) -> None:
+    tensor = builder.tensor(value)
+    while not builder.writer.can_be_output(tensor):
+        # the runtime binds an output by its tensor: an alias needs a copy of its own
+        size = builder.writer.constant(tensor.shape, np.int32)
+        tensor = builder.writer.op("RESHAPE", [tensor, size], tensor.shape, tensor.dtype)
+    builder.writer.output(tensor, str(value.name))

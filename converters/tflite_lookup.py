@@ -1,0 +1,330 @@
+"""The body of one embedding lookup in TFLite operators: IDs to rows, rows to float32 vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.codecs import BITS, QuantTable
+from ondevice.converters.column_blocks import cut, position_dtype
+from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
+from ondevice.converters.tflite_shapes import flat_size, reshape
+from ondevice.converters.tflite_writer import Shape, Tensor, TfliteWriter
+from ondevice.spec import LookupSpec
+
+# A byte table is two to nine times as fast as shifts for blocks of many bit runs (Skip), but takes
+# 256 int32 rows a byte of code. It may add this share of the embedding table's own bytes; a block
+# of two runs, cut by a word border, gains nothing from it.
+BYTE_TABLE_SHARE = 1 / 16
+
+
+class TfliteTable:
+    """An embedding table in the file, shared by every lookup that reads it.
+
+    Rows are gathered first and dequantised after, so no run dequantises the whole table.
+    """
+
+    def __init__(self, writer: TfliteWriter, name: str, table: QuantTable) -> None:
+        """Store the table, as column blocks where truncation saves bytes."""
+        self.table = table
+        self.bytes = table.rows * table.dim * BITS[table.codec] // 8
+        self._writer = writer
+        parts = cut(table)
+        self._zero_row = parts.zero_row
+        self._planar = len(parts.blocks) == 1
+        self._blocks = [
+            writer.table(f"{name}.values.{number}", self._payload(block))
+            for number, block in enumerate(parts.blocks)
+        ]
+        self._positions: Tensor | None = None
+        if parts.positions is not None:
+            positions = parts.positions.astype(position_dtype(table.rows))
+            if positions.dtype == np.uint16:  # GATHER takes int16 alone: the same bits
+                positions = positions.view(np.int16)
+            self._positions = writer.table(f"{name}.positions", positions)
+        self._row_scales: Tensor | None = None
+        self._column_scales: Tensor | None = None
+        if parts.scales is not None and table.scale_axis == "row":
+            scales = parts.scales.view(np.int16)[:, None]
+            self._row_scales = writer.table(f"{name}.scales", scales)
+        elif parts.scales is not None:
+            self._column_scales = writer.table(f"{name}.scales", parts.scales)
+
+    @property
+    def rejects_outside(self) -> bool:
+        """Whether reading a row beyond the table fails by itself, in GATHER.
+
+        Column blocks take the minimum of the row number and their last row, which would turn
+        such a row into zeros; gathering its position first fails.
+        """
+        return not self._zero_row or self._positions is not None
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows int32 or int64 [...] to values float32 [..., dim], still without column scales.
+
+        A negative row fails in GATHER.
+        """
+        if self._positions is not None:
+            rows = self._position(self._positions, rows)
+        gathered = [self._gather(block, self._within(block, rows)) for block in self._blocks]
+        values = gathered[0]
+        if len(gathered) > 1:
+            shape = (*rows.shape, sum(part.shape[-1] for part in gathered))
+            axis = len(shape) - 1
+            values = self._writer.op("CONCATENATION", gathered, shape, values.dtype, axis=axis)
+        values = self._decode(values)
+        if self._row_scales is not None:
+            scales = self._float16(self._gather(self._row_scales, rows))
+            values = self._writer.op("MUL", [values, scales], values.shape, np.float32)
+        return values
+
+    def scale_columns(self, vectors: Tensor) -> Tensor:
+        """Apply the column scales, if any; they commute with sums over rows."""
+        if self._column_scales is None:
+            return vectors
+        return self._writer.op("MUL", [vectors, self._column_scales], vectors.shape, np.float32)
+
+    def _payload(self, block: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The stored form of a block of values; float16 and nibbles travel as integers."""
+        if self.table.codec == "f16":
+            return block.view(np.int16)
+        if self.table.codec != "q4":
+            return block
+        return _planar_nibbles(block) if self._planar else pack_nibbles(block)
+
+    def _position(self, positions: Tensor, rows: Tensor) -> Tensor:
+        found = self._writer.op("GATHER", [positions, rows], rows.shape, positions.dtype, axis=0)
+        if positions.dtype == np.int32:
+            return found
+        unsigned = self._writer.op("BITCAST", [found], rows.shape, np.uint16)
+        return self._writer.cast(unsigned, np.int32)
+
+    def _within(self, block: Tensor, rows: Tensor) -> Tensor:
+        """Row numbers in a block: rows that do not reach it take its last row, of zeros."""
+        if not self._zero_row or block.shape[0] > self.table.rows:
+            return rows
+        last = self._writer.constant(block.shape[0] - 1, rows.dtype)
+        return self._writer.op("MINIMUM", [rows, last], rows.shape, rows.dtype)
+
+    def _gather(self, source: Tensor, rows: Tensor) -> Tensor:
+        shape = (*rows.shape, *source.shape[1:])
+        return self._writer.op("GATHER", [source, rows], shape, source.dtype, axis=0)
+
+    def _float16(self, bits: Tensor) -> Tensor:
+        """int16 bit patterns of float16 numbers to float32.
+
+        tflite-runtime 2.14 cannot gather float16, and casts it only by way of a delegate.
+        """
+        half = self._writer.op("BITCAST", [bits], bits.shape, np.float16)
+        return self._writer.op("DEQUANTIZE", [half], bits.shape, np.float32)
+
+    def _decode(self, stored: Tensor) -> Tensor:
+        if self.table.codec == "f32":
+            return stored
+        if self.table.codec == "f16":
+            return self._float16(stored)
+        if self.table.codec == "q8":
+            return self._writer.cast(stored, np.float32)
+        values = self._decode_planar(stored) if self._planar else self._decode_pairs(stored)
+        return self._drop_odd_column(values)
+
+    def _decode_planar(self, packed: Tensor) -> Tensor:
+        """Nibbles by arithmetic, exact in float32: twice as fast as the table of pairs."""
+        writer = self._writer
+        both = writer.cast(packed, np.float32)
+        shape = both.shape
+        sixteenth = writer.constant(1 / 16, np.float32)
+        high = writer.op("MUL", [both, sixteenth], shape, np.float32)
+        high = writer.op("FLOOR", [high], shape, np.float32)
+        raised = writer.op("MUL", [high, writer.constant(16, np.float32)], shape, np.float32)
+        low = writer.op("SUB", [both, raised], shape, np.float32)
+        whole = (*shape[:-1], 2 * shape[-1])
+        axis = len(shape) - 1
+        values = writer.op("CONCATENATION", [low, high], whole, np.float32, axis=axis)
+        return writer.op("SUB", [values, writer.constant(8, np.float32)], whole, np.float32)
+
+    def _decode_pairs(self, packed: Tensor) -> Tensor:
+        """Nibbles by a table of all 256 pairs: column blocks need neighbours side by side."""
+        writer = self._writer
+        indices = writer.cast(packed, np.int32)
+        pairs = self._gather(writer.constant(NIBBLE_PAIRS, np.float32), indices)
+        return reshape(writer, pairs, (*packed.shape[:-1], 2 * packed.shape[-1]))
+
+    def _drop_odd_column(self, values: Tensor) -> Tensor:
+        if values.shape[-1] == self.table.dim:
+            return values
+        shape = (*values.shape[:-1], self.table.dim)
+        begin = self._writer.constant([0] * len(shape), np.int32)
+        size = self._writer.constant([-1] * (len(shape) - 1) + [self.table.dim], np.int32)
+        return self._writer.op("SLICE", [values, begin, size], shape, np.float32)
+
+
+def write_lookup(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
+    """IDs int64 [...] to vectors float32 [..., dim].
+
+    An ID that the specification rejects makes GATHER, and so the run, fail.
+    """
+    flat = ids if len(ids.shape) == 1 else reshape(writer, ids, (flat_size(ids.shape),))
+    if spec.scheme == "full":
+        vectors = table.scale_columns(table.read(_full_rows(writer, spec, table, flat)))
+    else:
+        vectors = _fuse(writer, spec, table, _code_rows(writer, spec, table, flat))
+    if spec.padding_id is not None:
+        vectors = _zero_padding(writer, spec.padding_id, flat, vectors)
+    return vectors if flat is ids else reshape(writer, vectors, (*ids.shape, spec.dim), like=ids)
+
+
+def _full_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
+    """Rows int64 [n] of a full table; all comparisons are made on the int64 IDs."""
+    rows = ids
+    if spec.oov_row is not None or not table.rejects_outside:
+        below = _compare(writer, "LESS", ids, spec.rows)
+        above = _compare(writer, "GREATER_EQUAL", ids, 0)
+        inside = writer.op("LOGICAL_AND", [above, below], ids.shape, np.bool_)
+        fallback = writer.constant(-1 if spec.oov_row is None else spec.oov_row, np.int64)
+        rows = writer.op("SELECT_V2", [inside, ids, fallback], ids.shape, np.int64)
+    padding = spec.padding_id
+    if spec.oov_row is None and padding is not None and not 0 <= padding < spec.rows:
+        is_padding = _compare(writer, "EQUAL", ids, padding)
+        zero = writer.constant(0, np.int64)
+        rows = writer.op("SELECT_V2", [is_padding, zero, rows], ids.shape, np.int64)
+    return rows
+
+
+def _code_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
+    """Rows int32 [n, blocks] of a binary code."""
+    code = ids
+    if spec.multiplier != 1:  # int64 multiplication wraps in both runtimes
+        factor = np.array(spec.multiplier, dtype=np.uint64).view(np.int64)
+        code = writer.op("MUL", [ids, writer.constant(factor, np.int64)], ids.shape, np.int64)
+    for word_bits in (16, 8):
+        if all(
+            b.stride == 1 and b.bits == word_bits and not b.start % word_bits for b in spec.blocks
+        ):
+            values = _whole_words(writer, spec, code, word_bits)
+            return _add_offsets(writer, spec, values)
+    byte_table = _byte_table(spec)
+    many = max(len(pieces) for pieces in spec.pieces(32)) > 2
+    if many and byte_table.nbytes <= table.bytes * BYTE_TABLE_SHARE:
+        return _rows_by_bytes(writer, byte_table, code)
+    return _add_offsets(writer, spec, _rows_by_shifts(writer, spec, code))
+
+
+def _whole_words(writer: TfliteWriter, spec: LookupSpec, code: Tensor, bits: int) -> Tensor:
+    """Block values where every block is one aligned word: the code's own bytes."""
+    count = 64 // bits
+    words = writer.op("BITCAST", [code], (*code.shape, count), np.dtype(f"uint{bits}"))
+    values = writer.cast(words, np.int32)
+    return _columns(writer, values, [block.start // bits for block in spec.blocks])
+
+
+def _rows_by_shifts(writer: TfliteWriter, spec: LookupSpec, code: Tensor) -> Tensor:
+    """Block values by one shift and one remainder, with a column for every bit run.
+
+    The shift is arithmetic and the remainder a floor, so the sign bit does no harm. Blocks of
+    fewer runs are filled up with runs of no bits.
+    """
+    pieces = spec.pieces(32)
+    longest = max(len(block) for block in pieces)
+    columns = []
+    for block in pieces:
+        columns += [(run.word, run.shift, run.mask + 1, run.weight) for run in block]
+        columns += [(block[0].word, 0, 1, 0)] * (longest - len(block))
+    words, shifts, moduli, weights = (list(column) for column in zip(*columns, strict=True))
+    halves = writer.op("BITCAST", [code], (*code.shape, 2), np.int32)
+    # one column broadcasts against all shifts
+    source = _columns(writer, halves, words if len(set(words)) > 1 else words[:1])
+    shape = (*code.shape, len(columns))
+    bits = writer.op("RIGHT_SHIFT", [source, writer.constant(shifts, np.int32)], shape, np.int32)
+    bits = writer.op("FLOOR_MOD", [bits, writer.constant(moduli, np.int32)], shape, np.int32)
+    if longest == 1:
+        return bits
+    bits = writer.op("MUL", [bits, writer.constant(weights, np.int32)], shape, np.int32)
+    bits = reshape(writer, bits, (*code.shape, len(pieces), longest))
+    axis = writer.constant([2], np.int32)
+    return writer.op("SUM", [bits, axis], (*code.shape, len(pieces)), np.int32, keep_dims=False)
+
+
+def _byte_table(spec: LookupSpec) -> npt.NDArray[np.int32]:
+    """What each byte of a code adds to each block's row: int32 [bytes, 256, blocks].
+
+    The first byte carries the blocks' offsets.
+    """
+    count = -(-spec.code_bits // 8)
+    weights = np.zeros((8 * count, len(spec.blocks)), dtype=np.int64)
+    for number, block in enumerate(spec.blocks):
+        for position in range(block.bits):
+            weights[block.start + position * block.stride, number] += 2**position
+    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
+    table = np.stack([bits @ weights[8 * byte : 8 * byte + 8] for byte in range(count)])
+    table[0] += np.array([block.offset for block in spec.blocks])
+    return table.astype(np.int32)
+
+
+def _rows_by_bytes(writer: TfliteWriter, table: npt.NDArray[np.int32], code: Tensor) -> Tensor:
+    """Rows as the sum of what each byte of the code contributes."""
+    count, _, blocks = table.shape
+    values = writer.op("BITCAST", [code], (*code.shape, 8), np.uint8)
+    values = _columns(writer, values, list(range(count)))
+    values = writer.cast(values, np.int32)
+    starts = writer.constant(256 * np.arange(count), np.int32)
+    values = writer.op("ADD", [values, starts], values.shape, np.int32)
+    source = writer.constant(table.reshape(-1, blocks), np.int32)
+    parts = writer.op("GATHER", [source, values], (*values.shape, blocks), np.int32, axis=0)
+    axis = writer.constant([1], np.int32)
+    return writer.op("SUM", [parts, axis], (*code.shape, blocks), np.int32, keep_dims=False)
+
+
+def _add_offsets(writer: TfliteWriter, spec: LookupSpec, values: Tensor) -> Tensor:
+    offsets = [block.offset for block in spec.blocks]
+    if not any(offsets):
+        return values
+    return writer.op("ADD", [values, writer.constant(offsets, np.int32)], values.shape, np.int32)
+
+
+def _fuse(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, rows: Tensor) -> Tensor:
+    """Rows [n, blocks] to fused vectors float32 [n, dim]."""
+    count = len(spec.blocks)
+    size = rows.shape[0]
+    if count == 1:
+        return table.scale_columns(table.read(reshape(writer, rows, (size,))))
+    values = table.read(rows)
+    if spec.fuse == "concat":
+        return reshape(writer, table.scale_columns(values), (size, spec.dim))
+    axis = writer.constant([1], np.int32)
+    fused = writer.op("SUM", [values, axis], (size, spec.dim), np.float32, keep_dims=False)
+    fused = table.scale_columns(fused)
+    if spec.fuse == "mean":
+        share = writer.constant(1 / count, np.float32)
+        fused = writer.op("MUL", [fused, share], fused.shape, np.float32)
+    return fused
+
+
+def _zero_padding(writer: TfliteWriter, padding: int, ids: Tensor, vectors: Tensor) -> Tensor:
+    """Multiply by 0 where the ID is the padding ID, by 1 elsewhere."""
+    keep = writer.cast(_compare(writer, "NOT_EQUAL", ids, padding), np.float32)
+    keep = reshape(writer, keep, (*ids.shape, 1))
+    return writer.op("MUL", [vectors, keep], vectors.shape, np.float32)
+
+
+def _compare(writer: TfliteWriter, opcode: str, ids: Tensor, value: int) -> Tensor:
+    return writer.op(opcode, [ids, writer.constant(value, np.int64)], ids.shape, np.bool_)
+
+
+def _columns(writer: TfliteWriter, values: Tensor, columns: list[int]) -> Tensor:
+    """Columns of a matrix [n, m], in the given order."""
+    if columns == list(range(values.shape[1])):
+        return values
+    shape: Shape = (values.shape[0], len(columns))
+    indices = writer.constant(columns, np.int32)
+    return writer.op("GATHER", [values, indices], shape, values.dtype, axis=1)
+
+
+def _planar_nibbles(codes: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Codes [rows, columns] plus 8, the first half of the columns low, the second half high."""
+    shifted = codes.astype(np.int8) + np.int8(8)
+    if shifted.shape[1] % 2:
+        shifted = np.pad(shifted, ((0, 0), (0, 1)))
+    half = shifted.shape[1] // 2
+    order = np.arange(2 * half).reshape(2, half).T.reshape(-1)
+    return pack_nibbles(shifted[:, order])

@@ -1,0 +1,343 @@
+"""Builds one TFLite subgraph - tensors, operators, a signature, metadata - and writes its file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import numpy.typing as npt
+import tflite
+
+from ondevice.errors import UnsupportedError
+
+FREE = -1  # a size that is known only when the model runs
+SCHEMA_VERSION = 3
+FILE_IDENTIFIER = b"TFL3"
+METADATA_NAME = "ondevice"
+SIGNATURE_KEY = "serving_default"
+
+# Flatbuffer offsets are 31 bits; 16 MiB are left for the graph itself.
+MAX_BUFFER_BYTES = 2**31 - 2**24
+TENSOR_ALIGNMENT = 16  # what the TFLite runtimes assume of constant data
+TABLE_ALIGNMENT = 64  # a cache line
+
+Shape = tuple[int, ...]
+Array = npt.NDArray[Any]
+
+TYPES = {
+    "float32": tflite.TensorType.FLOAT32,
+    "float16": tflite.TensorType.FLOAT16,
+    "int8": tflite.TensorType.INT8,
+    "uint8": tflite.TensorType.UINT8,
+    "int16": tflite.TensorType.INT16,
+    "uint16": tflite.TensorType.UINT16,
+    "int32": tflite.TensorType.INT32,
+    "uint32": tflite.TensorType.UINT32,
+    "int64": tflite.TensorType.INT64,
+    "bool": tflite.TensorType.BOOL,
+}
+
+# The options table of every operator that is used here.
+_OPTIONS = {
+    "ADD": "AddOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "BITCAST": "BitcastOptions",
+    "CAST": "CastOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "DEQUANTIZE": "DequantizeOptions",
+    "DIV": "DivOptions",
+    "EQUAL": "EqualOptions",
+    "EXPAND_DIMS": "ExpandDimsOptions",
+    "FLOOR": None,
+    "FLOOR_MOD": "FloorModOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "GATHER": "GatherOptions",
+    "GREATER_EQUAL": "GreaterEqualOptions",
+    "LESS": "LessOptions",
+    "LOGICAL_AND": "LogicalAndOptions",
+    "LOGISTIC": None,
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MEAN": "ReducerOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+    "MUL": "MulOptions",
+    "NOT_EQUAL": "NotEqualOptions",
+    "PACK": "PackOptions",
+    "POW": "PowOptions",
+    "RELU": None,
+    "RESHAPE": "ReshapeOptions",
+    "RIGHT_SHIFT": "RightShiftOptions",
+    "SELECT_V2": "SelectV2Options",
+    "SHAPE": "ShapeOptions",
+    "SLICE": "SliceOptions",
+    "SOFTMAX": "SoftmaxOptions",
+    "SQUEEZE": "SqueezeOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
+    "SUB": "SubOptions",
+    "SUM": "ReducerOptions",
+    "TANH": None,
+    "TRANSPOSE": "TransposeOptions",
+    "UNPACK": "UnpackOptions",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value of the subgraph; FREE marks sizes that are known only at run time."""
+
+    index: int
+    shape: Shape
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class _Operator:
+    opcode: str
+    inputs: tuple[int, ...]
+    output: int
+    options: dict[str, Any]
+
+
+@dataclass
+class _TensorRecord:
+    name: str
+    tensor: Tensor
+    buffer: int
+
+
+class TfliteWriter:
+    """Collects a graph operator by operator, then writes it as one flatbuffer.
+
+    Every operator is declared at version 1, the lowest: tflite-runtime 2.14 refuses a file that
+    asks for versions it does not know, and both runtimes look at types, not at versions.
+    """
+
+    def __init__(self) -> None:
+        """Start an empty graph."""
+        self._tensors: list[_TensorRecord] = []
+        self._buffers: list[tuple[Array, int]] = [(np.empty(0, np.uint8), 1)]  # 0: no data
+        self._operators: list[_Operator] = []
+        self._inputs: list[int] = []
+        self._outputs: list[int] = []
+        self._constants: dict[tuple[str, Shape, bytes], Tensor] = {}
+        self._known: dict[tuple[Any, ...], Tensor] = {}
+
+    def input(self, name: str, shape: Shape, dtype: npt.DTypeLike) -> Tensor:
+        """Add a graph input."""
+        tensor = self._tensor(name, shape, np.dtype(dtype), 0)
+        self._inputs.append(tensor.index)
+        return tensor
+
+    def output(self, tensor: Tensor, name: str) -> None:
+        """Make a tensor a graph output under `name`; see `can_be_output`."""
+        self._tensors[tensor.index].name = name
+        self._outputs.append(tensor.index)
+
+    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike, name: str = "") -> Tensor:
+        """A constant, under `name` or a number; equal ones are stored once."""
+        array = np.array(values, dtype=dtype, order="C")
+        digest = hashlib.sha256(array.tobytes()).digest()
+        key = (array.dtype.name, array.shape, digest)
+        if key not in self._constants:
+            alignment = TENSOR_ALIGNMENT if array.ndim < 2 else TABLE_ALIGNMENT
+            name = name or f"constant_{len(self._constants)}"
+            self._constants[key] = self.table(name, array, alignment)
+        return self._constants[key]
+
+    def table(self, name: str, array: Array, alignment: int = TABLE_ALIGNMENT) -> Tensor:
+        """A constant under its own name, whose data starts at a multiple of `alignment`."""
+        self._buffers.append((array, alignment))
+        return self._tensor(name, array.shape, array.dtype, len(self._buffers) - 1)
+
+    def op(
+        self,
+        opcode: str,
+        inputs: Sequence[Tensor],
+        shape: Shape,
+        dtype: npt.DTypeLike,
+        **options: Any,
+    ) -> Tensor:
+        """Add an operator with one output of the given shape and dtype.
+
+        The same operator on the same inputs is added once: every operator here is a function.
+
+        Args:
+            opcode: a name of the schema's BuiltinOperator.
+            inputs: its input tensors.
+            shape: the output's shape, FREE where unknown.
+            dtype: the output's dtype.
+            options: fields of the operator's options table, in the schema's snake case.
+        """
+        indices = tuple(tensor.index for tensor in inputs)
+        key = (opcode, indices, np.dtype(dtype), *sorted(options.items()))
+        if key not in self._known:
+            name = f"{opcode.lower()}_{len(self._operators)}"
+            output = self._known[key] = self._tensor(name, shape, dtype, 0)
+            self._operators.append(_Operator(opcode, indices, output.index, options))
+        return self._known[key]
+
+    def cast(self, tensor: Tensor, dtype: npt.DTypeLike) -> Tensor:
+        """Add a CAST, unless the tensor has that dtype already."""
+        target = np.dtype(dtype)
+        if tensor.dtype == target:
+            return tensor
+        types = {"in_data_type": TYPES[tensor.dtype.name], "out_data_type": TYPES[target.name]}
+        return self.op("CAST", [tensor], tensor.shape, target, **types)
+
+    def can_be_output(self, tensor: Tensor) -> bool:
+        """Whether `output` accepts a tensor: it is no input, no constant and no output yet."""
+        taken = tensor.index in (*self._inputs, *self._outputs)
+        return not taken and not self._tensors[tensor.index].buffer
+
+    def write(self, path: Path, info: str) -> None:
+        """Write the file, with `info` as the metadata entry "ondevice".
+
+        Raises:
+            UnsupportedError: the file would exceed TFLite's limit of 2 GB.
+        """
+        payload = [*self._buffers, (np.frombuffer(info.encode(), np.uint8), TENSOR_ALIGNMENT)]
+        total = sum(array.nbytes + alignment for array, alignment in payload)
+        if total > MAX_BUFFER_BYTES:
+            raise UnsupportedError(
+                f"the TFLite file would hold {total:,} bytes of tables and weights; a TFLite file "
+                f"is limited to 2 GB ({MAX_BUFFER_BYTES:,} bytes of data)"
+            )
+        builder = flatbuffers.Builder(min(total + 2**18, 2**31))
+        # a flatbuffer grows towards its start: data written first ends up behind the graph
+        buffers = [_buffer(builder, array, alignment) for array, alignment in payload]
+        _finish_model(builder, self, buffers)
+        with path.open("wb") as file:
+            file.write(memoryview(builder.Bytes)[builder.Head() :])
+
+    def _tensor(self, name: str, shape: Shape, dtype: npt.DTypeLike, buffer: int) -> Tensor:
+        tensor = Tensor(len(self._tensors), tuple(shape), np.dtype(dtype))
+        self._tensors.append(_TensorRecord(name, tensor, buffer))
+        return tensor
+
+
+def _finish_model(builder: Any, graph: TfliteWriter, buffers: list[int]) -> None:
+    opcodes = sorted({operator.opcode for operator in graph._operators})
+    subgraph = _subgraph(builder, graph, opcodes)
+    metadata = _table(
+        builder, "Metadata", Name=builder.CreateString(METADATA_NAME), Buffer=len(buffers) - 1
+    )
+    model = _table(
+        builder,
+        "Model",
+        Version=SCHEMA_VERSION,
+        OperatorCodes=_offsets(builder, [_operator_code(builder, name) for name in opcodes]),
+        Subgraphs=_offsets(builder, [subgraph]),
+        Description=builder.CreateString("ondevice"),
+        Buffers=_offsets(builder, buffers),
+        Metadata=_offsets(builder, [metadata]),
+        SignatureDefs=_offsets(builder, [_signature(builder, graph)]),
+    )
+    builder.Finish(model, FILE_IDENTIFIER)
+
+
+def _subgraph(builder: Any, graph: TfliteWriter, opcodes: list[str]) -> int:
+    tensors = [_tensor_table(builder, record) for record in graph._tensors]
+    operators = [_operator(builder, item, opcodes) for item in graph._operators]
+    return _table(
+        builder,
+        "SubGraph",
+        Tensors=_offsets(builder, tensors),
+        Inputs=_int32s(builder, graph._inputs),
+        Outputs=_int32s(builder, graph._outputs),
+        Operators=_offsets(builder, operators),
+        Name=builder.CreateString("main"),
+    )
+
+
+def _buffer(builder: Any, array: Array, alignment: int) -> int:
+    if not array.size:
+        return _table(builder, "Buffer")
+    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    data = np.ascontiguousarray(little_endian).reshape(-1).view(np.uint8)
+    builder.Prep(alignment, data.size)
+    return _table(builder, "Buffer", Data=builder.CreateNumpyVector(data))
+
+
+def _tensor_table(builder: Any, record: _TensorRecord) -> int:
+    shape = record.tensor.shape
+    fields: dict[str, Any] = {
+        "Shape": _int32s(builder, [1 if size == FREE else size for size in shape]),
+        "Type": TYPES[record.tensor.dtype.name],
+        "Buffer": record.buffer,
+        "Name": builder.CreateString(record.name),
+        "HasRank": True,
+    }
+    if FREE in shape:
+        fields["ShapeSignature"] = _int32s(builder, shape)
+    return _table(builder, "Tensor", **fields)
+
+
+def _operator_code(builder: Any, opcode: str) -> int:
+    code = getattr(tflite.BuiltinOperator, opcode)
+    # readers older than the int32 field look at the int8 one, capped at a placeholder
+    return _table(
+        builder,
+        "OperatorCode",
+        DeprecatedBuiltinCode=min(code, tflite.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES),
+        Version=1,
+        BuiltinCode=code,
+    )
+
+
+def _operator(builder: Any, operator: _Operator, opcodes: list[str]) -> int:
+    fields: dict[str, Any] = {
+        "OpcodeIndex": opcodes.index(operator.opcode),
+        "Inputs": _int32s(builder, operator.inputs),
+        "Outputs": _int32s(builder, [operator.output]),
+    }
+    name = _OPTIONS[operator.opcode]
+    if name is not None:
+        options = {
+            _camel_case(key): _int32s(builder, value) if isinstance(value, tuple) else value
+            for key, value in operator.options.items()
+        }
+        fields["BuiltinOptionsType"] = getattr(tflite.BuiltinOptions, name)
+        fields["BuiltinOptions"] = _table(builder, name, **options)
+    return _table(builder, "Operator", **fields)
+
+
+def _signature(builder: Any, graph: TfliteWriter) -> int:
+    maps = []
+    for indices in (graph._inputs, graph._outputs):
+        entries = []
+        for index in indices:
+            name = builder.CreateString(graph._tensors[index].name)
+            entries.append(_table(builder, "TensorMap", Name=name, TensorIndex=index))
+        maps.append(_offsets(builder, entries))
+    key = builder.CreateString(SIGNATURE_KEY)
+    return _table(
+        builder, "SignatureDef", Inputs=maps[0], Outputs=maps[1], SignatureKey=key, SubgraphIndex=0
+    )
+
+
+def _table(builder: Any, table: str, **fields: Any) -> int:
+    """Write a table of the schema; vectors, strings and tables are given as their offsets."""
+    getattr(tflite, f"{table}Start")(builder)
+    for field, value in fields.items():
+        getattr(tflite, f"{table}Add{field}")(builder, value)
+    return int(getattr(tflite, f"{table}End")(builder))
+
+
+def _offsets(builder: Any, offsets: Sequence[int]) -> int:
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return int(builder.EndVector())
+
+
+def _int32s(builder: Any, values: Sequence[int]) -> int:
+    return int(builder.CreateNumpyVector(np.asarray(values, dtype=np.int32)))
+
+
+def _camel_case(name: str) -> str:
+    return re.sub(r"(?:^|_)([a-z])", lambda match: match.group(1).upper(), name)

@@ -1,0 +1,236 @@
+"""Checkpoints: a directory with model.safetensors and config.json, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ondevice.errors import FileFormatError, SpecError
+from ondevice.features import FeatureSpec
+from ondevice.models.networks import ClickModel, ModelConfig, build
+
+FORMAT = "ondevice-checkpoint"
+VERSION = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+_KEYS = {"format", "version", "weights_sha256", "model", "features", "extra"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as it was saved.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        features: how raw values become the model's IDs.
+        extra: whatever JSON was saved beside it, such as metrics.
+    """
+
+    model: ClickModel
+    features: FeatureSpec
+    extra: dict[str, Any]
+
+
+def save_checkpoint(
+    directory: str | Path,
+    model: ClickModel,
+    features: FeatureSpec,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint directory, complete or not at all.
+
+    Everything is written beside `directory` under a temporary name, then renamed. An older
+    checkpoint of that name is replaced; anything else of that name is left alone.
+
+    Raises:
+        SpecError: `extra` is not plain JSON, the features are not the model's, a weight is not
+            finite, or `directory` exists and is not a checkpoint.
+        OSError: the disk refuses.
+    """
+    target = Path(directory)
+    if target.exists() and not _replaceable(target):
+        raise SpecError(f"{target} exists and is not a checkpoint; choose another name")
+    names = {field.name for field in features.fields}
+    if names != set(model.fields):
+        raise SpecError(f"the features {sorted(names)} are not the model's {sorted(model.fields)}")
+    for mask in model.masks().values():
+        mask.widths()  # brings the stored widths up to date
+    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    if faults := _values_not_finite(tensors):
+        raise SpecError(f"not saved, values that are not finite in: {', '.join(faults)}")
+    with _replacing(target) as folder:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "weights_sha256": _digest(folder / WEIGHTS),
+            "model": json.loads(model.config.to_json()),
+            "features": features.to_json(),
+            "extra": dict(extra or {}),
+        }
+        (folder / CONFIG).write_text(_to_json(config), encoding="utf-8")
+
+
+def load_checkpoint(directory: str | Path) -> Checkpoint:
+    """Read a checkpoint directory; nothing in it is executed or trusted before it is checked.
+
+    Raises:
+        FileFormatError: a file is missing, damaged, of another format or version, or names,
+            shapes, dtypes or values of tensors differ from what the configuration says.
+    """
+    folder = Path(directory)
+    config = _read_config(folder / CONFIG)
+    try:
+        model_config = ModelConfig.from_dict(config["model"])
+        features = FeatureSpec.from_json(config["features"])
+    except SpecError as error:
+        raise FileFormatError(f"{folder / CONFIG}: {error}") from error
+    if {field.name for field in features.fields} != set(model_config.embeddings):
+        _refuse(folder / CONFIG, "the features are not those of the model")
+    with torch.device("meta"):  # shapes only: a forged configuration must not allocate anything
+        model = build(model_config)
+    tensors = _read_tensors(folder / WEIGHTS, config["weights_sha256"], model.state_dict())
+    model.eval()
+    model.load_state_dict(tensors, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    _check_masks(folder / WEIGHTS, model)
+    return Checkpoint(model, features, config["extra"])
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except FileNotFoundError as error:
+        raise FileFormatError(f"{path.parent} is not a checkpoint: no {CONFIG}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        _refuse(path, f"expected an object with format {FORMAT!r}")
+    if config.get("version") != VERSION:
+        _refuse(path, f"expected version {VERSION}, got {config.get('version')!r}")
+    if set(config) != _KEYS:
+        _refuse(path, f"expected the keys {sorted(_KEYS)}, got {sorted(config)}")
+    if not isinstance(config["extra"], dict):
+        _refuse(path, "'extra' must be an object")
+    return config
+
+
+def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        actual = _digest(path)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            shapes = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            _check_shapes(path, {n: list(s.get_shape()) for n, s in shapes.items()}, expected)
+            if actual != digest:
+                _refuse(path, f"its SHA-256 is {actual}, the configuration says {digest!r}")
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except (OSError, SafetensorError) as error:
+        raise FileFormatError(f"{path}: cannot be read: {error}") from error
+    wrong = [
+        f"{name} ({expected[name].dtype}, got {value.dtype})"
+        for name, value in tensors.items()
+        if value.dtype != expected[name].dtype
+    ]
+    if wrong:
+        _refuse(path, f"wrong dtypes: {', '.join(wrong)}")
+    if faults := _values_not_finite(tensors):
+        _refuse(path, f"values that are not finite in: {', '.join(faults)}")
+    return tensors
+
+
+def _check_shapes(
+    path: Path, found: Mapping[str, list[int]], expected: Mapping[str, Tensor]
+) -> None:
+    if missing := sorted(set(expected) - set(found)):
+        _refuse(path, f"missing tensors: {', '.join(missing)}")
+    if unknown := sorted(set(found) - set(expected)):
+        _refuse(path, f"unknown tensors: {', '.join(unknown)}")
+    wrong = [
+        f"{name} (expected {list(expected[name].shape)}, got {shape})"
+        for name, shape in found.items()
+        if shape != list(expected[name].shape)
+    ]
+    if wrong:
+        _refuse(path, f"wrong shapes: {', '.join(wrong)}")
+
+
+def _check_masks(path: Path, model: ClickModel) -> None:
+    for field, mask in model.masks().items():
+        low, high = (int(bound) for bound in torch.aminmax(mask.kept))
+        if low < 1 or high > mask.dim:
+            _refuse(path, f"field {field!r}: widths must be 1..{mask.dim}, got {low}..{high}")
+        if mask.level_of_row is None:
+            continue
+        low, high = (int(bound) for bound in torch.aminmax(mask.level_of_row))
+        if low < 0 or high >= mask.levels:
+            _refuse(path, f"field {field!r}: levels must be 0..{mask.levels - 1}")
+
+
+def _values_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [
+        name
+        for name, value in tensors.items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+
+
+def _replaceable(target: Path) -> bool:
+    return target.is_dir() and ((target / CONFIG).is_file() or not any(target.iterdir()))
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that takes its place if the block succeeds."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mark = secrets.token_hex(8)
+    fresh = target.with_name(f".{target.name}.{mark}.new")
+    old = target.with_name(f".{target.name}.{mark}.old")
+    fresh.mkdir()
+    try:
+        yield fresh
+        if target.exists():
+            target.rename(old)
+            try:
+                fresh.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
+            shutil.rmtree(old)
+        else:
+            fresh.rename(target)
+    finally:
+        if fresh.exists():
+            shutil.rmtree(fresh)
+
+
+def _to_json(config: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(config, allow_nan=False, indent=1)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(f"'extra' must be plain JSON: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
+def _refuse(path: Path, reason: str) -> NoReturn:
+    raise FileFormatError(f"{path}: {reason}")

@@ -1,0 +1,180 @@
+"""Cells to hashes and labels: strict parsers, and the builder that collects them chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import DataError
+from ondevice.features import PADDING_ID, FeatureSpec, Field, RawKind
+from ondevice.hashing import hash_int64
+from ondevice.models.data.hashed import HashedLog, IdArray, hash_strings, hashed_field
+from ondevice.models.data.rows import RowChunk
+
+# A cell's value, or None where it is missing; ValueError names what was expected.
+Parser = Callable[[str], str | int | None]
+LabelParser = Callable[[str], float]
+
+_Value = TypeVar("_Value")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One field: the column it is read from and how a cell becomes its value."""
+
+    field: Field
+    column: str
+    parse: Parser
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """The label: its column and how a cell becomes 0.0 or 1.0."""
+
+    column: str
+    parse: LabelParser
+
+
+def rule(
+    name: str, kind: RawKind, column: str | None = None, missing: Collection[str] = ("",)
+) -> Rule:
+    """The rule of field `name`, whose cells equal to one of `missing` are missing values."""
+    base: Parser = integer if kind == "integer" else str
+    markers = frozenset(missing)
+    return Rule(
+        hashed_field(name, kind),
+        column or name,
+        lambda text: None if text in markers else base(text),
+    )
+
+
+def integer(text: str) -> int:
+    """A decimal integer that fits int64, with no spaces or underscores. Raises ValueError."""
+    if _INTEGER.fullmatch(text) and -(2**63) <= (value := int(text)) < 2**63:
+        return value
+    raise ValueError("a signed 64-bit integer")
+
+
+def zero_one(text: str) -> float:
+    """The labels "0" and "1". Raises ValueError."""
+    if text in ("0", "1"):
+        return float(text)
+    raise ValueError("the label 0 or 1")
+
+
+def at_least(threshold: float) -> LabelParser:
+    """A label parser: 1 where the cell's number is `threshold` or more, else 0."""
+
+    def parse(text: str) -> float:
+        if _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
+            return float(value >= threshold)
+        raise ValueError("a number")
+
+    return parse
+
+
+def hash_column(chunk: RowChunk, column_rule: Rule) -> IdArray:
+    """Hashes int64 [rows] of one column; every distinct text is parsed and hashed once.
+
+    Raises:
+        DataError: a cell the rule cannot read, or bytes that do not decode.
+    """
+    distinct, positions = _factorised(chunk.column(column_rule.column))
+    parsed = _parsed(chunk, column_rule.column, distinct, column_rule.parse)
+    hashes = np.full(len(distinct), PADDING_ID, dtype=np.int64)
+    present = [number for number, value in enumerate(parsed) if value is not None]
+    values = [parsed[number] for number in present]
+    if column_rule.field.kind == "integer":
+        hashed = hash_int64(np.array(values, dtype=np.int64), column_rule.field.seed)
+    else:
+        hashed = _hashed_strings(chunk, column_rule, [str(value) for value in values])
+    hashes[present] = hashed
+    return hashes[positions]
+
+
+def label_column(chunk: RowChunk, label: LabelRule) -> npt.NDArray[np.float32]:
+    """Labels float32 [rows]. Raises DataError for a cell that is no label."""
+    distinct, positions = _factorised(chunk.column(label.column))
+    parsed = _parsed(chunk, label.column, distinct, label.parse)
+    return np.array(parsed, dtype=np.float32)[positions]
+
+
+def integer_column(chunk: RowChunk, column: str) -> IdArray:
+    """The integers int64 [rows] of a column, unhashed. Raises DataError."""
+    distinct, positions = _factorised(chunk.column(column))
+    return np.array(_parsed(chunk, column, distinct, integer), dtype=np.int64)[positions]
+
+
+class LogBuilder:
+    """Collects hashes and labels chunk by chunk, and makes the log of them."""
+
+    def __init__(self, fields: Collection[Field]) -> None:
+        self._features = FeatureSpec(tuple(fields))
+        # array.array grows in place, so that the log never lies in memory twice
+        self._hashes = {field.name: array("q") for field in fields}
+        self._labels = array("f")
+
+    def __len__(self) -> int:
+        """Rows so far."""
+        return len(self._labels)
+
+    def add(self, hashes: dict[str, IdArray], labels: npt.NDArray[np.float32]) -> None:
+        """Append rows: per field int64 [m], and labels float32 [m]."""
+        for name, collected in self._hashes.items():
+            collected.frombytes(hashes[name].tobytes())
+        self._labels.frombytes(labels.tobytes())
+
+    def add_chunk(self, chunk: RowChunk, rules: Collection[Rule], label: LabelRule) -> None:
+        """Append the rows of a chunk by one rule a field. Raises DataError."""
+        labels = label_column(chunk, label)
+        self.add({item.field.name: hash_column(chunk, item) for item in rules}, labels)
+
+    def build(self, name: str) -> HashedLog:
+        """The log of all rows so far, which shares the builder's memory: add nothing after."""
+        hashes = {
+            field: np.frombuffer(collected, dtype=np.int64)
+            for field, collected in self._hashes.items()
+        }
+        labels = np.frombuffer(self._labels, dtype=np.float32)
+        return HashedLog(name, self._features, hashes, labels)
+
+
+def _factorised(cells: tuple[str, ...]) -> tuple[list[str], IdArray]:
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(cells))}
+    positions = np.fromiter(map(numbers.__getitem__, cells), dtype=np.int64, count=len(cells))
+    return list(numbers), positions
+
+
+def _parsed(
+    chunk: RowChunk, column: str, distinct: list[str], parse: Callable[[str], _Value]
+) -> list[_Value]:
+    values = []
+    for text in distinct:
+        try:
+            values.append(parse(text))
+        except ValueError as error:
+            row = chunk.column(column).index(text)
+            raise chunk.fault(column, row, str(error)) from error
+    return values
+
+
+def _hashed_strings(chunk: RowChunk, column_rule: Rule, values: list[str]) -> IdArray:
+    try:
+        return hash_strings(values, column_rule.field.seed)
+    except UnicodeEncodeError as error:
+        raise _undecodable(chunk, column_rule.column) from error
+
+
+def _undecodable(chunk: RowChunk, column: str) -> DataError:
+    surrogates = re.compile("[\ud800-\udfff]")
+    row = next(row for row, text in enumerate(chunk.column(column)) if surrogates.search(text))
+    return chunk.fault(column, row, "text in the file's encoding")

@@ -1,0 +1,172 @@
+"""The hashed click log every loader returns, its fixed split, and its encoding for training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import InputError, needs_extra
+from ondevice.features import PADDING_ID, FeatureSpec, Field, RawKind, vocabulary_ids
+from ondevice.models.log import ClickLog, Splits
+
+with needs_extra("hashing a click log", "train"):
+    import xxhash
+
+IdArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HashedLog:
+    """Impressions whose raw values are hashed, 8 bytes a value, before any split or vocabulary.
+
+    Attributes:
+        name: what the data are called in reports.
+        features: the input fields, in order, all with encoding "hash".
+        hashes: per field int64 [n], the XXH64 of the raw value; PADDING_ID where it is missing.
+        labels: float32 [n], 0 or 1.
+        best_auc: the AUC of the true click probabilities on the test rows of `split(log)`, where
+            the truth is known (the synthetic log); None otherwise.
+
+    Raises:
+        InputError: a missing or unknown field, a wrong shape, dtype, label or encoding.
+    """
+
+    name: str
+    features: FeatureSpec
+    hashes: dict[str, IdArray]
+    labels: npt.NDArray[np.float32]
+    best_auc: float | None = None
+
+    def __post_init__(self) -> None:
+        ClickLog(self.features, self.hashes, self.labels)  # one set of checks for both logs
+        wrong = [field.name for field in self.features.fields if field.encoding != "hash"]
+        if wrong:
+            raise InputError(f"hashed log: fields must have encoding 'hash': {', '.join(wrong)}")
+
+    def __len__(self) -> int:
+        """Number of impressions."""
+        return int(self.labels.shape[0])
+
+    def take(self, rows: IdArray) -> HashedLog:
+        """The impressions `rows` (int64 [m] positions), in that order, as a new log."""
+        hashes = {name: values[rows] for name, values in self.hashes.items()}
+        return replace(self, hashes=hashes, labels=self.labels[rows])
+
+
+def hashed_field(name: str, kind: RawKind = "string") -> Field:
+    """The field `name` with its own hash seed: XXH64 of the UTF-8 name with seed 0.
+
+    Deriving the seed from the name alone is a choice of this project: equal values of two fields
+    get unrelated hashes, and the same field of another log gets the same ones.
+    """
+    return Field(name, kind, "hash", xxhash.xxh64_intdigest(name.encode("utf-8"), 0))
+
+
+def hash_strings(values: Collection[str], seed: int) -> IdArray:
+    """XXH64 of the UTF-8 bytes of each string, int64 [len(values)].
+
+    Equal to `ondevice.hashing.hash_string`, through the xxhash package for speed.
+
+    Raises:
+        UnicodeEncodeError: a string holds lone surrogates.
+    """
+    digest = xxhash.xxh64_intdigest
+    hashes = (digest(value.encode("utf-8"), seed) for value in values)
+    return np.fromiter(hashes, dtype=np.uint64, count=len(values)).view(np.int64)
+
+
+def split_rows(
+    n: int, seed: int = 0, parts: Sequence[float] = (0.8, 0.1, 0.1)
+) -> tuple[IdArray, IdArray, IdArray]:
+    """Row numbers of the three parts, int64: `numpy.random.default_rng(seed).permutation(n)`, cut.
+
+    The first int(n * parts[0]) rows of the permutation are for training, those up to
+    int(n * (parts[0] + parts[1])) for validation, the rest for the test.
+
+    Raises:
+        InputError: not three positive shares that add up to 1, or so few rows that a part is empty.
+    """
+    if len(parts) != 3 or min(parts) <= 0 or abs(sum(parts) - 1) > 1e-9:
+        raise InputError(f"split: expected three positive shares that sum to 1, got {tuple(parts)}")
+    order = np.random.default_rng(seed).permutation(n).astype(np.int64, copy=False)
+    first, second = int(n * parts[0]), int(n * (parts[0] + parts[1]))
+    train, validation, test = order[:first], order[first:second], order[second:]
+    if not min(len(train), len(validation), len(test)):
+        raise InputError(f"split: {n} rows are too few for three parts {tuple(parts)}")
+    return train, validation, test
+
+
+def split(
+    log: HashedLog, seed: int = 0, parts: Sequence[float] = (0.8, 0.1, 0.1)
+) -> tuple[HashedLog, HashedLog, HashedLog]:
+    """The training, validation and test parts of a log; see `split_rows`. Raises InputError."""
+    train, validation, test = split_rows(len(log), seed, parts)
+    return log.take(train), log.take(validation), log.take(test)
+
+
+def encode(
+    train: HashedLog,
+    validation: HashedLog,
+    test: HashedLog,
+    vocabulary_fields: Collection[str],
+    *,
+    min_count: int = 1,
+) -> Splits:
+    """Turn hashes into the IDs a model is trained on.
+
+    A field in `vocabulary_fields` gets the sorted distinct hashes that occur at least `min_count`
+    times in the **training** part as its vocabulary, and IDs 2 + position, 1 where a hash is not
+    in it and 0 where the value is missing. Other fields keep their hashes as IDs.
+
+    Raises:
+        InputError: an unknown field, parts with different fields, or min_count below 1.
+    """
+    if validation.features != train.features or test.features != train.features:
+        raise InputError("encode: the three parts must have the same fields")
+    if min_count < 1:
+        raise InputError(f"encode: min_count must be at least 1, got {min_count}")
+    for name in vocabulary_fields:
+        train.features[name]  # raises for an unknown one
+    features = FeatureSpec(
+        tuple(
+            _with_vocabulary(field, train.hashes[field.name], min_count)
+            if field.name in vocabulary_fields
+            else field
+            for field in train.features.fields
+        )
+    )
+    return Splits(
+        _encoded(train, features), _encoded(validation, features), _encoded(test, features)
+    )
+
+
+def cardinalities(log: HashedLog) -> dict[str, int]:
+    """Distinct values per field; a missing value is not counted."""
+    return {name: len(_counted(hashes)[0]) for name, hashes in log.hashes.items()}
+
+
+def _with_vocabulary(field: Field, hashes: IdArray, min_count: int) -> Field:
+    distinct, counts = _counted(hashes)
+    return replace(field, encoding="vocabulary", vocabulary=distinct[counts >= min_count])
+
+
+def _counted(hashes: IdArray) -> tuple[IdArray, IdArray]:
+    distinct, counts = np.unique(hashes, return_counts=True)
+    present = distinct != PADDING_ID
+    return distinct[present], counts[present]
+
+
+def _encoded(log: HashedLog, features: FeatureSpec) -> ClickLog:
+    ids = {field.name: _ids(field, log.hashes[field.name]) for field in features.fields}
+    return ClickLog(features, ids, log.labels)
+
+
+def _ids(field: Field, hashes: IdArray) -> IdArray:
+    if field.vocabulary is None:
+        return hashes
+    ids = vocabulary_ids(field.vocabulary, hashes)
+    ids[hashes == PADDING_ID] = PADDING_ID
+    return ids

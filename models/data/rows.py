@@ -1,0 +1,270 @@
+"""Rows of delimited text files, plain or compressed, in chunks that know their line numbers."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from ondevice.errors import DataError, needs_extra
+
+with needs_extra("reading a click log", "train"):
+    from tqdm import tqdm
+
+# Small, because the cells of larger chunks fall out of the processor's cache before they are hashed
+# (16384 rows took twice as long), and below the 700 new objects that set off Python's cyclic
+# garbage collector, whose passes are long once large packages are loaded.
+CHUNK_ROWS = 512
+COMPRESSED_SUFFIXES = ("", ".xz", ".gz")
+_DECODE_FAULTS = (EOFError, OSError, lzma.LZMAError, zlib.error)
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a file's text is cut into cells.
+
+    Attributes:
+        delimiter: between two cells; one character, or more in a file without quoting.
+        quote: the character around cells that hold delimiters or line ends; None for none.
+        encoding: of the bytes. A leading UTF-8 byte order mark is skipped.
+    """
+
+    delimiter: str = ","
+    quote: str | None = '"'
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True)
+class RowChunk:
+    """Some consecutive rows of one file.
+
+    Attributes:
+        path: the file.
+        names: the column names.
+        lines: per row, the physical line (from 1) on which it starts.
+        columns: per column, the cells of all rows.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    lines: list[int]
+    columns: list[tuple[str, ...]]
+
+    def column(self, name: str) -> tuple[str, ...]:
+        """The cells of the column `name`, which must exist."""
+        return self.columns[self.names.index(name)]
+
+    def fault(self, name: str, row: int, expected: str) -> DataError:
+        """The error for the cell of column `name` in row `row` of this chunk."""
+        return DataError(
+            f"{self.path}, line {self.lines[row]}, column {name!r}: "
+            f"expected {expected}, got {shown(self.column(name)[row])}"
+        )
+
+
+def shown(text: str) -> str:
+    """A cell as an error message shows it: quoted, cut, undecodable bytes as escapes."""
+    return ascii(text if len(text) <= 40 else text[:37] + "...")
+
+
+def find_file(folder: Path, *names: str) -> Path:
+    """The first of `names` in `folder`, each also tried with .xz and .gz behind it.
+
+    Raises:
+        DataError: none is there; the message lists all that were looked for.
+    """
+    candidates = [folder / f"{name}{suffix}" for name in names for suffix in COMPRESSED_SUFFIXES]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    listed = ", ".join(candidate.name for candidate in candidates)
+    problem = "none of these files is there" if folder.is_dir() else "no such folder"
+    raise DataError(f"{folder}: {problem}; looked for {listed}")
+
+
+def read_rows(
+    path: Path,
+    text_format: TextFormat,
+    *,
+    columns: Sequence[str] | None = None,
+    header: bool | None = None,
+    max_rows: int | None = None,
+) -> Iterator[RowChunk]:
+    """The rows of a file (.xz and .gz are decompressed on the way), in chunks; nothing is kept.
+
+    Blank lines are skipped. Bytes that do not decode become lone surrogates, so that whoever uses
+    the cell can report it with its line and column; cells nobody uses are not checked.
+
+    Args:
+        path: the file.
+        text_format: delimiter, quoting, encoding.
+        columns: the column names, in the file's order; None takes them from the header.
+        header: True: the first row is a header, and equal to `columns` where those are given.
+            False: there is none. None: the first row is a header if it equals `columns`.
+        max_rows: stop after so many rows.
+
+    Raises:
+        DataError: no such file, an empty one, a damaged or truncated compression, a row with too
+            few or too many columns, broken quoting, a header that is not the expected one.
+    """
+    rows_read = 0
+    with (
+        _opened(path) as raw,
+        _progress(path) as bar,
+        closing(_batches(path, raw, text_format)) as batches,
+    ):
+        names: tuple[str, ...] | None = None
+        for lines, rows in batches:
+            if names is None:
+                names, is_header = _names(path, lines[0], rows[0], columns, header)
+                if is_header:
+                    del lines[0], rows[0]
+            if max_rows is not None:
+                del lines[max_rows - rows_read :], rows[max_rows - rows_read :]
+            if rows:
+                yield _chunk(path, names, lines, rows)
+            rows_read += len(rows)
+            bar.update(raw.tell() - bar.n)
+            if rows_read == max_rows:
+                break
+    if names is None:
+        raise DataError(f"{path}: the file is empty")
+    if not rows_read:
+        raise DataError(f"{path}: no rows")
+
+
+def _opened(path: Path) -> BinaryIO:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error}") from error
+
+
+def _progress(path: Path) -> tqdm[None]:
+    return tqdm(
+        total=path.stat().st_size,
+        desc=path.name,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=None,  # quiet where stderr is not a terminal
+    )
+
+
+def _batches(
+    path: Path, raw: BinaryIO, text_format: TextFormat
+) -> Generator[tuple[list[int], list[list[str]]], None, None]:
+    """Rows that are not blank, and the physical lines on which they start, many at a time."""
+    encoding = "utf-8-sig" if text_format.encoding == "utf-8" else text_format.encoding
+    text = io.TextIOWrapper(
+        _decompressed(path, raw), encoding, errors="surrogateescape", newline=""
+    )
+    reader = _reader(text, text_format)
+    line = 0  # the last one of the row before
+    try:
+        lines: list[int] = []
+        rows: list[list[str]] = []
+        for row in reader:
+            if row:
+                lines.append(line + 1)
+                rows.append(row)
+            line = reader.line_num
+            if len(rows) == CHUNK_ROWS:
+                yield lines, rows
+                lines, rows = [], []
+        if rows:
+            yield lines, rows
+    except UnicodeError as error:  # encodings that cannot keep an undecodable byte, as UTF-16
+        raise DataError(f"{path}, after line {line}: expected {encoding} text: {error}") from error
+    except _DECODE_FAULTS as error:
+        raise DataError(
+            f"{path}: damaged or truncated after line {line}: {error or type(error).__name__}"
+        ) from error
+    except csv.Error as error:
+        raise DataError(f"{path}, after line {line}: broken quoting: {error}") from error
+    finally:
+        text.detach()  # or its end would close `raw`, whose position is still asked for
+
+
+def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
+    if path.suffix == ".xz":
+        return cast(BinaryIO, lzma.open(raw))
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(raw))
+    return raw
+
+
+class _Reader(Protocol):
+    @property
+    def line_num(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+
+class _LineReader:
+    """Rows of unquoted lines cut at a delimiter of any length; the csv module knows only one."""
+
+    def __init__(self, text: Iterable[str], delimiter: str) -> None:
+        self.line_num = 0
+        self._text = text
+        self._delimiter = delimiter
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for line in self._text:
+            self.line_num += 1
+            stripped = line.rstrip("\r\n")
+            yield stripped.split(self._delimiter) if stripped else []
+
+
+def _reader(text: io.TextIOWrapper, text_format: TextFormat) -> _Reader:
+    if len(text_format.delimiter) > 1:
+        return _LineReader(text, text_format.delimiter)
+    return csv.reader(
+        text,
+        delimiter=text_format.delimiter,
+        quotechar=text_format.quote,
+        quoting=csv.QUOTE_MINIMAL if text_format.quote else csv.QUOTE_NONE,
+        strict=True,
+    )
+
+
+def _names(
+    path: Path, line: int, row: list[str], columns: Sequence[str] | None, header: bool | None
+) -> tuple[tuple[str, ...], bool]:
+    """The column names, and whether the first row is a header."""
+    if columns is None:
+        if doubled := sorted({name for name in row if row.count(name) > 1}):
+            raise DataError(f"{path}, line {line}: columns named twice: {', '.join(doubled)}")
+        return tuple(row), True
+    is_header = row == list(columns)
+    if header and not is_header:
+        raise DataError(
+            f"{path}, line {line}: expected the header {','.join(columns)}, "
+            f"got {shown(','.join(row))}"
+        )
+    return tuple(columns), is_header and header is not False
+
+
+def _chunk(path: Path, names: tuple[str, ...], lines: list[int], rows: list[list[str]]) -> RowChunk:
+    if set(map(len, rows)) != {len(names)}:
+        wrong = next(number for number, row in enumerate(rows) if len(row) != len(names))
+        raise _width_fault(path, lines[wrong], names, rows[wrong])
+    return RowChunk(path, names, lines, list(zip(*rows, strict=True)))
+
+
+def _width_fault(path: Path, line: int, names: tuple[str, ...], row: list[str]) -> DataError:
+    expected, got = len(names), len(row)
+    if got < expected:
+        where = f"nothing for column {names[got]!r}"
+    else:
+        where = f"{shown(row[expected])} follows the last column, {names[-1]!r}"
+    return DataError(f"{path}, line {line}: expected {expected} columns, got {got}: {where}")

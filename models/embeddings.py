@@ -1,0 +1,271 @@
+"""Embedding layers that execute a LookupSpec: plain tables and binary-code hash embeddings.
+
+Source of the binary codes: "Binary Code based Hash Embedding for Web-scale Applications",
+CIKM 2021 (arXiv 2109.02471).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ondevice.errors import InputError, SpecError
+from ondevice.models.adaptive_mask import AdaptiveMask
+from ondevice.spec import Fuse, LookupSpec, Strategy, binary_code_spec, full_spec
+
+DEFAULT_STD = 0.01  # of the output's entries at the start; a choice of this project
+
+
+class RowIndex(nn.Module):
+    """Row numbers of IDs under a LookupSpec: int64 [...] -> int64 [..., rows_per_id]."""
+
+    shifts: Tensor
+    masks: Tensor
+    weights: Tensor
+    offsets: Tensor
+
+    def __init__(self, spec: LookupSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        pieces = spec.pieces(64)
+        longest = max((len(block) for block in pieces), default=0)
+        table = np.zeros((3, len(pieces), longest), dtype=np.int64)  # a mask of 0 adds nothing
+        for number, block in enumerate(pieces):
+            for place, piece in enumerate(block):
+                table[:, number, place] = piece.shift, piece.mask, piece.weight
+        offsets = [block.offset for block in spec.blocks]
+        # constants of the specification: not in the state, and real even under a meta device
+        for name, values in zip(("shifts", "masks", "weights"), table, strict=True):
+            self.register_buffer(name, _constant(values), persistent=False)
+        self.register_buffer("offsets", _constant(np.array(offsets, np.int64)), persistent=False)
+        self._factor = _signed(spec.multiplier)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows that each ID reads; a padding ID yields legal rows that nobody reads.
+
+        Raises:
+            InputError: ids are not int64, or out of range in a full table without an OOV row.
+        """
+        if ids.dtype != torch.int64:
+            raise InputError(f"IDs must be int64, got {ids.dtype}")
+        if self.spec.scheme == "full":
+            return self._full(ids).unsqueeze(-1)
+        code = ids if self._factor == 1 else ids * self._factor  # wraps modulo 2**64
+        if self.shifts.shape[1] == 1:
+            # the shift is arithmetic, the mask drops the copies of the sign
+            values = (code.unsqueeze(-1) >> self.shifts[:, 0]).bitwise_and_(self.masks[:, 0])
+            return values.add_(self.offsets)
+        values = (code[..., None, None] >> self.shifts).bitwise_and_(self.masks)
+        return values.mul_(self.weights).sum(-1).add_(self.offsets)
+
+    def _full(self, ids: Tensor) -> Tensor:
+        spec = self.spec
+        if not ids.numel():
+            return ids
+        low, high = (int(bound) for bound in torch.aminmax(ids))
+        if low >= 0 and high < spec.rows:
+            return ids
+        outside = (ids < 0) | (ids >= spec.rows)
+        rows = ids.masked_fill(outside, spec.oov_row or 0)
+        if spec.oov_row is None:
+            faulty = outside if spec.padding_id is None else outside & (ids != spec.padding_id)
+            if bool(faulty.any()):
+                raise InputError(
+                    f"ID {int(ids[faulty][0])} is outside 0..{spec.rows - 1} "
+                    "and the table has no out-of-vocabulary row"
+                )
+        return rows
+
+
+class Embedding(nn.Module):
+    """A trainable table [rows, row_dim] read as its LookupSpec says.
+
+    In an ONNX export, a lookup is one node `ondevice::Lookup` with inputs ids, weight and, for a
+    masked table, the widths; its attribute `spec` is the specification's JSON.
+
+    Attributes:
+        spec: the lookup specification.
+        weight: float32 [rows, row_dim].
+        mask: kept widths of the rows, or None when every row is whole.
+        sparse: whether the weight's gradient is a sparse tensor.
+    """
+
+    mask: AdaptiveMask | None
+
+    def __init__(
+        self,
+        spec: LookupSpec,
+        *,
+        std: float = DEFAULT_STD,
+        mask: AdaptiveMask | None = None,
+        sparse: bool = False,
+    ) -> None:
+        """Start with normal weights such that each output entry has standard deviation `std`.
+
+        A sum of n rows starts from std / sqrt(n), a mean from std * sqrt(n) and a concatenation
+        from std (a choice of this project).
+
+        Raises:
+            SpecError: the mask is for another table shape.
+        """
+        super().__init__()
+        self.spec = spec
+        self.index = RowIndex(spec)
+        self.weight = nn.Parameter(torch.empty(spec.rows, spec.row_dim))
+        self.mask = mask
+        self.sparse = sparse
+        if mask is not None and (mask.rows, mask.dim) != (spec.rows, spec.row_dim):
+            raise SpecError(
+                f"a mask for {spec.rows} rows of {spec.row_dim} is needed, "
+                f"got {mask.rows} rows of {mask.dim}"
+            )
+        self.reset_parameters(std)
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float = DEFAULT_STD) -> None:
+        """Draw new weights; a full table's padding row is zero."""
+        spec = self.spec
+        scale = {"sum": spec.rows_per_id**-0.5, "mean": spec.rows_per_id**0.5, "concat": 1.0}
+        self.weight.normal_(0.0, std * scale[spec.fuse])
+        if spec.scheme == "full" and spec.padding_id in range(spec.rows):
+            self.weight[spec.padding_id].zero_()
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Row numbers int64 [..., rows_per_id] of ids int64 [...]. Raises InputError."""
+        rows: Tensor = self.index(ids)
+        return rows
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Vectors float32 [..., dim] of ids int64 [...].
+
+        Raises:
+            InputError: ids are not int64, or out of range in a full table without an OOV row.
+        """
+        if torch.onnx.is_in_onnx_export():
+            return self._export(ids)
+        vectors: Tensor = self._fuse(self.rows(ids))
+        if self.spec.padding_id is not None:
+            padding = ids == self.spec.padding_id
+            if bool(padding.any()):
+                vectors = vectors.masked_fill(padding.unsqueeze(-1), 0.0)
+        return vectors
+
+    def _fuse(self, rows: Tensor) -> Tensor:
+        """Combine rows int64 [..., n] into vectors float32 [..., dim]."""
+        weight: Tensor = self.weight
+        mask = self.mask
+        if mask is not None and not self.sparse and self.spec.rows <= rows.numel():
+            weight, mask = weight * mask.table(), None  # masking the table is less work
+        blocks = rows.movedim(-1, 0)  # blocks first: the cheapest order to sum in
+        values = self._take(weight, blocks)
+        if mask is not None:
+            values = values * mask.mask(blocks)
+        if self.spec.fuse == "concat":
+            return values.movedim(0, -2).flatten(-2)
+        if len(values) == 1:
+            return values[0]
+        return values.sum(0) if self.spec.fuse == "sum" else values.mean(0)
+
+    def _take(self, weight: Tensor, rows: Tensor) -> Tensor:
+        """Rows int64 [...] of the table, float32 [..., row_dim]."""
+        if self.sparse:
+            return functional.embedding(rows, weight, sparse=True)
+        # the gradient of index_select costs a quarter of that of functional.embedding
+        return weight.index_select(0, rows.flatten()).reshape(*rows.shape, weight.shape[1])
+
+    def _export(self, ids: Tensor) -> Tensor:
+        inputs = [ids, self.weight] + ([] if self.mask is None else [self.mask.kept])
+        return torch.onnx.ops.symbolic(
+            "ondevice::Lookup",
+            inputs,
+            {"spec": self.spec.to_json()},
+            dtype=torch.float32,
+            shape=(*ids.shape, self.spec.dim),
+            version=1,
+        )
+
+    def extra_repr(self) -> str:
+        """The table's shape and scheme, for printing."""
+        return f"{self.spec.scheme}, rows={self.spec.rows}, dim={self.spec.dim}"
+
+
+class FullEmbedding(Embedding):
+    """A plain table: one row per ID, with a padding ID and a row for IDs out of range."""
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        *,
+        padding_id: int | None = 0,
+        oov_row: int | None = 1,
+        std: float = DEFAULT_STD,
+        mask: AdaptiveMask | None = None,
+    ) -> None:
+        """See `full_spec` and `Embedding`. Raises SpecError."""
+        spec = full_spec(rows, dim, padding_id=padding_id, oov_row=oov_row)
+        super().__init__(spec, std=std, mask=mask)
+
+
+class BinaryCodeEmbedding(Embedding):
+    """A binary-code hash embedding: blocks of an ID's bits index rows, which are fused."""
+
+    def __init__(
+        self,
+        dim: int,
+        code_bits: int,
+        t: int,
+        *,
+        strategy: Strategy = "succession",
+        shared: bool = False,
+        fuse: Fuse = "sum",
+        multiplier: int = 1,
+        padding_id: int | None = 0,
+        std: float = DEFAULT_STD,
+        mask: AdaptiveMask | None = None,
+    ) -> None:
+        """See `binary_code_spec` and `Embedding`. Raises SpecError."""
+        spec = binary_code_spec(
+            dim,
+            code_bits=code_bits,
+            t=t,
+            strategy=strategy,
+            shared=shared,
+            fuse=fuse,
+            multiplier=multiplier,
+            padding_id=padding_id,
+        )
+        super().__init__(spec, std=std, mask=mask)
+
+
+def row_counts(
+    spec: LookupSpec, ids: npt.NDArray[np.int64] | Iterable[npt.NDArray[np.int64]]
+) -> npt.NDArray[np.int64]:
+    """How often IDs read each table row, int64 [rows]; padding IDs count nowhere.
+
+    Pass the *training* split only, as one array or, for logs larger than memory, in chunks.
+
+    Raises:
+        InputError: ids are not int64, or out of range in a full table without an OOV row.
+    """
+    index = RowIndex(spec)
+    counts = np.zeros(spec.rows, dtype=np.int64)
+    chunks = np.array_split(ids, -(-ids.size // 2**16) or 1) if isinstance(ids, np.ndarray) else ids
+    for chunk in chunks:
+        kept = chunk if spec.padding_id is None else chunk[chunk != spec.padding_id]
+        rows = index(torch.from_numpy(np.ascontiguousarray(kept)))
+        counts += np.bincount(rows.flatten().numpy(), minlength=spec.rows)
+    return counts
+
+
+def _constant(values: npt.NDArray[np.int64]) -> Tensor:
+    return torch.tensor(values.tolist(), dtype=torch.int64, device="cpu").reshape(values.shape)
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value

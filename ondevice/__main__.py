@@ -1,0 +1,7 @@
+"""`python -m ondevice` is the command `ondevice`."""
+
+import sys
+
+from ondevice.cli import main
+
+sys.exit(main())

@@ -1,0 +1,91 @@
+"""The command line: one entry point, `ondevice COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from types import ModuleType
+
+import ondevice
+from ondevice.errors import InputError, OnDeviceError, needs_extra
+
+# Commands of the runtime, each a module with EPILOG, configure(parser) and run(args).
+BUILT_IN = {
+    "inspect": "show what a model file holds, byte by byte",
+    "verify": "check a model file's bytes and its test vectors on this machine",
+    "run": "score CSV or JSON lines",
+    "bench": "measure latency, load time and memory",
+}
+# Commands that need an extra; ondevice.models registers them as entry points of the group
+# "ondevice.commands", so the runtime never imports it.
+EXTRA = {
+    "demo": ("train, compress, convert three ways, run and measure in one go", "dev"),
+    "train": ("train a click model with compressed embeddings", "train"),
+    "convert": ("write a trained model as .odm, .onnx and .tflite", "train"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 for an error or a failed check, 2 for usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parser, commands = _parser(words[0] if words else "")
+        options = parser.parse_args(words)
+        return int(commands[options.command].run(options))
+    except OnDeviceError as error:
+        print(f"ondevice: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("ondevice: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        # the reader has gone (`| head`): end quietly, also when Python flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser(wanted: str) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
+    """The parser; only the wanted command's module is loaded."""
+    parser = argparse.ArgumentParser(
+        prog="ondevice",
+        description="Compressed click-through-rate models on phones and small boards.",
+        epilog="example: ondevice demo",
+    )
+    parser.add_argument("--version", action="version", version=f"ondevice {ondevice.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    helps = {name: text for name, (text, _) in EXTRA.items()} | BUILT_IN
+    commands = {}
+    for name, text in helps.items():
+        if name != wanted:
+            subparsers.add_parser(name, help=text)
+            continue
+        module = _command(name)
+        subparser = subparsers.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=module.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(subparser)
+        commands[name] = module
+    return parser, commands
+
+
+def _command(name: str) -> ModuleType:
+    if name in BUILT_IN:
+        return importlib.import_module(f"ondevice.commands.{name}")
+    entries = metadata.entry_points(group="ondevice.commands", name=name)
+    if not entries:
+        raise InputError(f"the command {name!r} is not part of this installation")
+    with needs_extra(f"ondevice {name}", EXTRA[name][1]):
+        module: ModuleType = next(iter(entries)).load()
+    return module
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""`ondevice inspect`: what a model file holds, byte by byte."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ondevice.inspection import Inspection, inspect
+from ondevice.text_table import size, table
+
+EPILOG = "example:\n  ondevice inspect model.odm"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", type=Path, nargs="+", help=".odm, .onnx or .tflite file")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inspect every file."""
+    results = [inspect(path) for path in args.model]
+    if args.json:
+        print(json.dumps([result.to_json() for result in results], indent=2))  # noqa: T201
+    else:
+        print("\n\n".join(_text(result) for result in results))  # noqa: T201
+    return 0
+
+
+def _text(result: Inspection) -> str:
+    header = (
+        *("table", "rows", "dim", "kept", "codec", "scale"),
+        *("payload B", "scales B", "widths B", "permutation B"),
+    )
+    rows = [
+        (
+            item.name,
+            str(item.rows),
+            str(item.dim),
+            f"{item.kept:.1f}",
+            item.codec,
+            item.scale_axis or "-",
+            *map(str, (item.payload, item.scales, item.widths, item.permutation)),
+        )
+        for item in result.tables
+    ]
+    total = [sum(getattr(item, part) for item in result.tables) for part in PARTS]
+    rows.append(("all tables", "", "", "", "", "", *map(str, total)))
+    inputs = ", ".join(f"{item.name} [{', '.join(map(str, item.shape))}]" for item in result.inputs)
+    made_by = ", ".join(f"{name} {version}" for name, version in result.made_by.items())
+    return "\n".join(
+        (
+            f"{result.path}: {size(result.file_bytes)} ({result.file_bytes} bytes)",
+            f"  sha256     {result.sha256}",
+            f"  inputs     {inputs}",
+            f"  made by    {made_by}",
+            f"  tables     {sum(total)} bytes, network and description "
+            f"{result.file_bytes - sum(total)} bytes, header {result.header_bytes or '-'} bytes",
+            "",
+            table(header, rows),
+        )
+    )
+
+
+PARTS = ("payload", "scales", "widths", "permutation")

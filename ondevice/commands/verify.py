@@ -1,0 +1,33 @@
+"""`ondevice verify`: check a file's bytes, and its test vectors in the engine of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ondevice.verify import verify
+
+EPILOG = "example:\n  ondevice verify model.odm"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", type=Path, nargs="+", help=".odm, .onnx or .tflite file")
+    parser.add_argument("--engine", default="auto", help="engine to use (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify every file; 1 if any differs from its test vectors."""
+    results = [verify(path, engine=args.engine) for path in args.model]
+    if args.json:
+        print(json.dumps([result.to_json() for result in results], indent=2))  # noqa: T201
+    else:
+        for result in results:
+            print(  # noqa: T201
+                f"{result.path}: {'ok' if result.passed else 'FAILED'}: {result.rows} test rows in "
+                f"{result.runtime}, largest difference {result.max_difference:.2g} "
+                f"(tolerance {result.tolerance:g})"
+            )
+    return 0 if all(result.passed for result in results) else 1

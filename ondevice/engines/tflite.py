@@ -1,0 +1,100 @@
+"""Runs a .tflite file in LiteRT (ai-edge-litert), or in its predecessor tflite-runtime."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import FileFormatError, InputError, MissingDependencyError, needs_extra
+from ondevice.tflite_file import check_structure
+
+
+class TfliteEngine:
+    """One interpreter, which runs one request at a time: threads wait for one another.
+
+    Attributes:
+        runtime: which package runs the file, and its version.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Open by path, so that the tables in the file are mapped, not read.
+
+        Raises:
+            FileFormatError: the file is damaged, or needs what the runtime lacks.
+            MissingDependencyError: no TFLite runtime is installed, or it cannot run with the
+                installed numpy.
+        """
+        make_interpreter, self.runtime = _runtime()
+        check_structure(path)  # the runtimes follow a damaged file's offsets and crash
+        try:
+            self._interpreter = make_interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+        except (RuntimeError, ValueError) as error:
+            raise FileFormatError(
+                f"{path}: {self.runtime} cannot open it: {_one_line(error)}"
+            ) from error
+        self._inputs: dict[str, int] = {item["name"]: item["index"] for item in inputs}
+        self._outputs: dict[str, int] = {item["name"]: item["index"] for item in outputs}
+        self._shapes = {item["name"]: tuple(item["shape"].tolist()) for item in inputs}
+        self._lock = threading.Lock()
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.int64]]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Outputs by name, as copies.
+
+        Raises:
+            InputError: an input is missing, or the runtime rejects the request (a shape, or an
+                ID outside a table without an out-of-vocabulary row).
+        """
+        if missing := [name for name in self._inputs if name not in inputs]:
+            raise InputError(f"missing inputs: {', '.join(missing)}")
+        with self._lock:
+            try:
+                self._resize(inputs)
+                for name, index in self._inputs.items():
+                    self._interpreter.set_tensor(index, inputs[name])
+                self._interpreter.invoke()
+                return {name: self._interpreter.get_tensor(i) for name, i in self._outputs.items()}
+            except (RuntimeError, ValueError) as error:
+                raise InputError(
+                    f"{self.runtime} rejects the request: {_one_line(error)}"
+                ) from error
+
+    def _resize(self, inputs: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        shapes = {name: inputs[name].shape for name in self._inputs}
+        if shapes == self._shapes:
+            return
+        self._shapes = {}  # unknown until every step below has succeeded
+        for name, index in self._inputs.items():
+            self._interpreter.resize_tensor_input(index, shapes[name], strict=True)
+        self._interpreter.allocate_tensors()
+        self._shapes = shapes
+
+
+def _runtime() -> tuple[Any, str]:
+    """The interpreter class to use, with the name and version of its package."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        with needs_extra("running a .tflite file", "tflite"):
+            from tflite_runtime.interpreter import Interpreter
+        if int(np.__version__.split(".")[0]) >= 2:
+            raise MissingDependencyError(
+                f"tflite-runtime needs numpy 1, but numpy {np.__version__} is installed: "
+                "pip install 'ondevice-ctr[tflite]' for its successor, or 'numpy<2'"
+            ) from None
+        return Interpreter, f"tflite-runtime {metadata.version('tflite-runtime')}"
+    return Interpreter, f"ai-edge-litert {metadata.version('ai-edge-litert')}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,85 @@
+"""Look into a model file without running it: sizes of its tables part by part, hash, inputs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ondevice.engines import open_engine
+from ondevice.info import InputSpec, ModelInfo, TableBytes
+from ondevice.measure import sha256
+from ondevice.model import file_bytes
+from ondevice.odm import OdmFile, open_odm
+from ondevice.records import TAIL_BYTES, RecordTable
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model file holds.
+
+    Attributes:
+        header_bytes: of a native file, else None.
+        tables: bytes of every embedding table, part by part.
+    """
+
+    path: Path
+    file_bytes: int
+    sha256: str
+    header_bytes: int | None
+    inputs: tuple[InputSpec, ...]
+    tables: tuple[TableBytes, ...]
+    made_by: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready object."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Inspect a model file. Of .onnx and .tflite the tables are as the converter noted them.
+
+    Raises:
+        FileFormatError: the file is missing or damaged.
+        MissingDependencyError: an .onnx file, and ONNX Runtime is not installed.
+    """
+    location = Path(path)
+    header_bytes = None
+    if location.suffix.lower() == ".odm" and location.is_file():
+        opened = open_odm(location)
+        info: ModelInfo = opened.info
+        tables = _native_tables(opened)
+        header_bytes = opened.container.header_bytes
+    else:
+        _, _, info = open_engine(location, "auto", 1)
+        tables = info.tables
+    return Inspection(
+        path=location,
+        file_bytes=file_bytes(location),
+        sha256=sha256(location),
+        header_bytes=header_bytes,
+        inputs=info.inputs,
+        tables=tables,
+        made_by=info.made_by,
+    )
+
+
+def _native_tables(opened: OdmFile) -> tuple[TableBytes, ...]:
+    return tuple(_native_table(name, table) for name, table in opened.tables.items())
+
+
+def _native_table(name: str, table: RecordTable) -> TableBytes:
+    layout = table.layout
+    row_scales = layout.rows * layout.scale_bytes
+    return TableBytes(
+        name=name,
+        rows=layout.rows,
+        dim=layout.dim,
+        kept=float(table.widths().mean()),
+        codec=layout.codec,
+        scale_axis=layout.scale_axis,
+        payload=table.records.size - TAIL_BYTES - row_scales,
+        scales=row_scales + table.scales.nbytes,
+        widths=table.index.nbytes,
+        permutation=0,
+    )

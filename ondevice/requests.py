@@ -1,0 +1,123 @@
+"""Requests as CSV or JSON lines: read them in batches, name the line of a fault, write scores."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import InputError
+from ondevice.features import Field
+from ondevice.info import InputSpec
+from ondevice.model import Model
+
+Row = tuple[int, dict[str, Any]]  # line number, value by input name
+
+
+def read_requests(
+    source: IO[str], kind: str, model: Model, ids: bool, batch: int
+) -> Iterator[dict[str, npt.NDArray[np.int64]]]:
+    """IDs by input name, up to `batch` lines at a time.
+
+    Args:
+        source: CSV with a header, or one JSON object a line; further columns are ignored.
+        kind: "csv" or "jsonl".
+        model: whose inputs and feature specification apply.
+        ids: whether values are int64 IDs already.
+        batch: most lines at a time.
+
+    An empty CSV cell, or null in JSON, is a missing value.
+
+    Raises:
+        InputError: names the line, the input, what was expected and what came.
+    """
+    if not ids and not model.features.fields:
+        raise InputError(f"{model.path}: no feature specification inside; give IDs with --ids")
+    rows = _csv_rows(source, model) if kind == "csv" else _json_rows(source)
+    while chunk := list(itertools.islice(rows, batch)):
+        encoded = {spec.name: _column(spec, chunk, model, kind, ids) for spec in model.inputs}
+        yield encoded
+
+
+def write_scores(sink: IO[str], kind: str, scores: npt.NDArray[np.float32], *, first: bool) -> None:
+    """Write a score per line, in the order of the requests; CSV begins with the header "score"."""
+    if kind == "csv":
+        if first:
+            sink.write("score\n")
+        sink.writelines(f"{score:.6g}\n" for score in scores.tolist())
+    else:
+        sink.writelines(json.dumps({"score": float(f"{score:.6g}")}) + "\n" for score in scores)
+
+
+def _csv_rows(source: IO[str], model: Model) -> Iterator[Row]:
+    reader = csv.reader(source, strict=True)
+    try:
+        header = next(reader, None)
+        if header is None:
+            raise InputError("the CSV input is empty; expected a header line")
+        if missing := [spec.name for spec in model.inputs if spec.name not in header]:
+            raise InputError(
+                f"line 1: columns {', '.join(missing)} are missing; the header has "
+                f"{', '.join(header)}"
+            )
+        for cells in reader:
+            if len(cells) != len(header):
+                raise InputError(
+                    f"line {reader.line_num}: expected {len(header)} cells, got {len(cells)}"
+                )
+            yield reader.line_num, {k: v or None for k, v in zip(header, cells, strict=True)}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"line {reader.line_num + 1}: not valid CSV: {error}") from error
+
+
+def _json_rows(source: IO[str]) -> Iterator[Row]:
+    number = 0
+    try:
+        for number, line in enumerate(source, start=1):
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise InputError(f"line {number}: expected a JSON object, got {line.strip()[:40]}")
+            yield number, row
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"line {number}: not valid JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"line {number + 1}: not valid UTF-8: {error.reason}") from error
+
+
+def _column(
+    spec: InputSpec, rows: list[Row], model: Model, kind: str, ids: bool
+) -> npt.NDArray[np.int64]:
+    if len(spec.shape) != 1:
+        raise InputError(f"input {spec.name!r} takes sequences; `run` reads single values")
+    field = Field(spec.name, "integer", "id") if ids else model.features[spec.name]
+    values = []
+    for line, row in rows:
+        if spec.name not in row:
+            raise InputError(f"line {line}: {spec.name!r} is missing")
+        value = row[spec.name]
+        if kind == "csv" and field.kind == "integer" and value is not None:
+            value = _integer(value, line, spec.name)
+        values.append(value)
+    try:
+        return field.encode(values)
+    except InputError:
+        for line, row in rows:  # find the line, then say it
+            try:
+                field.encode([row[spec.name]])
+            except InputError as error:
+                raise InputError(f"line {line}: {error}") from error
+        raise
+
+
+def _integer(text: str, line: int, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"line {line}: {name!r}: expected an integer, got {text!r}") from error

@@ -1,0 +1,57 @@
+"""Verify a model file where it runs: every byte, and the test vectors that travel inside."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ondevice.errors import FileFormatError
+from ondevice.model import load
+from ondevice.odm import open_odm
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far an engine on this machine is from the source model's outputs."""
+
+    path: Path
+    runtime: str
+    rows: int
+    max_difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output is within the tolerance (NaN is not)."""
+        return self.max_difference <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready object."""
+        return {**asdict(self), "path": str(self.path), "passed": self.passed}
+
+
+def verify(path: str | Path, *, engine: str = "auto") -> Verification:
+    """Check a file's bytes (.odm) and compare its engine's outputs with its test vectors.
+
+    Raises:
+        FileFormatError: the file is damaged or has no test vectors.
+        MissingDependencyError: the engine's runtime is not installed.
+    """
+    location = Path(path)
+    if location.suffix.lower() == ".odm" and location.is_file():
+        open_odm(location, full_check=True)
+    model = load(location, engine=engine)
+    vectors = model.info.vectors
+    if vectors is None or not vectors.outputs:
+        raise FileFormatError(f"{location}: no test vectors inside")
+    expected = vectors.outputs[model.info.outputs[0]]
+    got = model.predict(vectors.inputs)
+    difference = (
+        float(np.abs(got - expected).max()) if got.shape == expected.shape else float("inf")
+    )
+    return Verification(
+        location, model.runner.runtime, len(expected), difference, vectors.tolerance
+    )

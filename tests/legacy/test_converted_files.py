@@ -1,0 +1,43 @@
+"""Converted files on the oldest supported packages: their test vectors must hold there too.
+
+Needs only the ondevice runtime. ONDEVICE_LEGACY_DIR names the folder that
+tests/converters/test_convert.py filled in another environment.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ondevice
+from ondevice.verify import verify
+
+FOLDER = os.environ.get("ONDEVICE_LEGACY_DIR")
+FILES = sorted(Path(FOLDER).glob("converted/*/model.*")) if FOLDER else []
+FILES = [path for path in FILES if path.suffix in (".odm", ".onnx", ".tflite")]
+pytestmark = pytest.mark.skipif(
+    not FOLDER, reason="ONDEVICE_LEGACY_DIR is unset: no files from test_convert.py"
+)
+
+
+def test_every_codec_and_target_is_there():
+    assert len(FILES) == 12
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.suffix[1:]}")
+def test_vectors_hold(path):
+    result = verify(path)
+    assert result.passed, result
+    assert result.rows == 64
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.suffix[1:]}")
+@pytest.mark.parametrize("rows", [1, 2, 17, 1024])
+def test_batches_equal_row_by_row(path, rows):
+    model = ondevice.load(path)
+    vectors = model.info.vectors
+    picked = np.random.default_rng(rows).integers(0, 64, rows)
+    got = model.predict({name: ids[picked] for name, ids in vectors.inputs.items()})
+    expected = vectors.outputs[model.info.outputs[0]][picked]
+    np.testing.assert_allclose(got, expected, atol=1e-5)

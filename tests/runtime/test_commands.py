@@ -1,0 +1,162 @@
+"""The runtime's commands, started as a user starts them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from runtime_helpers import expected_probabilities, small_ids, write_small_model
+
+import ondevice
+
+COMMANDS = ["inspect", "verify", "run", "bench"]
+
+
+def call(*arguments, stdin=""):
+    return subprocess.run(
+        [sys.executable, "-m", "ondevice", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("commands") / "small.odm"
+    write_small_model(path)
+    return path
+
+
+def test_help_lists_commands_and_each_has_an_example():
+    done = call("--help")
+    assert done.returncode == 0
+    for name in [*COMMANDS, "demo", "train", "convert"]:
+        assert f"    {name} " in done.stdout
+    for name in COMMANDS:
+        done = call(name, "--help")
+        assert done.returncode == 0
+        assert f"ondevice {name} " in done.stdout.split("example")[1]
+
+
+def test_usage_errors_exit_with_2():
+    assert call().returncode == 2
+    assert call("fly").returncode == 2
+    assert call("run").returncode == 2
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "bench"])
+def test_errors_are_one_line_and_exit_with_1(command, tmp_path):
+    done = call(command, tmp_path / "none.odm")
+    assert done.returncode == 1
+    assert done.stderr == f"ondevice: {tmp_path / 'none.odm'}: no such file\n"
+    assert not done.stdout
+
+
+def test_verify(path, tmp_path):
+    done = call("verify", path)
+    assert done.returncode == 0
+    assert "ok: 32 test rows in numpy" in done.stdout
+    result = json.loads(call("verify", path, "--json").stdout)[0]
+    assert result["passed"]
+    assert result["max_difference"] < 1e-6
+    damaged = tmp_path / "damaged.odm"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 255
+    damaged.write_bytes(data)
+    assert call("verify", damaged).returncode == 1
+
+
+def test_inspect_counts_every_byte(path):
+    result = json.loads(call("inspect", path, "--json").stdout)[0]
+    user = next(item for item in result["tables"] if item["name"] == "user")
+    assert (user["rows"], user["dim"], user["codec"]) == (68, 4, "q8")
+    assert user["payload"] == round(user["kept"] * 68)  # one byte a value, column scales
+    assert user["widths"] == 5 * 12  # a group of 12 bytes for every 16 rows
+    assert user["scales"] == 4 * 4
+    assert result["file_bytes"] == path.stat().st_size
+    text = call("inspect", path).stdout
+    assert result["sha256"] in text
+    assert "payload B" in text
+
+
+def test_run_ids_from_csv_and_json_lines(path, tmp_path):
+    ids = small_ids(20)
+    rows = [dict(zip(ids, map(int, row), strict=True)) for row in zip(*ids.values(), strict=True)]
+    csv_text = "slot,note,colour,user\n" + "".join(
+        f'{row["slot"]},"x, y",{row["colour"]},{row["user"]}\n' for row in rows
+    )
+    done = call("run", path, "-", "--format", "csv", "--ids", stdin=csv_text)
+    header, *scores = done.stdout.splitlines()
+    assert header == "score"
+    np.testing.assert_allclose(np.float64(scores), expected_probabilities(ids), rtol=1e-5)
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    output = tmp_path / "scores.jsonl"
+    assert call("run", path, requests, "--ids", "--output", output).returncode == 0
+    scores = [json.loads(line)["score"] for line in output.read_text().splitlines()]
+    np.testing.assert_allclose(scores, expected_probabilities(ids), rtol=1e-5)
+
+
+def test_run_raw_values(path):
+    done = call("run", path, "-", "--format", "csv", stdin="user,colour,slot\nanna,,3\n,5,0\n")
+    raw = {"user": ["anna", None], "colour": [None, 5], "slot": [3, 0]}
+    expected = ondevice.load(path).predict(raw, raw=True)
+    np.testing.assert_allclose(np.float64(done.stdout.split()[1:]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("csv", "", "the CSV input is empty"),
+        ("csv", "user,slot\n", "line 1: columns colour are missing"),
+        ("csv", "user,colour,slot\na,1\n", "line 2: expected 3 cells, got 2"),
+        ("csv", "user,colour,slot\na,1,2\na,x,2\n", "line 3: 'colour': expected an integer"),
+        ("csv", 'user,colour,slot\n"a,1,2\n', "not valid CSV"),
+        ("jsonl", "{", "line 1: not valid JSON"),
+        ("jsonl", "[]\n", "line 1: expected a JSON object"),
+        ("jsonl", '{"user": "a", "colour": 1}\n', "line 1: 'slot' is missing"),
+        (
+            "jsonl",
+            '{"user": 1, "colour": 1, "slot": 1}\n',
+            "line 1: field 'user': expected strings",
+        ),
+        ("jsonl", '{"user": "a", "colour": 1, "slot": 9}\n', "ID 9"),
+    ],
+)
+def test_run_names_the_line_of_a_fault(path, kind, text, message):
+    done = call("run", path, "-", "--format", kind, stdin=text)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_run_leaves_no_output(path, tmp_path):
+    output = tmp_path / "scores.csv"
+    done = call("run", path, "-", "--format", "csv", "--output", output, stdin="user\n")
+    assert done.returncode == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_measures(path, tmp_path):
+    target = tmp_path / "bench.json"
+    done = call("bench", path, "--batch", 1, 8, "--seconds", 0.05, "--json", target)
+    assert done.returncode == 0, done.stderr
+    assert "p50 us" in done.stdout
+    (result,) = json.loads(target.read_text())
+    assert result["file_bytes"] == path.stat().st_size
+    assert [latency["batch"] for latency in result["latencies"]] == [1, 8]
+    for latency in result["latencies"]:
+        assert latency["runs"] >= 50
+        assert 0 < latency["min"] <= latency["p50"] <= latency["p95"] <= latency["p99"]
+        assert latency["p99"] <= latency["max"]
+    assert result["load_us"] > 0
+
+
+def test_bench_refuses_nonsense(path):
+    done = call("bench", path, "--batch", 0)
+    assert done.returncode == 1
+    assert "must be positive" in done.stderr

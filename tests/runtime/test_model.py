@@ -1,0 +1,158 @@
+"""Model: parity with plain Python, raw values, ranking, and every kind of wrong request."""
+
+import threading
+
+import numpy as np
+import pytest
+from runtime_helpers import VOCABULARY, expected_probabilities, small_ids, write_small_model
+
+import ondevice
+from ondevice.errors import FileFormatError, InputError, MissingDependencyError
+from ondevice.hashing import hash_string
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.odm"
+    write_small_model(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return ondevice.load(path)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 17, 1024])
+def test_predict_equals_plain_python(model, rows):
+    ids = small_ids(rows, seed=rows)
+    got = model.predict(ids)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected_probabilities(ids), atol=1e-6)
+
+
+def test_unsigned_ids_keep_their_bits(model):
+    ids = small_ids(4)
+    unsigned = {**ids, "user": ids["user"].astype(np.uint64)}
+    np.testing.assert_array_equal(model.predict(unsigned), model.predict(ids))
+
+
+def test_views_and_narrow_integers(model):
+    ids = small_ids(8)
+    views = {name: np.repeat(values, 2)[::2] for name, values in ids.items()}
+    views["slot"] = views["slot"].astype(np.int8)
+    np.testing.assert_array_equal(model.predict(views), model.predict(ids))
+
+
+def test_raw_values(model):
+    raw = {"user": ["anna", None], "colour": [None, 12345], "slot": [3, 0]}
+    ids = {
+        "user": [hash_string("anna", 7), 0],
+        "colour": [0, 1],  # missing; not among the four colours
+        "slot": [3, 0],
+    }
+    np.testing.assert_array_equal(model.predict(raw, raw=True), model.predict(ids))
+    known = model.features["colour"].vocabulary
+    assert known.tolist() == VOCABULARY.tolist()
+
+
+def test_rank_equals_predict(model):
+    ids = small_ids(5)
+    context = {"user": ids["user"][:1]}
+    candidates = {"colour": ids["colour"], "slot": ids["slot"]}
+    whole = {"user": np.repeat(ids["user"][:1], 5), **candidates}
+    np.testing.assert_array_equal(model.rank(context, candidates), model.predict(whole))
+    raw = model.rank({"user": ["anna"]}, {"colour": [1, 2], "slot": [0, 1]}, raw=True)
+    whole = {"user": ["anna"] * 2, "colour": [1, 2], "slot": [0, 1]}
+    np.testing.assert_array_equal(raw, model.predict(whole, raw=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"user": None}, "missing inputs: user; the model takes: user, colour, slot"),
+        ({"usr": [1]}, "unknown inputs: usr"),
+        ({"user": [1.5, 2.5]}, "input 'user': expected integer IDs, got dtype float64"),
+        ({"user": ["a", "b"]}, "expected integer IDs, got dtype <U1"),
+        ({"user": [True, False]}, "expected integer IDs, got dtype bool"),
+        ({"user": [[1], [2]]}, r"expected shape [batch], got [2, 1]"),
+        ({"user": 3}, "expected shape [batch], got []"),
+        ({"user": [1, 2, 3]}, "'user' has 3, 'colour' has 2"),
+        ({"user": [[1], [2, 3]]}, "input 'user'"),
+        ({"user": [2**64, 1]}, "input 'user'"),
+        ({"slot": [0, 5]}, "ID 5 at [1] is outside 0..4"),
+        ({"slot": [-1, 0]}, "ID -1 at [0] is outside 0..4"),
+        ({"user": [], "colour": [], "slot": []}, "the batch is empty"),
+    ],
+)
+def test_wrong_requests_say_what_is_wrong(model, change, message):
+    request = {"user": [1, 2], "colour": [1, 2], "slot": [1, 2]} | change
+    request = {name: values for name, values in request.items() if values is not None}
+    with pytest.raises(InputError) as caught:
+        model.predict(request)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("context", "candidates", "message"),
+    [
+        ({"user": [1, 2]}, {"colour": [1], "slot": [1]}, "expected one value"),
+        ({"user": 1}, {"colour": [1], "slot": [1]}, "expected one value"),
+        ({"user": [1]}, {"user": [1], "colour": [1], "slot": [1]}, "context and as candidates"),
+        ({"user": [1], "colour": [1], "slot": [1]}, {}, "no candidate inputs"),
+        ({"user": [1]}, {"colour": [1]}, "missing inputs: slot"),
+        ({"user": [1]}, {"colour": [], "slot": []}, "empty"),
+    ],
+)
+def test_wrong_rankings_say_what_is_wrong(model, context, candidates, message):
+    with pytest.raises(InputError) as caught:
+        model.rank(context, candidates)
+    assert message in str(caught.value)
+
+
+def test_raw_needs_lists(model):
+    with pytest.raises(InputError, match="expected a list of raw values, got str"):
+        model.predict({"user": "anna", "colour": [1], "slot": [1]}, raw=True)
+    with pytest.raises(InputError, match="expected a mapping"):
+        model.predict([1, 2])
+    with pytest.raises(InputError, match="no field 'usr'"):
+        model.predict({"usr": ["a"]}, raw=True)
+
+
+def test_load_says_what_is_wrong(path, tmp_path):
+    with pytest.raises(FileFormatError, match="no such file"):
+        ondevice.load(tmp_path / "none.odm")
+    with pytest.raises(FileFormatError, match="unknown kind of model file"):
+        ondevice.load(tmp_path / "model.pt")
+    with pytest.raises(InputError, match="unknown engine 'gpu'"):
+        ondevice.load(path, engine="gpu")
+    with pytest.raises(InputError, match=r"'onnx' cannot run \.odm"):
+        ondevice.load(path, engine="onnx")
+    with pytest.raises(InputError, match="threads must be at least 1"):
+        ondevice.load(path, threads=0)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+def test_damaged_foreign_files_fail_typed(tmp_path, suffix):
+    path = tmp_path / f"model.{suffix}"
+    path.write_bytes(b"not a model" * 10)
+    with pytest.raises((FileFormatError, MissingDependencyError)):
+        ondevice.load(path)
+
+
+def test_eight_threads_agree(model):
+    ids = [small_ids(33, seed=i) for i in range(8)]
+    expected = [model.predict(item) for item in ids]
+    wrong = []
+
+    def work(number):
+        for _ in range(50):
+            if not np.array_equal(model.predict(ids[number]), expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

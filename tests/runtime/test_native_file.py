@@ -1,0 +1,209 @@
+"""Native files: layout, every truncation, every changed byte, hostile headers."""
+
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from runtime_helpers import expected_probabilities, header_of, small_ids, write_small_model
+
+import ondevice
+from ondevice.container import HEADER_CRC, open_container, write_container
+from ondevice.errors import FileFormatError, OnDeviceError
+from ondevice.odm import open_odm
+
+
+@pytest.fixture(scope="module")
+def model_bytes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("odm") / "small.odm"
+    write_small_model(path)
+    return path.read_bytes()
+
+
+def test_layout_is_safetensors(model_bytes):
+    length = struct.unpack("<Q", model_bytes[:8])[0]
+    header = json.loads(model_bytes[8 : 8 + length])
+    buffer = model_bytes[8 + length :]
+    metadata = header.pop("__metadata__")
+    assert metadata["format"] == "ondevice.odm"
+    assert (8 + length) % 64 == 0
+    checksums = json.loads(metadata["crc32"])
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        start, stop = entry["data_offsets"]
+        assert start == end  # no holes
+        end = stop
+        if name in checksums:
+            assert (8 + length + start) % 64 == 0
+            assert zlib.crc32(buffer[start:stop]) == checksums[name]
+    assert end == len(buffer)
+    start = header[HEADER_CRC]["data_offsets"][0]
+    assert struct.unpack_from("<I", buffer, start)[0] == zlib.crc32(model_bytes[: 8 + length])
+
+
+def test_every_truncation_fails(model_bytes, tmp_path):
+    path = tmp_path / "cut.odm"
+    lengths = [*range(0, len(model_bytes) - 1, 97), len(model_bytes) - 1, 7, 8, 9]
+    for length in lengths:
+        path.write_bytes(model_bytes[:length])
+        with pytest.raises(FileFormatError):
+            open_odm(path)
+
+
+def test_every_changed_byte_fails_or_changes_nothing(model_bytes, tmp_path):
+    path = tmp_path / "changed.odm"
+    ids = small_ids(8)
+    expected = expected_probabilities(ids)
+    survivors = 0
+    for place in range(0, len(model_bytes), 7):
+        changed = bytearray(model_bytes)
+        changed[place] ^= 1 << (place % 8)
+        path.unlink(missing_ok=True)  # a mapped file is never written in place
+        path.write_bytes(changed)
+        try:
+            model = ondevice.load(path)
+        except FileFormatError:
+            continue
+        survivors += 1
+        np.testing.assert_allclose(model.predict(ids), expected, atol=1e-6)
+    # only padding between arrays may change unnoticed
+    assert survivors < len(model_bytes) / 7 / 4
+
+
+def hostile(header, buffer=b"", pad=0):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text += b" " * pad
+    return struct.pack("<Q", len(text)) + text + buffer
+
+
+ENTRY = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2**64 - 1) + b"{}",
+        hostile(b"[" * 100_000),
+        hostile(b'{"a":' * 50_000),
+        hostile(b"\xff\xfe"),
+        hostile([]),
+        hostile({"a": 1}),
+        hostile({"a": {**ENTRY, "extra": 1}}, bytes(4)),
+        hostile({"a": {**ENTRY, "dtype": "PICKLE"}}, bytes(4)),
+        hostile({"a": {**ENTRY, "dtype": ["U8"]}}, bytes(4)),
+        hostile({"a": {**ENTRY, "shape": [-4]}}, bytes(4)),
+        hostile({"a": {**ENTRY, "shape": [2**62, 2**62]}}, bytes(4)),
+        hostile({"a": {**ENTRY, "shape": [True]}}, bytes(4)),
+        hostile({"a": {**ENTRY, "shape": [1] * 9}}, bytes(4)),
+        hostile({"a": {**ENTRY, "data_offsets": [0, 2**62]}}, bytes(4)),
+        hostile({"a": {**ENTRY, "data_offsets": [1, 5]}}, bytes(5)),
+        hostile({"a": ENTRY, "b": ENTRY}, bytes(4)),
+        hostile(b'{"a":{},"a":{}}'),
+        hostile({"a": ENTRY}, bytes(8)),
+        hostile({"__metadata__": {"format": 3}, "a": ENTRY}, bytes(4)),
+        hostile({"__metadata__": [], "a": ENTRY}, bytes(4)),
+        hostile({"a": ENTRY}, bytes(4)),  # no header checksum
+    ],
+)
+def test_hostile_headers_are_refused(data, tmp_path):
+    path = tmp_path / "hostile.odm"
+    path.write_bytes(data)
+    with pytest.raises(FileFormatError):
+        open_odm(path)
+
+
+def test_other_safetensors_files_are_told_apart(tmp_path):
+    path = tmp_path / "other.odm"
+    write_container(path, {"a": np.zeros(3, np.float32)}, {"format": "pt"})
+    assert open_container(path).array("a").tolist() == [0, 0, 0]
+    with pytest.raises(FileFormatError, match="not a native model"):
+        open_odm(path)
+
+
+def rewritten(model_bytes, tmp_path, change):
+    """The small model with its plan changed and all checksums right."""
+    source = tmp_path / "source.odm"
+    source.write_bytes(model_bytes)
+    container = open_container(source)
+    arrays = {
+        name: container.array(name)
+        for name in container.entries
+        if not name.startswith("ondevice.")
+    }
+    metadata = dict(container.metadata)
+    change(metadata, arrays)
+    path = tmp_path / "rewritten.odm"
+    write_container(path, arrays, metadata)
+    return path
+
+
+def change_plan(change):
+    def apply(metadata, arrays):
+        plan = json.loads(metadata["plan"])
+        change(plan)
+        metadata["plan"] = json.dumps(plan)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda metadata, arrays: metadata.pop("plan"), "plan"),
+        (lambda metadata, arrays: metadata.update(format_version="2"), "format version 2"),
+        (lambda metadata, arrays: metadata.update(info="{}"), "model description"),
+        (lambda metadata, arrays: arrays.pop("weight.w1"), "'weight.w1' is missing"),
+        (lambda metadata, arrays: arrays.pop("table.user.index"), "is missing"),
+        (
+            lambda metadata, arrays: arrays.update(
+                {"table.user.records": arrays["table.user.records"][:-1]}
+            ),
+            "index does not match",
+        ),
+        (
+            lambda metadata, arrays: arrays.update({"table.slot.records": np.zeros(9, np.uint8)}),
+            "records have",
+        ),
+        (
+            lambda metadata, arrays: arrays.update({"table.slot.scales": np.zeros(2, np.int32)}),
+            "wrong type",
+        ),
+        (change_plan(lambda plan: plan["nodes"][3].update(op="Exec")), "unknown operators: Exec"),
+        (change_plan(lambda plan: plan["nodes"][0].update(table="gone")), "'gone' is missing"),
+        (change_plan(lambda plan: plan["nodes"][3]["inputs"].append("later")), "before it exists"),
+        (change_plan(lambda plan: plan["nodes"][3].update(outputs=["w1"])), "writes 'w1' again"),
+        (change_plan(lambda plan: plan.update(outputs=["none"])), "never computed"),
+        (change_plan(lambda plan: plan["nodes"][0]["lookup"].update(rows=5)), "row"),
+        (change_plan(lambda plan: plan["tables"]["slot"].update(rows=6)), "6 x 2"),
+        (change_plan(lambda plan: plan["tables"]["slot"].update(rows=-1)), "out of range"),
+        (change_plan(lambda plan: plan["nodes"][3].update(attributes={"axis": {}})), "attribute"),
+        (change_plan(lambda plan: plan["nodes"].extend(plan["nodes"][:1] * 70_000)), "more than"),
+    ],
+)
+def test_contradicting_contents_are_refused(model_bytes, tmp_path, change, fault):
+    with pytest.raises(FileFormatError, match=fault):
+        open_odm(rewritten(model_bytes, tmp_path, change))
+
+
+def test_shapes_that_do_not_fit_fail_typed(model_bytes, tmp_path):
+    def narrow(metadata, arrays):
+        arrays["weight.w1"] = np.zeros((8, 3), np.float32)
+
+    model = ondevice.load(rewritten(model_bytes, tmp_path, narrow))
+    with pytest.raises(OnDeviceError, match="Gemm of shapes"):
+        model.predict(small_ids(2))
+
+
+def test_large_files_are_checked_on_demand(model_bytes, tmp_path):
+    path = tmp_path / "damaged.odm"
+    start = header_of(model_bytes)
+    changed = bytearray(model_bytes)
+    container_start = model_bytes.index(np.float32(1 / 127).tobytes(), start)
+    changed[container_start] ^= 1
+    path.write_bytes(changed)
+    opened = open_odm(path, full_check=False)
+    with pytest.raises(FileFormatError, match="damaged"):
+        opened.verify()

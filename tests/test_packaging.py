@@ -1,0 +1,87 @@
+"""What a wheel contains, and what importing the runtime loads."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=300)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield path, archive
+
+
+def test_the_only_top_level_name_is_ondevice(wheel):
+    path, archive = wheel
+    assert path.name.startswith("ondevice_ctr-0.1.0-")
+    tops = {name.split("/")[0] for name in archive.namelist()}
+    assert tops == {"ondevice", "ondevice_ctr-0.1.0.dist-info"}
+
+
+def test_every_module_is_in_the_wheel(wheel):
+    _, archive = wheel
+    packed = {name for name in archive.namelist() if name.endswith(".py")}
+    expected = set()
+    for folder, target in (
+        ("ondevice", "ondevice"),
+        ("converters", "ondevice/converters"),
+        ("models", "ondevice/models"),
+    ):
+        for file in (ROOT / folder).rglob("*.py"):
+            expected.add(f"{target}/{file.relative_to(ROOT / folder)}")
+    assert packed == expected
+    assert "ondevice/py.typed" in archive.namelist()
+
+
+def test_numpy_is_the_only_base_dependency(wheel):
+    _, archive = wheel
+    metadata = archive.read("ondevice_ctr-0.1.0.dist-info/METADATA").decode()
+    needed = re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)
+    base = [line for line in needed if "extra ==" not in line]
+    assert base == ["numpy>=1.26"]
+    assert "Requires-Python: >=3.11" in metadata
+
+
+def test_importing_ondevice_loads_nothing_heavy():
+    program = (
+        "import sys, ondevice; from ondevice import cli, verify, inspection, bench;"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}));"
+        "print(*[name for name in sys.modules if name.startswith('ondevice.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    tops, own = (set(line.split()) for line in done.stdout.splitlines())
+    heavy = {"torch", "onnx", "onnx_ir", "onnxruntime", "ai_edge_litert", "tflite", "sklearn"}
+    assert not tops & heavy
+    assert not {name for name in own if name.startswith(("ondevice.converters", "ondevice.models"))}
+
+
+def test_version_is_the_same_everywhere():
+    done = subprocess.run(
+        [sys.executable, "-m", "ondevice", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "ondevice 0.1.0\n"
+    assert 'version = "0.1.0"' in (ROOT / "pyproject.toml").read_text()
+    assert "## 0.1.0" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_readme_code_map_names_every_file():
+    """A newcomer finds the way by the code map, so it must not go stale."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for folder in ("ondevice", "converters", "models"):
+        for file in (ROOT / folder).rglob("*.py"):
+            if file.name not in ("__init__.py", "__main__.py"):
+                assert f"`{file.name}`" in text, f"README's code map lacks {file.relative_to(ROOT)}"
+    for name in re.findall(r"^ *[-|] `([\w/]+\.py)`", text, re.MULTILINE):
+        assert list(ROOT.rglob(Path(name).name)), f"README's code map names {name}, which is gone"

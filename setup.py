@@ -14,7 +14,7 @@ setup(
             depends=sorted(str(path) for path in Path("ondevice/native").glob("*.h")),
             # no contraction: the kernels promise the same rounding on every processor
             extra_compile_args=[
-                *("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno"),
+                *("-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-ffp-contract=off", "-fno-math-errno"),
                 *("-fvisibility=hidden", "-g0"),
             ],
             extra_link_args=["-Wl,-s"],

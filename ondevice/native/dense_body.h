@@ -24,65 +24,97 @@ OD_INLINE float bits_float(uint32_t bits) {
   return value;
 }
 
+#ifndef HAS_LIST_WORDS
+/* Numbers of the words that are not zero. */
+OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *list) {
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    list[found] = (uint16_t)i;
+    found += words[i] != 0;
+  }
+  return found;
+}
+#endif
+
+/* Bits of the largest magnitude, which order like the magnitudes, NaN above all. */
+OD_INLINE int32_t largest_bits(const float *restrict in, uint32_t count) {
+  int32_t largest = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    int32_t bits = (int32_t)(float_bits(in[i]) & 0x7fffffffu);
+    largest = largest > bits ? largest : bits;
+  }
+  return largest;
+}
+
+OD_INLINE int32_t write_codes(const float *restrict in, uint32_t count, float inverse,
+                              int8_t *restrict codes) {
+  int32_t total = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    /* adding 1.5 * 2^23 rounds to an integer, half to even, in the low bits */
+    float product = in[i] * inverse;
+    int32_t code = (int32_t)(float_bits(product + 12582912.0f) - 0x4B400000u);
+    codes[i] = (int8_t)code;
+    total += code;
+  }
+  return total;
+}
+
 /* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
  * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
 static float quantise(const float *in, const od_range *ranges, size_t range_count, uint32_t padded,
                       int8_t *codes, int32_t *sum) {
-  int32_t largest = 0;
-  for (size_t r = 0; r < range_count; r++)
-    for (uint32_t i = ranges[r].start; i < ranges[r].stop; i++) {
-      int32_t bits = (int32_t)(float_bits(in[i]) & 0x7fffffffu); /* orders like the magnitude */
-      largest = largest > bits ? largest : bits;
-    }
+  int32_t largest = 0, total = 0;
+  for (size_t r = 0; r < range_count; r++) {
+    int32_t bits = largest_bits(in + ranges[r].start, ranges[r].stop - ranges[r].start);
+    largest = largest > bits ? largest : bits;
+  }
   float magnitude = bits_float((uint32_t)largest);
-  int whole = range_count == 1 && ranges[0].start == 0 && ranges[0].stop == padded;
-  if (!whole) od_zero(codes, padded);
-  *sum = 0;
-  if (largest >= 0x7f800000) {
-    if (whole) od_zero(codes, padded);
-    return bits_float(0x7fc00000u);
-  }
-  if (magnitude < OD_LEAST_MAGNITUDE) {
-    if (whole) od_zero(codes, padded);
-    return 0;
-  }
-  float inverse = 127.0f / magnitude;
-  int32_t total = 0;
-  for (size_t r = 0; r < range_count; r++)
-    for (uint32_t i = ranges[r].start; i < ranges[r].stop; i++) {
-      /* adding 1.5 * 2^23 rounds to an integer, half to even, in the low bits */
-      float product = in[i] * inverse;
-      int32_t code = (int32_t)(float_bits(product + 12582912.0f) - 0x4B400000u);
-      codes[i] = (int8_t)code;
-      total += code;
+  int usable = largest < 0x7f800000 && magnitude >= OD_LEAST_MAGNITUDE;
+  if (!usable || range_count != 1 || ranges[0].stop - ranges[0].start != padded)
+    od_zero(codes, padded);
+  if (usable) {
+    float inverse = 127.0f / magnitude;
+    for (size_t r = 0; r < range_count; r++) {
+      uint32_t start = ranges[r].start;
+      total += write_codes(in + start, ranges[r].stop - start, inverse, codes + start);
     }
+  }
   *sum = total;
-  return magnitude / 127.0f;
+  if (largest >= 0x7f800000) return bits_float(0x7fc00000u);
+  return usable ? magnitude / 127.0f : 0;
 }
 
 /* Groups of 4 features in which one of the rows has a code that is not zero. */
 static uint32_t list_groups(const int8_t *codes, size_t step, uint32_t rows, uint32_t groups,
                             uint16_t *list) {
-  uint32_t count = 0;
-  for (uint32_t g = 0; g < groups; g++) {
-    uint32_t any = 0;
-    for (uint32_t r = 0; r < rows; r++) any |= od_load32(codes + r * step + 4 * g);
-    list[count] = (uint16_t)g;
-    count += any != 0;
+  enum { PIECE = 256 };
+  uint32_t words[PIECE], count = 0;
+  for (uint32_t start = 0; start < groups; start += PIECE) {
+    uint32_t here = groups - start < PIECE ? groups - start : PIECE;
+    od_copy(words, codes + 4 * (size_t)start, 4 * (size_t)here);
+    for (uint32_t r = 1; r < rows; r++) {
+      const int8_t *row = codes + r * step + 4 * (size_t)start;
+      for (uint32_t g = 0; g < here; g++) words[g] |= od_load32(row + 4 * g);
+    }
+    uint32_t found = list_words(words, here, list + count);
+    for (uint32_t i = 0; start && i < found; i++) list[count + i] = (uint16_t)(list[count + i] + start);
+    count += found;
   }
   return count;
 }
 
 static uint32_t list_features(const float *in, size_t step, uint32_t rows, const od_range *ranges,
-                              size_t range_count, uint16_t *list) {
+                              size_t range_count, uint16_t *restrict list) {
   uint32_t count = 0;
-  for (size_t r = 0; r < range_count; r++)
-    for (uint32_t i = ranges[r].start; i < ranges[r].stop; i++) {
+  for (size_t r = 0; r < range_count; r++) {
+    uint32_t start = ranges[r].start, stop = ranges[r].stop;
+    for (uint32_t i = start; i < stop; i++) {
       uint32_t any = 0;
       for (uint32_t row = 0; row < rows; row++) any |= float_bits(in[row * step + i]) << 1;
       list[count] = (uint16_t)i;
       count += any != 0;
     }
+  }
   return count;
 }
 
@@ -217,7 +249,7 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS;
     uint32_t here = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
-    uint16_t *list = s->lists + t * (padded + 1);
+    uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
     s->counts[t] = integer ? list_groups(s->codes + row * padded, padded, here, padded / 4, list)
                            : list_features(in + row * in_step, in_step, here, ranges, range_count,
                                            list);
@@ -229,7 +261,7 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
   for (uint32_t p = 0, block = 0; p < panels; p++) {
     uint32_t n = (blocks - block + panels - p - 1) / (panels - p);
     for (size_t t = 0; t < tiles; t++) {
-      const uint16_t *list = s->lists + t * (padded + 1);
+      const uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
       size_t end = (t + 1) * OD_TILE_ROWS < rows ? (t + 1) * OD_TILE_ROWS : rows;
       for (size_t row = t * OD_TILE_ROWS; row < end;) {
         uint32_t m = rows_at_once((uint32_t)(end - row), at_once);

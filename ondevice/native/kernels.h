@@ -102,6 +102,7 @@ typedef struct {
 
 /* Rows of a batch that a dense kernel takes at once (lists are made per tile). */
 enum { OD_TILE_ROWS = 6 };
+#define OD_LIST_ROOM(padded) ((size_t)(padded) + 32) /* vectors write beyond a list's end */
 
 extern const od_kernels od_kernels_portable;
 extern const od_kernels od_kernels_avx2;

@@ -45,6 +45,28 @@ OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) {
   return (uint32_t)_pext_u64(code, mask);
 }
 
+/* Written out, because GCC 12 copies the accumulator of the intrinsic back and forth. */
+OD_INLINE __m512i dot(__m512i sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
+  return sum;
+}
+
+/* Numbers of the words that are not zero, 16 at a time; may write 15 beyond the last. */
+OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *list) {
+  __m512i numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < count; i += 16, numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(16))) {
+    __mmask16 valid = count - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (count - i)) - 1);
+    __m512i part = _mm512_maskz_loadu_epi32(valid, words + i);
+    __mmask16 set = _mm512_test_epi32_mask(part, part);
+    __m256i chosen = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(set, numbers));
+    _mm256_storeu_si256((__m256i *)(void *)(list + found), chosen);
+    found += (uint32_t)__builtin_popcount(set);
+  }
+  return found;
+}
+#define HAS_LIST_WORDS
+
 /* vpdpbusd multiplies unsigned by signed bytes: weights enter as weight + 128, and 128 times the
  * sum of a row's codes is taken off. Zero codes stay zero, so they can be skipped. */
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
@@ -64,7 +86,7 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
     _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n; j++) {
       __m512i packed = _mm512_xor_si512(_mm512_loadu_si512(w + 64 * j), flip);
       _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) acc[r][j] =
-          _mm512_dpbusd_epi32(acc[r][j], packed, values[r]);
+          dot(acc[r][j], packed, values[r]);
     }
   }
   _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) {

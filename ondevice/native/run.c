@@ -53,7 +53,7 @@ static int make_scratch(od_session *s) {
   s->scratch.codes = od_take(&s->arena, vectors, wide);
   s->scratch.scales = od_take(&s->arena, vectors, sizeof(float));
   s->scratch.sums = od_take(&s->arena, vectors, sizeof(int32_t));
-  s->scratch.lists = od_take(&s->arena, tiles * (wide + 1), sizeof(uint16_t));
+  s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));
   s->scratch.counts = od_take(&s->arena, tiles, sizeof(uint32_t));
   s->partial = od_take(&s->arena, (size_t)layers * model->widest_units, sizeof(float));
   return s->scratch.codes && s->scratch.scales && s->scratch.sums && s->scratch.lists &&

@@ -1,16 +1,18 @@
 /* dense_body.h: dense layers, compiled once for every instruction set by the kernels_*.c files.
  *
  * Beyond what gather_body.h needs the including file defines vf_fma and, for int8,
- *   q8_tile(m, n, layer, unit, list, count, codes, sums, out)
+ *   q8_tile(m, n, layer, unit, list, count, codes, sums, positive, out)
  * which writes the int32 sums of m rows by n blocks of 16 outputs from `unit` on to
  * out[m][16 * n], over the listed groups of 4 features. Its constants: Q8_ROWS and Q8_BLOCKS (rows
  * and blocks at once in a batch), Q8_WIDE (blocks at once for a single row), and FLOAT_ROWS,
  * FLOAT_BLOCKS, FLOAT_WIDE likewise.
  *
+ * `positive` says that no code of the rows is negative, as after ReLU.
+ *
  * Zero inputs are skipped: what truncation and ReLU made zero costs nothing.
  */
 
-enum { MOST_BLOCKS = 13 };
+enum { MOST_BLOCKS = 25 };
 
 OD_INLINE uint32_t float_bits(float value) {
   uint32_t bits;
@@ -47,22 +49,24 @@ OD_INLINE int32_t largest_bits(const float *restrict in, uint32_t count) {
 }
 
 OD_INLINE int32_t write_codes(const float *restrict in, uint32_t count, float inverse,
-                              int8_t *restrict codes) {
-  int32_t total = 0;
+                              int8_t *restrict codes, int32_t *signs) {
+  int32_t total = 0, any = 0;
   for (uint32_t i = 0; i < count; i++) {
     /* adding 1.5 * 2^23 rounds to an integer, half to even, in the low bits */
     float product = in[i] * inverse;
     int32_t code = (int32_t)(float_bits(product + 12582912.0f) - 0x4B400000u);
     codes[i] = (int8_t)code;
     total += code;
+    any |= code;
   }
+  *signs |= any;
   return total;
 }
 
 /* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
  * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
 static float quantise(const float *in, const od_range *ranges, size_t range_count, uint32_t padded,
-                      int8_t *codes, int32_t *sum) {
+                      int8_t *codes, int32_t *sum, int32_t *signs) {
   int32_t largest = 0, total = 0;
   for (size_t r = 0; r < range_count; r++) {
     int32_t bits = largest_bits(in + ranges[r].start, ranges[r].stop - ranges[r].start);
@@ -76,7 +80,7 @@ static float quantise(const float *in, const od_range *ranges, size_t range_coun
     float inverse = 127.0f / magnitude;
     for (size_t r = 0; r < range_count; r++) {
       uint32_t start = ranges[r].start;
-      total += write_codes(in + start, ranges[r].stop - start, inverse, codes + start);
+      total += write_codes(in + start, ranges[r].stop - start, inverse, codes + start, signs);
     }
   }
   *sum = total;
@@ -139,7 +143,7 @@ static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t 
     codes[r] = s->codes + (size_t)at * padded;
     code_sums[r] = s->sums[at];
   }
-  q8_tiles(m, n, layer, unit, list, count, codes, code_sums, sums);
+  q8_tiles(m, n, layer, unit, list, count, codes, code_sums, s->positive[row / OD_TILE_ROWS], sums);
   uint32_t width = n * 16;
   uint32_t kept = layer->units - unit < width ? layer->units - unit : width;
   for (uint32_t r = 0; r < rows; r++) {
@@ -189,7 +193,7 @@ static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer,
 #define F32_TILE(m, n, ...) float_tile(m, n, 0, __VA_ARGS__)
 #define F16_TILE(m, n, ...) float_tile(m, n, 1, __VA_ARGS__)
   if (half) {
-    switch (m * 16 + n) {
+    switch (m * 64 + n) {
       OD_SIZES(F16_TILE, 1, FLOAT_WIDE, FLOAT_ARGUMENTS)
       OD_WIDE_SIZES(F16_TILE, FLOAT_WIDE, FLOAT_ARGUMENTS)
 #if FLOAT_ROWS >= 2
@@ -200,7 +204,7 @@ static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer,
 #endif
     }
   } else {
-    switch (m * 16 + n) {
+    switch (m * 64 + n) {
       OD_SIZES(F32_TILE, 1, FLOAT_WIDE, FLOAT_ARGUMENTS)
       OD_WIDE_SIZES(F32_TILE, FLOAT_WIDE, FLOAT_ARGUMENTS)
 #if FLOAT_ROWS >= 2
@@ -243,9 +247,12 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
   int integer = layer->codec == OD_CODEC_Q8;
   uint32_t padded = integer ? (layer->features + 3) / 4 * 4 : layer->features;
   size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS;
-  for (size_t row = 0; integer && row < rows; row++)
+  for (size_t row = 0; integer && row < rows; row++) {
+    int32_t signs = row % OD_TILE_ROWS == 0 ? 0 : (s->positive[row / OD_TILE_ROWS] ? 0 : -1);
     s->scales[row] = quantise(in + row * in_step, ranges, range_count, padded,
-                              s->codes + row * padded, &s->sums[row]);
+                              s->codes + row * padded, &s->sums[row], &signs);
+    s->positive[row / OD_TILE_ROWS] = signs >= 0;
+  }
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS;
     uint32_t here = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
@@ -257,6 +264,7 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
   uint32_t wide = integer ? Q8_WIDE : FLOAT_WIDE, at_once = integer ? Q8_ROWS : FLOAT_ROWS;
   uint32_t most = rows == 1 ? wide : integer ? Q8_BLOCKS : FLOAT_BLOCKS;
   uint32_t blocks = layer->padded_units / 16;
+  if (most == MOST_BLOCKS && blocks != MOST_BLOCKS) most = 13; /* sizes between are not made */
   uint32_t panels = (blocks + most - 1) / most; /* of nearly equal size */
   for (uint32_t p = 0, block = 0; p < panels; p++) {
     uint32_t n = (blocks - block + panels - p - 1) / (panels - p);

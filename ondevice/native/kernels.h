@@ -79,9 +79,9 @@ typedef struct {
   int8_t *codes; /* [rows, padded features], q8 */
   float *scales; /* [rows] */
   int32_t *sums; /* [rows]: sum of codes */
+  uint8_t *positive; /* [tiles]: no code is negative */
   uint16_t *lists; /* [tiles, padded features]: which parts of a row are not all zero */
   uint32_t *counts; /* [tiles] */
-  float *sums32;    /* [padded units] one row of outputs */
 } od_dense_scratch;
 
 typedef struct {

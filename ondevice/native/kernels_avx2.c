@@ -50,11 +50,11 @@ OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) {
  * weights stay within +-127, so the sum of two products never saturates. */
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
                        const uint16_t *list, uint32_t count, const int8_t *const *codes,
-                       const int32_t *sums, int32_t *out) {
+                       const int32_t *sums, int positive, int32_t *out) {
   const uint8_t *weights = (const uint8_t *)layer->weight + (size_t)unit * 4;
   size_t step = (size_t)layer->padded_units * 4;
   __m256i ones = _mm256_set1_epi16(1), acc[Q8_ROWS][2 * Q8_WIDE];
-  (void)sums;
+  (void)sums, (void)positive;
   _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
     _Pragma("GCC unroll 16") for (uint32_t j = 0; j < 2 * n; j++) acc[r][j] =
         _mm256_setzero_si256();

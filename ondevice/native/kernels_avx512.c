@@ -15,7 +15,7 @@
 #define FLOAT_WIDE 13
 #define Q8_ROWS 6
 #define Q8_BLOCKS 4
-#define Q8_WIDE 13
+#define Q8_WIDE 25
 
 typedef __m512 vf;
 
@@ -47,7 +47,7 @@ OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) {
 
 /* Written out, because GCC 12 copies the accumulator of the intrinsic back and forth. */
 OD_INLINE __m512i dot(__m512i sum, __m512i unsigned_bytes, __m512i signed_bytes) {
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "vm"(signed_bytes));
   return sum;
 }
 
@@ -67,33 +67,42 @@ OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *l
 }
 #define HAS_LIST_WORDS
 
-/* vpdpbusd multiplies unsigned by signed bytes: weights enter as weight + 128, and 128 times the
- * sum of a row's codes is taken off. Zero codes stay zero, so they can be skipped. */
-OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
-                       const uint16_t *list, uint32_t count, const int8_t *const *codes,
-                       const int32_t *sums, int32_t *out) {
+/* vpdpbusd multiplies unsigned by signed bytes. Codes without a sign are the unsigned ones.
+ * Otherwise weights enter as weight + 128, and 128 times the sum of a row's codes is taken off;
+ * zero codes stay zero, so they can be skipped. */
+OD_INLINE void sign_tile(uint32_t m, uint32_t n, int positive, const od_dense *layer, uint32_t unit,
+                         const uint16_t *list, uint32_t count, const int8_t *const *codes,
+                         const int32_t *sums, int32_t *out) {
   const uint8_t *weights = (const uint8_t *)layer->weight + (size_t)unit * 4;
   size_t step = (size_t)layer->padded_units * 4;
   __m512i flip = _mm512_set1_epi8((char)0x80), acc[Q8_ROWS][Q8_WIDE];
   _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n; j++) acc[r][j] = _mm512_setzero_si512();
+    _Pragma("GCC unroll 32") for (uint32_t j = 0; j < n; j++) acc[r][j] = _mm512_setzero_si512();
   for (uint32_t i = 0; i < count; i++) {
     uint32_t group = list[i];
     const uint8_t *w = weights + group * step;
     __m512i values[Q8_ROWS];
     _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) values[r] =
         _mm512_set1_epi32((int32_t)od_load32(codes[r] + 4 * group));
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n; j++) {
-      __m512i packed = _mm512_xor_si512(_mm512_loadu_si512(w + 64 * j), flip);
+    _Pragma("GCC unroll 32") for (uint32_t j = 0; j < n; j++) {
+      __m512i packed = _mm512_loadu_si512(w + 64 * j);
+      if (!positive) packed = _mm512_xor_si512(packed, flip);
       _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) acc[r][j] =
-          dot(acc[r][j], packed, values[r]);
+          positive ? dot(acc[r][j], values[r], packed) : dot(acc[r][j], packed, values[r]);
     }
   }
   _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) {
-    __m512i correction = _mm512_set1_epi32((int32_t)(128u * (uint32_t)sums[r]));
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n; j++)
+    __m512i correction = _mm512_set1_epi32(positive ? 0 : (int32_t)(128u * (uint32_t)sums[r]));
+    _Pragma("GCC unroll 32") for (uint32_t j = 0; j < n; j++)
       _mm512_storeu_si512(out + (r * n + j) * 16, _mm512_sub_epi32(acc[r][j], correction));
   }
+}
+
+OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
+                       const uint16_t *list, uint32_t count, const int8_t *const *codes,
+                       const int32_t *sums, int positive, int32_t *out) {
+  if (positive) sign_tile(m, n, 1, layer, unit, list, count, codes, sums, out);
+  else sign_tile(m, n, 0, layer, unit, list, count, codes, sums, out);
 }
 
 #include "q8_sizes.h"

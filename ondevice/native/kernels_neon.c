@@ -30,11 +30,11 @@ OD_INLINE int32x4_t pair_sums(int32x4_t a, int32x4_t b) {
  * overflow, then pairwise to 32 bits: half a sum a lane, joined at the end. */
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
                        const uint16_t *list, uint32_t count, const int8_t *const *codes,
-                       const int32_t *sums, int32_t *out) {
+                       const int32_t *sums, int positive, int32_t *out) {
   const int8_t *weights = (const int8_t *)layer->weight + (size_t)unit * 4;
   size_t step = (size_t)layer->padded_units * 4;
   int32x4_t acc[Q8_ROWS][Q8_WIDE * 8];
-  (void)sums;
+  (void)sums, (void)positive;
   _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
     _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n * 8; j++) acc[r][j] = vdupq_n_s32(0);
   uint32_t i = 0;

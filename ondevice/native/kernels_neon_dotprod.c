@@ -16,8 +16,8 @@
 #include "neon_dot_body.h"
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
                        const uint16_t *list, uint32_t count, const int8_t *const *codes,
-                       const int32_t *sums, int32_t *out) {
-  (void)sums;
+                       const int32_t *sums, int positive, int32_t *out) {
+  (void)sums, (void)positive;
   dot_tile(m, n, layer, unit, list, count, codes, out);
 }
 

@@ -19,8 +19,8 @@
  * brought together by zips. A single row gains nothing from it. */
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
                        const uint16_t *list, uint32_t count, const int8_t *const *codes,
-                       const int32_t *sums, int32_t *out) {
-  (void)sums;
+                       const int32_t *sums, int positive, int32_t *out) {
+  (void)sums, (void)positive;
   if (m == 1) {
     dot_tile(1, n, layer, unit, list, count, codes, out);
     return;

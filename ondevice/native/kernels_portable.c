@@ -60,10 +60,10 @@ OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bi
 
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
                        const uint16_t *list, uint32_t count, const int8_t *const *codes,
-                       const int32_t *sums, int32_t *out) {
+                       const int32_t *sums, int positive, int32_t *out) {
   const int8_t *weights = (const int8_t *)layer->weight + (size_t)unit * 4;
   size_t step = (size_t)layer->padded_units * 4;
-  (void)m, (void)n, (void)sums;
+  (void)m, (void)n, (void)sums, (void)positive;
   int32_t acc[16] = {0};
   for (uint32_t i = 0; i < count; i++) {
     const int8_t *w = weights + list[i] * step, *x = codes[0] + 4 * (size_t)list[i];

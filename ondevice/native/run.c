@@ -55,9 +55,10 @@ static int make_scratch(od_session *s) {
   s->scratch.sums = od_take(&s->arena, vectors, sizeof(int32_t));
   s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));
   s->scratch.counts = od_take(&s->arena, tiles, sizeof(uint32_t));
+  s->scratch.positive = od_take(&s->arena, tiles, 1);
   s->partial = od_take(&s->arena, (size_t)layers * model->widest_units, sizeof(float));
   return s->scratch.codes && s->scratch.scales && s->scratch.sums && s->scratch.lists &&
-         s->scratch.counts && s->partial;
+         s->scratch.counts && s->scratch.positive && s->partial;
 }
 
 od_status od_session_open(const od_model *model, od_session **session, od_error *error) {

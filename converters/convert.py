@@ -269,9 +269,7 @@ def _write(
     }
 
 
-def _emit(
-    target: str, packed: PackedModel, file: Path, info: ModelInfo, dense: DenseCodec
-) -> None:
+def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo, dense: DenseCodec) -> None:
     if target == "odm":
         if info.vectors is not None:
             vectors = replace(info.vectors, tolerance=DENSE_TOLERANCE[dense])

@@ -14,7 +14,9 @@ from ondevice.odm import open_odm
 from ondevice.plan import Node
 from ondevice.spec import binary_code_spec, full_spec
 
-_spec = importlib.util.spec_from_file_location("arm_helpers", Path(__file__).parent / "arm_helpers.py")
+_spec = importlib.util.spec_from_file_location(
+    "arm_helpers", Path(__file__).parent / "arm_helpers.py"
+)
 arm = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(arm)
 
@@ -79,7 +81,9 @@ def test_kernels_under_emulation(processor, programs, tmp_path):
         ids = {name: rng.integers(-(2**63), 2**63 - 1, rows, dtype=np.int64) for name in specs}
         expected = NumpyEngine(open_odm(model)).run(ids)
         for kernels in ("auto", "portable", "neon", "neon-dotprod", "neon-i8mm"):
-            got, said = run(programs[architecture], emulator, model, kernels, ids, expected, tmp_path)
+            got, said = run(
+                programs[architecture], emulator, model, kernels, ids, expected, tmp_path
+            )
             if got is None:
                 assert kernels > chosen or architecture == "arm" or kernels == "neon-i8mm", said
                 continue

@@ -125,7 +125,9 @@ def test_native_file_opens_as_safetensors(converted):
         names = list(file.keys())
         assert "table.embeddings.user.weight.records" in names
         assert json.loads(file.metadata()["plan"])["outputs"]
-        dense = [node for node in json.loads(file.metadata()["plan"])["nodes"] if node["op"] == "Dense"]
+        dense = [
+            node for node in json.loads(file.metadata()["plan"])["nodes"] if node["op"] == "Dense"
+        ]
         weight = file.get_tensor(f"weight.{dense[0]['inputs'][1]}")
     assert weight.shape == (48 * 16,)  # packed: 48 features, 16 units
 

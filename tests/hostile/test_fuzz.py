@@ -25,7 +25,8 @@ def test_fuzz_open_and_run(tmp_path):
     sources = sorted(str(p) for p in NATIVE.glob("*.c") if p.name != "module.c")
     build = subprocess.run(
         ["clang", "-std=c11", "-g", "-O1", "-fsanitize=fuzzer,address,undefined",
-         "-fno-sanitize-recover=all", f"-I{NATIVE}", str(HERE / "fuzz_open.c"), *sources, "-o", program],
+         "-fno-sanitize-recover=all", f"-I{NATIVE}", str(HERE / "fuzz_open.c"), *sources,
+         "-o", program],
         capture_output=True, text=True,
     )  # fmt: skip
     assert build.returncode == 0, build.stderr

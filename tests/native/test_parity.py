@@ -38,18 +38,25 @@ def some_ids(rng, rows, shape=()):
 def lookup_cases(draw):
     dim = draw(st.sampled_from([1, 2, 3, 4, 8, 12, 15, 16, 17, 24, 33, 64]))
     if draw(st.booleans()):
-        spec = full_spec(draw(st.integers(1, 70)), dim, padding_id=draw(st.sampled_from([None, 0])),
-                         oov_row=0)
+        spec = full_spec(
+            draw(st.integers(1, 70)), dim, padding_id=draw(st.sampled_from([None, 0])), oov_row=0
+        )
     else:
         strategy = draw(st.sampled_from(["succession", "skip"]))
         bits = draw(st.integers(4, 64))
-        t = draw(st.integers(max(1, -(-bits // 8)), min(9, bits))) if strategy == "succession" else draw(
-            st.integers(max(0, -(-bits // 9) - 1), min(11, bits - 1)))
+        t = (
+            draw(st.integers(max(1, -(-bits // 8)), min(9, bits)))
+            if strategy == "succession"
+            else draw(st.integers(max(0, -(-bits // 9) - 1), min(11, bits - 1)))
+        )
         blocks = -(-bits // t) if strategy == "succession" else t + 1
         fuse = draw(st.sampled_from(["sum", "mean", "concat"]))
         spec = binary_code_spec(
             dim * blocks if fuse == "concat" else dim,
-            code_bits=bits, t=t, strategy=strategy, fuse=fuse,
+            code_bits=bits,
+            t=t,
+            strategy=strategy,
+            fuse=fuse,
             shared=draw(st.booleans()),
             multiplier=draw(st.sampled_from([1, 0x9E3779B97F4A7C15])),
             padding_id=draw(st.sampled_from([None, 0, -1])),
@@ -83,9 +90,7 @@ def test_lookups_are_the_same_bit_by_bit(tmp_path_factory, case, rows, seed):
 def test_dense_layers(tmp_path_factory, fields, dim, units, rows, relu, seed, size):
     rng = np.random.default_rng(seed)
     specs = {f"f{i}": binary_code_spec(dim, code_bits=8, t=4) for i in range(fields)}
-    tables = {
-        name: random_table(spec, "f32", rng, truncated=True) for name, spec in specs.items()
-    }
+    tables = {name: random_table(spec, "f32", rng, truncated=True) for name, spec in specs.items()}
     weights = {}
     weight = (size * rng.normal(size=(fields * dim, units))).astype(np.float32)
     bias = rng.normal(size=units).astype(np.float32)
@@ -130,7 +135,8 @@ def graph_of_every_operator(tmp_path):
              "s": full_spec(30, 4, padding_id=0, oov_row=1)}  # fmt: skip
     tables = {n: random_table(s, "q8", rng, truncated=True, axis="row") for n, s in specs.items()}
     f = {"w": rng.normal(size=(4, 3)), "m": rng.normal(size=(4, 4)), "c": rng.normal(size=(4,)),
-         "g": rng.normal(size=(5, 12)), "gb": rng.normal(size=5), "k": rng.normal(size=(1, 4))}  # fmt: skip
+         "g": rng.normal(size=(5, 12)), "gb": rng.normal(size=5),
+         "k": rng.normal(size=(1, 4))}  # fmt: skip
     weights = {name: value.astype(np.float32) for name, value in f.items()}
     weights |= {
         "ax1": np.array([1], np.int64), "ax2": np.array([2], np.int64),
@@ -216,7 +222,8 @@ def test_errors_are_those_of_the_numpy_engine(tmp_path):
     path = write_model(tmp_path / "m.odm", {"a": spec}, {"a": table}, [], {}, ["a.vector"])
     good = np.array([1, 2], dtype=np.int64)
     requests = [{}, {"a": good, "b": good}, {"a": np.array([5])}, {"a": np.array([-1])},
-                {"a": good.astype(np.float32)}, {"a": good[:0]}, {"a": good[None]}, [1]]  # fmt: skip
+                {"a": good.astype(np.float32)}, {"a": good[:0]}, {"a": good[None]},
+                [1]]  # fmt: skip
     native, numpy = (ondevice.load(path, engine=engine) for engine in ("native", "numpy"))
     for request in requests:
         with pytest.raises(InputError) as right:

@@ -114,8 +114,9 @@ class DenseLayer:
         Raises:
             FileFormatError: arrays or attributes that do not fit each other.
         """
-        codec, units = attributes.get("codec"), attributes.get("units")
-        features = attributes.get("features")
+        codec = attributes.get("codec")
+        units: Any = attributes.get("units")
+        features: Any = attributes.get("features")
         if codec not in DENSE_CODECS or len(arrays) != (3 if codec == "q8" else 2):
             raise FileFormatError(f"dense layer: codec {codec!r} with {len(arrays)} arrays")
         for name, size, most in (("units", units, MAX_UNITS), ("features", features, MAX_FEATURES)):

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ondevice.converters.fuse_dense import fuse_dense
 from ondevice.converters.graph import PackedModel, module_path
+from ondevice.dense import DenseCodec
 from ondevice.errors import UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.odm import write_odm
@@ -18,8 +20,10 @@ from ondevice.plan import LOOKUP, Attribute, Node, Plan
 from ondevice.records import pack_records
 
 
-def emit_odm(packed: PackedModel, path: Path, info: ModelInfo) -> None:
-    """Write a native file to `path`.
+def emit_odm(
+    packed: PackedModel, path: Path, info: ModelInfo, *, dense: DenseCodec = "f32"
+) -> None:
+    """Write a native file to `path`, the weights of dense layers stored as `dense`.
 
     Raises:
         UnsupportedError: operators that the native engine lacks, all listed.
@@ -37,9 +41,11 @@ def emit_odm(packed: PackedModel, path: Path, info: ModelInfo) -> None:
             nodes.append(Node(LOOKUP, inputs, outputs, {}, lookup.table, lookup.spec))
         elif node.op_type != "Constant":
             nodes.append(Node(node.op_type, inputs, outputs, _attributes(node)))
+    outputs = tuple(str(value.name) for value in graph.outputs)
+    nodes, weights = fuse_dense(nodes, weights, outputs, dense)
     plan = Plan(
         inputs=tuple(str(value.name) for value in graph.inputs),
-        outputs=tuple(str(value.name) for value in graph.outputs),
+        outputs=outputs,
         nodes=tuple(nodes),
         weights=tuple(weights),
         tables={name: table.layout for name, table in tables.items()},

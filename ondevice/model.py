@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.engines import Engine, open_engine
+from ondevice.engines.native import NativeEngine
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, to_int64
 from ondevice.info import InputSpec, ModelInfo
@@ -25,7 +26,8 @@ def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
 
     Args:
         path: an .odm, .onnx or .tflite file.
-        engine: "auto" takes the engine that fits the file; "numpy" (.odm), "onnx", "tflite".
+        engine: "auto" takes the best engine for the file: "native" for .odm, or "numpy" where the
+            native one is not compiled; "onnx"; "tflite".
         threads: how many threads the engine may use for one request.
 
     Raises:
@@ -35,7 +37,8 @@ def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
     """
     location = Path(path)
     name, runner, info = open_engine(location, engine, threads)
-    return Model(location, name, runner, info)
+    native = runner if isinstance(runner, NativeEngine) else None
+    return Model(location, name, runner, info, native)
 
 
 def file_bytes(path: Path) -> int:
@@ -52,6 +55,7 @@ class Model:
     engine: str
     runner: Engine
     info: ModelInfo
+    _native: NativeEngine | None = field(default=None, repr=False, compare=False)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -75,6 +79,13 @@ class Model:
             InputError: a missing or unknown input, a wrong dtype or shape, an empty batch, or an
                 ID that the model rejects.
         """
+        if self._native is not None and not raw:  # int64 arrays that need no conversion
+            try:
+                quick = self._native.predict(inputs)
+            except InputError:  # an ID: the checks below say of which input
+                quick = None
+            if quick is not None:
+                return quick
         outputs = self.runner.run(self._checked(self._encoded(inputs, raw)))
         return outputs[self.info.outputs[0]]
 
@@ -92,23 +103,35 @@ class Model:
             InputError: as in `predict`; also a context value that is not single, or an input
                 named in both.
         """
+        if self._native is not None and not raw:
+            try:
+                quick = self._native.rank(context, candidates)
+            except InputError:
+                quick = None
+            if quick is not None:
+                return quick
         if both := sorted(set(context) & set(candidates)):
             raise InputError(f"inputs given as context and as candidates: {', '.join(both)}")
         if not candidates:
             raise InputError("no candidate inputs; give at least one input with N values")
-        one = self._encoded(context, raw)
-        many = self._encoded(candidates, raw)
-        count = max((len(np.atleast_1d(np.asarray(values))) for values in many.values()), default=0)
-        request: dict[str, Values] = dict(many)
+        one = dict(self._encoded(context, raw))
+        many = dict(self._encoded(candidates, raw))
         for name, values in one.items():
-            array = np.asarray(values)
+            one[name] = array = np.asarray(values)
             if array.shape[:1] != (1,):
                 raise InputError(
                     f"context input {name!r}: expected one value (a list of length 1), "
                     f"got shape {list(array.shape)}"
                 )
-            request[name] = np.repeat(array, count, axis=0)
-        return self.predict(request)
+        count = max((len(np.atleast_1d(np.asarray(values))) for values in many.values()), default=0)
+        repeated = {name: np.repeat(values, count, axis=0) for name, values in one.items()}
+        checked = self._checked({**many, **repeated})
+        if self._native is None:
+            outputs = self.runner.run(checked)
+        else:
+            single = {name: np.ascontiguousarray(checked[name][:1]) for name in one}
+            outputs = self._native.run_ranked(single, checked)
+        return outputs[self.info.outputs[0]]
 
     def _encoded(self, inputs: Mapping[str, Values], raw: bool) -> Mapping[str, Values]:
         if not isinstance(inputs, Mapping):

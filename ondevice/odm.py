@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.container import Container, open_container, write_container
+from ondevice.dense import DENSE
 from ondevice.errors import FileFormatError
 from ondevice.info import ModelInfo
 from ondevice.ops import OPERATORS
@@ -97,7 +98,7 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
 
 
 def _check_operators(path: Path, plan: Plan) -> None:
-    unknown = {node.op for node in plan.nodes} - {LOOKUP, *OPERATORS}
+    unknown = {node.op for node in plan.nodes} - {LOOKUP, DENSE, *OPERATORS}
     if unknown:
         raise FileFormatError(f"{path}: unknown operators: {', '.join(sorted(unknown))}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -9,11 +10,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.errors import FileFormatError, InputError
+from ondevice.errors import FileFormatError, InputError, MissingDependencyError, UnsupportedError
 from ondevice.info import ModelInfo
 
-ENGINES = ("numpy", "onnx", "tflite")
-ENGINE_OF_SUFFIX = {".odm": "numpy", ".onnx": "onnx", ".tflite": "tflite"}
+ENGINES = ("native", "numpy", "onnx", "tflite")
+# The engines of a kind of file, best first; "auto" takes the first that can run it.
+ENGINES_OF_SUFFIX = {".odm": ("native", "numpy"), ".onnx": ("onnx",), ".tflite": ("tflite",)}
 
 
 class Engine(Protocol):
@@ -36,19 +38,32 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
         MissingDependencyError: the engine's runtime is not installed.
     """
     suffix = path.suffix.lower()
-    if suffix not in ENGINE_OF_SUFFIX:
-        known = ", ".join(sorted(ENGINE_OF_SUFFIX))
+    if suffix not in ENGINES_OF_SUFFIX:
+        known = ", ".join(sorted(ENGINES_OF_SUFFIX))
         raise FileFormatError(f"{path}: unknown kind of model file; expected one of {known}")
     if not path.is_file():
         raise FileFormatError(f"{path}: no such file")
-    fitting = ENGINE_OF_SUFFIX[suffix]
+    fitting = ENGINES_OF_SUFFIX[suffix]
     if engine not in ("auto", *ENGINES):
         raise InputError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
-    if engine not in ("auto", fitting):
-        raise InputError(f"engine {engine!r} cannot run {suffix} files; {fitting!r} can")
+    if engine not in ("auto", *fitting):
+        can = " and ".join(map(repr, fitting))
+        raise InputError(f"engine {engine!r} cannot run {suffix} files; {can} can")
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
-    return fitting, *_open(path, fitting, threads)
+    if engine == "auto" and len(fitting) > 1:
+        return _open_best(path, threads)
+    chosen = fitting[0] if engine == "auto" else engine
+    return chosen, *_open(path, chosen, threads)
+
+
+def _open_best(path: Path, threads: int) -> tuple[str, Engine, ModelInfo]:
+    """Open a native file in the C engine, or in numpy where that cannot run it, and say so."""
+    try:
+        return "native", *_open(path, "native", threads)
+    except (MissingDependencyError, UnsupportedError) as error:
+        warnings.warn(f"{error}; the slower numpy engine runs it", RuntimeWarning, stacklevel=4)
+    return "numpy", *_open(path, "numpy", threads)
 
 
 def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
@@ -63,8 +78,22 @@ def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
 
         info = ModelInfo.from_text(read_info(path))
         return TfliteEngine(path, threads), info
+    if engine == "native":
+        return _open_native(path)
     from ondevice.engines.numpy import NumpyEngine
     from ondevice.odm import open_odm
 
     opened = open_odm(path)
     return NumpyEngine(opened), opened.info
+
+
+def _open_native(path: Path) -> tuple[Engine, ModelInfo]:
+    from ondevice.engines.native import NativeEngine
+
+    try:
+        native = NativeEngine(path)
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the native engine is not compiled in this installation of ondevice"
+        ) from error
+    return native, ModelInfo.from_text(native.info_text)

@@ -8,18 +8,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.dense import DENSE, DenseLayer
+from ondevice.errors import FileFormatError
 from ondevice.lookup import look_up
 from ondevice.odm import OdmFile
 from ondevice.ops import apply
+from ondevice.plan import Node
 
 
 class NumpyEngine:
     """Executes a plan node by node; threads share it freely, as it keeps no state of a request."""
 
     def __init__(self, model: OdmFile) -> None:
-        """Take an opened native file; its arrays stay mapped."""
+        """Take an opened native file; its arrays stay mapped, dense layers are unpacked.
+
+        Raises:
+            FileFormatError: a dense layer's arrays do not fit it.
+        """
         self.runtime = f"numpy {np.__version__}"
         self._model = model
+        self._layers = {
+            node.outputs[0]: _layer(node, model.weights)
+            for node in model.plan.nodes
+            if node.op == DENSE
+        }
 
     def run(
         self, inputs: Mapping[str, npt.NDArray[np.int64]]
@@ -31,7 +43,15 @@ class NumpyEngine:
             read = [values[name] for name in node.inputs]
             if node.lookup is not None and node.table is not None:
                 out = look_up(node.lookup, read[0], tables[node.table].read)
+            elif node.op == DENSE:
+                out = self._layers[node.outputs[0]](read[0])
             else:
                 out = apply(node.op, read, node.attributes)
             values[node.outputs[0]] = out
         return {name: np.asarray(values[name], dtype=np.float32) for name in plan.outputs}
+
+
+def _layer(node: Node, weights: Mapping[str, npt.NDArray[Any]]) -> DenseLayer:
+    if missing := [name for name in node.inputs[1:] if name not in weights]:
+        raise FileFormatError(f"dense layer {node.outputs[0]!r}: {missing[0]!r} is not a constant")
+    return DenseLayer.read([weights[name] for name in node.inputs[1:]], node.attributes)

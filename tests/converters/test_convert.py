@@ -131,8 +131,11 @@ def test_native_file_opens_as_safetensors(converted):
         names = list(file.keys())
         assert "table.embeddings.user.weight.records" in names
         assert json.loads(file.metadata()["plan"])["outputs"]
-        weight = file.get_tensor("weight.network.0.weight")
-    assert weight.shape == (16, 48)
+        dense = [
+            node for node in json.loads(file.metadata()["plan"])["nodes"] if node["op"] == "Dense"
+        ]
+        weight = file.get_tensor(f"weight.{dense[0]['inputs'][1]}")
+    assert weight.shape == (48 * 16,)  # packed: 48 features, 16 units
 
 
 def test_onnx_file_is_standard_and_clean(converted):

@@ -1,0 +1,21 @@
+"""Types of the compiled module; see native/module.c."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+class Model:
+    info_text: str
+    kernels: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    def predict(self, mapping: object, /) -> npt.NDArray[np.float32] | None: ...
+    def rank(self, context: object, candidates: object, /) -> npt.NDArray[np.float32] | None: ...
+    def run(
+        self, arrays: tuple[npt.NDArray[np.int64], ...], context: bytes | None, /
+    ) -> tuple[npt.NDArray[np.float32], ...]: ...
+
+def open(path: str | Path, kernels: str | None, full_check: int, /) -> Model: ...
+def kernels_available() -> list[str]: ...
+def xxh64(data: bytes, seed: int, /) -> int: ...

@@ -1,0 +1,95 @@
+"""Runs a native file in the compiled C engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import FileFormatError, UnsupportedError
+
+# Names the kernels to use, for tests and measurements; unset: the fastest of this processor.
+KERNELS_VARIABLE = "ONDEVICE_KERNELS"
+
+IdArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+class NativeEngine:
+    """A model of the C engine; threads share it freely, each request takes its own scratch.
+
+    Attributes:
+        runtime: "native" and the kernels in use, such as "native avx2".
+        info_text: the file's description.
+        predict: the quick way for a dict of int64 arrays: the first output, or None for a
+            request that is not plain and must be checked and converted first.
+        rank: likewise for a context and its candidates.
+    """
+
+    def __init__(
+        self, path: Path, *, kernels: str | None = None, full_check: bool | None = None
+    ) -> None:
+        """Map and check a native file.
+
+        Args:
+            path: the .odm file.
+            kernels: see `kernels_available`; by default what ONDEVICE_KERNELS names, or the
+                fastest.
+            full_check: as in `ondevice.odm.open_odm`.
+
+        Raises:
+            FileFormatError: the file is damaged or of another version.
+            UnsupportedError: a valid file that this engine cannot run, or unknown kernels.
+            ImportError: the engine is not compiled.
+        """
+        from ondevice import _native
+
+        chosen = kernels or os.environ.get(KERNELS_VARIABLE) or None
+        check = -1 if full_check is None else int(full_check)
+        try:
+            self._model: Any = _native.open(path, chosen, check)
+        except FileFormatError as error:
+            raise FileFormatError(f"{path}: {error}") from error
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{path}: {error}") from error
+        self.runtime = f"native {self._model.kernels}"
+        self.info_text: str = self._model.info_text
+        self.predict = self._model.predict
+        self.rank = self._model.rank
+        self._inputs: tuple[str, ...] = self._model.inputs
+        self._outputs: tuple[str, ...] = self._model.outputs
+
+    def run(self, inputs: Mapping[str, IdArray]) -> dict[str, FloatArray]:
+        """Outputs by name. Raises InputError for IDs that the model rejects."""
+        arrays = tuple(inputs[name] for name in self._inputs)
+        return dict(zip(self._outputs, self._model.run(arrays, None), strict=True))
+
+    def run_ranked(
+        self, context: Mapping[str, IdArray], candidates: Mapping[str, IdArray]
+    ) -> dict[str, FloatArray]:
+        """Outputs by name for checked IDs: one row for context inputs, N for the others."""
+        arrays = tuple(
+            context[name] if name in context else candidates[name] for name in self._inputs
+        )
+        shared = bytes(name in context for name in self._inputs)
+        return dict(zip(self._outputs, self._model.run(arrays, shared), strict=True))
+
+
+def kernels_available() -> tuple[str, ...]:
+    """Kernels that this processor can run, best first. Raises ImportError if not compiled."""
+    from ondevice import _native
+
+    return tuple(_native.kernels_available())
+
+
+def is_compiled() -> bool:
+    """Whether the C engine can be imported."""
+    try:
+        from ondevice import _native  # noqa: F401 - the import is the question
+    except ImportError:
+        return False
+    return True

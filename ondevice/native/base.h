@@ -1,0 +1,62 @@
+/* base.h: what every file of the engine needs: memory functions, arenas, error texts. */
+#ifndef ONDEVICE_BASE_H
+#define ONDEVICE_BASE_H
+
+#include "ondevice.h"
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the native format is little-endian, and so must be the processor"
+#endif
+
+#define OD_INLINE static inline __attribute__((always_inline))
+
+/* Fixed-size copies compile to plain loads and stores even without a C library. */
+OD_INLINE uint32_t od_load32(const void *p) {
+  uint32_t v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+OD_INLINE uint64_t od_load64(const void *p) {
+  uint64_t v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+OD_INLINE uint16_t od_load16(const void *p) {
+  uint16_t v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+void od_copy(void *to, const void *from, size_t size);
+void od_zero(void *to, size_t size);
+int od_same(const void *a, const void *b, size_t size);
+size_t od_length(const char *text);
+int od_equal(const char *a, const char *b); /* texts are the same */
+int od_order(const char *a, const char *b); /* <0, 0, >0 by unsigned bytes */
+
+/* An arena: memory that is released all at once. Blocks are zeroed and aligned to 64 bytes. */
+typedef struct od_arena_block od_arena_block;
+typedef struct {
+  const od_allocator *allocator;
+  od_arena_block *last;
+} od_arena;
+
+void *od_take(od_arena *arena, size_t count, size_t size); /* NULL: out of memory or overflow */
+char *od_take_text(od_arena *arena, const char *text, size_t size);
+void od_arena_release(od_arena *arena);
+
+/* Fill `error` (may be NULL) and return `status`. In `format`, %s is a text, %i an int64_t, %u a
+ * uint64_t: the caller passes exactly these types. */
+od_status od_fail(od_error *error, od_status status, const char *format, ...);
+
+/* Sort pointers with a heap: no recursion, no worst case. */
+void od_sort(void **items, size_t count, int (*order)(const void *a, const void *b));
+
+#define OD_CHECK(call)                        \
+  do {                                        \
+    od_status od_check_status = (call);       \
+    if (od_check_status != OD_OK)             \
+      return od_check_status;                 \
+  } while (0)
+
+#endif

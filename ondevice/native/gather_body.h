@@ -1,0 +1,175 @@
+/* gather_body.h: lookups, compiled once for every instruction set by the kernels_*.c files.
+ *
+ * The including file defines VW (lanes of a vector), the type vf and vf_load, vf_store, vf_set1,
+ * vf_mul, vf_add, vf_keep (zero the lanes from a number on), vf_load_q8, vf_load_q4, vf_load_f16,
+ * half_value and block_value. Values are code * scale, one multiplication, and rows are added in
+ * block order, as in the numpy engine: results are the same bit by bit.
+ */
+
+enum { JOBS = 128, ENTRIES = 512, MAX_BLOCKS = 64 };
+
+typedef struct {
+  const uint8_t *at; /* its index group, then its record */
+  uint32_t row, kept;
+} entry;
+
+typedef struct {
+  const od_lookup *lookup;
+  float *out;
+  uint32_t first;
+} job;
+
+typedef struct {
+  job jobs[JOBS];
+  entry entries[ENTRIES];
+  uint32_t job_count, entry_count;
+  od_fault *fault;
+} gather_state;
+
+OD_INLINE vf load_part(const float *from, uint32_t count) {
+  if (count >= VW) return vf_load(from);
+  float whole[VW] = {0};
+  for (uint32_t i = 0; i < count; i++) whole[i] = from[i];
+  return vf_load(whole);
+}
+
+OD_INLINE void store_part(float *to, vf value, uint32_t count) {
+  if (count >= VW) {
+    vf_store(to, value);
+    return;
+  }
+  float whole[VW];
+  vf_store(whole, value);
+  for (uint32_t i = 0; i < count; i++) to[i] = whole[i];
+}
+
+/* Values [column, column + VW) of one record. */
+OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column, od_codec codec) {
+  if (column && e->kept <= column) return vf_set1(0);
+  const uint8_t *values = e->at + table->scale_bytes;
+  vf part;
+  if (codec == OD_CODEC_Q8) part = vf_load_q8(values + column);
+  else if (codec == OD_CODEC_Q4) part = vf_load_q4(values + column / 2);
+  else if (codec == OD_CODEC_F16) part = vf_load_f16(values + 2 * (size_t)column);
+  else part = vf_load((const float *)(const void *)(values + 4 * (size_t)column));
+  if (table->scale == OD_SCALE_ROW) part = vf_mul(part, vf_set1(half_value(e->at)));
+  else if (table->scale == OD_SCALE_COLUMN)
+    part = vf_mul(part, load_part(table->scales + column, table->dim - column));
+  return e->kept >= column + VW ? part : vf_keep(part, (int32_t)(e->kept - column));
+}
+
+OD_INLINE void fuse(const job *j, const entry *entries, od_codec codec) {
+  const od_lookup *lookup = j->lookup;
+  const od_table *table = lookup->table;
+  uint32_t count = lookup->block_count;
+  for (uint32_t column = 0; column < lookup->row_dim; column += VW) {
+    uint32_t left = lookup->row_dim - column;
+    if (lookup->fuse == OD_FUSE_CONCAT) {
+      for (uint32_t b = 0; b < count; b++)
+        store_part(j->out + b * lookup->row_dim + column,
+                   record_part(entries + b, table, column, codec), left);
+      continue;
+    }
+    vf sum = record_part(entries, table, column, codec);
+    for (uint32_t b = 1; b < count; b++)
+      sum = vf_add(sum, record_part(entries + b, table, column, codec));
+    if (lookup->fuse == OD_FUSE_MEAN) sum = vf_mul(sum, vf_set1(lookup->mean));
+    store_part(j->out + column, sum, left);
+  }
+}
+
+/* From the index group to the record: its offset follows from the widths before it. */
+OD_INLINE void locate(entry *e, const od_table *table, gather_state *state) {
+  uint64_t start = od_load32(e->at), codes = od_load64(e->at + 4);
+  uint32_t place = e->row & 15;
+  uint64_t before = codes & (((uint64_t)1 << (4 * place)) - 1);
+  before = (before & 0x0f0f0f0f0f0f0f0fu) + ((before >> 4) & 0x0f0f0f0f0f0f0f0fu);
+  before = (before * 0x0101010101010101u) >> 56;
+  uint32_t own = (uint32_t)(codes >> (4 * place)) & 15;
+  uint64_t offset = start + (uint64_t)place * table->base_bytes + before * table->step_bytes;
+  uint64_t end = offset + table->base_bytes + own * table->step_bytes;
+  uint32_t kept = table->width_base + own * table->width_step;
+  e->kept = kept < table->dim ? kept : table->dim;
+  if (__builtin_expect(end > table->payload, 0)) {
+    state->fault->kind = OD_FAULT_INDEX;
+    offset = e->kept = 0;
+  }
+  e->at = table->records + offset;
+  __builtin_prefetch(e->at);
+}
+
+static void flush(gather_state *state) {
+  for (uint32_t i = 0; i < state->job_count; i++) {
+    const od_lookup *lookup = state->jobs[i].lookup;
+    if (!lookup->table->index) continue;
+    entry *e = state->entries + state->jobs[i].first;
+    for (uint32_t b = 0; b < lookup->block_count; b++) locate(e + b, lookup->table, state);
+  }
+  for (uint32_t i = 0; i < state->job_count; i++) {
+    const job *j = &state->jobs[i];
+    const entry *e = state->entries + j->first;
+    switch (j->lookup->table->codec) {
+      case OD_CODEC_Q8: fuse(j, e, OD_CODEC_Q8); break;
+      case OD_CODEC_Q4: fuse(j, e, OD_CODEC_Q4); break;
+      case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
+      default: fuse(j, e, OD_CODEC_F32); break;
+    }
+  }
+  state->job_count = state->entry_count = 0;
+}
+
+OD_INLINE void add_entry(gather_state *state, const od_table *table, uint32_t row) {
+  entry *e = &state->entries[state->entry_count++];
+  e->row = row;
+  e->kept = table->width_base;
+  e->at = table->index ? table->index + (size_t)(row >> 4) * 12
+                       : table->records + (size_t)row * table->base_bytes;
+  __builtin_prefetch(e->at);
+}
+
+OD_INLINE void add_job(gather_state *state, const od_lookup *lookup, int64_t id, float *out) {
+  if (lookup->has_padding && id == lookup->padding) {
+    for (uint32_t i = 0; i < lookup->dim; i++) out[i] = 0;
+    return;
+  }
+  job *j = &state->jobs[state->job_count++];
+  j->lookup = lookup;
+  j->out = out;
+  j->first = state->entry_count;
+  const od_table *table = lookup->table;
+  if (lookup->blocks) {
+    uint64_t code = (uint64_t)id * lookup->multiplier;
+    for (uint32_t b = 0; b < lookup->block_count; b++) {
+      const od_block *block = &lookup->blocks[b];
+      uint32_t value = block->contiguous ? (uint32_t)(code >> block->shift) & block->low_mask
+                                         : block_value(code, block->mask);
+      add_entry(state, table, block->offset + value);
+    }
+  } else {
+    uint64_t row = (uint64_t)id;
+    if (__builtin_expect(row >= table->rows, 0)) {
+      row = lookup->oov;
+      if (!lookup->has_oov) {
+        *state->fault = (od_fault){OD_FAULT_ID, lookup, id};
+        row = 0;
+      }
+    }
+    add_entry(state, table, (uint32_t)row);
+  }
+  if (state->job_count == JOBS || state->entry_count > ENTRIES - MAX_BLOCKS) flush(state);
+}
+
+static void gather(const od_gather *gathers, size_t count, size_t rows, od_fault *fault) {
+  gather_state state;
+  state.job_count = state.entry_count = 0;
+  state.fault = fault;
+  for (size_t row = 0; row < rows; row++)
+    for (size_t g = 0; g < count; g++) {
+      const od_lookup *lookup = gathers[g].lookup;
+      const int64_t *ids = gathers[g].ids + row * gathers[g].ids_step;
+      float *out = gathers[g].out + row * gathers[g].out_step;
+      for (uint32_t i = 0; i < lookup->ids_per_row; i++)
+        add_job(&state, lookup, ids[i], out + (size_t)i * lookup->dim);
+    }
+  flush(&state);
+}

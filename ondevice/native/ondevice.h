@@ -1,0 +1,120 @@
+/* ondevice.h: the public interface of the native engine: open, describe, run, rank, close.
+ *
+ * A model is immutable once opened: any number of threads may use it at once. A session holds the
+ * scratch memory of one running request: one thread at a time. Nothing is allocated after
+ * od_session_open. Every function that can fail returns a status and fills an od_error.
+ */
+#ifndef ONDEVICE_H
+#define ONDEVICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef OD_API
+#if defined(__GNUC__)
+#define OD_API __attribute__((visibility("default")))
+#else
+#define OD_API
+#endif
+#endif
+
+#define OD_MAX_RANK 8
+
+typedef enum {
+  OD_OK = 0,
+  OD_E_INPUT = 1,       /* a request the model rejects, such as an ID out of range */
+  OD_E_FORMAT = 2,      /* a damaged, hostile or unknown file */
+  OD_E_UNSUPPORTED = 3, /* a valid file that this engine cannot run */
+  OD_E_MEMORY = 4,      /* an allocation failed */
+  OD_E_SYSTEM = 5       /* the operating system refused (file missing, mapping failed) */
+} od_status;
+
+typedef struct {
+  od_status status;
+  char text[248]; /* one line of UTF-8, zero-terminated */
+} od_error;
+
+/* Where memory comes from. `allocate` returns memory aligned to 16 bytes, or NULL. */
+typedef struct {
+  void *(*allocate)(void *user, size_t size);
+  void (*release)(void *user, void *memory);
+  void *user;
+} od_allocator;
+
+typedef struct {
+  /* NULL: the fastest kernels this processor has. Otherwise one of "portable", "avx2",
+   * "avx512vnni", "neon", "neon-dotprod", "neon-i8mm"; OD_E_UNSUPPORTED if it lacks them. */
+  const char *kernels;
+  /* NULL: malloc and free (not available in a freestanding build). */
+  const od_allocator *allocator;
+  /* 1: check every byte of the file; 0: the header and all sizes; -1: every byte of files up to
+   * 8 MiB. Whatever is chosen, no file makes the engine read or write out of bounds. */
+  int full_check;
+} od_options;
+
+/* One input or output. dims[0] is 0: the number of rows, free for every request. */
+typedef struct {
+  const char *name; /* UTF-8, zero-terminated */
+  uint32_t rank;
+  uint32_t dims[OD_MAX_RANK];
+  uint32_t row_size; /* elements in one row: the product of dims[1...] */
+} od_tensor;
+
+typedef struct od_model od_model;
+typedef struct od_session od_session;
+
+/* Open a model in memory, which must stay unchanged until od_close and be aligned to 64 bytes.
+ * `options` and `error` may be NULL. */
+OD_API od_status od_open_memory(const void *data, size_t size, const od_options *options,
+                                od_model **model, od_error *error);
+
+#ifndef ONDEVICE_FREESTANDING
+/* Open a model file by mapping it read-only. */
+OD_API od_status od_open_path(const char *path, const od_options *options, od_model **model,
+                              od_error *error);
+#endif
+
+/* Release a model. All its sessions must be closed before. NULL is allowed. */
+OD_API void od_close(od_model *model);
+
+OD_API size_t od_input_count(const od_model *model);
+OD_API const od_tensor *od_input(const od_model *model, size_t index);
+OD_API size_t od_output_count(const od_model *model);
+OD_API const od_tensor *od_output(const od_model *model, size_t index);
+
+/* The model's description (JSON, not zero-terminated): inputs, features, test vectors. */
+OD_API const char *od_info(const od_model *model, size_t *size);
+
+/* Name of the kernels in use. */
+OD_API const char *od_kernels_in_use(const od_model *model);
+
+/* Names of the kernels this processor can run, best first; NULL past the last. */
+OD_API const char *od_kernels_available(size_t index);
+
+/* Make the scratch memory for one thread at a time. */
+OD_API od_status od_session_open(const od_model *model, od_session **session, od_error *error);
+OD_API void od_session_close(od_session *session);
+
+/* Score `rows` rows.
+ * inputs[i]: IDs of input i, int64, contiguous [rows, dims[1...]].
+ * outputs[i]: where output i goes, float32 [rows, dims[1...]], or NULL to skip it. */
+OD_API od_status od_run(od_session *session, const int64_t *const *inputs, size_t rows,
+                        float *const *outputs, od_error *error);
+
+/* Score `rows` candidates for one context: is_context[i] is 1 where inputs[i] holds a single row,
+ * the same for all candidates. Work that depends on context inputs alone is done once. */
+OD_API od_status od_rank(od_session *session, const int64_t *const *inputs,
+                         const uint8_t *is_context, size_t rows, float *const *outputs,
+                         od_error *error);
+
+/* XXH64 of bytes: how raw strings (UTF-8) and integers (8 little-endian bytes) become IDs. */
+OD_API uint64_t od_hash(const void *data, size_t size, uint64_t seed);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

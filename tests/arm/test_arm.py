@@ -1,0 +1,122 @@
+"""The C core on ARM: cross-compiled, run under emulation as Pi 4, Pi 5, a newer core and armv7."""
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_helpers import dense_node, random_table, write_model
+
+from ondevice.engines.numpy import NumpyEngine
+from ondevice.odm import open_odm
+from ondevice.plan import Node
+from ondevice.spec import binary_code_spec, full_spec
+
+_spec = importlib.util.spec_from_file_location(
+    "arm_helpers", Path(__file__).parent / "arm_helpers.py"
+)
+arm = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(arm)
+
+
+def random_model(path):
+    """A model with every codec, both schemes, and dense layers of every kind as outputs."""
+    rng = np.random.default_rng(11)
+    specs = {
+        "a": binary_code_spec(16, code_bits=64, t=8, multiplier=0x9E3779B97F4A7C15, padding_id=0),
+        "b": binary_code_spec(12, code_bits=20, t=3, strategy="skip", fuse="mean"),
+        "c": full_spec(50, 7, oov_row=2),
+        "d": binary_code_spec(24, code_bits=30, t=8, fuse="concat"),
+    }
+    codecs = {"a": ("q4", "row"), "b": ("q8", "row"), "c": ("q8", "column"), "d": ("f16", None)}
+    tables = {
+        name: random_table(spec, codecs[name][0], rng, truncated=True, axis=codecs[name][1])
+        for name, spec in specs.items()
+    }
+    weights = {}
+    w = rng.normal(size=(59, 70)).astype(np.float32)
+    join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
+    layers = [dense_node(c, "x", w, None, c, weights, relu=c == "q8") for c in ("q8", "f16", "f32")]
+    tail = [Node("Sigmoid", ("f32",), ("p",), {})]
+    outputs = ["x", "q8", "f16", "f32", "p"]
+    return write_model(path, specs, tables, [join, *layers, *tail], weights, outputs), specs
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arm")
+    return {a: arm.build(a, folder) for a in arm.COMPILERS if not arm.missing_tools(a)}
+
+
+def run(program, emulator, model, kernels, ids, outputs, folder):
+    rows = len(next(iter(ids.values())))
+    request, result = folder / "ids", folder / "results"
+    request.write_bytes(b"".join(values.astype("<i8").tobytes() for values in ids.values()))
+    done = subprocess.run(
+        [*emulator, program, model, kernels, str(rows), request, result],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode == 3:
+        return None, done.stderr
+    assert done.returncode == 0, done.stderr
+    flat, arrays, start = np.fromfile(result, dtype="<f4"), {}, 0
+    for name, expected in outputs.items():
+        arrays[name] = flat[start : start + expected.size].reshape(expected.shape)
+        start += expected.size
+    assert start == flat.size
+    return arrays, done.stdout.strip()
+
+
+@pytest.mark.parametrize("processor", arm.PROCESSORS)
+def test_kernels_under_emulation(processor, programs, tmp_path):
+    architecture, chosen = arm.PROCESSORS[processor]
+    if missing := arm.missing_tools(architecture):
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    model, specs = random_model(tmp_path / "m.odm")
+    emulator = [f"qemu-{architecture}-static", "-cpu", processor]
+    rng = np.random.default_rng(3)
+    for rows in (1, 2, 9, 70):
+        ids = {name: rng.integers(-(2**63), 2**63 - 1, rows, dtype=np.int64) for name in specs}
+        expected = NumpyEngine(open_odm(model)).run(ids)
+        for kernels in ("auto", "portable", "neon", "neon-dotprod", "neon-i8mm"):
+            got, said = run(
+                programs[architecture], emulator, model, kernels, ids, expected, tmp_path
+            )
+            if got is None:
+                assert kernels > chosen or architecture == "arm" or kernels == "neon-i8mm", said
+                continue
+            assert said == (chosen if kernels == "auto" else kernels)
+            np.testing.assert_array_equal(got["x"], expected["x"], err_msg=kernels)
+            np.testing.assert_array_equal(got["q8"], expected["q8"], err_msg=kernels)
+            for name in ("f16", "f32", "p"):
+                np.testing.assert_allclose(got[name], expected[name], atol=2e-5, err_msg=kernels)
+
+
+def test_instruction_counts_repeat(programs, tmp_path):
+    """Executed instructions a request: the same in every run, and fewer with better kernels."""
+    compiler = shutil.which("gcc")
+    emulator = shutil.which("qemu-aarch64")
+    if arm.missing_tools("aarch64") or compiler is None or emulator is None:
+        pytest.skip("not installed: gcc, qemu-user or the aarch64 cross compiler")
+    plugin = tmp_path / "libcount.so"
+    source = Path(__file__).parent / "count_instructions.c"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
+    model, specs = random_model(tmp_path / "m.odm")
+    ids = tmp_path / "ids"
+    ids.write_bytes(np.arange(len(specs), dtype="<i8").tobytes())
+
+    def count(kernels):
+        log = tmp_path / "log"
+        subprocess.run(
+            [emulator, "-cpu", "cortex-a76", "-plugin", f"{plugin},out={log}",
+             programs["aarch64"], model, kernels, "1", ids, tmp_path / "out", "10"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        marks = [int(line.split()[2]) for line in log.read_text().splitlines() if "MARK" in line]
+        return (marks[1] - marks[0]) / 10
+
+    first = count("neon-dotprod")
+    assert count("neon-dotprod") == first
+    assert first < count("neon") < count("portable")

@@ -1,0 +1,45 @@
+"""Runs the libFuzzer harness; ONDEVICE_FUZZ_SECONDS sets for how long (600 in the nightly run)."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from runtime_helpers import write_small_model
+
+import ondevice
+
+NATIVE = Path(ondevice.__file__).parent / "native"
+HERE = Path(__file__).parent
+SECONDS = int(os.environ.get("ONDEVICE_FUZZ_SECONDS", "60"))
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="not installed: clang with libFuzzer")
+def test_fuzz_open_and_run(tmp_path):
+    program, corpus = tmp_path / "fuzz_open", tmp_path / "corpus"
+    corpus.mkdir()
+    write_small_model(corpus / "small.odm", vectors=False)
+    for fixture in HERE.glob("*.odm"):
+        shutil.copy(fixture, corpus)
+    sources = sorted(str(p) for p in NATIVE.glob("*.c") if p.name != "module.c")
+    # vector kernels without instrumentation: clang takes minutes for their unrolled loops, and the
+    # portable ones are the same source
+    vectors = [path for path in sources if "kernels_avx" in path or "kernels_neon" in path]
+    sources = [path for path in sources if path not in vectors]
+    flags = ["-std=c11", "-O1", "-ffp-contract=off", f"-I{NATIVE}", "-c"]
+    subprocess.run(["clang", *flags, *vectors], check=True, cwd=tmp_path)
+    sources += sorted(str(path) for path in tmp_path.glob("*.o"))
+    build = subprocess.run(
+        ["clang", "-std=c11", "-g", "-O1", "-fsanitize=fuzzer,address,undefined",
+         "-fno-sanitize-recover=all", f"-I{NATIVE}", str(HERE / "fuzz_open.c"), *sources,
+         "-o", program],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert build.returncode == 0, build.stderr
+    done = subprocess.run(
+        [program, f"-max_total_time={SECONDS}", "-rss_limit_mb=3000", "-timeout=10",
+         "-max_len=65536", f"-artifact_prefix={tmp_path}/", corpus],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -1,0 +1,71 @@
+"""Building the core: the example program, the freestanding library, and doing without it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime_helpers import write_small_model
+
+import ondevice
+
+NATIVE = Path(ondevice.__file__).parent / "native"
+COMPILER = shutil.which("gcc") or shutil.which("clang")
+CORE = sorted(str(p) for p in NATIVE.glob("*.c") if p.name != "module.c")
+FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{NATIVE}"]
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None or not CORE, reason="no C compiler, or no sources beside the package"
+)
+
+
+@needs_compiler
+def test_example_program(tmp_path):
+    model, program = tmp_path / "m.odm", tmp_path / "predict"
+    write_small_model(model)
+    example = str(NATIVE / "examples" / "predict.c")
+    subprocess.run(
+        [COMPILER, *FLAGS, "-fsanitize=address,undefined", "-fno-sanitize-recover", example, *CORE,
+         "-o", program], check=True,
+    )  # fmt: skip
+    done = subprocess.run([program, model], capture_output=True, text=True, check=True)
+    ids = {name: np.array([i + 1]) for i, name in enumerate(("user", "colour", "slot"))}
+    expected = ondevice.load(model, engine="numpy").predict(ids)[0]
+    assert float(done.stdout.rsplit(" ", 1)[1]) == pytest.approx(float(expected), abs=2e-6)
+    model.write_bytes(b"not a model")
+    done = subprocess.run([program, model], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+@needs_compiler
+def test_freestanding_library_needs_nothing(tmp_path):
+    library = tmp_path / "libondevice.so"
+    sources = [path for path in CORE if "platform_posix" not in path]
+    subprocess.run(
+        [COMPILER, *FLAGS, "-DONDEVICE_FREESTANDING", "-ffreestanding", "-fPIC", "-shared",
+         "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *sources, "-o",
+         library, "-lgcc"], check=True,
+    )  # fmt: skip
+    needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)
+    assert "NEEDED" not in needed.stdout
+
+
+def test_without_the_extension_numpy_runs_and_says_so(tmp_path):
+    write_small_model(tmp_path / "m.odm")
+    code = (
+        "import sys, warnings; sys.modules['ondevice._native'] = None\n"
+        "import numpy as np, ondevice\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('default')\n"
+        "    for _ in range(3):\n"
+        "        model = ondevice.load(sys.argv[1])\n"
+        "assert len(seen) == 1 and 'not compiled' in str(seen[0].message), seen\n"
+        "assert model.engine == 'numpy'\n"
+        "ids = {n: np.array([1, 2]) for n in ('user', 'colour', 'slot')}\n"
+        "assert model.predict(ids).shape == (2,)\n"
+        "try: ondevice.load(sys.argv[1], engine='native')\n"
+        "except ondevice.OnDeviceError as error: assert 'not compiled' in str(error)\n"
+        "else: raise SystemExit('no error')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.odm")], check=True)

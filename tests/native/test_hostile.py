@@ -1,0 +1,136 @@
+"""Damaged and hostile native files: a typed error or the same result, never anything else."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+from runtime_helpers import write_small_model
+
+import ondevice
+from ondevice.engines.native import NativeEngine, is_compiled
+from ondevice.errors import FileFormatError, InputError, UnsupportedError
+
+pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
+IDS = {name: np.array([1, 3, 4, 2], dtype=np.int64) for name in ("user", "colour", "slot")}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hostile") / "small.odm"
+    write_small_model(path)
+    return path.read_bytes(), NativeEngine(path).run(IDS)["probability"]
+
+
+def outcome(path, expected):
+    """Nothing when the file is refused or gives the same result."""
+    try:
+        got = NativeEngine(path).run(IDS)["probability"]
+    except (FileFormatError, UnsupportedError):
+        return None
+    return None if np.array_equal(got, expected) else got
+
+
+def test_every_truncation(small, tmp_path):
+    data, expected = small
+    path = tmp_path / "cut.odm"
+    for size in range(len(data)):
+        path.write_bytes(data[:size])
+        with pytest.raises(FileFormatError):
+            NativeEngine(path)
+    path.write_bytes(data)
+    assert outcome(path, expected) is None
+
+
+def test_every_byte_changed(small, tmp_path):
+    data, expected = small
+    path = tmp_path / "changed.odm"
+    rng = np.random.default_rng(0)
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(changed)
+        assert outcome(path, expected) is None, place
+
+
+def rewritten(data, change):
+    """The file with its plan changed and all checksums right again: a hostile author's."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    plan = json.loads(header["__metadata__"]["plan"])
+    change(plan)
+    header["__metadata__"]["plan"] = json.dumps(plan, separators=(",", ":"))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    body = bytearray(data[8 + length :])
+    head = len(text).to_bytes(8, "little") + text
+    body[:4] = zlib.crc32(head).to_bytes(4, "little")
+    return head + bytes(body)
+
+
+def leaves(value, path=()):
+    """Paths of every value inside decoded JSON."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from leaves(value[key], (*path, key))
+    yield path
+
+
+STRANGE = [0, -1, 1, 2, 15, 63, 64, 2**31 - 1, 2**31, 2**32, 2**63, 2**64, 1.5, -1e400, "", "x",
+           None, True, [], {}, [0] * 9, "batch"]  # fmt: skip
+
+
+def test_plans_of_a_hostile_author(small, tmp_path):
+    """Right checksums around every value of the plan made strange: no crash, no wrong type."""
+    data, _ = small
+    plan = {}
+    rewritten(data, plan.update)  # reads it
+    length = int.from_bytes(data[:8], "little")
+    plan = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["plan"])
+    path = tmp_path / "strange.odm"
+    opened = 0
+    for place in leaves(plan):
+        if not place:
+            continue
+        for strange in STRANGE:
+
+            def change(target, place=place, strange=strange):
+                for key in place[:-1]:
+                    target = target[key]
+                target[place[-1]] = strange
+
+            path.write_bytes(rewritten(data, change))
+            try:
+                NativeEngine(path).run(IDS)
+                opened += 1
+            except (FileFormatError, UnsupportedError, InputError):
+                continue
+    assert opened  # some changes are harmless, such as another padding ID
+
+
+def test_index_that_leads_outside(tmp_path):
+    """In a file too large to be read whole at load, a wild index is found when it is used."""
+    path = tmp_path / "small.odm"
+    write_small_model(path)
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    start = 8 + length + header["table.user.index"]["data_offsets"][0]
+    data[start : start + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(FileFormatError, match="damaged"):
+        NativeEngine(path)
+    engine = NativeEngine(path, full_check=False)
+    with pytest.raises(FileFormatError, match="index"):
+        engine.run(IDS)
+
+
+def test_missing_file_and_unknown_kernels(small, tmp_path):
+    path = tmp_path / "m.odm"
+    path.write_bytes(small[0])
+    with pytest.raises(UnsupportedError, match="sparc"):
+        NativeEngine(path, kernels="sparc")
+    with pytest.raises(FileFormatError, match="cannot be read"):
+        NativeEngine(tmp_path / "none.odm")
+    with pytest.raises(FileFormatError):
+        ondevice.load(tmp_path / "none.odm")

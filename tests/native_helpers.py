@@ -1,0 +1,61 @@
+"""Models of the native format built by hand, for tests of the native engine."""
+
+import numpy as np
+
+from ondevice.codecs import quantise
+from ondevice.dense import pack_dense
+from ondevice.info import InputSpec, ModelInfo
+from ondevice.odm import write_odm
+from ondevice.plan import Node, Plan
+from ondevice.records import pack_records
+
+
+def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None):
+    """A model whose input i of specs feeds a lookup with output "<name>.vector"."""
+    lookups = tuple(
+        Node("Lookup", (name,), (f"{name}.vector",), {}, name, spec) for name, spec in specs.items()
+    )
+    packed = {name: pack_records(table) for name, table in tables.items()}
+    plan = Plan(
+        inputs=tuple(specs),
+        outputs=tuple(outputs),
+        nodes=(*lookups, *nodes),
+        weights=tuple(weights),
+        tables={name: table.layout for name, table in packed.items()},
+    )
+    shapes = shapes or {}
+    inputs = tuple(
+        InputSpec(
+            name,
+            shapes.get(name, ("batch",)),
+            spec.rows if spec.scheme == "full" and spec.oov_row is None else None,
+        )
+        for name, spec in specs.items()
+    )
+    info = ModelInfo(inputs=inputs, outputs=tuple(outputs))
+    write_odm(path, plan, info, weights, packed)
+    return path
+
+
+def random_table(spec, codec, rng, *, truncated, axis=None):
+    """A quantised table of random values, with random kept widths when `truncated`."""
+    values = rng.normal(size=(spec.rows, spec.row_dim)).astype(np.float32)
+    widths = rng.integers(0, spec.row_dim + 1, spec.rows) if truncated else None
+    axis = axis if codec in ("q8", "q4") else None
+    return quantise(values, codec, widths=widths, scale_axis=axis)
+
+
+def dense_node(name, source, weight, bias, codec, weights, *, relu=False):
+    """A Dense node called `name`; its packed arrays are added to `weights`."""
+    packed = pack_dense(weight, bias, codec)
+    parts = {"weight": packed.weight, "bias": packed.bias}
+    if packed.scale is not None:
+        parts["scale"] = packed.scale
+    weights.update({f"{name}.{part}": array for part, array in parts.items()})
+    attributes = {
+        "codec": codec,
+        "features": weight.shape[0],
+        "units": weight.shape[1],
+        "relu": int(relu),
+    }
+    return Node("Dense", (source, *(f"{name}.{part}" for part in parts)), (name,), attributes)

@@ -9,7 +9,7 @@ LEGACY := .venv-legacy
 # for Python 3.11 and below only.
 HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo test test-legacy lint clean
+.PHONY: demo test test-legacy fuzz lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/ondevice demo
@@ -26,6 +26,10 @@ else
 test-legacy:
 	@echo "skipped: numpy 1.26 with tflite-runtime needs Python 3.11, this is $$($(PYTHON) -V)"
 endif
+
+# The long run of what `make test` does for a minute.
+fuzz: $(VENV)/.installed
+	ONDEVICE_FUZZ_SECONDS=600 $(VENV)/bin/python -m pytest tests/hostile
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -13,13 +13,14 @@ from ondevice.atomic import atomic_path
 from ondevice.codecs import CODECS
 from ondevice.converters import convert
 from ondevice.converters.convert import TARGETS, ConversionReport
+from ondevice.dense import DENSE_CODECS
 from ondevice.errors import FileFormatError
 from ondevice.models.checkpoint import Checkpoint, load_checkpoint
 from ondevice.text_table import size, table
 
 EPILOG = """examples:
   ondevice convert checkpoint --out models
-  ondevice convert checkpoint --out models --tables q4 --targets odm
+  ondevice convert checkpoint --out models --tables q4 --dense q8 --targets odm
 
 Every file is run in its engine on ordinary, unseen, padding and extreme IDs and compared with the
 torch model before it gets its name; a file that differs is not left behind."""
@@ -31,6 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the model files")
     parser.add_argument(
         "--tables", choices=CODECS, default="q8", help="codec of the tables (default: q8)"
+    )
+    parser.add_argument(
+        "--dense",
+        choices=DENSE_CODECS,
+        default="f32",
+        help="codec of the network's layers in the .odm file (default: f32)",
     )
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
@@ -48,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         targets=args.targets,
         tables=args.tables,
+        dense=args.dense,
         features=checkpoint.features,
         name=args.name,
     )

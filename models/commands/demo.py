@@ -129,9 +129,7 @@ def comparison(full: Trained, scored: list[Scored]) -> str:
     for number, latency in enumerate(scored[0].measurement.latencies):
         for name in ("p50", "p95", "p99"):
             values = [getattr(i.measurement.latencies[number], name) for i in scored]
-            rows.append(
-                [f"batch {latency.batch} {name}", "-", *(f"{value:.0f} us" for value in values)]
-            )
+            rows.append([f"batch {latency.batch} {name}", "-", *map(_microseconds, values)])
     return table(header, rows)
 
 
@@ -161,6 +159,10 @@ def _tables_text(trained: Trained) -> str:
 
 def _memory(measurement: Measurement) -> str:
     return "-" if measurement.memory is None else size(measurement.memory["rss"])
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:.1f} us" if value < 10 else f"{value:.0f} us"
 
 
 def _say(started: float, text: str) -> None:

@@ -17,9 +17,7 @@ static int index_matches(const od_table *table) {
   return !table->index || expected == table->payload;
 }
 
-static od_status check_everything(const od_model *model, const od_container *file,
-                                  od_arena *scratch, od_error *error) {
-  OD_CHECK(od_container_verify(file, scratch, error));
+static od_status check_indexes(const od_model *model, od_error *error) {
   for (uint32_t i = 0; i < model->table_count; i++)
     if (!index_matches(&model->tables[i]))
       return od_fail(error, OD_E_FORMAT, "table '%s': the index does not match the records",
@@ -30,10 +28,12 @@ static od_status check_everything(const od_model *model, const od_container *fil
 static od_status read_all(od_model *model, const void *data, size_t size, int full_check,
                           od_arena *scratch, od_error *error) {
   od_container file;
+  int check = full_check > 0 || (full_check < 0 && size <= FULL_CHECK_BYTES);
   OD_CHECK(od_container_open(data, size, scratch, &file, error));
+  /* bytes before their meaning: a damaged file is called damaged, not unsupported */
+  if (check) OD_CHECK(od_container_verify(&file, scratch, error));
   OD_CHECK(od_plan_read(model, &file, scratch, error));
-  if (full_check > 0 || (full_check < 0 && size <= FULL_CHECK_BYTES))
-    OD_CHECK(check_everything(model, &file, scratch, error));
+  if (check) OD_CHECK(check_indexes(model, error));
   OD_CHECK(od_place(model, scratch, error));
   return od_run_constants(model, error);
 }

@@ -87,6 +87,23 @@ static od_status need_float(const inference *f, uint32_t count) {
   return OD_OK;
 }
 
+/* Float32 or int64 values: what arithmetic is defined for. */
+static od_status need_numbers(const inference *f, uint32_t count) {
+  if (f->node->input_count < count) return refuse(f, "too few inputs");
+  const od_value *first = operand(f, 0);
+  for (uint32_t i = 0; i < count; i++) {
+    const od_value *v = operand(f, i);
+    if (!v || (v->dtype != OD_F32 && v->dtype != OD_I64) || v->dtype != first->dtype || !v->size)
+      return refuse(f, "float32 or int64 inputs of one type needed");
+  }
+  return OD_OK;
+}
+
+/* float32, int64, or bool (one byte). */
+static int is_plain(const od_value *v) {
+  return v && v->size && (v->dtype == OD_F32 || v->dtype == OD_I64 || v->dtype == OD_U8);
+}
+
 static od_status same_as(const inference *f, const od_value *in) {
   return set_dims(f, in->batched, in->dtype, in->dims, in->rank);
 }
@@ -101,42 +118,116 @@ static int aligned(const od_value *v, uint32_t rank, uint32_t *dims) {
 }
 
 /* Strides of an operand along the result's axes, 0 where it repeats. `dims` are its extents. */
-static void strides_of(const uint32_t *dims, uint32_t rank, uint32_t *strides) {
+static void strides_of(const uint32_t *dims, uint32_t rank, int32_t *strides) {
   uint32_t step = 1;
   for (uint32_t i = rank; i-- > 0;) {
-    strides[i] = dims[i] == 1 ? 0 : step;
+    strides[i] = dims[i] == 1 ? 0 : (int32_t)step;
     step *= dims[i];
   }
 }
 
-static od_status infer_binary(const inference *f) {
-  OD_CHECK(need_float(f, 2));
-  const od_value *a = operand(f, 0), *b = operand(f, 1);
-  uint32_t rank = full_rank(a) > full_rank(b) ? full_rank(a) : full_rank(b);
-  uint32_t left[OD_MAX_RANK], right[OD_MAX_RANK], dims[OD_MAX_RANK];
+/* Axes before, at and after a full axis; fails for the rows. */
+static int split_at(const inference *f, const od_value *in, int64_t given, uint32_t *own) {
+  int32_t axis = normal_axis(given, full_rank(in));
+  if (axis < 0 || (in->batched && axis == 0)) return 0;
+  *own = (uint32_t)axis - (in->batched ? 1u : 0u);
+  f->node->outer = f->node->inner = 1;
+  f->node->middle = in->dims[*own];
+  for (uint32_t i = 0; i < in->rank; i++) {
+    if (i < *own) f->node->outer *= in->dims[i];
+    if (i > *own) f->node->inner *= in->dims[i];
+  }
+  return 1;
+}
+
+/* Elementwise operators on two or three values that repeat along axes of size 1. */
+static od_status infer_elementwise(const inference *f, uint32_t count, od_dtype dtype) {
+  uint32_t rank = 0, extents[3][OD_MAX_RANK], dims[OD_MAX_RANK];
+  int batched = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    const od_value *v = operand(f, i);
+    if (full_rank(v) > rank) rank = full_rank(v);
+    batched |= v->batched;
+  }
   if (rank > OD_MAX_RANK) return refuse(f, "more than 8 axes");
-  if (!aligned(a, rank, left) || !aligned(b, rank, right))
-    return refuse(f, "its inputs' rows are not on the same axis");
-  int batched = a->batched || b->batched;
   uint32_t first = batched ? 1 : 0;
-  if (batched && ((!a->batched && left[0] != 1) || (!b->batched && right[0] != 1)))
-    return refuse(f, "a constant has one value for every row of the request");
-  for (uint32_t i = first; i < rank; i++) {
-    if (left[i] != right[i] && left[i] != 1 && right[i] != 1)
-      return refuse(f, "its inputs' shapes do not fit each other");
-    dims[i - first] = left[i] == 1 ? right[i] : left[i];
+  for (uint32_t i = 0; i < rank; i++) dims[i] = 1;
+  for (uint32_t i = 0; i < count; i++) {
+    const od_value *v = operand(f, i);
+    if (!aligned(v, rank, extents[i])) return refuse(f, "its inputs' rows are not on the same axis");
+    if (batched && !v->batched && extents[i][0] != 1)
+      return refuse(f, "a constant has one value for every row of the request");
+    for (uint32_t d = first; d < rank; d++) {
+      if (extents[i][d] != dims[d] && extents[i][d] != 1 && dims[d] != 1)
+        return refuse(f, "its inputs' shapes do not fit each other");
+      if (dims[d] == 1) dims[d] = extents[i][d];
+    }
   }
   f->node->rank = rank - first;
-  od_copy(f->node->shape, dims, sizeof(uint32_t) * (rank - first));
-  strides_of(left + first, rank - first, f->node->left);
-  strides_of(right + first, rank - first, f->node->right);
-  return set_dims(f, batched, OD_F32, dims, rank - first);
+  f->node->plain = 1;
+  od_copy(f->node->shape, dims + first, sizeof(uint32_t) * (rank - first));
+  OD_CHECK(set_dims(f, batched, dtype, dims + first, rank - first));
+  for (uint32_t i = 0; i < count; i++) {
+    strides_of(extents[i] + first, rank - first, f->node->strides[i]);
+    f->node->plain &= operand(f, i)->size == f->out->size;
+  }
+  return OD_OK;
+}
+
+static od_status infer_binary(const inference *f) {
+  od_op op = f->node->op;
+  f->node->flag = attribute_int(f, "fmod", 0) != 0;
+  if (op >= OD_OP_AND || op == OD_OP_EQUAL) {
+    if (f->node->input_count != 2 || !is_plain(operand(f, 0)) || !is_plain(operand(f, 1)) ||
+        operand(f, 0)->dtype != operand(f, 1)->dtype)
+      return refuse(f, "two inputs of one type needed");
+  } else {
+    OD_CHECK(need_numbers(f, 2));
+  }
+  od_dtype dtype = operand(f, 0)->dtype;
+  if (dtype == OD_I64 && (op == OD_OP_POW || op == OD_OP_PRELU))
+    return refuse(f, "float32 inputs needed");
+  return infer_elementwise(f, 2, op >= OD_OP_EQUAL ? OD_U8 : dtype);
+}
+
+static od_status infer_where(const inference *f) {
+  if (f->node->input_count != 3 || !is_plain(operand(f, 0)) || !is_plain(operand(f, 1)) ||
+      !is_plain(operand(f, 2)) || operand(f, 1)->dtype != operand(f, 2)->dtype)
+    return refuse(f, "a condition and two inputs of one type needed");
+  return infer_elementwise(f, 3, operand(f, 1)->dtype);
+}
+
+static od_status infer_unary(const inference *f) {
+  OD_CHECK(need_numbers(f, 1));
+  od_op op = f->node->op;
+  if (operand(f, 0)->dtype == OD_I64 && op != OD_OP_NEG && op != OD_OP_ABS && op != OD_OP_SIGN &&
+      op != OD_OP_RELU)
+    return refuse(f, "a float32 input needed");
+  f->node->alpha = attribute_real(f, "alpha", op == OD_OP_LEAKY_RELU ? 0.01f : 1.0f);
+  return same_as(f, operand(f, 0));
+}
+
+static od_status infer_cast(const inference *f) {
+  const od_value *in = operand(f, 0);
+  int64_t to = attribute_int(f, "to", 0);
+  if (!is_plain(in) || (to != 1 && to != 6 && to != 7 && to != 9))
+    return refuse(f, "only float32, int32, int64 and bool are cast");
+  od_dtype dtype = to == 1 ? OD_F32 : to == 9 ? OD_U8 : OD_I64;
+  return set_dims(f, in->batched, dtype, in->dims, in->rank);
+}
+
+static od_status infer_not(const inference *f) {
+  const od_value *in = operand(f, 0);
+  if (!is_plain(in)) return refuse(f, "an input is missing");
+  return set_dims(f, in->batched, OD_U8, in->dims, in->rank);
 }
 
 static od_status infer_concat(const inference *f) {
   if (!f->node->input_count) return refuse(f, "too few inputs");
-  OD_CHECK(need_float(f, f->node->input_count));
   const od_value *first = operand(f, 0);
+  for (uint32_t i = 0; i < f->node->input_count; i++)
+    if (!is_plain(operand(f, i)) || operand(f, i)->dtype != first->dtype)
+      return refuse(f, "inputs of one type needed");
   uint32_t rank = full_rank(first), dims[OD_MAX_RANK];
   int32_t axis = normal_axis(attribute_int(f, "axis", INT32_MAX), rank);
   if (axis < 0 || (first->batched && axis == 0)) return refuse(f, "it joins rows, or no axis");
@@ -159,7 +250,7 @@ static od_status infer_concat(const inference *f) {
     if (d > own) f->node->inner *= first->dims[d];
   }
   f->node->middle = total;
-  return set_dims(f, first->batched, OD_F32, dims, first->rank);
+  return set_dims(f, first->batched, first->dtype, dims, first->rank);
 }
 
 /* Views: the same elements under another shape. `full` holds the new axes, 0 for the rows. */
@@ -243,8 +334,7 @@ static od_status infer_unsqueeze(const inference *f, const od_value *in, uint32_
 static od_status infer_view(const inference *f) {
   const od_value *in = operand(f, 0);
   uint32_t full[OD_MAX_RANK] = {0}, rank = 0;
-  if (!in || (in->dtype != OD_F32 && !(in->dtype == OD_I64 && !in->batched)) || in->size == 0)
-    return refuse(f, "a float32 input needed");
+  if (!is_plain(in)) return refuse(f, "an input is missing, or of another type");
   if (od_equal(f->op, "Reshape")) {
     OD_CHECK(infer_reshape(f, in, full, &rank));
   } else if (od_equal(f->op, "Squeeze")) {
@@ -269,8 +359,8 @@ static od_status infer_view(const inference *f) {
 }
 
 static od_status infer_transpose(const inference *f) {
-  OD_CHECK(need_float(f, 1));
   const od_value *in = operand(f, 0);
+  if (!is_plain(in)) return refuse(f, "an input is missing, or of another type");
   const od_json *perm = od_json_member(f->attributes, "perm");
   uint32_t rank = full_rank(in), order[OD_MAX_RANK], seen = 0, dims[OD_MAX_RANK];
   if (perm && (perm->kind != OD_J_LIST || perm->size != rank)) return refuse(f, "a bad perm");
@@ -291,16 +381,228 @@ static od_status infer_transpose(const inference *f) {
   }
   for (uint32_t i = 0; i < in->rank; i++) {
     dims[i] = in->dims[order[i + first] - first];
-    f->node->left[i] = steps[order[i + first] - first];
+    f->node->strides[0][i] = (int32_t)steps[order[i + first] - first];
   }
   f->node->rank = in->rank;
   od_copy(f->node->shape, dims, sizeof(uint32_t) * in->rank);
-  return set_dims(f, in->batched, OD_F32, dims, in->rank);
+  return set_dims(f, in->batched, in->dtype, dims, in->rank);
+}
+
+/* Slices: constant starts, ends, axes and steps, as ONNX clamps them. */
+static od_status infer_slice(const inference *f) {
+  const od_value *in = operand(f, 0);
+  const int64_t *starts, *ends, *axes = NULL, *steps = NULL;
+  uint32_t count, others, dims[OD_MAX_RANK], first = in && in->batched ? 1 : 0, done = 0;
+  if (!is_plain(in) || !constant_ints(operand(f, 1), &starts, &count) ||
+      !constant_ints(operand(f, 2), &ends, &others) || others != count)
+    return refuse(f, "constant starts and ends needed");
+  if (operand(f, 3) && (!constant_ints(operand(f, 3), &axes, &others) || others != count))
+    return refuse(f, "constant axes needed");
+  if (operand(f, 4) && (!constant_ints(operand(f, 4), &steps, &others) || others != count))
+    return refuse(f, "constant steps needed");
+  od_copy(dims, in->dims, sizeof dims);
+  strides_of(in->dims, in->rank, f->node->strides[0]);
+  for (uint32_t i = 0; i < count; i++) {
+    int32_t axis = normal_axis(axes ? axes[i] : (int64_t)i, full_rank(in));
+    int64_t step = steps ? steps[i] : 1, start = starts[i], end = ends[i];
+    if (axis < 0 || (done >> axis & 1)) return refuse(f, "an axis out of range, or twice");
+    done |= 1u << axis;
+    if (first && axis == 0) {
+      if (start != 0 || end < INT32_MAX || step != 1) return refuse(f, "it selects rows");
+      continue;
+    }
+    uint32_t own = (uint32_t)axis - first;
+    int64_t size = in->dims[own], low = step < 0 ? -1 : 0, high = step < 0 ? size - 1 : size;
+    if (step == 0 || step > INT32_MAX || step < -INT32_MAX) return refuse(f, "a bad step");
+    if (start < 0) start = start < -size ? low : start + size;
+    if (end < 0) end = end < -size ? low : end + size;
+    start = start < low ? low : start > high ? high : start;
+    end = end < low ? low : end > high ? high : end;
+    int64_t length = step > 0 ? (end - start + step - 1) / step : (start - end - step - 1) / -step;
+    if (length < 1) return refuse(f, "an axis of size 0");
+    dims[own] = (uint32_t)length;
+    f->node->offset += (uint32_t)(start * f->node->strides[0][own]);
+    int64_t stride = length == 1 ? 0 : step * f->node->strides[0][own];
+    f->node->strides[0][own] = (int32_t)stride;
+  }
+  f->node->rank = in->rank;
+  od_copy(f->node->shape, dims, sizeof(uint32_t) * in->rank);
+  return set_dims(f, in->batched, in->dtype, dims, in->rank);
+}
+
+static od_status expanded(const inference *f, const od_value *in, const uint32_t *from, int batched,
+                          const uint32_t *dims, uint32_t rank) {
+  OD_CHECK(set_dims(f, batched, in->dtype, dims, rank));
+  strides_of(from, rank, f->node->strides[0]);
+  f->node->rank = rank;
+  od_copy(f->node->shape, dims, sizeof(uint32_t) * rank);
+  return OD_OK;
+}
+
+static od_status infer_expand(const inference *f) {
+  const od_value *in = operand(f, 0);
+  const int64_t *target;
+  uint32_t count, from[OD_MAX_RANK], dims[OD_MAX_RANK];
+  if (!is_plain(in) || !constant_ints(operand(f, 1), &target, &count))
+    return refuse(f, "a constant shape needed");
+  uint32_t rank = full_rank(in) > count ? full_rank(in) : count, first = in->batched ? 1 : 0;
+  if (rank > OD_MAX_RANK || !aligned(in, rank, from))
+    return refuse(f, "its rows would not stay its first axis");
+  if (first && count == rank && target[0] != 1) return refuse(f, "a fixed number of rows");
+  for (uint32_t i = first; i < rank; i++) {
+    int64_t wanted = i < rank - count ? 1 : target[i - (rank - count)];
+    if (wanted < 1 || wanted > (1 << 24) || (wanted != 1 && from[i] != 1 && from[i] != wanted))
+      return refuse(f, "its shape does not fit its input");
+    dims[i] = from[i] == 1 ? (uint32_t)wanted : from[i];
+  }
+  return expanded(f, in, from + first, in->batched, dims + first, rank - first);
+}
+
+/* A constant [1, ...] for every row of a batched value, which itself is not read. */
+static od_status infer_expand_rows(const inference *f) {
+  const od_value *in = operand(f, 0), *like = operand(f, 1);
+  if (!is_plain(in) || in->batched || !in->rank || in->dims[0] != 1 || !like || !like->batched)
+    return refuse(f, "a constant [1, ...] and a value with rows needed");
+  return expanded(f, in, in->dims + 1, 1, in->dims + 1, in->rank - 1u);
+}
+
+static od_status infer_copy(const inference *f) {
+  if (od_equal(f->op, "Slice")) return infer_slice(f);
+  if (od_equal(f->op, "Expand")) return infer_expand(f);
+  if (od_equal(f->op, "ExpandRows")) return infer_expand_rows(f);
+  return infer_transpose(f);
+}
+
+static od_status infer_pad(const inference *f) {
+  const od_value *in = operand(f, 0), *counts = operand(f, 1), *fill = operand(f, 2);
+  const od_json *mode = od_json_member(f->attributes, "mode");
+  if (!is_plain(in) || !counts || counts->batched || counts->dtype != OD_I64 || !counts->data ||
+      counts->size != 2 * full_rank(in) || f->node->input_count > 3 ||
+      (mode && (mode->kind != OD_J_TEXT || !od_equal(mode->text, "constant"))))
+    return refuse(f, "constant padding of every axis needed");
+  if (fill && (fill->batched || fill->dtype != in->dtype || fill->size != 1))
+    return refuse(f, "one constant value to pad with needed");
+  const int64_t *pads = counts->data;
+  uint32_t first = in->batched ? 1 : 0, rank = full_rank(in), dims[OD_MAX_RANK];
+  if (first && (pads[0] || pads[rank])) return refuse(f, "it adds rows");
+  for (uint32_t i = 0; i < in->rank; i++) {
+    int64_t before = pads[i + first], after = pads[i + first + rank];
+    if (before < -(1 << 24) || before > (1 << 24) || after < -(1 << 24) || after > (1 << 24) ||
+        before + after + in->dims[i] < 1)
+      return refuse(f, "padding out of range");
+    dims[i] = (uint32_t)(before + after + in->dims[i]);
+    f->node->pads[i] = (int32_t)before;
+    f->node->extents[i] = in->dims[i];
+  }
+  strides_of(in->dims, in->rank, f->node->strides[1]);
+  f->node->rank = in->rank;
+  od_copy(f->node->shape, dims, sizeof(uint32_t) * in->rank);
+  return set_dims(f, in->batched, in->dtype, dims, in->rank);
+}
+
+static int are_indices(const od_value *v) { return v && v->size && v->dtype == OD_I64; }
+
+static od_status infer_gather(const inference *f) {
+  const od_value *in = operand(f, 0), *indices = operand(f, 1);
+  uint32_t own, dims[2 * OD_MAX_RANK], rank = 0;
+  if (!is_plain(in) || !are_indices(indices)) return refuse(f, "data and int64 indices needed");
+  if (!split_at(f, in, attribute_int(f, "axis", 0), &own)) return refuse(f, "it selects rows");
+  if (indices->batched && (in->batched || own != 0))
+    return refuse(f, "indices of every row select along the first axis of a constant only");
+  for (uint32_t i = 0; i < own; i++) dims[rank++] = in->dims[i];
+  for (uint32_t i = 0; i < indices->rank; i++) dims[rank++] = indices->dims[i];
+  for (uint32_t i = own + 1; i < in->rank; i++) dims[rank++] = in->dims[i];
+  f->node->n = indices->size;
+  return set_dims(f, in->batched || indices->batched, in->dtype, dims, rank);
+}
+
+static od_status infer_gather_elements(const inference *f) {
+  const od_value *in = operand(f, 0), *indices = operand(f, 1);
+  uint32_t own;
+  if (!is_plain(in) || !are_indices(indices)) return refuse(f, "data and int64 indices needed");
+  if (in->batched != indices->batched || in->rank != indices->rank ||
+      !split_at(f, in, attribute_int(f, "axis", 0), &own))
+    return refuse(f, "data and indices of one rank, not along the rows, needed");
+  for (uint32_t i = 0; i < in->rank; i++)
+    if (i != own && indices->dims[i] > in->dims[i])
+      return refuse(f, "its inputs' shapes do not fit each other");
+  strides_of(in->dims, in->rank, f->node->strides[0]);
+  f->node->strides[0][own] = 0;
+  f->node->rank = in->rank;
+  od_copy(f->node->shape, indices->dims, sizeof(uint32_t) * in->rank);
+  return set_dims(f, in->batched, in->dtype, indices->dims, in->rank);
+}
+
+static od_status infer_gather_nd(const inference *f) {
+  const od_value *in = operand(f, 0), *indices = operand(f, 1);
+  if (!is_plain(in) || !are_indices(indices) || !indices->rank)
+    return refuse(f, "data and int64 indices needed");
+  int64_t shared = attribute_int(f, "batch_dims", 0) - in->batched;
+  uint32_t depth = indices->dims[indices->rank - 1], dims[2 * OD_MAX_RANK], rank = 0;
+  if ((in->batched && !indices->batched) || shared < 0 || shared >= indices->rank ||
+      (indices->batched && !in->batched && shared) || shared + depth > in->rank)
+    return refuse(f, "it mixes rows, or its inputs' shapes do not fit each other");
+  f->node->outer = f->node->n = f->node->inner = 1;
+  f->node->k = depth;
+  for (uint32_t i = 0; i + 1u < indices->rank; i++) {
+    if (i < shared && indices->dims[i] != in->dims[i])
+      return refuse(f, "its inputs' shapes do not fit each other");
+    if (i < shared) f->node->outer *= in->dims[i];
+    else f->node->n *= indices->dims[i];
+    dims[rank++] = indices->dims[i];
+  }
+  for (uint32_t i = 0; i < depth; i++) f->node->extents[i] = in->dims[(uint32_t)shared + i];
+  for (uint32_t i = (uint32_t)shared + depth; i < in->rank; i++) {
+    f->node->inner *= in->dims[i];
+    dims[rank++] = in->dims[i];
+  }
+  return set_dims(f, indices->batched, in->dtype, dims, rank);
+}
+
+static od_status infer_arg(const inference *f) {
+  OD_CHECK(need_numbers(f, 1));
+  const od_value *in = operand(f, 0);
+  uint32_t own, dims[OD_MAX_RANK], rank = 0;
+  if (!split_at(f, in, attribute_int(f, "axis", 0), &own)) return refuse(f, "it compares rows");
+  f->node->transposed = od_equal(f->op, "ArgMax") != 0;
+  f->node->flag = attribute_int(f, "select_last_index", 0) != 0;
+  for (uint32_t i = 0; i < in->rank; i++) {
+    if (i != own) dims[rank++] = in->dims[i];
+    else if (attribute_int(f, "keepdims", 1)) dims[rank++] = 1;
+  }
+  return set_dims(f, in->batched, OD_I64, dims, rank);
+}
+
+static od_status infer_top_k(const inference *f) {
+  OD_CHECK(need_numbers(f, 1));
+  const od_value *in = operand(f, 0);
+  uint32_t own, dims[OD_MAX_RANK];
+  int64_t k = attribute_int(f, "k", 0);
+  if (!split_at(f, in, attribute_int(f, "axis", -1), &own)) return refuse(f, "it compares rows");
+  if (k < 1 || k > in->dims[own]) return refuse(f, "k is out of range");
+  f->node->transposed = attribute_int(f, "largest", 1) != 0;
+  f->node->n = (uint32_t)k;
+  od_copy(dims, in->dims, sizeof dims);
+  dims[own] = (uint32_t)k;
+  return set_dims(f, in->batched, OD_I64, dims, in->rank);
+}
+
+static od_status infer_cum_sum(const inference *f) {
+  OD_CHECK(need_numbers(f, 1));
+  const od_value *in = operand(f, 0);
+  const int64_t *axis;
+  uint32_t own, count;
+  if (!constant_ints(operand(f, 1), &axis, &count) || count != 1)
+    return refuse(f, "a constant axis needed");
+  if (!split_at(f, in, axis[0], &own)) return refuse(f, "it sums over rows");
+  f->node->flag = attribute_int(f, "reverse", 0) != 0;
+  f->node->transposed = attribute_int(f, "exclusive", 0) != 0;
+  return same_as(f, in);
 }
 
 /* Reduced axes must be neighbours: one loop before, at and after them. */
 static od_status infer_reduce(const inference *f) {
-  OD_CHECK(need_float(f, 1));
+  OD_CHECK(need_numbers(f, 1));
   const od_value *in = operand(f, 0);
   const int64_t *axes = NULL;
   uint32_t count = 0, gone = 0, rank = full_rank(in), dims[OD_MAX_RANK], left = 0;
@@ -312,6 +614,8 @@ static od_status infer_reduce(const inference *f) {
     if (axis < 0) return refuse(f, "an axis out of range");
     gone |= 1u << axis;
   }
+  if (in->dtype == OD_I64 && f->node->op == OD_OP_REDUCE_MEAN)
+    return refuse(f, "a float32 input needed");
   if (in->batched && (gone & 1)) return refuse(f, "it reduces over the rows");
   uint32_t first = in->batched ? 1 : 0, stage = 0;
   uint32_t extents[3] = {1, 1, 1};
@@ -324,21 +628,15 @@ static od_status infer_reduce(const inference *f) {
     else if (attribute_int(f, "keepdims", 1)) dims[left++] = 1;
   }
   f->node->outer = extents[0], f->node->middle = extents[1], f->node->inner = extents[2];
-  return set_dims(f, in->batched, OD_F32, dims, left);
+  return set_dims(f, in->batched, in->dtype, dims, left);
 }
 
 static od_status infer_softmax(const inference *f) {
   OD_CHECK(need_float(f, 1));
   const od_value *in = operand(f, 0);
-  int32_t axis = normal_axis(attribute_int(f, "axis", -1), full_rank(in));
-  if (axis < 0 || (in->batched && axis == 0)) return refuse(f, "it normalises over the rows");
-  uint32_t own = (uint32_t)axis - (in->batched ? 1u : 0u);
-  f->node->outer = f->node->inner = 1;
-  f->node->middle = in->dims[own];
-  for (uint32_t i = 0; i < in->rank; i++) {
-    if (i < own) f->node->outer *= in->dims[i];
-    if (i > own) f->node->inner *= in->dims[i];
-  }
+  uint32_t own;
+  if (!split_at(f, in, attribute_int(f, "axis", -1), &own))
+    return refuse(f, "it normalises over the rows");
   return same_as(f, in);
 }
 
@@ -393,8 +691,8 @@ static od_status infer_matmul(const inference *f) {
     if (x != y && x != 1 && y != 1) return refuse(f, "its inputs' shapes do not fit each other");
     node->shape[i] = dims[i] = x == 1 ? y : x;
   }
-  strides_of(left + first, node->rank, node->left);
-  strides_of(right + first, node->rank, node->right);
+  strides_of(left + first, node->rank, node->strides[0]);
+  strides_of(right + first, node->rank, node->strides[1]);
   dims[node->rank] = node->m, dims[node->rank + 1] = node->n;
   return set_dims(f, batched, OD_F32, dims, node->rank + 2);
 }
@@ -446,20 +744,27 @@ od_status od_infer_node(od_model *model, od_node *node, const char *op, const od
                    (uint64_t)node->number);
   switch (node->op) {
     case OD_OP_DENSE: return infer_dense(&f);
-    case OD_OP_ADD:
-    case OD_OP_SUB:
-    case OD_OP_MUL:
-    case OD_OP_DIV: return infer_binary(&f);
     case OD_OP_CONCAT: return infer_concat(&f);
     case OD_OP_VIEW: return infer_view(&f);
     case OD_OP_GEMM: return infer_gemm(&f);
     case OD_OP_MATMUL: return infer_matmul(&f);
     case OD_OP_REDUCE_SUM:
-    case OD_OP_REDUCE_MEAN: return infer_reduce(&f);
+    case OD_OP_REDUCE_MEAN:
+    case OD_OP_REDUCE_MAX:
+    case OD_OP_REDUCE_MIN:
+    case OD_OP_REDUCE_PROD: return infer_reduce(&f);
     case OD_OP_SOFTMAX: return infer_softmax(&f);
-    case OD_OP_TRANSPOSE: return infer_transpose(&f);
-    default:
-      OD_CHECK(need_float(&f, 1));
-      return same_as(&f, operand(&f, 0));
+    case OD_OP_COPY: return infer_copy(&f);
+    case OD_OP_PAD: return infer_pad(&f);
+    case OD_OP_WHERE: return infer_where(&f);
+    case OD_OP_CAST: return infer_cast(&f);
+    case OD_OP_NOT: return infer_not(&f);
+    case OD_OP_GATHER: return infer_gather(&f);
+    case OD_OP_GATHER_ELEMENTS: return infer_gather_elements(&f);
+    case OD_OP_GATHER_ND: return infer_gather_nd(&f);
+    case OD_OP_ARG: return infer_arg(&f);
+    case OD_OP_TOP_K: return infer_top_k(&f);
+    case OD_OP_CUM_SUM: return infer_cum_sum(&f);
+    default: return node->op < OD_OP_RELU ? infer_binary(&f) : infer_unary(&f);
   }
 }

@@ -24,11 +24,22 @@ typedef struct {
   uint64_t place, single_place; /* roots: first byte in the rows' and in the context's memory */
 } od_value;
 
+/* Operators on two values stand in front of OD_OP_UNARY, comparisons from OD_OP_EQUAL on. */
 typedef enum {
-  OD_OP_LOOKUP, OD_OP_DENSE, OD_OP_ADD, OD_OP_SUB, OD_OP_MUL, OD_OP_DIV, OD_OP_CONCAT, OD_OP_VIEW,
-  OD_OP_GEMM, OD_OP_MATMUL, OD_OP_REDUCE_SUM, OD_OP_REDUCE_MEAN, OD_OP_RELU, OD_OP_SIGMOID,
-  OD_OP_SOFTMAX, OD_OP_TANH, OD_OP_TRANSPOSE
+  OD_OP_ADD, OD_OP_SUB, OD_OP_MUL, OD_OP_DIV, OD_OP_MAX, OD_OP_MIN, OD_OP_PRELU, OD_OP_MOD,
+  OD_OP_POW, OD_OP_EQUAL, OD_OP_LESS, OD_OP_LESS_EQUAL, OD_OP_GREATER, OD_OP_GREATER_EQUAL,
+  OD_OP_AND, OD_OP_OR, OD_OP_XOR,
+  OD_OP_RELU, OD_OP_SIGMOID, OD_OP_TANH, OD_OP_ABS, OD_OP_NEG, OD_OP_SQRT, OD_OP_EXP, OD_OP_LOG,
+  OD_OP_RECIPROCAL, OD_OP_FLOOR, OD_OP_CEIL, OD_OP_ROUND, OD_OP_SIGN, OD_OP_ERF, OD_OP_SOFTPLUS,
+  OD_OP_LEAKY_RELU, OD_OP_ELU,
+  OD_OP_LOOKUP, OD_OP_DENSE, OD_OP_CONCAT, OD_OP_VIEW, OD_OP_GEMM, OD_OP_MATMUL,
+  OD_OP_REDUCE_SUM, OD_OP_REDUCE_MEAN, OD_OP_REDUCE_MAX, OD_OP_REDUCE_MIN, OD_OP_REDUCE_PROD,
+  OD_OP_SOFTMAX, OD_OP_COPY, OD_OP_PAD, OD_OP_WHERE, OD_OP_CAST, OD_OP_NOT, OD_OP_GATHER,
+  OD_OP_GATHER_ELEMENTS, OD_OP_GATHER_ND, OD_OP_ARG, OD_OP_TOP_K, OD_OP_CUM_SUM
 } od_op;
+
+/* What can go wrong in an operator while a request runs. */
+typedef enum { OD_TROUBLE_NONE, OD_TROUBLE_INDEX, OD_TROUBLE_ZERO } od_trouble;
 
 typedef struct {
   od_op op;
@@ -43,10 +54,15 @@ typedef struct {
   int32_t parts; /* the concatenation its input is, or -1: rank() splits it there */
   /* the other operators */
   uint32_t outer, middle, inner; /* softmax, reductions, concatenation: axes before, at, after */
-  uint32_t shape[OD_MAX_RANK];   /* elementwise, transpose: output axes, ... */
-  uint32_t left[OD_MAX_RANK], right[OD_MAX_RANK]; /* ... and the operands' strides along them */
+  uint32_t shape[OD_MAX_RANK]; /* elementwise, copies, padding: output axes, ... */
+  int32_t strides[3][OD_MAX_RANK]; /* ... and the operands' strides along them, */
+  uint32_t offset;                 /* where a copy starts in its operand, */
+  int32_t pads[OD_MAX_RANK];       /* and what padding adds in front */
+  uint32_t extents[OD_MAX_RANK];   /* padding: input axes; GatherND: indexed axes */
   uint32_t rank;
-  uint32_t m, k, n, transposed; /* products of matrices */
+  uint32_t plain;               /* elementwise: no operand repeats */
+  uint32_t m, k, n, transposed; /* products; n, k: indices; transposed: largest, exclusive */
+  uint32_t flag;                /* Mod: fmod; Arg: last of equals; CumSum: reverse */
   float alpha, beta;
 } od_node;
 
@@ -97,8 +113,8 @@ typedef struct {
   const char *data;
   size_t step;
 } od_rows;
-void od_execute(const od_node *node, const od_value *values, const od_rows *in, char *out,
-                size_t out_step, size_t rows);
+od_trouble od_execute(const od_node *node, const od_value *values, const od_rows *in, char *out,
+                      size_t out_step, size_t rows);
 
 extern const od_allocator *od_default_allocator(void); /* platform */
 

@@ -50,6 +50,10 @@ static void live(const od_model *model, lifetime *lives, int32_t value, uint32_t
 
 static uint64_t aligned(uint64_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
 
+static uint64_t value_bytes(const od_value *value) {
+  return aligned(value->size * (uint64_t)od_dtype_size(value->dtype));
+}
+
 /* Lowest place for roots in order of definition, where no living root is in the way. */
 static od_status assign(od_model *model, const uint32_t *roots, uint32_t count,
                         const lifetime *lives, od_error *error) {
@@ -58,12 +62,12 @@ static od_status assign(od_model *model, const uint32_t *roots, uint32_t count,
     return od_fail(error, OD_E_UNSUPPORTED, "more than 4096 intermediate values");
   for (uint32_t i = 0; i < count; i++) {
     od_value *value = &model->values[roots[i]];
-    uint64_t bytes = aligned((uint64_t)value->size * 4), place = 0;
+    uint64_t bytes = value_bytes(value), place = 0;
     for (int moved = 1; moved;) {
       moved = 0;
       for (uint32_t j = 0; j < i; j++) {
         const od_value *other = &model->values[roots[j]];
-        uint64_t end = other->place + aligned((uint64_t)other->size * 4);
+        uint64_t end = other->place + value_bytes(other);
         if (lives[roots[j]].last >= lives[roots[i]].first &&
             lives[roots[j]].first <= lives[roots[i]].last && other->place < place + bytes &&
             place < end)

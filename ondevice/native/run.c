@@ -13,6 +13,10 @@ struct od_session {
   od_rows *operands;
   od_gather *gathers; /* by lookup, for plain requests */
   od_gather *shared_gathers, *other_gathers;
+  uint32_t *read_inputs; /* values: inputs, and views of them */
+  uint32_t read_count;
+  od_trouble trouble; /* of this request's operators, and in which node of the plan */
+  uint32_t troubled;
   uint8_t *shared; /* by value: rank() computes it once for all rows */
   od_range *ranges, *shared_ranges;
   float *partial; /* the context's share of a dense layer, [widest_units] */
@@ -32,10 +36,20 @@ static void locate_values(od_session *s) {
     if (!value->batched) {
       l->many = l->one = (od_rows){value->data, 0};
     } else if (root->node >= 0) {
-      l->many = (od_rows){s->rows + root->place + (size_t)value->root_offset * 4,
-                          (size_t)root->size * 4};
-      l->one = (od_rows){s->single + root->single_place + (size_t)value->root_offset * 4, 0};
+      size_t bytes = od_dtype_size(root->dtype), before = value->root_offset * bytes;
+      l->many = (od_rows){s->rows + root->place + before, root->size * bytes};
+      l->one = (od_rows){s->single + root->single_place + before, 0};
     }
+  }
+}
+
+/* The inputs, and views of inputs, that locate_inputs() must find. */
+static void list_read_inputs(od_session *s) {
+  const od_model *model = s->model;
+  for (uint32_t i = 0; i < model->value_count; i++) {
+    const od_value *value = &model->values[i];
+    if (value->batched && model->values[value->root].input >= 0)
+      s->read_inputs[s->read_count++] = i;
   }
 }
 
@@ -79,17 +93,19 @@ od_status od_session_open(const od_model *model, od_session **session, od_error 
   s->shared_gathers = od_take(&s->arena, model->lookup_count, sizeof(od_gather));
   s->other_gathers = od_take(&s->arena, model->lookup_count, sizeof(od_gather));
   s->shared = od_take(&s->arena, model->value_count, 1);
+  s->read_inputs = od_take(&s->arena, model->value_count, sizeof(uint32_t));
   s->ranges = od_take(&s->arena, operands, sizeof(od_range));
   s->shared_ranges = od_take(&s->arena, operands, sizeof(od_range));
   s->partials = od_take(&s->arena, model->node_count, sizeof(float *));
   if (!s->rows || !s->single || !s->locations || !s->operands || !s->gathers ||
-      !s->shared_gathers || !s->other_gathers || !s->shared || !s->ranges || !s->shared_ranges ||
+      !s->shared_gathers || !s->other_gathers || !s->read_inputs || !s->shared || !s->ranges || !s->shared_ranges ||
       !s->partials || !make_scratch(s)) {
     arena = s->arena;
     od_arena_release(&arena);
     return out_of_memory(error);
   }
   locate_values(s);
+  list_read_inputs(s);
   for (uint32_t i = 0; i < model->lookup_count; i++) {
     od_rows out = s->locations[model->lookup_outputs[i]].many;
     s->gathers[i] = (od_gather){&model->lookups[i], NULL, model->lookups[i].ids_per_row,
@@ -157,6 +173,19 @@ static size_t column_ranges(const od_session *s, const od_node *parts, int share
   return count;
 }
 
+/* Inputs that nodes other than lookups read: where the rows from `start` on are. */
+static void locate_inputs(od_session *s, const int64_t *const *inputs, size_t start) {
+  const od_model *model = s->model;
+  for (uint32_t i = 0; i < s->read_count; i++) {
+    const od_value *value = &model->values[s->read_inputs[i]];
+    const od_value *root = &model->values[value->root];
+    location *l = &s->locations[s->read_inputs[i]];
+    const int64_t *ids = inputs[root->input];
+    l->one = (od_rows){(const char *)ids, 0};
+    l->many = (od_rows){(const char *)(ids + start * root->size), (size_t)root->size * 8};
+  }
+}
+
 static void execute(od_session *s, uint32_t index, size_t rows) {
   const od_model *model = s->model;
   const od_node *node = &model->nodes[index];
@@ -178,7 +207,14 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
   }
   for (uint32_t i = 0; i < node->input_count; i++)
     s->operands[i] = place_of(s, node->inputs[i]);
-  od_execute(node, model->values, s->operands, to, out.step, rows);
+  od_trouble trouble = od_execute(node, model->values, s->operands, to, out.step, rows);
+  if (trouble && !s->trouble) s->trouble = trouble, s->troubled = node->number;
+}
+
+static od_status report_trouble(const od_session *s, od_error *error) {
+  return od_fail(error, OD_E_INPUT, "node %u: %s", (uint64_t)s->troubled,
+                 s->trouble == OD_TROUBLE_ZERO ? "an integer divided by zero"
+                                               : "an index is outside what it selects from");
 }
 
 static int runs(const od_node *node) {
@@ -223,6 +259,7 @@ static void copy_outputs(const od_session *s, size_t start, size_t rows, float *
 od_status od_run(od_session *s, const int64_t *const *inputs, size_t rows, float *const *outputs,
                  od_error *error) {
   const od_model *model = s->model;
+  s->trouble = OD_TROUBLE_NONE;
   for (size_t start = 0; start < rows; start += model->chunk_rows) {
     size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
     od_fault fault = {OD_FAULT_NONE, NULL, 0};
@@ -231,8 +268,10 @@ od_status od_run(od_session *s, const int64_t *const *inputs, size_t rows, float
                           start * model->lookups[i].ids_per_row;
     model->kernels->gather(s->gathers, model->lookup_count, here, &fault);
     if (fault.kind) return report(&fault, error);
+    if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
       if (runs(&model->nodes[i])) execute(s, i, here);
+    if (s->trouble) return report_trouble(s, error);
     copy_outputs(s, start, here, outputs);
   }
   return OD_OK;
@@ -309,6 +348,8 @@ od_status od_rank(od_session *s, const int64_t *const *inputs, const uint8_t *is
   const od_model *model = s->model;
   od_fault fault = {OD_FAULT_NONE, NULL, 0};
   mark_shared(s, is_context);
+  s->trouble = OD_TROUBLE_NONE;
+  if (s->read_count) locate_inputs(s, inputs, 0);
   size_t count = collect(s, inputs, 0, 1, s->shared_gathers);
   model->kernels->gather(s->shared_gathers, count, 1, &fault);
   for (uint32_t i = 0; i < model->node_count; i++)
@@ -319,6 +360,7 @@ od_status od_rank(od_session *s, const int64_t *const *inputs, const uint8_t *is
     count = collect(s, inputs, start, 0, s->other_gathers);
     model->kernels->gather(s->other_gathers, count, here, &fault);
     if (fault.kind) break;
+    if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
       if (runs(&model->nodes[i]) && !s->shared[model->nodes[i].output] &&
           !(model->nodes[i].op == OD_OP_CONCAT && only_split(s, i)))
@@ -327,7 +369,8 @@ od_status od_rank(od_session *s, const int64_t *const *inputs, const uint8_t *is
   }
   od_zero(s->shared, model->value_count);
   od_zero(s->partials, model->node_count * sizeof *s->partials);
-  return fault.kind ? report(&fault, error) : OD_OK;
+  if (fault.kind) return report(&fault, error);
+  return s->trouble ? report_trouble(s, error) : OD_OK;
 }
 
 od_status od_run_constants(od_model *model, od_error *error) {
@@ -340,7 +383,10 @@ od_status od_run_constants(od_model *model, od_error *error) {
                      (uint64_t)node->number);
     for (uint32_t j = 0; j < node->input_count; j++)
       in[j] = (od_rows){node->inputs[j] < 0 ? NULL : model->values[node->inputs[j]].data, 0};
-    od_execute(node, model->values, in, (char *)(uintptr_t)model->values[node->output].data, 0, 1);
+    char *out = (char *)(uintptr_t)model->values[node->output].data;
+    if (od_execute(node, model->values, in, out, 0, 1))
+      return od_fail(error, OD_E_FORMAT, "plan: node %u: an index or a divisor is out of range",
+                     (uint64_t)node->number);
   }
   return OD_OK;
 }

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ondevice.converters.fuse_dense import fuse_dense
 from ondevice.converters.graph import PackedModel, module_path
+from ondevice.converters.lower import lowered
 from ondevice.dense import DenseCodec
 from ondevice.errors import UnsupportedError
 from ondevice.info import ModelInfo
@@ -28,6 +29,7 @@ def emit_odm(
     Raises:
         UnsupportedError: operators that the native engine lacks, all listed.
     """
+    packed = lowered(packed)
     graph = packed.model.graph
     lookups = {lookup.node.name: lookup for lookup in packed.lookups}
     _check_operators(graph, set(lookups))
@@ -73,7 +75,18 @@ def _weights(graph: ir.Graph) -> dict[str, npt.NDArray[Any]]:
         tensor = node.attributes.get_tensor("value") if node.op_type == "Constant" else None
         if tensor is not None:
             weights[str(node.outputs[0].name)] = np.array(tensor.numpy())
-    return weights
+    return {name: _stored(name, array) for name, array in weights.items()}
+
+
+def _stored(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A constant in one of the plan's types: float32, int64, or bool as one byte."""
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if array.dtype == np.int32:
+        return array.astype(np.int64)
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    return array
 
 
 def _attributes(node: ir.Node) -> dict[str, Attribute]:

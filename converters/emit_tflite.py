@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ondevice.converters.graph import PackedLookup, PackedModel, module_path
+from ondevice.converters.lower import lowered
 from ondevice.converters.tflite_lookup import TfliteTable, write_lookup
 from ondevice.converters.tflite_ops import OPERATORS, GraphBuilder
 from ondevice.converters.tflite_writer import FREE, TYPES, Shape, TfliteWriter
@@ -28,6 +29,7 @@ def emit_tflite(packed: PackedModel, path: Path, info: str) -> None:
         UnsupportedError: operators that TFLite, or this emitter, cannot express - all are
             listed - or a model beyond TFLite's limit of 2 GB; nothing is written.
     """
+    packed = lowered(packed)
     graph = packed.model.graph
     writer = TfliteWriter()
     builder = GraphBuilder(writer)

@@ -1,0 +1,789 @@
+"""Lower a captured graph to the few operators that the native and TFLite targets run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from ondevice.converters.graph import PackedModel
+from ondevice.converters.symbolic_shapes import Size, integers
+from ondevice.errors import UnsupportedError
+
+Array = npt.NDArray[Any]
+Outputs = Sequence[ir.Value | None]
+_FLOAT, _INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+
+
+class Lowering:
+    """Nodes that replace one node, as they are made."""
+
+    def __init__(self, graph: ir.Graph, source: ir.Node, number: int) -> None:
+        """Start with no nodes; `number` makes names unique."""
+        self.graph = graph
+        self.source = source
+        self.nodes: list[ir.Node] = []
+        self._prefix = f"lowered.{number}"
+
+    def op(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """Add a node with one output."""
+        name = f"{self._prefix}.{len(self.nodes)}"
+        node = ir.node(kind, list(inputs), attributes=attributes, name=name)
+        node.metadata_props.update(self.source.metadata_props)
+        node.outputs[0].name = f"{name}.value"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> ir.Value:
+        """A constant, as a node."""
+        array = np.asarray(values, dtype=dtype)
+        output = self.op("Constant", value=ir.tensor(array))
+        output.const_value = ir.tensor(array)
+        output.dtype, output.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+        return output
+
+    def ints(self, *values: int) -> ir.Value:
+        """A constant list of int64."""
+        return self.constant(values, np.int64)
+
+    def slice(self, x: ir.Value, axis: int, start: int, stop: int, step: int = 1) -> ir.Value:
+        """Elements start, start + step, ... below stop along one axis."""
+        bounds = (self.ints(start), self.ints(stop), self.ints(axis), self.ints(step))
+        return self.op("Slice", x, *bounds)
+
+
+Rule = Callable[[Lowering, ir.Node], Outputs | None]
+
+
+def lowered(packed: PackedModel) -> PackedModel:
+    """A model of the operators in docs/operators.md; the given one is not changed.
+
+    Shape arithmetic is computed here, with the batch as a symbol, and leaves the graph.
+    """
+    model = packed.model.clone()
+    nodes = {node.name: node for node in model.graph}
+    lookups = tuple(replace(item, node=nodes[item.node.name]) for item in packed.lookups)
+    graph = model.graph
+    for number, node in enumerate(list(graph)):
+        rule = None if node.domain else RULES.get(node.op_type)
+        if rule is None or not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            continue
+        made = Lowering(graph, node, number)
+        try:
+            outputs = rule(made, node)
+        except UnsupportedError:
+            continue  # the node stays, and the target names it
+        if outputs is None:
+            continue
+        pairs = [
+            (old, new) for old, new in zip(node.outputs, outputs, strict=True) if new is not None
+        ]
+        for old, new in pairs:
+            new.shape, new.dtype = old.shape, old.dtype
+        ir.convenience.replace_nodes_and_values(
+            graph, node, [node], made.nodes, [a for a, _ in pairs], [b for _, b in pairs]
+        )
+    passes.RemoveUnusedNodesPass()(model)
+    return PackedModel(model, lookups, packed.tables)
+
+
+def _shape(value: ir.Value | None) -> list[Size]:
+    if value is None or value.shape is None:
+        raise UnsupportedError("a shape is not known")
+    return [size if isinstance(size, int) else str(size) for size in value.shape]
+
+
+def _array(value: ir.Value | None) -> Array | None:
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return np.asarray(value.const_value.numpy())
+    return None
+
+
+def _fixed(value: ir.Value | None) -> list[int]:
+    sizes = integers(value)
+    if sizes is None or any(isinstance(size, str) for size in sizes):
+        raise UnsupportedError("a size is not constant")
+    return [int(size) for size in sizes]
+
+
+def _operand(node: ir.Node, place: int) -> ir.Value | None:
+    return node.inputs[place] if place < len(node.inputs) else None
+
+
+def _x(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    if value is None:
+        raise UnsupportedError("an input is left out")
+    return value
+
+
+def _rank(value: ir.Value | None) -> int:
+    return len(_shape(value))
+
+
+# Shapes
+
+
+def _constant_integers(made: Lowering, node: ir.Node) -> Outputs | None:
+    """Shape arithmetic whose result is known now."""
+    output = node.outputs[0]
+    if output.dtype != _INT64:
+        return None
+    sizes = integers(output)
+    if sizes is None or any(isinstance(size, str) for size in sizes):
+        return None
+    shape = [] if output.shape is not None and len(output.shape) == 0 else [len(sizes)]
+    return [made.constant(np.array([int(size) for size in sizes]).reshape(shape), np.int64)]
+
+
+def _reshape(made: Lowering, node: ir.Node) -> Outputs | None:
+    if folded := _constant_integers(made, node):
+        return folded
+    sizes = integers(node.inputs[1])
+    if sizes is None:
+        raise UnsupportedError("its shape is not constant")
+    if all(isinstance(size, int) for size in sizes):
+        if _array(node.inputs[1]) is not None:
+            return None
+    elif len([size for size in sizes if isinstance(size, str)]) > 1:
+        raise UnsupportedError("two sizes are free")
+    elif -1 not in sizes:
+        sizes = [-1 if isinstance(size, str) else size for size in sizes]
+    else:
+        own = _shape(node.inputs[0])
+        if any(isinstance(s, str) and (i >= len(own) or own[i] != s) for i, s in enumerate(sizes)):
+            raise UnsupportedError("two sizes are free")
+        sizes = [0 if isinstance(size, str) else size for size in sizes]
+    return [made.op("Reshape", _x(node), made.ints(*(int(size) for size in sizes)))]
+
+
+def _expand(made: Lowering, node: ir.Node) -> Outputs | None:
+    sizes = integers(node.inputs[1])
+    if sizes is None:
+        raise UnsupportedError("its shape is not constant")
+    return [_expanded(made, _x(node), sizes)]
+
+
+def _expanded(made: Lowering, x: ir.Value, sizes: Sequence[Size]) -> ir.Value:
+    own = _shape(x)
+    rank = max(len(own), len(sizes))
+    own = [1] * (rank - len(own)) + own
+    wanted = [1] * (rank - len(sizes)) + list(sizes)
+    if any(isinstance(size, str) for size in wanted[1:]):
+        raise UnsupportedError("a free size beside the batch")
+    target = [1 if isinstance(size, str) else size for size in wanted]
+    fresh_rows = isinstance(wanted[0], str) and own[0] == 1
+    if not fresh_rows and all(w in (1, o) for w, o in zip(target, own, strict=True)):
+        return x if len(own) == _rank(x) else made.op("Reshape", x, made.ints(0))
+    if fresh_rows and _rank(x) < rank:
+        x = made.op("Unsqueeze", x, made.ints(*range(rank - _rank(x))))
+    if any(w not in (1, o) for w, o in zip(target, own, strict=True)):
+        x = made.op("Expand", x, made.ints(*target))
+    return made.op("ExpandRows", x, _rows(made)) if fresh_rows else x
+
+
+def _rows(made: Lowering) -> ir.Value:
+    """A value that has the request's rows."""
+    return made.graph.inputs[0]
+
+
+def _constant_of_shape(made: Lowering, node: ir.Node) -> Outputs | None:
+    sizes = integers(node.inputs[0])
+    if sizes is None:
+        raise UnsupportedError("its shape is not constant")
+    tensor = node.attributes.get_tensor("value")
+    fill = np.zeros(1, np.float32) if tensor is None else np.asarray(tensor.numpy())
+    if not any(isinstance(size, str) for size in sizes):
+        return [made.constant(np.full([int(s) for s in sizes], fill[0]), fill.dtype)]
+    start = made.constant(np.full([1] * len(sizes), fill[0]), fill.dtype)
+    return [_expanded(made, start, sizes)]
+
+
+def _tile(made: Lowering, node: ir.Node) -> Outputs | None:
+    x, repeats, sizes = _x(node), _fixed(node.inputs[1]), _shape(node.inputs[0])
+    if isinstance(sizes[0], str) and repeats[0] != 1:
+        raise UnsupportedError("it repeats rows")
+    for axis, times in enumerate(repeats):
+        if times != 1:
+            x = made.op("Concat", *[x] * times, axis=axis)
+    return [x]
+
+
+def _split(made: Lowering, node: ir.Node) -> Outputs | None:
+    axis = node.attributes.get_int("axis", 0)
+    sizes = _shape(node.inputs[0])
+    whole = sizes[axis]
+    if isinstance(whole, str):
+        raise UnsupportedError("it splits rows")
+    given = _operand(node, 1)
+    count = len(node.outputs)
+    part = -(-whole // count)
+    parts = _fixed(given) if given is not None else [part] * (count - 1) + [
+        whole - part * (count - 1)
+    ]
+    outputs, start = [], 0
+    for size in parts:
+        outputs.append(made.slice(_x(node), axis % len(sizes), start, start + size))
+        start += size
+    return outputs
+
+
+# Arithmetic
+
+
+def _clip(made: Lowering, node: ir.Node) -> Outputs | None:
+    x = _x(node)
+    if (low := _operand(node, 1)) is not None:
+        x = made.op("Max", x, low)
+    if (high := _operand(node, 2)) is not None:
+        x = made.op("Min", x, high)
+    return [x]
+
+
+def _chain(kind: str) -> Rule:
+    def rule(made: Lowering, node: ir.Node) -> Outputs | None:
+        if kind == node.op_type and len(node.inputs) == 2:
+            return None
+        x = _x(node)
+        for other in node.inputs[1:]:
+            x = made.op(kind, x, other)
+        return [x]
+
+    return rule
+
+
+def _pow(made: Lowering, node: ir.Node) -> Outputs | None:
+    exponent = _array(node.inputs[1])
+    if exponent is None or exponent.size != 1 or exponent.ndim > _rank(node.inputs[0]):
+        return None
+    x, power = _x(node), float(exponent.reshape(-1)[0])
+    if power == 2:
+        return [made.op("Mul", x, x)]
+    if power == 3:
+        return [made.op("Mul", made.op("Mul", x, x), x)]
+    if power == 0.5:
+        return [made.op("Sqrt", x)]
+    if exponent.dtype != np.float32 and x.dtype == _FLOAT:
+        return [made.op("Pow", x, made.constant(power))]
+    return None
+
+
+def _gelu(made: Lowering, node: ir.Node) -> Outputs | None:
+    x = _x(node)
+    half = made.op("Mul", x, made.constant(0.5))
+    if node.attributes.get_string("approximate", "none") == "tanh":
+        cubic = made.op("Mul", made.op("Mul", made.op("Mul", x, x), x), made.constant(0.044715))
+        inner = made.op("Mul", made.op("Add", x, cubic), made.constant(math.sqrt(2 / math.pi)))
+        bent = made.op("Tanh", inner)
+    else:
+        bent = made.op("Erf", made.op("Mul", x, made.constant(math.sqrt(0.5))))
+    return [made.op("Mul", half, made.op("Add", bent, made.constant(1)))]
+
+
+def _hard_sigmoid(made: Lowering, node: ir.Node) -> Outputs | None:
+    swish = node.op_type == "HardSwish"
+    alpha = 1 / 6 if swish else node.attributes.get_float("alpha", 0.2)
+    beta = 0.5 if swish else node.attributes.get_float("beta", 0.5)
+    x = _x(node)
+    line = made.op("Add", made.op("Mul", x, made.constant(alpha)), made.constant(beta))
+    gate = made.op("Min", made.op("Max", line, made.constant(0)), made.constant(1))
+    return [made.op("Mul", x, gate) if swish else gate]
+
+
+def _selu(made: Lowering, node: ir.Node) -> Outputs | None:
+    alpha = node.attributes.get_float("alpha", 1.67326319)
+    gamma = node.attributes.get_float("gamma", 1.05070102)
+    return [made.op("Mul", made.op("Elu", _x(node), alpha=alpha), made.constant(gamma))]
+
+
+def _celu(made: Lowering, node: ir.Node) -> Outputs | None:
+    alpha = node.attributes.get_float("alpha", 1.0)
+    bent = made.op("Elu", made.op("Div", _x(node), made.constant(alpha)))
+    return [made.op("Mul", bent, made.constant(alpha))]
+
+
+def _swish(made: Lowering, node: ir.Node) -> Outputs | None:
+    x = scaled = _x(node)
+    if (alpha := node.attributes.get_float("alpha", 1.0)) != 1.0:
+        scaled = made.op("Mul", x, made.constant(alpha))
+    return [made.op("Mul", x, made.op("Sigmoid", scaled))]
+
+
+def _mish(made: Lowering, node: ir.Node) -> Outputs | None:
+    return [made.op("Mul", _x(node), made.op("Tanh", made.op("Softplus", _x(node))))]
+
+
+def _softsign(made: Lowering, node: ir.Node) -> Outputs | None:
+    size = made.op("Add", made.op("Abs", _x(node)), made.constant(1))
+    return [made.op("Div", _x(node), size)]
+
+
+def _log_softmax(made: Lowering, node: ir.Node) -> Outputs | None:
+    axis = made.ints(node.attributes.get_int("axis", -1))
+    lower = made.op("Sub", _x(node), made.op("ReduceMax", _x(node), axis, keepdims=1))
+    total = made.op("ReduceSum", made.op("Exp", lower), axis, keepdims=1)
+    return [made.op("Sub", lower, made.op("Log", total))]
+
+
+# Reductions
+
+
+def _axes(node: ir.Node) -> list[int]:
+    rank = _rank(node.inputs[0])
+    given = _operand(node, 1)
+    axes = list(node.attributes.get_ints("axes", [])) if given is None else _fixed(given)
+    if not axes and node.attributes.get_int("noop_with_empty_axes", 0):
+        raise UnsupportedError("no axes")
+    return sorted({axis % rank for axis in axes}) or list(range(rank))
+
+
+def _reduced(made: Lowering, kind: str, x: ir.Value, node: ir.Node) -> ir.Value:
+    """A reduction by runs of neighbouring axes, from the last."""
+    keep, axes = node.attributes.get_int("keepdims", 1), _axes(node)
+    runs: list[list[int]] = []
+    for axis in axes:
+        if runs and runs[-1][-1] == axis - 1:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    for run in reversed(runs):
+        x = made.op(kind, x, made.ints(*run), keepdims=keep)
+    return x
+
+
+def _reduce(made: Lowering, node: ir.Node) -> Outputs | None:
+    axes = _axes(node)
+    if axes == list(range(axes[0], axes[-1] + 1)) and _array(_operand(node, 1)) is not None:
+        return None
+    return [_reduced(made, node.op_type, _x(node), node)]
+
+
+def _norm(before: str | None, after: str | None) -> Rule:
+    def rule(made: Lowering, node: ir.Node) -> Outputs | None:
+        x = _x(node)
+        if before == "Square":
+            x = made.op("Mul", x, x)
+        elif before is not None:
+            x = made.op(before, x)
+        total = _reduced(made, "ReduceSum", x, node)
+        return [total if after is None else made.op(after, total)]
+
+    return rule
+
+
+def _log_sum_exp(made: Lowering, node: ir.Node) -> Outputs | None:
+    axes = made.ints(*_axes(node))
+    largest = made.op("ReduceMax", _x(node), axes, keepdims=1)
+    total = made.op("ReduceSum", made.op("Exp", made.op("Sub", _x(node), largest)), axes, keepdims=1)
+    out = made.op("Add", made.op("Log", total), largest)
+    return [out if node.attributes.get_int("keepdims", 1) else made.op("Squeeze", out, axes)]
+
+
+# Normalisations
+
+
+def _batch_norm(made: Lowering, node: ir.Node) -> Outputs | None:
+    held = [_array(value) for value in node.inputs[1:5]]
+    if any(item is None for item in held) or len(node.outputs) != 1:
+        raise UnsupportedError("its parameters are not constant")
+    scale, bias, mean, variance = (np.asarray(item, np.float64) for item in held)
+    factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    shape = [-1] + [1] * (_rank(node.inputs[0]) - 2)
+    times = made.op("Mul", _x(node), made.constant(factor.reshape(shape)))
+    return [made.op("Add", times, made.constant((bias - mean * factor).reshape(shape)))]
+
+
+def _normalised(made: Lowering, x: ir.Value, axes: ir.Value, epsilon: float) -> ir.Value:
+    centred = made.op("Sub", x, made.op("ReduceMean", x, axes, keepdims=1))
+    variance = made.op("ReduceMean", made.op("Mul", centred, centred), axes, keepdims=1)
+    spread = made.op("Sqrt", made.op("Add", variance, made.constant(epsilon)))
+    return made.op("Div", centred, spread)
+
+
+def _layer_norm(made: Lowering, node: ir.Node) -> Outputs | None:
+    rank = _rank(node.inputs[0])
+    axis = node.attributes.get_int("axis", -1) % rank
+    axes = made.ints(*range(axis, rank))
+    x = _normalised(made, _x(node), axes, node.attributes.get_float("epsilon", 1e-5))
+    x = made.op("Mul", x, node.inputs[1])
+    if (bias := _operand(node, 2)) is not None:
+        x = made.op("Add", x, bias)
+    return [x, *[None] * (len(node.outputs) - 1)]
+
+
+def _instance_norm(made: Lowering, node: ir.Node) -> Outputs | None:
+    rank, scale, bias = _rank(node.inputs[0]), _array(node.inputs[1]), _array(node.inputs[2])
+    if scale is None or bias is None:
+        raise UnsupportedError("its parameters are not constant")
+    axes = made.ints(*range(2, rank))
+    shape = [-1] + [1] * (rank - 2)
+    x = _normalised(made, _x(node), axes, node.attributes.get_float("epsilon", 1e-5))
+    x = made.op("Mul", x, made.constant(scale.reshape(shape)))
+    return [made.op("Add", x, made.constant(bias.reshape(shape)))]
+
+
+# Products
+
+
+def _matmul(made: Lowering, node: ir.Node) -> Outputs | None:
+    left, right = _rank(node.inputs[0]), _rank(node.inputs[1])
+    a, b = node.inputs
+    if left > 1 and right > 1:
+        sizes = _shape(a)
+        if left == 2 and isinstance(sizes[0], str) and right > 2:  # rows would become columns
+            raise UnsupportedError("it mixes rows")
+        return None
+    if left == 1:
+        a = made.op("Unsqueeze", a, made.ints(0))
+    if right == 1:
+        b = made.op("Unsqueeze", b, made.ints(1))
+    out = made.op("MatMul", a, b)
+    gone = [-2] * (left == 1) + [-1] * (right == 1)
+    return [made.op("Squeeze", out, made.ints(*gone))]
+
+
+def _gemm(made: Lowering, node: ir.Node) -> Outputs | None:
+    flags = node.attributes
+    c = _operand(node, 2)
+    constant = _array(node.inputs[1]) is not None and (c is None or _array(c) is not None)
+    if constant and not flags.get_int("transA", 0):
+        return None
+    a, b = node.inputs[:2]
+    a = made.op("Transpose", a, perm=[1, 0]) if flags.get_int("transA", 0) else a
+    b = made.op("Transpose", b, perm=[1, 0]) if flags.get_int("transB", 0) else b
+    out = made.op("MatMul", a, b)
+    if (alpha := flags.get_float("alpha", 1.0)) != 1.0:
+        out = made.op("Mul", out, made.constant(alpha))
+    if c is not None:
+        beta = flags.get_float("beta", 1.0)
+        out = made.op("Add", out, c if beta == 1.0 else made.op("Mul", c, made.constant(beta)))
+    return [out]
+
+
+def _einsum(made: Lowering, node: ir.Node) -> Outputs | None:
+    """Products of one or two operands: axes to [both, left, summed] x [both, summed, right]."""
+    equation = (node.attributes.get_string("equation") or "").replace(" ", "")
+    terms, _, out = equation.partition("->")
+    letters = terms.split(",")
+    values = list(node.inputs)
+    if "->" not in equation or "." in equation or len(letters) > 2:
+        raise UnsupportedError(f"equation {equation!r}")
+    if any(len(set(term)) != len(term) for term in letters):
+        raise UnsupportedError(f"a repeated axis in {equation!r}")
+    sizes: dict[str, Size] = {}
+    for term, value in zip(letters, values, strict=True):
+        sizes.update(zip(term, _shape(value), strict=True))
+    if len(letters) == 1:
+        return [_summed(made, _x(node), letters[0], out)]
+    a, b = letters
+    alone = [c for c in a if c not in b + out], [c for c in b if c not in a + out]
+    reduced = []
+    for value, term, gone in zip(values, letters, alone, strict=True):
+        kept = "".join(c for c in term if c not in gone)
+        reduced.append((_summed(made, value, term, kept), kept))
+    (x, a), (y, b) = reduced
+    both = [c for c in out if c in a and c in b]
+    summed = [c for c in a if c in b and c not in out]
+    left = [c for c in out if c in a and c not in b]
+    right = [c for c in out if c in b and c not in a]
+    x = _ordered(made, x, a, [*both, *left, *summed])
+    y = _ordered(made, y, b, [*both, *summed, *right])
+    if not both and any(isinstance(sizes[c], str) for c in right):
+        raise UnsupportedError("rows on the right alone")
+    x = _merged(made, x, [sizes[c] for c in both], [left, summed], sizes)
+    y = _merged(made, y, [sizes[c] for c in both], [summed, right], sizes)
+    product = made.op("MatMul", x, y)
+    order = [*both, *left, *right]
+    shape = [-1 if isinstance(sizes[c], str) else int(sizes[c]) for c in order]
+    product = made.op("Reshape", product, made.ints(*shape))
+    return [_ordered(made, product, "".join(order), list(out))]
+
+
+def _summed(made: Lowering, value: ir.Value | None, term: str, out: str) -> ir.Value:
+    gone = [i for i, c in enumerate(term) if c not in out]
+    x = value
+    for axis in reversed(gone):
+        x = made.op("ReduceSum", x, made.ints(axis), keepdims=0)
+    if x is None:
+        raise UnsupportedError("an input is left out")
+    return _ordered(made, x, "".join(c for c in term if c in out), list(out))
+
+
+def _ordered(made: Lowering, x: ir.Value | None, term: str, order: list[str]) -> ir.Value:
+    if x is None:
+        raise UnsupportedError("an input is left out")
+    if list(term) == order:
+        return x
+    return made.op("Transpose", x, perm=[term.index(c) for c in order])
+
+
+def _merged(
+    made: Lowering,
+    x: ir.Value,
+    both: list[Size],
+    groups: Sequence[Sequence[str]],
+    sizes: dict[str, Size],
+) -> ir.Value:
+    """Reshape to [*both, product of the first group, product of the second]."""
+    shape = [-1 if isinstance(size, str) else size for size in both]
+    for group in groups:
+        free = any(isinstance(sizes[c], str) for c in group)
+        shape.append(-1 if free else math.prod(int(sizes[c]) for c in group))
+    return made.op("Reshape", x, made.ints(*shape))
+
+
+def _conv(made: Lowering, node: ir.Node) -> Outputs | None:
+    """A convolution as one matrix product: windows [b, positions, taps * channels] x weights."""
+    x, weight, bias = _x(node), _array(node.inputs[1]), _array(_operand(node, 2))
+    sizes, attributes = _shape(x), node.attributes
+    if weight is None or (_operand(node, 2) is not None and bias is None):
+        raise UnsupportedError("its weights are not constant")
+    if any(isinstance(size, str) for size in sizes[1:]):
+        raise UnsupportedError("a free size beside the batch")
+    space = weight.ndim - 2
+    strides = list(attributes.get_ints("strides", [1] * space))
+    dilations = list(attributes.get_ints("dilations", [1] * space))
+    pads = _pads(node, [int(size) for size in sizes[2:]], weight.shape[2:], strides, dilations)
+    groups = attributes.get_int("group", 1)
+    extents = [int(s) + pads[i] + pads[i + space] for i, s in enumerate(sizes[2:])]
+    if any(pads):
+        full = [0, 0, *pads[:space], 0, 0, *pads[space:]]
+        x = made.op("Pad", x, made.ints(*full), made.constant(0.0))
+    counts = [
+        (extents[i] - dilations[i] * (weight.shape[2 + i] - 1) - 1) // strides[i] + 1
+        for i in range(space)
+    ]
+    windows = []
+    for tap in np.ndindex(*weight.shape[2:]):
+        part = x
+        for i, at in enumerate(tap):
+            start, step = at * dilations[i], strides[i]
+            if counts[i] != extents[i] or step != 1:
+                part = made.slice(part, 2 + i, start, start + (counts[i] - 1) * step + 1, step)
+        windows.append(part)
+    wide, per_group, outs = int(sizes[1]), weight.shape[1], weight.shape[0] // groups
+    taps = math.prod(weight.shape[2:])
+    results = []
+    for group in range(groups):
+        parts = windows
+        if groups > 1:
+            first = group * per_group
+            parts = [made.slice(part, 1, first, first + per_group) for part in windows]
+        joined = parts[0] if taps == 1 else made.op("Concat", *parts, axis=1)
+        if space != 1:
+            joined = made.op(
+                "Reshape", joined, made.ints(-1, taps * per_group, math.prod(counts))
+            )
+        rows = made.op("Transpose", joined, perm=[0, 2, 1])
+        own = weight[group * outs : (group + 1) * outs].reshape(outs, per_group, taps)
+        matrix = own.transpose(2, 1, 0).reshape(taps * per_group, outs)
+        product = made.op("MatMul", rows, made.constant(matrix))
+        if bias is not None:
+            product = made.op(
+                "Add", product, made.constant(bias[group * outs : (group + 1) * outs])
+            )
+        results.append(product)
+    assert wide == groups * per_group
+    out = results[0] if groups == 1 else made.op("Concat", *results, axis=2)
+    out = made.op("Transpose", out, perm=[0, 2, 1])
+    if space != 1:
+        out = made.op("Reshape", out, made.ints(-1, weight.shape[0], *counts))
+    return [out]
+
+
+def _pads(
+    node: ir.Node,
+    sizes: Sequence[int],
+    taps: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> list[int]:
+    kind = node.attributes.get_string("auto_pad", "NOTSET")
+    if kind in ("NOTSET", "VALID"):
+        return list(node.attributes.get_ints("pads", [0] * 2 * len(sizes)))
+    before, after = [], []
+    for size, tap, step, gap in zip(sizes, taps, strides, dilations, strict=True):
+        total = max((-(-size // step) - 1) * step + gap * (tap - 1) + 1 - size, 0)
+        less, more = total // 2, total - total // 2
+        before.append(less if kind == "SAME_UPPER" else more)
+        after.append(more if kind == "SAME_UPPER" else less)
+    return before + after
+
+
+# Selection and recurrence
+
+
+def _top_k(made: Lowering, node: ir.Node) -> Outputs | None:
+    (k,) = _fixed(node.inputs[1])
+    axis = node.attributes.get_int("axis", -1)
+    largest = node.attributes.get_int("largest", 1)
+    places = made.op("TopKIndices", _x(node), axis=axis, k=k, largest=largest)
+    return [made.op("GatherElements", _x(node), places, axis=axis), places]
+
+
+def _gru(made: Lowering, node: ir.Node) -> Outputs | None:
+    """ONNX's GRU [steps, batch, features], one direction after the other, unrolled."""
+    if _operand(node, 4) is not None:
+        raise UnsupportedError("a length for every row")
+    return _recurrent(made, node, 3)
+
+
+def _lstm(made: Lowering, node: ir.Node) -> Outputs | None:
+    if _operand(node, 4) is not None or _operand(node, 7) is not None:
+        raise UnsupportedError("peepholes, or a length for every row")
+    return _recurrent(made, node, 4)
+
+
+def _recurrent(made: Lowering, node: ir.Node, gates: int) -> Outputs | None:
+    attributes, x = node.attributes, _x(node)
+    weights, recurrence, biases = (_array(_operand(node, i)) for i in (1, 2, 3))
+    steps, hidden = _shape(x)[0], attributes.get_int("hidden_size", 0)
+    allowed = [["Sigmoid", "Tanh"], ["Sigmoid", "Tanh", "Tanh"]][gates == 4]
+    listed = attributes.get_strings("activations", []) if "activations" in attributes else []
+    if weights is None or recurrence is None or isinstance(steps, str):
+        raise UnsupportedError("a fixed number of steps and constant weights are needed")
+    directions = weights.shape[0]
+    if "clip" in attributes or attributes.get_int("layout", 0) or list(listed) not in (
+        [], allowed * directions,
+    ):
+        raise UnsupportedError("clip, layout or other activations")
+    if biases is None:
+        biases = np.zeros((directions, 2 * gates * hidden), np.float32)
+    linear = attributes.get_int("linear_before_reset", 0)
+    backwards = attributes.get_string("direction", "forward")
+    outputs, lasts, cells = [], [], []
+    for d in range(directions):
+        order = list(range(steps))
+        if backwards == "reverse" or d == 1:
+            order.reverse()
+        bias = biases[d].reshape(2, gates * hidden)
+        state = _initial(made, _operand(node, 5), d, hidden)
+        cell = _initial(made, _operand(node, 6), d, hidden) if gates == 4 else None
+        matrix = made.constant(weights[d].T)
+        found: dict[int, ir.Value] = {}
+        for step in order:
+            now = made.op("Squeeze", made.slice(x, 0, step, step + 1), made.ints(0))
+            inputs = made.op("Add", made.op("MatMul", now, matrix), made.constant(bias[0]))
+            if cell is None:
+                state = _gru_step(made, inputs, state, recurrence[d], bias[1], hidden, linear)
+            else:
+                state, cell = _lstm_step(made, inputs, state, cell, recurrence[d], bias[1], hidden)
+            found[step] = state
+        stacked = [made.op("Unsqueeze", found[i], made.ints(0)) for i in range(steps)]
+        joined = made.op("Concat", *stacked, axis=0)
+        outputs.append(made.op("Unsqueeze", joined, made.ints(1)))
+        lasts.append(made.op("Unsqueeze", state, made.ints(0)))
+        if cell is not None:
+            cells.append(made.op("Unsqueeze", cell, made.ints(0)))
+    results = [_joined(made, outputs, 1), _joined(made, lasts, 0)]
+    results += [_joined(made, cells, 0)] if cells else []
+    return results[: len(node.outputs)]
+
+
+def _joined(made: Lowering, parts: list[ir.Value], axis: int) -> ir.Value:
+    return parts[0] if len(parts) == 1 else made.op("Concat", *parts, axis=axis)
+
+
+def _initial(made: Lowering, given: ir.Value | None, d: int, hidden: int) -> ir.Value:
+    if given is None:
+        return made.op("ExpandRows", made.constant(np.zeros((1, hidden))), _rows(made))
+    return made.op("Squeeze", made.slice(given, 0, d, d + 1), made.ints(0))
+
+
+def _gru_step(
+    made: Lowering, inputs: ir.Value, state: ir.Value, r: Array, bias: Array, n: int, linear: int
+) -> ir.Value:
+    def from_state(value: ir.Value, part: slice) -> ir.Value:
+        product = made.op("MatMul", value, made.constant(r[part].T))
+        return made.op("Add", product, made.constant(bias[part]))
+
+    gates = made.op("Add", made.slice(inputs, 1, 0, 2 * n), from_state(state, slice(0, 2 * n)))
+    gates = made.op("Sigmoid", gates)
+    update, reset = made.slice(gates, 1, 0, n), made.slice(gates, 1, n, 2 * n)
+    rest = slice(2 * n, 3 * n)
+    if linear:
+        remembered = made.op("Mul", reset, from_state(state, rest))
+    else:
+        remembered = from_state(made.op("Mul", reset, state), rest)
+    fresh = made.op("Tanh", made.op("Add", made.slice(inputs, 1, 2 * n, 3 * n), remembered))
+    return made.op("Add", fresh, made.op("Mul", update, made.op("Sub", state, fresh)))
+
+
+def _lstm_step(
+    made: Lowering, inputs: ir.Value, state: ir.Value, cell: ir.Value, r: Array, bias: Array, n: int
+) -> tuple[ir.Value, ir.Value]:
+    product = made.op("Add", made.op("MatMul", state, made.constant(r.T)), made.constant(bias))
+    total = made.op("Add", inputs, product)
+    gate = [made.slice(total, 1, i * n, (i + 1) * n) for i in range(4)]
+    opened, emitted, forgotten = (made.op("Sigmoid", gate[i]) for i in (0, 1, 2))
+    kept = made.op("Mul", forgotten, cell)
+    cell = made.op("Add", kept, made.op("Mul", opened, made.op("Tanh", gate[3])))
+    return made.op("Mul", emitted, made.op("Tanh", cell)), cell
+
+
+def _dropped(made: Lowering, node: ir.Node) -> Outputs | None:
+    return [_x(node), *[None] * (len(node.outputs) - 1)]
+
+
+# Operators that are expressed by others. To add one, write its rule and name it here.
+RULES: dict[str, Rule] = {
+    "Add": _constant_integers,
+    "BatchNormalization": _batch_norm,
+    "Cast": _constant_integers,
+    "Celu": _celu,
+    "Clip": _clip,
+    "Concat": _constant_integers,
+    "ConstantOfShape": _constant_of_shape,
+    "Conv": _conv,
+    "Div": _constant_integers,
+    "Dropout": _dropped,
+    "Einsum": _einsum,
+    "Expand": _expand,
+    "GRU": _gru,
+    "Gather": _constant_integers,
+    "Gelu": _gelu,
+    "Gemm": _gemm,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_sigmoid,
+    "InstanceNormalization": _instance_norm,
+    "LSTM": _lstm,
+    "LayerNormalization": _layer_norm,
+    "LogSoftmax": _log_softmax,
+    "MatMul": _matmul,
+    "Max": _chain("Max"),
+    "Min": _chain("Min"),
+    "Mish": _mish,
+    "Mul": _constant_integers,
+    "Pow": _pow,
+    "ReduceL1": _norm("Abs", None),
+    "ReduceL2": _norm("Square", "Sqrt"),
+    "ReduceLogSum": _norm(None, "Log"),
+    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceMax": _reduce,
+    "ReduceMean": _reduce,
+    "ReduceMin": _reduce,
+    "ReduceProd": _reduce,
+    "ReduceSum": _reduce,
+    "ReduceSumSquare": _norm("Square", None),
+    "Reshape": _reshape,
+    "Selu": _selu,
+    "Shape": _constant_integers,
+    "Slice": _constant_integers,
+    "Softsign": _softsign,
+    "Split": _split,
+    "Squeeze": _constant_integers,
+    "Sub": _constant_integers,
+    "Sum": _chain("Add"),
+    "Swish": _swish,
+    "Tile": _tile,
+    "TopK": _top_k,
+    "Unsqueeze": _constant_integers,
+}

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from ondevice.converters.graph import PackedLookup, PackedModel, module_path
 from ondevice.converters.lower import lowered
+from ondevice.converters.tflite_graph import GraphBuilder
 from ondevice.converters.tflite_lookup import TfliteTable, write_lookup
-from ondevice.converters.tflite_ops import OPERATORS, GraphBuilder
+from ondevice.converters.tflite_ops import OPERATORS
 from ondevice.converters.tflite_writer import FREE, TYPES, Shape, TfliteWriter
 from ondevice.errors import UnsupportedError
 

@@ -72,7 +72,9 @@ def lowered(packed: PackedModel) -> PackedModel:
     graph = model.graph
     for number, node in enumerate(list(graph)):
         rule = None if node.domain else RULES.get(node.op_type)
-        if rule is None or not any(value.uses() or value.is_graph_output() for value in node.outputs):
+        if rule is None or not any(
+            value.uses() or value.is_graph_output() for value in node.outputs
+        ):
             continue
         made = Lowering(graph, node, number)
         try:
@@ -226,9 +228,9 @@ def _split(made: Lowering, node: ir.Node) -> Outputs | None:
     given = _operand(node, 1)
     count = len(node.outputs)
     part = -(-whole // count)
-    parts = _fixed(given) if given is not None else [part] * (count - 1) + [
-        whole - part * (count - 1)
-    ]
+    parts = (
+        _fixed(given) if given is not None else [part] * (count - 1) + [whole - part * (count - 1)]
+    )
     outputs, start = [], 0
     for size in parts:
         outputs.append(made.slice(_x(node), axis % len(sizes), start, start + size))
@@ -382,7 +384,9 @@ def _norm(before: str | None, after: str | None) -> Rule:
 def _log_sum_exp(made: Lowering, node: ir.Node) -> Outputs | None:
     axes = made.ints(*_axes(node))
     largest = made.op("ReduceMax", _x(node), axes, keepdims=1)
-    total = made.op("ReduceSum", made.op("Exp", made.op("Sub", _x(node), largest)), axes, keepdims=1)
+    total = made.op(
+        "ReduceSum", made.op("Exp", made.op("Sub", _x(node), largest)), axes, keepdims=1
+    )
     out = made.op("Add", made.op("Log", total), largest)
     return [out if node.attributes.get_int("keepdims", 1) else made.op("Squeeze", out, axes)]
 
@@ -579,9 +583,7 @@ def _conv(made: Lowering, node: ir.Node) -> Outputs | None:
             parts = [made.slice(part, 1, first, first + per_group) for part in windows]
         joined = parts[0] if taps == 1 else made.op("Concat", *parts, axis=1)
         if space != 1:
-            joined = made.op(
-                "Reshape", joined, made.ints(-1, taps * per_group, math.prod(counts))
-            )
+            joined = made.op("Reshape", joined, made.ints(-1, taps * per_group, math.prod(counts)))
         rows = made.op("Transpose", joined, perm=[0, 2, 1])
         own = weight[group * outs : (group + 1) * outs].reshape(outs, per_group, taps)
         matrix = own.transpose(2, 1, 0).reshape(taps * per_group, outs)
@@ -651,8 +653,14 @@ def _recurrent(made: Lowering, node: ir.Node, gates: int) -> Outputs | None:
     if weights is None or recurrence is None or isinstance(steps, str):
         raise UnsupportedError("a fixed number of steps and constant weights are needed")
     directions = weights.shape[0]
-    if "clip" in attributes or attributes.get_int("layout", 0) or list(listed) not in (
-        [], allowed * directions,
+    if (
+        "clip" in attributes
+        or attributes.get_int("layout", 0)
+        or list(listed)
+        not in (
+            [],
+            allowed * directions,
+        )
     ):
         raise UnsupportedError("clip, layout or other activations")
     if biases is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,76 +11,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 import tflite
 
+from ondevice.converters.tflite_graph import GraphBuilder, Translate
+from ondevice.converters.tflite_select import SELECTIONS
 from ondevice.converters.tflite_shapes import broadcast, flat_size, reshape
-from ondevice.converters.tflite_writer import FREE, TYPES, Shape, Tensor, TfliteWriter
+from ondevice.converters.tflite_writer import FREE, TYPES, Shape, Tensor
 from ondevice.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
 _RELU = tflite.ActivationFunctionType.RELU
 _END = 2**31 - 1
-
-
-class GraphBuilder:
-    """The ONNX values of a graph as TFLite tensors, while its nodes are being translated."""
-
-    def __init__(self, writer: TfliteWriter) -> None:
-        """Start with no values."""
-        self.writer = writer
-        self.values: dict[ir.Value, Tensor] = {}
-        self.fused: set[ir.Node] = set()
-
-    def tensor(self, value: ir.Value | None) -> Tensor:
-        """The tensor of a value; a constant becomes a tensor when it is first used."""
-        if value is None:
-            raise UnsupportedError("an input is left out")
-        if value not in self.values:
-            array = self.array(value)
-            if array is None:
-                raise UnsupportedError(f"{value.name} is computed by an operator that is lacking")
-            self.values[value] = self.constant(array, str(value.name))
-        return self.values[value]
-
-    def constant(self, array: Array, name: str) -> Tensor:
-        """A constant tensor; matrices keep a name of their own."""
-        if array.dtype.name not in TYPES:
-            raise UnsupportedError(f"{name} has dtype {array.dtype}")
-        return self.writer.constant(array, array.dtype, name)
-
-    def array(self, value: ir.Value | None) -> Array | None:
-        """The constant that a value holds, None where it is computed."""
-        if value is None:
-            return None
-        tensor = value.const_value
-        node = value.producer()
-        if tensor is None and node is not None and node.op_type == "Constant":
-            return _constant_array(node)
-        return None if tensor is None else np.asarray(tensor.numpy())
-
-    def integers(self, value: ir.Value | None, what: str) -> list[int]:
-        """A constant list of integers, such as axes.
-
-        Raises:
-            UnsupportedError: it is computed while the model runs.
-        """
-        array = self.array(value)
-        if array is None:
-            raise UnsupportedError(f"{what} is not constant")
-        return [int(item) for item in np.atleast_1d(array)]
-
-
-Translate = Callable[[GraphBuilder, ir.Node], Tensor]
-
-
-def _constant_array(node: ir.Node) -> Array:
-    attributes = node.attributes
-    for name in ("value_int", "value_ints", "value_float", "value_floats"):
-        if name in attributes:
-            dtype = np.int64 if "int" in name else np.float32
-            return np.asarray(attributes[name].value, dtype=dtype)
-    tensor = attributes.get_tensor("value")
-    if tensor is None:
-        raise UnsupportedError("a constant that is neither a tensor nor a number")
-    return np.asarray(tensor.numpy())
 
 
 def _axis(axis: int, rank: int) -> int:
@@ -331,17 +270,20 @@ def _lone_relu(node: ir.Node) -> ir.Node | None:
 
 # Operators that a TFLite file can express. To add one, write its function and name it here.
 OPERATORS: dict[str, Translate] = {
+    **SELECTIONS,
     "Add": _binary("ADD"),
     "Cast": _cast,
     "Concat": _concat,
-    "Div": _binary("DIV"),
     "Flatten": _flatten,
     "Gemm": _gemm,
     "Identity": _identity,
     "MatMul": _matmul,
     "Mul": _binary("MUL"),
     "Pow": _pow,
+    "ReduceMax": _reduce("REDUCE_MAX"),
     "ReduceMean": _reduce("MEAN"),
+    "ReduceMin": _reduce("REDUCE_MIN"),
+    "ReduceProd": _reduce("REDUCE_PROD"),
     "ReduceSum": _reduce("SUM"),
     "Relu": _unary("RELU"),
     "Reshape": _reshape,

@@ -45,42 +45,64 @@ TYPES = {
 
 # The options table of every operator that is used here.
 _OPTIONS = {
+    "ABS": "AbsOptions",
     "ADD": "AddOptions",
+    "ARG_MAX": "ArgMaxOptions",
+    "ARG_MIN": "ArgMinOptions",
     "BATCH_MATMUL": "BatchMatMulOptions",
     "BITCAST": "BitcastOptions",
     "CAST": "CastOptions",
+    "CEIL": None,
     "CONCATENATION": "ConcatenationOptions",
+    "CUMSUM": "CumsumOptions",
     "DEQUANTIZE": "DequantizeOptions",
     "DIV": "DivOptions",
     "EQUAL": "EqualOptions",
+    "EXP": "ExpOptions",
     "EXPAND_DIMS": "ExpandDimsOptions",
+    "FILL": "FillOptions",
     "FLOOR": None,
     "FLOOR_MOD": "FloorModOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
     "GATHER": "GatherOptions",
+    "GATHER_ND": "GatherNdOptions",
+    "GREATER": "GreaterOptions",
     "GREATER_EQUAL": "GreaterEqualOptions",
+    "LEAKY_RELU": "LeakyReluOptions",
     "LESS": "LessOptions",
+    "LESS_EQUAL": "LessEqualOptions",
+    "LOG": None,
     "LOGICAL_AND": "LogicalAndOptions",
+    "LOGICAL_NOT": "LogicalNotOptions",
+    "LOGICAL_OR": "LogicalOrOptions",
     "LOGISTIC": None,
     "MAXIMUM": "MaximumMinimumOptions",
     "MEAN": "ReducerOptions",
     "MINIMUM": "MaximumMinimumOptions",
     "MUL": "MulOptions",
+    "NEG": "NegOptions",
     "NOT_EQUAL": "NotEqualOptions",
     "PACK": "PackOptions",
+    "PADV2": "PadV2Options",
     "POW": "PowOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "REDUCE_MIN": "ReducerOptions",
+    "REDUCE_PROD": "ReducerOptions",
     "RELU": None,
     "RESHAPE": "ReshapeOptions",
     "RIGHT_SHIFT": "RightShiftOptions",
+    "ROUND": None,
     "SELECT_V2": "SelectV2Options",
     "SHAPE": "ShapeOptions",
     "SLICE": "SliceOptions",
     "SOFTMAX": "SoftmaxOptions",
+    "SQRT": None,
     "SQUEEZE": "SqueezeOptions",
     "STRIDED_SLICE": "StridedSliceOptions",
     "SUB": "SubOptions",
     "SUM": "ReducerOptions",
     "TANH": None,
+    "TOPK_V2": "TopKV2Options",
     "TRANSPOSE": "TransposeOptions",
     "UNPACK": "UnpackOptions",
 }
@@ -99,7 +121,7 @@ class Tensor:
 class _Operator:
     opcode: str
     inputs: tuple[int, ...]
-    output: int
+    outputs: tuple[int, ...]
     options: dict[str, Any]
 
 
@@ -160,6 +182,7 @@ class TfliteWriter:
         inputs: Sequence[Tensor],
         shape: Shape,
         dtype: npt.DTypeLike,
+        first: npt.DTypeLike | None = None,
         **options: Any,
     ) -> Tensor:
         """Add an operator with one output of the given shape and dtype.
@@ -171,14 +194,17 @@ class TfliteWriter:
             inputs: its input tensors.
             shape: the output's shape, FREE where unknown.
             dtype: the output's dtype.
+            first: dtype of an output of the same shape that stands before it and is not used.
             options: fields of the operator's options table, in the schema's snake case.
         """
         indices = tuple(tensor.index for tensor in inputs)
         key = (opcode, indices, np.dtype(dtype), *sorted(options.items()))
         if key not in self._known:
             name = f"{opcode.lower()}_{len(self._operators)}"
+            unused = [] if first is None else [self._tensor(f"{name}_first", shape, first, 0)]
             output = self._known[key] = self._tensor(name, shape, dtype, 0)
-            self._operators.append(_Operator(opcode, indices, output.index, options))
+            places = tuple(tensor.index for tensor in (*unused, output))
+            self._operators.append(_Operator(opcode, indices, places, options))
         return self._known[key]
 
     def cast(self, tensor: Tensor, dtype: npt.DTypeLike) -> Tensor:
@@ -293,7 +319,7 @@ def _operator(builder: Any, operator: _Operator, opcodes: list[str]) -> int:
     fields: dict[str, Any] = {
         "OpcodeIndex": opcodes.index(operator.opcode),
         "Inputs": _int32s(builder, operator.inputs),
-        "Outputs": _int32s(builder, [operator.output]),
+        "Outputs": _int32s(builder, operator.outputs),
     }
     name = _OPTIONS[operator.opcode]
     if name is not None:

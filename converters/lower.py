@@ -152,6 +152,12 @@ def _reshape(made: Lowering, node: ir.Node) -> Outputs | None:
     sizes = integers(node.inputs[1])
     if sizes is None:
         raise UnsupportedError("its shape is not constant")
+    own = _shape(node.inputs[0])
+    if len(own) > 1 and isinstance(own[1], str) and sizes[:2] == own[:2]:
+        # recurrent layers have their steps first: reshape with the rows in front
+        rest = [int(size) for size in (own[0], *sizes[2:])]
+        x = made.op("Reshape", _turned(made, node.inputs[0]), made.ints(-1, *rest))
+        return [made.op("Transpose", x, perm=[1, 0, *range(2, len(sizes))])]
     if all(isinstance(size, int) for size in sizes):
         if _array(node.inputs[1]) is not None:
             return None
@@ -160,7 +166,6 @@ def _reshape(made: Lowering, node: ir.Node) -> Outputs | None:
     elif -1 not in sizes:
         sizes = [-1 if isinstance(size, str) else size for size in sizes]
     else:
-        own = _shape(node.inputs[0])
         if any(isinstance(s, str) and (i >= len(own) or own[i] != s) for i, s in enumerate(sizes)):
             raise UnsupportedError("two sizes are free")
         sizes = [0 if isinstance(size, str) else size for size in sizes]
@@ -185,7 +190,9 @@ def _expanded(made: Lowering, x: ir.Value, sizes: Sequence[Size]) -> ir.Value:
     fresh_rows = isinstance(wanted[0], str) and own[0] == 1
     if not fresh_rows and all(w in (1, o) for w, o in zip(target, own, strict=True)):
         return x if len(own) == _rank(x) else made.op("Reshape", x, made.ints(0))
-    if fresh_rows and _rank(x) < rank:
+    if fresh_rows and _rank(x) == 0:
+        x = made.op("Reshape", x, made.ints(*[1] * rank))
+    elif fresh_rows and _rank(x) < rank:
         x = made.op("Unsqueeze", x, made.ints(*range(rank - _rank(x))))
     if any(w not in (1, o) for w, o in zip(target, own, strict=True)):
         x = made.op("Expand", x, made.ints(*target))
@@ -236,6 +243,46 @@ def _split(made: Lowering, node: ir.Node) -> Outputs | None:
         outputs.append(made.slice(_x(node), axis % len(sizes), start, start + size))
         start += size
     return outputs
+
+
+def _transpose(made: Lowering, node: ir.Node) -> Outputs | None:
+    """Two transposes in a row are one, or none."""
+    before = _moved(node)
+    if before is None:
+        return None
+    x, first = before
+    perm = [first[i] for i in node.attributes.get_ints("perm", range(len(first))[::-1])]
+    return [x if perm == list(range(len(perm))) else made.op("Transpose", x, perm=perm)]
+
+
+def _moved(node: ir.Node) -> tuple[ir.Value, list[int]] | None:
+    """The source and order of a transpose that makes a node's first input."""
+    made_by = _x(node).producer()
+    if made_by is None or made_by.op_type != "Transpose" or made_by.domain:
+        return None
+    source = _x(made_by)
+    return source, list(made_by.attributes.get_ints("perm", range(_rank(source))[::-1]))
+
+
+def _gather(made: Lowering, node: ir.Node) -> Outputs | None:
+    """x[:, i] comes as transpose, selection, transpose back: select along the axis itself."""
+    if folded := _constant_integers(made, node):
+        return folded
+    places = _array(node.inputs[1])
+    before = _moved(node)
+    if before is None or places is None:
+        return None
+    x, perm = before
+    if node.op_type == "GatherND":
+        if node.attributes.get_int("batch_dims", 0) or places.shape[-1] != 1:
+            return None
+        places, axis = places[..., 0], 0
+    else:
+        axis = node.attributes.get_int("axis", 0)
+    if places.ndim != 1:
+        return None
+    chosen = made.op("Gather", x, made.constant(places, np.int64), axis=perm[axis])
+    return [made.op("Transpose", chosen, perm=perm)]
 
 
 # Arithmetic
@@ -502,7 +549,9 @@ def _einsum(made: Lowering, node: ir.Node) -> Outputs | None:
     y = _ordered(made, y, b, [*both, *summed, *right])
     if not both and any(isinstance(sizes[c], str) for c in right):
         raise UnsupportedError("rows on the right alone")
-    x = _merged(made, x, [sizes[c] for c in both], [left, summed], sizes)
+    # without a shared axis the left ones stay as they are: rows must not join another axis
+    lefts = [left] if both else [[c] for c in left]
+    x = _merged(made, x, [sizes[c] for c in both], [*lefts, summed], sizes)
     y = _merged(made, y, [sizes[c] for c in both], [summed, right], sizes)
     product = made.op("MatMul", x, y)
     order = [*both, *left, *right]
@@ -573,7 +622,7 @@ def _conv(made: Lowering, node: ir.Node) -> Outputs | None:
             if counts[i] != extents[i] or step != 1:
                 part = made.slice(part, 2 + i, start, start + (counts[i] - 1) * step + 1, step)
         windows.append(part)
-    wide, per_group, outs = int(sizes[1]), weight.shape[1], weight.shape[0] // groups
+    per_group, outs = weight.shape[1], weight.shape[0] // groups
     taps = math.prod(weight.shape[2:])
     results = []
     for group in range(groups):
@@ -593,7 +642,6 @@ def _conv(made: Lowering, node: ir.Node) -> Outputs | None:
                 "Add", product, made.constant(bias[group * outs : (group + 1) * outs])
             )
         results.append(product)
-    assert wide == groups * per_group
     out = results[0] if groups == 1 else made.op("Concat", *results, axis=2)
     out = made.op("Transpose", out, perm=[0, 2, 1])
     if space != 1:
@@ -653,6 +701,7 @@ def _recurrent(made: Lowering, node: ir.Node, gates: int) -> Outputs | None:
     if weights is None or recurrence is None or isinstance(steps, str):
         raise UnsupportedError("a fixed number of steps and constant weights are needed")
     directions = weights.shape[0]
+    x = _turned(made, node.inputs[0])
     if (
         "clip" in attributes
         or attributes.get_int("layout", 0)
@@ -678,21 +727,22 @@ def _recurrent(made: Lowering, node: ir.Node, gates: int) -> Outputs | None:
         matrix = made.constant(weights[d].T)
         found: dict[int, ir.Value] = {}
         for step in order:
-            now = made.op("Squeeze", made.slice(x, 0, step, step + 1), made.ints(0))
+            now = made.op("Squeeze", made.slice(x, 1, step, step + 1), made.ints(1))
             inputs = made.op("Add", made.op("MatMul", now, matrix), made.constant(bias[0]))
             if cell is None:
                 state = _gru_step(made, inputs, state, recurrence[d], bias[1], hidden, linear)
             else:
                 state, cell = _lstm_step(made, inputs, state, cell, recurrence[d], bias[1], hidden)
             found[step] = state
-        stacked = [made.op("Unsqueeze", found[i], made.ints(0)) for i in range(steps)]
-        joined = made.op("Concat", *stacked, axis=0)
-        outputs.append(made.op("Unsqueeze", joined, made.ints(1)))
-        lasts.append(made.op("Unsqueeze", state, made.ints(0)))
+        stacked = [made.op("Unsqueeze", found[i], made.ints(1)) for i in range(steps)]
+        outputs.append(made.op("Unsqueeze", made.op("Concat", *stacked, axis=1), made.ints(2)))
+        lasts.append(made.op("Unsqueeze", state, made.ints(1)))
         if cell is not None:
-            cells.append(made.op("Unsqueeze", cell, made.ints(0)))
-    results = [_joined(made, outputs, 1), _joined(made, lasts, 0)]
-    results += [_joined(made, cells, 0)] if cells else []
+            cells.append(made.op("Unsqueeze", cell, made.ints(1)))
+    # rows stay the first axis until the end: ONNX has the steps, or the directions, there
+    results = [made.op("Transpose", _joined(made, outputs, 2), perm=[1, 2, 0, 3])]
+    for kept in (lasts, cells) if cells else (lasts,):
+        results.append(made.op("Transpose", _joined(made, kept, 1), perm=[1, 0, 2]))
     return results[: len(node.outputs)]
 
 
@@ -703,7 +753,35 @@ def _joined(made: Lowering, parts: list[ir.Value], axis: int) -> ir.Value:
 def _initial(made: Lowering, given: ir.Value | None, d: int, hidden: int) -> ir.Value:
     if given is None:
         return made.op("ExpandRows", made.constant(np.zeros((1, hidden))), _rows(made))
-    return made.op("Squeeze", made.slice(given, 0, d, d + 1), made.ints(0))
+    if _is_zero(given):
+        return _initial(made, None, d, hidden)
+    return made.op("Squeeze", made.slice(_turned(made, given), 1, d, d + 1), made.ints(1))
+
+
+def _is_zero(value: ir.Value | None) -> bool:
+    """Whether a value is an expanded zero, or a part of one: torch's initial states."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in ("Slice", "Expand"):
+        value = node.inputs[0]
+        node = None if value is None else value.producer()
+    array = _array(value)
+    return array is not None and not array.any()
+
+
+def _turned(made: Lowering, value: ir.Value | None) -> ir.Value:
+    """[b, a, ...] of [a, b, ...], without a second transpose where there is one already."""
+    if value is None:
+        raise UnsupportedError("an input is left out")
+    rest = list(range(2, _rank(value)))
+    node = value.producer()
+    if node is not None and node.op_type == "Transpose" and not node.domain:
+        source = _x(node)
+        perm = list(node.attributes.get_ints("perm", range(_rank(source))[::-1]))
+        perm = [perm[1], perm[0], *perm[2:]]
+        if perm == list(range(len(perm))):
+            return source
+        return made.op("Transpose", source, perm=perm)
+    return made.op("Transpose", value, perm=[1, 0, *rest])
 
 
 def _gru_step(
@@ -756,7 +834,8 @@ RULES: dict[str, Rule] = {
     "Einsum": _einsum,
     "Expand": _expand,
     "GRU": _gru,
-    "Gather": _constant_integers,
+    "Gather": _gather,
+    "GatherND": _gather,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "HardSigmoid": _hard_sigmoid,
@@ -793,5 +872,6 @@ RULES: dict[str, Rule] = {
     "Swish": _swish,
     "Tile": _tile,
     "TopK": _top_k,
+    "Transpose": _transpose,
     "Unsqueeze": _constant_integers,
 }

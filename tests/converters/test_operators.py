@@ -58,8 +58,12 @@ FAMILIES = {
     "roots": unary(lambda x: x.abs().sqrt() + (x.abs() + 0.1).log() + (-x).exp() + 1 / (x + 9)),
     "rounding": unary(lambda x: (x * 3).floor() + (x * 2).ceil() * 2 + (x * 5).round() * 3),
     "sign": unary(lambda x: torch.sign(x) + torch.clamp(x, -0.5, 0.7) + torch.minimum(x, -x)),
-    "broadcast": unary(lambda x: x[:, :1] * x[:, :, 1:2] + x[:, 2:3, :] - torch.maximum(x, x[:, :1])),
-    "compare": unary(lambda x: (x > 0.1).float() - (x <= -0.3).float() * 2 + (x >= x[:, :1]).float()),
+    "broadcast": unary(
+        lambda x: x[:, :1] * x[:, :, 1:2] + x[:, 2:3, :] - torch.maximum(x, x[:, :1])
+    ),
+    "compare": unary(
+        lambda x: (x > 0.1).float() - (x <= -0.3).float() * 2 + (x >= x[:, :1]).float()
+    ),
     "logic": unary(lambda x: ((x > 0) & (x < 1) | ~(x > -1)).float()),
     "where": unary(lambda x: torch.where(x > 0, x * 2, x[:, :1] - 1)),
     "cast": lambda x, ids, m: ids.float()[:, :, None] / 40 * x + (x * 3).long().float(),

@@ -83,6 +83,11 @@ def lowered(packed: PackedModel) -> PackedModel:
             continue  # the node stays, and the target names it
         if outputs is None:
             continue
+        outputs = [
+            # a value of its own: the replaced one's name must not move to an existing value
+            value if value is None or value.producer() in made.nodes else made.op("Identity", value)
+            for value in outputs
+        ]
         pairs = [
             (old, new) for old, new in zip(node.outputs, outputs, strict=True) if new is not None
         ]
@@ -255,13 +260,19 @@ def _transpose(made: Lowering, node: ir.Node) -> Outputs | None:
     return [x if perm == list(range(len(perm))) else made.op("Transpose", x, perm=perm)]
 
 
+def _order(transpose: ir.Node) -> list[int]:
+    if "perm" in transpose.attributes:
+        return list(transpose.attributes.get_ints("perm", []))
+    return list(range(_rank(_x(transpose))))[::-1]
+
+
 def _moved(node: ir.Node) -> tuple[ir.Value, list[int]] | None:
     """The source and order of a transpose that makes a node's first input."""
     made_by = _x(node).producer()
     if made_by is None or made_by.op_type != "Transpose" or made_by.domain:
         return None
     source = _x(made_by)
-    return source, list(made_by.attributes.get_ints("perm", range(_rank(source))[::-1]))
+    return source, _order(made_by)
 
 
 def _gather(made: Lowering, node: ir.Node) -> Outputs | None:
@@ -776,7 +787,7 @@ def _turned(made: Lowering, value: ir.Value | None) -> ir.Value:
     node = value.producer()
     if node is not None and node.op_type == "Transpose" and not node.domain:
         source = _x(node)
-        perm = list(node.attributes.get_ints("perm", range(_rank(source))[::-1]))
+        perm = _order(node)
         perm = [perm[1], perm[0], *perm[2:]]
         if perm == list(range(len(perm))):
             return source

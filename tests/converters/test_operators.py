@@ -72,7 +72,9 @@ FAMILIES = {
     "chunk": unary(lambda x: x.chunk(3, 2)[0] * x.chunk(3, 2)[2]),
     "stack": unary(lambda x: torch.stack([x[:, 0], x[:, 3], x[:, 4]], 2) * 2),
     "gather": unary(lambda x: x[:, torch.tensor([3, 0, 0, 2]), :] * x[:, :4]),
-    "pairs": unary(lambda x: x[:, torch.triu_indices(5, 5, 1)[0]] * x[:, torch.triu_indices(5, 5, 1)[1]]),
+    "pairs": unary(
+        lambda x: x[:, torch.triu_indices(5, 5, 1)[0]] * x[:, torch.triu_indices(5, 5, 1)[1]]
+    ),
     "take": lambda x, ids, m: torch.gather(x, 2, (ids % DIM)[:, :, None]),
     "expand": unary(lambda x: torch.cat([x, x[:, :1].expand(-1, 5, -1)], -1).permute(0, 2, 1)),
     "repeat": unary(lambda x: x[:, :1].repeat(1, 4, 2) * 0.5),

@@ -152,3 +152,14 @@ def test_family_agrees_with_torch_in_every_target(name, tmp_path):
             engine = NativeEngine(tmp_path / "model.odm", kernels=kernels)
             (got,) = engine.run({"ids": trial}).values()
             np.testing.assert_allclose(got, expected, atol=1e-5, rtol=0, err_msg=kernels)
+
+
+def test_the_page_of_operators_is_current():
+    from pathlib import Path
+
+    from ondevice.converters.operator_table import table
+
+    page = Path(__file__).parents[2] / "docs" / "operators.md"
+    assert page.read_text(encoding="utf-8") == table(), (
+        "run: python -m ondevice.converters.operator_table > docs/operators.md"
+    )

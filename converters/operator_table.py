@@ -1,0 +1,40 @@
+"""Prints docs/operators.md, operators by target, from the registries of the code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+
+from ondevice.converters.lower import RULES
+from ondevice.converters.tflite_ops import OPERATORS as TFLITE
+from ondevice.ops import OPERATORS as NATIVE
+
+HEAD = """# Operators by target
+
+Written by `python -m ondevice.converters.operator_table`. ONNX files keep whatever the exporter made:
+ONNX Runtime runs all of it. "direct": an operator of its own. "rewritten": at conversion, when its
+sizes, axes and parameters are constant, by the operators that stay. An operator outside this table, or
+a form that a target cannot run, fails the conversion with its node and its module path. A row of the
+request must never mix with another: an operator across the batch runs in numpy and the stock runtimes,
+and the C engine refuses it. GRU and LSTM need a fixed number of steps.
+
+| operator | ONNX | native | TFLite |
+|---|---|---|---|
+"""
+# Operators of this project, which only lowering makes.
+OWN = ("ExpandRows", "TopKIndices")
+
+
+def table() -> str:
+    """The page."""
+    names = sorted({*RULES, *TFLITE, *NATIVE} - set(OWN))
+    rows = (f"| {name} | yes | {_how(name, NATIVE)} | {_how(name, TFLITE)} |" for name in names)
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def _how(name: str, direct: Collection[str]) -> str:
+    return "direct" if name in direct else "rewritten" if name in RULES else "no"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())

@@ -92,7 +92,7 @@ def lowered(packed: PackedModel) -> PackedModel:
             (old, new) for old, new in zip(node.outputs, outputs, strict=True) if new is not None
         ]
         for old, new in pairs:
-            new.shape, new.dtype = old.shape, old.dtype
+            new.shape, new.type = old.shape, old.type
         ir.convenience.replace_nodes_and_values(
             graph, node, [node], made.nodes, [a for a, _ in pairs], [b for _, b in pairs]
         )
@@ -187,8 +187,9 @@ def _expand(made: Lowering, node: ir.Node) -> Outputs | None:
 def _expanded(made: Lowering, x: ir.Value, sizes: Sequence[Size]) -> ir.Value:
     own = _shape(x)
     rank = max(len(own), len(sizes))
-    own = [1] * (rank - len(own)) + own
-    wanted = [1] * (rank - len(sizes)) + list(sizes)
+    one: Size = 1
+    own = [one] * (rank - len(own)) + own
+    wanted = [one] * (rank - len(sizes)) + list(sizes)
     if any(isinstance(size, str) for size in wanted[1:]):
         raise UnsupportedError("a free size beside the batch")
     target = [1 if isinstance(size, str) else size for size in wanted]

@@ -11,12 +11,12 @@ from ondevice.ops import OPERATORS as NATIVE
 
 HEAD = """# Operators by target
 
-Written by `python -m ondevice.converters.operator_table`. ONNX files keep whatever the exporter made:
-ONNX Runtime runs all of it. "direct": an operator of its own. "rewritten": at conversion, when its
-sizes, axes and parameters are constant, by the operators that stay. An operator outside this table, or
-a form that a target cannot run, fails the conversion with its node and its module path. A row of the
-request must never mix with another: an operator across the batch runs in numpy and the stock runtimes,
-and the C engine refuses it. GRU and LSTM need a fixed number of steps.
+Written by `python -m ondevice.converters.operator_table`. ONNX files keep whatever the exporter
+made: ONNX Runtime runs all of it. "direct": an operator of its own. "rewritten": at conversion,
+when its sizes, axes and parameters are constant, by the operators that stay. An operator outside
+this table, or a form that a target cannot run, fails the conversion with its node and its module
+path. A row of the request must never mix with another: an operator across the batch runs in numpy
+and the stock runtimes, and the C engine refuses it. GRU and LSTM need a fixed number of steps.
 
 | operator | ONNX | native | TFLite |
 |---|---|---|---|

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import tflite
@@ -226,7 +228,9 @@ def _arg(opcode: str) -> Translate:
 def _cum_sum(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x = graph.tensor(node.inputs[0])
     (axis,) = graph.integers(node.inputs[1], "the axis")
-    options = {key: bool(node.attributes.get_int(key, 0)) for key in ("exclusive", "reverse")}
+    options: dict[str, Any] = {
+        key: bool(node.attributes.get_int(key, 0)) for key in ("exclusive", "reverse")
+    }
     place = graph.writer.constant(axis % len(x.shape), np.int32)
     return graph.writer.op("CUMSUM", [x, place], x.shape, x.dtype, **options)
 

@@ -121,7 +121,8 @@ def _divide(left: Array, right: Array) -> Array:
         raise InputError("Div: an integer divided by zero")
     # ONNX truncates towards zero
     wrapped = left // right
-    return wrapped + ((left % right != 0) & ((left < 0) != (right < 0)))
+    result: Array = wrapped + ((left % right != 0) & ((left < 0) != (right < 0)))
+    return result
 
 
 def _mod(inputs: list[Array], attributes: Attributes) -> Array:
@@ -205,7 +206,8 @@ def _gather_nd(inputs: list[Array], attributes: Attributes) -> Array:
     tuples = indices.reshape(flat.shape[0], -1, depth)
     places = [_checked(tuples[..., i], flat.shape[1 + i]) for i in range(depth)]
     out = flat[(np.arange(flat.shape[0])[:, None], *places)]
-    return out.reshape(*indices.shape[:-1], *data.shape[batch + depth :])
+    result: Array = out.reshape(*indices.shape[:-1], *data.shape[batch + depth :])
+    return result
 
 
 def _arg(largest: bool) -> Operator:
@@ -217,7 +219,8 @@ def _arg(largest: bool) -> Operator:
         else:
             found = choose(x, axis=axis, keepdims=True)
         keep = attributes.get("keepdims", 1)
-        return (found if keep else found.squeeze(axis)).astype(np.int64)
+        result: Array = (found if keep else found.squeeze(axis)).astype(np.int64)
+        return result
 
     return operator
 

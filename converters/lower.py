@@ -401,7 +401,7 @@ def _axes(node: ir.Node) -> list[int]:
     rank = _rank(node.inputs[0])
     given = _operand(node, 1)
     axes = list(node.attributes.get_ints("axes", [])) if given is None else _fixed(given)
-    if not axes and node.attributes.get_int("noop_with_empty_axes", 0):
+    if not axes and node.attributes.get_int("noop_with_empty_axes", 0) != 0:
         raise UnsupportedError("no axes")
     return sorted({axis % rank for axis in axes}) or list(range(rank))
 
@@ -716,7 +716,7 @@ def _recurrent(made: Lowering, node: ir.Node, gates: int) -> Outputs | None:
     x = _turned(made, node.inputs[0])
     if (
         "clip" in attributes
-        or attributes.get_int("layout", 0)
+        or attributes.get_int("layout", 0) != 0
         or list(listed)
         not in (
             [],

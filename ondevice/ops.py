@@ -97,7 +97,8 @@ def _erf(x: Array) -> Array:
     for n in range(1, 70):
         term = term * (2 * size * size / (2 * n + 1))
         total = total + term
-    return np.copysign(total, x).astype(x.dtype)
+    result: Array = np.copysign(total, x).astype(x.dtype)
+    return result
 
 
 def _softplus(x: Array) -> Array:

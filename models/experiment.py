@@ -52,7 +52,7 @@ class Trained:
     @property
     def table_bytes(self) -> int:
         """The embedding tables in float32, in bytes."""
-        return 4 * sum(self.model.embedding(name).weight.numel() for name in self.model.fields)
+        return 4 * sum(table.weight.numel() for table in self.model.tables())
 
     @property
     def parameter_bytes(self) -> int:

@@ -14,6 +14,7 @@ from ondevice.features import FeatureSpec, Field
 from ondevice.models import (
     BinaryCodeEmbedding,
     ClickModel,
+    NetworkConfig,
     FullEmbedding,
     attach_masks,
     load_checkpoint,
@@ -35,7 +36,7 @@ def make_model(frozen=False):
         "user": BinaryCodeEmbedding(4, 12, 4, std=1.0),
         "item.id": FullEmbedding(6, 4, std=1.0),
     }
-    model = ClickModel(tables, (8,), batch_norm=True, dropout=0.1)
+    model = ClickModel(tables, NetworkConfig(hidden=(8,), batch_norm=True, dropout=0.1))
     log = make_log({"user": [5, 6, 7, 7], "item.id": [2, 2, 3, 4]}, [0, 1, 0, 1])
     attach_masks(model, log, ["user"])
     with torch.no_grad():

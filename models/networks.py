@@ -174,7 +174,7 @@ class ClickModel(nn.Module):
     def __init__(
         self,
         embeddings: Mapping[str, Embedding],
-        network: NetworkConfig | tuple[int, ...] = NetworkConfig(),
+        network: NetworkConfig | tuple[int, ...] = (128, 64),
         histories: Mapping[str, str] | None = None,
     ) -> None:
         """See ModelConfig for the settings; a tuple stands for a "dnn" of these hidden sizes.
@@ -209,9 +209,7 @@ class ClickModel(nn.Module):
         )
         self.cross = None
         if kind == "dcn":
-            self.cross = CrossNetwork(
-                width, self.settings.cross_layers, self.settings.cross_rank
-            )
+            self.cross = CrossNetwork(width, self.settings.cross_layers, self.settings.cross_rank)
         self.network = _network(width, self.settings, width if self.cross else 0)
 
     @property

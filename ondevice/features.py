@@ -131,9 +131,7 @@ class Field:
             ids[~missing] = self._encode_present(present)
         return ids
 
-    def _encode_sequences(
-        self, rows: Sequence[Any] | npt.NDArray[Any], length: int
-    ) -> IdArray:
+    def _encode_sequences(self, rows: Sequence[Any] | npt.NDArray[Any], length: int) -> IdArray:
         flat: list[Any] = []
         counts = np.zeros(len(rows), dtype=np.int64)
         for number, row in enumerate(rows):

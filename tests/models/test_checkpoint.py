@@ -14,8 +14,8 @@ from ondevice.features import FeatureSpec, Field
 from ondevice.models import (
     BinaryCodeEmbedding,
     ClickModel,
-    NetworkConfig,
     FullEmbedding,
+    NetworkConfig,
     attach_masks,
     load_checkpoint,
     save_checkpoint,

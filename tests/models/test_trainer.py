@@ -11,8 +11,8 @@ from ondevice.errors import DataError, InputError, SpecError
 from ondevice.models import (
     BinaryCodeEmbedding,
     ClickModel,
-    NetworkConfig,
     FullEmbedding,
+    NetworkConfig,
     TrainConfig,
     TrainingError,
     attach_masks,

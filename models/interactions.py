@@ -15,7 +15,6 @@ from ondevice.spec import full_spec
 # 127 * 7: every codec stores it without error, so a padding mask stays exactly 0 or this value
 # (the scale of q8 is 7, that of q4 127, both exact in f16).
 _EXACT = 889.0
-_EMPTY_HISTORY = 1e-9  # keeps the mean of no items at 0 instead of 0 / 0
 
 
 def pair_interactions(vectors: Tensor) -> Tensor:
@@ -79,7 +78,10 @@ class MeanPooling(nn.Module):
 
     def forward(self, query: Tensor, items: Tensor, present: Tensor) -> Tensor:
         """float32 [batch, dim]; see AttentionPooling.forward. The query plays no part."""
-        return (items * present).sum(1) / (present.sum(1) + _EMPTY_HISTORY)
+        count = present.sum(1)
+        # divided by at least 1: the mean of nothing is 0. (An added tiny number would not do: the
+        # ONNX optimiser drops it.)
+        return (items * present).sum(1) / (count + functional.relu(1 - count))
 
 
 class AttentionPooling(nn.Module):

@@ -143,7 +143,7 @@ def encode(
     A field in `vocabulary_fields` gets the sorted distinct hashes that occur at least `min_count`
     times in the **training** part as its vocabulary, and IDs 2 + position, 1 where a hash is not
     in it and 0 where the value is missing. A sequence takes the vocabulary of the field it
-    shares its hashes with. Numbers get up to `buckets` buckets, whose boundaries are chosen from the
+    shares its hashes with. Numbers get up to `buckets` buckets with boundaries chosen from the
     **training** part (see `boundaries`). Other fields keep their hashes as IDs.
 
     Raises:

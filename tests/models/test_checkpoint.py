@@ -200,7 +200,7 @@ def test_forged_weights(saved, change, message):
         (lambda c: c["features"].pop(), "not those of the model"),
         (lambda c: c["features"][0].update(seed=-1), "seed"),
         (lambda c: c["features"][1].update(vocabulary="@"), "features"),
-        (lambda c: c["model"].update(hidden=[65536] * 64), "missing tensors"),
+        (lambda c: c["model"]["network"].update(hidden=[65536] * 64), "missing tensors"),
         (lambda c: c["model"]["embeddings"][1]["lookup"].update(rows=2**31 - 1), "wrong shapes"),
         (lambda c: c["model"]["embeddings"][1]["lookup"].update(rows=2**40), "rows"),
         (lambda c: c["model"]["embeddings"][0]["mask"].update(levels=30), "wrong shapes"),

@@ -84,7 +84,10 @@ def wide(model):
 
 
 def mean_of(items, there):
-    rows = [row[keep].mean(0) if keep.any() else 0 * row[0] for row, keep in zip(items, there)]
+    rows = [
+        row[keep].mean(0) if keep.any() else 0 * row[0]
+        for row, keep in zip(items, there, strict=True)
+    ]
     return np.stack(rows)
 
 

@@ -41,7 +41,7 @@ def test_parts_of_a_folder_are_one_log(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (criteo_row(I7="1.5"), "line 2, column 'I7': expected a signed 64-bit integer, got '1.5'"),
+        (criteo_row(I7="1,5"), "line 2, column 'I7': expected a number, got '1,5'"),
         (criteo_row("?"), "line 2, column 'label'"),
         ("1\t2\n", "line 2: expected 40 columns, got 2: nothing for column 'I2'"),
     ],

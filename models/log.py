@@ -67,8 +67,8 @@ def _faults(log: ClickLog) -> list[str]:
         length = lengths.get(name)
         shape = labels.shape if length is None else (len(labels), length)
         if ids.dtype != np.int64 or ids.shape != shape:
-            wanted = f"int64 {list(shape)}"
-            faults.append(f"IDs of {name!r} must be {wanted}, got {ids.dtype} {list(ids.shape)}")
+            needed = f"int64 {list(shape)}"
+            faults.append(f"IDs of {name!r} must be {needed}, got {ids.dtype} {list(ids.shape)}")
     if not np.isin(labels, (0.0, 1.0)).all():
         wrong = int(np.argmin(np.isin(labels, (0.0, 1.0))))
         faults.append(f"labels must be 0 or 1, got {labels[wrong]} in row {wrong}")

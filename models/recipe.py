@@ -136,12 +136,12 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
         history=history,
     )
     source = _section(data, "data", Source())
-    located = {
-        key: str(folder / value)
-        for key in ("path", "columns")
-        if (value := getattr(source, key)) is not None
-    }
-    return Recipe(name, about, experiment, tables.compress, replace(source, **located))
+    located = replace(
+        source,
+        path=None if source.path is None else str(folder / source.path),
+        columns=None if source.columns is None else str(folder / source.columns),
+    )
+    return Recipe(name, about, experiment, tables.compress, located)
 
 
 def _section(

@@ -108,7 +108,8 @@ def _given(**options: Any) -> dict[str, Any]:
 def open_log_of(recipe: Recipe) -> HashedLog:
     """The click log that a recipe names. Raises InputError, SpecError, DataError."""
     source = recipe.source
-    path, columns = (value and Path(value) for value in (source.path, source.columns))
+    path = None if source.path is None else Path(source.path)
+    columns = None if source.columns is None else Path(source.columns)
     return open_log(source.name, path, description=columns, max_rows=source.max_rows)
 
 

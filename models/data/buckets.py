@@ -39,4 +39,5 @@ def boundaries(numbers: FloatArray, buckets: int = 32, scale: Scale = "quantile"
     low, high = (np.sign(x) * np.log1p(abs(x)) for x in (finite.min(), finite.max()))
     cuts = low + (high - low) * shares
     made = np.unique(np.sign(cuts) * np.expm1(np.abs(cuts)))
-    return made[(made > finite.min()) & (made <= finite.max())]
+    inside: FloatArray = made[(made > finite.min()) & (made <= finite.max())]
+    return inside

@@ -54,14 +54,17 @@ def add_history(
             raise InputError(f"a history needs single hashed fields, and {field.name!r} is none")
     if history.name in train.hashes:
         raise InputError(f"the log has a field {history.name!r} already; name the history anew")
-    times = [part.times for part in parts]
-    if any(values is None for values in times):
+    times = [part.times for part in parts if part.times is not None]
+    if len(times) < len(parts):
         raise InputError(
             f"{train.name}: a history needs the time of each row, and this log has none"
         )
     users = np.unique(np.concatenate([part.hashes[history.user] for part in parts]))
-    moments = np.unique(np.concatenate([values for values in times if values is not None]))
-    keys = [_keys(part, history.user, users, moments) for part in parts]
+    moments = np.unique(np.concatenate(times))
+    keys = [
+        _keys(part.hashes[history.user], moment, users, moments)
+        for part, moment in zip(parts, times, strict=True)
+    ]
     clicks = np.flatnonzero((train.labels == 1) & (train.hashes[history.user] != PADDING_ID))
     clicks = clicks[np.argsort(keys[0][clicks], kind="stable")]
     sequence = replace(item, name=history.name, length=history.length)
@@ -79,12 +82,10 @@ def add_history(
     return made[0], made[1], made[2]
 
 
-def _keys(part: HashedLog, user: str, users: IdArray, moments: IdArray) -> IdArray:
-    """One number a row that orders by user, then by time."""
-    return (
-        np.searchsorted(users, part.hashes[user]) * len(moments)
-        + np.searchsorted(moments, part.times)
-    ).astype(np.int64)
+def _keys(owners: IdArray, times: IdArray, users: IdArray, moments: IdArray) -> IdArray:
+    """One number a row that orders by user, then by time, int64 [rows]."""
+    owner = np.searchsorted(users, owners).astype(np.int64)
+    return owner * len(moments) + np.searchsorted(moments, times).astype(np.int64)
 
 
 def _before(

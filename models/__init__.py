@@ -17,6 +17,7 @@ with needs_extra("ondevice.models", "train"):
         EmbeddingConfig,
         MaskConfig,
         ModelConfig,
+        NetworkConfig,
         attach_masks,
         build,
     )
@@ -43,6 +44,7 @@ __all__ = [
     "MaskConfig",
     "Metrics",
     "ModelConfig",
+    "NetworkConfig",
     "Splits",
     "TrainConfig",
     "TrainingError",

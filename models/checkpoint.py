@@ -63,8 +63,8 @@ def save_checkpoint(
     if target.exists() and not _replaceable(target):
         raise SpecError(f"{target} exists and is not a checkpoint; choose another name")
     names = {field.name for field in features.fields}
-    if names != set(model.fields):
-        raise SpecError(f"the features {sorted(names)} are not the model's {sorted(model.fields)}")
+    if names != set(model.inputs):
+        raise SpecError(f"the features {sorted(names)} are not the model's {sorted(model.inputs)}")
     for mask in model.masks().values():
         mask.widths()  # brings the stored widths up to date
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
@@ -97,15 +97,17 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
         features = FeatureSpec.from_json(config["features"])
     except SpecError as error:
         raise FileFormatError(f"{folder / CONFIG}: {error}") from error
-    if {field.name for field in features.fields} != set(model_config.embeddings):
+    inputs = {*model_config.embeddings, *model_config.histories}
+    if {field.name for field in features.fields} != inputs:
         _refuse(folder / CONFIG, "the features are not those of the model")
     with torch.device("meta"):  # shapes only: a forged configuration must not allocate anything
         model = build(model_config)
     tensors = _read_tensors(folder / WEIGHTS, config["weights_sha256"], model.state_dict())
     model.eval()
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
     model.load_state_dict(tensors, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
     _check_masks(folder / WEIGHTS, model)
     return Checkpoint(model, features, config["extra"])
 

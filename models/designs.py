@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ondevice.errors import SpecError
-from ondevice.features import FIRST_VOCABULARY_ID
+from ondevice.features import FIRST_BUCKET_ID, FIRST_VOCABULARY_ID, Field
 from ondevice.models.data import HashedLog, cardinalities
 from ondevice.models.embeddings import BinaryCodeEmbedding, Embedding, FullEmbedding
 from ondevice.models.log import ClickLog
@@ -41,7 +41,11 @@ class Design:
 
 def small_fields(train: HashedLog, design: Design) -> list[str]:
     """Fields that keep one row per value; they need a vocabulary."""
-    return [name for name, count in cardinalities(train).items() if count <= design.small]
+    return [
+        name
+        for name, count in cardinalities(train).items()
+        if count <= design.small and train.features[name].encoding == "hash"
+    ]
 
 
 def code_blocks(values: int, ratio: float) -> tuple[int, int]:
@@ -70,8 +74,10 @@ def compressed_embeddings(
     """
     tables: dict[str, Embedding] = {}
     for field in train.features.fields:
-        if field.vocabulary is not None:
-            rows = len(field.vocabulary) + FIRST_VOCABULARY_ID
+        if field.length is not None:
+            continue  # a history shares the table of its item
+        rows = _rows(field)
+        if rows is not None:
             tables[field.name] = FullEmbedding(rows, design.dim)
         else:
             code_bits, t = code_blocks(counts[field.name], design.ratio)
@@ -87,7 +93,17 @@ def full_embeddings(train: ClickLog, dim: int) -> dict[str, Embedding]:
     """
     tables: dict[str, Embedding] = {}
     for field in train.features.fields:
-        if field.vocabulary is None:
+        if field.length is not None:
+            continue
+        rows = _rows(field)
+        if rows is None:
             raise SpecError(f"field {field.name!r} has no vocabulary; a full table needs one")
-        tables[field.name] = FullEmbedding(len(field.vocabulary) + FIRST_VOCABULARY_ID, dim)
+        tables[field.name] = FullEmbedding(rows, dim)
     return tables
+
+
+def _rows(field: Field) -> int | None:
+    """Rows of a full table for the IDs of a field; None where they are hashes."""
+    if field.boundaries is not None:
+        return len(field.boundaries) + 1 + FIRST_BUCKET_ID
+    return None if field.vocabulary is None else len(field.vocabulary) + FIRST_VOCABULARY_ID

@@ -9,13 +9,79 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ondevice.models.data import HashedLog, cardinalities, encode, split
+from ondevice.errors import InputError
+from ondevice.features import MAX_LENGTH
+from ondevice.models.data import (
+    SCALES,
+    HashedLog,
+    History,
+    Scale,
+    add_history,
+    cardinalities,
+    encode,
+    split,
+)
+from ondevice.models.data.buckets import MAX_BUCKETS
 from ondevice.models.designs import Design, compressed_embeddings, full_embeddings, small_fields
 from ondevice.models.log import ClickLog, Splits
-from ondevice.models.networks import ClickModel, attach_masks
+from ondevice.models.networks import ClickModel, NetworkConfig, attach_masks
 from ondevice.models.trainer import Metrics, TrainConfig, evaluate, train
 
 EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """How numbers become buckets: see `ondevice.models.data.boundaries`.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    buckets: int = 32
+    scale: Scale = "quantile"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.buckets <= MAX_BUCKETS or self.scale not in SCALES:
+            scales = " or ".join(SCALES)
+            raise InputError(f"numeric: 1..{MAX_BUCKETS} buckets, scale {scales}; got {self}")
+
+
+@dataclass(frozen=True)
+class HistorySource:
+    """What histories are made of, before the log is known: the first names it has count.
+
+    Attributes:
+        user: names of the field whose rows belong together, in order of preference.
+        item: names of the field that is remembered.
+        length: how many of the latest clicks are kept.
+        name: of the new field.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    user: tuple[str, ...] = ("user",)
+    item: tuple[str, ...] = ("item",)
+    length: int = 20
+    name: str = "history"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= MAX_LENGTH:
+            raise InputError(f"history: length must be 1..{MAX_LENGTH}, got {self.length}")
+
+    def resolve(self, log: HashedLog) -> History:
+        """The history of this log's fields. Raises InputError when it has none of the names."""
+        found = []
+        for wanted in (self.user, self.item):
+            present = [name for name in wanted if name in log.hashes]
+            if not present:
+                raise InputError(
+                    f"history: the log has no field {' or '.join(map(repr, wanted))}; "
+                    f"its fields are {', '.join(log.hashes)}"
+                )
+            found.append(present[0])
+        return History(found[0], found[1], self.length, self.name)
 
 
 @dataclass(frozen=True)
@@ -24,20 +90,24 @@ class Experiment:
 
     Attributes:
         design: sizes of the tables.
-        hidden: sizes of the network's hidden layers.
+        network: what computes a click from the vectors.
         training: how to train the model with whole rows.
         mask_epochs: how long to learn kept widths afterwards, starting from the trained model; 0
             leaves all rows whole.
         width_penalty: price of a kept dimension meanwhile (TrainConfig.width_penalty).
+        numeric: how numbers are put into buckets.
+        history: the sequence field to add; None for none.
     """
 
     design: Design = field(default_factory=Design)
-    hidden: tuple[int, ...] = (128, 64)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=6, batch=2048, learning_rate=2e-3)
     )
     mask_epochs: int = 2
     width_penalty: float = 0.001
+    numeric: Numeric = field(default_factory=Numeric)
+    history: HistorySource | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +122,7 @@ class Trained:
     @property
     def table_bytes(self) -> int:
         """The embedding tables in float32, in bytes."""
-        return 4 * sum(self.model.embedding(name).weight.numel() for name in self.model.fields)
+        return 4 * sum(table.weight.numel() for table in self.model.tables())
 
     @property
     def parameter_bytes(self) -> int:
@@ -66,22 +136,24 @@ class Trained:
 
 def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
     """The uncompressed reference: one float32 row per training value of every field."""
-    parts = split(log)
-    splits = encode(*parts, vocabulary_fields=[item.name for item in log.features.fields])
+    parts, histories = _parts(log, experiment)
+    names = [item.name for item in log.features.fields]
+    splits = _encoded(parts, names, experiment)
     torch.manual_seed(experiment.training.seed)
-    model = ClickModel(full_embeddings(splits.train, experiment.design.dim), experiment.hidden)
+    tables = full_embeddings(splits.train, experiment.design.dim)
+    model = ClickModel(tables, experiment.network, histories)
     history = train(model, splits.train, splits.validation, experiment.training, progress)
     return Trained(model.eval(), splits, evaluate(model, splits.test), len(history.epochs))
 
 
 def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
     """Binary-code tables for large fields, then adaptive masks over the rows of all tables."""
-    parts = split(log)
-    splits = encode(*parts, vocabulary_fields=small_fields(parts[0], experiment.design))
+    parts, histories = _parts(log, experiment)
+    splits = _encoded(parts, small_fields(parts[0], experiment.design), experiment)
     counts = cardinalities(parts[0])
     torch.manual_seed(experiment.training.seed)
     tables = compressed_embeddings(splits.train, counts, experiment.design)
-    model = ClickModel(tables, experiment.hidden)
+    model = ClickModel(tables, experiment.network, histories)
     history = train(model, splits.train, splits.validation, experiment.training, progress)
     epochs = len(history.epochs)
     if experiment.mask_epochs:
@@ -97,6 +169,24 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
     return Trained(model.eval(), splits, evaluate(model, splits.test), epochs)
 
 
+def _parts(
+    log: HashedLog, experiment: Experiment
+) -> tuple[tuple[HashedLog, HashedLog, HashedLog], dict[str, str]]:
+    """The three parts, with histories if wanted, and whose table each history shares."""
+    parts = split(log)
+    if experiment.history is None:
+        return parts, {}
+    history = experiment.history.resolve(log)
+    return add_history(parts, history), {history.name: history.item}
+
+
+def _encoded(
+    parts: tuple[HashedLog, HashedLog, HashedLog], names: list[str], experiment: Experiment
+) -> Splits:
+    numeric = experiment.numeric
+    return encode(*parts, vocabulary_fields=names, buckets=numeric.buckets, scale=numeric.scale)
+
+
 def checkpoint_extra(trained: Trained, log: HashedLog) -> dict[str, Any]:
     """What a checkpoint says beside the weights: data, metrics, and IDs to probe conversions."""
     return {
@@ -108,5 +198,5 @@ def checkpoint_extra(trained: Trained, log: HashedLog) -> dict[str, Any]:
 
 
 def example_ids(log: ClickLog) -> dict[str, npt.NDArray[np.int64]]:
-    """The first IDs of each field, int64 [up to EXAMPLES]."""
+    """The first IDs of each input, int64 [up to EXAMPLES, ...]."""
     return {name: ids[:EXAMPLES] for name, ids in log.ids.items()}

@@ -17,7 +17,7 @@ class ClickLog:
 
     Attributes:
         features: the input fields, in order; `ids` has exactly these names.
-        ids: per field int64 [n].
+        ids: per field int64 [n], of a sequence [n, length].
         labels: float32 [n], 0 (no click) or 1 (click).
 
     Raises:
@@ -62,11 +62,13 @@ def _faults(log: ClickLog) -> list[str]:
         faults.append(f"no IDs for {', '.join(map(repr, missing))}")
     if unknown := [name for name in log.ids if name not in wanted]:
         faults.append(f"IDs for unknown fields {', '.join(map(repr, unknown))}")
+    lengths = {field.name: field.length for field in log.features.fields}
     for name, ids in log.ids.items():
-        if ids.dtype != np.int64 or ids.shape != labels.shape:
-            faults.append(
-                f"IDs of {name!r} must be int64 [{len(labels)}], got {ids.dtype} {list(ids.shape)}"
-            )
+        length = lengths.get(name)
+        shape = labels.shape if length is None else (len(labels), length)
+        if ids.dtype != np.int64 or ids.shape != shape:
+            needed = f"int64 {list(shape)}"
+            faults.append(f"IDs of {name!r} must be {needed}, got {ids.dtype} {list(ids.shape)}")
     if not np.isin(labels, (0.0, 1.0)).all():
         wrong = int(np.argmin(np.isin(labels, (0.0, 1.0))))
         faults.append(f"labels must be 0 or 1, got {labels[wrong]} in row {wrong}")

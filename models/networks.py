@@ -1,11 +1,12 @@
-"""The reference click network, its configuration, and how a model is built from one."""
+"""The reference click networks, their configuration, and how a model is built from one."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,69 @@ from torch import Tensor, nn
 from ondevice.errors import InputError, SpecError
 from ondevice.models.adaptive_mask import AdaptiveMask
 from ondevice.models.embeddings import Embedding, row_counts
+from ondevice.models.interactions import (
+    AttentionPooling,
+    CrossNetwork,
+    MeanPooling,
+    PaddingMask,
+    pair_interactions,
+)
 from ondevice.models.log import ClickLog
 from ondevice.spec import LookupSpec
 
 MAX_LAYERS = 64
 MAX_LAYER_SIZE = 65536
+
+Kind = Literal["dnn", "wide_deep", "deepfm", "dcn", "din"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_WIDE = ("wide_deep", "deepfm")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What computes the log-odds of a click from the field vectors x (all of them in a row).
+
+    Attributes:
+        kind: "dnn": hidden layers over x, and a last linear one.
+            "wide_deep": plus a weight per value of each field (H.-T. Cheng et al., "Wide & Deep
+            Learning for Recommender Systems", 2016; its hand-made crossed features are fields).
+            "deepfm": plus such weights and the pair interactions of a factorisation machine over
+            the same vectors (H. Guo et al., "DeepFM", IJCAI 2017).
+            "dcn": the hidden layers beside cross layers, both joined by the last linear layer
+            (R. Wang et al., "DCN V2", WWW 2021, the parallel structure).
+            "din": as "dnn", histories weighted by attention (G. Zhou et al., "Deep Interest
+            Network", KDD 2018). Other kinds take the mean of a history.
+        hidden: sizes of the hidden layers.
+        dropout: share of hidden activations dropped in training, 0 <= dropout < 1.
+        batch_norm: whether each hidden layer is batch-normalised before its ReLU.
+        cross_layers: "dcn": how many cross layers.
+        cross_rank: "dcn": rank of their matrices, 0 for full ones.
+        attention: "din": sizes of the attention unit's hidden layers.
+
+    Raises:
+        SpecError: a setting out of range.
+    """
+
+    kind: Kind = "dnn"
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.0
+    batch_norm: bool = False
+    cross_layers: int = 3
+    cross_rank: int = 0
+    attention: tuple[int, ...] = (36,)
+
+    def __post_init__(self) -> None:
+        if faults := _network_faults(self):
+            raise SpecError("network: " + "; ".join(faults))
+
+    @classmethod
+    def from_dict(cls, data: object) -> NetworkConfig:
+        """Build from decoded JSON, which names every setting. Raises SpecError."""
+        keys = set(cls.__dataclass_fields__)
+        if not isinstance(data, dict) or set(data) != keys:
+            raise SpecError(f"network: expected an object with keys {sorted(keys)}")
+        lists = {name: _int_tuple(data[name], name) for name in ("hidden", "attention")}
+        return cls(**{**data, **lists})
 
 
 @dataclass(frozen=True)
@@ -48,18 +107,17 @@ class ModelConfig:
 
     Attributes:
         embeddings: a table per field, in the order in which their vectors are concatenated.
-        hidden: sizes of the hidden layers.
-        dropout: share of hidden activations dropped in training, 0 <= dropout < 1.
-        batch_norm: whether each hidden layer is batch-normalised before its ReLU.
+        network: what computes the click from the vectors.
+        histories: by name of a history (IDs int64 [batch, length], padded with 0), the field
+            whose table it shares.
 
     Raises:
         SpecError: no or doubled fields, or a setting out of range.
     """
 
     embeddings: Mapping[str, EmbeddingConfig]
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = 0.0
-    batch_norm: bool = False
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    histories: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         faults = _config_faults(self)
@@ -76,8 +134,8 @@ class ModelConfig:
             }
             for name, table in self.embeddings.items()
         ]
-        settings = {"hidden": self.hidden, "dropout": self.dropout, "batch_norm": self.batch_norm}
-        return json.dumps({"embeddings": fields, **settings})
+        rest = {"network": asdict(self.network), "histories": dict(self.histories)}
+        return json.dumps({"embeddings": fields, **rest})
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
@@ -90,23 +148,24 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, data: object) -> ModelConfig:
         """Build from decoded JSON, checking every type. Raises SpecError."""
-        keys = {"embeddings", "hidden", "dropout", "batch_norm"}
+        keys = {"embeddings", "network", "histories"}
         if not isinstance(data, dict) or set(data) != keys:
             raise SpecError(f"model configuration: expected an object with keys {sorted(keys)}")
         if not isinstance(data["embeddings"], list):
             raise SpecError("model configuration: 'embeddings' must be a list")
+        if not isinstance(data["histories"], dict):
+            raise SpecError("model configuration: 'histories' must be an object")
         tables: dict[str, EmbeddingConfig] = {}
         for item in data["embeddings"]:
             name, table = _embedding_from_dict(item)
             if name in tables:
                 raise SpecError(f"model configuration: field {name!r} appears twice")
             tables[name] = table
-        hidden = _int_tuple(data["hidden"], "hidden")
-        return cls(tables, hidden, data["dropout"], data["batch_norm"])
+        return cls(tables, NetworkConfig.from_dict(data["network"]), data["histories"])
 
 
 class ClickModel(nn.Module):
-    """Concatenated field vectors -> hidden layers (Linear, ReLU) -> click probability.
+    """Field vectors -> a network -> click probability; see NetworkConfig for the networks.
 
     Parameters are called `embeddings.<field>.weight`, `network.<n>.weight` and so on; a field name
     that a module cannot carry is escaped (see `module_key`).
@@ -115,21 +174,48 @@ class ClickModel(nn.Module):
     def __init__(
         self,
         embeddings: Mapping[str, Embedding],
-        hidden: tuple[int, ...] = (128, 64),
-        *,
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        network: NetworkConfig | tuple[int, ...] = (128, 64),
+        histories: Mapping[str, str] | None = None,
     ) -> None:
-        """See ModelConfig for the settings. Raises SpecError."""
+        """See ModelConfig for the settings; a tuple stands for a "dnn" of these hidden sizes.
+
+        Raises:
+            SpecError: the settings contradict one another.
+        """
         super().__init__()
         self.fields = tuple(embeddings)
-        self.hidden, self.dropout, self.batch_norm = tuple(hidden), dropout, batch_norm
+        self.settings = NetworkConfig(hidden=network) if isinstance(network, tuple) else network
+        self.histories = dict(histories or {})
         self.embeddings = nn.ModuleDict(
             {module_key(name): table for name, table in embeddings.items()}
         )
         _ = self.config  # checks the settings before they size any layer
-        width = sum(table.spec.dim for table in embeddings.values())
-        self.network = _network(width, self.hidden, dropout, batch_norm)
+        specs = {name: table.spec for name, table in embeddings.items()}
+        kind = self.settings.kind
+        self.pooling = nn.ModuleDict(
+            {
+                module_key(name): AttentionPooling(specs[target].dim, self.settings.attention)
+                if kind == "din"
+                else MeanPooling()
+                for name, target in self.histories.items()
+            }
+        )
+        self.present = PaddingMask() if self.histories else None
+        width = sum(spec.dim for spec in specs.values())
+        width += sum(specs[target].dim for target in self.histories.values())
+        wide = specs if kind in _WIDE else {}
+        self.wide = nn.ModuleDict(
+            {module_key(name): Embedding(_wide_spec(spec)) for name, spec in wide.items()}
+        )
+        self.cross = None
+        if kind == "dcn":
+            self.cross = CrossNetwork(width, self.settings.cross_layers, self.settings.cross_rank)
+        self.network = _network(width, self.settings, width if self.cross else 0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of all inputs: the fields, then the histories."""
+        return (*self.fields, *self.histories)
 
     @property
     def config(self) -> ModelConfig:
@@ -139,7 +225,7 @@ class ClickModel(nn.Module):
             table = self.embedding(name)
             mask = None if table.mask is None else _mask_config(table.mask)
             tables[name] = EmbeddingConfig(table.spec, mask)
-        return ModelConfig(tables, self.hidden, self.dropout, self.batch_norm)
+        return ModelConfig(tables, self.settings, self.histories)
 
     def embedding(self, field: str) -> Embedding:
         """The table of `field`. Raises InputError when there is none."""
@@ -153,22 +239,46 @@ class ClickModel(nn.Module):
         found = {name: self.embedding(name).mask for name in self.fields}
         return {name: mask for name, mask in found.items() if mask is not None}
 
+    def tables(self) -> list[Embedding]:
+        """All trained tables: those of the fields, and the weights per value of the wide part."""
+        tables = [*self.embeddings.values(), *self.wide.values()]
+        return [table for table in tables if isinstance(table, Embedding)]
+
     def forward(self, ids: dict[str, Tensor]) -> Tensor:
-        """Click probability float32 [batch] of ids, int64 [batch] per field. Raises InputError."""
+        """Click probability float32 [batch] of ids; see `forward_logits`. Raises InputError."""
         return torch.sigmoid(self.forward_logits(ids))
 
     def forward_logits(self, ids: dict[str, Tensor]) -> Tensor:
-        """Log-odds of a click, float32 [batch], of ids, int64 [batch] per field.
+        """Log-odds of a click, float32 [batch], of ids by input name.
+
+        Args:
+            ids: int64 [batch] per field, int64 [batch, length] per history.
 
         Raises:
-            InputError: a field is missing or unknown, or an ID is illegal (see Embedding).
+            InputError: an input is missing or unknown, or an ID is illegal (see Embedding).
         """
-        if ids.keys() != set(self.fields):
-            raise InputError(f"expected the fields {_listed(self.fields)}; got {_listed(ids)}")
-        tables = self.embeddings.values()
-        vectors = [table(ids[name]) for name, table in zip(self.fields, tables, strict=True)]
-        logits: Tensor = self.network(torch.cat(vectors, -1))
-        return logits.squeeze(-1)
+        if ids.keys() != set(self.inputs):
+            raise InputError(f"expected the inputs {_listed(self.inputs)}; got {_listed(ids)}")
+        vectors = {name: self.embedding(name)(ids[name]) for name in self.fields}
+        pooled = [self._pooled(name, ids[name], vectors) for name in self.histories]
+        joined = torch.cat([*vectors.values(), *pooled], -1)
+        deep: Tensor = self.network[:-1](joined)
+        if self.cross is not None:
+            deep = torch.cat([self.cross(joined), deep], -1)
+        logits: Tensor = self.network[-1](deep).squeeze(-1)
+        for name, table in zip(self.fields, self.wide.values(), strict=False):
+            logits = logits + table(ids[name]).squeeze(-1)
+        if self.settings.kind == "deepfm":
+            dim = self.embedding(self.fields[0]).spec.dim
+            logits = logits + pair_interactions(joined.reshape(-1, joined.shape[1] // dim, dim))
+        return logits
+
+    def _pooled(self, history: str, ids: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+        target = self.histories[history]
+        assert self.present is not None  # noqa: S101 (a model with histories has it)
+        items, present = self.embedding(target)(ids), self.present(ids)
+        vector: Tensor = self.pooling[module_key(history)](vectors[target], items, present)
+        return vector
 
 
 def build(config: ModelConfig) -> ClickModel:
@@ -186,7 +296,7 @@ def build(config: ModelConfig) -> ClickModel:
                 spec.rows, spec.row_dim, settings.levels, settings.temperature, settings.hidden
             )
         tables[name] = Embedding(spec, mask=mask)
-    return ClickModel(tables, config.hidden, dropout=config.dropout, batch_norm=config.batch_norm)
+    return ClickModel(tables, config.network, config.histories)
 
 
 def attach_masks(
@@ -232,19 +342,23 @@ def module_key(field: str) -> str:
 _EMPTY = nn.ModuleDict()
 
 
-def _network(
-    width: int, hidden: tuple[int, ...], dropout: float, batch_norm: bool
-) -> nn.Sequential:
+def _network(width: int, settings: NetworkConfig, beside: int) -> nn.Sequential:
+    """Hidden layers over `width`, and a linear layer over their output and `beside` more."""
     layers: list[nn.Module] = []
-    for size in hidden:
+    for size in settings.hidden:
         layers.append(nn.Linear(width, size))
-        if batch_norm:
+        if settings.batch_norm:
             layers.append(nn.BatchNorm1d(size))
         layers.append(nn.ReLU())
-        if dropout:
-            layers.append(nn.Dropout(dropout))
+        if settings.dropout:
+            layers.append(nn.Dropout(settings.dropout))
         width = size
-    return nn.Sequential(*layers, nn.Linear(width, 1))
+    return nn.Sequential(*layers, nn.Linear(width + beside, 1))
+
+
+def _wide_spec(spec: LookupSpec) -> LookupSpec:
+    """The lookup of one weight per value, in a table of the same rows."""
+    return replace(spec, dim=1, fuse="sum")
 
 
 def _mask_config(mask: AdaptiveMask) -> MaskConfig:
@@ -257,7 +371,6 @@ def _config_faults(config: ModelConfig) -> list[str]:
         faults.append("at least one field is needed")
     if any(not isinstance(name, str) or not name for name in config.embeddings):
         faults.append("field names must be non-empty strings")
-    faults += _size_faults(config.hidden, "hidden")
     for name, table in config.embeddings.items():
         if (mask := table.mask) is None:
             continue
@@ -266,10 +379,36 @@ def _config_faults(config: ModelConfig) -> list[str]:
             faults.append(f"{name!r}: levels must be 0..{table.spec.rows}, got {mask.levels!r}")
         if not _is_number(mask.temperature) or not 0 < mask.temperature < math.inf:
             faults.append(f"{name!r}: temperature must be positive, got {mask.temperature!r}")
-    if not _is_number(config.dropout) or not 0 <= config.dropout < 1:
-        faults.append(f"dropout must be 0 <= dropout < 1, got {config.dropout!r}")
-    if not isinstance(config.batch_norm, bool):
-        faults.append(f"batch_norm must be true or false, got {config.batch_norm!r}")
+    for name, target in config.histories.items():
+        if not name or name in config.embeddings:
+            faults.append(f"a history needs a name that no field has, got {name!r}")
+        if target not in config.embeddings:
+            faults.append(f"history {name!r} is of field {target!r}, which is not there")
+    dims = {table.spec.dim for table in config.embeddings.values()}
+    if config.network.kind == "deepfm" and len(dims) > 1:
+        faults.append(f"deepfm needs vectors of one width, got {sorted(dims)}")
+    if config.network.kind == "din" and not config.histories:
+        faults.append("din attends over a history; give it one")
+    return faults
+
+
+def _network_faults(network: NetworkConfig) -> list[str]:
+    faults = []
+    if network.kind not in KINDS:
+        faults.append(f"kind must be one of {', '.join(KINDS)}, got {network.kind!r}")
+    faults += _size_faults(network.hidden, "hidden")
+    faults += _size_faults(network.attention, "attention")
+    if not network.attention:
+        faults.append("attention needs at least one layer")
+    if not _is_number(network.dropout) or not 0 <= network.dropout < 1:
+        faults.append(f"dropout must be 0 <= dropout < 1, got {network.dropout!r}")
+    if not isinstance(network.batch_norm, bool):
+        faults.append(f"batch_norm must be true or false, got {network.batch_norm!r}")
+    layers, rank = network.cross_layers, network.cross_rank
+    if not _is_int(layers) or not 1 <= layers <= MAX_LAYERS:
+        faults.append(f"cross_layers must be 1..{MAX_LAYERS}, got {layers!r}")
+    if not _is_int(rank) or not 0 <= rank <= MAX_LAYER_SIZE:
+        faults.append(f"cross_rank must be 0..{MAX_LAYER_SIZE}, got {rank!r}")
     return faults
 
 

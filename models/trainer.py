@@ -281,8 +281,7 @@ def _width_penalty(model: ClickModel, strength: float) -> Tensor | float:
 
 def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
     groups: dict[str, list[Tensor]] = {"adam": [], "sparse_adam": []}
-    for name in model.fields:
-        table = model.embedding(name)
+    for table in model.tables():
         kind: str = config.table_optimizer
         if kind == "auto":
             kind = "sparse_adam" if table.spec.rows > config.sparse_from else "adam"

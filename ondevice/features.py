@@ -1,4 +1,4 @@
-"""The feature specification: raw strings and integers of each input field to int64 IDs."""
+"""The feature specification: raw strings, integers and numbers of each input field to IDs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,37 @@ import numpy.typing as npt
 from ondevice.errors import InputError, SpecError
 from ondevice.hashing import hash_int64, hash_string
 
-RawKind = Literal["string", "integer"]
-Encoding = Literal["hash", "vocabulary", "id"]
+RawKind = Literal["string", "integer", "number"]
+Encoding = Literal["hash", "vocabulary", "id", "bucket"]
 IdArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 PADDING_ID = 0  # a missing value; also what fills a short sequence
 OOV_ID = 1  # a value outside the vocabulary
 FIRST_VOCABULARY_ID = 2
+MISSING_BUCKET_ID = 1  # of a number that is missing or NaN: a trained row of its own
+FIRST_BUCKET_ID = 2
+MAX_LENGTH = 4096  # of a sequence
 
 
 @dataclass(frozen=True)
 class Field:
     """How one input field's raw values become IDs.
 
-    kind: "string" (hashed as UTF-8) or "integer" (hashed as 8 little-endian bytes).
+    kind: "string" (hashed as UTF-8), "integer" (hashed as 8 little-endian bytes) or "number" (an
+        IEEE double, put into buckets).
     encoding:
         "hash": the XXH64 of the value with `seed`, any 64-bit pattern, read as int64;
         "vocabulary": 2 + the position of that hash in the sorted `vocabulary`, 1 if it is not
             there (out of vocabulary);
-        "id": an integer that is an ID already.
-    A missing value (None) becomes PADDING_ID (0) whatever the encoding.
+        "id": an integer that is an ID already;
+        "bucket": 2 + how many of the ascending `boundaries` are less than or equal to the number,
+            by comparisons of doubles alone, so that every language agrees to the bit; a missing
+            value (None) or NaN becomes 1.
+    A missing value (None) becomes PADDING_ID (0) in every other encoding.
+    length: None for a single value. Otherwise the field is a sequence of up to `length` values,
+        oldest first: its IDs are [n, length], filled up with 0 at the end; of a longer sequence
+        the last `length` values count.
     """
 
     name: str
@@ -40,17 +51,21 @@ class Field:
     encoding: Encoding = "hash"
     seed: int = 0
     vocabulary: IdArray | None = None  # hashes as int64, ascending
+    boundaries: FloatArray | None = None  # float64, ascending, finite
+    length: int | None = None
 
     def __post_init__(self) -> None:
         faults = []
         if not isinstance(self.name, str) or not self.name:
             faults.append(f"name must be a non-empty string, got {self.name!r}")
-        if self.kind not in ("string", "integer"):
-            faults.append(f"kind must be 'string' or 'integer', got {self.kind!r}")
-        if self.encoding not in ("hash", "vocabulary", "id"):
-            faults.append(f"encoding must be hash, vocabulary or id, got {self.encoding!r}")
+        if self.kind not in ("string", "integer", "number"):
+            faults.append(f"kind must be 'string', 'integer' or 'number', got {self.kind!r}")
+        if self.encoding not in ("hash", "vocabulary", "id", "bucket"):
+            faults.append(f"encoding must be hash, vocabulary, id or bucket, got {self.encoding!r}")
         if self.encoding == "id" and self.kind != "integer":
             faults.append("encoding 'id' needs kind 'integer'")
+        if (self.encoding == "bucket") != (self.kind == "number"):
+            faults.append("kind 'number' and encoding 'bucket' need each other")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
             faults.append(f"seed must be an integer 0..2**64-1, got {self.seed!r}")
         if self.vocabulary is not None:
@@ -61,11 +76,20 @@ class Field:
                 faults.append("vocabulary must be a one-dimensional int64 array")
             elif np.any(vocabulary[1:] <= vocabulary[:-1]):
                 faults.append("vocabulary must be strictly ascending")
+        faults += _boundary_faults(self.boundaries, self.encoding)
+        if self.length is not None:
+            whole = isinstance(self.length, int) and not isinstance(self.length, bool)
+            if not whole or not 1 <= self.length <= MAX_LENGTH:
+                faults.append(f"length must be 1..{MAX_LENGTH}, got {self.length!r}")
+            elif self.encoding == "bucket":
+                faults.append("a sequence of numbers is not supported")
         if faults:
             raise SpecError(f"field {self.name!r}: " + "; ".join(faults))
 
     def hashes(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
         """XXH64 of raw values that are not missing, int64 [len(values)]. Raises InputError."""
+        if self.kind == "number":
+            raise InputError(f"field {self.name!r}: numbers are not hashed")
         if self.kind == "integer":
             return hash_int64(self._integers(values), self.seed)
         out = np.empty(len(values), dtype=np.int64)
@@ -83,12 +107,22 @@ class Field:
         return out
 
     def encode(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
-        """IDs int64 [len(values)] of raw values; None is a missing value.
+        """IDs int64 [len(values)] of raw values, [len(values), length] of a sequence field.
+
+        None is a missing value; in a sequence field each value is a list of values, None or
+        the empty list when there are none.
 
         Raises:
-            InputError: a value of the wrong type, an integer outside int64, or a vocabulary
-                field whose vocabulary was not shipped with the model.
+            InputError: a value of the wrong type, an integer outside int64, or a field whose
+                vocabulary or boundaries were not shipped with the model.
         """
+        if self.length is not None:
+            return self._encode_sequences(values, self.length)
+        return self._encode_values(values)
+
+    def _encode_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
+        if self.encoding == "bucket":
+            return self._buckets(values)
         listed = list(values) if not isinstance(values, np.ndarray) else values
         missing = np.fromiter((value is None for value in listed), dtype=bool, count=len(listed))
         ids = np.full(len(listed), PADDING_ID, dtype=np.int64)
@@ -96,6 +130,48 @@ class Field:
         if len(present):
             ids[~missing] = self._encode_present(present)
         return ids
+
+    def _encode_sequences(self, rows: Sequence[Any] | npt.NDArray[Any], length: int) -> IdArray:
+        flat: list[Any] = []
+        counts = np.zeros(len(rows), dtype=np.int64)
+        for number, row in enumerate(rows):
+            if row is None:
+                continue
+            if not isinstance(row, list | tuple | np.ndarray):
+                raise InputError(
+                    f"field {self.name!r}: expected a list of values, got {_shown(row)} at {number}"
+                )
+            kept = list(row)[-length:]
+            flat += kept
+            counts[number] = len(kept)
+        ids = np.full((len(rows), length), PADDING_ID, dtype=np.int64)
+        ids[np.arange(length) < counts[:, None]] = self._encode_values(flat)
+        return ids
+
+    def _buckets(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
+        if self.boundaries is None:
+            raise InputError(f"field {self.name!r}: its bucket boundaries are not in this file")
+        return bucket_ids(self.boundaries, self._numbers(values))
+
+    def _numbers(self, values: Sequence[Any] | npt.NDArray[Any]) -> FloatArray:
+        if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+            return values.astype(np.float64)
+        out = np.full(len(values), np.nan)
+        for number, value in enumerate(values):
+            if value is None:
+                continue
+            real = isinstance(value, int | float | np.integer | np.floating)
+            if not real or isinstance(value, bool):
+                raise InputError(
+                    f"field {self.name!r}: expected numbers, got {_shown(value)} at {number}"
+                )
+            try:
+                out[number] = float(value)
+            except OverflowError as error:
+                raise InputError(
+                    f"field {self.name!r}: the integer at {number} is too large for a double"
+                ) from error
+        return out
 
     def _encode_present(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
         if self.encoding == "id":
@@ -153,16 +229,28 @@ class FeatureSpec:
 
     def to_json(self) -> list[dict[str, Any]]:
         """A JSON-ready list, one object a field; a vocabulary as base64 of its little-endian
-        int64 values.
+        int64 values, boundaries likewise as doubles. A vocabulary that an earlier field has too
+        is stored once: the later one names the earlier as `vocabulary_of`.
         """
-        return [_field_to_json(field) for field in self.fields]
+        owners: dict[int, str] = {}
+        items = []
+        for field in self.fields:
+            owner = None
+            if field.vocabulary is not None:
+                owner = owners.setdefault(id(field.vocabulary), field.name)
+            items.append(_field_to_json(field, owner if owner != field.name else None))
+        return items
 
     @classmethod
     def from_json(cls, data: Any) -> FeatureSpec:
         """Read what `to_json` wrote. Raises SpecError."""
         if not isinstance(data, list):
             raise SpecError(f"features: expected a list, got {type(data).__name__}")
-        return cls(tuple(_field_from_json(item) for item in data))
+        fields: dict[str, Field] = {}
+        for number, item in enumerate(data):
+            field = _field_from_json(item, fields)
+            fields[field.name if field.name not in fields else f"{field.name} {number}"] = field
+        return cls(tuple(fields.values()))
 
 
 def vocabulary_ids(vocabulary: IdArray, hashes: IdArray) -> IdArray:
@@ -174,6 +262,12 @@ def vocabulary_ids(vocabulary: IdArray, hashes: IdArray) -> IdArray:
     return np.where(found, position + FIRST_VOCABULARY_ID, OOV_ID).astype(np.int64)
 
 
+def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:
+    """Bucket IDs int64 of float64 numbers: see Field's encoding "bucket"."""
+    buckets = np.searchsorted(boundaries, numbers, side="right") + FIRST_BUCKET_ID
+    return np.where(np.isnan(numbers), MISSING_BUCKET_ID, buckets).astype(np.int64)
+
+
 def to_int64(values: npt.NDArray[Any], name: str) -> IdArray:
     """IDs as int64; uint64 keeps its 64-bit pattern. Raises InputError for other dtypes."""
     if values.dtype.kind not in "iu":
@@ -183,32 +277,57 @@ def to_int64(values: npt.NDArray[Any], name: str) -> IdArray:
     return values.astype(np.int64, copy=False)
 
 
-def _field_to_json(field: Field) -> dict[str, Any]:
+def _boundary_faults(boundaries: FloatArray | None, encoding: str) -> list[str]:
+    if boundaries is None:
+        return []
+    if encoding != "bucket":
+        return [f"encoding {encoding!r} takes no boundaries"]
+    if boundaries.dtype != np.float64 or boundaries.ndim != 1:
+        return ["boundaries must be a one-dimensional float64 array"]
+    if not np.isfinite(boundaries).all() or np.any(boundaries[1:] <= boundaries[:-1]):
+        return ["boundaries must be finite and strictly ascending"]
+    return []
+
+
+def _field_to_json(field: Field, vocabulary_of: str | None) -> dict[str, Any]:
     item: dict[str, Any] = {
         "name": field.name,
         "kind": field.kind,
         "encoding": field.encoding,
         "seed": field.seed,
     }
-    if field.vocabulary is not None:
-        data = field.vocabulary.astype("<i8").tobytes()
-        item["vocabulary"] = base64.b64encode(data).decode("ascii")
+    if vocabulary_of is not None:
+        item["vocabulary_of"] = vocabulary_of
+    elif field.vocabulary is not None:
+        item["vocabulary"] = _base64(field.vocabulary.astype("<i8"))
+    if field.boundaries is not None:
+        item["boundaries"] = _base64(field.boundaries.astype("<f8"))
+    if field.length is not None:
+        item["length"] = field.length
     return item
 
 
-def _field_from_json(item: Any) -> Field:
+def _base64(array: npt.NDArray[Any]) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
     if not isinstance(item, dict):
         raise SpecError(f"features: expected an object for each field, got {_shown(item)}")
-    known = {"name", "kind", "encoding", "seed", "vocabulary"}
+    known = {"name", "kind", "encoding", "seed"}
+    known |= {"vocabulary", "vocabulary_of", "boundaries", "length"}
     if unknown := sorted(set(item) - known):
         raise SpecError(f"features: unknown keys {', '.join(map(str, unknown))}")
     settings = dict(item)
-    encoded = settings.pop("vocabulary", None)
     try:
-        if encoded is not None:
-            data = base64.b64decode(encoded, validate=True)
-            vocabulary = np.frombuffer(data, dtype="<i8").astype(np.int64)
-            return Field(**settings, vocabulary=vocabulary)
+        for name, stored, dtype in (("vocabulary", "<i8", "i8"), ("boundaries", "<f8", "f8")):
+            if settings.get(name) is not None:
+                data = base64.b64decode(settings[name], validate=True)
+                settings[name] = np.frombuffer(data, dtype=stored).astype(dtype)
+        if (owner := settings.pop("vocabulary_of", None)) is not None:
+            if owner not in earlier or settings.get("vocabulary") is not None:
+                raise SpecError(f"features: no field {owner!r} to take the vocabulary of")
+            settings["vocabulary"] = earlier[owner].vocabulary
         return Field(**settings)
     except (TypeError, ValueError) as error:
         raise SpecError(f"features: {error}") from error

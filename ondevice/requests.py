@@ -16,6 +16,9 @@ from ondevice.features import Field
 from ondevice.info import InputSpec
 from ondevice.model import Model
 
+# Between the values of a sequence in one CSV cell; an empty cell is an empty sequence.
+SEPARATOR = "|"
+
 Row = tuple[int, dict[str, Any]]  # line number, value by input name
 
 
@@ -31,7 +34,8 @@ def read_requests(
         ids: whether values are int64 IDs already.
         batch: most lines at a time.
 
-    An empty CSV cell, or null in JSON, is a missing value.
+    An empty CSV cell, or null in JSON, is a missing value. A sequence is a list in JSON; in a CSV
+    cell its values are separated by SEPARATOR.
 
     Raises:
         InputError: names the line, the input, what was expected and what came.
@@ -94,16 +98,14 @@ def _json_rows(source: IO[str]) -> Iterator[Row]:
 def _column(
     spec: InputSpec, rows: list[Row], model: Model, kind: str, ids: bool
 ) -> npt.NDArray[np.int64]:
-    if len(spec.shape) != 1:
-        raise InputError(f"input {spec.name!r} takes sequences; `run` reads single values")
-    field = Field(spec.name, "integer", "id") if ids else model.features[spec.name]
+    field = _field_of(spec, model, ids)
     values = []
     for line, row in rows:
         if spec.name not in row:
             raise InputError(f"line {line}: {spec.name!r} is missing")
         value = row[spec.name]
-        if kind == "csv" and field.kind == "integer" and value is not None:
-            value = _integer(value, line, spec.name)
+        if kind == "csv" and value is not None:
+            value = _from_cell(value, field, line)
         values.append(value)
     try:
         return field.encode(values)
@@ -116,8 +118,32 @@ def _column(
         raise
 
 
-def _integer(text: str, line: int, name: str) -> int:
+def _field_of(spec: InputSpec, model: Model, ids: bool) -> Field:
+    """How the values of an input are read; IDs are read as integers."""
+    if not ids:
+        return model.features[spec.name]
+    if len(spec.shape) == 1:
+        return Field(spec.name, "integer", "id")
+    if len(spec.shape) == 2 and isinstance(spec.shape[1], int):
+        return Field(spec.name, "integer", "id", length=spec.shape[1])
+    raise InputError(
+        f"input {spec.name!r} has shape {list(spec.shape)}; `run` reads single values and "
+        "sequences of a fixed length"
+    )
+
+
+def _from_cell(text: str, field: Field, line: int) -> Any:
+    if field.length is not None:
+        cells = text.split(SEPARATOR)
+        return [_value(cell, field, line) if cell else None for cell in cells]
+    return _value(text, field, line)
+
+
+def _value(text: str, field: Field, line: int) -> Any:
+    if field.kind == "string":
+        return text
     try:
-        return int(text)
+        return int(text) if field.kind == "integer" else float(text)
     except ValueError as error:
-        raise InputError(f"line {line}: {name!r}: expected an integer, got {text!r}") from error
+        wanted = "an integer" if field.kind == "integer" else "a number"
+        raise InputError(f"line {line}: {field.name!r}: expected {wanted}, got {text!r}") from error

@@ -71,7 +71,7 @@ def examples(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:
     stored: Any = checkpoint.extra.get("examples")
     try:
         return {
-            name: torch.tensor(stored[name], dtype=torch.int64) for name in checkpoint.model.fields
+            name: torch.tensor(stored[name], dtype=torch.int64) for name in checkpoint.model.inputs
         }
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder}: the checkpoint's example IDs are damaged") from error

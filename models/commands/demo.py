@@ -25,8 +25,8 @@ from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
     described,
-    experiment_of,
     open_log_of,
+    recipe_of,
     use_threads,
 )
 from ondevice.models.experiment import (
@@ -80,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
     """Run all stations and print the table."""
     started = time.monotonic()
     use_threads(args)
-    experiment = experiment_of(args)
-    log = open_log_of(args)
+    recipe = recipe_of(args)
+    experiment = recipe.experiment
+    log = open_log_of(recipe)
     _say(started, described(log))
     full = train_full(log, experiment)
     _say(

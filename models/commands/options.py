@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ondevice.errors import SpecError
 from ondevice.models.data import DATASETS, HashedLog, cardinalities, open_log
-from ondevice.models.designs import Design
 from ondevice.models.experiment import Experiment
-from ondevice.models.trainer import TrainConfig
+from ondevice.models.recipe import DEFAULT, Recipe, open_recipe
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """--data, --path, --columns, --max-rows."""
     parser.add_argument(
-        "--data", choices=DATASETS, default="synthetic", help="data set (default: synthetic)"
+        "--data", choices=DATASETS, help="data set (default: the recipe's, else synthetic)"
     )
     parser.add_argument("--path", type=Path, help="file or folder of the data set")
     parser.add_argument(
@@ -27,49 +28,30 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Sizes of the model and settings of the trainer."""
-    default = Experiment()
-    parser.add_argument(
-        "--dim", type=int, default=default.design.dim, help="embedding width (default: %(default)s)"
-    )
+    """Sizes of the model and settings of the trainer; what is not given is the recipe's."""
+    base = Experiment()
+    hidden = " ".join(map(str, base.network.hidden))
+    for flag, kind, default, text in (
+        ("--dim", int, base.design.dim, "embedding width"),
+        ("--ratio", float, base.design.ratio, "values per embedding row in large fields"),
+        (
+            "--width-penalty",
+            float,
+            base.width_penalty,
+            "price of a kept dimension; larger keeps fewer",
+        ),
+        ("--epochs", int, base.training.epochs, "at most this many epochs"),
+        ("--batch", int, base.training.batch, "impressions per step"),
+        ("--learning-rate", float, base.training.learning_rate, "Adam's step size"),
+        ("--seed", int, base.training.seed, "seed of the training"),
+    ):
+        parser.add_argument(flag, type=kind, help=f"{text} (default: the recipe's, else {default})")
     parser.add_argument(
         "--hidden",
         type=int,
         nargs="+",
-        default=list(default.hidden),
-        help="sizes of the hidden layers (default: 128 64)",
+        help=f"sizes of the hidden layers (default: the recipe's, else {hidden})",
     )
-    parser.add_argument(
-        "--ratio",
-        type=float,
-        default=default.design.ratio,
-        help="values per embedding row in large fields (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--width-penalty",
-        type=float,
-        default=default.width_penalty,
-        help="price of a kept dimension; larger keeps fewer (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--epochs",
-        type=int,
-        default=default.training.epochs,
-        help="at most this many epochs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=default.training.batch,
-        help="impressions per step (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=default.training.learning_rate,
-        help="Adam's step size (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
     parser.add_argument(
         "--threads",
         type=int,
@@ -89,24 +71,46 @@ def use_threads(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
 
 
-def experiment_of(args: argparse.Namespace) -> Experiment:
-    """The experiment that the options describe. Raises SpecError."""
-    return Experiment(
-        design=Design(dim=args.dim, ratio=args.ratio),
-        hidden=tuple(args.hidden),
-        width_penalty=args.width_penalty,
-        training=TrainConfig(
-            epochs=args.epochs,
-            batch=args.batch,
-            learning_rate=args.learning_rate,
-            seed=args.seed,
+def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
+    """The recipe `name`, overridden by the options that were given.
+
+    Raises:
+        InputError: there is no such recipe.
+        SpecError: a setting is wrong.
+    """
+    recipe = open_recipe(name)
+    experiment, source = recipe.experiment, recipe.source
+    experiment = replace(
+        experiment,
+        design=replace(experiment.design, **_given(dim=args.dim, ratio=args.ratio)),
+        network=replace(experiment.network, **_given(hidden=args.hidden and tuple(args.hidden))),
+        training=replace(
+            experiment.training,
+            **_given(
+                epochs=args.epochs,
+                batch=args.batch,
+                learning_rate=args.learning_rate,
+                seed=args.seed,
+            ),
         ),
+        **_given(width_penalty=args.width_penalty),
     )
+    if args.data is not None and args.data != source.name:
+        source = replace(source, name=args.data, path=None, columns=None)
+    given = _given(path=args.path, columns=args.columns, max_rows=args.max_rows)
+    return replace(recipe, experiment=experiment, source=replace(source, **given))
 
 
-def open_log_of(args: argparse.Namespace) -> HashedLog:
-    """The click log that the options name. Raises InputError, SpecError, DataError."""
-    return open_log(args.data, args.path, description=args.columns, max_rows=args.max_rows)
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def open_log_of(recipe: Recipe) -> HashedLog:
+    """The click log that a recipe names. Raises InputError, SpecError, DataError."""
+    source = recipe.source
+    path = None if source.path is None else Path(source.path)
+    columns = None if source.columns is None else Path(source.columns)
+    return open_log(source.name, path, description=columns, max_rows=source.max_rows)
 
 
 def described(log: HashedLog) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ondevice.errors import InputError
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
     described,
-    experiment_of,
     open_log_of,
+    recipe_of,
     use_threads,
 )
 from ondevice.models.experiment import (
@@ -19,20 +20,31 @@ from ondevice.models.experiment import (
     train_compressed,
     train_full,
 )
-from ondevice.text_table import size
+from ondevice.models.recipe import DEFAULT, shipped_recipes
+from ondevice.text_table import size, table
 
 EPILOG = """examples:
-  ondevice train --out checkpoint
-  ondevice train --data ml1m --path ml-1m --out checkpoint
-  ondevice train --full --out uncompressed
+  ondevice train --list
+  ondevice train deepfm --out checkpoint
+  ondevice train din --data ml1m --path ml-1m --epochs 2 --out checkpoint
+  ondevice train my.toml --out checkpoint
+  ondevice train dnn --full --out uncompressed
 
-Fields with up to 1000 values keep a row per value; larger ones get binary-code hash embeddings.
-Then adaptive masks learn how many dimensions each row keeps."""
+A recipe is a TOML file that names the network, its tables, the training and the data; options
+override it (docs/recipes.md). Fields with up to 1000 values keep a row per value; larger ones get
+binary-code hash embeddings. Then adaptive masks learn how many dimensions each row keeps."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        default=DEFAULT,
+        help=f"a shipped recipe's name, or a .toml file (default: {DEFAULT})",
+    )
+    parser.add_argument("--out", type=Path, help="folder for the checkpoint")
+    parser.add_argument("--list", action="store_true", help="list the shipped recipes and stop")
     add_data_options(parser)
     add_training_options(parser)
     parser.add_argument(
@@ -42,17 +54,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, print the metrics, save."""
+    if args.list:
+        rows = [(name, recipe.about) for name, recipe in shipped_recipes().items()]
+        print(table(("recipe", "what it is"), rows))  # noqa: T201
+        return 0
+    if args.out is None:
+        raise InputError("give --out, the folder for the checkpoint")
     use_threads(args)
-    experiment = experiment_of(args)
-    log = open_log_of(args)
+    recipe = recipe_of(args, args.recipe)
+    log = open_log_of(recipe)
     print(described(log))  # noqa: T201
-    trained = (train_full if args.full else train_compressed)(log, experiment)
+    compressed = recipe.compress and not args.full
+    trained = (train_compressed if compressed else train_full)(log, recipe.experiment)
     save_checkpoint(
         args.out, trained.model, trained.splits.train.features, checkpoint_extra(trained, log)
     )
     print(  # noqa: T201
-        f"test AUC {trained.test.auc:.4f}, log loss {trained.test.logloss:.4f} after "
-        f"{trained.epochs} epochs; {size(trained.parameter_bytes)} of float32 parameters\n"
+        f"{recipe.name}: test AUC {trained.test.auc:.4f}, log loss {trained.test.logloss:.4f} "
+        f"after {trained.epochs} epochs; {size(trained.parameter_bytes)} of float32 parameters\n"
         f"saved in {args.out}; next: ondevice convert {args.out} --out DIR"
     )
     return 0

@@ -1,5 +1,6 @@
 """Click logs: loaders by path, the synthetic log, the fixed split and the encoding to IDs."""
 
+from ondevice.models.data.buckets import SCALES, Scale, boundaries
 from ondevice.models.data.contests import avazu_log, criteo_log
 from ondevice.models.data.csv_source import CsvDescription, CsvField, csv_log
 from ondevice.models.data.hashed import (
@@ -10,6 +11,7 @@ from ondevice.models.data.hashed import (
     split,
     split_rows,
 )
+from ondevice.models.data.histories import History, add_history
 from ondevice.models.data.movielens import epinions_log, ml1m_log, ml_latest_small_log
 from ondevice.models.data.registry import DATASETS, open_log
 from ondevice.models.data.synthetic import (
@@ -21,12 +23,17 @@ from ondevice.models.data.synthetic import (
 
 __all__ = [
     "DATASETS",
+    "SCALES",
     "CsvDescription",
     "CsvField",
     "GroundTruth",
     "HashedLog",
+    "History",
+    "Scale",
     "SyntheticData",
+    "add_history",
     "avazu_log",
+    "boundaries",
     "cardinalities",
     "criteo_log",
     "csv_log",

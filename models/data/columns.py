@@ -19,7 +19,7 @@ from ondevice.models.data.hashed import HashedLog, IdArray, hash_strings, hashed
 from ondevice.models.data.rows import RowChunk
 
 # A cell's value, or None where it is missing; ValueError names what was expected.
-Parser = Callable[[str], str | int | None]
+Parser = Callable[[str], str | int | float | None]
 LabelParser = Callable[[str], float]
 
 _Value = TypeVar("_Value")
@@ -48,7 +48,8 @@ def rule(
     name: str, kind: RawKind, column: str | None = None, missing: Collection[str] = ("",)
 ) -> Rule:
     """The rule of field `name`, whose cells equal to one of `missing` are missing values."""
-    base: Parser = integer if kind == "integer" else str
+    bases: dict[RawKind, Parser] = {"integer": integer, "number": number, "string": str}
+    base = bases[kind]
     markers = frozenset(missing)
     return Rule(
         hashed_field(name, kind),
@@ -73,23 +74,29 @@ def zero_one(text: str) -> float:
 
 def at_least(threshold: float) -> LabelParser:
     """A label parser: 1 where the cell's number is `threshold` or more, else 0."""
+    return lambda text: float(number(text) >= threshold)
 
-    def parse(text: str) -> float:
-        if _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
-            return float(value >= threshold)
-        raise ValueError("a number")
 
-    return parse
+def number(text: str) -> float:
+    """A finite decimal number, with no spaces or underscores. Raises ValueError."""
+    if _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
+        return value
+    raise ValueError("a number")
 
 
 def hash_column(chunk: RowChunk, column_rule: Rule) -> IdArray:
     """Hashes int64 [rows] of one column; every distinct text is parsed and hashed once.
+
+    Of a numeric field: the bits of the float64 values, NaN where missing.
 
     Raises:
         DataError: a cell the rule cannot read, or bytes that do not decode.
     """
     distinct, positions = _factorised(chunk.column(column_rule.column))
     parsed = _parsed(chunk, column_rule.column, distinct, column_rule.parse)
+    if column_rule.field.kind == "number":
+        numbers = np.array([np.nan if value is None else value for value in parsed], np.float64)
+        return numbers.view(np.int64)[positions]
     hashes = np.full(len(distinct), PADDING_ID, dtype=np.int64)
     present = [number for number, value in enumerate(parsed) if value is not None]
     values = [parsed[number] for number in present]
@@ -117,8 +124,11 @@ def integer_column(chunk: RowChunk, column: str) -> IdArray:
 class LogBuilder:
     """Collects hashes and labels chunk by chunk, and makes the log of them."""
 
-    def __init__(self, fields: Collection[Field]) -> None:
+    def __init__(self, fields: Collection[Field], time: str | None = None) -> None:
+        """Rows of these fields; `time` is the column of the rows' times, if there is one."""
         self._features = FeatureSpec(tuple(fields))
+        self._time = time
+        self._times = array("q")
         # array.array grows in place, so that the log never lies in memory twice
         self._hashes = {field.name: array("q") for field in fields}
         self._labels = array("f")
@@ -127,8 +137,15 @@ class LogBuilder:
         """Rows so far."""
         return len(self._labels)
 
-    def add(self, hashes: dict[str, IdArray], labels: npt.NDArray[np.float32]) -> None:
-        """Append rows: per field int64 [m], and labels float32 [m]."""
+    def add(
+        self,
+        hashes: dict[str, IdArray],
+        labels: npt.NDArray[np.float32],
+        times: IdArray | None = None,
+    ) -> None:
+        """Append rows: per field int64 [m], labels float32 [m], times int64 [m] of all or none."""
+        if times is not None:
+            self._times.frombytes(times.tobytes())
         for name, collected in self._hashes.items():
             collected.frombytes(hashes[name].tobytes())
         self._labels.frombytes(labels.tobytes())
@@ -136,7 +153,8 @@ class LogBuilder:
     def add_chunk(self, chunk: RowChunk, rules: Collection[Rule], label: LabelRule) -> None:
         """Append the rows of a chunk by one rule a field. Raises DataError."""
         labels = label_column(chunk, label)
-        self.add({item.field.name: hash_column(chunk, item) for item in rules}, labels)
+        hashes = {item.field.name: hash_column(chunk, item) for item in rules}
+        self.add(hashes, labels, None if self._time is None else integer_column(chunk, self._time))
 
     def build(self, name: str) -> HashedLog:
         """The log of all rows so far, which shares the builder's memory: add nothing after."""
@@ -145,7 +163,8 @@ class LogBuilder:
             for field, collected in self._hashes.items()
         }
         labels = np.frombuffer(self._labels, dtype=np.float32)
-        return HashedLog(name, self._features, hashes, labels)
+        times = np.frombuffer(self._times, dtype=np.int64) if self._times else None
+        return HashedLog(name, self._features, hashes, labels, times=times)
 
 
 def _factorised(cells: tuple[str, ...]) -> tuple[list[str], IdArray]:

@@ -44,9 +44,9 @@ _HOUR = re.compile(r"[0-9]{8}")
 
 
 def criteo_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
-    """The Criteo Kaggle log: I1..I13 (integer) and C1..C26 (string); an empty cell is missing.
+    """The Criteo Kaggle log: I1..I13 (number) and C1..C26 (string); an empty cell is missing.
 
-    Integers are hashed as they are, not binned. The files have no header:
+    The integers are numbers, to be put into buckets. The files have no header:
     https://www.kaggle.com/c/criteo-display-ad-challenge.
 
     Args:
@@ -59,7 +59,7 @@ def criteo_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
     Raises:
         DataError: a file is absent or damaged, or a bad row, with line and column.
     """
-    rules = [rule(name, "integer") for name in CRITEO_INTEGERS]
+    rules = [rule(name, "number") for name in CRITEO_INTEGERS]
     rules += [rule(name, "string") for name in CRITEO_CATEGORIES]
     files = _files(path, ("tsv", "txt", "csv"))
     label = LabelRule("label", zero_one)

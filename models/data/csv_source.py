@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ondevice.errors import DataError, SpecError
 from ondevice.features import RawKind
@@ -15,7 +15,17 @@ from ondevice.models.data.columns import LabelRule, LogBuilder, Rule, at_least, 
 from ondevice.models.data.hashed import HashedLog
 from ondevice.models.data.rows import TextFormat, read_rows
 
-_KEYS = ("label", "fields", "ignore", "columns", "delimiter", "quote", "encoding", "missing")
+_KEYS = (
+    "label",
+    "fields",
+    "time",
+    "ignore",
+    "columns",
+    "delimiter",
+    "quote",
+    "encoding",
+    "missing",
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class CsvField:
     """One input field.
 
     Attributes:
-        kind: "string" or "integer", which decides how a value is hashed.
+        kind: "string" or "integer", which decides how a value is hashed, or "number" (bucketed).
         column: the column it is read from; None: the one of the field's own name.
         missing: cells that mean "no value"; None: those of the description.
     """
@@ -49,6 +59,7 @@ class CsvDescription:
         quote: the quoting character, None for a file without quoting.
         encoding: of the file's bytes.
         missing: cells that mean "no value" in every field.
+        time: column of integers that order the rows in time (for histories); no feature.
 
     Raises:
         SpecError: the settings contradict one another; the message lists every fault.
@@ -63,6 +74,7 @@ class CsvDescription:
     quote: str | None = '"'
     encoding: str = "utf-8"
     missing: tuple[str, ...] = ("",)
+    time: str | None = None
 
     def __post_init__(self) -> None:
         faults = _faults(self)
@@ -75,7 +87,8 @@ class CsvDescription:
 
         Keys: `label` ("click" or {"column": "rating", "at_least": 4}), `fields` ({"user":
         "integer", "item": {"kind": "string", "column": "item_id", "missing": ["-1"]}}), and
-        optionally `ignore`, `columns`, `delimiter`, `quote` ("" for none), `encoding`, `missing`.
+        optionally `ignore`, `time`, `columns`, `delimiter`, `quote` ("" for none), `encoding`,
+        `missing`.
 
         Raises:
             SpecError: an unknown or missing key, or a wrong type; the message lists every fault.
@@ -125,7 +138,7 @@ def csv_log(
     threshold = description.label_at_least
     label = LabelRule(description.label, zero_one if threshold is None else at_least(threshold))
     text_format = TextFormat(description.delimiter, description.quote, description.encoding)
-    builder = LogBuilder([item.field for item in rules])
+    builder = LogBuilder([item.field for item in rules], description.time)
     header = description.columns is None
     chunks = read_rows(
         path, text_format, columns=description.columns, header=header, max_rows=max_rows
@@ -143,7 +156,8 @@ def _rule(name: str, item: CsvField, description: CsvDescription) -> Rule:
 
 
 def _used(description: CsvDescription) -> list[str]:
-    return [description.label, *(item.column or name for name, item in description.fields.items())]
+    columns = [item.column or name for name, item in description.fields.items()]
+    return [description.label, *columns, *([description.time] if description.time else [])]
 
 
 def _check_columns(path: Path, names: tuple[str, ...], description: CsvDescription) -> None:
@@ -170,8 +184,10 @@ def _faults(description: CsvDescription) -> list[str]:
     if both := sorted(set(used) & set(description.ignore)):
         faults.append(f"used and ignored: {', '.join(both)}")
     for name, item in description.fields.items():
-        if item.kind not in ("string", "integer"):
-            faults.append(f"field {name!r}: kind must be 'string' or 'integer', got {item.kind!r}")
+        if item.kind not in get_args(RawKind):
+            faults.append(
+                f"field {name!r}: kind must be 'string', 'integer' or 'number', got {item.kind!r}"
+            )
     if description.columns is not None:
         columns = description.columns
         if doubled := sorted({name for name in columns if columns.count(name) > 1}):
@@ -207,7 +223,7 @@ def _description(data: object) -> CsvDescription:
     for key in ("ignore", "columns", "missing"):
         if key in data:
             settings[key] = _strings(data[key], key, faults)
-    for key in ("delimiter", "quote", "encoding"):
+    for key in ("delimiter", "quote", "encoding", "time"):
         if key in data:
             if isinstance(data[key], str):
                 settings[key] = data[key]
@@ -250,8 +266,8 @@ def _field(name: str, item: object, faults: list[str]) -> CsvField:
         )
         return CsvField()
     kind, column = settings.get("kind", "string"), settings.get("column")
-    if kind not in ("string", "integer"):
-        faults.append(f"field {name!r}: kind must be 'string' or 'integer', got {kind!r}")
+    if kind not in get_args(RawKind):
+        faults.append(f"field {name!r}: kind must be 'string', 'integer' or 'number', got {kind!r}")
         kind = "string"
     if column is not None and not isinstance(column, str):
         faults.append(f"field {name!r}: column must be a string, got {column!r}")

@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import InputError, needs_extra
-from ondevice.features import PADDING_ID, FeatureSpec, Field, RawKind, vocabulary_ids
+from ondevice.features import (
+    PADDING_ID,
+    Encoding,
+    FeatureSpec,
+    Field,
+    RawKind,
+    bucket_ids,
+    vocabulary_ids,
+)
+from ondevice.models.data.buckets import Scale, boundaries
 from ondevice.models.log import ClickLog, Splits
 
 with needs_extra("hashing a click log", "train"):
@@ -24,9 +33,12 @@ class HashedLog:
 
     Attributes:
         name: what the data are called in reports.
-        features: the input fields, in order, all with encoding "hash".
-        hashes: per field int64 [n], the XXH64 of the raw value; PADDING_ID where it is missing.
+        features: the input fields, in order, with encoding "hash", or "bucket" without boundaries.
+        hashes: per field int64 [n] ([n, length] of a sequence), the XXH64 of the raw value;
+            PADDING_ID where it is missing. Of a number: the bits of the float64, NaN where missing.
         labels: float32 [n], 0 or 1.
+        times: int64 [n], when an impression happened, in any unit; None where that is unknown. It
+            orders a user's rows and is no feature.
         best_auc: the AUC of the true click probabilities on the test rows of `split(log)`, where
             the truth is known (the synthetic log); None otherwise.
 
@@ -39,12 +51,19 @@ class HashedLog:
     hashes: dict[str, IdArray]
     labels: npt.NDArray[np.float32]
     best_auc: float | None = None
+    times: IdArray | None = None
 
     def __post_init__(self) -> None:
         ClickLog(self.features, self.hashes, self.labels)  # one set of checks for both logs
-        wrong = [field.name for field in self.features.fields if field.encoding != "hash"]
+        wrong = [
+            field.name
+            for field in self.features.fields
+            if field.encoding not in ("hash", "bucket") or field.boundaries is not None
+        ]
         if wrong:
-            raise InputError(f"hashed log: fields must have encoding 'hash': {', '.join(wrong)}")
+            raise InputError(f"hashed log: fields must not be encoded yet: {', '.join(wrong)}")
+        if self.times is not None and self.times.shape != self.labels.shape:
+            raise InputError(f"hashed log: times must be int64 [{len(self)}]")
 
     def __len__(self) -> int:
         """Number of impressions."""
@@ -53,7 +72,8 @@ class HashedLog:
     def take(self, rows: IdArray) -> HashedLog:
         """The impressions `rows` (int64 [m] positions), in that order, as a new log."""
         hashes = {name: values[rows] for name, values in self.hashes.items()}
-        return replace(self, hashes=hashes, labels=self.labels[rows])
+        times = None if self.times is None else self.times[rows]
+        return replace(self, hashes=hashes, labels=self.labels[rows], times=times)
 
 
 def hashed_field(name: str, kind: RawKind = "string") -> Field:
@@ -62,7 +82,8 @@ def hashed_field(name: str, kind: RawKind = "string") -> Field:
     Deriving the seed from the name alone is a choice of this project: equal values of two fields
     get unrelated hashes, and the same field of another log gets the same ones.
     """
-    return Field(name, kind, "hash", xxhash.xxh64_intdigest(name.encode("utf-8"), 0))
+    encoding: Encoding = "bucket" if kind == "number" else "hash"
+    return Field(name, kind, encoding, xxhash.xxh64_intdigest(name.encode("utf-8"), 0))
 
 
 def hash_strings(values: Collection[str], seed: int) -> IdArray:
@@ -114,12 +135,16 @@ def encode(
     vocabulary_fields: Collection[str],
     *,
     min_count: int = 1,
+    buckets: int = 32,
+    scale: Scale = "quantile",
 ) -> Splits:
     """Turn hashes into the IDs a model is trained on.
 
     A field in `vocabulary_fields` gets the sorted distinct hashes that occur at least `min_count`
     times in the **training** part as its vocabulary, and IDs 2 + position, 1 where a hash is not
-    in it and 0 where the value is missing. Other fields keep their hashes as IDs.
+    in it and 0 where the value is missing. A sequence takes the vocabulary of the field it
+    shares its hashes with. Numbers get up to `buckets` buckets with boundaries chosen from the
+    **training** part (see `boundaries`). Other fields keep their hashes as IDs.
 
     Raises:
         InputError: an unknown field, parts with different fields, or min_count below 1.
@@ -130,22 +155,38 @@ def encode(
         raise InputError(f"encode: min_count must be at least 1, got {min_count}")
     for name in vocabulary_fields:
         train.features[name]  # raises for an unknown one
-    features = FeatureSpec(
-        tuple(
-            _with_vocabulary(field, train.hashes[field.name], min_count)
-            if field.name in vocabulary_fields
-            else field
-            for field in train.features.fields
-        )
-    )
+    fields: list[Field] = []
+    vocabularies: dict[int, IdArray] = {}  # by hash seed, which names what is hashed
+    for field in train.features.fields:
+        if field.encoding == "bucket":
+            edges = boundaries(train.hashes[field.name].view(np.float64), buckets, scale)
+            fields.append(replace(field, boundaries=edges))
+        elif field.length is not None and field.seed in vocabularies:
+            known = vocabularies[field.seed]
+            fields.append(replace(field, encoding="vocabulary", vocabulary=known))
+        elif field.name in vocabulary_fields and field.length is None:
+            made = _with_vocabulary(field, train.hashes[field.name], min_count)
+            if made.vocabulary is not None:
+                vocabularies[field.seed] = made.vocabulary
+            fields.append(made)
+        else:
+            fields.append(field)
+    features = FeatureSpec(tuple(fields))
     return Splits(
         _encoded(train, features), _encoded(validation, features), _encoded(test, features)
     )
 
 
 def cardinalities(log: HashedLog) -> dict[str, int]:
-    """Distinct values per field; a missing value is not counted."""
-    return {name: len(_counted(hashes)[0]) for name, hashes in log.hashes.items()}
+    """Distinct values per field, sequences left out; a missing value is not counted."""
+    counts = {}
+    for field in log.features.fields:
+        if field.encoding == "bucket":
+            numbers = np.unique(log.hashes[field.name].view(np.float64))
+            counts[field.name] = int(np.count_nonzero(~np.isnan(numbers)))
+        elif field.length is None:
+            counts[field.name] = len(_counted(log.hashes[field.name])[0])
+    return counts
 
 
 def _with_vocabulary(field: Field, hashes: IdArray, min_count: int) -> Field:
@@ -165,6 +206,8 @@ def _encoded(log: HashedLog, features: FeatureSpec) -> ClickLog:
 
 
 def _ids(field: Field, hashes: IdArray) -> IdArray:
+    if field.boundaries is not None:
+        return bucket_ids(field.boundaries, hashes.view(np.float64))
     if field.vocabulary is None:
         return hashes
     ids = vocabulary_ids(field.vocabulary, hashes)

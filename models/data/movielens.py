@@ -49,7 +49,8 @@ ML1M_CSV = CsvDescription(
         "genre1": _STRING,
         "year": _INTEGER,
     },
-    ignore=("rating", "time_rank"),
+    ignore=("rating",),
+    time="time_rank",
 )
 ML_LATEST_SMALL_CSV = CsvDescription(
     label="label",
@@ -62,12 +63,14 @@ ML_LATEST_SMALL_CSV = CsvDescription(
         "hour": _INTEGER,
         "weekday": _INTEGER,
     },
-    ignore=("rating", "ts"),
+    ignore=("rating",),
+    time="ts",
 )
 EPINIONS_CSV = CsvDescription(
     label="label",
     fields={"user": _INTEGER, "item": _INTEGER, "category": _INTEGER},
-    ignore=("rating", "ts"),
+    ignore=("rating",),
+    time="ts",
 )
 
 
@@ -232,7 +235,9 @@ def _joined(
 ) -> HashedLog:
     label = LabelRule("rating", at_least(LIKED))
     order = ML1M_CSV.fields if name == "ml1m" else ML_LATEST_SMALL_CSV.fields
-    builder = LogBuilder([hashed_field(field, item.kind) for field, item in order.items()])
+    builder = LogBuilder(
+        [hashed_field(field, item.kind) for field, item in order.items()], "timestamp"
+    )
     chunks = read_rows(
         path, layout.text_format, columns=layout.columns, header=layout.header, max_rows=max_rows
     )
@@ -241,7 +246,7 @@ def _joined(
         for table in tables:
             positions = _positions(chunk, table)
             hashes |= {field: values[positions] for field, values in table.hashes.items()}
-        builder.add(hashes, label_column(chunk, label))
+        builder.add(hashes, label_column(chunk, label), integer_column(chunk, "timestamp"))
     return builder.build(name)
 
 

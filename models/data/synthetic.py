@@ -176,7 +176,9 @@ def synthetic_data(
     features = FeatureSpec(tuple(hashed_field(name, "integer") for name in fields))
     hashes = {field.name: hash_int64(values[field.name], field.seed) for field in features.fields}
     best = _test_auc(labels, probabilities)
-    return SyntheticData(HashedLog("synthetic", features, hashes, labels, best), values, truth)
+    times = np.arange(rows, dtype=np.int64)  # rows are drawn independently: any order will do
+    log = HashedLog("synthetic", features, hashes, labels, best, times)
+    return SyntheticData(log, values, truth)
 
 
 def _faults(

@@ -15,6 +15,7 @@ from ondevice.models import (
     BinaryCodeEmbedding,
     ClickModel,
     FullEmbedding,
+    NetworkConfig,
     attach_masks,
     load_checkpoint,
     save_checkpoint,
@@ -35,7 +36,7 @@ def make_model(frozen=False):
         "user": BinaryCodeEmbedding(4, 12, 4, std=1.0),
         "item.id": FullEmbedding(6, 4, std=1.0),
     }
-    model = ClickModel(tables, (8,), batch_norm=True, dropout=0.1)
+    model = ClickModel(tables, NetworkConfig(hidden=(8,), batch_norm=True, dropout=0.1))
     log = make_log({"user": [5, 6, 7, 7], "item.id": [2, 2, 3, 4]}, [0, 1, 0, 1])
     attach_masks(model, log, ["user"])
     with torch.no_grad():
@@ -199,7 +200,7 @@ def test_forged_weights(saved, change, message):
         (lambda c: c["features"].pop(), "not those of the model"),
         (lambda c: c["features"][0].update(seed=-1), "seed"),
         (lambda c: c["features"][1].update(vocabulary="@"), "features"),
-        (lambda c: c["model"].update(hidden=[65536] * 64), "missing tensors"),
+        (lambda c: c["model"]["network"].update(hidden=[65536] * 64), "missing tensors"),
         (lambda c: c["model"]["embeddings"][1]["lookup"].update(rows=2**31 - 1), "wrong shapes"),
         (lambda c: c["model"]["embeddings"][1]["lookup"].update(rows=2**40), "rows"),
         (lambda c: c["model"]["embeddings"][0]["mask"].update(levels=30), "wrong shapes"),

@@ -16,7 +16,7 @@ from ondevice.models import (
     ModelConfig,
     build,
 )
-from ondevice.models.networks import module_key
+from ondevice.models.networks import NetworkConfig, module_key
 from ondevice.spec import full_spec
 
 ODD_NAMES = ["user.id", "user%2Eid", "items", "%69tems", "type", "weight", "a b/c", "naïve", "训练"]
@@ -28,7 +28,7 @@ def make_model(**settings):
         "user": FullEmbedding(10, 4, std=1.0),
         "item": BinaryCodeEmbedding(6, 12, 3, std=1.0, mask=AdaptiveMask(np.arange(32), 6)),
     }
-    return ClickModel(tables, (8, 5), **settings)
+    return ClickModel(tables, NetworkConfig(hidden=(8, 5), **settings))
 
 
 def test_forward_is_the_network_written_out():
@@ -93,7 +93,7 @@ def test_any_field_name_works_and_exports():
 def test_wrong_inputs_are_refused():
     model = make_model()
     ids = {"user": torch.tensor([1]), "item": torch.tensor([1])}
-    with pytest.raises(InputError, match="expected the fields 'item', 'user'; got 'user'"):
+    with pytest.raises(InputError, match="expected the inputs 'item', 'user'; got 'user'"):
         model({"user": ids["user"]})
     with pytest.raises(InputError, match="'zip'"):
         model({**ids, "zip": ids["user"]})
@@ -109,12 +109,12 @@ TABLE = {"user": EmbeddingConfig(full_spec(5, 2))}
     [
         lambda: ModelConfig({}),
         lambda: ModelConfig({"": TABLE["user"]}),
-        lambda: ModelConfig(TABLE, hidden=(0,)),
-        lambda: ModelConfig(TABLE, hidden=(True,)),
-        lambda: ModelConfig(TABLE, hidden=(8,) * 65),
-        lambda: ModelConfig(TABLE, dropout=1.0),
-        lambda: ModelConfig(TABLE, dropout=float("nan")),
-        lambda: ModelConfig(TABLE, batch_norm=1),
+        lambda: NetworkConfig(hidden=(0,)),
+        lambda: NetworkConfig(hidden=(True,)),
+        lambda: NetworkConfig(hidden=(8,) * 65),
+        lambda: NetworkConfig(dropout=1.0),
+        lambda: NetworkConfig(dropout=float("nan")),
+        lambda: NetworkConfig(batch_norm=1),
         lambda: ClickModel({}),
         lambda: ModelConfig.from_json("{"),
         lambda: ModelConfig.from_json("[" * 100_000),
@@ -129,8 +129,8 @@ def test_contradictory_configurations_are_refused(make):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("hidden",), 5),
-        (("hidden",), ["8"]),
+        (("network", "hidden"), 5),
+        (("network", "hidden"), ["8"]),
         (("embeddings",), {}),
         (("embeddings", 0), []),
         (("embeddings", 0, "field"), 5),
@@ -144,7 +144,7 @@ def test_contradictory_configurations_are_refused(make):
         (("embeddings", 1, "mask", "temperature"), "1"),
         (("embeddings", 1, "mask", "hidden"), [2**40]),
         (("embeddings", 1, "mask", "extra"), 1),
-        (("dropout",), None),
+        (("network", "dropout"), None),
         (("other",), 1),
     ],
 )

@@ -12,6 +12,7 @@ from ondevice.models import (
     BinaryCodeEmbedding,
     ClickModel,
     FullEmbedding,
+    NetworkConfig,
     TrainConfig,
     TrainingError,
     attach_masks,
@@ -43,7 +44,7 @@ def make_model(kind="full", seed=0, **settings):
             "user": BinaryCodeEmbedding(4, 6, 3, padding_id=None),
             "item": BinaryCodeEmbedding(4, 6, 5, padding_id=None),
         }
-    return ClickModel(tables, (16,), **settings)
+    return ClickModel(tables, NetworkConfig(hidden=(16,), **settings))
 
 
 def snapshot(model):

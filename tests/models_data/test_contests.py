@@ -1,5 +1,6 @@
 """Criteo and Avazu files: parts of a folder, header or none, missing values, the hour."""
 
+import numpy as np
 import pytest
 from data_helpers import write
 
@@ -21,9 +22,15 @@ def test_criteo_missing_values_and_kinds(tmp_path):
     log = criteo_log(write(tmp_path / "train.txt", criteo_row("0", I2="-3", C26='"05db')))
     assert log.labels.tolist() == [0.0]
     assert len(log.hashes) == 39
-    present = {name: hashes[0] for name, hashes in log.hashes.items() if hashes[0] != 0}
+    numbers = {f"I{n}": log.hashes[f"I{n}"].view(np.float64)[0] for n in range(1, 14)}
+    assert numbers.pop("I2") == -3.0
+    assert np.isnan(list(numbers.values())).all()
+    present = {
+        name: hashes[0]
+        for name, hashes in log.hashes.items()
+        if hashes[0] != 0 and not name.startswith("I")
+    }
     assert present == {
-        "I2": log.features["I2"].encode([-3])[0],
         "C26": log.features["C26"].encode(['"05db'])[0],  # quotes mean nothing in this file
     }
 
@@ -41,7 +48,7 @@ def test_parts_of_a_folder_are_one_log(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (criteo_row(I7="1.5"), "line 2, column 'I7': expected a signed 64-bit integer, got '1.5'"),
+        (criteo_row(I7="1,5"), "line 2, column 'I7': expected a number, got '1,5'"),
         (criteo_row("?"), "line 2, column 'label'"),
         ("1\t2\n", "line 2: expected 40 columns, got 2: nothing for column 'I2'"),
     ],

@@ -105,7 +105,7 @@ def test_cardinalities_leave_missing_values_out():
 
 def test_a_hashed_log_holds_hashes():
     features = FeatureSpec((Field("a", "integer", "id"),))
-    with pytest.raises(InputError, match="encoding 'hash': a"):
+    with pytest.raises(InputError, match="encoded yet: a"):
         HashedLog("x", features, {"a": np.zeros(1, np.int64)}, np.zeros(1, np.float32))
     with pytest.raises(InputError, match=r"must be int64 \[2\]"):
         HashedLog(

@@ -1,0 +1,1 @@
+"""The recipes that come with ondevice, one TOML file each."""

@@ -1,0 +1,1 @@
+"""Measuring models: the report format, the processes that measure, and what shows the figures."""

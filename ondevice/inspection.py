@@ -8,8 +8,7 @@ from typing import Any
 
 from ondevice.engines import open_engine
 from ondevice.info import InputSpec, ModelInfo, TableBytes
-from ondevice.measure import sha256
-from ondevice.model import file_bytes
+from ondevice.model import file_bytes, sha256
 from ondevice.odm import OdmFile, open_odm
 from ondevice.records import TAIL_BYTES, RecordTable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +44,21 @@ def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
     return Model(location, name, runner, info, native)
 
 
-def file_bytes(path: Path) -> int:
-    """Size of a model on disk: the file, and the external data of an .onnx file."""
+def model_files(path: Path) -> tuple[Path, ...]:
+    """The files of a model: the file itself, and the external data of an .onnx file."""
     data = path.with_name(path.name + ".data")
-    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    return (path, data) if data.is_file() else (path,)
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a model on disk, all its files together."""
+    return sum(file.stat().st_size for file in model_files(path))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,15 @@ from sklearn.metrics import roc_auc_score
 
 import ondevice
 from ondevice.atomic import atomic_path
-from ondevice.bench import bench
+from ondevice.bench.local import LocalMachine
+from ondevice.bench.measure import run_plan
+from ondevice.bench.page import page
+from ondevice.bench.plan import Plan
+from ondevice.bench.report import Report, Spread, write_report
+from ondevice.bench.tables import microseconds
 from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
 from ondevice.inspection import inspect
-from ondevice.measure import Measurement
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.commands.convert import report_text
 from ondevice.models.commands.options import (
@@ -37,6 +41,7 @@ from ondevice.models.experiment import (
     train_full,
 )
 from ondevice.models.log import ClickLog
+from ondevice.model import file_bytes
 from ondevice.text_table import size, table
 
 EPILOG = """examples:
@@ -45,20 +50,21 @@ EPILOG = """examples:
 
 Trains an uncompressed float32 reference and a model with binary-code hash embeddings and adaptive
 masks, converts the latter to .odm, .onnx and .tflite, runs each file in its engine over the test
-split, measures it, and prints one table."""
+split, measures it, prints one table, and writes a page with all figures (bench.html)."""
 
 SCORE_BATCH = 8192
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model file: bytes of its tables, its AUC on the test split, its measurement."""
+    """One model file: its size, bytes of its tables, its AUC on the test split."""
 
     target: str
+    path: str
+    file_bytes: int
     table_bytes: int
     auc: float
     max_difference: float
-    measurement: Measurement
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -97,26 +103,37 @@ def run(args: argparse.Namespace) -> int:
     examples = {name: torch.from_numpy(ids) for name, ids in example_ids(small.splits.test).items()}
     report = convert(small.model, (examples,), args.out, tables=args.tables, features=features)
     _say(started, f"converted and verified:\n{report_text(report)}")
-    scored = [_scored(target, report, small.splits.test, args.seconds) for target in report.targets]
-    _say(started, "measured every file in a process of its own, one thread\n")
-    print(comparison(full, scored))  # noqa: T201
+    scored = [_scored(target, report, small.splits.test) for target in report.targets]
+    plan = Plan(
+        models=tuple(Path(item.path) for item in scored),
+        seconds=args.seconds,
+        profile=True,
+        accuracy={Path(item.path).name: {"AUC": item.auc} for item in scored},
+    )
+    measured = run_plan(plan, LocalMachine())
+    _say(started, "measured every file in processes of its own, one thread\n")
+    print(comparison(full, scored, measured))  # noqa: T201
     _write_json(args.out / "demo.json", full, small, report, scored)
+    write_report(measured, args.out / "bench.json")
+    with atomic_path(args.out / "bench.html") as temporary:
+        temporary.write_text(page([measured]), encoding="utf-8")
     model = args.out / "model.odm"
     print(  # noqa: T201
-        f"\nfiles and all figures: {args.out}/ (demo.json)\n"
+        f"\nall measurements as a page: {(args.out / 'bench.html').resolve()}\n"
+        f"files and all figures: {args.out}/ (demo.json, bench.json)\n"
         f"next: ondevice inspect {model}; ondevice verify {model}; ondevice bench {model}"
     )
     return 0
 
 
-def comparison(full: Trained, scored: list[Scored]) -> str:
-    """The table: the float32 reference beside every file."""
+def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:
+    """The table: the float32 reference beside every file, in the order of the report's models."""
     header = ["", "float32, torch", *(f"model.{item.target}" for item in scored)]
-    sizes = [full.parameter_bytes, *(item.measurement.file_bytes for item in scored)]
+    sizes = [full.parameter_bytes, *(item.file_bytes for item in scored)]
     tables = [full.table_bytes, *(item.table_bytes for item in scored)]
     aucs = [full.test.auc, *(item.auc for item in scored)]
     rows = [
-        ["engine", "-", *(item.measurement.runtime for item in scored)],
+        ["engine", "-", *(item.runtime for item in measured.memories)],
         ["size", *(size(count) for count in sizes)],
         ["times smaller", *(f"{sizes[0] / count:.1f}x" for count in sizes)],
         ["embedding tables", *(size(count) for count in tables)],
@@ -124,17 +141,22 @@ def comparison(full: Trained, scored: list[Scored]) -> str:
         ["test AUC", *(f"{auc:.4f}" for auc in aucs)],
         ["share of float32 AUC", *(f"{auc / aucs[0]:.2%}" for auc in aucs)],
         ["largest difference from torch", "-", *(f"{i.max_difference:.0e}" for i in scored)],
-        ["load", "-", *(f"{item.measurement.load_us / 1000:.2f} ms" for item in scored)],
-        ["memory (resident)", "-", *(_memory(item.measurement) for item in scored)],
+        ["load", "-", *(_p50(i.load_us, 1000, "ms") for i in measured.starts if i.is_warm)],
+        ["memory (resident)", "-", *(_memory(item.growth.get("rss")) for item in measured.memories)],
     ]
-    for number, latency in enumerate(scored[0].measurement.latencies):
+    warm = [item for item in measured.latencies if not item.gap_ms]
+    for batch in dict.fromkeys(item.rows for item in warm):
         for name in ("p50", "p95", "p99"):
-            values = [getattr(i.measurement.latencies[number], name) for i in scored]
-            rows.append([f"batch {latency.batch} {name}", "-", *map(_microseconds, values)])
+            times = [item.latency_us for item in warm if item.rows == batch]
+            cells = ["-" if t is None else f"{microseconds(getattr(t, name))} us" for t in times]
+            rows.append([f"batch {batch} {name}", "-", *cells])
+    every = [item for item in measured.latencies if item.gap_ms and item.rows == 1]
+    label = f"one request every {every[0].gap_ms:g} ms, p50"
+    rows.append([label, "-", *(_p50(item.latency_us, 1, "us") for item in every)])
     return table(header, rows)
 
 
-def _scored(target: str, report: ConversionReport, test: ClickLog, seconds: float) -> Scored:
+def _scored(target: str, report: ConversionReport, test: ClickLog) -> Scored:
     item = report.targets[target]
     model = ondevice.load(item.path)
     scores = [
@@ -143,7 +165,8 @@ def _scored(target: str, report: ConversionReport, test: ClickLog, seconds: floa
     ]
     auc = float(roc_auc_score(test.labels, np.concatenate(scores)))
     tables = sum(table.total for table in inspect(item.path).tables)
-    return Scored(target, tables, auc, item.max_difference, bench(item.path, seconds=seconds))
+    size_of_all = file_bytes(item.path)
+    return Scored(target, str(item.path), size_of_all, tables, auc, item.max_difference)
 
 
 def _tables_text(trained: Trained) -> str:
@@ -158,12 +181,12 @@ def _tables_text(trained: Trained) -> str:
     return table(header, rows)
 
 
-def _memory(measurement: Measurement) -> str:
-    return "-" if measurement.memory is None else size(measurement.memory["rss"])
+def _memory(found: Spread | None) -> str:
+    return "-" if found is None else size(found.p50)
 
 
-def _microseconds(value: float) -> str:
-    return f"{value:.1f} us" if value < 10 else f"{value:.0f} us"
+def _p50(found: Spread | None, scale: float, unit: str) -> str:
+    return "-" if found is None else f"{microseconds(found.p50 / scale)} {unit}"
 
 
 def _say(started: float, text: str) -> None:

@@ -162,6 +162,11 @@ class Start(Subject):
     load_us: Spread | None
     first_us: Spread | None
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether the model's pages were in memory."""
+        return self.page_cache == "warm"
+
 
 @dataclass(frozen=True)
 class Memory(Subject):
@@ -244,11 +249,16 @@ class Operator:
 
 @dataclass(frozen=True)
 class Profile(Subject):
-    """Time by operator of the native engine; operators in the order in which they run."""
+    """Time by operator of the native engine; operators in the order in which they run.
+
+    Attributes:
+        overhead_us: what reading the clock adds to every operator's time.
+    """
 
     call: Literal["predict", "rank"]
     rows: int
     requests: int
+    overhead_us: Spread | None
     operators: tuple[Operator, ...]
 
 
@@ -319,6 +329,7 @@ def _times(report: Report) -> Iterable[object]:
         yield from (item.latency_us, item.bursts_us, item.rows_per_s, item.cpu_us, item.energy_uj)
         yield item.overhead_us
     for profile in report.profiles:
+        yield profile.overhead_us
         yield from (operator.us for operator in profile.operators)
 
 

@@ -1,53 +1,197 @@
-"""`ondevice bench`: latency, load time and memory of model files on this machine."""
+"""`ondevice bench`: measure model files here or on a device, show reports, compare them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ondevice.atomic import atomic_path
-from ondevice.bench import bench, bench_table
+from ondevice.bench.compare import compare
+from ondevice.bench.gate import gate, parse_limit
+from ondevice.bench.local import LocalMachine
+from ondevice.bench.measure import Machine, run_plan
+from ondevice.bench.plan import Plan
+from ondevice.bench.report import Report, read_report, write_report
+from ondevice.bench.tables import csv_text, markdown, text
+from ondevice.engines import ENGINES
+from ondevice.errors import InputError
 
 EPILOG = """examples:
-  ondevice bench model.odm model.onnx model.tflite
-  ondevice bench model.odm --batch 1 100 --seconds 5 --json result.json
+  ondevice bench model.odm model.onnx model.tflite --html report.html
+  ondevice bench model.odm --batch 1 100 --rank 100 --context user hour --profile
+  ondevice bench model.odm --workers 1 2 4 --seconds 5 --json result.json
+  ondevice bench model.odm --target ssh://pi@raspberrypi.local --json pi.json
+  ondevice bench model.odm --target adb
+  ondevice bench pi.json phone.json --html both.html
+  ondevice bench compare before.json after.json
+  ondevice bench model.odm --baseline base.json --max-regression 5%
 
-Each file is measured in a process of its own. Times are whole calls of Model.predict in Python;
-memory is what the process grew by, the runtime's library included."""
+Every measurement runs in fresh processes (--processes), which take turns with those of the other
+measurements. Times are whole calls of Model.predict or Model.rank in Python (through adb: of the C
+engine); memory is what the process grew by, the runtime's library included. Measure on an idle
+machine. docs/bench.md says what each figure means."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", type=Path, nargs="+", help=".odm, .onnx or .tflite file")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 128], help="batch sizes")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="time for each batch size (default: 1)"
+        *("model",),
+        nargs="+",
+        help=".odm, .onnx or .tflite files to measure; or .json reports to show; "
+        "or the word compare and two reports",
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads a request (default: 1)")
-    parser.add_argument("--engine", default="auto", help="engine to use (default: auto)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE too")
+    what = parser.add_argument_group("what to measure")
+    what.add_argument("--batch", type=int, nargs="+", default=None, metavar="ROWS",
+                      help="batch sizes of predict (default: 1 128)")  # fmt: skip
+    what.add_argument("--rank", type=int, nargs="+", default=[], metavar="N",
+                      help="also rank N candidates for one context")  # fmt: skip
+    what.add_argument("--context", nargs="+", default=[], metavar="INPUT",
+                      help="inputs that are the context of --rank (default: the first)")  # fmt: skip
+    what.add_argument("--gap-ms", type=float, nargs="+", default=[0.0, 100.0], metavar="MS",
+                      help="requests every so many milliseconds, as an app sends them; "
+                      "0: back to back (default: 0 100)")  # fmt: skip
+    what.add_argument("--engine", nargs="+", default=["auto"], choices=("auto", *ENGINES),
+                      help="engines to use (default: auto)")  # fmt: skip
+    what.add_argument("--threads", type=int, nargs="+", default=[1],
+                      help="threads for one request, in stock runtimes (default: 1)")  # fmt: skip
+    what.add_argument("--workers", type=int, nargs="+", default=[1], metavar="N",
+                      help="requests at once, each in a session of its own (default: 1)")  # fmt: skip
+    what.add_argument("--worker-kind", choices=("process", "thread"), default="process",
+                      help="what the workers are (default: process)")  # fmt: skip
+    what.add_argument("--profile", action="store_true",
+                      help="also time every operator (native engine)")  # fmt: skip
+    what.add_argument("--accuracy", nargs="+", default=[], metavar="FILE:NAME=VALUE",
+                      help="a figure to show beside a model, such as model.odm:AUC=0.767")  # fmt: skip
+    much = parser.add_argument_group("how much")
+    much.add_argument("--seconds", type=float, default=1.0,
+                      help="time for each kind of request after warm-up, three times that with "
+                      "pauses (default: 1)")  # fmt: skip
+    much.add_argument("--requests", type=int, default=0, metavar="N",
+                      help="measure N requests of each kind instead")  # fmt: skip
+    much.add_argument("--processes", type=int, default=5, metavar="N",
+                      help="fresh processes for every measurement (default: 5)")  # fmt: skip
+    out = parser.add_argument_group("output")
+    for name in ("json", "csv", "markdown", "html"):
+        out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name.upper()} to FILE"
+                         if name != "markdown" else "write Markdown to FILE")  # fmt: skip
+    check = parser.add_argument_group("regression gate")
+    check.add_argument("--baseline", type=Path, metavar="FILE",
+                       help="a report to compare with; exit with 1 if anything is worse")  # fmt: skip
+    check.add_argument("--max-regression", default="5%", metavar="SHARE",
+                       help="how much worse is allowed (default: 5%%)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure all files and print one table."""
-    measurements = []
-    for path in args.model:
-        if sys.stderr.isatty():
-            print(f"measuring {path} ...", file=sys.stderr)  # noqa: T201
-        measurements.append(
-            bench(
-                path,
-                engine=args.engine,
-                threads=args.threads,
-                batches=args.batch,
-                seconds=args.seconds,
-            )
-        )
-    print(bench_table(measurements))  # noqa: T201
+    """Measure, show or compare."""
+    if args.model[0] == "compare" and not Path("compare").exists():
+        return _compare(args)
+    paths = [Path(name) for name in args.model]
+    limit = parse_limit(args.max_regression)
+    baseline = None if args.baseline is None else read_report(args.baseline)
+    if all(path.suffix.lower() == ".json" for path in paths):
+        reports = [read_report(path) for path in paths]
+    else:
+        reports = [run_plan(_plan(args, paths), _machine(args), _progress())]
+    for number, report in enumerate(reports):
+        print("\n" * bool(number) + text(report))  # noqa: T201
+    _write(args, reports)
+    if reports[0].interrupted and paths[0].suffix.lower() != ".json":
+        print("ondevice: interrupted; above is what was measured", file=sys.stderr)  # noqa: T201
+        return 130
+    if baseline is None:
+        return 0
+    result = gate(reports[0], baseline, limit)
+    print(f"\nagainst {args.baseline} (a: baseline, b: now)\n\n{result.text()}")  # noqa: T201
+    return 1 if result.worse else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    if len(args.model) != 3:
+        raise InputError("compare needs two reports: ondevice bench compare a.json b.json")
+    reports = [read_report(Path(name)) for name in args.model[1:]]
+    result = compare(*reports)
+    print(f"a: {args.model[1]}\nb: {args.model[2]}\n\n{result.text()}")  # noqa: T201
     if args.json is not None:
-        with atomic_path(args.json) as temporary:
-            text = json.dumps([item.to_json() for item in measurements], indent=2)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        _write_text(args.json, json.dumps(result.to_json(), indent=1) + "\n")
+    _write_html(args, reports)
     return 0
+
+
+def _plan(args: argparse.Namespace, paths: Sequence[Path]) -> Plan:
+    batch = args.batch if args.batch is not None else ([] if args.rank else [1, 128])
+    return Plan(
+        models=tuple(paths),
+        engines=tuple(args.engine),
+        rows=tuple(batch),
+        rank=tuple(args.rank),
+        context=tuple(args.context),
+        gaps_ms=tuple(args.gap_ms),
+        threads=tuple(args.threads),
+        workers=tuple(args.workers),
+        worker_kind=args.worker_kind,
+        seconds=args.seconds,
+        requests=args.requests,
+        processes=args.processes,
+        profile=args.profile,
+        accuracy=_accuracy(args.accuracy),
+    )
+
+
+def _accuracy(words: Sequence[str]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for word in words:
+        file, _, figure = word.rpartition(":")
+        name, _, value = figure.partition("=")
+        try:
+            found.setdefault(file, {})[name] = float(value)
+        except ValueError:
+            file = ""
+        if not file or not name:
+            raise InputError(f"expected an accuracy such as model.odm:AUC=0.767, got {word!r}")
+    return found
+
+
+def _machine(args: argparse.Namespace) -> Machine:
+    return LocalMachine()
+
+
+def _progress() -> Callable[[int, int, str], None]:
+    """A line on stderr that says what is being measured; nothing when that is not a terminal."""
+    if not sys.stderr.isatty():
+        return lambda done, total, what: None
+
+    def show(done: int, total: int, what: str) -> None:
+        line = f"[{done}/{total}] {what}" if what else ""
+        sys.stderr.write(f"\r\x1b[K{line[:100]}")
+        sys.stderr.flush()
+
+    return show
+
+
+def _write(args: argparse.Namespace, reports: Sequence[Report]) -> None:
+    """Write the files that were asked for."""
+    single = [name for name in ("json", "csv", "markdown") if getattr(args, name) is not None]
+    if len(reports) > 1 and single:
+        raise InputError(f"--{single[0]} writes one report, but {len(reports)} are given")
+    if args.json is not None:
+        write_report(reports[0], args.json)
+    if args.csv is not None:
+        _write_text(args.csv, csv_text(reports[0]))
+    if args.markdown is not None:
+        _write_text(args.markdown, markdown(reports[0]))
+    _write_html(args, reports)
+
+
+def _write_html(args: argparse.Namespace, reports: Sequence[Report]) -> None:
+    if args.html is not None:
+        from ondevice.bench.page import page
+
+        _write_text(args.html, page(reports))
+
+
+def _write_text(path: Path, content: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")

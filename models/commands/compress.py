@@ -22,10 +22,12 @@ from ondevice.models.commands.convert import examples, report_text
 from ondevice.models.commands.options import (
     add_data_options,
     described,
-    open_log_of,
+    open_source,
+    source_of,
     use_threads,
 )
 from ondevice.models.compression import TrialResult, folder_of, frontier, ladder, run_trial
+from ondevice.models.recipe import Source
 from ondevice.text_table import size, table
 
 EPILOG = """examples:
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     budget = None if args.budget is None else parse_size(args.budget)
     _check(args)
     use_threads(args)
-    log = open_log_of(args)
+    log = open_source(source_of(args, Source()))
     print(described(log))  # noqa: T201
     planned = ladder(args.seed)[: args.trials]
     started = time.monotonic()

@@ -33,7 +33,8 @@ SIZE_LIMIT = 200_000
 # what the tests need, in releases without compiled parts (hypothesis has some since 6.150)
 PURE = ("pytest==9.2.0", "pluggy==1.7.0", "iniconfig==2.3.1", "packaging==26.3", "attrs==26.1.0",
         "hypothesis==6.135.0", "sortedcontainers==2.4.0", "Pygments==2.21.0",
-        "flatbuffers==25.12.19", "backports.strenum==1.2.8", "typing_extensions==4.16.0")  # fmt: skip
+        "flatbuffers==25.12.19", "backports.strenum==1.2.8",
+        "typing_extensions==4.16.0")  # fmt: skip
 # the newest releases that run under the emulator of Debian 12 (qemu 7.2)
 STOCK = {
     "current": ("aarch64", ("onnxruntime==1.26.0", "ai-edge-litert==2.1.2"), "manylinux_2_28"),

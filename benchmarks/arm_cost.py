@@ -60,13 +60,13 @@ else:
 mark = ctypes.CDLL(None).syscall
 for _ in range(3):
     out = run()
-for count in (%d, %d):
+for count in (int(sys.argv[5]), 2 * int(sys.argv[5])):
     mark(0x7001, count)
     for _ in range(count):
         run()
     mark(0x7001, count)
 np.save(sys.argv[4], np.asarray(out).reshape(-1))
-""" % (REQUESTS, 2 * REQUESTS)
+"""
 
 
 def load(path: Path) -> ModuleType:
@@ -111,15 +111,18 @@ def count(root: Path, folders: list[Path], plugin: Path, processor: str, work: P
           engine: str, model: Path, ids: Path) -> tuple[float, np.ndarray]:  # fmt: skip
     """Instructions of one request, and its scores."""
     libraries = root / "usr" / "lib" / "aarch64-linux-gnu"
+    emulator = shutil.which("qemu-aarch64")
+    if emulator is None:
+        raise SystemExit("not installed: qemu-aarch64 (package qemu-user)")
     log, out = work / "count.log", work / "out.npy"
     paths = [f"{libraries}/{name}" for name in ("blas", "lapack", "")]
     done = subprocess.run(
-        ["qemu-aarch64", "-cpu", processor, "-plugin", f"{plugin},out={log}", "-L", str(root),
+        [emulator, "-cpu", processor, "-plugin", f"{plugin},out={log}", "-L", str(root),
          "-E", f"LD_LIBRARY_PATH={':'.join(paths)}", "-E", "OMP_NUM_THREADS=1",
          # without a fixed seed, dictionaries and so counts would differ from run to run
          "-E", "PYTHONHASHSEED=0", "-E", f"PYTHONPATH={':'.join(map(str, folders))}",
          str(root / "usr" / "bin" / "python3.11"), "-P", "-c", GUEST, engine, str(model), str(ids),
-         str(out)], capture_output=True, text=True,
+         str(out), str(REQUESTS)], capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{engine} failed under emulation: {done.stderr[-500:]}")
@@ -148,8 +151,8 @@ def estimates(work: Path) -> dict[str, dict[str, float]]:
     assembly = work / "kernels.s"
     subprocess.run(
         [compiler, "-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic",
-         "-ffp-contract=off", "-S", ROOT / "ondevice/native/kernels_neon_dotprod.c", "-o", assembly],
-        check=True,
+         "-ffp-contract=off", "-S", ROOT / "ondevice/native/kernels_neon_dotprod.c", "-o",
+         assembly], check=True,
     )  # fmt: skip
     found = {}
     for name, opcode in (("int8 product, per step", "sdot"), ("q8 row, per step", "scvtf")):

@@ -4,9 +4,11 @@ The model: 26 fields x 16, binary-code hashing in 3 blocks over 1,000,000 IDs a 
 AMTL does, q8 tables, MLP 400-400-400. Weights are random: time does not depend on them, beyond
 the half of a ReLU's outputs that is zero in any case. All runtimes score the same rows and are
 compared with each other. The stock runtimes get their best form: one matrix of IDs as the only
-input, all fields merged into one lookup, float32 rows that need no dequantising, dense layers in
-float32 and in int8 (dynamically quantised). Times are from Python call to Python result, in
-interleaved bursts; a ratio is best stock p50 / native p50.
+input, all fields merged into one lookup, dense layers in float32 and in int8 (dynamically
+quantised); rows either in float32, which need no dequantising but undo the compression, or in int8
+as a compressed file has them. Times are from Python call to Python result, in interleaved bursts;
+a ratio is best stock p50 / native p50: `ratios` of all forms, `ratios_compressed` of those whose
+tables stay in 8 bits.
 
     python benchmarks/latency.py [--json FILE]
 """
@@ -46,6 +48,8 @@ FIELDS, DIM, HIDDEN, CODE_BITS, T = 26, 16, 400, 20, 7
 MULTIPLIER = 0x9E3779B97F4A7C15
 CONTEXT_FIELDS = 13
 BATCHES = (1, 128, 1024)
+COMPRESSED = "8-bit rows"
+ROWS_IN = ("float rows", COMPRESSED)
 
 
 class Network(nn.Module):
@@ -86,6 +90,16 @@ def merged(network: Network) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(tables), np.array(offsets, dtype=np.int32)
 
 
+def merged_codes(network: Network) -> tuple[np.ndarray, np.ndarray]:
+    """All tables as one: int8 codes [rows, DIM] and their scales float32 [rows, 1]."""
+    tables = []
+    for layer in network.tables.values():
+        weight, widths = layer.weight.detach().numpy(), layer.mask.widths().numpy()
+        tables.append(quantise(weight, "q8", widths=widths, scale_axis="row"))
+    scales = np.concatenate([table.scales for table in tables]).astype(np.float32)
+    return np.concatenate([table.values for table in tables]), scales[:, None]
+
+
 def dense_weights(network: Network) -> list[tuple[np.ndarray, np.ndarray]]:
     """(weight [units, features], bias [units]) of every layer."""
     linear = [layer for layer in network.mlp if isinstance(layer, nn.Linear)]
@@ -97,7 +111,7 @@ def block_bits(network: Network) -> tuple[list[int], list[int]]:
     return [block.start for block in blocks], [block.bits for block in blocks]
 
 
-def write_onnx(network: Network, path: Path) -> None:
+def write_onnx(network: Network, path: Path, *, compressed: bool) -> None:
     """The model as ONNX with merged lookups and float32 layers."""
     table, offsets = merged(network)
     starts, bits = block_bits(network)
@@ -105,7 +119,7 @@ def write_onnx(network: Network, path: Path) -> None:
         "multiplier": np.array(MULTIPLIER, np.uint64),
         "shifts": np.array(starts, np.uint64),
         "masks": np.array([2**b - 1 for b in bits], np.uint64),
-        "offsets": offsets.astype(np.int64), "table": table,
+        "offsets": offsets.astype(np.int64),
         "two": np.array([2], np.int64), "flat": np.array([-1, FIELDS * DIM], np.int64),
         "last": np.array([-1], np.int64),
     }  # fmt: skip
@@ -116,7 +130,20 @@ def write_onnx(network: Network, path: Path) -> None:
         node("BitShift", ["code3", "shifts"], ["shifted"], direction="RIGHT"),
         node("BitwiseAnd", ["shifted", "masks"], ["values"]),
         node("Cast", ["values"], ["signed"], to=TensorProto.INT64),
-        node("Add", ["signed", "offsets"], ["rows"]), node("Gather", ["table", "rows"], ["read"]),
+        node("Add", ["signed", "offsets"], ["rows"]),
+    ]  # fmt: skip
+    if compressed:
+        constants["codes"], constants["scales"] = merged_codes(network)
+        nodes += [
+            node("Gather", ["codes", "rows"], ["raw"]),
+            node("Gather", ["scales", "rows"], ["step"]),
+            node("Cast", ["raw"], ["number"], to=TensorProto.FLOAT),
+            node("Mul", ["number", "step"], ["read"]),
+        ]  # fmt: skip
+    else:
+        constants["table"] = table
+        nodes.append(node("Gather", ["table", "rows"], ["read"]))
+    nodes += [
         node("ReduceSum", ["read", "two"], ["vectors"], keepdims=0),
         node("Reshape", ["vectors", "flat"], ["x0"]),
     ]  # fmt: skip
@@ -189,7 +216,9 @@ class HybridWriter(tflite_writer.TfliteWriter):
             tflite_writer._tensor_table = plain
 
 
-def write_tflite(network: Network, path: Path, batch: int, *, integer: bool) -> None:
+def write_tflite(
+    network: Network, path: Path, batch: int, *, integer: bool, compressed: bool = False
+) -> None:
     """The model as TFLite for one batch size, with merged lookups."""
     table, offsets = merged(network)
     starts, bits = block_bits(network)
@@ -208,7 +237,14 @@ def write_tflite(network: Network, path: Path, batch: int, *, integer: bool) -> 
     )
     value = w.op("FLOOR_MOD", [repeated, w.constant([2**b for b in bits], i32)], shape, i32)
     rows = w.op("ADD", [value, w.constant(offsets[None], i32)], shape, i32)
-    read = w.op("GATHER", [w.table("table", table), rows], (*shape, DIM), f32, axis=0)
+    if compressed:
+        codes, scales = merged_codes(network)
+        raw = w.op("GATHER", [w.table("codes", codes), rows], (*shape, DIM), np.int8, axis=0)
+        step = w.op("GATHER", [w.table("scales", scales), rows], (*shape, 1), f32, axis=0)
+        number = w.op("CAST", [raw], (*shape, DIM), f32)
+        read = w.op("MUL", [number, step], (*shape, DIM), f32)
+    else:
+        read = w.op("GATHER", [w.table("table", table), rows], (*shape, DIM), f32, axis=0)
     x = w.op("SUM", [read, w.constant([2], i32)], (batch, FIELDS, DIM), f32, keep_dims=False)
     x = w.op("RESHAPE", [x, w.constant([batch, FIELDS * DIM], i32)], (batch, FIELDS * DIM), f32)
     layers = dense_weights(network)
@@ -350,7 +386,7 @@ def main() -> None:
         rows: {f"f{i}": np.ascontiguousarray(ids[:, i]) for i in range(FIELDS)}
         for rows, ids in requests.items()
     }
-    report: dict[str, Any] = {"times_us": {}, "ratios": {}}
+    report: dict[str, Any] = {"times_us": {}, "ratios": {}, "ratios_compressed": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         example = {key: torch.from_numpy(value[:4]) for key, value in as_dict[128].items()}
@@ -358,16 +394,21 @@ def main() -> None:
         for dense in ("q8", "f32"):
             convert(network, (example,), folder, targets=("odm",), dense=dense, name=dense)  # type: ignore[arg-type]
             native[dense] = ondevice.load(folder / f"{dense}.odm", engine="native")
-        write_onnx(network, folder / "float.onnx")
-        quantize_dynamic(folder / "float.onnx", folder / "int8.onnx", weight_type=QuantType.QInt8,
-                         per_channel=True, op_types_to_quantize=["MatMul"])  # fmt: skip
-        runners = {f"onnxruntime {k}": onnx_runner(folder / f"{k}.onnx") for k in ("float", "int8")}
+        runners = {}
+        for rows_in in ROWS_IN:
+            plain, quantised = folder / f"float {rows_in}.onnx", folder / f"int8 {rows_in}.onnx"
+            write_onnx(network, plain, compressed=rows_in == COMPRESSED)
+            quantize_dynamic(plain, quantised, weight_type=QuantType.QInt8, per_channel=True,
+                             op_types_to_quantize=["MatMul"])  # fmt: skip
+            for path in (plain, quantised):
+                runners[f"onnxruntime {path.stem}"] = onnx_runner(path)
         for rows in (*BATCHES, 100):
             stock = dict(runners)
-            for kind in ("float", "int8"):
-                file = folder / f"{kind}_{rows}.tflite"
-                write_tflite(network, file, rows, integer=kind == "int8")
-                stock[f"litert {kind}"] = litert_runner(file)
+            for kind, rows_in in itertools.product(("float", "int8"), ROWS_IN):
+                file = folder / f"{kind}_{rows}_{ROWS_IN.index(rows_in)}.tflite"
+                write_tflite(network, file, rows, integer=kind == "int8",
+                             compressed=rows_in == COMPRESSED)  # fmt: skip
+                stock[f"litert {kind} {rows_in}"] = litert_runner(file)
             ids, request = requests[rows], as_dict[rows]
             right = native["f32"].predict(request)
             for label, runner in stock.items():
@@ -387,15 +428,23 @@ def main() -> None:
                     runs[f"native {dense}"] = lambda m=model, r=request: m.predict(r)
             key = "rank100" if rows == 100 else f"batch{rows}"
             times = report["times_us"][key] = measure(runs, args.seconds)
-            best = min(t["p50"] for label, t in times.items() if not label.startswith("native"))
-            report["ratios"][key] = best / times["native q8"]["p50"]
-            print(f"\n{key}  (us)            p50      p95   burst medians")
+            for name_of, ending in (("ratios", ""), ("ratios_compressed", COMPRESSED)):
+                best = min(
+                    t["p50"]
+                    for label, t in times.items()
+                    if not label.startswith("native") and label.endswith(ending)
+                )
+                report[name_of][key] = best / times["native q8"]["p50"]
+            print(f"\n{key}  (us)                        p50      p95   burst medians")
             for label, t in times.items():
                 print(
-                    f"  {label:18} {t['p50']:9.2f} {t['p95']:9.2f}"
+                    f"  {label:30} {t['p50']:9.2f} {t['p95']:9.2f}"
                     f"   {t['lowest']:.2f}-{t['highest']:.2f}"
                 )
-            print(f"  best stock / native q8: {report['ratios'][key]:.2f}")
+            print(
+                f"  best stock / native q8: {report['ratios'][key]:.2f}; "
+                f"with compressed tables: {report['ratios_compressed'][key]:.2f}"
+            )
         report["floor_us"] = floor_us(folder)
         if report["floor_us"]:
             share = report["times_us"]["batch1"]["native q8"]["p50"] / report["floor_us"]

@@ -25,6 +25,7 @@ BUILT_IN = {
 EXTRA = {
     "demo": ("train, compress, convert three ways, run and measure in one go", "dev"),
     "train": ("train a click model with compressed embeddings", "train"),
+    "compress": ("find the best model for a budget of table bytes or lost AUC", "train"),
     "convert": ("write a trained model as .odm, .onnx and .tflite", "train"),
 }
 

@@ -1,8 +1,10 @@
 """What a wheel contains, and what importing the runtime loads."""
 
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -50,6 +52,33 @@ def test_numpy_is_the_only_base_dependency(wheel):
     base = [line for line in needed if "extra ==" not in line]
     assert base == ["numpy>=1.26"]
     assert "Requires-Python: >=3.11" in metadata
+
+
+def test_the_pure_wheel_runs_models_with_numpy(tmp_path):
+    """The wheel for devices without a compiler, and the runtime's own tests on it."""
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    environment = os.environ | {"ONDEVICE_PURE": "1"}
+    subprocess.run([*build, str(ROOT)], check=True, timeout=300, env=environment)
+    (path,) = tmp_path.glob("*.whl")
+    assert path.name == "ondevice_ctr-0.1.0-py3-none-any.whl"
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(path)], check=True)
+    assert not list(site.rglob("*.so"))
+    # -S: an editable install of this project would lend its compiled engine to the wheel
+    packages = sysconfig.get_path("purelib")
+    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{packages}"}
+    where = "import ondevice; from ondevice.engines.native import is_compiled;"
+    where += "print(ondevice.__file__, is_compiled())"
+    done = subprocess.run([sys.executable, "-P", "-S", "-c", where], capture_output=True, text=True,
+                          env=environment, cwd=tmp_path, check=True)  # fmt: skip
+    assert done.stdout.split() == [str(site / "ondevice" / "__init__.py"), "False"]
+    tests = [sys.executable, "-P", "-S", "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"),
+             "-p", "no:cacheprovider", str(ROOT / "tests" / "runtime"),
+             # starts Python anew, which would find the editable install again
+             "--ignore", str(ROOT / "tests" / "runtime" / "test_commands.py")]  # fmt: skip
+    done = subprocess.run(tests, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_importing_ondevice_loads_nothing_heavy():

@@ -29,7 +29,7 @@ from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
     described,
-    open_log_of,
+    open_source,
     recipe_of,
     use_threads,
 )
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     use_threads(args)
     recipe = recipe_of(args)
     experiment = recipe.experiment
-    log = open_log_of(recipe)
+    log = open_source(recipe.source)
     _say(started, described(log))
     full = train_full(log, experiment)
     _say(

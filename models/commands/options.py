@@ -12,7 +12,7 @@ import torch
 from ondevice.errors import SpecError
 from ondevice.models.data import DATASETS, HashedLog, cardinalities, open_log
 from ondevice.models.experiment import Experiment
-from ondevice.models.recipe import DEFAULT, Recipe, open_recipe
+from ondevice.models.recipe import DEFAULT, Recipe, Source, open_recipe
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +79,7 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
         SpecError: a setting is wrong.
     """
     recipe = open_recipe(name)
-    experiment, source = recipe.experiment, recipe.source
+    experiment = recipe.experiment
     experiment = replace(
         experiment,
         design=replace(experiment.design, **_given(dim=args.dim, ratio=args.ratio)),
@@ -95,19 +95,23 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
         ),
         **_given(width_penalty=args.width_penalty),
     )
-    if args.data is not None and args.data != source.name:
-        source = replace(source, name=args.data, path=None, columns=None)
+    return replace(recipe, experiment=experiment, source=source_of(args, recipe.source))
+
+
+def source_of(args: argparse.Namespace, base: Source) -> Source:
+    """The data set `base`, overridden by the data options that were given. Raises SpecError."""
+    if args.data is not None and args.data != base.name:
+        base = replace(base, name=args.data, path=None, columns=None)
     given = _given(path=args.path, columns=args.columns, max_rows=args.max_rows)
-    return replace(recipe, experiment=experiment, source=replace(source, **given))
+    return replace(base, **given)
 
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def open_log_of(recipe: Recipe) -> HashedLog:
-    """The click log that a recipe names. Raises InputError, SpecError, DataError."""
-    source = recipe.source
+def open_source(source: Source) -> HashedLog:
+    """The click log that a source names. Raises InputError, SpecError, DataError."""
     path = None if source.path is None else Path(source.path)
     columns = None if source.columns is None else Path(source.columns)
     return open_log(source.name, path, description=columns, max_rows=source.max_rows)

@@ -11,7 +11,7 @@ from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
     described,
-    open_log_of,
+    open_source,
     recipe_of,
     use_threads,
 )
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("give --out, the folder for the checkpoint")
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
-    log = open_log_of(recipe)
+    log = open_source(recipe.source)
     print(described(log))  # noqa: T201
     compressed = recipe.compress and not args.full
     trained = (train_compressed if compressed else train_full)(log, recipe.experiment)

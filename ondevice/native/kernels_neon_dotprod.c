@@ -9,7 +9,7 @@
 #endif
 #include "neon_body.h"
 
-#define Q8_ROWS 4
+#define Q8_ROWS 6
 #define Q8_BLOCKS 1
 #define Q8_WIDE 5
 

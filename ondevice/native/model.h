@@ -116,6 +116,13 @@ typedef struct {
 od_trouble od_execute(const od_node *node, const od_value *values, const od_rows *in, char *out,
                       size_t out_step, size_t rows);
 
+/* Profiles (profile.c): zero all operators; add one step, begun at that time on the clock. */
+void od_profile_clear(const od_model *model, od_profile *profile);
+void od_profile_lookups(od_profile *profile, uint64_t begun, const od_gather *gathers,
+                        size_t count, size_t rows);
+void od_profile_node(od_profile *profile, uint64_t begun, const od_model *model, uint32_t index,
+                     size_t rows);
+
 extern const od_allocator *od_default_allocator(void); /* platform */
 
 #endif

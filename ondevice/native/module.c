@@ -11,6 +11,8 @@
 
 #include "ondevice.h"
 
+#include <time.h>
+
 typedef struct {
   PyObject ob_base;
   char *data;
@@ -125,9 +127,10 @@ static PyObject *new_array(Model *self, size_t output, Py_ssize_t rows, float **
   return array;
 }
 
-/* Run with `arrays` (borrowed) kept alive by the caller. `context` NULL: a plain request. */
+/* Run with `arrays` (borrowed) kept alive by the caller. `context` NULL: a plain request;
+ * `profile` NULL: nothing is timed. */
 static PyObject *run(Model *self, const int64_t *const *ids, const uint8_t *context,
-                     Py_ssize_t rows, int all) {
+                     Py_ssize_t rows, int all, od_profile *profile) {
   float *outputs[64] = {NULL};
   size_t count = od_output_count(self->model);
   PyObject *result = NULL, *arrays[64];
@@ -144,6 +147,7 @@ static PyObject *run(Model *self, const int64_t *const *ids, const uint8_t *cont
   }
   od_session *session = take_session(self);
   if (session) {
+    if (profile) od_session_profile(session, profile);
     if (rows >= RELEASE_ROWS) {
       Py_BEGIN_ALLOW_THREADS;
       status = context ? od_rank(session, ids, context, (size_t)rows, outputs, &error)
@@ -153,6 +157,7 @@ static PyObject *run(Model *self, const int64_t *const *ids, const uint8_t *cont
       status = context ? od_rank(session, ids, context, (size_t)rows, outputs, &error)
                        : od_run(session, ids, (size_t)rows, outputs, &error);
     }
+    if (profile) od_session_profile(session, NULL);
     give_session(self, session);
     if (status != OD_OK) {
       raise(&error);
@@ -191,7 +196,7 @@ static PyObject *predict(PyObject *object, PyObject *mapping) {
     Py_INCREF(value); /* another thread may change the mapping meanwhile */
   }
   if (count == self->inputs) {
-    result = run(self, ids, NULL, rows, 0);
+    result = run(self, ids, NULL, rows, 0, NULL);
   } else if (!PyErr_Occurred()) {
     result = Py_None;
     Py_INCREF(result);
@@ -227,7 +232,7 @@ static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t a
     Py_INCREF(value);
   }
   if (count == self->inputs && rows) {
-    result = run(self, ids, context, rows, 0);
+    result = run(self, ids, context, rows, 0, NULL);
   } else if (!PyErr_Occurred()) {
     result = Py_None;
     Py_INCREF(result);
@@ -238,9 +243,8 @@ static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t a
 
 /* run(arrays, context): outputs for checked int64 arrays in the order of the inputs, through the
  * buffer protocol; `context` is bytes with 1 for each context input, or None. */
-static PyObject *run_checked(PyObject *object, PyObject *const *arguments,
-                             Py_ssize_t argument_count) {
-  Model *self = (Model *)(void *)object;
+static PyObject *with_checked(Model *self, PyObject *const *arguments, Py_ssize_t argument_count,
+                              od_profile *profile) {
   const int64_t *ids[MAX_INPUTS];
   Py_ssize_t rows = 0;
   char *context = NULL;
@@ -279,12 +283,56 @@ static PyObject *run_checked(PyObject *object, PyObject *const *arguments,
   }
   if (!PyErr_Occurred()) {
     if (rows)
-      result = run(self, ids, (const uint8_t *)context, rows, 1);
+      result = run(self, ids, (const uint8_t *)context, rows, 1, profile);
     else
       PyErr_SetString(PyExc_ValueError, "no input with candidates");
   }
   while (count--) PyBuffer_Release(&views[count]);
   PyMem_Free(views);
+  return result;
+}
+
+static PyObject *run_checked(PyObject *object, PyObject *const *arguments,
+                             Py_ssize_t argument_count) {
+  return with_checked((Model *)(void *)object, arguments, argument_count, NULL);
+}
+
+static uint64_t nanoseconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static PyObject *operator_list(const od_profile *profile, size_t size) {
+  PyObject *list = PyList_New(0);
+  for (size_t i = 0; list && i < size; i++) {
+    const od_operator *o = &profile->operators[i];
+    if (!o->bytes) continue; /* it did not run */
+    PyObject *item = Py_BuildValue("LKK", (long long)o->node, (unsigned long long)o->time,
+                                   (unsigned long long)o->bytes);
+    if (!item || PyList_Append(list, item) < 0) Py_CLEAR(list);
+    Py_XDECREF(item);
+  }
+  return list;
+}
+
+/* profile(arrays, context): like run(), but returns what reading the clock takes and a list of
+ * (node, nanoseconds, bytes) for each operator that ran; node -1 stands for all lookups. */
+static PyObject *profile_checked(PyObject *object, PyObject *const *arguments,
+                                 Py_ssize_t argument_count) {
+  Model *self = (Model *)(void *)object;
+  size_t size = od_profile_size(self->model);
+  od_profile profile = {nanoseconds, PyMem_Calloc(size, sizeof *profile.operators)};
+  PyObject *result = NULL;
+  if (!profile.operators) return PyErr_NoMemory();
+  PyObject *outputs = with_checked(self, arguments, argument_count, &profile);
+  if (outputs) {
+    uint64_t before = nanoseconds(), timer = nanoseconds() - before;
+    PyObject *list = operator_list(&profile, size);
+    if (list) result = Py_BuildValue("KN", (unsigned long long)timer, list);
+    Py_DECREF(outputs);
+  }
+  PyMem_Free(profile.operators);
   return result;
 }
 
@@ -339,6 +387,8 @@ static PyMethodDef METHODS[] = {
      "The first output for one context and its candidates, or None."},
     {"run", (PyCFunction)(void (*)(void))run_checked, METH_FASTCALL,
      "All outputs for a tuple of checked arrays."},
+    {"profile", (PyCFunction)(void (*)(void))profile_checked, METH_FASTCALL,
+     "Time and bytes of every operator for a tuple of checked arrays."},
     {NULL, NULL, 0, NULL}};
 
 static PyGetSetDef GETTERS[] = {

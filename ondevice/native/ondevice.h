@@ -111,6 +111,24 @@ OD_API od_status od_rank(od_session *session, const int64_t *const *inputs,
                          const uint8_t *is_context, size_t rows, float *const *outputs,
                          od_error *error);
 
+/* Where time goes. `time` is in the unit of the caller's clock, `bytes` what the operator reads and
+ * writes: operands and results in full, for lookups the records of mean length. */
+typedef struct {
+  int64_t node; /* index into the file's plan; -1: all lookups, which run together */
+  uint64_t time, bytes;
+} od_operator;
+
+typedef struct {
+  uint64_t (*clock)(void);
+  od_operator *operators; /* od_profile_size() of them, in running order */
+} od_profile;
+
+OD_API size_t od_profile_size(const od_model *model);
+
+/* Set the profile's operators to zero, and from now on add to them what this session's requests
+ * take. NULL: stop; a session without a profile never reads a clock. */
+OD_API void od_session_profile(od_session *session, od_profile *profile);
+
 /* XXH64 of bytes: how raw strings (UTF-8) and integers (8 little-endian bytes) become IDs. */
 OD_API uint64_t od_hash(const void *data, size_t size, uint64_t seed);
 

@@ -22,6 +22,7 @@ struct od_session {
   float *partial; /* the context's share of a dense layer, [widest_units] */
   float **partials; /* by node: where that share is kept, or NULL */
   od_dense_scratch scratch;
+  od_profile *profile; /* NULL: nothing is timed */
 };
 
 static od_status out_of_memory(od_error *error) {
@@ -121,6 +122,11 @@ void od_session_close(od_session *session) {
   od_arena_release(&arena);
 }
 
+void od_session_profile(od_session *session, od_profile *profile) {
+  session->profile = profile;
+  if (profile) od_profile_clear(session->model, profile);
+}
+
 static od_status report(const od_fault *fault, od_error *error) {
   if (fault->kind == OD_FAULT_ID)
     return od_fail(error, OD_E_INPUT,
@@ -211,6 +217,33 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
   if (trouble && !s->trouble) s->trouble = trouble, s->troubled = node->number;
 }
 
+/* The same steps with a profile. Kept apart, so that a request without one pays a branch a step. */
+#define OD_APART __attribute__((noinline, cold))
+
+OD_APART static void execute_timed(od_session *s, uint32_t index, size_t rows) {
+  uint64_t begun = s->profile->clock();
+  execute(s, index, rows);
+  od_profile_node(s->profile, begun, s->model, index, rows);
+}
+
+OD_APART static void gather_timed(const od_session *s, const od_gather *gathers, size_t count,
+                                  size_t rows, od_fault *fault) {
+  uint64_t begun = s->profile->clock();
+  s->model->kernels->gather(gathers, count, rows, fault);
+  od_profile_lookups(s->profile, begun, gathers, count, rows);
+}
+
+OD_INLINE void step(od_session *s, uint32_t index, size_t rows) {
+  if (s->profile) execute_timed(s, index, rows);
+  else execute(s, index, rows);
+}
+
+OD_INLINE void gather(const od_session *s, const od_gather *gathers, size_t count, size_t rows,
+                      od_fault *fault) {
+  if (s->profile) gather_timed(s, gathers, count, rows, fault);
+  else s->model->kernels->gather(gathers, count, rows, fault);
+}
+
 static od_status report_trouble(const od_session *s, od_error *error) {
   return od_fail(error, OD_E_INPUT, "node %u: %s", (uint64_t)s->troubled,
                  s->trouble == OD_TROUBLE_ZERO ? "an integer divided by zero"
@@ -266,11 +299,11 @@ od_status od_run(od_session *s, const int64_t *const *inputs, size_t rows, float
     for (uint32_t i = 0; i < model->lookup_count; i++)
       s->gathers[i].ids = inputs[model->values[model->lookup_inputs[i]].input] +
                           start * model->lookups[i].ids_per_row;
-    model->kernels->gather(s->gathers, model->lookup_count, here, &fault);
+    gather(s, s->gathers, model->lookup_count, here, &fault);
     if (fault.kind) return report(&fault, error);
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
-      if (runs(&model->nodes[i])) execute(s, i, here);
+      if (runs(&model->nodes[i])) step(s, i, here);
     if (s->trouble) return report_trouble(s, error);
     copy_outputs(s, start, here, outputs);
   }
@@ -305,6 +338,7 @@ static void run_partials(od_session *s) {
     const od_node *parts = &model->nodes[node->parts];
     size_t count = column_ranges(s, parts, 1, s->shared_ranges);
     if (!count) continue;
+    uint64_t begun = s->profile ? s->profile->clock() : 0;
     od_rows whole = s->locations[parts->output].one; /* its shared parts are filled in here */
     char *to = (char *)(uintptr_t)whole.data;
     size_t before = 0;
@@ -318,6 +352,7 @@ static void run_partials(od_session *s) {
     s->model->kernels->dense(&node->dense, (const float *)(const void *)to, 0, 1, s->shared_ranges,
                              count, node->dense.bias, 0, room, 0, &s->scratch);
     for (uint32_t u = node->dense.units; u < node->dense.padded_units; u++) room[u] = 0;
+    if (s->profile) od_profile_node(s->profile, begun, model, i, 1);
     s->partials[i] = room;
     room += model->widest_units;
   }
@@ -351,20 +386,20 @@ od_status od_rank(od_session *s, const int64_t *const *inputs, const uint8_t *is
   s->trouble = OD_TROUBLE_NONE;
   if (s->read_count) locate_inputs(s, inputs, 0);
   size_t count = collect(s, inputs, 0, 1, s->shared_gathers);
-  model->kernels->gather(s->shared_gathers, count, 1, &fault);
+  gather(s, s->shared_gathers, count, 1, &fault);
   for (uint32_t i = 0; i < model->node_count; i++)
-    if (runs(&model->nodes[i]) && s->shared[model->nodes[i].output]) execute(s, i, 1);
+    if (runs(&model->nodes[i]) && s->shared[model->nodes[i].output]) step(s, i, 1);
   run_partials(s);
   for (size_t start = 0; !fault.kind && start < rows; start += model->chunk_rows) {
     size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
     count = collect(s, inputs, start, 0, s->other_gathers);
-    model->kernels->gather(s->other_gathers, count, here, &fault);
+    gather(s, s->other_gathers, count, here, &fault);
     if (fault.kind) break;
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
       if (runs(&model->nodes[i]) && !s->shared[model->nodes[i].output] &&
           !(model->nodes[i].op == OD_OP_CONCAT && only_split(s, i)))
-        execute(s, i, here);
+        step(s, i, here);
     copy_outputs(s, start, here, outputs);
   }
   od_zero(s->shared, model->value_count);

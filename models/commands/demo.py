@@ -142,7 +142,11 @@ def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:
         ["share of float32 AUC", *(f"{auc / aucs[0]:.2%}" for auc in aucs)],
         ["largest difference from torch", "-", *(f"{i.max_difference:.0e}" for i in scored)],
         ["load", "-", *(_p50(i.load_us, 1000, "ms") for i in measured.starts if i.is_warm)],
-        ["memory (resident)", "-", *(_memory(item.growth.get("rss")) for item in measured.memories)],
+        [
+            "memory (resident)",
+            "-",
+            *(_memory(item.growth.get("rss")) for item in measured.memories),
+        ],
     ]
     warm = [item for item in measured.latencies if not item.gap_ms]
     for batch in dict.fromkeys(item.rows for item in warm):

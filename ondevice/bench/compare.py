@@ -36,7 +36,7 @@ class Compared:
 
     def sentence(self) -> str:
         """The result in words."""
-        name = f"{self.model}, {self.engine}, {self.what}" if self.model else self.what
+        name = ", ".join(part for part in (self.model, self.engine, self.what) if part)
         interval = (
             f"95 % interval {self.low:.3f} to {self.high:.3f}"
             if self.low is not None and self.high is not None
@@ -94,7 +94,8 @@ class Comparison:
 def compare(a: Report, b: Report) -> Comparison:
     """Compare what both reports measured: by model name, engine and request.
 
-    Where a report has a single model, its name need not match; likewise a single engine.
+    Where both reports have a single model, its name need not match; where a model ran in a single
+    engine in both, that engine need not.
 
     Raises:
         InputError: they share no measurement.
@@ -127,8 +128,7 @@ def _text(key: Key) -> str:
 
 def _by_key(report: Report, other: Report) -> dict[Key, Latency | Start | Memory]:
     one_model = len(report.models) == len(other.models) == 1
-    engines = [{i.engine for i in r.subjects()} for r in (report, other)]
-    one_engine = all(len(names) == 1 for names in engines)
+    several = _several_engines(report) | _several_engines(other)
     found: dict[Key, Latency | Start | Memory] = {}
     items: tuple[Latency | Start | Memory, ...] = (
         *report.latencies, *report.starts, *report.memories)  # fmt: skip
@@ -140,9 +140,17 @@ def _by_key(report: Report, other: Report) -> dict[Key, Latency | Start | Memory
             what = f"{'warm' if item.page_cache == 'warm' else 'cold'} start"
         else:
             what = f"memory, requests of {item.rows}"
-        name = "" if one_model else report.models[item.model].name
-        found[(name, "" if one_engine else item.engine, what)] = item
+        model = report.models[item.model].name
+        engine = item.engine if one_model and several or model in several else ""
+        found[("" if one_model else model, engine, what)] = item
     return found
+
+
+def _several_engines(report: Report) -> set[str]:
+    """Names of models that were run by more than one engine."""
+    pairs = {(report.models[item.model].name, item.engine) for item in report.subjects()}
+    names = [name for name, _ in pairs]
+    return {name for name in names if names.count(name) > 1}
 
 
 def _compared(

@@ -140,6 +140,4 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
                     )
                     yield Measurement(model, task)
         if plan.profile and path.suffix.lower() == ".odm" and engine in ("auto", "native"):
-            yield Measurement(
-                model, Task("profile", engine, 1, call, rows, context, seconds=share)
-            )
+            yield Measurement(model, Task("profile", engine, 1, call, rows, context, seconds=share))

@@ -204,7 +204,15 @@ def _starts(report: Report) -> Section:
         ))  # fmt: skip
     return Section(
         "Starts, milliseconds: median (least to most)",
-        ("file", "engine", "file cache", "process to first score", "load", "first request", "starts"),
+        (
+            "file",
+            "engine",
+            "file cache",
+            "process to first score",
+            "load",
+            "first request",
+            "starts",
+        ),
         tuple(rows),
     )
 
@@ -284,4 +292,8 @@ def _escaped(content: str) -> str:
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell if set(cell) <= set("-:") else _escaped(cell) for cell in cells) + " |"
+    return (
+        "| "
+        + " | ".join(cell if set(cell) <= set("-:") else _escaped(cell) for cell in cells)
+        + " |"
+    )

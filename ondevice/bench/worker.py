@@ -7,7 +7,9 @@ of an allocator or a warm interpreter with another measurement.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import importlib
 import itertools
 import json
 import os
@@ -42,6 +44,13 @@ GAP_BURST = 3  # requests of a burst when there are pauses between them
 EMULATED_REQUESTS = 20  # their time is not reported
 PROFILE_REQUESTS = 2000
 
+# What opening a kind of file imports; a missing one is reported when the file is opened.
+RUNTIMES = {
+    ".odm": ("ondevice.odm", "ondevice.engines.native", "ondevice._native"),
+    ".onnx": ("onnxruntime", "ondevice.engines.onnx"),
+    ".tflite": ("ai_edge_litert.interpreter", "ondevice.engines.tflite", "ondevice.tflite_file"),
+}
+
 Call = Callable[[Any], Any]
 clock = time.perf_counter_ns
 
@@ -75,6 +84,9 @@ def _observation(model: Model, **measured: Any) -> Observation:
 
 
 def _start(path: Path, task: Task, started_ns: int, _: Callable[[], None]) -> Observation:
+    for name in RUNTIMES.get(path.suffix.lower(), ()):  # what follows is the time of the file alone
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     before = clock()
     model = load(path, engine=task.engine, threads=task.threads)
     loaded = clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,9 +62,17 @@ def _open_best(path: Path, threads: int) -> tuple[str, Engine, ModelInfo]:
     """Open a native file in the C engine, or in numpy where that cannot run it, and say so."""
     try:
         return "native", *_open(path, "native", threads)
-    except (MissingDependencyError, UnsupportedError) as error:
+    except MissingDependencyError as error:
+        _warn_once(str(error))
+    except UnsupportedError as error:
         warnings.warn(f"{error}; the slower numpy engine runs it", RuntimeWarning, stacklevel=4)
     return "numpy", *_open(path, "numpy", threads)
+
+
+@functools.cache
+def _warn_once(fault: str) -> None:
+    """What is true of the installation, not of a file, is said once a process."""
+    warnings.warn(f"{fault}; the slower numpy engine runs models", RuntimeWarning, stacklevel=5)
 
 
 def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:

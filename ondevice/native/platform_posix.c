@@ -34,11 +34,13 @@ static od_status refused(od_error *error, int number) {
 od_status od_open_path(const char *path, const od_options *options, od_model **model,
                        od_error *error) {
   *model = NULL;
-  int file = open(path, O_RDONLY | O_CLOEXEC);
+  int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file < 0) return refused(error, errno);
-  /* not fstat, which ties a shared library to glibc 2.33; pipes and devices have no end to seek */
+  /* Not fstat, which ties a shared library to glibc 2.33. Pipes (which O_NONBLOCK opens at once) and
+   * devices have no end to seek; a directory can only be told by reading from it. */
   off_t end = lseek(file, 0, SEEK_END);
-  if (end < 8) {
+  char byte;
+  if (end < 8 || pread(file, &byte, 1, 0) != 1) {
     close(file);
     return od_fail(error, OD_E_FORMAT, "not a regular file, or too short for a model file");
   }

@@ -1,6 +1,7 @@
 """Damaged and hostile native files: a typed error or the same result, never anything else."""
 
 import json
+import os
 import zlib
 
 import numpy as np
@@ -123,6 +124,15 @@ def test_index_that_leads_outside(tmp_path):
     engine = NativeEngine(path, full_check=False)
     with pytest.raises(FileFormatError, match="index"):
         engine.run(IDS)
+
+
+def test_paths_that_are_not_files(tmp_path):
+    from ondevice import _native
+
+    os.mkfifo(tmp_path / "pipe")  # opening one would wait for a writer
+    for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(FileFormatError, match="not a regular file"):
+            _native.open(str(path), None, 0)
 
 
 def test_missing_file_and_unknown_kernels(small, tmp_path):

@@ -23,6 +23,7 @@ from ondevice.bench.tables import microseconds
 from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
 from ondevice.inspection import inspect
+from ondevice.model import file_bytes
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.commands.convert import report_text
 from ondevice.models.commands.options import (
@@ -41,7 +42,6 @@ from ondevice.models.experiment import (
     train_full,
 )
 from ondevice.models.log import ClickLog
-from ondevice.model import file_bytes
 from ondevice.text_table import size, table
 
 EPILOG = """examples:

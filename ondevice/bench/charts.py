@@ -189,7 +189,7 @@ def scatter(points: Sequence[Point], label: str, x_format: Format, y_format: For
             f'y2="{at(value):.1f}"/>'
         )
         parts.append(_text(left - 5, at(value) + 4, y_format(value), "tick", "end"))
-    best = [p for p in frontier(points)]
+    best = list(frontier(points))
     path = " L".join(f"{axis.at(p.x):.1f} {at(p.y):.1f}" for p in best)
     parts.append(f'<path class="frontier" d="M{path}"/>')
     used: list[tuple[float, float]] = []
@@ -227,7 +227,7 @@ def intervals(rows: Sequence[Interval], label: str) -> str:
     ends = [value for row in rows for value in (row.ratio, row.low, row.high) if value]
     axis = _LogAxis(min(*ends, 0.9), max(*ends, 1.1))
     height = ROW * len(rows) + AXIS
-    parts = [axis.grid(height - AXIS), axis.labels(height, lambda value: f"{value:g}×")]
+    parts = [axis.grid(height - AXIS), axis.labels(height, lambda value: f"{value:g}x")]
     one = axis.at(1.0)
     parts.append(f'<line class="one" x1="{one:.1f}" x2="{one:.1f}" y1="0" y2="{height - AXIS}"/>')
     for number, row in enumerate(rows):
@@ -242,7 +242,7 @@ def intervals(rows: Sequence[Interval], label: str) -> str:
         parts.append(
             f'<g class="{kind}"><title>{escape(row.hover)}</title>'
             + _text(PAD, top + 14, row.label, "name")
-            + _text(WIDTH - PAD, top + 14, f"{row.ratio:.2f}×", "value", "end")
+            + _text(WIDTH - PAD, top + 14, f"{row.ratio:.2f}x", "value", "end")
             + line
             + f'<circle class="fill" cx="{axis.at(row.ratio):.1f}" cy="{middle}" r="5"/></g>'
         )

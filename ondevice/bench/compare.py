@@ -141,7 +141,7 @@ def _by_key(report: Report, other: Report) -> dict[Key, Latency | Start | Memory
         else:
             what = f"memory, requests of {item.rows}"
         model = report.models[item.model].name
-        engine = item.engine if one_model and several or model in several else ""
+        engine = item.engine if (one_model and several) or model in several else ""
         found[("" if one_model else model, engine, what)] = item
     return found
 

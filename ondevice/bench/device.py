@@ -145,7 +145,7 @@ def emulator(root: Path = Path("/")) -> str | None:
     An emulator answers for /proc/self in the guest's name, but /proc/thread-self passes it by.
     """
     try:
-        program = Path(os.readlink(root / "proc/thread-self/exe")).name
+        program = (root / "proc/thread-self/exe").readlink().name
     except OSError:
         return None
     return program if program.startswith(EMULATORS) else None

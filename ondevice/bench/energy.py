@@ -1,4 +1,4 @@
-"""Energy by the device's own meter: RAPL counters of the package, or a power sensor of the board."""
+"""Energy by the device's own meter: RAPL counters of the package, or a board's power sensor."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ TaskKind = Literal["start", "memory", "latency", "profile"]
 
 @dataclass(frozen=True)
 class Task:
-    """One thing that a fresh process measures. The attributes are as in the report, and:
+    """One thing that a fresh process measures; the attributes are as in the report.
 
     Attributes:
         seconds: time to measure, after warm-up. requests: measure so many instead, if not 0.

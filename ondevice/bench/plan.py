@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement of a run: a task on a model, and for starts what happens to the page cache."""
+    """One measurement of a run: a task on a model, and whether its pages are dropped first."""
 
     model: int
     task: Task

@@ -82,7 +82,8 @@ def ratio_of_bursts(
     bootstrap" (2015), section 4.
 
     Args:
-        a: medians of bursts, for each process. b: likewise.
+        a: medians of bursts, for each process.
+        b: likewise.
         seed: of the resampling, so that a comparison repeats.
     """
     left, right = _logs(a), _logs(b)

@@ -1,4 +1,4 @@
-"""Reads JSON from outside into frozen dataclasses: every type and range checked, nothing guessed."""
+"""Reads JSON from outside into frozen dataclasses: every type and range checked, none guessed."""
 
 from __future__ import annotations
 

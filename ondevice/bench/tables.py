@@ -127,8 +127,10 @@ def notes(report: Report) -> list[str]:
             name = report.models[start.model].name
             found.append(f"{name}: starts are not cold: {start.page_cache_note}")
     contexts = {item.context for item in report.latencies if item.call == "rank"}
-    found += [f"rank: the context is {', '.join(c)}" if c else "rank: the context is the first input"
-              for c in sorted(contexts)]  # fmt: skip
+    found += [
+        f"rank: the context is {', '.join(inputs) or 'the first input'}"
+        for inputs in sorted(contexts)
+    ]
     found += _state_notes(report)
     meters = {item.energy_meter for item in report.latencies if item.energy_meter}
     found += [f"energy is measured by {meter}" for meter in sorted(meters)]

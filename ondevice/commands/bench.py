@@ -1,4 +1,4 @@
-"""`ondevice bench`: measure model files here or on a device, show reports, compare them."""
+"""`ondevice bench`: measure model files, show reports, compare them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,13 @@ EPILOG = """examples:
   ondevice bench model.odm model.onnx model.tflite --html report.html
   ondevice bench model.odm --batch 1 100 --rank 100 --context user hour --profile
   ondevice bench model.odm --workers 1 2 4 --seconds 5 --json result.json
-  ondevice bench model.odm --target ssh://pi@raspberrypi.local --json pi.json
-  ondevice bench model.odm --target adb
   ondevice bench pi.json phone.json --html both.html
   ondevice bench compare before.json after.json
   ondevice bench model.odm --baseline base.json --max-regression 5%
 
 Every measurement runs in fresh processes (--processes), which take turns with those of the other
-measurements. Times are whole calls of Model.predict or Model.rank in Python (through adb: of the C
-engine); memory is what the process grew by, the runtime's library included. Measure on an idle
-machine. docs/bench.md says what each figure means."""
+measurements. Times are whole calls of Model.predict or Model.rank in Python; memory is what the
+process grew by, the runtime's library included. Measure on an idle machine. docs/bench.md says what each figure means."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,44 +41,114 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "or the word compare and two reports",
     )
     what = parser.add_argument_group("what to measure")
-    what.add_argument("--batch", type=int, nargs="+", default=None, metavar="ROWS",
-                      help="batch sizes of predict (default: 1 128)")  # fmt: skip
-    what.add_argument("--rank", type=int, nargs="+", default=[], metavar="N",
-                      help="also rank N candidates for one context")  # fmt: skip
-    what.add_argument("--context", nargs="+", default=[], metavar="INPUT",
-                      help="inputs that are the context of --rank (default: the first)")  # fmt: skip
-    what.add_argument("--gap-ms", type=float, nargs="+", default=[0.0, 100.0], metavar="MS",
-                      help="requests every so many milliseconds, as an app sends them; "
-                      "0: back to back (default: 0 100)")  # fmt: skip
-    what.add_argument("--engine", nargs="+", default=["auto"], choices=("auto", *ENGINES),
-                      help="engines to use (default: auto)")  # fmt: skip
-    what.add_argument("--threads", type=int, nargs="+", default=[1],
-                      help="threads for one request, in stock runtimes (default: 1)")  # fmt: skip
-    what.add_argument("--workers", type=int, nargs="+", default=[1], metavar="N",
-                      help="requests at once, each in a session of its own (default: 1)")  # fmt: skip
-    what.add_argument("--worker-kind", choices=("process", "thread"), default="process",
-                      help="what the workers are (default: process)")  # fmt: skip
-    what.add_argument("--profile", action="store_true",
-                      help="also time every operator (native engine)")  # fmt: skip
-    what.add_argument("--accuracy", nargs="+", default=[], metavar="FILE:NAME=VALUE",
-                      help="a figure to show beside a model, such as model.odm:AUC=0.767")  # fmt: skip
+    what.add_argument(
+        "--batch",
+        type=int,
+        nargs="+",
+        default=None,
+        metavar="ROWS",
+        help="batch sizes of predict (default: 1 128)",
+    )
+    what.add_argument(
+        "--rank",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="also rank N candidates for one context",
+    )
+    what.add_argument(
+        "--context",
+        nargs="+",
+        default=[],
+        metavar="INPUT",
+        help="inputs that are the context of --rank (default: the first)",
+    )
+    what.add_argument(
+        "--gap-ms",
+        type=float,
+        nargs="+",
+        default=[0, 100],
+        metavar="MS",
+        help="requests every so many milliseconds, as an app sends them; "
+        "0: back to back (default: 0 100)",
+    )
+    what.add_argument(
+        "--engine",
+        nargs="+",
+        default=["auto"],
+        choices=("auto", *ENGINES),
+        help="engines to use (default: auto)",
+    )
+    what.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="threads for one request, in stock runtimes (default: 1)",
+    )
+    what.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="requests at once, each in a session of its own (default: 1)",
+    )
+    what.add_argument(
+        "--worker-kind",
+        choices=("process", "thread"),
+        default="process",
+        help="what the workers are (default: process)",
+    )
+    what.add_argument(
+        "--profile", action="store_true", help="also time every operator (native engine)"
+    )
+    what.add_argument(
+        "--accuracy",
+        nargs="+",
+        default=[],
+        metavar="FILE:NAME=VALUE",
+        help="a figure to show beside a model, such as model.odm:AUC=0.767",
+    )
     much = parser.add_argument_group("how much")
-    much.add_argument("--seconds", type=float, default=1.0,
-                      help="time for each kind of request after warm-up, three times that with "
-                      "pauses (default: 1)")  # fmt: skip
-    much.add_argument("--requests", type=int, default=0, metavar="N",
-                      help="measure N requests of each kind instead")  # fmt: skip
-    much.add_argument("--processes", type=int, default=5, metavar="N",
-                      help="fresh processes for every measurement (default: 5)")  # fmt: skip
+    much.add_argument(
+        "--seconds",
+        type=float,
+        default=1.0,
+        help="time for each kind of request after warm-up, three times that with "
+        "pauses (default: 1)",
+    )
+    much.add_argument(
+        "--requests",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure N requests of each kind instead",
+    )
+    much.add_argument(
+        "--processes",
+        type=int,
+        default=5,
+        metavar="N",
+        help="fresh processes for every measurement (default: 5)",
+    )
     out = parser.add_argument_group("output")
     for name in ("json", "csv", "markdown", "html"):
-        out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name.upper()} to FILE"
-                         if name != "markdown" else "write Markdown to FILE")  # fmt: skip
+        out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
     check = parser.add_argument_group("regression gate")
-    check.add_argument("--baseline", type=Path, metavar="FILE",
-                       help="a report to compare with; exit with 1 if anything is worse")  # fmt: skip
-    check.add_argument("--max-regression", default="5%", metavar="SHARE",
-                       help="how much worse is allowed (default: 5%%)")  # fmt: skip
+    check.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="a report to compare with; exit with 1 if anything is worse",
+    )
+    check.add_argument(
+        "--max-regression",
+        default="5%",
+        metavar="SHARE",
+        help="how much worse is allowed (default: 5%%)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -29,7 +29,8 @@ EPILOG = """examples:
 
 Every measurement runs in fresh processes (--processes), which take turns with those of the other
 measurements. Times are whole calls of Model.predict or Model.rank in Python; memory is what the
-process grew by, the runtime's library included. Measure on an idle machine. docs/bench.md says what each figure means."""
+process grew by, the runtime's library included. Measure on an idle machine.
+docs/bench.md says what each figure means."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -57,6 +57,7 @@ def test_demo_prints_the_table(demo):
         "batch 128 p50",
         "batch 128 p95",
         "batch 128 p99",
+        "one request every 100 ms, p50",
     ):
         assert any(line.startswith(label) for line in lines), label
     assert "best reachable AUC" in done.stdout
@@ -69,14 +70,19 @@ def test_demo_figures_hold(demo):
     data = json.loads((folder / "demo-out" / "demo.json").read_text())
     assert len(data["files"]) == 3
     for item in data["files"]:
-        path = folder / item["measurement"]["path"]
+        path = folder / item["path"]
         size = path.stat().st_size
         if path.suffix == ".onnx":
             size += path.with_name("model.onnx.data").stat().st_size
-        assert item["measurement"]["file_bytes"] == size
+        assert item["file_bytes"] == size
         assert size < data["float32"]["bytes"] / 4
         assert item["max_difference"] <= 1e-5
         assert 0.5 < item["auc"] < 1
+    report = json.loads((folder / "demo-out" / "bench.json").read_text())
+    assert [model["name"] for model in report["models"]] == [
+        Path(item["path"]).name for item in data["files"]
+    ]
+    assert "<svg" in (folder / "demo-out" / "bench.html").read_text()
     aucs = [item["auc"] for item in data["files"]]
     assert max(aucs) - min(aucs) < 1e-5  # three engines, one model
 

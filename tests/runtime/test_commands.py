@@ -1,5 +1,6 @@
 """The runtime's commands, started as a user starts them."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -144,17 +145,28 @@ def test_a_failed_run_leaves_no_output(path, tmp_path):
 
 def test_bench_measures(path, tmp_path):
     target = tmp_path / "bench.json"
-    done = call("bench", path, "--batch", 1, 8, "--seconds", 0.05, "--json", target)
+    done = call("bench", path, "--batch", 1, 8, "--seconds", 0.1, "--gap-ms", 0, 5,
+                "--processes", 2, "--json", target)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "p50 us" in done.stdout
-    (result,) = json.loads(target.read_text())
-    assert result["file_bytes"] == path.stat().st_size
-    assert [latency["batch"] for latency in result["latencies"]] == [1, 8]
-    for latency in result["latencies"]:
-        assert latency["runs"] >= 50
-        assert 0 < latency["min"] <= latency["p50"] <= latency["p95"] <= latency["p99"]
-        assert latency["p99"] <= latency["max"]
-    assert result["load_us"] > 0
+    assert "Latency, microseconds" in done.stdout
+    assert done.stderr == ""  # no progress where nobody looks
+    result = json.loads(target.read_text())
+    (file,) = result["models"][0]["files"]
+    assert file["bytes"] == path.stat().st_size
+    assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    latencies = result["latencies"]
+    assert [(item["rows"], item["gap_ms"]) for item in latencies] == [
+        (1, 0),
+        (1, 5),
+        (8, 0),
+        (8, 5),
+    ]
+    for item in latencies:
+        spread = item["latency_us"]
+        assert item["requests"] == spread["count"] > 5
+        assert 0 < spread["min"] <= spread["p50"] <= spread["p95"] <= spread["p99"] <= spread["max"]
+        assert len(item["bursts_us"]) == 2  # processes
+    assert all(start["load_us"]["min"] > 0 for start in result["starts"])
 
 
 def test_bench_refuses_nonsense(path):

@@ -1,0 +1,172 @@
+"""The bench report: statistics against scipy-free hand values, comparison, gate, hostile reports."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from runtime_helpers import write_small_model
+
+from ondevice.bench.compare import compare
+from ondevice.bench.gate import gate, parse_limit
+from ondevice.bench.page import page
+from ondevice.bench.report import Report, parse_report
+from ondevice.bench.statistics import ratio_of_bursts, spread
+from ondevice.bench.tables import csv_text, markdown, text
+from ondevice.errors import FileFormatError, InputError
+
+
+def call(*arguments):
+    command = [sys.executable, "-m", "ondevice", "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A real report, as JSON."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_small_model(folder / "small.odm")
+    done = call(folder / "small.odm", "--batch", 1, "--rank", 4, "--gap-ms", 0, "--seconds", 0.1,
+                "--processes", 3, "--profile", "--json", folder / "r.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "r.json").read_text())
+
+
+def report_of(data):
+    return Report.from_json(json.loads(json.dumps(data)), "here")
+
+
+def slower(data, factor):
+    """The same report with every latency multiplied."""
+    changed = json.loads(json.dumps(data))
+    for item in changed["latencies"]:
+        item["latency_us"] = {
+            name: value if name == "count" else value * factor
+            for name, value in item["latency_us"].items()
+        }
+        item["percentiles_us"] = [value * factor for value in item["percentiles_us"]]
+        item["bursts_us"] = [[value * factor for value in burst] for burst in item["bursts_us"]]
+    return changed
+
+
+def test_spread_is_numpys():
+    values = np.array([3.0, 1.0, 2.0, 10.0])
+    found = spread(values)
+    assert (found.count, found.min, found.p50, found.max, found.mean) == (4, 1, 2.5, 10, 4)
+    assert found.sd == pytest.approx(np.sqrt((1 + 9 + 4 + 36) / 3))  # by hand, n - 1
+    assert found.p90 == pytest.approx(3 + 0.7 * 7)  # position 0.9 x 3 = 2.7
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """Two measurements of the same thing: about 1 of 20 may differ, by chance."""
+    rng = np.random.default_rng(5)
+    wrong = 0
+    for _ in range(200):
+        a, b = (
+            [list(np.exp(rng.normal(rng.normal(3, 0.1), 0.05, 10))) for _ in range(5)]
+            for _ in range(2)
+        )
+        wrong += ratio_of_bursts(a, b).real
+    assert wrong <= 22  # 5 % of 200 is 10; 22 has a chance of 0.02 %
+
+
+def test_a_true_difference_is_found():
+    rng = np.random.default_rng(6)
+    a, b = ([list(rng.normal(mean, 0.5, 10)) for _ in range(5)] for mean in (100, 110))
+    ratio = ratio_of_bursts(a, b)
+    assert ratio.real
+    assert ratio.low < 1.1 < ratio.high
+
+
+def test_a_report_equals_itself(data):
+    result = compare(report_of(data), report_of(data))
+    assert result.figures
+    assert not any(item.real for item in result.figures)
+    assert all(item.ratio == 1 for item in result.figures)
+
+
+def test_twice_as_slow_is_real_and_fails_the_gate(data):
+    result = gate(report_of(slower(data, 2)), report_of(data), parse_limit("5%"))
+    names = {item.what for item in result.worse}
+    assert names == {"predict 1", "rank 4 of " + data["latencies"][1]["context"][0]} or len(
+        names
+    ) == len(data["latencies"])
+    assert all(item.ratio == pytest.approx(2, rel=1e-5) for item in result.worse)
+    assert "FAILED" in result.text()
+    assert not gate(report_of(slower(data, 0.5)), report_of(data), 0.05).worse
+
+
+def test_the_command_line_gate(data, tmp_path):
+    files = [tmp_path / "base.json", tmp_path / "now.json"]
+    for path, content in zip(files, (data, slower(data, 2)), strict=True):
+        path.write_text(json.dumps(content))
+    done = call(files[1], "--baseline", files[0], "--max-regression", "5%")
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+    assert call(files[0], "--baseline", files[0]).returncode == 0
+    done = call("compare", *files, "--html", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert "the difference is real" in done.stdout
+    assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("word", ["5", "-5%", "five", "", "5%%", "1e3%"])
+def test_limits_are_read_strictly(word):
+    if word == "5":
+        assert parse_limit(word) == 5
+        return
+    with pytest.raises(InputError, match="expected a regression"):
+        parse_limit(word)
+
+
+def test_every_form_shows_every_latency(data):
+    report = report_of(data)
+    for shown in (text(report), markdown(report), csv_text(report), page([report])):
+        assert "rank" in shown
+        assert "small.odm" in shown
+    assert len(csv_text(report).splitlines()) > len(data["latencies"])
+
+
+def leaves(value, path=()):
+    """Paths of every member of a JSON document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield (*path, key)
+        if isinstance(item, dict | list):
+            yield from leaves(item, (*path, key))
+
+
+def test_damaged_reports_are_refused_or_harmless(data):
+    """Every member replaced by values of the wrong kind: a typed error, or a report that shows."""
+    refused = 0
+    for path in list(leaves(data)):
+        if len(path) > 1 and path[-2] in ("percentiles_us",) and path[-1] > 2:
+            continue
+        for bad in (None, -1, "<script>", [], {}, True):
+            changed = json.loads(json.dumps(data))
+            at = changed
+            for key in path[:-1]:
+                at = at[key]
+            at[path[-1]] = bad
+            try:
+                report = Report.from_json(changed, "here")
+            except FileFormatError as error:
+                assert str(error).startswith("here")
+                refused += 1
+            else:
+                assert "<script>" not in page([report])
+    assert refused > 500
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b'{"format": "x"}', b"[" * 100000])
+def test_other_files_are_refused(raw):
+    with pytest.raises(FileFormatError, match="^here"):
+        parse_report(raw, "here")
+
+
+def test_emulated_time_is_never_taken(data):
+    changed = json.loads(json.dumps(data))
+    changed["device"]["emulated"] = "qemu-aarch64"
+    with pytest.raises(FileFormatError, match="emulated"):
+        Report.from_json(changed, "here")

@@ -1,4 +1,4 @@
-"""The bench report: statistics against scipy-free hand values, comparison, gate, hostile reports."""
+"""The bench report: statistics against hand values, comparison, gate, hostile reports."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     write_small_model(folder / "small.odm")
     done = call(folder / "small.odm", "--batch", 1, "--rank", 4, "--gap-ms", 0, "--seconds", 0.1,
-                "--processes", 3, "--profile", "--json", folder / "r.json")  # fmt: skip
+                "--processes", 5, "--profile", "--json", folder / "r.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "r.json").read_text())
 
@@ -86,20 +86,17 @@ def test_a_report_equals_itself(data):
     assert all(item.ratio == 1 for item in result.figures)
 
 
-def test_twice_as_slow_is_real_and_fails_the_gate(data):
-    result = gate(report_of(slower(data, 2)), report_of(data), parse_limit("5%"))
-    names = {item.what for item in result.worse}
-    assert names == {"predict 1", "rank 4 of " + data["latencies"][1]["context"][0]} or len(
-        names
-    ) == len(data["latencies"])
-    assert all(item.ratio == pytest.approx(2, rel=1e-5) for item in result.worse)
+def test_ten_times_as_slow_is_real_and_fails_the_gate(data):
+    result = gate(report_of(slower(data, 10)), report_of(data), parse_limit("5%"))
+    assert len(result.worse) == len(data["latencies"]) == 2
+    assert all(item.ratio == pytest.approx(10, rel=1e-5) for item in result.worse)
     assert "FAILED" in result.text()
-    assert not gate(report_of(slower(data, 0.5)), report_of(data), 0.05).worse
+    assert not gate(report_of(slower(data, 0.1)), report_of(data), 0.05).worse
 
 
 def test_the_command_line_gate(data, tmp_path):
     files = [tmp_path / "base.json", tmp_path / "now.json"]
-    for path, content in zip(files, (data, slower(data, 2)), strict=True):
+    for path, content in zip(files, (data, slower(data, 10)), strict=True):
         path.write_text(json.dumps(content))
     done = call(files[1], "--baseline", files[0], "--max-regression", "5%")
     assert done.returncode == 1
@@ -161,7 +158,7 @@ def test_damaged_reports_are_refused_or_harmless(data):
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b'{"format": "x"}', b"[" * 100000])
 def test_other_files_are_refused(raw):
-    with pytest.raises(FileFormatError, match="^here"):
+    with pytest.raises(FileFormatError, match=r"^here"):
         parse_report(raw, "here")
 
 

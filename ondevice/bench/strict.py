@@ -31,7 +31,8 @@ def read(kind: type[T], data: Any, where: str) -> T:
     Raises:
         FileFormatError: says which member, what was expected and what came.
     """
-    value: T = _reader(kind)(data, where)
+    any_kind: Any = kind  # mypy does not take a type of a type variable for hashable
+    value: T = _reader(any_kind)(data, where)
     return value
 
 

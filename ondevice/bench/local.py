@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -104,7 +104,12 @@ def parse_answer(out: str, err: str, code: int, what: str) -> Observation:
             f"{what}: the measuring process ended with code {code}: {last}"
         ) from error
     if isinstance(data, dict) and "error" in data:
-        kind = getattr(errors, str(data["error"]), OnDeviceError)
-        known = isinstance(kind, type) and issubclass(kind, OnDeviceError)
-        raise (kind if known else OnDeviceError)(str(data.get("message")))
+        raise_answered(data)
     return read(Observation, data, f"{what}: the measuring process's answer")
+
+
+def raise_answered(data: dict[str, Any]) -> NoReturn:
+    """Raise the error that another process answered with, by its type's name."""
+    kind = getattr(errors, str(data["error"]), OnDeviceError)
+    known = isinstance(kind, type) and issubclass(kind, OnDeviceError)
+    raise (kind if known else OnDeviceError)(str(data.get("message")))

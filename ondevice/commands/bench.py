@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ondevice.atomic import atomic_path
@@ -15,6 +16,7 @@ from ondevice.bench.local import LocalMachine
 from ondevice.bench.measure import Machine, run_plan
 from ondevice.bench.plan import Plan
 from ondevice.bench.report import Report, read_report, write_report
+from ondevice.bench.ssh import SshTarget, connect, parse_target
 from ondevice.bench.tables import csv_text, markdown, text
 from ondevice.engines import ENGINES
 from ondevice.errors import InputError
@@ -23,6 +25,7 @@ EPILOG = """examples:
   ondevice bench model.odm model.onnx model.tflite --html report.html
   ondevice bench model.odm --batch 1 100 --rank 100 --context user hour --profile
   ondevice bench model.odm --workers 1 2 4 --seconds 5 --json result.json
+  ondevice bench model.odm --target ssh://pi@raspberrypi.local --json pi.json
   ondevice bench pi.json phone.json --html both.html
   ondevice bench compare before.json after.json
   ondevice bench model.odm --baseline base.json --max-regression 5%
@@ -134,6 +137,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="fresh processes for every measurement (default: 5)",
     )
+    where = parser.add_argument_group("where to measure (default: here)")
+    where.add_argument(
+        "--target",
+        metavar="ssh://[USER@]HOST[:PORT]",
+        help="a board to measure on; its Python needs numpy",
+    )
+    where.add_argument(
+        "--python", default="python3", metavar="PATH", help="the board's Python (default: python3)"
+    )
+    where.add_argument(
+        "--wheel",
+        type=Path,
+        metavar="FILE",
+        help="a wheel of ondevice built for the board (default: the runtime installed here, whose "
+        "compiled engine runs on boards like this machine)",
+    )
+    where.add_argument(
+        "--ssh-config", type=Path, metavar="FILE", help="ssh settings instead of your own"
+    )
+    where.add_argument(
+        "--keep-remote", action="store_true", help="leave the shipped files on the board"
+    )
     out = parser.add_argument_group("output")
     for name in ("json", "csv", "markdown", "html"):
         out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
@@ -162,7 +187,9 @@ def run(args: argparse.Namespace) -> int:
     if all(path.suffix.lower() == ".json" for path in paths):
         reports = [read_report(path) for path in paths]
     else:
-        reports = [run_plan(_plan(args, paths), _machine(args), _progress())]
+        plan = _plan(args, paths)
+        with _machine(args, paths) as machine:
+            reports = [run_plan(plan, machine, _progress())]
     for number, report in enumerate(reports):
         print("\n" * bool(number) + text(report))  # noqa: T201
     _write(args, reports)
@@ -222,8 +249,24 @@ def _accuracy(words: Sequence[str]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _machine(args: argparse.Namespace) -> Machine:
-    return LocalMachine()
+@contextlib.contextmanager
+def _machine(args: argparse.Namespace, models: Sequence[Path]) -> Iterator[Machine]:
+    """Where to measure: here, or on the board that --target names."""
+    if args.target is None:
+        yield LocalMachine()
+        return
+    host, user, port = parse_target(args.target)
+    target = SshTarget(host, user, port, args.python, args.ssh_config, args.wheel, args.keep_remote)
+    with connect(target, models) as machine:
+        if not machine.compiled:
+            print(  # noqa: T201
+                "ondevice: the compiled engine does not run on this board, so numpy is measured; "
+                "build a wheel there (pip wheel .) and give it with --wheel",
+                file=sys.stderr,
+            )
+        if args.keep_remote:
+            print(f"ondevice: the files stay in {machine.folder} on the board", file=sys.stderr)  # noqa: T201
+        yield machine
 
 
 def _progress() -> Callable[[int, int, str], None]:

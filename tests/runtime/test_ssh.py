@@ -1,0 +1,201 @@
+"""A board behind ssh: a real sshd on loopback with a throw-away key."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runtime_helpers import write_small_model
+
+import ondevice
+from ondevice.bench.ssh import SshTarget, parse_target
+from ondevice.errors import InputError
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+TOOLS = SSHD and shutil.which("ssh") and shutil.which("ssh-keygen")
+needs_sshd = pytest.mark.skipif(
+    not TOOLS and not os.environ.get("CI"), reason="needs OpenSSH's server and client"
+)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """A server that knows one key, with a folder of its own for temporary files."""
+    folder = tmp_path_factory.mktemp("board")
+    for name in ("host", "user", "stranger"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name],
+                       check=True)  # fmt: skip
+    (folder / "remote tmp").mkdir()
+    port = free_port()
+    shutil.copy(folder / "user.pub", folder / "authorized")
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
+        f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\n"
+        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
+        f'PidFile none\nSetEnv "TMPDIR={folder}/remote tmp"\n'
+    )
+    host_key = (folder / "host.pub").read_text()
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {host_key}")
+    (folder / "empty").write_text("")
+    for name, key, known in (("good", "user", "known"), ("unknown", "user", "empty"),
+                             ("refused", "stranger", "known")):  # fmt: skip
+        (folder / name).write_text(
+            f"Host *\n  IdentityFile {folder}/{key}\n  IdentitiesOnly yes\n  IdentityAgent none\n"
+            f"  UserKnownHostsFile {folder}/{known}\n  GlobalKnownHostsFile none\n"
+            "  StrictHostKeyChecking yes\n"
+        )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where a root sshd separates its privileges
+    server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"],
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+    for _ in range(100):
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield folder, f"ssh://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "small.odm"
+    write_small_model(path)
+    return path
+
+
+def command(board, *arguments, config="good", python=sys.executable):
+    folder, target = board
+    return [sys.executable, "-m", "ondevice", "bench", "--target", target, "--ssh-config",
+            str(folder / config), "--python", python, *map(str, arguments)]  # fmt: skip
+
+
+def call(board, *arguments, **options):
+    return subprocess.run(command(board, *arguments, **options), capture_output=True, text=True,
+                          timeout=120)  # fmt: skip
+
+
+def left(board):
+    """What lies in the board's folder for temporary files, once its last process has ended."""
+    found = []
+    for _ in range(100):
+        found = list((board[0] / "remote tmp").iterdir())
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
+
+
+QUICK = ("--batch", 1, "--gap-ms", 0, "--seconds", 0.1, "--processes", 2)
+
+
+@needs_sshd
+def test_a_board_is_measured_and_left_as_it_was(board, small, tmp_path):
+    target = tmp_path / "board.json"
+    done = call(board, small, *QUICK, "--json", target)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(target.read_text())
+    assert data["device"]["versions"]["ondevice"] == ondevice.__version__
+    (model,) = data["models"]
+    assert model["name"] == "small.odm"
+    assert data["latencies"][0]["latency_us"]["p50"] > 0
+    assert left(board) == []
+
+
+@needs_sshd
+def test_names_reach_no_shell(board, small, tmp_path):
+    odd = tmp_path / "$(touch pwned); 'a \" b\n.odm"
+    shutil.copy(small, odd)
+    done = call(board, odd, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("pwned"))
+    assert left(board) == []
+
+
+@needs_sshd
+def test_a_damaged_model_is_refused_by_its_own_name(board, small, tmp_path):
+    damaged = tmp_path / "damaged.odm"
+    damaged.write_bytes(small.read_bytes()[:-100])
+    done = call(board, damaged, *QUICK)
+    assert done.returncode == 1
+    assert f"{damaged}:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left(board) == []
+
+
+@needs_sshd
+def test_files_stay_when_asked(board, small):
+    done = call(board, small, *QUICK, "--keep-remote")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (board[0] / "remote tmp").iterdir()
+    assert str(folder) in done.stderr
+    assert (folder / "models" / "0" / "small.odm").read_bytes() == small.read_bytes()
+    shutil.rmtree(folder)
+
+
+@needs_sshd
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": "unknown"}, "Host key verification failed"),
+        ({"config": "refused"}, "Permission denied"),
+        ({"python": "/nowhere/python3"}, "/nowhere/python3"),
+        ({"python": "/bin/echo"}, "no answer"),
+    ],
+)
+def test_what_fails_is_said(board, small, options, message):
+    done = call(board, small, *QUICK, **options)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_sshd
+def test_ctrl_c_shows_what_was_measured(board, small, tmp_path):
+    words = command(board, small, "--batch", 1, "--gap-ms", 0, "--seconds", 60, "--processes", 30,
+                    "--json", tmp_path / "part.json")  # fmt: skip
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:  # fmt: skip
+        for _ in range(200):
+            if list((board[0] / "remote tmp").glob("*/models/0/small.odm")):
+                break
+            time.sleep(0.1)
+        time.sleep(6)  # into the first latency, past the starts before it
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "part.json").read_text())["interrupted"] is True
+    assert "small.odm" in out
+    assert left(board) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pi@board", "ssh://", "ssh://-oProxyCommand=x", "ssh://a:b@c", "ssh://a/b", "ssh://a:x",
+     "ssh://-l@a", "http://a", "ssh://a b", "ssh://a;b", "ssh://[::1"],
+)  # fmt: skip
+def test_other_targets_are_refused(text):
+    with pytest.raises(InputError, match="expected a target"):
+        parse_target(text)
+
+
+def test_the_command_quotes_for_the_boards_shell():
+    words = SshTarget("board", "pi", 2222, python="/opt/my python").command()
+    assert words[-2] == "board"
+    assert words[words.index("-l") + 1] == "pi"
+    assert words[-1].startswith("'/opt/my python' -c ")

@@ -21,7 +21,7 @@ test: $(VENV)/.installed
 
 ifeq ($(HAS_LEGACY),1)
 test-legacy: $(LEGACY)/.installed
-	ONDEVICE_LEGACY_DIR=build/legacy $(LEGACY)/bin/python -m pytest tests/runtime tests/legacy
+	ONDEVICE_LEGACY_DIR=build/legacy $(LEGACY)/bin/python -m pytest tests/runtime tests/commands tests/legacy
 else
 test-legacy:
 	@echo "skipped: numpy 1.26 with tflite-runtime needs Python 3.11, this is $$($(PYTHON) -V)"

@@ -74,10 +74,7 @@ def test_the_pure_wheel_runs_models_with_numpy(tmp_path):
                           env=environment, cwd=tmp_path, check=True)  # fmt: skip
     assert done.stdout.split() == [str(site / "ondevice" / "__init__.py"), "False"]
     tests = [sys.executable, "-P", "-S", "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"),
-             "-p", "no:cacheprovider", str(ROOT / "tests" / "runtime"),
-             # they start Python anew, which would find the editable install again
-             *[f"--ignore={ROOT / 'tests' / 'runtime' / name}"
-               for name in ("test_commands.py", "test_bench.py")]]  # fmt: skip
+             "-p", "no:cacheprovider", str(ROOT / "tests" / "runtime")]  # fmt: skip
     done = subprocess.run(tests, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
 

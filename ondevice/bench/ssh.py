@@ -130,7 +130,9 @@ class SshMachine:
 
     tool = f"ondevice {ondevice.__version__}"
 
-    def __init__(self, process: subprocess.Popen[bytes], errors: Any, names: dict[Path, str]):
+    def __init__(
+        self, process: subprocess.Popen[bytes], errors: Any, names: dict[Path, str]
+    ) -> None:
         """Talk to a process whose agent has yet to say who it is."""
         self._process, self._errors, self._names = process, errors, names
         self.folder = ""

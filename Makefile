@@ -9,7 +9,7 @@ LEGACY := .venv-legacy
 # for Python 3.11 and below only.
 HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo test test-legacy fuzz lint clean
+.PHONY: demo test test-legacy fuzz lint runners runner-here clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/ondevice demo
@@ -30,6 +30,22 @@ endif
 # The long run of what `make test` does for a minute.
 fuzz: $(VENV)/.installed
 	ONDEVICE_FUZZ_SECONDS=600 $(VENV)/bin/python -m pytest tests/hostile
+
+# Static programs that measure on Android phones and boards without Python.
+RUNNERS := build/runners
+RUNNER_FLAGS := -std=c11 -O2 -ftree-vectorize -fvect-cost-model=dynamic -ffp-contract=off \
+	-fno-math-errno -Wall -Wextra -Werror -static -s -Iondevice/native
+RUNNER_SOURCES := ondevice/native/runner/runner.c \
+	$(filter-out ondevice/native/module.c,$(wildcard ondevice/native/*.c))
+
+runners:
+	mkdir -p $(RUNNERS)
+	aarch64-linux-gnu-gcc $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-arm64
+	arm-linux-gnueabihf-gcc $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-armv7
+
+runner-here:
+	mkdir -p $(RUNNERS)
+	$(CC) $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-$$(uname -m)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ondevice.atomic import atomic_path
+from ondevice.bench import adb
 from ondevice.bench.compare import compare
 from ondevice.bench.gate import gate, parse_limit
 from ondevice.bench.local import LocalMachine
@@ -26,6 +27,7 @@ EPILOG = """examples:
   ondevice bench model.odm --batch 1 100 --rank 100 --context user hour --profile
   ondevice bench model.odm --workers 1 2 4 --seconds 5 --json result.json
   ondevice bench model.odm --target ssh://pi@raspberrypi.local --json pi.json
+  ondevice bench model.odm --target adb --runner build/runners --json phone.json
   ondevice bench pi.json phone.json --html both.html
   ondevice bench compare before.json after.json
   ondevice bench model.odm --baseline base.json --max-regression 5%
@@ -140,8 +142,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where to measure (default: here)")
     where.add_argument(
         "--target",
-        metavar="ssh://[USER@]HOST[:PORT]",
-        help="a board to measure on; its Python needs numpy",
+        metavar="TARGET",
+        help="ssh://[USER@]HOST[:PORT]: a board, whose Python needs numpy; "
+        "adb or adb:SERIAL: an Android device",
     )
     where.add_argument(
         "--python", default="python3", metavar="PATH", help="the board's Python (default: python3)"
@@ -154,11 +157,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "compiled engine runs on boards like this machine)",
     )
     where.add_argument(
-        "--ssh-config", type=Path, metavar="FILE", help="ssh settings instead of your own"
+        "--runner",
+        type=Path,
+        metavar="PATH",
+        help="for adb: the runner, or the folder that `make runners` fills",
     )
     where.add_argument(
-        "--keep-remote", action="store_true", help="leave the shipped files on the board"
+        "--ssh-config", type=Path, metavar="FILE", help="ssh settings instead of your own"
     )
+    where.add_argument("--keep-remote", action="store_true", help="leave the shipped files there")
     out = parser.add_argument_group("output")
     for name in ("json", "csv", "markdown", "html"):
         out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
@@ -255,6 +262,14 @@ def _machine(args: argparse.Namespace, models: Sequence[Path]) -> Iterator[Machi
     if args.target is None:
         yield LocalMachine()
         return
+    if args.target.startswith("adb"):
+        serial = adb.parse_target(args.target)
+        if args.runner is None:
+            raise InputError("adb needs --runner, such as build/runners (made by: make runners)")
+        with adb.connect(adb.AdbTarget(serial, args.runner, args.keep_remote), models) as phone:
+            _say_kept(args, phone.folder)
+            yield phone
+        return
     host, user, port = parse_target(args.target)
     target = SshTarget(host, user, port, args.python, args.ssh_config, args.wheel, args.keep_remote)
     with connect(target, models) as machine:
@@ -264,9 +279,13 @@ def _machine(args: argparse.Namespace, models: Sequence[Path]) -> Iterator[Machi
                 "build a wheel there (pip wheel .) and give it with --wheel",
                 file=sys.stderr,
             )
-        if args.keep_remote:
-            print(f"ondevice: the files stay in {machine.folder} on the board", file=sys.stderr)  # noqa: T201
+        _say_kept(args, str(Path(machine.folder).parent))
         yield machine
+
+
+def _say_kept(args: argparse.Namespace, folder: str) -> None:
+    if args.keep_remote:
+        print(f"ondevice: the files stay in {folder} on the device", file=sys.stderr)  # noqa: T201
 
 
 def _progress() -> Callable[[int, int, str], None]:

@@ -1,0 +1,55 @@
+"""A fake adb for tests: a folder is the device, its shell is this machine's, the protocol is kept.
+
+It records every call in FAKE_ADB_LOG and runs ARM programs under qemu. Not a device: it shows that
+the right commands are sent in the right order, not that Android takes them.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+DEVICE = Path(os.environ["FAKE_ADB_DEVICE"])
+PROPERTIES = {
+    "ro.product.cpu.abi": os.environ.get("FAKE_ADB_ABI", "arm64-v8a"),
+    "ro.product.manufacturer": "Example",
+    "ro.product.model": "Phone 1",
+    "ro.build.version.release": "14",
+}
+EMULATORS = {"arm64-v8a": "qemu-aarch64-static", "armeabi-v7a": "qemu-arm-static", "x86_64": ""}
+PLACE = "/data/local/tmp/"
+
+
+def shell(program):
+    if found := re.fullmatch(r"getprop ([\w.]+)", program):
+        print(PROPERTIES[found[1]])
+        return 0
+    local = program.replace(PLACE, f"{DEVICE}/")
+    if re.match(rf"{re.escape(str(DEVICE))}/ondevice-bench-\w+/runner ", local):
+        emulator = EMULATORS[PROPERTIES["ro.product.cpu.abi"]]
+        local = f"{emulator} {local}".strip()
+    return subprocess.run(["sh", "-c", local], check=False).returncode
+
+
+def main(words):
+    with Path(os.environ["FAKE_ADB_LOG"]).open("a") as log:
+        log.write(json.dumps(words) + "\n")
+    if words[:1] == ["-s"]:
+        if words[1] != "serial-1":
+            print(f"adb: device '{words[1]}' not found", file=sys.stderr)
+            return 1
+        words = words[2:]
+    if words[0] == "push":
+        shutil.copy(words[1], words[2].replace(PLACE, f"{DEVICE}/"))
+        return 0
+    if words[0] == "shell":
+        return shell(" ".join(words[1:]))
+    print(f"adb: unknown command {words[0]}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

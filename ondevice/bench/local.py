@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,13 @@ from ondevice.bench.report import Device, State
 from ondevice.bench.strict import read
 from ondevice.errors import OnDeviceError
 from ondevice.model import model_files
+
+# What the answer of a measuring process may leave out, as JSON.
+NOTHING_MEASURED = {
+    item.name: [] if item.default == () else None
+    for item in fields(Observation)
+    if item.default is not MISSING
+}
 
 
 class LocalMachine:
@@ -105,6 +113,8 @@ def parse_answer(out: str, err: str, code: int, what: str) -> Observation:
         ) from error
     if isinstance(data, dict) and "error" in data:
         raise_answered(data)
+    if isinstance(data, dict):
+        data = {**NOTHING_MEASURED, **data}
     return read(Observation, data, f"{what}: the measuring process's answer")
 
 

@@ -25,7 +25,7 @@ PLACE = "/data/local/tmp/"
 
 def shell(program):
     if found := re.fullmatch(r"getprop ([\w.]+)", program):
-        print(PROPERTIES[found[1]])
+        sys.stdout.write(PROPERTIES[found[1]] + "\n")
         return 0
     local = program.replace(PLACE, f"{DEVICE}/")
     if re.match(rf"{re.escape(str(DEVICE))}/ondevice-bench-\w+/runner ", local):
@@ -39,7 +39,7 @@ def main(words):
         log.write(json.dumps(words) + "\n")
     if words[:1] == ["-s"]:
         if words[1] != "serial-1":
-            print(f"adb: device '{words[1]}' not found", file=sys.stderr)
+            sys.stderr.write(f"adb: device '{words[1]}' not found" + "\n")
             return 1
         words = words[2:]
     if words[0] == "push":
@@ -47,7 +47,7 @@ def main(words):
         return 0
     if words[0] == "shell":
         return shell(" ".join(words[1:]))
-    print(f"adb: unknown command {words[0]}", file=sys.stderr)
+    sys.stderr.write(f"adb: unknown command {words[0]}" + "\n")
     return 1
 
 

@@ -24,7 +24,7 @@ from ondevice.errors import OnDeviceError
 from ondevice.model import model_files
 
 # What the answer of a measuring process may leave out, as JSON.
-NOTHING_MEASURED = {
+NOTHING_MEASURED: dict[str, Any] = {
     item.name: [] if item.default == () else None
     for item in fields(Observation)
     if item.default is not MISSING

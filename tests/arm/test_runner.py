@@ -115,7 +115,8 @@ def test_times_of_a_real_processor_are_shown(small, phone, tmp_path, monkeypatch
     subprocess.run(["make", "-s", "runner-here", f"RUNNERS={tmp_path}"], cwd=ROOT, check=True)
     runner = tmp_path / "ondevice-runner-x86_64"
     done = call(small, "--target", "adb", "--runner", runner, "--batch", 4, "--gap-ms", 0, 5,
-                "--processes", 2, "--seconds", 0.2, "--profile", "--json", tmp_path / "r.json")  # fmt: skip
+                "--processes", 2, "--seconds", 0.2, "--profile",
+                "--json", tmp_path / "r.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     data = json.loads((tmp_path / "r.json").read_text())
     back, paced = data["latencies"]

@@ -167,8 +167,11 @@ def test_what_fails_is_said(board, small, options, message):
 def test_ctrl_c_shows_what_was_measured(board, small, tmp_path):
     words = command(board, small, "--batch", 1, "--gap-ms", 0, "--seconds", 60, "--processes", 30,
                     "--json", tmp_path / "part.json")  # fmt: skip
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          start_new_session=True) as process:  # fmt: skip
+    # a shell's background jobs ignore Ctrl-C and would hand that down
+    listen = [sys.executable, "-c", "import os, signal, sys; signal.signal(signal.SIGINT, "
+              "signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"]  # fmt: skip
+    with subprocess.Popen([*listen, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, start_new_session=True) as process:  # fmt: skip
         for _ in range(200):
             if list((board[0] / "remote tmp").glob("*/models/0/small.odm")):
                 break

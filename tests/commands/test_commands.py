@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -173,3 +176,21 @@ def test_bench_refuses_nonsense(path):
     done = call("bench", path, "--batch", 0)
     assert done.returncode == 1
     assert "must be positive" in done.stderr
+
+
+def test_bench_shows_what_was_measured_before_ctrl_c(path, tmp_path):
+    # a shell's background jobs ignore Ctrl-C and would hand that down
+    listen = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    words = [sys.executable, "-c", listen + "os.execv(sys.argv[1], sys.argv[1:])",
+             sys.executable, "-m", "ondevice", "bench", path, "--batch", "1", "--gap-ms", "0",
+             "--seconds", "60", "--processes", "30", "--json", tmp_path / "part.json"]  # fmt: skip
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:  # fmt: skip
+        time.sleep(6)  # into the second round
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted" in err
+    assert "predict 1" in out
+    assert json.loads((tmp_path / "part.json").read_text())["interrupted"] is True

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runtime_helpers import write_small_model
 
@@ -38,6 +39,11 @@ def board(tmp_path_factory):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name],
                        check=True)  # fmt: skip
     (folder / "remote tmp").mkdir()
+    # a Python with numpy and without this project, whose editable install would lend its engine:
+    # the paths in a .pth file are not searched for further ones
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    (site,) = (folder / "venv").glob("lib/python3*/site-packages")
+    (site / "numpy.pth").write_text(f"{Path(np.__file__).parents[1]}\n")
     port = free_port()
     shutil.copy(folder / "user.pub", folder / "authorized")
     (folder / "sshd_config").write_text(
@@ -77,8 +83,9 @@ def small(tmp_path_factory):
     return path
 
 
-def command(board, *arguments, config="good", python=sys.executable):
+def command(board, *arguments, config="good", python=None):
     folder, target = board
+    python = python or str(folder / "venv" / "bin" / "python")
     return [sys.executable, "-m", "ondevice", "bench", "--target", target, "--ssh-config",
             str(folder / config), "--python", python, *map(str, arguments)]  # fmt: skip
 
@@ -112,6 +119,25 @@ def test_a_board_is_measured_and_left_as_it_was(board, small, tmp_path):
     (model,) = data["models"]
     assert model["name"] == "small.odm"
     assert data["latencies"][0]["latency_us"]["p50"] > 0
+    assert left(board) == []
+
+
+@needs_sshd
+def test_a_wheel_is_shipped(board, small, tmp_path):
+    """A pure wheel has no compiled engine: numpy is measured, and that is said."""
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", tmp_path, Path(__file__).parents[2]], check=True,
+                   timeout=300, env=os.environ | {"ONDEVICE_PURE": "1"})  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    done = call(board, small, *QUICK, "--wheel", wheel, "--json", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    assert "numpy is measured" in done.stderr
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert {item["engine"] for item in data["latencies"]} == {"numpy"}
+    wheel.write_bytes(b"not a wheel")
+    done = call(board, small, *QUICK, "--wheel", wheel)
+    assert done.returncode == 1
+    assert "not a wheel" in done.stderr
     assert left(board) == []
 
 

@@ -64,5 +64,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(LEGACY)/.installed: pyproject.toml constraints-legacy.txt
 	test -d $(LEGACY) || $(PYTHON) -m venv $(LEGACY)
-	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx]' pytest hypothesis
+	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx]' pytest hypothesis setuptools
 	touch $@

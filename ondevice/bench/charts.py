@@ -16,6 +16,7 @@ ROW = 38  # a label line and its mark
 AXIS = 26
 PAD = 8  # left and right, so that marks and labels at the ends are not cut
 SERIES = 8  # colours of the page
+TICK_LETTER = 6.5  # width of a letter of an axis label, on the generous side
 
 Format = Callable[[float], str]
 
@@ -285,12 +286,17 @@ class _LogAxis:
         )
 
     def labels(self, bottom: float, format_value: Format) -> str:
-        """Labels under the lines."""
-        parts = []
+        """Labels under the lines, less those that would touch the one before."""
+        parts: list[str] = []
+        free = -math.inf  # where the last label ends
         for tick in self.ticks():
-            x = self.at(tick)
+            x, content = self.at(tick), format_value(tick)
             anchor = "start" if x < self.left + 14 else "end" if x > WIDTH - PAD - 18 else "middle"
-            parts.append(_text(x, bottom - 8, format_value(tick), "tick", anchor))
+            wide = TICK_LETTER * len(content)
+            begin = x - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
+            if begin >= free:
+                parts.append(_text(x, bottom - 8, content, "tick", anchor))
+                free = begin + wide + TICK_LETTER
         return "".join(parts)
 
 

@@ -34,9 +34,14 @@ class Compared:
     high: float | None
     real: bool
 
+    @property
+    def name(self) -> str:
+        """Model, engine and what was measured, as far as they are needed to tell it apart."""
+        return ", ".join(part for part in (self.model, self.engine, self.what) if part)
+
     def sentence(self) -> str:
         """The result in words."""
-        name = ", ".join(part for part in (self.model, self.engine, self.what) if part)
+        name = self.name
         interval = (
             f"95 % interval {self.low:.3f} to {self.high:.3f}"
             if self.low is not None and self.high is not None
@@ -72,7 +77,7 @@ class Comparison:
         header = ("measurement", "unit", "a", "b", "b / a", "95 % interval", "real")
         rows = [
             (
-                ", ".join(part for part in (item.model, item.engine, item.what) if part),
+                item.name,
                 item.unit,
                 f"{item.a:.4g}" if item.unit == "us" else f"{item.a:.0f}",
                 f"{item.b:.4g}" if item.unit == "us" else f"{item.b:.0f}",

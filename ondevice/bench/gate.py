@@ -16,11 +16,13 @@ class Gate:
 
     Attributes:
         limit: allowed increase as a fraction.
+        unsure: figures that scatter so much that such an increase could hide in them.
     """
 
     comparison: Comparison
     limit: float
     worse: tuple[Compared, ...]
+    unsure: tuple[Compared, ...]
 
     def text(self) -> str:
         """The comparison, then what failed, or that nothing did."""
@@ -29,10 +31,19 @@ class Gate:
         if not self.worse:
             parts.append(f"passed: nothing is worse than the baseline by more than {percent}")
         for item in self.worse:
-            name = ", ".join(part for part in (item.model, item.engine, item.what) if part)
             parts.append(
-                f"FAILED: {name}: {item.a:.4g} -> {item.b:.4g} {item.unit}, "
+                f"FAILED: {item.name}: {item.a:.4g} -> {item.b:.4g} {item.unit}, "
                 f"{(item.ratio - 1) * 100:+.1f} % (allowed: {percent})"
+            )
+        parts += [
+            f"unsure: {item.name}: the interval reaches {(item.high - 1) * 100:+.0f} %"
+            for item in self.unsure
+            if item.high is not None
+        ]
+        if self.unsure:
+            parts.append(
+                f"An unsure figure scatters too much to rule out {percent}; it does not fail. "
+                "Measure on an idle machine, longer (--seconds) or more often (--processes)."
             )
         return "\n".join(parts)
 
@@ -55,7 +66,12 @@ def gate(report: Report, baseline: Report, limit: float) -> Gate:
         for item in comparison.figures
         if item.ratio > 1 + limit and (item.real or item.low is None)
     )
-    return Gate(comparison, limit, worse)
+    unsure = tuple(
+        item
+        for item in comparison.figures
+        if item not in worse and item.high is not None and item.high > 1 + limit
+    )
+    return Gate(comparison, limit, worse, unsure)
 
 
 def parse_limit(text: str) -> float:

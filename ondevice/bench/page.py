@@ -154,7 +154,7 @@ def _comparisons(reports: Sequence[Report]) -> Iterable[str]:
             continue
         rows = [
             Interval(
-                ", ".join(part for part in (item.model, item.engine, item.what) if part),
+                item.name,
                 *(item.ratio, item.low, item.high, item.real, item.sentence()),
             )
             for item in result.figures

@@ -94,6 +94,21 @@ def test_ten_times_as_slow_is_real_and_fails_the_gate(data):
     assert not gate(report_of(slower(data, 0.1)), report_of(data), 0.05).worse
 
 
+def test_what_scatters_too_much_to_tell_is_said(data):
+    noisy = json.loads(json.dumps(data))
+    for item in noisy["latencies"]:
+        for number, bursts in enumerate(item["bursts_us"]):
+            item["bursts_us"][number] = [value * (1 + number) for value in bursts]
+    result = gate(report_of(noisy), report_of(noisy), 0.05)
+    assert not result.worse
+    assert {item.what for item in result.unsure} >= {"predict 1"}
+    assert "unsure: " in result.text()
+    assert "passed" in result.text()
+    steady = gate(report_of(noisy), report_of(noisy), 1000.0)
+    assert not steady.unsure
+    assert "unsure" not in steady.text()
+
+
 def test_the_command_line_gate(data, tmp_path):
     files = [tmp_path / "base.json", tmp_path / "now.json"]
     for path, content in zip(files, (data, slower(data, 10)), strict=True):

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 import ondevice
 from ondevice.codecs import CODECS, Codec
-from ondevice.converters.capture import capture, evaluating, input_names
+from ondevice.converters.capture import capture, input_names
 from ondevice.converters.column_blocks import stored_tables
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.emit_onnx import emit_onnx
 from ondevice.converters.emit_tflite import emit_tflite
 from ondevice.converters.graph import PackedModel
 from ondevice.converters.merge import merge_lookups
+from ondevice.converters.model_card import model_card
 from ondevice.converters.pack import pack
 from ondevice.converters.probe import probe_ids
+from ondevice.converters.report import ConversionReport
+from ondevice.converters.verification import (
+    Expected,
+    Source,
+    Validation,
+    dequantised,
+    difference,
+    verify_file,
+)
 from ondevice.dense import DENSE_CODECS, DenseCodec
-from ondevice.errors import ParityError, SpecError
+from ondevice.errors import SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import InputSpec, ModelInfo, TestVectors
-from ondevice.model import file_bytes
 
 TARGETS = ("odm", "onnx", "tflite")
 # Largest |probability difference| between the torch module, computing with the dequantised
@@ -42,53 +48,6 @@ TOLERANCE = 1e-5
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 2e-3, "q8": 5e-2}
 BATCHES = (1, 2, 17, 1024)
 VECTOR_ROWS = 64
-
-IdArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TargetReport:
-    """One written file.
-
-    Attributes:
-        path: where it lies.
-        bytes: its size, with the external data of an ONNX file.
-        runtime: what it was verified in.
-        max_difference: largest |probability difference| from the torch module.
-        checked_rows: how many rows were compared.
-    """
-
-    path: Path
-    bytes: int
-    runtime: str
-    max_difference: float
-    checked_rows: int
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """What a conversion wrote.
-
-    Attributes:
-        targets: a report for every target.
-        codec: how table values are stored.
-        quantisation_difference: largest |probability difference| between the torch module with
-            its own tables and with the dequantised ones, over the same rows.
-        made_by: versions of the packages that wrote the files.
-    """
-
-    targets: dict[str, TargetReport]
-    codec: str
-    quantisation_difference: float
-    made_by: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready object."""
-        data = asdict(self)
-        for target in data["targets"].values():
-            target["path"] = str(target["path"])
-        return data
 
 
 def convert(
@@ -101,8 +60,12 @@ def convert(
     dense: DenseCodec = "f32",
     features: FeatureSpec | None = None,
     name: str = "model",
+    validation: Validation | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> ConversionReport:
-    """Convert a torch module to model files and verify each one in its runtime.
+    """Convert a torch module to model files and verify each one in every runtime of this machine.
+
+    Beside the files lie the report, `name`.report.json, and the model card, `name`.md.
 
     Args:
         module: takes int64 IDs (tensors, or a dict of them by field) and returns click
@@ -115,11 +78,14 @@ def convert(
             dynamically quantised activations; its tolerance is DENSE_TOLERANCE["q8"]).
         features: how raw values become IDs, stored in every file.
         name: file name without suffix.
+        validation: labelled rows; the AUC before and after is reported for them.
+        about: lines on the model and its data for the model card, text by label.
 
     Raises:
         UnsupportedError: a target cannot express the module; lists every operator.
-        ParityError: a file differs from the module by more than TOLERANCE; nothing is left.
+        ParityError: a file differs from the module by more than its tolerance; nothing is left.
         SpecError: the settings or the example inputs are wrong.
+        InputError: the validation rows do not fit the module.
     """
     _check_settings(targets, tables, dense)
     names = input_names(module, example_inputs)
@@ -127,14 +93,20 @@ def convert(
     inputs = _input_specs(packed)
     leaves = [leaf.numpy() for leaf in pytree.tree_leaves(example_inputs)]
     examples = dict(zip(names, leaves, strict=True))
-    source = _Source(module, example_inputs, names)
+    source = Source(module, example_inputs, names)
     outputs = tuple(str(value.name) for value in packed.model.graph.outputs)
     batches = [probe_ids(inputs, examples, _paddings(packed), rows) for rows in BATCHES]
     travelling = probe_ids(inputs, examples, _paddings(packed), VECTOR_ROWS)
-    with _dequantised(module, packed):
-        expected = [source(batch) for batch in batches]
+    with dequantised(module, packed):
+        stored = [source(batch) for batch in batches]
         vectors = TestVectors(travelling, {outputs[0]: source(travelling)}, TOLERANCE)
-    original = [source(batch) for batch in batches]
+    expected = Expected(
+        batches=batches,
+        stored=stored,
+        original=[source(batch) for batch in batches],
+        validation=validation,
+        scores=None if validation is None else source.scores(validation),
+    )
     info = ModelInfo(
         inputs=inputs,
         outputs=outputs,
@@ -142,13 +114,33 @@ def convert(
         vectors=vectors,
         made_by=_versions(),
     )
-    reports = _write(packed, Path(out_dir), name, targets, info, batches, expected, dense)
-    return ConversionReport(
-        targets=reports,
-        codec=tables,
-        quantisation_difference=max(map(_difference, expected, original)),
-        made_by=info.made_by,
-    )
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
+        folder = Path(temporary)
+        written = {}
+        for target in targets:
+            file = folder / f"{name}.{target}"
+            _emit(target, packed, file, info, dense)
+            tolerance = DENSE_TOLERANCE[dense] if target == "odm" else TOLERANCE
+            written[target] = verify_file(file, expected, tolerance)
+        report = ConversionReport(
+            targets={
+                key: replace(item, path=out / item.path.name) for key, item in written.items()
+            },
+            codec=tables,
+            dense=dense,
+            quantisation_difference=max(map(difference, stored, expected.original)),
+            validation_rows=0 if validation is None else len(validation),
+            source_auc=expected.auc,
+            made_by=info.made_by,
+        )
+        (folder / f"{name}.report.json").write_text(report.to_text(), encoding="utf-8")
+        card = model_card(name, packed, report, about or {})
+        (folder / f"{name}.md").write_text(card, encoding="utf-8")
+        for file in sorted(folder.iterdir(), reverse=True):  # external data first
+            file.replace(out / file.name)
+    return report
 
 
 def _check_settings(targets: Sequence[str], tables: str, dense: str) -> None:
@@ -163,42 +155,6 @@ def _check_settings(targets: Sequence[str], tables: str, dense: str) -> None:
         faults.append(f"unknown dense codec {dense!r}; choose from {', '.join(DENSE_CODECS)}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
-
-
-class _Source:
-    """The torch module as a function of IDs by input name."""
-
-    def __init__(
-        self, module: nn.Module, example_inputs: tuple[Any, ...], names: list[str]
-    ) -> None:
-        self._module = module
-        self._structure = pytree.tree_structure(example_inputs)
-        self._names = names
-
-    def __call__(self, ids: Mapping[str, IdArray]) -> FloatArray:
-        leaves = [torch.from_numpy(ids[name]) for name in self._names]
-        arguments = pytree.tree_unflatten(leaves, self._structure)
-        with evaluating(self._module), torch.inference_mode():
-            output = self._module(*arguments)
-        if not isinstance(output, torch.Tensor):
-            raise SpecError(f"the module must return one tensor, got {type(output).__name__}")
-        return output.numpy()
-
-
-@contextlib.contextmanager
-def _dequantised(module: nn.Module, packed: PackedModel) -> Iterator[None]:
-    """Let the module compute with the tables as the files store them."""
-    parameters = dict(module.named_parameters())
-    kept = {name: parameters[name].detach().clone() for name in packed.tables}
-    try:
-        with torch.no_grad():
-            for name, table in packed.tables.items():
-                parameters[name].copy_(torch.from_numpy(table.dequantise()))
-        yield
-    finally:
-        with torch.no_grad():
-            for name, values in kept.items():
-                parameters[name].copy_(values)
 
 
 def _input_specs(packed: PackedModel) -> tuple[InputSpec, ...]:
@@ -244,32 +200,6 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _write(
-    packed: PackedModel,
-    out: Path,
-    name: str,
-    targets: Sequence[str],
-    info: ModelInfo,
-    batches: list[dict[str, IdArray]],
-    expected: list[FloatArray],
-    dense: DenseCodec,
-) -> dict[str, TargetReport]:
-    """Write and verify all targets in a temporary folder, then move them into `out`."""
-    reports = {}
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as folder:
-        for target in targets:
-            file = Path(folder) / f"{name}.{target}"
-            _emit(target, packed, file, info, dense)
-            tolerance = DENSE_TOLERANCE[dense] if target == "odm" else TOLERANCE
-            reports[target] = _verify(file, batches, expected, tolerance)
-        for file in sorted(Path(folder).iterdir(), reverse=True):  # external data first
-            file.replace(out / file.name)
-    return {
-        target: replace(report, path=out / report.path.name) for target, report in reports.items()
-    }
-
-
 def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo, dense: DenseCodec) -> None:
     if target == "odm":
         if info.vectors is not None:
@@ -280,39 +210,3 @@ def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo, dense: 
     merged = merge_lookups(packed)
     emit = emit_onnx if target == "onnx" else emit_tflite
     emit(merged, file, replace(info, tables=stored_tables(merged)).to_text())
-
-
-def _verify(
-    file: Path,
-    batches: list[dict[str, IdArray]],
-    expected: list[FloatArray],
-    tolerance: float,
-) -> TargetReport:
-    """Compare a file with the torch module in every engine of this machine that runs it."""
-    models = [ondevice.load(file)]
-    if models[0].engine == "native":
-        models.append(ondevice.load(file, engine="numpy"))
-    largest = 0.0
-    for model in models:
-        for batch, right in zip(batches, expected, strict=True):
-            difference = _difference(model.predict(batch), right)
-            if not difference <= tolerance:  # also catches NaN
-                raise ParityError(
-                    f"{file.name}: probabilities differ from the torch module by "
-                    f"{difference:.3g} in {model.runner.runtime}, more than {tolerance:g}; "
-                    "nothing was written"
-                )
-            largest = max(largest, difference)
-    return TargetReport(
-        path=file,
-        bytes=file_bytes(file),
-        runtime=", ".join(model.runner.runtime for model in models),
-        max_difference=largest,
-        checked_rows=sum(len(right) for right in expected),
-    )
-
-
-def _difference(left: FloatArray, right: FloatArray) -> float:
-    if left.shape != right.shape:
-        raise ParityError(f"output shape {list(left.shape)} instead of {list(right.shape)}")
-    return float(np.abs(left - right).max())

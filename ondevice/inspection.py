@@ -43,24 +43,30 @@ def inspect(path: str | Path) -> Inspection:
         MissingDependencyError: an .onnx file, and ONNX Runtime is not installed.
     """
     location = Path(path)
-    header_bytes = None
-    if location.suffix.lower() == ".odm" and location.is_file():
-        opened = open_odm(location)
-        info: ModelInfo = opened.info
-        tables = _native_tables(opened)
-        header_bytes = opened.container.header_bytes
-    else:
-        _, _, info = open_engine(location, "auto", 1)
-        tables = info.tables
+    opened, info = _opened(location)
     return Inspection(
         path=location,
         file_bytes=file_bytes(location),
         sha256=sha256(location),
-        header_bytes=header_bytes,
+        header_bytes=None if opened is None else opened.container.header_bytes,
         inputs=info.inputs,
-        tables=tables,
+        tables=info.tables if opened is None else _native_tables(opened),
         made_by=info.made_by,
     )
+
+
+def stored_tables(path: Path) -> tuple[TableBytes, ...]:
+    """Bytes of every embedding table of a model file. Raises as `inspect` does."""
+    opened, info = _opened(path)
+    return info.tables if opened is None else _native_tables(opened)
+
+
+def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo]:
+    """A native file, or None, and the description of any file."""
+    if path.suffix.lower() == ".odm" and path.is_file():
+        opened = open_odm(path)
+        return opened, opened.info
+    return None, open_engine(path, "auto", 1)[2]
 
 
 def _native_tables(opened: OdmFile) -> tuple[TableBytes, ...]:

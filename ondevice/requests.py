@@ -6,15 +6,15 @@ import csv
 import itertools
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import InputError
-from ondevice.features import Field
+from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec
-from ondevice.model import Model
 
 # Between the values of a sequence in one CSV cell; an empty cell is an empty sequence.
 SEPARATOR = "|"
@@ -22,8 +22,34 @@ SEPARATOR = "|"
 Row = tuple[int, dict[str, Any]]  # line number, value by input name
 
 
+class Described(Protocol):
+    """What says how requests are read: a loaded model, or one that is yet to be written."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies, for messages."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs, in order."""
+
+    @property
+    def features(self) -> FeatureSpec:
+        """How raw values become IDs."""
+
+
+def kind_of(name: str) -> str:
+    """Say "csv" or "jsonl" by a file's suffix. Raises InputError for another one."""
+    suffix = Path(name).suffix.lower()
+    if suffix == ".csv":
+        return "csv"
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return "jsonl"
+    raise InputError(f"{name}: cannot tell the format by its name; expected .csv or .jsonl")
+
+
 def read_requests(
-    source: IO[str], kind: str, model: Model, ids: bool, batch: int
+    source: IO[str], kind: str, model: Described, ids: bool, batch: int
 ) -> Iterator[dict[str, npt.NDArray[np.int64]]]:
     """IDs by input name, up to `batch` lines at a time.
 
@@ -58,7 +84,7 @@ def write_scores(sink: IO[str], kind: str, scores: npt.NDArray[np.float32], *, f
         sink.writelines(json.dumps({"score": float(f"{score:.6g}")}) + "\n" for score in scores)
 
 
-def _csv_rows(source: IO[str], model: Model) -> Iterator[Row]:
+def _csv_rows(source: IO[str], model: Described) -> Iterator[Row]:
     reader = csv.reader(source, strict=True)
     try:
         header = next(reader, None)
@@ -96,7 +122,7 @@ def _json_rows(source: IO[str]) -> Iterator[Row]:
 
 
 def _column(
-    spec: InputSpec, rows: list[Row], model: Model, kind: str, ids: bool
+    spec: InputSpec, rows: list[Row], model: Described, kind: str, ids: bool
 ) -> npt.NDArray[np.int64]:
     field = _field_of(spec, model, ids)
     values = []
@@ -118,7 +144,7 @@ def _column(
         raise
 
 
-def _field_of(spec: InputSpec, model: Model, ids: bool) -> Field:
+def _field_of(spec: InputSpec, model: Described, ids: bool) -> Field:
     """How the values of an input are read; IDs are read as integers."""
     if not ids:
         return model.features[spec.name]

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from ondevice.atomic import atomic_path
 from ondevice.converters import convert
+from ondevice.converters.report import report_text
 from ondevice.errors import SpecError
 from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
-from ondevice.models.commands.convert import examples, report_text
+from ondevice.models.commands.convert import examples
 from ondevice.models.commands.options import (
     add_data_options,
     described,

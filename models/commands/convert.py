@@ -12,18 +12,26 @@ import torch
 from ondevice.atomic import atomic_path
 from ondevice.codecs import CODECS
 from ondevice.converters import convert
-from ondevice.converters.convert import TARGETS, ConversionReport
+from ondevice.converters.convert import TARGETS
+from ondevice.converters.report import report_text
+from ondevice.converters.verification import Validation
 from ondevice.dense import DENSE_CODECS
-from ondevice.errors import FileFormatError
+from ondevice.errors import FileFormatError, InputError
 from ondevice.models.checkpoint import Checkpoint, load_checkpoint
-from ondevice.text_table import size, table
+from ondevice.models.commands.options import add_data_options, open_source, source_of
+from ondevice.models.recipe import Source
+from ondevice.models.validation import validation_from_file, validation_from_log
 
 EPILOG = """examples:
   ondevice convert checkpoint --out models
   ondevice convert checkpoint --out models --tables q4 --dense q8 --targets odm
+  ondevice convert checkpoint --out models --validation rows.csv --label clicked
+  ondevice convert checkpoint --out models --data ml1m --path ml-1m
 
-Every file is run in its engine on ordinary, unseen, padding and extreme IDs and compared with the
-torch model before it gets its name; a file that differs is not left behind."""
+Every file is run in its engines on ordinary, unseen, padding and extreme IDs and compared with the
+torch model before it gets its name; a file that differs is not left behind. Beside the files lie
+the report (NAME.report.json) and a model card (NAME.md). With --validation, or --data for the
+validation split of a data set, the AUC of every file is measured too."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +51,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
     )
     parser.add_argument("--name", default="model", help="file name (default: model)")
+    parser.add_argument(
+        "--validation", type=Path, metavar="FILE", help="CSV or JSON lines of raw values and labels"
+    )
+    parser.add_argument(
+        "--label", default="label", help="column of --validation that holds 0 or 1 (default: label)"
+    )
+    add_data_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
 
 
@@ -58,12 +73,36 @@ def run(args: argparse.Namespace) -> int:
         dense=args.dense,
         features=checkpoint.features,
         name=args.name,
+        validation=validation_of(args, checkpoint),
+        about=about(checkpoint),
     )
     print(report_text(report))  # noqa: T201
     if args.json is not None:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def validation_of(args: argparse.Namespace, checkpoint: Checkpoint) -> Validation | None:
+    """The labelled rows that the options name: a file, or the validation split of a data set."""
+    if args.validation is not None and args.data is not None:
+        raise InputError("give --validation FILE or --data NAME, not both")
+    if args.validation is not None:
+        return validation_from_file(args.validation, checkpoint.features, args.label)
+    if args.data is None:
+        return None
+    return validation_from_log(open_source(source_of(args, Source())), checkpoint.features)
+
+
+def about(checkpoint: Checkpoint) -> dict[str, str]:
+    """Lines for the model card: what the checkpoint says of its network, data and metrics."""
+    lines: dict[str, str] = {"Network": checkpoint.model.settings.kind}
+    data, test = checkpoint.extra.get("data"), checkpoint.extra.get("test")
+    if isinstance(data, dict) and "name" in data and "rows" in data:
+        lines["Training data"] = f"{data['name']}, {data['rows']} rows with validation and test"
+    if isinstance(test, dict) and isinstance(test.get("auc"), float):
+        lines["AUC on the test split, float32"] = f"{test['auc']:.4f}"
+    return lines
 
 
 def examples(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:
@@ -75,23 +114,3 @@ def examples(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:
         }
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{folder}: the checkpoint's example IDs are damaged") from error
-
-
-def report_text(report: ConversionReport) -> str:
-    """The report as a table and a line about quantisation."""
-    rows = [
-        (
-            str(item.path),
-            size(item.bytes),
-            item.runtime,
-            str(item.checked_rows),
-            f"{item.max_difference:.1e}",
-        )
-        for item in report.targets.values()
-    ]
-    header = ("file", "size", "verified in", "rows", "largest difference from torch")
-    return (
-        f"{table(header, rows)}\n"
-        f"rounding the tables to {report.codec} moves a probability by at most "
-        f"{report.quantisation_difference:.1e}"
-    )

@@ -22,10 +22,10 @@ from ondevice.bench.report import Report, Spread, write_report
 from ondevice.bench.tables import microseconds
 from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
+from ondevice.converters.report import report_text
 from ondevice.inspection import inspect
 from ondevice.model import file_bytes
 from ondevice.models.checkpoint import save_checkpoint
-from ondevice.models.commands.convert import report_text
 from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,

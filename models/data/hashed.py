@@ -172,9 +172,7 @@ def encode(
         else:
             fields.append(field)
     features = FeatureSpec(tuple(fields))
-    return Splits(
-        _encoded(train, features), _encoded(validation, features), _encoded(test, features)
-    )
+    return Splits(encoded(train, features), encoded(validation, features), encoded(test, features))
 
 
 def cardinalities(log: HashedLog) -> dict[str, int]:
@@ -200,7 +198,8 @@ def _counted(hashes: IdArray) -> tuple[IdArray, IdArray]:
     return distinct[present], counts[present]
 
 
-def _encoded(log: HashedLog, features: FeatureSpec) -> ClickLog:
+def encoded(log: HashedLog, features: FeatureSpec) -> ClickLog:
+    """A log's hashes as the IDs of fields that are encoded already."""
     ids = {field.name: _ids(field, log.hashes[field.name]) for field in features.fields}
     return ClickLog(features, ids, log.labels)
 

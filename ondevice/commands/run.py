@@ -12,7 +12,7 @@ from typing import IO
 from ondevice.atomic import atomic_path
 from ondevice.errors import InputError
 from ondevice.model import load
-from ondevice.requests import read_requests, write_scores
+from ondevice.requests import kind_of, read_requests, write_scores
 
 EPILOG = """examples:
   ondevice run model.odm requests.csv
@@ -40,21 +40,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score all lines."""
-    kind = args.format or _format_of(args.input)
+    kind = args.format or kind_of(args.input)
     model = load(args.model, engine=args.engine)
     with _opened(args.input) as source, _target(args.output) as sink:
         for number, batch in enumerate(read_requests(source, kind, model, args.ids, BATCH)):
             write_scores(sink, kind, model.predict(batch), first=number == 0)
     return 0
-
-
-def _format_of(name: str) -> str:
-    suffix = Path(name).suffix.lower()
-    if suffix == ".csv":
-        return "csv"
-    if suffix in (".jsonl", ".ndjson", ".json"):
-        return "jsonl"
-    raise InputError(f"{name}: cannot tell the format by its name; give --format csv or jsonl")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, needs_extra
 from ondevice.tflite_file import check_structure
 
+RUNTIMES = ("ai-edge-litert", "tflite-runtime")  # by package, the preferred one first
+
 
 class TfliteEngine:
     """One interpreter, which runs one request at a time: threads wait for one another.
@@ -22,15 +24,20 @@ class TfliteEngine:
         runtime: which package runs the file, and its version.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, runtime: str | None = None) -> None:
         """Open by path, so that the tables in the file are mapped, not read.
+
+        Args:
+            path: the .tflite file.
+            threads: for one request.
+            runtime: one of RUNTIMES; None takes the first that is installed.
 
         Raises:
             FileFormatError: the file is damaged, or needs what the runtime lacks.
             MissingDependencyError: no TFLite runtime is installed, or it cannot run with the
                 installed numpy.
         """
-        make_interpreter, self.runtime = _runtime()
+        make_interpreter, self.runtime = _runtime(runtime)
         check_structure(path)  # the runtimes follow a damaged file's offsets and crash
         try:
             self._interpreter = make_interpreter(model_path=str(path), num_threads=threads)
@@ -80,20 +87,26 @@ class TfliteEngine:
         self._shapes = shapes
 
 
-def _runtime() -> tuple[Any, str]:
+def _runtime(wanted: str | None) -> tuple[Any, str]:
     """The interpreter class to use, with the name and version of its package."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        with needs_extra("running a .tflite file", "tflite"):
-            from tflite_runtime.interpreter import Interpreter
-        if int(np.__version__.split(".")[0]) >= 2:
-            raise MissingDependencyError(
-                f"tflite-runtime needs numpy 1, but numpy {np.__version__} is installed: "
-                "pip install 'ondevice-ctr[tflite]' for its successor, or 'numpy<2'"
-            ) from None
-        return Interpreter, f"tflite-runtime {metadata.version('tflite-runtime')}"
-    return Interpreter, f"ai-edge-litert {metadata.version('ai-edge-litert')}"
+    if wanted != "tflite-runtime":
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            if wanted is not None:
+                raise MissingDependencyError(
+                    "ai-edge-litert is not installed: pip install 'ondevice-ctr[tflite]'"
+                ) from None
+        else:
+            return Interpreter, f"ai-edge-litert {metadata.version('ai-edge-litert')}"
+    with needs_extra("running a .tflite file", "tflite"):
+        from tflite_runtime.interpreter import Interpreter
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise MissingDependencyError(
+            f"tflite-runtime needs numpy 1, but numpy {np.__version__} is installed: "
+            "pip install 'ondevice-ctr[tflite]' for its successor, or 'numpy<2'"
+        )
+    return Interpreter, f"tflite-runtime {metadata.version('tflite-runtime')}"
 
 
 def _one_line(error: Exception) -> str:

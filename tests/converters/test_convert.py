@@ -171,7 +171,7 @@ def test_same_input_same_bytes(tmp_path):
             }
         )
     assert digests[0] == digests[1]
-    assert len(digests[0]) == 4
+    assert len(digests[0]) == 6  # three models, external data, report and card
 
 
 def test_a_module_by_somebody_else(tmp_path):

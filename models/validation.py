@@ -1,0 +1,80 @@
+"""Validation rows for a conversion: a file of raw values with labels, or a data set's split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ondevice.converters import Validation
+from ondevice.errors import InputError
+from ondevice.features import FIRST_BUCKET_ID, FeatureSpec, Field
+from ondevice.info import InputSpec
+from ondevice.models.data import HashedLog, split
+from ondevice.models.data.hashed import encoded
+from ondevice.requests import kind_of, read_requests
+
+BATCH = 8192
+# Buckets that tell exactly 0 and exactly 1 from all other numbers and from a missing label.
+_LABEL_EDGES = np.array([0.0, np.nextafter(0, 1), 1.0, np.nextafter(1, 2)])
+_ZERO, _ONE = FIRST_BUCKET_ID + 1, FIRST_BUCKET_ID + 3
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A file's columns: the model's inputs, and the label as one more."""
+
+    path: Path
+    inputs: tuple[InputSpec, ...]
+    features: FeatureSpec
+
+
+def validation_from_file(path: Path, features: FeatureSpec, label: str) -> Validation:
+    """Read raw values and labels from CSV with a header, or from JSON lines.
+
+    Args:
+        path: the file; its suffix says which of the two it is.
+        features: how raw values become IDs.
+        label: name of the column that holds 0 or 1.
+
+    Raises:
+        InputError: names the line and what was expected; or there is no such file.
+    """
+    if label in {field.name for field in features.fields}:
+        raise InputError(f"{label!r} is an input of the model; name the column of the label")
+    fields = (*features.fields, Field(label, "number", "bucket", boundaries=_LABEL_EDGES))
+    inputs = tuple(
+        InputSpec(field.name, ("batch",) if field.length is None else ("batch", field.length))
+        for field in fields
+    )
+    rows = _Rows(path, inputs, FeatureSpec(fields))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as source:
+            batches = list(read_requests(source, kind_of(path.name), rows, False, BATCH))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if not batches:
+        raise InputError(f"{path}: no rows")
+    columns = {
+        field.name: np.concatenate([batch[field.name] for batch in batches]) for field in fields
+    }
+    labels = columns.pop(label)
+    if len(wrong := np.flatnonzero((labels != _ZERO) & (labels != _ONE))):
+        raise InputError(f"{path}: column {label!r} must hold 0 or 1; row {wrong[0] + 1} does not")
+    return Validation(columns, (labels == _ONE).astype(np.float32), path.name)
+
+
+def validation_from_log(log: HashedLog, features: FeatureSpec) -> Validation:
+    """The validation split of a data set, encoded as the model expects.
+
+    Raises:
+        InputError: the log lacks a field of the model.
+    """
+    names = [field.name for field in features.fields]
+    if missing := [name for name in names if name not in log.hashes]:
+        raise InputError(f"{log.name} has no field {', '.join(missing)}, which the model needs")
+    part = encoded(split(log)[1], features)
+    return Validation(part.ids, part.labels, f"validation split of {log.name}")

@@ -13,7 +13,7 @@ from ondevice.models.embeddings import Embedding
 from ondevice.spec import full_spec
 
 # 127 * 7: every codec stores it without error, so a padding mask stays exactly 0 or this value
-# (the scale of q8 is 7, that of q4 127, both exact in f16).
+# (the scale of q8 is 7, that of q4 -889/8, that of q2 -889/2, all exact in f16).
 _EXACT = 889.0
 
 

@@ -75,7 +75,7 @@ def _native_tables(opened: OdmFile) -> tuple[TableBytes, ...]:
 
 def _native_table(name: str, table: RecordTable) -> TableBytes:
     layout = table.layout
-    row_scales = layout.rows * layout.scale_bytes
+    row_scales = layout.rows * layout.scale_bits // 8
     return TableBytes(
         name=name,
         rows=layout.rows,

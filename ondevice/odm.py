@@ -19,7 +19,8 @@ from ondevice.plan import LOOKUP, Plan
 from ondevice.records import RecordLayout, RecordTable
 
 FORMAT = "ondevice.odm"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
+READABLE_VERSIONS = ("1", "2")
 # Files up to this size have all their bytes checked at load (about 8 ms); larger ones on demand,
 # because reading everything would undo what mapping the file saves.
 FULL_CHECK_BYTES = 8 * 2**20
@@ -80,9 +81,10 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
     if container.metadata.get("format") != FORMAT:
         raise FileFormatError(f"{path}: a safetensors file, but not a native model")
     version = container.metadata.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise FileFormatError(
-            f"{path}: format version {version}; this release reads version {FORMAT_VERSION}"
+            f"{path}: format version {version}; this release reads versions "
+            f"{' and '.join(READABLE_VERSIONS)}"
         )
     plan = Plan.from_text(container.metadata.get("plan", ""))
     info = ModelInfo.from_text(container.metadata.get("info", ""))

@@ -90,12 +90,18 @@ class Plan:
                 outputs=_names(data["outputs"]),
                 nodes=tuple(_node(item) for item in data["nodes"]),
                 weights=_names(data["weights"]),
-                tables={name: RecordLayout(**item) for name, item in data["tables"].items()},
+                tables={name: _layout(item) for name, item in data["tables"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise FileFormatError(f"plan: {error!r}") from error
         except SpecError as error:
             raise FileFormatError(f"plan: {error}") from error
+
+
+def _layout(item: dict[str, Any]) -> RecordLayout:
+    if item.get("width_bits", 0) is None:  # absent in version 1, never null
+        raise ValueError("width_bits is null")
+    return RecordLayout(**item)
 
 
 def _check_lookup(where: str, node: Node, tables: dict[str, RecordLayout]) -> None:

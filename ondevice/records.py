@@ -1,11 +1,11 @@
-"""Row records: how the native file stores a table's quantised, truncated rows byte by byte.
+"""Row records: how the native file stores a table's quantised, truncated rows bit by bit.
 
-A record is one row: its float16 scale if the table has row scales, then its kept values (q4: two
-to a byte, the even dimension in the low nibble). Records follow one another without gaps. When
-rows keep different widths, an index finds them: one 12-byte group per 16 rows, a uint32 with the
-first record's byte offset and sixteen 4-bit width codes (row i in bits 4*(i % 16)). A row's width
-is min(dim, base + step * code), so a record's offset is the group's offset plus an affine function
-of the sum of the codes before it: 0.75 bytes a row, found without a scan.
+A record is one row: its float16 scale if the table has row scales, then its kept values. Records
+follow one another without gaps, so rows of q4 and q2 share bytes; the first value is in the lowest
+bits. When rows keep different widths, an index finds them: 12-byte groups, each a uint32 with the
+byte at which the group's first record begins and 64 bits of width codes: 16 of 4 bits, 32 of 2 or
+64 of 1. A row's width is min(dim, base + step * code), so a record's place is the group's plus an
+affine function of the sum of the codes before it: at most 0.75 bytes a row, found without a scan.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from ondevice.errors import FileFormatError, SpecError
 
 Bytes = npt.NDArray[np.uint8]
 
-GROUP_ROWS = 16
 GROUP_BYTES = 12
-LARGEST_WIDTH_CODE = 15
+GROUP_CODE_BITS = 64
+WIDTH_BITS = (1, 2, 4)
+SCALE_BITS = 16
 # Zero bytes after the last record, so that a kernel may load a whole vector at any record.
 TAIL_BYTES = 64
 
@@ -31,8 +32,9 @@ TAIL_BYTES = 64
 class RecordLayout:
     """The shape of a table's records, as stored in the file's plan.
 
-    width_base and width_step: see the module text; width_step is 0 when all rows keep
-    `width_base` dimensions, and then there is no index.
+    width_base, width_step and width_bits (of a width code): see the module text. When all rows
+    keep `width_base` dimensions there is no index, and width_step and width_bits are 0. None stands
+    for what format version 1 had: codes of 4 bits, and every record filled up to whole bytes.
     """
 
     codec: Codec
@@ -41,6 +43,7 @@ class RecordLayout:
     dim: int
     width_base: int
     width_step: int
+    width_bits: int | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -60,35 +63,46 @@ class RecordLayout:
             and 0 <= self.width_step <= self.dim + 1
         ):
             faults.append(f"rows, dim, width_base, width_step out of range: {sizes}")
-        elif self.codec == "q4" and self.width_step and (self.width_step | self.width_base) % 2:
-            faults.append(f"q4 rows grow by whole bytes, so widths must be even: {sizes}")
+        elif self.width_bits is None:
+            if self.codec == "q4" and self.width_step and (self.width_step | self.width_base) % 2:
+                faults.append(f"q4 rows of version 1 grow by whole bytes, so by twos: {sizes}")
+            elif self.codec == "q2":
+                faults.append("q2 needs width_bits")
+        elif type(self.width_bits) is not int or self.width_bits not in (
+            WIDTH_BITS if self.width_step else (0,)
+        ):
+            faults.append(f"width_bits {self.width_bits!r} with width_step {self.width_step}")
         if faults:
             raise FileFormatError("table layout: " + "; ".join(faults))
 
     @property
-    def scale_bytes(self) -> int:
-        """Bytes of the scale that begins a record."""
-        return 2 if self.scale_axis == "row" else 0
+    def scale_bits(self) -> int:
+        """Bits of the scale that begins a record."""
+        return SCALE_BITS if self.scale_axis == "row" else 0
 
     @property
-    def base_bytes(self) -> int:
+    def base_bits(self) -> int:
         """Record length for width code 0."""
-        return self.scale_bytes + value_bytes(self.codec, self.width_base)
+        return self.scale_bits + self._value_bits(self.width_base)
 
     @property
-    def step_bytes(self) -> int:
-        """Record bytes added by each step of the width code."""
-        return value_bytes(self.codec, self.width_step)
+    def step_bits(self) -> int:
+        """Record bits added by each step of the width code."""
+        return self._value_bits(self.width_step)
 
     @property
-    def widest(self) -> int:
-        """Most values that a record stores (may exceed dim by the rounding of the last step)."""
-        return self.width_base + LARGEST_WIDTH_CODE * self.width_step
+    def group_rows(self) -> int:
+        """Rows that share a group of the index."""
+        return GROUP_CODE_BITS // (self.width_bits or 4)
 
     @property
     def index_bytes(self) -> int:
         """Size of the index."""
-        return -(-self.rows // GROUP_ROWS) * GROUP_BYTES if self.width_step else 0
+        return -(-self.rows // self.group_rows) * GROUP_BYTES if self.width_step else 0
+
+    def _value_bits(self, count: int) -> int:
+        bits = count * BITS[self.codec]
+        return -(-bits // 8) * 8 if self.width_bits is None else bits
 
 
 @dataclass(frozen=True)
@@ -121,10 +135,10 @@ class RecordTable:
                 f"table {name!r}: {self.scales.size} column scales, expected {expected_scales}"
             )
         payload = self.records.size - TAIL_BYTES
-        if layout.width_step == 0 and payload != layout.rows * layout.base_bytes:
+        if layout.width_step == 0 and payload != -(-layout.rows * layout.base_bits // 8):
             raise FileFormatError(
                 f"table {name!r}: records have {payload} bytes, "
-                f"expected {layout.rows} x {layout.base_bytes}"
+                f"expected {layout.rows} x {layout.base_bits} bits"
             )
         if payload < 0:
             raise FileFormatError(f"table {name!r}: records lack their {TAIL_BYTES} tail bytes")
@@ -139,13 +153,12 @@ class RecordTable:
         layout = self.layout
         if layout.width_step == 0:
             return
-        starts, codes = self._groups()
-        lengths = layout.base_bytes + layout.step_bytes * codes.astype(np.int64)
+        starts, codes = _split_groups(self.index.reshape(-1, GROUP_BYTES), layout)
+        lengths = layout.base_bits + layout.step_bits * codes.astype(np.int64)
         lengths.reshape(-1)[layout.rows :] = 0
-        sums = lengths.sum(axis=1)
-        expected = np.concatenate(([0], np.cumsum(sums)[:-1]))
+        ends = np.cumsum(_whole_bytes(lengths.sum(axis=1)))
         payload = self.records.size - TAIL_BYTES
-        if not np.array_equal(starts, expected) or int(sums.sum()) != payload:
+        if starts[0] or not np.array_equal(starts[1:], ends[:-1]) or int(ends[-1]) != payload:
             raise FileFormatError(f"table {name!r}: the index does not match the records")
 
     def widths(self) -> npt.NDArray[np.int64]:
@@ -153,19 +166,31 @@ class RecordTable:
         layout = self.layout
         if layout.width_step == 0:
             return np.full(layout.rows, layout.width_base, dtype=np.int64)
-        _, codes = self._groups()
+        _, codes = _split_groups(self.index.reshape(-1, GROUP_BYTES), layout)
         kept = layout.width_base + layout.width_step * codes.reshape(-1).astype(np.int64)
         return np.minimum(kept[: layout.rows], layout.dim)
 
     def read(self, rows: npt.NDArray[np.int64]) -> FloatArray:
-        """Dequantised rows: int64 [...] row numbers, all in range -> float32 [..., dim]."""
+        """Dequantised rows: int64 [...] row numbers, all in range -> float32 [..., dim].
+
+        Raises:
+            FileFormatError: the index of an unverified file leads outside the records.
+        """
         layout = self.layout
         flat = rows.reshape(-1)
-        offsets, kept = self._locate(flat)
-        longest = layout.scale_bytes + value_bytes(layout.codec, int(kept.max(initial=0)))
-        columns = offsets[:, None] + np.arange(longest)
+        places, kept = self._locate(flat)
+        bits = layout.scale_bits + int(kept.max(initial=0)) * BITS[layout.codec]
+        lengths = layout.scale_bits + kept * BITS[layout.codec]
+        if (places + lengths > 8 * (self.records.size - TAIL_BYTES)).any():
+            raise FileFormatError("the index of a table does not match its records")
+        columns = (places // 8)[:, None] + np.arange(-(-bits // 8) + 1)
         raw = self.records[np.minimum(columns, self.records.size - 1)]
-        values = _decode_values(raw[:, layout.scale_bytes :], layout)
+        shift = (places % 8)[:, None]
+        if shift.any():
+            raw = (raw[:, :-1] >> shift | raw[:, 1:].astype(np.uint16) << (8 - shift)).astype(
+                np.uint8
+            )
+        values = _decode_values(raw[:, layout.scale_bits // 8 : -(-bits // 8)], layout.codec)
         if layout.scale_axis == "row":
             values *= raw[:, :2].copy().view("<f2").astype(np.float32)
         out = np.zeros((flat.size, layout.dim), dtype=np.float32)
@@ -179,108 +204,148 @@ class RecordTable:
     def _locate(
         self, rows: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The bit at which each row's record begins, and its kept width."""
         layout = self.layout
         if layout.width_step == 0:
-            return rows * layout.base_bytes, np.full(rows.shape, layout.width_base)
-        group, place = np.divmod(rows, GROUP_ROWS)
-        starts, codes = _split_groups(self.index.reshape(-1, GROUP_BYTES)[group])
-        before = np.where(np.arange(GROUP_ROWS) < place[:, None], codes, 0).sum(
+            return rows * layout.base_bits, np.full(rows.shape, layout.width_base)
+        group, place = np.divmod(rows, layout.group_rows)
+        starts, codes = _split_groups(self.index.reshape(-1, GROUP_BYTES)[group], layout)
+        before = np.where(np.arange(layout.group_rows) < place[:, None], codes, 0).sum(
             axis=1, dtype=np.int64
         )
-        offsets = starts + place * layout.base_bytes + before * layout.step_bytes
+        places = 8 * starts + place * layout.base_bits + before * layout.step_bits
         own = codes[np.arange(rows.size), place].astype(np.int64)
-        return offsets, layout.width_base + layout.width_step * own
-
-    def _groups(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-        return _split_groups(self.index.reshape(-1, GROUP_BYTES))
-
-
-def value_bytes(codec: Codec, count: int) -> int:
-    """Bytes that `count` values of one row take."""
-    return (count * BITS[codec] + 7) // 8
+        return places, layout.width_base + layout.width_step * own
 
 
 def pack_records(table: QuantTable) -> RecordTable:
-    """Store a quantised table as records.
+    """Store a quantised table as records, in the layout that takes the fewest bytes.
 
-    Kept widths are rounded up to what 16 width codes can express (step 1 up to 16 dimensions).
+    Kept widths are rounded up to what the layout's width codes can express.
 
     Raises:
         SpecError: the records exceed 4 GiB, which the index's uint32 offsets cannot reach.
     """
     layout, codes = _choose_layout(table)
-    payload = _encode_values(table)
-    if table.scales is not None and layout.scale_axis == "row":
-        scales = table.scales.astype("<f2").view(np.uint8).reshape(table.rows, 2)
-        payload = np.concatenate([scales, payload], axis=1)
-    lengths = layout.base_bytes + layout.step_bytes * codes
-    total = int(lengths.sum())
+    lengths = layout.base_bits + layout.step_bits * codes  # in bits
+    group_rows = layout.group_rows if layout.width_step else table.rows
+    sizes = _whole_bytes(np.add.reduceat(lengths, np.arange(0, table.rows, group_rows)))
+    total = int(sizes.sum())
     if total > 2**32 - 1:
         raise SpecError(f"a table's records take {total} bytes; the format holds up to 4 GiB")
-    if payload.shape[1] < int(lengths.max()):  # the last step may reach beyond dim
-        payload = np.pad(payload, ((0, 0), (0, int(lengths.max()) - payload.shape[1])))
-    kept = np.arange(payload.shape[1]) < lengths[:, None]
-    records = np.concatenate([payload[kept], np.zeros(TAIL_BYTES, dtype=np.uint8)])
-    index = _build_index(lengths, codes) if layout.width_step else np.empty(0, np.uint8)
+    records = np.concatenate(
+        [_pack_rows(table, lengths, group_rows), np.zeros(TAIL_BYTES, np.uint8)]
+    )
+    index = _build_index(sizes, codes, layout) if layout.width_step else np.empty(0, np.uint8)
     column = layout.scale_axis == "column"
     scales32 = np.asarray(table.scales, np.float32) if column else np.empty(0, np.float32)
     return RecordTable(layout, records, index, scales32)
 
 
 def _choose_layout(table: QuantTable) -> tuple[RecordLayout, npt.NDArray[np.int64]]:
-    widths = np.full(table.rows, table.dim) if table.widths is None else table.widths
+    """The layout of least bytes, whole rows or any size of width code, and each row's code."""
+    widths = np.full(1, table.dim) if table.widths is None else table.widths.astype(np.int64)
+    counts = np.bincount(widths, minlength=table.dim + 1)
     lowest, highest = int(widths.min()), int(widths.max())
-    grain = 2 if table.codec == "q4" else 1
-    if -(-lowest // grain) == -(-highest // grain):
-        base, step = highest, 0
-        codes = np.zeros(table.rows, dtype=np.int64)
-    else:
-        base = min(table.dim, -(-lowest // grain) * grain)
-        step = -(-(highest - base) // LARGEST_WIDTH_CODE)
-        step = -(-step // grain) * grain
-        codes = -(-(np.maximum(widths.astype(np.int64) - base, 0)) // step)
-    return RecordLayout(table.codec, table.scale_axis, table.rows, table.dim, base, step), codes
+    bits = BITS[table.codec]
+    least, base, step, chosen = table.rows * highest * bits, highest, 0, 0
+    present = np.flatnonzero(counts)
+    for width_bits in WIDTH_BITS:
+        most = 2**width_bits - 1
+        index = -(-table.rows * width_bits // GROUP_CODE_BITS) * GROUP_BYTES * 8
+        for start in range(lowest, highest):
+            stride = -(-(highest - start) // most)
+            stored = start + -(-np.maximum(present - start, 0) // stride) * stride
+            size = int(counts[present] @ stored) * bits + index
+            if size < least:
+                least, base, step, chosen = size, start, stride, width_bits
+    codes = np.zeros(table.rows, np.int64)
+    if step:
+        codes = -(-np.maximum(widths - base, 0) // step)
+    layout = RecordLayout(table.codec, table.scale_axis, table.rows, table.dim, base, step, chosen)
+    return layout, codes
 
 
-def _encode_values(table: QuantTable) -> Bytes:
-    values = table.values
-    if table.codec == "q4":
-        if table.dim % 2:
-            values = np.pad(values, ((0, 0), (0, 1)))
-        low, high = values[:, 0::2].view(np.uint8) & 15, values[:, 1::2].view(np.uint8) & 15
-        return (low | (high << np.uint8(4))).astype(np.uint8)
-    if table.codec == "q8":
-        return values.view(np.uint8)
-    little = "<f2" if table.codec == "f16" else "<f4"
-    return np.ascontiguousarray(values.astype(little)).view(np.uint8)
+def _pack_rows(table: QuantTable, lengths: npt.NDArray[np.int64], group_rows: int) -> Bytes:
+    """All records, `lengths` bits each; every group of rows begins at a whole byte."""
+    unit = min(BITS[table.codec], 8)
+    units = _units(table, unit)
+    counts = lengths // unit
+    fill = 8 // unit - 1  # units of zeros that a group's last record may need
+    longest = int(counts.max()) + fill
+    units = np.pad(units[:, :longest], ((0, 0), (0, max(0, longest - units.shape[1]))))
+    if fill:
+        starts = np.arange(0, table.rows, group_rows)
+        lasts = np.append(starts[1:], table.rows) - 1
+        counts = counts.copy()
+        counts[lasts] += -np.add.reduceat(counts, starts) % (8 // unit)
+        # what a record's own values do not fill is zero, also where the row is wider
+        units[np.arange(longest) >= (lengths // unit)[:, None]] = 0
+    return _join(units[np.arange(longest) < counts[:, None]], unit)
 
 
-def _decode_values(raw: Bytes, layout: RecordLayout) -> FloatArray:
+def _units(table: QuantTable, unit: int) -> Bytes:
+    """Scale and values of every row in units of 2, 4 or 8 bits, uint8 [rows, units]."""
+    if table.codec in ("f32", "f16"):
+        little = "<f2" if table.codec == "f16" else "<f4"
+        return np.ascontiguousarray(table.values.astype(little)).view(np.uint8)
+    values = table.values.astype(np.int8, copy=False).view(np.uint8) & np.uint8(2**unit - 1)
+    if table.scale_axis != "row":
+        return values
+    scales = np.asarray(table.scales).astype("<f2").view(np.uint8).reshape(table.rows, 2)
+    return np.concatenate([_split(scales, unit), values], axis=1)
+
+
+def _split(raw: Bytes, unit: int) -> Bytes:
+    """Bytes [rows, n] as units of 2, 4 or 8 bits [rows, n * 8 / unit], lowest bits first."""
+    if unit == 8:
+        return raw
+    shifts = np.arange(0, 8, unit, dtype=np.uint8)
+    parts = raw[:, :, None] >> shifts & np.uint8(2**unit - 1)
+    return parts.reshape(len(raw), -1)
+
+
+def _join(units: Bytes, unit: int) -> Bytes:
+    """Units one after another [n] as whole bytes, lowest bits first."""
+    if unit == 8:
+        return units
+    each = 8 // unit
+    units = np.pad(units, (0, -units.size % each)).reshape(-1, each)
+    joined = np.zeros(len(units), dtype=np.uint8)
+    for number in range(each):
+        joined |= units[:, number] << np.uint8(unit * number)
+    return joined
+
+
+def _decode_values(raw: Bytes, codec: Codec) -> FloatArray:
     raw = np.ascontiguousarray(raw)
-    if layout.codec == "q4":
-        signed = np.empty((raw.shape[0], raw.shape[1] * 2), dtype=np.int8)
-        signed[:, 0::2] = (raw << np.uint8(4)).view(np.int8) >> 4
-        signed[:, 1::2] = raw.view(np.int8) >> 4
-        return signed.astype(np.float32)
-    if layout.codec == "q8":
-        return raw.view(np.int8).astype(np.float32)
-    return raw.view("<f2" if layout.codec == "f16" else "<f4").astype(np.float32)
+    if codec in ("f32", "f16"):
+        return raw.view("<f2" if codec == "f16" else "<f4").astype(np.float32)
+    unit = BITS[codec]
+    up = np.uint8(8 - unit)  # the sign bit to the top, and back with the sign
+    return ((_split(raw, unit) << up).view(np.int8) >> up.view(np.int8)).astype(np.float32)
 
 
-def _build_index(lengths: npt.NDArray[np.int64], codes: npt.NDArray[np.int64]) -> Bytes:
-    groups = -(-lengths.size // GROUP_ROWS)
-    padded = np.zeros(groups * GROUP_ROWS, dtype=np.uint8)
+def _whole_bytes(bits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return -(-bits // 8)
+
+
+def _build_index(
+    sizes: npt.NDArray[np.int64], codes: npt.NDArray[np.int64], layout: RecordLayout
+) -> Bytes:
+    bits = layout.width_bits or 4
+    padded = np.zeros(len(sizes) * layout.group_rows, dtype=np.uint8)
     padded[: codes.size] = codes
-    starts = np.concatenate(([0], np.cumsum(lengths)))[: groups * GROUP_ROWS : GROUP_ROWS]
-    index = np.empty((groups, GROUP_BYTES), dtype=np.uint8)
-    index[:, :4] = starts.astype("<u4").view(np.uint8).reshape(groups, 4)
-    index[:, 4:] = (padded[0::2] | (padded[1::2] << np.uint8(4))).reshape(groups, 8)
+    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    index = np.empty((len(sizes), GROUP_BYTES), dtype=np.uint8)
+    index[:, :4] = starts.astype("<u4").view(np.uint8).reshape(-1, 4)
+    index[:, 4:] = _join(padded, bits).reshape(-1, 8)
     return index.reshape(-1)
 
 
-def _split_groups(groups: Bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+def _split_groups(
+    groups: Bytes, layout: RecordLayout
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Start bytes [groups] and width codes [groups, rows of a group] of index groups."""
     starts = groups[:, :4].copy().view("<u4").astype(np.int64).reshape(-1)
-    codes = np.empty((groups.shape[0], GROUP_ROWS), dtype=np.uint8)
-    codes[:, 0::2] = groups[:, 4:] & 15
-    codes[:, 1::2] = groups[:, 4:] >> 4
-    return starts, codes
+    return starts, _split(groups[:, 4:], layout.width_bits or 4)

@@ -41,7 +41,7 @@ def random_table(spec, codec, rng, *, truncated, axis=None):
     """A quantised table of random values, with random kept widths when `truncated`."""
     values = rng.normal(size=(spec.rows, spec.row_dim)).astype(np.float32)
     widths = rng.integers(0, spec.row_dim + 1, spec.rows) if truncated else None
-    axis = axis if codec in ("q8", "q4") else None
+    axis = axis if codec in ("q8", "q4", "q2") else None
     return quantise(values, codec, widths=widths, scale_axis=axis)
 
 

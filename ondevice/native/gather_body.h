@@ -1,26 +1,27 @@
 /* gather_body.h: lookups, compiled once for every instruction set by the kernels_*.c files.
  *
  * The including file defines VW (lanes of a vector), the type vf and vf_load, vf_store, vf_set1,
- * vf_mul, vf_add, vf_keep (zero the lanes from a number on), vf_load_q8, vf_load_q4, vf_load_f16,
- * half_value and block_value. Values are code * scale, one multiplication, and rows are added in
- * block order, as in the numpy engine: results are the same bit by bit.
+ * vf_mul, vf_add, vf_keep (zero the lanes from a number on), vf_load_q8, vf_load_f16, vf_codes
+ * (from the codes' bits), half_value and block_value. Values are code * scale, one multiplication, and rows are
+ * added in block order, as in the numpy engine: results are the same bit by bit.
  */
 
 enum { JOBS = 128, ENTRIES = 512, MAX_BLOCKS = 64 };
 
 typedef struct {
   const uint8_t *at; /* its index group, then its record */
-  uint32_t row, kept;
+  uint32_t row; /* then the bit of its first byte at which the record begins */
+  uint32_t kept;
 } entry;
 
 typedef struct {
   const od_lookup *lookup;
   float *out;
-  uint32_t first;
+  uint32_t first, count; /* its entries, which are summed */
 } job;
 
 typedef struct {
-  job jobs[JOBS];
+  job jobs[JOBS + MAX_BLOCKS];
   entry entries[ENTRIES];
   uint32_t job_count, entry_count;
   od_fault *fault;
@@ -43,16 +44,28 @@ OD_INLINE void store_part(float *to, vf value, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) to[i] = whole[i];
 }
 
+/* Bits from `shift` (0..7) of a byte on, `count` (up to 64) of them and whatever follows. */
+OD_INLINE uint64_t bits_from(const uint8_t *at, uint32_t shift, uint32_t count) {
+  uint64_t bits = od_load64(at) >> shift;
+  return count <= 56 ? bits : bits | (uint64_t)at[8] << 1 << (63 - shift);
+}
+
 /* Values [column, column + VW) of one record. */
 OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column, od_codec codec) {
   if (column && e->kept <= column) return vf_set1(0);
   const uint8_t *values = e->at + table->scale_bytes;
   vf part;
   if (codec == OD_CODEC_Q8) part = vf_load_q8(values + column);
-  else if (codec == OD_CODEC_Q4) part = vf_load_q4(values + column / 2);
+  else if (codec == OD_CODEC_Q4 && VW * 4 > 56 && table->whole_bytes)
+    part = vf_codes(od_load64(values + column / 2), 4);
+  else if (codec == OD_CODEC_Q4)
+    part = vf_codes(bits_from(values + column / 2, e->row, VW * 4), 4);
+  else if (codec == OD_CODEC_Q2)
+    part = vf_codes(bits_from(values + column / 4, e->row, VW * 2), 2);
   else if (codec == OD_CODEC_F16) part = vf_load_f16(values + 2 * (size_t)column);
   else part = vf_load((const float *)(const void *)(values + 4 * (size_t)column));
-  if (table->scale == OD_SCALE_ROW) part = vf_mul(part, vf_set1(half_value(e->at)));
+  if (table->scale == OD_SCALE_ROW)
+    part = vf_mul(part, vf_set1(half_value((uint16_t)(od_load32(e->at) >> e->row))));
   else if (table->scale == OD_SCALE_COLUMN)
     part = vf_mul(part, load_part(table->scales + column, table->dim - column));
   return e->kept >= column + VW ? part : vf_keep(part, (int32_t)(e->kept - column));
@@ -61,49 +74,51 @@ OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column,
 OD_INLINE void fuse(const job *j, const entry *entries, od_codec codec) {
   const od_lookup *lookup = j->lookup;
   const od_table *table = lookup->table;
-  uint32_t count = lookup->block_count;
+  uint32_t count = j->count;
   for (uint32_t column = 0; column < lookup->row_dim; column += VW) {
-    uint32_t left = lookup->row_dim - column;
-    if (lookup->fuse == OD_FUSE_CONCAT) {
-      for (uint32_t b = 0; b < count; b++)
-        store_part(j->out + b * lookup->row_dim + column,
-                   record_part(entries + b, table, column, codec), left);
-      continue;
-    }
     vf sum = record_part(entries, table, column, codec);
     for (uint32_t b = 1; b < count; b++)
       sum = vf_add(sum, record_part(entries + b, table, column, codec));
     if (lookup->fuse == OD_FUSE_MEAN) sum = vf_mul(sum, vf_set1(lookup->mean));
-    store_part(j->out + column, sum, left);
+    store_part(j->out + column, sum, lookup->row_dim - column);
   }
 }
 
 /* From the index group to the record: its offset follows from the widths before it. */
-OD_INLINE void locate(entry *e, const od_table *table, gather_state *state) {
-  uint64_t start = od_load32(e->at), codes = od_load64(e->at + 4);
-  uint32_t place = e->row & 15;
-  uint64_t before = codes & (((uint64_t)1 << (4 * place)) - 1);
-  before = (before & 0x0f0f0f0f0f0f0f0fu) + ((before >> 4) & 0x0f0f0f0f0f0f0f0fu);
-  before = (before * 0x0101010101010101u) >> 56;
-  uint32_t own = (uint32_t)(codes >> (4 * place)) & 15;
-  uint64_t offset = start + (uint64_t)place * table->base_bytes + before * table->step_bytes;
-  uint64_t end = offset + table->base_bytes + own * table->step_bytes;
-  uint32_t kept = table->width_base + own * table->width_step;
-  e->kept = kept < table->dim ? kept : table->dim;
-  if (__builtin_expect(end > table->payload, 0)) {
-    state->fault->kind = OD_FAULT_INDEX;
-    offset = e->kept = 0;
+OD_INLINE void locate(entry *e, uint32_t count, const od_table *table, gather_state *state,
+                      uint32_t bits) {
+  for (const entry *end = e + count; e < end; e++) {
+    uint64_t start = od_load32(e->at), codes = od_load64(e->at + 4);
+    uint32_t place = e->row & (64 / bits - 1);
+    uint64_t before = codes & (((uint64_t)1 << (bits * place)) - 1);
+    if (bits == 1) before = (before & 0x5555555555555555u) + ((before >> 1) & 0x5555555555555555u);
+    if (bits <= 2) before = (before & 0x3333333333333333u) + ((before >> 2) & 0x3333333333333333u);
+    before = (before & 0x0f0f0f0f0f0f0f0fu) + ((before >> 4) & 0x0f0f0f0f0f0f0f0fu);
+    before = (before * 0x0101010101010101u) >> 56;
+    uint32_t own = (uint32_t)(codes >> (bits * place)) & (((uint32_t)1 << bits) - 1);
+    uint64_t offset = 8 * start + (uint64_t)place * table->base_bits + before * table->step_bits;
+    uint64_t end = offset + table->base_bits + own * table->step_bits;
+    uint32_t kept = table->width_base + own * table->width_step;
+    e->kept = kept < table->dim ? kept : table->dim;
+    if (__builtin_expect(end > 8 * table->payload, 0)) {
+      state->fault->kind = OD_FAULT_INDEX;
+      offset = e->kept = 0;
+    }
+    e->at = table->records + (offset >> 3);
+    e->row = offset & 7;
+    __builtin_prefetch(e->at);
   }
-  e->at = table->records + offset;
-  __builtin_prefetch(e->at);
 }
 
 static void flush(gather_state *state) {
   for (uint32_t i = 0; i < state->job_count; i++) {
-    const od_lookup *lookup = state->jobs[i].lookup;
-    if (!lookup->table->index) continue;
-    entry *e = state->entries + state->jobs[i].first;
-    for (uint32_t b = 0; b < lookup->block_count; b++) locate(e + b, lookup->table, state);
+    const job *j = &state->jobs[i];
+    const od_table *table = j->lookup->table;
+    if (!table->index) continue;
+    entry *e = state->entries + j->first;
+    if (table->width_bits == 4) locate(e, j->count, table, state, 4);
+    else if (table->width_bits == 2) locate(e, j->count, table, state, 2);
+    else locate(e, j->count, table, state, 1);
   }
   for (uint32_t i = 0; i < state->job_count; i++) {
     const job *j = &state->jobs[i];
@@ -111,6 +126,7 @@ static void flush(gather_state *state) {
     switch (j->lookup->table->codec) {
       case OD_CODEC_Q8: fuse(j, e, OD_CODEC_Q8); break;
       case OD_CODEC_Q4: fuse(j, e, OD_CODEC_Q4); break;
+      case OD_CODEC_Q2: fuse(j, e, OD_CODEC_Q2); break;
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
       default: fuse(j, e, OD_CODEC_F32); break;
     }
@@ -120,10 +136,15 @@ static void flush(gather_state *state) {
 
 OD_INLINE void add_entry(gather_state *state, const od_table *table, uint32_t row) {
   entry *e = &state->entries[state->entry_count++];
-  e->row = row;
   e->kept = table->width_base;
-  e->at = table->index ? table->index + (size_t)(row >> 4) * 12
-                       : table->records + (size_t)row * table->base_bytes;
+  if (table->index) {
+    e->row = row;
+    e->at = table->index + (size_t)(row >> table->group_shift) * 12;
+  } else {
+    uint64_t offset = (uint64_t)row * table->base_bits;
+    e->row = offset & 7;
+    e->at = table->records + (offset >> 3);
+  }
   __builtin_prefetch(e->at);
 }
 
@@ -132,11 +153,12 @@ OD_INLINE void add_job(gather_state *state, const od_lookup *lookup, int64_t id,
     for (uint32_t i = 0; i < lookup->dim; i++) out[i] = 0;
     return;
   }
-  job *j = &state->jobs[state->job_count++];
-  j->lookup = lookup;
-  j->out = out;
-  j->first = state->entry_count;
   const od_table *table = lookup->table;
+  uint32_t first = state->entry_count, count = lookup->block_count;
+  if (__builtin_expect(lookup->fuse == OD_FUSE_CONCAT, 0))
+    for (; count > 1; count--, first++, out += lookup->row_dim)
+      state->jobs[state->job_count++] = (job){lookup, out, first, 1};
+  state->jobs[state->job_count++] = (job){lookup, out, first, count};
   if (lookup->blocks) {
     uint64_t code = (uint64_t)id * lookup->multiplier;
     for (uint32_t b = 0; b < lookup->block_count; b++) {
@@ -156,7 +178,7 @@ OD_INLINE void add_job(gather_state *state, const od_lookup *lookup, int64_t id,
     }
     add_entry(state, table, (uint32_t)row);
   }
-  if (state->job_count == JOBS || state->entry_count > ENTRIES - MAX_BLOCKS) flush(state);
+  if (state->job_count >= JOBS || state->entry_count > ENTRIES - MAX_BLOCKS) flush(state);
 }
 
 static void gather(const od_gather *gathers, size_t count, size_t rows, od_fault *fault) {

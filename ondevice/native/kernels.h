@@ -4,7 +4,7 @@
 
 #include "base.h"
 
-typedef enum { OD_CODEC_F32, OD_CODEC_F16, OD_CODEC_Q8, OD_CODEC_Q4 } od_codec;
+typedef enum { OD_CODEC_F32, OD_CODEC_F16, OD_CODEC_Q8, OD_CODEC_Q4, OD_CODEC_Q2 } od_codec;
 typedef enum { OD_SCALE_NONE, OD_SCALE_ROW, OD_SCALE_COLUMN } od_scale;
 typedef enum { OD_FUSE_SUM, OD_FUSE_MEAN, OD_FUSE_CONCAT } od_fuse;
 
@@ -14,7 +14,10 @@ typedef struct {
   od_codec codec;
   od_scale scale;
   uint32_t rows, dim, width_base, width_step;
-  uint32_t scale_bytes, base_bytes, step_bytes;
+  uint32_t width_bits, group_shift; /* of a width code; a group has 2^group_shift codes in 64 bits */
+  uint32_t scale_bytes;
+  uint32_t base_bits, step_bits; /* of a record: with width code 0, and for each step of it */
+  uint32_t whole_bytes; /* every record begins and ends at a byte */
   const uint8_t *records;
   uint64_t payload; /* bytes of records, without the 64 zero bytes after them */
   const uint8_t *index; /* NULL: all rows have the same width */

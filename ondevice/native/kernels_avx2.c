@@ -32,16 +32,17 @@ OD_INLINE vf vf_keep(vf v, int32_t count) {
 OD_INLINE vf vf_load_q8(const uint8_t *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
-OD_INLINE vf vf_load_q4(const uint8_t *p) {
-  __m128i bytes = _mm_cvtepu8_epi16(_mm_cvtsi32_si128((int)od_load32(p)));
-  __m128i codes = _mm_and_si128(_mm_or_si128(bytes, _mm_slli_epi16(bytes, 4)), _mm_set1_epi8(15));
-  codes = _mm_sub_epi8(_mm_xor_si128(codes, _mm_set1_epi8(8)), _mm_set1_epi8(8));
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+OD_INLINE vf vf_codes(uint64_t bits, int size) {
+  __m256i up2 = _mm256_setr_epi32(30, 28, 26, 24, 22, 20, 18, 16);
+  __m256i up4 = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
+  __m256i words = _mm256_set1_epi32((int)(uint32_t)bits);
+  __m256i codes = _mm256_sllv_epi32(words, size == 4 ? up4 : up2); /* to the top of the lanes */
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(codes, 32 - size));
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
-OD_INLINE float half_value(const uint8_t *p) { return _cvtsh_ss(od_load16(p)); }
+OD_INLINE float half_value(uint16_t half) { return _cvtsh_ss(half); }
 OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) {
   return (uint32_t)_pext_u64(code, mask);
 }

@@ -45,9 +45,10 @@ OD_INLINE vf vf_load_q8(const uint8_t *p) {
   LANES v.lane[i] = (float)(int8_t)p[i];
   return v;
 }
-OD_INLINE vf vf_load_q4(const uint8_t *p) {
+OD_INLINE vf vf_codes(uint64_t bits, int size) {
   vf v;
-  LANES v.lane[i] = (float)((((p[i / 2] >> (i % 2 ? 4 : 0)) & 15) ^ 8) - 8);
+  int sign = 1 << (size - 1);
+  LANES v.lane[i] = (float)(((int)(bits >> (size * i) & (2u * (unsigned)sign - 1)) ^ sign) - sign);
   return v;
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
@@ -55,7 +56,7 @@ OD_INLINE vf vf_load_f16(const uint8_t *p) {
   LANES v.lane[i] = od_half(od_load16(p + 2 * i));
   return v;
 }
-OD_INLINE float half_value(const uint8_t *p) { return od_half(od_load16(p)); }
+OD_INLINE float half_value(uint16_t half) { return od_half(half); }
 OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bits(code, mask); }
 
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,

@@ -5,14 +5,16 @@ enum { FULL_CHECK_BYTES = 8 << 20 };
 
 /* Every group of an index starts where the records before it end. */
 static int index_matches(const od_table *table) {
-  uint64_t expected = 0;
-  for (uint32_t first = 0; table->index && first < table->rows; first += 16) {
-    const uint8_t *group = table->index + (size_t)(first / 16) * 12;
-    uint32_t count = table->rows - first < 16 ? table->rows - first : 16;
-    uint64_t codes = od_load64(group + 4);
+  uint64_t expected = 0, mask = ((uint64_t)1 << table->width_bits) - 1;
+  uint32_t size = (uint32_t)1 << table->group_shift;
+  for (uint32_t first = 0; table->index && first < table->rows; first += size) {
+    const uint8_t *group = table->index + (size_t)(first >> table->group_shift) * 12;
+    uint32_t count = table->rows - first < size ? table->rows - first : size;
+    uint64_t codes = od_load64(group + 4), bits = 0;
     if (od_load32(group) != expected) return 0;
-    for (uint32_t i = 0; i < count; i++, codes >>= 4)
-      expected += table->base_bytes + (codes & 15) * table->step_bytes;
+    for (uint32_t i = 0; i < count; i++, codes >>= table->width_bits)
+      bits += table->base_bits + (codes & mask) * table->step_bits;
+    expected += (bits + 7) / 8;
   }
   return !table->index || expected == table->payload;
 }

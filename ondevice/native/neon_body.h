@@ -27,18 +27,15 @@ OD_INLINE vf vf_keep(vf v, int32_t count) {
   uint32x4_t kept = vcgtq_s32(vdupq_n_s32(count), vld1q_s32(lanes));
   return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), kept));
 }
-OD_INLINE vf vf_codes(int8x8_t codes) {
+OD_INLINE vf vf_load_q8(const uint8_t *p) {
+  int8x8_t codes = vreinterpret_s8_u32(vdup_n_u32(od_load32(p)));
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(codes))));
 }
-OD_INLINE vf vf_load_q8(const uint8_t *p) {
-  return vf_codes(vreinterpret_s8_u32(vdup_n_u32(od_load32(p))));
-}
-OD_INLINE vf vf_load_q4(const uint8_t *p) {
-  uint32_t bytes = od_load16(p); /* two bytes, four codes */
-  bytes = (bytes | bytes << 8) & 0x00ff00ffu;
-  bytes = (bytes | bytes << 4) & 0x0f0f0f0fu;
-  int8x8_t codes = vreinterpret_s8_u32(vdup_n_u32(bytes));
-  return vf_codes(vshr_n_s8(vshl_n_s8(codes, 4), 4));
+OD_INLINE vf vf_codes(uint64_t bits, int size) {
+  static const int32_t up4[4] = {28, 24, 20, 16}, up2[4] = {30, 28, 26, 24};
+  int32x4_t codes = vdupq_n_s32((int32_t)(uint32_t)bits); /* each code to the top of its lane */
+  codes = vshlq_s32(codes, vld1q_s32(size == 4 ? up4 : up2));
+  return vcvtq_f32_s32(size == 4 ? vshrq_n_s32(codes, 28) : vshrq_n_s32(codes, 30));
 }
 #if defined(__aarch64__)
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
@@ -51,7 +48,7 @@ OD_INLINE vf vf_load_f16(const uint8_t *p) {
   return vld1q_f32(lanes);
 }
 #endif
-OD_INLINE float half_value(const uint8_t *p) { return od_half(od_load16(p)); }
+OD_INLINE float half_value(uint16_t half) { return od_half(half); }
 OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bits(code, mask); }
 
 /* The 4 codes of one group, repeated. */

@@ -1,7 +1,7 @@
 /* plan.c: reads the plan (JSON) of a native file and checks it against the arrays of the file. */
 #include "model.h"
 
-enum { MAX_NODES = 65536, MAX_DIM = 1024, MAX_BLOCKS = 64, TAIL = 64, GROUP = 16 };
+enum { MAX_NODES = 65536, MAX_DIM = 1024, MAX_BLOCKS = 64, TAIL = 64 };
 #define MAX_VALUE_SIZE (1u << 24) /* elements a row */
 
 typedef struct {
@@ -68,22 +68,23 @@ static od_status bad_table(planner *p, const char *name, const char *what) {
   return od_fail(p->error, OD_E_FORMAT, "table '%s': %s", name, what);
 }
 
-static uint32_t value_bytes(od_codec codec, uint32_t count) {
-  static const uint8_t bits[] = {32, 16, 8, 4};
-  return (count * bits[codec] + 7) / 8;
+static uint32_t value_bits(od_codec codec, uint32_t count, int whole_bytes) {
+  static const uint8_t bits[] = {32, 16, 8, 4, 2};
+  return whole_bytes ? (count * bits[codec] + 7) / 8 * 8 : count * bits[codec];
 }
 
 static od_status read_layout(planner *p, const od_json *item, od_table *table) {
-  static const char *const codecs[] = {"f32", "f16", "q8", "q4"};
+  static const char *const codecs[] = {"f32", "f16", "q8", "q4", "q2"};
   const od_json *codec = od_json_member(item, "codec"), *axis = od_json_member(item, "scale_axis");
-  int64_t rows, dim, base, step;
+  const od_json *width_bits = od_json_member(item, "width_bits");
+  int64_t rows, dim, base, step, bits = 4;
   table->name = od_take_text(&p->model->arena, item->key, od_length(item->key));
   if (!table->name) return no_memory(p);
   unsigned found = 0;
   if (!codec || codec->kind != OD_J_TEXT) return bad_table(p, item->key, "codec is missing");
-  while (found < 4 && !od_equal(codecs[found], codec->text)) found++;
-  if (found == 4) return bad_table(p, item->key, "unknown codec");
-  if (item->size != 6 || !axis || !od_json_int(od_json_member(item, "rows"), 1, INT32_MAX, &rows) ||
+  while (found < 5 && !od_equal(codecs[found], codec->text)) found++;
+  if (found == 5) return bad_table(p, item->key, "unknown codec");
+  if (item->size != (width_bits ? 7 : 6) || !axis || !od_json_int(od_json_member(item, "rows"), 1, INT32_MAX, &rows) ||
       !od_json_int(od_json_member(item, "dim"), 1, MAX_DIM, &dim) ||
       !od_json_int(od_json_member(item, "width_base"), 0, dim, &base) ||
       !od_json_int(od_json_member(item, "width_step"), 0, dim + 1, &step))
@@ -96,15 +97,23 @@ static od_status read_layout(planner *p, const od_json *item, od_table *table) {
   else if (axis->kind != OD_J_NULL) return bad_table(p, item->key, "unknown scale axis");
   if ((table->scale == OD_SCALE_NONE) != (table->codec <= OD_CODEC_F16))
     return bad_table(p, item->key, "codec and scale axis do not fit each other");
-  if (table->codec == OD_CODEC_Q4 && step && ((step | base) & 1))
-    return bad_table(p, item->key, "q4 rows grow by whole bytes, so widths must be even");
+  /* without width_bits, format version 1: codes of 4 bits, records of whole bytes */
+  if (!width_bits && (table->codec == OD_CODEC_Q2 ||
+                      (table->codec == OD_CODEC_Q4 && step && ((step | base) & 1))))
+    return bad_table(p, item->key, "rows of version 1 grow by whole bytes");
+  if (width_bits && (!od_json_int(width_bits, 0, 4, &bits) || bits == 3 || !bits != !step))
+    return bad_table(p, item->key, "width_bits does not fit");
   table->rows = (uint32_t)rows;
   table->dim = (uint32_t)dim;
   table->width_base = (uint32_t)base;
   table->width_step = (uint32_t)step;
   table->scale_bytes = table->scale == OD_SCALE_ROW ? 2 : 0;
-  table->base_bytes = table->scale_bytes + value_bytes(table->codec, (uint32_t)base);
-  table->step_bytes = value_bytes(table->codec, (uint32_t)step);
+  table->width_bits = (uint32_t)bits;
+  table->group_shift = bits == 4 ? 4 : bits == 2 ? 5 : 6;
+  table->base_bits =
+      8 * table->scale_bytes + value_bits(table->codec, (uint32_t)base, !width_bits);
+  table->step_bits = value_bits(table->codec, (uint32_t)step, !width_bits);
+  table->whole_bytes = (table->base_bits | table->step_bits) % 8 == 0;
   return OD_OK;
 }
 
@@ -127,9 +136,9 @@ static od_status read_table(planner *p, const od_json *item, od_table *table) {
   table->payload = bytes - TAIL;
   if (table->width_step) {
     OD_CHECK(table_part(p, table, ".index", OD_U8, &table->index, &bytes));
-    if (bytes != ((uint64_t)table->rows + GROUP - 1) / GROUP * 12)
+    if (bytes != (((uint64_t)table->rows - 1) >> table->group_shift) * 12 + 12)
       return bad_table(p, table->name, "its index has a wrong size");
-  } else if (table->payload != (uint64_t)table->rows * table->base_bytes) {
+  } else if (table->payload != ((uint64_t)table->rows * table->base_bits + 7) / 8) {
     return bad_table(p, table->name, "its records have a wrong size");
   }
   if (table->scale == OD_SCALE_COLUMN) {
@@ -586,8 +595,8 @@ od_status od_plan_read(od_model *model, const od_container *file, od_arena *scra
   if (!od_equal(format->text, "ondevice.odm"))
     return od_fail(error, OD_E_FORMAT, "a safetensors file, but not a native model");
   OD_CHECK(need_text(file, "format_version", &version, error));
-  if (!od_equal(version->text, "1"))
-    return od_fail(error, OD_E_FORMAT, "format version %s; this release reads version 1",
+  if (!od_equal(version->text, "1") && !od_equal(version->text, "2"))
+    return od_fail(error, OD_E_FORMAT, "format version %s; this release reads versions 1 and 2",
                    version->text);
   OD_CHECK(need_text(file, "plan", &plan_text, error));
   OD_CHECK(need_text(file, "info", &info_text, error));

@@ -6,11 +6,17 @@ import zlib
 
 import numpy as np
 import pytest
+from native_helpers import write_model
 from runtime_helpers import write_small_model
 
 import ondevice
+from ondevice.codecs import quantise
 from ondevice.engines.native import NativeEngine, is_compiled
+from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
+from ondevice.odm import open_odm
+from ondevice.records import pack_records
+from ondevice.spec import full_spec
 
 pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
 IDS = {name: np.array([1, 3, 4, 2], dtype=np.int64) for name in ("user", "colour", "slot")}
@@ -124,6 +130,80 @@ def test_index_that_leads_outside(tmp_path):
     engine = NativeEngine(path, full_check=False)
     with pytest.raises(FileFormatError, match="index"):
         engine.run(IDS)
+
+
+# name, codec, dim, kept widths, bits of a width code
+CASES = [("a", "q4", 1, None, 0), ("b", "q2", 3, None, 0), ("c", "q4", 3, [0, 3], 1),
+         ("d", "q2", 12, [0, 4, 8, 12], 2), ("e", "q4", 30, range(0, 31, 2), 4)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Tables whose rows share bytes, whole and cut, with width codes of every size."""
+    path = tmp_path_factory.mktemp("narrow") / "narrow.odm"
+    rng = np.random.default_rng(0)
+    specs, tables = {}, {}
+    for name, codec, dim, kept, bits in CASES:
+        specs[name] = full_spec(150, dim)
+        widths = None if kept is None else rng.choice(kept, 150)
+        values = rng.normal(size=(150, dim)).astype(np.float32)
+        tables[name] = quantise(values, codec, widths=widths, scale_axis="column")
+        assert pack_records(tables[name]).layout.width_bits == bits
+    outputs = [f"{name}.vector" for name in specs]
+    write_model(path, specs, tables, [], {}, outputs)
+    ids = {name: np.arange(150, dtype=np.int64) for name in specs}
+    engine = NativeEngine(path)
+    for name, table in tables.items():
+        np.testing.assert_array_equal(engine.run(ids)[f"{name}.vector"], table.dequantise())
+    return path.read_bytes(), ids
+
+
+@pytest.mark.parametrize("part", ["c", "d", "e"])
+def test_index_of_narrow_rows_that_leads_outside(narrow, tmp_path, part):
+    """In C and in numpy, without the checks at load: an error, no read beyond the records."""
+    data, ids = bytearray(narrow[0]), narrow[1]
+    length = int.from_bytes(data[:8], "little")
+    start = 8 + length + json.loads(data[8 : 8 + length])[f"table.{part}.index"]["data_offsets"][0]
+    path = tmp_path / "wild.odm"
+    for place, strange in ((0, b"\xff\xff\xff\xff"), (12, b"\xff\xff\0\0"), (4, b"\xff" * 8)):
+        changed = bytearray(data)
+        changed[start + place : start + place + len(strange)] = strange
+        path.write_bytes(changed)
+        with pytest.raises(FileFormatError, match="damaged"):
+            NativeEngine(path)
+        outcomes = []
+        for engine in (
+            NativeEngine(path, full_check=False),
+            NumpyEngine(open_odm(path, full_check=False)),
+        ):
+            try:
+                outcomes.append(engine.run(ids)[f"{part}.vector"])
+            except FileFormatError as error:
+                assert "index" in str(error)
+                outcomes.append(np.zeros(0))
+        np.testing.assert_array_equal(*outcomes)
+        assert place == 4 or outcomes[0].size == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        *(("a", "width_bits", bits) for bits in (1, 2, 4, 8, -1, 2**40, "2", None, True)),
+        *(("d", "width_bits", bits) for bits in (0, 1, 3, 4, 64)),
+        ("c", "width_bits", 2), ("e", "width_bits", 1), ("e", "width_base", 9),
+        ("a", "rows", 152), ("a", "rows", 2**31 - 1), ("b", "dim", 4), ("b", "width_base", 2),
+        ("a", "codec", "q2"), ("b", "codec", "q4"),
+    ],
+)  # fmt: skip
+def test_layouts_that_do_not_fit_are_refused(narrow, tmp_path, table, key, value):
+    path = tmp_path / "layout.odm"
+    path.write_bytes(
+        rewritten(narrow[0], lambda plan: plan["tables"][table].__setitem__(key, value))
+    )
+    with pytest.raises((FileFormatError, UnsupportedError)):
+        NativeEngine(path)
+    with pytest.raises((FileFormatError, UnsupportedError)):
+        open_odm(path)
 
 
 def test_paths_that_are_not_files(tmp_path):

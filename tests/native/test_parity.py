@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from native_helpers import dense_node, random_table, write_model
 
 import ondevice
+from ondevice.codecs import CODECS
 from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import InputError
@@ -61,7 +62,7 @@ def lookup_cases(draw):
             multiplier=draw(st.sampled_from([1, 0x9E3779B97F4A7C15])),
             padding_id=draw(st.sampled_from([None, 0, -1])),
         )
-    codec = draw(st.sampled_from(["f32", "f16", "q8", "q4"]))
+    codec = draw(st.sampled_from(CODECS))
     axis = draw(st.sampled_from(["row", "column"]))
     return spec, codec, axis, draw(st.booleans()), draw(st.integers(0, 2**32 - 1))
 

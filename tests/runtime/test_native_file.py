@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from runtime_helpers import expected_probabilities, header_of, small_ids, write_
 
 import ondevice
 from ondevice.container import HEADER_CRC, open_container, write_container
+from ondevice.engines.native import is_compiled
 from ondevice.errors import FileFormatError, OnDeviceError
 from ondevice.odm import open_odm
 
@@ -153,7 +155,7 @@ def change_plan(change):
     ("change", "fault"),
     [
         (lambda metadata, arrays: metadata.pop("plan"), "plan"),
-        (lambda metadata, arrays: metadata.update(format_version="2"), "format version 2"),
+        (lambda metadata, arrays: metadata.update(format_version="3"), "format version 3"),
         (lambda metadata, arrays: metadata.update(info="{}"), "model description"),
         (lambda metadata, arrays: arrays.pop("weight.w1"), "'weight.w1' is missing"),
         (lambda metadata, arrays: arrays.pop("table.user.index"), "is missing"),
@@ -207,3 +209,18 @@ def test_large_files_are_checked_on_demand(model_bytes, tmp_path):
     opened = open_odm(path, full_check=False)
     with pytest.raises(FileFormatError, match="damaged"):
         opened.verify()
+
+
+@pytest.mark.parametrize("engine", ["numpy", "native"])
+def test_files_of_version_1_stay_readable(engine):
+    """Written by the last release of version 1: padded q4 rows, sixteen width codes a group."""
+    if engine == "native" and not is_compiled():
+        pytest.skip("the native engine is not compiled")
+    path = Path(__file__).parents[1] / "golden" / "version1.odm"
+    opened = open_odm(path)
+    assert opened.container.metadata["format_version"] == "1"
+    vectors = opened.info.vectors
+    assert len(vectors.inputs) == 9
+    got = ondevice.load(path, engine=engine).runner.run(vectors.inputs)
+    for name, expected in vectors.outputs.items():
+        np.testing.assert_array_equal(got[name], expected, err_msg=name)

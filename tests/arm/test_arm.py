@@ -29,14 +29,18 @@ def random_model(path):
         "b": binary_code_spec(12, code_bits=20, t=3, strategy="skip", fuse="mean"),
         "c": full_spec(50, 7, oov_row=2),
         "d": binary_code_spec(24, code_bits=30, t=8, fuse="concat"),
+        "e": binary_code_spec(3, code_bits=20, t=7),  # rows that share bytes
+        "f": full_spec(50, 5, oov_row=0),
+        "g": full_spec(90, 1, oov_row=0),
     }
-    codecs = {"a": ("q4", "row"), "b": ("q8", "row"), "c": ("q8", "column"), "d": ("f16", None)}
+    codecs = {"a": ("q4", "row"), "b": ("q8", "row"), "c": ("q8", "column"), "d": ("f16", None),
+              "e": ("q4", "row"), "f": ("q2", "column"), "g": ("q4", "column")}  # fmt: skip
     tables = {
-        name: random_table(spec, codecs[name][0], rng, truncated=True, axis=codecs[name][1])
+        name: random_table(spec, codecs[name][0], rng, truncated=name < "g", axis=codecs[name][1])
         for name, spec in specs.items()
     }
     weights = {}
-    w = rng.normal(size=(59, 70)).astype(np.float32)
+    w = rng.normal(size=(68, 70)).astype(np.float32)
     join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
     layers = [dense_node(c, "x", w, None, c, weights, relu=c == "q8") for c in ("q8", "f16", "f32")]
     tail = [Node("Sigmoid", ("f32",), ("p",), {})]

@@ -18,6 +18,7 @@ from ondevice.converters.column_blocks import ColumnBlocks, cut, position_dtype
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
 from ondevice.converters.row_arithmetic import row_arithmetic
+from ondevice.errors import UnsupportedError
 
 METADATA_KEY = "ondevice"
 PAIRS = "ondevice.nibble_pairs"
@@ -100,6 +101,8 @@ def _replace_by_call(
     stored: _StoredTable,
     functions: dict[str, ir.Function],
 ) -> None:
+    if not lookup.spec.is_version_1:
+        raise UnsupportedError(f"{lookup.spec.kind} lookups, or pooling, in ONNX")
     ids = node.inputs[0]
     rank = 1 if ids is None or ids.shape is None else len(ids.shape)
     body = _Body(lookup, stored, rank)

@@ -105,6 +105,8 @@ def _key(lookup: PackedLookup, tables: dict[str, QuantTable]) -> tuple[object, .
     runs = max((len(block) for block in spec.pieces(32)), default=0)
     if spec.scheme != "binary_code" or spec.fuse == "concat" or not single or runs > MOST_RUNS:
         return None
+    if spec.head or spec.fuse == "mul":
+        return None
     if len(vectors.uses()) != 1 or vectors.is_graph_output():
         return None
     blocks = len(spec.blocks) if spec.fuse == "mean" else 0  # a sum may have zero rows added

@@ -12,6 +12,7 @@ from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
 from ondevice.converters.row_arithmetic import RowArithmetic, row_arithmetic
 from ondevice.converters.tflite_shapes import flat_size, reshape
 from ondevice.converters.tflite_writer import Shape, Tensor, TfliteWriter
+from ondevice.errors import UnsupportedError
 from ondevice.spec import LookupSpec
 
 # A byte table is two to nine times as fast as shifts for blocks of many bit runs (Skip), but takes
@@ -169,6 +170,8 @@ def write_lookup(
     An ID that the specification rejects makes GATHER, and so the run, fail.
     """
     spec, first = lookup.spec, inputs[0]
+    if not spec.is_version_1:
+        raise UnsupportedError(f"{spec.kind} lookups, or pooling, in TFLite")
     if len(inputs) > 1:
         return _write_merged(writer, lookup, table, inputs)
     flat = first if len(first.shape) == 1 else reshape(writer, first, (flat_size(first.shape),))

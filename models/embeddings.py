@@ -1,12 +1,13 @@
-"""Embedding layers that execute a LookupSpec: plain tables and binary-code hash embeddings.
+"""Embedding layers that execute a LookupSpec: plain tables, hashes, binary codes and hybrids.
 
-Source of the binary codes: "Binary Code based Hash Embedding for Web-scale Applications",
-CIKM 2021 (arXiv 2109.02471).
+Sources of the schemes are named where `ondevice.spec` makes their specifications.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +16,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ondevice.errors import InputError, SpecError
+from ondevice.lookup import NO_ROW
 from ondevice.models.adaptive_mask import AdaptiveMask
-from ondevice.spec import Fuse, LookupSpec, Strategy, binary_code_spec, full_spec
+from ondevice.spec import (
+    HIGH_BITS,
+    Fuse,
+    LookupSpec,
+    Pooling,
+    Strategy,
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
 
 DEFAULT_STD = 0.01  # of the output's entries at the start; a choice of this project
 
 
 class RowIndex(nn.Module):
-    """Row numbers of IDs under a LookupSpec: int64 [...] -> int64 [..., rows_per_id]."""
+    """Row numbers of IDs under a LookupSpec: int64 [...] -> int64 [..., rows_per_id].
+
+    NO_ROW stands where an ID of the head reads fewer.
+    """
 
     shifts: Tensor
     masks: Tensor
     weights: Tensor
     offsets: Tensor
+    factors: Tensor
+    moduli: Tensor
+    divisors: Tensor
 
     def __init__(self, spec: LookupSpec) -> None:
         super().__init__()
@@ -39,11 +58,21 @@ class RowIndex(nn.Module):
             for place, piece in enumerate(block):
                 table[:, number, place] = piece.shift, piece.mask, piece.weight
         offsets = [block.offset for block in spec.blocks]
+        offsets += [residue.offset for residue in spec.residues]
+        residues = {
+            "factors": [_signed(residue.multiplier) for residue in spec.residues],
+            "moduli": [residue.modulus for residue in spec.residues],
+            "divisors": [residue.divisor for residue in spec.residues],
+        }
         # constants of the specification: not in the state, and real even under a meta device
         for name, values in zip(("shifts", "masks", "weights"), table, strict=True):
             self.register_buffer(name, _constant(values), persistent=False)
-        self.register_buffer("offsets", _constant(np.array(offsets, np.int64)), persistent=False)
+        for name, numbers in (("offsets", offsets), *residues.items()):
+            self.register_buffer(name, _constant(np.array(numbers, np.int64)), persistent=False)
         self._factor = _signed(spec.multiplier)
+        self._plain = all(residue.multiplier == 1 for residue in spec.residues)
+        self._high = any(residue.bits == HIGH_BITS for residue in spec.residues)
+        self._divides = any(residue.divisor > 1 for residue in spec.residues)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows that each ID reads; a padding ID yields legal rows that nobody reads.
@@ -55,6 +84,31 @@ class RowIndex(nn.Module):
             raise InputError(f"IDs must be int64, got {ids.dtype}")
         if self.spec.scheme == "full":
             return self._full(ids).unsqueeze(-1)
+        rows = self._hashed(ids) if self.spec.residues else self._coded(ids)
+        if not self.spec.head:
+            return rows
+        own = ((ids >= 0) & (ids < self.spec.head)).unsqueeze(-1)
+        return torch.where(own, self._own(ids), rows)
+
+    def _own(self, ids: Tensor) -> Tensor:
+        """Rows of IDs of the head."""
+        count = self.spec.rows_per_id
+        if self.spec.fuse == "concat":
+            return ids.unsqueeze(-1) * count + torch.arange(count, device=ids.device)
+        return functional.pad(ids.unsqueeze(-1), (0, count - 1), value=NO_ROW)
+
+    def _hashed(self, ids: Tensor) -> Tensor:
+        code = ids.unsqueeze(-1)
+        if not self._plain:
+            code = code * self.factors  # wraps modulo 2**64
+        if self._high:  # the shift is arithmetic, the mask drops the copies of the sign
+            code = (code >> (64 - HIGH_BITS)).bitwise_and_(2**HIGH_BITS - 1)
+        rows = code.remainder(self.moduli)  # floored
+        if self._divides:
+            rows = torch.div(rows, self.divisors, rounding_mode="floor")
+        return rows.add_(self.offsets)
+
+    def _coded(self, ids: Tensor) -> Tensor:
         code = ids if self._factor == 1 else ids * self._factor  # wraps modulo 2**64
         if self.shifts.shape[1] == 1:
             # the shift is arithmetic, the mask drops the copies of the sign
@@ -107,8 +161,9 @@ class Embedding(nn.Module):
     ) -> None:
         """Start with normal weights such that each output entry has standard deviation `std`.
 
-        A sum of n rows starts from std / sqrt(n), a mean from std * sqrt(n) and a concatenation
-        from std (a choice of this project).
+        A sum of n rows starts from std / sqrt(n), a mean from std * sqrt(n), a product from
+        std ** (1 / n), and a concatenation or a row of its own (head) from std (a choice of this
+        project).
 
         Raises:
             SpecError: the mask is for another table shape.
@@ -130,46 +185,79 @@ class Embedding(nn.Module):
     def reset_parameters(self, std: float = DEFAULT_STD) -> None:
         """Draw new weights; a full table's padding row is zero."""
         spec = self.spec
-        scale = {"sum": spec.rows_per_id**-0.5, "mean": spec.rows_per_id**0.5, "concat": 1.0}
-        self.weight.normal_(0.0, std * scale[spec.fuse])
+        count = spec.rows_per_id
+        spread = {"sum": std * count**-0.5, "mean": std * count**0.5, "mul": std ** (1 / count)}
+        self.weight.normal_(0.0, spread.get(spec.fuse, std))
+        if spec.head:
+            self.weight[: spec.head_rows].normal_(0.0, std)
         if spec.scheme == "full" and spec.padding_id in range(spec.rows):
             self.weight[spec.padding_id].zero_()
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Row numbers int64 [..., rows_per_id] of ids int64 [...]. Raises InputError."""
+        """Row numbers int64 [..., rows_per_id] of ids int64 [...], or NO_ROW. Raises InputError."""
         rows: Tensor = self.index(ids)
         return rows
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, pooling: Pooling | None = None) -> Tensor:
         """Vectors float32 [..., dim] of ids int64 [...].
+
+        Args:
+            ids: int64 [...].
+            pooling: "sum" or "mean" of the vectors over the last axis of ids, padding left out
+                (the mean of nothing is zero); "none" for all vectors; by default what the
+                specification says. So a history reads the same table as its item.
 
         Raises:
             InputError: ids are not int64, or out of range in a full table without an OOV row.
+            SpecError: pooling without a padding ID.
         """
+        spec = self.spec if pooling is None else replace(self.spec, pooling=pooling)
         if torch.onnx.is_in_onnx_export():
-            return self._export(ids)
+            return self._export(ids, spec)
         vectors: Tensor = self._fuse(self.rows(ids))
-        if self.spec.padding_id is not None:
-            padding = ids == self.spec.padding_id
-            if bool(padding.any()):
-                vectors = vectors.masked_fill(padding.unsqueeze(-1), 0.0)
-        return vectors
+        if spec.padding_id is None:
+            return vectors
+        padding = ids == spec.padding_id
+        if bool(padding.any()):
+            vectors = vectors.masked_fill(padding.unsqueeze(-1), 0.0)
+        if spec.pooling == "none":
+            return vectors
+        total = vectors.sum(-2)
+        if spec.pooling == "sum":
+            return total
+        return total / (~padding).sum(-1, keepdim=True).clamp(min=1)
 
     def _fuse(self, rows: Tensor) -> Tensor:
         """Combine rows int64 [..., n] into vectors float32 [..., dim]."""
+        if self.spec.head and self.spec.fuse != "concat" and self.spec.rows_per_id > 1:
+            return self._fuse_hybrid(rows)
+        values = self._values(rows)
+        if self.spec.fuse == "concat":
+            return values.movedim(0, -2).flatten(-2)
+        if len(values) == 1:
+            return values[0]
+        if self.spec.fuse == "mul":
+            return reduce(torch.mul, values.unbind(0))
+        return values.sum(0) if self.spec.fuse == "sum" else values.mean(0)
+
+    def _fuse_hybrid(self, rows: Tensor) -> Tensor:
+        """The same where IDs of the head read one row and the others several."""
+        absent = rows == NO_ROW
+        # the row beside it is read instead: it gets a zero gradient, and one of its own anyway
+        values = self._values(torch.where(absent, rows[..., :1], rows))
+        absent = absent.movedim(-1, 0).unsqueeze(-1)
+        total = values.masked_fill(absent, 0.0).sum(0)
+        return total if self.spec.fuse == "sum" else total / (~absent).sum(0)
+
+    def _values(self, rows: Tensor) -> Tensor:
+        """Masked rows float32 [n, ..., row_dim] of row numbers int64 [..., n]."""
         weight: Tensor = self.weight
         mask = self.mask
         if mask is not None and not self.sparse and self.spec.rows <= rows.numel():
             weight, mask = weight * mask.table(), None  # masking the table is less work
         blocks = rows.movedim(-1, 0)  # blocks first: the cheapest order to sum in
         values = self._take(weight, blocks)
-        if mask is not None:
-            values = values * mask.mask(blocks)
-        if self.spec.fuse == "concat":
-            return values.movedim(0, -2).flatten(-2)
-        if len(values) == 1:
-            return values[0]
-        return values.sum(0) if self.spec.fuse == "sum" else values.mean(0)
+        return values if mask is None else values * mask.mask(blocks)
 
     def _take(self, weight: Tensor, rows: Tensor) -> Tensor:
         """Rows int64 [...] of the table, float32 [..., row_dim]."""
@@ -178,20 +266,20 @@ class Embedding(nn.Module):
         # the gradient of index_select costs a quarter of that of functional.embedding
         return weight.index_select(0, rows.flatten()).reshape(*rows.shape, weight.shape[1])
 
-    def _export(self, ids: Tensor) -> Tensor:
+    def _export(self, ids: Tensor, spec: LookupSpec) -> Tensor:
         inputs = [ids, self.weight] + ([] if self.mask is None else [self.mask.kept])
         return torch.onnx.ops.symbolic(
             "ondevice::Lookup",
             inputs,
-            {"spec": self.spec.to_json()},
+            {"spec": spec.to_json()},
             dtype=torch.float32,
-            shape=(*ids.shape, self.spec.dim),
+            shape=(*(ids.shape if spec.pooling == "none" else ids.shape[:-1]), spec.dim),
             version=1,
         )
 
     def extra_repr(self) -> str:
         """The table's shape and scheme, for printing."""
-        return f"{self.spec.scheme}, rows={self.spec.rows}, dim={self.spec.dim}"
+        return f"{self.spec.kind}, rows={self.spec.rows}, dim={self.spec.dim}"
 
 
 class FullEmbedding(Embedding):
@@ -226,6 +314,7 @@ class BinaryCodeEmbedding(Embedding):
         fuse: Fuse = "sum",
         multiplier: int = 1,
         padding_id: int | None = 0,
+        head: int = 0,
         std: float = DEFAULT_STD,
         mask: AdaptiveMask | None = None,
     ) -> None:
@@ -239,6 +328,79 @@ class BinaryCodeEmbedding(Embedding):
             fuse=fuse,
             multiplier=multiplier,
             padding_id=padding_id,
+            head=head,
+        )
+        super().__init__(spec, std=std, mask=mask)
+
+
+class HashEmbedding(Embedding):
+    """The hashing trick: IDs share rows modulo their number; with a head, a hybrid hash."""
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        *,
+        padding_id: int | None = 0,
+        head: int = 0,
+        std: float = DEFAULT_STD,
+        mask: AdaptiveMask | None = None,
+    ) -> None:
+        """See `hashing_spec` and `Embedding`. Raises SpecError."""
+        super().__init__(
+            hashing_spec(rows, dim, padding_id=padding_id, head=head), std=std, mask=mask
+        )
+
+
+class MultiHashEmbedding(Embedding):
+    """Several independent hashes of an ID select rows, which are fused."""
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        *,
+        hashes: int = 2,
+        shared: bool = False,
+        fuse: Fuse = "sum",
+        seed: int = 0,
+        padding_id: int | None = 0,
+        head: int = 0,
+        std: float = DEFAULT_STD,
+        mask: AdaptiveMask | None = None,
+    ) -> None:
+        """See `multi_hash_spec` and `Embedding`. Raises SpecError."""
+        spec = multi_hash_spec(
+            rows,
+            dim,
+            hashes=hashes,
+            shared=shared,
+            fuse=fuse,
+            seed=seed,
+            padding_id=padding_id,
+            head=head,
+        )
+        super().__init__(spec, std=std, mask=mask)
+
+
+class QuotientRemainderEmbedding(Embedding):
+    """Quotient and remainder of an ID select a row each; the two are fused."""
+
+    def __init__(
+        self,
+        values: int,
+        dim: int,
+        *,
+        remainders: int,
+        fuse: Fuse = "sum",
+        padding_id: int | None = 0,
+        head: int = 0,
+        std: float = DEFAULT_STD,
+        mask: AdaptiveMask | None = None,
+    ) -> None:
+        """See `quotient_remainder_spec` and `Embedding`. Raises SpecError."""
+        spec = quotient_remainder_spec(
+            values, dim, remainders=remainders, fuse=fuse, padding_id=padding_id, head=head
         )
         super().__init__(spec, std=std, mask=mask)
 
@@ -258,8 +420,8 @@ def row_counts(
     chunks = np.array_split(ids, -(-ids.size // 2**16) or 1) if isinstance(ids, np.ndarray) else ids
     for chunk in chunks:
         kept = chunk if spec.padding_id is None else chunk[chunk != spec.padding_id]
-        rows = index(torch.from_numpy(np.ascontiguousarray(kept)))
-        counts += np.bincount(rows.flatten().numpy(), minlength=spec.rows)
+        rows = index(torch.from_numpy(np.ascontiguousarray(kept))).flatten().numpy()
+        counts += np.bincount(rows[rows != NO_ROW], minlength=spec.rows)
     return counts
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ondevice.features import PADDING_ID
 from ondevice.models.embeddings import Embedding
-from ondevice.spec import full_spec
+from ondevice.spec import Pooling, full_spec
 
 # 127 * 7: every codec stores it without error, so a padding mask stays exactly 0 or this value
 # (the scale of q8 is 7, that of q4 -889/8, that of q2 -889/2, all exact in f16).
@@ -68,9 +68,9 @@ class PaddingMask(Embedding):
         """Set the fixed table."""
         self.weight.copy_(torch.tensor([[0.0], [_EXACT]]))
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, pooling: Pooling | None = None) -> Tensor:
         """float32 [batch, length, 1] of IDs int64 [batch, length]: 0 where padding, else 1."""
-        return super().forward(ids) * (1 / _EXACT)
+        return super().forward(ids, pooling) * (1 / _EXACT)
 
 
 class MeanPooling(nn.Module):

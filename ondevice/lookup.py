@@ -13,49 +13,71 @@ from ondevice.spec import LookupSpec
 
 ReadRows = Callable[[IntArray], FloatArray]
 
+NO_ROW = -1  # in the place of rows that an ID of the head does not read
+
 
 def table_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
     """Rows that each ID reads: int64 [...] -> int64 [..., rows_per_id].
 
+    An ID of the head reads one row; NO_ROW stands in its other places, unless rows are
+    concatenated.
+
     Raises:
         InputError: an ID outside a full table that has no out-of-vocabulary row.
     """
+    ids = ids.astype(np.int64, copy=False)
     if spec.scheme == "full":
         return _full_rows(spec, ids)[..., None]
-    pieces = spec.pieces(64)
-    code = ids.astype(np.int64, copy=False).view(np.uint64)
-    if spec.multiplier != 1:
-        code = code * np.uint64(spec.multiplier)
-    rows = np.empty((*ids.shape, len(spec.blocks)), dtype=np.int64)
-    for number, (block, block_pieces) in enumerate(zip(spec.blocks, pieces, strict=True)):
-        value = np.zeros(ids.shape, dtype=np.uint64)
-        for piece in block_pieces:
-            part = (code >> np.uint64(piece.shift)) & np.uint64(piece.mask)
-            value += part * np.uint64(piece.weight)
-        rows[..., number] = value.astype(np.int64) + block.offset
+    rows = _block_rows(spec, ids) if spec.scheme == "binary_code" else _hash_rows(spec, ids)
+    if spec.head:
+        own = (ids >= 0) & (ids < spec.head)
+        rows[own] = _head_rows(spec, ids[own])
     return rows
 
 
 def look_up(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) -> FloatArray:
-    """Embedding vectors: int64 [...] -> float32 [..., dim].
+    """Embedding vectors: int64 [...] -> float32 [..., dim]; without the last axis where pooled.
 
     `read_rows` maps int64 row numbers [...] to dequantised rows float32 [..., row_dim].
-    Rows are fused in block order with float32 additions.
+    Rows are fused in order with float32 operations, and so are vectors that are pooled.
 
     Raises:
         InputError: see table_rows.
     """
-    rows = read_rows(table_rows(spec, ids))
-    if spec.fuse == "concat":
-        out = rows.reshape(*ids.shape, spec.dim)
-    else:
-        out = rows[..., 0, :].copy()
-        for number in range(1, spec.rows_per_id):
-            out += rows[..., number, :]
-        if spec.fuse == "mean":
-            out *= np.float32(1 / spec.rows_per_id)
+    vectors = _fused(spec, ids, read_rows)
     if spec.padding_id is not None:
-        out[ids == spec.padding_id] = 0
+        vectors[ids == spec.padding_id] = 0
+    return vectors if spec.pooling == "none" else _pooled(spec, ids, vectors)
+
+
+def _fused(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) -> FloatArray:
+    numbers = table_rows(spec, ids)
+    rows = read_rows(np.maximum(numbers, 0) if spec.head else numbers)
+    if spec.fuse == "concat":
+        return rows.reshape(*ids.shape, spec.dim)
+    if spec.head:
+        rows[numbers == NO_ROW] = 0
+    out = rows[..., 0, :].copy()
+    for number in range(1, spec.rows_per_id):
+        if spec.fuse == "mul":
+            out *= rows[..., number, :]
+        else:
+            out += rows[..., number, :]
+    if spec.fuse == "mean":
+        share = np.float32(1 / spec.rows_per_id)
+        own = (ids >= 0) & (ids < spec.head)
+        out *= np.where(own, np.float32(1), share)[..., None]
+    return out
+
+
+def _pooled(spec: LookupSpec, ids: npt.NDArray[np.int64], vectors: FloatArray) -> FloatArray:
+    """The sum or mean over the last axis of ids; padding adds nothing and does not count."""
+    out = np.zeros((*ids.shape[:-1], spec.dim), dtype=np.float32)
+    for place in range(ids.shape[-1]):
+        out += vectors[..., place, :]
+    if spec.pooling == "mean":
+        count = np.count_nonzero(ids != spec.padding_id, axis=-1)
+        out *= (np.float32(1) / np.maximum(count, 1).astype(np.float32))[..., None]
     return out
 
 
@@ -70,3 +92,39 @@ def _full_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
         )
     fallback = 0 if spec.oov_row is None else spec.oov_row
     return np.where((ids < 0) | (ids >= spec.rows), fallback, ids)
+
+
+def _block_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
+    code = _code(ids, spec.multiplier)
+    rows = np.empty((*ids.shape, len(spec.blocks)), dtype=np.int64)
+    for number, (block, pieces) in enumerate(zip(spec.blocks, spec.pieces(64), strict=True)):
+        value = np.zeros(ids.shape, dtype=np.uint64)
+        for piece in pieces:
+            part = (code >> np.uint64(piece.shift)) & np.uint64(piece.mask)
+            value += part * np.uint64(piece.weight)
+        rows[..., number] = value.astype(np.int64) + block.offset
+    return rows
+
+
+def _hash_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
+    rows = np.empty((*ids.shape, len(spec.residues)), dtype=np.int64)
+    for number, residue in enumerate(spec.residues):
+        code = _code(ids, residue.multiplier)
+        if residue.bits < 64:
+            code >>= np.uint64(64 - residue.bits)
+        remainder = code.view(np.int64) % residue.modulus  # floored, as Python's
+        rows[..., number] = remainder // residue.divisor + residue.offset
+    return rows
+
+
+def _head_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
+    places = np.arange(spec.rows_per_id)
+    if spec.fuse == "concat":
+        return ids[:, None] * spec.rows_per_id + places
+    return np.where(places == 0, ids[:, None], NO_ROW)
+
+
+def _code(ids: npt.NDArray[np.int64], multiplier: int) -> npt.NDArray[np.uint64]:
+    """(id * multiplier) mod 2**64, a new array."""
+    code: npt.NDArray[np.uint64] = ids.astype(np.int64).view(np.uint64)
+    return code * np.uint64(multiplier)

@@ -91,6 +91,7 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
     _check_operators(path, plan)
     if {item.name for item in info.inputs} != set(plan.inputs) or info.outputs != plan.outputs:
         raise FileFormatError(f"{path}: the description's inputs or outputs differ from the plan's")
+    _check_pooling(path, plan, info)
     weights = {name: container.array(f"weight.{name}") for name in plan.weights}
     tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
     opened = OdmFile(container, plan, info, weights, tables)
@@ -103,6 +104,14 @@ def _check_operators(path: Path, plan: Plan) -> None:
     unknown = {node.op for node in plan.nodes} - {LOOKUP, DENSE, *OPERATORS}
     if unknown:
         raise FileFormatError(f"{path}: unknown operators: {', '.join(sorted(unknown))}")
+
+
+def _check_pooling(path: Path, plan: Plan, info: ModelInfo) -> None:
+    single = {item.name for item in info.inputs if len(item.shape) == 1}
+    for node in plan.nodes:
+        pooled = node.lookup is not None and node.lookup.pooling != "none"
+        if pooled and single.intersection(node.inputs):
+            raise FileFormatError(f"{path}: pooling needs IDs with a sequence axis: {node.inputs}")
 
 
 def _table_parts(table: RecordTable) -> dict[str, Array]:

@@ -67,7 +67,7 @@ class Plan:
                 item["attributes"] = node.attributes
             if node.lookup is not None:
                 item["table"] = node.table
-                item["lookup"] = asdict(node.lookup)
+                item["lookup"] = node.lookup.to_dict()
             nodes.append(item)
         data = {
             "inputs": list(self.inputs),

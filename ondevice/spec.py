@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from ondevice.errors import SpecError
+from ondevice.hashing import xxh64
 
-Scheme = Literal["full", "binary_code"]
+Scheme = Literal["full", "binary_code", "hash"]
 Strategy = Literal["succession", "skip"]
-Fuse = Literal["sum", "concat", "mean"]
+Fuse = Literal["sum", "concat", "mean", "mul"]
+Pooling = Literal["none", "sum", "mean"]
 
 MAX_ROWS = 2**31 - 1  # row numbers travel as int32 in TFLite
 MAX_DIM = 1024
 MAX_BLOCKS = 64  # one bit per block at most
+HIGH_BITS = 31  # of a mixed code: what is left of a uint32 is a non-negative int32 everywhere
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,26 @@ class Block:
     stride: int
     bits: int
     offset: int
+
+
+@dataclass(frozen=True)
+class Residue:
+    """The row offset + (number mod modulus) div divisor, with the floored remainder 0..modulus-1.
+
+    The number comes from the code (id * multiplier) mod 2**64: of `bits` 64 it is the whole code
+    read as int64, of `bits` 31 its 31 highest bits, 0..2**31-1.
+    """
+
+    modulus: int
+    offset: int = 0
+    divisor: int = 1
+    multiplier: int = 1
+    bits: int = 64
+
+    @property
+    def rows(self) -> int:
+        """How many rows it can select."""
+        return -(-self.modulus // self.divisor)
 
 
 @dataclass(frozen=True)
@@ -47,12 +71,23 @@ class LookupSpec:
     scheme "full": an ID in [0, rows) is its own row; any other takes `oov_row`, or is an
     error when `oov_row` is None.
     scheme "binary_code": the low `code_bits` bits of (id * multiplier) mod 2**64 are cut into
-    `blocks`; block c selects row offset_c + value_c; the rows are fused by sum, mean or concat.
-    Every 64-bit pattern is a legal ID.
-    An ID equal to `padding_id` yields the zero vector in both schemes.
+    `blocks`; block c selects row offset_c + value_c.
+    scheme "hash": every one of `residues` selects a row.
+    The rows of an ID are fused by sum, mean, concat or mul (entry by entry). Every 64-bit pattern
+    is a legal ID but in a full table without an `oov_row`.
 
-    Source of the scheme: "Binary Code based Hash Embedding for Web-scale Applications",
+    A hybrid is a binary code or a hash with `head` > 0: an ID in [0, head) reads a row of its own,
+    row `id`, and no other; with fuse concat, rows id * n + c for c in 0..n-1.
+
+    With `pooling`, the vectors over the last axis of ids are summed or averaged: ids int64
+    [..., length] -> float32 [..., dim]. The mean is over the IDs that are not padding, and zero
+    where there is none.
+
+    An ID equal to `padding_id` yields the zero vector in all schemes.
+
+    Sources: binary codes are "Binary Code based Hash Embedding for Web-scale Applications",
     CIKM 2021; the multiplier (a bijection mod 2**code_bits) is a choice of this project.
+    Hash schemes: see `hashing_spec`, `multi_hash_spec` and `quotient_remainder_spec`.
     """
 
     scheme: Scheme
@@ -64,6 +99,9 @@ class LookupSpec:
     multiplier: int = 1
     blocks: tuple[Block, ...] = ()
     fuse: Fuse = "sum"
+    residues: tuple[Residue, ...] = ()
+    head: int = 0
+    pooling: Pooling = "none"
 
     def __post_init__(self) -> None:
         faults = _faults(self)
@@ -73,12 +111,33 @@ class LookupSpec:
     @property
     def row_dim(self) -> int:
         """Width of one stored row: dim, or dim / blocks when rows are concatenated."""
-        return self.dim // len(self.blocks) if self.fuse == "concat" else self.dim
+        return self.dim // self.rows_per_id if self.fuse == "concat" else self.dim
 
     @property
     def rows_per_id(self) -> int:
-        """How many rows one ID reads."""
-        return max(1, len(self.blocks))
+        """How many rows an ID reads that is not of the head."""
+        return max(1, len(self.blocks), len(self.residues))
+
+    @property
+    def head_rows(self) -> int:
+        """Rows that belong to head IDs; they come first in the table."""
+        return self.head * (self.rows_per_id if self.fuse == "concat" else 1)
+
+    @property
+    def kind(self) -> str:
+        """The scheme in the words of the literature, such as "hybrid hash"."""
+        name = {"full": "full", "binary_code": "binary code"}.get(self.scheme, "")
+        if self.scheme == "hash":
+            if any(residue.divisor > 1 for residue in self.residues):
+                name = "quotient-remainder"
+            else:
+                name = "hash" if len(self.residues) == 1 else "multi-hash"
+        return f"hybrid {name}" if self.head else name
+
+    @property
+    def is_version_1(self) -> bool:
+        """Whether releases that read format version 1 alone know everything in it."""
+        return not (self.residues or self.head or self.pooling != "none" or self.fuse == "mul")
 
     def pieces(self, word_bits: Literal[32, 64]) -> list[list[BitPiece]]:
         """Per block, the contiguous bit runs that make up its value, in words of `word_bits`."""
@@ -86,7 +145,15 @@ class LookupSpec:
 
     def to_json(self) -> str:
         """Canonical JSON text (sorted keys, no spaces)."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready object; what format version 1 does not know is left out where unused."""
+        data = asdict(self)
+        for name, unused in (("residues", ()), ("head", 0), ("pooling", "none")):
+            if data[name] == unused:
+                del data[name]
+        return data
 
     @classmethod
     def from_json(cls, text: str) -> LookupSpec:
@@ -106,12 +173,14 @@ class LookupSpec:
         if not isinstance(data, dict):
             raise SpecError(f"lookup specification: expected an object, got {type(data).__name__}")
         fields = dict(data)
-        raw_blocks = fields.pop("blocks", [])
-        if not isinstance(raw_blocks, list):
-            raise SpecError("lookup specification: 'blocks' must be a list")
+        lists = {name: fields.pop(name, []) for name in ("blocks", "residues")}
+        for name, items in lists.items():
+            if not isinstance(items, list):
+                raise SpecError(f"lookup specification: {name!r} must be a list")
         try:
-            blocks = tuple(Block(**block) for block in raw_blocks)
-            return cls(blocks=blocks, **fields)
+            blocks = tuple(Block(**block) for block in lists["blocks"])
+            residues = tuple(Residue(**residue) for residue in lists["residues"])
+            return cls(blocks=blocks, residues=residues, **fields)
         except TypeError as error:
             raise SpecError(f"lookup specification: {error}") from error
 
@@ -133,6 +202,7 @@ def binary_code_spec(
     fuse: Fuse = "sum",
     multiplier: int = 1,
     padding_id: int | None = None,
+    head: int = 0,
 ) -> LookupSpec:
     """Specification of a binary-code hash embedding.
 
@@ -145,6 +215,7 @@ def binary_code_spec(
         fuse: how the block rows become one vector.
         multiplier: odd 64-bit factor that scrambles sequential IDs; 1 leaves IDs as they are.
         padding_id: ID that yields the zero vector.
+        head: how many IDs, 0..head-1, own a row instead.
 
     Raises:
         SpecError: the settings contradict one another.
@@ -162,11 +233,12 @@ def binary_code_spec(
         runs = [(start, n, -(-(code_bits - start) // n)) for start in range(n)]
     else:
         raise SpecError(f"strategy must be 'succession' or 'skip', got {strategy!r}")
-    blocks, offset = [], 0
+    first = _head_rows(head, len(runs), fuse)
+    blocks, offset = [], first
     for start, stride, bits in runs:
-        blocks.append(Block(start, stride, bits, 0 if shared else offset))
+        blocks.append(Block(start, stride, bits, first if shared else offset))
         offset += 2**bits
-    rows = max(2**bits for _, _, bits in runs) if shared else offset
+    rows = first + max(2**bits for _, _, bits in runs) if shared else offset
     return LookupSpec(
         "binary_code",
         rows,
@@ -176,7 +248,117 @@ def binary_code_spec(
         multiplier=multiplier,
         blocks=tuple(blocks),
         fuse=fuse,
+        head=head,
     )
+
+
+def hashing_spec(
+    rows: int, dim: int, *, padding_id: int | None = None, head: int = 0
+) -> LookupSpec:
+    """Specification of the hashing trick: an ID reads row id mod `rows`.
+
+    With a head it is a hybrid hash: frequent IDs 0..head-1 own a row, the others share `rows` more.
+
+    Source: K. Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009.
+
+    Raises:
+        SpecError: the settings contradict one another.
+    """
+    return _hash_spec([Residue(rows)], dim, "sum", padding_id, head)
+
+
+def multi_hash_spec(
+    rows: int,
+    dim: int,
+    *,
+    hashes: int = 2,
+    shared: bool = False,
+    fuse: Fuse = "sum",
+    seed: int = 0,
+    padding_id: int | None = None,
+    head: int = 0,
+) -> LookupSpec:
+    """Specification of independent hashes whose rows are fused.
+
+    Hash c of an ID is ((id * m_c mod 2**64) div 2**33) mod rows, with an odd m_c drawn from `seed`
+    (multiply-shift, M. Dietzfelbinger et al., "A Reliable Randomized Algorithm for the
+    Closest-Pair Problem", 1997); m_c is XXH64 of c as 8 little-endian bytes, with its last bit set.
+
+    Source: D. Svenstrup et al., "Hash Embeddings for Efficient Word Representations", NIPS 2017;
+    their importance weights per ID are left out, because they are one more table of all IDs.
+
+    Args:
+        rows: rows of each hash, or of all together where `shared`.
+        dim: output width.
+        hashes: how many.
+        shared: one row range for all hashes instead of one for each.
+        fuse: how the rows become one vector.
+        seed: 0..2**64-1, of the multipliers.
+        padding_id: ID that yields the zero vector.
+        head: how many IDs, 0..head-1, own a row instead.
+
+    Raises:
+        SpecError: the settings contradict one another.
+    """
+    if not 1 <= hashes <= MAX_BLOCKS:
+        raise SpecError(f"1..{MAX_BLOCKS} hashes needed, got {hashes}")
+    factors = [xxh64(number.to_bytes(8, "little"), seed) | 1 for number in range(hashes)]
+    residues = [
+        Residue(rows, 0 if shared else rows * number, multiplier=factor, bits=HIGH_BITS)
+        for number, factor in enumerate(factors)
+    ]
+    return _hash_spec(residues, dim, fuse, padding_id, head)
+
+
+def quotient_remainder_spec(
+    values: int,
+    dim: int,
+    *,
+    remainders: int,
+    fuse: Fuse = "sum",
+    padding_id: int | None = None,
+    head: int = 0,
+) -> LookupSpec:
+    """Specification of a quotient-remainder embedding: rows id mod m and id div m are fused.
+
+    IDs 0..values-1 have a pair of rows each that no other of them has; IDs beyond are taken modulo
+    m * ceil(values / m).
+
+    Source: H.-J. M. Shi et al., "Compositional Embeddings Using Complementary Partitions for
+    Memory-Efficient Recommendation Systems", KDD 2020, with its fuses mul, sum and concat.
+
+    Args:
+        values: how many IDs must stay apart.
+        dim: output width.
+        remainders: m, rows of the remainder; ceil(values / m) rows are those of the quotient.
+        fuse: how the two rows become one vector.
+        padding_id: ID that yields the zero vector.
+        head: how many IDs, 0..head-1, own a row instead.
+
+    Raises:
+        SpecError: the settings contradict one another.
+    """
+    if remainders < 1 or values < 1:
+        raise SpecError(f"values and remainders >= 1 needed, got {values} and {remainders}")
+    whole = -(-values // remainders) * remainders
+    residues = [Residue(remainders), Residue(whole, remainders, divisor=remainders)]
+    return _hash_spec(residues, dim, fuse, padding_id, head)
+
+
+def _hash_spec(
+    residues: Sequence[Residue], dim: int, fuse: Fuse, padding_id: int | None, head: int
+) -> LookupSpec:
+    """A hash lookup whose residues begin behind the rows of the head."""
+    first = _head_rows(head, len(residues), fuse)
+    moved = tuple(replace(residue, offset=residue.offset + first) for residue in residues)
+    rows = max(residue.offset + residue.rows for residue in moved)
+    return LookupSpec(
+        "hash", rows, dim, padding_id=padding_id, fuse=fuse, residues=moved, head=head
+    )
+
+
+def _head_rows(head: int, rows_per_id: int, fuse: Fuse) -> int:
+    return head * (rows_per_id if fuse == "concat" else 1)
 
 
 def _faults(spec: LookupSpec) -> list[str]:
@@ -189,17 +371,39 @@ def _faults(spec: LookupSpec) -> list[str]:
         faults.append(f"dim must be 1..{MAX_DIM}, got {spec.dim}")
     if spec.padding_id is not None and not -(2**63) <= spec.padding_id < 2**63:
         faults.append(f"padding_id must fit int64, got {spec.padding_id}")
-    if spec.fuse not in ("sum", "concat", "mean"):
-        faults.append(f"fuse must be sum, concat or mean, got {spec.fuse!r}")
+    if spec.fuse not in get_args(Fuse):
+        faults.append(f"fuse must be sum, concat, mean or mul, got {spec.fuse!r}")
+    if spec.pooling not in get_args(Pooling):
+        faults.append(f"pooling must be none, sum or mean, got {spec.pooling!r}")
+    elif spec.pooling != "none" and spec.padding_id is None:
+        faults.append("pooling needs a padding_id")
     if spec.scheme == "full":
         if spec.oov_row is not None and not 0 <= spec.oov_row < spec.rows:
             faults.append(f"oov_row must be a row 0..{spec.rows - 1}, got {spec.oov_row}")
         if spec.blocks or spec.code_bits or spec.multiplier != 1 or spec.fuse != "sum":
             faults.append("a full table takes no code_bits, multiplier, blocks or fuse")
+        if spec.residues or spec.head:
+            faults.append("a full table takes no residues or head")
     elif spec.scheme == "binary_code":
-        faults += _binary_code_faults(spec)
+        faults += _shared_faults(spec) + _binary_code_faults(spec)
+    elif spec.scheme == "hash":
+        faults += _shared_faults(spec) + _hash_faults(spec)
     else:
-        faults.append(f"unknown scheme {spec.scheme!r} (full, binary_code)")
+        faults.append(f"unknown scheme {spec.scheme!r} (full, binary_code, hash)")
+    return faults
+
+
+def _shared_faults(spec: LookupSpec) -> list[str]:
+    """Faults of what binary codes and hashes have in common."""
+    faults = []
+    if spec.fuse == "concat" and spec.dim % spec.rows_per_id:
+        faults.append(f"concat needs dim divisible by {spec.rows_per_id} rows, got {spec.dim}")
+    if spec.oov_row is not None:
+        faults.append("no ID is out of range but in a full table, so no oov_row")
+    if not 0 <= spec.head <= MAX_ROWS or spec.head_rows > spec.rows:
+        faults.append(f"head: its {spec.head_rows} rows must be among the {spec.rows} of the table")
+    elif spec.head and spec.fuse == "mul":
+        faults.append("a head goes with the fuses sum, mean and concat, not with mul")
     return faults
 
 
@@ -209,6 +413,7 @@ def _type_faults(spec: LookupSpec) -> list[str]:
         "dim": spec.dim,
         "code_bits": spec.code_bits,
         "multiplier": spec.multiplier,
+        "head": spec.head,
     }
     values |= {
         name: value
@@ -217,6 +422,8 @@ def _type_faults(spec: LookupSpec) -> list[str]:
     }
     for number, block in enumerate(spec.blocks):
         values |= {f"blocks[{number}].{name}": value for name, value in asdict(block).items()}
+    for number, residue in enumerate(spec.residues):
+        values |= {f"residues[{number}].{name}": value for name, value in asdict(residue).items()}
     return [
         f"{name} must be an integer, got {value!r}"
         for name, value in values.items()
@@ -232,10 +439,8 @@ def _binary_code_faults(spec: LookupSpec) -> list[str]:
         faults.append(f"multiplier must be odd and fit 64 bits, got {spec.multiplier}")
     if not 1 <= len(spec.blocks) <= MAX_BLOCKS:
         faults.append(f"1..{MAX_BLOCKS} blocks needed, got {len(spec.blocks)}")
-    elif spec.fuse == "concat" and spec.dim % len(spec.blocks):
-        faults.append(f"concat needs dim divisible by {len(spec.blocks)} blocks, got {spec.dim}")
-    if spec.oov_row is not None:
-        faults.append("a binary code has no out-of-range IDs, so no oov_row")
+    if spec.residues:
+        faults.append("a binary code takes no residues")
     for number, block in enumerate(spec.blocks):
         if block.bits < 1 or block.start < 0 or block.stride < 1 or block.bits > 31:
             faults.append(f"block {number}: start >= 0, stride >= 1 and bits 1..31 needed: {block}")
@@ -244,6 +449,27 @@ def _binary_code_faults(spec: LookupSpec) -> list[str]:
             faults.append(f"block {number} reads beyond bit {spec.code_bits - 1}: {block}")
         if block.offset < 0 or block.offset + 2**block.bits > spec.rows:
             faults.append(f"block {number} reaches beyond row {spec.rows - 1}: {block}")
+    return faults
+
+
+def _hash_faults(spec: LookupSpec) -> list[str]:
+    faults = []
+    if spec.blocks or spec.code_bits or spec.multiplier != 1:
+        faults.append("a hash takes residues, not code_bits, multiplier or blocks")
+    if not 1 <= len(spec.residues) <= MAX_BLOCKS:
+        faults.append(f"1..{MAX_BLOCKS} residues needed, got {len(spec.residues)}")
+    if len({residue.bits for residue in spec.residues}) > 1:
+        faults.append("all residues must be of the same number of bits")
+    for number, residue in enumerate(spec.residues):
+        if not (1 <= residue.divisor <= residue.modulus <= MAX_ROWS):
+            faults.append(f"residue {number}: 1 <= divisor <= modulus <= {MAX_ROWS} needed")
+            continue
+        if not (1 <= residue.multiplier < 2**64 and residue.multiplier % 2):
+            faults.append(f"residue {number}: multiplier must be odd and fit 64 bits")
+        if residue.bits not in (64, HIGH_BITS):
+            faults.append(f"residue {number}: bits must be 64 or {HIGH_BITS}, got {residue.bits}")
+        if residue.offset < 0 or residue.offset + residue.rows > spec.rows:
+            faults.append(f"residue {number} reaches beyond row {spec.rows - 1}: {residue}")
     return faults
 
 

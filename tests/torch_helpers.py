@@ -1,5 +1,7 @@
 """Small logs and independent plain-Python references for the tests of the torch side."""
 
+import math
+
 import numpy as np
 
 from ondevice.features import FeatureSpec, Field
@@ -31,8 +33,14 @@ def planted_log(count, seed, users=50, items=40):
 
 def reference_rows(spec, number):
     """Rows that one ID (a Python integer) reads, bit by bit."""
-    code = ((number & MASK) * spec.multiplier) & MASK
+    if 0 <= number < spec.head:
+        count = spec.rows_per_id
+        return [number * count + c for c in range(count)] if spec.fuse == "concat" else [number]
     rows = []
+    for residue in spec.residues:
+        value = number * residue.multiplier % 2**64 >> 33 if residue.bits == 31 else number
+        rows.append(residue.offset + value % residue.modulus // residue.divisor)
+    code = ((number & MASK) * spec.multiplier) & MASK
     for block in spec.blocks:
         value = 0
         for place in range(block.bits):
@@ -56,5 +64,7 @@ def reference_vector(spec, weight, number, widths=None):
     ]
     if spec.fuse == "concat":
         return [value for row in kept for value in row]
+    if spec.fuse == "mul":
+        return [math.prod(column) for column in zip(*kept, strict=True)]
     total = [sum(column) for column in zip(*kept, strict=True)]
     return [value / len(rows) for value in total] if spec.fuse == "mean" else total

@@ -18,6 +18,7 @@ typedef struct {
   const od_lookup *lookup;
   float *out;
   uint32_t first, count; /* its entries, which are summed */
+  float scale; /* pooling: what the sum so far is multiplied by */
 } job;
 
 typedef struct {
@@ -84,6 +85,27 @@ OD_INLINE void fuse(const job *j, const entry *entries, od_codec codec) {
   }
 }
 
+/* The same with everything that rare lookups may have; one copy for all codecs, to stay small. */
+static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entries) {
+  const od_lookup *lookup = j->lookup;
+  const od_table *table = lookup->table;
+  int product = lookup->fuse == OD_FUSE_MUL;
+  for (uint32_t column = 0; column < lookup->row_dim; column += VW) {
+    uint32_t left = lookup->row_dim - column;
+    float *to = j->out + column;
+    vf value = vf_set1(product ? 1 : 0);
+    for (uint32_t b = 0; b < j->count; b++) {
+      vf part = record_part(entries + b, table, column, table->codec);
+      value = product ? vf_mul(value, part) : vf_add(value, part);
+    }
+    if (lookup->fuse == OD_FUSE_MEAN && j->count > 1) /* an ID of the head has one row */
+      value = vf_mul(value, vf_set1(lookup->mean));
+    if (lookup->pooling) /* add to what is summed so far */
+      value = vf_mul(vf_add(load_part(to, left), value), vf_set1(j->scale));
+    store_part(to, value, left);
+  }
+}
+
 /* From the index group to the record: its offset follows from the widths before it. */
 OD_INLINE void locate(entry *e, uint32_t count, const od_table *table, gather_state *state,
                       uint32_t bits) {
@@ -123,6 +145,10 @@ static void flush(gather_state *state) {
   for (uint32_t i = 0; i < state->job_count; i++) {
     const job *j = &state->jobs[i];
     const entry *e = state->entries + j->first;
+    if (__builtin_expect(j->lookup->special & OD_SPECIAL_RARE, 0)) {
+      fuse_rare(j, e);
+      continue;
+    }
     switch (j->lookup->table->codec) {
       case OD_CODEC_Q8: fuse(j, e, OD_CODEC_Q8); break;
       case OD_CODEC_Q4: fuse(j, e, OD_CODEC_Q4); break;
@@ -148,17 +174,19 @@ OD_INLINE void add_entry(gather_state *state, const od_table *table, uint32_t ro
   __builtin_prefetch(e->at);
 }
 
-OD_INLINE void add_job(gather_state *state, const od_lookup *lookup, int64_t id, float *out) {
-  if (lookup->has_padding && id == lookup->padding) {
-    for (uint32_t i = 0; i < lookup->dim; i++) out[i] = 0;
-    return;
-  }
-  const od_table *table = lookup->table;
-  uint32_t first = state->entry_count, count = lookup->block_count;
+/* A job for the next `count` entries, or one for each where rows are concatenated. */
+OD_INLINE void add_jobs(gather_state *state, const od_lookup *lookup, float *out, uint32_t count,
+                        float scale) {
+  uint32_t first = state->entry_count;
   if (__builtin_expect(lookup->fuse == OD_FUSE_CONCAT, 0))
     for (; count > 1; count--, first++, out += lookup->row_dim)
-      state->jobs[state->job_count++] = (job){lookup, out, first, 1};
-  state->jobs[state->job_count++] = (job){lookup, out, first, count};
+      state->jobs[state->job_count++] = (job){lookup, out, first, 1, scale};
+  state->jobs[state->job_count++] = (job){lookup, out, first, count, scale};
+}
+
+/* Rows of binary codes and full tables. */
+OD_INLINE void add_rows(gather_state *state, const od_lookup *lookup, int64_t id) {
+  const od_table *table = lookup->table;
   if (lookup->blocks) {
     uint64_t code = (uint64_t)id * lookup->multiplier;
     for (uint32_t b = 0; b < lookup->block_count; b++) {
@@ -178,7 +206,47 @@ OD_INLINE void add_job(gather_state *state, const od_lookup *lookup, int64_t id,
     }
     add_entry(state, table, (uint32_t)row);
   }
+}
+
+OD_INLINE void flush_if_full(gather_state *state) {
   if (state->job_count >= JOBS || state->entry_count > ENTRIES - MAX_BLOCKS) flush(state);
+}
+
+/* One vector of one ID, or of `pooled` IDs: their sum, in order, or their mean. */
+static __attribute__((noinline)) void add_rare(gather_state *state, const od_lookup *lookup,
+                                               const int64_t *ids, float *out) {
+  uint32_t left = 0, rows[MAX_BLOCKS];
+  for (uint32_t i = 0; i < lookup->pooled; i++)
+    left += !lookup->has_padding || ids[i] != lookup->padding;
+  if (lookup->pooling || !left)
+    for (uint32_t i = 0; i < lookup->dim; i++) out[i] = 0;
+  float share = lookup->pooling == OD_POOL_MEAN ? 1.0f / (float)left : 1.0f;
+  for (uint32_t i = 0; left; i++) {
+    if (lookup->has_padding && ids[i] == lookup->padding) continue;
+    uint32_t count = od_rare_rows(lookup, ids[i], rows);
+    add_jobs(state, lookup, out, count ? count : lookup->block_count, --left ? 1.0f : share);
+    for (uint32_t b = 0; b < count; b++) add_entry(state, lookup->table, rows[b]);
+    if (!count) add_rows(state, lookup, ids[i]);
+    flush_if_full(state);
+  }
+}
+
+OD_INLINE void add_vector(gather_state *state, const od_lookup *lookup, const int64_t *ids,
+                          float *out) {
+  uint32_t special = lookup->special;
+  if (special) {
+    if (__builtin_expect(special & OD_SPECIAL_RARE, 0)) {
+      add_rare(state, lookup, ids, out);
+      return;
+    }
+    if (*ids == lookup->padding) {
+      for (uint32_t i = 0; i < lookup->dim; i++) out[i] = 0;
+      return;
+    }
+  }
+  add_jobs(state, lookup, out, lookup->block_count, 1);
+  add_rows(state, lookup, *ids);
+  flush_if_full(state);
 }
 
 static void gather(const od_gather *gathers, size_t count, size_t rows, od_fault *fault) {
@@ -190,8 +258,8 @@ static void gather(const od_gather *gathers, size_t count, size_t rows, od_fault
       const od_lookup *lookup = gathers[g].lookup;
       const int64_t *ids = gathers[g].ids + row * gathers[g].ids_step;
       float *out = gathers[g].out + row * gathers[g].out_step;
-      for (uint32_t i = 0; i < lookup->ids_per_row; i++)
-        add_job(&state, lookup, ids[i], out + (size_t)i * lookup->dim);
+      for (uint32_t i = 0; i < lookup->vectors_per_row; i++)
+        add_vector(&state, lookup, ids + (size_t)i * lookup->pooled, out + (size_t)i * lookup->dim);
     }
   flush(&state);
 }

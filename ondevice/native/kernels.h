@@ -6,7 +6,8 @@
 
 typedef enum { OD_CODEC_F32, OD_CODEC_F16, OD_CODEC_Q8, OD_CODEC_Q4, OD_CODEC_Q2 } od_codec;
 typedef enum { OD_SCALE_NONE, OD_SCALE_ROW, OD_SCALE_COLUMN } od_scale;
-typedef enum { OD_FUSE_SUM, OD_FUSE_MEAN, OD_FUSE_CONCAT } od_fuse;
+typedef enum { OD_FUSE_SUM, OD_FUSE_MEAN, OD_FUSE_CONCAT, OD_FUSE_MUL } od_fuse;
+typedef enum { OD_POOL_NONE, OD_POOL_SUM, OD_POOL_MEAN } od_pooling;
 
 /* A table of records (docs/format.md). */
 typedef struct {
@@ -30,19 +31,39 @@ typedef struct {
   uint32_t contiguous, offset;
 } od_block;
 
+/* The row offset + (number mod modulus) div divisor of a code (docs/format.md). */
+typedef struct {
+  uint64_t multiplier;
+  uint32_t modulus, divisor, offset;
+} od_residue;
+
+/* Two bits of od_lookup.special. Rare lookups leave the short way through the kernel: hashes,
+ * heads, products and pooling. */
+enum { OD_SPECIAL_PADDING = 1, OD_SPECIAL_RARE = 2 };
+
+/* Without blocks and residues it is a full table: the ID is the row. */
 typedef struct {
   const od_table *table;
-  od_block *blocks; /* NULL: a full table, the ID is the row */
-  uint32_t block_count; /* 1 for a full table */
+  od_block *blocks;
+  od_residue *residues;
+  uint32_t block_count; /* of blocks or residues; 1 for a full table */
   od_fuse fuse;
   uint32_t dim, row_dim;
   uint64_t multiplier;
-  uint8_t has_padding, has_oov;
+  uint8_t special, has_padding, has_oov;
+  uint8_t high; /* residues of the 31 highest bits, else of the whole code, signed */
   int64_t padding;
+  uint32_t head; /* IDs 0..head-1 own rows */
   uint32_t oov;
   float mean; /* 1 / block_count */
   uint32_t ids_per_row;
+  od_pooling pooling;
+  uint32_t pooled; /* how many IDs in succession make one vector; 1 without pooling */
+  uint32_t vectors_per_row;
 } od_lookup;
+
+/* Rows (at most 64) of an ID of the head or under a hash, and their number; 0: neither (rows.c). */
+uint32_t od_rare_rows(const od_lookup *lookup, int64_t id, uint32_t *rows);
 
 /* One lookup of a request: where its IDs are and its vectors go. Steps are elements a row. */
 typedef struct {

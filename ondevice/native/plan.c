@@ -217,6 +217,33 @@ static od_status read_blocks(planner *p, const od_json *list, uint32_t number, i
   return OD_OK;
 }
 
+static od_status read_residues(planner *p, const od_json *list, uint32_t number,
+                               od_lookup *lookup) {
+  if (!list || list->kind != OD_J_LIST || list->size < 1 || list->size > MAX_BLOCKS)
+    return bad_lookup(p, number, "1..64 residues needed");
+  lookup->block_count = (uint32_t)list->size;
+  lookup->residues = od_take(&p->model->arena, list->size, sizeof(od_residue));
+  if (!lookup->residues) return no_memory(p);
+  od_residue *residue = lookup->residues;
+  for (const od_json *item = list->first; item; item = item->next, residue++) {
+    const od_json *multiplier = od_json_member(item, "multiplier");
+    int64_t modulus, divisor, offset, bits;
+    if (item->size != 5 || !multiplier || multiplier->kind != OD_J_INT || multiplier->negative ||
+        !(multiplier->magnitude & 1) ||
+        !od_json_int(od_json_member(item, "modulus"), 1, INT32_MAX, &modulus) ||
+        !od_json_int(od_json_member(item, "divisor"), 1, modulus, &divisor) ||
+        !od_json_int(od_json_member(item, "offset"), 0, INT32_MAX, &offset) ||
+        !od_json_int(od_json_member(item, "bits"), 31, 64, &bits) || (bits != 31 && bits != 64) ||
+        (item != list->first && lookup->high != (bits == 31)) ||
+        offset + (modulus + divisor - 1) / divisor > (int64_t)lookup->table->rows)
+      return bad_lookup(p, number, "a residue is malformed or reaches beyond the table");
+    lookup->high = bits == 31;
+    *residue = (od_residue){multiplier->magnitude, (uint32_t)modulus, (uint32_t)divisor,
+                            (uint32_t)offset};
+  }
+  return OD_OK;
+}
+
 static int optional_int(const od_json *value, int64_t low, int64_t high, int64_t *out,
                         uint8_t *present) {
   *present = 0;
@@ -230,7 +257,10 @@ static od_status read_lookup(planner *p, const od_json *item, const char *table_
   const od_json *scheme = od_json_member(item, "scheme"), *fuse = od_json_member(item, "fuse");
   const od_json *multiplier = od_json_member(item, "multiplier");
   const od_json *blocks = od_json_member(item, "blocks");
-  int64_t rows, dim, bits = 0, oov = 0;
+  const od_json *residues = od_json_member(item, "residues");
+  const od_json *pooling = od_json_member(item, "pooling");
+  int64_t rows, dim, bits = 0, oov = 0, head = 0;
+  uint8_t has_head;
   lookup->table = find_table(p, table_name);
   if (!lookup->table)
     return od_fail(p->error, OD_E_FORMAT, "plan: node %u (Lookup): table '%s' is missing",
@@ -240,15 +270,28 @@ static od_status read_lookup(planner *p, const od_json *item, const char *table_
       !od_json_int(od_json_member(item, "dim"), 1, MAX_DIM, &dim) ||
       !optional_int(od_json_member(item, "padding_id"), INT64_MIN, INT64_MAX, &lookup->padding,
                     &lookup->has_padding) ||
-      !optional_int(od_json_member(item, "oov_row"), 0, rows - 1, &oov, &lookup->has_oov))
-    return bad_lookup(p, number, "scheme, rows, dim, padding_id or oov_row is wrong");
+      !optional_int(od_json_member(item, "oov_row"), 0, rows - 1, &oov, &lookup->has_oov) ||
+      !optional_int(od_json_member(item, "head"), 0, rows, &head, &has_head))
+    return bad_lookup(p, number, "scheme, rows, dim, padding_id, oov_row or head is wrong");
   lookup->oov = (uint32_t)oov;
+  lookup->head = (uint32_t)head;
   lookup->fuse = OD_FUSE_SUM;
   if (fuse && fuse->kind == OD_J_TEXT && od_equal(fuse->text, "mean")) lookup->fuse = OD_FUSE_MEAN;
   else if (fuse && fuse->kind == OD_J_TEXT && od_equal(fuse->text, "concat"))
     lookup->fuse = OD_FUSE_CONCAT;
+  else if (fuse && fuse->kind == OD_J_TEXT && od_equal(fuse->text, "mul"))
+    lookup->fuse = OD_FUSE_MUL;
   else if (fuse && (fuse->kind != OD_J_TEXT || !od_equal(fuse->text, "sum")))
-    return bad_lookup(p, number, "fuse must be sum, concat or mean");
+    return bad_lookup(p, number, "fuse must be sum, concat, mean or mul");
+  if (pooling) {
+    if (pooling->kind == OD_J_TEXT && od_equal(pooling->text, "sum")) lookup->pooling = OD_POOL_SUM;
+    else if (pooling->kind == OD_J_TEXT && od_equal(pooling->text, "mean"))
+      lookup->pooling = OD_POOL_MEAN;
+    else if (pooling->kind != OD_J_TEXT || !od_equal(pooling->text, "none"))
+      return bad_lookup(p, number, "pooling must be none, sum or mean");
+    if (lookup->pooling && !lookup->has_padding)
+      return bad_lookup(p, number, "pooling needs a padding_id");
+  }
   lookup->multiplier = 1;
   if (multiplier) {
     if (multiplier->kind != OD_J_INT || multiplier->negative || !(multiplier->magnitude & 1))
@@ -260,15 +303,22 @@ static od_status read_lookup(planner *p, const od_json *item, const char *table_
     return bad_lookup(p, number, "code_bits must be 0..64");
   lookup->block_count = 1;
   lookup->dim = (uint32_t)dim;
+  int has_blocks = blocks && (blocks->kind != OD_J_LIST || blocks->size);
+  int has_residues = residues && (residues->kind != OD_J_LIST || residues->size);
   if (od_equal(scheme->text, "binary_code")) {
-    if (bits < 1 || lookup->has_oov)
-      return bad_lookup(p, number, "a binary code needs 1..64 bits and takes no oov_row");
+    if (bits < 1 || lookup->has_oov || has_residues)
+      return bad_lookup(p, number, "a binary code needs 1..64 bits and takes no oov_row or residues");
     OD_CHECK(read_blocks(p, blocks, number, bits, lookup));
+  } else if (od_equal(scheme->text, "hash")) {
+    if (bits || lookup->has_oov || has_blocks || lookup->multiplier != 1)
+      return bad_lookup(p, number, "a hash takes no code_bits, multiplier, blocks or oov_row");
+    OD_CHECK(read_residues(p, residues, number, lookup));
   } else if (!od_equal(scheme->text, "full")) {
     return bad_lookup(p, number, "unknown scheme");
-  } else if ((blocks && (blocks->kind != OD_J_LIST || blocks->size)) || bits ||
-             lookup->multiplier != 1 || lookup->fuse != OD_FUSE_SUM) {
-    return bad_lookup(p, number, "a full table takes no code_bits, multiplier, blocks or fuse");
+  } else if (has_blocks || bits || lookup->multiplier != 1 || lookup->fuse != OD_FUSE_SUM ||
+             has_residues || head) {
+    return bad_lookup(p, number,
+                      "a full table takes no code_bits, multiplier, blocks, residues, head or fuse");
   }
   lookup->row_dim = lookup->dim;
   if (lookup->fuse == OD_FUSE_CONCAT) {
@@ -276,9 +326,15 @@ static od_status read_lookup(planner *p, const od_json *item, const char *table_
       return bad_lookup(p, number, "concat needs dim divisible by the number of blocks");
     lookup->row_dim = lookup->dim / lookup->block_count;
   }
+  if (head * (lookup->fuse == OD_FUSE_CONCAT ? (int64_t)lookup->block_count : 1) > rows ||
+      (head && lookup->fuse == OD_FUSE_MUL))
+    return bad_lookup(p, number, "its head does not fit the table, or its fuse");
   if (lookup->table->rows != (uint64_t)rows || lookup->table->dim != lookup->row_dim)
     return bad_lookup(p, number, "its table has other sizes than it expects");
   lookup->mean = (float)(1.0 / (double)lookup->block_count);
+  if (lookup->has_padding) lookup->special |= OD_SPECIAL_PADDING;
+  if (lookup->residues || head || lookup->fuse == OD_FUSE_MUL || lookup->pooling)
+    lookup->special |= OD_SPECIAL_RARE;
   return OD_OK;
 }
 
@@ -510,18 +566,23 @@ static od_status read_node(planner *p, const od_json *item, uint32_t number) {
     node->lookup = (int32_t)model->lookup_count;
     od_lookup *spec = &model->lookups[model->lookup_count];
     OD_CHECK(read_lookup(p, lookup, table->text, number, spec));
+    if (spec->pooling && !ids->rank)
+      return bad_lookup(p, number, "pooling needs IDs with a sequence axis");
     if (ids->dtype != OD_I64 || ids->input < 0 || ids->rank + 2 > OD_MAX_RANK ||
         (uint64_t)ids->size * spec->dim > MAX_VALUE_SIZE)
       return od_fail(p->error, OD_E_UNSUPPORTED,
                      "plan: node %u (Lookup) reads IDs that are not an input of the model, or "
                      "makes too large a value",
                      (uint64_t)number);
+    uint32_t axes = ids->rank - (spec->pooling != OD_POOL_NONE); /* that keep their sizes */
     spec->ids_per_row = ids->size;
+    spec->pooled = spec->pooling ? ids->dims[axes] : 1;
+    spec->vectors_per_row = ids->size / spec->pooled;
     vectors->batched = 1;
-    vectors->rank = (uint8_t)(ids->rank + 1);
+    vectors->rank = (uint8_t)(axes + 1);
     od_copy(vectors->dims, ids->dims, sizeof vectors->dims);
-    vectors->dims[ids->rank] = spec->dim;
-    vectors->size = ids->size * spec->dim;
+    vectors->dims[axes] = spec->dim;
+    vectors->size = spec->vectors_per_row * spec->dim;
     vectors->node = (int32_t)model->node_count;
     model->lookup_inputs[model->lookup_count] = node->inputs[0];
     model->lookup_outputs[model->lookup_count] = node->output;

@@ -18,7 +18,7 @@ static uint64_t lookup_bytes(const od_lookup *lookup, size_t rows) {
   const od_table *table = lookup->table;
   uint64_t ids = (uint64_t)rows * lookup->ids_per_row, records = ids * lookup->block_count;
   uint64_t of_16 = (table->rows ? table->payload * 16 / table->rows : 0) + (table->index ? 12 : 0);
-  return ids * 8 + records * of_16 / 16 + ids * lookup->dim * 4;
+  return ids * 8 + records * of_16 / 16 + (uint64_t)rows * lookup->vectors_per_row * lookup->dim * 4;
 }
 
 void od_profile_lookups(od_profile *profile, uint64_t begun, const od_gather *gathers,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,29 @@ from hypothesis import strategies as st
 from torch_helpers import reference_rows, reference_vector
 
 from ondevice.errors import InputError, SpecError
-from ondevice.lookup import look_up
+from ondevice.lookup import NO_ROW, look_up
 from ondevice.models import (
     AdaptiveMask,
     BinaryCodeEmbedding,
     Embedding,
     FullEmbedding,
+    HashEmbedding,
+    MultiHashEmbedding,
+    QuotientRemainderEmbedding,
     row_counts,
 )
 from ondevice.models.embeddings import RowIndex
-from ondevice.spec import LookupSpec, binary_code_spec, full_spec
+from ondevice.spec import (
+    LookupSpec,
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "block_rows.json"
+SCHEMES = json.loads(GOLDEN.with_name("schemes.json").read_text())
 EXTREME = [0, 1, 2, 41, -1, -2, 2**31, 2**32 - 1, 2**62, 2**63 - 1, -(2**63), -(2**63) + 1]
 GOLDEN_RATIO = 0x9E3779B97F4A7C15
 
@@ -67,6 +79,24 @@ def test_golden_rows(case):
     assert made == spec
     ids = torch.tensor([int(text) for text in case["ids"]], dtype=torch.int64)
     assert RowIndex(spec)(ids).tolist() == case["rows"]
+
+
+@pytest.mark.parametrize("case", SCHEMES, ids=lambda c: f"{c['method']}-{c['settings']}")
+def test_golden_schemes(case):
+    spec = LookupSpec.from_json(case["spec"])
+    layer = Embedding(spec)
+    row, column = np.ogrid[: spec.rows, : spec.row_dim]
+    layer.weight.data = torch.from_numpy((5 * row + 3 * column + row // 7) % 11 - 5).float()
+    ids = torch.tensor([int(text) for text in case["ids"]])
+    rows = [[row for row in found if row != NO_ROW] for found in layer.rows(ids).tolist()]
+    assert rows == case["rows"]
+    torch.testing.assert_close(layer(ids), torch.tensor(case["vectors"]))
+    sequences = torch.tensor([[int(text) for text in row] for row in case["sequences"]])
+    for pooling, expected in case["pooled"].items():
+        torch.testing.assert_close(layer(sequences, pooling), torch.tensor(expected))
+        pooled = Embedding(replace(spec, pooling=pooling))
+        pooled.weight = layer.weight
+        torch.testing.assert_close(pooled(sequences), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("strategy", ["succession", "skip"])
@@ -131,11 +161,21 @@ SPECS = [
     binary_code_spec(6, code_bits=64, t=9, multiplier=GOLDEN_RATIO, fuse="mean"),
     binary_code_spec(6, code_bits=33, t=2, strategy="skip", fuse="concat", padding_id=41),
     binary_code_spec(6, code_bits=12, t=4, shared=True),
+    binary_code_spec(6, code_bits=20, t=7, padding_id=0, head=9),
+    binary_code_spec(6, code_bits=20, t=7, fuse="mean", head=9),
+    binary_code_spec(6, code_bits=20, t=7, fuse="concat", padding_id=0, head=9),
+    hashing_spec(31, 6, padding_id=0),
+    hashing_spec(31, 6, padding_id=0, head=20),
+    multi_hash_spec(31, 6, hashes=3, padding_id=0),
+    multi_hash_spec(31, 6, hashes=3, fuse="mean", shared=True, head=9),
+    quotient_remainder_spec(40, 6, remainders=7, padding_id=0),
+    quotient_remainder_spec(40, 6, remainders=7, fuse="mul"),
+    quotient_remainder_spec(40, 6, remainders=7, fuse="concat", head=9),
 ]
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.scheme}-{spec.fuse}")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.kind}-{spec.fuse}")
 def test_vectors_equal_the_reference_in_every_shape(spec, masked):
     generator = np.random.default_rng(3)
     widths = generator.integers(1, spec.row_dim + 1, spec.rows)
@@ -155,7 +195,7 @@ def test_vectors_equal_the_reference_in_every_shape(spec, masked):
     assert layer(tensor[:0]).shape == (0, spec.dim)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.scheme}-{spec.fuse}")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.kind}-{spec.fuse}")
 def test_torch_equals_the_numpy_executor(spec):
     layer = Embedding(spec, std=1.0)
     ids = np.random.default_rng(5).integers(-(2**63), 2**63, 500)
@@ -167,19 +207,34 @@ def test_torch_equals_the_numpy_executor(spec):
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.scheme}-{spec.fuse}")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.kind}-{spec.fuse}")
 def test_gradients_equal_those_of_a_plain_gather(spec, sparse):
     layer = Embedding(spec, std=1.0, sparse=sparse)
     ids = torch.randint(0, 48, (200,))
     upstream = torch.randn(200, spec.dim)
     layer(ids).backward(upstream)
     weight = layer.weight.detach().clone().requires_grad_(True)
-    values = weight[layer.rows(ids)]
-    fused = {"sum": lambda v: v.sum(-2), "mean": lambda v: v.mean(-2), "concat": lambda v: v}
+    vectors = []
+    for number in ids.tolist():
+        found = layer.rows(torch.tensor([number]))[0]
+        values = weight[found[found != NO_ROW]]
+        fused = {"sum": lambda v: v.sum(0), "mean": lambda v: v.mean(0), "concat": torch.flatten}
+        vectors.append(fused.get(spec.fuse, lambda v: v.prod(0))(values))
     keep = (ids != spec.padding_id) if spec.padding_id is not None else torch.ones(200) > 0
-    (fused[spec.fuse](values).reshape(200, -1) * keep[:, None]).backward(upstream)
+    (torch.stack(vectors) * keep[:, None]).backward(upstream)
     gradient = layer.weight.grad.to_dense() if sparse else layer.weight.grad
     torch.testing.assert_close(gradient, weight.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_own_rows_and_products_start_with_the_spread_of_a_plain_table():
+    torch.manual_seed(1)
+    hybrid = BinaryCodeEmbedding(16, 16, 4, head=500, std=0.1)
+    own, shared = hybrid(torch.arange(1, 500)), hybrid(torch.arange(500, 1000))
+    assert float(own.detach().std()) == pytest.approx(0.1, rel=0.05)
+    assert float(shared.detach().std()) == pytest.approx(0.1, rel=0.2)
+    product = QuotientRemainderEmbedding(10**6, 16, remainders=1000, fuse="mul", std=0.1)
+    vectors = product(torch.randint(1, 10**6, (5000,)))
+    assert float(vectors.detach().std()) == pytest.approx(0.1, rel=0.1)
 
 
 @pytest.mark.parametrize("fuse", ["sum", "mean", "concat"])
@@ -226,6 +281,33 @@ def test_row_counts():
     full = full_spec(4, 4, padding_id=0, oov_row=1)
     assert row_counts(full, np.array([0, 3, 3, 77, 2])).tolist() == [0, 1, 1, 2]
     assert row_counts(full, np.array([], dtype=np.int64)).tolist() == [0, 0, 0, 0]
+
+
+def test_row_counts_of_a_hybrid():
+    """An ID of the head counts in its own row alone."""
+    spec = binary_code_spec(4, code_bits=4, t=2, head=3)
+    ids = np.array([0, 2, 2, 6, 15, -1])
+    assert row_counts(spec, ids).tolist() == [1, 0, 2, 0, 0, 1, 2, 0, 1, 0, 2]
+
+
+def test_pooling_trains_the_shared_table():
+    layer = HashEmbedding(7, 4, std=1.0)
+    ids = torch.tensor([[1, 0, 3], [0, 0, 0]])
+    layer(ids, "mean").sum().backward()
+    assert layer.weight.grad.sum(1).tolist() == [0, 2, 0, 2, 0, 0, 0]
+    with pytest.raises(SpecError, match="padding_id"):
+        HashEmbedding(7, 4, padding_id=None)(ids, "sum")
+
+
+def test_layers_have_the_specifications_of_their_makers():
+    assert HashEmbedding(9, 4, head=3).spec == hashing_spec(9, 4, padding_id=0, head=3)
+    made = MultiHashEmbedding(9, 4, hashes=3, shared=True, fuse="mean", seed=5, head=2)
+    assert made.spec == multi_hash_spec(
+        9, 4, hashes=3, shared=True, fuse="mean", seed=5, padding_id=0, head=2
+    )
+    made = QuotientRemainderEmbedding(90, 4, remainders=10, fuse="concat", padding_id=None, head=2)
+    assert made.spec == quotient_remainder_spec(90, 4, remainders=10, fuse="concat", head=2)
+    assert BinaryCodeEmbedding(4, 8, 4, head=5).spec.head == 5
 
 
 def test_a_mask_of_another_shape_is_refused():

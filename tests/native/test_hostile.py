@@ -3,10 +3,11 @@
 import json
 import os
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from native_helpers import write_model
+from native_helpers import random_table, write_model
 from runtime_helpers import write_small_model
 
 import ondevice
@@ -15,8 +16,15 @@ from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
 from ondevice.odm import open_odm
+from ondevice.plan import Node
 from ondevice.records import pack_records
-from ondevice.spec import full_spec
+from ondevice.spec import (
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
 
 pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
 IDS = {name: np.array([1, 3, 4, 2], dtype=np.int64) for name in ("user", "colour", "slot")}
@@ -75,6 +83,24 @@ def rewritten(data, change):
     return head + bytes(body)
 
 
+def write_hybrids(path):
+    """Hashes, a head, a product and pooling in one small file."""
+    specs = {
+        "hash": hashing_spec(9, 2, padding_id=0, head=3),
+        "code": binary_code_spec(4, code_bits=6, t=3, fuse="concat", padding_id=0, head=2),
+        "product": quotient_remainder_spec(30, 2, remainders=5, fuse="mul", padding_id=1),
+        "hashes": replace(multi_hash_spec(5, 3, fuse="mean", padding_id=0), pooling="mean"),
+    }
+    rng = np.random.default_rng(5)
+    tables = {name: random_table(spec, "q8", rng, truncated=True) for name, spec in specs.items()}
+    join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
+    shapes = {"hashes": ("batch", 3)}
+    write_model(path, specs, tables, [join], {}, ["x"], shapes=shapes)
+    ids = {name: np.array([1, 3, 4, -2]) for name in specs}
+    ids["hashes"] = np.array([[1, 0, 5], [0, 0, 0], [-7, 2, 2**62], [4, 4, 4]])
+    return ids
+
+
 def leaves(value, path=()):
     """Paths of every value inside decoded JSON."""
     if isinstance(value, dict | list):
@@ -87,9 +113,13 @@ STRANGE = [0, -1, 1, 2, 15, 63, 64, 2**31 - 1, 2**31, 2**32, 2**63, 2**64, 1.5, 
            None, True, [], {}, [0] * 9, "batch"]  # fmt: skip
 
 
-def test_plans_of_a_hostile_author(small, tmp_path):
+@pytest.mark.parametrize("kind", ["small", "hybrids"])
+def test_plans_of_a_hostile_author(kind, small, tmp_path):
     """Right checksums around every value of the plan made strange: no crash, no wrong type."""
-    data, _ = small
+    data, ids = small[0], IDS
+    if kind == "hybrids":
+        ids = write_hybrids(tmp_path / "hybrids.odm")
+        data = (tmp_path / "hybrids.odm").read_bytes()
     plan = {}
     rewritten(data, plan.update)  # reads it
     length = int.from_bytes(data[:8], "little")
@@ -108,7 +138,7 @@ def test_plans_of_a_hostile_author(small, tmp_path):
 
             path.write_bytes(rewritten(data, change))
             try:
-                NativeEngine(path).run(IDS)
+                NativeEngine(path).run(ids)
                 opened += 1
             except (FileFormatError, UnsupportedError, InputError):
                 continue

@@ -1,7 +1,10 @@
 """The native engine against the numpy engine, for every kernel this processor has."""
 
+import json
 import sys
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +13,21 @@ from hypothesis import strategies as st
 from native_helpers import dense_node, random_table, write_model
 
 import ondevice
-from ondevice.codecs import CODECS
+from ondevice.codecs import CODECS, quantise
 from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
-from ondevice.errors import InputError
+from ondevice.errors import FileFormatError, InputError
 from ondevice.hashing import xxh64
 from ondevice.odm import open_odm
 from ondevice.plan import Node
-from ondevice.spec import binary_code_spec, full_spec
+from ondevice.spec import (
+    LookupSpec,
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
 
 pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
 if is_compiled():
@@ -27,6 +37,8 @@ if is_compiled():
 else:
     KERNELS = []
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "schemes.json"
+SCHEMES = json.loads(GOLDEN.read_text("utf-8"))
 EXTREMES = np.array([0, 1, -1, 2**63 - 1, -(2**63), 2**32, 3], dtype=np.int64)
 
 
@@ -36,9 +48,31 @@ def some_ids(rng, rows, shape=()):
 
 
 @st.composite
+def hash_specs(draw, dim):
+    """Hashes and quotient-remainder, with and without a head."""
+    settings = {"padding_id": draw(st.sampled_from([None, 0, -1]))}
+    head, rows = draw(st.sampled_from([0, 3, 40])), draw(st.integers(1, 90))
+    kind = draw(st.sampled_from(["hashing", "multi_hash", "quotient_remainder"]))
+    if kind == "hashing":
+        return hashing_spec(rows, dim, head=head, **settings)
+    fuse = draw(st.sampled_from(["sum", "mean", "concat", "mul"]))
+    settings |= {"fuse": fuse, "head": 0 if fuse == "mul" else head}
+    if kind == "quotient_remainder":
+        dim = 2 * dim if fuse == "concat" else dim
+        return quotient_remainder_spec(500, dim, remainders=rows, **settings)
+    hashes = draw(st.integers(1, 5))
+    dim = hashes * dim if fuse == "concat" else dim
+    shared = draw(st.booleans())
+    return multi_hash_spec(rows, dim, hashes=hashes, shared=shared, **settings)
+
+
+@st.composite
 def lookup_cases(draw):
     dim = draw(st.sampled_from([1, 2, 3, 4, 8, 12, 15, 16, 17, 24, 33, 64]))
-    if draw(st.booleans()):
+    scheme = draw(st.sampled_from(["full", "binary_code", "hash"]))
+    if scheme == "hash":
+        spec = draw(hash_specs(dim))
+    elif scheme == "full":
         spec = full_spec(
             draw(st.integers(1, 70)), dim, padding_id=draw(st.sampled_from([None, 0])), oov_row=0
         )
@@ -61,6 +95,7 @@ def lookup_cases(draw):
             shared=draw(st.booleans()),
             multiplier=draw(st.sampled_from([1, 0x9E3779B97F4A7C15])),
             padding_id=draw(st.sampled_from([None, 0, -1])),
+            head=draw(st.sampled_from([0, 0, 5])),
         )
     codec = draw(st.sampled_from(CODECS))
     axis = draw(st.sampled_from(["row", "column"]))
@@ -74,12 +109,54 @@ def test_lookups_are_the_same_bit_by_bit(tmp_path_factory, case, rows, seed):
     rng = np.random.default_rng([seed, table_seed])
     table = random_table(spec, codec, rng, truncated=truncated, axis=axis)
     path = tmp_path_factory.mktemp("lookup") / "m.odm"
+    shapes = [()]
+    if spec.padding_id is not None:
+        pooling = ("none", "sum", "mean")[seed % 3]
+        spec, shapes = replace(spec, pooling=pooling), [(1,), (7,)]
+    for shape in shapes:
+        write_model(
+            path, {"a": spec}, {"a": table}, [], {}, ["a.vector"], shapes={"a": ("batch", *shape)}
+        )
+        ids = {"a": some_ids(rng, rows, shape)}
+        expected = NumpyEngine(open_odm(path)).run(ids)["a.vector"]
+        for kernels in KERNELS:
+            got = NativeEngine(path, kernels=kernels).run(ids)["a.vector"]
+            np.testing.assert_array_equal(got, expected, err_msg=kernels)
+
+
+@pytest.mark.parametrize("case", SCHEMES, ids=lambda c: f"{c['method']}-{c['settings']}")
+def test_golden_schemes(case, tmp_path):
+    """Vectors, and vectors pooled over sequences, of tables of whole numbers."""
+    spec = LookupSpec.from_json(case["spec"])
+    row, column = np.ogrid[: spec.rows, : spec.row_dim]
+    table = quantise(((5 * row + 3 * column + row // 7) % 11 - 5).astype(np.float32), "f32")
+    parts = [("vectors", spec, case["ids"], case["vectors"])]
+    for pooling, expected in case["pooled"].items():
+        parts.append((pooling, replace(spec, pooling=pooling), case["sequences"], expected))
+    specs = {name: spec for name, spec, _, _ in parts}
+    ids = {name: np.array(texts).astype(np.int64) for name, _, texts, _ in parts}
+    for name, values in ids.items():
+        shapes = {name: ("batch", *values.shape[1:])}
+        path = tmp_path / f"{name}.odm"
+        write_model(
+            path, {name: specs[name]}, {name: table}, [], {}, [f"{name}.vector"], shapes=shapes
+        )
+        expected = next(part[3] for part in parts if part[0] == name)
+        for kernels in KERNELS:
+            got = NativeEngine(path, kernels=kernels).run({name: values})[f"{name}.vector"]
+            np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6, err_msg=kernels)
+
+
+def test_pooling_of_one_id_a_row_is_refused(tmp_path):
+    spec = full_spec(9, 4, padding_id=0)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "m.odm"
+    spec = replace(spec, pooling="sum")
+    table = random_table(spec, "f32", rng, truncated=False)
     write_model(path, {"a": spec}, {"a": table}, [], {}, ["a.vector"])
-    ids = {"a": some_ids(rng, rows)}
-    expected = NumpyEngine(open_odm(path)).run(ids)["a.vector"]
-    for kernels in KERNELS:
-        got = NativeEngine(path, kernels=kernels).run(ids)["a.vector"]
-        np.testing.assert_array_equal(got, expected, err_msg=kernels)
+    for engine in ("numpy", "native"):
+        with pytest.raises(FileFormatError, match="sequence axis"):
+            ondevice.load(path, engine=engine)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,6 +1,7 @@
 """Lookup specifications and their numpy executor."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ondevice.errors import InputError, SpecError
-from ondevice.lookup import look_up, table_rows
-from ondevice.spec import LookupSpec, binary_code_spec, full_spec
+from ondevice.lookup import NO_ROW, look_up, table_rows
+from ondevice.spec import (
+    LookupSpec,
+    Residue,
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "block_rows.json").read_text("utf-8"))
+FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = json.loads((FOLDER / "block_rows.json").read_text("utf-8"))
+SCHEMES = json.loads((FOLDER / "schemes.json").read_text("utf-8"))
+MAKERS = {
+    "hashing": hashing_spec,
+    "multi_hash": multi_hash_spec,
+    "quotient_remainder": quotient_remainder_spec,
+    "binary_code": binary_code_spec,
+}
 
 
 def test_golden_rows():
@@ -30,6 +47,132 @@ def test_constructor_agrees_with_golden_specifications():
         assert made == spec
 
 
+any_id = st.integers(-(2**63), 2**63 - 1)
+
+
+def golden_table(spec):
+    """The table of the golden vectors (see make_schemes.py), float32 [rows, row_dim]."""
+    row, column = np.ogrid[: spec.rows, : spec.row_dim]
+    return ((5 * row + 3 * column + row // 7) % 11 - 5).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", SCHEMES, ids=lambda c: f"{c['method']}-{c['settings']}")
+def test_golden_schemes(case):
+    spec = LookupSpec.from_json(case["spec"])
+    ids = np.array([int(number) for number in case["ids"]], dtype=np.int64)
+    rows = [[row for row in found if row != NO_ROW] for found in table_rows(spec, ids).tolist()]
+    assert rows == case["rows"]
+    table = golden_table(spec)
+    vectors = look_up(spec, ids, lambda numbers: table[numbers])
+    np.testing.assert_allclose(vectors, case["vectors"], rtol=1e-6)
+    sequences = np.array([[int(number) for number in row] for row in case["sequences"]])
+    for pooling, expected in case["pooled"].items():
+        pooled = look_up(replace(spec, pooling=pooling), sequences, lambda n: table[n])
+        np.testing.assert_allclose(pooled, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", SCHEMES, ids=lambda c: f"{c['method']}-{c['settings']}")
+def test_makers_agree_with_golden_schemes(case):
+    settings = dict(case["settings"])
+    if case["method"] == "hashing":
+        del settings["fuse"]  # one row has nothing to fuse
+    values = [settings.pop(name) for name in ("rows", "values") if name in settings]
+    spec = LookupSpec.from_json(case["spec"])
+    assert MAKERS[case["method"]](*values, 4, **settings) == spec
+    assert LookupSpec.from_json(spec.to_json()) == spec
+    assert spec.to_json() == case["spec"]  # what an older release does not know is left out
+
+
+@st.composite
+def hash_specs(draw):
+    """Hash specifications of every kind, with and without a head."""
+    head = draw(st.sampled_from([0, 1, 7, 100]))
+    rows = draw(st.integers(1, 200))
+    kind = draw(st.sampled_from(["hashing", "multi_hash", "quotient_remainder"]))
+    fuse = draw(st.sampled_from(["sum", "mean", "concat"]))
+    if kind == "hashing":
+        return hashing_spec(rows, 12, head=head)
+    if kind == "multi_hash":
+        hashes, shared, seed = draw(st.integers(1, 4)), draw(st.booleans()), draw(st.integers(0, 9))
+        return multi_hash_spec(
+            rows, 12, hashes=hashes, shared=shared, seed=seed, fuse=fuse, head=head
+        )
+    values = draw(st.integers(1, 2**30))
+    return quotient_remainder_spec(values, 12, remainders=rows * 5000, fuse=fuse, head=head)
+
+
+@given(hash_specs(), st.data())
+def test_every_hash_is_in_range_and_repeats(spec, data):
+    ids = np.array(data.draw(st.lists(any_id, min_size=1, max_size=20)), dtype=np.int64)
+    rows = table_rows(spec, ids)
+    assert rows.shape == (len(ids), spec.rows_per_id)
+    assert rows.max() < spec.rows
+    own = (ids >= 0) & (ids < spec.head)
+    assert (rows[~own] >= spec.head_rows).all()
+    assert (rows[own] < spec.head_rows).all()
+    assert (rows[own, 0] >= 0).all()
+    np.testing.assert_array_equal(rows, table_rows(spec, ids))
+
+
+@pytest.mark.parametrize("remainders", [1, 2, 9, 31, 1000])
+def test_quotient_and_remainder_tell_all_values_apart(remainders):
+    spec = quotient_remainder_spec(1000, 4, remainders=remainders)
+    rows = table_rows(spec, np.arange(1000))
+    assert len(np.unique(rows, axis=0)) == 1000
+    assert spec.rows == remainders + -(-1000 // remainders)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        hashing_spec(13, 4, head=50),
+        multi_hash_spec(13, 4, head=50, fuse="concat"),
+        binary_code_spec(4, code_bits=8, t=4, head=50),
+    ],
+    ids=lambda spec: spec.kind,
+)
+def test_head_ids_share_no_row(spec):
+    rows = table_rows(spec, np.arange(50))
+    kept = rows[rows != NO_ROW]
+    assert len(np.unique(kept)) == kept.size == spec.head_rows
+    tail = table_rows(spec, np.concatenate([np.arange(50, 3000), -np.arange(1, 3000)]))
+    assert not np.isin(tail, kept).any()
+
+
+def test_two_hashes_are_independent():
+    """Of pairs that collide in one hash, about one in `rows` collides in the other too."""
+    spec = multi_hash_spec(64, 4, hashes=2)
+    rows = table_rows(spec, np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 6000))
+    first, second = (np.bincount(rows[:, c] - 64 * c, minlength=64) for c in (0, 1))
+    pairs = np.zeros((64, 64), dtype=np.int64)
+    np.add.at(pairs, (rows[:, 0], rows[:, 1] - 64), 1)
+    expected = np.outer(first, second) / len(rows)
+    chi_square = ((pairs - expected) ** 2 / expected).sum()
+    assert chi_square == pytest.approx(63**2, abs=5 * (2 * 63**2) ** 0.5)
+
+
+@pytest.mark.parametrize("spec", [hashing_spec(9, 4, padding_id=0), full_spec(9, 4, padding_id=0)])
+def test_pooled_by_hand(spec):
+    table = np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32)
+    ids = np.array([[3, 0, 5, 0], [0, 0, 0, 0], [4, 4, 4, 4]])
+    total = table[3] + table[5]
+    read = table.__getitem__
+    summed = look_up(replace(spec, pooling="sum"), ids, read)
+    np.testing.assert_array_equal(summed, [total, np.zeros(4), table[4] * 4])
+    mean = look_up(replace(spec, pooling="mean"), ids, read)
+    np.testing.assert_array_equal(mean, [total / 2, np.zeros(4), table[4]])
+    assert look_up(replace(spec, pooling="mean"), ids[:0], read).shape == (0, 4)
+
+
+def test_kinds_have_the_names_of_the_literature():
+    assert full_spec(4, 4).kind == "full"
+    assert hashing_spec(4, 4).kind == "hash"
+    assert hashing_spec(4, 4, head=3).kind == "hybrid hash"
+    assert multi_hash_spec(4, 4).kind == "multi-hash"
+    assert quotient_remainder_spec(40, 4, remainders=4).kind == "quotient-remainder"
+    assert binary_code_spec(4, code_bits=8, t=4, head=3).kind == "hybrid binary code"
+
+
 @st.composite
 def specs(draw, most_bits=16):
     """Binary-code specifications of every shape whose blocks have at most `most_bits` bits."""
@@ -41,9 +184,6 @@ def specs(draw, most_bits=16):
         t = draw(st.integers(-(-code_bits // most_bits) - 1, code_bits - 1))
     shared = draw(st.booleans())
     return binary_code_spec(3, code_bits=code_bits, t=t, strategy=strategy, shared=shared)
-
-
-any_id = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(specs(), st.lists(any_id, min_size=1, max_size=20))
@@ -97,9 +237,18 @@ def test_full_table_policies():
         ({"code_bits": 65}, "code_bits must be 1..64"),
         ({"multiplier": 2}, "multiplier must be odd"),
         ({"oov_row": 0}, "no oov_row"),
+        ({"residues": [{"modulus": 3}]}, "takes no residues"),
+        ({"residues": 3}, "'residues' must be a list"),
+        ({"residues": [{"surprise": 3}]}, "surprise"),
+        ({"head": -1}, "head: its -1 rows"),
+        ({"head": 9}, "head: its 9 rows must be among the 8"),
+        ({"head": 1.0}, "head must be an integer"),
+        ({"head": 1, "fuse": "mul"}, "not with mul"),
+        ({"pooling": "max"}, "pooling must be"),
+        ({"pooling": "sum"}, "pooling needs a padding_id"),
         ({"rows": 5}, "reaches beyond row 4"),
         ({"code_bits": 3}, "reads beyond bit 2"),
-        ({"fuse": "concat", "dim": 3}, "dim divisible by 2 blocks"),
+        ({"fuse": "concat", "dim": 3}, "dim divisible by 2 rows"),
         ({"fuse": "max"}, "fuse must be"),
         ({"padding_id": 2**63}, "padding_id must fit int64"),
         ({"surprise": 1}, "surprise"),
@@ -110,6 +259,47 @@ def test_contradictions_are_named(change, fault):
     data = json.loads(binary_code_spec(4, code_bits=4, t=2).to_json()) | change
     with pytest.raises(SpecError, match=fault):
         LookupSpec.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"modulus": 0}, "1 <= divisor <= modulus"),
+        ({"modulus": 2**31}, "1 <= divisor <= modulus"),
+        ({"divisor": 0}, "1 <= divisor <= modulus"),
+        ({"divisor": 10}, "1 <= divisor <= modulus"),
+        ({"modulus": 9.0}, r"residues\[0\].modulus must be an integer"),
+        ({"offset": 1}, "residue 0 reaches beyond row 8"),
+        ({"offset": -1}, "residue 0 reaches beyond row 8"),
+        ({"multiplier": 2}, "multiplier must be odd"),
+        ({"multiplier": 2**64 + 1}, "multiplier must be odd and fit 64 bits"),
+        ({"bits": 32}, "bits must be 64 or 31"),
+    ],
+)
+def test_contradictions_of_a_residue_are_named(change, fault):
+    data = json.loads(hashing_spec(9, 4).to_json())
+    data["residues"] = [dict(data["residues"][0]) | change]
+    with pytest.raises(SpecError, match=fault):
+        LookupSpec.from_dict(data)
+
+
+def test_contradictions_of_hash_makers_are_named():
+    for make, fault in (
+        (lambda: multi_hash_spec(4, 4, hashes=0), r"1\.\.64 hashes"),
+        (lambda: quotient_remainder_spec(10, 4, remainders=0), "remainders >= 1"),
+        (lambda: quotient_remainder_spec(10, 4, remainders=3, fuse="mul", head=2), "not with mul"),
+        (lambda: quotient_remainder_spec(2**32, 4, remainders=2**16), "modulus <="),
+        (lambda: hashing_spec(0, 4), "rows must be"),
+        (lambda: LookupSpec("hash", 4, 4), r"1\.\.64 residues"),
+        (lambda: LookupSpec("hash", 4, 4, residues=(Residue(4),), code_bits=3), "not code_bits"),
+        (
+            lambda: LookupSpec("hash", 4, 4, residues=(Residue(4), Residue(4, bits=31))),
+            "same number of bits",
+        ),
+        (lambda: LookupSpec("full", 4, 4, head=2), "no residues or head"),
+    ):
+        with pytest.raises(SpecError, match=fault):
+            make()
 
 
 def test_all_faults_are_listed_at_once():

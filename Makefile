@@ -1,10 +1,11 @@
 # demo: the main job on one screen. test: everything CI tests. lint: style and types.
-# Environments are made once and reused until pyproject.toml or constraints.txt changes.
+# Environments are made once and reused until what they are made of changes.
 
 PYTHON ?= python3
 PIP := -m pip --quiet --disable-pip-version-check
 VENV := .venv
 LEGACY := .venv-legacy
+COMPILED := setup.py $(wildcard ondevice/native/*.[ch])
 # The oldest supported environment: numpy 1.26 with tflite-runtime, whose last release has wheels
 # for Python 3.11 and below only.
 HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
@@ -47,22 +48,23 @@ runner-here:
 	mkdir -p $(RUNNERS)
 	$(CC) $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-$$(uname -m)
 
+# Types are checked in a regular install: mypy cannot follow an editable one.
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	rm -rf build/types build/lib
-	$(VENV)/bin/python $(PIP) install --no-deps --target build/types .
-	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml -p ondevice
+	ONDEVICE_PURE=1 $(VENV)/bin/python $(PIP) install --no-deps --target build/types .
+	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p ondevice
 
 clean:
 	rm -rf $(VENV) $(LEGACY) build dist demo-out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(COMPILED)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP) install -c constraints.txt -e '.[dev]'
 	touch $@
 
-$(LEGACY)/.installed: pyproject.toml constraints-legacy.txt
+$(LEGACY)/.installed: pyproject.toml constraints-legacy.txt $(COMPILED)
 	test -d $(LEGACY) || $(PYTHON) -m venv $(LEGACY)
 	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx]' pytest hypothesis setuptools
 	touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.converters.fuse_dense import fuse_dense
+from ondevice.converters.dense_layers import (
+    ALL_FLOAT,
+    DenseLayer,
+    DensePlan,
+    LayerReport,
+    find_dense_layers,
+    layer_report,
+    nodes_of,
+)
 from ondevice.converters.graph import PackedModel, module_path
 from ondevice.converters.lower import lowered
-from ondevice.dense import DenseCodec
+from ondevice.dense import DENSE, pack_dense
 from ondevice.errors import UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.odm import write_odm
@@ -22,9 +31,11 @@ from ondevice.records import pack_records
 
 
 def emit_odm(
-    packed: PackedModel, path: Path, info: ModelInfo, *, dense: DenseCodec = "f32"
-) -> None:
-    """Write a native file to `path`, the weights of dense layers stored as `dense`.
+    packed: PackedModel, path: Path, info: ModelInfo, plan: DensePlan = ALL_FLOAT
+) -> tuple[LayerReport, ...]:
+    """Write a native file to `path`, dense layers stored as planned; returned is how.
+
+    Activations of q8 layers are always quantised dynamically, row by row.
 
     Raises:
         UnsupportedError: operators that the native engine lacks, all listed.
@@ -35,24 +46,63 @@ def emit_odm(
     _check_operators(graph, set(lookups))
     tables = {name: pack_records(table) for name, table in sorted(packed.tables.items())}
     weights = _weights(graph)
+    layers = find_dense_layers(graph, plan)
+    layer_of = nodes_of(layers)
+    names: dict[bytes, str] = {}
     nodes = []
     for node in graph:
         inputs = tuple("" if value is None else str(value.name) for value in node.inputs)
         outputs = tuple(str(value.name) for value in node.outputs)
-        if lookup := lookups.get(node.name):
+        if layer := layer_of.get(node):
+            if node is layer.nodes[0]:
+                nodes.append(_dense_node(layer, weights, names))
+        elif lookup := lookups.get(node.name):
             nodes.append(Node(LOOKUP, inputs, outputs, {}, lookup.table, lookup.spec))
         elif node.op_type != "Constant":
             nodes.append(Node(node.op_type, inputs, outputs, _attributes(node)))
     outputs = tuple(str(value.name) for value in graph.outputs)
-    nodes, weights = fuse_dense(nodes, weights, outputs, dense)
-    plan = Plan(
+    used = {name for node in nodes for name in node.inputs} | set(outputs)
+    weights = {name: array for name, array in weights.items() if name in used}
+    execution = Plan(
         inputs=tuple(str(value.name) for value in graph.inputs),
         outputs=outputs,
         nodes=tuple(nodes),
         weights=tuple(weights),
         tables={name: table.layout for name, table in tables.items()},
     )
-    write_odm(path, plan, info, weights, tables)
+    write_odm(path, execution, info, weights, tables)
+    return tuple(
+        layer_report(layer, "dynamic" if layer.codec == "q8" else "float") for layer in layers
+    )
+
+
+def _dense_node(
+    layer: DenseLayer, weights: dict[str, npt.NDArray[Any]], names: dict[bytes, str]
+) -> Node:
+    """A Dense node; its packed arrays join `weights` under the layer's name.
+
+    Equal arrays, as in the steps of a recurrent layer, are stored once: `names` finds them.
+    """
+    packed = pack_dense(layer.weight, layer.bias, layer.codec)
+    arrays: dict[str, npt.NDArray[Any]] = {"weight": packed.weight, "bias": packed.bias}
+    if packed.scale is not None:
+        arrays["scale"] = packed.scale
+    inputs = [str(layer.x.name)]
+    for part, array in arrays.items():
+        name = f"{layer.name}.{part}"
+        while name in weights:
+            name += "_packed"
+        key = hashlib.sha256(f"{array.dtype}:".encode() + array.tobytes()).digest()
+        inputs.append(names.setdefault(key, name))
+        weights[inputs[-1]] = array
+    features, units = layer.weight.shape
+    attributes: dict[str, Attribute] = {
+        "codec": layer.codec,
+        "features": features,
+        "units": units,
+        "relu": int(layer.relu),
+    }
+    return Node(DENSE, tuple(inputs), (layer.name,), attributes)
 
 
 def _check_operators(graph: ir.Graph, lookups: set[str | None]) -> None:

@@ -15,8 +15,10 @@ import onnx_ir as ir
 
 from ondevice.codecs import QuantTable
 from ondevice.converters.column_blocks import ColumnBlocks, cut, position_dtype
+from ondevice.converters.dense_layers import ALL_FLOAT, DensePlan, LayerReport
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
+from ondevice.converters.onnx_dense import quantise_dense
 from ondevice.converters.row_arithmetic import row_arithmetic
 from ondevice.errors import UnsupportedError
 
@@ -28,16 +30,20 @@ IR_VERSION = 10
 FUNCTION_NAMES = {"full": "TableLookup", "binary_code": "BinaryCodeLookup"}
 
 
-def emit_onnx(packed: PackedModel, path: Path, info: str) -> None:
+def emit_onnx(
+    packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT
+) -> tuple[LayerReport, ...]:
     """Write `path` and, beside it, `path` + ".data" with the tables.
 
     Args:
         packed: the model; it is not changed.
         path: the .onnx file to write; the caller writes to a temporary folder and renames.
         info: description stored under the metadata key "ondevice".
+        plan: how dense layers are stored; returned is what became of each.
     """
     model = packed.model.clone()
     graph = model.graph
+    layers = quantise_dense(graph, plan)
     nodes = {node.name: node for node in graph}
     stored = {
         name: _StoredTable(graph, name, table) for name, table in sorted(packed.tables.items())
@@ -56,6 +62,7 @@ def emit_onnx(packed: PackedModel, path: Path, info: str) -> None:
     model.metadata_props[METADATA_KEY] = info
     model.ir_version = IR_VERSION
     ir.save(model, path, external_data=f"{path.name}.data")
+    return layers
 
 
 class _StoredTable:

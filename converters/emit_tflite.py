@@ -7,8 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from ondevice.converters.dense_layers import (
+    ALL_FLOAT,
+    DenseLayer,
+    DensePlan,
+    LayerReport,
+    find_dense_layers,
+    layer_report,
+    nodes_of,
+)
 from ondevice.converters.graph import PackedLookup, PackedModel, module_path
 from ondevice.converters.lower import lowered
+from ondevice.converters.tflite_dense import DenseWriter
 from ondevice.converters.tflite_graph import GraphBuilder
 from ondevice.converters.tflite_lookup import TfliteTable, write_lookup
 from ondevice.converters.tflite_ops import OPERATORS
@@ -16,7 +26,9 @@ from ondevice.converters.tflite_writer import FREE, TYPES, Shape, TfliteWriter
 from ondevice.errors import UnsupportedError
 
 
-def emit_tflite(packed: PackedModel, path: Path, info: str) -> None:
+def emit_tflite(
+    packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT
+) -> tuple[LayerReport, ...]:
     """Write `path`, one file with graph, tables and description; equal models, equal bytes.
 
     Free sizes, such as the batch, stay free: they are 1 until the runtime resizes its inputs.
@@ -25,6 +37,7 @@ def emit_tflite(packed: PackedModel, path: Path, info: str) -> None:
         packed: the model; it is not changed.
         path: the .tflite file to write; the caller writes to a temporary place and renames.
         info: description, stored as the metadata entry "ondevice".
+        plan: how dense layers are stored; returned is what became of each.
 
     Raises:
         UnsupportedError: operators that TFLite, or this emitter, cannot express - all are
@@ -38,11 +51,15 @@ def emit_tflite(packed: PackedModel, path: Path, info: str) -> None:
         builder.values[value] = writer.input(str(value.name), *_signature(value))
     lookups = {lookup.node: lookup for lookup in packed.lookups}
     tables: dict[str, TfliteTable] = {}
+    layers = find_dense_layers(graph, plan)
+    dense, layer_of = DenseWriter(writer), nodes_of([x for x in layers if x.codec != "f32"])
     faults = []
     for node in graph:
         try:
             if node in lookups:
                 _add_lookup(builder, packed, lookups[node], tables)
+            elif layer := layer_of.get(node):
+                _add_dense(builder, dense, layer, node)
             else:
                 _add_node(builder, node)
         except UnsupportedError as error:
@@ -52,6 +69,7 @@ def emit_tflite(packed: PackedModel, path: Path, info: str) -> None:
     for value in graph.outputs:
         _add_output(builder, value)
     writer.write(path, info)
+    return (*dense.reports, *(layer_report(x, "float") for x in layers if x.codec == "f32"))
 
 
 def _signature(value: ir.Value) -> tuple[Shape, np.dtype[np.generic]]:
@@ -75,6 +93,11 @@ def _add_lookup(
     inputs = [builder.tensor(value) for value in lookup.node.inputs]
     vectors = write_lookup(builder.writer, lookup, tables[name], inputs)
     builder.values[lookup.node.outputs[0]] = vectors
+
+
+def _add_dense(builder: GraphBuilder, dense: DenseWriter, layer: DenseLayer, node: ir.Node) -> None:
+    if node is layer.nodes[0] and _known(builder, layer.x):
+        builder.values[layer.output] = dense.write(layer, builder.tensor(layer.x))
 
 
 def _add_node(builder: GraphBuilder, node: ir.Node) -> None:

@@ -34,6 +34,7 @@ def model_card(
         "## Methods",
         "\n".join(_methods(report)),
         markdown_table(_table_rows(packed)),
+        markdown_table(_layer_rows(report)),
         "## Data and accuracy",
         "\n".join(f"- {line}" for line in _accuracy(report, about)),
         "## Parity",
@@ -73,6 +74,23 @@ def _table_rows(packed: PackedModel) -> list[tuple[str, ...]]:
         if method not in seen.setdefault(lookup.table, []):
             seen[lookup.table].append(method)
     rows += [(f"`{name}`", shapes[name], "; ".join(methods)) for name, methods in seen.items()]
+    return rows
+
+
+def _layer_rows(report: ConversionReport) -> list[tuple[str, ...]]:
+    """Dense layers by target: codec, and how their inputs become int8."""
+    rows: list[tuple[str, ...]] = [("file", "dense layer", "features x units", "weights", "input")]
+    rows += [
+        (
+            item.path.name,
+            f"`{layer.path}`",
+            f"{layer.features} x {layer.units}",
+            layer.codec,
+            layer.activations,
+        )
+        for item in report.targets.values()
+        for layer in item.layers
+    ]
     return rows
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ondevice.converters.dense_layers import LayerReport
 from ondevice.text_table import size, table
 
 
@@ -41,6 +42,7 @@ class TargetReport:
         not_checked: runtimes that claim to run the file but are missing here, with the reason.
         max_change: largest |probability difference| between the file and the module with its
             own float32 tables and layers, over the probed rows (and the validation rows, if any).
+        layers: how each dense layer is stored.
         auc: of the file on the validation rows; None without them.
         files: size and SHA-256 of each file, by name.
     """
@@ -53,6 +55,7 @@ class TargetReport:
     max_change: float
     auc: float | None
     files: dict[str, tuple[int, str]]
+    layers: tuple[LayerReport, ...] = ()
 
     @property
     def runtime(self) -> str:

@@ -85,6 +85,7 @@ _OPTIONS = {
     "PACK": "PackOptions",
     "PADV2": "PadV2Options",
     "POW": "PowOptions",
+    "QUANTIZE": "QuantizeOptions",
     "REDUCE_MAX": "ReducerOptions",
     "REDUCE_MIN": "ReducerOptions",
     "REDUCE_PROD": "ReducerOptions",
@@ -118,6 +119,17 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Quantisation:
+    """What the integers of a tensor mean: value = scale * (integer - zero_point).
+
+    One scale, or one for each place of axis 0.
+    """
+
+    scales: tuple[float, ...]
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
 class _Operator:
     opcode: str
     inputs: tuple[int, ...]
@@ -130,6 +142,7 @@ class _TensorRecord:
     name: str
     tensor: Tensor
     buffer: int
+    quantisation: Quantisation | None = None
 
 
 class TfliteWriter:
@@ -171,10 +184,18 @@ class TfliteWriter:
             self._constants[key] = self.table(name, array, alignment)
         return self._constants[key]
 
-    def table(self, name: str, array: Array, alignment: int = TABLE_ALIGNMENT) -> Tensor:
+    def table(
+        self,
+        name: str,
+        array: Array,
+        alignment: int = TABLE_ALIGNMENT,
+        quantisation: Quantisation | None = None,
+    ) -> Tensor:
         """A constant under its own name, whose data starts at a multiple of `alignment`."""
         self._buffers.append((array, alignment))
-        return self._tensor(name, array.shape, array.dtype, len(self._buffers) - 1)
+        tensor = self._tensor(name, array.shape, array.dtype, len(self._buffers) - 1)
+        self._tensors[tensor.index].quantisation = quantisation
+        return tensor
 
     def op(
         self,
@@ -183,6 +204,7 @@ class TfliteWriter:
         shape: Shape,
         dtype: npt.DTypeLike,
         first: npt.DTypeLike | None = None,
+        quantisation: Quantisation | None = None,
         **options: Any,
     ) -> Tensor:
         """Add an operator with one output of the given shape and dtype.
@@ -195,14 +217,16 @@ class TfliteWriter:
             shape: the output's shape, FREE where unknown.
             dtype: the output's dtype.
             first: dtype of an output of the same shape that stands before it and is not used.
+            quantisation: what the output's integers mean.
             options: fields of the operator's options table, in the schema's snake case.
         """
         indices = tuple(tensor.index for tensor in inputs)
-        key = (opcode, indices, np.dtype(dtype), *sorted(options.items()))
+        key = (opcode, indices, np.dtype(dtype), quantisation, *sorted(options.items()))
         if key not in self._known:
             name = f"{opcode.lower()}_{len(self._operators)}"
             unused = [] if first is None else [self._tensor(f"{name}_first", shape, first, 0)]
             output = self._known[key] = self._tensor(name, shape, dtype, 0)
+            self._tensors[output.index].quantisation = quantisation
             places = tuple(tensor.index for tensor in (*unused, output))
             self._operators.append(_Operator(opcode, indices, places, options))
         return self._known[key]
@@ -214,6 +238,13 @@ class TfliteWriter:
             return tensor
         types = {"in_data_type": TYPES[tensor.dtype.name], "out_data_type": TYPES[target.name]}
         return self.op("CAST", [tensor], tensor.shape, target, **types)
+
+    def quantisation(self, tensor: Tensor) -> Quantisation:
+        """What the integers of a tensor mean; it must have been said."""
+        found = self._tensors[tensor.index].quantisation
+        if found is None:
+            raise ValueError(f"tensor {tensor.index} has no quantisation")
+        return found
 
     def can_be_output(self, tensor: Tensor) -> bool:
         """Whether `output` accepts a tensor: it is no input, no constant and no output yet."""
@@ -298,6 +329,15 @@ def _tensor_table(builder: Any, record: _TensorRecord) -> int:
         "Name": builder.CreateString(record.name),
         "HasRank": True,
     }
+    if (found := record.quantisation) is not None:
+        zeros = np.full(len(found.scales), found.zero_point, dtype=np.int64)
+        fields["Quantization"] = _table(
+            builder,
+            "QuantizationParameters",
+            Scale=int(builder.CreateNumpyVector(np.asarray(found.scales, dtype=np.float32))),
+            ZeroPoint=int(builder.CreateNumpyVector(zeros)),
+            QuantizedDimension=0,
+        )
     if FREE in shape:
         fields["ShapeSignature"] = _int32s(builder, shape)
     return _table(builder, "Tensor", **fields)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ondevice.converters import Validation
 from ondevice.errors import InputError
@@ -30,6 +31,29 @@ class _Rows:
     features: FeatureSpec
 
 
+def rows_from_file(path: Path, features: FeatureSpec) -> dict[str, npt.NDArray[np.int64]]:
+    """IDs by field, int64 [rows, ...], of raw values in CSV with a header or in JSON lines.
+
+    Raises:
+        InputError: names the line and what was expected; or there is no such file.
+    """
+    inputs = tuple(
+        InputSpec(field.name, ("batch",) if field.length is None else ("batch", field.length))
+        for field in features.fields
+    )
+    rows = _Rows(path, inputs, features)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as source:
+            batches = list(read_requests(source, kind_of(path.name), rows, False, BATCH))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if not batches:
+        raise InputError(f"{path}: no rows")
+    return {item.name: np.concatenate([batch[item.name] for batch in batches]) for item in inputs}
+
+
 def validation_from_file(path: Path, features: FeatureSpec, label: str) -> Validation:
     """Read raw values and labels from CSV with a header, or from JSON lines.
 
@@ -43,24 +67,8 @@ def validation_from_file(path: Path, features: FeatureSpec, label: str) -> Valid
     """
     if label in {field.name for field in features.fields}:
         raise InputError(f"{label!r} is an input of the model; name the column of the label")
-    fields = (*features.fields, Field(label, "number", "bucket", boundaries=_LABEL_EDGES))
-    inputs = tuple(
-        InputSpec(field.name, ("batch",) if field.length is None else ("batch", field.length))
-        for field in fields
-    )
-    rows = _Rows(path, inputs, FeatureSpec(fields))
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as source:
-            batches = list(read_requests(source, kind_of(path.name), rows, False, BATCH))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    if not batches:
-        raise InputError(f"{path}: no rows")
-    columns = {
-        field.name: np.concatenate([batch[field.name] for batch in batches]) for field in fields
-    }
+    with_label = Field(label, "number", "bucket", boundaries=_LABEL_EDGES)
+    columns = rows_from_file(path, FeatureSpec((*features.fields, with_label)))
     labels = columns.pop(label)
     if len(wrong := np.flatnonzero((labels != _ZERO) & (labels != _ONE))):
         raise InputError(f"{path}: column {label!r} must hold 0 or 1; row {wrong[0] + 1} does not")

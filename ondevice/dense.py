@@ -78,15 +78,20 @@ def pack_dense(weight: npt.ArrayLike, bias: npt.ArrayLike | None, codec: DenseCo
     if bias is not None:
         full_bias[:units] = np.asarray(bias, dtype=np.float32)
     if codec == "q8":
-        scale = (np.abs(padded).max(axis=0) / np.float32(127)).astype(np.float32)
-        codes = np.divide(padded, scale, out=np.zeros_like(padded), where=scale > 0)
-        codes = np.clip(np.rint(codes), -127, 127).astype(np.int8)
+        codes, scale = quantise_weight(padded)
         codes = np.pad(codes, ((0, -features % FEATURE_GROUP), (0, 0)))
         grouped = codes.reshape(-1, FEATURE_GROUP, padded.shape[1]).transpose(0, 2, 1)
         return PackedDense(np.ascontiguousarray(grouped).reshape(-1), full_bias, scale)
     if codec == "f16" and float(np.abs(padded).max()) > 65504:
         raise SpecError("f16 holds values up to 65504; a dense weight is larger: use f32")
     return PackedDense(padded.astype(_STORED[codec]).reshape(-1), full_bias, None)
+
+
+def quantise_weight(weight: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Int8 codes [features, units] of a float32 weight, and its scales float32 [units]."""
+    scale = (np.abs(weight).max(axis=0) / np.float32(127)).astype(np.float32)
+    codes = np.divide(weight, scale, out=np.zeros_like(weight), where=scale > 0)
+    return np.clip(np.rint(codes), -127, 127).astype(np.int8), scale
 
 
 def padded_units(units: int) -> int:

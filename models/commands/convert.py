@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ondevice.atomic import atomic_path
@@ -20,11 +22,13 @@ from ondevice.errors import FileFormatError, InputError
 from ondevice.models.checkpoint import Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
 from ondevice.models.recipe import Source
-from ondevice.models.validation import validation_from_file, validation_from_log
+from ondevice.models.validation import rows_from_file, validation_from_file, validation_from_log
 
 EPILOG = """examples:
   ondevice convert checkpoint --out models
   ondevice convert checkpoint --out models --tables q4 --dense q8 --targets odm
+  ondevice convert checkpoint --out models --dense q8 --float-layers network.4
+  ondevice convert checkpoint --out models --dense q8 --calibration rows.csv
   ondevice convert checkpoint --out models --validation rows.csv --label clicked
   ondevice convert checkpoint --out models --data ml1m --path ml-1m
 
@@ -45,7 +49,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--dense",
         choices=DENSE_CODECS,
         default="f32",
-        help="codec of the network's layers in the .odm file (default: f32)",
+        help="codec of the network's layers (default: f32)",
+    )
+    parser.add_argument(
+        "--float-layers",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="layers that stay float32, such as network.4",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="with --dense q8: raw values whose ranges fix how .onnx and .tflite quantise",
     )
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
@@ -71,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         targets=args.targets,
         tables=args.tables,
         dense=args.dense,
+        float_layers=args.float_layers,
+        calibration=calibration_of(args, checkpoint),
         features=checkpoint.features,
         name=args.name,
         validation=validation_of(args, checkpoint),
@@ -81,6 +100,15 @@ def run(args: argparse.Namespace) -> int:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def calibration_of(
+    args: argparse.Namespace, checkpoint: Checkpoint
+) -> dict[str, npt.NDArray[np.int64]] | None:
+    """IDs of the rows of --calibration."""
+    if args.calibration is None:
+        return None
+    return rows_from_file(args.calibration, checkpoint.features)
 
 
 def validation_of(args: argparse.Namespace, checkpoint: Checkpoint) -> Validation | None:

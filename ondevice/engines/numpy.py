@@ -37,6 +37,12 @@ class NumpyEngine:
         self, inputs: Mapping[str, npt.NDArray[np.int64]]
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""
+        values = self.values(inputs)
+        names = self._model.plan.outputs
+        return {name: np.asarray(values[name], dtype=np.float32) for name in names}
+
+    def values(self, inputs: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[Any]]:
+        """Every value of the plan by name, constants too. Raises InputError as `run` does."""
         plan, tables = self._model.plan, self._model.tables
         values: dict[str, npt.NDArray[Any]] = {**self._model.weights, **inputs}
         for node in plan.nodes:
@@ -48,7 +54,7 @@ class NumpyEngine:
             else:
                 out = apply(node.op, read, node.attributes)
             values[node.outputs[0]] = out
-        return {name: np.asarray(values[name], dtype=np.float32) for name in plan.outputs}
+        return values
 
 
 def _layer(node: Node, weights: Mapping[str, npt.NDArray[Any]]) -> DenseLayer:

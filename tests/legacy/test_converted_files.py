@@ -4,6 +4,7 @@ Needs only the ondevice runtime. ONDEVICE_LEGACY_DIR names the folder that
 tests/converters/test_convert.py filled in another environment.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -21,8 +22,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+DENSE = sorted(Path(FOLDER).glob("dense/*/model.*")) if FOLDER else []
+DENSE = [path for path in DENSE if path.suffix in (".odm", ".onnx", ".tflite")]
+
+
 def test_every_codec_and_target_is_there():
     assert len(FILES) == 12
+    assert len(DENSE) == 9
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.suffix[1:]}")
@@ -30,6 +36,14 @@ def test_vectors_hold(path):
     result = verify(path)
     assert result.passed, result
     assert result.rows == 64
+
+
+@pytest.mark.parametrize("path", DENSE, ids=lambda path: f"{path.parent.name}-{path.suffix[1:]}")
+def test_quantised_layers_are_as_near_to_torch_as_where_they_were_made(path):
+    """Wrong scales, as a runtime might take them, would be off by far more."""
+    report = json.loads((path.parent / "model.report.json").read_text())
+    there = report["targets"][path.suffix[1:]]["max_difference"]
+    assert verify(path).max_difference <= 2 * there + 1e-5
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.suffix[1:]}")

@@ -1,0 +1,226 @@
+"""Dense layers with float16 and int8 weights in every target, against torch and against the files.
+
+tests/legacy/test_converted_files.py checks the same files on the oldest packages.
+"""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from converter_helpers import legacy_dir
+from onnx import numpy_helper
+from torch import nn
+
+import ondevice
+from ondevice.converters import convert
+from ondevice.errors import InputError, ParityError, SpecError
+from ondevice.odm import open_odm
+
+TARGETS = ("odm", "onnx", "tflite")
+FORMS = ("f16", "q8", "q8-static")
+
+
+class Tower(nn.Module):
+    """Layers over [batch, fields, dim] and over [batch, units]; units of very unequal size."""
+
+    def __init__(self, spread=1.0):
+        super().__init__()
+        torch.manual_seed(3)
+        self.users, self.items = nn.Embedding(300, 24), nn.Embedding(500, 24)
+        self.each = nn.Linear(24, 20, bias=False)
+        self.tower = nn.Sequential(nn.Linear(40, 48), nn.BatchNorm1d(48), nn.ReLU())
+        self.mid, self.last = nn.Linear(48, 33), nn.Linear(33, 1)
+        nn.init.normal_(self.tower[1].running_mean, std=0.1)
+        self.register_buffer("factors", spread ** torch.linspace(-1, 1, 33))
+        with torch.no_grad():  # forward divides again
+            self.mid.weight *= self.factors[:, None]
+            self.mid.bias *= self.factors
+
+    def forward(self, user, item):
+        x = torch.stack([self.users(user), self.items(item)], 1)
+        x = torch.relu(self.each(x)).flatten(1)
+        x = torch.relu(self.mid(self.tower(x)) / self.factors)
+        return torch.sigmoid(self.last(x)).squeeze(-1)
+
+
+def ids(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    return {"user": rng.integers(0, 300, rows), "item": rng.integers(0, 500, rows)}
+
+
+def tensors(batch):
+    return tuple(torch.from_numpy(values) for values in batch.values())
+
+
+def written(module, folder, form, **options):
+    dense, calibrated = form.split("-")[0], form.endswith("static")
+    calibration = ids(2000, seed=1) if calibrated else None
+    options = {"tables": "f32", "dense": dense, "calibration": calibration} | options
+    return convert(module.eval(), tensors(ids(8)), folder, **options)
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def converted(request, tmp_path_factory):
+    module = Tower()
+    folder = tmp_path_factory.mktemp(request.param)
+    report = written(module, folder, request.param)
+    if legacy := legacy_dir():
+        target = legacy.parent / "dense" / request.param
+        target.parent.mkdir(exist_ok=True)
+        shutil.copytree(folder, target)
+    return request.param, module, folder, report
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_probabilities(converted, target):
+    form, module, folder, report = converted
+    batch = ids(700, seed=2)
+    if form == "f16":  # the module with rounded weights computes the same
+        module = Tower().eval()
+        with torch.no_grad():  # batch normalisation is part of the weights that are rounded
+            norm, first = module.tower[1], module.tower[0]
+            factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            first.bias.copy_((first.bias - norm.running_mean) * factor + norm.bias)
+            first.weight.mul_(factor[:, None])
+            module.tower[1] = nn.Identity()
+            for layer in (module.each, first, module.mid, module.last):
+                layer.weight.copy_(layer.weight.half().float())
+    with torch.inference_mode():
+        expected = module(*tensors(batch)).numpy()
+    got = ondevice.load(folder / f"model.{target}").predict(batch)
+    difference = np.abs(got - expected).max()
+    assert difference <= (2e-6 if form == "f16" else 3e-3)
+    if form != "f16":
+        assert report.targets[target].max_difference > 1e-5  # it did round
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_report_says_what_every_layer_became(converted, target):
+    form, _, _, report = converted
+    layers = report.targets[target].layers
+    assert [layer.path for layer in layers] == ["each", "tower.1", "mid", "last"]
+    shapes = [(layer.features, layer.units) for layer in layers]
+    assert shapes == [(24, 20), (40, 48), (48, 33), (33, 1)]
+    assert {layer.codec for layer in layers} == {form.split("-")[0]}
+    static = form == "q8-static" and target != "odm"
+    kind = "float" if form == "f16" else "static" if static else "dynamic"
+    assert {layer.activations for layer in layers} == {kind}
+
+
+def test_onnx_holds_standard_integer_arithmetic(converted):
+    form, module, folder, _ = converted
+    onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
+    model = onnx.load(folder / "model.onnx")
+    kinds = [node.op_type for node in model.graph.node if node.domain == ""]
+    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    if form == "f16":
+        assert sorted(a.shape for a in arrays.values() if a.dtype == np.float16) == sorted(
+            [(24, 20), (40, 48), (48, 33), (33, 1)]
+        )
+        return
+    assert kinds.count("MatMulInteger") == 4
+    assert kinds.count("QuantizeLinear" if form == "q8-static" else "DynamicQuantizeLinear") == 4
+    # uint8 by uint8: a product of uint8 and int8 saturates on x86 without VNNI
+    codes = [array for name, array in arrays.items() if name.endswith(".codes")]
+    assert {array.dtype for array in codes} == {np.dtype(np.uint8)}
+    mid = next(array for array in codes if array.shape == (48, 33)).astype(np.float64) - 128
+    weight = module.mid.weight.detach().numpy().T.astype(np.float64)
+    scales = np.abs(weight).max(0) / 127
+    assert np.abs(mid * scales - weight).max() <= (scales / 2 * (1 + 1e-5)).max()
+
+
+def test_units_have_scales_of_their_own(tmp_path):
+    """With one scale for all units, the small ones of `mid` would be lost."""
+    module = Tower(spread=100.0)
+    written(module, tmp_path, "q8")
+    batch = ids(300, seed=4)
+    with torch.inference_mode():
+        expected = module(*tensors(batch)).numpy()
+    for target in TARGETS:
+        got = ondevice.load(tmp_path / f"model.{target}").predict(batch)
+        assert np.abs(got - expected).max() < 5e-3
+    with torch.no_grad():
+        weight = module.mid.weight
+        scale = weight.abs().max() / 127
+        weight.copy_((weight / scale).round() * scale)
+        assert np.abs(module(*tensors(batch)).numpy() - expected).max() > 2e-2
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_row_scores_the_same_alone_and_among_others(converted, target):
+    """But for dynamic quantisation in ONNX, which has one scale for the whole batch."""
+    form, _, folder, _ = converted
+    model = ondevice.load(folder / f"model.{target}")
+    batch = ids(50, seed=5)
+    alone = [model.predict({k: v[i : i + 1] for k, v in batch.items()})[0] for i in range(50)]
+    difference = np.abs(model.predict(batch) - alone).max()
+    if (form, target) == ("q8", "onnx"):
+        assert 1e-6 < difference < 3e-3
+    else:
+        assert difference < 2e-7
+
+
+def test_layers_kept_in_float(tmp_path):
+    module = Tower()
+    report = written(module, tmp_path, "q8", float_layers=["tower", "last"])
+    for target in TARGETS:
+        codecs = {layer.path: layer.codec for layer in report.targets[target].layers}
+        assert codecs == {"each": "q8", "tower.1": "f32", "mid": "q8", "last": "f32"}
+    plan = open_odm(tmp_path / "model.odm").plan
+    dense = [node.attributes for node in plan.nodes if node.op == "Dense"]
+    stored = {attributes["units"]: attributes["codec"] for attributes in dense}
+    model = onnx.load(tmp_path / "model.onnx")
+    arrays = [numpy_helper.to_array(item) for item in model.graph.initializer]
+    assert any(a.dtype == np.float32 and sorted(a.shape) == [1, 33] for a in arrays)
+    assert not any(a.dtype == np.float32 and sorted(a.shape) == [33, 48] for a in arrays)
+    assert stored[48] == "f32"
+    assert stored[33] == "q8"
+
+
+def test_wrong_settings(tmp_path):
+    with pytest.raises(SpecError, match=r"no dense layer 'head'.*each, tower.1, mid, last"):
+        written(Tower(), tmp_path, "q8", float_layers=["head"])
+    with pytest.raises(InputError, match="calibration: no values for item"):
+        written(Tower(), tmp_path, "q8", calibration={"user": np.arange(3)})
+    with pytest.raises(InputError, match="calibration: no rows"):
+        written(Tower(), tmp_path, "q8", calibration=ids(0))
+    with pytest.raises(SpecError, match="dense codec 'q5'"):
+        written(Tower(), tmp_path, "q5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_int8_cannot_hold_is_refused(tmp_path):
+    module = Tower()
+    with torch.no_grad():  # one input of `last` rules its scale, the small ones decide
+        module.mid.bias[0] = 3e4
+        module.last.bias -= module.last.weight[0, 0] * 3e4
+    with pytest.raises(ParityError, match="keep layers exact by --float-layers"):
+        written(module, tmp_path, "q8")
+    assert list(tmp_path.iterdir()) == []
+    report = written(module, tmp_path, "q8", float_layers=["last"])
+    assert max(item.max_difference for item in report.targets.values()) < 1e-2
+
+
+def test_same_input_same_bytes(converted, tmp_path):
+    form, _, folder, _ = converted
+    written(Tower(), tmp_path, form)
+    first, second = (
+        {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in where.iterdir()}
+        for where in (folder, tmp_path)
+    )
+    assert first == second
+    assert len(first) == 6
+
+
+def test_card_lists_the_layers(converted):
+    form, _, folder, _ = converted
+    card = (folder / "model.md").read_text()
+    codec = form.split("-")[0]
+    kind = {"f16": "float", "q8": "dynamic", "q8-static": "static"}[form]
+    assert f"| model.onnx | `mid` | 48 x 33 | {codec} | {kind} |" in card
+    report = json.loads((folder / "model.report.json").read_text())
+    assert report["dense"] == codec

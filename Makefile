@@ -10,7 +10,7 @@ COMPILED := setup.py $(wildcard ondevice/native/*.[ch])
 # for Python 3.11 and below only.
 HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo test test-legacy fuzz lint runners runner-here clean
+.PHONY: android demo test test-legacy fuzz lint runners runner-here clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/ondevice demo
@@ -47,6 +47,10 @@ runners:
 runner-here:
 	mkdir -p $(RUNNERS)
 	$(CC) $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-$$(uname -m)
+
+# The Android library and demo app, with Debian's tools instead of an SDK.
+android: $(VENV)/.installed
+	$(VENV)/bin/python android_demo/build_apk.py
 
 # Types are checked in a regular install: mypy cannot follow an editable one.
 lint: $(VENV)/.installed

@@ -2,7 +2,7 @@
 #include "kernels.h"
 
 #if defined(__aarch64__) || defined(__arm__)
-#if defined(__arm__) && !defined(__aarch64__)
+#if defined(__arm__) && !defined(__aarch64__) && !defined(__clang__) /* clang: -mfpu=neon-vfpv4 */
 #pragma GCC target("fpu=neon-vfpv4")
 #endif
 #include "neon_body.h"

@@ -49,7 +49,7 @@ od_status od_open_memory(const void *data, size_t size, const od_options *option
   if (!allocator) allocator = od_default_allocator();
 #endif
   if (!allocator) return od_fail(error, OD_E_MEMORY, "an allocator is needed");
-  if ((uintptr_t)data % 64) return od_fail(error, OD_E_INPUT, "the model is not aligned to 64 bytes");
+  if ((uintptr_t)data % 4) return od_fail(error, OD_E_INPUT, "the model is not aligned to 4 bytes");
   od_model *model = allocator->allocate(allocator->user, sizeof *model);
   if (!model) return od_fail(error, OD_E_MEMORY, "out of memory for the model");
   od_zero(model, sizeof *model);

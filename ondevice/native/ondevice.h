@@ -67,8 +67,9 @@ typedef struct {
 typedef struct od_model od_model;
 typedef struct od_session od_session;
 
-/* Open a model in memory, which must stay unchanged until od_close and be aligned to 64 bytes.
- * `options` and `error` may be NULL. */
+/* Open a model in memory, which must stay unchanged until od_close and be aligned to 4 bytes, as
+ * an asset inside an Android package is; 64 bytes are best for speed. `options` and `error` may be
+ * NULL. */
 OD_API od_status od_open_memory(const void *data, size_t size, const od_options *options,
                                 od_model **model, od_error *error);
 

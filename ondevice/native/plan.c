@@ -364,6 +364,12 @@ static od_status read_weights(planner *p, const od_json *plan) {
     }
     value->size = (uint32_t)count;
     value->data = p->file->data + entry->start;
+    if ((uintptr_t)value->data % od_dtype_size(entry->dtype)) { /* 8-byte numbers, 4-byte place */
+      void *moved = od_take(&p->model->arena, value->size, od_dtype_size(entry->dtype));
+      if (!moved) return no_memory(p);
+      od_copy(moved, value->data, (size_t)(entry->stop - entry->start));
+      value->data = moved;
+    }
   }
   return OD_OK;
 }

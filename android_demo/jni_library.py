@@ -1,0 +1,132 @@
+"""Builds libondevice.so for every Android processor without an NDK, and checks what it asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tool import ToolError
+from tool import run_tool as run
+
+HERE = Path(__file__).resolve().parent
+ENGINE = HERE.parent / "ondevice" / "native"
+JNI = HERE / "ondevice-android" / "src" / "main" / "c"
+PAGE = 16384  # Android 15 devices may have pages of 16 KiB
+
+# As in CMakeLists.txt, which builds the same library with Android's tools.
+FLAGS = (
+    *("-std=c11", "-O2", "-ffreestanding", "-fno-builtin", "-fPIC", "-ffp-contract=off"),
+    *("-fno-math-errno", "-fno-stack-protector", "-fvisibility=hidden", "-ffunction-sections"),
+    *("-fdata-sections", "-nostdlibinc", "-DONDEVICE_FREESTANDING", "-DOD_API="),
+    *("-Wall", "-Wextra", "-Werror"),
+)
+LINK_FLAGS = (
+    *("-fuse-ld=lld", "-shared", "-nostdlib", f"-Wl,-z,max-page-size={PAGE}", "-Wl,--no-undefined"),
+    *("-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-soname,libondevice.so", "-s"),
+)
+
+
+@dataclass(frozen=True)
+class Abi:
+    """A processor as Android names it, and as clang does; options of single files by their name."""
+
+    name: str
+    target: str
+    flags: tuple[str, ...] = ()
+    file_flags: tuple[tuple[str, str], ...] = ()
+
+
+ABIS = (
+    Abi(
+        "arm64-v8a",
+        "aarch64-linux-android24",
+        file_flags=(
+            ("kernels_neon_dotprod.c", "-march=armv8.2-a+dotprod"),
+            ("kernels_neon_i8mm.c", "-march=armv8.2-a+dotprod+i8mm"),
+        ),
+    ),
+    Abi("armeabi-v7a", "armv7a-linux-androideabi24", ("-mfpu=neon-vfpv4", "-mcpu=cortex-a7")),
+    Abi("x86_64", "x86_64-linux-android24"),
+)
+TOOLS = ("clang", "ld.lld", "readelf", "javac")
+
+
+def build(abi: Abi, folder: Path) -> Path:
+    """Compile the library of one processor into `folder`, if anything has changed since.
+
+    Two builds give the same bytes.
+
+    Raises:
+        ToolError: see `check`.
+    """
+    library, stamp, objects = folder / "libondevice.so", folder / "stamp", folder / "objects"
+    headers = _jni_headers()
+    includes = [f"-isystem{JNI / 'freestanding'}", *(f"-isystem{path}" for path in headers)]
+    includes += [f"-I{ENGINE}", f"-I{JNI}"]
+    left_out = ("module.c", "platform_posix.c")
+    sources = [path for path in sorted(ENGINE.glob("*.c")) if path.name not in left_out]
+    sources += sorted(JNI.glob("*.c"))
+    made_of = _digest([*sources, *ENGINE.glob("*.h"), *JNI.rglob("*.h"), Path(__file__)])
+    if library.exists() and stamp.exists() and stamp.read_text() == made_of:
+        return library
+    objects.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(source: Path) -> str:
+        own = [flag for name, flag in abi.file_flags if name == source.name]
+        made = objects / f"{source.stem}.o"
+        flags = [f"--target={abi.target}", *abi.flags, *own, *FLAGS, *includes]
+        run(["clang", *flags, "-c", str(source), "-o", str(made)])
+        return str(made)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        made = list(pool.map(compile_one, sources))
+    run(["clang", f"--target={abi.target}", *abi.flags, *LINK_FLAGS, *made, "-o", str(library)])
+    shutil.rmtree(objects)
+    check(library)
+    stamp.write_text(made_of)
+    return library
+
+
+def _digest(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def check(library: Path) -> None:
+    """Nothing needed, nothing undefined, segments for 16 KiB pages, only JNI functions exported.
+
+    Raises:
+        ToolError: says what is wrong.
+    """
+    dynamic = run(["readelf", "--dynamic", "--segments", "--wide", str(library)])
+    if needed := re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic):
+        raise ToolError(f"{library}: needs {', '.join(needed)}")
+    if "TEXTREL" in dynamic:
+        raise ToolError(f"{library}: text relocations, which Android refuses")
+    alignments = re.findall(r"^ +LOAD .* (0x[0-9a-f]+)$", dynamic, re.MULTILINE)
+    if not alignments or any(int(one, 16) % PAGE for one in alignments):
+        raise ToolError(f"{library}: segments are aligned to {alignments}, not {PAGE}")
+    names = [
+        line.split()[4:8]
+        for line in run(["readelf", "--dyn-syms", "--wide", str(library)]).splitlines()
+        if re.match(r" *[1-9]\d*:", line)
+    ]
+    odd = [name for _, _, index, name in names if index == "UND" or not name.startswith("Java_")]
+    if odd or not names:
+        raise ToolError(f"{library}: undefined or exported for no reason: {odd}")
+
+
+def _jni_headers() -> tuple[Path, Path]:
+    """The folders of jni.h and jni_md.h of the Java that `javac` belongs to."""
+    compiler = shutil.which("javac")
+    if compiler is None:
+        raise ToolError("no javac here")
+    folder = Path(compiler).resolve().parents[1] / "include"
+    return folder, folder / "linux"

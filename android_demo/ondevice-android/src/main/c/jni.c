@@ -1,0 +1,219 @@
+/* jni.c: the native methods of ondevice.ctr.Native and ondevice.ctr.bench.SystemCalls.
+ *
+ * Errors travel as bytes, status first, because their texts can hold any UTF-8 (names come from
+ * files), which NewStringUTF does not take. A handle is the address of a `handle` or an od_session;
+ * the Java side never passes one after closing it.
+ */
+#include <jni.h>
+
+#include "system.h"
+
+enum { MOST_INPUTS = 1024, ERROR_BYTES = 256 };
+
+typedef struct {
+  od_model *model;
+  od_mapping mapping;
+} handle;
+
+static handle *model_of(jlong address) { return (handle *)(uintptr_t)address; }
+static od_session *session_of(jlong address) { return (od_session *)(uintptr_t)address; }
+
+static size_t length_of(const char *text) {
+  size_t size = 0;
+  while (text[size]) size++;
+  return size;
+}
+
+static jbyteArray bytes_of(JNIEnv *env, const char *text, size_t size) {
+  if (size > INT32_MAX) return NULL;
+  jbyteArray array = (*env)->NewByteArray(env, (jsize)size);
+  if (array) (*env)->SetByteArrayRegion(env, array, 0, (jsize)size, (const jbyte *)text);
+  return array;
+}
+
+static void tell(JNIEnv *env, jbyteArray error, od_status status, const char *text) {
+  jbyte first = (jbyte)status;
+  jsize size = (jsize)length_of(text) + 1; /* with the final zero */
+  (*env)->SetByteArrayRegion(env, error, 0, 1, &first);
+  (*env)->SetByteArrayRegion(env, error, 1, size, (const jbyte *)text);
+}
+
+/* A path of up to 4095 bytes; 0 when it is longer. */
+static int copy_path(JNIEnv *env, jbyteArray path, char *text) {
+  jsize size = (*env)->GetArrayLength(env, path);
+  if (size > 4095) return 0;
+  (*env)->GetByteArrayRegion(env, path, 0, size, (jbyte *)text);
+  text[size] = 0;
+  return 1;
+}
+
+static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
+  od_error why;
+  od_options options = {NULL, &od_page_allocator, -1};
+  if (refused) {
+    tell(env, error, OD_E_SYSTEM, od_error_text(refused));
+    return 0;
+  }
+  handle *opened = od_page_allocator.allocate(NULL, sizeof *opened);
+  if (!opened) {
+    od_unmap(mapping);
+    tell(env, error, OD_E_MEMORY, "out of memory for the model");
+    return 0;
+  }
+  opened->mapping = *mapping;
+  od_status status =
+      od_open_memory(mapping->data, mapping->size, &options, &opened->model, &why);
+  if (status == OD_OK && od_input_count(opened->model) > MOST_INPUTS) {
+    od_close(opened->model);
+    status = OD_E_UNSUPPORTED;
+    tell(env, error, status, "more than 1024 inputs");
+  } else if (status != OD_OK) {
+    tell(env, error, status, why.text);
+  }
+  if (status == OD_OK) return (jlong)(uintptr_t)opened;
+  od_unmap(mapping);
+  od_page_allocator.release(NULL, opened);
+  return 0;
+}
+
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openPath(JNIEnv *env, jclass own, jbyteArray path,
+                                                          jbyteArray error) {
+  char text[4096];
+  od_mapping mapping;
+  (void)own;
+  if (!copy_path(env, path, text)) {
+    tell(env, error, OD_E_SYSTEM, "the path is too long");
+    return 0;
+  }
+  int refused = od_map_path(text, &mapping);
+  return open_mapping(env, refused, &mapping, error);
+}
+
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openDescriptor(JNIEnv *env, jclass own, jint file,
+                                                                jlong offset, jlong size,
+                                                                jbyteArray error) {
+  od_mapping mapping;
+  (void)own;
+  int refused = od_map_descriptor(file, offset, size, &mapping);
+  return open_mapping(env, refused, &mapping, error);
+}
+
+JNIEXPORT void JNICALL Java_ondevice_ctr_Native_close(JNIEnv *env, jclass own, jlong model) {
+  handle *opened = model_of(model);
+  (void)env, (void)own;
+  od_close(opened->model);
+  od_unmap(&opened->mapping);
+  od_page_allocator.release(NULL, opened);
+}
+
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_bytes(JNIEnv *env, jclass own, jlong model) {
+  (void)env, (void)own;
+  return (jlong)model_of(model)->mapping.size;
+}
+
+JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_info(JNIEnv *env, jclass own, jlong model) {
+  size_t size;
+  const char *text = od_info(model_of(model)->model, &size);
+  (void)own;
+  return bytes_of(env, text, size);
+}
+
+JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_kernels(JNIEnv *env, jclass own,
+                                                              jlong model) {
+  const char *name = od_kernels_in_use(model_of(model)->model);
+  (void)own;
+  return bytes_of(env, name, length_of(name));
+}
+
+JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_count(JNIEnv *env, jclass own, jlong model,
+                                                      jboolean outputs) {
+  const od_model *opened = model_of(model)->model;
+  (void)env, (void)own;
+  return (jint)(outputs ? od_output_count(opened) : od_input_count(opened));
+}
+
+static const od_tensor *tensor_of(jlong model, jboolean output, jint index) {
+  const od_model *opened = model_of(model)->model;
+  return output ? od_output(opened, (size_t)index) : od_input(opened, (size_t)index);
+}
+
+JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_name(JNIEnv *env, jclass own, jlong model,
+                                                           jboolean output, jint index) {
+  const od_tensor *tensor = tensor_of(model, output, index);
+  (void)own;
+  return tensor ? bytes_of(env, tensor->name, length_of(tensor->name)) : NULL;
+}
+
+/* Elements of one row; 0: there is no such tensor. */
+JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_rowSize(JNIEnv *env, jclass own, jlong model,
+                                                        jboolean output, jint index) {
+  const od_tensor *tensor = tensor_of(model, output, index);
+  (void)env, (void)own;
+  return tensor && tensor->row_size <= INT32_MAX ? (jint)tensor->row_size : 0;
+}
+
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSession(JNIEnv *env, jclass own, jlong model,
+                                                             jbyteArray error) {
+  od_session *session;
+  od_error why;
+  (void)own;
+  od_status status = od_session_open(model_of(model)->model, &session, &why);
+  if (status == OD_OK) return (jlong)(uintptr_t)session;
+  tell(env, error, status, why.text);
+  return 0;
+}
+
+JNIEXPORT void JNICALL Java_ondevice_ctr_Native_closeSession(JNIEnv *env, jclass own,
+                                                             jlong session) {
+  (void)env, (void)own;
+  od_session_close(session_of(session));
+}
+
+/* Score rows. `ids` and `scores` are direct buffers of the session's own, which nobody else changes
+ * meanwhile: the IDs of every input in turn, one row for a context input (`context` is null, or has
+ * a byte for each input). Returns a status. */
+JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass own, jlong model,
+                                                    jlong session, jobject ids, jint rows,
+                                                    jbyteArray context, jobject scores,
+                                                    jbyteArray error) {
+  const od_model *opened = model_of(model)->model;
+  size_t inputs = od_input_count(opened), outputs = od_output_count(opened);
+  const int64_t *at = (*env)->GetDirectBufferAddress(env, ids), *places[MOST_INPUTS];
+  float *to = (*env)->GetDirectBufferAddress(env, scores), *results[MOST_INPUTS] = {0};
+  uint8_t shared[MOST_INPUTS] = {0};
+  uint64_t need = 0, room = (uint64_t)(*env)->GetDirectBufferCapacity(env, ids);
+  od_error why;
+  (void)own;
+  if (context) (*env)->GetByteArrayRegion(env, context, 0, (jsize)inputs, (jbyte *)shared);
+  for (size_t i = 0; i < inputs; i++) {
+    uint64_t count = (uint64_t)od_input(opened, i)->row_size * (shared[i] ? 1 : (uint64_t)rows);
+    places[i] = at + need;
+    need += count;
+    if (need * 8 > room) break;
+  }
+  uint64_t answers = (uint64_t)rows * od_output(opened, 0)->row_size * 4;
+  if (!at || !to || rows < 1 || outputs > MOST_INPUTS || need * 8 > room ||
+      answers > (uint64_t)(*env)->GetDirectBufferCapacity(env, scores) ||
+      (uintptr_t)at % 8 || (uintptr_t)to % 4) {
+    tell(env, error, OD_E_INPUT, "the buffers do not fit the request");
+    return OD_E_INPUT;
+  }
+  results[0] = to;
+  od_status status = context
+                         ? od_rank(session_of(session), places, shared, (size_t)rows, results, &why)
+                         : od_run(session_of(session), places, (size_t)rows, results, &why);
+  if (status != OD_OK) tell(env, error, status, why.text);
+  return (jint)status;
+}
+
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_processTime(JNIEnv *env, jclass own) {
+  (void)env, (void)own;
+  return od_process_time();
+}
+
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_dropPages(JNIEnv *env, jclass own,
+                                                                      jbyteArray path) {
+  char text[4096];
+  (void)own;
+  return copy_path(env, path, text) ? od_drop_pages(text) : -1;
+}

@@ -1,0 +1,68 @@
+package ondevice.ctr;
+
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * The values of a request, input by input: raw values, which the model's feature specification
+ * turns into IDs, or IDs themselves.
+ *
+ * <pre>{@code
+ * Inputs context = new Inputs().integers("user", 1).strings("city", "Paris");
+ * Inputs candidates = new Inputs().integers("item", 4, 8, 15);
+ * float[] scores = model.rank(context, candidates);
+ * }</pre>
+ *
+ * <p>Arrays are not copied: do not change them, or this object, while a request uses them.
+ */
+public final class Inputs {
+    final Map<String, Object> raw = new LinkedHashMap<String, Object>();
+    final Map<String, long[]> ids = new LinkedHashMap<String, long[]>();
+
+    /** IDs as the model takes them, row after row: any 64-bit patterns, unless it has a limit. */
+    public Inputs ids(String name, long... values) {
+        check(name, values);
+        ids.put(name, values);
+        return this;
+    }
+
+    /** Raw strings, one a row; a {@code null} among them is a missing value. */
+    public Inputs strings(String name, String... values) {
+        return put(name, values);
+    }
+
+    /** Raw integers, one a row. */
+    public Inputs integers(String name, long... values) {
+        return put(name, values);
+    }
+
+    /** Raw numbers, one a row; NaN is a missing value. */
+    public Inputs numbers(String name, double... values) {
+        return put(name, values);
+    }
+
+    /**
+     * Raw values of any kind, one a row: {@code String}; {@code Long}, {@code Integer},
+     * {@code Short} or {@code Byte}; {@code Double} or {@code Float}; {@code null} for a missing
+     * value; for a sequence a {@code List} of these, oldest first, or {@code null} for none.
+     */
+    public Inputs raw(String name, List<?> values) {
+        return put(name, values);
+    }
+
+    private Inputs put(String name, Object values) {
+        check(name, values);
+        raw.put(name, values);
+        return this;
+    }
+
+    private void check(String name, Object values) {
+        if (name == null || values == null) {
+            throw new InputException("input " + name + ": no values");
+        }
+        if (raw.containsKey(name) || ids.containsKey(name)) {
+            throw new InputException("input '" + name + "' is given twice");
+        }
+    }
+}

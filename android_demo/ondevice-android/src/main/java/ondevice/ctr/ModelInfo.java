@@ -1,0 +1,163 @@
+package ondevice.ctr;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * Reads the description inside a model file (ondevice/info.py): inputs, features, test vectors.
+ * It comes from outside, so every type and size is checked.
+ */
+final class ModelInfo {
+    private static final long VERSION = 1;
+    private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
+            "vocabulary", "vocabulary_of", "boundaries", "length");
+
+    final List<String> inputs = new ArrayList<String>();
+    final List<Long> idLimits = new ArrayList<Long>(); // -1: none
+    final List<Integer> rowSizes = new ArrayList<Integer>();
+    final List<String> outputs = new ArrayList<String>();
+    final Map<String, Field> fields = new LinkedHashMap<String, Field>();
+    final Map<String, String> madeBy = new LinkedHashMap<String, String>();
+    final Map<String, long[]> testInputs = new HashMap<String, long[]>();
+    float[] testOutput; // of the first output; null: no test vectors
+    double tolerance;
+
+    /** Read it. Throws ModelFileException. */
+    ModelInfo(String text) {
+        Map<String, Object> data = map(Json.parse(text), "description");
+        if (number(data, "version").toLong() != VERSION) {
+            throw new ModelFileException("model description version " + data.get("version")
+                    + "; this release reads version " + VERSION);
+        }
+        for (Object item : list(data, "inputs")) {
+            readInput(map(item, "inputs"));
+        }
+        for (Object item : list(data, "outputs")) {
+            outputs.add(text(item, "outputs"));
+        }
+        for (Object item : list(data, "features")) {
+            readField(map(item, "features"));
+        }
+        for (Map.Entry<String, Object> entry : map(data.get("made_by"), "made_by").entrySet()) {
+            madeBy.put(entry.getKey(), text(entry.getValue(), "made_by"));
+        }
+        if (data.get("vectors") != null && !outputs.isEmpty()) {
+            readVectors(map(data.get("vectors"), "vectors"));
+        }
+    }
+
+    private void readInput(Map<String, Object> item) {
+        inputs.add(text(item.get("name"), "inputs: name"));
+        Object limit = item.get("id_limit");
+        long most = limit == null ? -1 : integer(limit, "inputs: id_limit");
+        if (limit != null && most < 1) {
+            throw new ModelFileException("description: inputs: id_limit " + most);
+        }
+        idLimits.add(most);
+        long size = 1;
+        List<Object> shape = list(item, "shape");
+        for (Object extent : shape.subList(Math.min(1, shape.size()), shape.size())) {
+            size *= integer(extent, "inputs: shape");
+            if (size < 1 || size > Integer.MAX_VALUE) {
+                throw new ModelFileException("description: inputs: shape " + shape);
+            }
+        }
+        rowSizes.add((int) size);
+    }
+
+    private void readField(Map<String, Object> item) {
+        for (String key : item.keySet()) {
+            if (!FIELD_KEYS.contains(key)) {
+                throw new ModelFileException("description: features: unknown key " + key);
+            }
+        }
+        String name = text(item.get("name"), "features: name");
+        Object stored = item.get("vocabulary");
+        Object owner = item.get("vocabulary_of");
+        long[] vocabulary = stored == null ? null : Base64.longs(text(stored, "vocabulary"));
+        if (owner != null) {
+            Field other = fields.get(text(owner, "vocabulary_of"));
+            if (other == null || vocabulary != null) {
+                throw new ModelFileException("features: no field '" + owner
+                        + "' to take the vocabulary of");
+            }
+            vocabulary = other.vocabulary;
+        }
+        Object bounds = item.get("boundaries");
+        Object length = item.get("length");
+        long most = length == null ? 0 : integer(length, "features: length");
+        if (length != null && (most < 1 || most > Field.MOST_LENGTH) || fields.containsKey(name)) {
+            throw new ModelFileException("feature '" + name + "' is given twice, or its length is "
+                    + "not 1.." + Field.MOST_LENGTH);
+        }
+        Object seed = item.get("seed");
+        if (seed != null && !(seed instanceof Json.Number)) {
+            throw new ModelFileException("feature '" + name + "': seed must be an integer");
+        }
+        fields.put(name, new Field(name, textOr(item, "kind", "string"),
+                textOr(item, "encoding", "hash"),
+                seed == null ? 0 : ((Json.Number) seed).toUnsignedLong(), vocabulary,
+                bounds == null ? null : Base64.doubles(text(bounds, "boundaries")), (int) most));
+    }
+
+    private void readVectors(Map<String, Object> vectors) {
+        tolerance = number(vectors, "tolerance").toDouble();
+        Map<String, Object> given = map(vectors.get("inputs"), "vectors");
+        for (Map.Entry<String, Object> entry : given.entrySet()) {
+            testInputs.put(entry.getKey(), Base64.longs(data(entry.getValue())));
+        }
+        Object output = map(vectors.get("outputs"), "vectors").get(outputs.get(0));
+        if (output != null) {
+            testOutput = Base64.floats(data(output));
+        }
+    }
+
+    private static String data(Object array) {
+        return text(map(array, "vectors").get("data"), "vectors: data");
+    }
+
+    @SuppressWarnings("unchecked")
+    private static Map<String, Object> map(Object value, String where) {
+        if (value instanceof Map) {
+            return (Map<String, Object>) value;
+        }
+        throw new ModelFileException("description: " + where + ": expected an object");
+    }
+
+    @SuppressWarnings("unchecked")
+    private static List<Object> list(Map<String, Object> data, String name) {
+        if (data.get(name) instanceof List) {
+            return (List<Object>) data.get(name);
+        }
+        throw new ModelFileException("description: " + name + ": expected a list");
+    }
+
+    private static String text(Object value, String where) {
+        if (value instanceof String) {
+            return (String) value;
+        }
+        throw new ModelFileException("description: " + where + ": expected a text");
+    }
+
+    private static String textOr(Map<String, Object> item, String name, String otherwise) {
+        return item.containsKey(name) ? text(item.get(name), name) : otherwise;
+    }
+
+    private static Json.Number number(Map<String, Object> data, String name) {
+        if (data.get(name) instanceof Json.Number) {
+            return (Json.Number) data.get(name);
+        }
+        throw new ModelFileException("description: " + name + ": expected a number");
+    }
+
+    private static long integer(Object value, String where) {
+        if (value instanceof Json.Number) {
+            return ((Json.Number) value).toLong();
+        }
+        throw new ModelFileException("description: " + where + ": expected an integer");
+    }
+}

@@ -1,0 +1,273 @@
+package ondevice.ctr.bench;
+
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.concurrent.locks.LockSupport;
+import ondevice.ctr.Inputs;
+import ondevice.ctr.Json;
+import ondevice.ctr.ModelDescription;
+import ondevice.ctr.OnDeviceModel;
+
+/**
+ * Does one task in this process, which should be a fresh one: the same work, with the same
+ * constants, as ondevice/bench/worker.py, and the same answer: an observation as JSON.
+ */
+public final class Worker {
+    private static final int REQUESTS = 64;
+    private static final int MEMORY_REQUESTS = 100;
+    private static final double WARM_UP_S = 0.2;
+    private static final int BURSTS = 10;
+    private static final int LEAST_BURST = 2;
+    private static final int MOST_REQUESTS = 50000;
+    private static final int GAP_BURST = 3;
+    private static final int EMULATED_REQUESTS = 20;
+    private static final int OVERHEAD_REQUESTS = 1000;
+    private static final int RANDOM_ROWS = 256; // where a file has no test vectors
+
+    /** Opens the model to measure, every time anew. */
+    public interface Source {
+        OnDeviceModel open();
+    }
+
+    private final Task task;
+    private final Source source;
+    private final String emulator = SystemCalls.emulator();
+    private Inputs[] contexts;
+    private Inputs[] requests;
+
+    private Worker(Task task, Source source) {
+        this.task = task;
+        this.source = source;
+    }
+
+    /**
+     * Measure.
+     *
+     * @param startedNs {@code System.nanoTime()} when the process was asked for
+     * @return the observation, as JSON
+     */
+    public static String observe(Source source, Task task, long startedNs) {
+        Worker worker = new Worker(task, source);
+        Map<String, Object> found = new LinkedHashMap<String, Object>();
+        if (task.kind.equals("start")) {
+            worker.start(found, startedNs);
+        } else if (task.kind.equals("memory")) {
+            worker.memory(found);
+        } else {
+            worker.latency(found);
+        }
+        return Json.write(found);
+    }
+
+    private void start(Map<String, Object> found, long startedNs) {
+        long before = System.nanoTime();
+        OnDeviceModel model = source.open();
+        long loaded = System.nanoTime();
+        prepare(model, 1, 1);
+        long asked = System.nanoTime();
+        call(model, 0);
+        long answered = System.nanoTime();
+        about(found, model);
+        found.put("start_ns", answered - startedNs);
+        found.put("load_ns", loaded - before);
+        found.put("first_ns", answered - asked);
+        model.close();
+    }
+
+    private void memory(Map<String, Object> found) {
+        System.gc();
+        Map<String, Long> before = memoryNow();
+        long[] faults = faults();
+        OnDeviceModel model = source.open();
+        prepare(model, task.rows, MEMORY_REQUESTS);
+        for (int i = 0; i < MEMORY_REQUESTS; i++) {
+            call(model, i);
+        }
+        System.gc();
+        Map<String, Long> after = memoryNow();
+        long[] later = faults();
+        Map<String, Object> growth = new LinkedHashMap<String, Object>();
+        for (String name : after.keySet()) {
+            if (!name.equals("peak") && before.containsKey(name)) {
+                growth.put(name, Math.max(0, after.get(name) - before.get(name)));
+            }
+        }
+        Map<String, Object> counts = new LinkedHashMap<String, Object>();
+        if (faults != null && later != null) {
+            counts.put("minor", later[0] - faults[0]);
+            counts.put("major", later[1] - faults[1]);
+        }
+        Map<String, Object> all = new LinkedHashMap<String, Object>();
+        all.put("process", new LinkedHashMap<String, Object>(after));
+        all.put("growth", growth);
+        all.put("faults", counts);
+        about(found, model);
+        found.put("memory", all);
+        model.close();
+    }
+
+    /** Bytes of this process by kind, as /proc/self tells them. */
+    static Map<String, Long> memoryNow() {
+        String status = SystemCalls.read("/proc/self/status");
+        String rollup = SystemCalls.read("/proc/self/smaps_rollup"); // Android 9 and later
+        Map<String, Long> found = new LinkedHashMap<String, Long>();
+        String[][] fields = {{"rss", "Rss", "VmRSS"}, {"pss", "Pss", ""},
+            {"anonymous", "Anonymous", "RssAnon"}, {"file", "", "RssFile"}, {"peak", "", "VmHWM"}};
+        for (String[] field : fields) {
+            long bytes = SystemCalls.bytes(rollup, field[1]);
+            bytes = bytes < 0 ? SystemCalls.bytes(status, field[2]) : bytes;
+            if (bytes >= 0) {
+                found.put(field[0], bytes);
+            }
+        }
+        return found;
+    }
+
+    /** Minor and major page faults of this process; null: unknown. */
+    private static long[] faults() {
+        String text = SystemCalls.read("/proc/self/stat");
+        String[] fields = text == null ? new String[0]
+                : text.substring(text.lastIndexOf(')') + 1).trim().split(" ");
+        return fields.length < 10 ? null
+                : new long[] {Long.parseLong(fields[7]), Long.parseLong(fields[9])};
+    }
+
+    private void latency(Map<String, Object> found) {
+        OnDeviceModel model = source.open();
+        prepare(model, task.rows, REQUESTS);
+        int turn = 0;
+        long deadline = System.nanoTime() + (long) (Math.min(WARM_UP_S, task.seconds) * 1e9);
+        do {
+            call(model, turn++);
+        } while (System.nanoTime() < deadline);
+        List<Object> overhead = overhead();
+        boolean emulated = emulator != null;
+        long gap = emulated ? 0 : (long) (task.gapMs * 1e6);
+        int bursts = BURSTS;
+        int most = MOST_REQUESTS / BURSTS;
+        if (emulated) {
+            most = EMULATED_REQUESTS / BURSTS;
+        } else if (gap > 0) {
+            bursts = (int) Math.max(2, Math.round(task.seconds * 1e9 / gap / GAP_BURST));
+            most = GAP_BURST;
+        }
+        long length = emulated || gap > 0 ? 0 : (long) (task.seconds * 1e9 / bursts);
+        long[] times = new long[bursts * most];
+        long[] counts = new long[bursts];
+        long[] walls = new long[bursts];
+        int done = 0;
+        long processor = SystemCalls.processTime();
+        for (int burst = 0; burst < bursts; burst++) {
+            long begun = System.nanoTime();
+            long next = begun;
+            while (counts[burst] < most) {
+                next += gap;
+                while (gap > 0 && System.nanoTime() < next) {
+                    LockSupport.parkNanos(next - System.nanoTime());
+                }
+                long before = System.nanoTime();
+                call(model, done);
+                long after = System.nanoTime();
+                times[done++] = after - before;
+                counts[burst]++;
+                if (length > 0 && after - begun >= length && counts[burst] >= LEAST_BURST) {
+                    break;
+                }
+            }
+            walls[burst] = System.nanoTime() - begun;
+        }
+        long used = SystemCalls.processTime() - processor;
+        Map<String, Object> own = new LinkedHashMap<String, Object>();
+        own.put("times_ns", list(times, done));
+        own.put("counts", list(counts, bursts));
+        own.put("walls_ns", list(walls, bursts));
+        List<Object> workers = new ArrayList<Object>();
+        workers.add(own);
+        about(found, model);
+        found.put("workers", workers);
+        found.put("cpu_ns", processor < 0 ? null : (Object) used);
+        found.put("overhead_ns", overhead);
+        model.close();
+    }
+
+    /** Medians of bursts of timed calls that do nothing. */
+    private static List<Object> overhead() {
+        List<Object> out = new ArrayList<Object>();
+        for (int burst = 0; burst < BURSTS; burst++) {
+            double[] times = new double[OVERHEAD_REQUESTS / BURSTS];
+            for (int i = 0; i < times.length; i++) {
+                long before = System.nanoTime();
+                times[i] = System.nanoTime() - before;
+            }
+            out.add((long) Statistics.median(times));
+        }
+        return out;
+    }
+
+    private static List<Object> list(long[] values, int count) {
+        List<Object> out = new ArrayList<Object>(count);
+        for (int i = 0; i < count; i++) {
+            out.add(values[i]);
+        }
+        return out;
+    }
+
+    private void about(Map<String, Object> found, OnDeviceModel model) {
+        found.put("engine", "native");
+        found.put("runtime", "native " + model.describe().kernels);
+        found.put("emulated", emulator);
+        String allowed = SystemCalls.line(SystemCalls.read("/proc/self/status"),
+                "Cpus_allowed_list");
+        found.put("affinity", allowed == null ? null : Device.numbers(allowed));
+    }
+
+    /** Make {@code count} different requests, the same in every run. */
+    private void prepare(OnDeviceModel model, int rows, int count) {
+        Map<String, long[]> pool = model.testInputs();
+        Random random = new Random(0);
+        int size = RANDOM_ROWS;
+        for (ModelDescription.Input input : model.describe().inputs) {
+            if (pool.get(input.name) == null) {
+                pool.put(input.name, randomIds(input, random));
+            }
+            size = Math.min(size, pool.get(input.name).length / input.rowSize);
+        }
+        contexts = new Inputs[count];
+        requests = new Inputs[count];
+        for (int i = 0; i < count; i++) {
+            contexts[i] = new Inputs();
+            requests[i] = new Inputs();
+            int[] chosen = new int[rows];
+            for (int row = 0; row < rows; row++) {
+                chosen[row] = random.nextInt(size);
+            }
+            for (ModelDescription.Input input : model.describe().inputs) {
+                boolean shared = task.context.contains(input.name);
+                long[] ids = new long[(shared ? 1 : rows) * input.rowSize];
+                for (int row = 0; row < ids.length / input.rowSize; row++) {
+                    System.arraycopy(pool.get(input.name), chosen[row] * input.rowSize, ids,
+                            row * input.rowSize, input.rowSize);
+                }
+                (shared ? contexts : requests)[i].ids(input.name, ids);
+            }
+        }
+    }
+
+    private static long[] randomIds(ModelDescription.Input input, Random random) {
+        long[] ids = new long[RANDOM_ROWS * input.rowSize];
+        for (int i = 0; i < ids.length; i++) {
+            long any = random.nextLong();
+            ids[i] = input.idLimit < 0 ? any : (any >>> 1) % input.idLimit;
+        }
+        return ids;
+    }
+
+    private float[] call(OnDeviceModel model, int turn) {
+        int own = turn % requests.length;
+        return task.context.isEmpty() ? model.predict(requests[own])
+                : model.rank(contexts[own], requests[own]);
+    }
+}

@@ -1,0 +1,374 @@
+package ondevice.ctr;
+
+import static org.junit.Assert.assertArrayEquals;
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertTrue;
+import static org.junit.Assert.fail;
+
+import java.io.File;
+import java.io.FileInputStream;
+import java.io.FileOutputStream;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import org.junit.Test;
+
+/** The library on the host's JVM, against what the Python engine computed. */
+public class OnDeviceModelTest {
+    private static final float CLOSE = 2e-6f; // order of float32 sums
+
+    private static OnDeviceModel small() {
+        return OnDeviceModel.open(Fixtures.file("small.odm"));
+    }
+
+    private static Inputs row() {
+        return new Inputs().ids("user", -5).ids("colour", 3).ids("slot", 4);
+    }
+
+    @Test
+    public void everyRequestGivesPythonsScores() throws Exception {
+        int requests = 0;
+        for (Map<String, Object> item : Fixtures.objects(Fixtures.json("requests.json"))) {
+            OnDeviceModel model = OnDeviceModel.open(Fixtures.file((String) item.get("model")));
+            float[] expected = Fixtures.floats(item.get("scores"));
+            Inputs candidates = Fixtures.raw(item.get("candidates"));
+            float[] got;
+            if (item.get("context") == null) {
+                got = model.predict(candidates);
+            } else {
+                Inputs context = Fixtures.raw(item.get("context"));
+                got = model.rank(context, candidates);
+                assertArrayEquals(got, model.rank(context, candidates), 0);
+            }
+            assertArrayEquals(expected, got, CLOSE);
+            model.close();
+            requests++;
+        }
+        assertTrue(requests >= 6);
+    }
+
+    @Test
+    public void rawValuesGetPythonsIds() throws Exception {
+        int fields = 0;
+        for (Map<String, Object> item : Fixtures.objects(Fixtures.json("encoded.json"))) {
+            OnDeviceModel model = OnDeviceModel.open(Fixtures.file((String) item.get("model")));
+            Inputs inputs = Fixtures.raw(item.get("raw"));
+            for (Map.Entry<String, List<Object>> entry
+                    : Fixtures.lists(item.get("ids")).entrySet()) {
+                assertArrayEquals(entry.getKey(), Fixtures.longs(entry.getValue()),
+                        model.encode(entry.getKey(), inputs));
+                fields++;
+            }
+            model.close();
+        }
+        assertTrue(fields >= 7);
+    }
+
+    @Test
+    public void typedValuesAreEncodedLikeLists() {
+        OnDeviceModel model = OnDeviceModel.open(Fixtures.file("features.odm"));
+        List<Long> longs = Arrays.asList(5L, -7L, Long.MAX_VALUE);
+        assertArrayEquals(model.encode("colour", new Inputs().raw("colour", longs)),
+                model.encode("colour", new Inputs().integers("colour", 5, -7, Long.MAX_VALUE)));
+        List<Double> doubles = Arrays.asList(-0.0, Double.NaN, null);
+        assertArrayEquals(model.encode("price", new Inputs().raw("price", doubles)),
+                model.encode("price", new Inputs().numbers("price", -0.0, Double.NaN, Double.NaN)));
+        assertArrayEquals(
+                model.encode("price", new Inputs().numbers("price", 1, 2)),
+                model.encode("price", new Inputs().integers("price", 1, 2)));
+        List<String> texts = Arrays.asList("a", null, "\ud83c\udfac");
+        assertArrayEquals(model.encode("user", new Inputs().raw("user", texts)),
+                model.encode("user", new Inputs().strings("user", "a", null, "\ud83c\udfac")));
+        model.close();
+    }
+
+    @Test
+    public void testVectorsInsideTheFileHold() {
+        OnDeviceModel model = small();
+        Verification verification = model.verify();
+        assertTrue(verification.passed());
+        assertEquals(32, verification.rows);
+        assertTrue(verification.maxDifference < CLOSE);
+        model.close();
+        OnDeviceModel none = OnDeviceModel.open(Fixtures.file("features.odm"));
+        try {
+            none.verify();
+            fail("no vectors, no error");
+        } catch (ModelFileException error) {
+            assertTrue(error.getMessage().contains("no test vectors"));
+        }
+        none.close();
+    }
+
+    @Test
+    public void aFileDescribesItself() {
+        OnDeviceModel model = small();
+        ModelDescription about = model.describe();
+        assertEquals(3, about.inputs.size());
+        assertEquals("slot", about.inputs.get(2).name);
+        assertEquals(5, about.inputs.get(2).idLimit);
+        assertEquals(-1, about.inputs.get(0).idLimit);
+        assertEquals("string", about.inputs.get(0).kind);
+        assertEquals(Collections.singletonList("probability"), about.outputs);
+        assertEquals(Fixtures.file("small.odm").length(), about.bytes);
+        assertEquals("test", about.madeBy.get("ondevice-ctr"));
+        assertTrue(about.toString().contains(about.kernels));
+        model.close();
+        assertEquals(3, model.describe().inputs.size());
+    }
+
+    @Test
+    public void aModelInsideAnotherFile() throws Exception {
+        File model = Fixtures.file("small.odm");
+        byte[] data = Fixtures.read(model);
+        File holder = File.createTempFile("assets", ".zip");
+        OnDeviceModel plain = OnDeviceModel.open(model);
+        float expected = plain.predict(row())[0];
+        for (int offset : new int[] {0, 4, 4096, 65536 + 12, 100000}) {
+            FileOutputStream out = new FileOutputStream(holder);
+            out.write(new byte[offset]);
+            out.write(data);
+            out.write(77);
+            out.close();
+            OnDeviceModel inside = fromDescriptor(holder, offset, data.length);
+            assertEquals(expected, inside.predict(row())[0], 0);
+            assertTrue(inside.verify().passed());
+            assertEquals(data.length, inside.describe().bytes);
+            inside.close();
+        }
+        for (long[] part : new long[][] {{-4, 100}, {0, 0}, {100000, data.length + 2}, {4, -2},
+            {Long.MAX_VALUE, 1}, {0, Long.MAX_VALUE}, {holder.length() + 1, -1}}) {
+            refused(holder, part, "a part that is not in it");
+        }
+        refused(holder, new long[] {0, data.length}, "header");
+        refused(holder, new long[] {100001, data.length}, "aligned");
+        plain.close();
+        assertTrue(holder.delete());
+    }
+
+    private static void refused(File file, long[] part, String message) throws Exception {
+        try {
+            fromDescriptor(file, part[0], part[1]).close();
+            fail("opened " + Arrays.toString(part));
+        } catch (OnDeviceException error) {
+            assertTrue(error.getMessage(), error.getMessage().contains(message));
+        }
+    }
+
+    /** As an AssetFileDescriptor gives it; the descriptor is closed before the model is used. */
+    private static OnDeviceModel fromDescriptor(File file, long offset, long size)
+            throws Exception {
+        FileInputStream in = new FileInputStream(file);
+        try {
+            java.lang.reflect.Field number = java.io.FileDescriptor.class.getDeclaredField("fd");
+            number.setAccessible(true);
+            return OnDeviceModel.openDescriptor((Integer) number.get(in.getFD()), offset, size,
+                    "asset");
+        } finally {
+            in.close();
+        }
+    }
+
+    @Test
+    public void badFilesAreRefused() throws Exception {
+        byte[] data = Fixtures.read(Fixtures.file("small.odm"));
+        File file = File.createTempFile("bad", ".odm");
+        List<byte[]> bad = new ArrayList<byte[]>();
+        for (int size : new int[] {0, 1, 7, 8, 100, data.length / 2, data.length - 1}) {
+            bad.add(Arrays.copyOf(data, size));
+        }
+        for (int at = 0; at < data.length - 64; at += 97) { // the end is alignment, never read
+            byte[] flipped = data.clone();
+            flipped[at] ^= 16;
+            bad.add(flipped);
+        }
+        byte[] huge = data.clone();
+        Arrays.fill(huge, 0, 8, (byte) 0xFF);
+        bad.add(huge);
+        int refused = 0;
+        for (byte[] content : bad) {
+            FileOutputStream out = new FileOutputStream(file);
+            out.write(content);
+            out.close();
+            try {
+                OnDeviceModel model = OnDeviceModel.open(file);
+                assertTrue(model.verify().passed()); // a flipped bit of the padding between arrays
+                model.close();
+            } catch (ModelFileException error) {
+                assertTrue(error.getMessage().startsWith(file.getPath()));
+                refused++;
+            }
+        }
+        assertTrue(refused > bad.size() * 0.8);
+        assertTrue(file.delete());
+        for (String path : new String[] {file.getPath(), file.getParent(), "/dev/null", "/dev/zero",
+            "", "nul\0.odm", "/proc/self/mem"}) {
+            try {
+                OnDeviceModel.open(new File(path)).close();
+                fail("opened " + path);
+            } catch (ModelFileException error) {
+                assertTrue(error.getMessage().length() > 10);
+            }
+        }
+    }
+
+    @Test
+    public void hostileDescriptionsAreRefused() throws Exception {
+        for (String name : Fixtures.file("descriptions").list()) {
+            try {
+                OnDeviceModel.open(Fixtures.file("descriptions/" + name)).close();
+                fail("opened " + name);
+            } catch (ModelFileException error) {
+                assertTrue(name, error.getMessage().contains(name.replaceAll("-.*", "")));
+            }
+        }
+    }
+
+    @Test
+    public void wrongRequestsAreRefused() {
+        final OnDeviceModel model = small();
+        Object[][] wrong = {
+            {new Inputs().ids("user", 1).ids("colour", 1), "missing inputs: slot"},
+            {row().ids("other", 1), "unknown input 'other'; the model takes: user, colour, slot"},
+            {new Inputs().ids("user").ids("colour").ids("slot"), "'user': expected rows of 1"},
+            {new Inputs().ids("user", 1, 2).ids("colour", 1).ids("slot", 1), "differ in rows"},
+            {new Inputs().ids("user", 1).ids("colour", 1).ids("slot", 5), "ID 5 at 0 is outside 0..4"},
+            {new Inputs().ids("user", 1).ids("colour", 1).ids("slot", -1), "ID -1"},
+            {new Inputs().integers("user", 1).ids("colour", 1).ids("slot", 1), "expected strings"},
+            {new Inputs().strings("user", "a").strings("colour", "b").ids("slot", 1),
+                "expected integers, got String b at 0"},
+            {new Inputs().numbers("user", 1.5).ids("colour", 1).ids("slot", 1), "expected strings"},
+        };
+        for (Object[] item : wrong) {
+            try {
+                model.predict((Inputs) item[0]);
+                fail((String) item[1]);
+            } catch (InputException error) {
+                assertTrue(error.getMessage(), error.getMessage().contains((String) item[1]));
+            }
+        }
+        Inputs user = new Inputs().ids("user", 1);
+        Inputs items = new Inputs().ids("colour", 1, 2).ids("slot", 1, 2);
+        Object[][] ranks = {
+            {new Inputs().ids("user", 1, 2), items, "context input 'user': expected one row"},
+            {row(), new Inputs(), "no candidate inputs"},
+            {row(), user, "'user' is given as context and as candidate"},
+            {user, new Inputs().ids("colour", 1, 2).ids("slot", 1), "differ in rows"},
+            {user, new Inputs().ids("colour", 1, 2), "missing inputs: slot"},
+            {user, new Inputs().ids("colour", 1, 2).ids("slot", 1, 9), "ID 9 at 1"},
+        };
+        for (Object[] item : ranks) {
+            try {
+                model.rank((Inputs) item[0], (Inputs) item[1]);
+                fail((String) item[2]);
+            } catch (InputException error) {
+                assertTrue(error.getMessage(), error.getMessage().contains((String) item[2]));
+            }
+        }
+        try {
+            new Inputs().ids("user", 1).strings("user", "a");
+            fail("given twice");
+        } catch (InputException error) {
+            assertTrue(error.getMessage().contains("twice"));
+        }
+        assertEquals(2, model.rank(user, items).length); // still usable
+        model.close();
+    }
+
+    @Test
+    public void aClosedModelSaysSo() {
+        OnDeviceModel model = small();
+        model.predict(row());
+        model.close();
+        model.close();
+        try {
+            model.predict(row());
+            fail("answered after close");
+        } catch (ModelClosedException error) {
+            assertTrue(error.getMessage().contains("closed"));
+        }
+    }
+
+    /** 8 threads share a model; each request's scores are those of one thread. */
+    @Test
+    public void eightThreads() throws Exception {
+        final OnDeviceModel model = small();
+        final int rows = 40;
+        final float[][] expected = new float[8][];
+        for (int t = 0; t < 8; t++) {
+            expected[t] = model.predict(ids(rows, t));
+        }
+        ExecutorService pool = Executors.newFixedThreadPool(8);
+        List<Future<Void>> results = new ArrayList<Future<Void>>();
+        for (int t = 0; t < 8; t++) {
+            final int own = t;
+            results.add(pool.submit(new Callable<Void>() {
+                @Override
+                public Void call() {
+                    for (int i = 0; i < 300; i++) {
+                        assertArrayEquals(expected[own], model.predict(ids(rows, own)), 0);
+                    }
+                    return null;
+                }
+            }));
+        }
+        for (Future<Void> result : results) {
+            result.get();
+        }
+        pool.shutdown();
+        model.close();
+    }
+
+    /** Closing while others score: they finish or are told, and nothing crashes. */
+    @Test
+    public void closingDuringRequests() throws Exception {
+        for (int round = 0; round < 20; round++) {
+            final OnDeviceModel model = small();
+            final float expected = model.predict(ids(200, 1))[7];
+            final CountDownLatch begun = new CountDownLatch(8);
+            ExecutorService pool = Executors.newFixedThreadPool(8);
+            List<Future<Integer>> results = new ArrayList<Future<Integer>>();
+            for (int t = 0; t < 8; t++) {
+                results.add(pool.submit(new Callable<Integer>() {
+                    @Override
+                    public Integer call() {
+                        for (int i = 0;; i++) {
+                            try {
+                                assertEquals(expected, model.predict(ids(200, 1))[7], 0);
+                            } catch (ModelClosedException told) {
+                                return i;
+                            }
+                            begun.countDown();
+                        }
+                    }
+                }));
+            }
+            begun.await();
+            model.close();
+            for (Future<Integer> result : results) {
+                result.get();
+            }
+            pool.shutdown();
+        }
+    }
+
+    private static Inputs ids(int rows, int seed) {
+        long[] users = new long[rows];
+        long[] colours = new long[rows];
+        long[] slots = new long[rows];
+        java.util.Random random = new java.util.Random(seed);
+        for (int i = 0; i < rows; i++) {
+            users[i] = random.nextLong();
+            colours[i] = random.nextInt(9) - 1;
+            slots[i] = random.nextInt(5);
+        }
+        return new Inputs().ids("user", users).ids("colour", colours).ids("slot", slots);
+    }
+}

@@ -1,0 +1,91 @@
+"""The Android library: JNI libraries of three processors, and its JUnit tests on this machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import build_apk
+import jni_library
+import pytest
+from java_fixtures import write_fixtures
+from tool import UnavailableError, run_tool
+
+from ondevice.bench.report import read_report
+
+JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
+lacking = [tool for tool in (*jni_library.TOOLS, "java") if shutil.which(tool) is None]
+lacking += [jar.name for jar in JUNIT if not jar.exists()]
+pytestmark = pytest.mark.skipif(
+    bool(lacking) and not os.environ.get("CI"), reason=f"needs {', '.join(lacking)}"
+)
+LIBRARY, DEMO = build_apk.LIBRARY, build_apk.DEMO
+
+
+@pytest.fixture(scope="session")
+def libraries():
+    """The JNI library of every processor; building checks what it needs and exports."""
+    folder = build_apk.OUT / "jni"
+    return {abi.name: jni_library.build(abi, folder / abi.name) for abi in jni_library.ABIS}
+
+
+@pytest.fixture(scope="session")
+def sdk():
+    try:
+        return build_apk.find_sdk(build_apk.OUT)
+    except UnavailableError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def fixtures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fixtures")
+    write_fixtures(folder)
+    return folder
+
+
+def test_junit_on_this_machine(libraries, sdk, fixtures, tmp_path):
+    """Hashes, parity with Python, bad files, closed models, 8 threads; JNI calls are checked."""
+    classes = build_apk.compile_java([LIBRARY / "src/main/java"], [], sdk, tmp_path / "main")
+    tests = tmp_path / "test"
+    sources = sorted((LIBRARY / "src/test/java").rglob("*.java"))
+    path = [classes, *JUNIT, sdk.platform]  # the platform last: this machine's Java has its own
+    run_tool(["javac", "-encoding", "UTF-8", "--release", "8", "-Xlint:-options", "-d", str(tests),
+              "-classpath", os.pathsep.join(map(str, path)), *map(str, sources)])  # fmt: skip
+    names = [
+        source.relative_to(LIBRARY / "src/test/java").with_suffix("").as_posix().replace("/", ".")
+        for source in sources
+        if source.name.endswith("Test.java")
+    ]
+    done = subprocess.run(
+        ["java", "-Xcheck:jni", f"-Djava.library.path={libraries['x86_64'].parent}",
+         f"-Dondevice.fixtures={fixtures}", "--add-opens=java.base/java.io=ALL-UNNAMED",
+         "-classpath", os.pathsep.join(map(str, [tests, *path])),
+         "org.junit.runner.JUnitCore", *names],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "OK (" in done.stdout
+    assert "WARNING" not in done.stdout + done.stderr  # what -Xcheck:jni would say
+    report = read_report(fixtures / "report.json")
+    assert [item.page_cache for item in report.starts][1:] == ["warm"]
+    assert [(item.call, item.rows, item.gap_ms) for item in report.latencies] == [
+        (call, rows, gap) for call, rows in (("predict", 1), ("predict", 16), ("rank", 8))
+        for gap in (0, 5)
+    ]  # fmt: skip
+    for item in report.latencies:
+        assert item.latency_us.count == item.requests > 3
+        assert 0 < item.latency_us.p50 < 1e5
+        assert len(item.bursts_us) == 2
+        assert item.cpu_us.mean > 0
+    assert report.latencies[4].context == ("user",)
+    assert report.memories[0].process["rss"].p50 > 1e7
+    assert report.starts[0].start_us.min > report.starts[0].load_us.min > 0
+    both = [fixtures / "report.json"] * 2
+    compared = subprocess.run([sys.executable, "-m", "ondevice", "bench", "compare", *both],
+                              capture_output=True, text=True)  # fmt: skip
+    assert compared.returncode == 0, compared.stderr
+    assert "small.odm" in compared.stdout

@@ -27,6 +27,7 @@ EXTRA = {
     "train": ("train a click model with compressed embeddings", "train"),
     "compress": ("find the best model for a budget of table bytes or lost AUC", "train"),
     "convert": ("write a trained model as .odm, .onnx and .tflite", "train"),
+    "export-android": ("write a model and a catalogue as assets of the Android demo app", "train"),
 }
 
 

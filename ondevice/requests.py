@@ -131,7 +131,7 @@ def _column(
             raise InputError(f"line {line}: {spec.name!r} is missing")
         value = row[spec.name]
         if kind == "csv" and value is not None:
-            value = _from_cell(value, field, line)
+            value = value_of_cell(value, field, line)
         values.append(value)
     try:
         return field.encode(values)
@@ -158,7 +158,8 @@ def _field_of(spec: InputSpec, model: Described, ids: bool) -> Field:
     )
 
 
-def _from_cell(text: str, field: Field, line: int) -> Any:
+def value_of_cell(text: str, field: Field, line: int) -> Any:
+    """The raw value, or list of values, of a CSV cell that is not empty. Raises InputError."""
     if field.length is not None:
         cells = text.split(SEPARATOR)
         return [_value(cell, field, line) if cell else None for cell in cells]

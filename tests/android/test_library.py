@@ -47,8 +47,10 @@ def fixtures(tmp_path_factory):
     return folder
 
 
-def test_junit_on_this_machine(libraries, sdk, fixtures, tmp_path):
-    """Hashes, parity with Python, bad files, closed models, 8 threads; JNI calls are checked."""
+@pytest.fixture(scope="session")
+def junit(libraries, sdk, fixtures, tmp_path_factory):
+    """The finished JUnit run; -Xcheck:jni checks every call between Java and C."""
+    tmp_path = tmp_path_factory.mktemp("junit")
     classes = build_apk.compile_java([LIBRARY / "src/main/java"], [], sdk, tmp_path / "main")
     tests = tmp_path / "test"
     sources = sorted((LIBRARY / "src/test/java").rglob("*.java"))
@@ -60,16 +62,24 @@ def test_junit_on_this_machine(libraries, sdk, fixtures, tmp_path):
         for source in sources
         if source.name.endswith("Test.java")
     ]
-    done = subprocess.run(
+    return subprocess.run(
         ["java", "-Xcheck:jni", f"-Djava.library.path={libraries['x86_64'].parent}",
          f"-Dondevice.fixtures={fixtures}", "--add-opens=java.base/java.io=ALL-UNNAMED",
          "-classpath", os.pathsep.join(map(str, [tests, *path])),
          "org.junit.runner.JUnitCore", *names],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "OK (" in done.stdout
-    assert "WARNING" not in done.stdout + done.stderr  # what -Xcheck:jni would say
+
+
+def test_junit_on_this_machine(junit):
+    """Hashes, parity with Python, bad files, closed models, 8 threads."""
+    assert junit.returncode == 0, junit.stdout[-6000:] + junit.stderr[-2000:]
+    assert "OK (" in junit.stdout
+    assert "WARNING" not in junit.stdout + junit.stderr  # what -Xcheck:jni would say
+
+
+def test_the_benchmark_writes_a_report_that_ondevice_bench_reads(junit, fixtures):
+    assert junit.returncode == 0
     report = read_report(fixtures / "report.json")
     assert [item.page_cache for item in report.starts][1:] == ["warm"]
     assert [(item.call, item.rows, item.gap_ms) for item in report.latencies] == [
@@ -88,4 +98,4 @@ def test_junit_on_this_machine(libraries, sdk, fixtures, tmp_path):
     compared = subprocess.run([sys.executable, "-m", "ondevice", "bench", "compare", *both],
                               capture_output=True, text=True)  # fmt: skip
     assert compared.returncode == 0, compared.stderr
-    assert "small.odm" in compared.stdout
+    assert "predict 16" in compared.stdout

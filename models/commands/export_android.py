@@ -1,4 +1,4 @@
-"""`ondevice export-android`: a model and a catalogue of users and items as assets of the demo app."""
+"""`ondevice export-android`: a model and a catalogue as assets of the Android demo app."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ EPILOG = """examples:
   ondevice export-android model.odm --items films.csv --users users.csv --out assets
 
 Without --items and --users, users and items are taken from the synthetic log that `ondevice demo`
-trains on. The CSV files have a header: items.csv a column `title` and the model's inputs that differ
-between items, users.csv a column `name` and the other inputs; values are raw, an empty cell is a
-missing value, and the values of a sequence are separated by |.
+trains on. The CSV files have a header: items.csv a column `title` and the model's inputs that
+differ between items, users.csv a column `name` and the other inputs; values are raw, an empty cell
+is a missing value, and the values of a sequence are separated by |.
 
 Writes model.odm, after verifying it, and catalogue.json, with the scores of the first user."""
 

@@ -99,7 +99,8 @@ def build_apk(
     aapt = ["aapt", "package", "-f", "-M", str(manifest), "-S", str(DEMO / "src/main/res")]
     aapt += ["-I", str(sdk.platform)]
     run([*aapt, "-m", "-J", str(generated)])
-    app = compile_java([generated, DEMO / "src/main/java"], [classes], sdk, work / "app")
+    sources = [generated, DEMO / "src/main/java", DEMO / "src/plain/java"]
+    app = compile_java(sources, [classes], sdk, work / "app")
     dex, resources = work / "classes.dex", work / "resources.apk"
     run(["java", "-jar", str(sdk.dx), "--dex", f"--min-sdk-version={LEAST_SDK}",
          f"--output={dex}", str(classes), str(app)])  # fmt: skip

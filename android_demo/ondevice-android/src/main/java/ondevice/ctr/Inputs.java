@@ -51,6 +51,11 @@ public final class Inputs {
         return put(name, values);
     }
 
+    /** Whether nothing was given. */
+    public boolean isEmpty() {
+        return raw.isEmpty() && ids.isEmpty();
+    }
+
     private Inputs put(String name, Object values) {
         check(name, values);
         raw.put(name, values);

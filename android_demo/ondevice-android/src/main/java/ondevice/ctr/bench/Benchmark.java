@@ -71,14 +71,27 @@ public final class Benchmark {
         }
     }
 
+    /** A model and what runs it. */
+    public static final class Subject {
+        final ModelFile file;
+        final Machine machine;
+
+        public Subject(ModelFile file, Machine machine) {
+            this.file = file;
+            this.machine = machine;
+        }
+    }
+
     private static final class Collected {
+        final int subject;
         final Task task;
         final List<Map<?, ?>> rounds = new ArrayList<Map<?, ?>>();
         Map<String, Object> before;
         Map<String, Object> after;
         String note;
 
-        Collected(Task task) {
+        Collected(int subject, Task task) {
+            this.subject = subject;
             this.task = task;
         }
     }
@@ -92,11 +105,13 @@ public final class Benchmark {
      * @return the report, as JSON
      * @throws IOException a measuring process failed
      */
-    public static String run(Plan plan, ModelFile model, Machine machine, Device device,
-            String tool, Progress progress) throws IOException {
+    public static String run(Plan plan, List<Subject> subjects, Device device, String tool,
+            Progress progress) throws IOException {
         List<Collected> collected = new ArrayList<Collected>();
-        for (Task task : plan.tasks()) {
-            collected.add(new Collected(task));
+        for (int i = 0; i < subjects.size(); i++) {
+            for (Task task : plan.tasks()) {
+                collected.add(new Collected(i, task));
+            }
         }
         int total = collected.size() * plan.processes;
         int done = 0;
@@ -104,8 +119,9 @@ public final class Benchmark {
         try {
             for (int round = 0; round < plan.processes; round++) {
                 for (Collected item : collected) {
-                    progress.at(done, total, item.task.toString());
-                    observe(item, machine, device);
+                    Subject subject = subjects.get(item.subject);
+                    progress.at(done, total, subject.file.name + ", " + item.task);
+                    observe(item, subject.machine, device);
                     done++;
                 }
             }
@@ -113,7 +129,7 @@ public final class Benchmark {
             interrupted = true;
         }
         progress.at(done, total, "");
-        return Json.write(report(collected, model, device, tool, interrupted));
+        return Json.write(report(collected, subjects, device, tool, interrupted));
     }
 
     private static void observe(Collected item, Machine machine, Device device)
@@ -133,7 +149,7 @@ public final class Benchmark {
         item.rounds.add((Map<?, ?>) answer);
     }
 
-    private static Map<String, Object> report(List<Collected> collected, ModelFile model,
+    private static Map<String, Object> report(List<Collected> collected, List<Subject> subjects,
             Device device, String tool, boolean interrupted) {
         SimpleDateFormat format = new SimpleDateFormat("yyyy-MM-dd'T'HH:mm:ss'Z'", Locale.ROOT);
         format.setTimeZone(TimeZone.getTimeZone("UTC"));
@@ -144,21 +160,17 @@ public final class Benchmark {
         out.put("tool", tool + " " + VERSION);
         out.put("interrupted", interrupted);
         out.put("device", device.describe(VERSION, SystemCalls.emulator()));
-        Map<String, Object> file = new LinkedHashMap<String, Object>();
-        file.put("name", model.name);
-        file.put("bytes", model.bytes);
-        file.put("sha256", model.sha256);
-        Map<String, Object> entry = new LinkedHashMap<String, Object>();
-        entry.put("name", model.name);
-        entry.put("files", one(file));
-        entry.put("accuracy", new LinkedHashMap<String, Object>());
-        out.put("models", one(entry));
+        List<Object> models = new ArrayList<Object>();
+        for (Subject subject : subjects) {
+            models.add(entry(subject.file));
+        }
+        out.put("models", models);
         List<Object> starts = new ArrayList<Object>();
         List<Object> memories = new ArrayList<Object>();
         List<Object> latencies = new ArrayList<Object>();
         for (Collected item : collected) {
             if (item.rounds.isEmpty()) {
-                continue;
+                continue; // the run was stopped before
             }
             if (item.task.kind.equals("start")) {
                 starts.add(start(item));
@@ -175,10 +187,18 @@ public final class Benchmark {
         return out;
     }
 
-    private static List<Object> one(Object item) {
-        List<Object> out = new ArrayList<Object>();
-        out.add(item);
-        return out;
+    private static Map<String, Object> entry(ModelFile model) {
+        Map<String, Object> file = new LinkedHashMap<String, Object>();
+        file.put("name", model.name);
+        file.put("bytes", model.bytes);
+        file.put("sha256", model.sha256);
+        List<Object> files = new ArrayList<Object>();
+        files.add(file);
+        Map<String, Object> entry = new LinkedHashMap<String, Object>();
+        entry.put("name", model.name);
+        entry.put("files", files);
+        entry.put("accuracy", new LinkedHashMap<String, Object>());
+        return entry;
     }
 
     private static Map<String, Object> subject(Collected item) {
@@ -188,7 +208,7 @@ public final class Benchmark {
         conditions.put("after", item.after);
         conditions.put("affinity", first.get("affinity"));
         Map<String, Object> out = new LinkedHashMap<String, Object>();
-        out.put("model", 0);
+        out.put("model", item.subject);
         out.put("engine", first.get("engine"));
         out.put("runtime", first.get("runtime"));
         out.put("threads", 1);

@@ -1,5 +1,6 @@
 package ondevice.ctr.bench;
 
+import java.io.Closeable;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -29,14 +30,84 @@ public final class Worker {
 
     /** Opens the model to measure, every time anew. */
     public interface Source {
-        OnDeviceModel open();
+        /** The engine under measurement. */
+        Engine open();
+
+        /** The native file whose test vectors are the requests. */
+        OnDeviceModel requests();
+    }
+
+    /** A runtime with an open model. */
+    public interface Engine extends Closeable {
+        /** "native", "onnx" or "tflite". */
+        String engine();
+
+        /** Its name with its version or kernels. */
+        String runtime();
+
+        /** Prepare IDs, input by input, as an app would hold them; one row of each in the context. */
+        Object request(Map<String, long[]> context, Map<String, long[]> rows);
+
+        /** Score what {@link #request} prepared. */
+        void call(Object request);
+
+        @Override
+        void close();
+    }
+
+    /** The native engine. */
+    public static final class NativeEngine implements Engine {
+        private final OnDeviceModel model;
+
+        public NativeEngine(OnDeviceModel model) {
+            this.model = model;
+        }
+
+        @Override
+        public String engine() {
+            return "native";
+        }
+
+        @Override
+        public String runtime() {
+            return "native " + model.describe().kernels;
+        }
+
+        @Override
+        public Object request(Map<String, long[]> context, Map<String, long[]> rows) {
+            return new Inputs[] {inputs(context), inputs(rows)};
+        }
+
+        private static Inputs inputs(Map<String, long[]> ids) {
+            Inputs inputs = new Inputs();
+            for (Map.Entry<String, long[]> entry : ids.entrySet()) {
+                inputs.ids(entry.getKey(), entry.getValue());
+            }
+            return inputs;
+        }
+
+        @Override
+        public void call(Object request) {
+            Inputs[] parts = (Inputs[]) request;
+            if (parts[0].isEmpty()) {
+                model.predict(parts[1]);
+            } else {
+                model.rank(parts[0], parts[1]);
+            }
+        }
+
+        @Override
+        public void close() {
+            model.close();
+        }
     }
 
     private final Task task;
     private final Source source;
     private final String emulator = SystemCalls.emulator();
-    private Inputs[] contexts;
-    private Inputs[] requests;
+    private List<Map<String, long[]>> contexts;
+    private List<Map<String, long[]>> rows;
+    private Object[] requests;
 
     private Worker(Task task, Source source) {
         this.task = task;
@@ -64,25 +135,27 @@ public final class Worker {
 
     private void start(Map<String, Object> found, long startedNs) {
         long before = System.nanoTime();
-        OnDeviceModel model = source.open();
+        Engine model = source.open();
         long loaded = System.nanoTime();
-        prepare(model, 1, 1);
+        draw(1, 1); // also from the file: its time is not counted
+        prepare(model);
         long asked = System.nanoTime();
         call(model, 0);
         long answered = System.nanoTime();
         about(found, model);
-        found.put("start_ns", answered - startedNs);
+        found.put("start_ns", answered - startedNs - (asked - loaded));
         found.put("load_ns", loaded - before);
         found.put("first_ns", answered - asked);
         model.close();
     }
 
     private void memory(Map<String, Object> found) {
+        draw(task.rows, MEMORY_REQUESTS);
         System.gc();
         Map<String, Long> before = memoryNow();
         long[] faults = faults();
-        OnDeviceModel model = source.open();
-        prepare(model, task.rows, MEMORY_REQUESTS);
+        Engine model = source.open();
+        prepare(model);
         for (int i = 0; i < MEMORY_REQUESTS; i++) {
             call(model, i);
         }
@@ -110,7 +183,7 @@ public final class Worker {
     }
 
     /** Bytes of this process by kind, as /proc/self tells them. */
-    static Map<String, Long> memoryNow() {
+    public static Map<String, Long> memoryNow() {
         String status = SystemCalls.read("/proc/self/status");
         String rollup = SystemCalls.read("/proc/self/smaps_rollup"); // Android 9 and later
         Map<String, Long> found = new LinkedHashMap<String, Long>();
@@ -136,8 +209,9 @@ public final class Worker {
     }
 
     private void latency(Map<String, Object> found) {
-        OnDeviceModel model = source.open();
-        prepare(model, task.rows, REQUESTS);
+        draw(task.rows, REQUESTS);
+        Engine model = source.open();
+        prepare(model);
         int turn = 0;
         long deadline = System.nanoTime() + (long) (Math.min(WARM_UP_S, task.seconds) * 1e9);
         do {
@@ -215,44 +289,55 @@ public final class Worker {
         return out;
     }
 
-    private void about(Map<String, Object> found, OnDeviceModel model) {
-        found.put("engine", "native");
-        found.put("runtime", "native " + model.describe().kernels);
+    private void about(Map<String, Object> found, Engine model) {
+        found.put("engine", model.engine());
+        found.put("runtime", model.runtime());
         found.put("emulated", emulator);
         String allowed = SystemCalls.line(SystemCalls.read("/proc/self/status"),
                 "Cpus_allowed_list");
         found.put("affinity", allowed == null ? null : Device.numbers(allowed));
     }
 
-    /** Make {@code count} different requests, the same in every run. */
-    private void prepare(OnDeviceModel model, int rows, int count) {
+    /** Draw {@code count} different requests, the same in every run. */
+    private void draw(int size, int count) {
+        OnDeviceModel model = source.requests();
         Map<String, long[]> pool = model.testInputs();
         Random random = new Random(0);
-        int size = RANDOM_ROWS;
+        int height = RANDOM_ROWS;
         for (ModelDescription.Input input : model.describe().inputs) {
             if (pool.get(input.name) == null) {
                 pool.put(input.name, randomIds(input, random));
             }
-            size = Math.min(size, pool.get(input.name).length / input.rowSize);
+            height = Math.min(height, pool.get(input.name).length / input.rowSize);
         }
-        contexts = new Inputs[count];
-        requests = new Inputs[count];
+        contexts = new ArrayList<Map<String, long[]>>();
+        rows = new ArrayList<Map<String, long[]>>();
         for (int i = 0; i < count; i++) {
-            contexts[i] = new Inputs();
-            requests[i] = new Inputs();
-            int[] chosen = new int[rows];
-            for (int row = 0; row < rows; row++) {
-                chosen[row] = random.nextInt(size);
+            Map<String, long[]> context = new LinkedHashMap<String, long[]>();
+            Map<String, long[]> others = new LinkedHashMap<String, long[]>();
+            int[] chosen = new int[size];
+            for (int row = 0; row < size; row++) {
+                chosen[row] = random.nextInt(height);
             }
             for (ModelDescription.Input input : model.describe().inputs) {
                 boolean shared = task.context.contains(input.name);
-                long[] ids = new long[(shared ? 1 : rows) * input.rowSize];
+                long[] ids = new long[(shared ? 1 : size) * input.rowSize];
                 for (int row = 0; row < ids.length / input.rowSize; row++) {
                     System.arraycopy(pool.get(input.name), chosen[row] * input.rowSize, ids,
                             row * input.rowSize, input.rowSize);
                 }
-                (shared ? contexts : requests)[i].ids(input.name, ids);
+                (shared ? context : others).put(input.name, ids);
             }
+            contexts.add(context);
+            rows.add(others);
+        }
+        model.close();
+    }
+
+    private void prepare(Engine engine) {
+        requests = new Object[rows.size()];
+        for (int i = 0; i < requests.length; i++) {
+            requests[i] = engine.request(contexts.get(i), rows.get(i));
         }
     }
 
@@ -265,9 +350,7 @@ public final class Worker {
         return ids;
     }
 
-    private float[] call(OnDeviceModel model, int turn) {
-        int own = turn % requests.length;
-        return task.context.isEmpty() ? model.predict(requests[own])
-                : model.rank(contexts[own], requests[own]);
+    private void call(Engine engine, int turn) {
+        engine.call(requests[turn % requests.length]);
     }
 }

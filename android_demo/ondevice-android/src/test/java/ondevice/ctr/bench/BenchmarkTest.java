@@ -76,8 +76,9 @@ public class BenchmarkTest {
         Benchmark.ModelFile model = new Benchmark.ModelFile("small.odm",
                 new FileInputStream(processes.model));
         final int[] last = new int[2];
-        String report = Benchmark.run(plan(), model, processes, new Device(), "ondevice test",
-                new Benchmark.Progress() {
+        String report = Benchmark.run(plan(),
+                Collections.singletonList(new Benchmark.Subject(model, processes)), new Device(),
+                "ondevice test", new Benchmark.Progress() {
                     @Override
                     public void at(int done, int total, String text) {
                         last[0] = done;
@@ -109,9 +110,11 @@ public class BenchmarkTest {
                 return processes.path();
             }
         };
+        Benchmark.Subject subject = new Benchmark.Subject(
+                new Benchmark.ModelFile("small.odm", new FileInputStream(processes.model)), two);
         Map<?, ?> report = (Map<?, ?>) Json.parse(Benchmark.run(plan(),
-                new Benchmark.ModelFile("small.odm", new FileInputStream(processes.model)), two,
-                new Device(), "ondevice test", new Benchmark.Progress() {
+                Collections.singletonList(subject), new Device(), "ondevice test",
+                new Benchmark.Progress() {
                     @Override
                     public void at(int done, int total, String text) {}
                 }));

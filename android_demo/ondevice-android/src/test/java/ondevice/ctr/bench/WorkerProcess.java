@@ -11,7 +11,12 @@ public final class WorkerProcess {
         final File model = new File(arguments[0]);
         System.out.println(Worker.observe(new Worker.Source() {
             @Override
-            public OnDeviceModel open() {
+            public Worker.Engine open() {
+                return new Worker.NativeEngine(OnDeviceModel.open(model));
+            }
+
+            @Override
+            public OnDeviceModel requests() {
                 return OnDeviceModel.open(model);
             }
         }, Task.parse(arguments[2]), Long.parseLong(arguments[1])));

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tool import ToolError, UnavailableError, run_tool
+from tool import ToolError, UnavailableError, locked, run_tool
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 DONE = ".unpacked"
@@ -35,25 +35,25 @@ def unpack(
     Raises:
         UnavailableError: no Debian source is known here, or its packages cannot be fetched.
     """
-    if (folder / DONE).exists():
+    with locked(folder):
+        if (folder / DONE).exists():
+            return folder
+        with tempfile.TemporaryDirectory() as name:
+            state = Path(name)
+            apt = ["apt-get", *_options(architecture, suite, state)]
+            _run([*apt, "-qq", "update"])
+            if dependencies:
+                _run([*apt, "-qq", "--yes", "--download-only", "install", *packages])
+                fetched = sorted((state / "cache" / "archives").glob("*.deb"))
+            else:
+                _run([*apt, "-qq", "download", *packages], cwd=state)
+                fetched = sorted(state.glob("*.deb"))
+            if not fetched:
+                raise UnavailableError(f"apt-get fetched no packages for {architecture}")
+            for package in fetched:
+                _run(["dpkg-deb", "--extract", str(package), str(folder)])
+        (folder / DONE).touch()
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        state = Path(name)
-        apt = ["apt-get", *_options(architecture, suite, state)]
-        _run([*apt, "-qq", "update"])
-        if dependencies:
-            _run([*apt, "-qq", "--yes", "--download-only", "install", *packages])
-            fetched = sorted((state / "cache" / "archives").glob("*.deb"))
-        else:
-            _run([*apt, "-qq", "download", *packages], cwd=state)
-            fetched = sorted(state.glob("*.deb"))
-        if not fetched:
-            raise UnavailableError(f"apt-get fetched no packages for {architecture}")
-        for package in fetched:
-            _run(["dpkg-deb", "--extract", str(package), str(folder)])
-    (folder / DONE).touch()
-    return folder
 
 
 def _options(architecture: str, suite: str | None, state: Path) -> list[str]:

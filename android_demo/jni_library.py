@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tool import ToolError
+from tool import ToolError, locked
 from tool import run_tool as run
 
 HERE = Path(__file__).resolve().parent
@@ -62,10 +62,15 @@ def build(abi: Abi, folder: Path) -> Path:
     Two builds give the same bytes.
 
     Raises:
-        ToolError: see `check`.
+        ToolError: it does not compile, or see `check`.
     """
+    with locked(folder):
+        return _build(abi, folder)
+
+
+def _build(abi: Abi, folder: Path) -> Path:
     library, stamp, objects = folder / "libondevice.so", folder / "stamp", folder / "objects"
-    headers = _jni_headers()
+    headers = jni_headers()
     includes = [f"-isystem{JNI / 'freestanding'}", *(f"-isystem{path}" for path in headers)]
     includes += [f"-I{ENGINE}", f"-I{JNI}"]
     left_out = ("module.c", "platform_posix.c")
@@ -123,7 +128,7 @@ def check(library: Path) -> None:
         raise ToolError(f"{library}: undefined or exported for no reason: {odd}")
 
 
-def _jni_headers() -> tuple[Path, Path]:
+def jni_headers() -> tuple[Path, Path]:
     """The folders of jni.h and jni_md.h of the Java that `javac` belongs to."""
     compiler = shutil.which("javac")
     if compiler is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,3 +31,12 @@ def run_tool(command: list[str], cwd: Path | None = None) -> str:
     except subprocess.CalledProcessError as error:
         raise ToolError(error.stderr + error.stdout) from error
     return done.stdout
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that build into the same folder waiting."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ondevice.errors import SpecError
 
 FREQUENCY_FEATURES = 2  # z-scored log count, rank percentile
+# Rows whose counts differ by a few percent share a level, so that the twins' work per step does
+# not grow with the table: over counts of 1 to 10,000 a level spans 14 %, and counts below 7 keep
+# levels of their own. A choice of this project.
+MAX_LEVELS = 64
 
 
 class AdaptiveMask(nn.Module):
@@ -29,7 +37,8 @@ class AdaptiveMask(nn.Module):
     after changing parameters in evaluation mode by hand call `refresh()`.
 
     k_i depends on the row's count alone, so rows of equal count share one level, and the twins
-    run once per distinct count instead of once per row (exact, not an approximation).
+    run once per level instead of once per row. Beyond MAX_LEVELS distinct counts, neighbouring
+    ones share a level too.
 
     The last bias of both twins starts at T * ln(dim - 1) for the full width and 0 elsewhere: each
     row begins whole, with half of the softmax on the full width so that gradients flow. This start,
@@ -37,9 +46,9 @@ class AdaptiveMask(nn.Module):
 
     Attributes:
         kept: uint8 [rows] (int64 from 256 dimensions on), the hard widths, each 1..dim.
-        level_of_row: int32 [rows], the distinct count that a row has; None once frozen.
+        level_of_row: uint8 [rows], the level of each row's count; None once frozen.
         inputs: float32 [levels, 2], frequency features s of each level; None once frozen.
-        row_share: float32 [levels], share of the rows that have this count; None once frozen.
+        row_share: float32 [levels], share of the rows on this level; None once frozen.
     """
 
     kept: Tensor
@@ -69,12 +78,13 @@ class AdaptiveMask(nn.Module):
         """
         super().__init__()
         values = _checked_counts(counts)
-        distinct, level_of_row, sizes = np.unique(values, return_inverse=True, return_counts=True)
-        self._allocate(len(values), dim, len(distinct), temperature, hidden)
+        logs, level_of_row = frequency_levels(values)
+        sizes = np.bincount(level_of_row)
+        self._allocate(len(values), dim, len(logs), temperature, hidden)
         assert self.inputs is not None and self.level_of_row is not None  # noqa: S101
         assert self.row_share is not None  # noqa: S101
         with torch.no_grad():
-            self.inputs.copy_(torch.from_numpy(frequency_features(distinct, sizes)))
+            self.inputs.copy_(torch.from_numpy(frequency_features(logs, sizes)))
             self.level_of_row.copy_(torch.from_numpy(level_of_row))
             self.row_share.copy_(torch.from_numpy(sizes / len(values)))
         self.refresh()
@@ -121,7 +131,7 @@ class AdaptiveMask(nn.Module):
         dtype = torch.uint8 if dim < 256 else torch.int64
         self.register_buffer("kept", torch.full((rows,), dim, dtype=dtype))
         live = levels > 0
-        self.register_buffer("level_of_row", torch.zeros(rows, dtype=torch.int32) if live else None)
+        self.register_buffer("level_of_row", torch.zeros(rows, dtype=torch.uint8) if live else None)
         self.register_buffer("inputs", torch.zeros(levels, FREQUENCY_FEATURES) if live else None)
         self.register_buffer("row_share", torch.zeros(levels) if live else None)
         self.twins = Twins(dim, self.hidden, self.temperature) if live else None
@@ -136,7 +146,7 @@ class AdaptiveMask(nn.Module):
 
     @property
     def levels(self) -> int:
-        """Number of distinct counts; 0 once frozen."""
+        """Number of levels; 0 once frozen."""
         return 0 if self.inputs is None else int(self.inputs.shape[0])
 
     @property
@@ -150,13 +160,24 @@ class AdaptiveMask(nn.Module):
         self.level_of_row = self.inputs = self.row_share = None
         self.twins = None
 
+    @property
+    def live(self) -> bool:
+        """Whether the widths are being learned: in training mode, and not frozen."""
+        return self.training and not self.frozen
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Changes when the levels do: another tensor, or other numbers in it."""
+        levels = self.level_of_row
+        return (0, 0) if levels is None else (id(levels), levels._version)
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Compute `kept` from the twins' present parameters (nothing happens once frozen)."""
         if self.level_of_row is None:
             return
-        best = self._logits(None).argmax(-1) + 1
-        self.kept.copy_(best[self.level_of_row.long()])
+        best = (self._logits().argmax(-1) + 1).to(self.kept.dtype)
+        self.kept.copy_(best.index_select(0, self.level_of_row.int()))
 
     def train(self, mode: bool = True) -> AdaptiveMask:
         """Switch mode; leaving training mode refreshes the widths."""
@@ -174,20 +195,19 @@ class AdaptiveMask(nn.Module):
         m_ij = sum over p >= j of t_ip, with t_i the one-hot argmax of the logits; in training mode
         the gradient is that of softmax(h_i / T) in the place of t_i.
         """
-        if not self.training or self.level_of_row is None:
-            return functional.embedding(self.kept[rows].long(), self.leading_ones)
-        levels = self.level_of_row[rows].long()
-        if levels.numel() < self.levels:  # fewer lookups than levels: run the twins on these
-            few = self._straight_through(self._logits(levels.flatten()))
-            return few.reshape(*levels.shape, self.dim)
-        masks = self._straight_through(self._logits(None))
-        return masks.index_select(0, levels.flatten()).reshape(*levels.shape, self.dim)
+        found = self.level_index.index_select(0, rows.flatten()).long()
+        return self.level_table().index_select(0, found).reshape(*rows.shape, self.dim)
 
-    def table(self) -> Tensor:
-        """The mask of every row, float32 [rows, dim]."""
-        if not self.training or self.level_of_row is None:
-            return functional.embedding(self.kept.long(), self.leading_ones)
-        return self._straight_through(self._logits(None)).index_select(0, self.level_of_row)
+    @property
+    def level_index(self) -> Tensor:
+        """For each row of the table its row in `level_table`, uint8 (or int64) [rows]."""
+        if self.live and self.level_of_row is not None:
+            return self.level_of_row
+        return self.kept
+
+    def level_table(self) -> Tensor:
+        """All masks there are, float32 [n, dim]: of the levels while they learn, else by width."""
+        return level_masks([self])[0] if self.live else self.leading_ones
 
     def widths(self) -> Tensor:
         """Hard widths k int64 [rows], each 1..dim, of the present parameters."""
@@ -195,16 +215,17 @@ class AdaptiveMask(nn.Module):
             self.refresh()
         return self.kept.long()
 
-    def expected_width(self) -> Tensor:
-        """Mean over the rows of sum_p p * softmax(h_i / T)_p, a differentiable scalar.
+    def mean_width(self, levels: Tensor | None = None) -> Tensor:
+        """Mean kept width over the rows, a scalar.
 
-        Once frozen, the constant mean width.
+        While the widths are learned, its gradient is that of the expected width, the mean over
+        the rows of sum_p p * softmax(h_i / T)_p.
         """
-        if self.row_share is None:
+        if not self.live:
             return self.kept.float().mean()
-        relaxed = torch.softmax(self._logits(None) / self.temperature, -1)
-        steps = torch.arange(1, self.dim + 1, dtype=relaxed.dtype, device=relaxed.device)
-        return self.row_share @ (relaxed @ steps)
+        assert self.row_share is not None  # noqa: S101
+        levels = self.level_table() if levels is None else levels
+        return self.row_share @ levels[: self.levels].sum(-1)
 
     def saved_fraction(self, bytes_per_value: float = 4.0) -> float:
         """1 - sum k / (rows * dim), less the bytes that store k (1 a row, 2 from 256 dims on)."""
@@ -212,73 +233,204 @@ class AdaptiveMask(nn.Module):
         kept = float(self.widths().sum()) * bytes_per_value + self.rows * width_bytes
         return 1.0 - kept / (self.rows * self.dim * bytes_per_value)
 
-    def _logits(self, levels: Tensor | None) -> Tensor:
-        """h_i = alpha_i * hAML(s_i) + (1 - alpha_i) * lAML(s_i), [levels or all, dim]."""
-        assert self.inputs is not None and self.twins is not None  # noqa: S101
-        inputs = self.inputs if levels is None else self.inputs[levels]
-        gate = torch.sigmoid(inputs[:, :1])  # q_i is the z-scored log count
-        high, low = self.twins(inputs)
-        logits: Tensor = torch.lerp(low, high, gate)
-        return logits
+    def _logits(self) -> Tensor:
+        """h_i of each level, float32 [levels, dim]."""
+        constants = _Constants([self])
+        return constants.logits(constants.twins[0].layers())[0][0]
 
-    def _straight_through(self, logits: Tensor) -> Tensor:
-        soft = torch.softmax(logits / self.temperature, -1) @ self.leading_ones[1:]
-        hard = functional.embedding(logits.argmax(-1) + 1, self.leading_ones)
-        # the difference is exactly zero, so the value is exactly hard and the gradient soft's
-        return hard + (soft - soft.detach())
+
+def level_masks(masks: Sequence[AdaptiveMask]) -> list[Tensor]:
+    """The masks of all levels of several tables, none of them frozen; see `MaskGroup`."""
+    return MaskGroup(masks).level_masks()
+
+
+class MaskGroup:
+    """Masks of several tables, computed in one pass through all their twins.
+
+    It remembers what stays the same from step to step, as long as `fits` says so.
+    """
+
+    def __init__(self, masks: Sequence[AdaptiveMask]) -> None:
+        """Masks none of which is frozen."""
+        self.masks = tuple(masks)
+        self._versions = [mask.version for mask in masks]
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for place, mask in enumerate(masks):
+            alike.setdefault((mask.dim, mask.hidden, mask.temperature), []).append(place)
+        self._parts = [
+            (places, _Constants([masks[place] for place in places])) for places in alike.values()
+        ]
+
+    def fits(self, masks: Sequence[AdaptiveMask]) -> bool:
+        """Whether this group was made of these masks and their counts."""
+        same = len(masks) == len(self.masks) and all(map(operator.is_, masks, self.masks))
+        return same and [mask.version for mask in masks] == self._versions
+
+    def level_masks(self) -> list[Tensor]:
+        """The masks of all levels with the twins' present parameters.
+
+        Returns:
+            For each mask float32 [at least its levels, dim], exactly 0 or 1, with the gradient of
+            the softmax (straight-through). Rows beyond its levels mean nothing.
+        """
+        found: dict[int, Tensor] = {}
+        for places, constants in self._parts:
+            flats = [twins.flat for twins in constants.twins]
+            hard: Tensor = _StraightThrough.apply(constants, *flats)  # type: ignore[no-untyped-call]
+            found.update(zip(places, hard.unbind(), strict=True))
+        return [found[place] for place in range(len(self.masks))]
+
+
+class _Constants:
+    """What `_StraightThrough` needs beside the parameters, for masks of one shape."""
+
+    def __init__(self, masks: Sequence[AdaptiveMask]) -> None:
+        self.twins = [mask.twins for mask in masks if mask.twins is not None]
+        inputs = torch.nn.utils.rnn.pad_sequence(
+            [mask.inputs for mask in masks if mask.inputs is not None], batch_first=True
+        )
+        # [2 * masks, most levels, features], h-AML before l-AML
+        self.inputs = inputs.repeat_interleave(2, 0)
+        self.gate = torch.sigmoid(inputs[..., :1])  # q_i is the z-scored log count
+        self.leading_ones = masks[0].leading_ones
+        self.temperature = masks[0].temperature
+        self.row_of_ones = torch.ones_like(self.inputs[:, :, :1]).transpose(1, 2)
+
+    def logits(self, layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        """h_i = alpha_i * hAML(s_i) + (1 - alpha_i) * lAML(s_i).
+
+        Returns:
+            h float32 [masks, levels, dim], and what each layer multiplies,
+            [2 * masks, levels, ...].
+        """
+        values, out = [self.inputs], self.inputs
+        for number, (weight, bias) in enumerate(layers):
+            out = torch.baddbmm(bias, values[-1], weight)
+            if number < len(layers) - 1:
+                values.append(torch.relu_(out))
+        high, low = out.reshape(-1, 2, *out.shape[1:]).unbind(1)
+        return torch.lerp(low, high, self.gate), values
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Hard masks of the mixed logits forward, the gradient of the relaxed ones backward.
+
+    Written out because it runs once a step on small tensors, where recording the graph costs more
+    than the arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, constants: _Constants, *flats: Tensor) -> Tensor:
+        """Masks float32 [masks, levels, dim]."""
+        layers = constants.twins[0].layers(torch.cat(flats))
+        logits, values = constants.logits(layers)
+        soft = torch.softmax(logits.div_(constants.temperature), -1)
+        ctx.constants = constants
+        ctx.save_for_backward(soft, *values[1:], *(weight for weight, _ in layers))
+        return functional.embedding(logits.argmax(-1) + 1, constants.leading_ones)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Through m_j = sum over p >= j of softmax_p, the gate, and the layers of the twins."""
+        constants: _Constants = ctx.constants
+        soft, *rest = ctx.saved_tensors
+        values = [constants.inputs, *rest[: len(rest) // 2]]
+        weights = rest[len(rest) // 2 :]
+        chances = (gradient @ constants.leading_ones[1:].T).mul_(soft)
+        logits = torch.addcmul(chances, soft, chances.sum(-1, keepdim=True), value=-1)
+        high = logits.div_(constants.temperature) * constants.gate
+        step = torch.stack([high, logits - high], 1).flatten(0, 1)
+        found = []
+        for value, weight in zip(reversed(values), reversed(weights), strict=True):
+            found += [torch.bmm(constants.row_of_ones, step).flatten(1)]
+            found += [torch.bmm(value.transpose(1, 2), step).flatten(1)]
+            if value is not constants.inputs:
+                step = torch.bmm(step, weight.transpose(1, 2))
+                step = torch.ops.aten.threshold_backward(step, value, 0)  # the ReLU's
+        flats = torch.cat(found[::-1], 1)
+        return None, *flats.reshape(-1, 2, flats.shape[1]).unbind()
 
 
 class Twins(nn.Module):
     """h-AML and l-AML: two multi-layer perceptrons that share nothing but their input.
 
-    Their weights lie stacked, [2, ...] with h-AML first, so that each layer is one batched product.
+    All their numbers lie in one parameter, so that the masks of many tables cost few operations:
+    `flat` float32 [2, weights and biases], h-AML first, layer by layer.
     """
 
     def __init__(self, dim: int, hidden: tuple[int, ...], temperature: float) -> None:
         super().__init__()
-        sizes = (FREQUENCY_FEATURES, *hidden, dim)
-        shapes = list(itertools.pairwise(sizes))
-        self.weights = nn.ParameterList(torch.empty(2, *shape) for shape in shapes)
-        self.biases = nn.ParameterList(torch.zeros(2, 1, size) for _, size in shapes)
+        self.shapes = list(itertools.pairwise((FREQUENCY_FEATURES, *hidden, dim)))
+        size = sum(inputs * outputs + outputs for inputs, outputs in self.shapes)
+        self.flat = nn.Parameter(torch.zeros(2, size))
         self.reset_parameters(temperature)
+
+    def layers(self, flat: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Weights [n, inputs, outputs] and biases [n, 1, outputs] per layer, views of `flat`.
+
+        Args:
+            flat: [n, ...] numbers of several twins of this shape; its own [2, ...] by default.
+        """
+        flat = self.flat if flat is None else flat
+        sizes = [size for i, o in self.shapes for size in (i * o, o)]
+        parts = torch.split(flat, sizes, 1)
+        return [
+            (weight.reshape(-1, *shape), bias.unsqueeze(1))
+            for weight, bias, shape in zip(parts[::2], parts[1::2], self.shapes, strict=True)
+        ]
 
     @torch.no_grad()
     def reset_parameters(self, temperature: float) -> None:
         """Draw weights as nn.Linear does; the last bias favours the full width."""
-        for weight, bias in zip(self.weights, self.biases, strict=True):
+        for weight, bias in self.layers():
             bound = weight.shape[1] ** -0.5
             weight.uniform_(-bound, bound)
             bias.uniform_(-bound, bound)
-        last = self.biases[-1]
+        last = self.layers()[-1][1]
         last.zero_()
         last[..., -1] = temperature * math.log(max(last.shape[-1] - 1, 1))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs s [n, 2] -> logits [2, n, dim] of h-AML and l-AML."""
-        values = inputs.expand(2, *inputs.shape)
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            values = torch.baddbmm(bias, torch.relu(values) if number else values, weight)
-        return values
+
+def frequency_levels(
+    counts: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+    """Rows of equal count on one level; beyond MAX_LEVELS counts, equal steps of log(1 + count).
+
+    Args:
+        counts: int64 [rows].
+
+    Returns:
+        float64 [levels] the mean log(1 + count) of each level's rows, ascending, and uint8 [rows]
+        the level of each row.
+    """
+    distinct, place, sizes = np.unique(counts, return_inverse=True, return_counts=True)
+    logs = np.log1p(distinct.astype(np.float64))
+    if len(distinct) <= MAX_LEVELS:
+        return logs, place.astype(np.uint8)
+    steps = (logs - logs[0]) / (logs[-1] - logs[0]) * MAX_LEVELS
+    _, level = np.unique(np.minimum(steps.astype(np.int64), MAX_LEVELS - 1), return_inverse=True)
+    means = np.bincount(level, sizes * logs) / np.bincount(level, sizes)
+    return means, level.astype(np.uint8)[place]
 
 
 def frequency_features(
-    distinct: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+    logs: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """The twins' input s for each distinct count (a choice of this project).
+    """The twins' input s for each level (a choice of this project).
 
     Args:
-        distinct: int64 [levels], ascending counts.
-        sizes: int64 [levels], how many rows have each count.
+        logs: float64 [levels], ascending log(1 + count).
+        sizes: int64 [levels], how many rows each level has.
 
     Returns:
         float32 [levels, 2]: log(1 + count), z-scored over the rows (0 when all are equal), and
         the share of rows below plus half the share of equal ones (ties share a percentile).
     """
     share = sizes / sizes.sum()
-    logs = np.log1p(distinct.astype(np.float64))
     mean = float(share @ logs)
     spread = math.sqrt(float(share @ (logs - mean) ** 2))
-    scores = (logs - mean) / spread if len(distinct) > 1 else np.zeros(1)
+    scores = (logs - mean) / spread if len(logs) > 1 else np.zeros(1)
     percentile = np.cumsum(share) - share / 2
     return np.stack([scores, percentile], axis=1).astype(np.float32)
 

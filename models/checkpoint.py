@@ -1,4 +1,4 @@
-"""Checkpoints: a directory with model.safetensors and config.json, never a pickle."""
+"""Checkpoints: a directory of safetensors files and config.json, never a pickle."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file as load_counts
+from safetensors.numpy import save_file as save_counts
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,10 +26,11 @@ from ondevice.features import FeatureSpec
 from ondevice.models.networks import ClickModel, ModelConfig, build
 
 FORMAT = "ondevice-checkpoint"
-VERSION = 1
+VERSION = 2
 WEIGHTS = "model.safetensors"
+COUNTS = "counts.safetensors"
 CONFIG = "config.json"
-_KEYS = {"format", "version", "weights_sha256", "model", "features", "extra"}
+_KEYS = {"format", "version", "weights_sha256", "counts_sha256", "model", "features", "extra"}
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,14 @@ class Checkpoint:
         model: in evaluation mode, on the CPU.
         features: how raw values become the model's IDs.
         extra: whatever JSON was saved beside it, such as metrics.
+        counts: per field int64 [rows], how often the training split read each row of its table;
+            empty if they were not saved.
     """
 
     model: ClickModel
     features: FeatureSpec
     extra: dict[str, Any]
+    counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -48,6 +56,8 @@ def save_checkpoint(
     model: ClickModel,
     features: FeatureSpec,
     extra: Mapping[str, Any] | None = None,
+    *,
+    counts: Mapping[str, npt.NDArray[np.int64]] | None = None,
 ) -> None:
     """Write a checkpoint directory, complete or not at all.
 
@@ -55,8 +65,8 @@ def save_checkpoint(
     checkpoint of that name is replaced; anything else of that name is left alone.
 
     Raises:
-        SpecError: `extra` is not plain JSON, the features are not the model's, a weight is not
-            finite, or `directory` exists and is not a checkpoint.
+        SpecError: `extra` is not plain JSON, the features or the counts are not the model's, a
+            weight is not finite, or `directory` exists and is not a checkpoint.
         OSError: the disk refuses.
     """
     target = Path(directory)
@@ -70,12 +80,17 @@ def save_checkpoint(
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     if faults := _values_not_finite(tensors):
         raise SpecError(f"not saved, values that are not finite in: {', '.join(faults)}")
+    if counts and (faults := _count_faults(model, counts)):
+        raise SpecError(f"not saved, counts: {'; '.join(faults)}")
     with _replacing(target) as folder:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        if counts:
+            save_counts(dict(counts), folder / COUNTS)
         config = {
             "format": FORMAT,
             "version": VERSION,
             "weights_sha256": _digest(folder / WEIGHTS),
+            "counts_sha256": _digest(folder / COUNTS) if counts else None,
             "model": json.loads(model.config.to_json()),
             "features": features.to_json(),
             "extra": dict(extra or {}),
@@ -109,7 +124,10 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     _check_masks(folder / WEIGHTS, model)
-    return Checkpoint(model, features, config["extra"])
+    counts = {}
+    if config["counts_sha256"] is not None:
+        counts = _read_counts(folder / COUNTS, config["counts_sha256"], model)
+    return Checkpoint(model, features, config["extra"], counts)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -153,6 +171,31 @@ def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) ->
     return tensors
 
 
+def _read_counts(path: Path, digest: object, model: ClickModel) -> dict[str, npt.NDArray[np.int64]]:
+    try:
+        if (actual := _digest(path)) != digest:
+            _refuse(path, f"its SHA-256 is {actual}, the configuration says {digest!r}")
+        counts = load_counts(path)
+    except (OSError, SafetensorError) as error:
+        raise FileFormatError(f"{path}: cannot be read: {error}") from error
+    if faults := _count_faults(model, counts):
+        _refuse(path, "; ".join(faults))
+    return counts
+
+
+def _count_faults(model: ClickModel, counts: Mapping[str, npt.NDArray[np.int64]]) -> list[str]:
+    if set(counts) != set(model.fields):
+        return [f"expected the fields {sorted(model.fields)}, got {sorted(counts)}"]
+    faults = []
+    for name, values in counts.items():
+        rows = model.embedding(name).spec.rows
+        if values.dtype != np.int64 or values.shape != (rows,):
+            faults.append(f"{name!r} must be int64 [{rows}], got {values.dtype} {values.shape}")
+        elif values.min() < 0:
+            faults.append(f"{name!r} has a negative count")
+    return faults
+
+
 def _check_shapes(
     path: Path, found: Mapping[str, list[int]], expected: Mapping[str, Tensor]
 ) -> None:
@@ -170,15 +213,15 @@ def _check_shapes(
 
 
 def _check_masks(path: Path, model: ClickModel) -> None:
-    for field, mask in model.masks().items():
+    for name, mask in model.masks().items():
         low, high = (int(bound) for bound in torch.aminmax(mask.kept))
         if low < 1 or high > mask.dim:
-            _refuse(path, f"field {field!r}: widths must be 1..{mask.dim}, got {low}..{high}")
+            _refuse(path, f"field {name!r}: widths must be 1..{mask.dim}, got {low}..{high}")
         if mask.level_of_row is None:
             continue
         low, high = (int(bound) for bound in torch.aminmax(mask.level_of_row))
         if low < 0 or high >= mask.levels:
-            _refuse(path, f"field {field!r}: levels must be 0..{mask.levels - 1}")
+            _refuse(path, f"field {name!r}: levels must be 0..{mask.levels - 1}")
 
 
 def _values_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

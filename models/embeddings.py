@@ -18,6 +18,9 @@ from torch.nn import functional
 from ondevice.errors import InputError, SpecError
 from ondevice.lookup import NO_ROW
 from ondevice.models.adaptive_mask import AdaptiveMask
+from ondevice.models.joint_tables import JointTables
+from ondevice.models.rounding import TableRounding
+from ondevice.models.soft_threshold import SoftThreshold
 from ondevice.spec import (
     HIGH_BITS,
     Fuse,
@@ -146,10 +149,14 @@ class Embedding(nn.Module):
         spec: the lookup specification.
         weight: float32 [rows, row_dim].
         mask: kept widths of the rows, or None when every row is whole.
+        threshold: what prunes entries of the rows while that is learned, else None.
+        rounding: how rows are rounded while training prepares for a codec, else None.
         sparse: whether the weight's gradient is a sparse tensor.
     """
 
     mask: AdaptiveMask | None
+    threshold: SoftThreshold | None
+    rounding: TableRounding | None
 
     def __init__(
         self,
@@ -173,6 +180,8 @@ class Embedding(nn.Module):
         self.index = RowIndex(spec)
         self.weight = nn.Parameter(torch.empty(spec.rows, spec.row_dim))
         self.mask = mask
+        self.threshold = None
+        self.rounding = None
         self.sparse = sparse
         if mask is not None and (mask.rows, mask.dim) != (spec.rows, spec.row_dim):
             raise SpecError(
@@ -214,57 +223,78 @@ class Embedding(nn.Module):
         spec = self.spec if pooling is None else replace(self.spec, pooling=pooling)
         if torch.onnx.is_in_onnx_export():
             return self._export(ids, spec)
-        vectors: Tensor = self._fuse(self.rows(ids))
-        if spec.padding_id is None:
+        return self.vectors(ids, pooling=spec.pooling)
+
+    def vectors(
+        self, ids: Tensor, levels: Tensor | None = None, pooling: Pooling | None = None
+    ) -> Tensor:
+        """As `forward`, with the level masks of this step if they are known (see `MaskGroup`)."""
+        return JointTables([self]).read([ids], [levels], pooling)[0]
+
+    def train(self, mode: bool = True) -> Embedding:
+        """Switch mode; leaving training mode refreshes the widths and the codec's scales."""
+        leaving = self.training and not mode
+        super().train(mode)
+        if leaving:
+            self.refresh_rounding()
+        return self
+
+    def refresh_rounding(self) -> None:
+        """Take the codec's scales of the present weights, if rows are rounded. Raises SpecError."""
+        if self.rounding is not None:
+            self.rounding.refresh(self.weight, None if self.mask is None else self.mask.widths())
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether IDs of the head read one row and the others several."""
+        spec = self.spec
+        return bool(spec.head) and spec.fuse != "concat" and spec.rows_per_id > 1
+
+    def finish(
+        self, values: Tensor, rows: Tensor, absent: Tensor | None, ids: Tensor, pooling: Pooling
+    ) -> Tensor:
+        """What follows once the rows are read.
+
+        Args:
+            values: float32 [n, ..., row_dim], the masked rows.
+            rows: int64 [n, ...], their numbers.
+            absent: bool [n, ...] where an ID reads fewer rows, of a hybrid; else None.
+            ids: int64 [...].
+            pooling: see `forward`.
+
+        Returns:
+            float32 [..., dim].
+        """
+        if self.threshold is not None:
+            values = self.threshold(values, rows, self.sparse)
+        if self.rounding is not None:
+            values = self.rounding(values, rows)
+        vectors = self._fuse(values, absent)
+        if self.spec.padding_id is None:
             return vectors
-        padding = ids == spec.padding_id
+        padding = ids == self.spec.padding_id
         if bool(padding.any()):
             vectors = vectors.masked_fill(padding.unsqueeze(-1), 0.0)
-        if spec.pooling == "none":
+        if pooling == "none":
             return vectors
         total = vectors.sum(-2)
-        if spec.pooling == "sum":
+        if pooling == "sum":
             return total
         return total / (~padding).sum(-1, keepdim=True).clamp(min=1)
 
-    def _fuse(self, rows: Tensor) -> Tensor:
-        """Combine rows int64 [..., n] into vectors float32 [..., dim]."""
-        if self.spec.head and self.spec.fuse != "concat" and self.spec.rows_per_id > 1:
-            return self._fuse_hybrid(rows)
-        values = self._values(rows)
-        if self.spec.fuse == "concat":
+    def _fuse(self, values: Tensor, absent: Tensor | None) -> Tensor:
+        """Combine rows float32 [n, ..., row_dim] into vectors [..., dim]."""
+        fuse = self.spec.fuse
+        if fuse == "concat":
             return values.movedim(0, -2).flatten(-2)
         if len(values) == 1:
             return values[0]
-        if self.spec.fuse == "mul":
+        if absent is not None:
+            total = values.masked_fill(absent.unsqueeze(-1), 0.0).sum(0)
+            return total if fuse == "sum" else total / (~absent).sum(0).unsqueeze(-1)
+        if fuse == "mul":
             return reduce(torch.mul, values.unbind(0))
-        return values.sum(0) if self.spec.fuse == "sum" else values.mean(0)
-
-    def _fuse_hybrid(self, rows: Tensor) -> Tensor:
-        """The same where IDs of the head read one row and the others several."""
-        absent = rows == NO_ROW
-        # the row beside it is read instead: it gets a zero gradient, and one of its own anyway
-        values = self._values(torch.where(absent, rows[..., :1], rows))
-        absent = absent.movedim(-1, 0).unsqueeze(-1)
-        total = values.masked_fill(absent, 0.0).sum(0)
-        return total if self.spec.fuse == "sum" else total / (~absent).sum(0)
-
-    def _values(self, rows: Tensor) -> Tensor:
-        """Masked rows float32 [n, ..., row_dim] of row numbers int64 [..., n]."""
-        weight: Tensor = self.weight
-        mask = self.mask
-        if mask is not None and not self.sparse and self.spec.rows <= rows.numel():
-            weight, mask = weight * mask.table(), None  # masking the table is less work
-        blocks = rows.movedim(-1, 0)  # blocks first: the cheapest order to sum in
-        values = self._take(weight, blocks)
-        return values if mask is None else values * mask.mask(blocks)
-
-    def _take(self, weight: Tensor, rows: Tensor) -> Tensor:
-        """Rows int64 [...] of the table, float32 [..., row_dim]."""
-        if self.sparse:
-            return functional.embedding(rows, weight, sparse=True)
-        # the gradient of index_select costs a quarter of that of functional.embedding
-        return weight.index_select(0, rows.flatten()).reshape(*rows.shape, weight.shape[1])
+        return values.sum(0) if fuse == "sum" else values.mean(0)
 
     def _export(self, ids: Tensor, spec: LookupSpec) -> Tensor:
         inputs = [ids, self.weight] + ([] if self.mask is None else [self.mask.kept])

@@ -1,8 +1,8 @@
-"""Train on a click log: the compressed model (codes, then adaptive masks) or the full one."""
+"""Train on a click log: the compressed model (codes, kept widths, rounding) or the full one."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,12 @@ from ondevice.models.data import (
 )
 from ondevice.models.data.buckets import MAX_BUCKETS
 from ondevice.models.designs import Design, compressed_embeddings, full_embeddings, small_fields
+from ondevice.models.fitting import FitConfig, Fitted, fit, rounded
 from ondevice.models.log import ClickLog, Splits
-from ondevice.models.networks import ClickModel, NetworkConfig, attach_masks
-from ondevice.models.trainer import Metrics, TrainConfig, evaluate, train
+from ondevice.models.networks import ClickModel, NetworkConfig
+from ondevice.models.rounding import Rounding
+from ondevice.models.trainer import Metrics, TrainConfig, evaluate
+from ondevice.models.widths import Widths
 
 EXAMPLES = 64
 
@@ -91,10 +94,9 @@ class Experiment:
     Attributes:
         design: sizes of the tables.
         network: what computes a click from the vectors.
-        training: how to train the model with whole rows.
-        mask_epochs: how long to learn kept widths afterwards, starting from the trained model; 0
-            leaves all rows whole.
-        width_penalty: price of a kept dimension meanwhile (TrainConfig.width_penalty).
+        training: how to train.
+        widths: how the kept widths of compressed tables are found.
+        rounding: the codec to train the last epochs of compressed tables for; None for none.
         numeric: how numbers are put into buckets.
         history: the sequence field to add; None for none.
     """
@@ -104,20 +106,29 @@ class Experiment:
     training: TrainConfig = field(
         default_factory=lambda: TrainConfig(epochs=6, batch=2048, learning_rate=2e-3)
     )
-    mask_epochs: int = 2
-    width_penalty: float = 0.001
+    widths: Widths = field(default_factory=Widths)
+    rounding: Rounding | None = None
     numeric: Numeric = field(default_factory=Numeric)
     history: HistorySource | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, the split it was trained on, and its metrics on the test split."""
+    """A trained model, the split it was trained on, and its metrics on the test split.
+
+    Attributes:
+        test: with the tables as the experiment's rounding says, else as they are.
+    """
 
     model: ClickModel
     splits: Splits
     test: Metrics
-    epochs: int
+    fitted: Fitted
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases."""
+        return self.fitted.epochs
 
     @property
     def table_bytes(self) -> int:
@@ -142,31 +153,25 @@ def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True)
     torch.manual_seed(experiment.training.seed)
     tables = full_embeddings(splits.train, experiment.design.dim)
     model = ClickModel(tables, experiment.network, histories)
-    history = train(model, splits.train, splits.validation, experiment.training, progress)
-    return Trained(model.eval(), splits, evaluate(model, splits.test), len(history.epochs))
+    config = FitConfig(experiment.training, Widths("whole"))
+    fitted = fit(model, splits, config, progress=progress)
+    return Trained(model, splits, evaluate(model, splits.test), fitted)
 
 
 def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
-    """Binary-code tables for large fields, then adaptive masks over the rows of all tables."""
+    """Binary-code tables for large fields, kept widths for the rows of all tables."""
     parts, histories = _parts(log, experiment)
     splits = _encoded(parts, small_fields(parts[0], experiment.design), experiment)
     counts = cardinalities(parts[0])
     torch.manual_seed(experiment.training.seed)
     tables = compressed_embeddings(splits.train, counts, experiment.design)
     model = ClickModel(tables, experiment.network, histories)
-    history = train(model, splits.train, splits.validation, experiment.training, progress)
-    epochs = len(history.epochs)
-    if experiment.mask_epochs:
-        attach_masks(model, splits.train)
-        settings = replace(
-            experiment.training,
-            epochs=experiment.mask_epochs,
-            width_penalty=experiment.width_penalty,
-        )
-        epochs += len(train(model, splits.train, splits.validation, settings, progress).epochs)
-        for mask in model.masks().values():
-            mask.freeze()
-    return Trained(model.eval(), splits, evaluate(model, splits.test), epochs)
+    config = FitConfig(experiment.training, experiment.widths, experiment.rounding)
+    fitted = fit(model, splits, config, progress=progress)
+    codec = experiment.rounding.codec if experiment.rounding else "f32"
+    with rounded(model, codec):
+        test = evaluate(model, splits.test)
+    return Trained(model, splits, test, fitted)
 
 
 def _parts(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ondevice.errors import InputError, SpecError
-from ondevice.models.adaptive_mask import AdaptiveMask
+from ondevice.models.adaptive_mask import MAX_LEVELS, AdaptiveMask, MaskGroup
 from ondevice.models.embeddings import Embedding, row_counts
 from ondevice.models.interactions import (
     AttentionPooling,
@@ -21,6 +24,7 @@ from ondevice.models.interactions import (
     PaddingMask,
     pair_interactions,
 )
+from ondevice.models.joint_tables import JointTables
 from ondevice.models.log import ClickLog
 from ondevice.spec import LookupSpec
 
@@ -211,6 +215,8 @@ class ClickModel(nn.Module):
         if kind == "dcn":
             self.cross = CrossNetwork(width, self.settings.cross_layers, self.settings.cross_rank)
         self.network = _network(width, self.settings, width if self.cross else 0)
+        self._joint: JointTables | None = None
+        self._mask_group: MaskGroup | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -234,10 +240,31 @@ class ClickModel(nn.Module):
             raise InputError(f"no field {field!r}; the model's fields are: {_listed(self.fields)}")
         return table
 
+    def field_tables(self) -> list[Embedding]:
+        """The tables of the fields, in their order."""
+        return [table for table in self.embeddings.values() if isinstance(table, Embedding)]
+
     def masks(self) -> dict[str, AdaptiveMask]:
         """The masks of the masked fields."""
-        found = {name: self.embedding(name).mask for name in self.fields}
-        return {name: mask for name, mask in found.items() if mask is not None}
+        found = zip(self.fields, self.field_tables(), strict=True)
+        return {name: table.mask for name, table in found if table.mask is not None}
+
+    def refresh(self) -> None:
+        """Bring widths and codec scales up to date after weights were loaded or changed by hand."""
+        for mask in self.masks().values():
+            mask.refresh()
+        for table in self.tables():
+            table.refresh_rounding()
+
+    def level_masks(self) -> dict[str, Tensor]:
+        """The level masks of the fields whose widths are being learned, at this moment."""
+        live = {name: mask for name, mask in self.masks().items() if mask.live}
+        masks = list(live.values())
+        if not masks:
+            return {}
+        if self._mask_group is None or not self._mask_group.fits(masks):
+            self._mask_group = MaskGroup(masks)
+        return dict(zip(live, self._mask_group.level_masks(), strict=True))
 
     def tables(self) -> list[Embedding]:
         """All trained tables: those of the fields, and the weights per value of the wide part."""
@@ -248,19 +275,26 @@ class ClickModel(nn.Module):
         """Click probability float32 [batch] of ids; see `forward_logits`. Raises InputError."""
         return torch.sigmoid(self.forward_logits(ids))
 
-    def forward_logits(self, ids: dict[str, Tensor]) -> Tensor:
+    def forward_logits(
+        self, ids: dict[str, Tensor], levels: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """Log-odds of a click, float32 [batch], of ids by input name.
 
         Args:
             ids: int64 [batch] per field, int64 [batch, length] per history.
+            levels: what `level_masks` returned in this step, if it was called already.
 
         Raises:
             InputError: an input is missing or unknown, or an ID is illegal (see Embedding).
         """
         if ids.keys() != set(self.inputs):
             raise InputError(f"expected the inputs {_listed(self.inputs)}; got {_listed(ids)}")
-        vectors = {name: self.embedding(name)(ids[name]) for name in self.fields}
-        pooled = [self._pooled(name, ids[name], vectors) for name in self.histories]
+        levels = self.level_masks() if levels is None else levels
+        vectors = self._vectors(ids, levels)
+        pooled = [
+            self._pooled(name, ids[name], vectors, levels.get(target))
+            for name, target in self.histories.items()
+        ]
         joined = torch.cat([*vectors.values(), *pooled], -1)
         deep: Tensor = self.network[:-1](joined)
         if self.cross is not None:
@@ -273,10 +307,27 @@ class ClickModel(nn.Module):
             logits = logits + pair_interactions(joined.reshape(-1, joined.shape[1] // dim, dim))
         return logits
 
-    def _pooled(self, history: str, ids: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+    def _vectors(
+        self, ids: Mapping[str, Tensor], levels: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The vector of each field, float32 [batch, dim]."""
+        if torch.onnx.is_in_onnx_export():
+            return {name: self.embedding(name)(ids[name]) for name in self.fields}
+        tables = self.field_tables()
+        if self._joint is None or not all(map(operator.is_, tables, self._joint.tables)):
+            self._joint = JointTables(tables)
+        inputs = [ids[name] for name in self.fields]
+        known = [levels.get(name) for name in self.fields]
+        return dict(zip(self.fields, self._joint.read(inputs, known), strict=True))
+
+    def _pooled(
+        self, history: str, ids: Tensor, vectors: Mapping[str, Tensor], levels: Tensor | None
+    ) -> Tensor:
         target = self.histories[history]
         assert self.present is not None  # noqa: S101 (a model with histories has it)
-        items, present = self.embedding(target)(ids), self.present(ids)
+        table = self.embedding(target)
+        items = table(ids) if levels is None else table.vectors(ids, levels)
+        present = self.present(ids)
         vector: Tensor = self.pooling[module_key(history)](vectors[target], items, present)
         return vector
 
@@ -299,11 +350,24 @@ def build(config: ModelConfig) -> ClickModel:
     return ClickModel(tables, config.network, config.histories)
 
 
+def table_counts(model: ClickModel, train: ClickLog) -> dict[str, npt.NDArray[np.int64]]:
+    """How often the training split reads each row of each field's table, int64 [rows].
+
+    Counted in chunks: a log mapped from a file is never in memory as a whole. Reads by histories
+    are not counted, since their items are counted where they were clicked.
+
+    Raises:
+        InputError: IDs that the table refuses.
+    """
+    return {name: row_counts(model.embedding(name).spec, train.ids[name]) for name in model.fields}
+
+
 def attach_masks(
     model: ClickModel,
     train: ClickLog,
     fields: Collection[str] | None = None,
     *,
+    counts: Mapping[str, npt.NDArray[np.int64]] | None = None,
     temperature: float = 1.0,
     hidden: tuple[int, ...] = (32, 32),
 ) -> None:
@@ -316,6 +380,7 @@ def attach_masks(
         model: changed in place.
         train: the training split, and nothing else.
         fields: which tables to mask; all by default.
+        counts: what `table_counts` found, to save counting again.
         temperature: T of the relaxed one-hot.
         hidden: hidden layer sizes of each twin.
 
@@ -324,8 +389,8 @@ def attach_masks(
     """
     for name in model.fields if fields is None else fields:
         table = model.embedding(name)
-        counts = row_counts(table.spec, train.ids[name])
-        mask = AdaptiveMask(counts, table.spec.row_dim, temperature, hidden)
+        known = row_counts(table.spec, train.ids[name]) if counts is None else counts[name]
+        mask = AdaptiveMask(known, table.spec.row_dim, temperature, hidden)
         table.mask = mask.to(table.weight.device).train(table.training)
 
 
@@ -375,8 +440,9 @@ def _config_faults(config: ModelConfig) -> list[str]:
         if (mask := table.mask) is None:
             continue
         faults += _size_faults(mask.hidden, f"hidden sizes of {name!r}'s mask")
-        if not _is_int(mask.levels) or not 0 <= mask.levels <= table.spec.rows:
-            faults.append(f"{name!r}: levels must be 0..{table.spec.rows}, got {mask.levels!r}")
+        most = min(table.spec.rows, MAX_LEVELS)
+        if not _is_int(mask.levels) or not 0 <= mask.levels <= most:
+            faults.append(f"{name!r}: levels must be 0..{most}, got {mask.levels!r}")
         if not _is_number(mask.temperature) or not 0 < mask.temperature < math.inf:
             faults.append(f"{name!r}: temperature must be positive, got {mask.temperature!r}")
     for name, target in config.histories.items():

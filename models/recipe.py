@@ -13,6 +13,7 @@ from ondevice.errors import InputError, SpecError
 from ondevice.models.data import DATASETS
 from ondevice.models.designs import Design
 from ondevice.models.experiment import Experiment, HistorySource
+from ondevice.models.rounding import Rounding
 
 DEFAULT = "dnn"
 MAX_BYTES = 1_000_000
@@ -43,14 +44,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Tables:
-    """The embedding tables: Design's settings, whether they are compressed, and their masks."""
+    """The embedding tables: Design's settings, and whether they are compressed."""
 
     dim: int = Design.dim
     small: int = Design.small
     ratio: float = Design.ratio
     compress: bool = True
-    mask_epochs: int = Experiment.mask_epochs
-    width_penalty: float = Experiment.width_penalty
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,10 @@ def parse_recipe(text: str, name: str, folder: Path) -> Recipe:
 
 
 def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
-    sections = ("network", "tables", "training", "numeric", "history", "data")
+    sections = (
+        *("network", "tables", "widths", "rounding"),
+        *("training", "numeric", "history", "data"),
+    )
     _check_keys("", data, ("about", *sections))
     about = _typed("about", data.get("about", ""), str)
     base = Experiment()
@@ -130,8 +132,8 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
         design=Design(tables.dim, tables.small, tables.ratio),
         network=_section(data, "network", base.network),
         training=_section(data, "training", base.training, without=("width_penalty",)),
-        mask_epochs=tables.mask_epochs,
-        width_penalty=tables.width_penalty,
+        widths=_section(data, "widths", base.widths),
+        rounding=_section(data, "rounding", Rounding()) if "rounding" in data else None,
         numeric=_section(data, "numeric", base.numeric),
         history=history,
     )

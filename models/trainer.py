@@ -21,6 +21,14 @@ from ondevice.errors import DataError, OnDeviceError, SpecError
 from ondevice.models.log import ClickLog
 from ondevice.models.networks import ClickModel
 
+# How often an epoch takes the codec's scales anew where rows are rounded; each time costs about
+# what packing the tables does.
+ROUNDING_REFRESHES = 8
+
+# The thresholds of pruning move on a logistic scale, over units rather than hundredths, so they
+# learn this many times faster than the weights; a choice of this project.
+THRESHOLD_SPEED = 20.0
+
 TableOptimizer = Literal["auto", "adam", "sparse_adam"]
 
 
@@ -165,6 +173,7 @@ def train(
     if best_state is not None:
         model.eval()
         model.load_state_dict(best_state)
+        model.refresh()
     return history
 
 
@@ -236,17 +245,25 @@ def _train_epoch(
 ) -> float:
     model.train()
     total, count = 0.0, len(data[1])
+    steps = -(-count // config.batch)
+    every = max(1, steps // ROUNDING_REFRESHES)
     hidden = not (progress and sys.stderr.isatty())
     with tqdm(total=count, desc=f"epoch {number}", unit="row", disable=hidden) as bar:
-        for ids, labels in _batches(data, config.batch):
-            loss = functional.binary_cross_entropy_with_logits(model.forward_logits(ids), labels)
+        for step, (ids, labels) in enumerate(_batches(data, config.batch)):
+            if step % every == 0:
+                for table in model.tables():
+                    if step == 0 or not table.sparse:  # a large table's scales cost seconds
+                        table.refresh_rounding()
+            levels = model.level_masks()
+            logits = model.forward_logits(ids, levels)
+            loss = functional.binary_cross_entropy_with_logits(logits, labels)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise TrainingError(
                     f"the loss became {value} in epoch {number}, after {bar.n or 0} impressions; "
                     f"try a learning rate below {config.learning_rate:g}"
                 )
-            objective = loss + _width_penalty(model, config.width_penalty)
+            objective = loss + _width_penalty(model, levels, config.width_penalty)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             objective.backward()  # type: ignore[no-untyped-call]
@@ -270,35 +287,43 @@ def _batches(
         yield {name: values[rows] for name, values in shuffled.items()}, targets[rows]
 
 
-def _width_penalty(model: ClickModel, strength: float) -> Tensor | float:
-    """Lambda times the expected width per row over all masked tables (a choice of this project)."""
-    masks = list(model.masks().values()) if strength else []
-    if not masks:
+def _width_penalty(model: ClickModel, levels: dict[str, Tensor], strength: float) -> Tensor | float:
+    """Lambda times the mean width of all rows that learn theirs (a choice of this project)."""
+    masks = {name: mask for name, mask in model.masks().items() if name in levels}
+    if not masks or not strength:
         return 0.0
-    rows = sum(mask.rows for mask in masks)
-    return strength * torch.stack([m.expected_width() * (m.rows / rows) for m in masks]).sum()
+    rows = sum(mask.rows for mask in masks.values())
+    widths = [mask.mean_width(levels[name]) * mask.rows for name, mask in masks.items()]
+    return torch.stack(widths).sum() * (strength / rows)
 
 
 def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
     groups: dict[str, list[Tensor]] = {"adam": [], "sparse_adam": []}
+    thresholds: dict[str, list[Tensor]] = {"adam": [], "sparse_adam": []}
     for table in model.tables():
         kind: str = config.table_optimizer
         if kind == "auto":
             kind = "sparse_adam" if table.spec.rows > config.sparse_from else "adam"
         table.sparse = kind != "adam"
         groups[kind].append(table.weight)
-    tables = {id(weight) for weights in groups.values() for weight in weights}
+        if table.threshold is not None:
+            thresholds[kind].append(table.threshold.thresholds)
+    tables = {id(weight) for kinds in (groups, thresholds) for w in kinds.values() for weight in w}
     others = [weight for weight in model.parameters() if id(weight) not in tables]
     dense: list[dict[str, Any]] = [
         {"params": others, "weight_decay": config.weight_decay},
         {"params": groups["adam"]},
     ]
-    made: list[torch.optim.Optimizer] = [
+    sparse: list[dict[str, Any]] = [{"params": groups["sparse_adam"]}]
+    speed = config.learning_rate * THRESHOLD_SPEED
+    for kind, made in (("adam", dense), ("sparse_adam", sparse)):
+        made.append({"params": thresholds[kind], "lr": speed})
+    optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Adam(dense, lr=config.learning_rate, fused=True)
     ]
     if groups["sparse_adam"]:
-        made.append(torch.optim.SparseAdam(groups["sparse_adam"], lr=config.learning_rate))
-    return made
+        optimizers.append(torch.optim.SparseAdam(sparse, lr=config.learning_rate))
+    return optimizers
 
 
 def _tensors(log: ClickLog, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:

@@ -70,10 +70,11 @@ def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo]:
 
 
 def _native_tables(opened: OdmFile) -> tuple[TableBytes, ...]:
-    return tuple(_native_table(name, table) for name, table in opened.tables.items())
+    return tuple(native_table(name, table) for name, table in opened.tables.items())
 
 
-def _native_table(name: str, table: RecordTable) -> TableBytes:
+def native_table(name: str, table: RecordTable) -> TableBytes:
+    """Bytes of a native file's table, part by part."""
     layout = table.layout
     row_scales = layout.rows * layout.scale_bits // 8
     return TableBytes(

@@ -99,7 +99,13 @@ def run(args: argparse.Namespace) -> int:
     _say(started, f"compressed model: test AUC {small.test.auc:.4f}\n{_tables_text(small)}")
     args.out.mkdir(parents=True, exist_ok=True)
     features = small.splits.train.features
-    save_checkpoint(args.out / "checkpoint", small.model, features, checkpoint_extra(small, log))
+    save_checkpoint(
+        args.out / "checkpoint",
+        small.model,
+        features,
+        checkpoint_extra(small, log),
+        counts=small.fitted.counts,
+    )
     examples = {name: torch.from_numpy(ids) for name, ids in example_ids(small.splits.test).items()}
     report = convert(small.model, (examples,), args.out, tables=args.tables, features=features)
     _say(started, f"converted and verified:\n{report_text(report)}")

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
+from ondevice.codecs import CODECS
 from ondevice.errors import SpecError
 from ondevice.models.data import DATASETS, HashedLog, cardinalities, open_log
 from ondevice.models.experiment import Experiment
 from ondevice.models.recipe import DEFAULT, Recipe, Source, open_recipe
+from ondevice.models.rounding import Rounding
+from ondevice.models.widths import METHODS
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -34,18 +37,30 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     for flag, kind, default, text in (
         ("--dim", int, base.design.dim, "embedding width"),
         ("--ratio", float, base.design.ratio, "values per embedding row in large fields"),
+        ("--keep", float, base.widths.keep, "share of the dimensions frequency and prune keep"),
         (
             "--width-penalty",
             float,
-            base.width_penalty,
-            "price of a kept dimension; larger keeps fewer",
+            base.widths.penalty,
+            "amtl's price of a kept dimension; larger keeps fewer",
         ),
         ("--epochs", int, base.training.epochs, "at most this many epochs"),
         ("--batch", int, base.training.batch, "impressions per step"),
         ("--learning-rate", float, base.training.learning_rate, "Adam's step size"),
+        ("--patience", int, base.training.patience, "stop after so many epochs without a gain"),
         ("--seed", int, base.training.seed, "seed of the training"),
     ):
         parser.add_argument(flag, type=kind, help=f"{text} (default: the recipe's, else {default})")
+    parser.add_argument(
+        "--widths",
+        choices=METHODS,
+        help=f"how kept widths are found (default: the recipe's, else {base.widths.method})",
+    )
+    parser.add_argument(
+        "--round",
+        choices=CODECS,
+        help="train the last epochs with tables rounded to this codec (default: the recipe's)",
+    )
     parser.add_argument(
         "--hidden",
         type=int,
@@ -90,11 +105,18 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
                 epochs=args.epochs,
                 batch=args.batch,
                 learning_rate=args.learning_rate,
+                patience=args.patience,
                 seed=args.seed,
             ),
         ),
-        **_given(width_penalty=args.width_penalty),
+        widths=replace(
+            experiment.widths,
+            **_given(method=args.widths, keep=args.keep, penalty=args.width_penalty),
+        ),
     )
+    if args.round is not None:
+        rounding = replace(experiment.rounding or Rounding(), codec=args.round)
+        experiment = replace(experiment, rounding=rounding)
     return replace(recipe, experiment=experiment, source=source_of(args, recipe.source))
 
 

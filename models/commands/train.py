@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import save_checkpoint
+from ondevice.models.codec_scores import codec_scores, codec_text
 from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
@@ -20,6 +23,7 @@ from ondevice.models.experiment import (
     train_compressed,
     train_full,
 )
+from ondevice.models.fitting import phases_text
 from ondevice.models.recipe import DEFAULT, shipped_recipes
 from ondevice.text_table import size, table
 
@@ -29,10 +33,13 @@ EPILOG = """examples:
   ondevice train din --data ml1m --path ml-1m --epochs 2 --out checkpoint
   ondevice train my.toml --out checkpoint
   ondevice train dnn --full --out uncompressed
+  ondevice train dnn --widths frequency --keep 0.2 --round q4 --out checkpoint
 
 A recipe is a TOML file that names the network, its tables, the training and the data; options
 override it (docs/recipes.md). Fields with up to 1000 values keep a row per value; larger ones get
-binary-code hash embeddings. Then adaptive masks learn how many dimensions each row keeps."""
+binary-code hash embeddings. Then adaptive masks learn how many dimensions each row keeps (other
+ways: --widths). With --round q4 the last epochs train with tables rounded as that codec stores
+them. Ctrl-C after the first epoch ends training and saves the best weights so far."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,12 +73,16 @@ def run(args: argparse.Namespace) -> int:
     print(described(log))  # noqa: T201
     compressed = recipe.compress and not args.full
     trained = (train_compressed if compressed else train_full)(log, recipe.experiment)
-    save_checkpoint(
-        args.out, trained.model, trained.splits.train.features, checkpoint_extra(trained, log)
-    )
+    scores = codec_scores(trained.model, trained.splits.test)
+    extra = checkpoint_extra(trained, log) | {"codecs": [asdict(score) for score in scores]}
+    features = trained.splits.train.features
+    save_checkpoint(args.out, trained.model, features, extra, counts=trained.fitted.counts)
     print(  # noqa: T201
         f"{recipe.name}: test AUC {trained.test.auc:.4f}, log loss {trained.test.logloss:.4f} "
         f"after {trained.epochs} epochs; {size(trained.parameter_bytes)} of float32 parameters\n"
-        f"saved in {args.out}; next: ondevice convert {args.out} --out DIR"
+        f"{phases_text(trained.fitted)}\n\n{codec_text(scores)}\n"
     )
+    if trained.fitted.interrupted:
+        print("interrupted: these are the best weights so far", file=sys.stderr)  # noqa: T201
+    print(f"saved in {args.out}; next: ondevice convert {args.out} --out DIR")  # noqa: T201
     return 0

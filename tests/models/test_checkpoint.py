@@ -40,7 +40,7 @@ def make_model(frozen=False):
     log = make_log({"user": [5, 6, 7, 7], "item.id": [2, 2, 3, 4]}, [0, 1, 0, 1])
     attach_masks(model, log, ["user"])
     with torch.no_grad():
-        for bias in model.embedding("user").mask.twins.biases:
+        for _, bias in model.embedding("user").mask.twins.layers():
             bias.normal_()
     if frozen:
         model.embedding("user").mask.freeze()
@@ -79,7 +79,7 @@ def test_round_trip(tmp_path, frozen):
 def test_a_model_saved_in_training_mode_has_its_present_widths(tmp_path):
     model = make_model().train()
     with torch.no_grad():
-        model.embedding("user").mask.twins.biases[-1][..., 1] = 1000.0
+        model.embedding("user").mask.twins.layers()[-1][1][..., 1] = 1000.0
     save_checkpoint(tmp_path / "m", model, FEATURES)
     assert model.training
     widths = load_checkpoint(tmp_path / "m").model.embedding("user").mask.widths()
@@ -191,7 +191,7 @@ def test_forged_weights(saved, change, message):
     ("change", "message"),
     [
         (lambda c: c.update(format="other"), "format"),
-        (lambda c: c.update(version=2), "expected version 1, got 2"),
+        (lambda c: c.update(version=3), "expected version 2, got 3"),
         (lambda c: c.pop("features"), "expected the keys"),
         (lambda c: c.update(more=1), "expected the keys"),
         (lambda c: c.update(extra=[]), "extra"),
@@ -230,3 +230,33 @@ def test_a_header_that_promises_gigabytes(saved):
     (saved / "model.safetensors").write_bytes(struct.pack("<Q", 2**63) + header)
     with pytest.raises(FileFormatError):
         load_checkpoint(saved)
+
+
+def test_counts_travel_with_the_model(tmp_path):
+    counts = {"user": np.arange(48), "item.id": np.array([0, 0, 5, 2**40, 1, 0])}
+    save_checkpoint(tmp_path / "a", make_model(), FEATURES, EXTRA, counts=counts)
+    found = load_checkpoint(tmp_path / "a").counts
+    assert set(found) == set(counts)
+    assert all(np.array_equal(found[name], counts[name]) for name in counts)
+    assert load_checkpoint_without(tmp_path / "b") == {}
+    for wrong in (
+        {"user": np.arange(48)},
+        counts | {"user": np.arange(47)},
+        counts | {"user": np.arange(48.0)},
+        counts | {"user": np.arange(48) - 1},
+    ):
+        with pytest.raises(SpecError, match="counts"):
+            save_checkpoint(tmp_path / "c", make_model(), FEATURES, EXTRA, counts=wrong)
+    assert not (tmp_path / "c").exists()
+    path = tmp_path / "a" / "counts.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(FileFormatError, match="SHA-256"):
+        load_checkpoint(tmp_path / "a")
+    path.unlink()
+    with pytest.raises(FileFormatError, match="cannot be read"):
+        load_checkpoint(tmp_path / "a")
+
+
+def load_checkpoint_without(folder):
+    save_checkpoint(folder, make_model(), FEATURES, EXTRA)
+    return load_checkpoint(folder).counts

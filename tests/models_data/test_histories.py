@@ -80,13 +80,13 @@ def test_boundaries():
 @pytest.mark.parametrize("name", ["dnn", "wide_deep", "deepfm", "dcn", "din"])
 def test_shipped_recipes_train(name):
     recipe = shipped_recipes()[name]
-    text = "[training]\nepochs = 1\nbatch = 256\n[tables]\nmask_epochs = 1"
+    text = "[training]\nepochs = 1\nbatch = 256\n[widths]\nepochs = 1"
     steps = parse_recipe(text, "steps.toml", recipe_folder()).experiment
     experiment = type(steps)(
         network=recipe.experiment.network,
         history=recipe.experiment.history,
         training=steps.training,
-        mask_epochs=steps.mask_epochs,
+        widths=steps.widths,
     )
     assert recipe.about and experiment.network.kind == name
     log = synthetic_log(3000, {"user": 1500, "item": 50})

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 import ondevice
 from ondevice.codecs import CODECS, Codec
+from ondevice.converters.absorb import absorb_rotations
 from ondevice.converters.calibration import calibrate
 from ondevice.converters.capture import capture, input_names
 from ondevice.converters.column_blocks import stored_tables
@@ -98,7 +99,9 @@ def convert(
     _check_settings(targets, tables, dense)
     plan = DensePlan(dense, tuple(float_layers))
     names = input_names(module, example_inputs)
-    packed = pack(capture(module, example_inputs), tables)
+    captured = capture(module, example_inputs)
+    absorb_rotations(captured.model.graph)
+    packed = pack(captured, tables)
     check_float_layers(packed, plan)
     inputs = _input_specs(packed)
     leaves = [leaf.numpy() for leaf in pytree.tree_leaves(example_inputs)]

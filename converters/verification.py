@@ -136,7 +136,7 @@ class Source:
 @contextlib.contextmanager
 def dequantised(module: nn.Module, packed: PackedModel) -> Iterator[None]:
     """Let the module compute with the tables as the files store them."""
-    parameters = dict(module.named_parameters())
+    parameters = dict(module.named_parameters(remove_duplicate=False))  # tables may be shared
     kept = {name: parameters[name].detach().clone() for name in packed.tables}
     try:
         with torch.no_grad():

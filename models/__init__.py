@@ -24,6 +24,7 @@ with needs_extra("ondevice.models", "train"):
         attach_masks,
         build,
     )
+    from ondevice.models.table_fitting import FittedTable, compress_embeddings
     from ondevice.models.trainer import (
         History,
         Metrics,
@@ -42,6 +43,7 @@ __all__ = [
     "ClickModel",
     "Embedding",
     "EmbeddingConfig",
+    "FittedTable",
     "FullEmbedding",
     "HashEmbedding",
     "History",
@@ -55,6 +57,7 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "attach_masks",
+    "compress_embeddings",
     "build",
     "evaluate",
     "load_checkpoint",

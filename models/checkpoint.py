@@ -24,6 +24,7 @@ from torch import Tensor
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.models.networks import ClickModel, ModelConfig, build
+from ondevice.models.table_fitting import RotatedEmbedding
 
 FORMAT = "ondevice-checkpoint"
 VERSION = 2
@@ -72,6 +73,10 @@ def save_checkpoint(
     target = Path(directory)
     if target.exists() and not _replaceable(target):
         raise SpecError(f"{target} exists and is not a checkpoint; choose another name")
+    if any(isinstance(table, RotatedEmbedding) for table in model.tables()):
+        raise SpecError(
+            "a model with rotated tables has no checkpoint: convert it, or fit it with rotate=False"
+        )
     names = {field.name for field in features.fields}
     if names != set(model.inputs):
         raise SpecError(f"the features {sorted(names)} are not the model's {sorted(model.inputs)}")

@@ -303,7 +303,7 @@ class ClickModel(nn.Module):
         for name, table in zip(self.fields, self.wide.values(), strict=False):
             logits = logits + table(ids[name]).squeeze(-1)
         if self.settings.kind == "deepfm":
-            dim = self.embedding(self.fields[0]).spec.dim
+            dim = vectors[self.fields[0]].shape[-1]
             logits = logits + pair_interactions(joined.reshape(-1, joined.shape[1] // dim, dim))
         return logits
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from ondevice.atomic import atomic_path
 from ondevice.codecs import CODECS
@@ -21,14 +22,26 @@ from ondevice.dense import DENSE_CODECS
 from ondevice.errors import FileFormatError, InputError
 from ondevice.models.checkpoint import Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
+from ondevice.models.data import HashedLog, split
+from ondevice.models.data.hashed import encoded
+from ondevice.models.embeddings import row_counts
+from ondevice.models.log import ClickLog
+from ondevice.models.networks import ClickModel, module_key
 from ondevice.models.recipe import Source
+from ondevice.models.table_fitting import FittedTable, compress_embeddings
+from ondevice.models.trainer import evaluate
 from ondevice.models.validation import rows_from_file, validation_from_file, validation_from_log
+from ondevice.text_table import size, table
+
+IdArray = npt.NDArray[np.int64]
+BEFORE = "AUC on the validation rows before tables were fitted"
 
 EPILOG = """examples:
   ondevice convert checkpoint --out models
   ondevice convert checkpoint --out models --tables q4 --dense q8 --targets odm
   ondevice convert checkpoint --out models --dense q8 --float-layers network.4
   ondevice convert checkpoint --out models --dense q8 --calibration rows.csv
+  ondevice convert checkpoint --out models --width-error 0.2 --data ml1m --path ml-1m
   ondevice convert checkpoint --out models --validation rows.csv --label clicked
   ondevice convert checkpoint --out models --data ml1m --path ml-1m
 
@@ -69,6 +82,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", default="model", help="file name (default: model)")
     parser.add_argument(
+        "--row-ratio",
+        type=float,
+        metavar="R",
+        help="first fit binary-code tables with R times fewer rows to the trained ones",
+    )
+    parser.add_argument(
+        "--width-error",
+        type=float,
+        metavar="E",
+        help="first cut rows to the dimensions that keep a table's relative error within E",
+    )
+    parser.add_argument(
         "--validation", type=Path, metavar="FILE", help="CSV or JSON lines of raw values and labels"
     )
     parser.add_argument(
@@ -81,8 +106,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was written."""
     checkpoint = load_checkpoint(args.checkpoint)
+    log = None if args.data is None else open_source(source_of(args, Source()))
+    validation = validation_of(args, checkpoint, log)
+    lines = about(checkpoint)
+    model: nn.Module = checkpoint.model
+    if args.row_ratio is not None or args.width_error is not None:
+        model, fitted = compress_embeddings(
+            checkpoint.model,
+            row_ratio=args.row_ratio,
+            width_error=args.width_error,
+            counts=None if log is None else training_counts(log, checkpoint),
+            codec=args.tables,
+        )
+        before = None if validation is None else auc_of(checkpoint.model, checkpoint, validation)
+        lines |= fitted_lines(fitted, before)
+        print(fitted_text(fitted))  # noqa: T201
+        if before is not None:
+            print(f"{BEFORE}: {before:.4f}")  # noqa: T201
     report = convert(
-        checkpoint.model,
+        model,
         (examples(checkpoint, args.checkpoint),),
         args.out,
         targets=args.targets,
@@ -92,8 +134,8 @@ def run(args: argparse.Namespace) -> int:
         calibration=calibration_of(args, checkpoint),
         features=checkpoint.features,
         name=args.name,
-        validation=validation_of(args, checkpoint),
-        about=about(checkpoint),
+        validation=validation,
+        about=lines,
     )
     print(report_text(report))  # noqa: T201
     if args.json is not None:
@@ -102,24 +144,64 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def calibration_of(
-    args: argparse.Namespace, checkpoint: Checkpoint
-) -> dict[str, npt.NDArray[np.int64]] | None:
+def calibration_of(args: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, IdArray] | None:
     """IDs of the rows of --calibration."""
     if args.calibration is None:
         return None
     return rows_from_file(args.calibration, checkpoint.features)
 
 
-def validation_of(args: argparse.Namespace, checkpoint: Checkpoint) -> Validation | None:
+def training_counts(log: HashedLog, checkpoint: Checkpoint) -> dict[str, IdArray]:
+    """How often the training split of a data set reads each row, by path of the embedding."""
+    part = encoded(split(log)[0], checkpoint.features)
+    model = checkpoint.model
+    return {
+        f"embeddings.{module_key(name)}": row_counts(model.embedding(name).spec, part.ids[name])
+        for name in model.fields
+    }
+
+
+def auc_of(model: ClickModel, checkpoint: Checkpoint, validation: Validation) -> float:
+    """AUC of a model on the validation rows."""
+    return evaluate(model, ClickLog(checkpoint.features, validation.inputs, validation.labels)).auc
+
+
+def fitted_lines(fitted: list[FittedTable], before: float | None) -> dict[str, str]:
+    """Lines for the model card on tables that were fitted after training."""
+    lines = {
+        f"Fitted table {item.path}": f"{item.method}, relative error {item.stored_error:.4f}"
+        for item in fitted
+    }
+    return lines if before is None else {**lines, BEFORE: f"{before:.4f}"}
+
+
+def fitted_text(fitted: list[FittedTable]) -> str:
+    """The fitted tables for the terminal."""
+    rows = [
+        (
+            item.path,
+            f"{item.rows:,} x {item.dim}",
+            item.method,
+            size(item.bytes_before),
+            size(item.bytes_after),
+            f"{item.error:.4f}",
+            f"{item.stored_error:.4f}",
+        )
+        for item in fitted
+    ]
+    header = ("table", "trained", "stored", "float32", "now", "error", "with codec")
+    return table(header, rows)
+
+
+def validation_of(
+    args: argparse.Namespace, checkpoint: Checkpoint, log: HashedLog | None
+) -> Validation | None:
     """The labelled rows that the options name: a file, or the validation split of a data set."""
     if args.validation is not None and args.data is not None:
         raise InputError("give --validation FILE or --data NAME, not both")
     if args.validation is not None:
         return validation_from_file(args.validation, checkpoint.features, args.label)
-    if args.data is None:
-        return None
-    return validation_from_log(open_source(source_of(args, Source())), checkpoint.features)
+    return None if log is None else validation_from_log(log, checkpoint.features)
 
 
 def about(checkpoint: Checkpoint) -> dict[str, str]:

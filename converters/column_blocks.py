@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, QuantTable
+from ondevice.codecs import BITS, Codec, QuantTable
 from ondevice.converters.graph import PackedModel
 from ondevice.info import TableBytes
 
 BLOCK_COLUMNS = 4
 # Below this many bytes saved, the extra operators cost a request more than the bytes are worth.
 LEAST_SAVING = 256
+# Reading rows that share bytes takes operators for every value, so only short rows do.
+SHORT_ROW_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,29 @@ class ColumnBlocks:
         scales: row scales in sorted order, column scales, or None; as in QuantTable.
         positions: original row -> sorted row [rows], or None when rows keep their order.
         zero_row: whether each block ends with a zero row, so that lookups must take the minimum.
+        shared_bytes: whether rows of the only block share bytes: all codes of the table one after
+            another, row by row.
     """
 
     blocks: tuple[npt.NDArray[Any], ...]
     scales: npt.NDArray[Any] | None
     positions: npt.NDArray[np.int64] | None
     zero_row: bool
+    shared_bytes: bool = False
+
+
+def rows_share_bytes(codec: Codec, rows: int, dim: int) -> bool:
+    """Whether the rows of a whole table share bytes, because whole bytes a row cost too many."""
+    bits = BITS[codec] * dim
+    saved = rows * -(-bits // 8) - -(-rows * bits // 8)
+    # codes are numbered in int32
+    return bits < SHORT_ROW_BITS and saved >= LEAST_SAVING and rows * dim < 2**31
 
 
 def cut(table: QuantTable) -> ColumnBlocks:
     """Cut a table into column blocks, or keep it whole where that saves nothing."""
-    whole = ColumnBlocks((table.values,), table.scales, None, False)
+    shared = rows_share_bytes(table.codec, table.rows, table.dim)
+    whole = ColumnBlocks((table.values,), table.scales, None, False, shared)
     if table.widths is None:
         return whole
     widths = table.widths.astype(np.int64)
@@ -63,7 +77,7 @@ def cut(table: QuantTable) -> ColumnBlocks:
     if not np.array_equal(order, np.arange(table.rows)):
         positions = np.empty(table.rows, dtype=np.int64)
         positions[order] = np.arange(table.rows)
-    if _bytes(table, blocks, positions) + LEAST_SAVING > _bytes(table, [table.values], None):
+    if _bytes(table, blocks, positions) + LEAST_SAVING > _payload(table, whole):
         return whole
     scales = table.scales[order] if table.scale_axis == "row" and table.scales is not None else None
     return ColumnBlocks(tuple(blocks), table.scales if scales is None else scales, positions, True)
@@ -96,11 +110,17 @@ def _stored(name: str, table: QuantTable, column_scale_bytes: int) -> TableBytes
         kept=table.dim if table.widths is None else float(table.widths.mean()),
         codec=table.codec,
         scale_axis=table.scale_axis,
-        payload=_bytes(table, list(parts.blocks), None),
+        payload=_payload(table, parts),
         scales=column_scale_bytes + (0 if parts.scales is None else parts.scales.nbytes),
         widths=0,
         permutation=positions,
     )
+
+
+def _payload(table: QuantTable, parts: ColumnBlocks) -> int:
+    if parts.shared_bytes:
+        return -(-table.rows * table.dim * BITS[table.codec] // 8)
+    return _bytes(table, list(parts.blocks), None)
 
 
 def _bytes(

@@ -13,17 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import QuantTable
+from ondevice.codecs import Codec, QuantTable
+from ondevice.converters.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
 from ondevice.converters.column_blocks import ColumnBlocks, cut, position_dtype
 from ondevice.converters.dense_layers import ALL_FLOAT, DensePlan, LayerReport
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
-from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
 from ondevice.converters.onnx_dense import quantise_dense
 from ondevice.converters.row_arithmetic import row_arithmetic
 from ondevice.errors import UnsupportedError
 
 METADATA_KEY = "ondevice"
-PAIRS = "ondevice.nibble_pairs"
 OPSET = 21
 IR_VERSION = 10
 
@@ -73,15 +72,21 @@ class _StoredTable:
         self.cut: ColumnBlocks = cut(table)
         self.values: list[ir.Value] = []
         for number, block in enumerate(self.cut.blocks):
-            payload = pack_nibbles(block) if table.codec == "q4" else block
-            self._add(graph, f"{name}.values.{number}", payload)
-        if table.codec == "q4":
-            self.values.append(_shared_pairs(graph))
+            self._add(graph, f"{name}.values.{number}", self._payload(block))
+        if table.codec in NARROW:
+            self.values.append(_shared_codes(graph, table.codec))
         if self.cut.scales is not None:
             self._add(graph, f"{name}.scales", self.cut.scales)
         if self.cut.positions is not None:
             positions = self.cut.positions.astype(position_dtype(table.rows))
             self._add(graph, f"{name}.positions", positions)
+
+    def _payload(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self.table.codec not in NARROW:
+            return block
+        if self.cut.shared_bytes:
+            return pack_codes(block.reshape(1, -1), self.table.codec)[0]
+        return pack_codes(block, self.table.codec)
 
     def _add(self, graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> None:
         self.values.append(_initializer(graph, name, array))
@@ -96,9 +101,10 @@ def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Valu
     return value
 
 
-def _shared_pairs(graph: ir.Graph) -> ir.Value:
-    """The pairs of values of all 256 bytes, one array for all q4 tables."""
-    return graph.initializers.get(PAIRS) or _initializer(graph, PAIRS, NIBBLE_PAIRS)
+def _shared_codes(graph: ir.Graph, codec: Codec) -> ir.Value:
+    """The codes of all 256 bytes, one array for all tables of a codec."""
+    name = f"ondevice.codes.{codec}"
+    return graph.initializers.get(name) or _initializer(graph, name, byte_codes(codec))
 
 
 def _replace_by_call(
@@ -154,6 +160,9 @@ class _Body:
         self._tables = [self._input(f"table_{i}") for i in range(len(stored.values))]
         self.ids = self._stacked() if several else self.inputs[0]
         self.rank = 2 if several else rank
+        self._codec = stored.table.codec
+        # any row outside, also where the last byte has room for more rows
+        self._outside = stored.table.rows + 8 * stored.cut.shared_bytes
         values = self._read(self._table_rows(stored.table.rows - 1), stored)
         if lookup.column_scales is not None:
             scales = self._constant(lookup.column_scales[:, None, :], np.float32)
@@ -238,8 +247,8 @@ class _Body:
     def _full_rows(self) -> ir.Value:
         """The ID where it is a row, else the out-of-vocabulary row.
 
-        Without one, an ID out of range becomes `rows`, which Gather rejects: a negative ID must
-        not wrap to the end of the table. A padding ID may lie outside.
+        Without one, an ID out of range becomes a row that Gather rejects: a negative ID must not
+        wrap to the end of the table. A padding ID may lie outside.
         """
         rows = self.spec.rows
         inside = self._op(
@@ -247,7 +256,7 @@ class _Body:
             self._op("GreaterOrEqual", self.ids, self._constant(0)),
             self._op("Less", self.ids, self._constant(rows)),
         )
-        fallback = rows if self.spec.oov_row is None else self.spec.oov_row
+        fallback = self._outside if self.spec.oov_row is None else self.spec.oov_row
         selected = self._op("Where", inside, self.ids, self._constant(fallback))
         padding = self.spec.padding_id
         if self.spec.oov_row is None and padding is not None and not 0 <= padding < rows:
@@ -260,7 +269,7 @@ class _Body:
         table, cut_table = stored.table, stored.cut
         tables = list(self._tables)
         blocks = [tables.pop(0) for _ in cut_table.blocks]
-        pairs = tables.pop(0) if table.codec == "q4" else None
+        codes_of_byte = tables.pop(0) if table.codec in NARROW else None
         scales = tables.pop(0) if cut_table.scales is not None else None
         if cut_table.positions is not None:
             rows = self._cast(self._op("Gather", tables.pop(0), rows, axis=0), ir.DataType.INT64)
@@ -269,9 +278,12 @@ class _Body:
             place = rows
             if cut_table.zero_row:
                 place = self._op("Min", rows, self._constant(len(array) - 1))
+            if codes_of_byte is not None and cut_table.shared_bytes:
+                parts.append(self._read_shared(block, place, codes_of_byte, table))
+                continue
             codes = self._op("Gather", block, place, axis=0)
-            if pairs is not None:
-                parts.append(self._unpack(codes, pairs, array.shape[1]))
+            if codes_of_byte is not None:
+                parts.append(self._unpack(codes, codes_of_byte, array.shape[1]))
             else:
                 parts.append(
                     codes if table.codec == "f32" else self._cast(codes, ir.DataType.FLOAT)
@@ -284,12 +296,27 @@ class _Body:
             scales = self._op("Unsqueeze", scales, self._constant([-1]))
         return self._op("Mul", values, scales)
 
-    def _unpack(self, codes: ir.Value, pairs: ir.Value, width: int) -> ir.Value:
-        """Values float32 [..., width] of nibbles: a byte selects its two from all 256 pairs."""
-        values = self._op("Gather", pairs, self._cast(codes, ir.DataType.INT32), axis=0)
+    def _read_shared(
+        self, block: ir.Value, rows: ir.Value, codes_of_byte: ir.Value, table: QuantTable
+    ) -> ir.Value:
+        """Values float32 [..., dim] of rows that share bytes: each code's byte, and it within."""
+        places = self._op("Unsqueeze", rows, self._constant([-1]))
+        if table.dim > 1:
+            places = self._op("Mul", places, self._constant(table.dim))
+            places = self._op("Add", places, self._constant(np.arange(table.dim)))
+        each = self._constant(codes_per_byte(table.codec))
+        found = self._op("Gather", block, self._op("Div", places, each), axis=0)
+        first = self._op("Mul", self._cast(found, ir.DataType.INT64), each)
+        code = self._op("Add", first, self._op("Mod", places, each))
+        flat = self._op("Reshape", codes_of_byte, self._constant([-1]))
+        return self._op("Gather", flat, code, axis=0)
+
+    def _unpack(self, codes: ir.Value, codes_of_byte: ir.Value, width: int) -> ir.Value:
+        """Values float32 [..., width] of narrow codes: a byte selects its own from all 256."""
+        values = self._op("Gather", codes_of_byte, self._cast(codes, ir.DataType.INT32), axis=0)
         shape = self._constant([0] * (self.rank + 1) + [-1])
         values = self._op("Reshape", values, shape)
-        if width % 2 == 0:
+        if width % codes_per_byte(self._codec) == 0:
             return values
         first, stop, axis = self._constant([0]), self._constant([width]), self._constant([-1])
         return self._op("Slice", values, first, stop, axis)

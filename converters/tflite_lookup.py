@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import BITS, QuantTable
+from ondevice.converters.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
 from ondevice.converters.column_blocks import cut, position_dtype
 from ondevice.converters.graph import PackedLookup
-from ondevice.converters.nibbles import NIBBLE_PAIRS, pack_nibbles
 from ondevice.converters.row_arithmetic import RowArithmetic, row_arithmetic
 from ondevice.converters.tflite_shapes import flat_size, reshape
 from ondevice.converters.tflite_writer import Shape, Tensor, TfliteWriter
@@ -34,7 +34,8 @@ class TfliteTable:
         self._writer = writer
         parts = cut(table)
         self._zero_row = parts.zero_row
-        self._planar = len(parts.blocks) == 1
+        self._shared_bytes = parts.shared_bytes
+        self._planar = table.codec == "q4" and len(parts.blocks) == 1 and not parts.shared_bytes
         self._blocks = [
             writer.table(f"{name}.values.{number}", self._payload(block))
             for number, block in enumerate(parts.blocks)
@@ -58,9 +59,10 @@ class TfliteTable:
         """Whether reading a row beyond the table fails by itself, in GATHER.
 
         Column blocks take the minimum of the row number and their last row, which would turn
-        such a row into zeros; gathering its position first fails.
+        such a row into zeros; gathering its position first fails. Rows that share bytes may end
+        before their last byte does.
         """
-        return not self._zero_row or self._positions is not None
+        return not self._shared_bytes and (not self._zero_row or self._positions is not None)
 
     def read(self, rows: Tensor) -> Tensor:
         """Rows int32 or int64 [...] to values float32 [..., dim], still without column scales.
@@ -69,17 +71,47 @@ class TfliteTable:
         """
         if self._positions is not None:
             rows = self._position(self._positions, rows)
-        gathered = [self._gather(block, self._within(block, rows)) for block in self._blocks]
-        values = gathered[0]
-        if len(gathered) > 1:
-            shape = (*rows.shape, sum(part.shape[-1] for part in gathered))
-            axis = len(shape) - 1
-            values = self._writer.op("CONCATENATION", gathered, shape, values.dtype, axis=axis)
-        values = self._decode(values)
+        if self._shared_bytes:
+            values = self._read_shared(rows)
+        else:
+            values = self._decode(self._read_blocks(rows))
         if self._row_scales is not None:
             scales = self._float16(self._gather(self._row_scales, rows))
             values = self._writer.op("MUL", [values, scales], values.shape, np.float32)
         return values
+
+    def _read_blocks(self, rows: Tensor) -> Tensor:
+        gathered = [self._gather(block, self._within(block, rows)) for block in self._blocks]
+        if len(gathered) == 1:
+            return gathered[0]
+        shape = (*rows.shape, sum(part.shape[-1] for part in gathered))
+        axis, dtype = len(shape) - 1, gathered[0].dtype
+        return self._writer.op("CONCATENATION", gathered, shape, dtype, axis=axis)
+
+    def _read_shared(self, rows: Tensor) -> Tensor:
+        """Values float32 [..., dim] of rows that share bytes: each code's byte, and it within.
+
+        In int32, as runtimes lack shifts and remainders of int64; rows outside are -1 by now.
+        """
+        writer, dim, codec = self._writer, self.table.dim, self.table.codec
+        each = codes_per_byte(codec)
+        places = writer.cast(rows, np.int32)
+        places = reshape(writer, places, (*rows.shape, 1))
+        shape = (*rows.shape, dim)
+        if dim > 1:
+            constant = writer.constant(dim, np.int32)
+            places = writer.op("MUL", [places, constant], places.shape, np.int32)
+            constant = writer.constant(list(range(dim)), np.int32)
+            places = writer.op("ADD", [places, constant], shape, np.int32)
+        shift = writer.constant([each.bit_length() - 1], np.int32)
+        found = self._gather(
+            self._blocks[0], writer.op("RIGHT_SHIFT", [places, shift], shape, np.int32)
+        )
+        number = writer.constant(each, np.int32)
+        first = writer.op("MUL", [writer.cast(found, np.int32), number], shape, np.int32)
+        within = writer.op("FLOOR_MOD", [places, number], shape, np.int32)
+        code = writer.op("ADD", [first, within], shape, np.int32)
+        return self._gather(writer.constant(byte_codes(codec).reshape(-1), np.float32), code)
 
     def scale_columns(self, vectors: Tensor) -> Tensor:
         """Apply the column scales, if any; they commute with sums over rows."""
@@ -88,12 +120,14 @@ class TfliteTable:
         return self._writer.op("MUL", [vectors, self._column_scales], vectors.shape, np.float32)
 
     def _payload(self, block: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """The stored form of a block of values; float16 and nibbles travel as integers."""
+        """The stored form of a block of values; float16 and narrow codes travel as integers."""
         if self.table.codec == "f16":
             return block.view(np.int16)
-        if self.table.codec != "q4":
+        if self.table.codec not in NARROW:
             return block
-        return _planar_nibbles(block) if self._planar else pack_nibbles(block)
+        if self._shared_bytes:
+            return pack_codes(block.reshape(1, -1), self.table.codec)[0]
+        return _planar_nibbles(block) if self._planar else pack_codes(block, self.table.codec)
 
     def _position(self, positions: Tensor, rows: Tensor) -> Tensor:
         found = self._writer.op("GATHER", [positions, rows], rows.shape, positions.dtype, axis=0)
@@ -128,11 +162,11 @@ class TfliteTable:
             return self._float16(stored)
         if self.table.codec == "q8":
             return self._writer.cast(stored, np.float32)
-        values = self._decode_planar(stored) if self._planar else self._decode_pairs(stored)
-        return self._drop_odd_column(values)
+        values = self._decode_planar(stored) if self._planar else self._decode_bytes(stored)
+        return self._drop_filling(values)
 
     def _decode_planar(self, packed: Tensor) -> Tensor:
-        """Nibbles by arithmetic, exact in float32: twice as fast as the table of pairs."""
+        """Nibbles by arithmetic, exact in float32: twice as fast as the table of all bytes."""
         writer = self._writer
         both = writer.cast(packed, np.float32)
         shape = both.shape
@@ -146,14 +180,15 @@ class TfliteTable:
         values = writer.op("CONCATENATION", [low, high], whole, np.float32, axis=axis)
         return writer.op("SUB", [values, writer.constant(8, np.float32)], whole, np.float32)
 
-    def _decode_pairs(self, packed: Tensor) -> Tensor:
-        """Nibbles by a table of all 256 pairs: column blocks need neighbours side by side."""
-        writer = self._writer
+    def _decode_bytes(self, packed: Tensor) -> Tensor:
+        """Codes by a table of all 256 bytes: column blocks need neighbours side by side."""
+        writer, codec = self._writer, self.table.codec
         indices = writer.cast(packed, np.int32)
-        pairs = self._gather(writer.constant(NIBBLE_PAIRS, np.float32), indices)
-        return reshape(writer, pairs, (*packed.shape[:-1], 2 * packed.shape[-1]))
+        codes = self._gather(writer.constant(byte_codes(codec), np.float32), indices)
+        columns = codes_per_byte(codec) * packed.shape[-1]
+        return reshape(writer, codes, (*packed.shape[:-1], columns))
 
-    def _drop_odd_column(self, values: Tensor) -> Tensor:
+    def _drop_filling(self, values: Tensor) -> Tensor:
         if values.shape[-1] == self.table.dim:
             return values
         shape = (*values.shape[:-1], self.table.dim)
@@ -372,4 +407,4 @@ def _planar_nibbles(codes: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
         shifted = np.pad(shifted, ((0, 0), (0, 1)))
     half = shifted.shape[1] // 2
     order = np.arange(2 * half).reshape(2, half).T.reshape(-1)
-    return pack_nibbles(shifted[:, order])
+    return pack_codes(shifted[:, order], "q4")

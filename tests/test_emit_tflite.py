@@ -105,6 +105,13 @@ CASES: dict[str, list[Lookup]] = {
     "odd_dim_whole": [full(2000, 7, oov_row=0, codec="q4")],
     "tiny_truncated": [full(20, 8, oov_row=0, widths="random")],
     "dim_1": [full(2000, 1, oov_row=0, codec="q4"), code(1)],
+    # rows that share bytes
+    "shared_1": [full(2001, 1, oov_row=0, codec="q4"), full(2001, 1, padding_id=-1, codec="q2")],
+    "shared_3": [full(2001, 3, codec="q4", scale_axis="row"), full(2002, 3, codec="q2")],
+    "shared_2": [full(2001, 2, oov_row=0, padding_id=0, sequence=3, codec="q2")],
+    "shared_code": [code(1, t=12, codec="q4"), code(5, t=12, codec="q2", padding_id=0)],
+    "shared_concat": [code(6, t=12, fuse="concat", codec="q4"), full(70_001, 7, codec="q4")],
+    "q2": [full(70, 7, codec="q2", widths="random"), code(codec="q2"), code(8, t=3, codec="q2")],
     # shapes and sharing
     "sequence": [code(sequence=5), full(50, sequence=5, padding_id=0, oov_row=1)],
     "sequence_free": [code(sequence="steps", padding_id=0), full(50)],
@@ -122,6 +129,7 @@ CASES |= {
         ("q8", "column"),
         ("q4", "row"),
         ("q4", "column"),
+        ("q2", "column"),
     )
     for widths in ("whole", "random", "descending")
     for bits, rows in ((10, "small"), (20, "large"))
@@ -157,12 +165,19 @@ def test_case_agrees_with_reference(name: str, tmp_path: Path) -> None:
         save_case(Path(folder), name, batches)
 
 
-@pytest.mark.parametrize("widths", ["whole", "random", "descending"])
+TABLES = {
+    **{widths: full(1000, widths=widths) for widths in ("whole", "random", "descending")},
+    "shared_1": full(1000, 1, codec="q2"),
+    "shared_3": full(1000, 3, codec="q4"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("bad", [-1, 1000, 2**32, 2**32 + 5, -(2**32) + 5, INT64.min, INT64.max])
 def test_id_outside_a_table_without_oov_row_is_rejected(
-    bad: int, widths: str, tmp_path: Path
+    bad: int, table: str, tmp_path: Path
 ) -> None:
-    engine = TfliteEngine(emit(build([full(1000, widths=widths)]), tmp_path))
+    engine = TfliteEngine(emit(build([TABLES[table]]), tmp_path))
     good = np.array([1, 2, 3], dtype=np.int64)
     first = engine.run({"field_0": good})
     with pytest.raises(InputError, match="rejects the request"):
@@ -170,7 +185,9 @@ def test_id_outside_a_table_without_oov_row_is_rejected(
     np.testing.assert_array_equal(engine.run({"field_0": good})["vectors"], first["vectors"])
 
 
-@pytest.mark.parametrize("codec, per_row", [("f32", 64), ("f16", 32), ("q8", 18), ("q4", 10)])
+@pytest.mark.parametrize(
+    "codec, per_row", [("f32", 64), ("f16", 32), ("q8", 18), ("q4", 10), ("q2", 6)]
+)
 def test_file_shows_quantisation(codec: str, per_row: int, tmp_path: Path) -> None:
     rows = 20_000
     size = emit(build([full(rows, 16, codec=codec, scale_axis="row")]), tmp_path).stat().st_size

@@ -21,7 +21,9 @@ from safetensors import safe_open
 from torch import nn
 
 import ondevice
+from ondevice.codecs import BITS, CODECS
 from ondevice.converters import convert
+from ondevice.engines import open_engine
 from ondevice.errors import InputError, ParityError, SpecError, UnsupportedError
 from ondevice.features import FeatureSpec, Field
 from ondevice.inspection import inspect
@@ -29,7 +31,6 @@ from ondevice.models import AdaptiveMask, BinaryCodeEmbedding, ClickModel
 from ondevice.verify import verify
 
 TARGETS = ("odm", "onnx", "tflite")
-CODECS = ("f32", "f16", "q8", "q4")
 
 
 @pytest.fixture(scope="module", params=CODECS)
@@ -54,7 +55,7 @@ def test_files_equal_torch(converted, target, rows):
     difference = np.abs(got - expected).max()
     # float tables: arithmetic order alone; otherwise the rounding that conversion reported,
     # here on other IDs
-    allowed = {"f32": 1e-6, "f16": 1e-3, "q8": 0.03, "q4": 0.5}[codec]
+    allowed = {"f32": 1e-6, "f16": 1e-3, "q8": 0.03, "q4": 0.5, "q2": 1.0}[codec]
     assert difference <= allowed
     if codec == "f32":
         assert report.quantisation_difference == 0
@@ -104,6 +105,46 @@ def test_sizes_on_disk_show_codec_and_truncation(tmp_path):
         assert sizes[target, "whole", "q4"] == pytest.approx(1 / 8, abs=fixed)
         assert sizes[target, "cut", "f32"] == pytest.approx(expected, abs=fixed)
         assert sizes[target, "cut", "q8"] < sizes[target, "whole", "q8"] / 1.5
+
+
+class Narrow(nn.Module):
+    """A table of few dimensions beside blocks of as many, whose rows share bytes."""
+
+    def __init__(self, dim: int, rows: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.items, self.users = nn.Embedding(rows, dim), BinaryCodeEmbedding(dim, 24, 12)
+        self.last = nn.Linear(2 * dim, 1)
+
+    def forward(self, item, user):
+        return self.last(torch.cat([self.items(item), self.users(user)], -1)).squeeze(-1)
+
+
+@pytest.mark.parametrize(("codec", "dim"), [("q4", 1), ("q4", 3), ("q2", 5)])
+def test_rows_of_few_dimensions_share_bytes_in_every_target(tmp_path, codec, dim):
+    rows = 5001  # no whole number of bytes
+    module = Narrow(dim, rows).eval()
+    example = (torch.tensor([1, 2]), torch.tensor([3, 4]))
+    report = convert(module, example, tmp_path, tables=codec)
+    assert max(target.max_difference for target in report.targets.values()) < 1e-6
+    payloads = {name: -(-count * dim * BITS[codec] // 8) for name, count in
+                (("items.weight", rows), ("users.weight", 2 * 4096))}  # fmt: skip
+    for target in TARGETS:
+        tables = {table.name: table for table in inspect(tmp_path / f"model.{target}").tables}
+        for name, payload in payloads.items():
+            found = tables[name]
+            # by column, or by row where a row's scale pays
+            assert (found.payload, found.scales) == (payload, 4 * dim), name
+        fixed = 12_000 + (2 * 256 * 8 // BITS[codec] * 4)  # description, graph, all bytes' codes
+        stored = sum(file.stat().st_size for file in tmp_path.glob(f"model.{target}*"))
+        assert sum(payloads.values()) < stored < sum(payloads.values()) + fixed
+    names = ondevice.load(tmp_path / "model.odm").info.inputs
+    for target in ("onnx", "tflite"):  # the file itself must refuse such a row, not read another's
+        _, runner, _ = open_engine(tmp_path / f"model.{target}", "auto", 1)
+        for bad in (rows, rows + 1, rows + 2, rows + 3, -1, 2**32, 2**63 - 1):
+            ids = {names[0].name: np.array([1, bad]), names[1].name: np.array([1, 2])}
+            with pytest.raises(InputError):
+                runner.run(ids)
 
 
 def test_inspect_adds_up(converted):

@@ -27,7 +27,7 @@ DENSE = [path for path in DENSE if path.suffix in (".odm", ".onnx", ".tflite")]
 
 
 def test_every_codec_and_target_is_there():
-    assert len(FILES) == 12
+    assert len(FILES) == 15
     assert len(DENSE) == 9
 
 

@@ -34,4 +34,5 @@ def byte_codes(codec: Codec) -> npt.NDArray[np.float32]:
     bits = BITS[codec]
     shifts = np.arange(0, 8, bits)
     codes = np.arange(256)[:, None] >> shifts & (2**bits - 1)
-    return np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes).astype(np.float32)
+    signed: npt.NDArray[np.int64] = np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes)
+    return signed.astype(np.float32)

@@ -85,7 +85,7 @@ class _StoredTable:
         if self.table.codec not in NARROW:
             return block
         if self.cut.shared_bytes:
-            return pack_codes(block.reshape(1, -1), self.table.codec)[0]
+            return pack_codes(block.reshape(1, -1), self.table.codec).reshape(-1)
         return pack_codes(block, self.table.codec)
 
     def _add(self, graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> None:

@@ -126,7 +126,7 @@ class TfliteTable:
         if self.table.codec not in NARROW:
             return block
         if self._shared_bytes:
-            return pack_codes(block.reshape(1, -1), self.table.codec)[0]
+            return pack_codes(block.reshape(1, -1), self.table.codec).reshape(-1)
         return _planar_nibbles(block) if self._planar else pack_codes(block, self.table.codec)
 
     def _position(self, positions: Tensor, rows: Tensor) -> Tensor:

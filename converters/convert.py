@@ -77,7 +77,7 @@ def convert(
         example_inputs: positional arguments for the module; a few ordinary rows, at least 2.
         out_dir: folder for `name`.odm, `name`.onnx (with `name`.onnx.data) and `name`.tflite.
         targets: which of "odm", "onnx", "tflite" to write.
-        tables: codec of the embedding tables: "q8", "q4", "f16" or "f32".
+        tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32".
         dense: codec of dense layers: "f32", "f16", or "q8" (int8 weights, a scale per output
             channel, and int8 activations); each has its tolerance, DENSE_TOLERANCE.
         float_layers: module paths of dense layers that stay float32, such as "tower.4"; "tower"

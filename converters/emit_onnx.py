@@ -19,14 +19,22 @@ from ondevice.converters.column_blocks import ColumnBlocks, cut, position_dtype
 from ondevice.converters.dense_layers import ALL_FLOAT, DensePlan, LayerReport
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.onnx_dense import quantise_dense
-from ondevice.converters.row_arithmetic import row_arithmetic
-from ondevice.errors import UnsupportedError
+from ondevice.converters.row_arithmetic import (
+    head_arithmetic,
+    residue_arithmetic,
+    row_arithmetic,
+)
+from ondevice.spec import HIGH_BITS
 
 METADATA_KEY = "ondevice"
 OPSET = 21
 IR_VERSION = 10
 
-FUNCTION_NAMES = {"full": "TableLookup", "binary_code": "BinaryCodeLookup"}
+FUNCTION_NAMES = {
+    "full": "TableLookup",
+    "binary_code": "BinaryCodeLookup",
+    "hash": "HashLookup",
+}
 
 
 def emit_onnx(
@@ -114,8 +122,6 @@ def _replace_by_call(
     stored: _StoredTable,
     functions: dict[str, ir.Function],
 ) -> None:
-    if not lookup.spec.is_version_1:
-        raise UnsupportedError(f"{lookup.spec.kind} lookups, or pooling, in ONNX")
     ids = node.inputs[0]
     rank = 1 if ids is None or ids.shape is None else len(ids.shape)
     body = _Body(lookup, stored, rank)
@@ -150,6 +156,7 @@ class _Body:
     def __init__(self, lookup: PackedLookup, stored: _StoredTable, rank: int) -> None:
         self.specs = lookup.specs
         self.spec = lookup.spec
+        self._starts = lookup.starts
         self._tape = ir.tape.Tape()
         self._signature: list[str] = []
         self._numbers: dict[ir.Value, int] = {}
@@ -167,7 +174,7 @@ class _Body:
         if lookup.column_scales is not None:
             scales = self._constant(lookup.column_scales[:, None, :], np.float32)
             values = self._op("Mul", values, scales)
-        vectors = self._zero_padding(self._fuse(values))
+        vectors = self._pool(self._zero_padding(self._fuse(values)))
         if several:
             vectors = self._op("Reshape", vectors, self._constant([0, -1]))
         self.output = vectors
@@ -218,7 +225,44 @@ class _Body:
         """Row numbers int64 [..., rows_per_id]; inputs, if several, on the axis before."""
         if self.spec.scheme == "full":
             return self._op("Unsqueeze", self._full_rows(), self._constant([-1]))
-        numbers = row_arithmetic(self.specs, 64, zero_row)
+        if self.spec.scheme == "hash":
+            rows = self._hash_rows(zero_row)
+        else:
+            rows = self._code_rows(zero_row)
+        head = head_arithmetic(self.specs, zero_row, self._starts)
+        if head is None:
+            return rows
+        own = self._op(
+            "And",
+            self._op("GreaterOrEqual", self.ids, self._constant(0)),
+            self._op("Less", self.ids, self._constant(self._of_inputs(head.heads))),
+        )
+        ids = self._op("Unsqueeze", self.ids, self._constant([-1]))
+        own_rows = self._op("Mul", ids, self._constant(self._of_inputs(head.factors)))
+        own_rows = self._op("Add", own_rows, self._constant(self._of_inputs(head.offsets)))
+        return self._op("Where", self._op("Unsqueeze", own, self._constant([-1])), own_rows, rows)
+
+    def _hash_rows(self, zero_row: int) -> ir.Value:
+        """Rows of hashes. Mod of int64 has the sign of the modulus: it is floored."""
+        numbers = residue_arithmetic(self.specs, zero_row, self._starts)
+        code = self._op("Unsqueeze", self.ids, self._constant([-1]))
+        if numbers.high or (numbers.multipliers != 1).any():
+            code = self._cast(code, ir.DataType.UINT64)
+            factors = self._of_inputs(numbers.multipliers)
+            code = self._op("Mul", code, self._constant(factors, np.uint64))
+            if numbers.high:
+                shift = self._constant(64 - HIGH_BITS, np.uint64)
+                code = self._op("BitShift", code, shift, direction="RIGHT")
+            code = self._cast(code, ir.DataType.INT64)
+        rows = self._op("Mod", code, self._constant(self._of_inputs(numbers.moduli)))
+        if (numbers.divisors != 1).any():
+            rows = self._op("Div", rows, self._constant(self._of_inputs(numbers.divisors)))
+        offsets = self._of_inputs(numbers.offsets)
+        return self._op("Add", rows, self._constant(offsets)) if offsets.any() else rows
+
+    def _code_rows(self, zero_row: int) -> ir.Value:
+        """Rows of binary codes."""
+        numbers = row_arithmetic(self.specs, 64, zero_row, self._starts)
         code = self._cast(self.ids, ir.DataType.UINT64)
         if (numbers.multipliers != 1).any():
             code = self._op(
@@ -322,12 +366,13 @@ class _Body:
         return self._op("Slice", values, first, stop, axis)
 
     def _fuse(self, values: ir.Value) -> ir.Value:
-        count = self.spec.rows_per_id
+        count = max(spec.rows_per_id for spec in self.specs)
         if self.spec.fuse == "concat":
             return self._op("Reshape", values, self._constant([0] * self.rank + [self.spec.dim]))
         if count == 1:
             return self._op("Squeeze", values, self._constant([-2]))
-        fused = self._op("ReduceSum", values, self._constant([-2]), keepdims=0)
+        operator = "ReduceProd" if self.spec.fuse == "mul" else "ReduceSum"
+        fused = self._op(operator, values, self._constant([-2]), keepdims=0)
         if self.spec.fuse == "mean":
             fused = self._op("Mul", fused, self._constant(1 / count, np.float32))
         return fused
@@ -335,7 +380,21 @@ class _Body:
     def _zero_padding(self, vectors: ir.Value) -> ir.Value:
         if self.spec.padding_id is None:
             return vectors
+        zero = self._constant(0.0, np.float32)
+        return self._op("Where", self._is_padding(), zero, vectors)
+
+    def _is_padding(self) -> ir.Value:
         paddings = np.array([spec.padding_id for spec in self.specs], dtype=np.int64)
-        is_padding = self._op("Equal", self.ids, self._constant(self._of_inputs(paddings)))
-        is_padding = self._op("Unsqueeze", is_padding, self._constant([-1]))
-        return self._op("Where", is_padding, self._constant(0.0, np.float32), vectors)
+        equal = self._op("Equal", self.ids, self._constant(self._of_inputs(paddings)))
+        return self._op("Unsqueeze", equal, self._constant([-1]))
+
+    def _pool(self, vectors: ir.Value) -> ir.Value:
+        """The sum or mean over the last axis of the IDs."""
+        if self.spec.pooling == "none":
+            return vectors
+        total = self._op("ReduceSum", vectors, self._constant([-2]), keepdims=0)
+        if self.spec.pooling == "sum":
+            return total
+        present = self._cast(self._op("Not", self._is_padding()), ir.DataType.FLOAT)
+        count = self._op("ReduceSum", present, self._constant([-2]), keepdims=0)
+        return self._op("Div", total, self._op("Max", count, self._constant(1.0, np.float32)))

@@ -47,7 +47,8 @@ class PackedLookup:
     Attributes:
         node: an `ondevice::Lookup` node. Its inputs are ids, one for each specification; its
             output is the vectors, side by side along the last axis where there are several.
-        specs: what each input reads; rows are rows of `table`. Several only after merge_lookups.
+        specs: what each input reads. Several only after merge_lookups.
+        starts: the row of `table` at which the rows of each specification begin.
         table: key into PackedModel.tables (several lookups may share one).
         column_scales: float32 [len(specs), row_dim], the column scales of each input where their
             tables were joined; None otherwise.
@@ -57,6 +58,7 @@ class PackedLookup:
     specs: tuple[LookupSpec, ...]
     table: str
     column_scales: npt.NDArray[np.float32] | None = None
+    starts: tuple[int, ...] = (0,)
 
     @property
     def spec(self) -> LookupSpec:

@@ -1,4 +1,4 @@
-"""Merge parallel lookups: binary-code lookups that feed one Concat become one node over one table.
+"""Merge parallel lookups: hashed ones that feed one Concat become one node over one table.
 
 Stock runtimes pay for every operator; a lookup is about ten of them, whether it serves one input
 or twenty. Measured with 26 inputs of three blocks at batch 1: ONNX Runtime went from 0.21 ms to
@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from ondevice.codecs import QuantTable
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
-from ondevice.spec import LookupSpec
+from ondevice.converters.row_arithmetic import needs_zero_row
+from ondevice.errors import UnsupportedError
 
 # Truncated tables are sorted, and a sorted table needs a position for every row: two bytes up to
 # this many rows, four beyond.
@@ -28,9 +29,15 @@ MOST_RUNS = 2
 def merge_lookups(packed: PackedModel) -> PackedModel:
     """A model in which parallel lookups are merged; the given one is not changed.
 
-    Lookups are merged if they are binary codes with sum or mean, stored alike, over one batch of
-    single IDs, and feed the same Concat along the last axis - as neighbours, or anywhere if only a
-    layer with constant weights reads the Concat, whose columns then move along.
+    Lookups are merged if they are binary codes or hashes with sum or mean, stored alike, over one
+    batch of single IDs, and feed the same Concat along the last axis - as neighbours, or anywhere
+    if only a layer with constant weights reads the Concat, whose columns then move along. A table
+    that another lookup reads too, such as that of a history, stays as it is: it is stored once.
+
+    Tables of hybrids end with a row of zeros afterwards, for the rows that an ID of the head lacks.
+
+    Raises:
+        UnsupportedError: a plain lookup reads the table of such a hybrid.
     """
     model = packed.model.clone()
     nodes = {node.name: node for node in model.graph}
@@ -39,9 +46,11 @@ def merge_lookups(packed: PackedModel) -> PackedModel:
         for lookup in packed.lookups
     }
     tables = dict(packed.tables)
+    shared = {lookup.table for lookup in lookups.values() if _key(lookup, tables) is None}
     for node in list(model.graph):
         if node.op_type == "Concat" and _is_last_axis(node):
-            _merge_into(model.graph, node, lookups, tables)
+            _merge_into(model.graph, node, lookups, tables, shared)
+    _add_zero_rows(lookups, tables)
     used = {lookup.table for lookup in lookups.values()}
     kept = {name: table for name, table in tables.items() if name in used}
     return PackedModel(model, tuple(lookups.values()), kept)
@@ -57,9 +66,10 @@ def _merge_into(
     concat: ir.Node,
     lookups: dict[ir.Node, PackedLookup],
     tables: dict[str, QuantTable],
+    shared: set[str],
 ) -> None:
     dense = _only_dense_reader(concat)
-    for members in list(_groups(concat, lookups, tables, anywhere=dense is not None)):
+    for members in list(_groups(concat, lookups, tables, shared, anywhere=dense is not None)):
         places = [list(concat.inputs).index(lookup.node.outputs[0]) for lookup in members]
         merged = _merged(members, tables, f"merged.{len(tables)}")
         if dense is not None:
@@ -74,6 +84,7 @@ def _groups(
     concat: ir.Node,
     lookups: dict[ir.Node, PackedLookup],
     tables: dict[str, QuantTable],
+    shared: set[str],
     anywhere: bool,
 ) -> Iterator[list[PackedLookup]]:
     """Lists of at least two lookups to merge, in the order of the Concat's inputs."""
@@ -82,7 +93,8 @@ def _groups(
     for value in concat.inputs:
         producer = None if value is None else value.producer()
         lookup = None if producer is None else lookups.get(producer)
-        key = None if lookup is None else _key(lookup, tables)
+        apart = lookup is None or lookup.table in shared
+        key = None if lookup is None or apart else _key(lookup, tables)
         if not anywhere:  # neighbours alone: any other input ends a group
             finished += [group for other, group in open_groups.items() if other != key]
             open_groups = {key: open_groups[key]} if key in open_groups and key else {}
@@ -103,16 +115,18 @@ def _key(lookup: PackedLookup, tables: dict[str, QuantTable]) -> tuple[object, .
     ids, vectors = lookup.node.inputs[0], lookup.node.outputs[0]
     single = ids is not None and ids.shape is not None and len(ids.shape) == 1
     runs = max((len(block) for block in spec.pieces(32)), default=0)
-    if spec.scheme != "binary_code" or spec.fuse == "concat" or not single or runs > MOST_RUNS:
+    if spec.scheme == "full" or spec.fuse not in ("sum", "mean"):
         return None
-    if spec.head or spec.fuse == "mul":
+    if not single or runs > MOST_RUNS:
         return None
     if len(vectors.uses()) != 1 or vectors.is_graph_output():
         return None
-    blocks = len(spec.blocks) if spec.fuse == "mean" else 0  # a sum may have zero rows added
+    rows = spec.rows_per_id if spec.fuse == "mean" else 0  # a sum may have zero rows added
+    bits = spec.residues[0].bits if spec.residues else None
     padded = spec.padding_id is not None
     truncated = table.widths is not None
-    return (table.codec, table.scale_axis, spec.dim, spec.fuse, blocks, padded, truncated)
+    stored = (table.codec, table.scale_axis, truncated)
+    return (*stored, spec.scheme, bits, spec.dim, spec.fuse, rows, padded)
 
 
 def _most_rows(table: QuantTable) -> int:
@@ -129,7 +143,7 @@ def _merged(members: list[PackedLookup], tables: dict[str, QuantTable], name: st
     starts = dict(zip(names, np.cumsum([0, *(tables[n].rows for n in names)]), strict=False))
     joined = _joined([tables[n] for n in names])
     tables[name] = joined
-    specs = tuple(_moved(lookup.spec, int(starts[lookup.table]), joined.rows) for lookup in members)
+    specs = tuple(lookup.spec for lookup in members)
     scales = None
     if tables[names[0]].scale_axis == "column":
         scales = np.stack([np.asarray(tables[m.table].scales, np.float32) for m in members])
@@ -145,7 +159,26 @@ def _merged(members: list[PackedLookup], tables: dict[str, QuantTable], name: st
     if first.shape is not None:
         node.outputs[0].shape = ir.Shape([first.shape[0], len(members) * specs[0].dim])
     node.outputs[0].dtype = ir.DataType.FLOAT
-    return PackedLookup(node, specs, name, scales)
+    return PackedLookup(node, specs, name, scales, tuple(int(starts[m.table]) for m in members))
+
+
+def _add_zero_rows(lookups: dict[ir.Node, PackedLookup], tables: dict[str, QuantTable]) -> None:
+    """End the tables of hybrids that are left alone with a row of zeros."""
+    lacking = {
+        lookup.table
+        for lookup in lookups.values()
+        if len(lookup.specs) == 1 and needs_zero_row(lookup.spec)
+    }
+    for node, lookup in lookups.items():
+        if lookup.table not in lacking:
+            continue
+        if lookup.spec.scheme == "full":
+            raise UnsupportedError(f"table {lookup.table!r} is a hybrid's, and read as a plain one")
+        if tables[lookup.table].scale_axis == "column":
+            scales = np.asarray(tables[lookup.table].scales, np.float32)
+            lookups[node] = replace(lookup, column_scales=scales[None])
+    for name in lacking:
+        tables[name] = _joined([tables[name]])
 
 
 def _joined(parts: Sequence[QuantTable]) -> QuantTable:
@@ -158,11 +191,6 @@ def _joined(parts: Sequence[QuantTable]) -> QuantTable:
     if first.widths is not None:
         widths = np.concatenate([*(np.asarray(p.widths) for p in parts), np.zeros(1, np.uint8)])
     return QuantTable(first.codec, values, scales, widths)
-
-
-def _moved(spec: LookupSpec, start: int, rows: int) -> LookupSpec:
-    blocks = tuple(replace(block, offset=block.offset + start) for block in spec.blocks)
-    return replace(spec, blocks=blocks, rows=rows)
 
 
 def _only_dense_reader(concat: ir.Node) -> ir.Node | None:

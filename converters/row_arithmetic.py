@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.spec import LookupSpec
+from ondevice.spec import HIGH_BITS, LookupSpec
 
 IntArray = npt.NDArray[np.int64]
 
@@ -36,8 +36,52 @@ class RowArithmetic:
     multipliers: npt.NDArray[np.uint64]
 
 
+@dataclass(frozen=True)
+class ResidueArithmetic:
+    """row[f, b] = offset[f, b] + (number mod modulus) div divisor; see ondevice.spec.Residue.
+
+    f counts inputs, b the residues. Missing residues have modulus 1, and the offset is the row of
+    zeros.
+
+    Attributes:
+        multipliers: uint64 [f, b], factors of the IDs.
+        moduli, divisors, offsets: int64 [f, b].
+        high: whether the numbers are the highest HIGH_BITS bits of the codes.
+    """
+
+    multipliers: npt.NDArray[np.uint64]
+    moduli: IntArray
+    divisors: IntArray
+    offsets: IntArray
+    high: bool
+
+
+@dataclass(frozen=True)
+class HeadArithmetic:
+    """row[f, b] = id * factor[f, b] + offset[f, b] for an ID in [0, head[f]).
+
+    An average reads the row at every place; a sum reads the row of zeros at all but the first.
+
+    Attributes:
+        heads: int64 [f].
+        factors, offsets: int64 [f, b].
+    """
+
+    heads: IntArray
+    factors: IntArray
+    offsets: IntArray
+
+
+def needs_zero_row(spec: LookupSpec) -> bool:
+    """Whether IDs of the head leave places empty that targets must read all the same."""
+    return spec.head > 0 and spec.fuse == "sum" and spec.rows_per_id > 1
+
+
 def row_arithmetic(
-    specs: Sequence[LookupSpec], word_bits: Literal[32, 64], zero_row: int = 0
+    specs: Sequence[LookupSpec],
+    word_bits: Literal[32, 64],
+    zero_row: int = 0,
+    starts: Sequence[int] = (0,),
 ) -> RowArithmetic:
     """Arrays for binary-code specifications over one table.
 
@@ -45,6 +89,7 @@ def row_arithmetic(
         specs: they may differ in number and shape of blocks, and in their multipliers.
         word_bits: size of the words that the target shifts.
         zero_row: a row of zeros, read in the place of blocks that a specification lacks.
+        starts: where the rows of each specification begin in the table.
     """
     pieces = [spec.pieces(word_bits) for spec in specs]
     blocks = max(len(spec.blocks) for spec in specs)
@@ -53,10 +98,51 @@ def row_arithmetic(
     offsets = np.full((len(specs), blocks), zero_row, dtype=np.int64)
     for f, spec in enumerate(specs):
         for b, (block, block_pieces) in enumerate(zip(spec.blocks, pieces[f], strict=True)):
-            offsets[f, b] = block.offset
+            offsets[f, b] = block.offset + starts[f]
             words[f, b] = block_pieces[0].word
             for r, piece in enumerate(block_pieces):
                 words[f, b, r], shifts[f, b, r] = piece.word, piece.shift
                 masks[f, b, r], weights[f, b, r] = piece.mask, piece.weight
     multipliers = np.array([spec.multiplier for spec in specs], dtype=np.uint64)
     return RowArithmetic(words, shifts, masks, weights, offsets, multipliers)
+
+
+def residue_arithmetic(
+    specs: Sequence[LookupSpec], zero_row: int = 0, starts: Sequence[int] = (0,)
+) -> ResidueArithmetic:
+    """Arrays for hash specifications over one table, all of one number of bits.
+
+    Args: see row_arithmetic.
+    """
+    shape = (len(specs), max(len(spec.residues) for spec in specs))
+    multipliers = np.ones(shape, dtype=np.uint64)
+    moduli, divisors = np.ones((2, *shape), dtype=np.int64)
+    offsets = np.full(shape, zero_row, dtype=np.int64)
+    for f, spec in enumerate(specs):
+        for b, residue in enumerate(spec.residues):
+            multipliers[f, b] = residue.multiplier
+            moduli[f, b], divisors[f, b] = residue.modulus, residue.divisor
+            offsets[f, b] = residue.offset + starts[f]
+    high = specs[0].residues[0].bits == HIGH_BITS
+    return ResidueArithmetic(multipliers, moduli, divisors, offsets, high)
+
+
+def head_arithmetic(
+    specs: Sequence[LookupSpec], zero_row: int = 0, starts: Sequence[int] = (0,)
+) -> HeadArithmetic | None:
+    """Arrays for the IDs of the heads; None where no specification has a head.
+
+    Args: see row_arithmetic.
+    """
+    if not any(spec.head for spec in specs):
+        return None
+    places = max(spec.rows_per_id for spec in specs)
+    heads = np.array([spec.head for spec in specs], dtype=np.int64)
+    factors = np.ones((len(specs), places), dtype=np.int64)
+    offsets = np.repeat(np.array(starts, dtype=np.int64)[:, None], places, axis=1)
+    if specs[0].fuse == "concat":
+        factors *= places
+        offsets += np.arange(places)
+    elif specs[0].fuse == "sum":
+        factors[:, 1:], offsets[:, 1:] = 0, zero_row
+    return HeadArithmetic(heads, factors, offsets)

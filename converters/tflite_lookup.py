@@ -9,10 +9,16 @@ from ondevice.codecs import BITS, QuantTable
 from ondevice.converters.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
 from ondevice.converters.column_blocks import cut, position_dtype
 from ondevice.converters.graph import PackedLookup
-from ondevice.converters.row_arithmetic import RowArithmetic, row_arithmetic
+from ondevice.converters.row_arithmetic import (
+    HeadArithmetic,
+    ResidueArithmetic,
+    RowArithmetic,
+    head_arithmetic,
+    residue_arithmetic,
+    row_arithmetic,
+)
 from ondevice.converters.tflite_shapes import flat_size, reshape
 from ondevice.converters.tflite_writer import Shape, Tensor, TfliteWriter
-from ondevice.errors import UnsupportedError
 from ondevice.spec import LookupSpec
 
 # A byte table is two to nine times as fast as shifts for blocks of many bit runs (Skip), but takes
@@ -205,36 +211,54 @@ def write_lookup(
     An ID that the specification rejects makes GATHER, and so the run, fail.
     """
     spec, first = lookup.spec, inputs[0]
-    if not spec.is_version_1:
-        raise UnsupportedError(f"{spec.kind} lookups, or pooling, in TFLite")
     if len(inputs) > 1:
         return _write_merged(writer, lookup, table, inputs)
     flat = first if len(first.shape) == 1 else reshape(writer, first, (flat_size(first.shape),))
     if spec.scheme == "full":
         vectors = table.scale_columns(table.read(_full_rows(writer, spec, table, flat)))
     else:
-        vectors = _fuse(writer, spec, table, _code_rows(writer, spec, table, flat))
+        rows = _hashed_rows(writer, lookup, table, flat)
+        vectors = _fuse(writer, lookup, table, rows)
+    keep = None
     if spec.padding_id is not None:
-        vectors = _zero_padding(writer, spec.padding_id, flat, vectors)
+        keep = _not_padding(writer, spec.padding_id, flat)
+        vectors = writer.op("MUL", [vectors, keep], vectors.shape, np.float32)
     if flat is first:
         return vectors
-    return reshape(writer, vectors, (*first.shape, spec.dim), like=first)
+    vectors = reshape(writer, vectors, (*first.shape, spec.dim), like=first)
+    if spec.pooling == "none" or keep is None:
+        return vectors
+    total = _sum_axis(writer, vectors, -2)
+    if spec.pooling == "sum":
+        return total
+    count = _sum_axis(writer, reshape(writer, keep, (*first.shape, 1), like=first), -2)
+    count = writer.op("MAXIMUM", [count, writer.constant(1, np.float32)], count.shape, np.float32)
+    return writer.op("DIV", [total, count], total.shape, np.float32)
 
 
 def _write_merged(
     writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
 ) -> Tensor:
-    """Binary codes of several inputs [n] in one table, summed or averaged, side by side."""
+    """Hashed IDs of several inputs [n] in one table, summed or averaged, side by side."""
     spec, count, size = lookup.spec, len(inputs), inputs[0].shape[0]
     ids = writer.op("PACK", inputs, (size, count), np.int64, axis=1, values_count=count)
-    code = ids
-    factors = np.array([spec.multiplier for spec in lookup.specs], dtype=np.uint64)
-    if (factors != 1).any():
-        constant = writer.constant(factors.view(np.int64), np.int64)
-        code = writer.op("MUL", [ids, constant], ids.shape, np.int64)
-    numbers = row_arithmetic(lookup.specs, 32, table.table.rows - 1)
-    rows = _rows_by_shifts(writer, numbers, code)
-    blocks = numbers.offsets.shape[1]
+    zero_row = table.table.rows - 1
+    if spec.scheme == "hash":
+        rows = _rows_by_residues(
+            writer, residue_arithmetic(lookup.specs, zero_row, lookup.starts), ids
+        )
+    else:
+        code = ids
+        factors = np.array([spec.multiplier for spec in lookup.specs], dtype=np.uint64)
+        if (factors != 1).any():
+            constant = writer.constant(factors.view(np.int64), np.int64)
+            code = writer.op("MUL", [ids, constant], ids.shape, np.int64)
+        numbers = row_arithmetic(lookup.specs, 32, zero_row, lookup.starts)
+        rows = _rows_by_shifts(writer, numbers, code)
+    head = head_arithmetic(lookup.specs, zero_row, lookup.starts)
+    if head is not None:
+        rows = _own_rows(writer, head, ids, rows)
+    blocks = rows.shape[1] // count
     values = reshape(writer, table.read(rows), (size, count, blocks, spec.dim))
     axis = writer.constant([2], np.int32)
     shape = (size, count, spec.dim)
@@ -269,6 +293,76 @@ def _full_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: 
         zero = writer.constant(0, np.int64)
         rows = writer.op("SELECT_V2", [is_padding, zero, rows], ids.shape, np.int64)
     return rows
+
+
+def _hashed_rows(
+    writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, ids: Tensor
+) -> Tensor:
+    """Rows int32 [n, rows_per_id] of a hash or a binary code."""
+    zero_row = table.table.rows - 1
+    if lookup.spec.scheme == "hash":
+        rows = _rows_by_residues(writer, residue_arithmetic(lookup.specs), ids)
+    else:
+        rows = _code_rows(writer, lookup.spec, table, ids)
+    head = head_arithmetic(lookup.specs, zero_row)
+    return rows if head is None else _own_rows(writer, head, ids, rows)
+
+
+def _rows_by_residues(writer: TfliteWriter, numbers: ResidueArithmetic, ids: Tensor) -> Tensor:
+    """IDs int64 [n] of one input or [n, inputs] become rows int32 [n, inputs * residues].
+
+    FLOOR_MOD is floored and exact for int64 in both runtimes, RIGHT_SHIFT logical for uint32.
+    """
+    inputs, count = numbers.moduli.shape
+    size = ids.shape[0]
+    shape = (size, inputs * count)
+    code = reshape(writer, ids, (size, inputs, 1) if inputs > 1 else (size, 1))
+    moduli = numbers.moduli.reshape(-1)
+    if numbers.high or (numbers.multipliers != 1).any():
+        factors = writer.constant(_of_inputs(numbers.multipliers.view(np.int64)), np.int64)
+        code = writer.op("MUL", [code, factors], (*code.shape[:-1], count), np.int64)
+    if numbers.high:
+        words = writer.op("BITCAST", [reshape(writer, code, shape)], (*shape, 2), np.uint32)
+        shifts = writer.constant([1, 1], np.uint32)
+        words = writer.op("RIGHT_SHIFT", [words, shifts], words.shape, np.uint32)
+        words = writer.op("BITCAST", [words], words.shape, np.int32)
+        high = writer.op("GATHER", [words, writer.constant(1, np.int32)], shape, np.int32, axis=2)
+        rows = writer.op("FLOOR_MOD", [high, writer.constant(moduli, np.int32)], shape, np.int32)
+    else:
+        constant = writer.constant(_of_inputs(numbers.moduli), np.int64)
+        rest = writer.op("FLOOR_MOD", [code, constant], (*code.shape[:-1], count), np.int64)
+        rows = writer.cast(reshape(writer, rest, shape), np.int32)
+    if (numbers.divisors != 1).any():
+        divisors = writer.constant(numbers.divisors.reshape(-1), np.int32)
+        rows = writer.op("DIV", [rows, divisors], shape, np.int32)
+    return _add_offsets(writer, numbers.offsets.reshape(-1).tolist(), rows)
+
+
+def _own_rows(writer: TfliteWriter, head: HeadArithmetic, ids: Tensor, rows: Tensor) -> Tensor:
+    """Rows int32 [n, inputs * places], those of IDs of the head replaced by their own."""
+    inputs, count = head.factors.shape
+    size = ids.shape[0]
+    heads = writer.constant(head.heads if inputs > 1 else head.heads[0], np.int64)
+    above = _compare(writer, "GREATER_EQUAL", ids, 0)
+    below = writer.op("LESS", [ids, heads], ids.shape, np.bool_)
+    own = writer.op("LOGICAL_AND", [above, below], ids.shape, np.bool_)
+    zero = writer.constant(0, np.int64)
+    number = writer.cast(writer.op("SELECT_V2", [own, ids, zero], ids.shape, np.int64), np.int32)
+    column, all_places = (size, inputs, 1), (size, inputs, count)
+    factors, offsets = (writer.constant(array, np.int32) for array in (head.factors, head.offsets))
+    number = reshape(writer, number, column)
+    number = writer.op("MUL", [number, factors], all_places, np.int32)
+    number = writer.op("ADD", [number, offsets], all_places, np.int32)
+    rows = reshape(writer, rows, all_places)
+    own = reshape(writer, own, column)
+    rows = writer.op("SELECT_V2", [own, number, rows], all_places, np.int32)
+    return reshape(writer, rows, (size, inputs * count))
+
+
+def _of_inputs(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Constants [inputs, ...], without that axis for a single input."""
+    single: npt.NDArray[np.int64] = array[0]
+    return array if len(array) > 1 else single
 
 
 def _code_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
@@ -362,29 +456,46 @@ def _add_offsets(writer: TfliteWriter, offsets: list[int], values: Tensor) -> Te
     return writer.op("ADD", [values, writer.constant(offsets, np.int32)], values.shape, np.int32)
 
 
-def _fuse(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, rows: Tensor) -> Tensor:
-    """Rows [n, blocks] to fused vectors float32 [n, dim]."""
-    count = len(spec.blocks)
+def _fuse(writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, rows: Tensor) -> Tensor:
+    """Rows [n, rows_per_id] to fused vectors float32 [n, dim]."""
+    spec, count = lookup.spec, lookup.spec.rows_per_id
     size = rows.shape[0]
+
+    def scaled(vectors: Tensor) -> Tensor:
+        if lookup.column_scales is None:
+            return table.scale_columns(vectors)
+        scales = writer.constant(lookup.column_scales[0], np.float32)
+        return writer.op("MUL", [vectors, scales], vectors.shape, np.float32)
+
     if count == 1:
-        return table.scale_columns(table.read(reshape(writer, rows, (size,))))
+        return scaled(table.read(reshape(writer, rows, (size,))))
     values = table.read(rows)
     if spec.fuse == "concat":
-        return reshape(writer, table.scale_columns(values), (size, spec.dim))
-    axis = writer.constant([1], np.int32)
-    fused = writer.op("SUM", [values, axis], (size, spec.dim), np.float32, keep_dims=False)
-    fused = table.scale_columns(fused)
+        return reshape(writer, scaled(values), (size, spec.dim))
+    if spec.fuse == "mul":  # column scales do not commute with a product
+        axis = writer.constant([1], np.int32)
+        return writer.op(
+            "REDUCE_PROD", [scaled(values), axis], (size, spec.dim), np.float32, keep_dims=False
+        )
+    fused = scaled(_sum_axis(writer, values, 1))
     if spec.fuse == "mean":
         share = writer.constant(1 / count, np.float32)
         fused = writer.op("MUL", [fused, share], fused.shape, np.float32)
     return fused
 
 
-def _zero_padding(writer: TfliteWriter, padding: int, ids: Tensor, vectors: Tensor) -> Tensor:
-    """Multiply by 0 where the ID is the padding ID, by 1 elsewhere."""
+def _not_padding(writer: TfliteWriter, padding: int, ids: Tensor) -> Tensor:
+    """float32 [n, 1] of IDs [n]: 0 where the ID is the padding ID, 1 elsewhere."""
     keep = writer.cast(_compare(writer, "NOT_EQUAL", ids, padding), np.float32)
-    keep = reshape(writer, keep, (*ids.shape, 1))
-    return writer.op("MUL", [vectors, keep], vectors.shape, np.float32)
+    return reshape(writer, keep, (*ids.shape, 1))
+
+
+def _sum_axis(writer: TfliteWriter, values: Tensor, axis: int) -> Tensor:
+    """The sum over an axis, which disappears."""
+    place = axis % len(values.shape)
+    shape = (*values.shape[:place], *values.shape[place + 1 :])
+    constant = writer.constant([place], np.int32)
+    return writer.op("SUM", [values, constant], shape, values.dtype, keep_dims=False)
 
 
 def _compare(writer: TfliteWriter, opcode: str, ids: Tensor, value: int) -> Tensor:

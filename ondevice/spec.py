@@ -134,11 +134,6 @@ class LookupSpec:
                 name = "hash" if len(self.residues) == 1 else "multi-hash"
         return f"hybrid {name}" if self.head else name
 
-    @property
-    def is_version_1(self) -> bool:
-        """Whether releases that read format version 1 alone know everything in it."""
-        return not (self.residues or self.head or self.pooling != "none" or self.fuse == "mul")
-
     def pieces(self, word_bits: Literal[32, 64]) -> list[list[BitPiece]]:
         """Per block, the contiguous bit runs that make up its value, in words of `word_bits`."""
         return [_block_pieces(block, word_bits) for block in self.blocks]

@@ -18,6 +18,7 @@ import tflite
 from tflite_helpers import (
     BATCHES,
     INT64,
+    SCHEME_CASES,
     Built,
     Lookup,
     build,
@@ -29,6 +30,7 @@ from tflite_helpers import (
 
 from ondevice.converters.emit_tflite import emit_tflite
 from ondevice.converters.graph import PackedModel
+from ondevice.converters.merge import merge_lookups
 from ondevice.converters.tflite_writer import TfliteWriter
 from ondevice.engines.tflite import TfliteEngine
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
@@ -134,11 +136,13 @@ CASES |= {
     for widths in ("whole", "random", "descending")
     for bits, rows in ((10, "small"), (20, "large"))
 }
+CASES |= SCHEME_CASES
 
 
 def emit(built: Built, folder: Path, name: str = "model") -> Path:
     path = folder / f"{name}.tflite"
-    emit_tflite(built.packed, path, "description")
+    packed = merge_lookups(built.packed) if name in SCHEME_CASES else built.packed
+    emit_tflite(packed, path, "description")
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,17 @@ import onnx_ir as ir
 
 from ondevice.codecs import QuantTable, quantise
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
-from ondevice.spec import LookupSpec
+from ondevice.spec import (
+    LookupSpec,
+    Residue,
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
 
+MULTIPLIER = 0x9E3779B97F4A7C15
 BATCHES = (1, 2, 17, 1024)
 INT64 = np.iinfo(np.int64)
 
@@ -37,6 +46,82 @@ class Built:
     inputs: list[str]
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     tables: dict[str, QuantTable] = field(default_factory=dict)
+
+
+def hybrid(head: int = 50, **settings: Any) -> Lookup:
+    """A binary-code lookup whose first IDs own rows."""
+    own = {key: settings.pop(key) for key in list(settings) if key in Lookup.__dataclass_fields__}
+    settings = {"code_bits": 20, "t": 7, "dim": 8, **settings}
+    return Lookup(binary_code_spec(head=head, **settings), **own)
+
+
+def pooled(lookup: Lookup, pooling: Any, sequence: int | str = 5, **settings: Any) -> Lookup:
+    """The same lookup with pooling over a sequence."""
+    spec = replace(lookup.spec, pooling=pooling)
+    return replace(lookup, spec=spec, sequence=sequence, **settings)
+
+
+WIDE: dict[str, Any] = {"scale_axis": "column", "widths": "random"}
+
+# Row schemes beside plain tables and binary codes, by name: run in ONNX Runtime and TFLite.
+SCHEME_CASES: dict[str, list[Lookup]] = {
+    "hash": [Lookup(hashing_spec(1000, 8, padding_id=0))],
+    "hash_one_row": [Lookup(hashing_spec(1, 8), "f32")],
+    "hash_mixed": [  # a multiplier, though no maker of specifications takes one here
+        Lookup(LookupSpec("hash", 90, 8, residues=(Residue(90, multiplier=MULTIPLIER),)))
+    ],
+    "hash_plain_high": [Lookup(LookupSpec("hash", 90, 8, residues=(Residue(90, bits=31),)))],
+    "hash_head": [Lookup(hashing_spec(97, 8, padding_id=0, head=50), "q4")],
+    "hash_head_columns": [Lookup(hashing_spec(900, 8, head=500), "q8", **WIDE)],
+    "multi_hash": [Lookup(multi_hash_spec(500, 8, hashes=3), "q8", widths="random")],
+    "multi_hash_shared": [Lookup(multi_hash_spec(501, 8, hashes=4, shared=True, fuse="mean"))],
+    "multi_hash_concat": [Lookup(multi_hash_spec(99, 8, fuse="concat", head=40), "q4")],
+    "multi_hash_head": [Lookup(multi_hash_spec(99, 8, head=40, padding_id=7), "q8", **WIDE)],
+    "multi_hash_head_mean": [Lookup(multi_hash_spec(99, 8, head=40, fuse="mean"), "q4", **WIDE)],
+    "quotient": [Lookup(quotient_remainder_spec(10_000, 8, remainders=100), "q4")],
+    "quotient_mul": [Lookup(quotient_remainder_spec(10_000, 8, remainders=90, fuse="mul"))],
+    "quotient_mul_columns": [
+        Lookup(quotient_remainder_spec(900, 8, remainders=30, fuse="mul"), "q8", **WIDE)
+    ],
+    "quotient_concat": [
+        Lookup(quotient_remainder_spec(900, 8, remainders=7, fuse="concat", padding_id=-1))
+    ],
+    "quotient_large": [Lookup(quotient_remainder_spec(46340 * 46341, 4, remainders=46341), "q8")],
+    "quotient_head": [Lookup(quotient_remainder_spec(900, 8, remainders=30, head=9), "f16")],
+    "hybrid": [hybrid(padding_id=0)],
+    "hybrid_columns": [hybrid(codec="q8", **WIDE)],
+    "hybrid_truncated": [hybrid(head=900, codec="q4", scale_axis="row", widths="random")],
+    "hybrid_mean": [hybrid(fuse="mean", multiplier=MULTIPLIER, codec="f32")],
+    "hybrid_concat": [hybrid(t=10, fuse="concat", widths="random")],
+    "hybrid_one_block": [hybrid(code_bits=9, t=9)],
+    "pooled_sum": [pooled(hybrid(padding_id=0), "sum")],
+    "pooled_mean": [pooled(Lookup(hashing_spec(99, 8, padding_id=0, head=9)), "mean")],
+    "pooled_full": [pooled(Lookup(full_spec(50, 8, padding_id=0, oov_row=1)), "mean", "steps")],
+    "pooled_shared": [
+        Lookup(multi_hash_spec(99, 8, padding_id=0, head=40), "q8"),
+        pooled(
+            Lookup(multi_hash_spec(99, 8, padding_id=0, head=40), "q8"),
+            "mean",
+            table="table_0.weight",
+        ),
+    ],
+    "merged_hashes": [
+        Lookup(hashing_spec(100, 8, head=9)),
+        Lookup(quotient_remainder_spec(900, 8, remainders=30)),
+        Lookup(hashing_spec(77, 8)),
+    ],
+    "merged_multi_hashes": [
+        Lookup(multi_hash_spec(100, 8, hashes=3, padding_id=0, head=9), "q8", **WIDE),
+        Lookup(multi_hash_spec(60, 8, hashes=2, padding_id=5, head=70), "q8", **WIDE),
+        Lookup(multi_hash_spec(60, 8, hashes=2, padding_id=5), "q8", **WIDE),
+    ],
+    "merged_hybrids": [
+        hybrid(codec="q4", scale_axis="row", widths="random"),
+        hybrid(head=3, code_bits=24, t=6, codec="q4", scale_axis="row", widths="random"),
+        hybrid(head=0, code_bits=8, t=4, codec="q4", scale_axis="row", widths="random"),
+    ],
+    "merged_means": [hybrid(fuse="mean"), hybrid(head=1, fuse="mean", multiplier=3)],
+}
 
 
 def make_table(lookup: Lookup, seed: int) -> QuantTable:
@@ -105,7 +190,7 @@ def build(lookups: list[Lookup], seed: int = 0, hidden: int = 8) -> Built:
         nodes.append(made)
         packed_lookups.append(PackedLookup(made, (lookup.spec,), table))
         part = made.outputs[0]
-        if lookup.sequence is not None:
+        if lookup.sequence is not None and lookup.spec.pooling == "none":
             axes = constant(initializers, f"axes_{number}", np.array([1], np.int64))
             part = node("ReduceSum", [part, axes], keepdims=0)
         parts.append(part)
@@ -117,7 +202,7 @@ def build(lookups: list[Lookup], seed: int = 0, hidden: int = 8) -> Built:
         "b2": rng.normal(size=1).astype(np.float32),
     }
     held = {key: constant(initializers, key, array) for key, array in weights.items()}
-    vectors = node("Concat", parts, name="vectors", axis=1)
+    vectors = node("Concat", parts, name="vectors", axis=-1)
     x = node("Gemm", [vectors, held["w1"], held["b1"]], transB=1)
     x = node("Relu", [x])
     x = node("Gemm", [x, held["w2"], held["b2"]])
@@ -149,6 +234,7 @@ def make_ids(built: Built, batch: int, seed: int, sequence: int = 3) -> dict[str
         else:
             pool = [0, 1, -1, INT64.min, INT64.max, 2**31, -(2**31), 2**32, 2**16, 255]
             pool += [int(i) for i in rng.integers(INT64.min, INT64.max, 90)]
+            pool += [spec.head - 1, spec.head, *rng.integers(0, max(spec.head, 1), 20)]
         if spec.padding_id is not None:
             pool += [spec.padding_id] * 3
         steps = lookup.sequence if isinstance(lookup.sequence, int) else sequence
@@ -160,6 +246,25 @@ def make_ids(built: Built, batch: int, seed: int, sequence: int = 3) -> dict[str
     return ids
 
 
+def reference_rows(spec: LookupSpec, wanted: int) -> list[int]:
+    """Rows of a binary code, a hash or a hybrid."""
+    count = len(spec.blocks) + len(spec.residues)
+    if 0 <= wanted < spec.head:
+        return [count * wanted + c for c in range(count)] if spec.fuse == "concat" else [wanted]
+    rows = []
+    for residue in spec.residues:
+        code = wanted * residue.multiplier % 2**64
+        number = code // 2**33 if residue.bits == 31 else (code + 2**63) % 2**64 - 2**63
+        rows.append(residue.offset + number % residue.modulus // residue.divisor)
+    code = (wanted % 2**64) * spec.multiplier % 2**64 % 2**spec.code_bits
+    for block in spec.blocks:
+        row = block.offset
+        for position in range(block.bits):
+            row += 2**position * (code // 2 ** (block.start + position * block.stride) % 2)
+        rows.append(row)
+    return rows
+
+
 def reference_vector(spec: LookupSpec, values: np.ndarray, wanted: int) -> np.ndarray:
     """One vector by Python integers: no numpy bit operation, no shared code."""
     if spec.padding_id is not None and wanted == spec.padding_id:
@@ -168,15 +273,11 @@ def reference_vector(spec: LookupSpec, values: np.ndarray, wanted: int) -> np.nd
         row = wanted if 0 <= wanted < spec.rows else spec.oov_row
         assert row is not None
         return values[row]
-    code = (wanted % 2**64) * spec.multiplier % 2**64 % 2**spec.code_bits
-    rows = []
-    for block in spec.blocks:
-        row = block.offset
-        for position in range(block.bits):
-            row += 2**position * (code // 2 ** (block.start + position * block.stride) % 2)
-        rows.append(values[row])
+    rows = [values[row] for row in reference_rows(spec, wanted)]
     if spec.fuse == "concat":
         return np.concatenate(rows)
+    if spec.fuse == "mul":
+        return np.prod(np.array(rows, dtype=np.float64), axis=0).astype(np.float32)
     total = np.sum(np.array(rows, dtype=np.float64), axis=0)
     return (total / len(rows) if spec.fuse == "mean" else total).astype(np.float32)
 
@@ -201,7 +302,12 @@ def reference(built: Built, ids: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         distinct, places = np.unique(wanted, return_inverse=True)
         vectors = np.stack([reference_vector(lookup.spec, values, int(i)) for i in distinct])
         part = vectors[places.reshape(-1)].reshape(*wanted.shape, lookup.spec.dim)
-        parts.append(part if lookup.sequence is None else part.sum(axis=1))
+        if lookup.sequence is not None:
+            part = part.sum(axis=1)
+        if lookup.spec.pooling == "mean":
+            count = (wanted != lookup.spec.padding_id).sum(axis=1, keepdims=True)
+            part = (part / np.maximum(count, 1)).astype(np.float32)
+        parts.append(part)
     vectors = np.concatenate(parts, axis=1)
     w = built.weights
     hidden = np.maximum(vectors.astype(np.float64) @ w["w1"].T + w["b1"], 0)

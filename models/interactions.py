@@ -73,17 +73,6 @@ class PaddingMask(Embedding):
         return super().forward(ids, pooling) * (1 / _EXACT)
 
 
-class MeanPooling(nn.Module):
-    """The mean vector of the items of a history; zero for an empty one."""
-
-    def forward(self, query: Tensor, items: Tensor, present: Tensor) -> Tensor:
-        """float32 [batch, dim]; see AttentionPooling.forward. The query plays no part."""
-        count = present.sum(1)
-        # divided by at least 1: the mean of nothing is 0. (An added tiny number would not do: the
-        # ONNX optimiser drops it.)
-        return (items * present).sum(1) / (count + functional.relu(1 - count))
-
-
 class AttentionPooling(nn.Module):
     """Items of a history weighted by their relevance to the target item, and summed.
 

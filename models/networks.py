@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from ondevice.errors import InputError, SpecError
+from ondevice.features import PADDING_ID
 from ondevice.models.adaptive_mask import MAX_LEVELS, AdaptiveMask, MaskGroup
 from ondevice.models.embeddings import Embedding, row_counts
 from ondevice.models.interactions import (
     AttentionPooling,
     CrossNetwork,
-    MeanPooling,
     PaddingMask,
     pair_interactions,
 )
 from ondevice.models.joint_tables import JointTables
 from ondevice.models.log import ClickLog
-from ondevice.spec import LookupSpec
+from ondevice.spec import LookupSpec, Pooling
 
 MAX_LAYERS = 64
 MAX_LAYER_SIZE = 65536
@@ -196,15 +196,14 @@ class ClickModel(nn.Module):
         _ = self.config  # checks the settings before they size any layer
         specs = {name: table.spec for name, table in embeddings.items()}
         kind = self.settings.kind
+        attended = self.histories if kind == "din" else {}
         self.pooling = nn.ModuleDict(
             {
                 module_key(name): AttentionPooling(specs[target].dim, self.settings.attention)
-                if kind == "din"
-                else MeanPooling()
-                for name, target in self.histories.items()
+                for name, target in attended.items()
             }
         )
-        self.present = PaddingMask() if self.histories else None
+        self.present = PaddingMask() if attended else None
         width = sum(spec.dim for spec in specs.values())
         width += sum(specs[target].dim for target in self.histories.values())
         wide = specs if kind in _WIDE else {}
@@ -324,9 +323,11 @@ class ClickModel(nn.Module):
         self, history: str, ids: Tensor, vectors: Mapping[str, Tensor], levels: Tensor | None
     ) -> Tensor:
         target = self.histories[history]
-        assert self.present is not None  # noqa: S101 (a model with histories has it)
         table = self.embedding(target)
-        items = table(ids) if levels is None else table.vectors(ids, levels)
+        pooling: Pooling = "mean" if self.present is None else "none"
+        items = table(ids, pooling) if levels is None else table.vectors(ids, levels, pooling)
+        if self.present is None:
+            return items
         present = self.present(ids)
         vector: Tensor = self.pooling[module_key(history)](vectors[target], items, present)
         return vector
@@ -450,6 +451,12 @@ def _config_faults(config: ModelConfig) -> list[str]:
             faults.append(f"a history needs a name that no field has, got {name!r}")
         if target not in config.embeddings:
             faults.append(f"history {name!r} is of field {target!r}, which is not there")
+        elif config.embeddings[target].spec.padding_id != PADDING_ID:
+            faults.append(
+                f"history {name!r}: the table of {target!r} needs padding_id {PADDING_ID}"
+            )
+        elif config.embeddings[target].spec.pooling != "none":
+            faults.append(f"history {name!r}: the table of {target!r} is pooled itself")
     dims = {table.spec.dim for table in config.embeddings.values()}
     if config.network.kind == "deepfm" and len(dims) > 1:
         faults.append(f"deepfm needs vectors of one width, got {sorted(dims)}")

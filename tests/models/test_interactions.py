@@ -1,6 +1,7 @@
 """Each network against its formula written out in numpy, and as files of every target."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ondevice.features import FeatureSpec, Field
 from ondevice.models import (
     BinaryCodeEmbedding,
     ClickModel,
+    Embedding,
     FullEmbedding,
     ModelConfig,
     NetworkConfig,
@@ -22,11 +24,11 @@ from ondevice.models import (
 from ondevice.models.interactions import (
     AttentionPooling,
     CrossNetwork,
-    MeanPooling,
     PaddingMask,
     pair_interactions,
 )
 from ondevice.models.networks import KINDS
+from ondevice.spec import full_spec
 
 IDS = {
     "user": torch.tensor([5, -7, 0, 9]),
@@ -164,10 +166,9 @@ def test_low_rank_cross_layers_are_full_ones_of_that_product():
     torch.testing.assert_close(low(x), full(x))
 
 
-@pytest.mark.parametrize("kind", ["mean", "attention"])
-def test_pooling_ignores_padding_and_order(kind):
+def test_attention_ignores_padding_and_order():
     torch.manual_seed(0)
-    pooling = MeanPooling() if kind == "mean" else AttentionPooling(4, (6, 3))
+    pooling = AttentionPooling(4, (6, 3))
     query, items = torch.randn(3, 4), torch.randn(3, 5, 4)
     present = torch.tensor([[1, 1, 0, 1, 0], [0] * 5, [1] * 5]).float().unsqueeze(-1)
     out = pooling(query, items, present)
@@ -237,6 +238,18 @@ def test_checkpoints_carry_the_network(kind, tmp_path):
         ),
         (lambda: ClickModel({"a": FullEmbedding(5, 2)}, (4,), {"h": "b"}), "'b'"),
         (lambda: ClickModel({"a": FullEmbedding(5, 2)}, (4,), {"a": "a"}), "a name that no"),
+        (
+            lambda: ClickModel({"a": FullEmbedding(5, 2, padding_id=None)}, (4,), {"h": "a"}),
+            "needs padding_id 0",
+        ),
+        (
+            lambda: ClickModel(
+                {"a": Embedding(replace(full_spec(5, 2, padding_id=0), pooling="sum"))},
+                (4,),
+                {"h": "a"},
+            ),
+            "pooled itself",
+        ),
     ],
 )
 def test_contradictions_are_refused(make, message):

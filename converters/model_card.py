@@ -97,8 +97,19 @@ def _layer_rows(report: ConversionReport) -> list[tuple[str, ...]]:
 def _method(spec: LookupSpec) -> str:
     if spec.scheme == "full":
         return "one row per ID"
-    bits = ", ".join(str(block.bits) for block in spec.blocks)
-    return f"{spec.scheme}, {spec.code_bits} bits in blocks of {bits}, {spec.fuse}"
+    parts = [spec.kind]
+    if spec.head:
+        parts.append(f"{spec.head} IDs with rows of their own")
+    if spec.blocks:
+        bits = ", ".join(str(block.bits) for block in spec.blocks)
+        parts.append(f"{spec.code_bits} bits in blocks of {bits}")
+    if spec.residues:
+        parts.append(f"{', '.join(str(residue.rows) for residue in spec.residues)} rows")
+    if spec.rows_per_id > 1:
+        parts.append(spec.fuse)
+    if spec.pooling != "none":
+        parts.append(f"{spec.pooling} over a sequence")
+    return ", ".join(parts)
 
 
 def _accuracy(report: ConversionReport, about: Mapping[str, str]) -> list[str]:

@@ -186,7 +186,7 @@ def _tables_text(trained: Trained) -> str:
         embedding = trained.model.embedding(name)
         spec = embedding.spec
         kept = spec.row_dim if embedding.mask is None else embedding.mask.widths().float().mean()
-        cells = (spec.scheme, str(spec.rows), str(spec.rows_per_id), f"{kept:.1f} of {spec.dim}")
+        cells = (spec.kind, str(spec.rows), str(spec.rows_per_id), f"{kept:.1f} of {spec.dim}")
         rows.append((name, *cells))
     return table(header, rows)
 

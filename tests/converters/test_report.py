@@ -91,7 +91,7 @@ def test_card_says_what_the_files_are(converted):
     assert "rows of a test, \\*made\\* here" in card
     assert f"float32 torch {report.source_auc:.4f}" in card
     assert re.search(r"\| torch \| \d", card)
-    assert "`embeddings.shop.weight` | 512 x 8 | binary_code, 36 bits" in card
+    assert "`embeddings.shop.weight` | 512 x 8 | binary code, 36 bits" in card
     assert str(folder) not in card
 
 

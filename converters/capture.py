@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ondevice.converters.graph import DOMAIN, LOOKUP, CapturedLookup, CapturedModel
+from ondevice.converters.table_source import ArrayTable
 from ondevice.errors import SpecError, UnsupportedError
 from ondevice.spec import LookupSpec, full_spec
 
@@ -41,7 +41,9 @@ def capture(module: nn.Module, example_inputs: tuple[Any, ...]) -> CapturedModel
     lookups = tuple(_captured(node) for node in model.graph if _is_lookup(node))
     if not lookups:
         raise UnsupportedError("the module has no embedding lookup; there is nothing to compress")
-    tables = {lookup.table: _array(_initializer(model, lookup.table)) for lookup in lookups}
+    tables = {
+        lookup.table: ArrayTable(_array(_initializer(model, lookup.table))) for lookup in lookups
+    }
     return CapturedModel(model, lookups, tables)
 
 
@@ -145,7 +147,7 @@ def _recognise_gathers(model: ir.Model) -> None:
         constant = table.const_value
         if constant is None or constant.dtype != ir.DataType.FLOAT or len(constant.shape) != 2:
             continue
-        rows, dim = constant.numpy().shape
+        rows, dim = constant.shape.numpy()
         lookup = ir.Node(
             DOMAIN,
             LOOKUP,
@@ -170,7 +172,7 @@ def _captured(node: ir.Node) -> CapturedLookup:
     table, widths = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     if table is None or table.const_value is None or not table.name:
         raise UnsupportedError(f"{node.name}: its embedding table is not a constant of the module")
-    kept = None if widths is None else _array(widths).astype(np.int64)
+    kept = None if widths is None else _array(widths)
     return CapturedLookup(node, spec, table.name, kept)
 
 

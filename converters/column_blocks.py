@@ -7,13 +7,14 @@ of every block j, so a row that does not reach a block reads zeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, Codec, QuantTable
+from ondevice.codecs import BITS, Codec, QuantTable, StoredTable
 from ondevice.converters.graph import PackedModel
 from ondevice.info import TableBytes
 
@@ -22,26 +23,123 @@ BLOCK_COLUMNS = 4
 LEAST_SAVING = 256
 # Reading rows that share bytes takes operators for every value, so only short rows do.
 SHORT_ROW_BITS = 32
+COUNTED_ROWS = 2**20  # at once: a histogram takes 8 bytes a row
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Columns `start` to `stop` of the first `count` sorted rows, then perhaps a zero row."""
+
+    start: int
+    stop: int
+    count: int
+    zero_row: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of the block, with the zero row."""
+        return self.count + self.zero_row
+
+    @property
+    def columns(self) -> int:
+        """Columns of the block."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of one array of a cut table, from `row` on.
+
+    Attributes:
+        place: the number of a block, "scales" or "positions".
+        values: of a block: in the dtype of QuantTable.values, int8 also for narrower codes.
+    """
+
+    place: int | str
+    row: int
+    values: Array
 
 
 @dataclass(frozen=True)
 class ColumnBlocks:
-    """A table cut into column blocks.
+    """How a table is cut into column blocks, or kept whole as one block where that saves nothing.
 
     Attributes:
-        blocks: arrays [rows reaching the block (+ 1 zero row), columns]; dtype of table.values.
-        scales: row scales in sorted order, column scales, or None; as in QuantTable.
-        positions: original row -> sorted row [rows], or None when rows keep their order.
+        blocks: at least one.
         zero_row: whether each block ends with a zero row, so that lookups must take the minimum.
+        row_scales: whether there is an array of row scales, float16, in sorted order.
+        positions: dtype of an array "original row -> sorted row", None when rows keep their order.
         shared_bytes: whether rows of the only block share bytes: all codes of the table one after
             another, row by row.
     """
 
-    blocks: tuple[npt.NDArray[Any], ...]
-    scales: npt.NDArray[Any] | None
-    positions: npt.NDArray[np.int64] | None
+    table: StoredTable
+    blocks: tuple[Block, ...]
     zero_row: bool
+    row_scales: bool
+    positions: np.dtype[Any] | None
     shared_bytes: bool = False
+
+    def block_shape(self, number: int) -> tuple[int, ...]:
+        """Shape of a block as it is stored: codes narrower than a byte are packed."""
+        block, bits = self.blocks[number], BITS[self.table.codec]
+        if self.shared_bytes:
+            return (-(-block.rows * block.columns * bits // 8),)
+        return (block.rows, -(-block.columns * bits // 8) if bits < 8 else block.columns)
+
+    def row_bits(self, place: int | str) -> int:
+        """Bits of one row of a block, of one scale, or of one position."""
+        if place == "scales":
+            return 16
+        if not isinstance(place, int):
+            return 0 if self.positions is None else 8 * self.positions.itemsize
+        bits = self.blocks[place].columns * BITS[self.table.codec]
+        return bits if self.shared_bytes else -(-bits // 8) * 8
+
+    def pieces(self) -> Iterator[Piece]:
+        """All blocks, scales and positions piece by piece, in one pass over the table."""
+        if not self.zero_row:
+            row = 0
+            for chunk in self.table.chunks():
+                yield Piece(0, row, chunk.values)
+                if self.row_scales:
+                    yield Piece("scales", row, np.asarray(chunk.scales))
+                row += chunk.rows
+            return
+        # where the next row of each width goes: rows are sorted by width alone, so stably
+        histogram = _histogram(self.table)
+        places = np.cumsum(histogram[::-1])[::-1] - histogram
+        first, dtype = 0, None
+        for chunk in self.table.chunks():
+            yield from self._sorted(chunk, places, first)
+            first, dtype = first + chunk.rows, chunk.values.dtype
+        for number, block in enumerate(self.blocks):
+            yield Piece(number, block.count, np.zeros((1, block.columns), dtype))
+
+    def _sorted(
+        self, chunk: QuantTable, places: npt.NDArray[np.int64], first: int
+    ) -> Iterator[Piece]:
+        widths = np.asarray(chunk.widths).astype(np.int64)
+        order = np.argsort(-widths, kind="stable")
+        values = chunk.values[order]
+        scales = np.asarray(chunk.scales)[order] if self.row_scales else None
+        positions = np.empty(chunk.rows, dtype=np.int64)
+        ordered = widths[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], chunk.rows], strict=True):
+            width = int(ordered[start])
+            row, run = int(places[width]), slice(start, stop)
+            for number, block in enumerate(self.blocks):
+                if row < block.count:
+                    yield Piece(number, row, values[run, block.start : block.stop])
+            if scales is not None:
+                yield Piece("scales", row, scales[run])
+            positions[order[run]] = np.arange(row, row + stop - start)
+            places[width] += stop - start
+        if self.positions is not None:
+            yield Piece("positions", first, positions.astype(self.positions))
 
 
 def rows_share_bytes(codec: Codec, rows: int, dim: int) -> bool:
@@ -52,35 +150,54 @@ def rows_share_bytes(codec: Codec, rows: int, dim: int) -> bool:
     return bits < SHORT_ROW_BITS and saved >= LEAST_SAVING and rows * dim < 2**31
 
 
-def cut(table: QuantTable) -> ColumnBlocks:
+def cut(table: StoredTable) -> ColumnBlocks:
     """Cut a table into column blocks, or keep it whole where that saves nothing."""
+    row_scales = table.scale_axis == "row"
+    only = (Block(0, table.dim, table.rows, False),)
     shared = rows_share_bytes(table.codec, table.rows, table.dim)
-    whole = ColumnBlocks((table.values,), table.scales, None, False, shared)
+    whole = ColumnBlocks(table, only, False, row_scales, None, shared)
     if table.widths is None:
         return whole
-    widths = table.widths.astype(np.int64)
-    order = np.argsort(-widths, kind="stable")
-    counts = [int((widths > start).sum()) for start in range(0, table.dim, BLOCK_COLUMNS)]
-    values = table.values[order]
+    histogram = _histogram(table)
+    counts = [int(histogram[start + 1 :].sum()) for start in range(0, table.dim, BLOCK_COLUMNS)]
     blocks, start = [], 0
     while start < table.dim and counts[start // BLOCK_COLUMNS]:
         count = counts[start // BLOCK_COLUMNS]
         stop = start
         while stop < table.dim and counts[stop // BLOCK_COLUMNS] == count:
             stop = min(stop + BLOCK_COLUMNS, table.dim)
-        block = values[:count, start:stop]
-        blocks.append(np.concatenate([block, np.zeros_like(block[:1])]))
+        blocks.append(Block(start, stop, count, True))
         start = stop
     if start < table.dim:  # columns that no row reaches
-        blocks.append(np.zeros((1, table.dim - start), dtype=values.dtype))
-    positions = None
-    if not np.array_equal(order, np.arange(table.rows)):
-        positions = np.empty(table.rows, dtype=np.int64)
-        positions[order] = np.arange(table.rows)
-    if _bytes(table, blocks, positions) + LEAST_SAVING > _payload(table, whole):
+        blocks.append(Block(start, table.dim, 0, True))
+    in_order = bool((table.widths[:-1] >= table.widths[1:]).all())
+    positions = None if in_order else position_dtype(table.rows)
+    parts = ColumnBlocks(table, tuple(blocks), True, row_scales, positions)
+    if _payload(parts) + _positions(parts) + LEAST_SAVING > _payload(whole):
         return whole
-    scales = table.scales[order] if table.scale_axis == "row" and table.scales is not None else None
-    return ColumnBlocks(tuple(blocks), table.scales if scales is None else scales, positions, True)
+    return parts
+
+
+def write_blocks(
+    file: BinaryIO,
+    parts: ColumnBlocks,
+    offsets: Mapping[int | str, int],
+    encode: Callable[[Array], Array],
+) -> None:
+    """Write all pieces of a cut table into a file whose arrays begin at `offsets`.
+
+    Args:
+        file: open for writing at any place.
+        parts: the table.
+        offsets: byte at which the array of each Piece.place begins.
+        encode: values of a block, as in Piece, to rows as the file stores them.
+    """
+    for piece in parts.pieces():
+        rows = encode(piece.values) if isinstance(piece.place, int) else piece.values
+        stored = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
+        # rows that share bytes come in multiples of ROW_UNIT, so pieces begin at whole bytes
+        file.seek(offsets[piece.place] + piece.row * parts.row_bits(piece.place) // 8)
+        file.write(stored.reshape(-1).view(np.uint8).data)
 
 
 def position_dtype(rows: int) -> np.dtype[Any]:
@@ -100,9 +217,10 @@ def stored_tables(packed: PackedModel) -> tuple[TableBytes, ...]:
     )
 
 
-def _stored(name: str, table: QuantTable, column_scale_bytes: int) -> TableBytes:
+def _stored(name: str, table: StoredTable, column_scale_bytes: int) -> TableBytes:
     parts = cut(table)
-    positions = 0 if parts.positions is None else position_dtype(table.rows).itemsize * table.rows
+    own = table.column_scales
+    scales = 2 * table.rows if parts.row_scales else 0 if own is None else own.nbytes
     return TableBytes(
         name=name,
         rows=table.rows,
@@ -110,26 +228,27 @@ def _stored(name: str, table: QuantTable, column_scale_bytes: int) -> TableBytes
         kept=table.dim if table.widths is None else float(table.widths.mean()),
         codec=table.codec,
         scale_axis=table.scale_axis,
-        payload=_payload(table, parts),
-        scales=column_scale_bytes + (0 if parts.scales is None else parts.scales.nbytes),
+        payload=_payload(parts),
+        scales=column_scale_bytes + scales,
         widths=0,
-        permutation=positions,
+        permutation=_positions(parts),
     )
 
 
-def _payload(table: QuantTable, parts: ColumnBlocks) -> int:
-    if parts.shared_bytes:
-        return -(-table.rows * table.dim * BITS[table.codec] // 8)
-    return _bytes(table, list(parts.blocks), None)
+def _histogram(table: StoredTable) -> npt.NDArray[np.int64]:
+    """How many rows keep each width, int64 [dim + 1]."""
+    widths = np.asarray(table.widths)
+    counts = np.zeros(table.dim + 1, dtype=np.int64)
+    for start in range(0, table.rows, COUNTED_ROWS):
+        counts += np.bincount(widths[start : start + COUNTED_ROWS], minlength=table.dim + 1)
+    return counts
 
 
-def _bytes(
-    table: QuantTable,
-    blocks: list[npt.NDArray[Any]],
-    positions: npt.NDArray[np.int64] | None,
-) -> int:
-    bits = BITS[table.codec]
-    values: int = sum(block.shape[0] * -(-block.shape[1] * bits // 8) for block in blocks)
-    if positions is not None:
-        values += table.rows * position_dtype(table.rows).itemsize
-    return values
+def _payload(parts: ColumnBlocks) -> int:
+    return sum(
+        -(-block.rows * parts.row_bits(number) // 8) for number, block in enumerate(parts.blocks)
+    )
+
+
+def _positions(parts: ColumnBlocks) -> int:
+    return 0 if parts.positions is None else parts.table.rows * parts.positions.itemsize

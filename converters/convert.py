@@ -26,7 +26,7 @@ from ondevice.converters.emit_tflite import emit_tflite
 from ondevice.converters.graph import PackedModel
 from ondevice.converters.merge import merge_lookups
 from ondevice.converters.model_card import model_card
-from ondevice.converters.pack import pack
+from ondevice.converters.pack import pack, pack_tables
 from ondevice.converters.probe import probe_ids
 from ondevice.converters.report import ConversionReport
 from ondevice.converters.verification import (
@@ -101,7 +101,8 @@ def convert(
     names = input_names(module, example_inputs)
     captured = capture(module, example_inputs)
     absorb_rotations(captured.model.graph)
-    packed = pack(captured, tables)
+    packed_tables = pack_tables(captured, tables)
+    packed = pack(captured, packed_tables)
     check_float_layers(packed, plan)
     inputs = _input_specs(packed)
     leaves = [leaf.numpy() for leaf in pytree.tree_leaves(example_inputs)]
@@ -110,9 +111,10 @@ def convert(
     outputs = tuple(str(value.name) for value in packed.model.graph.outputs)
     batches = [probe_ids(inputs, examples, _paddings(packed), rows) for rows in BATCHES]
     travelling = probe_ids(inputs, examples, _paddings(packed), VECTOR_ROWS)
-    with dequantised(module, packed):
-        stored = [source(batch) for batch in batches]
-        vectors = TestVectors(travelling, {outputs[0]: source(travelling)}, DENSE_TOLERANCE[dense])
+    as_stored = dequantised(packed_tables)
+    stored = [source(batch, as_stored) for batch in batches]
+    outcome = {outputs[0]: source(travelling, as_stored)}
+    vectors = TestVectors(travelling, outcome, DENSE_TOLERANCE[dense])
     expected = Expected(
         batches=batches,
         stored=stored,

@@ -27,7 +27,7 @@ from ondevice.info import ModelInfo
 from ondevice.odm import write_odm
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Attribute, Node, Plan
-from ondevice.records import pack_records
+from ondevice.records import stream_records
 
 
 def emit_odm(
@@ -44,7 +44,7 @@ def emit_odm(
     graph = packed.model.graph
     lookups = {lookup.node.name: lookup for lookup in packed.lookups}
     _check_operators(graph, set(lookups))
-    tables = {name: pack_records(table) for name, table in sorted(packed.tables.items())}
+    tables = {name: stream_records(table) for name, table in sorted(packed.tables.items())}
     weights = _weights(graph)
     layers = find_dense_layers(graph, plan)
     layer_of = nodes_of(layers)

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import Codec, QuantTable
+from ondevice.codecs import Codec, StoredTable
 from ondevice.converters.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
-from ondevice.converters.column_blocks import ColumnBlocks, cut, position_dtype
+from ondevice.converters.column_blocks import ColumnBlocks, cut, write_blocks
 from ondevice.converters.dense_layers import ALL_FLOAT, DensePlan, LayerReport
+from ondevice.converters.external_data import ExternalData
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.onnx_dense import quantise_dense
 from ondevice.converters.row_arithmetic import (
@@ -29,6 +30,16 @@ from ondevice.spec import HIGH_BITS
 METADATA_KEY = "ondevice"
 OPSET = 21
 IR_VERSION = 10
+LEAST_EXTERNAL = 256  # bytes; smaller constants stay in the .onnx file
+
+# A gather's source: narrow codes travel as bytes.
+VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "q8": np.dtype(np.int8),
+    "q4": np.dtype(np.uint8),
+    "q2": np.dtype(np.uint8),
+}
 
 FUNCTION_NAMES = {
     "full": "TableLookup",
@@ -51,9 +62,11 @@ def emit_onnx(
     model = packed.model.clone()
     graph = model.graph
     layers = quantise_dense(graph, plan)
+    data = ExternalData(path.with_name(f"{path.name}.data"))
     nodes = {node.name: node for node in graph}
     stored = {
-        name: _StoredTable(graph, name, table) for name, table in sorted(packed.tables.items())
+        name: _StoredTable(graph, data, name, table)
+        for name, table in sorted(packed.tables.items())
     }
     functions: dict[str, ir.Function] = {}
     for lookup in packed.lookups:
@@ -62,48 +75,75 @@ def emit_onnx(
         model.functions[function.identifier()] = function
     graph.opset_imports.clear()
     graph.opset_imports.update({"": OPSET, DOMAIN: 1})
-    for value in graph.initializers.values():
-        if value.const_value is not None:  # plain arrays: torch tensors would be read again
-            value.const_value = ir.tensor(np.array(value.const_value.numpy()), name=value.name)
+    for name, value in graph.initializers.items():
+        held = value.const_value
+        if held is not None and not isinstance(held, ir.ExternalTensor):
+            array = np.array(held.numpy())  # plain arrays: torch tensors would be read again
+            outside = array.nbytes >= LEAST_EXTERNAL
+            value.const_value = data.add(name, array) if outside else ir.tensor(array, name=name)
     _strip_provenance(model)
     model.metadata_props[METADATA_KEY] = info
     model.ir_version = IR_VERSION
-    ir.save(model, path, external_data=f"{path.name}.data")
+    data.write()
+    ir.save(model, path)
+    with data.path.open("r+b") as file:
+        for table in stored.values():
+            write_blocks(file, table.cut, table.offsets, table.payload)
     return layers
 
 
 class _StoredTable:
     """A table's initializers, shared by all lookups that read it."""
 
-    def __init__(self, graph: ir.Graph, name: str, table: QuantTable) -> None:
+    def __init__(self, graph: ir.Graph, data: ExternalData, name: str, table: StoredTable) -> None:
         self.table = table
         self.cut: ColumnBlocks = cut(table)
+        self.offsets: dict[int | str, int] = {}
         self.values: list[ir.Value] = []
-        for number, block in enumerate(self.cut.blocks):
-            self._add(graph, f"{name}.values.{number}", self._payload(block))
+        dtype = VALUE_DTYPES[table.codec]
+        for number in range(len(self.cut.blocks)):
+            self._add(graph, data, f"{name}.values.{number}", number, dtype)
         if table.codec in NARROW:
             self.values.append(_shared_codes(graph, table.codec))
-        if self.cut.scales is not None:
-            self._add(graph, f"{name}.scales", self.cut.scales)
+        if self.cut.row_scales:
+            self._add(graph, data, f"{name}.scales", "scales", np.dtype(np.float16))
+        elif table.column_scales is not None:
+            self.values.append(_initializer(graph, f"{name}.scales", table.column_scales))
         if self.cut.positions is not None:
-            positions = self.cut.positions.astype(position_dtype(table.rows))
-            self._add(graph, f"{name}.positions", positions)
+            self._add(graph, data, f"{name}.positions", "positions", self.cut.positions)
 
-    def _payload(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def payload(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Rows of a block as they are stored."""
         if self.table.codec not in NARROW:
-            return block
+            return values
         if self.cut.shared_bytes:
-            return pack_codes(block.reshape(1, -1), self.table.codec).reshape(-1)
-        return pack_codes(block, self.table.codec)
+            return pack_codes(values.reshape(1, -1), self.table.codec).reshape(-1)
+        return pack_codes(values, self.table.codec)
 
-    def _add(self, graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> None:
-        self.values.append(_initializer(graph, name, array))
+    def _add(
+        self,
+        graph: ir.Graph,
+        data: ExternalData,
+        name: str,
+        place: int | str,
+        dtype: np.dtype[Any],
+    ) -> None:
+        shape = self.cut.block_shape(place) if isinstance(place, int) else (self.table.rows,)
+        tensor = data.reserve(name, dtype, shape)
+        self.offsets[place] = tensor.offset or 0
+        self.values.append(_registered(graph, name, tensor))
 
 
 def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    return _registered(graph, name, ir.tensor(np.ascontiguousarray(array), name=name))
+
+
+def _registered(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value
@@ -314,20 +354,21 @@ class _Body:
         tables = list(self._tables)
         blocks = [tables.pop(0) for _ in cut_table.blocks]
         codes_of_byte = tables.pop(0) if table.codec in NARROW else None
-        scales = tables.pop(0) if cut_table.scales is not None else None
+        scaled = cut_table.row_scales or table.column_scales is not None
+        scales = tables.pop(0) if scaled else None
         if cut_table.positions is not None:
             rows = self._cast(self._op("Gather", tables.pop(0), rows, axis=0), ir.DataType.INT64)
         parts = []
-        for block, array in zip(blocks, cut_table.blocks, strict=True):
+        for block, held in zip(cut_table.blocks, blocks, strict=True):
             place = rows
             if cut_table.zero_row:
-                place = self._op("Min", rows, self._constant(len(array) - 1))
+                place = self._op("Min", rows, self._constant(block.rows - 1))
             if codes_of_byte is not None and cut_table.shared_bytes:
-                parts.append(self._read_shared(block, place, codes_of_byte, table))
+                parts.append(self._read_shared(held, place, codes_of_byte, table))
                 continue
-            codes = self._op("Gather", block, place, axis=0)
+            codes = self._op("Gather", held, place, axis=0)
             if codes_of_byte is not None:
-                parts.append(self._unpack(codes, codes_of_byte, array.shape[1]))
+                parts.append(self._unpack(codes, codes_of_byte, block.columns))
             else:
                 parts.append(
                     codes if table.codec == "f32" else self._cast(codes, ir.DataType.FLOAT)
@@ -341,7 +382,7 @@ class _Body:
         return self._op("Mul", values, scales)
 
     def _read_shared(
-        self, block: ir.Value, rows: ir.Value, codes_of_byte: ir.Value, table: QuantTable
+        self, block: ir.Value, rows: ir.Value, codes_of_byte: ir.Value, table: StoredTable
     ) -> ir.Value:
         """Values float32 [..., dim] of rows that share bytes: each code's byte, and it within."""
         places = self._op("Unsqueeze", rows, self._constant([-1]))

@@ -69,6 +69,9 @@ def emit_tflite(
     for value in graph.outputs:
         _add_output(builder, value)
     writer.write(path, info)
+    with path.open("r+b") as file:
+        for table in tables.values():
+            table.write(file)
     return (*dense.reports, *(layer_report(x, "float") for x in layers if x.codec == "f32"))
 
 

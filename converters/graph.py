@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import QuantTable
+from ondevice.codecs import StoredTable
+from ondevice.converters.table_source import TableSource
 from ondevice.spec import LookupSpec
 
 DOMAIN = "ondevice"
@@ -37,7 +39,7 @@ class CapturedModel:
 
     model: ir.Model
     lookups: tuple[CapturedLookup, ...]
-    tables: dict[str, npt.NDArray[np.float32]]
+    tables: Mapping[str, TableSource]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class PackedModel:
 
     model: ir.Model
     lookups: tuple[PackedLookup, ...]
-    tables: dict[str, QuantTable]
+    tables: Mapping[str, StoredTable]
 
 
 def module_path(node: ir.Node) -> str:

@@ -8,13 +8,13 @@ or twenty. Measured with 26 inputs of three blocks at batch 1: ONNX Runtime went
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import QuantTable
+from ondevice.codecs import ROW_UNIT, Codec, QuantTable, ScaleAxis, StoredTable
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
 from ondevice.converters.row_arithmetic import needs_zero_row
 from ondevice.errors import UnsupportedError
@@ -65,7 +65,7 @@ def _merge_into(
     graph: ir.Graph,
     concat: ir.Node,
     lookups: dict[ir.Node, PackedLookup],
-    tables: dict[str, QuantTable],
+    tables: dict[str, StoredTable],
     shared: set[str],
 ) -> None:
     dense = _only_dense_reader(concat)
@@ -83,7 +83,7 @@ def _merge_into(
 def _groups(
     concat: ir.Node,
     lookups: dict[ir.Node, PackedLookup],
-    tables: dict[str, QuantTable],
+    tables: dict[str, StoredTable],
     shared: set[str],
     anywhere: bool,
 ) -> Iterator[list[PackedLookup]]:
@@ -109,7 +109,7 @@ def _groups(
     yield from (group for group in finished if len(group) > 1)
 
 
-def _key(lookup: PackedLookup, tables: dict[str, QuantTable]) -> tuple[object, ...] | None:
+def _key(lookup: PackedLookup, tables: dict[str, StoredTable]) -> tuple[object, ...] | None:
     """What must be equal in lookups that are merged; None where one cannot be."""
     spec, table = lookup.spec, tables[lookup.table]
     ids, vectors = lookup.node.inputs[0], lookup.node.outputs[0]
@@ -129,24 +129,24 @@ def _key(lookup: PackedLookup, tables: dict[str, QuantTable]) -> tuple[object, .
     return (*stored, spec.scheme, bits, spec.dim, spec.fuse, rows, padded)
 
 
-def _most_rows(table: QuantTable) -> int:
+def _most_rows(table: StoredTable) -> int:
     return MOST_TRUNCATED_ROWS if table.widths is not None else 2**31 - 1
 
 
-def _rows(members: Sequence[PackedLookup], tables: dict[str, QuantTable]) -> int:
+def _rows(members: Sequence[PackedLookup], tables: dict[str, StoredTable]) -> int:
     return sum(tables[name].rows for name in {lookup.table for lookup in members}) + 1
 
 
-def _merged(members: list[PackedLookup], tables: dict[str, QuantTable], name: str) -> PackedLookup:
+def _merged(members: list[PackedLookup], tables: dict[str, StoredTable], name: str) -> PackedLookup:
     """One lookup node over the joined tables of its members, which end with a row of zeros."""
     names = list(dict.fromkeys(lookup.table for lookup in members))
     starts = dict(zip(names, np.cumsum([0, *(tables[n].rows for n in names)]), strict=False))
     joined = _joined([tables[n] for n in names])
     tables[name] = joined
     specs = tuple(lookup.spec for lookup in members)
-    scales = None
-    if tables[names[0]].scale_axis == "column":
-        scales = np.stack([np.asarray(tables[m.table].scales, np.float32) for m in members])
+    own = [tables[member.table].column_scales for member in members]
+    by_column = [scales for scales in own if scales is not None]
+    scales = np.stack(by_column) if by_column else None
     node = ir.Node(
         DOMAIN,
         LOOKUP,
@@ -162,7 +162,7 @@ def _merged(members: list[PackedLookup], tables: dict[str, QuantTable], name: st
     return PackedLookup(node, specs, name, scales, tuple(int(starts[m.table]) for m in members))
 
 
-def _add_zero_rows(lookups: dict[ir.Node, PackedLookup], tables: dict[str, QuantTable]) -> None:
+def _add_zero_rows(lookups: dict[ir.Node, PackedLookup], tables: dict[str, StoredTable]) -> None:
     """End the tables of hybrids that are left alone with a row of zeros."""
     lacking = {
         lookup.table
@@ -174,23 +174,88 @@ def _add_zero_rows(lookups: dict[ir.Node, PackedLookup], tables: dict[str, Quant
             continue
         if lookup.spec.scheme == "full":
             raise UnsupportedError(f"table {lookup.table!r} is a hybrid's, and read as a plain one")
-        if tables[lookup.table].scale_axis == "column":
-            scales = np.asarray(tables[lookup.table].scales, np.float32)
+        scales = tables[lookup.table].column_scales
+        if scales is not None:
             lookups[node] = replace(lookup, column_scales=scales[None])
     for name in lacking:
         tables[name] = _joined([tables[name]])
 
 
-def _joined(parts: Sequence[QuantTable]) -> QuantTable:
-    """Rows of several tables and one of zeros; column scales stay with the lookups."""
-    first = parts[0]
-    values = np.concatenate([*(part.values for part in parts), np.zeros_like(first.values[:1])])
+@dataclass(frozen=True)
+class JoinedTable:
+    """Rows of several tables stored alike, and one of zeros.
+
+    A `StoredTable` for targets that join tables; column scales stay with the lookups.
+    """
+
+    parts: tuple[StoredTable, ...]
+    widths: npt.NDArray[np.integer] | None
+
+    @property
+    def codec(self) -> Codec:
+        """See StoredTable."""
+        return self.parts[0].codec
+
+    @property
+    def rows(self) -> int:
+        """See StoredTable."""
+        return sum(part.rows for part in self.parts) + 1
+
+    @property
+    def dim(self) -> int:
+        """See StoredTable."""
+        return self.parts[0].dim
+
+    @property
+    def scale_axis(self) -> ScaleAxis | None:
+        """Row or none: columns are the lookups' affair."""
+        return "row" if self.parts[0].scale_axis == "row" else None
+
+    @property
+    def column_scales(self) -> None:
+        """None: they are the lookups' affair."""
+
+    def chunks(self) -> Iterator[QuantTable]:
+        """See StoredTable; a chunk has any multiple of ROW_UNIT rows, the last one excepted."""
+        rest: QuantTable | None = None
+        for chunk in self._parts():
+            whole = chunk if rest is None else _stacked(rest, chunk)
+            stop = whole.rows - whole.rows % ROW_UNIT
+            rest = _rows_of(whole, slice(stop, None)) if stop < whole.rows else None
+            if stop:
+                yield _rows_of(whole, slice(0, stop))
+        if rest is not None:
+            yield rest
+
+    def _parts(self) -> Iterator[QuantTable]:
+        for part in self.parts:
+            for chunk in part.chunks():
+                yield chunk if self.scale_axis == "row" else replace(chunk, scales=None)
+        scales = np.ones(1, np.float16) if self.scale_axis == "row" else None
+        widths = None if self.widths is None else self.widths[-1:]
+        yield QuantTable(self.codec, np.zeros_like(chunk.values[:1]), scales, widths)
+
+
+def _rows_of(table: QuantTable, part: slice) -> QuantTable:
+    scales = None if table.scales is None else table.scales[part]
+    widths = None if table.widths is None else table.widths[part]
+    return QuantTable(table.codec, table.values[part], scales, widths)
+
+
+def _stacked(first: QuantTable, second: QuantTable) -> QuantTable:
+    values = np.concatenate([first.values, second.values])
     scales = widths = None
-    if first.scale_axis == "row":
-        scales = np.concatenate([*(np.asarray(p.scales) for p in parts), np.ones(1, np.float16)])
-    if first.widths is not None:
-        widths = np.concatenate([*(np.asarray(p.widths) for p in parts), np.zeros(1, np.uint8)])
+    if first.scales is not None and second.scales is not None:
+        scales = np.concatenate([first.scales, second.scales])
+    if first.widths is not None and second.widths is not None:
+        widths = np.concatenate([first.widths, second.widths])
     return QuantTable(first.codec, values, scales, widths)
+
+
+def _joined(parts: Sequence[StoredTable]) -> JoinedTable:
+    widths = [part.widths for part in parts if part.widths is not None]
+    joined = np.concatenate([*widths, np.zeros(1, np.uint8)]) if widths else None
+    return JoinedTable(tuple(parts), joined)
 
 
 def _only_dense_reader(concat: ir.Node) -> ir.Node | None:

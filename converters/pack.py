@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import Codec, QuantTable, quantise
+from ondevice.codecs import Codec
 from ondevice.converters.graph import (
     DOMAIN,
     LOOKUP,
@@ -15,32 +18,37 @@ from ondevice.converters.graph import (
     PackedLookup,
     PackedModel,
 )
+from ondevice.converters.packed_table import PackedTable, pack_table
 from ondevice.errors import SpecError
 
 
-def pack(captured: CapturedModel, codec: Codec) -> PackedModel:
-    """Quantise and truncate the tables; the captured graph is changed in place.
+def pack_tables(captured: CapturedModel, codec: Codec) -> dict[str, PackedTable]:
+    """Check every table and choose its scales; reads each table once.
 
     A table that several lookups share keeps, per row, the largest of their widths.
 
     Raises:
         SpecError: a table has another shape than its lookup says, or cannot be quantised.
     """
-    tables = {name: _pack_table(captured, name, codec) for name in captured.tables}
+    return {name: _pack_table(captured, name, codec) for name in captured.tables}
+
+
+def pack(captured: CapturedModel, tables: Mapping[str, PackedTable]) -> PackedModel:
+    """The model with its tables packed; the captured graph is changed in place."""
     lookups = tuple(_pack_lookup(captured.model.graph, lookup) for lookup in captured.lookups)
     _drop_unused_initializers(captured.model.graph)
     return PackedModel(captured.model, lookups, tables)
 
 
-def _pack_table(captured: CapturedModel, name: str, codec: Codec) -> QuantTable:
+def _pack_table(captured: CapturedModel, name: str, codec: Codec) -> PackedTable:
     table = captured.tables[name]
     users = [lookup for lookup in captured.lookups if lookup.table == name]
     for lookup in users:
-        expected = (lookup.spec.rows, lookup.spec.row_dim)
-        if table.shape != expected:
-            raise SpecError(f"table {name!r}: expected shape {list(expected)}, got {table.shape}")
+        found, expected = [table.rows, table.dim], [lookup.spec.rows, lookup.spec.row_dim]
+        if found != expected:
+            raise SpecError(f"table {name!r}: expected shape {expected}, got {found}")
     try:
-        return quantise(table, codec, widths=_shared_widths(users))
+        return pack_table(table, codec, _shared_widths(users))
     except SpecError as error:
         raise SpecError(f"table {name!r}: {error}") from error
 
@@ -49,8 +57,9 @@ def _shared_widths(users: list[CapturedLookup]) -> npt.NDArray[np.integer] | Non
     widths = [lookup.widths for lookup in users]
     if any(kept is None for kept in widths):
         return None
-    stacked = np.stack([kept for kept in widths if kept is not None])
-    widest: npt.NDArray[np.int64] = stacked.max(axis=0).astype(np.int64)
+    widest: npt.NDArray[np.integer] = functools.reduce(
+        np.maximum, [kept for kept in widths if kept is not None]
+    )
     return widest
 
 

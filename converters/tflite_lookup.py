@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, BinaryIO
+
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, QuantTable
+from ondevice.codecs import BITS, Codec, StoredTable
 from ondevice.converters.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
-from ondevice.converters.column_blocks import cut, position_dtype
+from ondevice.converters.column_blocks import cut, write_blocks
 from ondevice.converters.graph import PackedLookup
 from ondevice.converters.row_arithmetic import (
     HeadArithmetic,
@@ -26,6 +28,15 @@ from ondevice.spec import LookupSpec
 # of two runs, cut by a word border, gains nothing from it.
 BYTE_TABLE_SHARE = 1 / 16
 
+# What GATHER takes in both runtimes: float16 travels as integers, narrow codes as bytes.
+VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.int16),
+    "q8": np.dtype(np.int8),
+    "q4": np.dtype(np.uint8),
+    "q2": np.dtype(np.uint8),
+}
+
 
 class TfliteTable:
     """An embedding table in the file, shared by every lookup that reads it.
@@ -33,32 +44,38 @@ class TfliteTable:
     Rows are gathered first and dequantised after, so no run dequantises the whole table.
     """
 
-    def __init__(self, writer: TfliteWriter, name: str, table: QuantTable) -> None:
-        """Store the table, as column blocks where truncation saves bytes."""
+    def __init__(self, writer: TfliteWriter, name: str, table: StoredTable) -> None:
+        """Make room for the table, as column blocks where truncation saves bytes."""
         self.table = table
         self.bytes = table.rows * table.dim * BITS[table.codec] // 8
         self._writer = writer
-        parts = cut(table)
+        self._parts = parts = cut(table)
         self._zero_row = parts.zero_row
         self._shared_bytes = parts.shared_bytes
         self._planar = table.codec == "q4" and len(parts.blocks) == 1 and not parts.shared_bytes
+        dtype = VALUE_DTYPES[table.codec]
         self._blocks = [
-            writer.table(f"{name}.values.{number}", self._payload(block))
-            for number, block in enumerate(parts.blocks)
+            writer.reserve(f"{name}.values.{number}", parts.block_shape(number), dtype)
+            for number in range(len(parts.blocks))
         ]
         self._positions: Tensor | None = None
         if parts.positions is not None:
-            positions = parts.positions.astype(position_dtype(table.rows))
-            if positions.dtype == np.uint16:  # GATHER takes int16 alone: the same bits
-                positions = positions.view(np.int16)
-            self._positions = writer.table(f"{name}.positions", positions)
+            # GATHER takes no uint16, but int16: the same bits
+            dtype = np.dtype(np.int16 if parts.positions == np.uint16 else np.int32)
+            self._positions = writer.reserve(f"{name}.positions", (table.rows,), dtype)
         self._row_scales: Tensor | None = None
         self._column_scales: Tensor | None = None
-        if parts.scales is not None and table.scale_axis == "row":
-            scales = parts.scales.view(np.int16)[:, None]
-            self._row_scales = writer.table(f"{name}.scales", scales)
-        elif parts.scales is not None:
-            self._column_scales = writer.table(f"{name}.scales", parts.scales)
+        if parts.row_scales:
+            self._row_scales = writer.reserve(f"{name}.scales", (table.rows, 1), np.int16)
+        elif table.column_scales is not None:
+            self._column_scales = writer.table(f"{name}.scales", table.column_scales)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the table into the file that the writer has made."""
+        places: dict[int | str, Tensor | None] = dict(enumerate(self._blocks))
+        places |= {"scales": self._row_scales, "positions": self._positions}
+        offsets = {place: self._writer.offset(tensor) for place, tensor in places.items() if tensor}
+        write_blocks(file, self._parts, offsets, self._payload)
 
     @property
     def rejects_outside(self) -> bool:

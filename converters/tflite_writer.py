@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +24,9 @@ FILE_IDENTIFIER = b"TFL3"
 METADATA_NAME = "ondevice"
 SIGNATURE_KEY = "serving_default"
 
-# Flatbuffer offsets are 31 bits; 16 MiB are left for the graph itself.
-MAX_BUFFER_BYTES = 2**31 - 2**24
+# Flatbuffer offsets are 31 bits; some are left for the graph itself.
+GRAPH_BYTES = 2**24
+MAX_BUFFER_BYTES = 2**31 - GRAPH_BYTES
 TENSOR_ALIGNMENT = 16  # what the TFLite runtimes assume of constant data
 TABLE_ALIGNMENT = 64  # a cache line
 
@@ -138,6 +141,23 @@ class _Operator:
 
 
 @dataclass
+class _Reserved:
+    """Room for an array in the file.
+
+    Attributes:
+        from_end: bytes between the array's start and the end of the file, known once written.
+    """
+
+    nbytes: int
+    from_end: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes, as an array of bytes says it."""
+        return self.nbytes
+
+
+@dataclass
 class _TensorRecord:
     name: str
     tensor: Tensor
@@ -155,12 +175,15 @@ class TfliteWriter:
     def __init__(self) -> None:
         """Start an empty graph."""
         self._tensors: list[_TensorRecord] = []
-        self._buffers: list[tuple[Array, int]] = [(np.empty(0, np.uint8), 1)]  # 0: no data
+        self._buffers: list[tuple[Array | _Reserved, int]] = [
+            (np.empty(0, np.uint8), 1)
+        ]  # 0: no data
         self._operators: list[_Operator] = []
         self._inputs: list[int] = []
         self._outputs: list[int] = []
         self._constants: dict[tuple[str, Shape, bytes], Tensor] = {}
         self._known: dict[tuple[Any, ...], Tensor] = {}
+        self._size = 0  # of the file, once written
 
     def input(self, name: str, shape: Shape, dtype: npt.DTypeLike) -> Tensor:
         """Add a graph input."""
@@ -196,6 +219,19 @@ class TfliteWriter:
         tensor = self._tensor(name, array.shape, array.dtype, len(self._buffers) - 1)
         self._tensors[tensor.index].quantisation = quantisation
         return tensor
+
+    def reserve(self, name: str, shape: Shape, dtype: npt.DTypeLike) -> Tensor:
+        """A constant that is written after `write` has made the file, to where `offset` says."""
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        self._buffers.append((_Reserved(nbytes), TABLE_ALIGNMENT))
+        return self._tensor(name, shape, dtype, len(self._buffers) - 1)
+
+    def offset(self, tensor: Tensor) -> int:
+        """Byte of the written file at which a reserved constant begins."""
+        buffer, _ = self._buffers[self._tensors[tensor.index].buffer]
+        if not isinstance(buffer, _Reserved):
+            raise TypeError("the tensor holds data already")
+        return self._size - buffer.from_end
 
     def op(
         self,
@@ -259,22 +295,42 @@ class TfliteWriter:
         """
         payload = [*self._buffers, (np.frombuffer(info.encode(), np.uint8), TENSOR_ALIGNMENT)]
         total = sum(array.nbytes + alignment for array, alignment in payload)
-        if total > MAX_BUFFER_BYTES:
-            raise UnsupportedError(
-                f"the TFLite file would hold {total:,} bytes of tables and weights; a TFLite file "
-                f"is limited to 2 GB ({MAX_BUFFER_BYTES:,} bytes of data)"
-            )
-        builder = flatbuffers.Builder(min(total + 2**18, 2**31))
+        check_file_size(total)
+        # pages that nothing is written to take no memory, and the builder never has to grow
+        builder = flatbuffers.Builder(total + GRAPH_BYTES)
         # a flatbuffer grows towards its start: data written first ends up behind the graph
         buffers = [_buffer(builder, array, alignment) for array, alignment in payload]
         _finish_model(builder, self, buffers)
+        whole = memoryview(builder.Bytes)
+        self._size = len(whole) - builder.Head()
         with path.open("wb") as file:
-            file.write(memoryview(builder.Bytes)[builder.Head() :])
+            start = builder.Head()
+            for buffer in reversed([item for item, _ in payload if isinstance(item, _Reserved)]):
+                stop = len(whole) - buffer.from_end
+                file.write(whole[start:stop])
+                file.seek(buffer.nbytes, os.SEEK_CUR)
+                start = stop + buffer.nbytes
+            file.write(whole[start:])
+            file.truncate(self._size)
 
     def _tensor(self, name: str, shape: Shape, dtype: npt.DTypeLike, buffer: int) -> Tensor:
         tensor = Tensor(len(self._tensors), tuple(shape), np.dtype(dtype))
         self._tensors.append(_TensorRecord(name, tensor, buffer))
         return tensor
+
+
+def check_file_size(data_bytes: int) -> None:
+    """Check that so many bytes of tables and weights fit a TFLite file.
+
+    Raises:
+        UnsupportedError: they do not.
+    """
+    if data_bytes > MAX_BUFFER_BYTES:
+        raise UnsupportedError(
+            f"the TFLite file would hold {data_bytes:,} bytes of tables and weights; a TFLite file "
+            f"is limited to 2 GB ({MAX_BUFFER_BYTES:,} bytes of data): leave this target out, or "
+            "store the tables with fewer bits"
+        )
 
 
 def _finish_model(builder: Any, graph: TfliteWriter, buffers: list[int]) -> None:
@@ -311,9 +367,15 @@ def _subgraph(builder: Any, graph: TfliteWriter, opcodes: list[str]) -> int:
     )
 
 
-def _buffer(builder: Any, array: Array, alignment: int) -> int:
+def _buffer(builder: Any, array: Array | _Reserved, alignment: int) -> int:
     if not array.size:
         return _table(builder, "Buffer")
+    if isinstance(array, _Reserved):
+        builder.Prep(alignment, array.nbytes)
+        builder.StartVector(1, array.nbytes, 1)
+        builder.head = builder.Head() - array.nbytes
+        array.from_end = int(builder.Offset())
+        return _table(builder, "Buffer", Data=builder.EndVector())
     little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
     data = np.ascontiguousarray(little_endian).reshape(-1).view(np.uint8)
     builder.Prep(alignment, data.size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 import ondevice
 from ondevice.converters.capture import evaluating
-from ondevice.converters.graph import PackedModel
+from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.report import Parity, TargetReport
+from ondevice.converters.row_tensor import RowTensor
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
 from ondevice.errors import (
     InputError,
@@ -110,18 +111,30 @@ class Source:
     """The torch module as a function of IDs by input name."""
 
     def __init__(
-        self, module: nn.Module, example_inputs: tuple[Any, ...], names: list[str]
+        self,
+        module: nn.Module,
+        example_inputs: tuple[Any, ...],
+        names: list[str],
+        tables: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
+        """Take a module and, by parameter name, tables that it is to compute with instead."""
         self._module = module
         self._structure = pytree.tree_structure(example_inputs)
         self._names = names
+        self._tables = dict(tables or {})
 
-    def __call__(self, ids: Mapping[str, IdArray]) -> FloatArray:
-        """Outputs float32 [batch]. Raises SpecError when the module returns no single tensor."""
+    def __call__(
+        self, ids: Mapping[str, IdArray], tables: Mapping[str, torch.Tensor] | None = None
+    ) -> FloatArray:
+        """Outputs float32 [batch]; `tables` stand in for parameters of those names.
+
+        Raises:
+            SpecError: the module returns no single tensor.
+        """
         leaves = [torch.from_numpy(ids[name]) for name in self._names]
         arguments = pytree.tree_unflatten(leaves, self._structure)
         with evaluating(self._module), torch.inference_mode():
-            output = self._module(*arguments)
+            output = functional_call(self._module, {**self._tables, **(tables or {})}, arguments)
         if not isinstance(output, torch.Tensor):
             raise SpecError(f"the module must return one tensor, got {type(output).__name__}")
         return output.numpy()
@@ -133,20 +146,9 @@ class Source:
         return np.concatenate([self(batch) for batch in validation.batches()])
 
 
-@contextlib.contextmanager
-def dequantised(module: nn.Module, packed: PackedModel) -> Iterator[None]:
-    """Let the module compute with the tables as the files store them."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))  # tables may be shared
-    kept = {name: parameters[name].detach().clone() for name in packed.tables}
-    try:
-        with torch.no_grad():
-            for name, table in packed.tables.items():
-                parameters[name].copy_(torch.from_numpy(table.dequantise()))
-        yield
-    finally:
-        with torch.no_grad():
-            for name, values in kept.items():
-                parameters[name].copy_(values)
+def dequantised(tables: Mapping[str, PackedTable]) -> dict[str, torch.Tensor]:
+    """The tables as the files give them back, for a module to compute with."""
+    return {name: RowTensor(table.read, table.rows, table.dim) for name, table in tables.items()}
 
 
 def verify_file(file: Path, expected: Expected, tolerance: float) -> TargetReport:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +24,53 @@ CODE_RANGE: dict[Codec, tuple[int, int]] = {"q8": (-127, 127), "q4": (-8, 7), "q
 # outliers at tens of standard deviations; a row is short, and its largest value a few.
 COLUMN_CLIPS = tuple(0.9**k for k in range(32))
 ROW_CLIPS = tuple(0.9**k for k in range(10))
-# Rows that decide about a column's scale, and about the scale axis: evenly spaced, so that choosing
-# is quick and a table can be quantised in pieces.
-SAMPLE_ROWS = 2**16
+# Values of the rows, evenly spaced, that decide about column scales and about the scale axis.
+SAMPLE_VALUES = 2**20
 # Rows whose scales are searched at once: temporaries stay within a processor's cache.
 SEARCH_ROWS = 4096
+# Bytes of float32 values that are quantised or written at once, for the same reason.
+CHUNK_BYTES = 2**20
+ROW_UNIT = 64  # chunks begin at multiples: rows that share a byte or a group are in one chunk
+LARGEST_F16 = 65504
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+
+
+class StoredTable(Protocol):
+    """A quantised table as a writer of files sees it: in chunks, whether or not it is in memory."""
+
+    @property
+    def codec(self) -> Codec:
+        """How one value is stored."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a whole row."""
+
+    @property
+    def scale_axis(self) -> ScaleAxis | None:
+        """What a scale belongs to, or None when the codec has no scales."""
+
+    @property
+    def column_scales(self) -> FloatArray | None:
+        """Column scales float32 [dim], if the table has such."""
+
+    @property
+    def widths(self) -> npt.NDArray[np.integer] | None:
+        """Kept dimensions per row [rows], or None when every row is whole."""
+
+    def chunks(self) -> Iterator[QuantTable]:
+        """The rows in order, in tables of `chunk_rows(dim)` rows; the last one may be shorter."""
+
+
+def chunk_rows(dim: int) -> int:
+    """How many rows of a table to work on at once."""
+    return max(1, CHUNK_BYTES // (4 * dim * ROW_UNIT)) * ROW_UNIT
 
 
 @dataclass(frozen=True)
@@ -69,6 +109,22 @@ class QuantTable:
             return None
         return "row" if self.scales.dtype == np.float16 else "column"
 
+    @property
+    def column_scales(self) -> FloatArray | None:
+        """Column scales float32 [dim], if the table has such."""
+        if self.scales is None or self.scale_axis == "row":
+            return None
+        return self.scales.astype(np.float32, copy=False)
+
+    def chunks(self) -> Iterator[QuantTable]:
+        """See `StoredTable`; the chunks are views."""
+        step = chunk_rows(self.dim)
+        for start in range(0, self.rows, step):
+            part = slice(start, start + step)
+            scales = self.scales if self.scale_axis != "row" else np.asarray(self.scales)[part]
+            widths = None if self.widths is None else self.widths[part]
+            yield QuantTable(self.codec, self.values[part], scales, widths)
+
     def dequantise(self) -> FloatArray:
         """The table as float32 [rows, dim]."""
         values = self.values.astype(np.float32)
@@ -98,16 +154,133 @@ def quantise(
             too large for float16.
     """
     values = _checked_table(table, codec)
-    kept = _checked_widths(widths, values.shape)
-    if kept is not None:
-        values = np.where(np.arange(values.shape[1]) < kept[:, None], values, np.float32(0))
-    if codec == "f32":
-        return QuantTable(codec, values, widths=kept)
-    if codec == "f16":
-        if values.size and float(np.abs(values).max()) > 65504:
+    kept = checked_widths(widths, values.shape)
+    survey = Survey(*values.shape)
+    survey.add(values, kept)
+    return quantise_rows(values, codec, kept, survey.column_scales(codec, scale_axis))
+
+
+class Survey:
+    """What choosing a table's scales needs to know, gathered chunk by chunk.
+
+    Attributes:
+        lowest, highest: float32 [dim], the range of every column's kept values, zero included.
+    """
+
+    def __init__(self, rows: int, dim: int) -> None:
+        """Start with nothing seen of a table [rows, dim]."""
+        self.lowest = np.zeros(dim, dtype=np.float32)
+        self.highest = np.zeros(dim, dtype=np.float32)
+        self._seen = 0
+        self._step = max(1, -(-rows * dim // SAMPLE_VALUES))
+        self._sample: list[tuple[FloatArray, npt.NDArray[np.integer] | None]] = []
+
+    def add(self, values: FloatArray, widths: npt.NDArray[np.integer] | None) -> None:
+        """Take the next rows float32 [n, dim] and their kept widths [n].
+
+        Raises:
+            SpecError: a value is not finite.
+        """
+        low, high = _bounds(values)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            row = self._seen + int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise SpecError(f"the table has a value that is not finite, first in row {row}")
+        kept = _masked(values, widths)
+        if widths is not None:
+            low, high = _bounds(kept)
+        self.lowest = np.minimum(self.lowest, low)
+        self.highest = np.maximum(self.highest, high)
+        chosen = slice(-self._seen % self._step, None, self._step)
+        self._sample.append(
+            (kept[chosen].copy(), None if widths is None else widths[chosen].copy())
+        )
+        self._seen += len(values)
+
+    def column_scales(self, codec: Codec, axis: ScaleAxis | None = None) -> FloatArray | None:
+        """Scales float32 [dim] if codes are to have one a column, None otherwise.
+
+        Args:
+            codec: how the values will be stored.
+            axis: what a scale is to belong to; by default the better, see `quantise`.
+
+        Raises:
+            SpecError: values too large for the codec.
+        """
+        peak = float(max(self.highest.max(), -self.lowest.min()))
+        if codec == "f16" and peak > LARGEST_F16:
             raise SpecError("f16 holds values up to 65504; the table has larger ones: use f32")
-        return QuantTable(codec, values.astype(np.float16), widths=kept)
-    return _quantise_integer(values, codec, kept, scale_axis or _better_axis(values, codec, kept))
+        if codec in ("f32", "f16"):
+            return None
+        fits = peak / -CODE_RANGE[codec][0] <= LARGEST_F16
+        if axis == "row":
+            if not fits:
+                raise SpecError(f"{codec}: a row's scale exceeds float16; use scale_axis='column'")
+            return None
+        values = np.concatenate([values for values, _ in self._sample])
+        scales = _unclipped_scales(self.lowest, self.highest, codec)
+        if codec != "q8":
+            candidates = [scales * np.float32(clip) for clip in COLUMN_CLIPS]
+            scales = _best(values, candidates, codec, axis=0)
+        # with one value a row, a row's scale would be two to eight times its value
+        if axis == "column" or len(scales) == 1 or not fits:
+            return scales
+        parts = [kept for _, kept in self._sample if kept is not None]
+        widths = np.concatenate(parts) if parts else None
+        by_row, by_column = (
+            _error_at_equal_bytes(quantise_rows(values, codec, widths, column), values)
+            for column in (None, scales)
+        )
+        return None if by_row <= by_column else scales
+
+
+def quantise_rows(
+    values: FloatArray,
+    codec: Codec,
+    widths: npt.NDArray[np.integer] | None,
+    column_scales: FloatArray | None,
+) -> QuantTable:
+    """Quantise rows float32 [n, dim] of a table, by the column scales of its `Survey` or none.
+
+    Row by row, so that pieces of a table give the same as the table.
+    """
+    kept = _masked(values, widths)
+    if codec == "f32":
+        return QuantTable(codec, kept, widths=widths)
+    if codec == "f16":
+        return QuantTable(codec, kept.astype(np.float16), widths=widths)
+    if column_scales is not None:
+        return QuantTable(codec, _codes(kept, column_scales, codec), column_scales, widths)
+    scales = np.empty(len(kept), dtype=np.float16)
+    codes = np.empty(kept.shape, dtype=np.int8)
+    for start in range(0, len(kept), SEARCH_ROWS):
+        part = slice(start, start + SEARCH_ROWS)
+        scales[part] = _row_scales(kept[part], codec)
+        codes[part] = _codes(kept[part], scales[part, None], codec)
+    return QuantTable(codec, codes, scales, widths)
+
+
+def _row_scales(values: FloatArray, codec: Codec) -> npt.NDArray[np.float16]:
+    turned = np.ascontiguousarray(values.T)  # numpy reduces narrow rows ten times slower
+    whole = _unclipped_scales(turned.min(axis=0), turned.max(axis=0), codec)
+    clips = (1.0,) if codec == "q8" else ROW_CLIPS
+    candidates = [(whole * np.float32(clip)).astype(np.float16) for clip in clips]
+    best: npt.NDArray[np.float16] = _best(values, candidates, codec, axis=1)
+    return best
+
+
+def _masked(values: FloatArray, widths: npt.NDArray[np.integer] | None) -> FloatArray:
+    if widths is None:
+        return values
+    return np.where(np.arange(values.shape[1]) < widths[:, None], values, np.float32(0))
+
+
+def _bounds(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Least and greatest value of every column, each float32 [dim]."""
+    rows, dim = values.shape
+    group = ROW_UNIT if rows % ROW_UNIT == 0 else 1  # numpy reduces narrow rows ten times slower
+    grouped = values.reshape(rows // group, group * dim)
+    low, high = grouped.min(axis=0).reshape(-1, dim), grouped.max(axis=0).reshape(-1, dim)
+    return low.min(axis=0), high.max(axis=0)
 
 
 def _checked_table(table: npt.ArrayLike, codec: str) -> FloatArray:
@@ -116,15 +289,17 @@ def _checked_table(table: npt.ArrayLike, codec: str) -> FloatArray:
         raise SpecError(f"unknown codec {codec!r}; choose from {', '.join(CODECS)}")
     if values.ndim != 2 or 0 in values.shape:
         raise SpecError(f"a table must have shape [rows, dim], got {list(values.shape)}")
-    if not np.isfinite(values).all():
-        row = int(np.argwhere(~np.isfinite(values))[0, 0])
-        raise SpecError(f"the table has a value that is not finite, first in row {row}")
     return values
 
 
-def _checked_widths(
+def checked_widths(
     widths: npt.ArrayLike | None, shape: tuple[int, ...]
 ) -> npt.NDArray[np.integer] | None:
+    """Kept widths of a table's rows as they are stored, None where all rows are whole.
+
+    Raises:
+        SpecError: not integers [rows] of 0..dim.
+    """
     if widths is None:
         return None
     kept = np.asarray(widths)
@@ -139,71 +314,14 @@ def _checked_widths(
     return kept.astype(np.uint8 if shape[1] < 256 else np.uint16)
 
 
-def _better_axis(
-    values: FloatArray, codec: Codec, widths: npt.NDArray[np.integer] | None
-) -> ScaleAxis:
-    if values.shape[1] == 1:
-        return "column"  # a row's scale would be four to eight times its value
-    sample = _sample(values)
-    kept = None if widths is None else _sample(widths)
-    axes: tuple[ScaleAxis, ...] = ("row", "column")
-    return min(
-        axes,
-        key=lambda axis: _error_at_equal_bytes(
-            _quantise_integer(sample, codec, kept, axis), sample
-        ),
-    )
-
-
-def _sample(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """At most SAMPLE_ROWS of an array's rows, evenly spaced."""
-    return array[:: -(-len(array) // SAMPLE_ROWS)]
-
-
-def _quantise_integer(
-    values: FloatArray,
-    codec: Codec,
-    widths: npt.NDArray[np.integer] | None,
-    scale_axis: ScaleAxis,
-) -> QuantTable:
-    if scale_axis == "row":
-        row_scales = _row_scales(values, codec)
-        return QuantTable(codec, _codes(values, row_scales[:, None], codec), row_scales, widths)
-    column_scales = _column_scales(values, codec)
-    return QuantTable(codec, _codes(values, column_scales, codec), column_scales, widths)
-
-
-def _row_scales(values: FloatArray, codec: Codec) -> npt.NDArray[np.float16]:
-    scales = np.empty(len(values), dtype=np.float16)
-    for start in range(0, len(values), SEARCH_ROWS):
-        part = values[start : start + SEARCH_ROWS]
-        whole = _unclipped_scales(part, codec, axis=1)
-        if float(np.abs(whole).max()) > 65504:
-            raise SpecError(f"{codec}: a row's scale exceeds float16; use scale_axis='column'")
-        clips = (1.0,) if codec == "q8" else ROW_CLIPS
-        candidates = [(whole * np.float32(clip)).astype(np.float16) for clip in clips]
-        scales[start : start + SEARCH_ROWS] = _best(part, candidates, codec, axis=1)
-    return scales
-
-
-def _column_scales(values: FloatArray, codec: Codec) -> FloatArray:
-    whole = _unclipped_scales(values, codec, axis=0)
-    if codec == "q8":
-        return whole
-    candidates = [whole * np.float32(clip) for clip in COLUMN_CLIPS]
-    scales: FloatArray = _best(_sample(values), candidates, codec, axis=0)
-    return scales
-
-
-def _unclipped_scales(values: FloatArray, codec: Codec, axis: int) -> FloatArray:
-    """The scale of each row (axis 1) or column (0) with which the value furthest from zero fits."""
-    low, high = values.min(axis), values.max(axis)
+def _unclipped_scales(low: FloatArray, high: FloatArray, codec: Codec) -> FloatArray:
+    """The scales [n] with which the value furthest from zero fits, of ranges [n]."""
     lowest, highest = CODE_RANGE[codec]
     if lowest == -highest:
-        scales: FloatArray = np.maximum(high, -low) / np.float32(highest)
+        furthest, code = np.maximum(high, -low), highest
     else:
-        scales = np.where(high > -low, high, low) / np.float32(lowest)
-    return scales
+        furthest, code = np.where(high > -low, high, low), lowest
+    return (furthest / np.float32(code)).astype(np.float32)
 
 
 def _best(
@@ -230,7 +348,12 @@ def _codes(values: FloatArray, scales: npt.NDArray[Any], codec: Codec) -> npt.ND
     """
     lowest, highest = CODE_RANGE[codec]
     divisor = scales.astype(np.float32)
-    codes = np.divide(values, divisor, out=np.zeros_like(values), where=divisor != 0)
+    if divisor.shape == (len(values), 1):  # numpy broadcasts along narrow rows slowly
+        divisor = np.repeat(divisor, values.shape[1]).reshape(values.shape)
+    if divisor.all():
+        codes = np.divide(values, divisor)
+    else:
+        codes = np.divide(values, divisor, out=np.zeros_like(values), where=divisor != 0)
     return np.clip(np.rint(codes, out=codes), lowest, highest, out=codes).astype(np.int8)
 
 

@@ -9,12 +9,13 @@ in the header.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ ALIGNMENT = 64  # a cache line
 PAGE = 4096
 PAGED_BYTES = 16 * PAGE  # from this size on, an array starts on a page
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+WIDEST_CRC = 2**32 - 1  # as a number of JSON it takes the most digits
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
@@ -45,6 +47,26 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An array that is made piece by piece while it is written, and never is in memory whole.
+
+    Attributes:
+        dtype: of the array and of every piece.
+        shape: of the array.
+        pieces: makes the pieces; their elements, one piece after the other, are the array's.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[Array]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -102,9 +124,11 @@ class Container:
         return checksums
 
 
-def write_container(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+def write_container(
+    path: Path, arrays: Mapping[str, Array | Stream], metadata: Mapping[str, str]
+) -> None:
     """Write arrays and metadata to `path` (see the module text for the layout)."""
-    layout: dict[str, Array] = {HEADER_CRC: np.zeros(1, dtype="<u4")}
+    layout: dict[str, Array | Stream] = {HEADER_CRC: np.zeros(1, dtype="<u4")}
     position = 4
     for name, array in arrays.items():
         stored = _storable(name, array)
@@ -113,13 +137,15 @@ def write_container(path: Path, arrays: Mapping[str, Array], metadata: Mapping[s
             layout[f"{PADDING_PREFIX}{len(layout)}"] = np.zeros(gap, dtype=np.uint8)
         layout[name] = stored
         position += gap + stored.nbytes
-    checksums = {name: zlib.crc32(_bytes_of(layout[name])) for name in arrays}
-    header = _header(layout, {**metadata, CHECKSUMS: json.dumps(checksums, sort_keys=True)})
-    layout[HEADER_CRC][0] = zlib.crc32(header)
+    # the checksums are known when everything is written: until then the header's place is kept
+    size = len(_header(layout, metadata, dict.fromkeys(arrays, WIDEST_CRC)))
     with path.open("wb") as file:
+        file.seek(size)
+        checksums = {name: _write_array(file, name, array) for name, array in layout.items()}
+        header = _header(layout, metadata, {name: checksums[name] for name in arrays}, size)
+        file.seek(0)
         file.write(header)
-        for array in layout.values():
-            file.write(_bytes_of(array))
+        file.write(zlib.crc32(header).to_bytes(4, "little"))
 
 
 def open_container(path: Path) -> Container:
@@ -143,31 +169,50 @@ def open_container(path: Path) -> Container:
     return container
 
 
-def _storable(name: str, array: Array) -> Array:
+def _storable(name: str, array: Array | Stream) -> Array | Stream:
     little = array.dtype.newbyteorder("<")
     if little not in _NAMES:
         raise FileFormatError(f"array {name!r}: dtype {array.dtype} cannot be stored")
-    return np.ascontiguousarray(array, dtype=little)
+    return array if isinstance(array, Stream) else np.ascontiguousarray(array, dtype=little)
 
 
-def _bytes_of(array: Array) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+def _write_array(file: BinaryIO, name: str, array: Array | Stream) -> int:
+    """Append an array to the file; returns its CRC-32."""
+    checksum = written = 0
+    for piece in array.pieces() if isinstance(array, Stream) else (array,):
+        data = np.ascontiguousarray(piece, array.dtype.newbyteorder("<")).reshape(-1)
+        raw = data.view(np.uint8).data
+        checksum = zlib.crc32(raw, checksum)
+        file.write(raw)
+        written += data.nbytes
+    if written != array.nbytes:
+        raise FileFormatError(f"array {name!r}: {written} bytes came, {array.nbytes} were expected")
+    return checksum
 
 
-def _header(layout: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+def _header(
+    layout: Mapping[str, Array | Stream],
+    metadata: Mapping[str, str],
+    checksums: Mapping[str, int],
+    size: int = 0,
+) -> bytes:
+    """The header, filled up with spaces to `size` bytes or more, so that the buffer is aligned."""
+    text = json.dumps(dict(checksums), sort_keys=True)
+    header: dict[str, Any] = {"__metadata__": {**metadata, CHECKSUMS: text}}
     position = 0
     for name, array in layout.items():
         header[name] = {
-            "dtype": _NAMES[array.dtype],
+            "dtype": _NAMES[array.dtype.newbyteorder("<")],
             "shape": list(array.shape),
             "data_offsets": [position, position + array.nbytes],
         }
         position += array.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    encoded = json.dumps(header, separators=(",", ":")).encode("utf-8")
     paged = any(array.nbytes >= PAGED_BYTES for array in layout.values())
-    text += b" " * (-(len(text) + 8) % (PAGE if paged else ALIGNMENT))  # where the buffer starts
-    return len(text).to_bytes(8, "little") + text
+    whole = len(encoded) + 8
+    whole += -whole % (PAGE if paged else ALIGNMENT)  # where the buffer starts
+    encoded = encoded.ljust(max(whole, size) - 8)
+    return len(encoded).to_bytes(8, "little") + encoded
 
 
 def _map(path: Path) -> npt.NDArray[np.uint8]:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.container import Container, open_container, write_container
+from ondevice.container import Container, Stream, open_container, write_container
 from ondevice.dense import DENSE
 from ondevice.errors import FileFormatError
 from ondevice.info import ModelInfo
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Plan
-from ondevice.records import RecordLayout, RecordTable
+from ondevice.records import RecordLayout, RecordStream, RecordTable
 
 FORMAT = "ondevice.odm"
 FORMAT_VERSION = "2"
@@ -50,10 +50,10 @@ def write_odm(
     plan: Plan,
     info: ModelInfo,
     weights: Mapping[str, Array],
-    tables: Mapping[str, RecordTable],
+    tables: Mapping[str, RecordTable | RecordStream],
 ) -> None:
-    """Write a native model to `path`."""
-    arrays: dict[str, Array] = {f"weight.{name}": weights[name] for name in plan.weights}
+    """Write a native model to `path`; a stream's records are made while they are written."""
+    arrays: dict[str, Array | Stream] = {f"weight.{name}": weights[name] for name in plan.weights}
     for name in plan.tables:
         for part, array in _table_parts(tables[name]).items():
             arrays[f"table.{name}.{part}"] = array
@@ -114,8 +114,8 @@ def _check_pooling(path: Path, plan: Plan, info: ModelInfo) -> None:
             raise FileFormatError(f"{path}: pooling needs IDs with a sequence axis: {node.inputs}")
 
 
-def _table_parts(table: RecordTable) -> dict[str, Array]:
-    parts: dict[str, Array] = {"records": table.records}
+def _table_parts(table: RecordTable | RecordStream) -> dict[str, Array | Stream]:
+    parts: dict[str, Array | Stream] = {"records": table.records}
     if table.index.size:
         parts["index"] = table.index
     if table.scales.size:

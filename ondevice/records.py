@@ -10,12 +10,14 @@ affine function of the sum of the codes before it: at most 0.75 bytes a row, fou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, CODECS, Codec, FloatArray, QuantTable, ScaleAxis
+from ondevice.codecs import BITS, CODECS, Codec, FloatArray, QuantTable, ScaleAxis, StoredTable
+from ondevice.container import Stream
 from ondevice.errors import FileFormatError, SpecError
 
 Bytes = npt.NDArray[np.uint8]
@@ -24,6 +26,7 @@ GROUP_BYTES = 12
 GROUP_CODE_BITS = 64
 WIDTH_BITS = (1, 2, 4)
 SCALE_BITS = 16
+COUNTED_ROWS = 2**20  # worked on at once: temporaries take up to 30 bytes a row
 # Zero bytes after the last record, so that a kernel may load a whole vector at any record.
 TAIL_BYTES = 64
 
@@ -218,38 +221,62 @@ class RecordTable:
         return places, layout.width_base + layout.width_step * own
 
 
-def pack_records(table: QuantTable) -> RecordTable:
+@dataclass(frozen=True)
+class RecordStream:
+    """A table in its stored form, whose records are made while they are written."""
+
+    layout: RecordLayout
+    records: Stream
+    index: Bytes
+    scales: FloatArray
+
+
+def pack_records(table: StoredTable) -> RecordTable:
+    """Store a quantised table as records in memory; see `stream_records`."""
+    stream = stream_records(table)
+    records = np.concatenate(list(stream.records.pieces()))
+    return RecordTable(stream.layout, records, stream.index, stream.scales)
+
+
+def stream_records(table: StoredTable) -> RecordStream:
     """Store a quantised table as records, in the layout that takes the fewest bytes.
 
     Kept widths are rounded up to what the layout's width codes can express.
 
     Raises:
-        SpecError: the records exceed 4 GiB, which the index's uint32 offsets cannot reach.
+        SpecError: rows of different widths whose records exceed 4 GiB, which the index's uint32
+            offsets cannot reach.
     """
-    layout, codes = _choose_layout(table)
-    lengths = layout.base_bits + layout.step_bits * codes  # in bits
-    group_rows = layout.group_rows if layout.width_step else table.rows
-    sizes = _whole_bytes(np.add.reduceat(lengths, np.arange(0, table.rows, group_rows)))
-    total = int(sizes.sum())
-    if total > 2**32 - 1:
-        raise SpecError(f"a table's records take {total} bytes; the format holds up to 4 GiB")
-    records = np.concatenate(
-        [_pack_rows(table, lengths, group_rows), np.zeros(TAIL_BYTES, np.uint8)]
-    )
-    index = _build_index(sizes, codes, layout) if layout.width_step else np.empty(0, np.uint8)
-    column = layout.scale_axis == "column"
-    scales32 = np.asarray(table.scales, np.float32) if column else np.empty(0, np.float32)
-    return RecordTable(layout, records, index, scales32)
+    layout = _choose_layout(table)
+    total = -(-layout.rows * layout.base_bits // 8)
+    index = np.empty(0, np.uint8)
+    if layout.width_step:
+        index, total = _build_index(layout, np.asarray(table.widths))
+
+    def pieces() -> Iterator[Bytes]:
+        for chunk in table.chunks():
+            kept = np.zeros(chunk.rows, np.uint8) if chunk.widths is None else chunk.widths
+            group_rows = layout.group_rows if layout.width_step else chunk.rows
+            yield _pack_rows(chunk, _lengths(layout, kept), group_rows)
+        yield np.zeros(TAIL_BYTES, dtype=np.uint8)
+
+    records = Stream(np.dtype(np.uint8), (total + TAIL_BYTES,), pieces)
+    scales = np.empty(0, np.float32) if table.column_scales is None else table.column_scales
+    return RecordStream(layout, records, index, scales)
 
 
-def _choose_layout(table: QuantTable) -> tuple[RecordLayout, npt.NDArray[np.int64]]:
-    """The layout of least bytes, whole rows or any size of width code, and each row's code."""
-    widths = np.full(1, table.dim) if table.widths is None else table.widths.astype(np.int64)
-    counts = np.bincount(widths, minlength=table.dim + 1)
-    lowest, highest = int(widths.min()), int(widths.max())
+def _choose_layout(table: StoredTable) -> RecordLayout:
+    """The layout of least bytes: whole rows, or any size of width code."""
+    counts = np.zeros(table.dim + 1, dtype=np.int64)
+    if table.widths is None:
+        counts[table.dim] = table.rows
+    else:
+        for start in range(0, table.rows, COUNTED_ROWS):
+            counts += np.bincount(table.widths[start : start + COUNTED_ROWS], minlength=len(counts))
+    present = np.flatnonzero(counts)
+    lowest, highest = int(present[0]), int(present[-1])
     bits = BITS[table.codec]
     least, base, step, chosen = table.rows * highest * bits, highest, 0, 0
-    present = np.flatnonzero(counts)
     for width_bits in WIDTH_BITS:
         most = 2**width_bits - 1
         index = -(-table.rows * width_bits // GROUP_CODE_BITS) * GROUP_BYTES * 8
@@ -259,11 +286,19 @@ def _choose_layout(table: QuantTable) -> tuple[RecordLayout, npt.NDArray[np.int6
             size = int(counts[present] @ stored) * bits + index
             if size < least:
                 least, base, step, chosen = size, start, stride, width_bits
-    codes = np.zeros(table.rows, np.int64)
-    if step:
-        codes = -(-np.maximum(widths - base, 0) // step)
-    layout = RecordLayout(table.codec, table.scale_axis, table.rows, table.dim, base, step, chosen)
-    return layout, codes
+    return RecordLayout(table.codec, table.scale_axis, table.rows, table.dim, base, step, chosen)
+
+
+def _width_codes(layout: RecordLayout, widths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Width codes of rows that keep `widths` dimensions, all zero without an index."""
+    if not layout.width_step:
+        return np.zeros(len(widths), dtype=np.int64)
+    return -(-np.maximum(widths.astype(np.int64) - layout.width_base, 0) // layout.width_step)
+
+
+def _lengths(layout: RecordLayout, widths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Bits of the records of rows that keep `widths` dimensions."""
+    return layout.base_bits + layout.step_bits * _width_codes(layout, widths)
 
 
 def _pack_rows(table: QuantTable, lengths: npt.NDArray[np.int64], group_rows: int) -> Bytes:
@@ -330,17 +365,28 @@ def _whole_bytes(bits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return -(-bits // 8)
 
 
-def _build_index(
-    sizes: npt.NDArray[np.int64], codes: npt.NDArray[np.int64], layout: RecordLayout
-) -> Bytes:
-    bits = layout.width_bits or 4
-    padded = np.zeros(len(sizes) * layout.group_rows, dtype=np.uint8)
-    padded[: codes.size] = codes
-    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    index = np.empty((len(sizes), GROUP_BYTES), dtype=np.uint8)
-    index[:, :4] = starts.astype("<u4").view(np.uint8).reshape(-1, 4)
-    index[:, 4:] = _join(padded, bits).reshape(-1, 8)
-    return index.reshape(-1)
+def _build_index(layout: RecordLayout, widths: npt.NDArray[np.integer]) -> tuple[Bytes, int]:
+    """The index of rows of different widths, and the bytes of all records."""
+    group_rows = layout.group_rows
+    index = np.empty((-(-layout.rows // group_rows), GROUP_BYTES), dtype=np.uint8)
+    total, step = 0, COUNTED_ROWS // group_rows
+    for first in range(0, len(index), step):
+        part = index[first : first + step]
+        kept = widths[first * group_rows : (first + len(part)) * group_rows]
+        codes = np.zeros(len(part) * group_rows, dtype=np.uint8)
+        codes[: len(kept)] = _width_codes(layout, kept)
+        lengths = np.zeros(len(codes), dtype=np.int64)
+        lengths[: len(kept)] = _lengths(layout, kept)
+        ends = total + np.cumsum(_whole_bytes(lengths.reshape(-1, group_rows).sum(axis=1)))
+        starts = np.concatenate(([total], ends[:-1]))
+        total = int(ends[-1])
+        part[:, :4] = starts.astype("<u4").view(np.uint8).reshape(-1, 4)
+        part[:, 4:] = _join(codes, layout.width_bits or 4).reshape(-1, 8)
+    if total > 2**32 - 1:
+        raise SpecError(
+            f"records of different widths take {total} bytes; the format holds up to 4 GiB"
+        )
+    return index.reshape(-1), total
 
 
 def _split_groups(

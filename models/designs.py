@@ -1,15 +1,28 @@
-"""Choose a table for every field: whole for small vocabularies, binary codes for large ones."""
+"""Choose a table for every field: whole for small vocabularies, shared rows for large ones."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ondevice.errors import SpecError
 from ondevice.features import FIRST_BUCKET_ID, FIRST_VOCABULARY_ID, Field
 from ondevice.models.data import HashedLog, cardinalities
-from ondevice.models.embeddings import BinaryCodeEmbedding, Embedding, FullEmbedding
+from ondevice.models.embeddings import (
+    BinaryCodeEmbedding,
+    Embedding,
+    FullEmbedding,
+    HashEmbedding,
+    MultiHashEmbedding,
+    QuotientRemainderEmbedding,
+)
 from ondevice.models.log import ClickLog
+from ondevice.spec import MAX_ROWS
+
+Sharing = Literal["binary_code", "hash", "multi_hash", "quotient_remainder"]
+SHARINGS: tuple[Sharing, ...] = get_args(Sharing)
+HASHES = 2  # of a multi-hash
 
 # Bits of code beyond log2 of the number of values: 7 leave under 1 % of the values a code that
 # another value has too (expected share V / 2**S).
@@ -25,6 +38,7 @@ class Design:
         dim: width of an embedding vector.
         small: a field with at most this many training values keeps one row per value.
         ratio: the other fields get about this many times fewer rows than training values.
+        scheme: how the values of those fields share rows.
 
     Raises:
         SpecError: a setting out of range.
@@ -33,8 +47,11 @@ class Design:
     dim: int = 16
     small: int = 1000
     ratio: float = 4.0
+    scheme: Sharing = "binary_code"
 
     def __post_init__(self) -> None:
+        if self.scheme not in SHARINGS:
+            raise SpecError(f"scheme must be one of {', '.join(SHARINGS)}, got {self.scheme!r}")
         if self.dim < 1 or self.small < 0 or not 1 <= self.ratio < math.inf:
             raise SpecError(f"dim >= 1, small >= 0 and ratio >= 1 needed, got {self}")
 
@@ -62,10 +79,30 @@ def code_blocks(values: int, ratio: float) -> tuple[int, int]:
     return min(64, needed), math.ceil(needed / MOST_BLOCKS)
 
 
+def shared_embedding(values: int, design: Design) -> Embedding:
+    """The table of a field of `values` hashed training values that share its rows.
+
+    Two hashes have half of the rows each. So have quotient and remainder, which tell all values of
+    a vocabulary apart from 2 * sqrt(values) rows on; hashes they take modulo the product.
+    """
+    rows = max(2, round(values / design.ratio))
+    half = rows // 2
+    match design.scheme:
+        case "hash":
+            return HashEmbedding(rows, design.dim)
+        case "multi_hash":
+            return MultiHashEmbedding(half, design.dim, hashes=HASHES)
+        case "quotient_remainder":
+            pairs = min(half * (rows - half), MAX_ROWS - half)
+            return QuotientRemainderEmbedding(pairs, design.dim, remainders=half)
+    code_bits, t = code_blocks(values, design.ratio)
+    return BinaryCodeEmbedding(design.dim, code_bits, t)
+
+
 def compressed_embeddings(
     train: ClickLog, counts: dict[str, int], design: Design
 ) -> dict[str, Embedding]:
-    """A table per field: FullEmbedding over a vocabulary, BinaryCodeEmbedding over hashes.
+    """A table per field: FullEmbedding over a vocabulary, shared rows over hashes.
 
     Args:
         train: the encoded training split; says which fields have a vocabulary.
@@ -80,8 +117,7 @@ def compressed_embeddings(
         if rows is not None:
             tables[field.name] = FullEmbedding(rows, design.dim)
         else:
-            code_bits, t = code_blocks(counts[field.name], design.ratio)
-            tables[field.name] = BinaryCodeEmbedding(design.dim, code_bits, t)
+            tables[field.name] = shared_embedding(counts[field.name], design)
     return tables
 
 

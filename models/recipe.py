@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from ondevice.errors import InputError, SpecError
 from ondevice.models.data import DATASETS
-from ondevice.models.designs import Design
+from ondevice.models.designs import Design, Sharing
 from ondevice.models.experiment import Experiment, HistorySource
 from ondevice.models.rounding import Rounding
 
@@ -49,6 +49,7 @@ class Tables:
     dim: int = Design.dim
     small: int = Design.small
     ratio: float = Design.ratio
+    scheme: str = Design.scheme
     compress: bool = True
 
 
@@ -129,7 +130,7 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
     if "history" in data:
         history = _section(data, "history", HistorySource())
     experiment = Experiment(
-        design=Design(tables.dim, tables.small, tables.ratio),
+        design=Design(tables.dim, tables.small, tables.ratio, cast(Sharing, tables.scheme)),
         network=_section(data, "network", base.network),
         training=_section(data, "training", base.training, without=("width_penalty",)),
         widths=_section(data, "widths", base.widths),

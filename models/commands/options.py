@@ -12,6 +12,7 @@ import torch
 from ondevice.codecs import CODECS
 from ondevice.errors import SpecError
 from ondevice.models.data import DATASETS, HashedLog, cardinalities, open_log
+from ondevice.models.designs import SHARINGS
 from ondevice.models.experiment import Experiment
 from ondevice.models.recipe import DEFAULT, Recipe, Source, open_recipe
 from ondevice.models.rounding import Rounding
@@ -51,6 +52,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         ("--seed", int, base.training.seed, "seed of the training"),
     ):
         parser.add_argument(flag, type=kind, help=f"{text} (default: the recipe's, else {default})")
+    parser.add_argument(
+        "--scheme",
+        choices=SHARINGS,
+        help="how values of large fields share rows "
+        f"(default: the recipe's, else {base.design.scheme})",
+    )
     parser.add_argument(
         "--widths",
         choices=METHODS,
@@ -97,7 +104,9 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
     experiment = recipe.experiment
     experiment = replace(
         experiment,
-        design=replace(experiment.design, **_given(dim=args.dim, ratio=args.ratio)),
+        design=replace(
+            experiment.design, **_given(dim=args.dim, ratio=args.ratio, scheme=args.scheme)
+        ),
         network=replace(experiment.network, **_given(hidden=args.hidden and tuple(args.hidden))),
         training=replace(
             experiment.training,

@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ from native_helpers import dense_node, random_table, write_model
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.odm import open_odm
 from ondevice.plan import Node
-from ondevice.spec import binary_code_spec, full_spec
+from ondevice.spec import (
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
 
 _spec = importlib.util.spec_from_file_location(
     "arm_helpers", Path(__file__).parent / "arm_helpers.py"
@@ -21,8 +28,21 @@ arm = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(arm)
 
 
+SEQUENCES = {"i": (4,), "k": (3,)}  # lookups that pool
+
+
+def random_ids(rng, specs, rows):
+    """Any 64-bit IDs, and small ones: padding and heads."""
+    ids = {}
+    for name in specs:
+        shape = (rows, *SEQUENCES.get(name, ()))
+        large = rng.integers(-(2**63), 2**63 - 1, shape, dtype=np.int64)
+        ids[name] = np.where(rng.random(shape) < 0.5, rng.integers(0, 8, shape), large)
+    return ids
+
+
 def random_model(path):
-    """A model with every codec, both schemes, and dense layers of every kind as outputs."""
+    """A model with every codec, row scheme and pooling; dense layers of every kind as outputs."""
     rng = np.random.default_rng(11)
     specs = {
         "a": binary_code_spec(16, code_bits=64, t=8, multiplier=0x9E3779B97F4A7C15, padding_id=0),
@@ -32,20 +52,31 @@ def random_model(path):
         "e": binary_code_spec(3, code_bits=20, t=7),  # rows that share bytes
         "f": full_spec(50, 5, oov_row=0),
         "g": full_spec(90, 1, oov_row=0),
+        "h": multi_hash_spec(40, 6, hashes=3, fuse="mean", padding_id=1, head=9),
+        "i": replace(hashing_spec(31, 5, padding_id=0, head=4), pooling="mean"),
+        "j": quotient_remainder_spec(400, 9, remainders=20, fuse="mul"),
+        "k": replace(
+            binary_code_spec(8, code_bits=20, t=10, fuse="concat", padding_id=2, head=5),
+            pooling="sum",
+        ),
     }
     codecs = {"a": ("q4", "row"), "b": ("q8", "row"), "c": ("q8", "column"), "d": ("f16", None),
-              "e": ("q4", "row"), "f": ("q2", "column"), "g": ("q4", "column")}  # fmt: skip
+              "e": ("q4", "row"), "f": ("q2", "column"), "g": ("q4", "column"),
+              "h": ("q8", "row"), "i": ("q4", "row"), "j": ("q8", "column"),
+              "k": ("f32", None)}  # fmt: skip
     tables = {
-        name: random_table(spec, codecs[name][0], rng, truncated=name < "g", axis=codecs[name][1])
+        name: random_table(spec, codecs[name][0], rng, truncated=name != "g", axis=codecs[name][1])
         for name, spec in specs.items()
     }
     weights = {}
-    w = rng.normal(size=(68, 70)).astype(np.float32)
+    w = rng.normal(size=(96, 70)).astype(np.float32)
     join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
     layers = [dense_node(c, "x", w, None, c, weights, relu=c == "q8") for c in ("q8", "f16", "f32")]
     tail = [Node("Sigmoid", ("f32",), ("p",), {})]
     outputs = ["x", "q8", "f16", "f32", "p"]
-    return write_model(path, specs, tables, [join, *layers, *tail], weights, outputs), specs
+    shapes = {name: ("batch", *SEQUENCES.get(name, ())) for name in specs}
+    nodes = [join, *layers, *tail]
+    return write_model(path, specs, tables, nodes, weights, outputs, shapes=shapes), specs
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +113,7 @@ def test_kernels_under_emulation(processor, programs, tmp_path):
     emulator = [f"qemu-{architecture}-static", "-cpu", processor]
     rng = np.random.default_rng(3)
     for rows in (1, 2, 9, 70):
-        ids = {name: rng.integers(-(2**63), 2**63 - 1, rows, dtype=np.int64) for name in specs}
+        ids = random_ids(rng, specs, rows)
         expected = NumpyEngine(open_odm(model)).run(ids)
         for kernels in ("auto", "portable", "neon", "neon-dotprod", "neon-i8mm"):
             got, said = run(
@@ -109,7 +140,8 @@ def test_instruction_counts_repeat(programs, tmp_path):
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
     model, specs = random_model(tmp_path / "m.odm")
     ids = tmp_path / "ids"
-    ids.write_bytes(np.arange(len(specs), dtype="<i8").tobytes())
+    request = random_ids(np.random.default_rng(4), specs, 1)
+    ids.write_bytes(b"".join(values.astype("<i8").tobytes() for values in request.values()))
 
     def count(kernels):
         log = tmp_path / "log"

@@ -1,0 +1,104 @@
+"""What rounding costs: squared error and test AUC of trained tables under every codec and rule.
+
+    python benchmarks/codec_error.py --data epinions --path DIR --dims 1 2 --min-count 4
+
+Trains full tables once a width, then rounds them without further training. Beside the codecs stand
+the rules that were not chosen: a scale that clips nothing, and other levels for two bits. Prints
+Markdown; error is the sum of squared differences over the sum of squares, all tables together.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import roc_auc_score
+
+from ondevice.codecs import COLUMN_CLIPS, quantise
+from ondevice.models.data import DATASETS, encode, open_log, split
+from ondevice.models.designs import full_embeddings
+from ondevice.models.log import ClickLog
+from ondevice.models.networks import ClickModel
+from ondevice.models.trainer import TrainConfig, train
+
+Table = npt.NDArray[np.float32]
+
+
+def rounded(values: Table, levels: list[float], clips: tuple[float, ...] = COLUMN_CLIPS) -> Table:
+    """Each column rounded to multiples of one scale; of `clips` the one with the least error."""
+    steps = np.array(levels, dtype=np.float32)
+    out = np.empty_like(values)
+    for number, column in enumerate(values.T):
+        least = np.inf
+        for clip in clips:
+            scaled = np.abs(column).max() / steps.max() * np.float32(clip) * steps
+            nearest = scaled[np.searchsorted((scaled[1:] + scaled[:-1]) / 2, column)]
+            error = float(np.square(nearest - column).sum())
+            if error < least:
+                least, out[:, number] = error, nearest
+    return out
+
+
+RULES: dict[str, Callable[[Table], Table]] = {
+    "f32": lambda values: values,
+    "q8": lambda values: quantise(values, "q8").dequantise(),
+    "q4": lambda values: quantise(values, "q4").dequantise(),
+    "q4, by column": lambda values: quantise(values, "q4", scale_axis="column").dequantise(),
+    "4 bits, nothing clipped": lambda values: rounded(values, list(range(-7, 8)), (1.0,)),
+    "q2": lambda values: quantise(values, "q2").dequantise(),
+    "q2, by column": lambda values: quantise(values, "q2", scale_axis="column").dequantise(),
+    "2 bits, nothing clipped": lambda values: rounded(values, [-1, 0, 1], (1.0,)),
+    "2 bits, levels -1, 0, 1": lambda values: rounded(values, [-1, 0, 1]),
+    "2 bits, levels -3, -1, 1, 3": lambda values: rounded(values, [-3, -1, 1, 3]),
+}
+
+
+def auc(model: ClickModel, log: ClickLog) -> float:
+    """Test AUC in torch."""
+    scores = []
+    with torch.no_grad():
+        for start in range(0, len(log), 8192):
+            ids = {n: torch.from_numpy(v[start : start + 8192]) for n, v in log.ids.items()}
+            scores.append(model(ids).numpy())
+    return float(roc_auc_score(log.labels, np.concatenate(scores)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=DATASETS, default="synthetic")
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--dims", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--min-count", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    log = open_log(args.data, args.path)
+    names = [field.name for field in log.features.fields]
+    splits = encode(*split(log), vocabulary_fields=names, min_count=args.min_count)
+    print("| data | dim | rule | error | AUC |\n|---|---|---|---|---|")
+    for dim in args.dims:
+        torch.manual_seed(args.seed)
+        model = ClickModel(full_embeddings(splits.train, dim), (128, 64)).eval()
+        settings = TrainConfig(epochs=3, batch=4096, learning_rate=2e-3, patience=1, seed=args.seed)
+        train(model, splits.train, splits.validation, settings, False)
+        model.eval()
+        tables = [parameter for name, parameter in model.named_parameters() if "embed" in name]
+        floats = [table.detach().numpy().copy() for table in tables]
+        for rule, apply in RULES.items():
+            off = 0.0
+            for table, values in zip(tables, floats, strict=True):
+                stored = apply(values)
+                off += float(np.square(stored - values).sum())
+                with torch.no_grad():
+                    table.copy_(torch.from_numpy(stored))
+            error = off / sum(float(np.square(values).sum()) for values in floats)
+            measured = auc(model, splits.test)
+            print(f"| {args.data} | {dim} | {rule} | {error:.5f} | {measured:.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

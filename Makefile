@@ -48,9 +48,20 @@ runner-here:
 	mkdir -p $(RUNNERS)
 	$(CC) $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-$$(uname -m)
 
-# The Android library and demo app, with Debian's tools instead of an SDK.
-android: $(VENV)/.installed
-	$(VENV)/bin/python android_demo/build_apk.py
+# The Android library and demo app, with Debian's tools instead of an SDK. The app takes the model of
+# `make demo` where there is one, else one that is trained in seconds.
+ANDROID := build/android
+ANDROID_MODEL := $(or $(wildcard demo-out/model.odm),$(ANDROID)/model/model.odm)
+
+android: $(ANDROID)/assets/catalogue.json
+	$(VENV)/bin/python android_demo/build_apk.py --assets $(ANDROID)/assets
+
+$(ANDROID)/assets/catalogue.json: $(ANDROID_MODEL) $(VENV)/.installed
+	$(VENV)/bin/ondevice export-android $< --out $(@D)
+
+$(ANDROID)/model/model.odm: | $(VENV)/.installed
+	$(VENV)/bin/ondevice train --max-rows 60000 --epochs 1 --out $(ANDROID)/checkpoint
+	$(VENV)/bin/ondevice convert $(ANDROID)/checkpoint --tables q4 --dense q8 --targets odm --out $(@D)
 
 # Types are checked in a regular install: mypy cannot follow an editable one.
 lint: $(VENV)/.installed

@@ -113,13 +113,19 @@ def build_apk(
     write_archive(entries, path)
 
 
-def sign(unsigned: Path, key: Path, path: Path) -> None:
-    """Sign and verify; RSA signatures repeat exactly. Makes a debug key where there is none."""
-    secret = f"pass:{KEY_PASSWORD}"
+def debug_key(folder: Path) -> Path:
+    """The throw-away debug key of a folder; made where there is none."""
+    key = folder / "debug.keystore"
     if not key.exists():
         run(["keytool", "-genkeypair", "-keystore", str(key), "-storepass", KEY_PASSWORD,
              "-keypass", KEY_PASSWORD, "-alias", "debug", "-keyalg", "RSA", "-keysize", "2048",
              "-validity", "10000", "-dname", "CN=throw-away debug key"])  # fmt: skip
+    return key
+
+
+def sign(unsigned: Path, key: Path, path: Path) -> None:
+    """Sign and verify; RSA signatures repeat exactly."""
+    secret = f"pass:{KEY_PASSWORD}"
     run(["apksigner", "sign", "--ks", str(key), "--ks-pass", secret, "--ks-key-alias", "debug",
          "--min-sdk-version", LEAST_SDK, "--v4-signing-enabled", "false",
          "--out", str(path), str(unsigned)])  # fmt: skip
@@ -156,8 +162,16 @@ def _files(folder: Path) -> list[Entry]:
     ]
 
 
-def build_all(out: Path, assets: Path | None, sdk_folder: Path = OUT) -> None:
-    """Build everything into `out`; a signed APK when there are assets.
+def build_all(
+    out: Path, assets: Path | None, *, key: Path | None = None, jni: Path | None = None
+) -> None:
+    """Build everything into `out`; an APK when there are assets, signed with `key` or a new one.
+
+    Args:
+        out: folder for what is built.
+        assets: what `ondevice export-android` wrote.
+        key: a keystore; None: one in `out`, made if it is not there.
+        jni: folder of the JNI libraries, which are built where they are not up to date.
 
     Raises:
         UnavailableError: a tool or a package is missing; what came before it is built.
@@ -169,10 +183,10 @@ def build_all(out: Path, assets: Path | None, sdk_folder: Path = OUT) -> None:
             raise UnavailableError(f"not installed: {tool}")
     libraries = {}
     for abi in jni_library.ABIS:
-        libraries[abi.name] = library = jni_library.build(abi, out / "jni" / abi.name)
-        _say(f"{library.relative_to(out)}: {library.stat().st_size:,} bytes; nothing needed, "
+        libraries[abi.name] = library = jni_library.build(abi, (jni or out / "jni") / abi.name)
+        _say(f"{abi.name}/{library.name}: {library.stat().st_size:,} bytes; nothing needed, "
              "nothing undefined, 16 KB segments")  # fmt: skip
-    sdk = find_sdk(sdk_folder)
+    sdk = find_sdk(OUT)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         classes = compile_java([LIBRARY / "src/main/java"], [], sdk, work / "library")
@@ -183,7 +197,7 @@ def build_all(out: Path, assets: Path | None, sdk_folder: Path = OUT) -> None:
             return
         unsigned, apk = out / "demo-unsigned.apk", out / "demo.apk"
         build_apk(classes, libraries, assets, sdk, work, unsigned)
-        sign(unsigned, sdk_folder / "debug.keystore", apk)
+        sign(unsigned, key or debug_key(out), apk)
     size = apk.stat().st_size
     _say(f"{apk.name}: {size:,} bytes with the model, signature verified")
     _say(f"unsigned {sha256(unsigned)}\nsigned   {sha256(apk)}")

@@ -1,5 +1,6 @@
 """Model files, requests and expected results for the JUnit tests, made with the Python runtime."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 from runtime_helpers import write_small_model
 
 import ondevice
+from ondevice.cli import main
 from ondevice.codecs import quantise
 from ondevice.container import (
     CHECKSUMS,
@@ -23,7 +25,8 @@ from ondevice.plan import Node, Plan
 from ondevice.records import pack_records
 from ondevice.spec import binary_code_spec, full_spec
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
 CITIES = ["Paris", "Zürich", "世界", "🎬", "São Paulo"]
 
 
@@ -130,6 +133,25 @@ def write_fixtures(folder):
         requests.append({"model": "features.odm", **request})
     (folder / "requests.json").write_text(json.dumps(requests), encoding="utf-8")
     write_descriptions(folder / "descriptions")
+    write_app_fixtures(folder)
+
+
+def write_app_fixtures(folder):
+    """Assets of the demo app, a model whose test vectors are wrong, and docs/bench.md's example."""
+    (folder / "users.csv").write_text("name,user\nAna,a\nZoë,Grüße\nnobody,\n", encoding="utf-8")
+    (folder / "items.csv").write_text(
+        'title,colour,slot\nstone,17,0\n"Ελιά, 红",5,1\nnew,6,2\nnone,,3\nlast,-7,4\n',
+        encoding="utf-8",
+    )
+    words = [str(folder / "small.odm"), "--users", str(folder / "users.csv")]
+    words += ["--items", str(folder / "items.csv"), "--out", str(folder / "assets")]
+    assert main(["export-android", *words]) == 0
+    wrong = json.loads(open_container(folder / "small.odm").metadata["info"])["vectors"]
+    wrong["outputs"]["probability"]["data"] = base64.b64encode(bytes(4 * 32)).decode()
+    rewrite_info(folder / "small.odm", folder / "wrong_vectors.odm", {"vectors": wrong})
+    docs = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
+    example = docs.split("```json\n", 1)[1].split("```", 1)[0]
+    (folder / "example_report.json").write_text(example, encoding="utf-8")
 
 
 def write_descriptions(folder):

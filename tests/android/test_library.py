@@ -21,6 +21,8 @@ pytestmark = pytest.mark.skipif(
     bool(lacking) and not os.environ.get("CI"), reason=f"needs {', '.join(lacking)}"
 )
 LIBRARY, DEMO = build_apk.LIBRARY, build_apk.DEMO
+# What the app does apart from Android.
+WITHOUT_ANDROID = ("Catalogue", "ModelFiles", "Ranking", "ReportText")
 
 
 @pytest.fixture(scope="session")
@@ -53,15 +55,16 @@ def junit(libraries, sdk, fixtures, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("junit")
     classes = build_apk.compile_java([LIBRARY / "src/main/java"], [], sdk, tmp_path / "main")
     tests = tmp_path / "test"
-    sources = sorted((LIBRARY / "src/test/java").rglob("*.java"))
+    sources = [DEMO / f"src/main/java/ondevice/demo/{name}.java" for name in WITHOUT_ANDROID]
+    found = {}
+    for folder in (LIBRARY / "src/test/java", DEMO / "src/test/java"):
+        for source in sorted(folder.rglob("*.java")):
+            found[source.relative_to(folder).with_suffix("").as_posix().replace("/", ".")] = source
     path = [classes, *JUNIT, sdk.platform]  # the platform last: this machine's Java has its own
     run_tool(["javac", "-encoding", "UTF-8", "--release", "8", "-Xlint:-options", "-d", str(tests),
-              "-classpath", os.pathsep.join(map(str, path)), *map(str, sources)])  # fmt: skip
-    names = [
-        source.relative_to(LIBRARY / "src/test/java").with_suffix("").as_posix().replace("/", ".")
-        for source in sources
-        if source.name.endswith("Test.java")
-    ]
+              "-classpath", os.pathsep.join(map(str, path)),
+              *map(str, [*sources, *found.values()])])  # fmt: skip
+    names = [name for name in found if name.endswith("Test")]
     return subprocess.run(
         ["java", "-Xcheck:jni", f"-Djava.library.path={libraries['x86_64'].parent}",
          f"-Dondevice.fixtures={fixtures}", "--add-opens=java.base/java.io=ALL-UNNAMED",

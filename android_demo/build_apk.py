@@ -1,6 +1,6 @@
 """Builds and checks the Android library and demo app with Debian's tools: `make android`.
 
-    python android_demo/build_apk.py --assets FOLDER [--out FOLDER]
+    python android_demo/build_apk.py --assets FOLDER [--stock FOLDER] [--out FOLDER]
 
 Writes the JNI libraries of three processors, ondevice-android.aar and demo.apk, which is signed
 with a throw-away debug key. No Android SDK or NDK is used. Steps whose tools cannot be had are
@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -36,6 +37,11 @@ ANDROID = "http://schemas.android.com/apk/res/android"  # the name of an XML nam
 # The last Debian suite with an Android platform to compile against, and with dx.
 SUITE, SDK_PACKAGES = "bullseye", ("libandroid-23-java", "dalvik-exchange")
 TOOLS = ("java", "javac", "aapt", "apksigner", "keytool")
+# A class of each stock runtime, by the flavour of the demo app that compares with it.
+STOCK = {
+    "onnxruntime": "ai/onnxruntime/OrtSession.class",
+    "litert": "org/tensorflow/lite/Interpreter.class",
+}
 KEY_PASSWORD = "android"  # noqa: S105 - of a key that protects nothing, as Android's own debug key
 LARGEST_APK = 1_500_000
 
@@ -89,10 +95,38 @@ def build_aar(classes: Path, libraries: dict[str, Path], path: Path) -> None:
     jar.unlink()
 
 
+def stock_runtimes(folder: Path | None) -> dict[str, list[Path]]:
+    """Classes of stock runtimes in JARs and AARs of a folder, by the flavour that uses them."""
+    found: dict[str, list[Path]] = {flavour: [] for flavour in STOCK}
+    for path in sorted(folder.iterdir()) if folder is not None else []:
+        jar = path
+        if path.suffix == ".aar":
+            jar = path.with_suffix(".classes.jar")
+            jar.write_bytes(zipfile.ZipFile(path).read("classes.jar"))
+        if jar.suffix == ".jar":
+            names = zipfile.ZipFile(jar).namelist()
+            for flavour, name in STOCK.items():
+                if name in names:
+                    found[flavour].append(jar)
+    for flavour, jars in found.items():
+        if not jars:
+            _say(f"skipped: flavour {flavour} (no --stock folder with its JAR or AAR)")
+    return {flavour: jars for flavour, jars in found.items() if jars}
+
+
 def build_apk(
-    classes: Path, libraries: dict[str, Path], assets: Path, sdk: Sdk, work: Path, path: Path
+    classes: Path,
+    libraries: dict[str, Path],
+    assets: Path,
+    sdk: Sdk,
+    work: Path,
+    path: Path,
+    stock: dict[str, list[Path]] | None = None,
 ) -> None:
-    """Compile the demo app against the library's classes and package it, unsigned."""
+    """Compile the demo app against the library's classes and package it, unsigned.
+
+    The flavours in `stock` are compiled too, to see that they can be.
+    """
     manifest, generated = work / "AndroidManifest.xml", work / "generated"
     manifest.write_bytes(_manifest(DEMO, PACKAGE, full=True))
     generated.mkdir()
@@ -101,6 +135,10 @@ def build_apk(
     run([*aapt, "-m", "-J", str(generated)])
     sources = [generated, DEMO / "src/main/java", DEMO / "src/plain/java"]
     app = compile_java(sources, [classes], sdk, work / "app")
+    for flavour, jars in (stock or {}).items():
+        sources[-1] = DEMO / f"src/{flavour}/java"
+        compile_java(sources, [classes, *jars], sdk, work / flavour)
+        _say(f"flavour {flavour}: compiles")
     dex, resources = work / "classes.dex", work / "resources.apk"
     run(["java", "-jar", str(sdk.dx), "--dex", f"--min-sdk-version={LEAST_SDK}",
          f"--output={dex}", str(classes), str(app)])  # fmt: skip
@@ -163,7 +201,12 @@ def _files(folder: Path) -> list[Entry]:
 
 
 def build_all(
-    out: Path, assets: Path | None, *, key: Path | None = None, jni: Path | None = None
+    out: Path,
+    assets: Path | None,
+    *,
+    key: Path | None = None,
+    jni: Path | None = None,
+    stock: Path | None = None,
 ) -> None:
     """Build everything into `out`; an APK when there are assets, signed with `key` or a new one.
 
@@ -172,6 +215,7 @@ def build_all(
         assets: what `ondevice export-android` wrote.
         key: a keystore; None: one in `out`, made if it is not there.
         jni: folder of the JNI libraries, which are built where they are not up to date.
+        stock: folder with JARs or AARs of stock runtimes.
 
     Raises:
         UnavailableError: a tool or a package is missing; what came before it is built.
@@ -196,7 +240,7 @@ def build_all(
         if assets is None:
             return
         unsigned, apk = out / "demo-unsigned.apk", out / "demo.apk"
-        build_apk(classes, libraries, assets, sdk, work, unsigned)
+        build_apk(classes, libraries, assets, sdk, work, unsigned, stock_runtimes(stock))
         sign(unsigned, key or debug_key(out), apk)
     size = apk.stat().st_size
     _say(f"{apk.name}: {size:,} bytes with the model, signature verified")
@@ -214,10 +258,11 @@ def main() -> int:
     """Build, and print what was built, or what was skipped and why."""
     parser = argparse.ArgumentParser(description="Build the Android library and demo app.")
     parser.add_argument("--assets", type=Path, help="folder that ondevice export-android wrote")
+    parser.add_argument("--stock", type=Path, help="folder with JARs or AARs of stock runtimes")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     try:
-        build_all(args.out, args.assets)
+        build_all(args.out, args.assets, stock=args.stock)
     except UnavailableError as error:
         _say(f"skipped: the rest of the Android build ({error})")
         return 1 if os.environ.get("CI") else 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from ondevice.atomic import atomic_path
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
-from ondevice.model import Model, load
+from ondevice.model import Model, load, model_files
 from ondevice.models.data.synthetic import synthetic_data
 from ondevice.requests import value_of_cell
 from ondevice.text_table import size
@@ -34,6 +34,7 @@ Writes model.odm, after verifying it, and catalogue.json, with the scores of the
 
 FORMAT, VERSION = "ondevice-catalogue", 1
 MOST_ROWS = 5000  # of items or users: what a list on a phone and one request should hold
+STOCK_NAMES = ("model.onnx", "model.tflite")
 ITEMS, USERS = 60, 12  # of the synthetic log
 ITEM_FIELDS = ("item", "seller", "category")  # of the synthetic log; the others are a user's
 
@@ -52,6 +53,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the app's assets")
     parser.add_argument("--items", type=Path, metavar="CSV", help="items to rank")
     parser.add_argument("--users", type=Path, metavar="CSV", help="users to rank them for")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="the .onnx or .tflite file too, for the app's flavours with stock runtimes",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic log (default: 0)")
 
 
@@ -61,9 +70,12 @@ def run(args: argparse.Namespace) -> int:
         raise UnsupportedError(f"{args.model}: the Android library runs .odm files only")
     if (args.items is None) != (args.users is None):
         raise InputError("--items and --users come together")
-    checked = verify(args.model)
-    if not checked.passed:
-        raise FileFormatError(f"{args.model}: its test vectors do not hold; convert it again")
+    for path in (args.model, *args.also):
+        if path is not args.model and path.name not in STOCK_NAMES:
+            # not renamed: an .onnx file names the file of its tables
+            raise InputError(f"{path}: the app opens {' and '.join(STOCK_NAMES)}; convert it so")
+        if not verify(path).passed:
+            raise FileFormatError(f"{path}: its test vectors do not hold; convert it again")
     model = load(args.model)
     if args.items is None:
         users, items = synthetic_rows(model, args.seed)
@@ -72,8 +84,11 @@ def run(args: argparse.Namespace) -> int:
         items = read_rows(args.items, "title", model)
     catalogue = catalogue_of(model, users, items)
     args.out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(args.out / "model.odm") as temporary:
-        shutil.copyfile(args.model, temporary)
+    copies = {args.model: "model.odm"}
+    copies |= {file: file.name for path in args.also for file in model_files(path)}
+    for file, name in copies.items():
+        with atomic_path(args.out / name) as temporary:
+            shutil.copyfile(file, temporary)
     with atomic_path(args.out / "catalogue.json") as temporary:
         text = json.dumps(catalogue, ensure_ascii=False, indent=1) + "\n"
         temporary.write_text(text, encoding="utf-8")

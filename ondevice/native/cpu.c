@@ -3,6 +3,23 @@
 
 int od_cpu_any(void) { return 1; }
 
+int od_cpu_lists(const char *text, size_t size, const char *word) {
+  static const char name[] = "Features";
+  size_t length = od_length(word);
+  for (size_t at = 0; at < size; at++) {
+    if (at && text[at - 1] != '\n') continue;
+    if (size - at < sizeof name || !od_same(text + at, name, sizeof name - 1)) continue;
+    for (at += sizeof name - 1; at < size && text[at] != '\n'; at++) {
+      int begins = text[at - 1] == ' ' || text[at - 1] == '\t';
+      if (!begins || size - at < length || !od_same(text + at, word, length)) continue;
+      char after = at + length < size ? text[at + length] : '\n';
+      if (after == ' ' || after == '\n') return 1;
+    }
+    return 0;
+  }
+  return 0;
+}
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 
@@ -52,33 +69,59 @@ static long system_call(long number, long a, long b, long c, long d) {
 #endif
 }
 
-static unsigned long hardware(unsigned long type) {
-  enum { AT_CWD = -100 };
 #if defined(__aarch64__)
-  enum { OPENAT = 56, CLOSE = 57, READ = 63 };
+enum { OPENAT = 56, CLOSE = 57, READ = 63 };
 #else
-  enum { OPENAT = 322, CLOSE = 6, READ = 3 };
+enum { OPENAT = 322, CLOSE = 6, READ = 3 };
 #endif
-  static const char path[] = "/proc/self/auxv";
-  unsigned long pair[2], found = 0;
-  long file = system_call(OPENAT, AT_CWD, (long)(uintptr_t)path, 0, 0);
+
+static long open_file(const char *path) {
+  enum { AT_CWD = -100 };
+  return system_call(OPENAT, AT_CWD, (long)(uintptr_t)path, 0, 0);
+}
+
+static long read_file(long file, void *to, size_t size) {
+  return system_call(READ, file, (long)(uintptr_t)to, (long)size, 0);
+}
+
+/* Whether the vector can be read; if so, its value of a type. */
+static int hardware(unsigned long type, unsigned long *value) {
+  unsigned long pair[2];
+  long file = open_file("/proc/self/auxv");
+  *value = 0;
   if (file < 0) return 0;
-  while (system_call(READ, file, (long)(uintptr_t)pair, sizeof pair, 0) == (long)sizeof pair &&
-         pair[0] != 0)
+  while (read_file(file, pair, sizeof pair) == (long)sizeof pair && pair[0] != 0)
     if (pair[0] == type) {
-      found = pair[1];
+      *value = pair[1];
       break;
     }
   system_call(CLOSE, file, 0, 0, 0);
-  return found;
+  return 1;
+}
+
+/* Android keeps the vector from released apps; then the kernel's words for the same bits must do. */
+static int processor_lists(const char *word) {
+  char text[4096]; /* the first core's features are within it; all cores list the same */
+  size_t size = 0;
+  long file = open_file("/proc/cpuinfo");
+  if (file < 0) return 0;
+  for (long got = 1; got > 0 && size < sizeof text; size += got > 0 ? (size_t)got : 0)
+    got = read_file(file, text + size, sizeof text - size);
+  system_call(CLOSE, file, 0, 0, 0);
+  return od_cpu_lists(text, size, word);
+}
+
+static int has(unsigned long type, int bit, const char *word) {
+  unsigned long value;
+  return hardware(type, &value) ? (int)(value >> bit & 1) : processor_lists(word);
 }
 #endif
 
 #if defined(__aarch64__)
 int od_cpu_neon(void) { return 1; }
 #if defined(__linux__)
-int od_cpu_dotprod(void) { return (int)(hardware(16) >> 20 & 1); } /* AT_HWCAP, ASIMDDP */
-int od_cpu_i8mm(void) { return od_cpu_dotprod() && (hardware(26) >> 13 & 1); } /* AT_HWCAP2 */
+int od_cpu_dotprod(void) { return has(16, 20, "asimddp"); } /* AT_HWCAP */
+int od_cpu_i8mm(void) { return od_cpu_dotprod() && has(26, 13, "i8mm"); } /* AT_HWCAP2 */
 #else
 int od_cpu_dotprod(void) { return 0; }
 int od_cpu_i8mm(void) { return 0; }
@@ -86,8 +129,9 @@ int od_cpu_i8mm(void) { return 0; }
 #else
 #if defined(__arm__) && defined(__linux__)
 int od_cpu_neon(void) { /* NEON and VFPv4, for fused multiply-add and float16 */
-  unsigned long have = hardware(16);
-  return (have >> 12 & 1) && (have >> 16 & 1);
+  if (has(16, 12, "neon") && has(16, 16, "vfpv4")) return 1;
+  unsigned long unread; /* cpuinfo of a 64-bit kernel has the words of 64 bits */
+  return !hardware(16, &unread) && processor_lists("asimd");
 }
 #else
 int od_cpu_neon(void) { return 0; }

@@ -143,6 +143,9 @@ int od_cpu_neon(void);
 int od_cpu_dotprod(void);
 int od_cpu_i8mm(void);
 
+/* Whether the first "Features" line in a text of /proc/cpuinfo has a word. */
+int od_cpu_lists(const char *text, size_t size, const char *word);
+
 /* The named kernels, or the best for NULL; NULL when this processor lacks them. */
 const od_kernels *od_kernels_choose(const char *name);
 

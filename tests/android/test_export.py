@@ -5,10 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from converter_helpers import PlainModel
 from runtime_helpers import FEATURES, expected_probabilities, write_small_model
 
-import ondevice
 from ondevice.cli import main
+from ondevice.converters import convert
+from ondevice.features import FeatureSpec, Field
+from ondevice.verify import verify
 
 USERS = "name,user\nAna,a\nnobody,\n"
 ITEMS = "title,colour,slot\nstone,17,0\nnone,,4\n"
@@ -68,6 +72,25 @@ def test_unsound_tables_are_refused(files, capsys, users, items, message):
     assert not (files / "out").exists()
 
 
+def test_files_for_stock_runtimes_come_along(files, tmp_path_factory):
+    """The .onnx file still finds its tables where the app puts it."""
+    folder = tmp_path_factory.mktemp("converted")
+    torch.manual_seed(0)
+    example = (torch.tensor([1, 2]), torch.tensor([3, 4]))
+    features = FeatureSpec((Field("user", "integer", "id"), Field("item", "integer", "id")))
+    convert(PlainModel().eval(), example, folder, tables="q8", features=features)
+    (files / "u.csv").write_text("name,user\nx,1\n")
+    (files / "i.csv").write_text("title,item\ny,2\nz,3\n")
+    words = ["--users", files / "u.csv", "--items", files / "i.csv"]
+    words += ["--also", folder / "model.onnx", folder / "model.tflite"]
+    assert export(files, *words, model=folder / "model.odm") == 0
+    for name in ("model.odm", "model.onnx", "model.tflite"):
+        assert verify(files / "out" / name).passed
+    shutil.copy(folder / "model.tflite", folder / "other.tflite")
+    words[-2:] = [folder / "other.tflite"]
+    assert export(files, *words, model=folder / "model.odm") == 1
+
+
 def test_other_requests_are_refused(files, capsys):
     for words, message in (
         (["--items", files / "items.csv"], "come together"),
@@ -83,4 +106,3 @@ def test_other_requests_are_refused(files, capsys):
     assert export(files, model="plain.odm") == 1
     assert "no test vectors" in capsys.readouterr().err
     assert not (files / "out").exists()
-    assert ondevice.load(files / "m.odm").inputs

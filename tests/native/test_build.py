@@ -65,6 +65,24 @@ def test_a_model_may_lie_at_any_multiple_of_4_bytes(sanitized, tmp_path):
 
 
 @needs_compiler
+def test_features_of_processors_that_hide_their_vector(sanitized, tmp_path):
+    """Android keeps /proc/self/auxv from released apps, /proc/cpuinfo not."""
+    program = tmp_path / "lists"
+    sanitized(Path(__file__).with_name("cpu_lists.c"), program)
+    for text, listed in (
+        ("processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU part\t: 0xd46\n", "1110"),
+        ("Features\t: fp asimd asimddpx xi8mm\n\nFeatures\t: i8mm\n", "1000"),
+        ("model name\t: x\nFeatures\t: half neon vfpv4 i8mm", "0011"),
+        ("flags\t\t: asimd i8mm\nNo Features\t: neon\n", "0000"),
+        ("Features", "0000"),
+        ("", "0000"),
+    ):
+        done = subprocess.run([program, "asimd", "asimddp", "i8mm", "neon"], input=text,
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert done.stdout == listed, text
+
+
+@needs_compiler
 def test_freestanding_library_needs_nothing(tmp_path):
     library = tmp_path / "libondevice.so"
     sources = [path for path in CORE if "platform_posix" not in path]

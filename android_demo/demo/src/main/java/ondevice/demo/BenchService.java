@@ -1,6 +1,7 @@
 package ondevice.demo;
 
 import android.app.Service;
+import android.content.Context;
 import android.content.Intent;
 import android.os.Bundle;
 import android.os.Handler;
@@ -10,6 +11,8 @@ import android.os.Message;
 import android.os.Messenger;
 import android.os.Process;
 import android.os.RemoteException;
+import java.io.File;
+import java.io.IOException;
 import ondevice.ctr.OnDeviceException;
 import ondevice.ctr.OnDeviceModel;
 import ondevice.ctr.bench.Task;
@@ -20,7 +23,7 @@ public final class BenchService extends Service {
     static final String TASK = "task";
     static final String STARTED_NS = "started_ns";
     static final String RUNTIME = "runtime"; // which of StockRuntimes; none: the native engine
-    static final String OBSERVATION = "observation";
+    static final String OBSERVATION = "observation.json"; // a file: too long for a message
     static final String PROBLEM = "problem";
 
     private HandlerThread thread;
@@ -34,8 +37,10 @@ public final class BenchService extends Service {
             public void handleMessage(Message message) {
                 Bundle answer = new Bundle();
                 try {
-                    answer.putString(OBSERVATION, observe(message.getData()));
+                    Files.write(observation(BenchService.this), observe(message.getData()));
                 } catch (OnDeviceException error) {
+                    answer.putString(PROBLEM, error.getMessage());
+                } catch (IOException error) {
                     answer.putString(PROBLEM, error.getMessage());
                 }
                 Message reply = Message.obtain();
@@ -47,6 +52,11 @@ public final class BenchService extends Service {
                 }
             }
         }).getBinder();
+    }
+
+    /** Where the answer is. */
+    static File observation(Context context) {
+        return new File(context.getCacheDir(), OBSERVATION);
     }
 
     private String observe(Bundle asked) {

@@ -3,10 +3,8 @@ package ondevice.demo;
 import android.content.Context;
 import android.os.Handler;
 import android.os.Looper;
-import java.io.ByteArrayOutputStream;
 import java.io.File;
 import java.io.FileInputStream;
-import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.util.ArrayList;
@@ -40,7 +38,7 @@ final class BenchmarkRun {
     private BenchmarkRun(Context context) {
         this.context = context.getApplicationContext();
         try {
-            report = read(new FileInputStream(file()));
+            report = Files.read(file());
         } catch (IOException none) {
             report = null;
         }
@@ -73,7 +71,7 @@ final class BenchmarkRun {
                 String failure = null;
                 try {
                     made = measure();
-                    write(made);
+                    Files.write(file(), made);
                 } catch (IOException error) {
                     failure = error.getMessage();
                 } catch (OnDeviceException error) {
@@ -151,31 +149,5 @@ final class BenchmarkRun {
 
     private File file() {
         return new File(context.getFilesDir(), "bench.json");
-    }
-
-    private void write(String text) throws IOException {
-        File fresh = new File(context.getFilesDir(), "bench.json.part");
-        FileOutputStream out = new FileOutputStream(fresh);
-        try {
-            out.write(text.getBytes("UTF-8"));
-        } finally {
-            out.close();
-        }
-        if (!fresh.renameTo(file())) {
-            throw new IOException("the report could not be saved");
-        }
-    }
-
-    private static String read(InputStream in) throws IOException {
-        try {
-            ByteArrayOutputStream out = new ByteArrayOutputStream();
-            byte[] piece = new byte[1 << 14];
-            for (int size = in.read(piece); size > 0; size = in.read(piece)) {
-                out.write(piece, 0, size);
-            }
-            return out.toString("UTF-8");
-        } finally {
-            in.close();
-        }
     }
 }

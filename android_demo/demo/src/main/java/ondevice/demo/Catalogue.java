@@ -19,6 +19,7 @@ final class Catalogue {
     /** What Python computed for the first user. */
     final float[] firstUserScores;
     private final List<Map<String, Object>> userValues = new ArrayList<Map<String, Object>>();
+    private final List<Map<String, Object>> itemValues = new ArrayList<Map<String, Object>>();
     private final Inputs candidates;
 
     /** Read it. Throws ModelFileException when it is something else. */
@@ -29,7 +30,6 @@ final class Catalogue {
                     || ((Json.Number) data.get("version")).toLong() != VERSION) {
                 throw new ModelFileException("catalogue.json: another format or version");
             }
-            List<Map<String, Object>> itemValues = new ArrayList<Map<String, Object>>();
             read(data.get("users"), users, userValues);
             read(data.get("items"), items, itemValues);
             candidates = inputs(itemValues);
@@ -58,6 +58,16 @@ final class Catalogue {
         List<Map<String, Object>> one = new ArrayList<Map<String, Object>>();
         one.add(userValues.get(user));
         return inputs(one);
+    }
+
+    /** An item's raw values, one a line. */
+    String itemText(int item) {
+        StringBuilder out = new StringBuilder();
+        for (Map.Entry<String, Object> entry : itemValues.get(item).entrySet()) {
+            out.append(out.length() == 0 ? "" : "\n").append(entry.getKey()).append(": ")
+                    .append(entry.getValue() == null ? "-" : entry.getValue());
+        }
+        return out.toString();
     }
 
     private static void read(Object list, List<String> titles, List<Map<String, Object>> values) {

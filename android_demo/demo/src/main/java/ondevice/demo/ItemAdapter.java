@@ -49,9 +49,15 @@ final class ItemAdapter extends BaseAdapter {
         return true;
     }
 
-    @Override
-    public boolean isEnabled(int position) {
-        return false; // rows are to read, not to press
+    String title(int position) {
+        return catalogue.items.get(ranking.order[position]);
+    }
+
+    /** The raw values that the model was given, and the score in full. */
+    String details(int position) {
+        int item = ranking.order[position];
+        return catalogue.itemText(item) + "\n"
+                + context.getString(R.string.exact_score, String.valueOf(ranking.scores[item]));
     }
 
     @Override

@@ -1,7 +1,6 @@
 package ondevice.demo;
 
 import android.app.Activity;
-import android.app.AlertDialog;
 import android.content.ActivityNotFoundException;
 import android.content.Intent;
 import android.os.Bundle;
@@ -18,7 +17,9 @@ import ondevice.ctr.OnDeviceModel;
 import ondevice.ctr.bench.Worker;
 
 /** Pick a user, see the items ranked for them by the model on this device. */
-public final class MainActivity extends Activity implements AdapterView.OnItemSelectedListener {
+public final class MainActivity extends Activity
+        implements AdapterView.OnItemSelectedListener, AdapterView.OnItemClickListener,
+        Store.Listener {
     private static final int PICK_MODEL = 1;
     private static final String USER = "user";
     private static final String MESSAGE = "message";
@@ -60,7 +61,9 @@ public final class MainActivity extends Activity implements AdapterView.OnItemSe
 
     private void show(Catalogue catalogue) {
         items = new ItemAdapter(this, catalogue);
-        ((ListView) findViewById(R.id.items)).setAdapter(items);
+        ListView list = (ListView) findViewById(R.id.items);
+        list.setAdapter(items);
+        list.setOnItemClickListener(this);
         ArrayAdapter<String> names = new ArrayAdapter<String>(this,
                 android.R.layout.simple_spinner_item, catalogue.users);
         names.setDropDownViewResource(android.R.layout.simple_spinner_dropdown_item);
@@ -76,6 +79,18 @@ public final class MainActivity extends Activity implements AdapterView.OnItemSe
                 }
             }
         });
+    }
+
+    @Override
+    protected void onStart() {
+        super.onStart();
+        store.listen(this);
+    }
+
+    @Override
+    protected void onStop() {
+        store.listen(null);
+        super.onStop();
     }
 
     @Override
@@ -101,6 +116,12 @@ public final class MainActivity extends Activity implements AdapterView.OnItemSe
     @Override
     public void onNothingSelected(AdapterView<?> parent) {
         // a spinner always has a selection
+    }
+
+    /** What the model was given for the item, and its exact score. */
+    @Override
+    public void onItemClick(AdapterView<?> parent, View view, int position, long id) {
+        TextDialog.show(this, items.title(position), items.details(position));
     }
 
     private void rank() {
@@ -172,7 +193,7 @@ public final class MainActivity extends Activity implements AdapterView.OnItemSe
         } else if (item.getItemId() == R.id.update) {
             pick();
         } else if (item.getItemId() == R.id.built_in) {
-            store.useBuiltIn(changed());
+            store.useBuiltIn();
         } else if (item.getItemId() == R.id.about) {
             about();
         } else {
@@ -197,22 +218,17 @@ public final class MainActivity extends Activity implements AdapterView.OnItemSe
         if (request == PICK_MODEL && result == RESULT_OK && data != null
                 && data.getData() != null) {
             say(getString(R.string.updating));
-            store.update(data.getData(), changed());
+            store.update(data.getData());
         }
     }
 
-    private Store.Answer<OnDeviceModel> changed() {
-        return new Store.Answer<OnDeviceModel>() {
-            @Override
-            public void got(OnDeviceModel model, String problem) {
-                if (gone) {
-                    return;
-                }
-                say(model == null ? getString(R.string.not_updated, problem)
-                        : getString(R.string.updated));
-                rank();
-            }
-        };
+    @Override
+    public void modelChanged(String problem) {
+        say(problem == null ? getString(R.string.updated)
+                : getString(R.string.not_updated, problem));
+        if (items != null) {
+            rank();
+        }
     }
 
     private void about() {
@@ -220,11 +236,8 @@ public final class MainActivity extends Activity implements AdapterView.OnItemSe
             @Override
             public void got(OnDeviceModel model, String problem) {
                 if (!gone) {
-                    new AlertDialog.Builder(MainActivity.this)
-                            .setTitle(R.string.about_model)
-                            .setMessage(model == null ? problem : model.describe().toString())
-                            .setPositiveButton(R.string.close, null)
-                            .show();
+                    TextDialog.show(MainActivity.this, getString(R.string.about_model),
+                            model == null ? problem : model.describe().toString());
                 }
             }
         });

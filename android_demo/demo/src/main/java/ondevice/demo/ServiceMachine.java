@@ -12,8 +12,9 @@ import android.os.Message;
 import android.os.Messenger;
 import android.os.RemoteException;
 import java.io.IOException;
+import java.util.concurrent.ArrayBlockingQueue;
+import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.SynchronousQueue;
 import java.util.concurrent.TimeUnit;
 import ondevice.ctr.bench.Benchmark;
 import ondevice.ctr.bench.Task;
@@ -42,7 +43,8 @@ final class ServiceMachine implements Benchmark.Machine {
     public String observe(final Task task) throws IOException, InterruptedException {
         HandlerThread thread = new HandlerThread("answers");
         thread.start();
-        final SynchronousQueue<Bundle> answers = new SynchronousQueue<Bundle>();
+        final BlockingQueue<Bundle> answers = new ArrayBlockingQueue<Bundle>(1);
+        final IBinder[] process = new IBinder[1];
         final CountDownLatch ended = new CountDownLatch(1);
         final Messenger replies = new Messenger(new Handler(thread.getLooper()) {
             @Override
@@ -61,13 +63,10 @@ final class ServiceMachine implements Benchmark.Machine {
                 asked.putString(BenchService.RUNTIME, runtime);
                 message.setData(asked);
                 message.replyTo = replies;
+                synchronized (process) {
+                    process[0] = binder;
+                }
                 try {
-                    binder.linkToDeath(new IBinder.DeathRecipient() {
-                        @Override
-                        public void binderDied() {
-                            ended.countDown();
-                        }
-                    }, 0);
                     new Messenger(binder).send(message);
                 } catch (RemoteException died) {
                     ended.countDown();
@@ -97,13 +96,26 @@ final class ServiceMachine implements Benchmark.Machine {
         if (answer == null) {
             throw new IOException("the measuring process gave no answer");
         }
-        if (!ended.await(END_S, TimeUnit.SECONDS)) {
-            throw new IOException("the measuring process did not end");
-        }
+        waitForTheEnd(process);
         String problem = answer.getString(BenchService.PROBLEM);
         if (problem != null) {
             throw new IOException(problem);
         }
-        return answer.getString(BenchService.OBSERVATION);
+        return Files.read(BenchService.observation(context));
+    }
+
+    /** The process ends itself when it is unbound; the next one must be another. */
+    private static void waitForTheEnd(IBinder[] process) throws IOException, InterruptedException {
+        long deadline = System.nanoTime() + END_S * 1000000000;
+        IBinder binder;
+        synchronized (process) {
+            binder = process[0];
+        }
+        while (binder != null && binder.pingBinder()) {
+            if (System.nanoTime() > deadline) {
+                throw new IOException("the measuring process did not end");
+            }
+            Thread.sleep(10);
+        }
     }
 }

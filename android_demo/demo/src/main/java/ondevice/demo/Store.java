@@ -4,7 +4,6 @@ import android.content.Context;
 import android.net.Uri;
 import android.os.Handler;
 import android.os.Looper;
-import java.io.ByteArrayOutputStream;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
@@ -28,6 +27,12 @@ final class Store {
         void got(T value, String problem);
     }
 
+    /** The screen that is there; told on the main thread. */
+    interface Listener {
+        /** The model was changed, or not: then {@code problem} says why, else it is null. */
+        void modelChanged(String problem);
+    }
+
     /** Work on the background thread. */
     private interface Work<T> {
         T run() throws IOException;
@@ -36,6 +41,10 @@ final class Store {
     private final Context context;
     private final ExecutorService worker = Executors.newSingleThreadExecutor();
     private final Handler main = new Handler(Looper.getMainLooper());
+    // Of the main thread alone: a change is told to the next screen where there is none just then.
+    private Listener listener;
+    private boolean untold;
+    private String untoldProblem;
     // Of the background thread alone:
     private Catalogue catalogue;
     private OnDeviceModel model;
@@ -107,9 +116,33 @@ final class Store {
         });
     }
 
-    /** Take the model that the user picked, if it is a good one. */
-    void update(final Uri uri, Answer<OnDeviceModel> answer) {
-        start(answer, new Work<OnDeviceModel>() {
+    /** On the main thread; null: no screen is there. */
+    void listen(Listener fresh) {
+        listener = fresh;
+        tell();
+    }
+
+    private void tell() {
+        if (listener != null && untold) {
+            untold = false;
+            listener.modelChanged(untoldProblem);
+        }
+    }
+
+    private Answer<OnDeviceModel> change() {
+        return new Answer<OnDeviceModel>() {
+            @Override
+            public void got(OnDeviceModel value, String problem) {
+                untold = true;
+                untoldProblem = problem;
+                tell();
+            }
+        };
+    }
+
+    /** Take the model that the user picked, if it is a good one; the listener is told. */
+    void update(final Uri uri) {
+        start(change(), new Work<OnDeviceModel>() {
             @Override
             public OnDeviceModel run() throws IOException {
                 load();
@@ -127,9 +160,9 @@ final class Store {
         });
     }
 
-    /** Go back to the model in the package. */
-    void useBuiltIn(Answer<OnDeviceModel> answer) {
-        start(answer, new Work<OnDeviceModel>() {
+    /** Go back to the model in the package; the listener is told. */
+    void useBuiltIn() {
+        start(change(), new Work<OnDeviceModel>() {
             @Override
             public OnDeviceModel run() throws IOException {
                 load();
@@ -153,17 +186,7 @@ final class Store {
             return;
         }
         ModelFiles.removeLeftovers(context.getFilesDir());
-        InputStream in = context.getAssets().open(CATALOGUE);
-        try {
-            ByteArrayOutputStream out = new ByteArrayOutputStream();
-            byte[] piece = new byte[1 << 14];
-            for (int size = in.read(piece); size > 0; size = in.read(piece)) {
-                out.write(piece, 0, size);
-            }
-            catalogue = new Catalogue(out.toString("UTF-8"));
-        } finally {
-            in.close();
-        }
+        catalogue = new Catalogue(Files.read(context.getAssets().open(CATALOGUE)));
         OnDeviceModel opened = null;
         try {
             opened = open(context);

@@ -45,8 +45,12 @@ public final class Worker {
         /** Its name with its version or kernels. */
         String runtime();
 
-        /** Prepare IDs, input by input, as an app would hold them; one row of each in the context. */
-        Object request(Map<String, long[]> context, Map<String, long[]> rows);
+        /**
+         * Prepare IDs, input by input, as an app would hold them; one row of each in the context.
+         * {@code rowSizes} says how many IDs of an input make a row.
+         */
+        Object request(Map<String, long[]> context, Map<String, long[]> rows,
+                Map<String, Integer> rowSizes);
 
         /** Score what {@link #request} prepared. */
         void call(Object request);
@@ -74,7 +78,8 @@ public final class Worker {
         }
 
         @Override
-        public Object request(Map<String, long[]> context, Map<String, long[]> rows) {
+        public Object request(Map<String, long[]> context, Map<String, long[]> rows,
+                Map<String, Integer> rowSizes) {
             return new Inputs[] {inputs(context), inputs(rows)};
         }
 
@@ -107,6 +112,7 @@ public final class Worker {
     private final String emulator = SystemCalls.emulator();
     private List<Map<String, long[]>> contexts;
     private List<Map<String, long[]>> rows;
+    private final Map<String, Integer> rowSizes = new LinkedHashMap<String, Integer>();
     private Object[] requests;
 
     private Worker(Task task, Source source) {
@@ -308,6 +314,7 @@ public final class Worker {
             if (pool.get(input.name) == null) {
                 pool.put(input.name, randomIds(input, random));
             }
+            rowSizes.put(input.name, input.rowSize);
             height = Math.min(height, pool.get(input.name).length / input.rowSize);
         }
         contexts = new ArrayList<Map<String, long[]>>();
@@ -337,7 +344,7 @@ public final class Worker {
     private void prepare(Engine engine) {
         requests = new Object[rows.size()];
         for (int i = 0; i < requests.length; i++) {
-            requests[i] = engine.request(contexts.get(i), rows.get(i));
+            requests[i] = engine.request(contexts.get(i), rows.get(i), rowSizes);
         }
     }
 

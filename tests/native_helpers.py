@@ -8,6 +8,7 @@ from ondevice.info import InputSpec, ModelInfo
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
 from ondevice.records import pack_records
+from ondevice.spec import full_spec
 
 
 def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None):
@@ -35,6 +36,25 @@ def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None):
     info = ModelInfo(inputs=inputs, outputs=tuple(outputs))
     write_odm(path, plan, info, weights, packed)
     return path
+
+
+# name, codec, dimensions, kept widths, bits of a width code
+NARROW = (("a", "q4", 1, None, 0), ("b", "q2", 3, None, 0), ("c", "q4", 3, [0, 3], 1),
+          ("d", "q2", 12, [0, 4, 8, 12], 2), ("e", "q4", 30, range(0, 31, 2), 4))  # fmt: skip
+
+
+def write_narrow(path):
+    """Full tables of 150 rows that share bytes, whole and cut, with width codes of every size."""
+    rng = np.random.default_rng(0)
+    specs, tables = {}, {}
+    for name, codec, dim, kept, bits in NARROW:
+        specs[name] = full_spec(150, dim)
+        widths = None if kept is None else rng.choice(kept, 150)
+        values = rng.normal(size=(150, dim)).astype(np.float32)
+        tables[name] = quantise(values, codec, widths=widths, scale_axis="column")
+        assert pack_records(tables[name]).layout.width_bits == bits
+    write_model(path, specs, tables, [], {}, [f"{name}.vector" for name in specs])
+    return tables
 
 
 def random_table(spec, codec, rng, *, truncated, axis=None):

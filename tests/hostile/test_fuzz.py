@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from native_helpers import write_narrow
 from runtime_helpers import write_small_model
 
 import ondevice
@@ -20,6 +21,7 @@ def test_fuzz_open_and_run(tmp_path):
     program, corpus = tmp_path / "fuzz_open", tmp_path / "corpus"
     corpus.mkdir()
     write_small_model(corpus / "small.odm", vectors=False)
+    write_narrow(corpus / "narrow.odm")
     for fixture in HERE.glob("*.odm"):
         shutil.copy(fixture, corpus)
     sources = sorted(str(p) for p in NATIVE.glob("*.c") if p.name != "module.c")

@@ -7,20 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from native_helpers import random_table, write_model
+from native_helpers import random_table, write_model, write_narrow
 from runtime_helpers import write_small_model
 
 import ondevice
-from ondevice.codecs import quantise
 from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
 from ondevice.odm import open_odm
 from ondevice.plan import Node
-from ondevice.records import pack_records
 from ondevice.spec import (
     binary_code_spec,
-    full_spec,
     hashing_spec,
     multi_hash_spec,
     quotient_remainder_spec,
@@ -162,29 +159,14 @@ def test_index_that_leads_outside(tmp_path):
         engine.run(IDS)
 
 
-# name, codec, dim, kept widths, bits of a width code
-CASES = [("a", "q4", 1, None, 0), ("b", "q2", 3, None, 0), ("c", "q4", 3, [0, 3], 1),
-         ("d", "q2", 12, [0, 4, 8, 12], 2), ("e", "q4", 30, range(0, 31, 2), 4)]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
-    """Tables whose rows share bytes, whole and cut, with width codes of every size."""
     path = tmp_path_factory.mktemp("narrow") / "narrow.odm"
-    rng = np.random.default_rng(0)
-    specs, tables = {}, {}
-    for name, codec, dim, kept, bits in CASES:
-        specs[name] = full_spec(150, dim)
-        widths = None if kept is None else rng.choice(kept, 150)
-        values = rng.normal(size=(150, dim)).astype(np.float32)
-        tables[name] = quantise(values, codec, widths=widths, scale_axis="column")
-        assert pack_records(tables[name]).layout.width_bits == bits
-    outputs = [f"{name}.vector" for name in specs]
-    write_model(path, specs, tables, [], {}, outputs)
-    ids = {name: np.arange(150, dtype=np.int64) for name in specs}
-    engine = NativeEngine(path)
+    tables = write_narrow(path)
+    ids = {name: np.arange(150, dtype=np.int64) for name in tables}
+    got = NativeEngine(path).run(ids)
     for name, table in tables.items():
-        np.testing.assert_array_equal(engine.run(ids)[f"{name}.vector"], table.dequantise())
+        np.testing.assert_array_equal(got[f"{name}.vector"], table.dequantise())
     return path.read_bytes(), ids
 
 

@@ -165,14 +165,16 @@ def test_error_of_q8_is_at_most_half_a_step(table, axis):
     assert (error <= np.broadcast_to(step, values.shape))[kept].all()
 
 
-def test_index_costs_at_most_a_byte_a_row():
-    rng = np.random.default_rng(0)
-    widths = rng.integers(1, 17, 10_000)
-    values = rng.normal(size=(10_000, 16)).astype(np.float32)
-    packed = pack_records(quantise(values, "q8", widths=widths, scale_axis="column"))
-    payload = int(widths.sum())
-    assert packed.records.size - TAIL_BYTES == payload
-    assert packed.index.size <= 10_000
+@pytest.mark.parametrize("dim", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("codec", ["q8", "q4", "q2"])
+def test_width_index_and_rounding_cost_at_most_a_byte_a_row(codec, dim):
+    rng, rows = np.random.default_rng(0), 10_000
+    for widths in (rng.integers(1, dim + 1, rows), np.minimum(rng.geometric(0.5, rows), dim)):
+        values = rng.normal(size=(rows, dim)).astype(np.float32)
+        packed = pack_records(quantise(values, codec, widths=widths, scale_axis="column"))
+        kept = int(widths.sum()) * {"q8": 8, "q4": 4, "q2": 2}[codec] / 8
+        assert kept <= packed.records.size - TAIL_BYTES <= kept + rows
+        assert packed.records.size - TAIL_BYTES + packed.index.size <= kept + rows
 
 
 def test_scale_axis_is_chosen_by_error_at_equal_bytes():

@@ -10,33 +10,34 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
-from torch.utils import _pytree as pytree
 
 import ondevice
 from ondevice.codecs import CODECS, Codec
 from ondevice.converters.absorb import absorb_rotations
+from ondevice.converters.arguments import DynamicAxes
 from ondevice.converters.calibration import calibrate
-from ondevice.converters.capture import capture, input_names
 from ondevice.converters.column_blocks import stored_tables
 from ondevice.converters.dense_layers import DensePlan, LayerReport, check_float_layers
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.emit_onnx import emit_onnx
 from ondevice.converters.emit_tflite import emit_tflite
 from ondevice.converters.graph import PackedModel
+from ondevice.converters.id_origins import InputIds, input_ids
 from ondevice.converters.merge import merge_lookups
 from ondevice.converters.model_card import model_card
 from ondevice.converters.pack import pack, pack_tables
-from ondevice.converters.probe import probe_ids
+from ondevice.converters.probe import ANY, probe_inputs
 from ondevice.converters.report import ConversionReport
+from ondevice.converters.sources import Source, TorchSource
 from ondevice.converters.verification import (
     TOLERANCE,
     Expected,
-    IdArray,
-    Source,
     Validation,
-    dequantised,
     difference,
+    main_score,
     verify_file,
 )
 from ondevice.dense import DENSE_CODECS, DenseCodec
@@ -51,18 +52,22 @@ DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 2e-3, "q8":
 BATCHES = (1, 2, 17, 1024)
 VECTOR_ROWS = 64
 
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float32]
+
 
 def convert(
     module: nn.Module,
-    example_inputs: tuple[Any, ...],
+    example_inputs: Any,
     out_dir: str | Path,
     *,
     targets: Sequence[str] = TARGETS,
     tables: Codec = "q8",
     dense: DenseCodec = "f32",
     float_layers: Sequence[str] = (),
-    calibration: Mapping[str, IdArray] | None = None,
+    calibration: Mapping[str, Array] | None = None,
     features: FeatureSpec | None = None,
+    dynamic_axes: DynamicAxes | None = None,
     name: str = "model",
     validation: Validation | None = None,
     about: Mapping[str, str] | None = None,
@@ -72,9 +77,11 @@ def convert(
     Beside the files lie the report, `name`.report.json, and the model card, `name`.md.
 
     Args:
-        module: takes int64 IDs (tensors, or a dict of them by field) and returns click
-            probabilities float32 [batch].
-        example_inputs: positional arguments for the module; a few ordinary rows, at least 2.
+        module: any module that `torch.onnx.export` can export. It takes IDs and numbers as
+            tensors [batch, ...], one or several, or dictionaries or lists of them, and returns
+            one or several tensors [batch, ...].
+        example_inputs: its arguments: a few ordinary rows, at least 2; a tuple of positional
+            arguments, a dictionary, or a single tensor. Keys and parameters name the inputs.
         out_dir: folder for `name`.odm, `name`.onnx (with `name`.onnx.data) and `name`.tflite.
         targets: which of "odm", "onnx", "tflite" to write.
         tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32".
@@ -86,8 +93,10 @@ def convert(
             in .onnx and .tflite are then quantised by the ranges seen on these rows. Without it,
             and always in .odm, they are quantised dynamically.
         features: how raw values become IDs, stored in every file.
+        dynamic_axes: axes of free size beside the batch, such as a history's length:
+            {"history": {1: "steps"}}.
         name: file name without suffix.
-        validation: labelled rows; the AUC before and after is reported for them.
+        validation: labelled rows; the AUC of the first output on them is reported.
         about: lines on the model and its data for the model card, text by label.
 
     Raises:
@@ -98,34 +107,30 @@ def convert(
     """
     _check_settings(targets, tables, dense)
     plan = DensePlan(dense, tuple(float_layers))
-    names = input_names(module, example_inputs)
-    captured = capture(module, example_inputs)
+    source = TorchSource(module, example_inputs, dynamic_axes)
+    captured = source.capture()
     absorb_rotations(captured.model.graph)
     packed_tables = pack_tables(captured, tables)
     packed = pack(captured, packed_tables)
     check_float_layers(packed, plan)
-    inputs = _input_specs(packed)
-    leaves = [leaf.numpy() for leaf in pytree.tree_leaves(example_inputs)]
-    examples = dict(zip(names, leaves, strict=True))
-    source = Source(module, example_inputs, names)
-    outputs = tuple(str(value.name) for value in packed.model.graph.outputs)
-    batches = [probe_ids(inputs, examples, _paddings(packed), rows) for rows in BATCHES]
-    travelling = probe_ids(inputs, examples, _paddings(packed), VECTOR_ROWS)
-    as_stored = dequantised(packed_tables)
-    stored = [source(batch, as_stored) for batch in batches]
-    outcome = {outputs[0]: source(travelling, as_stored)}
+    uses = _uses(packed, source.examples)
+    inputs = _input_specs(packed, uses)
+    batches = [_probe(source, inputs, uses, rows) for rows in BATCHES]
+    travelling = _probe(source, inputs, uses, VECTOR_ROWS)
+    stored = [source(batch, packed_tables) for batch in batches]
+    outcome = source(travelling, packed_tables)
     vectors = TestVectors(travelling, outcome, DENSE_TOLERANCE[dense])
     expected = Expected(
         batches=batches,
         stored=stored,
         original=[source(batch) for batch in batches],
         validation=validation,
-        scores=None if validation is None else source.scores(validation),
+        scores=None if validation is None else main_score(source, validation),
     )
     info = ModelInfo(
         inputs=inputs,
-        outputs=outputs,
-        features=_checked_features(features, names),
+        outputs=source.outputs,
+        features=_checked_features(features, source.names),
         vectors=vectors,
         made_by=_versions(),
     )
@@ -174,32 +179,54 @@ def _check_settings(targets: Sequence[str], tables: str, dense: str) -> None:
         raise SpecError("conversion: " + "; ".join(faults))
 
 
-def _input_specs(packed: PackedModel) -> tuple[InputSpec, ...]:
+def _uses(packed: PackedModel, examples: Mapping[str, Array]) -> dict[str, InputIds]:
+    shapes = {name: array.shape for name, array in examples.items()}
+    return input_ids(packed.model.graph, packed.lookups, shapes)
+
+
+def _input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[InputSpec, ...]:
     specs = []
     for value in packed.model.graph.inputs:
         sizes = [size if isinstance(size, int) else str(size) for size in value.shape or ()]
-        limits = [
-            lookup.spec.rows
-            for lookup in packed.lookups
-            if lookup.node.inputs[0] is value
-            and lookup.spec.scheme == "full"
-            and lookup.spec.oov_row is None
-        ]
+        dtype = "int64" if value.dtype is None else value.dtype.numpy().name
+        name, use = str(value.name), uses[str(value.name)]
+        limits = [None if limit in (-1, ANY) else int(limit) for limit in use.limits]
         shape = ("batch", *sizes[1:])
-        specs.append(InputSpec(str(value.name), shape, min(limits, default=None)))
+        free = any(isinstance(size, str) for size in sizes[1:])
+        if free or (not use.added and len(set(limits)) <= 1):  # one limit for all elements
+            limit = min((one for one in limits if one is not None), default=None)
+            specs.append(InputSpec(name, shape, limit, dtype))
+        elif not any(limits):
+            specs.append(InputSpec(name, shape, None, dtype))
+        else:
+            specs.append(InputSpec(name, shape, tuple(limits), dtype))
     return tuple(specs)
 
 
-def _paddings(packed: PackedModel) -> dict[str, int]:
-    """The padding ID of each input that has one."""
-    return {
-        str(lookup.node.inputs[0].name): lookup.spec.padding_id
-        for lookup in packed.lookups
-        if lookup.spec.padding_id is not None and lookup.node.inputs[0] is not None
-    }
+def _probe(
+    source: Source, inputs: tuple[InputSpec, ...], uses: Mapping[str, InputIds], rows: int
+) -> dict[str, Array]:
+    """Requests of `rows` rows; one for which the source has no finite answer is replaced."""
+    batch = probe_inputs(inputs, uses, source.examples, rows)
+    finite = _finite_rows(source(batch))
+    if finite.all():
+        return batch
+    count = len(next(iter(source.examples.values())))
+    for name, example in source.examples.items():
+        ordinary = example[np.arange(rows) % count]
+        batch[name][~finite] = ordinary[~finite]
+    if not _finite_rows(source(batch)).all():
+        raise SpecError("the model returns NaN or infinity for its own example inputs")
+    return batch
 
 
-def _checked_features(features: FeatureSpec | None, names: list[str]) -> FeatureSpec:
+def _finite_rows(outputs: Mapping[str, FloatArray]) -> npt.NDArray[np.bool_]:
+    finite = [np.isfinite(array.reshape(len(array), -1)).all(1) for array in outputs.values()]
+    together: npt.NDArray[np.bool_] = np.logical_and.reduce(finite)
+    return together
+
+
+def _checked_features(features: FeatureSpec | None, names: Sequence[str]) -> FeatureSpec:
     if features is None:
         return FeatureSpec()
     if {item.name for item in features.fields} != set(names):

@@ -12,50 +12,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from ondevice.converters.batch_first import batch_first
 from ondevice.converters.graph import PackedModel
-from ondevice.converters.symbolic_shapes import Size, integers
+from ondevice.converters.lowering import Lowering
+from ondevice.converters.symbolic_shapes import Size, integers, numbers
 from ondevice.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
 Outputs = Sequence[ir.Value | None]
 _FLOAT, _INT64 = ir.DataType.FLOAT, ir.DataType.INT64
-
-
-class Lowering:
-    """Nodes that replace one node, as they are made."""
-
-    def __init__(self, graph: ir.Graph, source: ir.Node, number: int) -> None:
-        """Start with no nodes; `number` makes names unique."""
-        self.graph = graph
-        self.source = source
-        self.nodes: list[ir.Node] = []
-        self._prefix = f"lowered.{number}"
-
-    def op(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """Add a node with one output."""
-        name = f"{self._prefix}.{len(self.nodes)}"
-        node = ir.node(kind, list(inputs), attributes=attributes, name=name)
-        node.metadata_props.update(self.source.metadata_props)
-        node.outputs[0].name = f"{name}.value"
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> ir.Value:
-        """A constant, as a node."""
-        array = np.asarray(values, dtype=dtype)
-        output = self.op("Constant", value=ir.tensor(array))
-        output.const_value = ir.tensor(array)
-        output.dtype, output.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
-        return output
-
-    def ints(self, *values: int) -> ir.Value:
-        """A constant list of int64."""
-        return self.constant(values, np.int64)
-
-    def slice(self, x: ir.Value, axis: int, start: int, stop: int, step: int = 1) -> ir.Value:
-        """Elements start, start + step, ... below stop along one axis."""
-        bounds = (self.ints(start), self.ints(stop), self.ints(axis), self.ints(step))
-        return self.op("Slice", x, *bounds)
 
 
 Rule = Callable[[Lowering, ir.Node], Outputs | None]
@@ -70,13 +35,15 @@ def lowered(packed: PackedModel) -> PackedModel:
     nodes = {node.name: node for node in model.graph}
     lookups = tuple(replace(item, node=nodes[item.node.name]) for item in packed.lookups)
     graph = model.graph
+    lookups = batch_first(graph, lookups)
+    passes.RemoveUnusedNodesPass()(model)
     for number, node in enumerate(list(graph)):
         rule = None if node.domain else RULES.get(node.op_type)
         if rule is None or not any(
             value.uses() or value.is_graph_output() for value in node.outputs
         ):
             continue
-        made = Lowering(graph, node, number)
+        made = Lowering(graph, node, f"lowered.{number}")
         try:
             outputs = rule(made, node)
         except UnsupportedError:
@@ -114,6 +81,14 @@ def _array(value: ir.Value | None) -> Array | None:
     return None
 
 
+def _integer_array(value: ir.Value | None) -> Array | None:
+    """Constant integers, also where shape arithmetic makes them."""
+    found = numbers(value)
+    if found is None or any(isinstance(item, str) for item in found.reshape(-1)):
+        return None
+    return found.astype(np.int64)
+
+
 def _fixed(value: ir.Value | None) -> list[int]:
     sizes = integers(value)
     if sizes is None or any(isinstance(size, str) for size in sizes):
@@ -142,13 +117,12 @@ def _rank(value: ir.Value | None) -> int:
 def _constant_integers(made: Lowering, node: ir.Node) -> Outputs | None:
     """Shape arithmetic whose result is known now."""
     output = node.outputs[0]
-    if output.dtype != _INT64:
+    if output.dtype not in (_INT64, ir.DataType.BOOL):
         return None
-    sizes = integers(output)
-    if sizes is None or any(isinstance(size, str) for size in sizes):
+    found = numbers(output)
+    if found is None or any(isinstance(item, str) for item in found.reshape(-1)):
         return None
-    shape = [] if output.shape is not None and len(output.shape) == 0 else [len(sizes)]
-    return [made.constant(np.array([int(size) for size in sizes]).reshape(shape), np.int64)]
+    return [made.constant(found.astype(output.dtype.numpy()), output.dtype.numpy())]
 
 
 def _reshape(made: Lowering, node: ir.Node) -> Outputs | None:
@@ -280,7 +254,9 @@ def _gather(made: Lowering, node: ir.Node) -> Outputs | None:
     """x[:, i] comes as transpose, selection, transpose back: select along the axis itself."""
     if folded := _constant_integers(made, node):
         return folded
-    places = _array(node.inputs[1])
+    places = _integer_array(node.inputs[1])
+    if node.op_type == "GatherND" and places is None:
+        return _gather_of_rows(made, node)
     before = _moved(node)
     if before is None or places is None:
         return None
@@ -295,6 +271,78 @@ def _gather(made: Lowering, node: ir.Node) -> Outputs | None:
         return None
     chosen = made.op("Gather", x, made.constant(places, np.int64), axis=perm[axis])
     return [made.op("Transpose", chosen, perm=perm)]
+
+
+def _gather_of_rows(made: Lowering, node: ir.Node) -> Outputs | None:
+    """x[torch.arange(rows), places]: every row selects from itself."""
+    joined = None if node.inputs[1] is None else node.inputs[1].producer()
+    if (
+        joined is None
+        or joined.op_type != "Concat"
+        or node.attributes.get_int("batch_dims", 0) != 0
+    ):
+        return None
+    axis, rank = joined.attributes.get_int("axis", 0), _rank(node.inputs[1])
+    numbers_of_rows, *rest = joined.inputs
+    if axis % rank != rank - 1 or not _is_row_number(numbers_of_rows):
+        return None
+    places = rest[0] if len(rest) == 1 else made.op("Concat", *rest, axis=-1)
+    return [made.op("GatherND", _x(node), places, batch_dims=1)]
+
+
+def _is_row_number(value: ir.Value | None) -> bool:
+    """Whether a value holds 0, 1, 2, ... for the rows of the request, along its first axis."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in (
+        "Cast",
+        "Expand",
+        "Identity",
+        "Reshape",
+        "Unsqueeze",
+    ):
+        source = node.inputs[0]
+        node = None if source is None else source.producer()
+    if node is None or node.op_type != "Range":
+        return False
+    bounds = [integers(bound) for bound in node.inputs]
+    rows = _shape(value)[0]
+    return bounds == [[0], [rows], [1]] and isinstance(rows, str)
+
+
+def _scatter_nd(made: Lowering, node: ir.Node) -> Outputs | None:
+    """x[:, 2:] = y, which comes as transpose, ScatterND of known places, transpose back."""
+    places, updates = _integer_array(node.inputs[1]), node.inputs[2]
+    if places is None or places.ndim != 2 or places.shape[1] != 1 or updates is None:
+        raise UnsupportedError("only known places along one axis")
+    if node.attributes.get_string("reduction", "none") != "none":
+        raise UnsupportedError("a reduction")
+    before = _moved(node)
+    x, perm = before if before is not None else (_x(node), list(range(_rank(node.inputs[0]))))
+    size, axis = _shape(node.inputs[0])[0], perm[0]
+    if isinstance(size, str):
+        raise UnsupportedError("it writes rows")
+    moved = updates.producer()
+    back = [perm.index(i) for i in range(len(perm))]
+    if moved is not None and moved.op_type == "Transpose" and _order(moved) == perm:
+        fresh = _x(moved)
+    else:
+        fresh = made.op("Transpose", updates, perm=back) if back != perm or axis else updates
+    source: list[int | None] = [None] * size
+    for number, place in enumerate(places[:, 0].tolist()):
+        source[place % size] = number
+    parts: list[ir.Value] = []
+    start = 0
+    while start < size:  # runs of elements that stay, and of neighbours among the updates
+        first, stop = source[start], start + 1
+        while stop < size and source[stop] == (None if first is None else first + stop - start):
+            stop += 1
+        if first is None:
+            parts.append(made.slice(x, axis, start, stop))
+        else:
+            parts.append(made.slice(fresh, axis, first, first + stop - start))
+        start = stop
+    joined = parts[0] if len(parts) == 1 else made.op("Concat", *parts, axis=axis)
+    return [joined if before is None else made.op("Transpose", joined, perm=perm)]
 
 
 # Arithmetic
@@ -827,6 +875,17 @@ def _lstm_step(
     return made.op("Mul", emitted, made.op("Tanh", cell)), cell
 
 
+def _is_nan(made: Lowering, node: ir.Node) -> Outputs | None:
+    return [made.op("Not", made.op("Equal", _x(node), _x(node)))]
+
+
+def _is_inf(made: Lowering, node: ir.Node) -> Outputs | None:
+    flags = node.attributes
+    if not flags.get_int("detect_negative", 1) or not flags.get_int("detect_positive", 1):
+        raise UnsupportedError("one sign alone")
+    return [made.op("Equal", made.op("Abs", _x(node)), made.constant(np.inf))]
+
+
 def _dropped(made: Lowering, node: ir.Node) -> Outputs | None:
     return [_x(node), *[None] * (len(node.outputs) - 1)]
 
@@ -852,6 +911,8 @@ RULES: dict[str, Rule] = {
     "Gemm": _gemm,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_sigmoid,
+    "IsInf": _is_inf,
+    "IsNaN": _is_nan,
     "InstanceNormalization": _instance_norm,
     "LSTM": _lstm,
     "LayerNormalization": _layer_norm,
@@ -872,7 +933,9 @@ RULES: dict[str, Rule] = {
     "ReduceProd": _reduce,
     "ReduceSum": _reduce,
     "ReduceSumSquare": _norm("Square", None),
+    "Range": _constant_integers,
     "Reshape": _reshape,
+    "ScatterND": _scatter_nd,
     "Selu": _selu,
     "Shape": _constant_integers,
     "Slice": _constant_integers,

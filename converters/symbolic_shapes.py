@@ -1,22 +1,41 @@
-"""Shape arithmetic at conversion: lists of integers in which the batch is a symbol."""
+"""Shape arithmetic at conversion: arrays of integers in which a free size is a symbol."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-Size = int | str
+from ondevice.errors import InputError
+from ondevice.ops import apply
 
-_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+Size = int | str
+Numbers = npt.NDArray[np.object_]
+
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "Add": operator.add,
     "Sub": operator.sub,
     "Mul": operator.mul,
+    "Div": lambda a, b: int(a / b) if abs(a) < 2**52 else a // b,  # towards zero
+    "Mod": operator.mod,
+    "Max": max,
+    "Min": min,
+    "Equal": operator.eq,
+    "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge,
+    "Less": operator.lt,
+    "LessOrEqual": operator.le,
 }
-_SAME = ("Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape")
-_MOST = 64  # more numbers are data, not a shape
+_MOVING = {
+    "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Reshape", "Slice",
+    "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+_MOST = 4096  # more numbers are data, not a shape
+_KEY = "ondevice.numbers"
 
 
 def integers(value: ir.Value | None) -> list[Size] | None:
@@ -24,53 +43,109 @@ def integers(value: ir.Value | None) -> list[Size] | None:
 
     A free size is its symbol, such as "batch".
     """
+    found = numbers(value)
+    return None if found is None or found.ndim > 1 else list(found.reshape(-1))
+
+
+def numbers(value: ir.Value | None) -> Numbers | None:
+    """The numbers of an int64 or bool array of any shape, as Python integers and symbols."""
     if value is None or (value.dtype is not None and value.dtype.is_floating_point()):
         return None
+    if _KEY not in value.meta:
+        value.meta[_KEY] = _numbers(value)
+    found: Numbers | None = value.meta[_KEY]
+    return found
+
+
+def _numbers(value: ir.Value) -> Numbers | None:
     if value.const_value is not None:
+        if value.const_value.size > _MOST:
+            return None
         array = np.asarray(value.const_value.numpy())
-        small = array.ndim <= 1 and array.size <= _MOST and array.dtype.kind == "i"
-        return [int(item) for item in array.reshape(-1)] if small else None
+        return array.astype(object) if array.dtype.kind in "ib" else None
     node = value.producer()
     if node is None or node.domain:
         return None
-    if node.op_type == "Shape":
+    if node.op_type in ("Shape", "Size"):
         return _of_shape(node)
-    if node.op_type == "Concat":
-        parts = [integers(item) for item in node.inputs]
-        return None if None in parts else [size for part in parts if part for size in part]
-    if value.shape is not None and len(value.shape) > 1:
+    inputs = [numbers(item) for item in node.inputs if item is not None]
+    if not inputs or any(item is None for item in inputs):
         return None
-    numbers = integers(node.inputs[0]) if node.inputs else None
-    if numbers is None:
+    try:
+        found = _computed(node, [item for item in inputs if item is not None])
+        return None if found is None else np.asarray(found, dtype=object)
+    except (InputError, TypeError, ValueError, ZeroDivisionError, IndexError):
         return None
-    if node.op_type in _SAME:
-        return numbers
-    return _computed(node, numbers)
 
 
-def _of_shape(node: ir.Node) -> list[Size] | None:
+def _of_shape(node: ir.Node) -> Numbers | None:
     source = node.inputs[0]
     if source is None or source.shape is None:
         return None
-    sizes = [size if isinstance(size, int) else str(size) for size in source.shape]
-    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes))
-    return sizes[start:end]
-
-
-def _computed(node: ir.Node, numbers: list[Size]) -> list[Size] | None:
-    others = [integers(item) for item in node.inputs[1:]]
-    if any(item is None or any(isinstance(n, str) for n in item) for item in others):
-        return None
-    known = [[int(n) for n in item] for item in others if item is not None]
-    if node.op_type == "Gather" and known:
-        inside = all(-len(numbers) <= i < len(numbers) for i in known[0])
-        return [numbers[i] for i in known[0]] if inside else None
-    if node.op_type == "Slice" and len(known) >= 2 and len(known[0]) == 1:
-        step = known[3][0] if len(known) > 3 else 1
-        return numbers[known[0][0] : known[1][0] : step] if step > 0 else None
-    if node.op_type in _ARITHMETIC and len(known) == 1 and len(known[0]) == len(numbers):
-        if any(isinstance(n, str) for n in numbers):
+    sizes: list[Size] = [size if isinstance(size, int) else str(size) for size in source.shape]
+    if node.op_type == "Size":
+        if any(isinstance(size, str) for size in sizes):
             return None
-        combine = _ARITHMETIC[node.op_type]
-        return [combine(int(a), b) for a, b in zip(numbers, known[0], strict=True)]
+        return np.array(int(np.prod([int(size) for size in sizes])), dtype=object)
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes))
+    return np.array(sizes[start:end], dtype=object)
+
+
+def _computed(node: ir.Node, inputs: list[Numbers]) -> Numbers | None:
+    kind = node.op_type
+    if kind in _MOVING:
+        first = 1 if kind != "Concat" else len(inputs)
+        attributes = {name: item.value for name, item in node.attributes.items()}
+        rest = [_plain(item) for item in inputs[first:]]
+        return apply(kind, [*inputs[:first], *rest], attributes)
+    if kind == "Cast":
+        return inputs[0]
+    if kind == "Range":
+        return np.arange(*(int(_plain(item)) for item in inputs)).astype(object)
+    if kind == "Where":
+        test, yes, no = np.broadcast_arrays(*inputs)
+        return np.where(_plain(test) != 0, yes, no)
+    if kind in _ARITHMETIC and len(inputs) == 2:
+        return _pairs(kind, *inputs)
+    if kind in ("Neg", "Abs", "Not", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "CumSum"):
+        attributes = {name: item.value for name, item in node.attributes.items()}
+        return apply(kind, [_plain(item) for item in inputs], attributes).astype(object)
+    return None
+
+
+def _plain(array: Numbers) -> npt.NDArray[np.int64]:
+    """Numbers without symbols. Raises TypeError when there is one."""
+    if any(isinstance(item, str) for item in array.reshape(-1)):
+        raise TypeError("a size is free")
+    return array.astype(np.int64)
+
+
+def _pairs(kind: str, left: Numbers, right: Numbers) -> Numbers | None:
+    a, b = np.broadcast_arrays(left, right)
+    out = np.empty(a.shape, dtype=object)
+    for place in np.ndindex(a.shape):
+        one: Any = a[place]
+        other: Any = b[place]
+        found = _pair(kind, one, other)
+        if found is None:
+            return None
+        out[place] = found
+    return out
+
+
+def _pair(kind: str, a: Size, b: Size) -> Size | None:
+    if not isinstance(a, str) and not isinstance(b, str):
+        return int(_ARITHMETIC[kind](a, b))
+    if kind == "Equal":  # a free size is at least 1
+        other = b if isinstance(a, str) else a
+        if a == b:
+            return 1
+        return 0 if not isinstance(other, str) and other < 1 else None
+    neutral = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}.get(kind)
+    if b == neutral and neutral is not None:
+        return a
+    if a == neutral and kind in ("Add", "Mul"):
+        return b
+    if a == b and kind in ("Max", "Min"):
+        return a
     return None

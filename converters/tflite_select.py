@@ -9,7 +9,7 @@ import onnx_ir as ir
 import tflite
 
 from ondevice.converters.tflite_graph import GraphBuilder, Translate
-from ondevice.converters.tflite_shapes import broadcast
+from ondevice.converters.tflite_shapes import broadcast, reshape
 from ondevice.converters.tflite_writer import FREE, Shape, Tensor
 from ondevice.errors import UnsupportedError
 
@@ -198,9 +198,13 @@ def _gather_elements(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 
 def _gather_nd(graph: GraphBuilder, node: ir.Node) -> Tensor:
-    if node.attributes.get_int("batch_dims", 0):
-        raise UnsupportedError("batch_dims")
     x, places = (graph.tensor(value) for value in node.inputs)
+    if node.attributes.get_int("batch_dims", 0):
+        if node.attributes.get_int("batch_dims", 0) != 1 or places.shape[-1] != 1:
+            raise UnsupportedError("batch_dims beyond the rows, or several indices")
+        places = reshape(graph.writer, places, places.shape[:-1])
+        shape = (*places.shape, *x.shape[2:])
+        return graph.writer.op("GATHER", [x, places], shape, x.dtype, axis=1, batch_dims=1)
     shape = (*places.shape[:-1], *x.shape[places.shape[-1] :])
     return graph.writer.op("GATHER_ND", [x, places], shape, x.dtype)
 

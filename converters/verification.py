@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
-from torch.func import functional_call
-from torch.utils import _pytree as pytree
 
 import ondevice
-from ondevice.converters.capture import evaluating
-from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.report import Parity, TargetReport
-from ondevice.converters.row_tensor import RowTensor
+from ondevice.converters.sources import Source
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
 from ondevice.errors import (
     InputError,
     MissingDependencyError,
     ParityError,
-    SpecError,
     needs_extra,
 )
 from ondevice.inspection import stored_tables
 from ondevice.model import Model, file_bytes, model_files, sha256
+from ondevice.verify import largest_difference
 
 SCORE_BATCH = 8192
 # Largest |probability difference| between the torch module, computing with the dequantised
 # tables, and a converted file: float32 sums in another order stay two magnitudes below it.
 TOLERANCE = 1e-5
 
-IdArray = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
+Outputs = Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Validation:
     """Labelled rows that a conversion is judged by.
 
     Attributes:
-        inputs: IDs by input name, int64 [rows, ...].
+        inputs: values by input name, int64 or float32 [rows, ...].
         labels: float32 [rows], 0 or 1, both present.
         source: what the rows are, for the model card.
 
@@ -52,7 +48,7 @@ class Validation:
         InputError: another shape, other labels, or one label alone.
     """
 
-    inputs: dict[str, IdArray]
+    inputs: dict[str, Array]
     labels: FloatArray
     source: str = "validation rows"
 
@@ -75,7 +71,7 @@ class Validation:
             from sklearn.metrics import roc_auc_score
         return float(roc_auc_score(self.labels, scores))
 
-    def batches(self) -> Iterator[dict[str, IdArray]]:
+    def batches(self) -> Iterator[dict[str, Array]]:
         """The inputs, SCORE_BATCH rows at a time."""
         for start in range(0, len(self), SCORE_BATCH):
             yield {name: ids[start : start + SCORE_BATCH] for name, ids in self.inputs.items()}
@@ -90,12 +86,12 @@ class Expected:
         stored: outputs of the module that computes with the tables as files store them.
         original: outputs of the module as it came.
         validation: labelled rows, if any.
-        scores: the original module's outputs on them.
+        scores: the original module's first output on them.
     """
 
-    batches: list[dict[str, IdArray]]
-    stored: list[FloatArray]
-    original: list[FloatArray]
+    batches: Sequence[dict[str, Array]]
+    stored: Sequence[Outputs]
+    original: Sequence[Outputs]
     validation: Validation | None = None
     scores: FloatArray | None = None
 
@@ -107,48 +103,19 @@ class Expected:
         return self.validation.auc(self.scores)
 
 
-class Source:
-    """The torch module as a function of IDs by input name."""
+def main_score(
+    predict: Source | Callable[[Mapping[str, Array]], Outputs], validation: Validation
+) -> FloatArray:
+    """The first output on the validation rows, float32 [rows]; of a matrix the first column.
 
-    def __init__(
-        self,
-        module: nn.Module,
-        example_inputs: tuple[Any, ...],
-        names: list[str],
-        tables: Mapping[str, torch.Tensor] | None = None,
-    ) -> None:
-        """Take a module and, by parameter name, tables that it is to compute with instead."""
-        self._module = module
-        self._structure = pytree.tree_structure(example_inputs)
-        self._names = names
-        self._tables = dict(tables or {})
-
-    def __call__(
-        self, ids: Mapping[str, IdArray], tables: Mapping[str, torch.Tensor] | None = None
-    ) -> FloatArray:
-        """Outputs float32 [batch]; `tables` stand in for parameters of those names.
-
-        Raises:
-            SpecError: the module returns no single tensor.
-        """
-        leaves = [torch.from_numpy(ids[name]) for name in self._names]
-        arguments = pytree.tree_unflatten(leaves, self._structure)
-        with evaluating(self._module), torch.inference_mode():
-            output = functional_call(self._module, {**self._tables, **(tables or {})}, arguments)
-        if not isinstance(output, torch.Tensor):
-            raise SpecError(f"the module must return one tensor, got {type(output).__name__}")
-        return output.numpy()
-
-    def scores(self, validation: Validation) -> FloatArray:
-        """Outputs on the validation rows. Raises InputError when an input is missing."""
-        if missing := [name for name in self._names if name not in validation.inputs]:
-            raise InputError(f"validation: no values for {', '.join(missing)}")
-        return np.concatenate([self(batch) for batch in validation.batches()])
-
-
-def dequantised(tables: Mapping[str, PackedTable]) -> dict[str, torch.Tensor]:
-    """The tables as the files give them back, for a module to compute with."""
-    return {name: RowTensor(table.read, table.rows, table.dim) for name, table in tables.items()}
+    Raises:
+        InputError: an input is missing.
+    """
+    names = getattr(predict, "names", ())
+    if missing := [name for name in names if name not in validation.inputs]:
+        raise InputError(f"validation: no values for {', '.join(missing)}")
+    found = [next(iter(predict(batch).values())) for batch in validation.batches()]
+    return np.concatenate([array.reshape(len(array), -1)[:, 0] for array in found])
 
 
 def verify_file(file: Path, expected: Expected, tolerance: float) -> TargetReport:
@@ -165,15 +132,15 @@ def verify_file(file: Path, expected: Expected, tolerance: float) -> TargetRepor
         for batch, stored, original in zip(
             expected.batches, expected.stored, expected.original, strict=True
         ):
-            got = model.predict(batch)
+            got = _outputs(model, batch)
             largest = max(largest, _checked_difference(file, model, got, stored, tolerance))
             change = max(change, difference(got, original))
-        rows = sum(len(right) for right in expected.stored)
+        rows = sum(len(next(iter(right.values()))) for right in expected.stored)
         parity.append(Parity(model.runner.runtime, rows, largest, tolerance))
     auc = None
     if expected.validation is not None and expected.scores is not None:
-        scores = np.concatenate([models[0].predict(b) for b in expected.validation.batches()])
-        change = max(change, difference(scores, expected.scores))
+        scores = main_score(functools.partial(_outputs, models[0]), expected.validation)
+        change = max(change, largest_difference(scores, expected.scores))
         auc = expected.validation.auc(scores)
     return TargetReport(
         path=file,
@@ -207,7 +174,7 @@ def _models(file: Path) -> tuple[list[Model], tuple[str, ...]]:
 
 
 def _checked_difference(
-    file: Path, model: Model, got: FloatArray, right: FloatArray, tolerance: float
+    file: Path, model: Model, got: Outputs, right: Outputs, tolerance: float
 ) -> float:
     found = difference(got, right)
     if not found <= tolerance:  # also catches NaN
@@ -220,8 +187,21 @@ def _checked_difference(
     return found
 
 
-def difference(left: FloatArray, right: FloatArray) -> float:
-    """Largest |left - right|. Raises ParityError for unequal shapes."""
-    if left.shape != right.shape:
-        raise ParityError(f"output shape {list(left.shape)} instead of {list(right.shape)}")
-    return float(np.abs(left - right).max())
+def _outputs(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:
+    scores = model.predict(batch)
+    return scores if isinstance(scores, dict) else {model.outputs[0]: scores}
+
+
+def difference(left: Outputs, right: Outputs) -> float:
+    """The largest difference of all outputs; NaN where there is one.
+
+    Raises:
+        ParityError: unequal shapes.
+    """
+    for name, expected in right.items():
+        if left[name].shape != expected.shape:
+            raise ParityError(
+                f"output {name!r} has shape {list(left[name].shape)} instead of "
+                f"{list(expected.shape)}"
+            )
+    return float(np.max([largest_difference(left[name], right[name]) for name in right]))

@@ -173,7 +173,9 @@ def _storable(name: str, array: Array | Stream) -> Array | Stream:
     little = array.dtype.newbyteorder("<")
     if little not in _NAMES:
         raise FileFormatError(f"array {name!r}: dtype {array.dtype} cannot be stored")
-    return array if isinstance(array, Stream) else np.ascontiguousarray(array, dtype=little)
+    if isinstance(array, Stream):
+        return array
+    return np.asarray(array, dtype=little, order="C")  # ascontiguousarray gives scalars an axis
 
 
 def _write_array(file: BinaryIO, name: str, array: Array | Stream) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,21 +16,27 @@ from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
 
 FORMAT_VERSION = 1
-IdArray = npt.NDArray[np.int64]
+ValueArray = npt.NDArray[Any]  # int64 IDs or float32 values
 FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One model input of int64 IDs.
+    """One model input: int64 IDs, or float32 values.
 
     shape: the leading "batch", then fixed sizes or names of free ones.
-    id_limit: IDs must lie in [0, id_limit); None when every 64-bit pattern is legal.
+    id_limit: IDs must lie in [id_low, id_limit); None when every 64-bit pattern is legal. A tuple
+        has one entry for each element of a row, in order: columns of one matrix may be IDs of
+        different tables, or numbers (None). Float32 values are IDs with their fraction dropped.
+    dtype: "int64" or "float32".
+    id_low: the lowest legal ID where there is a limit; negative where the model itself adds to it.
     """
 
     name: str
     shape: tuple[int | str, ...] = ("batch",)
-    id_limit: int | None = None
+    id_limit: int | tuple[int | None, ...] | None = None
+    dtype: str = "int64"
+    id_low: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class TestVectors:
 
     __test__ = False  # not a pytest class
 
-    inputs: dict[str, IdArray]
+    inputs: dict[str, ValueArray]
     outputs: dict[str, FloatArray]
     tolerance: float
 
@@ -93,10 +100,7 @@ class ModelInfo:
         """JSON text; arrays inside are base64 of their little-endian bytes."""
         data: dict[str, Any] = {
             "version": FORMAT_VERSION,
-            "inputs": [
-                {"name": item.name, "shape": list(item.shape), "id_limit": item.id_limit}
-                for item in self.inputs
-            ],
+            "inputs": [_described(item) for item in self.inputs],
             "outputs": list(self.outputs),
             "features": self.features.to_json(),
             "tables": [asdict(table) for table in self.tables],
@@ -104,8 +108,8 @@ class ModelInfo:
         }
         if self.vectors is not None:
             data["vectors"] = {
-                "inputs": _pack(self.vectors.inputs, "<i8"),
-                "outputs": _pack(self.vectors.outputs, "<f4"),
+                "inputs": _pack(self.vectors.inputs),
+                "outputs": _pack(self.vectors.outputs),
                 "tolerance": self.vectors.tolerance,
             }
         return json.dumps(data, separators=(",", ":"))
@@ -139,28 +143,54 @@ class ModelInfo:
             raise FileFormatError(f"model description: {error}") from error
 
 
-def _pack(arrays: Mapping[str, npt.NDArray[Any]], dtype: str) -> dict[str, Any]:
+def _described(item: InputSpec) -> dict[str, Any]:
+    """An input for the description; what is as in the first files of this version is left out."""
+    limit = list(item.id_limit) if isinstance(item.id_limit, tuple) else item.id_limit
+    data: dict[str, Any] = {"name": item.name, "shape": list(item.shape), "id_limit": limit}
+    if item.dtype != "int64":
+        data["dtype"] = item.dtype
+    if item.id_low:
+        data["id_low"] = item.id_low
+    return data
+
+
+def _pack(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
     return {
         name: {
             "shape": list(array.shape),
-            "data": base64.b64encode(array.astype(dtype).tobytes()).decode("ascii"),
+            "data": base64.b64encode(array.astype(_stored(array)).tobytes()).decode("ascii"),
+            "dtype": array.dtype.name,
         }
         for name, array in arrays.items()
     }
 
 
+def _stored(array: npt.NDArray[Any]) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = array.dtype
+    return dtype.newbyteorder("<")
+
+
 def _unpack(data: Any, dtype: str) -> dict[str, npt.NDArray[Any]]:
     arrays = {}
     for name, item in data.items():
-        flat = np.frombuffer(base64.b64decode(item["data"], validate=True), dtype=dtype)
-        arrays[_text(name)] = flat.reshape([int(size) for size in item["shape"]])
+        kind = _dtype(item.get("dtype", dtype))
+        flat = np.frombuffer(base64.b64decode(item["data"], validate=True), dtype=kind)
+        shaped = flat.reshape([int(size) for size in item["shape"]])
+        arrays[_text(name)] = shaped.astype(kind.newbyteorder("="), copy=False)
     return arrays
+
+
+def _dtype(name: Any) -> np.dtype[Any]:
+    if name not in ("int64", "float32"):
+        raise ValueError(f"dtype {name!r}")
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype.newbyteorder("<")
 
 
 def _vectors(data: Any) -> TestVectors:
     return TestVectors(
-        inputs=_unpack(data["inputs"], "<i8"),
-        outputs=_unpack(data["outputs"], "<f4"),
+        inputs=_unpack(data["inputs"], "int64"),
+        outputs=_unpack(data["outputs"], "float32"),
         tolerance=float(data["tolerance"]),
     )
 
@@ -169,10 +199,19 @@ def _input(item: Any) -> InputSpec:
     shape = tuple(item["shape"])
     if not shape or not all(isinstance(size, int | str) for size in shape):
         raise ValueError(f"input shape {shape}")
-    limit = item["id_limit"]
-    if limit is not None and not isinstance(limit, int):
-        raise TypeError(f"id_limit {limit!r}")
-    return InputSpec(_text(item["name"]), shape, limit)
+    limit, low = item["id_limit"], item.get("id_low", 0)
+    if isinstance(limit, list):
+        limit = tuple(limit)
+    for one in limit if isinstance(limit, tuple) else (limit, low):
+        if one is not None and not isinstance(one, int):
+            raise TypeError(f"id_limit {limit!r}, id_low {low!r}")
+    if isinstance(limit, tuple) and len(limit) != math.prod(
+        size if isinstance(size, int) else 0 for size in shape[1:]
+    ):
+        raise ValueError(f"id_limit has {len(limit)} entries for shape {list(shape)}")
+    dtype = item.get("dtype", "int64")
+    _dtype(dtype)
+    return InputSpec(_text(item["name"]), shape, limit, dtype, low)
 
 
 def _text(value: Any) -> str:

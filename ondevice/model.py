@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,14 @@ from ondevice.features import FeatureSpec, to_int64
 from ondevice.info import InputSpec, ModelInfo
 
 Values = Sequence[Any] | npt.NDArray[Any]
-IdArray = npt.NDArray[np.int64]
+ValueArray = npt.NDArray[Any]  # int64 IDs or float32 values
 FloatArray = npt.NDArray[np.float32]
+Scores = FloatArray | dict[str, FloatArray]
 
-_INT64 = np.dtype(np.int64)
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "int64": np.dtype(np.int64),
+    "float32": np.dtype(np.float32),
+}
 
 
 def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
@@ -71,6 +76,16 @@ class Model:
     info: ModelInfo
     _native: NativeEngine | None = field(default=None, repr=False, compare=False)
 
+    @functools.cached_property
+    def _quick(self) -> NativeEngine | None:
+        """The engine that takes a dict of arrays unchecked: it finds every fault itself.
+
+        Not so where a model adds to its IDs: one out of range would reach another field's rows.
+        It also returns the first output alone.
+        """
+        columns = any(isinstance(item.id_limit, tuple) for item in self.inputs)
+        return None if columns or len(self.outputs) > 1 else self._native
+
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
         """The inputs, in order."""
@@ -81,32 +96,40 @@ class Model:
         """How raw values become IDs."""
         return self.info.features
 
-    def predict(self, inputs: Mapping[str, Values], *, raw: bool = False) -> FloatArray:
-        """Click probabilities, float32 [batch].
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs; `predict` returns a dict where there are several."""
+        return self.info.outputs
+
+    def predict(self, inputs: Mapping[str, Values], *, raw: bool = False) -> Any:
+        """Click probabilities.
 
         Args:
-            inputs: for every input, integer IDs [batch] (any 64-bit pattern; unsigned ones keep
-                their bits), or with `raw` the raw strings or integers.
+            inputs: for every input, integer IDs [batch, ...] (any 64-bit pattern; unsigned ones
+                keep their bits) or, where the model takes them, numbers; or with `raw` the raw
+                strings or integers.
             raw: encode the values by the model's feature specification first.
+
+        Returns:
+            float32 [batch, ...]; of a model with several outputs, a dict of them by name.
 
         Raises:
             InputError: a missing or unknown input, a wrong dtype or shape, an empty batch, or an
                 ID that the model rejects.
         """
-        if self._native is not None and not raw:  # int64 arrays that need no conversion
+        if self._quick is not None and not raw:  # arrays that need no conversion
             try:
-                quick = self._native.predict(inputs)
+                quick = self._quick.predict(inputs)
             except InputError:  # an ID: the checks below say of which input
                 quick = None
             if quick is not None:
                 return quick
-        outputs = self.runner.run(self._checked(self._encoded(inputs, raw)))
-        return outputs[self.info.outputs[0]]
+        return self._scores(self.runner.run(self._checked(self._encoded(inputs, raw))))
 
     def rank(
         self, context: Mapping[str, Values], candidates: Mapping[str, Values], *, raw: bool = False
-    ) -> FloatArray:
-        """Click probabilities of N candidates for one context, float32 [N].
+    ) -> Any:
+        """Click probabilities of N candidates for one context, [N, ...], as from `predict`.
 
         Args:
             context: inputs that are the same for all candidates, one value each.
@@ -117,9 +140,9 @@ class Model:
             InputError: as in `predict`; also a context value that is not single, or an input
                 named in both.
         """
-        if self._native is not None and not raw:
+        if self._quick is not None and not raw:
             try:
-                quick = self._native.rank(context, candidates)
+                quick = self._quick.rank(context, candidates)
             except InputError:
                 quick = None
             if quick is not None:
@@ -145,7 +168,11 @@ class Model:
         else:
             single = {name: np.ascontiguousarray(checked[name][:1]) for name in one}
             outputs = self._native.run_ranked(single, checked)
-        return outputs[self.info.outputs[0]]
+        return self._scores(outputs)
+
+    def _scores(self, outputs: dict[str, FloatArray]) -> Scores:
+        names = self.info.outputs
+        return outputs[names[0]] if len(names) == 1 else {name: outputs[name] for name in names}
 
     def _encoded(self, inputs: Mapping[str, Values], raw: bool) -> Mapping[str, Values]:
         if not isinstance(inputs, Mapping):
@@ -159,7 +186,7 @@ class Model:
                 )
         return self.features.encode(inputs)
 
-    def _checked(self, inputs: Mapping[str, Values]) -> dict[str, IdArray]:
+    def _checked(self, inputs: Mapping[str, Values]) -> dict[str, ValueArray]:
         names = [item.name for item in self.inputs]
         missing = [name for name in names if name not in inputs]
         unknown = [str(name) for name in inputs if name not in names]
@@ -167,15 +194,15 @@ class Model:
             faults = [f"missing inputs: {', '.join(missing)}"] if missing else []
             faults += [f"unknown inputs: {', '.join(unknown)}"] if unknown else []
             raise InputError(f"{'; '.join(faults)}; the model takes: {', '.join(names)}")
-        checked = {item.name: _checked_ids(item, inputs[item.name]) for item in self.inputs}
+        checked = {item.name: _checked_values(item, inputs[item.name]) for item in self.inputs}
         _check_sizes(self.inputs, checked)
         return checked
 
 
-def _checked_ids(spec: InputSpec, values: Values) -> IdArray:
+def _checked_values(spec: InputSpec, values: Values) -> ValueArray:
     if (
         type(values) is np.ndarray
-        and values.dtype == _INT64
+        and values.dtype == _DTYPES[spec.dtype]
         and values.ndim == len(spec.shape)
         and values.size
         and values.flags.c_contiguous
@@ -191,19 +218,52 @@ def _checked_ids(spec: InputSpec, values: Values) -> IdArray:
         raise InputError(f"input {spec.name!r}: expected shape {expected}, got {list(array.shape)}")
     if array.size == 0:
         raise InputError(f"input {spec.name!r}: the batch is empty; expected at least one row")
-    ids = np.ascontiguousarray(to_int64(array, spec.name))
+    if spec.dtype == "float32":
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"input {spec.name!r}: expected numbers, got dtype {array.dtype}")
+        checked: ValueArray = np.ascontiguousarray(array, dtype=np.float32)
+    else:
+        checked = np.ascontiguousarray(to_int64(array, spec.name))
     if spec.id_limit is not None:
-        outside = (ids < 0) | (ids >= spec.id_limit)
-        if outside.any():
-            place = np.argwhere(outside)[0].tolist()
-            raise InputError(
-                f"input {spec.name!r}: ID {int(ids[tuple(place)])} at {place} is outside "
-                f"0..{spec.id_limit - 1}, and its table has no out-of-vocabulary row"
-            )
-    return ids
+        _check_limits(spec, checked)
+    return checked
 
 
-def _check_sizes(specs: Sequence[InputSpec], arrays: Mapping[str, IdArray]) -> None:
+def _check_limits(spec: InputSpec, values: ValueArray) -> None:
+    """IDs against the limits of their tables, column by column. NaN is an ID of no table."""
+    flat = values.reshape(len(values), -1)
+    low, high, limited = _bounds(spec, flat.shape[1])
+    outside = (flat < low) | (flat > high)
+    if spec.dtype == "float32":
+        outside |= np.isnan(flat) & limited
+    if outside.any():
+        row, column = np.argwhere(outside)[0].tolist()
+        place = np.unravel_index(column, values.shape[1:]) if values.ndim > 1 else ()
+        limit = spec.id_limit[column] if isinstance(spec.id_limit, tuple) else spec.id_limit
+        raise InputError(
+            f"input {spec.name!r}: ID {flat[row, column]} at {[row, *map(int, place)]} is "
+            f"outside {spec.id_low}..{int(limit or 0) - 1}, and its table has no "
+            "out-of-vocabulary row"
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _bounds(spec: InputSpec, columns: int) -> tuple[Any, Any, npt.NDArray[np.bool_]]:
+    """Lowest and highest legal value of every element of a row, and which are IDs with a limit."""
+    given = spec.id_limit if isinstance(spec.id_limit, tuple) else (spec.id_limit,) * columns
+    limited = np.array([limit is not None for limit in given])
+    top, dtype = 2**63 - 1, _DTYPES[spec.dtype]
+    low = np.array([-top - 1 if limit is None else spec.id_low for limit in given], np.int64)
+    high = np.array([top if limit is None else limit - 1 for limit in given], np.int64)
+    if dtype.kind == "f":  # a fraction is dropped, so -0.5 is ID 0 and 9.9 is ID 9
+        below = np.nextafter(low.astype(np.float32) - 1, np.float32(np.inf), dtype=np.float32)
+        above = np.nextafter(high.astype(np.float32) + 1, np.float32(-np.inf), dtype=np.float32)
+        infinity = np.float32(np.inf)
+        return np.where(limited, below, -infinity), np.where(limited, above, infinity), limited
+    return low, high, limited
+
+
+def _check_sizes(specs: Sequence[InputSpec], arrays: Mapping[str, ValueArray]) -> None:
     """Each fixed size must match, and each named one must be the same in all inputs."""
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) == 1 and len(next(iter(shapes))) == 1:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ondevice.errors import FileFormatError
 from ondevice.model import load
 from ondevice.odm import open_odm
+
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,20 @@ def verify(path: str | Path, *, engine: str = "auto") -> Verification:
     vectors = model.info.vectors
     if vectors is None or not vectors.outputs:
         raise FileFormatError(f"{location}: no test vectors inside")
-    expected = vectors.outputs[model.info.outputs[0]]
     got = model.predict(vectors.inputs)
-    difference = (
-        float(np.abs(got - expected).max()) if got.shape == expected.shape else float("inf")
-    )
-    return Verification(
-        location, model.runner.runtime, len(expected), difference, vectors.tolerance
-    )
+    scores = got if isinstance(got, dict) else {model.outputs[0]: got}
+    difference = max(largest_difference(scores[name], vectors.outputs[name]) for name in scores)
+    rows = len(next(iter(vectors.inputs.values())))
+    return Verification(location, model.runner.runtime, rows, difference, vectors.tolerance)
+
+
+def largest_difference(got: FloatArray, expected: FloatArray) -> float:
+    """Largest |difference|, relative to the expected value where that is beyond 1.
+
+    So for probabilities it is absolute; a logit or a count may be larger. Infinity for other
+    shapes; NaN where either is.
+    """
+    if got.shape != expected.shape:
+        return float("inf")
+    scale = np.maximum(np.abs(expected), 1)
+    return float((np.abs(got - expected) / scale).max(initial=0))

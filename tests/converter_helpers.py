@@ -68,11 +68,11 @@ class PlainModel(nn.Module):
         return torch.sigmoid(self.mlp(x)).squeeze(-1)
 
 
-def legacy_dir():
+def legacy_dir(part="converted"):
     """Folder from which the tests of the oldest environment read files, or None."""
     folder = os.environ.get("ONDEVICE_LEGACY_DIR")
     if not folder:
         return None
-    path = Path(folder).resolve() / "converted"
+    path = Path(folder).resolve() / part
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +11,14 @@ import numpy.typing as npt
 from ondevice.errors import InputError
 from ondevice.info import InputSpec, ModelInfo
 
-IdArray = npt.NDArray[np.int64]
-Ids = dict[str, IdArray]
+ValueArray = npt.NDArray[Any]  # int64 or float32
+Ids = dict[str, ValueArray]
 
 RANDOM_ROWS = 256  # rows to draw from where a file has no test vectors
 
 
 def pool(info: ModelInfo) -> Ids:
-    """Rows to draw requests from: int64 [rows, ...] for every input.
+    """Rows to draw requests from: int64 or float32 [rows, ...] for every input.
 
     A file without test vectors gets random IDs below its inputs' limits, or of all 64 bits; axes
     of free size then have length 1.
@@ -28,14 +29,27 @@ def pool(info: ModelInfo) -> Ids:
     return {item.name: _random_ids(item, rng) for item in info.inputs}
 
 
-def _random_ids(spec: InputSpec, rng: np.random.Generator) -> IdArray:
+def _random_ids(spec: InputSpec, rng: np.random.Generator) -> ValueArray:
     shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     shape[0] = RANDOM_ROWS
-    low, high = (-(2**63), 2**63) if spec.id_limit is None else (0, spec.id_limit)
-    return rng.integers(low, high - 1, shape, dtype=np.int64, endpoint=True)
+    free = 2**63 if spec.dtype == "int64" else None
+    limits = spec.id_limit if isinstance(spec.id_limit, tuple) else (spec.id_limit,)
+    columns = [_random_column(RANDOM_ROWS, limit or free, limit is None, rng) for limit in limits]
+    if len(columns) > 1:
+        return np.stack(columns, 1).reshape(shape).astype(spec.dtype)
+    return _random_column(shape, limits[0] or free, limits[0] is None, rng).astype(spec.dtype)
 
 
-def draw(rows_to_draw_from: Mapping[str, IdArray], rows: int, count: int) -> list[Ids]:
+def _random_column(
+    shape: int | list[int], limit: int | None, free: bool, rng: np.random.Generator
+) -> npt.NDArray[Any]:
+    """IDs below their limit, of all 64 bits if free, or, without any limit, numbers in [0, 1)."""
+    if limit is None:
+        return rng.random(shape)
+    return rng.integers(-limit if free else 0, limit - 1, shape, dtype=np.int64, endpoint=True)
+
+
+def draw(rows_to_draw_from: Mapping[str, ValueArray], rows: int, count: int) -> list[Ids]:
     """`count` different requests of `rows` rows, the same in every run."""
     rng = np.random.default_rng(0)
     size = len(next(iter(rows_to_draw_from.values())))

@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,7 @@ class Engine(Protocol):
 
     runtime: str
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.int64]]
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name for checked IDs by input name."""
 
 

@@ -15,7 +15,7 @@ from ondevice.errors import FileFormatError, UnsupportedError
 # Names the kernels to use, for tests and measurements; unset: the fastest of this processor.
 KERNELS_VARIABLE = "ONDEVICE_KERNELS"
 
-IdArray = npt.NDArray[np.int64]
+ValueArray = npt.NDArray[Any]  # int64 or float32
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -63,13 +63,13 @@ class NativeEngine:
         self._inputs: tuple[str, ...] = self._model.inputs
         self._outputs: tuple[str, ...] = self._model.outputs
 
-    def run(self, inputs: Mapping[str, IdArray]) -> dict[str, FloatArray]:
+    def run(self, inputs: Mapping[str, ValueArray]) -> dict[str, FloatArray]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""
         arrays = tuple(inputs[name] for name in self._inputs)
         return dict(zip(self._outputs, self._model.run(arrays, None), strict=True))
 
     def run_ranked(
-        self, context: Mapping[str, IdArray], candidates: Mapping[str, IdArray]
+        self, context: Mapping[str, ValueArray], candidates: Mapping[str, ValueArray]
     ) -> dict[str, FloatArray]:
         """Outputs by name for checked IDs: one row for context inputs, N for the others."""
         arrays = tuple(
@@ -79,7 +79,7 @@ class NativeEngine:
         return dict(zip(self._outputs, self._model.run(arrays, shared), strict=True))
 
     def profile(
-        self, context: Mapping[str, IdArray], candidates: Mapping[str, IdArray]
+        self, context: Mapping[str, ValueArray], candidates: Mapping[str, ValueArray]
     ) -> tuple[int, list[tuple[int, int, int]]]:
         """Run a request, one row for context inputs (there may be none), N for the others.
 

@@ -33,9 +33,7 @@ class NumpyEngine:
             if node.op == DENSE
         }
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.int64]]
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""
         values = self.values(inputs)
         names = self._model.plan.outputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +40,7 @@ class OnnxEngine:
         self.info_text: str = metadata[METADATA_KEY]
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.int64]]
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError when the runtime rejects the request."""
         try:
             outputs = self._session.run(self._outputs, dict(inputs))

@@ -53,9 +53,7 @@ class TfliteEngine:
         self._shapes = {item["name"]: tuple(item["shape"].tolist()) for item in inputs}
         self._lock = threading.Lock()
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.int64]]
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name, as copies.
 
         Raises:
@@ -76,7 +74,7 @@ class TfliteEngine:
                     f"{self.runtime} rejects the request: {_one_line(error)}"
                 ) from error
 
-    def _resize(self, inputs: Mapping[str, npt.NDArray[np.int64]]) -> None:
+    def _resize(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
         shapes = {name: inputs[name].shape for name in self._inputs}
         if shapes == self._shapes:
             return

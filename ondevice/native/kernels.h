@@ -60,6 +60,7 @@ typedef struct {
   od_pooling pooling;
   uint32_t pooled; /* how many IDs in succession make one vector; 1 without pooling */
   uint32_t vectors_per_row;
+  uint8_t computed; /* its IDs are no input of the model: it runs in its turn, not first */
 } od_lookup;
 
 /* Rows (at most 64) of an ID of the head or under a hash, and their number; 0: neither (rows.c). */

@@ -88,7 +88,7 @@ struct od_model {
   od_lookup *lookups; /* in plan order */
   uint32_t lookup_count;
   int32_t *lookup_outputs, *lookup_inputs; /* values */
-  od_node *nodes; /* without lookups and views: those cost nothing or run first */
+  od_node *nodes;
   uint32_t node_count;
 
   uint32_t chunk_rows; /* rows that a session holds at once */

@@ -11,6 +11,7 @@
 
 #include "ondevice.h"
 
+#include <string.h>
 #include <time.h>
 
 typedef struct {
@@ -27,7 +28,7 @@ typedef struct {
 enum { C_CONTIGUOUS = 1, ALIGNED = 0x100, MAX_INPUTS = 1024, RELEASE_ROWS = 16 };
 
 static struct {
-  PyObject *ndarray, *int64, *uint64, *empty, *float32;
+  PyObject *ndarray, *int64, *uint64, *float32, *empty;
   PyObject *input_error, *format_error, *unsupported_error;
   int direct; /* the layout above is right */
 } numpy;
@@ -39,7 +40,6 @@ typedef struct {
   size_t idle_count, idle_room;
   PyObject **names; /* input names */
   size_t inputs;
-  const int64_t **ids;
 } Model;
 
 static PyObject *raise(const od_error *error) {
@@ -78,18 +78,20 @@ static void give_session(Model *self, od_session *session) {
   self->idle[self->idle_count++] = session;
 }
 
-/* The IDs of an input and its number of rows; 0 if the value is not a plain int64 array. */
-static int plain_ids(PyObject *value, const od_tensor *tensor, const int64_t **ids,
-                     Py_ssize_t *rows) {
+/* The values of an input and its number of rows; 0 if it is not a plain array of its type. */
+static int plain_values(PyObject *value, const od_tensor *tensor, const void **values,
+                        Py_ssize_t *rows) {
   const array_layout *array = (const array_layout *)(void *)value;
   if ((PyObject *)Py_TYPE(value) != numpy.ndarray || !numpy.direct) return 0;
-  if ((array->descr != numpy.int64 && array->descr != numpy.uint64) ||
-      (array->flags & (C_CONTIGUOUS | ALIGNED)) != (C_CONTIGUOUS | ALIGNED) ||
+  if (tensor->is_float ? array->descr != numpy.float32
+                       : array->descr != numpy.int64 && array->descr != numpy.uint64)
+    return 0;
+  if ((array->flags & (C_CONTIGUOUS | ALIGNED)) != (C_CONTIGUOUS | ALIGNED) ||
       (uint32_t)array->nd != tensor->rank)
     return 0;
   for (uint32_t i = 1; i < tensor->rank; i++)
     if (array->dimensions[i] != (Py_ssize_t)tensor->dims[i]) return 0;
-  *ids = (const int64_t *)(void *)array->data;
+  *values = array->data;
   *rows = array->dimensions[0];
   return *rows > 0;
 }
@@ -129,7 +131,7 @@ static PyObject *new_array(Model *self, size_t output, Py_ssize_t rows, float **
 
 /* Run with `arrays` (borrowed) kept alive by the caller. `context` NULL: a plain request;
  * `profile` NULL: nothing is timed. */
-static PyObject *run(Model *self, const int64_t *const *ids, const uint8_t *context,
+static PyObject *run(Model *self, const void *const *ids, const uint8_t *context,
                      Py_ssize_t rows, int all, od_profile *profile) {
   float *outputs[64] = {NULL};
   size_t count = od_output_count(self->model);
@@ -180,7 +182,7 @@ static PyObject *run(Model *self, const int64_t *const *ids, const uint8_t *cont
  * checks and converts it, and says what is wrong with it. */
 static PyObject *predict(PyObject *object, PyObject *mapping) {
   Model *self = (Model *)(void *)object;
-  const int64_t *ids[MAX_INPUTS];
+  const void *ids[MAX_INPUTS];
   PyObject *held[MAX_INPUTS];
   Py_ssize_t rows = 0, own;
   size_t count = 0;
@@ -188,7 +190,7 @@ static PyObject *predict(PyObject *object, PyObject *mapping) {
   if (!PyDict_CheckExact(mapping) || (size_t)PyDict_Size(mapping) != self->inputs) Py_RETURN_NONE;
   for (; count < self->inputs; count++) {
     PyObject *value = PyDict_GetItemWithError(mapping, self->names[count]);
-    if (!value || !plain_ids(value, od_input(self->model, count), &ids[count], &own) ||
+    if (!value || !plain_values(value, od_input(self->model, count), &ids[count], &own) ||
         (rows && own != rows))
       break;
     rows = own;
@@ -208,7 +210,7 @@ static PyObject *predict(PyObject *object, PyObject *mapping) {
 /* rank(context, candidates): likewise. */
 static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t argument_count) {
   Model *self = (Model *)(void *)object;
-  const int64_t *ids[MAX_INPUTS];
+  const void *ids[MAX_INPUTS];
   uint8_t context[MAX_INPUTS];
   PyObject *held[MAX_INPUTS], *result = NULL;
   Py_ssize_t rows = 0, own;
@@ -225,7 +227,7 @@ static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t a
     PyObject *value = PyDict_GetItemWithError(arguments[0], self->names[count]);
     context[count] = value != NULL;
     if (!value) value = PyDict_GetItemWithError(arguments[1], self->names[count]);
-    if (!value || !plain_ids(value, od_input(self->model, count), &ids[count], &own)) break;
+    if (!value || !plain_values(value, od_input(self->model, count), &ids[count], &own)) break;
     if (context[count] ? own != 1 : rows && own != rows) break;
     if (!context[count]) rows = own;
     held[count] = value;
@@ -241,11 +243,11 @@ static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t a
   return result;
 }
 
-/* run(arrays, context): outputs for checked int64 arrays in the order of the inputs, through the
+/* run(arrays, context): outputs for checked arrays in the order of the inputs, through the
  * buffer protocol; `context` is bytes with 1 for each context input, or None. */
 static PyObject *with_checked(Model *self, PyObject *const *arguments, Py_ssize_t argument_count,
                               od_profile *profile) {
-  const int64_t *ids[MAX_INPUTS];
+  const void *ids[MAX_INPUTS];
   Py_ssize_t rows = 0;
   char *context = NULL;
   PyObject *result = NULL;
@@ -270,12 +272,13 @@ static PyObject *with_checked(Model *self, PyObject *const *arguments, Py_ssize_
     if (PyObject_GetBuffer(PyTuple_GetItem(arguments[0], (Py_ssize_t)count), &views[count],
                            PyBUF_C_CONTIGUOUS) < 0)
       break;
-    Py_ssize_t row_bytes = (Py_ssize_t)tensor->row_size * 8, own = views[count].len / row_bytes;
+    Py_ssize_t item = tensor->is_float ? 4 : 8, row_bytes = (Py_ssize_t)tensor->row_size * item;
+    Py_ssize_t own = views[count].len / row_bytes;
     int shared = context && context[count];
     ids[count] = views[count].buf;
-    if (views[count].itemsize != 8 || views[count].len % row_bytes || own < 1 ||
-        (uintptr_t)views[count].buf % 8 || (shared ? own != 1 : rows && own != rows)) {
-      PyErr_SetString(PyExc_ValueError, "arrays must be int64, aligned, with equal rows");
+    if (views[count].itemsize != item || views[count].len % row_bytes || own < 1 ||
+        (uintptr_t)views[count].buf % (size_t)item || (shared ? own != 1 : rows && own != rows)) {
+      PyErr_SetString(PyExc_ValueError, "arrays must be int64 or float32 as the input is, aligned, with equal rows");
       count++;
       break;
     }

@@ -59,6 +59,7 @@ typedef struct {
 /* One input or output. dims[0] is 0: the number of rows, free for every request. */
 typedef struct {
   const char *name; /* UTF-8, zero-terminated */
+  uint32_t is_float; /* 1: float32, as all outputs are; 0: int64 */
   uint32_t rank;
   uint32_t dims[OD_MAX_RANK];
   uint32_t row_size; /* elements in one row: the product of dims[1...] */
@@ -101,14 +102,14 @@ OD_API od_status od_session_open(const od_model *model, od_session **session, od
 OD_API void od_session_close(od_session *session);
 
 /* Score `rows` rows.
- * inputs[i]: IDs of input i, int64, contiguous [rows, dims[1...]].
+ * inputs[i]: values of input i, int64 or float32 (is_float), contiguous [rows, dims[1...]].
  * outputs[i]: where output i goes, float32 [rows, dims[1...]], or NULL to skip it. */
-OD_API od_status od_run(od_session *session, const int64_t *const *inputs, size_t rows,
+OD_API od_status od_run(od_session *session, const void *const *inputs, size_t rows,
                         float *const *outputs, od_error *error);
 
 /* Score `rows` candidates for one context: is_context[i] is 1 where inputs[i] holds a single row,
  * the same for all candidates. Work that depends on context inputs alone is done once. */
-OD_API od_status od_rank(od_session *session, const int64_t *const *inputs,
+OD_API od_status od_rank(od_session *session, const void *const *inputs,
                          const uint8_t *is_context, size_t rows, float *const *outputs,
                          od_error *error);
 

@@ -128,7 +128,9 @@ od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
   }
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
-    uint32_t written = node->op == OD_OP_LOOKUP ? 0 : i + 1; /* lookups run before all others */
+    /* lookups of the model's inputs run before all others */
+    int early = node->op == OD_OP_LOOKUP && !model->lookups[node->lookup].computed;
+    uint32_t written = early ? 0 : i + 1;
     live(model, lives, node->output, written);
     for (uint32_t j = 0; j < node->input_count; j++) live(model, lives, node->inputs[j], i + 1);
   }

@@ -402,7 +402,12 @@ static od_status read_inputs(planner *p, const od_json *plan, const od_json *inf
     OD_CHECK(add_value(p, name->text, &index));
     OD_CHECK(read_tensor_name(p, name->text, tensor));
     od_value *value = &model->values[index];
-    value->dtype = OD_I64;
+    const od_json *dtype = od_json_member(item, "dtype");
+    if (dtype && (dtype->kind != OD_J_TEXT ||
+                  !(od_equal(dtype->text, "float32") || od_equal(dtype->text, "int64"))))
+      return od_fail(p->error, OD_E_FORMAT, "input '%s' is neither int64 nor float32", name->text);
+    tensor->is_float = dtype && od_equal(dtype->text, "float32");
+    value->dtype = tensor->is_float ? OD_F32 : OD_I64;
     value->batched = 1;
     value->input = (int32_t)model->input_count++;
     value->size = 1;
@@ -447,6 +452,7 @@ static od_status read_outputs(planner *p, const od_json *plan, const od_json *in
     od_tensor *tensor = &model->outputs[model->output_count];
     OD_CHECK(read_tensor_name(p, name->text, tensor));
     tensor->rank = value->rank + 1u;
+    tensor->is_float = 1;
     for (uint32_t i = 0; i < value->rank; i++) tensor->dims[i + 1] = value->dims[i];
     tensor->row_size = value->size;
     model->output_values[model->output_count++] = index;
@@ -574,16 +580,17 @@ static od_status read_node(planner *p, const od_json *item, uint32_t number) {
     OD_CHECK(read_lookup(p, lookup, table->text, number, spec));
     if (spec->pooling && !ids->rank)
       return bad_lookup(p, number, "pooling needs IDs with a sequence axis");
-    if (ids->dtype != OD_I64 || ids->input < 0 || ids->rank + 2 > OD_MAX_RANK ||
+    if (ids->dtype != OD_I64 || !ids->batched || !ids->size || ids->rank + 2 > OD_MAX_RANK ||
         (uint64_t)ids->size * spec->dim > MAX_VALUE_SIZE)
       return od_fail(p->error, OD_E_UNSUPPORTED,
-                     "plan: node %u (Lookup) reads IDs that are not an input of the model, or "
-                     "makes too large a value",
+                     "plan: node %u (Lookup) reads IDs that are not int64 or the same for all "
+                     "rows, or makes too large a value",
                      (uint64_t)number);
     uint32_t axes = ids->rank - (spec->pooling != OD_POOL_NONE); /* that keep their sizes */
     spec->ids_per_row = ids->size;
     spec->pooled = spec->pooling ? ids->dims[axes] : 1;
     spec->vectors_per_row = ids->size / spec->pooled;
+    spec->computed = ids->input < 0;
     vectors->batched = 1;
     vectors->rank = (uint8_t)(axes + 1);
     od_copy(vectors->dims, ids->dims, sizeof vectors->dims);

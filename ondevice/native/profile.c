@@ -33,6 +33,10 @@ void od_profile_node(od_profile *profile, uint64_t begun, const od_model *model,
   const od_node *node = &model->nodes[index];
   od_operator *operator = &profile->operators[index + 1];
   operator->time += profile->clock() - begun;
+  if (node->op == OD_OP_LOOKUP) {
+    operator->bytes += lookup_bytes(&model->lookups[node->lookup], rows);
+    return;
+  }
   for (uint32_t i = 0; i < node->input_count; i++)
     if (node->inputs[i] >= 0)
       operator->bytes += value_bytes(&model->values[node->inputs[i]], rows);

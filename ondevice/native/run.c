@@ -11,12 +11,15 @@ struct od_session {
   char *rows, *single;
   location *locations; /* by value */
   od_rows *operands;
-  od_gather *gathers; /* by lookup, for plain requests */
+  od_gather *gathers; /* lookups of the model's inputs, for plain requests */
+  uint32_t gather_count;
   od_gather *shared_gathers, *other_gathers;
+  int32_t *gather_inputs; /* the values of their IDs */
   uint32_t *read_inputs; /* values: inputs, and views of them */
   uint32_t read_count;
   od_trouble trouble; /* of this request's operators, and in which node of the plan */
   uint32_t troubled;
+  od_fault fault; /* of this request's lookups of computed IDs */
   uint8_t *shared; /* by value: rank() computes it once for all rows */
   od_range *ranges, *shared_ranges;
   float *partial; /* the context's share of a dense layer, [widest_units] */
@@ -91,6 +94,7 @@ od_status od_session_open(const od_model *model, od_session **session, od_error 
   s->locations = od_take(&s->arena, model->value_count, sizeof(location));
   s->operands = od_take(&s->arena, operands, sizeof(od_rows));
   s->gathers = od_take(&s->arena, model->lookup_count, sizeof(od_gather));
+  s->gather_inputs = od_take(&s->arena, model->lookup_count, sizeof(int32_t));
   s->shared_gathers = od_take(&s->arena, model->lookup_count, sizeof(od_gather));
   s->other_gathers = od_take(&s->arena, model->lookup_count, sizeof(od_gather));
   s->shared = od_take(&s->arena, model->value_count, 1);
@@ -99,8 +103,8 @@ od_status od_session_open(const od_model *model, od_session **session, od_error 
   s->shared_ranges = od_take(&s->arena, operands, sizeof(od_range));
   s->partials = od_take(&s->arena, model->node_count, sizeof(float *));
   if (!s->rows || !s->single || !s->locations || !s->operands || !s->gathers ||
-      !s->shared_gathers || !s->other_gathers || !s->read_inputs || !s->shared || !s->ranges || !s->shared_ranges ||
-      !s->partials || !make_scratch(s)) {
+      !s->gather_inputs || !s->shared_gathers || !s->other_gathers || !s->read_inputs ||
+      !s->shared || !s->ranges || !s->shared_ranges || !s->partials || !make_scratch(s)) {
     arena = s->arena;
     od_arena_release(&arena);
     return out_of_memory(error);
@@ -108,9 +112,12 @@ od_status od_session_open(const od_model *model, od_session **session, od_error 
   locate_values(s);
   list_read_inputs(s);
   for (uint32_t i = 0; i < model->lookup_count; i++) {
+    if (model->lookups[i].computed) continue;
     od_rows out = s->locations[model->lookup_outputs[i]].many;
-    s->gathers[i] = (od_gather){&model->lookups[i], NULL, model->lookups[i].ids_per_row,
-                                (float *)(void *)(uintptr_t)out.data, out.step / 4};
+    s->gathers[s->gather_count] =
+        (od_gather){&model->lookups[i], NULL, model->lookups[i].ids_per_row,
+                    (float *)(void *)(uintptr_t)out.data, out.step / 4};
+    s->gather_inputs[s->gather_count++] = model->lookup_inputs[i];
   }
   *session = s;
   return OD_OK;
@@ -180,16 +187,27 @@ static size_t column_ranges(const od_session *s, const od_node *parts, int share
 }
 
 /* Inputs that nodes other than lookups read: where the rows from `start` on are. */
-static void locate_inputs(od_session *s, const int64_t *const *inputs, size_t start) {
+static void locate_inputs(od_session *s, const void *const *inputs, size_t start) {
   const od_model *model = s->model;
   for (uint32_t i = 0; i < s->read_count; i++) {
     const od_value *value = &model->values[s->read_inputs[i]];
     const od_value *root = &model->values[value->root];
     location *l = &s->locations[s->read_inputs[i]];
-    const int64_t *ids = inputs[root->input];
-    l->one = (od_rows){(const char *)ids, 0};
-    l->many = (od_rows){(const char *)(ids + start * root->size), (size_t)root->size * 8};
+    const char *values = inputs[root->input];
+    size_t step = root->size * od_dtype_size(root->dtype);
+    l->one = (od_rows){values, 0};
+    l->many = (od_rows){values + start * step, step};
   }
+}
+
+/* A lookup whose IDs other operators made. */
+static void look_up(od_session *s, const od_node *node, size_t rows) {
+  od_rows ids = place_of(s, node->inputs[0]), out = place_of(s, node->output);
+  od_gather gather = {&s->model->lookups[node->lookup], (const int64_t *)(const void *)ids.data,
+                      ids.step / 8, (float *)(void *)(uintptr_t)out.data, out.step / 4};
+  od_fault fault = {OD_FAULT_NONE, NULL, 0};
+  s->model->kernels->gather(&gather, 1, rows, &fault);
+  if (fault.kind && !s->fault.kind) s->fault = fault;
 }
 
 static void execute(od_session *s, uint32_t index, size_t rows) {
@@ -197,6 +215,10 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
   const od_node *node = &model->nodes[index];
   od_rows out = place_of(s, node->output);
   char *to = (char *)(uintptr_t)out.data;
+  if (node->op == OD_OP_LOOKUP) {
+    look_up(s, node, rows);
+    return;
+  }
   if (node->op == OD_OP_DENSE) {
     od_range all = {0, node->dense.features};
     const od_range *ranges = &all;
@@ -250,25 +272,25 @@ static od_status report_trouble(const od_session *s, od_error *error) {
                                                : "an index is outside what it selects from");
 }
 
-static int runs(const od_node *node) {
-  return node->op != OD_OP_LOOKUP && node->op != OD_OP_VIEW && !node->constant;
+static int runs(const od_model *model, const od_node *node) {
+  if (node->op == OD_OP_LOOKUP) return model->lookups[node->lookup].computed;
+  return node->op != OD_OP_VIEW && !node->constant;
 }
 
 /* Gathers of shared or of other lookups, rows starting at `start`. */
-static size_t collect(od_session *s, const int64_t *const *inputs, size_t start, int shared,
+static size_t collect(od_session *s, const void *const *inputs, size_t start, int shared,
                       od_gather *gathers) {
   const od_model *model = s->model;
   size_t count = 0;
   for (uint32_t i = 0; i < model->lookup_count; i++) {
     int32_t output = model->lookup_outputs[i];
-    if (s->shared[output] != shared) continue;
+    const od_lookup *lookup = &model->lookups[i];
+    if (s->shared[output] != shared || lookup->computed) continue;
     od_rows out = place_of(s, output);
-    gathers[count] = s->gathers[i];
-    gathers[count].out = (float *)(void *)(uintptr_t)out.data;
-    gathers[count].out_step = out.step / 4;
-    gathers[count].ids = inputs[model->values[model->lookup_inputs[i]].input] +
-                         start * model->lookups[i].ids_per_row;
-    count++;
+    const int64_t *ids = inputs[model->values[model->lookup_inputs[i]].input];
+    gathers[count++] =
+        (od_gather){lookup, ids + start * lookup->ids_per_row, lookup->ids_per_row,
+                    (float *)(void *)(uintptr_t)out.data, out.step / 4};
   }
   return count;
 }
@@ -289,21 +311,23 @@ static void copy_outputs(const od_session *s, size_t start, size_t rows, float *
   }
 }
 
-od_status od_run(od_session *s, const int64_t *const *inputs, size_t rows, float *const *outputs,
+od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *const *outputs,
                  od_error *error) {
   const od_model *model = s->model;
   s->trouble = OD_TROUBLE_NONE;
+  s->fault.kind = OD_FAULT_NONE;
   for (size_t start = 0; start < rows; start += model->chunk_rows) {
     size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
     od_fault fault = {OD_FAULT_NONE, NULL, 0};
-    for (uint32_t i = 0; i < model->lookup_count; i++)
-      s->gathers[i].ids = inputs[model->values[model->lookup_inputs[i]].input] +
-                          start * model->lookups[i].ids_per_row;
-    gather(s, s->gathers, model->lookup_count, here, &fault);
+    for (uint32_t i = 0; i < s->gather_count; i++)
+      s->gathers[i].ids = (const int64_t *)inputs[model->values[s->gather_inputs[i]].input] +
+                          start * s->gathers[i].ids_step;
+    gather(s, s->gathers, s->gather_count, here, &fault);
     if (fault.kind) return report(&fault, error);
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
-      if (runs(&model->nodes[i])) step(s, i, here);
+      if (runs(model, &model->nodes[i])) step(s, i, here);
+    if (s->fault.kind) return report(&s->fault, error);
     if (s->trouble) return report_trouble(s, error);
     copy_outputs(s, start, here, outputs);
   }
@@ -366,7 +390,7 @@ static int only_split(const od_session *s, uint32_t concat) {
   if (root != (uint32_t)output) return 0; /* part of a larger value */
   for (uint32_t i = concat + 1; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
-    for (uint32_t j = 0; runs(node) && j < node->input_count; j++)
+    for (uint32_t j = 0; runs(model, node) && j < node->input_count; j++)
       if (node->inputs[j] >= 0 && model->values[node->inputs[j]].batched &&
           model->values[node->inputs[j]].root == root && !s->partials[i]) {
         /* readers of a part alone do not need the whole */
@@ -378,17 +402,18 @@ static int only_split(const od_session *s, uint32_t concat) {
   return 1;
 }
 
-od_status od_rank(od_session *s, const int64_t *const *inputs, const uint8_t *is_context,
+od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_context,
                   size_t rows, float *const *outputs, od_error *error) {
   const od_model *model = s->model;
   od_fault fault = {OD_FAULT_NONE, NULL, 0};
   mark_shared(s, is_context);
   s->trouble = OD_TROUBLE_NONE;
+  s->fault.kind = OD_FAULT_NONE;
   if (s->read_count) locate_inputs(s, inputs, 0);
   size_t count = collect(s, inputs, 0, 1, s->shared_gathers);
   gather(s, s->shared_gathers, count, 1, &fault);
   for (uint32_t i = 0; i < model->node_count; i++)
-    if (runs(&model->nodes[i]) && s->shared[model->nodes[i].output]) step(s, i, 1);
+    if (runs(model, &model->nodes[i]) && s->shared[model->nodes[i].output]) step(s, i, 1);
   run_partials(s);
   for (size_t start = 0; !fault.kind && start < rows; start += model->chunk_rows) {
     size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
@@ -397,7 +422,7 @@ od_status od_rank(od_session *s, const int64_t *const *inputs, const uint8_t *is
     if (fault.kind) break;
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
-      if (runs(&model->nodes[i]) && !s->shared[model->nodes[i].output] &&
+      if (runs(model, &model->nodes[i]) && !s->shared[model->nodes[i].output] &&
           !(model->nodes[i].op == OD_OP_CONCAT && only_split(s, i)))
         step(s, i, here);
     copy_outputs(s, start, here, outputs);
@@ -405,6 +430,7 @@ od_status od_rank(od_session *s, const int64_t *const *inputs, const uint8_t *is
   od_zero(s->shared, model->value_count);
   od_zero(s->partials, model->node_count * sizeof *s->partials);
   if (fault.kind) return report(&fault, error);
+  if (s->fault.kind) return report(&s->fault, error);
   return s->trouble ? report_trouble(s, error) : OD_OK;
 }
 

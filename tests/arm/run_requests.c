@@ -27,7 +27,7 @@ int main(int count, char **arguments) {
   }
   size_t rows = strtoul(arguments[3], NULL, 10);
   size_t inputs = od_input_count(model), outputs = od_output_count(model);
-  const int64_t **ids = calloc(inputs, sizeof *ids);
+  const void **ids = calloc(inputs, sizeof *ids);
   float **results = calloc(outputs, sizeof *results);
   FILE *file = fopen(arguments[4], "rb");
   if (!ids || !results || !file) return 1;

@@ -16,7 +16,7 @@ enum { ROWS = 3, ROOM = 64 };
 /* 1: ran, `results` holds the first output; 0: refused with a message; -1: neither. */
 static int outcome(const uint8_t *data, size_t size, float *results) {
   static int64_t ids[ROOM];
-  const int64_t *inputs[ROOM];
+  const void *inputs[ROOM];
   float *outputs[ROOM] = {results};
   od_model *model;
   od_session *session;

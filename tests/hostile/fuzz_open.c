@@ -23,7 +23,7 @@ static void run(const od_model *model) {
   for (size_t i = 0; i < inputs; i++)
     if (od_input(model, i)->row_size > largest) largest = od_input(model, i)->row_size;
   int64_t *ids = calloc(largest, ROWS * sizeof *ids);
-  const int64_t **all = calloc(inputs + 1, sizeof *all);
+  const void **all = calloc(inputs + 1, sizeof *all);
   uint8_t *context = calloc(inputs + 1, 1);
   float **results = calloc(outputs + 1, sizeof *results);
   for (size_t i = 0; ids && i < largest * ROWS; i++) ids[i] = (int64_t)i * 7 - 3;

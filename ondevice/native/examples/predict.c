@@ -25,14 +25,14 @@ int main(int count, char **arguments) {
   if (od_session_open(model, &session, &error) != OD_OK) return fail(&error);
 
   size_t inputs = od_input_count(model), outputs = od_output_count(model);
-  const int64_t **ids = calloc(inputs, sizeof *ids);
+  const void **ids = calloc(inputs, sizeof *ids);
   float **results = calloc(outputs, sizeof *results);
   if (!ids || !results) return 1;
   for (size_t i = 0; i < inputs; i++) {
     const od_tensor *input = od_input(model, i);
-    int64_t *row = calloc(input->row_size, sizeof *row);
+    int64_t *row = calloc(input->row_size, sizeof *row); /* enough for float32, too: zeros */
     if (!row) return 1;
-    for (uint32_t j = 0; j < input->row_size; j++) row[j] = (int64_t)i + 1;
+    for (uint32_t j = 0; j < input->row_size && !input->is_float; j++) row[j] = (int64_t)i + 1;
     ids[i] = row;
   }
   results[0] = calloc(od_output(model, 0)->row_size, sizeof(float));
@@ -42,7 +42,7 @@ int main(int count, char **arguments) {
   if (status == OD_OK)
     printf("%s (%s): %.6f\n", od_output(model, 0)->name, od_kernels_in_use(model), results[0][0]);
 
-  for (size_t i = 0; i < inputs; i++) free((void *)ids[i]);
+  for (size_t i = 0; i < inputs; i++) free((void *)(uintptr_t)ids[i]);
   free(results[0]);
   free(results);
   free(ids);

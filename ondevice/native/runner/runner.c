@@ -37,7 +37,7 @@ typedef struct {
   od_session *session;
   const uint8_t *context; /* NULL: predict */
   size_t rows, inputs, requests;
-  const int64_t **ids; /* requests x inputs */
+  const void **ids; /* requests x inputs */
   float **results;
   uint64_t load_ns;
 } runner;
@@ -111,20 +111,25 @@ static void json_emulator(void) {
   name ? json_text(name) : (void)fputs("null", stdout);
 }
 
+/* Bytes of one input of a request. */
+static size_t input_bytes(const runner *r, size_t index) {
+  const od_tensor *input = od_input(r->model, index);
+  return r->rows * input->row_size * (input->is_float ? sizeof(float) : sizeof(int64_t));
+}
+
 static void read_requests(runner *r, const char *path) {
   struct stat about;
   int file = open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0 || fstat(file, &about)) fail("InputError", path, strerror(errno));
-  size_t ids = 0;
-  for (size_t i = 0; i < r->inputs; i++) ids += r->rows * od_input(r->model, i)->row_size;
-  size_t bytes = ids * sizeof(int64_t);
+  size_t bytes = 0;
+  for (size_t i = 0; i < r->inputs; i++) bytes += input_bytes(r, i);
   if (!bytes || about.st_size <= 0 || (uint64_t)about.st_size % bytes)
     fail("InputError", "the file of requests does not fit the model and the rows", "");
   r->requests = (size_t)about.st_size / bytes;
   /* read, not mapped: its pages are not the model's memory */
-  int64_t *data = need(malloc((size_t)about.st_size));
+  char *data = need(malloc((size_t)about.st_size));
   for (size_t done = 0; done < (size_t)about.st_size;) {
-    ssize_t got = read(file, (char *)data + done, (size_t)about.st_size - done);
+    ssize_t got = read(file, data + done, (size_t)about.st_size - done);
     if (got <= 0) fail("InputError", path, "cannot be read");
     done += (size_t)got;
   }
@@ -132,7 +137,7 @@ static void read_requests(runner *r, const char *path) {
   r->ids = need(calloc(r->requests * r->inputs, sizeof *r->ids));
   for (size_t i = 0; i < r->requests * r->inputs; i++) {
     r->ids[i] = data;
-    data += r->rows * od_input(r->model, i % r->inputs)->row_size;
+    data += input_bytes(r, i % r->inputs);
   }
 }
 
@@ -152,7 +157,7 @@ static void open_model(runner *r, const char *path) {
 
 static void call(const runner *r, size_t turn) {
   od_error error;
-  const int64_t *const *ids = r->ids + turn % r->requests * r->inputs;
+  const void *const *ids = r->ids + turn % r->requests * r->inputs;
   od_status status = r->context
                          ? od_rank(r->session, ids, r->context, r->rows, r->results, &error)
                          : od_run(r->session, ids, r->rows, r->results, &error);

@@ -63,10 +63,15 @@ static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteAr
   opened->mapping = *mapping;
   od_status status =
       od_open_memory(mapping->data, mapping->size, &options, &opened->model, &why);
-  if (status == OD_OK && od_input_count(opened->model) > MOST_INPUTS) {
+  const char *fault = NULL;
+  size_t inputs = status == OD_OK ? od_input_count(opened->model) : 0;
+  if (inputs > MOST_INPUTS) fault = "more than 1024 inputs";
+  for (size_t i = 0; i < inputs; i++)
+    if (od_input(opened->model, i)->is_float) fault = "it takes numbers; Java gives IDs alone";
+  if (fault) {
     od_close(opened->model);
     status = OD_E_UNSUPPORTED;
-    tell(env, error, status, "more than 1024 inputs");
+    tell(env, error, status, fault);
   } else if (status != OD_OK) {
     tell(env, error, status, why.text);
   }
@@ -178,7 +183,8 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass own, jlo
                                                     jbyteArray error) {
   const od_model *opened = model_of(model)->model;
   size_t inputs = od_input_count(opened), outputs = od_output_count(opened);
-  const int64_t *at = (*env)->GetDirectBufferAddress(env, ids), *places[MOST_INPUTS];
+  const int64_t *at = (*env)->GetDirectBufferAddress(env, ids);
+  const void *places[MOST_INPUTS];
   float *to = (*env)->GetDirectBufferAddress(env, scores), *results[MOST_INPUTS] = {0};
   uint8_t shared[MOST_INPUTS] = {0};
   uint64_t need = 0, room = (uint64_t)(*env)->GetDirectBufferCapacity(env, ids);

@@ -1,0 +1,177 @@
+"""The arguments of a module as named inputs: tensors found in tuples, lists and dictionaries."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ondevice.errors import SpecError
+
+BATCH = "batch"
+Array = npt.NDArray[Any]
+# Names of free axes beside the batch: {"history": {1: "steps"}}.
+DynamicAxes = Mapping[str, Mapping[int, str]]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Example arguments of a module's forward, and the name of every tensor among them.
+
+    Attributes:
+        args, kwargs: what forward is called with.
+        names: input names, in the order of the tensors.
+        tensors: the example tensors, [batch, ...] each.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    names: tuple[str, ...]
+    tensors: tuple[torch.Tensor, ...]
+
+    @property
+    def examples(self) -> dict[str, Array]:
+        """The example values by name, int64 or float32: as a model file takes them."""
+        return {
+            name: tensor.to(_carrier(tensor.dtype)).detach().numpy()
+            for name, tensor in zip(self.names, self.tensors, strict=True)
+        }
+
+    def replaced(self, values: Mapping[str, Array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with other values in place of the tensors, of the tensors' types."""
+        fresh = iter(zip(self.names, self.tensors, strict=True))
+
+        def replace(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            name, example = next(fresh)
+            return torch.from_numpy(np.ascontiguousarray(values[name])).to(example.dtype)
+
+        args, kwargs = pytree.tree_map(replace, (self.args, self.kwargs))
+        return args, kwargs
+
+    def dynamic_shapes(self, module: nn.Module, axes: DynamicAxes) -> Any:
+        """The tree that `torch.export` takes: the first axis of every tensor is the batch."""
+        dims = {BATCH: torch.export.Dim(BATCH)}
+        fresh = iter(zip(self.names, self.tensors, strict=True))
+
+        def shape(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return None
+            name, _ = next(fresh)
+            named = {0: BATCH, **axes.get(name, {})}
+            return {i: dims.setdefault(dim, torch.export.Dim(dim)) for i, dim in named.items()}
+
+        args, kwargs = pytree.tree_map(shape, (self.args, self.kwargs))
+        if not kwargs:
+            return args
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        return dict(bound.arguments)
+
+
+def arguments_of(module: nn.Module, example_inputs: Any, axes: DynamicAxes) -> Arguments:
+    """Find the tensors among example inputs and name them.
+
+    Args:
+        module: whose forward takes them.
+        example_inputs: a tuple of positional arguments; a dictionary of keyword arguments, or the
+            one dictionary that forward takes; or a single tensor. Other values than tensors stay
+            as they are in the model.
+        axes: free axes beside the batch.
+
+    A tensor's name is its key in the innermost dictionary, or the name of forward's parameter,
+    with a number where that is a list.
+
+    Raises:
+        SpecError: no tensors, tensors that differ in their first axis, fewer than two rows, or an
+            axis of no input.
+    """
+    args, kwargs = _normal(module, example_inputs)
+    parameters = _parameter_names(module, len(args))
+    found: list[tuple[str, str, torch.Tensor]] = []
+    leaves, _ = pytree.tree_flatten_with_path((args, kwargs))
+    for path, leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            short, whole = _name(path[1:], parameters)
+            found.append((short, whole, leaf))
+    if not found:
+        raise SpecError("the example inputs hold no tensor")
+    shorts = [short for short, _, _ in found]
+    names = tuple(whole if shorts.count(short) > 1 else short for short, whole, _ in found)
+    tensors = tuple(leaf for _, _, leaf in found)
+    _check(names, tensors, axes)
+    return Arguments(args, kwargs, names, tensors)
+
+
+def _normal(module: nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(given, tuple | list):
+        return tuple(given), {}
+    if isinstance(given, Mapping):
+        parameters = inspect.signature(module.forward).parameters
+        if set(given) <= set(parameters):
+            return (), dict(given)
+        return (given,), {}
+    return (given,), {}
+
+
+def _parameter_names(module: nn.Module, count: int) -> list[str]:
+    names: list[str] = []
+    for parameter in inspect.signature(module.forward).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}_{i}" for i in range(count - len(names))]
+        else:
+            names.append(parameter.name)
+    return names
+
+
+def _name(path: Sequence[Any], parameters: Sequence[str]) -> tuple[str, str]:
+    """A short name and one that says the whole path."""
+    first, *rest = path
+    short = whole = str(first.key) if hasattr(first, "key") else parameters[first.idx]
+    for step in rest:
+        if hasattr(step, "key"):
+            short, whole = str(step.key), f"{whole}_{step.key}"
+        else:
+            part = getattr(step, "idx", getattr(step, "name", ""))
+            short, whole = f"{short}_{part}", f"{whole}_{part}"
+    return short, whole
+
+
+def _check(names: Sequence[str], tensors: Sequence[torch.Tensor], axes: DynamicAxes) -> None:
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.ndim < 1:
+            raise SpecError(f"example input {name!r}: expected a tensor [batch, ...], got a scalar")
+        if tensor.is_complex():
+            raise SpecError(f"example input {name!r}: complex numbers")
+    batches = {tensor.shape[0] for tensor in tensors}
+    if len(batches) != 1 or min(batches) < 2:
+        sizes = ", ".join(
+            f"{name} {list(tensor.shape)}" for name, tensor in zip(names, tensors, strict=True)
+        )
+        raise SpecError(
+            f"example inputs need one batch size, their first axis, of at least 2; got {sizes}"
+        )
+    if len(set(names)) != len(names):
+        raise SpecError(f"input names are not unique: {', '.join(names)}")
+    for name, named in axes.items():
+        if name not in names:
+            raise SpecError(f"dynamic axes of {name!r}; the inputs are {', '.join(names)}")
+        rank = tensors[names.index(name)].ndim
+        for axis, dim in named.items():
+            if not 1 <= axis < rank or not dim.isidentifier() or dim == BATCH:
+                raise SpecError(
+                    f"dynamic axis {axis} of {name!r} called {dim!r}: expected an axis of "
+                    f"1..{rank - 1} (0 is always the batch) and a name"
+                )
+
+
+def _carrier(dtype: torch.dtype) -> torch.dtype:
+    """What a model file takes for an input: IDs and masks as int64, other numbers as float32."""
+    return torch.float32 if dtype.is_floating_point else torch.int64

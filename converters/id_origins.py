@@ -1,0 +1,243 @@
+"""Where a lookup's IDs come from: which elements of which input, with what added to them.
+
+The graph is run once on the *places* of the inputs' elements instead of their values. Operators
+that only move elements move the places; an addition of constants adds to an offset. What is left
+beside the IDs of each lookup says which input element it reads, and so which values are legal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ondevice.converters.graph import PackedLookup
+from ondevice.errors import InputError
+from ondevice.ops import OPERATORS, apply
+
+Array = npt.NDArray[Any]
+
+# Operators that copy elements of their first input; the other inputs say which.
+_MOVING = {
+    "Expand", "Flatten", "Gather", "GatherND", "Identity", "Reshape", "Slice", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+}  # fmt: skip
+# Reading an ID so does not depend on which ID it is, as far as a probe is concerned.
+_TESTING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Shape", "Size"}
+_ROWS = 2
+
+
+@dataclass(frozen=True)
+class InputIds:
+    """What the elements of one input's row are.
+
+    Attributes:
+        limits: per element of a row: IDs must be below; 2**63 where every ID is legal; -1 for an
+            element that is no ID, or one that the network computes with.
+        added: whether anything is added to the IDs, so that a table does not notice a wrong one.
+        lowest: the lowest ID that the lookups accept, at most 0.
+        padding: per element: its lookup's padding ID, or None.
+    """
+
+    limits: Array
+    added: bool
+    lowest: int
+    padding: list[int | None]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Elements of inputs: `at` is their place among all inputs' elements, -1 a constant one."""
+
+    at: Array
+    plus: Array
+
+
+def input_ids(
+    graph: ir.Graph, lookups: Sequence[PackedLookup], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, InputIds]:
+    """What every input's elements are used for.
+
+    Args:
+        graph: the graph with its lookup nodes.
+        lookups: the lookups, each reading one value of IDs.
+        shapes: an example shape of every input; the rows count as `2`.
+    """
+    tracer = _Tracer(graph, shapes)
+    tracer.run({lookup.node for lookup in lookups})
+    limits = np.full(tracer.size, -2, dtype=object)  # -2: nothing reads it
+    added = np.zeros(tracer.size, bool)
+    lowest = np.zeros(tracer.size, dtype=object)
+    padding: list[int | None] = [None] * tracer.size
+    for lookup in lookups:
+        found = tracer.values.get(lookup.node.inputs[0])
+        if not isinstance(found, _Places):
+            continue
+        spec = lookup.spec
+        open_ended = spec.scheme != "full" or spec.oov_row is not None
+        for at, plus in zip(found.at.reshape(-1), found.plus.reshape(-1), strict=True):
+            if at < 0:
+                continue
+            limit = 2**63 if open_ended else int(spec.rows - plus)
+            limits[at] = limit if limits[at] < 0 else min(limits[at], limit)
+            added[at] |= plus != 0
+            lowest[at] = max(lowest[at], -int(plus)) if lowest[at] else -int(plus)
+            if spec.padding_id is not None:
+                padding[at] = int(spec.padding_id - plus)
+    limits[tracer.computed & (limits == 2**63)] = -1
+    limits[limits == -2] = -1
+    out = {}
+    for name, start in tracer.starts.items():
+        shape = shapes[name]
+        width = int(np.prod(shape[1:], dtype=int))
+        part = slice(start, start + width)
+        out[name] = InputIds(
+            limits[part], bool(added[part].any()), int(max(lowest[part], default=0)), padding[part]
+        )
+    return out
+
+
+class _Tracer:
+    """Runs a graph on places. A value is an array (a constant), places, or None (neither)."""
+
+    def __init__(self, graph: ir.Graph, shapes: Mapping[str, Sequence[int]]) -> None:
+        self._graph = graph
+        self.values: dict[ir.Value | None, Array | _Places | None] = {None: None}
+        self.starts: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        self.size = 0
+        for value in graph.inputs:
+            name = str(value.name)
+            shape = (_ROWS, *shapes[name][1:])
+            width = int(np.prod(shape[1:], dtype=int))
+            # both rows stand for the same elements
+            at = np.broadcast_to(np.arange(self.size, self.size + width), (_ROWS, width))
+            self.values[value] = _Places(at.reshape(shape), np.zeros(shape, np.int64))
+            self.starts[name] = self.size
+            self.size += width
+            for dim, size in zip(value.shape or (), shape, strict=False):
+                if not isinstance(dim, int):
+                    self._sizes[str(dim)] = size
+        self.computed = np.zeros(self.size, bool)  # by an operator that needs the value itself
+
+    def run(self, lookups: set[ir.Node]) -> None:
+        for value in self._graph.initializers.values():
+            if value.const_value is not None and value.dtype != ir.DataType.FLOAT:
+                self.values[value] = np.asarray(value.const_value.numpy())
+        for node in self._graph:
+            if node in lookups:
+                continue
+            found = self._outputs(node)
+            for output, result in zip(node.outputs, found, strict=False):
+                self.values[output] = result
+            if node.op_type not in _TESTING and all(one is None for one in found):
+                for read in node.inputs:
+                    self._note(self.values.get(read))
+
+    def _note(self, value: Array | _Places | None) -> None:
+        if isinstance(value, _Places):
+            self.computed[value.at[value.at >= 0]] = True
+
+    def _outputs(self, node: ir.Node) -> list[Array | _Places | None]:
+        if node.op_type == "Shape":
+            return [self._shape(node)]
+        inputs = [self.values.get(value) for value in node.inputs]
+        if node.domain or any(
+            one is None and value is not None
+            for one, value in zip(inputs, node.inputs, strict=True)
+        ):
+            return [None]
+        try:
+            return list(self._moved(node, inputs))
+        except (InputError, ValueError, KeyError):
+            return [None]
+
+    def _shape(self, node: ir.Node) -> Array | None:
+        source = node.inputs[0]
+        if source is None or source.shape is None:
+            return None
+        sizes = [dim if isinstance(dim, int) else self._sizes.get(str(dim)) for dim in source.shape]
+        part = sizes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", None)]
+        return None if None in part else np.array(part, np.int64)
+
+    def _moved(
+        self, node: ir.Node, inputs: Sequence[Array | _Places | None]
+    ) -> Iterator[Array | _Places | None]:
+        attributes = {name: item.value for name, item in node.attributes.items()}
+        places = [one for one in inputs if isinstance(one, _Places)]
+        kind = node.op_type
+        if not places:
+            yield from _constant(kind, inputs, attributes)
+        elif kind in _MOVING and isinstance(inputs[0], _Places) and len(places) == 1:
+            rest = [one for one in inputs[1:] if one is not None]
+            yield _both(kind, [inputs[0]], rest, attributes)
+        elif kind == "Concat":
+            yield _both(kind, [_as_places(one) for one in inputs], [], attributes)
+        elif kind == "Split":
+            yield from _split(node, inputs, attributes)
+        elif kind == "Cast" and attributes["to"] in (1, 6, 7, 11):  # numbers remain what they are
+            yield inputs[0]
+        elif kind in ("Add", "Sub") and len(places) == 1:
+            yield _shifted(kind, inputs)
+        else:
+            yield None
+
+
+def _constant(
+    kind: str, inputs: Sequence[Any], attributes: dict[str, Any]
+) -> Iterator[Array | None]:
+    if kind == "Constant" and "value" in attributes:
+        yield np.asarray(attributes["value"].numpy())
+    elif kind == "Range":
+        yield np.arange(*(int(one) for one in inputs))
+    elif kind in OPERATORS and inputs:
+        yield apply(kind, [one for one in inputs if one is not None], attributes)
+    else:
+        yield None
+
+
+def _both(
+    kind: str, moved: Sequence[_Places], rest: Sequence[Any], attributes: dict[str, Any]
+) -> _Places:
+    if kind == "Tile":
+        return _Places(*(np.tile(part, rest[0]) for part in (moved[0].at, moved[0].plus)))
+    at, plus = (
+        apply(kind, [*(getattr(one, part) for one in moved), *rest], attributes)
+        for part in ("at", "plus")
+    )
+    return _Places(at, plus)
+
+
+def _as_places(value: Array | _Places | None) -> _Places:
+    if isinstance(value, _Places):
+        return value
+    array = np.asarray(value)
+    return _Places(np.full(array.shape, -1), np.zeros(array.shape, np.int64))
+
+
+def _split(
+    node: ir.Node, inputs: Sequence[Any], attributes: dict[str, Any]
+) -> Iterator[_Places | None]:
+    axis, count = attributes.get("axis", 0), len(node.outputs)
+    whole = inputs[0].at.shape[axis]
+    sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else [-(-whole // count)] * count
+    ends = np.cumsum(sizes)[:-1]
+    parts = (np.split(part, ends, axis) for part in (inputs[0].at, inputs[0].plus))
+    yield from (_Places(at, plus) for at, plus in zip(*parts, strict=True))
+
+
+def _shifted(kind: str, inputs: Sequence[Any]) -> _Places | None:
+    left, right = inputs
+    if isinstance(right, _Places):
+        if kind == "Sub":
+            return None
+        left, right = right, left
+    if np.asarray(right).dtype.kind != "i":
+        return None
+    amount = np.asarray(right) if kind == "Add" else -np.asarray(right)
+    at, amount = np.broadcast_arrays(left.at, amount)
+    return _Places(at, left.plus + amount)

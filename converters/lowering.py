@@ -1,0 +1,46 @@
+"""The nodes that replace one node of a graph, as they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+
+class Lowering:
+    """Nodes that replace one node, as they are made."""
+
+    def __init__(self, graph: ir.Graph, source: ir.Node, prefix: str) -> None:
+        """Start with no nodes; `prefix` makes names unique."""
+        self.graph = graph
+        self.source = source
+        self.nodes: list[ir.Node] = []
+        self._prefix = prefix
+
+    def op(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """Add a node with one output."""
+        name = f"{self._prefix}.{len(self.nodes)}"
+        node = ir.node(kind, list(inputs), attributes=attributes, name=name)
+        node.metadata_props.update(self.source.metadata_props)
+        node.outputs[0].name = f"{name}.value"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> ir.Value:
+        """A constant, as a node."""
+        array = np.asarray(values, dtype=dtype)
+        output = self.op("Constant", value=ir.tensor(array))
+        output.const_value = ir.tensor(array)
+        output.dtype, output.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+        return output
+
+    def ints(self, *values: int) -> ir.Value:
+        """A constant list of int64."""
+        return self.constant(values, np.int64)
+
+    def slice(self, x: ir.Value, axis: int, start: int, stop: int, step: int = 1) -> ir.Value:
+        """Elements start, start + step, ... below stop along one axis."""
+        bounds = (self.ints(start), self.ints(stop), self.ints(axis), self.ints(step))
+        return self.op("Slice", x, *bounds)

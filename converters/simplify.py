@@ -1,0 +1,70 @@
+"""Simplify an exported ONNX graph: constants folded, shape arithmetic settled, nothing rounded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules import common
+
+# onnxscript's own set but for the rules that compare float constants: their patterns match within
+# 1e-8, so that `x + 1e-9`, which keeps a logarithm or a quotient finite, would become `x`.
+_RULES = (
+    common.cast_cast_rule,
+    common.no_op_cast_rule,
+    common.no_op_expand_rule,
+    common.flatten_to_reshape_rule,  # before reshape_reshape_rule
+    common.reshape_reshape_rule,
+    common.slice_split_rule,
+    common.no_op_transpose_rule,
+    common.transpose_transpose_rule,
+    common.unsqueeze_unsqueeze_rule,
+    common.squeeze_reshape_1d_rule,
+    common.cast_constant_of_shape_rule,
+    common.cast_constant_of_shape_without_value_rule,
+    common.collapse_slice_rule,
+    common.collapse_slice2_rule,
+    common.dropout_inference_rule,
+    common.dropout_zero_rule,
+    common.fuse_batchnorm_into_conv_rule,
+    common.fuse_batchnorm_into_gemm_rule,
+    common.materialize_reshape_shape_rule,
+    common.no_op_dynamic_scatter_nd_rule,
+    common.no_op_static_scatter_nd_rule,
+    common.one_reshape_matmul_reshape_rule,
+    common.two_reshapes_matmul_reshape_rule,
+)
+_ROUNDS = 2  # folding makes room for rewriting, and the other way round
+
+
+def simplify(model: ir.Model) -> None:
+    """Simplify a model in place."""
+    with _quiet():
+        optimizer.inline(model)
+        for _ in range(_ROUNDS):
+            optimizer.fold_constants(model, onnx_shape_inference=True)
+            rewriter.rewrite(model, _RULES)
+    for cleaning in (
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        cleaning(model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence notes on what could not be folded."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

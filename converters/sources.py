@@ -76,7 +76,7 @@ class TorchSource:
         self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
     ) -> dict[str, FloatArray]:
         """Outputs float32 [batch, ...] by name; see Source."""
-        stored = {
+        stored: dict[str, torch.Tensor] = {
             name: RowTensor(table.read, table.rows, table.dim)
             for name, table in (tables or {}).items()
         }

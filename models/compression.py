@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,12 @@ from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.data import HashedLog, encode, split
 from ondevice.models.designs import full_embeddings
 from ondevice.models.experiment import example_ids
+from ondevice.models.fitting import FitConfig, fit
 from ondevice.models.log import ClickLog
 from ondevice.models.networks import ClickModel
-from ondevice.models.trainer import TrainConfig, train
+from ondevice.models.rounding import Rounding
+from ondevice.models.trainer import TrainConfig
+from ondevice.models.widths import Widths
 
 SCORE_BATCH = 8192
 
@@ -45,6 +48,8 @@ class Trial:
         codec: how the rows are stored.
         seed: of initial weights and training.
         epochs, batch, learning_rate: see TrainConfig.
+        widths: how kept widths are found.
+        round_epochs: so many last epochs train with tables rounded to the codec.
 
     Raises:
         SpecError: a setting out of range.
@@ -57,22 +62,28 @@ class Trial:
     epochs: int = 5
     batch: int = 4096
     learning_rate: float = 2e-3
+    widths: Widths = field(default_factory=lambda: Widths("whole"))
+    round_epochs: int = 0
 
     def __post_init__(self) -> None:
         if self.dim < 1 or self.min_count < 1 or self.codec not in CODECS:
             raise SpecError(f"trial: dim, min_count >= 1 and a known codec needed, got {self}")
-        _ = self.training
+        if self.round_epochs < 0:
+            raise SpecError(f"trial: round_epochs must not be negative, got {self.round_epochs}")
+        _ = self.fitting
 
     @property
-    def training(self) -> TrainConfig:
+    def fitting(self) -> FitConfig:
         """How the trial trains."""
-        return TrainConfig(
+        training = TrainConfig(
             epochs=self.epochs,
             batch=self.batch,
             learning_rate=self.learning_rate,
             patience=1,
             seed=self.seed,
         )
+        rounding = Rounding(self.codec, self.round_epochs) if self.round_epochs else None
+        return FitConfig(training, self.widths, rounding)
 
 
 # The reference that bytes and AUC are compared with.
@@ -97,7 +108,7 @@ class TrialResult:
     test_auc: float
 
 
-def ladder(seed: int = 0) -> list[Trial]:
+def ladder(seed: int = 0, round_epochs: int = 0) -> list[Trial]:
     """The search's trials: the reference, then smaller and smaller heads (choices of this project).
 
     One dimension at growing thresholds comes first: on long-tailed rating logs dimensions cost
@@ -105,7 +116,11 @@ def ladder(seed: int = 0) -> list[Trial]:
     """
     narrow = [Trial(1, count, "q4", seed) for count in (1, 4, 16, 64)]
     wider = [Trial(dim, count, "q4", seed) for dim in (2, 4) for count in (1, 4, 16, 64)]
-    return [Trial(16, 1, "f32", seed), *narrow, *wider, Trial(16, 1, "q4", seed)]
+    smaller = [*narrow, *wider, Trial(16, 1, "q4", seed)]
+    return [
+        Trial(16, 1, "f32", seed),
+        *(replace(trial, round_epochs=round_epochs) for trial in smaller),
+    ]
 
 
 def run_trial(log: HashedLog, trial: Trial, folder: Path, *, progress: bool = True) -> TrialResult:
@@ -113,6 +128,7 @@ def run_trial(log: HashedLog, trial: Trial, folder: Path, *, progress: bool = Tr
 
     Raises:
         FileFormatError: a stored result that is damaged.
+        KeyboardInterrupt: Ctrl-C; nothing is stored of a trial that did not finish.
     """
     target = folder / _key(log, trial)
     if (target / "result.json").is_file():
@@ -122,10 +138,14 @@ def run_trial(log: HashedLog, trial: Trial, folder: Path, *, progress: bool = Tr
     splits = encode(*parts, vocabulary_fields=names, min_count=trial.min_count)
     torch.manual_seed(trial.seed)
     model = ClickModel(full_embeddings(splits.train, trial.dim), (128, 64))
-    train(model, splits.train, splits.validation, trial.training, progress)
+    fitted = fit(model, splits, trial.fitting, progress=progress)
+    if fitted.interrupted:
+        raise KeyboardInterrupt
     features = splits.train.features
     examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
-    save_checkpoint(target / "checkpoint", model, features, {"examples": examples})
+    save_checkpoint(
+        target / "checkpoint", model, features, {"examples": examples}, counts=fitted.counts
+    )
     tensors = {name: torch.tensor(ids) for name, ids in examples.items()}
     report = convert(
         model, (tensors,), target, targets=("odm",), tables=trial.codec, features=features

@@ -251,7 +251,12 @@ class Embedding(nn.Module):
         return bool(spec.head) and spec.fuse != "concat" and spec.rows_per_id > 1
 
     def finish(
-        self, values: Tensor, rows: Tensor, absent: Tensor | None, ids: Tensor, pooling: Pooling
+        self,
+        values: Tensor,
+        rows: Tensor,
+        absent: Tensor | None,
+        padding: Tensor | None,
+        pooling: Pooling,
     ) -> Tensor:
         """What follows once the rows are read.
 
@@ -259,7 +264,7 @@ class Embedding(nn.Module):
             values: float32 [n, ..., row_dim], the masked rows.
             rows: int64 [n, ...], their numbers.
             absent: bool [n, ...] where an ID reads fewer rows, of a hybrid; else None.
-            ids: int64 [...].
+            padding: bool [...] where an ID is the padding ID; None if nowhere.
             pooling: see `forward`.
 
         Returns:
@@ -270,16 +275,15 @@ class Embedding(nn.Module):
         if self.rounding is not None:
             values = self.rounding(values, rows)
         vectors = self._fuse(values, absent)
-        if self.spec.padding_id is None:
-            return vectors
-        padding = ids == self.spec.padding_id
-        if bool(padding.any()):
+        if padding is not None:
             vectors = vectors.masked_fill(padding.unsqueeze(-1), 0.0)
         if pooling == "none":
             return vectors
         total = vectors.sum(-2)
         if pooling == "sum":
             return total
+        if padding is None:
+            return total / max(1, vectors.shape[-2])
         return total / (~padding).sum(-1, keepdim=True).clamp(min=1)
 
     def _fuse(self, values: Tensor, absent: Tensor | None) -> Tensor:
@@ -451,7 +455,8 @@ def row_counts(
     for chunk in chunks:
         kept = chunk if spec.padding_id is None else chunk[chunk != spec.padding_id]
         rows = index(torch.from_numpy(np.ascontiguousarray(kept))).flatten().numpy()
-        counts += np.bincount(rows[rows != NO_ROW], minlength=spec.rows)
+        read, times = np.unique(rows[rows != NO_ROW], return_counts=True)
+        counts[read] += times  # not bincount, which would make an array as long as the table
     return counts
 
 

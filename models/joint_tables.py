@@ -60,11 +60,24 @@ class JointTables:
             rows = [item for item, _ in read]
             values = self._gather(tuple(places), rows, [levels[place] for place in places])
             parts = torch.split(values, [len(item) for item in rows])
+            padded = self._padded(places, ids)
             for place, part, (its_rows, absent) in zip(places, parts, read, strict=True):
                 table = self.tables[place]
                 how = table.spec.pooling if pooling is None else pooling
-                vectors[place] = table.finish(part, its_rows, absent, ids[place], how)
+                padding = None
+                if padded and table.spec.padding_id is not None:
+                    padding = ids[place] == table.spec.padding_id
+                vectors[place] = table.finish(part, its_rows, absent, padding, how)
         return [vectors[place] for place in range(len(self.tables))]
+
+    def _padded(self, places: Sequence[int], ids: Sequence[Tensor]) -> bool:
+        """Whether any table's IDs have its padding ID among them."""
+        padding = [self.tables[place].spec.padding_id for place in places]
+        first = padding[0]
+        if len(set(padding)) == 1:
+            return first is not None and bool((_joined([ids[p] for p in places]) == first).any())
+        pairs = zip(places, padding, strict=True)
+        return any(value is not None and bool((ids[p] == value).any()) for p, value in pairs)
 
     def _gather(
         self, places: tuple[int, ...], rows: Sequence[Tensor], levels: Sequence[Tensor | None]

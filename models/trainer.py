@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ondevice.errors import DataError, OnDeviceError, SpecError
 from ondevice.models.log import ClickLog
+from ondevice.models.mask_learner import MaskLearner
 from ondevice.models.networks import ClickModel
 
 # How often an epoch takes the codec's scales anew where rows are rounded; each time costs about
@@ -158,9 +159,12 @@ def train(
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(config.seed)
         optimizers = _optimizers(model, config)
+        learner = MaskLearner(model, config.learning_rate, config.width_penalty)
         try:
             for number in range(1, config.epochs + 1):
-                epoch = _epoch(model, data, validation, optimizers, config, number, progress)
+                epoch = _epoch(
+                    model, data, validation, optimizers, learner, config, number, progress
+                )
                 history.epochs.append(epoch)
                 if history.best is epoch:
                     best_state = copy.deepcopy(model.state_dict())
@@ -220,12 +224,13 @@ def _epoch(
     data: tuple[dict[str, Tensor], Tensor],
     validation: ClickLog,
     optimizers: list[torch.optim.Optimizer],
+    learner: MaskLearner,
     config: TrainConfig,
     number: int,
     progress: bool,
 ) -> Epoch:
     started = time.perf_counter()
-    loss = _train_epoch(model, data, optimizers, config, number, progress)
+    loss = _train_epoch(model, data, optimizers, learner, config, number, progress)
     trained = time.perf_counter()
     metrics = evaluate(model, validation)
     masks = model.masks().values()
@@ -239,6 +244,7 @@ def _train_epoch(
     model: ClickModel,
     data: tuple[dict[str, Tensor], Tensor],
     optimizers: list[torch.optim.Optimizer],
+    learner: MaskLearner,
     config: TrainConfig,
     number: int,
     progress: bool,
@@ -254,8 +260,7 @@ def _train_epoch(
                 for table in model.tables():
                     if step == 0 or not table.sparse:  # a large table's scales cost seconds
                         table.refresh_rounding()
-            levels = model.level_masks()
-            logits = model.forward_logits(ids, levels)
+            logits = model.forward_logits(ids, learner.levels())
             loss = functional.binary_cross_entropy_with_logits(logits, labels)
             value = float(loss.detach())
             if not np.isfinite(value):
@@ -263,14 +268,15 @@ def _train_epoch(
                     f"the loss became {value} in epoch {number}, after {bar.n or 0} impressions; "
                     f"try a learning rate below {config.learning_rate:g}"
                 )
-            objective = loss + _width_penalty(model, levels, config.width_penalty)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            objective.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in optimizers:
                 optimizer.step()
+            learner.step()
             total += value * len(labels)
             bar.update(len(labels))
+    learner.update()
     return total / count
 
 
@@ -287,16 +293,6 @@ def _batches(
         yield {name: values[rows] for name, values in shuffled.items()}, targets[rows]
 
 
-def _width_penalty(model: ClickModel, levels: dict[str, Tensor], strength: float) -> Tensor | float:
-    """Lambda times the mean width of all rows that learn theirs (a choice of this project)."""
-    masks = {name: mask for name, mask in model.masks().items() if name in levels}
-    if not masks or not strength:
-        return 0.0
-    rows = sum(mask.rows for mask in masks.values())
-    widths = [mask.mean_width(levels[name]) * mask.rows for name, mask in masks.items()]
-    return torch.stack(widths).sum() * (strength / rows)
-
-
 def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
     groups: dict[str, list[Tensor]] = {"adam": [], "sparse_adam": []}
     thresholds: dict[str, list[Tensor]] = {"adam": [], "sparse_adam": []}
@@ -308,16 +304,21 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
         groups[kind].append(table.weight)
         if table.threshold is not None:
             thresholds[kind].append(table.threshold.thresholds)
-    tables = {id(weight) for kinds in (groups, thresholds) for w in kinds.values() for weight in w}
-    others = [weight for weight in model.parameters() if id(weight) not in tables]
-    dense: list[dict[str, Any]] = [
-        {"params": others, "weight_decay": config.weight_decay},
-        {"params": groups["adam"]},
-    ]
+    known = {id(weight) for kinds in (groups, thresholds) for w in kinds.values() for weight in w}
+    known |= {id(weight) for mask in model.masks().values() for weight in mask.parameters()}
+    others = [weight for weight in model.parameters() if id(weight) not in known]
+    if config.weight_decay:
+        dense: list[dict[str, Any]] = [
+            {"params": others, "weight_decay": config.weight_decay},
+            {"params": groups["adam"]},
+        ]
+    else:  # every group costs a call a step
+        dense = [{"params": [*others, *groups["adam"]]}]
     sparse: list[dict[str, Any]] = [{"params": groups["sparse_adam"]}]
-    speed = config.learning_rate * THRESHOLD_SPEED
     for kind, made in (("adam", dense), ("sparse_adam", sparse)):
-        made.append({"params": thresholds[kind], "lr": speed})
+        if thresholds[kind]:
+            rate = config.learning_rate * THRESHOLD_SPEED
+            made.append({"params": thresholds[kind], "lr": rate})
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Adam(dense, lr=config.learning_rate, fused=True)
     ]

@@ -53,6 +53,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--trials", type=int, help="at most this many trials, the reference first")
     parser.add_argument("--minutes", type=float, help="start no trial after this time")
+    parser.add_argument(
+        "--round-epochs",
+        type=int,
+        default=0,
+        help="so many last epochs of a trial train with tables rounded to its codec (default: 0)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of all trials (default: 0)")
     parser.add_argument("--threads", type=int, default=1, help="threads for training (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the frontier to FILE too")
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     use_threads(args)
     log = open_source(source_of(args, Source()))
     print(described(log))  # noqa: T201
-    planned = ladder(args.seed)[: args.trials]
+    planned = ladder(args.seed, args.round_epochs)[: args.trials]
     started = time.monotonic()
     results: list[TrialResult] = []
     try:

@@ -1,6 +1,7 @@
 """`ondevice compress`: written bytes within the budget, resumed and repeated runs, bad goals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ import ondevice.models.compression as compression
 from ondevice.cli import main
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.inspection import inspect
+from ondevice.models import load_checkpoint
 from ondevice.models.commands.compress import choose, parse_size
-from ondevice.models.compression import Trial, TrialResult, frontier, run_trial
+from ondevice.models.compression import Trial, TrialResult, folder_of, frontier, run_trial
 from ondevice.models.data import encode, open_log, split
+from ondevice.models.fitting import rounded
+from ondevice.models.trainer import evaluate
+from ondevice.models.widths import Widths
 
 
 def result(size, auc):
@@ -44,7 +49,7 @@ def test_stored_results_are_read_not_trained_again(log, tmp_path, monkeypatch):
     first = run_trial(log, trial, tmp_path / "a", progress=False)
     assert run_trial(log, trial, tmp_path / "b", progress=False) == first  # deterministic
     calls = []
-    monkeypatch.setattr(compression, "train", lambda *_: calls.append(1))
+    monkeypatch.setattr(compression, "fit", lambda *_, **__: calls.append(1))
     assert run_trial(log, trial, tmp_path / "a", progress=False) == first
     assert not calls
     stored = next((tmp_path / "a").glob("*/result.json"))
@@ -95,3 +100,19 @@ def test_sizes():
 def test_unknown_values_share_the_second_row(log):
     splits = encode(*split(log), vocabulary_fields=list(log.hashes), min_count=3)
     assert any((ids == 1).any() for ids in splits.train.ids.values())
+
+
+def test_a_trial_with_widths_and_rounding_is_what_was_trained(tmp_path, log):
+    """Rounded training ends at the AUC of the written file; widths reach the file too."""
+    trial = Trial(8, 2, "q2", epochs=2, batch=512, widths=Widths("frequency", 0.3), round_epochs=1)
+    first = run_trial(log, trial, tmp_path, progress=False)
+    whole = run_trial(log, replace(trial, widths=Widths("whole")), tmp_path, progress=False)
+    assert first.table_bytes < 0.6 * whole.table_bytes
+    checkpoint = load_checkpoint(folder_of(log, trial, tmp_path) / "checkpoint")
+    splits = encode(*split(log), vocabulary_fields=list(log.hashes), min_count=2)
+    with rounded(checkpoint.model, "q2"):
+        assert evaluate(checkpoint.model, splits.test).auc == pytest.approx(
+            first.test_auc, abs=1e-6
+        )
+    assert set(checkpoint.counts) == set(log.hashes)
+    assert run_trial(log, trial, tmp_path, progress=False) == first  # read, not run

@@ -1,6 +1,12 @@
 """Training: a planted pattern is learned, results repeat, the best epoch is kept."""
 
+import json
 import math
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +24,7 @@ from ondevice.models import (
     attach_masks,
     evaluate,
     predict,
+    row_counts,
     train,
 )
 
@@ -197,6 +204,45 @@ def test_no_bar_without_a_terminal(capsys):
     train(make_model(), TRAIN, VALIDATION, TrainConfig(epochs=1), progress=True)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_ten_million_rows_train_without_a_dense_gradient():
+    """With AMTL and rounding too; memory grows by a few times the table, not by its optimiser's
+    dense steps. A process of its own, since a peak never falls."""
+    here = Path(__file__).parent
+    made = subprocess.run(
+        [sys.executable, here / "large_table.py"],
+        env={**os.environ, "PYTHONPATH": str(here.parent)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    assert found["sparse"] == [True] and found["rows"] == 10_000_000
+    assert found["phases"] == ["train", "widths", "rounding"]
+    assert found["grown"] < 10  # times the table: weights twice, two moments, scales, counts
+
+
+def test_counts_come_from_chunks_and_never_hold_the_log(tmp_path):
+    """Training rows that lie in a mapped file, and a generator: the same counts, little memory."""
+    path = tmp_path / "ids.npy"
+    count = 4_000_000
+    ids = np.lib.format.open_memmap(path, "w+", np.int64, (count,))
+    ids[:] = np.arange(count) % 991 + 2
+    ids.flush()
+    del ids
+    spec = FullEmbedding(1000, 2).spec
+    mapped = np.load(path, mmap_mode="r")
+    tracemalloc.start()
+    counts = row_counts(spec, mapped)
+    peak = tracemalloc.get_traced_memory()[1]
+    chunks = (mapped[start : start + 10_000] for start in range(0, count, 10_000))
+    assert np.array_equal(row_counts(spec, chunks), counts)
+    tracemalloc.stop()
+    assert peak < count * 8 / 4
+    expected = np.bincount(np.arange(count) % 991 + 2, minlength=1000)
+    assert np.array_equal(counts, expected)
 
 
 def test_unusable_logs_are_refused():

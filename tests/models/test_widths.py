@@ -117,13 +117,14 @@ def test_pruning_keeps_the_largest_entries_of_all_tables_together():
 def test_rotation_leaves_predictions_and_puts_the_strong_dimensions_first():
     torch.manual_seed(0)
     tables = {
-        "a": FullEmbedding(40, 6, std=1.0, padding_id=None),
+        "a": FullEmbedding(40, 6, std=1.0),
         "b": BinaryCodeEmbedding(6, 9, 3, fuse="concat", std=1.0),
         "c": BinaryCodeEmbedding(6, 9, 3, std=1.0),
     }
     with torch.no_grad():  # all energy of a on one hidden direction, but for little noise
         line = torch.randn(6)
         tables["a"].weight.copy_(torch.randn(40, 1) * line + 0.01 * torch.randn(40, 6))
+        tables["a"].weight[0].zero_()
     model = ClickModel(tables, (8,), {"h": "a"}).eval()
     draws = np.random.default_rng(0)
     columns = {name: draws.integers(1, 40, 500) for name in "abc"}

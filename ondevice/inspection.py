@@ -14,12 +14,33 @@ from ondevice.records import TAIL_BYTES, RecordTable
 
 
 @dataclass(frozen=True)
+class LookupUse:
+    """One lookup of a native file: which input reads which table, and how.
+
+    Attributes:
+        scheme: in the words of the literature, such as "hybrid hash".
+        rows_per_id: rows that an ID reads that is not of the head.
+        head: how many IDs own rows.
+    """
+
+    input: str
+    table: str
+    scheme: str
+    rows_per_id: int
+    head: int
+    fuse: str
+    pooling: str
+    padding_id: int | None
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a model file holds.
 
     Attributes:
         header_bytes: of a native file, else None.
         tables: bytes of every embedding table, part by part.
+        lookups: of a native file, else empty.
     """
 
     path: Path
@@ -28,6 +49,7 @@ class Inspection:
     header_bytes: int | None
     inputs: tuple[InputSpec, ...]
     tables: tuple[TableBytes, ...]
+    lookups: tuple[LookupUse, ...]
     made_by: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +73,7 @@ def inspect(path: str | Path) -> Inspection:
         header_bytes=None if opened is None else opened.container.header_bytes,
         inputs=info.inputs,
         tables=info.tables if opened is None else _native_tables(opened),
+        lookups=() if opened is None else _lookups(opened),
         made_by=info.made_by,
     )
 
@@ -67,6 +90,23 @@ def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo]:
         opened = open_odm(path)
         return opened, opened.info
     return None, open_engine(path, "auto", 1)[2]
+
+
+def _lookups(opened: OdmFile) -> tuple[LookupUse, ...]:
+    return tuple(
+        LookupUse(
+            input=node.inputs[0],
+            table=node.table or "",
+            scheme=spec.kind,
+            rows_per_id=spec.rows_per_id,
+            head=spec.head,
+            fuse=spec.fuse,
+            pooling=spec.pooling,
+            padding_id=spec.padding_id,
+        )
+        for node in opened.plan.nodes
+        if (spec := node.lookup) is not None
+    )
 
 
 def _native_tables(opened: OdmFile) -> tuple[TableBytes, ...]:

@@ -59,8 +59,36 @@ def _text(result: Inspection) -> str:
             f"{result.file_bytes - sum(total)} bytes, header {result.header_bytes or '-'} bytes",
             "",
             table(header, rows),
+            *(("", _lookups(result)) if result.lookups else ()),
         )
     )
+
+
+def _lookups(result: Inspection) -> str:
+    header = (
+        "lookup of",
+        "scheme",
+        "table",
+        "rows per ID",
+        "own rows",
+        "fuse",
+        "pooling",
+        "padding",
+    )
+    rows = [
+        (
+            item.input,
+            item.scheme,
+            item.table,
+            str(item.rows_per_id),
+            str(item.head or "-"),
+            item.fuse if item.rows_per_id > 1 else "-",
+            "-" if item.pooling == "none" else item.pooling,
+            "-" if item.padding_id is None else str(item.padding_id),
+        )
+        for item in result.lookups
+    ]
+    return table(header, rows)
 
 
 PARTS = ("payload", "scales", "widths", "permutation")

@@ -18,11 +18,11 @@ typedef struct {
   const od_lookup *lookup;
   float *out;
   uint32_t first, count; /* its entries, which are summed */
-  float scale; /* pooling: what the sum so far is multiplied by */
 } job;
 
 typedef struct {
   job jobs[JOBS + MAX_BLOCKS];
+  float scales[JOBS + MAX_BLOCKS]; /* of jobs that pool: what the sum so far is multiplied by */
   entry entries[ENTRIES];
   uint32_t job_count, entry_count;
   od_fault *fault;
@@ -86,7 +86,8 @@ OD_INLINE void fuse(const job *j, const entry *entries, od_codec codec) {
 }
 
 /* The same with everything that rare lookups may have; one copy for all codecs, to stay small. */
-static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entries) {
+static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entries,
+                                                float scale) {
   const od_lookup *lookup = j->lookup;
   const od_table *table = lookup->table;
   int product = lookup->fuse == OD_FUSE_MUL;
@@ -101,7 +102,7 @@ static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entri
     if (lookup->fuse == OD_FUSE_MEAN && j->count > 1) /* an ID of the head has one row */
       value = vf_mul(value, vf_set1(lookup->mean));
     if (lookup->pooling) /* add to what is summed so far */
-      value = vf_mul(vf_add(load_part(to, left), value), vf_set1(j->scale));
+      value = vf_mul(vf_add(load_part(to, left), value), vf_set1(scale));
     store_part(to, value, left);
   }
 }
@@ -145,16 +146,13 @@ static void flush(gather_state *state) {
   for (uint32_t i = 0; i < state->job_count; i++) {
     const job *j = &state->jobs[i];
     const entry *e = state->entries + j->first;
-    if (__builtin_expect(j->lookup->special & OD_SPECIAL_RARE, 0)) {
-      fuse_rare(j, e);
-      continue;
-    }
-    switch (j->lookup->table->codec) {
+    switch (j->lookup->fuse_as) {
       case OD_CODEC_Q8: fuse(j, e, OD_CODEC_Q8); break;
       case OD_CODEC_Q4: fuse(j, e, OD_CODEC_Q4); break;
       case OD_CODEC_Q2: fuse(j, e, OD_CODEC_Q2); break;
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
-      default: fuse(j, e, OD_CODEC_F32); break;
+      case OD_CODEC_F32: fuse(j, e, OD_CODEC_F32); break;
+      default: fuse_rare(j, e, state->scales[i]); break;
     }
   }
   state->job_count = state->entry_count = 0;
@@ -175,13 +173,12 @@ OD_INLINE void add_entry(gather_state *state, const od_table *table, uint32_t ro
 }
 
 /* A job for the next `count` entries, or one for each where rows are concatenated. */
-OD_INLINE void add_jobs(gather_state *state, const od_lookup *lookup, float *out, uint32_t count,
-                        float scale) {
+OD_INLINE void add_jobs(gather_state *state, const od_lookup *lookup, float *out, uint32_t count) {
   uint32_t first = state->entry_count;
   if (__builtin_expect(lookup->fuse == OD_FUSE_CONCAT, 0))
     for (; count > 1; count--, first++, out += lookup->row_dim)
-      state->jobs[state->job_count++] = (job){lookup, out, first, 1, scale};
-  state->jobs[state->job_count++] = (job){lookup, out, first, count, scale};
+      state->jobs[state->job_count++] = (job){lookup, out, first, 1};
+  state->jobs[state->job_count++] = (job){lookup, out, first, count};
 }
 
 /* Rows of binary codes and full tables. */
@@ -223,8 +220,10 @@ static __attribute__((noinline)) void add_rare(gather_state *state, const od_loo
   float share = lookup->pooling == OD_POOL_MEAN ? 1.0f / (float)left : 1.0f;
   for (uint32_t i = 0; left; i++) {
     if (lookup->has_padding && ids[i] == lookup->padding) continue;
-    uint32_t count = od_rare_rows(lookup, ids[i], rows);
-    add_jobs(state, lookup, out, count ? count : lookup->block_count, --left ? 1.0f : share);
+    uint32_t count = od_rare_rows(lookup, ids[i], rows), first = state->job_count;
+    add_jobs(state, lookup, out, count ? count : lookup->block_count);
+    left--;
+    for (uint32_t j = first; j < state->job_count; j++) state->scales[j] = left ? 1.0f : share;
     for (uint32_t b = 0; b < count; b++) add_entry(state, lookup->table, rows[b]);
     if (!count) add_rows(state, lookup, ids[i]);
     flush_if_full(state);
@@ -244,7 +243,7 @@ OD_INLINE void add_vector(gather_state *state, const od_lookup *lookup, const in
       return;
     }
   }
-  add_jobs(state, lookup, out, lookup->block_count, 1);
+  add_jobs(state, lookup, out, lookup->block_count);
   add_rows(state, lookup, *ids);
   flush_if_full(state);
 }
@@ -258,8 +257,10 @@ static void gather(const od_gather *gathers, size_t count, size_t rows, od_fault
       const od_lookup *lookup = gathers[g].lookup;
       const int64_t *ids = gathers[g].ids + row * gathers[g].ids_step;
       float *out = gathers[g].out + row * gathers[g].out_step;
-      for (uint32_t i = 0; i < lookup->vectors_per_row; i++)
-        add_vector(&state, lookup, ids + (size_t)i * lookup->pooled, out + (size_t)i * lookup->dim);
+      for (uint32_t left = lookup->vectors_per_row; left; left--) {
+        add_vector(&state, lookup, ids, out);
+        ids += lookup->pooled, out += lookup->dim;
+      }
     }
   flush(&state);
 }

@@ -335,6 +335,7 @@ static od_status read_lookup(planner *p, const od_json *item, const char *table_
   if (lookup->has_padding) lookup->special |= OD_SPECIAL_PADDING;
   if (lookup->residues || head || lookup->fuse == OD_FUSE_MUL || lookup->pooling)
     lookup->special |= OD_SPECIAL_RARE;
+  lookup->fuse_as = lookup->special & OD_SPECIAL_RARE ? OD_FUSE_RARE : lookup->table->codec;
   return OD_OK;
 }
 

@@ -82,6 +82,17 @@ def test_inspect_counts_every_byte(path):
     assert user["widths"] == 5 * 12  # a group of 12 bytes for every 16 rows
     assert user["scales"] == 4 * 4
     assert result["file_bytes"] == path.stat().st_size
+    lookup = next(item for item in result["lookups"] if item["input"] == "user")
+    assert lookup == {
+        "input": "user",
+        "table": "user",
+        "scheme": "binary code",
+        "rows_per_id": 3,
+        "head": 0,
+        "fuse": "sum",
+        "pooling": "none",
+        "padding_id": 0,
+    }
     text = call("inspect", path).stdout
     assert result["sha256"] in text
     assert "payload B" in text

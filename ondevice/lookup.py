@@ -42,8 +42,10 @@ def look_up(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) -
     Rows are fused in order with float32 operations, and so are vectors that are pooled.
 
     Raises:
-        InputError: see table_rows.
+        InputError: see table_rows; or pooling of IDs without a sequence axis.
     """
+    if spec.pooling != "none" and ids.ndim < 2:
+        raise InputError(f"pooling needs IDs [rows, ..., length], got {list(ids.shape)}")
     vectors = _fused(spec, ids, read_rows)
     if spec.padding_id is not None:
         vectors[ids == spec.padding_id] = 0

@@ -79,7 +79,7 @@ def test_inspect_counts_every_byte(path):
     user = next(item for item in result["tables"] if item["name"] == "user")
     assert (user["rows"], user["dim"], user["codec"]) == (68, 4, "q8")
     assert user["payload"] == round(user["kept"] * 68)  # one byte a value, column scales
-    assert user["widths"] == 5 * 12  # a group of 12 bytes for every 16 rows
+    assert user["widths"] == 3 * 12  # a group of 12 bytes for every 32 rows (width codes of 2 bits)
     assert user["scales"] == 4 * 4
     assert result["file_bytes"] == path.stat().st_size
     lookup = next(item for item in result["lookups"] if item["input"] == "user")

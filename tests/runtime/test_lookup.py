@@ -162,6 +162,8 @@ def test_pooled_by_hand(spec):
     mean = look_up(replace(spec, pooling="mean"), ids, read)
     np.testing.assert_array_equal(mean, [total / 2, np.zeros(4), table[4]])
     assert look_up(replace(spec, pooling="mean"), ids[:0], read).shape == (0, 4)
+    with pytest.raises(InputError, match="pooling needs"):
+        look_up(replace(spec, pooling="sum"), ids[0], read)
 
 
 def test_kinds_have_the_names_of_the_literature():

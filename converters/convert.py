@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import nn
 
 import ondevice
-from ondevice.codecs import CODECS, Codec
+from ondevice.codecs import BITS, CODECS, Codec
 from ondevice.converters.absorb import absorb_rotations
 from ondevice.converters.arguments import DynamicAxes
 from ondevice.converters.calibration import calibrate
@@ -24,14 +24,16 @@ from ondevice.converters.dense_layers import DensePlan, LayerReport, check_float
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.emit_onnx import emit_onnx
 from ondevice.converters.emit_tflite import emit_tflite
-from ondevice.converters.graph import PackedModel
+from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.id_origins import InputIds, input_ids
 from ondevice.converters.merge import merge_lookups
 from ondevice.converters.model_card import model_card
 from ondevice.converters.pack import pack, pack_tables
 from ondevice.converters.probe import ANY, probe_inputs
+from ondevice.converters.progress import watched
 from ondevice.converters.report import ConversionReport
 from ondevice.converters.sources import Source, TorchSource
+from ondevice.converters.tflite_writer import check_file_size
 from ondevice.converters.verification import (
     TOLERANCE,
     Expected,
@@ -40,6 +42,7 @@ from ondevice.converters.verification import (
     main_score,
     verify_file,
 )
+from ondevice.converters.weights import Weights
 from ondevice.dense import DENSE_CODECS, DenseCodec
 from ondevice.errors import SpecError
 from ondevice.features import FeatureSpec
@@ -71,6 +74,7 @@ def convert(
     name: str = "model",
     validation: Validation | None = None,
     about: Mapping[str, str] | None = None,
+    weights: str | Path | None = None,
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
@@ -98,18 +102,28 @@ def convert(
         name: file name without suffix.
         validation: labelled rows; the AUC of the first output on them is reported.
         about: lines on the model and its data for the model card, text by label.
+        weights: safetensors files with the module's weights: one file, an index beside several,
+            or a folder with either. Tables are read from there row by row and never held in
+            memory; the module may be on the meta device, and is not changed.
 
     Raises:
-        UnsupportedError: a target cannot express the module; lists every operator.
+        UnsupportedError: a target cannot express the module, all operators are listed; or the
+            tables exceed TFLite's limit of 2 GB.
+        FileFormatError: the weights are damaged, or not those of the module.
         ParityError: a file differs from the module by more than its tolerance; nothing is left.
         SpecError: the settings or the example inputs are wrong.
         InputError: the validation rows do not fit the module.
     """
     _check_settings(targets, tables, dense)
     plan = DensePlan(dense, tuple(float_layers))
-    source = TorchSource(module, example_inputs, dynamic_axes)
+    files = None if weights is None else Weights(weights)
+    source = TorchSource(module, example_inputs, dynamic_axes, files)
     captured = source.capture()
     absorb_rotations(captured.model.graph)
+    if "tflite" in targets:
+        check_file_size(_code_bytes(captured, tables))
+    passes = 1 + len(targets) + (calibration is not None and dense == "q8")
+    captured = replace(captured, tables=watched(captured.tables, passes))
     packed_tables = pack_tables(captured, tables)
     packed = pack(captured, packed_tables)
     check_float_layers(packed, plan)
@@ -177,6 +191,17 @@ def _check_settings(targets: Sequence[str], tables: str, dense: str) -> None:
         faults.append(f"unknown dense codec {dense!r}; choose from {', '.join(DENSE_CODECS)}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
+
+
+def _code_bytes(captured: CapturedModel, codec: Codec) -> int:
+    """What the codes of all tables take at least, scales aside."""
+    values = {
+        lookup.table: lookup.spec.rows * lookup.spec.row_dim
+        if lookup.widths is None
+        else int(lookup.widths.sum(dtype=np.int64))
+        for lookup in captured.lookups
+    }
+    return sum(values.values()) * BITS[codec] // 8
 
 
 def _uses(packed: PackedModel, examples: Mapping[str, Array]) -> dict[str, InputIds]:

@@ -17,6 +17,8 @@ Array = npt.NDArray[Any]
 
 EXTREMES = (0, 1, 2, -1, 2**63 - 1, -(2**63), 2**31, 2**32, -(2**32) - 1)
 ANY = 2**63  # an ID limit that allows every pattern
+# Random IDs of an input in one batch: each makes the pages around its rows part of this process.
+UNSEEN = 32
 SEED = 20_210_902  # fixed, so that the same model converts to the same bytes
 
 
@@ -97,7 +99,8 @@ def _column(
     padding = use.padding[column]
     if padding is not None and low <= padding <= high:
         special += [padding] * 2
-    unseen = rng.integers(low, high, rows, dtype=np.int64, endpoint=True).astype(spec.dtype)
+    pool = rng.integers(low, high, UNSEEN, dtype=np.int64, endpoint=True)
+    unseen = rng.choice(pool, rows).astype(spec.dtype)
     values = np.where(kind < 0.25, unseen, values)
     chosen = rng.choice(np.array(special, dtype=np.int64), rows).astype(spec.dtype)
     return np.where(kind > 0.75, chosen, values)

@@ -52,6 +52,8 @@ class RowTensor(torch.Tensor):
                 found = None
             if isinstance(found, torch.Tensor) and found.dtype in (torch.int64, torch.int32):
                 return args[0]._look_up(func, place, found, args, kwargs)
+        if (parts := func.decompose(*args, **kwargs)) is not NotImplemented:
+            return parts  # of an operator made of others, which came here in turn
         whole = pytree.tree_map_only(RowTensor, RowTensor._whole, (args, kwargs))
         return func(*whole[0], **whole[1])
 

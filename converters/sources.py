@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ from ondevice.converters.capture import capture, evaluating, output_names
 from ondevice.converters.graph import CapturedModel
 from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.row_tensor import RowTensor
+from ondevice.converters.table_source import FileTable
+from ondevice.converters.weights import Weights
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -54,31 +57,41 @@ class TorchSource:
     kind = "torch"
 
     def __init__(
-        self, module: nn.Module, example_inputs: Any, axes: DynamicAxes | None = None
+        self,
+        module: nn.Module,
+        example_inputs: Any,
+        axes: DynamicAxes | None = None,
+        weights: Weights | None = None,
     ) -> None:
-        """Name the module's inputs and outputs.
+        """Name the module's inputs and outputs; with `weights`, take its tensors from there.
 
         Raises:
             SpecError: the example inputs do not fit.
             UnsupportedError: the module returns something else than rows.
+            FileFormatError: the weights are not those of the module.
         """
-        self._module, self._given, self._axes = module, example_inputs, axes or {}
-        self._arguments: Arguments = arguments_of(module, example_inputs, self._axes)
+        self._files = {} if weights is None else weights.tables(module)
+        self._in_files: dict[str, FileTable] = {}
+        self._module = module if weights is None else weights.filled(module)
+        self._given, self._axes = example_inputs, axes or {}
+        self._arguments: Arguments = arguments_of(self._module, example_inputs, self._axes)
         self.names = self._arguments.names
         self.examples = self._arguments.examples
-        self.outputs = output_names(module, self._arguments)
+        self.outputs = output_names(self._module, self._arguments)
 
     def capture(self) -> CapturedModel:
-        """See `ondevice.converters.capture.capture`."""
-        return capture(self._module, self._given, self._axes)
+        """See `ondevice.converters.capture.capture`; tables in files stay there."""
+        found = capture(self._module, self._given, self._axes)
+        self._in_files = {name: self._files[name] for name in found.tables if name in self._files}
+        return replace(found, tables={**found.tables, **self._in_files})
 
     def __call__(
         self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
     ) -> dict[str, FloatArray]:
         """Outputs float32 [batch, ...] by name; see Source."""
+        read: dict[str, FileTable | PackedTable] = {**self._in_files, **(tables or {})}
         stored: dict[str, torch.Tensor] = {
-            name: RowTensor(table.read, table.rows, table.dim)
-            for name, table in (tables or {}).items()
+            name: RowTensor(table.read, table.rows, table.dim) for name, table in read.items()
         }
         args, kwargs = self._arguments.replaced(values)
         with evaluating(self._module), torch.inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
 import re
 from collections.abc import Sequence
@@ -296,8 +297,10 @@ class TfliteWriter:
         payload = [*self._buffers, (np.frombuffer(info.encode(), np.uint8), TENSOR_ALIGNMENT)]
         total = sum(array.nbytes + alignment for array, alignment in payload)
         check_file_size(total)
-        # pages that nothing is written to take no memory, and the builder never has to grow
-        builder = flatbuffers.Builder(total + GRAPH_BYTES)
+        builder = flatbuffers.Builder(0)
+        # never has to grow; pages that nothing is written to take no memory
+        builder.Bytes = mmap.mmap(-1, total + GRAPH_BYTES)
+        builder.head = len(builder.Bytes)
         # a flatbuffer grows towards its start: data written first ends up behind the graph
         buffers = [_buffer(builder, array, alignment) for array, alignment in payload]
         _finish_model(builder, self, buffers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ VERSION = 2
 WEIGHTS = "model.safetensors"
 COUNTS = "counts.safetensors"
 CONFIG = "config.json"
+CHECKED_VALUES = 2**22  # at once
 _KEYS = {"format", "version", "weights_sha256", "counts_sha256", "model", "features", "extra"}
 
 
@@ -157,8 +159,9 @@ def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) ->
     try:
         actual = _digest(path)
         with safe_open(path, framework="pt", device="cpu") as file:
-            shapes = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            _check_shapes(path, {n: list(s.get_shape()) for n, s in shapes.items()}, expected)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: list(found.get_shape()) for name, found in slices.items()}
+            _check_shapes(path, shapes, expected)
             if actual != digest:
                 _refuse(path, f"its SHA-256 is {actual}, the configuration says {digest!r}")
             tensors = {name: file.get_tensor(name) for name in shapes}
@@ -171,7 +174,7 @@ def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) ->
     ]
     if wrong:
         _refuse(path, f"wrong dtypes: {', '.join(wrong)}")
-    if faults := _values_not_finite(tensors):
+    if faults := [name for name in tensors if not _finite_in(path, name, shapes[name])]:
         _refuse(path, f"values that are not finite in: {', '.join(faults)}")
     return tensors
 
@@ -227,6 +230,18 @@ def _check_masks(path: Path, model: ClickModel) -> None:
         low, high = (int(bound) for bound in torch.aminmax(mask.level_of_row))
         if low < 0 or high >= mask.levels:
             _refuse(path, f"field {name!r}: levels must be 0..{mask.levels - 1}")
+
+
+def _finite_in(path: Path, name: str, shape: list[int]) -> bool:
+    """Whether a tensor of a file is finite, with little of the file mapped at a time."""
+    rows = shape[0] if shape else 1
+    step = max(1, CHECKED_VALUES * rows // max(1, math.prod(shape)))
+    for start in range(0, rows, step):
+        with safe_open(path, framework="pt", device="cpu") as file:
+            part = file.get_slice(name)[start : start + step] if shape else file.get_tensor(name)
+            if part.is_floating_point() and not bool(torch.isfinite(part).all()):
+                return False
+    return True
 
 
 def _values_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

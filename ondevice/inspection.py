@@ -121,7 +121,7 @@ def native_table(name: str, table: RecordTable) -> TableBytes:
         name=name,
         rows=layout.rows,
         dim=layout.dim,
-        kept=float(table.widths().mean()),
+        kept=table.mean_width(),
         codec=layout.codec,
         scale_axis=layout.scale_axis,
         payload=table.records.size - TAIL_BYTES - row_scales,

@@ -173,6 +173,20 @@ class RecordTable:
         kept = layout.width_base + layout.width_step * codes.reshape(-1).astype(np.int64)
         return np.minimum(kept[: layout.rows], layout.dim)
 
+    def mean_width(self) -> float:
+        """Mean of `widths()`, from a part of the index at a time."""
+        layout = self.layout
+        if layout.width_step == 0:
+            return float(layout.width_base)
+        groups, total = self.index.reshape(-1, GROUP_BYTES), 0
+        step = COUNTED_ROWS // layout.group_rows
+        for first in range(0, len(groups), step):
+            _, codes = _split_groups(groups[first : first + step], layout)
+            kept = layout.width_base + layout.width_step * codes.reshape(-1).astype(np.int64)
+            rows = layout.rows - first * layout.group_rows
+            total += int(np.minimum(kept[:rows], layout.dim).sum())
+        return total / layout.rows
+
     def read(self, rows: npt.NDArray[np.int64]) -> FloatArray:
         """Dequantised rows: int64 [...] row numbers, all in range -> float32 [..., dim].
 

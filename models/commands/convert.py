@@ -20,7 +20,7 @@ from ondevice.converters.report import report_text
 from ondevice.converters.verification import Validation
 from ondevice.dense import DENSE_CODECS
 from ondevice.errors import FileFormatError, InputError
-from ondevice.models.checkpoint import Checkpoint, load_checkpoint
+from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
@@ -136,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         validation=validation,
         about=lines,
+        weights=args.checkpoint / WEIGHTS if model is checkpoint.model else None,
     )
     print(report_text(report))  # noqa: T201
     if args.json is not None:

@@ -99,9 +99,9 @@ def test_sharded_weights_fill_a_module_without_memory(tmp_path):
         save_file({name: state[name] for name in names}, tmp_path / shard)
     index = {"weight_map": {name: shard for shard, names in shards.items() for name in names}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    convert(source, EXAMPLE, tmp_path / "memory")
+    convert(source, EXAMPLE, tmp_path / "memory", targets=["odm"])
     empty = plain("meta")
-    convert(empty, EXAMPLE, tmp_path / "files", weights=tmp_path)
+    convert(empty, EXAMPLE, tmp_path / "files", targets=["odm"], weights=tmp_path)
     assert files(tmp_path / "files")["model.odm"] == files(tmp_path / "memory")["model.odm"]
     assert all(value.is_meta for value in empty.state_dict().values())  # as it came
 
@@ -122,7 +122,8 @@ class Tied(nn.Module):
 def test_one_table_under_two_names_is_stored_once(tmp_path):
     module = Tied()
     save_file({"first.weight": module.first.weight.detach()}, tmp_path / "w.safetensors")
-    report = convert(module, EXAMPLE, tmp_path / "out", weights=tmp_path / "w.safetensors")
+    weights = tmp_path / "w.safetensors"
+    report = convert(module, EXAMPLE, tmp_path / "out", targets=["odm"], weights=weights)
     assert report.targets["odm"].max_difference <= 1e-6
     assert module.first.weight is module.second.weight
 

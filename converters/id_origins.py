@@ -41,12 +41,14 @@ class InputIds:
         added: whether anything is added to the IDs, so that a table does not notice a wrong one.
         lowest: the lowest ID that the lookups accept, at most 0.
         padding: per element: its lookup's padding ID, or None.
+        heads: per element: below which ID values own rows; 0 where none does.
     """
 
     limits: Array
     added: bool
     lowest: int
     padding: list[int | None]
+    heads: list[int]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def input_ids(
     added = np.zeros(tracer.size, bool)
     lowest = np.zeros(tracer.size, dtype=object)
     padding: list[int | None] = [None] * tracer.size
+    heads = [0] * tracer.size
     for lookup in lookups:
         found = tracer.values.get(lookup.node.inputs[0])
         if not isinstance(found, _Places):
@@ -88,6 +91,8 @@ def input_ids(
             lowest[at] = max(lowest[at], -int(plus)) if lowest[at] else -int(plus)
             if spec.padding_id is not None:
                 padding[at] = int(spec.padding_id - plus)
+            if spec.head:
+                heads[at] = int(spec.head - plus)
     limits[tracer.computed & (limits == 2**63)] = -1
     limits[limits == -2] = -1
     out = {}
@@ -96,7 +101,11 @@ def input_ids(
         width = int(np.prod(shape[1:], dtype=int))
         part = slice(start, start + width)
         out[name] = InputIds(
-            limits[part], bool(added[part].any()), int(max(lowest[part], default=0)), padding[part]
+            limits[part],
+            bool(added[part].any()),
+            int(max(lowest[part], default=0)),
+            padding[part],
+            heads[part],
         )
     return out
 

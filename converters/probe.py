@@ -31,9 +31,10 @@ def probe_inputs(
 ) -> dict[str, Array]:
     """Values by input name, `rows` of them, of the inputs' types.
 
-    An element that is an ID takes extreme, padding, random and example IDs in turn; with a limit,
-    legal ones alone. Every other element takes the example's values, which the network may rely
-    on (a length, a mask, a price); numbers also ones between their least and their greatest.
+    An element that is an ID takes extreme, padding, random and example IDs in turn, and those at
+    the border of a head; with a limit, legal ones alone. Every other element takes the example's
+    values, which the network may rely on (a length, a mask, a price); numbers also ones between
+    their least and their greatest.
 
     Args:
         inputs: the inputs.
@@ -99,6 +100,8 @@ def _column(
     padding = use.padding[column]
     if padding is not None and low <= padding <= high:
         special += [padding] * 2
+    if head := use.heads[column]:  # the last ID with a row of its own, and the first without
+        special += [one for one in (head - 1, head) if low <= one <= high]
     pool = rng.integers(low, high, UNSEEN, dtype=np.int64, endpoint=True)
     unseen = rng.choice(pool, rows).astype(spec.dtype)
     values = np.where(kind < 0.25, unseen, values)

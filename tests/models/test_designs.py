@@ -99,6 +99,8 @@ def test_every_scheme_trains_is_saved_loaded_and_converted(tmp_path):
         assert torch.equal(loaded(inputs), expected)
     report = convert(loaded, (inputs,), tmp_path / "files", tables="f32")
     assert max(item.max_difference for item in report.targets.values()) < 1e-5
+    travelling = ondevice.load(tmp_path / "files" / "model.odm").info.vectors.inputs["hybrid_code"]
+    assert {0, 24, 25} <= set(travelling.tolist())  # padding, and both sides of the head's border
     for target in ("odm", "onnx", "tflite"):
         scores = ondevice.load(tmp_path / "files" / f"model.{target}").predict(
             {name: values[:200] for name, values in second.ids.items()}

@@ -320,6 +320,8 @@ def _pack_rows(table: QuantTable, lengths: npt.NDArray[np.int64], group_rows: in
     unit = min(BITS[table.codec], 8)
     units = _units(table, unit)
     counts = lengths // unit
+    if unit == 8 and (counts == counts[0]).all():
+        return units[:, : int(counts[0])].reshape(-1)
     fill = 8 // unit - 1  # units of zeros that a group's last record may need
     longest = int(counts.max()) + fill
     units = np.pad(units[:, :longest], ((0, 0), (0, max(0, longest - units.shape[1]))))

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from ondevice.models import TrainConfig, attach_masks, evaluate, train
+from ondevice.models import TrainConfig, evaluate
 from ondevice.models.data import DATASETS, open_log
 from ondevice.models.experiment import Experiment, train_full
+from ondevice.models.fitting import FitConfig, fit
+from ondevice.models.widths import Widths
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data", choices=DATASETS, default="synthetic")
@@ -28,12 +30,9 @@ rows = []
 for seed in args.seeds:
     config = TrainConfig(epochs=6, batch=4096, learning_rate=2e-3, patience=1, seed=seed)
     full = train_full(log, replace(Experiment(), training=config))
-    attach_masks(full.model, full.splits.train)
-    # patience beyond the epochs: the widths need time, the best epoch's are kept
-    settings = replace(
-        config, epochs=args.mask_epochs, patience=args.mask_epochs, width_penalty=args.penalty
-    )
-    history = train(full.model, full.splits.train, full.splits.validation, settings)
+    widths = Widths("amtl", penalty=args.penalty, epochs=args.mask_epochs)
+    fitted = fit(full.model, full.splits, FitConfig(config, widths), trained=True)
+    history = fitted.phases["widths"]
     masks = full.model.masks().values()
     kept = sum(int(m.widths().sum()) for m in masks) / sum(m.rows * m.dim for m in masks)
     masked = evaluate(full.model, full.splits.test).auc

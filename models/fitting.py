@@ -121,7 +121,10 @@ def fit(
         settings = replace(training, epochs=widths.epochs, patience=widths.epochs)
         if widths.method == "amtl":
             attach_masks(model, splits.train, counts=fitted.counts)
-            run("widths", replace(settings, width_penalty=widths.penalty))
+            priced = replace(
+                settings, width_penalty=widths.penalty, width_tolerance=widths.tolerance
+            )
+            run("widths", priced)
         else:
             attach_thresholds(model)
             run("widths", settings)

@@ -132,7 +132,9 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
     experiment = Experiment(
         design=Design(tables.dim, tables.small, tables.ratio, cast(Sharing, tables.scheme)),
         network=_section(data, "network", base.network),
-        training=_section(data, "training", base.training, without=("width_penalty",)),
+        training=_section(
+            data, "training", base.training, without=("width_penalty", "width_tolerance")
+        ),
         widths=_section(data, "widths", base.widths),
         rounding=_section(data, "rounding", Rounding()) if "rounding" in data else None,
         numeric=_section(data, "numeric", base.numeric),

@@ -53,6 +53,8 @@ class TrainConfig:
         sparse_from: see `table_optimizer`.
         weight_decay: L2 penalty of the network's (not the tables') parameters.
         patience: stop after this many epochs without a better validation AUC.
+        width_tolerance: validation AUC that may be lost for narrower rows: of the epochs within it
+            of the best one, the narrowest is kept (0: the best one).
         width_penalty: lambda of the optional penalty lambda * (expected width per masked row).
         seed: fixes the order of impressions and the dropout; with the same thread count and
             initial weights, the result repeats exactly.
@@ -69,6 +71,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     patience: int = 2
     width_penalty: float = 0.0
+    width_tolerance: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,8 +84,8 @@ class TrainConfig:
             faults.append(f"learning_rate must be positive, got {self.learning_rate}")
         if self.patience < 1:
             faults.append(f"patience must be at least 1, got {self.patience}")
-        if not (self.width_penalty >= 0 and self.weight_decay >= 0):
-            faults.append("width_penalty and weight_decay must not be negative")
+        if not min(self.width_penalty, self.width_tolerance, self.weight_decay) >= 0:
+            faults.append("width_penalty, width_tolerance, weight_decay must not be negative")
         if self.table_optimizer not in ("auto", "adam", "sparse_adam"):
             faults.append(f"unknown table_optimizer {self.table_optimizer!r}")
         if faults:
@@ -113,15 +116,34 @@ class Epoch:
 
 @dataclass
 class History:
-    """What happened; the model holds the weights of `best`, the highest validation AUC."""
+    """What happened; the model holds the weights of `best`: the highest validation AUC, or within
+    TrainConfig.width_tolerance of it the narrowest rows.
+    """
 
     epochs: list[Epoch] = field(default_factory=list)
     interrupted: bool = False
+    kept: Epoch | None = None
 
     @property
     def best(self) -> Epoch:
         """The epoch whose weights the model holds."""
-        return max(self.epochs, key=lambda epoch: epoch.validation.auc)
+        if self.kept is None:
+            raise SpecError("training had no whole epoch, so there is no best one")
+        return self.kept
+
+    def add(self, epoch: Epoch, tolerance: float) -> bool:
+        """Append an epoch; whether its weights are the ones to keep."""
+        self.epochs.append(epoch)
+        floor = max(item.validation.auc for item in self.epochs) - tolerance
+        kept, better = self.kept, epoch.validation.auc >= floor
+        if better and kept is not None and kept.validation.auc >= floor:
+            if tolerance and epoch.mean_width is not None and kept.mean_width is not None:
+                better = epoch.mean_width < kept.mean_width
+            else:
+                better = epoch.validation.auc > kept.validation.auc
+        if better:
+            self.kept = epoch
+        return better
 
 
 def train(
@@ -165,8 +187,7 @@ def train(
                 epoch = _epoch(
                     model, data, validation, optimizers, learner, config, number, progress
                 )
-                history.epochs.append(epoch)
-                if history.best is epoch:
+                if history.add(epoch, config.width_tolerance):
                     best_state = copy.deepcopy(model.state_dict())
                 elif number - history.best.number >= config.patience:
                     break

@@ -40,6 +40,8 @@ class Widths:
         keep: "frequency" and "prune": share of all dimensions that is kept.
         alpha: "frequency": the exponent; 0 gives every row the same width.
         penalty: "amtl": price of a kept dimension, lambda * mean width is added to the loss.
+        tolerance: "amtl": validation AUC that may be lost for narrower rows: of the epochs within
+            it of the best one, the narrowest is kept.
         epochs: "amtl": how long to learn widths, at most. "prune": how long to learn thresholds.
 
     Raises:
@@ -50,6 +52,7 @@ class Widths:
     keep: float = 0.4
     alpha: float = 0.3
     penalty: float = 0.001
+    tolerance: float = 0.0
     epochs: int = 2
 
     def __post_init__(self) -> None:
@@ -62,6 +65,8 @@ class Widths:
             faults.append(f"alpha must be 0..10, got {self.alpha}")
         if not 0 <= self.penalty < math.inf:
             faults.append(f"penalty must not be negative, got {self.penalty}")
+        if not 0 <= self.tolerance < 1:
+            faults.append(f"tolerance must be 0 or more and below 1, got {self.tolerance}")
         if self.epochs < 1:
             faults.append(f"epochs must be at least 1, got {self.epochs}")
         if faults:

@@ -13,20 +13,26 @@ import pytest
 import torch
 from torch_helpers import make_log, planted_log
 
+from ondevice.cli import main
+from ondevice.codecs import CODECS
 from ondevice.errors import DataError, InputError, SpecError
 from ondevice.models import (
     BinaryCodeEmbedding,
     ClickModel,
     FullEmbedding,
+    History,
+    Metrics,
     NetworkConfig,
     TrainConfig,
     TrainingError,
     attach_masks,
     evaluate,
+    load_checkpoint,
     predict,
     row_counts,
     train,
 )
+from ondevice.models.trainer import Epoch
 
 TRAIN, VALIDATION, TEST = (
     planted_log(count, seed) for count, seed in ((6000, 1), (2000, 2), (2000, 3))
@@ -143,6 +149,16 @@ def test_early_stopping_restores_the_best_weights():
     assert scores[best] > scores[-1]
 
 
+def test_the_narrowest_epoch_within_the_tolerance_is_kept():
+    points = [(0.80, 16.0), (0.795, 9.0), (0.792, 5.0), (0.799, 7.0), (0.81, 8.0), (0.803, 4.0)]
+    for tolerance, expected in ((0.0, [1, 5]), (0.006, [1, 2, 4, 5]), (0.01, [1, 2, 3, 5, 6])):
+        history, kept = History(), []
+        for number, (auc, width) in enumerate(points, 1):
+            if history.add(Epoch(number, 0.5, Metrics(auc, 0.5), width, 1.0, 1.0), tolerance):
+                kept.append(number)
+        assert kept == expected and history.best.number == kept[-1]
+
+
 def test_metrics_by_hand():
     """AUC: clicks outrank 3 of 4 pairs; log loss: mean of -ln(p of what happened)."""
     model = ClickModel({"a": FullEmbedding(6, 1)}, ())
@@ -198,6 +214,28 @@ def test_ctrl_c_keeps_the_best_weights_so_far():
     model.presses = 10
     with pytest.raises(KeyboardInterrupt):
         train(model, TRAIN, VALIDATION, settings, progress=False)
+
+
+def test_ctrl_c_in_the_command_saves_the_best_weights_and_says_so(tmp_path, monkeypatch, capsys):
+    steps = [0]
+    forward = ClickModel.forward_logits
+
+    def pressed(self, ids, levels=None):
+        steps[0] += self.training
+        if self.training and steps[0] == 15:  # in the second epoch
+            raise KeyboardInterrupt
+        return forward(self, ids, levels)
+
+    monkeypatch.setattr(ClickModel, "forward_logits", pressed)
+    out = tmp_path / "checkpoint"
+    options = ["--max-rows", "2500", "--batch", "200", "--epochs", "9", "--round", "q4"]
+    assert main(["train", "dnn", *options, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "interrupted: these are the best weights so far" in said.err
+    assert "saved in" in said.out and "after 1 epochs" in said.out
+    saved = load_checkpoint(out)
+    assert {item["codec"] for item in saved.extra["codecs"]} == set(CODECS)
+    assert set(saved.counts) == set(saved.model.fields)
 
 
 def test_no_bar_without_a_terminal(capsys):
@@ -268,6 +306,7 @@ def test_unusable_logs_are_refused():
         {"learning_rate": float("nan")},
         {"patience": 0},
         {"width_penalty": -1.0},
+        {"width_tolerance": -1.0},
         {"weight_decay": -1.0},
         {"table_optimizer": "sgd"},
     ],

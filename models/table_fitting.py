@@ -59,10 +59,19 @@ class RotatedEmbedding(Embedding):
         """Width of a vector."""
         return int(self.rotation.shape[1])
 
-    def forward(self, ids: Tensor, pooling: Pooling | None = None) -> Tensor:
-        """Vectors float32 [..., dim]; see Embedding.forward."""
-        vectors: Tensor = super().forward(ids, pooling)
-        return vectors @ self.rotation
+    def finish(
+        self,
+        values: Tensor,
+        rows: Tensor,
+        absent: Tensor | None,
+        padding: Tensor | None,
+        pooling: Pooling,
+    ) -> Tensor:
+        """Vectors float32 [..., dim]; see Embedding.finish. Tables read jointly end here too."""
+        return super().finish(values, rows, absent, padding, pooling) @ self.rotation
+
+    def _export(self, ids: Tensor, spec: LookupSpec) -> Tensor:
+        return super()._export(ids, spec) @ self.rotation
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Models of the native format built by hand, for tests of the native engine."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ondevice.codecs import quantise
@@ -8,7 +10,13 @@ from ondevice.info import InputSpec, ModelInfo
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
 from ondevice.records import pack_records
-from ondevice.spec import full_spec
+from ondevice.spec import (
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
 
 
 def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None):
@@ -63,6 +71,24 @@ def random_table(spec, codec, rng, *, truncated, axis=None):
     widths = rng.integers(0, spec.row_dim + 1, spec.rows) if truncated else None
     axis = axis if codec in ("q8", "q4", "q2") else None
     return quantise(values, codec, widths=widths, scale_axis=axis)
+
+
+def write_hybrids(path):
+    """Hashes, a head, a product and pooling in one small file."""
+    specs = {
+        "hash": hashing_spec(9, 2, padding_id=0, head=3),
+        "code": binary_code_spec(4, code_bits=6, t=3, fuse="concat", padding_id=0, head=2),
+        "product": quotient_remainder_spec(30, 2, remainders=5, fuse="mul", padding_id=1),
+        "hashes": replace(multi_hash_spec(5, 3, fuse="mean", padding_id=0), pooling="mean"),
+    }
+    rng = np.random.default_rng(5)
+    tables = {name: random_table(spec, "q8", rng, truncated=True) for name, spec in specs.items()}
+    join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
+    shapes = {"hashes": ("batch", 3)}
+    write_model(path, specs, tables, [join], {}, ["x"], shapes=shapes)
+    ids = {name: np.array([1, 3, 4, -2]) for name in specs}
+    ids["hashes"] = np.array([[1, 0, 5], [0, 0, 0], [-7, 2, 2**62], [4, 4, 4]])
+    return ids
 
 
 def dense_node(name, source, weight, bias, codec, weights, *, relu=False):

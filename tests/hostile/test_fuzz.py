@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from native_helpers import write_narrow
+from native_helpers import write_hybrids, write_narrow
 from runtime_helpers import write_small_model
 
 import ondevice
@@ -22,6 +22,7 @@ def test_fuzz_open_and_run(tmp_path):
     corpus.mkdir()
     write_small_model(corpus / "small.odm", vectors=False)
     write_narrow(corpus / "narrow.odm")
+    write_hybrids(corpus / "hybrids.odm")
     for fixture in HERE.glob("*.odm"):
         shutil.copy(fixture, corpus)
     sources = sorted(str(p) for p in NATIVE.glob("*.c") if p.name != "module.c")

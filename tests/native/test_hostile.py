@@ -3,11 +3,10 @@
 import json
 import os
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from native_helpers import random_table, write_model, write_narrow
+from native_helpers import write_hybrids, write_narrow
 from runtime_helpers import write_small_model
 
 import ondevice
@@ -15,13 +14,6 @@ from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
 from ondevice.odm import open_odm
-from ondevice.plan import Node
-from ondevice.spec import (
-    binary_code_spec,
-    hashing_spec,
-    multi_hash_spec,
-    quotient_remainder_spec,
-)
 
 pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
 IDS = {name: np.array([1, 3, 4, 2], dtype=np.int64) for name in ("user", "colour", "slot")}
@@ -78,24 +70,6 @@ def rewritten(data, change):
     head = len(text).to_bytes(8, "little") + text
     body[:4] = zlib.crc32(head).to_bytes(4, "little")
     return head + bytes(body)
-
-
-def write_hybrids(path):
-    """Hashes, a head, a product and pooling in one small file."""
-    specs = {
-        "hash": hashing_spec(9, 2, padding_id=0, head=3),
-        "code": binary_code_spec(4, code_bits=6, t=3, fuse="concat", padding_id=0, head=2),
-        "product": quotient_remainder_spec(30, 2, remainders=5, fuse="mul", padding_id=1),
-        "hashes": replace(multi_hash_spec(5, 3, fuse="mean", padding_id=0), pooling="mean"),
-    }
-    rng = np.random.default_rng(5)
-    tables = {name: random_table(spec, "q8", rng, truncated=True) for name, spec in specs.items()}
-    join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
-    shapes = {"hashes": ("batch", 3)}
-    write_model(path, specs, tables, [join], {}, ["x"], shapes=shapes)
-    ids = {name: np.array([1, 3, 4, -2]) for name in specs}
-    ids["hashes"] = np.array([[1, 0, 5], [0, 0, 0], [-7, 2, 2**62], [4, 4, 4]])
-    return ids
 
 
 def leaves(value, path=()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,12 @@ BATCH = 1024
 Array = npt.NDArray[np.int64]
 
 
-def calibrate(packed: PackedModel, info: ModelInfo, rows: Mapping[str, Array]) -> dict[str, Range]:
+def calibrate(
+    packed: PackedModel,
+    info: ModelInfo,
+    rows: Mapping[str, Array],
+    probes: Sequence[Mapping[str, Array]],
+) -> dict[str, Range]:
     """Ranges of every dense layer's input ("NAME.input") and output ("NAME"), 0 included.
 
     The model runs with float32 layers in the numpy engine, as a native file in a temporary place.
@@ -32,6 +37,7 @@ def calibrate(packed: PackedModel, info: ModelInfo, rows: Mapping[str, Array]) -
         packed: the model.
         info: its description.
         rows: IDs by input name, int64 [rows, ...].
+        probes: further requests, so that unseen and extreme IDs stay within the ranges too.
 
     Raises:
         UnsupportedError: the native format lacks an operator of the model.
@@ -50,8 +56,10 @@ def calibrate(packed: PackedModel, info: ModelInfo, rows: Mapping[str, Array]) -
         opened = open_odm(path)
         engine = NumpyEngine(opened)
         layers = [node for node in opened.plan.nodes if node.op == DENSE]
-        for start in range(0, count, BATCH):
-            values = engine.values({name: rows[name][start : start + BATCH] for name in names})
+        starts = range(0, count, BATCH)
+        batches = [{name: rows[name][i : i + BATCH] for name in names} for i in starts]
+        for batch in (*batches, *probes):
+            values = engine.values(batch)
             for node in layers:
                 _widen(ranges, f"{node.outputs[0]}.input", values[node.inputs[0]])
                 _widen(ranges, node.outputs[0], values[node.outputs[0]])

@@ -51,7 +51,8 @@ from ondevice.info import InputSpec, ModelInfo, TestVectors
 TARGETS = ("odm", "onnx", "tflite")
 # Largest |probability difference| allowed by the codec of the dense layers, which the torch module
 # does not round: f16 weights, and int8 weights with int8 activations (choices of this project).
-DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 2e-3, "q8": 2e-2}
+# Measured on networks trained on MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
+DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
 VECTOR_ROWS = 64
 
@@ -93,9 +94,9 @@ def convert(
             channel, and int8 activations); each has its tolerance, DENSE_TOLERANCE.
         float_layers: module paths of dense layers that stay float32, such as "tower.4"; "tower"
             covers all layers below it.
-        calibration: IDs by input name, int64 [rows, ...], ordinary ones: activations of q8 layers
-            in .onnx and .tflite are then quantised by the ranges seen on these rows. Without it,
-            and always in .odm, they are quantised dynamically.
+        calibration: IDs by input name, int64 [rows, ...], ordinary ones, a thousand or more:
+            activations of q8 layers in .onnx and .tflite are then quantised by the ranges seen on
+            them (and on unseen and extreme IDs). Without it, and always in .odm, dynamically.
         features: how raw values become IDs, stored in every file.
         dynamic_axes: axes of free size beside the batch, such as a history's length:
             {"history": {1: "steps"}}.
@@ -149,7 +150,7 @@ def convert(
         made_by=_versions(),
     )
     if calibration is not None and dense == "q8":
-        plan = replace(plan, ranges=calibrate(packed, info, calibration))
+        plan = replace(plan, ranges=calibrate(packed, info, calibration, batches))
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:

@@ -52,7 +52,8 @@ def emit_tflite(
     lookups = {lookup.node: lookup for lookup in packed.lookups}
     tables: dict[str, TfliteTable] = {}
     layers = find_dense_layers(graph, plan)
-    dense, layer_of = DenseWriter(writer), nodes_of([x for x in layers if x.codec != "f32"])
+    quantised = [layer for layer in layers if layer.codec != "f32"]
+    dense, layer_of = DenseWriter(writer, quantised), nodes_of(quantised)
     faults = []
     for node in graph:
         try:

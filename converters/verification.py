@@ -178,7 +178,7 @@ def _checked_difference(
 ) -> float:
     found = difference(got, right)
     if not found <= tolerance:  # also catches NaN
-        hint = "" if tolerance <= TOLERANCE else "; keep layers exact by --float-layers"
+        hint = "" if tolerance <= TOLERANCE else "; try --float-layers, or calibrate with more rows"
         raise ParityError(
             f"{file.name}: probabilities differ from the torch module by "
             f"{found:.3g} in {model.runner.runtime}, more than {tolerance:g}; "

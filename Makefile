@@ -17,7 +17,8 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	rm -rf build/legacy
-	ONDEVICE_LEGACY_DIR=build/legacy $(VENV)/bin/python -m pytest --ignore tests/legacy
+	mkdir -p build/legacy
+	ONDEVICE_LEGACY_DIR=build/legacy $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/legacy
 	$(MAKE) --no-print-directory test-legacy
 
 ifeq ($(HAS_LEGACY),1)

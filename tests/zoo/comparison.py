@@ -15,8 +15,10 @@ from zoo.click_log import Log, make_log
 import ondevice
 from ondevice.converters import convert
 from ondevice.converters.arguments import arguments_of
+from ondevice.converters.packed_table import PackedTable, pack_table
 from ondevice.converters.report import ConversionReport
 from ondevice.converters.sources import TorchSource
+from ondevice.converters.table_source import ArrayTable
 
 NETWORKS = (*matrix_networks.NETWORKS, *field_networks.NETWORKS, *sequence_networks.NETWORKS)
 ENGINES = {
@@ -26,7 +28,7 @@ ENGINES = {
     "LiteRT": ("tflite", "tflite"),
 }
 TOLERANCE = 1e-5  # of a click probability, with float tables
-ROWS, BATCH, EPOCHS = 16_384, 256, 2
+ROWS, BATCH, EPOCHS = 8192, 256, 3
 HELD_OUT = 4096
 BATCHES = (1, 3, 250)
 
@@ -107,6 +109,12 @@ def differences(trained: Trained, folder: Path) -> dict[str, float]:
                 largest = max(largest, float(np.abs(got[output] - right).max()))
         found[name] = largest
     return found
+
+
+def quantised(module: nn.Module, name: str, codec: str) -> PackedTable:
+    """One of a module's tables as a file stores it."""
+    state = dict(module.named_parameters(remove_duplicate=False))
+    return pack_table(ArrayTable(state[name].detach().numpy()), codec, None)
 
 
 def first_score(outputs: object) -> np.ndarray:

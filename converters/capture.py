@@ -48,8 +48,8 @@ def capture(
     arguments = arguments_of(module, example_inputs, axes)
     model = _export(module, arguments, axes)
     outputs = output_names(module, arguments)
-    _name_inputs(model.graph, arguments.names)
-    _name_outputs(model.graph, outputs)
+    name_inputs(model.graph, arguments.names)
+    name_outputs(model.graph, outputs)
     # only a parameter or a buffer can be set to the values that a file stores, and compared
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers())
     own = {name for name, _ in named}
@@ -154,7 +154,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _name_inputs(graph: ir.Graph, names: Sequence[str]) -> None:
+def name_inputs(graph: ir.Graph, names: Sequence[str]) -> None:
     """Give the inputs their names, types that a model file takes, and no value inside a clash."""
     for value, name in zip(graph.inputs, names, strict=True):
         value.name = name
@@ -180,7 +180,7 @@ def _carried(dtype: ir.DataType | None) -> ir.DataType | None:
     return ir.DataType.FLOAT if dtype.is_floating_point() else ir.DataType.INT64
 
 
-def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+def name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
     """Make the outputs float32 values with names of their own."""
     if len(names) != len(graph.outputs):
         raise UnsupportedError(

@@ -28,6 +28,7 @@ from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.id_origins import InputIds, input_ids
 from ondevice.converters.merge import merge_lookups
 from ondevice.converters.model_card import model_card
+from ondevice.converters.onnx_source import OnnxSource
 from ondevice.converters.pack import pack, pack_tables
 from ondevice.converters.probe import ANY, probe_inputs
 from ondevice.converters.progress import watched
@@ -61,7 +62,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def convert(
-    module: nn.Module,
+    module: nn.Module | str | Path,
     example_inputs: Any,
     out_dir: str | Path,
     *,
@@ -84,9 +85,10 @@ def convert(
     Args:
         module: any module that `torch.onnx.export` can export. It takes IDs and numbers as
             tensors [batch, ...], one or several, or dictionaries or lists of them, and returns
-            one or several tensors [batch, ...].
+            one or several tensors [batch, ...]. Or the path of an .onnx file.
         example_inputs: its arguments: a few ordinary rows, at least 2; a tuple of positional
-            arguments, a dictionary, or a single tensor. Keys and parameters name the inputs.
+            arguments, a dictionary, or a single tensor. Keys and parameters name the inputs. For an
+            .onnx file: arrays by input name, or None for random ones.
         out_dir: folder for `name`.odm, `name`.onnx (with `name`.onnx.data) and `name`.tflite.
         targets: which of "odm", "onnx", "tflite" to write.
         tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32".
@@ -117,8 +119,7 @@ def convert(
     """
     _check_settings(targets, tables, dense)
     plan = DensePlan(dense, tuple(float_layers))
-    files = None if weights is None else Weights(weights)
-    source = TorchSource(module, example_inputs, dynamic_axes, files)
+    source = _source(module, example_inputs, dynamic_axes, weights)
     captured = source.capture()
     absorb_rotations(captured.model.graph)
     if "tflite" in targets:
@@ -203,6 +204,24 @@ def _code_bytes(captured: CapturedModel, codec: Codec) -> int:
         for lookup in captured.lookups
     }
     return sum(values.values()) * BITS[codec] // 8
+
+
+def _source(
+    module: nn.Module | str | Path,
+    example_inputs: Any,
+    dynamic_axes: DynamicAxes | None,
+    weights: str | Path | None,
+) -> Source:
+    if isinstance(module, nn.Module):
+        files = None if weights is None else Weights(weights)
+        return TorchSource(module, example_inputs, dynamic_axes, files)
+    if weights is not None:
+        raise SpecError("an .onnx file has weights of its own; give none")
+    if dynamic_axes is not None:
+        raise SpecError("dynamic axes of an .onnx file are those of its inputs; name none")
+    if example_inputs is not None and not isinstance(example_inputs, Mapping):
+        raise SpecError("example inputs of an .onnx file are a dictionary of arrays by input name")
+    return OnnxSource(Path(module), example_inputs)
 
 
 def _uses(packed: PackedModel, examples: Mapping[str, Array]) -> dict[str, InputIds]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.converters.graph import PackedLookup
+from ondevice.converters.graph import CapturedLookup, PackedLookup
 from ondevice.errors import InputError
 from ondevice.ops import OPERATORS, apply
 
@@ -60,7 +60,9 @@ class _Places:
 
 
 def input_ids(
-    graph: ir.Graph, lookups: Sequence[PackedLookup], shapes: Mapping[str, Sequence[int]]
+    graph: ir.Graph,
+    lookups: Sequence[PackedLookup] | Sequence[CapturedLookup],
+    shapes: Mapping[str, Sequence[int]],
 ) -> dict[str, InputIds]:
     """What every input's elements are used for.
 

@@ -1,4 +1,4 @@
-"""`ondevice convert`: write a checkpoint as .odm, .onnx and .tflite, each verified."""
+"""`ondevice convert`: write a model as .odm, .onnx and .tflite, each verified."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ondevice.atomic import atomic_path
 from ondevice.codecs import CODECS
 from ondevice.converters import convert
 from ondevice.converters.convert import TARGETS
-from ondevice.converters.report import report_text
+from ondevice.converters.report import ConversionReport, report_text
+from ondevice.converters.user_module import example_tensors, load_arrays, load_module
 from ondevice.converters.verification import Validation
 from ondevice.dense import DENSE_CODECS
 from ondevice.errors import FileFormatError, InputError
@@ -39,6 +40,8 @@ BEFORE = "AUC on the validation rows before tables were fitted"
 EPILOG = """examples:
   ondevice convert checkpoint --out models
   ondevice convert checkpoint --out models --tables q4 --dense q8 --targets odm
+  ondevice convert mine.onnx --out models
+  ondevice convert mypackage.net:make --weights net.safetensors --example rows.npz --out models
   ondevice convert checkpoint --out models --dense q8 --float-layers network.4
   ondevice convert checkpoint --out models --dense q8 --calibration rows.csv
   ondevice convert checkpoint --out models --width-error 0.2 --data ml1m --path ml-1m
@@ -53,7 +56,16 @@ validation split of a data set, the AUC of every file is measured too."""
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="folder written by ondevice train")
+    parser.add_argument(
+        "model",
+        help="a folder written by ondevice train, an .onnx file, or package.module:factory",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the factory's weights, .safetensors"
+    )
+    parser.add_argument(
+        "--example", type=Path, metavar="FILE", help="a few rows of every input, .npz"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model files")
     parser.add_argument(
         "--tables", choices=CODECS, default="q8", help="codec of the tables (default: q8)"
@@ -105,7 +117,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was written."""
-    checkpoint = load_checkpoint(args.checkpoint)
+    if ":" in args.model or args.model.lower().endswith(".onnx"):
+        return _finish(args, _other_model(args))
+    folder = Path(args.model)
+    if args.weights is not None or args.example is not None:
+        raise InputError("--weights and --example go with package.module:factory or an .onnx file")
+    checkpoint = load_checkpoint(folder)
     log = None if args.data is None else open_source(source_of(args, Source()))
     validation = validation_of(args, checkpoint, log)
     lines = about(checkpoint)
@@ -125,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{BEFORE}: {before:.4f}")  # noqa: T201
     report = convert(
         model,
-        (examples(checkpoint, args.checkpoint),),
+        (examples(checkpoint, folder),),
         args.out,
         targets=args.targets,
         tables=args.tables,
@@ -138,6 +155,40 @@ def run(args: argparse.Namespace) -> int:
         about=lines,
         weights=args.checkpoint / WEIGHTS if model is checkpoint.model else None,
     )
+    return _finish(args, report)
+
+
+def _other_model(args: argparse.Namespace) -> ConversionReport:
+    """Convert an .onnx file, or a module of the user's own."""
+    checkpoints = ("row_ratio", "width_error", "calibration", "validation", "data")
+    given = [
+        f"--{name.replace('_', '-')}" for name in checkpoints if getattr(args, name) is not None
+    ]
+    if given:
+        raise InputError(f"{', '.join(given)}: for a checkpoint alone")
+    module: nn.Module | Path = Path(args.model)
+    arrays = None if args.example is None else load_arrays(args.example)
+    inputs: Any = arrays
+    if not args.model.lower().endswith(".onnx"):
+        if arrays is None:
+            raise InputError("a module needs --example FILE.npz: a few rows of its inputs, by name")
+        module = load_module(args.model, args.weights)
+        inputs = example_tensors(module, arrays)
+    elif args.weights is not None:
+        raise InputError("--weights goes with package.module:factory; an .onnx file has its own")
+    return convert(
+        module,
+        inputs,
+        args.out,
+        targets=args.targets,
+        tables=args.tables,
+        dense=args.dense,
+        float_layers=args.float_layers,
+        name=args.name,
+    )
+
+
+def _finish(args: argparse.Namespace, report: ConversionReport) -> int:
     print(report_text(report))  # noqa: T201
     if args.json is not None:
         with atomic_path(args.json) as temporary:

@@ -1,0 +1,90 @@
+"""A module of the user's own by name, "package.module:factory", with weights and example inputs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ondevice.errors import FileFormatError, InputError, SpecError
+
+
+def load_module(name: str, weights: Path | None) -> nn.Module:
+    """Import a module of the user's and fill in its weights.
+
+    Args:
+        name: "package.module:attribute": an `nn.Module`, or a function (or class) without
+            arguments that makes one. Like `python -m`, it is looked for in the working directory
+            too, and importing it runs the user's own code.
+        weights: a .safetensors file of its state; None: as the factory leaves it.
+
+    Raises:
+        InputError: it cannot be imported, or is no module.
+        FileFormatError: the weights are no safetensors file, or do not fit.
+    """
+    path, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(path)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        module = found if isinstance(found, nn.Module) else found()
+    except Exception as error:  # the user's own code runs here
+        raise InputError(f"{name}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
+    if weights is not None:
+        _fill(module, weights)
+    return module.eval()
+
+
+def _fill(module: nn.Module, weights: Path) -> None:
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise FileFormatError(f"{weights}: not a readable .safetensors file: {error}") from error
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise FileFormatError(f"{weights}: {' '.join(str(error).split())}") from error
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an .npz file by name; pickled objects are refused.
+
+    Raises:
+        FileFormatError: not an .npz file of plain arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise FileFormatError(f"{path}: not an .npz file of plain arrays: {error}") from error
+
+
+def example_tensors(module: nn.Module, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    """Example inputs for `convert`: arrays named as forward's parameters, or as keys of its one.
+
+    Raises:
+        SpecError: the names fit neither.
+    """
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    parameters = inspect.signature(module.forward).parameters
+    if set(tensors) <= set(parameters):
+        return tensors
+    if len(parameters) != 1:
+        raise SpecError(
+            f"example inputs are named {', '.join(tensors)}; forward takes {', '.join(parameters)}"
+        )
+    return (next(iter(tensors.values())),) if len(tensors) == 1 else (tensors,)

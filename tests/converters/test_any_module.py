@@ -1,0 +1,253 @@
+"""Modules by anybody: inputs and outputs of any structure, .onnx files, the command line."""
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
+from torch import nn
+
+import ondevice
+from ondevice.cli import main
+from ondevice.converters import convert
+from ondevice.converters.user_module import load_module
+from ondevice.errors import FileFormatError, InputError, SpecError, UnsupportedError
+
+TARGETS = ("odm", "onnx", "tflite")
+ROWS = 6
+
+
+class Several(nn.Module):
+    """IDs int32 and bool beside numbers, keyword arguments, two outputs of other ranks."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.out = nn.Embedding(20, 4), nn.Linear(5, 3)
+
+    def forward(self, ids, *, price, flag):
+        x = torch.cat([self.table(ids), price[:, None]], 1)
+        scores = torch.sigmoid(self.out(x))
+        return {"all": scores, "best": torch.where(flag, scores[:, 0], scores[:, 1])}
+
+
+def several_inputs(rows=ROWS):
+    rng = np.random.default_rng(rows)
+    return {
+        "ids": torch.from_numpy(rng.integers(0, 20, rows).astype(np.int32)),
+        "price": torch.from_numpy(rng.random(rows, dtype=np.float32)),
+        "flag": torch.from_numpy(rng.random(rows) < 0.5),
+    }
+
+
+def as_given(inputs):
+    """Arrays as a model file takes them."""
+    return {
+        name: value.numpy().astype(np.float32 if value.is_floating_point() else np.int64)
+        for name, value in inputs.items()
+    }
+
+
+def test_keywords_types_and_several_outputs(tmp_path):
+    module = Several().eval()
+    convert(module, several_inputs(), tmp_path, tables="f32")
+    inputs = several_inputs(9)
+    with torch.no_grad():
+        expected = module(**inputs)
+    for target in TARGETS:
+        model = ondevice.load(tmp_path / f"model.{target}")
+        assert model.outputs == ("all", "best")
+        assert [item.dtype for item in model.inputs] == ["int64", "float32", "int64"]
+        got = model.predict(as_given(inputs))
+        for name, right in expected.items():
+            np.testing.assert_allclose(got[name], right.numpy(), atol=1e-6)
+        ranked = model.rank(
+            {"ids": [3]}, {"price": np.float32([0.1, 0.9]), "flag": np.array([1, 0])}
+        )
+        assert {name: array.shape for name, array in ranked.items()} == {
+            "all": (2, 3),
+            "best": (2,),
+        }
+        with pytest.raises(InputError, match="expected numbers, got dtype"):
+            model.predict({**as_given(inputs), "price": ["a"] * 9})
+
+
+class Offsets(nn.Module):
+    """Columns of one float matrix: two IDs of one table at their offsets, then a number."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.table = nn.Embedding(30, 4)
+
+    def forward(self, x):
+        ids = x[:, :2].long() + torch.tensor([0, 10])
+        return torch.sigmoid(self.table(ids).sum((1, 2)) * x[:, 2])
+
+
+def test_limits_of_columns(tmp_path):
+    example = torch.tensor([[1.0, 2.0, 0.5], [9.0, 19.0, 0.25]])
+    convert(Offsets(), example, tmp_path, tables="q8")
+    for target in TARGETS:
+        model = ondevice.load(tmp_path / f"model.{target}")
+        assert model.inputs[0].id_limit == (30, 20, None)
+        good = np.array([[9.9, 0, -4.5], [0, 19.5, 1e9]], np.float32)
+        assert np.isfinite(model.predict({"x": good})).all()
+        # -1 in the second column would be row 9 of the first one's share of the table
+        for bad in ([0, -1, 0], [30, 0, 0], [0, 20, 0], [0, np.nan, 0]):
+            with pytest.raises(InputError, match=r"input 'x': ID .* at \[0, \d\] is outside 0\.\."):
+                model.predict({"x": np.array([bad], np.float32)})
+
+
+class Tied(nn.Module):
+    """Two embeddings that are one, a table read with computed positions, and one at a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.second = nn.Embedding(500, 8), nn.Embedding(500, 8)
+        self.second.weight = self.first.weight
+        self.register_buffer("frozen", torch.randn(50, 8))
+
+    def forward(self, a, b):
+        frozen = nn.functional.embedding(b % 50, self.frozen)
+        return torch.sigmoid((self.first(a) * self.second(b) + frozen).sum(1))
+
+
+def test_shared_tables_are_stored_once(tmp_path):
+    example = (torch.arange(8), torch.arange(8) * 60)
+    report = convert(Tied(), example, tmp_path, tables="q8")
+    for target in TARGETS:
+        # 500 rows of 8 values and a scale, and the buffer's 50 rows
+        assert report.targets[target].table_bytes <= 550 * 10 + 64 * 2
+
+
+def test_tiny_constants_survive(tmp_path):
+    class Log(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 2)
+            nn.init.zeros_(self.table.weight)
+
+        def forward(self, ids):
+            return torch.log(self.table(ids).sum(1).abs() + 1e-9) / 30 + 1
+
+    convert(Log(), (torch.arange(4),), tmp_path, tables="f32")
+    for target in TARGETS:
+        got = ondevice.load(tmp_path / f"model.{target}").predict({"ids": [1]})
+        np.testing.assert_allclose(got, np.log(1e-9) / 30 + 1, atol=1e-6)
+
+
+def test_what_is_no_row_is_refused(tmp_path):
+    class Loss(Several):
+        def forward(self, ids, *, price, flag):
+            return super().forward(ids, price=price, flag=flag)["best"], price.mean()
+
+    with pytest.raises(UnsupportedError, match=r"\[1\] is of shape \[\]"):
+        convert(Loss(), several_inputs(), tmp_path)
+    with pytest.raises(SpecError, match="one batch size"):
+        convert(Several(), {**several_inputs(), "price": torch.ones(3)}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def onnx_model(opset=17, ids_type=TensorProto.INT64):
+    """Vectors of two tables, one at a computed ID, through a matrix and a sigmoid."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "items": rng.normal(size=(40, 4)).astype(np.float32),
+        "users": rng.normal(size=(9, 4)).astype(np.float32),
+        "one": np.array(1, np.int64),
+        "matrix": rng.normal(size=(4, 1)).astype(np.float32),
+        "axis": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("Gather", ["items", "item"], ["v"]),
+        helper.make_node("Add", ["user", "one"], ["next"]),
+        helper.make_node("Gather", ["users", "next"], ["u"]),
+        helper.make_node("Mul", ["v", "u"], ["product"]),
+        helper.make_node("MatMul", ["product", "matrix"], ["m"]),
+        helper.make_node("Squeeze", ["m", "axis"], ["s"]),
+        helper.make_node("Sigmoid", ["s"], ["click"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "clicks",
+        [
+            helper.make_tensor_value_info("item", ids_type, ["n"]),
+            helper.make_tensor_value_info("user", TensorProto.INT64, ["n"]),
+        ],
+        [helper.make_tensor_value_info("click", TensorProto.FLOAT, ["n"])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8), constants
+
+
+@pytest.mark.parametrize("tables", ["f32", "q8"])
+def test_an_onnx_file_is_a_source(tmp_path, tables):
+    model, constants = onnx_model()
+    onnx.save(model, tmp_path / "mine.onnx")
+    report = convert(tmp_path / "mine.onnx", None, tmp_path / "out", tables=tables)
+    item, user = np.array([0, 39, 7]), np.array([0, 7, 3])
+    product = constants["items"][item] * constants["users"][user + 1]
+    expected = 1 / (1 + np.exp(-(product @ constants["matrix"])[:, 0]))
+    for target in TARGETS:
+        converted = ondevice.load(tmp_path / "out" / f"model.{target}")
+        got = converted.predict({"item": item, "user": user})
+        np.testing.assert_allclose(got, expected, atol=1e-6 if tables == "f32" else 0.02)
+        assert report.targets[target].max_difference <= 1e-6
+        with pytest.raises(InputError, match="input 'user': ID 8 at"):
+            converted.predict({"item": [0], "user": [8]})
+
+
+def test_command_takes_onnx_files_and_modules(tmp_path, monkeypatch, capsys):
+    onnx.save(onnx_model(ids_type=TensorProto.INT32)[0], tmp_path / "mine.onnx")
+    out = str(tmp_path / "out")
+    assert main(["convert", str(tmp_path / "mine.onnx"), "--out", out, "--targets", "odm"]) == 0
+    assert "model.odm" in capsys.readouterr().out
+
+    (tmp_path / "nets_of_a_test.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.table = nn.Embedding(7, 2)\n\n"
+        "    def forward(self, ids):\n"
+        "        return self.table(ids).sum(1).sigmoid()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    weight = torch.arange(14.0).reshape(7, 2) / 10
+    save_file({"table.weight": weight}, tmp_path / "net.safetensors")
+    np.savez(tmp_path / "rows.npz", ids=np.arange(7))
+    command = ["convert", "nets_of_a_test:Net", "--weights", "net.safetensors", "--out", out]
+    command += ["--tables", "f32", "--targets", "odm", "--name", "net"]
+    assert main([*command, "--example", "rows.npz"]) == 0
+    got = ondevice.load(tmp_path / "out" / "net.odm").predict({"ids": [0, 6]})
+    np.testing.assert_allclose(got, torch.sigmoid(weight[[0, 6]].sum(1)), atol=1e-6)
+
+    capsys.readouterr()
+    faults = {
+        "a module needs --example": command,
+        "is for": [*command, "--example", "rows.npz", "--validation", "rows.csv"],
+        "not an .npz file": [*command, "--example", "net.safetensors"],
+        "has no attribute 'Nothing'": [
+            *("convert", "nets_of_a_test:Nothing", "--out", out, "--example", "rows.npz")
+        ],
+        "not an ONNX model": ["convert", "rows.npz.onnx", "--out", out],
+    }
+    (tmp_path / "rows.npz.onnx").write_bytes(b"\x01\x02nonsense")
+    for fault, arguments in faults.items():
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert fault.replace("is for", "for a checkpoint alone") in error, error
+        assert error.count("\n") == 1
+    sys.modules.pop("nets_of_a_test", None)
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    save_file({"weight": torch.ones(2, 3)}, tmp_path / "net.safetensors")
+    with pytest.raises(FileFormatError, match="Unexpected key"):
+        load_module("torch.nn:Identity", tmp_path / "net.safetensors")

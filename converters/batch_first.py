@@ -83,6 +83,7 @@ class _Pass:
         self.graph = graph
         self.lookups = {lookup.node: lookup for lookup in lookups}
         self.layouts: dict[ir.Value, _Layout] = {}
+        self.turned: dict[ir.Value, _Layout] = {}  # layouts that the operator at hand begins
         self.made = Lowering(graph, next(iter(graph)), "batch_first")
         shape = graph.inputs[0].shape
         self.batch = None if shape is None else str(shape[0])
@@ -96,14 +97,19 @@ class _Pass:
                 results = self._rewritten(node)
             except _CannotError:
                 self.made.nodes.clear()
+                self.turned.clear()
                 self._restore_inputs(node)
             else:
                 self._keep(node, results)
+                self.layouts.update(self.turned)
+                self.turned.clear()
         return tuple(self.lookups.values())
 
     def _concerns(self, node: ir.Node) -> bool:
         if any(value in self.layouts for value in node.inputs if value is not None):
             return True
+        if node.op_type in _RULES and any(self._rows_axis(value) > 0 for value in node.inputs):
+            return True  # what a recurrent layer returns
         if node.op_type not in ("Transpose", "Reshape") or node.domain:
             return False
         before, after = self._natural(node.inputs[0]), node.outputs[0].shape
@@ -143,9 +149,25 @@ class _Pass:
             return None
         return _Layout(value, sizes, tuple((i,) for i in range(len(sizes))))
 
+    def _rows_axis(self, value: ir.Value | None) -> int:
+        """The axis of a value that is the batch; -1 where none is, or others are free too."""
+        if value is None or value.shape is None or value.const_value is not None:
+            return -1
+        free = [i for i, size in enumerate(value.shape) if not isinstance(size, int)]
+        return free[0] if len(free) == 1 and str(value.shape[free[0]]) == self.batch else -1
+
     def _of(self, value: ir.Value | None) -> _Layout:
-        found = self.layouts.get(value) if value is not None else None
-        found = found or self._natural(value)
+        if value is None:
+            raise _CannotError
+        found = self.layouts.get(value) or self._natural(value) or self.turned.get(value)
+        axis = self._rows_axis(value)
+        if found is None and axis > 0 and value.shape is not None:
+            sizes: list[Size] = [s if isinstance(s, int) else str(s) for s in value.shape]
+            order = [axis, *(i for i in range(len(sizes)) if i != axis)]
+            moved = [sizes[i] for i in order]
+            first = self._emit("Transpose", [value], moved, value.dtype, perm=order)
+            groups = tuple((order.index(i),) for i in range(len(sizes)))
+            found = self.turned[value] = _Layout(first, tuple(moved), groups)
         if found is None:
             raise _CannotError
         return found
@@ -211,6 +233,16 @@ class _Pass:
         return _Layout(self._reshaped(layout.value, sizes), sizes, tuple(groups))
 
     def _original(self, layout: _Layout, like: ir.Value) -> ir.Value:
+        layout = self._without_ones(layout, len(layout.groups))
+        empty = [axis for axis, group in enumerate(layout.groups) if not group]
+        if empty and all(len(group) <= 1 for group in layout.groups):
+            # with the ones put in here, the original is a transpose, which the next rule may undo
+            count = len(layout.sizes)
+            sizes = (*layout.sizes, *[1] * len(empty))
+            groups = tuple(
+                group or (count + empty.index(axis),) for axis, group in enumerate(layout.groups)
+            )
+            layout = _Layout(self._reshaped(layout.value, sizes), sizes, groups)
         order = [i for group in layout.groups for i in group]
         order += [i for i in range(len(layout.sizes)) if i not in order]  # of size 1
         value, sizes = layout.value, [layout.sizes[i] for i in order]
@@ -395,6 +427,7 @@ class _Pass:
     def _refined(self, layouts: dict[int, _Layout], last: int | None = None) -> dict[int, _Layout]:
         """Cut axes (of the original, up to `last`) that operands must have alike."""
         rank = len(next(iter(layouts.values())).groups) if last is None else last
+        layouts = {place: self._without_ones(one, rank) for place, one in layouts.items()}
         parts: dict[int, dict[int, list[int]]] = {place: {} for place in layouts}
         for axis in range(rank):
             groups = {
@@ -430,6 +463,16 @@ class _Pass:
                     parts[place][i] = cut[::-1]
                     inner = last
         return {place: self._split_axes(one, parts[place]) for place, one in layouts.items()}
+
+    def _without_ones(self, layout: _Layout, rank: int) -> _Layout:
+        """Without axes of size 1 inside the first `rank` axes of the original."""
+        gone = {i for g in layout.groups[:rank] for i in g if i and layout.sizes[i] == 1}
+        if not gone:
+            return layout
+        left = [i for i in range(len(layout.sizes)) if i not in gone]
+        sizes = tuple(layout.sizes[i] for i in left)
+        groups = tuple(tuple(left.index(i) for i in g if i not in gone) for g in layout.groups)
+        return _Layout(self._reshaped(layout.value, sizes), sizes, groups)
 
     def softmax(self, node: ir.Node) -> list[_Layout]:
         x = self._of(node.inputs[0])

@@ -818,10 +818,16 @@ def _initial(made: Lowering, given: ir.Value | None, d: int, hidden: int) -> ir.
     return made.op("Squeeze", made.slice(_turned(made, given), 1, d, d + 1), made.ints(1))
 
 
+# Operators that make zeros of zeros alone.
+_KEEPING_ZERO = {
+    "Expand", "ExpandRows", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+
 def _is_zero(value: ir.Value | None) -> bool:
     """Whether a value is an expanded zero, or a part of one: torch's initial states."""
     node = None if value is None else value.producer()
-    while node is not None and node.op_type in ("Slice", "Expand"):
+    while node is not None and node.op_type in _KEEPING_ZERO:
         value = node.inputs[0]
         node = None if value is None else value.producer()
     array = _array(value)

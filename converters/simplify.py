@@ -11,6 +11,8 @@ import onnx_ir.passes.common as passes
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
 
+from ondevice.converters.symbolic_shapes import forget, integers
+
 # onnxscript's own set but for the rules that compare float constants: their patterns match within
 # 1e-8, so that `x + 1e-9`, which keeps a logarithm or a quotient finite, would become `x`.
 _RULES = (
@@ -48,6 +50,8 @@ def simplify(model: ir.Model) -> None:
         for _ in range(_ROUNDS):
             optimizer.fold_constants(model, onnx_shape_inference=True)
             rewriter.rewrite(model, _RULES)
+        while _settle_reshapes(model.graph):  # each may show the shape that the next one needs
+            passes.ShapeInferencePass()(model)
     for cleaning in (
         passes.RemoveUnusedNodesPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -56,6 +60,32 @@ def simplify(model: ir.Model) -> None:
         passes.NameFixPass(),
     ):
         cleaning(model)
+
+
+def _settle_reshapes(graph: ir.Graph) -> bool:
+    """Give reshapes whose target is shape arithmetic the shape that it amounts to.
+
+    Stacked recurrent layers compute it from each other's shapes, which ONNX's inference gives up.
+    Returns whether there was one of unknown shape.
+    """
+    for node in graph:
+        for value in node.outputs:
+            forget(value)
+    found = False
+    for node in graph:
+        shape = node.outputs[0].shape
+        if node.op_type != "Reshape" or node.domain or (shape is not None and _is_known(shape)):
+            continue
+        sizes = integers(node.inputs[1])
+        if sizes is None or "None" in sizes or any(size in (0, -1) for size in sizes):
+            continue
+        node.outputs[0].shape = ir.Shape(sizes)
+        found = True
+    return found
+
+
+def _is_known(shape: ir.Shape) -> bool:
+    return all(isinstance(size, int) or size.value is not None for size in shape)
 
 
 @contextmanager

@@ -57,6 +57,11 @@ def numbers(value: ir.Value | None) -> Numbers | None:
     return found
 
 
+def forget(value: ir.Value) -> None:
+    """Drop what is known of a value's numbers, because shapes that it depends on have changed."""
+    value.meta.pop(_KEY, None)
+
+
 def _numbers(value: ir.Value) -> Numbers | None:
     if value.const_value is not None:
         if value.const_value.size > _MOST:

@@ -238,11 +238,11 @@ class _Pass:
         if empty and all(len(group) <= 1 for group in layout.groups):
             # with the ones put in here, the original is a transpose, which the next rule may undo
             count = len(layout.sizes)
-            sizes = (*layout.sizes, *[1] * len(empty))
+            grown = (*layout.sizes, *[1] * len(empty))
             groups = tuple(
                 group or (count + empty.index(axis),) for axis, group in enumerate(layout.groups)
             )
-            layout = _Layout(self._reshaped(layout.value, sizes), sizes, groups)
+            layout = _Layout(self._reshaped(layout.value, grown), grown, groups)
         order = [i for group in layout.groups for i in group]
         order += [i for i in range(len(layout.sizes)) if i not in order]  # of size 1
         value, sizes = layout.value, [layout.sizes[i] for i in order]

@@ -1,4 +1,4 @@
-"""A module of the user's own by name, "package.module:factory", with weights and example inputs."""
+"""A module of the user's own by name, "package.module:factory", and its example inputs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from ondevice.errors import FileFormatError, InputError, SpecError
 
 
-def load_module(name: str, weights: Path | None) -> nn.Module:
-    """Import a module of the user's and fill in its weights.
+def load_module(name: str) -> nn.Module:
+    """Import a module of the user's.
 
     Args:
         name: "package.module:attribute": an `nn.Module`, or a function (or class) without
             arguments that makes one. Like `python -m`, it is looked for in the working directory
             too, and importing it runs the user's own code.
-        weights: a .safetensors file of its state; None: as the factory leaves it.
 
     Raises:
         InputError: it cannot be imported, or is no module.
-        FileFormatError: the weights are no safetensors file, or do not fit.
     """
     path, _, attribute = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))
@@ -44,20 +40,7 @@ def load_module(name: str, weights: Path | None) -> nn.Module:
         sys.path.pop(0)
     if not isinstance(module, nn.Module):
         raise InputError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
-    if weights is not None:
-        _fill(module, weights)
     return module.eval()
-
-
-def _fill(module: nn.Module, weights: Path) -> None:
-    try:
-        state = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise FileFormatError(f"{weights}: not a readable .safetensors file: {error}") from error
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise FileFormatError(f"{weights}: {' '.join(str(error).split())}") from error
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:

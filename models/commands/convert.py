@@ -61,7 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a folder written by ondevice train, an .onnx file, or package.module:factory",
     )
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="the factory's weights, .safetensors"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="the module's weights: .safetensors, or an index",
     )
     parser.add_argument(
         "--example", type=Path, metavar="FILE", help="a few rows of every input, .npz"
@@ -153,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         validation=validation,
         about=lines,
-        weights=args.checkpoint / WEIGHTS if model is checkpoint.model else None,
+        weights=folder / WEIGHTS if model is checkpoint.model else None,
     )
     return _finish(args, report)
 
@@ -172,7 +175,7 @@ def _other_model(args: argparse.Namespace) -> ConversionReport:
     if not args.model.lower().endswith(".onnx"):
         if arrays is None:
             raise InputError("a module needs --example FILE.npz: a few rows of its inputs, by name")
-        module = load_module(args.model, args.weights)
+        module = load_module(args.model)
         inputs = example_tensors(module, arrays)
     elif args.weights is not None:
         raise InputError("--weights goes with package.module:factory; an .onnx file has its own")
@@ -185,6 +188,7 @@ def _other_model(args: argparse.Namespace) -> ConversionReport:
         dense=args.dense,
         float_layers=args.float_layers,
         name=args.name,
+        weights=args.weights,
     )
 
 

@@ -10,6 +10,16 @@
 
 #define OD_INLINE static inline __attribute__((always_inline))
 
+/* Before a loop whose bounds are constant once it is inlined: unroll it, up to so many times, so
+ * that arrays become registers. Clang takes GCC's word for it and does nothing. */
+#if defined(__clang__)
+#define OD_UNROLL(most) _Pragma("clang loop unroll(full)")
+#else
+#define OD_TEXT(...) #__VA_ARGS__
+#define OD_PRAGMA(...) _Pragma(OD_TEXT(__VA_ARGS__))
+#define OD_UNROLL(most) OD_PRAGMA(GCC unroll most)
+#endif
+
 /* Fixed-size copies compile to plain loads and stores even without a C library. */
 OD_INLINE uint32_t od_load32(const void *p) {
   uint32_t v;

@@ -170,20 +170,20 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
                           float *out) {
   enum { PARTS = 16 / VW };
   vf sums[FLOAT_ROWS][MOST_BLOCKS * PARTS];
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 64") for (uint32_t j = 0; j < n * PARTS; j++) sums[r][j] = vf_set1(0);
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++) sums[r][j] = vf_set1(0);
   for (uint32_t i = 0; i < count; i++) {
     size_t at = (size_t)list[i] * layer->padded_units + unit;
     vf values[FLOAT_ROWS];
-    _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) values[r] = vf_set1(in[r][list[i]]);
-    _Pragma("GCC unroll 64") for (uint32_t j = 0; j < n * PARTS; j++) {
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) values[r] = vf_set1(in[r][list[i]]);
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++) {
       vf weights = load_weights(layer, at + j * VW, half);
-      _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) sums[r][j] =
+      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) sums[r][j] =
           vf_fma(values[r], weights, sums[r][j]);
     }
   }
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 64") for (uint32_t j = 0; j < n * PARTS; j++)
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++)
       vf_store(out + (size_t)r * n * 16 + j * VW, sums[r][j]);
 }
 

@@ -56,27 +56,27 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
   size_t step = (size_t)layer->padded_units * 4;
   __m256i ones = _mm256_set1_epi16(1), acc[Q8_ROWS][2 * Q8_WIDE];
   (void)sums, (void)positive;
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < 2 * n; j++) acc[r][j] =
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(16) for (uint32_t j = 0; j < 2 * n; j++) acc[r][j] =
         _mm256_setzero_si256();
   for (uint32_t i = 0; i < count; i++) {
     uint32_t group = list[i];
     const uint8_t *w = weights + group * step;
     __m256i values[Q8_ROWS], sizes[Q8_ROWS];
-    _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) {
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) {
       values[r] = _mm256_set1_epi32((int32_t)od_load32(codes[r] + 4 * group));
       sizes[r] = _mm256_abs_epi8(values[r]);
     }
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < 2 * n; j++) {
+    OD_UNROLL(16) for (uint32_t j = 0; j < 2 * n; j++) {
       __m256i packed = _mm256_loadu_si256((const __m256i *)(const void *)(w + 32 * j));
-      _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) {
+      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) {
         __m256i pairs = _mm256_maddubs_epi16(sizes[r], _mm256_sign_epi8(packed, values[r]));
         acc[r][j] = _mm256_add_epi32(acc[r][j], _mm256_madd_epi16(pairs, ones));
       }
     }
   }
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < 2 * n; j++)
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(16) for (uint32_t j = 0; j < 2 * n; j++)
       _mm256_storeu_si256((__m256i *)(void *)(out + (r * n * 2 + j) * 8), acc[r][j]);
 }
 

@@ -80,24 +80,24 @@ OD_INLINE void sign_tile(uint32_t m, uint32_t n, int positive, const od_dense *l
   const uint8_t *weights = (const uint8_t *)layer->weight + (size_t)unit * 4;
   size_t step = (size_t)layer->padded_units * 4;
   __m512i flip = _mm512_set1_epi8((char)0x80), acc[Q8_ROWS][Q8_WIDE];
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 32") for (uint32_t j = 0; j < n; j++) acc[r][j] = _mm512_setzero_si512();
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(32) for (uint32_t j = 0; j < n; j++) acc[r][j] = _mm512_setzero_si512();
   for (uint32_t i = 0; i < count; i++) {
     uint32_t group = list[i];
     const uint8_t *w = weights + group * step;
     __m512i values[Q8_ROWS];
-    _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) values[r] =
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) values[r] =
         _mm512_set1_epi32((int32_t)od_load32(codes[r] + 4 * group));
-    _Pragma("GCC unroll 32") for (uint32_t j = 0; j < n; j++) {
+    OD_UNROLL(32) for (uint32_t j = 0; j < n; j++) {
       __m512i packed = _mm512_loadu_si512(w + 64 * j);
       if (!positive) packed = _mm512_xor_si512(packed, flip);
-      _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) acc[r][j] =
+      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) acc[r][j] =
           positive ? dot(acc[r][j], values[r], packed) : dot(acc[r][j], packed, values[r]);
     }
   }
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) {
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) {
     __m512i correction = _mm512_set1_epi32(positive ? 0 : (int32_t)(128u * (uint32_t)sums[r]));
-    _Pragma("GCC unroll 32") for (uint32_t j = 0; j < n; j++)
+    OD_UNROLL(32) for (uint32_t j = 0; j < n; j++)
       _mm512_storeu_si512(out + (r * n + j) * 16, _mm512_sub_epi32(acc[r][j], correction));
   }
 }

@@ -35,32 +35,32 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
   size_t step = (size_t)layer->padded_units * 4;
   int32x4_t acc[Q8_ROWS][Q8_WIDE * 8];
   (void)sums, (void)positive;
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n * 8; j++) acc[r][j] = vdupq_n_s32(0);
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(16) for (uint32_t j = 0; j < n * 8; j++) acc[r][j] = vdupq_n_s32(0);
   uint32_t i = 0;
   for (; i + 1 < count; i += 2) {
     const int8_t *w0 = weights + list[i] * step, *w1 = weights + list[i + 1] * step;
     int8x8_t x0[Q8_ROWS], x1[Q8_ROWS];
-    _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) {
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) {
       x0[r] = vget_low_s8(group_codes(codes[r], list[i]));
       x1[r] = vget_low_s8(group_codes(codes[r], list[i + 1]));
     }
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n * 8; j++) {
+    OD_UNROLL(16) for (uint32_t j = 0; j < n * 8; j++) {
       int8x8_t a = vld1_s8(w0 + 8 * j), b = vld1_s8(w1 + 8 * j);
-      _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) acc[r][j] =
+      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) acc[r][j] =
           vpadalq_s16(acc[r][j], vmlal_s8(vmull_s8(a, x0[r]), b, x1[r]));
     }
   }
   if (i < count) {
     const int8_t *w = weights + list[i] * step;
-    _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) {
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) {
       int8x8_t x = vget_low_s8(group_codes(codes[r], list[i]));
-      _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n * 8; j++) acc[r][j] =
+      OD_UNROLL(16) for (uint32_t j = 0; j < n * 8; j++) acc[r][j] =
           vpadalq_s16(acc[r][j], vmull_s8(vld1_s8(w + 8 * j), x));
     }
   }
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 16") for (uint32_t j = 0; j < n * 4; j++)
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(16) for (uint32_t j = 0; j < n * 4; j++)
       vst1q_s32(out + r * n * 16 + 4 * j, pair_sums(acc[r][2 * j], acc[r][2 * j + 1]));
 }
 

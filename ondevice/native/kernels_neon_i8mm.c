@@ -28,13 +28,13 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
   const int8_t *weights = (const int8_t *)layer->weight + (size_t)unit * 4;
   size_t step = (size_t)layer->padded_units * 4;
   int32x4_t acc[Q8_ROWS / 2][8];
-  _Pragma("GCC unroll 2") for (uint32_t r = 0; r < m / 2; r++)
-    _Pragma("GCC unroll 8") for (uint32_t j = 0; j < 8; j++) acc[r][j] = vdupq_n_s32(0);
+  OD_UNROLL(2) for (uint32_t r = 0; r < m / 2; r++)
+    OD_UNROLL(8) for (uint32_t j = 0; j < 8; j++) acc[r][j] = vdupq_n_s32(0);
   for (uint32_t i = 0; i < count; i += 2) {
     int pair = i + 1 < count;
     uint32_t g0 = list[i], g1 = pair ? list[i + 1] : g0;
     int32x4_t x[Q8_ROWS / 2];
-    _Pragma("GCC unroll 2") for (uint32_t r = 0; r < m / 2; r++) {
+    OD_UNROLL(2) for (uint32_t r = 0; r < m / 2; r++) {
       const int8_t *even = codes[2 * r], *odd = codes[2 * r + 1];
       int32_t four[4] = {(int32_t)od_load32(even + 4 * g0),
                          pair ? (int32_t)od_load32(even + 4 * g1) : 0,
@@ -42,20 +42,20 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
                          pair ? (int32_t)od_load32(odd + 4 * g1) : 0};
       x[r] = vld1q_s32(four);
     }
-    _Pragma("GCC unroll 4") for (uint32_t j = 0; j < 4; j++) {
+    OD_UNROLL(4) for (uint32_t j = 0; j < 4; j++) {
       int32x4_t a = vreinterpretq_s32_s8(vld1q_s8(weights + g0 * step + 16 * j));
       int32x4_t b = vreinterpretq_s32_s8(vld1q_s8(weights + g1 * step + 16 * j));
       int8x16_t low = vreinterpretq_s8_s32(vzip1q_s32(a, b));
       int8x16_t high = vreinterpretq_s8_s32(vzip2q_s32(a, b));
-      _Pragma("GCC unroll 2") for (uint32_t r = 0; r < m / 2; r++) {
+      OD_UNROLL(2) for (uint32_t r = 0; r < m / 2; r++) {
         int8x16_t rows = vreinterpretq_s8_s32(x[r]);
         acc[r][2 * j] = vmmlaq_s32(acc[r][2 * j], rows, low);
         acc[r][2 * j + 1] = vmmlaq_s32(acc[r][2 * j + 1], rows, high);
       }
     }
   }
-  _Pragma("GCC unroll 2") for (uint32_t r = 0; r < m / 2; r++)
-    _Pragma("GCC unroll 8") for (uint32_t j = 0; j < 8; j++) {
+  OD_UNROLL(2) for (uint32_t r = 0; r < m / 2; r++)
+    OD_UNROLL(8) for (uint32_t j = 0; j < 8; j++) {
       vst1_s32(out + (2 * r) * 16 + 2 * j, vget_low_s32(acc[r][j]));
       vst1_s32(out + (2 * r + 1) * 16 + 2 * j, vget_high_s32(acc[r][j]));
     }

@@ -5,21 +5,21 @@ OD_INLINE void dot_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t 
   const int8_t *weights = (const int8_t *)layer->weight + (size_t)unit * 4;
   size_t step = (size_t)layer->padded_units * 4;
   int32x4_t acc[Q8_ROWS][Q8_WIDE * 4];
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 32") for (uint32_t j = 0; j < n * 4; j++) acc[r][j] = vdupq_n_s32(0);
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(32) for (uint32_t j = 0; j < n * 4; j++) acc[r][j] = vdupq_n_s32(0);
   for (uint32_t i = 0; i < count; i++) {
     const int8_t *w = weights + list[i] * step;
     int8x8_t x[Q8_ROWS]; /* lane 0: the row's codes, which the instruction repeats */
-    _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++) x[r] =
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) x[r] =
         vcreate_s8(od_load32(codes[r] + 4 * (size_t)list[i]));
-    _Pragma("GCC unroll 8") for (uint32_t b = 0; b < n; b++) {
+    OD_UNROLL(8) for (uint32_t b = 0; b < n; b++) {
       int8x16x4_t packed = vld1q_s8_x4(w + 64 * b); /* one instruction for a block of 16 outputs */
-      _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-        _Pragma("GCC unroll 4") for (uint32_t j = 0; j < 4; j++) acc[r][4 * b + j] =
+      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+        OD_UNROLL(4) for (uint32_t j = 0; j < 4; j++) acc[r][4 * b + j] =
             vdotq_lane_s32(acc[r][4 * b + j], packed.val[j], x[r], 0);
     }
   }
-  _Pragma("GCC unroll 8") for (uint32_t r = 0; r < m; r++)
-    _Pragma("GCC unroll 32") for (uint32_t j = 0; j < n * 4; j++)
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(32) for (uint32_t j = 0; j < n * 4; j++)
       vst1q_s32(out + r * n * 16 + 4 * j, acc[r][j]);
 }

@@ -57,7 +57,7 @@ def junit(libraries, sdk, fixtures, tmp_path_factory):
     tests = tmp_path / "test"
     sources = [DEMO / f"src/main/java/ondevice/demo/{name}.java" for name in WITHOUT_ANDROID]
     found = {}
-    for folder in (LIBRARY / "src/test/java", DEMO / "src/test/java"):
+    for folder in (LIBRARY / "src/host/java", LIBRARY / "src/test/java", DEMO / "src/test/java"):
         for source in sorted(folder.rglob("*.java")):
             found[source.relative_to(folder).with_suffix("").as_posix().replace("/", ".")] = source
     path = [classes, *JUNIT, sdk.platform]  # the platform last: this machine's Java has its own

@@ -5,12 +5,10 @@ import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertTrue;
 import static org.junit.Assert.fail;
 
-import java.io.BufferedReader;
 import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
 import java.io.IOException;
-import java.io.InputStreamReader;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
@@ -28,35 +26,8 @@ public class BenchmarkTest {
         return new File(folder);
     }
 
-    /** As an app has it: a fresh process for each task. */
-    private static final class Processes implements Benchmark.Machine {
-        final File model = new File(folder(), "small.odm");
-        int started;
-
-        @Override
-        public String observe(Task task) throws IOException {
-            String java = System.getProperty("java.home") + "/bin/java";
-            Process process = new ProcessBuilder(java, "-Xcheck:jni",
-                    "-Djava.library.path=" + System.getProperty("java.library.path"),
-                    "-classpath", System.getProperty("java.class.path"),
-                    WorkerProcess.class.getName(), model.getPath(),
-                    String.valueOf(System.nanoTime()), task.toJson())
-                    .redirectErrorStream(true).start();
-            started++;
-            BufferedReader in = new BufferedReader(
-                    new InputStreamReader(process.getInputStream(), "UTF-8"));
-            String line = in.readLine();
-            in.close();
-            if (line == null || !line.startsWith("{")) {
-                throw new IOException("the process said: " + line);
-            }
-            return line;
-        }
-
-        @Override
-        public String path() {
-            return model.getPath();
-        }
+    private static HostProcesses processes() {
+        return new HostProcesses(new File(folder(), "small.odm"), "-Xcheck:jni");
     }
 
     private static Plan plan() {
@@ -72,7 +43,7 @@ public class BenchmarkTest {
 
     @Test
     public void aReportIsWritten() throws Exception {
-        Processes processes = new Processes();
+        HostProcesses processes = processes();
         Benchmark.ModelFile model = new Benchmark.ModelFile("small.odm",
                 new FileInputStream(processes.model));
         final int[] last = new int[2];
@@ -95,7 +66,7 @@ public class BenchmarkTest {
 
     @Test
     public void anInterruptedRunKeepsWhatItHas() throws Exception {
-        final Processes processes = new Processes();
+        final HostProcesses processes = processes();
         Benchmark.Machine two = new Benchmark.Machine() {
             @Override
             public String observe(Task task) throws IOException, InterruptedException {

@@ -12,6 +12,7 @@ import pytest
 from java_fixtures import write_fixtures
 from tool import UnavailableError, run_tool
 
+from ondevice import __version__
 from ondevice.bench.report import read_report
 
 JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
@@ -81,9 +82,23 @@ def test_junit_on_this_machine(junit):
     assert "WARNING" not in junit.stdout + junit.stderr  # what -Xcheck:jni would say
 
 
+def test_a_processor_without_a_library_is_told_so(junit, fixtures):
+    """As on a phone whose processor the app was not built for."""
+    done = subprocess.run(
+        ["java", "-classpath", junit.args[junit.args.index("-classpath") + 1],
+         "ondevice.ctr.bench.WorkerProcess", str(fixtures / "small.odm"), "0",
+         '{"kind": "start", "rows": 1, "context": [], "gap_ms": 0, "seconds": 0,'
+         ' "drop_pages": false}'],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "libondevice.so for this processor" in done.stderr
+
+
 def test_the_benchmark_writes_a_report_that_ondevice_bench_reads(junit, fixtures):
     assert junit.returncode == 0
     report = read_report(fixtures / "report.json")
+    assert report.tool == f"ondevice test {__version__}"  # the library's version is Python's
     assert [item.page_cache for item in report.starts][1:] == ["warm"]
     assert [(item.call, item.rows, item.gap_ms) for item in report.latencies] == [
         (call, rows, gap) for call, rows in (("predict", 1), ("predict", 16), ("rank", 8))

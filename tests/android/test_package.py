@@ -13,6 +13,8 @@ from java_fixtures import write_app_fixtures
 from runtime_helpers import write_small_model
 from tool import ToolError, UnavailableError, run_tool
 
+import ondevice
+
 TOOLS = {*jni_library.TOOLS, *build_apk.TOOLS}
 lacking = sorted(tool for tool in TOOLS if shutil.which(tool) is None)
 pytestmark = pytest.mark.skipif(
@@ -81,6 +83,11 @@ def test_the_package(builds):
 def test_what_the_package_asks_for(builds):
     badging = run_tool(["aapt", "dump", "badging", str(builds[0] / "demo.apk")])
     assert "uses-permission" not in badging
+    assert f"versionName='{ondevice.__version__}'" in badging
+    gradle = (build_apk.DEMO / "build.gradle").read_text(encoding="utf-8")
+    assert f"versionName '{ondevice.__version__}'" in gradle
+    assert f"minSdk {build_apk.LEAST_SDK}\n" in gradle
+    assert f"targetSdk {build_apk.TARGET_SDK}\n" in gradle
     assert re.search(r"sdkVersion:'24'", badging)
     assert re.search(r"targetSdkVersion:'34'", badging)
     assert "launchable-activity: name='ondevice.demo.MainActivity'" in badging

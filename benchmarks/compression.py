@@ -1,54 +1,98 @@
-"""AUC against bytes of the written tables: head tables of one to sixteen dimensions in 4 bits.
+"""AUC against bytes of the written tables, method by method, at 10, 100 and 1000 times fewer bytes.
 
-python benchmarks/compression.py --data epinions --path DIR --out results.csv --work FOLDER
-Runs are kept under --work; a second call continues.
+python benchmarks/compression.py --data epinions --path DIR --out rows_epinions.csv --work FOLDER
+
+All methods share the network, the training and the codec, and have the same rows to spend (see
+`ondevice.models.sizing`); IDs are frequency-ranked indices. Trials are kept under --work, so a
+second call continues; the CSV is rewritten after each trial.
 """
 
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ondevice.models.compression import ladder, run_trial
+from ondevice.atomic import atomic_path
+from ondevice.models.compression import TableDesign, Trial, TrialResult, prepare, run_trial
 from ondevice.models.data import DATASETS, open_log
+from ondevice.models.sizing import METHODS, designs, planned_rows
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--data", choices=DATASETS, default="synthetic")
-parser.add_argument("--path", type=Path)
-parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-parser.add_argument("--points", type=int, help="only so many points of the ladder")
-parser.add_argument("--out", type=Path, required=True, help="CSV file, rewritten after each point")
-parser.add_argument("--work", type=Path, required=True, help="folder of the trials")
-args = parser.parse_args()
-torch.set_num_threads(1)
-log = open_log(args.data, args.path)
-rows = []
-for seed in args.seeds:
-    trials = ladder(seed)[: args.points]
-    full = None
-    for trial in trials:
-        result = run_trial(log, trial, args.work)
-        full = full or result
-        rows.append(
-            {
-                "data": args.data,
-                "seed": seed,
-                "dim": trial.dim,
-                "min_count": trial.min_count,
-                "codec": trial.codec,
-                "table_bytes": result.table_bytes,
-                "ratio": round(full.table_bytes / result.table_bytes, 1),
-                "ratio_with_map": round(
-                    full.table_bytes / (result.table_bytes + result.map_bytes), 1
-                ),
-                "test_auc": round(result.test_auc, 5),
-                "auc_share": round(result.test_auc / full.test_auc, 5),
-                "lift_ratio": round((result.test_auc - 0.5) / (full.test_auc - 0.5), 5),
-            }
-        )
-        print(rows[-1], flush=True)
-        with args.out.open("w", newline="") as file:
+DIM = 16
+# Column scales alone, 4 bytes a dimension and table, may take this share of a budget; rows get
+# narrower otherwise (ml1m at 1000 times: 9 tables, 871 bytes).
+MOST_FOR_SCALES = 0.25
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=DATASETS, default="synthetic")
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--rows", type=int, help="of the synthetic log")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ratios", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--methods", choices=METHODS, nargs="+", default=METHODS)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True, help="CSV file")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the trials")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    log = open_log(args.data, args.path, max_rows=args.rows)
+    data = prepare(log)
+    values = {name: len(known) for name, known in data.values.items()}
+    rows = []
+    for seed in args.seeds:
+        whole = {name: TableDesign(DIM, "f32") for name in values}
+        full = run_trial(data, Trial(whole, True, seed=seed, epochs=args.epochs), args.work)
+        points = [("none", 1, full)]
+        for ratio in args.ratios:
+            budget = full.table_bytes / ratio
+            dim = DIM
+            while 4 * dim * len(values) > MOST_FOR_SCALES * budget and dim > 1:
+                dim //= 2
+            for method in args.methods:
+                spend = planned_rows(budget, len(values), dim, "q4")
+                tables = designs(method, values, spend, dim, "q4")
+                if tables is None:
+                    print(f"{method}: has no tables of {budget:.0f} bytes", flush=True)
+                    continue
+                trial = Trial(tables, True, seed=seed, epochs=args.epochs)
+                points.append((method, ratio, run_trial(data, trial, args.work)))
+                row(args.data, seed, *points[-1], full, show=True)
+        rows += [row(args.data, seed, *point, full) for point in points]
+        with atomic_path(args.out) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def row(
+    data: str,
+    seed: int,
+    method: str,
+    ratio: int,
+    result: TrialResult,
+    full: TrialResult,
+    show: bool = False,
+) -> dict[str, Any]:
+    cells = {
+        "data": data,
+        "seed": seed,
+        "method": method,
+        "wanted_ratio": ratio,
+        "dim": max(design.dim for design in result.trial.tables.values()),
+        "table_bytes": result.table_bytes,
+        "ratio": round(full.table_bytes / result.table_bytes, 1),
+        "map_bytes": result.map_bytes,
+        "test_auc": round(result.test_auc, 5),
+        "auc_share": round(result.test_auc / full.test_auc, 5),
+        "lift_ratio": round((result.test_auc - 0.5) / (full.test_auc - 0.5), 5),
+    }
+    if show:
+        print(cells, flush=True)
+    return cells
+
+
+if __name__ == "__main__":
+    main()

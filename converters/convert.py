@@ -29,7 +29,7 @@ from ondevice.converters.id_origins import InputIds, input_ids
 from ondevice.converters.merge import merge_lookups
 from ondevice.converters.model_card import model_card
 from ondevice.converters.onnx_source import OnnxSource
-from ondevice.converters.pack import pack, pack_tables
+from ondevice.converters.pack import DEFAULT_CODEC, OTHERS, pack, pack_tables, table_codecs
 from ondevice.converters.probe import ANY, probe_inputs
 from ondevice.converters.progress import watched
 from ondevice.converters.report import ConversionReport
@@ -67,7 +67,7 @@ def convert(
     out_dir: str | Path,
     *,
     targets: Sequence[str] = TARGETS,
-    tables: Codec = "q8",
+    tables: Codec | Mapping[str, Codec] = DEFAULT_CODEC,
     dense: DenseCodec = "f32",
     float_layers: Sequence[str] = (),
     calibration: Mapping[str, Array] | None = None,
@@ -91,7 +91,8 @@ def convert(
             .onnx file: arrays by input name, or None for random ones.
         out_dir: folder for `name`.odm, `name`.onnx (with `name`.onnx.data) and `name`.tflite.
         targets: which of "odm", "onnx", "tflite" to write.
-        tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32".
+        tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32"; or one by input
+            or table, such as {"item": "q4", "*": "q8"}, where "*" stands for all others.
         dense: codec of dense layers: "f32", "f16", or "q8" (int8 weights, a scale per output
             channel, and int8 activations); each has its tolerance, DENSE_TOLERANCE.
         float_layers: module paths of dense layers that stay float32, such as "tower.4"; "tower"
@@ -123,7 +124,7 @@ def convert(
     captured = source.capture()
     absorb_rotations(captured.model.graph)
     if "tflite" in targets:
-        check_file_size(_code_bytes(captured, tables))
+        check_file_size(_code_bytes(captured, table_codecs(captured, tables)))
     passes = 1 + len(targets) + (calibration is not None and dense == "q8")
     captured = replace(captured, tables=watched(captured.tables, passes))
     packed_tables = pack_tables(captured, tables)
@@ -166,7 +167,7 @@ def convert(
             targets={
                 key: replace(item, path=out / item.path.name) for key, item in written.items()
             },
-            codec=tables,
+            codec=_described(tables),
             dense=dense,
             quantisation_difference=max(map(difference, stored, expected.original)),
             validation_rows=0 if validation is None else len(validation),
@@ -181,13 +182,23 @@ def convert(
     return report
 
 
-def _check_settings(targets: Sequence[str], tables: str, dense: str) -> None:
+def _described(tables: Codec | Mapping[str, Codec]) -> str:
+    """Codecs as text: one, or "item q4, others q8"."""
+    if isinstance(tables, str):
+        return tables
+    parts = {"others" if name == OTHERS else name: codec for name, codec in tables.items()}
+    return ", ".join(f"{name} {codec}" for name, codec in parts.items())
+
+
+def _check_settings(
+    targets: Sequence[str], tables: Codec | Mapping[str, Codec], dense: str
+) -> None:
     faults = []
     if unknown := [target for target in targets if target not in TARGETS]:
         faults.append(f"unknown targets {', '.join(unknown)}; choose from {', '.join(TARGETS)}")
     if not targets:
         faults.append("no targets")
-    if tables not in CODECS:
+    if isinstance(tables, str) and tables not in CODECS:
         faults.append(f"unknown codec {tables!r}; choose from {', '.join(CODECS)}")
     if dense not in DENSE_CODECS:
         faults.append(f"unknown dense codec {dense!r}; choose from {', '.join(DENSE_CODECS)}")
@@ -195,7 +206,7 @@ def _check_settings(targets: Sequence[str], tables: str, dense: str) -> None:
         raise SpecError("conversion: " + "; ".join(faults))
 
 
-def _code_bytes(captured: CapturedModel, codec: Codec) -> int:
+def _code_bytes(captured: CapturedModel, codecs: Mapping[str, Codec]) -> int:
     """What the codes of all tables take at least, scales aside."""
     values = {
         lookup.table: lookup.spec.rows * lookup.spec.row_dim
@@ -203,7 +214,7 @@ def _code_bytes(captured: CapturedModel, codec: Codec) -> int:
         else int(lookup.widths.sum(dtype=np.int64))
         for lookup in captured.lookups
     }
-    return sum(values.values()) * BITS[codec] // 8
+    return sum(count * BITS[codecs[name]] for name, count in values.items()) // 8
 
 
 def _source(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import Codec
+from ondevice.codecs import CODECS, Codec
 from ondevice.converters.graph import (
     DOMAIN,
     LOOKUP,
@@ -21,16 +21,29 @@ from ondevice.converters.graph import (
 from ondevice.converters.packed_table import PackedTable, pack_table
 from ondevice.errors import SpecError
 
+# The key that names the codec of all tables not named themselves, and that codec without the key.
+OTHERS = "*"
+DEFAULT_CODEC: Codec = "q8"
 
-def pack_tables(captured: CapturedModel, codec: Codec) -> dict[str, PackedTable]:
+
+def pack_tables(
+    captured: CapturedModel, codec: Codec | Mapping[str, Codec]
+) -> dict[str, PackedTable]:
     """Check every table and choose its scales; reads each table once.
 
     A table that several lookups share keeps, per row, the largest of their widths.
 
+    Args:
+        captured: the graph.
+        codec: of all tables, or by the name of a table or of the input that is looked up in it
+            (the table's name counts first), with OTHERS for the rest.
+
     Raises:
-        SpecError: a table has another shape than its lookup says, or cannot be quantised.
+        SpecError: a table has another shape than its lookup says, or cannot be quantised; a name
+            that is neither a table's nor an input's; two inputs that share a table with two codecs.
     """
-    return {name: _pack_table(captured, name, codec) for name in captured.tables}
+    codecs = table_codecs(captured, codec)
+    return {name: _pack_table(captured, name, codecs[name]) for name in captured.tables}
 
 
 def pack(captured: CapturedModel, tables: Mapping[str, PackedTable]) -> PackedModel:
@@ -38,6 +51,33 @@ def pack(captured: CapturedModel, tables: Mapping[str, PackedTable]) -> PackedMo
     lookups = tuple(_pack_lookup(captured.model.graph, lookup) for lookup in captured.lookups)
     _drop_unused_initializers(captured.model.graph)
     return PackedModel(captured.model, lookups, tables)
+
+
+def table_codecs(captured: CapturedModel, codec: Codec | Mapping[str, Codec]) -> dict[str, Codec]:
+    """The codec of each table; see `pack_tables`. Raises SpecError."""
+    if isinstance(codec, str):
+        return dict.fromkeys(captured.tables, codec)
+    readers: dict[str, set[str]] = {name: set() for name in captured.tables}
+    for lookup in captured.lookups:
+        ids = lookup.node.inputs[0]
+        if ids is not None and ids.name:
+            readers[lookup.table].add(ids.name)
+    known = {*captured.tables, *(name for names in readers.values() for name in names)}
+    if unknown := sorted(set(codec) - known - {OTHERS}):
+        raise SpecError(
+            f"codecs for {', '.join(unknown)}: no such table or input; there are "
+            f"{', '.join(sorted(known))}"
+        )
+    if wrong := sorted({item for item in codec.values() if item not in CODECS}):
+        raise SpecError(f"unknown codecs {', '.join(wrong)}; choose from {', '.join(CODECS)}")
+    found: dict[str, Codec] = {}
+    for table, names in readers.items():
+        wanted = {codec[name] for name in names if name in codec}
+        if table not in codec and len(wanted) > 1:
+            raise SpecError(f"table {table!r}: its inputs ask for {' and '.join(sorted(wanted))}")
+        others = codec.get(OTHERS, DEFAULT_CODEC)
+        found[table] = codec.get(table, min(wanted, default=others))
+    return found
 
 
 def _pack_table(captured: CapturedModel, name: str, codec: Codec) -> PackedTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -165,10 +165,19 @@ def _rounding_settings(training: TrainConfig, rounding: Rounding) -> TrainConfig
 
 
 @contextmanager
-def rounded(model: ClickModel, codec: Codec) -> Iterator[None]:
-    """Tables as the codec stores them, in training and in evaluation, while the block runs."""
-    for item in model.tables():
-        item.rounding = TableRounding(codec)
+def rounded(model: ClickModel, codec: Codec | Mapping[str, Codec]) -> Iterator[None]:
+    """Tables as the codec stores them, in training and in evaluation, while the block runs.
+
+    Args:
+        model: put back afterwards.
+        codec: of all tables, or by field; the tables of fields not named stay as they are.
+    """
+    if isinstance(codec, str):
+        chosen = [(item, codec) for item in model.tables()]
+    else:
+        chosen = [(model.embedding(name), item) for name, item in codec.items()]
+    for item, narrow in chosen:
+        item.rounding = TableRounding(narrow)
         item.refresh_rounding()
     try:
         yield

@@ -15,6 +15,7 @@ from ondevice.hashing import hash_int64, hash_string
 
 RawKind = Literal["string", "integer", "number"]
 Encoding = Literal["hash", "vocabulary", "id", "bucket"]
+Unknown = Literal["oov", "hash"]
 IdArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
@@ -35,7 +36,9 @@ class Field:
     encoding:
         "hash": the XXH64 of the value with `seed`, any 64-bit pattern, read as int64;
         "vocabulary": 2 + the position of that hash in the sorted `vocabulary`, 1 if it is not
-            there (out of vocabulary);
+            there (out of vocabulary); with `unknown` "hash" it is that hash itself, which a table
+            with a head of 2 + len(vocabulary) rows takes for the tail (but for a chance of one in
+            2**64 a head row);
         "id": an integer that is an ID already;
         "bucket": 2 + how many of the ascending `boundaries` are less than or equal to the number,
             by comparisons of doubles alone, so that every language agrees to the bit; a missing
@@ -53,6 +56,7 @@ class Field:
     vocabulary: IdArray | None = None  # hashes as int64, ascending
     boundaries: FloatArray | None = None  # float64, ascending, finite
     length: int | None = None
+    unknown: Unknown = "oov"
 
     def __post_init__(self) -> None:
         faults = []
@@ -76,6 +80,10 @@ class Field:
                 faults.append("vocabulary must be a one-dimensional int64 array")
             elif np.any(vocabulary[1:] <= vocabulary[:-1]):
                 faults.append("vocabulary must be strictly ascending")
+        if self.unknown not in ("oov", "hash"):
+            faults.append(f"unknown must be 'oov' or 'hash', got {self.unknown!r}")
+        elif self.unknown == "hash" and self.encoding != "vocabulary":
+            faults.append("unknown 'hash' is for the encoding 'vocabulary'")
         faults += _boundary_faults(self.boundaries, self.encoding)
         if self.length is not None:
             whole = isinstance(self.length, int) and not isinstance(self.length, bool)
@@ -184,7 +192,7 @@ class Field:
                 f"field {self.name!r}: its vocabulary is not in this file; "
                 "give IDs, or convert with the vocabulary included"
             )
-        return vocabulary_ids(self.vocabulary, hashes)
+        return vocabulary_ids(self.vocabulary, hashes, self.unknown)
 
     def _integers(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
         if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
@@ -253,13 +261,17 @@ class FeatureSpec:
         return cls(tuple(fields.values()))
 
 
-def vocabulary_ids(vocabulary: IdArray, hashes: IdArray) -> IdArray:
-    """IDs of value hashes in a sorted vocabulary of hashes; OOV_ID where a hash is absent."""
+def vocabulary_ids(vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov") -> IdArray:
+    """IDs of value hashes in a sorted vocabulary of hashes.
+
+    Where a hash is absent, OOV_ID or, with `unknown` "hash", the hash.
+    """
+    absent = hashes if unknown == "hash" else np.full(hashes.shape, OOV_ID, dtype=np.int64)
     if not len(vocabulary):
-        return np.full(hashes.shape, OOV_ID, dtype=np.int64)
+        return absent.copy()
     position = np.minimum(np.searchsorted(vocabulary, hashes), len(vocabulary) - 1)
     found = vocabulary[position] == hashes
-    return np.where(found, position + FIRST_VOCABULARY_ID, OOV_ID).astype(np.int64)
+    return np.where(found, position + FIRST_VOCABULARY_ID, absent).astype(np.int64)
 
 
 def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:
@@ -304,6 +316,8 @@ def _field_to_json(field: Field, vocabulary_of: str | None) -> dict[str, Any]:
         item["boundaries"] = _base64(field.boundaries.astype("<f8"))
     if field.length is not None:
         item["length"] = field.length
+    if field.unknown != "oov":
+        item["unknown"] = field.unknown
     return item
 
 
@@ -315,7 +329,7 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
     if not isinstance(item, dict):
         raise SpecError(f"features: expected an object for each field, got {_shown(item)}")
     known = {"name", "kind", "encoding", "seed"}
-    known |= {"vocabulary", "vocabulary_of", "boundaries", "length"}
+    known |= {"vocabulary", "vocabulary_of", "boundaries", "length", "unknown"}
     if unknown := sorted(set(item) - known):
         raise SpecError(f"features: unknown keys {', '.join(map(str, unknown))}")
     settings = dict(item)

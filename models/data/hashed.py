@@ -209,6 +209,6 @@ def _ids(field: Field, hashes: IdArray) -> IdArray:
         return bucket_ids(field.boundaries, hashes.view(np.float64))
     if field.vocabulary is None:
         return hashes
-    ids = vocabulary_ids(field.vocabulary, hashes)
+    ids = vocabulary_ids(field.vocabulary, hashes, field.unknown)
     ids[hashes == PADDING_ID] = PADDING_ID
     return ids

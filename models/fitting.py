@@ -14,7 +14,7 @@ from ondevice.codecs import Codec
 from ondevice.models.log import Splits
 from ondevice.models.networks import ClickModel, attach_masks, table_counts
 from ondevice.models.rounding import Rounding, TableRounding
-from ondevice.models.trainer import History, TrainConfig, train
+from ondevice.models.trainer import History, TrainConfig, evaluate, train
 from ondevice.models.widths import (
     Widths,
     attach_thresholds,
@@ -76,7 +76,8 @@ def fit(
     """Fit a model, in place; it ends in evaluation mode with frozen widths.
 
     Each phase goes on from the best weights of the one before, and keeps its own best by the
-    validation AUC. Ctrl-C ends the phase with its best weights so far, and skips the rest.
+    validation AUC; rounding keeps the weights it began with if they, rounded, are as good.
+    Ctrl-C ends the phase with its best weights so far, and skips the rest.
 
     Args:
         model: new, or trained already (a warm start).
@@ -137,7 +138,12 @@ def fit(
         mask.freeze()
     if config.rounding is not None and not fitted.interrupted:
         with rounded(model, config.rounding.codec):
+            before = copy.deepcopy(model.state_dict())
+            auc = evaluate(model, splits.validation).auc
             run("rounding", _rounding_settings(training, config.rounding))
+            epochs = fitted.phases["rounding"].epochs
+            if epochs and max(epoch.validation.auc for epoch in epochs) <= auc:
+                model.load_state_dict(before)  # rounding afterwards does at least as well
     model.eval()
     return fitted
 

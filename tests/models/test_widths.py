@@ -141,6 +141,20 @@ def test_rotation_leaves_predictions_and_puts_the_strong_dimensions_first():
     assert not order_dimensions(product, {"a": np.ones(5, np.int64)})
 
 
+def test_rounding_keeps_what_it_began_with_if_that_is_better():
+    """Random training labels can only harm: the weights, rounded as they were, stay."""
+    model = make_model()
+    fit(model, SPLITS, FitConfig(QUICK, Widths("whole")), progress=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    draws = np.random.default_rng(0)
+    noise = make_log(SPLITS.train.ids, draws.random(len(SPLITS.train)) < 0.5)
+    splits = Splits(noise, SPLITS.validation, SPLITS.test)
+    config = FitConfig(QUICK, Widths("whole"), Rounding("q4", 2, slower=1.0))
+    fitted = fit(model, splits, config, trained=True, progress=False)
+    assert list(fitted.phases) == ["rounding"] and len(fitted.phases["rounding"].epochs) == 2
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 class Interrupting(ClickModel):
     """Presses Ctrl-C at a given forward pass."""
 

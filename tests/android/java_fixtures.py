@@ -39,7 +39,7 @@ def features():
         (
             Field("user", "string", "hash", seed=2**63 + 11),
             city,
-            Field("colour", "integer", "vocabulary", 9, known),
+            Field("colour", "integer", "vocabulary", 9, known, unknown="hash"),
             Field("slot", "integer", "id"),
             Field("price", "number", "bucket", boundaries=np.array([-2.5, 0.0, 1.0, 1e300])),
             Field("seen", "string", "vocabulary", 2**64 - 1, city.vocabulary, length=3),
@@ -175,6 +175,8 @@ def write_descriptions(folder):
         "vocabulary-order": with_field(
             encoding="vocabulary", vocabulary="AQAAAAAAAAAAAAAAAAAAAA=="
         ),
+        "unknown-of-hash": with_field(unknown="hash"),
+        "unknown-word": with_field(encoding="vocabulary", unknown="maybe"),
         "vocabulary-owner": with_field(encoding="vocabulary", vocabulary_of="nobody"),
         "expected-seed": with_field(seed=2**64),
         "length": with_field(length=5000),

@@ -17,16 +17,18 @@ final class Field {
     final String encoding;
     final long seed;
     final long[] vocabulary; // hashes, ascending; null: not in the file
+    final boolean keepsUnknown; // a value outside the vocabulary keeps its hash as ID
     final double[] boundaries; // ascending; null: none
     final int length; // of a sequence; 0: a single value
 
     Field(String name, String kind, String encoding, long seed, long[] vocabulary,
-            double[] boundaries, int length) {
+            String unknown, double[] boundaries, int length) {
         this.name = name;
         this.kind = kind;
         this.encoding = encoding;
         this.seed = seed;
         this.vocabulary = vocabulary;
+        this.keepsUnknown = unknown.equals("hash");
         this.boundaries = boundaries;
         this.length = length;
         boolean known = Arrays.asList("string", "integer", "number").contains(kind)
@@ -34,6 +36,7 @@ final class Field {
         if (name.isEmpty() || !known || encoding.equals("id") && !kind.equals("integer")
                 || encoding.equals("bucket") != kind.equals("number")
                 || vocabulary != null && !encoding.equals("vocabulary")
+                || !(unknown.equals("oov") || keepsUnknown && encoding.equals("vocabulary"))
                 || boundaries != null && !encoding.equals("bucket")
                 || length < 0 || length > MOST_LENGTH || length > 0 && encoding.equals("bucket")) {
             throw new ModelFileException("feature '" + name + "': " + kind + ", " + encoding
@@ -148,7 +151,7 @@ final class Field {
                     + "give IDs, or convert with the vocabulary included");
         }
         int place = Arrays.binarySearch(vocabulary, hash);
-        return place < 0 ? OOV_ID : place + FIRST_VOCABULARY_ID;
+        return place >= 0 ? place + FIRST_VOCABULARY_ID : keepsUnknown ? hash : OOV_ID;
     }
 
     /** 2 + how many boundaries are less than or equal to the number. */

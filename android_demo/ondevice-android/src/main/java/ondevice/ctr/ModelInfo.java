@@ -14,7 +14,7 @@ import java.util.Map;
 final class ModelInfo {
     private static final long VERSION = 1;
     private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
-            "vocabulary", "vocabulary_of", "boundaries", "length");
+            "vocabulary", "vocabulary_of", "boundaries", "length", "unknown");
 
     final List<String> inputs = new ArrayList<String>();
     final List<Long> idLimits = new ArrayList<Long>(); // -1: none
@@ -101,6 +101,7 @@ final class ModelInfo {
         fields.put(name, new Field(name, textOr(item, "kind", "string"),
                 textOr(item, "encoding", "hash"),
                 seed == null ? 0 : ((Json.Number) seed).toUnsignedLong(), vocabulary,
+                textOr(item, "unknown", "oov"),
                 bounds == null ? null : Base64.doubles(text(bounds, "boundaries")), (int) most));
     }
 

@@ -159,13 +159,19 @@ def write_descriptions(folder):
     folder.mkdir()
     field = {"name": "user", "kind": "string", "encoding": "hash", "seed": 0}
 
+    base = folder.parent / "small.odm"
+    inputs = json.loads(open_container(base).metadata["info"])["inputs"]
+
+    def with_input(**changes):
+        return {"inputs": [{**inputs[0], **changes}, *inputs[1:]]}
+
     def with_field(**changes):
         return {"features": [{**field, **changes}]}
 
     lies = {
         "inputs": {"inputs": [{"name": "user", "shape": ["batch"], "id_limit": None}]},
-        "shape": {"inputs": [{"name": "user", "shape": ["batch", 2**31], "id_limit": None}]},
-        "id_limit": {"inputs": [{"name": "user", "shape": ["batch"], "id_limit": 0}]},
+        "axis": with_input(shape=["batch", 2**31]),
+        "id_limit": with_input(id_limit=0),
         "version": {"version": 2},
         "features": {"features": {}},
         "feature-kind": with_field(kind="colour"),
@@ -175,15 +181,14 @@ def write_descriptions(folder):
         "vocabulary-order": with_field(
             encoding="vocabulary", vocabulary="AQAAAAAAAAAAAAAAAAAAAA=="
         ),
-        "unknown-of-hash": with_field(unknown="hash"),
-        "unknown-word": with_field(encoding="vocabulary", unknown="maybe"),
+        "feature-unknown-of-hash": with_field(unknown="hash"),
+        "feature-unknown-word": with_field(encoding="vocabulary", unknown="maybe"),
         "vocabulary-owner": with_field(encoding="vocabulary", vocabulary_of="nobody"),
         "expected-seed": with_field(seed=2**64),
         "length": with_field(length=5000),
         "output": {"outputs": []},
-        "nested": None,
+        "nesting": None,
     }
-    base = folder.parent / "small.odm"
     for name, change in lies.items():
         rewrite_info(base, folder / f"{name}.odm", change)
 

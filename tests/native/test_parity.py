@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_helpers import dense_node, random_table, write_model
+from runtime_helpers import write_small_model
 
 import ondevice
 from ondevice.codecs import CODECS, quantise
@@ -311,6 +312,17 @@ def test_errors_are_those_of_the_numpy_engine(tmp_path):
         assert str(got.value) == str(right.value)
     for same in (good.tolist(), good.astype(np.uint8), good.astype(np.uint64), good[::-1][::-1]):
         np.testing.assert_array_equal(native.predict({"a": same}), numpy.predict({"a": good}))
+
+
+def test_vectors_of_a_file_go_straight_to_the_engine(tmp_path):
+    """What bench measures with: arrays of another dtype object would be checked in Python first."""
+    write_small_model(tmp_path / "small.odm")
+    model = ondevice.load(tmp_path / "small.odm", engine="native")
+    vectors = model.info.vectors.inputs
+    expected = ondevice.load(tmp_path / "small.odm", engine="numpy").predict(vectors)
+    np.testing.assert_allclose(model.runner.predict(dict(vectors)), expected, atol=1e-6)
+    others = {name: values for name, values in vectors.items() if name != "user"}
+    assert model.runner.rank({"user": vectors["user"][:1]}, others) is not None
 
 
 def test_requests_do_not_leak_references(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.converters.dense_layers import Range
+from ondevice.converters.draft import fill
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.graph import PackedModel
 from ondevice.dense import DENSE
@@ -52,7 +53,7 @@ def calibrate(
     ranges: dict[str, Range] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "calibration.odm"
-        emit_odm(packed, path, info)
+        fill(emit_odm(packed, path, info))
         opened = open_odm(path)
         engine = NumpyEngine(opened)
         layers = [node for node in opened.plan.nodes if node.op == DENSE]

@@ -7,14 +7,14 @@ of every block j, so a row that does not reach a block reads zeros.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, Codec, QuantTable, StoredTable
+from ondevice.codecs import BITS, Codec, QuantTable, StoredTable, value_dtype
 from ondevice.converters.graph import PackedModel
 from ondevice.info import TableBytes
 
@@ -46,20 +46,6 @@ class Block:
     def columns(self) -> int:
         """Columns of the block."""
         return self.stop - self.start
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some rows of one array of a cut table, from `row` on.
-
-    Attributes:
-        place: the number of a block, "scales" or "positions".
-        values: of a block: in the dtype of QuantTable.values, int8 also for narrower codes.
-    """
-
-    place: int | str
-    row: int
-    values: Array
 
 
 @dataclass(frozen=True)
@@ -98,49 +84,6 @@ class ColumnBlocks:
         bits = self.blocks[place].columns * BITS[self.table.codec]
         return bits if self.shared_bytes else -(-bits // 8) * 8
 
-    def pieces(self) -> Iterator[Piece]:
-        """All blocks, scales and positions piece by piece, in one pass over the table."""
-        if not self.zero_row:
-            row = 0
-            for chunk in self.table.chunks():
-                yield Piece(0, row, chunk.values)
-                if self.row_scales:
-                    yield Piece("scales", row, np.asarray(chunk.scales))
-                row += chunk.rows
-            return
-        # where the next row of each width goes: rows are sorted by width alone, so stably
-        histogram = _histogram(self.table)
-        places = np.cumsum(histogram[::-1])[::-1] - histogram
-        first, dtype = 0, None
-        for chunk in self.table.chunks():
-            yield from self._sorted(chunk, places, first)
-            first, dtype = first + chunk.rows, chunk.values.dtype
-        for number, block in enumerate(self.blocks):
-            yield Piece(number, block.count, np.zeros((1, block.columns), dtype))
-
-    def _sorted(
-        self, chunk: QuantTable, places: npt.NDArray[np.int64], first: int
-    ) -> Iterator[Piece]:
-        widths = np.asarray(chunk.widths).astype(np.int64)
-        order = np.argsort(-widths, kind="stable")
-        values = chunk.values[order]
-        scales = np.asarray(chunk.scales)[order] if self.row_scales else None
-        positions = np.empty(chunk.rows, dtype=np.int64)
-        ordered = widths[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], chunk.rows], strict=True):
-            width = int(ordered[start])
-            row, run = int(places[width]), slice(start, stop)
-            for number, block in enumerate(self.blocks):
-                if row < block.count:
-                    yield Piece(number, row, values[run, block.start : block.stop])
-            if scales is not None:
-                yield Piece("scales", row, scales[run])
-            positions[order[run]] = np.arange(row, row + stop - start)
-            places[width] += stop - start
-        if self.positions is not None:
-            yield Piece("positions", first, positions.astype(self.positions))
-
 
 def rows_share_bytes(codec: Codec, rows: int, dim: int) -> bool:
     """Whether the rows of a whole table share bytes, because whole bytes a row cost too many."""
@@ -178,25 +121,85 @@ def cut(table: StoredTable) -> ColumnBlocks:
     return parts
 
 
-def write_blocks(
-    file: BinaryIO,
-    parts: ColumnBlocks,
-    offsets: Mapping[int | str, int],
-    encode: Callable[[Array], Array],
-) -> None:
-    """Write all pieces of a cut table into a file whose arrays begin at `offsets`.
+class BlockWriter:
+    """Writes a cut table into a file with room for its arrays; see `draft.TableWriter`."""
 
-    Args:
-        file: open for writing at any place.
-        parts: the table.
-        offsets: byte at which the array of each Piece.place begins.
-        encode: values of a block, as in Piece, to rows as the file stores them.
-    """
-    for piece in parts.pieces():
-        rows = encode(piece.values) if isinstance(piece.place, int) else piece.values
+    def __init__(
+        self,
+        blocks: ColumnBlocks,
+        offsets: Mapping[int | str, int],
+        encode: Callable[[Array], Array],
+    ) -> None:
+        """Begin with the first row.
+
+        Args:
+            blocks: the table.
+            offsets: byte of the file at which each array begins: that of a block by its number,
+                "scales" and "positions".
+            encode: values [rows, columns] of a block, in the dtype of QuantTable.values, to rows
+                as the file stores them.
+        """
+        self.table = blocks.table
+        self._blocks, self._offsets, self._encode = blocks, offsets, encode
+        self._row = 0
+        # of rows that share bytes: the last ones, which do not fill a byte yet
+        self._rest = np.empty((0, self.table.dim), value_dtype(self.table.codec))
+        if blocks.zero_row:
+            # where the next row of each width goes: rows are sorted by width alone, so stably
+            histogram = _histogram(self.table)
+            self._places = np.cumsum(histogram[::-1])[::-1] - histogram
+
+    def write(self, file: BinaryIO, chunk: QuantTable) -> None:
+        """Write the next rows."""
+        if self._blocks.zero_row:
+            self._write_sorted(file, chunk)
+        else:
+            values, row = chunk.values, self._row
+            if self._blocks.shared_bytes:
+                values, row = np.concatenate([self._rest, values]), row - len(self._rest)
+                whole = len(values) - len(values) % 8  # eight rows of any codes fill bytes
+                values, self._rest = values[:whole], values[whole:]
+            self._put(file, 0, row, values)
+            if self._blocks.row_scales:
+                self._put(file, "scales", self._row, np.asarray(chunk.scales))
+        self._row += chunk.rows
+
+    def finish(self, file: BinaryIO) -> None:
+        """Write the zero rows of the blocks, or the last rows of those that share bytes."""
+        if len(self._rest):
+            self._put(file, 0, self._row - len(self._rest), self._rest)
+        for number, block in enumerate(self._blocks.blocks):
+            if block.zero_row:
+                zeros = np.zeros((1, block.columns), self._rest.dtype)
+                self._put(file, number, block.count, zeros)
+
+    def _write_sorted(self, file: BinaryIO, chunk: QuantTable) -> None:
+        parts, places = self._blocks, self._places
+        widths = np.asarray(chunk.widths).astype(np.int64)
+        order = np.argsort(-widths, kind="stable")
+        values = chunk.values[order]
+        scales = np.asarray(chunk.scales)[order] if parts.row_scales else None
+        positions = np.empty(chunk.rows, dtype=np.int64)
+        ordered = widths[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], chunk.rows], strict=True):
+            width = int(ordered[start])
+            row, run = int(places[width]), slice(start, stop)
+            for number, block in enumerate(parts.blocks):
+                if row < block.count:
+                    self._put(file, number, row, values[run, block.start : block.stop])
+            if scales is not None:
+                self._put(file, "scales", row, scales[run])
+            positions[order[run]] = np.arange(row, row + stop - start)
+            places[width] += stop - start
+        if parts.positions is not None:
+            self._put(file, "positions", self._row, positions.astype(parts.positions))
+
+    def _put(self, file: BinaryIO, place: int | str, row: int, values: Array) -> None:
+        """Write rows of one array, from `row` on, which begins at a whole byte."""
+        rows = self._encode(values) if isinstance(place, int) else values
         stored = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
-        # rows that share bytes come in multiples of ROW_UNIT, so pieces begin at whole bytes
-        file.seek(offsets[piece.place] + piece.row * parts.row_bits(piece.place) // 8)
+        file.seek(self._offsets[place] + row * self._blocks.row_bits(place) // 8)
         file.write(stored.reshape(-1).view(np.uint8).data)
 
 

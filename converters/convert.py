@@ -20,7 +20,8 @@ from ondevice.converters.absorb import absorb_rotations
 from ondevice.converters.arguments import DynamicAxes
 from ondevice.converters.calibration import calibrate
 from ondevice.converters.column_blocks import stored_tables
-from ondevice.converters.dense_layers import DensePlan, LayerReport, check_float_layers
+from ondevice.converters.dense_layers import DensePlan, check_float_layers
+from ondevice.converters.draft import Draft, fill
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.emit_onnx import emit_onnx
 from ondevice.converters.emit_tflite import emit_tflite
@@ -125,7 +126,7 @@ def convert(
     absorb_rotations(captured.model.graph)
     if "tflite" in targets:
         check_file_size(_code_bytes(captured, table_codecs(captured, tables)))
-    passes = 1 + len(targets) + (calibration is not None and dense == "q8")
+    passes = 2 + (calibration is not None and dense == "q8")
     captured = replace(captured, tables=watched(captured.tables, passes))
     packed_tables = pack_tables(captured, tables)
     packed = pack(captured, packed_tables)
@@ -157,12 +158,15 @@ def convert(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
         folder = Path(temporary)
-        written = {}
-        for target in targets:
-            file = folder / f"{name}.{target}"
-            layers = _emit(target, packed, file, info, plan)
-            checked = verify_file(file, expected, DENSE_TOLERANCE[dense])
-            written[target] = replace(checked, layers=layers)
+        places = {target: folder / f"{name}.{target}" for target in targets}
+        drafts = {key: _emit(key, packed, file, info, plan) for key, file in places.items()}
+        fill(*drafts.values())
+        written = {
+            key: replace(
+                verify_file(file, expected, DENSE_TOLERANCE[dense]), layers=drafts[key].layers
+            )
+            for key, file in places.items()
+        }
         report = ConversionReport(
             targets={
                 key: replace(item, path=out / item.path.name) for key, item in written.items()
@@ -300,9 +304,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _emit(
-    target: str, packed: PackedModel, file: Path, info: ModelInfo, plan: DensePlan
-) -> tuple[LayerReport, ...]:
+def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo, plan: DensePlan) -> Draft:
     if target == "odm":
         return emit_odm(packed, file, info, plan)
     merged = merge_lookups(packed)

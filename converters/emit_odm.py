@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ondevice.codecs import QuantTable, StoredTable
+from ondevice.container import ContainerWriter
 from ondevice.converters.dense_layers import (
     ALL_FLOAT,
     DenseLayer,
     DensePlan,
-    LayerReport,
     find_dense_layers,
     layer_report,
     nodes_of,
 )
+from ondevice.converters.draft import Draft
 from ondevice.converters.graph import PackedModel, module_path
 from ondevice.converters.lower import lowered
 from ondevice.dense import DENSE, pack_dense
 from ondevice.errors import UnsupportedError
 from ondevice.info import ModelInfo
-from ondevice.odm import write_odm
+from ondevice.odm import odm_writer, records_of
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Attribute, Node, Plan
-from ondevice.records import stream_records
+from ondevice.records import TAIL, RecordStream, stream_records
 
 
 def emit_odm(
     packed: PackedModel, path: Path, info: ModelInfo, plan: DensePlan = ALL_FLOAT
-) -> tuple[LayerReport, ...]:
-    """Write a native file to `path`, dense layers stored as planned; returned is how.
+) -> Draft:
+    """Write a native file to `path`, dense layers stored as planned, up to its tables' rows.
 
     Activations of q8 layers are always quantised dynamically, row by row.
 
@@ -70,10 +73,36 @@ def emit_odm(
         weights=tuple(weights),
         tables={name: table.layout for name, table in tables.items()},
     )
-    write_odm(path, execution, info, weights, tables)
-    return tuple(
-        layer_report(layer, "dynamic" if layer.codec == "q8" else "float") for layer in layers
+    container = odm_writer(path, execution, info, weights, tables)
+    return Draft(
+        path=path,
+        layers=tuple(
+            layer_report(layer, "dynamic" if layer.codec == "q8" else "float") for layer in layers
+        ),
+        tables=[
+            _RecordWriter(packed.tables[name], container, records_of(name), stream)
+            for name, stream in tables.items()
+        ],
+        ending=container,
     )
+
+
+@dataclass(frozen=True)
+class _RecordWriter:
+    """A `TableWriter` of records; `name` is their array in the container."""
+
+    table: StoredTable
+    container: ContainerWriter
+    name: str
+    stream: RecordStream
+
+    def write(self, file: BinaryIO, chunk: QuantTable) -> None:
+        """Append the records of the next rows."""
+        self.container.append(file, self.name, self.stream.pack(chunk))
+
+    def finish(self, file: BinaryIO) -> None:
+        """Append the zeros behind the last record."""
+        self.container.append(file, self.name, TAIL)
 
 
 def _dense_node(

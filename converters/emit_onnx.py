@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from ondevice.codecs import Codec, StoredTable
 from ondevice.converters.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
-from ondevice.converters.column_blocks import ColumnBlocks, cut, write_blocks
-from ondevice.converters.dense_layers import ALL_FLOAT, DensePlan, LayerReport
+from ondevice.converters.column_blocks import BlockWriter, ColumnBlocks, cut
+from ondevice.converters.dense_layers import ALL_FLOAT, DensePlan
+from ondevice.converters.draft import Draft
 from ondevice.converters.external_data import ExternalData
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.onnx_dense import quantise_dense
@@ -48,16 +49,14 @@ FUNCTION_NAMES = {
 }
 
 
-def emit_onnx(
-    packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT
-) -> tuple[LayerReport, ...]:
-    """Write `path` and, beside it, `path` + ".data" with the tables.
+def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT) -> Draft:
+    """Write `path` and, beside it, `path` + ".data" with room for the tables.
 
     Args:
         packed: the model; it is not changed.
         path: the .onnx file to write; the caller writes to a temporary folder and renames.
         info: description stored under the metadata key "ondevice".
-        plan: how dense layers are stored; returned is what became of each.
+        plan: how dense layers are stored.
     """
     model = packed.model.clone()
     graph = model.graph
@@ -86,10 +85,8 @@ def emit_onnx(
     model.ir_version = IR_VERSION
     data.write()
     ir.save(model, path)
-    with data.path.open("r+b") as file:
-        for table in stored.values():
-            write_blocks(file, table.cut, table.offsets, table.payload)
-    return layers
+    writers = [BlockWriter(item.cut, item.offsets, item.payload) for item in stored.values()]
+    return Draft(data.path, layers, writers)
 
 
 class _StoredTable:

@@ -11,11 +11,11 @@ from ondevice.converters.dense_layers import (
     ALL_FLOAT,
     DenseLayer,
     DensePlan,
-    LayerReport,
     find_dense_layers,
     layer_report,
     nodes_of,
 )
+from ondevice.converters.draft import Draft
 from ondevice.converters.graph import PackedLookup, PackedModel, module_path
 from ondevice.converters.lower import lowered
 from ondevice.converters.tflite_dense import DenseWriter
@@ -26,10 +26,8 @@ from ondevice.converters.tflite_writer import FREE, TYPES, Shape, TfliteWriter
 from ondevice.errors import UnsupportedError
 
 
-def emit_tflite(
-    packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT
-) -> tuple[LayerReport, ...]:
-    """Write `path`, one file with graph, tables and description; equal models, equal bytes.
+def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT) -> Draft:
+    """Write `path`, one file with graph, description and room for the tables.
 
     Free sizes, such as the batch, stay free: they are 1 until the runtime resizes its inputs.
 
@@ -37,7 +35,7 @@ def emit_tflite(
         packed: the model; it is not changed.
         path: the .tflite file to write; the caller writes to a temporary place and renames.
         info: description, stored as the metadata entry "ondevice".
-        plan: how dense layers are stored; returned is what became of each.
+        plan: how dense layers are stored.
 
     Raises:
         UnsupportedError: operators that TFLite, or this emitter, cannot express - all are
@@ -70,10 +68,8 @@ def emit_tflite(
     for value in graph.outputs:
         _add_output(builder, value)
     writer.write(path, info)
-    with path.open("r+b") as file:
-        for table in tables.values():
-            table.write(file)
-    return (*dense.reports, *(layer_report(x, "float") for x in layers if x.codec == "f32"))
+    reports = (*dense.reports, *(layer_report(x, "float") for x in layers if x.codec == "f32"))
+    return Draft(path, reports, [table.rows_writer() for table in tables.values()])
 
 
 def _signature(value: ir.Value) -> tuple[Shape, np.dtype[np.generic]]:

@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import ROW_UNIT, Codec, QuantTable, ScaleAxis, StoredTable
+from ondevice.codecs import (
+    Codec,
+    QuantTable,
+    ScaleAxis,
+    StoredTable,
+    TablePart,
+    value_dtype,
+)
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
 from ondevice.converters.row_arithmetic import needs_zero_row
 from ondevice.errors import UnsupportedError
@@ -188,74 +195,47 @@ class JoinedTable:
     A `StoredTable` for targets that join tables; column scales stay with the lookups.
     """
 
-    parts: tuple[StoredTable, ...]
+    tables: tuple[StoredTable, ...]
     widths: npt.NDArray[np.integer] | None
 
     @property
     def codec(self) -> Codec:
         """See StoredTable."""
-        return self.parts[0].codec
+        return self.tables[0].codec
 
     @property
     def rows(self) -> int:
         """See StoredTable."""
-        return sum(part.rows for part in self.parts) + 1
+        return sum(table.rows for table in self.tables) + 1
 
     @property
     def dim(self) -> int:
         """See StoredTable."""
-        return self.parts[0].dim
+        return self.tables[0].dim
 
     @property
     def scale_axis(self) -> ScaleAxis | None:
         """Row or none: columns are the lookups' affair."""
-        return "row" if self.parts[0].scale_axis == "row" else None
+        return "row" if self.tables[0].scale_axis == "row" else None
 
     @property
     def column_scales(self) -> None:
         """None: they are the lookups' affair."""
 
-    def chunks(self) -> Iterator[QuantTable]:
-        """See StoredTable; a chunk has any multiple of ROW_UNIT rows, the last one excepted."""
-        rest: QuantTable | None = None
-        for chunk in self._parts():
-            whole = chunk if rest is None else _stacked(rest, chunk)
-            stop = whole.rows - whole.rows % ROW_UNIT
-            rest = _rows_of(whole, slice(stop, None)) if stop < whole.rows else None
-            if stop:
-                yield _rows_of(whole, slice(0, stop))
-        if rest is not None:
-            yield rest
-
-    def _parts(self) -> Iterator[QuantTable]:
-        for part in self.parts:
-            for chunk in part.chunks():
-                yield chunk if self.scale_axis == "row" else replace(chunk, scales=None)
+    @property
+    def parts(self) -> tuple[TablePart, ...]:
+        """See StoredTable; the last part is the row of zeros."""
         scales = np.ones(1, np.float16) if self.scale_axis == "row" else None
         widths = None if self.widths is None else self.widths[-1:]
-        yield QuantTable(self.codec, np.zeros_like(chunk.values[:1]), scales, widths)
+        zeros = np.zeros((1, self.dim), value_dtype(self.codec))
+        parts = [part for table in self.tables for part in table.parts]
+        return (*parts, QuantTable(self.codec, zeros, scales, widths))
 
 
-def _rows_of(table: QuantTable, part: slice) -> QuantTable:
-    scales = None if table.scales is None else table.scales[part]
-    widths = None if table.widths is None else table.widths[part]
-    return QuantTable(table.codec, table.values[part], scales, widths)
-
-
-def _stacked(first: QuantTable, second: QuantTable) -> QuantTable:
-    values = np.concatenate([first.values, second.values])
-    scales = widths = None
-    if first.scales is not None and second.scales is not None:
-        scales = np.concatenate([first.scales, second.scales])
-    if first.widths is not None and second.widths is not None:
-        widths = np.concatenate([first.widths, second.widths])
-    return QuantTable(first.codec, values, scales, widths)
-
-
-def _joined(parts: Sequence[StoredTable]) -> JoinedTable:
-    widths = [part.widths for part in parts if part.widths is not None]
+def _joined(tables: Sequence[StoredTable]) -> JoinedTable:
+    widths = [table.widths for table in tables if table.widths is not None]
     joined = np.concatenate([*widths, np.zeros(1, np.uint8)]) if widths else None
-    return JoinedTable(tuple(parts), joined)
+    return JoinedTable(tuple(tables), joined)
 
 
 def _only_dense_reader(concat: ir.Node) -> ir.Node | None:

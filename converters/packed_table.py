@@ -54,8 +54,13 @@ class PackedTable:
             return None
         return "row" if self.column_scales is None else "column"
 
-    def chunks(self) -> Iterator[QuantTable]:
+    @property
+    def parts(self) -> tuple[PackedTable]:
         """See StoredTable."""
+        return (self,)
+
+    def chunks(self) -> Iterator[QuantTable]:
+        """See TablePart."""
         start = 0
         for values in self.source.chunks():
             stop = start + len(values)

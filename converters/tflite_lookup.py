@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import BITS, Codec, StoredTable
 from ondevice.converters.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
-from ondevice.converters.column_blocks import cut, write_blocks
+from ondevice.converters.column_blocks import BlockWriter, cut
 from ondevice.converters.graph import PackedLookup
 from ondevice.converters.row_arithmetic import (
     HeadArithmetic,
@@ -70,12 +70,12 @@ class TfliteTable:
         elif table.column_scales is not None:
             self._column_scales = writer.table(f"{name}.scales", table.column_scales)
 
-    def write(self, file: BinaryIO) -> None:
-        """Write the table into the file that the writer has made."""
+    def rows_writer(self) -> BlockWriter:
+        """What writes the rows into the file that the writer has made."""
         places: dict[int | str, Tensor | None] = dict(enumerate(self._blocks))
         places |= {"scales": self._row_scales, "positions": self._positions}
         offsets = {place: self._writer.offset(tensor) for place, tensor in places.items() if tensor}
-        write_blocks(file, self._parts, offsets, self._payload)
+        return BlockWriter(self._parts, offsets, self._payload)
 
     @property
     def rejects_outside(self) -> bool:

@@ -37,8 +37,15 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 
+class TablePart(Protocol):
+    """Rows of a quantised table that are made a chunk at a time."""
+
+    def chunks(self) -> Iterator[QuantTable]:
+        """The rows in order, in tables of `chunk_rows(dim)` rows; the last one may be shorter."""
+
+
 class StoredTable(Protocol):
-    """A quantised table as a writer of files sees it: in chunks, whether or not it is in memory."""
+    """A quantised table as a writer of files sees it, whether or not it is in memory."""
 
     @property
     def codec(self) -> Codec:
@@ -64,8 +71,14 @@ class StoredTable(Protocol):
     def widths(self) -> npt.NDArray[np.integer] | None:
         """Kept dimensions per row [rows], or None when every row is whole."""
 
-    def chunks(self) -> Iterator[QuantTable]:
-        """The rows in order, in tables of `chunk_rows(dim)` rows; the last one may be shorter."""
+    @property
+    def parts(self) -> tuple[TablePart, ...]:
+        """Its rows: those of one part after another. Of most tables, the table itself."""
+
+
+def value_dtype(codec: Codec) -> np.dtype[Any]:
+    """Of QuantTable.values."""
+    return np.dtype({"f32": np.float32, "f16": np.float16}.get(codec, np.int8))
 
 
 def chunk_rows(dim: int) -> int:
@@ -116,8 +129,13 @@ class QuantTable:
             return None
         return self.scales.astype(np.float32, copy=False)
 
+    @property
+    def parts(self) -> tuple[QuantTable]:
+        """See `StoredTable`."""
+        return (self,)
+
     def chunks(self) -> Iterator[QuantTable]:
-        """See `StoredTable`; the chunks are views."""
+        """See `TablePart`; the chunks are views."""
         step = chunk_rows(self.dim)
         for start in range(0, self.rows, step):
             part = slice(start, start + step)

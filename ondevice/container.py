@@ -12,7 +12,7 @@ import json
 import math
 import mmap
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -50,18 +50,11 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Stream:
-    """An array that is made piece by piece while it is written, and never is in memory whole.
-
-    Attributes:
-        dtype: of the array and of every piece.
-        shape: of the array.
-        pieces: makes the pieces; their elements, one piece after the other, are the array's.
-    """
+class Reserved:
+    """Room for an array that is written piece by piece, and never is in memory whole."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    pieces: Callable[[], Iterable[Array]]
 
     @property
     def nbytes(self) -> int:
@@ -124,28 +117,68 @@ class Container:
         return checksums
 
 
-def write_container(
-    path: Path, arrays: Mapping[str, Array | Stream], metadata: Mapping[str, str]
-) -> None:
-    """Write arrays and metadata to `path` (see the module text for the layout)."""
-    layout: dict[str, Array | Stream] = {HEADER_CRC: np.zeros(1, dtype="<u4")}
-    position = 4
-    for name, array in arrays.items():
-        stored = _storable(name, array)
-        alignment = PAGE if stored.nbytes >= PAGED_BYTES else ALIGNMENT
-        if gap := -position % alignment:
-            layout[f"{PADDING_PREFIX}{len(layout)}"] = np.zeros(gap, dtype=np.uint8)
-        layout[name] = stored
-        position += gap + stored.nbytes
-    # the checksums are known when everything is written: until then the header's place is kept
-    size = len(_header(layout, metadata, dict.fromkeys(arrays, WIDEST_CRC)))
-    with path.open("wb") as file:
-        file.seek(size)
-        checksums = {name: _write_array(file, name, array) for name, array in layout.items()}
-        header = _header(layout, metadata, {name: checksums[name] for name in arrays}, size)
+class ContainerWriter:
+    """Writes a container: plain arrays at once, reserved ones piece by piece, the header last."""
+
+    def __init__(
+        self, path: Path, arrays: Mapping[str, Array | Reserved], metadata: Mapping[str, str]
+    ) -> None:
+        """Create `path` with all arrays but the reserved ones (see the module text)."""
+        self._path, self._metadata = path, metadata
+        self._layout: dict[str, Array | Reserved] = {HEADER_CRC: np.zeros(1, dtype="<u4")}
+        self._starts: dict[str, int] = {}
+        position = 4
+        for name, array in arrays.items():
+            stored = _storable(name, array)
+            alignment = PAGE if stored.nbytes >= PAGED_BYTES else ALIGNMENT
+            if gap := -position % alignment:
+                self._layout[f"{PADDING_PREFIX}{len(self._layout)}"] = np.zeros(gap, np.uint8)
+            self._layout[name], self._starts[name] = stored, position + gap
+            position += gap + stored.nbytes
+        # checksums are known when everything is written: until then the header's place is kept
+        widest = dict.fromkeys(arrays, WIDEST_CRC)
+        self._header_bytes = len(_header(self._layout, metadata, widest))
+        self._checksums = dict.fromkeys(arrays, 0)
+        self._written = dict.fromkeys(arrays, 0)
+        with path.open("wb") as file:
+            file.truncate(self._header_bytes + position)
+            for name in arrays:
+                array = self._layout[name]
+                if not isinstance(array, Reserved):
+                    self.append(file, name, array)
+
+    def append(self, file: BinaryIO, name: str, piece: Array) -> None:
+        """Write the next elements of a reserved array; `file` is open for writing at any place."""
+        dtype = self._layout[name].dtype.newbyteorder("<")
+        data = np.ascontiguousarray(piece, dtype).reshape(-1)
+        raw = data.view(np.uint8).data
+        file.seek(self._header_bytes + self._starts[name] + self._written[name])
+        file.write(raw)
+        self._checksums[name] = zlib.crc32(raw, self._checksums[name])
+        self._written[name] += data.nbytes
+
+    def finish(self, file: BinaryIO) -> None:
+        """Write the header.
+
+        Raises:
+            FileFormatError: a reserved array is not complete.
+        """
+        for name, written in self._written.items():
+            if written != (expected := self._layout[name].nbytes):
+                raise FileFormatError(
+                    f"{self._path}: array {name!r}: {written} bytes came, {expected} were expected"
+                )
+        header = _header(self._layout, self._metadata, self._checksums, self._header_bytes)
         file.seek(0)
         file.write(header)
         file.write(zlib.crc32(header).to_bytes(4, "little"))
+
+
+def write_container(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write arrays and metadata to `path` (see the module text for the layout)."""
+    writer = ContainerWriter(path, arrays, metadata)
+    with path.open("r+b") as file:
+        writer.finish(file)
 
 
 def open_container(path: Path) -> Container:
@@ -169,31 +202,17 @@ def open_container(path: Path) -> Container:
     return container
 
 
-def _storable(name: str, array: Array | Stream) -> Array | Stream:
+def _storable(name: str, array: Array | Reserved) -> Array | Reserved:
     little = array.dtype.newbyteorder("<")
     if little not in _NAMES:
         raise FileFormatError(f"array {name!r}: dtype {array.dtype} cannot be stored")
-    if isinstance(array, Stream):
+    if isinstance(array, Reserved):
         return array
     return np.asarray(array, dtype=little, order="C")  # ascontiguousarray gives scalars an axis
 
 
-def _write_array(file: BinaryIO, name: str, array: Array | Stream) -> int:
-    """Append an array to the file; returns its CRC-32."""
-    checksum = written = 0
-    for piece in array.pieces() if isinstance(array, Stream) else (array,):
-        data = np.ascontiguousarray(piece, array.dtype.newbyteorder("<")).reshape(-1)
-        raw = data.view(np.uint8).data
-        checksum = zlib.crc32(raw, checksum)
-        file.write(raw)
-        written += data.nbytes
-    if written != array.nbytes:
-        raise FileFormatError(f"array {name!r}: {written} bytes came, {array.nbytes} were expected")
-    return checksum
-
-
 def _header(
-    layout: Mapping[str, Array | Stream],
+    layout: Mapping[str, Array | Reserved],
     metadata: Mapping[str, str],
     checksums: Mapping[str, int],
     size: int = 0,

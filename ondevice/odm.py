@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.container import Container, Stream, open_container, write_container
+from ondevice.container import Container, ContainerWriter, Reserved, open_container
 from ondevice.dense import DENSE
 from ondevice.errors import FileFormatError
 from ondevice.info import ModelInfo
@@ -50,10 +50,23 @@ def write_odm(
     plan: Plan,
     info: ModelInfo,
     weights: Mapping[str, Array],
-    tables: Mapping[str, RecordTable | RecordStream],
+    tables: Mapping[str, RecordTable],
 ) -> None:
-    """Write a native model to `path`; a stream's records are made while they are written."""
-    arrays: dict[str, Array | Stream] = {f"weight.{name}": weights[name] for name in plan.weights}
+    """Write a native model to `path`."""
+    writer = odm_writer(path, plan, info, weights, tables)
+    with path.open("r+b") as file:
+        writer.finish(file)
+
+
+def odm_writer(
+    path: Path,
+    plan: Plan,
+    info: ModelInfo,
+    weights: Mapping[str, Array],
+    tables: Mapping[str, RecordTable | RecordStream],
+) -> ContainerWriter:
+    """Create a native model that lacks its header and the records of streams; see `records_of`."""
+    arrays: dict[str, Array | Reserved] = {f"weight.{name}": weights[name] for name in plan.weights}
     for name in plan.tables:
         for part, array in _table_parts(tables[name]).items():
             arrays[f"table.{name}.{part}"] = array
@@ -63,7 +76,12 @@ def write_odm(
         "plan": plan.to_text(),
         "info": info.to_text(),
     }
-    write_container(path, arrays, metadata)
+    return ContainerWriter(path, arrays, metadata)
+
+
+def records_of(table: str) -> str:
+    """Name of the array that holds a table's records."""
+    return f"table.{table}.records"
 
 
 def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
@@ -114,8 +132,8 @@ def _check_pooling(path: Path, plan: Plan, info: ModelInfo) -> None:
             raise FileFormatError(f"{path}: pooling needs IDs with a sequence axis: {node.inputs}")
 
 
-def _table_parts(table: RecordTable | RecordStream) -> dict[str, Array | Stream]:
-    parts: dict[str, Array | Stream] = {"records": table.records}
+def _table_parts(table: RecordTable | RecordStream) -> dict[str, Array | Reserved]:
+    parts: dict[str, Array | Reserved] = {"records": table.records}
     if table.index.size:
         parts["index"] = table.index
     if table.scales.size:
@@ -125,7 +143,7 @@ def _table_parts(table: RecordTable | RecordStream) -> dict[str, Array | Stream]
 
 def _open_table(container: Container, name: str, layout: RecordLayout) -> RecordTable:
     parts: dict[str, Array] = {
-        "records": container.array(f"table.{name}.records"),
+        "records": container.array(records_of(name)),
         "index": np.empty(0, dtype=np.uint8),
         "scales": np.empty(0, dtype=np.float32),
     }

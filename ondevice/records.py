@@ -10,14 +10,13 @@ affine function of the sum of the codes before it: at most 0.75 bytes a row, fou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import BITS, CODECS, Codec, FloatArray, QuantTable, ScaleAxis, StoredTable
-from ondevice.container import Stream
+from ondevice.container import Reserved
 from ondevice.errors import FileFormatError, SpecError
 
 Bytes = npt.NDArray[np.uint8]
@@ -29,6 +28,7 @@ SCALE_BITS = 16
 COUNTED_ROWS = 2**20  # worked on at once: temporaries take up to 30 bytes a row
 # Zero bytes after the last record, so that a kernel may load a whole vector at any record.
 TAIL_BYTES = 64
+TAIL = np.zeros(TAIL_BYTES, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -237,18 +237,24 @@ class RecordTable:
 
 @dataclass(frozen=True)
 class RecordStream:
-    """A table in its stored form, whose records are made while they are written."""
+    """A table in its stored form, whose records are made chunk by chunk: `pack`, then `TAIL`."""
 
     layout: RecordLayout
-    records: Stream
+    records: Reserved
     index: Bytes
     scales: FloatArray
 
+    def pack(self, chunk: QuantTable) -> Bytes:
+        """The records of the table's next rows, a multiple of ROW_UNIT except at its end."""
+        kept = np.zeros(chunk.rows, np.uint8) if chunk.widths is None else chunk.widths
+        group_rows = self.layout.group_rows if self.layout.width_step else chunk.rows
+        return _pack_rows(chunk, _lengths(self.layout, kept), group_rows)
 
-def pack_records(table: StoredTable) -> RecordTable:
+
+def pack_records(table: QuantTable) -> RecordTable:
     """Store a quantised table as records in memory; see `stream_records`."""
     stream = stream_records(table)
-    records = np.concatenate(list(stream.records.pieces()))
+    records = np.concatenate([*map(stream.pack, table.chunks()), TAIL])
     return RecordTable(stream.layout, records, stream.index, stream.scales)
 
 
@@ -266,15 +272,7 @@ def stream_records(table: StoredTable) -> RecordStream:
     index = np.empty(0, np.uint8)
     if layout.width_step:
         index, total = _build_index(layout, np.asarray(table.widths))
-
-    def pieces() -> Iterator[Bytes]:
-        for chunk in table.chunks():
-            kept = np.zeros(chunk.rows, np.uint8) if chunk.widths is None else chunk.widths
-            group_rows = layout.group_rows if layout.width_step else chunk.rows
-            yield _pack_rows(chunk, _lengths(layout, kept), group_rows)
-        yield np.zeros(TAIL_BYTES, dtype=np.uint8)
-
-    records = Stream(np.dtype(np.uint8), (total + TAIL_BYTES,), pieces)
+    records = Reserved(np.dtype(np.uint8), (total + TAIL_BYTES,))
     scales = np.empty(0, np.float32) if table.column_scales is None else table.column_scales
     return RecordStream(layout, records, index, scales)
 

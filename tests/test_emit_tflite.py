@@ -28,6 +28,7 @@ from tflite_helpers import (
     save_case,
 )
 
+from ondevice.converters.draft import fill
 from ondevice.converters.emit_tflite import emit_tflite
 from ondevice.converters.graph import PackedModel
 from ondevice.converters.merge import merge_lookups
@@ -142,7 +143,7 @@ CASES |= SCHEME_CASES
 def emit(built: Built, folder: Path, name: str = "model") -> Path:
     path = folder / f"{name}.tflite"
     packed = merge_lookups(built.packed) if name in SCHEME_CASES else built.packed
-    emit_tflite(packed, path, "description")
+    fill(emit_tflite(packed, path, "description"))
     return path
 
 
@@ -324,7 +325,7 @@ def run_operator(
         name="main",
     )
     path = folder / "operator.tflite"
-    emit_tflite(PackedModel(ir.Model(graph, ir_version=10), (), {}), path, "")
+    fill(emit_tflite(PackedModel(ir.Model(graph, ir_version=10), (), {}), path, ""))
     engine = TfliteEngine(path)
     outputs = []
     for batch in (1, 2, 17):
@@ -536,7 +537,7 @@ def test_runtime_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "åß∂ \U0001f600", "x" * 100_000])
 def test_description_comes_back(text: str, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
-    emit_tflite(build([code()]).packed, path, text)
+    fill(emit_tflite(build([code()]).packed, path, text))
     assert read_info(path) == text
 
 
@@ -553,7 +554,7 @@ def test_files_of_others_are_told_apart(tmp_path: Path) -> None:
                 function(path)
     with pytest.raises(FileFormatError, match="cannot be read"):
         read_info(tmp_path / "missing.tflite")
-    emit_tflite(build([code()]).packed, path, "text")
+    fill(emit_tflite(build([code()]).packed, path, "text"))
     path.write_bytes(path.read_bytes().replace(b"ondevice\x00", b"somebody\x00"))
     with pytest.raises(FileFormatError, match="not one written by ondevice"):
         read_info(path)

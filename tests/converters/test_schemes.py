@@ -9,6 +9,7 @@ import pytest
 from tflite_helpers import BATCHES, SCHEME_CASES, Lookup, build, make_ids, reference
 
 from ondevice.codecs import quantise
+from ondevice.converters.draft import fill
 from ondevice.converters.emit_onnx import emit_onnx
 from ondevice.converters.emit_tflite import emit_tflite
 from ondevice.converters.merge import merge_lookups
@@ -24,7 +25,7 @@ SCHEMES = json.loads(GOLDEN.read_text("utf-8"))
 def test_onnx_agrees_with_reference(name, tmp_path):
     """The same cases run in TFLite in tests/test_emit_tflite.py."""
     built = build(SCHEME_CASES[name])
-    emit_onnx(merge_lookups(built.packed), tmp_path / "model.onnx", "description")
+    fill(emit_onnx(merge_lookups(built.packed), tmp_path / "model.onnx", "description"))
     engine = OnnxEngine(tmp_path / "model.onnx")
     for batch in BATCHES:
         ids = make_ids(built, batch, seed=batch)
@@ -66,8 +67,10 @@ def test_golden_vectors(case, tmp_path):
     ids = {"field_0": np.array([int(number) for number in case["ids"][:count]])}
     ids |= {"field_1": sequences, "field_2": sequences}
     expected = np.concatenate([case["vectors"][:count], *case["pooled"].values()], axis=1)
-    emit_onnx(merged, tmp_path / "model.onnx", "")
-    emit_tflite(merged, tmp_path / "model.tflite", "")
+    fill(
+        emit_onnx(merged, tmp_path / "model.onnx", ""),
+        emit_tflite(merged, tmp_path / "model.tflite", ""),
+    )
     for engine in (OnnxEngine(tmp_path / "model.onnx"), TfliteEngine(tmp_path / "model.tflite")):
         got = engine.run(ids)["vectors"]
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6, err_msg=engine.runtime)

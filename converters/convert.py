@@ -19,6 +19,7 @@ from ondevice.codecs import BITS, CODECS, Codec
 from ondevice.converters.absorb import absorb_rotations
 from ondevice.converters.arguments import DynamicAxes
 from ondevice.converters.calibration import calibrate
+from ondevice.converters.code_pages import release_code_pages
 from ondevice.converters.column_blocks import stored_tables
 from ondevice.converters.dense_layers import DensePlan, check_float_layers
 from ondevice.converters.draft import Draft, fill
@@ -121,8 +122,10 @@ def convert(
     """
     _check_settings(targets, tables, dense)
     plan = DensePlan(dense, tuple(float_layers))
+    release_code_pages()  # of imports
     source = _source(module, example_inputs, dynamic_axes, weights)
     captured = source.capture()
+    release_code_pages()  # of the exporter
     absorb_rotations(captured.model.graph)
     if "tflite" in targets:
         check_file_size(_code_bytes(captured, table_codecs(captured, tables)))
@@ -161,6 +164,7 @@ def convert(
         places = {target: folder / f"{name}.{target}" for target in targets}
         drafts = {key: _emit(key, packed, file, info, plan) for key, file in places.items()}
         fill(*drafts.values())
+        release_code_pages()  # of torch
         written = {
             key: replace(
                 verify_file(file, expected, DENSE_TOLERANCE[dense]), layers=drafts[key].layers

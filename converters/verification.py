@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import ondevice
+from ondevice.converters.code_pages import release_code_pages
 from ondevice.converters.report import Parity, TargetReport
 from ondevice.converters.sources import Source
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
@@ -126,6 +127,7 @@ def verify_file(file: Path, expected: Expected, tolerance: float) -> TargetRepor
         MissingDependencyError: no runtime for the file is installed.
     """
     models, not_checked = _models(file)
+    release_code_pages()  # of loading
     parity, change = [], 0.0
     for model in models:
         largest = 0.0
@@ -145,7 +147,7 @@ def verify_file(file: Path, expected: Expected, tolerance: float) -> TargetRepor
     return TargetReport(
         path=file,
         bytes=file_bytes(file),
-        table_bytes=sum(table.total for table in stored_tables(file)),
+        table_bytes=sum(table.total for table in stored_tables(file, models[0].info)),
         parity=tuple(parity),
         not_checked=not_checked,
         max_change=change,

@@ -11,21 +11,22 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
-from scipy.sparse.linalg import lsqr
 from torch import Tensor, nn
 
 from ondevice.codecs import BITS, Codec, quantise
-from ondevice.errors import InputError, SpecError
+from ondevice.errors import InputError, SpecError, needs_extra
 from ondevice.lookup import table_rows
 from ondevice.models.adaptive_mask import AdaptiveMask
 from ondevice.models.embeddings import Embedding
 from ondevice.spec import LookupSpec, Pooling, binary_code_spec, full_spec
+
+if TYPE_CHECKING:  # large: a conversion without fitting does without
+    from scipy import sparse
 
 # Odd, so that (id * it) mod 2**S is one to one: neighbouring IDs must not share their high blocks.
 MULTIPLIER = 0x9E3779B97F4A7C15
@@ -294,6 +295,8 @@ def _code_spec(rows: int, dim: int, ratio: float, padding: int | None) -> Lookup
 
 def _system(spec: LookupSpec, rows: int, weights: FloatArray) -> sparse.csr_array:
     """Which rows of the new table an ID adds up, scaled by the root of its weight."""
+    with needs_extra("fitting tables", "train"):
+        from scipy import sparse
     columns = table_rows(spec, np.arange(rows, dtype=np.int64))
     per_id = columns.shape[1]
     values = np.repeat(np.sqrt(weights), per_id)
@@ -308,6 +311,8 @@ def _least_squares(
     widths: Counts | None = None,
 ) -> FloatArray:
     """Rows that, added up, are nearest to the target; a row keeps its first widths[i] values."""
+    with needs_extra("fitting tables", "train"):
+        from scipy.sparse.linalg import lsqr
     scaled = target * np.sqrt(weights)[:, None]
     values = np.zeros((system.shape[1], target.shape[1]))
     for column in range(target.shape[1]):

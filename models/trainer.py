@@ -12,12 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ondevice.errors import DataError, OnDeviceError, SpecError
+from ondevice.errors import DataError, OnDeviceError, SpecError, needs_extra
 from ondevice.models.log import ClickLog
 from ondevice.models.mask_learner import MaskLearner
 from ondevice.models.networks import ClickModel
@@ -229,6 +228,8 @@ def evaluate(model: ClickModel, log: ClickLog, batch: int = 8192) -> Metrics:
         TrainingError: the model's output is not finite.
         InputError: the log's fields or IDs do not fit the model.
     """
+    with needs_extra("evaluation", "train"):  # large: a conversion does without
+        from sklearn.metrics import log_loss, roc_auc_score
     _check_both_labels(log, "evaluation")
     probabilities = predict(model, log, batch).astype(np.float64)
     if not np.isfinite(probabilities).all():

@@ -78,10 +78,9 @@ def inspect(path: str | Path) -> Inspection:
     )
 
 
-def stored_tables(path: Path) -> tuple[TableBytes, ...]:
-    """Bytes of every embedding table of a model file. Raises as `inspect` does."""
-    opened, info = _opened(path)
-    return info.tables if opened is None else _native_tables(opened)
+def stored_tables(path: Path, info: ModelInfo) -> tuple[TableBytes, ...]:
+    """Bytes of every embedding table of a model file with this description."""
+    return _native_tables(open_odm(path)) if path.suffix.lower() == ".odm" else info.tables
 
 
 def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,11 @@ from torch import nn
 from torch.nn import functional
 
 import ondevice.codecs
+import ondevice.converters.packed_table
 from ondevice.converters import convert
+from ondevice.converters.code_pages import MAPS
+from ondevice.converters.draft import Draft, fill
+from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.row_tensor import RowTensor
 from ondevice.converters.weights import Weights
 from ondevice.errors import FileFormatError, SpecError, UnsupportedError
@@ -175,6 +180,69 @@ def test_values_that_are_not_finite_are_found_while_streaming(tmp_path):
         convert(plain("meta"), EXAMPLE, tmp_path / "out", weights=tmp_path / "w.safetensors")
 
 
+class Counted:
+    """A part of a table that counts how often it is read."""
+
+    def __init__(self, name, reads):
+        self.name, self.reads = name, reads
+
+    def chunks(self):
+        self.reads.append(self.name)
+        for number in range(2):
+            yield f"{self.name}{number}"
+
+
+class Noted:
+    """A writer that notes what it gets."""
+
+    def __init__(self, *parts):
+        self.table = SimpleNamespace(parts=parts)
+        self.got = []
+
+    def write(self, file, chunk):
+        self.got.append(chunk)
+
+    def finish(self, file):
+        self.got.append("end")
+
+
+def test_a_table_is_read_once_for_all_files_where_their_orders_allow(tmp_path):
+    (tmp_path / "file").touch()
+    reads = []
+    a, b, c = (Counted(name, reads) for name in "abc")
+    writers = [Noted(a), Noted(b), Noted(c), Noted(b, a, c), Noted(c)]
+    drafts = [Draft(tmp_path / "file", (), writers[:3]), Draft(tmp_path / "file", (), writers[3:])]
+    fill(*drafts)
+    assert sorted(reads) == ["a", "b", "c"]
+    assert writers[3].got == ["b0", "b1", "a0", "a1", "c0", "c1", "end"]
+    assert [writer.got for writer in writers[:2]] == [["a0", "a1", "end"], ["b0", "b1", "end"]]
+    assert writers[2].got == writers[4].got == ["c0", "c1", "end"]
+    reads.clear()
+    against = [Noted(a, b), Noted(b, a)]  # no order suits both
+    fill(Draft(tmp_path / "file", (), against))
+    assert len(reads) == 3
+    assert against[1].got == ["b0", "b1", "a0", "a1", "end"]
+
+
+def test_a_conversion_reads_and_quantises_a_table_once_for_all_targets(tmp_path, monkeypatch):
+    module, rows = click_model(), []  # lookups are merged in .onnx and .tflite, not in .odm
+    original = ondevice.converters.packed_table.quantise_rows
+
+    def counting(values, *rest):
+        rows.append(len(values))
+        return original(values, *rest)
+
+    example = (torch_inputs(click_ids(8)),)
+    expected = sum(module.embedding(name).spec.rows for name in module.fields)
+    for targets in (["odm"], ["odm", "onnx", "tflite"]):
+        rows.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(ondevice.converters.packed_table, "quantise_rows", counting)
+            patch.setattr(PackedTable, "read", lambda self, rows: self.source.read(rows))
+            convert(module, example, tmp_path / "out", tables="f32", targets=targets)
+        assert sum(rows) == expected
+
+
 class Huge(nn.Module):
     """One table, larger than a TFLite file may be."""
 
@@ -246,6 +314,30 @@ def test_memory_of_a_conversion_is_bounded(tmp_path):
     assert big - small <= rows * 64 / 8
     assert "tables" not in result.stderr  # a progress bar is for terminals
     assert (tmp_path / "big" / "model.tflite").stat().st_size > rows * 16
+
+
+RELEASE = """
+import torch
+from pathlib import Path
+from ondevice.converters.code_pages import release_code_pages
+def file_pages():
+    text = Path("/proc/self/status").read_text()
+    return int(text.split("RssFile:")[1].split()[0]) * 1024
+layer, values = torch.nn.Linear(64, 64), torch.ones(3, 64)
+expected = layer(values)
+print(file_pages())
+release_code_pages()
+print(file_pages(), int(torch.equal(layer(values), expected)))
+"""
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="a Linux kernel's accounting")
+def test_code_pages_are_given_back_and_come_again():
+    command = [sys.executable, "-c", RELEASE]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after, equal = map(int, result.stdout.split())
+    assert after < before - 20e6  # torch's libraries alone are some 70 MB
+    assert equal
 
 
 def checkpoint(folder, rows):

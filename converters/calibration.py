@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from ondevice.odm import open_odm
 
 BATCH = 1024
 
-Array = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 
 
 def calibrate(
@@ -37,19 +38,14 @@ def calibrate(
     Args:
         packed: the model.
         info: its description.
-        rows: IDs by input name, int64 [rows, ...].
+        rows: values by input name, int64 or float32 [rows, ...].
         probes: further requests, so that unseen and extreme IDs stay within the ranges too.
 
     Raises:
         UnsupportedError: the native format lacks an operator of the model.
-        InputError: an input is missing, or no rows.
+        InputError: a layer is not finite on the rows.
     """
-    names = [item.name for item in info.inputs]
-    if missing := [name for name in names if name not in rows]:
-        raise InputError(f"calibration: no values for {', '.join(missing)}")
-    count = len(rows[names[0]])
-    if not count:
-        raise InputError("calibration: no rows")
+    count = len(next(iter(rows.values())))
     ranges: dict[str, Range] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "calibration.odm"
@@ -58,7 +54,7 @@ def calibrate(
         engine = NumpyEngine(opened)
         layers = [node for node in opened.plan.nodes if node.op == DENSE]
         starts = range(0, count, BATCH)
-        batches = [{name: rows[name][i : i + BATCH] for name in names} for i in starts]
+        batches = [{name: values[i : i + BATCH] for name, values in rows.items()} for i in starts]
         for batch in (*batches, *probes):
             values = engine.values(batch)
             for node in layers:

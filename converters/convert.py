@@ -21,7 +21,7 @@ from ondevice.converters.arguments import DynamicAxes
 from ondevice.converters.calibration import calibrate
 from ondevice.converters.code_pages import release_code_pages
 from ondevice.converters.column_blocks import stored_tables
-from ondevice.converters.dense_layers import DensePlan, check_float_layers
+from ondevice.converters.dense_layers import DensePlan, check_layers
 from ondevice.converters.draft import Draft, fill
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.emit_onnx import emit_onnx
@@ -30,20 +30,22 @@ from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.id_origins import InputIds, input_ids
 from ondevice.converters.merge import merge_lookups
 from ondevice.converters.model_card import model_card
+from ondevice.converters.one_thread import one_thread
 from ondevice.converters.onnx_source import OnnxSource
 from ondevice.converters.pack import DEFAULT_CODEC, OTHERS, pack, pack_tables, table_codecs
 from ondevice.converters.probe import ANY, probe_inputs
 from ondevice.converters.progress import watched
-from ondevice.converters.report import ConversionReport
+from ondevice.converters.report import ConversionReport, FittedTable
 from ondevice.converters.sources import Source, TorchSource
 from ondevice.converters.tflite_writer import check_file_size
 from ondevice.converters.verification import (
     TOLERANCE,
-    Expected,
     Validation,
+    check_parity,
+    checked_rows,
     difference,
-    main_score,
-    verify_file,
+    expected_of,
+    measure_file,
 )
 from ondevice.converters.weights import Weights
 from ondevice.dense import DENSE_CODECS, DenseCodec
@@ -63,6 +65,7 @@ Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 
 
+@one_thread()
 def convert(
     module: nn.Module | str | Path,
     example_inputs: Any,
@@ -79,6 +82,8 @@ def convert(
     validation: Validation | None = None,
     about: Mapping[str, str] | None = None,
     weights: str | Path | None = None,
+    original: nn.Module | None = None,
+    fitted: Sequence[FittedTable] = (),
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
@@ -99,8 +104,8 @@ def convert(
             channel, and int8 activations); each has its tolerance, DENSE_TOLERANCE.
         float_layers: module paths of dense layers that stay float32, such as "tower.4"; "tower"
             covers all layers below it.
-        calibration: IDs by input name, int64 [rows, ...], ordinary ones, a thousand or more:
-            activations of q8 layers in .onnx and .tflite are then quantised by the ranges seen on
+        calibration: with dense="q8": ordinary values by input name, [rows, ...], a thousand rows
+            or more: activations in .onnx and .tflite are then quantised by the ranges seen on
             them (and on unseen and extreme IDs). Without it, and always in .odm, dynamically.
         features: how raw values become IDs, stored in every file.
         dynamic_axes: axes of free size beside the batch, such as a history's length:
@@ -111,16 +116,19 @@ def convert(
         weights: safetensors files with the module's weights: one file, an index beside several,
             or a folder with either. Tables are read from there row by row and never held in
             memory; the module may be on the meta device, and is not changed.
+        original: the trained module from which `compress_embeddings` made `module`: AUC and
+            changes of a probability are then counted from there.
+        fitted: what `compress_embeddings` says of its tables, for the report and the card.
 
     Raises:
         UnsupportedError: a target cannot express the module, all operators are listed; or the
             tables exceed TFLite's limit of 2 GB.
         FileFormatError: the weights are damaged, or not those of the module.
         ParityError: a file differs from the module by more than its tolerance; nothing is left.
-        SpecError: the settings or the example inputs are wrong.
-        InputError: the validation rows do not fit the module.
+        SpecError: the settings or the example inputs are wrong, or weights are not finite.
+        InputError: the validation or calibration rows do not fit the module.
     """
-    _check_settings(targets, tables, dense)
+    _check_settings(targets, tables, dense, calibrated=calibration is not None)
     plan = DensePlan(dense, tuple(float_layers))
     release_code_pages()  # of imports
     source = _source(module, example_inputs, dynamic_axes, weights)
@@ -129,25 +137,20 @@ def convert(
     absorb_rotations(captured.model.graph)
     if "tflite" in targets:
         check_file_size(_code_bytes(captured, table_codecs(captured, tables)))
-    passes = 2 + (calibration is not None and dense == "q8")
+    passes = 2 + (calibration is not None)
     captured = replace(captured, tables=watched(captured.tables, passes))
     packed_tables = pack_tables(captured, tables)
     packed = pack(captured, packed_tables)
-    check_float_layers(packed, plan)
+    check_layers(packed, plan)
     uses = _uses(packed, source.examples)
     inputs = _input_specs(packed, uses)
     batches = [_probe(source, inputs, uses, rows) for rows in BATCHES]
     travelling = _probe(source, inputs, uses, VECTOR_ROWS)
-    stored = [source(batch, packed_tables) for batch in batches]
-    outcome = source(travelling, packed_tables)
-    vectors = TestVectors(travelling, outcome, DENSE_TOLERANCE[dense])
-    expected = Expected(
-        batches=batches,
-        stored=stored,
-        original=[source(batch) for batch in batches],
-        validation=validation,
-        scores=None if validation is None else main_score(source, validation),
-    )
+    vectors = TestVectors(travelling, source(travelling, packed_tables), DENSE_TOLERANCE[dense])
+    trained = source
+    if original is not None:
+        trained = _source(original, example_inputs, dynamic_axes, None)
+    expected = expected_of(source, trained, batches, packed_tables, validation, inputs)
     info = ModelInfo(
         inputs=inputs,
         outputs=source.outputs,
@@ -155,8 +158,9 @@ def convert(
         vectors=vectors,
         made_by=_versions(),
     )
-    if calibration is not None and dense == "q8":
-        plan = replace(plan, ranges=calibrate(packed, info, calibration, batches))
+    if calibration is not None:
+        rows = checked_rows("calibration", inputs, calibration)
+        plan = replace(plan, ranges=calibrate(packed, info, rows, batches))
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
@@ -167,19 +171,26 @@ def convert(
         release_code_pages()  # of torch
         written = {
             key: replace(
-                verify_file(file, expected, DENSE_TOLERANCE[dense]), layers=drafts[key].layers
+                measure_file(file, expected, DENSE_TOLERANCE[dense]), layers=drafts[key].layers
             )
             for key, file in places.items()
         }
+        check_parity(written.values())
         report = ConversionReport(
             targets={
                 key: replace(item, path=out / item.path.name) for key, item in written.items()
             },
             codec=_described(tables),
             dense=dense,
-            quantisation_difference=max(map(difference, stored, expected.original)),
+            float_layers=tuple(float_layers),
+            calibration_rows=0 if calibration is None else len(next(iter(rows.values()))),
+            quantisation_difference=max(map(difference, expected.stored, expected.own)),
+            weight_bytes=trained.weight_bytes,
             validation_rows=0 if validation is None else len(validation),
+            validation_source="" if validation is None else validation.source,
             source_auc=expected.auc,
+            fitted=tuple(fitted),
+            fitted_auc=expected.own_auc,
             made_by=info.made_by,
         )
         (folder / f"{name}.report.json").write_text(report.to_text(), encoding="utf-8")
@@ -199,7 +210,7 @@ def _described(tables: Codec | Mapping[str, Codec]) -> str:
 
 
 def _check_settings(
-    targets: Sequence[str], tables: Codec | Mapping[str, Codec], dense: str
+    targets: Sequence[str], tables: Codec | Mapping[str, Codec], dense: str, *, calibrated: bool
 ) -> None:
     faults = []
     if unknown := [target for target in targets if target not in TARGETS]:
@@ -210,6 +221,8 @@ def _check_settings(
         faults.append(f"unknown codec {tables!r}; choose from {', '.join(CODECS)}")
     if dense not in DENSE_CODECS:
         faults.append(f"unknown dense codec {dense!r}; choose from {', '.join(DENSE_CODECS)}")
+    if calibrated and dense != "q8":
+        faults.append(f"calibration rows are for q8 layers, but dense is {dense!r}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
 

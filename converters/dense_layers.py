@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ondevice.codecs import LARGEST_F16
 from ondevice.converters.graph import PackedModel, module_path
 from ondevice.converters.lower import lowered
 from ondevice.dense import MAX_FEATURES, MAX_UNITS, DenseCodec
@@ -122,16 +123,47 @@ def find_dense_layers(graph: ir.Graph, plan: DensePlan) -> list[DenseLayer]:
     return layers
 
 
-def check_float_layers(packed: PackedModel, plan: DensePlan) -> None:
-    """Raise SpecError when `float_layers` names what no dense layer is part of."""
+def check_layers(packed: PackedModel, plan: DensePlan) -> None:
+    """Raise SpecError for a layer that cannot be stored as planned, or that there is none of.
+
+    Such are weights that are not finite, or too large for float16, and a path in `float_layers`
+    that no dense layer is part of.
+    """
+    graph = packed.model.graph
+    if faults := [*_not_finite(graph), *_too_large(find_dense_layers(graph, plan))]:
+        raise SpecError("; ".join(faults))
     if not plan.float_layers:
         return
-    graphs = (packed.model.graph, lowered(packed).model.graph)
+    graphs = (graph, lowered(packed).model.graph)
     paths = [layer.path for graph in graphs for layer in find_dense_layers(graph, plan)]
     for name in plan.float_layers:
         if not any(path == name or path.startswith(f"{name}.") for path in paths):
             known = ", ".join(dict.fromkeys(paths)) or "none"
             raise SpecError(f"no dense layer {name!r} to keep in float; the layers are: {known}")
+
+
+def _not_finite(graph: ir.Graph) -> list[str]:
+    """Faults of the weights and biases of matrix products, of the tables and buffers none."""
+    faults = []
+    for node in graph:
+        if node.domain or node.op_type not in ("Gemm", "MatMul", "Conv"):
+            continue
+        for array in map(constant_array, node.inputs[1:]):
+            if array is not None and not (finite := np.isfinite(array)).all():
+                faults.append(
+                    f"dense layer {module_path(node)!r}: {np.count_nonzero(~finite)} of "
+                    f"{array.size} values are NaN or infinite"
+                )
+    return faults
+
+
+def _too_large(layers: Sequence[DenseLayer]) -> list[str]:
+    return [
+        f"dense layer {layer.path!r}: f16 holds values up to {LARGEST_F16}, it has one of "
+        f"{np.abs(layer.weight).max():.3g}: keep it in float32 (--float-layers {layer.path})"
+        for layer in layers
+        if layer.codec == "f16" and np.abs(layer.weight).max() > LARGEST_F16
+    ]
 
 
 def layer_report(layer: DenseLayer, activations: Activations) -> LayerReport:

@@ -19,6 +19,7 @@ from ondevice.converters.id_origins import input_ids
 from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.simplify import simplify
 from ondevice.errors import FileFormatError, ParityError, SpecError, UnsupportedError, needs_extra
+from ondevice.verify import largest_difference
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -60,6 +61,8 @@ class OnnxSource:
         simplify(self._model)
         self._session: tuple[object, Any] | None = None
         self.examples = self._examples(example_inputs)
+        held = [value.const_value for value in graph.initializers.values()]
+        self.weight_bytes = sum(item.nbytes for item in held if item is not None)
 
     def capture(self) -> CapturedModel:
         """The simplified graph with its lookups.
@@ -70,9 +73,10 @@ class OnnxSource:
         """
         expected, got = self(self.examples), self._run(self._simplified(), self.examples, False)
         for name, right in expected.items():
-            if left := np.abs(got[name] - right).max(initial=0) > TOLERANCE:
+            found = largest_difference(got[name], right)
+            if not found <= TOLERANCE:  # also catches NaN
                 raise ParityError(
-                    f"{self._path}: simplified, output {name!r} differs by {left:.3g}"
+                    f"{self._path}: simplified, output {name!r} differs by {found:.3g}"
                 )
         model = self._model.clone()
         return captured(model, set(model.graph.initializers))

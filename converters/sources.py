@@ -33,12 +33,14 @@ class Source(Protocol):
         names: its inputs.
         outputs: its outputs.
         examples: example values of every input, int64 or float32 [batch, ...].
+        weight_bytes: what its tables and weights take, each once.
     """
 
     kind: str
     names: tuple[str, ...]
     outputs: tuple[str, ...]
     examples: dict[str, Array]
+    weight_bytes: int
 
     def capture(self) -> CapturedModel:
         """Its graph, with a node for every lookup."""
@@ -78,6 +80,7 @@ class TorchSource:
         self.names = self._arguments.names
         self.examples = self._arguments.examples
         self.outputs = output_names(self._module, self._arguments)
+        self.weight_bytes = sum(item.nbytes for item in self._module.parameters())
 
     def capture(self) -> CapturedModel:
         """See `ondevice.converters.capture.capture`; tables in files stay there."""

@@ -19,6 +19,29 @@ _BAG_OPTIONS = (  # of functional.embedding_bag, after input and weight
 )  # fmt: skip
 
 
+def pooled(vectors: torch.Tensor, mode: str, kept: torch.Tensor | None = None) -> torch.Tensor:
+    """Sum, mean or maximum of each bag as `nn.EmbeddingBag` defines it.
+
+    Args:
+        vectors: float32 [bags, n, dim].
+        mode: "sum", "mean" or "max".
+        kept: which vectors count, bool [bags, n]; None: all. A bag of none is zero.
+
+    Returns:
+        float32 [bags, dim].
+    """
+    if kept is None:
+        if mode == "max":
+            return vectors.amax(1)
+        return vectors.sum(1) if mode == "sum" else vectors.mean(1)
+    kept = kept.unsqueeze(-1)
+    if mode == "max":
+        lowest = torch.where(kept, vectors, torch.finfo(torch.float32).min).amax(1)
+        return torch.where(kept.any(1), lowest, 0.0)
+    total = torch.where(kept, vectors, 0.0).sum(1)
+    return total if mode == "sum" else total / kept.sum(1).clamp(min=1)
+
+
 @contextmanager
 def stand_ins(module: nn.Module) -> Iterator[None]:
     """Let functions stand in for others while a module is traced inside the block."""
@@ -69,16 +92,8 @@ class _StandIns(TorchFunctionMode):
         weights = given.get("per_sample_weights")
         if weights is not None:
             vectors = vectors * weights.unsqueeze(-1)
-        if padding is None:
-            if mode == "max":
-                return vectors.amax(1)
-            return vectors.sum(1) if mode == "sum" else vectors.mean(1)
-        kept = (input != padding % weight.shape[0]).unsqueeze(-1)
-        if mode == "max":
-            lowest = torch.where(kept, vectors, torch.finfo(torch.float32).min).amax(1)
-            return torch.where(kept.any(1), lowest, 0.0)
-        total = torch.where(kept, vectors, 0.0).sum(1)
-        return total if mode == "sum" else total / kept.sum(1).clamp(min=1)
+        kept = None if padding is None else input != padding % weight.shape[0]
+        return pooled(vectors, mode, kept)
 
     def _attention(self, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Any:
         """Attention of three axes as attention of four with one head."""

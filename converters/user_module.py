@@ -49,6 +49,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         FileFormatError: not an .npz file of plain arrays.
     """
+    if path.suffix.lower() != ".npz":
+        raise FileFormatError(f"{path}: expected .npz: arrays by input name (numpy.savez)")
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 import ondevice
 from ondevice.converters.code_pages import release_code_pages
+from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.report import Parity, TargetReport
 from ondevice.converters.sources import Source
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
@@ -20,10 +21,12 @@ from ondevice.errors import (
     InputError,
     MissingDependencyError,
     ParityError,
+    SpecError,
     needs_extra,
 )
+from ondevice.info import InputSpec
 from ondevice.inspection import stored_tables
-from ondevice.model import Model, file_bytes, model_files, sha256
+from ondevice.model import Model, checked_inputs, file_bytes, model_files, sha256
 from ondevice.verify import largest_difference
 
 SCORE_BATCH = 8192
@@ -85,23 +88,87 @@ class Expected:
     Attributes:
         batches: inputs, one batch after another.
         stored: outputs of the module that computes with the tables as files store them.
-        original: outputs of the module as it came.
+        own: outputs of the module with its own tables.
+        trained: inputs, and the trained module's outputs for them: what changes are counted from.
         validation: labelled rows, if any.
-        scores: the original module's first output on them.
+        scores: the trained module's first output on them.
+        auc: of the trained module on them.
+        own_auc: of the module, where it was compressed after training and the two differ.
     """
 
     batches: Sequence[dict[str, Array]]
     stored: Sequence[Outputs]
-    original: Sequence[Outputs]
+    own: Sequence[Outputs]
+    trained: Sequence[tuple[dict[str, Array], Outputs]]
     validation: Validation | None = None
     scores: FloatArray | None = None
+    auc: float | None = None
+    own_auc: float | None = None
 
-    @property
-    def auc(self) -> float | None:
-        """AUC of the module as it came; None without validation rows."""
-        if self.validation is None or self.scores is None:
-            return None
-        return self.validation.auc(self.scores)
+
+def expected_of(
+    source: Source,
+    trained: Source,
+    batches: Sequence[dict[str, Array]],
+    tables: Mapping[str, PackedTable],
+    validation: Validation | None,
+    inputs: Sequence[InputSpec],
+) -> Expected:
+    """Run the torch module on the batches and on the validation rows.
+
+    Args:
+        source: the module.
+        trained: what it was compressed from; the same where it was not.
+        batches: inputs.
+        tables: as files store them.
+        validation: labelled rows, if any.
+        inputs: what the module takes.
+
+    Raises:
+        SpecError: `trained` has other inputs or outputs.
+        InputError: the validation rows do not fit.
+    """
+    if (trained.names, trained.outputs) != (source.names, source.outputs):
+        raise SpecError(
+            f"the original module takes {', '.join(trained.names)} and returns "
+            f"{', '.join(trained.outputs)}; this one takes {', '.join(source.names)} and returns "
+            f"{', '.join(source.outputs)}"
+        )
+    expected = Expected(
+        batches=batches,
+        stored=[source(batch, tables) for batch in batches],
+        own=(own := [source(batch) for batch in batches]),
+        # codes have vectors for IDs that the trained table rejects: ordinary ones alone
+        trained=list(zip(batches, own, strict=True))
+        if trained is source
+        else [(trained.examples, trained(trained.examples))],
+    )
+    if validation is None:
+        return expected
+    fitting = replace(validation, inputs=checked_rows("validation", inputs, validation.inputs))
+    scores = main_score(trained, fitting)
+    return replace(
+        expected,
+        validation=fitting,
+        scores=scores,
+        auc=fitting.auc(scores),
+        own_auc=None if trained is source else fitting.auc(main_score(source, fitting)),
+    )
+
+
+def checked_rows(
+    what: str, inputs: Sequence[InputSpec], rows: Mapping[str, Any]
+) -> dict[str, Array]:
+    """Rows by input name as the model takes them; other columns are left out.
+
+    Raises:
+        InputError: begins with `what`: an input is missing, or has a wrong dtype, shape or ID.
+    """
+    known = {item.name: rows[item.name] for item in inputs if item.name in rows}
+    try:
+        return checked_inputs(inputs, known)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def main_score(
@@ -110,39 +177,41 @@ def main_score(
     """The first output on the validation rows, float32 [rows]; of a matrix the first column.
 
     Raises:
-        InputError: an input is missing.
+        InputError: the model rejects a row, or returns no finite number for it.
     """
-    names = getattr(predict, "names", ())
-    if missing := [name for name in names if name not in validation.inputs]:
-        raise InputError(f"validation: no values for {', '.join(missing)}")
-    found = [next(iter(predict(batch).values())) for batch in validation.batches()]
-    return np.concatenate([array.reshape(len(array), -1)[:, 0] for array in found])
+    try:
+        found = [next(iter(predict(batch).values())) for batch in validation.batches()]
+    except IndexError as error:  # torch's, for an ID beyond a table
+        raise InputError(f"validation: the module rejects a row: {error}") from error
+    scores = np.concatenate([array.reshape(len(array), -1)[:, 0] for array in found])
+    if len(wrong := np.flatnonzero(~np.isfinite(scores))):
+        raise InputError(f"validation: the model returns {scores[wrong[0]]} for row {wrong[0] + 1}")
+    return scores
 
 
-def verify_file(file: Path, expected: Expected, tolerance: float) -> TargetReport:
+def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetReport:
     """Compare a file with the torch module in every engine of this machine that runs it.
 
     Raises:
-        ParityError: a probability differs by more than `tolerance`.
+        ParityError: outputs have other shapes.
         MissingDependencyError: no runtime for the file is installed.
     """
     models, not_checked = _models(file)
     release_code_pages()  # of loading
-    parity, change = [], 0.0
+    rows = sum(len(next(iter(right.values()))) for right in expected.stored)
+    parity, changes = [], []
     for model in models:
-        largest = 0.0
-        for batch, stored, original in zip(
-            expected.batches, expected.stored, expected.original, strict=True
-        ):
-            got = _outputs(model, batch)
-            largest = max(largest, _checked_difference(file, model, got, stored, tolerance))
-            change = max(change, difference(got, original))
-        rows = sum(len(next(iter(right.values()))) for right in expected.stored)
-        parity.append(Parity(model.runner.runtime, rows, largest, tolerance))
+        found = [
+            difference(_outputs(model, batch), stored)
+            for batch, stored in zip(expected.batches, expected.stored, strict=True)
+        ]
+        parity.append(Parity(model.runner.runtime, rows, float(np.max(found)), tolerance))
+        changes += [difference(_outputs(model, batch), right) for batch, right in expected.trained]
     auc = None
-    if expected.validation is not None and expected.scores is not None:
+    accepted = all(item.passed for item in parity)
+    if accepted and expected.validation is not None and expected.scores is not None:
         scores = main_score(functools.partial(_outputs, models[0]), expected.validation)
-        change = max(change, largest_difference(scores, expected.scores))
+        changes.append(largest_difference(scores, expected.scores))
         auc = expected.validation.auc(scores)
     return TargetReport(
         path=file,
@@ -150,7 +219,7 @@ def verify_file(file: Path, expected: Expected, tolerance: float) -> TargetRepor
         table_bytes=sum(table.total for table in stored_tables(file, models[0].info)),
         parity=tuple(parity),
         not_checked=not_checked,
-        max_change=change,
+        max_change=float(np.max(changes)),
         auc=auc,
         files={item.name: (item.stat().st_size, sha256(item)) for item in model_files(file)},
     )
@@ -175,18 +244,21 @@ def _models(file: Path) -> tuple[list[Model], tuple[str, ...]]:
     return models, tuple(missing)
 
 
-def _checked_difference(
-    file: Path, model: Model, got: Outputs, right: Outputs, tolerance: float
-) -> float:
-    found = difference(got, right)
-    if not found <= tolerance:  # also catches NaN
-        hint = "" if tolerance <= TOLERANCE else "; try --float-layers, or calibrate with more rows"
-        raise ParityError(
-            f"{file.name}: probabilities differ from the torch module by "
-            f"{found:.3g} in {model.runner.runtime}, more than {tolerance:g}; "
-            f"nothing was written{hint}"
-        )
-    return found
+def check_parity(reports: Iterable[TargetReport]) -> None:
+    """Raise ParityError that names every file and runtime beyond its tolerance."""
+    failed = [(item, parity) for item in reports for parity in item.parity if not parity.passed]
+    if not failed:
+        return
+    faults = [
+        f"{item.path.name} by {parity.max_difference:.3g} in {parity.runtime}"
+        for item, parity in failed
+    ]
+    tolerance = failed[0][1].tolerance
+    hint = "" if tolerance <= TOLERANCE else "; try --float-layers, or calibrate with more rows"
+    raise ParityError(
+        f"probabilities differ from the torch module's by more than {tolerance:g}: "
+        f"{', '.join(faults)}; nothing was written{hint}"
+    )
 
 
 def _outputs(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:

@@ -3,6 +3,7 @@
 from ondevice.errors import needs_extra
 
 with needs_extra("ondevice.models", "train"):
+    from ondevice.converters.report import FittedTable
     from ondevice.models.adaptive_mask import AdaptiveMask
     from ondevice.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from ondevice.models.embeddings import (
@@ -24,7 +25,7 @@ with needs_extra("ondevice.models", "train"):
         attach_masks,
         build,
     )
-    from ondevice.models.table_fitting import FittedTable, compress_embeddings
+    from ondevice.models.table_fitting import compress_embeddings
     from ondevice.models.trainer import (
         History,
         Metrics,

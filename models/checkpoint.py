@@ -23,8 +23,8 @@ from torch import Tensor
 
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
+from ondevice.models.fitted_modules import RotatedEmbedding
 from ondevice.models.networks import ClickModel, ModelConfig, build
-from ondevice.models.table_fitting import RotatedEmbedding
 
 FORMAT = "ondevice-checkpoint"
 VERSION = 2
@@ -47,12 +47,14 @@ class Checkpoint:
         extra: whatever JSON was saved beside it, such as metrics.
         counts: per field int64 [rows], how often the training split read each row of its table;
             empty if they were not saved.
+        weights_sha256: of the file of weights, in hexadecimal.
     """
 
     model: ClickModel
     features: FeatureSpec
     extra: dict[str, Any]
     counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    weights_sha256: str = ""
 
 
 def save_checkpoint(
@@ -135,7 +137,7 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
     counts = {}
     if config["counts_sha256"] is not None:
         counts = _read_counts(folder / COUNTS, config["counts_sha256"], model)
-    return Checkpoint(model, features, config["extra"], counts)
+    return Checkpoint(model, features, config["extra"], counts, config["weights_sha256"])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ondevice.codecs import BITS, Codec, quantise
+from ondevice.converters.one_thread import one_thread
+from ondevice.converters.report import FittedTable
 from ondevice.errors import InputError, SpecError, needs_extra
 from ondevice.lookup import table_rows
 from ondevice.models.adaptive_mask import AdaptiveMask
 from ondevice.models.embeddings import Embedding
-from ondevice.spec import LookupSpec, Pooling, binary_code_spec, full_spec
+from ondevice.models.fitted_modules import FittedBag, FittedEmbedding, RotatedEmbedding
+from ondevice.spec import LookupSpec, binary_code_spec, full_spec
 
 if TYPE_CHECKING:  # large: a conversion without fitting does without
     from scipy import sparse
@@ -37,70 +40,7 @@ BISECTIONS = 60
 FloatArray = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Table = nn.Embedding | nn.EmbeddingBag | Embedding
-
-
-class RotatedEmbedding(Embedding):
-    """A table in other coordinates: vectors of the lookup, times `rotation`.
-
-    Attributes:
-        rotation: float32 [spec.dim, dim of the result].
-    """
-
-    def __init__(
-        self, spec: LookupSpec, rotation: Tensor, *, mask: AdaptiveMask | None = None
-    ) -> None:
-        """See Embedding. Raises SpecError for a rotation of another shape."""
-        super().__init__(spec, mask=mask)
-        if rotation.ndim != 2 or rotation.shape[0] != spec.dim:
-            raise SpecError(f"rotation must be [{spec.dim}, dim], got {list(rotation.shape)}")
-        self.rotation = nn.Parameter(rotation.clone())
-
-    @property
-    def dim(self) -> int:
-        """Width of a vector."""
-        return int(self.rotation.shape[1])
-
-    def finish(
-        self,
-        values: Tensor,
-        rows: Tensor,
-        absent: Tensor | None,
-        padding: Tensor | None,
-        pooling: Pooling,
-    ) -> Tensor:
-        """Vectors float32 [..., dim]; see Embedding.finish. Tables read jointly end here too."""
-        return super().finish(values, rows, absent, padding, pooling) @ self.rotation
-
-    def _export(self, ids: Tensor, spec: LookupSpec) -> Tensor:
-        return super()._export(ids, spec) @ self.rotation
-
-
-@dataclass(frozen=True)
-class FittedTable:
-    """What became of one embedding module.
-
-    Attributes:
-        path: of the module.
-        rows, dim: of the trained table.
-        method: how it is stored now, or why it was left as it is.
-        new_rows: rows of the new table.
-        mean_width: kept dimensions per row.
-        bytes_before: the trained table in float32.
-        bytes_after: values of the new one in the codec, without scales and widths.
-        error: root mean square error relative to that of zeros, weighted by the counts.
-        stored_error: the same with the values rounded by the codec.
-    """
-
-    path: str
-    rows: int
-    dim: int
-    method: str
-    new_rows: int
-    mean_width: float
-    bytes_before: int
-    bytes_after: int
-    error: float
-    stored_error: float
+_FORWARDS = (nn.Embedding.forward, nn.EmbeddingBag.forward, Embedding.forward)
 
 
 @dataclass(frozen=True)
@@ -129,6 +69,7 @@ class _Wanted:
             raise SpecError("compress_embeddings: " + "; ".join(faults))
 
 
+@one_thread()
 def compress_embeddings(
     module: nn.Module,
     *,
@@ -142,9 +83,10 @@ def compress_embeddings(
 ) -> tuple[nn.Module, list[FittedTable]]:
     """A copy of a trained module with smaller embedding tables fitted to its own; no training.
 
-    Swapped are `nn.Embedding` and full tables of `ondevice.models`, wherever the module calls
-    them. What replaces them is trainable as before, so that fine-tuning may follow. With binary
-    codes, IDs outside the table are no error any more: each has some vector.
+    Swapped are `nn.Embedding`, `nn.EmbeddingBag` and full tables of `ondevice.models`, wherever the
+    module calls them; modules that share a table share the new one. What replaces them is trainable
+    as before, so that fine-tuning may follow. With binary codes, IDs outside the table are no error
+    any more: each has some vector.
 
     Args:
         module: trained; not changed. Its other parameters are copied.
@@ -156,14 +98,16 @@ def compress_embeddings(
             behind the lookup (conversion multiplies it into the next layer where it can); else
             cut the dimensions as they are.
         counts: how often training reads each row, int [rows] by module path; errors are
-            weighted by count + 1. Uniform where missing.
+            weighted by count + 1. Uniform where missing; those of modules that share a table add
+            up.
         codec: of the written tables; for the report alone.
         min_rows: smaller tables stay as they are.
         only: module paths to compress; all by default.
 
     Raises:
-        SpecError: contradicting settings, or a path in `only` or `counts` that is no embedding.
-        InputError: counts of another shape.
+        SpecError: contradicting settings, no embedding module, or a path in `only` or `counts` that
+            is none.
+        InputError: counts of another shape, or a table with values that are not finite.
     """
     wanted = _Wanted(row_ratio, width_error, rotate, codec, min_rows)
     found = {
@@ -174,35 +118,46 @@ def compress_embeddings(
     if unknown := sorted({*only, *(counts or {})} - set(found)):
         known = ", ".join(found) or "none"
         raise SpecError(f"no embedding {', '.join(unknown)}; the module's embeddings are: {known}")
-    made: dict[int, nn.Module] = {}  # by the trained table, which several modules may share
-    report: list[FittedTable] = []
+    if not found:
+        raise SpecError(
+            "compress_embeddings: the module has no nn.Embedding and no nn.EmbeddingBag; tables "
+            "that forward indexes by itself cannot be swapped"
+        )
+    users: dict[int, dict[str, Table]] = {}  # of each trained table, which modules may share
     for path, child in found.items():
-        if only and path not in only:
+        owned = child._parameters.get("weight", child)  # a computed weight is new at each look
+        users.setdefault(id(owned), {})[path] = child
+    memo: dict[int, Any] = {}
+    report: list[FittedTable] = []
+    for sharing in users.values():
+        if only and not set(only) & set(sharing):
             continue
-        key = id(child.weight)
-        if key in made:
-            continue
-        reason = _reason_to_keep(child, wanted)
-        if reason is not None:
+        path, child = next(iter(sharing.items()))
+        reasons = [_reason_to_keep(user, wanted) for user in sharing.values()]
+        if reason := next(filter(None, reasons), None):
             report.append(_kept(path, child, reason))
             continue
-        weights = _weights(path, child, counts)
-        made[key], entry = _fit(path, child, weights, wanted)
+        new, entry = _fit(path, child, _weights(sharing, counts or {}), wanted)
         report.append(entry)
-    memo: dict[int, Any] = {}
-    for child in found.values():
-        if (new := made.get(id(child.weight))) is not None:
-            memo[id(child)] = new.train(child.training)
+        new.train(child.training)
+        for user in sharing.values():
+            memo[id(user)] = new
+            if isinstance(user, nn.EmbeddingBag):
+                memo[id(user)] = FittedBag(new, user).train(user.training)
     return copy.deepcopy(module, memo), report
 
 
 def _reason_to_keep(child: Table, wanted: _Wanted) -> str | None:
     weight = child.weight
-    if isinstance(child, nn.EmbeddingBag):
-        return "kept: an EmbeddingBag"
+    if isinstance(child, FittedEmbedding):
+        return "kept: compressed already"
+    if type(child).forward not in _FORWARDS:
+        return "kept: a subclass with a forward of its own"
+    if "weight" not in child._parameters:
+        return "kept: its weight is computed"
     if weight.dtype != torch.float32:
         return "kept: not float32"
-    if isinstance(child, nn.Embedding) and child.max_norm is not None:
+    if not isinstance(child, Embedding) and child.max_norm is not None:
         return "kept: it has max_norm"
     if isinstance(child, Embedding) and (child.spec.scheme != "full" or child.mask is not None):
         return "kept: compressed already"
@@ -219,21 +174,26 @@ def _kept(path: str, child: Table, reason: str) -> FittedTable:
     return FittedTable(path, rows, dim, reason, rows, float(dim), count, count, 0.0, 0.0)
 
 
-def _weights(path: str, child: Table, counts: Mapping[str, npt.ArrayLike] | None) -> FloatArray:
-    """How much the error of each row counts, float64 [rows]."""
-    rows = len(child.weight)
-    if counts is None or path not in counts:
-        return np.ones(rows)
-    values = np.asarray(counts[path])
-    if values.shape != (rows,) or values.dtype.kind not in "iu" or values.min() < 0:
-        raise InputError(f"counts of {path!r} must be integers >= 0 of shape [{rows}]")
-    return values.astype(np.float64) + 1
+def _weights(sharing: Mapping[str, Table], counts: Mapping[str, npt.ArrayLike]) -> FloatArray:
+    """How much the error of each row counts, float64 [rows]; counts of all users add up."""
+    rows = len(next(iter(sharing.values())).weight)
+    total = np.ones(rows)
+    for path in sharing:
+        if path not in counts:
+            continue
+        values = np.asarray(counts[path])
+        if values.shape != (rows,) or values.dtype.kind not in "iu" or values.min() < 0:
+            raise InputError(f"counts of {path!r} must be integers >= 0 of shape [{rows}]")
+        total += values
+    return total
 
 
 def _fit(
     path: str, child: Table, weights: FloatArray, wanted: _Wanted
-) -> tuple[nn.Module, FittedTable]:
+) -> tuple[FittedEmbedding, FittedTable]:
     table = child.weight.detach().cpu().numpy().astype(np.float64)
+    if wrong := np.count_nonzero(~np.isfinite(table)):
+        raise InputError(f"table {path!r}: {wrong} of {table.size} values are NaN or infinite")
     rows, dim = table.shape
     old = _old_spec(child, table)
     padding = old.padding_id
@@ -252,7 +212,7 @@ def _fit(
         if wanted.rotate:
             axes = _principal_axes(values, importance)
         widths = _widths(values @ axes, importance, wanted.width_error)
-        most = int(widths.max())
+        most = int(widths.max()) if wanted.rotate else dim  # nothing would add the others again
         axes, target = axes[:, :most], table @ axes[:, :most]
         spec = replace(spec, dim=most)
         if system is None:
@@ -271,6 +231,8 @@ def _old_spec(child: Table, table: FloatArray) -> LookupSpec:
     if isinstance(child, Embedding):
         return child.spec
     rows, dim = table.shape
+    if isinstance(child, nn.EmbeddingBag):  # which leaves padding out by itself
+        return full_spec(rows, dim)
     padding = child.padding_idx if isinstance(child.padding_idx, int) else None
     if padding is not None and table[padding].any():
         padding = None
@@ -310,10 +272,18 @@ def _least_squares(
     weights: FloatArray,
     widths: Counts | None = None,
 ) -> FloatArray:
-    """Rows that, added up, are nearest to the target; a row keeps its first widths[i] values."""
+    """Rows that, added up, are nearest to the target; a row keeps its first widths[i] values.
+
+    Columns are brought to length 1 for the solver: where counts differ by orders of magnitude, it
+    would stop far from the best fit.
+    """
     with needs_extra("fitting tables", "train"):
+        from scipy import sparse
         from scipy.sparse.linalg import lsqr
     scaled = target * np.sqrt(weights)[:, None]
+    lengths = np.sqrt(np.asarray(system.power(2).sum(axis=0)).ravel())
+    lengths[lengths == 0] = 1.0
+    system = sparse.csr_array(system @ sparse.diags_array(1 / lengths))
     values = np.zeros((system.shape[1], target.shape[1]))
     for column in range(target.shape[1]):
         kept = np.arange(len(values)) if widths is None else np.flatnonzero(widths > column)
@@ -325,7 +295,7 @@ def _least_squares(
             btol=SOLVER_TOLERANCE,
             iter_lim=SOLVER_STEPS,
         )
-        values[kept, column] = solution[0]
+        values[kept, column] = solution[0] / lengths[kept]
     return values
 
 
@@ -368,12 +338,13 @@ def _widths(values: FloatArray, importance: FloatArray, error: float) -> Counts:
 
 def _module(
     spec: LookupSpec, values: FloatArray, widths: Counts | None, axes: FloatArray | None
-) -> Embedding:
+) -> FittedEmbedding:
     mask = None
     if widths is not None and widths.min() < spec.dim:
         mask = AdaptiveMask.from_widths(widths, spec.dim)
+    new: FittedEmbedding
     if axes is None:
-        new = Embedding(spec, mask=mask)
+        new = FittedEmbedding(spec, mask=mask)
     else:
         rotation = torch.from_numpy(np.ascontiguousarray(axes.T, dtype=np.float32))
         new = RotatedEmbedding(spec, rotation, mask=mask)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.converters import Validation
+from ondevice.converters.user_module import load_arrays
 from ondevice.errors import InputError
 from ondevice.features import FIRST_BUCKET_ID, FeatureSpec, Field
 from ondevice.info import InputSpec
@@ -73,6 +74,26 @@ def validation_from_file(path: Path, features: FeatureSpec, label: str) -> Valid
     if len(wrong := np.flatnonzero((labels != _ZERO) & (labels != _ONE))):
         raise InputError(f"{path}: column {label!r} must hold 0 or 1; row {wrong[0] + 1} does not")
     return Validation(columns, (labels == _ONE).astype(np.float32), path.name)
+
+
+def validation_from_arrays(path: Path, label: str) -> Validation:
+    """Read rows and labels from an .npz file, for a model without a feature specification.
+
+    Args:
+        path: the file: an array [rows, ...] for every input, by name.
+        label: name of the array [rows] that holds 0 and 1.
+
+    Raises:
+        FileFormatError: not an .npz file of plain arrays.
+        InputError: no labels, or they are not 0 and 1.
+    """
+    columns = load_arrays(path)
+    if label not in columns:
+        raise InputError(f"{path}: no array {label!r} of labels; it holds {', '.join(columns)}")
+    labels = columns.pop(label)
+    if labels.dtype.kind not in "bifu":
+        raise InputError(f"{path}: labels {label!r} must be numbers, got dtype {labels.dtype}")
+    return Validation(columns, labels.astype(np.float32), path.name)
 
 
 def validation_from_log(log: HashedLog, features: FeatureSpec) -> Validation:

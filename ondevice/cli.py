@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 from types import ModuleType
@@ -34,6 +36,8 @@ EXTRA = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for an error or a failed check, 2 for usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         parser, commands = _parser(words[0] if words else "")
         options = parser.parse_args(words)
@@ -48,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader has gone (`| head`): end quietly, also when Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _terminated(number: int, _: object) -> None:
+    """End by an exception, so that temporary files are removed on the way out."""
+    raise SystemExit(128 + number)
 
 
 def _parser(wanted: str) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.codecs import LARGEST_F16
 from ondevice.errors import FileFormatError, InputError, SpecError
 
 DenseCodec = Literal["f32", "f16", "q8"]
@@ -82,7 +83,7 @@ def pack_dense(weight: npt.ArrayLike, bias: npt.ArrayLike | None, codec: DenseCo
         codes = np.pad(codes, ((0, -features % FEATURE_GROUP), (0, 0)))
         grouped = codes.reshape(-1, FEATURE_GROUP, padded.shape[1]).transpose(0, 2, 1)
         return PackedDense(np.ascontiguousarray(grouped).reshape(-1), full_bias, scale)
-    if codec == "f16" and float(np.abs(padded).max()) > 65504:
+    if codec == "f16" and float(np.abs(padded).max()) > LARGEST_F16:
         raise SpecError("f16 holds values up to 65504; a dense weight is larger: use f32")
     return PackedDense(padded.astype(_STORED[codec]).reshape(-1), full_bias, None)
 

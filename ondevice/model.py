@@ -124,7 +124,9 @@ class Model:
                 quick = None
             if quick is not None:
                 return quick
-        return self._scores(self.runner.run(self._checked(self._encoded(inputs, raw))))
+        return self._scores(
+            self.runner.run(checked_inputs(self.inputs, self._encoded(inputs, raw)))
+        )
 
     def rank(
         self, context: Mapping[str, Values], candidates: Mapping[str, Values], *, raw: bool = False
@@ -162,7 +164,7 @@ class Model:
                 )
         count = max((len(np.atleast_1d(np.asarray(values))) for values in many.values()), default=0)
         repeated = {name: np.repeat(values, count, axis=0) for name, values in one.items()}
-        checked = self._checked({**many, **repeated})
+        checked = checked_inputs(self.inputs, {**many, **repeated})
         if self._native is None:
             outputs = self.runner.run(checked)
         else:
@@ -186,17 +188,26 @@ class Model:
                 )
         return self.features.encode(inputs)
 
-    def _checked(self, inputs: Mapping[str, Values]) -> dict[str, ValueArray]:
-        names = [item.name for item in self.inputs]
-        missing = [name for name in names if name not in inputs]
-        unknown = [str(name) for name in inputs if name not in names]
-        if missing or unknown:
-            faults = [f"missing inputs: {', '.join(missing)}"] if missing else []
-            faults += [f"unknown inputs: {', '.join(unknown)}"] if unknown else []
-            raise InputError(f"{'; '.join(faults)}; the model takes: {', '.join(names)}")
-        checked = {item.name: _checked_values(item, inputs[item.name]) for item in self.inputs}
-        _check_sizes(self.inputs, checked)
-        return checked
+
+def checked_inputs(
+    specs: Sequence[InputSpec], inputs: Mapping[str, Values]
+) -> dict[str, ValueArray]:
+    """The inputs of a request as arrays of the types that a model takes.
+
+    Raises:
+        InputError: a missing or unknown input, a wrong dtype or shape, an empty batch, or an ID
+            that the model rejects.
+    """
+    names = [item.name for item in specs]
+    missing = [name for name in names if name not in inputs]
+    unknown = [str(name) for name in inputs if name not in names]
+    if missing or unknown:
+        faults = [f"missing inputs: {', '.join(missing)}"] if missing else []
+        faults += [f"unknown inputs: {', '.join(unknown)}"] if unknown else []
+        raise InputError(f"{'; '.join(faults)}; the model takes: {', '.join(names)}")
+    checked = {item.name: _checked_values(item, inputs[item.name]) for item in specs}
+    _check_sizes(specs, checked)
+    return checked
 
 
 def _checked_values(spec: InputSpec, values: Values) -> ValueArray:

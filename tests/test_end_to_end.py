@@ -190,12 +190,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_in_docs_run(demo, page):
-    """Every `$ ondevice` line and every Python block, in the folder where the demo has run."""
+    """Every `$ ondevice` or `$ printf` line and every Python block, where the demo has run."""
     folder, _ = demo
     text = page.read_text(encoding="utf-8")
     for block in CONSOLE.findall(text):
-        for line in re.findall(r"^\$ (ondevice .*)$", block, re.MULTILINE):
-            command = line.replace("ondevice ", f"{sys.executable} -m ondevice ", 1)
+        for line in re.findall(r"^\$ ((?:ondevice|printf) .*)$", block, re.MULTILINE):
+            ours = f"{sys.executable} -m ondevice "
+            command = re.sub(r"^ondevice |(?<=\| )ondevice ", ours, line)
             done = subprocess.run(
                 ["/bin/bash", "-c", command],
                 cwd=folder,

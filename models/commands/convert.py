@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +18,31 @@ from ondevice.atomic import atomic_path
 from ondevice.codecs import CODECS
 from ondevice.converters import convert
 from ondevice.converters.convert import TARGETS
-from ondevice.converters.report import ConversionReport, report_text
+from ondevice.converters.report import ConversionReport, FittedTable, report_text
 from ondevice.converters.user_module import example_tensors, load_arrays, load_module
 from ondevice.converters.verification import Validation
+from ondevice.converters.weights import Weights
 from ondevice.dense import DENSE_CODECS
 from ondevice.errors import FileFormatError, InputError
+from ondevice.features import FeatureSpec
+from ondevice.model import sha256
 from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
 from ondevice.models.embeddings import row_counts
-from ondevice.models.log import ClickLog
-from ondevice.models.networks import ClickModel, module_key
+from ondevice.models.networks import module_key
 from ondevice.models.recipe import Source
-from ondevice.models.table_fitting import FittedTable, compress_embeddings
-from ondevice.models.trainer import evaluate
-from ondevice.models.validation import rows_from_file, validation_from_file, validation_from_log
-from ondevice.text_table import size, table
+from ondevice.models.table_fitting import compress_embeddings
+from ondevice.models.validation import (
+    rows_from_file,
+    validation_from_arrays,
+    validation_from_file,
+    validation_from_log,
+)
 
+Array = npt.NDArray[Any]
 IdArray = npt.NDArray[np.int64]
-BEFORE = "AUC on the validation rows before tables were fitted"
 
 EPILOG = """examples:
   ondevice convert checkpoint --out models
@@ -47,11 +54,18 @@ EPILOG = """examples:
   ondevice convert checkpoint --out models --width-error 0.2 --data ml1m --path ml-1m
   ondevice convert checkpoint --out models --validation rows.csv --label clicked
   ondevice convert checkpoint --out models --data ml1m --path ml-1m
+  ondevice convert mine.onnx --out models --validation rows.npz --label clicked
 
 Every file is run in its engines on ordinary, unseen, padding and extreme IDs and compared with the
-torch model before it gets its name; a file that differs is not left behind. Beside the files lie
-the report (NAME.report.json) and a model card (NAME.md). With --validation, or --data for the
-validation split of a data set, the AUC of every file is measured too."""
+torch model before it gets its name. If one differs, the command fails, none of the new files stays,
+and those of an earlier run are as they were. Beside the files lie the report (NAME.report.json) and
+a model card (NAME.md).
+
+Rows of --validation and --calibration are, for a checkpoint, a .csv with a header or a .jsonl with
+an object a line: a column for every input, raw values as the checkpoint's features read them. For a
+module or an .onnx file they are an .npz like --example: an array [rows, ...] for every input. The
+labels, 0 or 1, are one more column or array, named by --label. With --validation, or --data for the
+validation split of a data set, the AUC of the model as trained and of every file is measured."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +78,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="the module's weights: .safetensors, or an index",
+        help="weights of package.module:factory: .safetensors, or an index",
     )
     parser.add_argument(
-        "--example", type=Path, metavar="FILE", help="a few rows of every input, .npz"
+        "--example",
+        type=Path,
+        metavar="FILE",
+        help="for a module or an .onnx file: a few ordinary rows of every input, .npz",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model files")
     parser.add_argument(
@@ -90,7 +107,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FILE",
-        help="with --dense q8: raw values whose ranges fix how .onnx and .tflite quantise",
+        help="with --dense q8: a thousand ordinary rows or more, whose ranges fix how .onnx and "
+        ".tflite quantise activations",
     )
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
@@ -109,87 +127,142 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="first cut rows to the dimensions that keep a table's relative error within E",
     )
     parser.add_argument(
-        "--validation", type=Path, metavar="FILE", help="CSV or JSON lines of raw values and labels"
+        "--validation", type=Path, metavar="FILE", help="rows with labels, to measure the AUC on"
     )
     parser.add_argument(
-        "--label", default="label", help="column of --validation that holds 0 or 1 (default: label)"
+        "--label", default="label", help="name of the labels in --validation (default: label)"
     )
     add_data_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What is converted, whatever form it came in; see `convert`."""
+
+    module: nn.Module | Path
+    example: Any
+    weights: Path | None = None
+    features: FeatureSpec | None = None
+    validation: Validation | None = None
+    calibration: Mapping[str, Array] | None = None
+    counts: dict[str, IdArray] | None = None
+    about: dict[str, str] = field(default_factory=dict)
+
+
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was written."""
-    if ":" in args.model or args.model.lower().endswith(".onnx"):
-        return _finish(args, _other_model(args))
+    if args.model.lower().endswith(".onnx"):
+        request = _onnx_file(args)
+    elif ":" in args.model:
+        request = _user_module(args)
+    else:
+        request = _checkpoint(args)
+    module, original, weights = request.module, None, request.weights
+    fitted: list[FittedTable] = []
+    if isinstance(module, nn.Module) and _fits_tables(args):
+        original = module if weights is None else Weights(weights).filled(module)
+        weights = None
+        module, fitted = compress_embeddings(
+            original,
+            row_ratio=args.row_ratio,
+            width_error=args.width_error,
+            counts=request.counts,
+            codec=args.tables,
+        )
+    report = convert(
+        module,
+        request.example,
+        args.out,
+        targets=args.targets,
+        tables=args.tables,
+        dense=args.dense,
+        float_layers=args.float_layers,
+        calibration=request.calibration,
+        features=request.features,
+        name=args.name,
+        validation=request.validation,
+        about=request.about,
+        weights=weights,
+        original=original,
+        fitted=fitted,
+    )
+    return _finish(args, report)
+
+
+def _fits_tables(args: argparse.Namespace) -> bool:
+    return args.row_ratio is not None or args.width_error is not None
+
+
+def _checkpoint(args: argparse.Namespace) -> _Request:
+    """A folder that `ondevice train` wrote."""
     folder = Path(args.model)
     if args.weights is not None or args.example is not None:
         raise InputError("--weights and --example go with package.module:factory or an .onnx file")
     checkpoint = load_checkpoint(folder)
     log = None if args.data is None else open_source(source_of(args, Source()))
-    validation = validation_of(args, checkpoint, log)
-    lines = about(checkpoint)
-    model: nn.Module = checkpoint.model
-    if args.row_ratio is not None or args.width_error is not None:
-        model, fitted = compress_embeddings(
-            checkpoint.model,
-            row_ratio=args.row_ratio,
-            width_error=args.width_error,
-            counts=None if log is None else training_counts(log, checkpoint),
-            codec=args.tables,
-        )
-        before = None if validation is None else auc_of(checkpoint.model, checkpoint, validation)
-        lines |= fitted_lines(fitted, before)
-        print(fitted_text(fitted))  # noqa: T201
-        if before is not None:
-            print(f"{BEFORE}: {before:.4f}")  # noqa: T201
-    report = convert(
-        model,
+    rows = args.calibration
+    counted = log is not None and _fits_tables(args)
+    return _Request(
+        checkpoint.model,
         (examples(checkpoint, folder),),
-        args.out,
-        targets=args.targets,
-        tables=args.tables,
-        dense=args.dense,
-        float_layers=args.float_layers,
-        calibration=calibration_of(args, checkpoint),
-        features=checkpoint.features,
-        name=args.name,
-        validation=validation,
-        about=lines,
-        weights=folder / WEIGHTS if model is checkpoint.model else None,
+        folder / WEIGHTS,
+        checkpoint.features,
+        validation_of(args, checkpoint, log),
+        None if rows is None else rows_from_file(rows, checkpoint.features),
+        training_counts(log, checkpoint) if log is not None and counted else None,
+        about(checkpoint),
     )
-    return _finish(args, report)
 
 
-def _other_model(args: argparse.Namespace) -> ConversionReport:
-    """Convert an .onnx file, or a module of the user's own."""
-    checkpoints = ("row_ratio", "width_error", "calibration", "validation", "data")
-    given = [
-        f"--{name.replace('_', '-')}" for name in checkpoints if getattr(args, name) is not None
-    ]
-    if given:
-        raise InputError(f"{', '.join(given)}: for a checkpoint alone")
-    module: nn.Module | Path = Path(args.model)
-    arrays = None if args.example is None else load_arrays(args.example)
-    inputs: Any = arrays
-    if not args.model.lower().endswith(".onnx"):
-        if arrays is None:
-            raise InputError("a module needs --example FILE.npz: a few rows of its inputs, by name")
-        module = load_module(args.model)
-        inputs = example_tensors(module, arrays)
-    elif args.weights is not None:
-        raise InputError("--weights goes with package.module:factory; an .onnx file has its own")
-    return convert(
+def _user_module(args: argparse.Namespace) -> _Request:
+    """A module of the user's own: package.module:factory."""
+    _no_data_set(args)
+    if args.example is None:
+        raise InputError("a module needs --example FILE.npz: a few rows of its inputs, by name")
+    module = load_module(args.model)
+    return _Request(
         module,
-        inputs,
-        args.out,
-        targets=args.targets,
-        tables=args.tables,
-        dense=args.dense,
-        float_layers=args.float_layers,
-        name=args.name,
-        weights=args.weights,
+        example_tensors(module, load_arrays(args.example)),
+        args.weights,
+        validation=_array_validation(args),
+        calibration=None if args.calibration is None else load_arrays(args.calibration),
+        about={"Module": args.model}
+        | ({} if args.weights is None or args.weights.is_dir() else _hashed(args.weights)),
     )
+
+
+def _onnx_file(args: argparse.Namespace) -> _Request:
+    """An .onnx file from elsewhere."""
+    _no_data_set(args)
+    if args.weights is not None:
+        raise InputError("--weights goes with package.module:factory; an .onnx file has its own")
+    if _fits_tables(args):
+        raise InputError(
+            "--row-ratio and --width-error swap modules; an .onnx file has none: give the torch "
+            "module it was made from"
+        )
+    return _Request(
+        Path(args.model),
+        None if args.example is None else load_arrays(args.example),
+        validation=_array_validation(args),
+        calibration=None if args.calibration is None else load_arrays(args.calibration),
+        about=_hashed(Path(args.model)),
+    )
+
+
+def _no_data_set(args: argparse.Namespace) -> None:
+    if args.data is not None:
+        raise InputError("--data is for a checkpoint; give rows with --validation FILE.npz")
+
+
+def _array_validation(args: argparse.Namespace) -> Validation | None:
+    return None if args.validation is None else validation_from_arrays(args.validation, args.label)
+
+
+def _hashed(path: Path) -> dict[str, str]:
+    """A line for the model card that says which file was converted."""
+    return {f"SHA-256 of {path.name}": sha256(path)} if path.is_file() else {}
 
 
 def _finish(args: argparse.Namespace, report: ConversionReport) -> int:
@@ -200,13 +273,6 @@ def _finish(args: argparse.Namespace, report: ConversionReport) -> int:
     return 0
 
 
-def calibration_of(args: argparse.Namespace, checkpoint: Checkpoint) -> dict[str, IdArray] | None:
-    """IDs of the rows of --calibration."""
-    if args.calibration is None:
-        return None
-    return rows_from_file(args.calibration, checkpoint.features)
-
-
 def training_counts(log: HashedLog, checkpoint: Checkpoint) -> dict[str, IdArray]:
     """How often the training split of a data set reads each row, by path of the embedding."""
     part = encoded(split(log)[0], checkpoint.features)
@@ -215,38 +281,6 @@ def training_counts(log: HashedLog, checkpoint: Checkpoint) -> dict[str, IdArray
         f"embeddings.{module_key(name)}": row_counts(model.embedding(name).spec, part.ids[name])
         for name in model.fields
     }
-
-
-def auc_of(model: ClickModel, checkpoint: Checkpoint, validation: Validation) -> float:
-    """AUC of a model on the validation rows."""
-    return evaluate(model, ClickLog(checkpoint.features, validation.inputs, validation.labels)).auc
-
-
-def fitted_lines(fitted: list[FittedTable], before: float | None) -> dict[str, str]:
-    """Lines for the model card on tables that were fitted after training."""
-    lines = {
-        f"Fitted table {item.path}": f"{item.method}, relative error {item.stored_error:.4f}"
-        for item in fitted
-    }
-    return lines if before is None else {**lines, BEFORE: f"{before:.4f}"}
-
-
-def fitted_text(fitted: list[FittedTable]) -> str:
-    """The fitted tables for the terminal."""
-    rows = [
-        (
-            item.path,
-            f"{item.rows:,} x {item.dim}",
-            item.method,
-            size(item.bytes_before),
-            size(item.bytes_after),
-            f"{item.error:.4f}",
-            f"{item.stored_error:.4f}",
-        )
-        for item in fitted
-    ]
-    header = ("table", "trained", "stored", "float32", "now", "error", "with codec")
-    return table(header, rows)
 
 
 def validation_of(
@@ -268,7 +302,7 @@ def about(checkpoint: Checkpoint) -> dict[str, str]:
         lines["Training data"] = f"{data['name']}, {data['rows']} rows with validation and test"
     if isinstance(test, dict) and isinstance(test.get("auc"), float):
         lines["AUC on the test split, float32"] = f"{test['auc']:.4f}"
-    return lines
+    return {**lines, f"SHA-256 of {WEIGHTS}": checkpoint.weights_sha256}
 
 
 def examples(checkpoint: Checkpoint, folder: Path) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ tests/legacy/test_converted_files.py checks the same files on the oldest package
 import hashlib
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -13,9 +14,11 @@ import pytest
 import torch
 from converter_helpers import legacy_dir
 from onnx import numpy_helper
+from safetensors.torch import save_file
 from torch import nn
 
 import ondevice
+from ondevice.cli import main
 from ondevice.converters import convert
 from ondevice.errors import InputError, ParityError, SpecError
 from ondevice.odm import open_odm
@@ -187,10 +190,20 @@ def test_layers_kept_in_float(tmp_path):
 def test_wrong_settings(tmp_path):
     with pytest.raises(SpecError, match=r"no dense layer 'head'.*each, tower.1, mid, last"):
         written(Tower(), tmp_path, "q8", float_layers=["head"])
-    with pytest.raises(InputError, match="calibration: no values for item"):
+    with pytest.raises(InputError, match="calibration: missing inputs: item"):
         written(Tower(), tmp_path, "q8", calibration={"user": np.arange(3)})
-    with pytest.raises(InputError, match="calibration: no rows"):
+    with pytest.raises(InputError, match="calibration: input 'user': the batch is empty"):
         written(Tower(), tmp_path, "q8", calibration=ids(0))
+    for wrong, fault in (
+        ({"user": np.zeros((3, 2), int), "item": np.arange(3)}, "'user': expected shape"),
+        ({"user": np.array([5000]), "item": np.arange(1)}, "calibration: input 'user': ID 5000"),
+        ({"user": ["a"], "item": ["b"]}, "calibration: input 'user'"),
+        ({"user": np.arange(3), "item": np.arange(4)}, "differ in batch size"),
+    ):
+        with pytest.raises(InputError, match=fault):
+            written(Tower(), tmp_path, "q8", calibration=wrong)
+    with pytest.raises(SpecError, match="calibration rows are for q8 layers, but dense is 'f16'"):
+        written(Tower(), tmp_path, "f16", calibration=ids(20))
     with pytest.raises(SpecError, match="dense codec 'q5'"):
         written(Tower(), tmp_path, "q5")
     assert list(tmp_path.iterdir()) == []
@@ -206,6 +219,79 @@ def test_a_layer_that_int8_cannot_hold_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
     report = written(module, tmp_path, "q8", float_layers=["last"])
     assert max(item.max_difference for item in report.targets.values()) < 1e-2
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_refused_file_leaves_those_of_an_earlier_run(tmp_path, target, capfd):
+    """By the command: exit code, one line that names file and runtime, the old files untouched."""
+    module = Tower()
+    save_file(module.state_dict(), tmp_path / "good.safetensors")
+    with torch.no_grad():  # as above
+        module.mid.bias[0] = 3e4
+        module.last.bias -= module.last.weight[0, 0] * 3e4
+    save_file(module.state_dict(), tmp_path / "bad.safetensors")
+    np.savez(tmp_path / "rows.npz", **ids(8))
+
+    def run(weights):
+        options = ("--out", tmp_path / "out", "--dense", "q8", "--targets", target)
+        files = ("--weights", tmp_path / f"{weights}.safetensors", "--example", "rows.npz")
+        return main(["convert", "test_dense:Tower", *map(str, (*files, *options))])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setitem(sys.modules, "test_dense", sys.modules[__name__])
+        assert run("good") == 0
+        before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+        capfd.readouterr()
+        assert run("bad") == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("ondevice: probabilities differ from the torch module's by more than")
+    assert f"model.{target} by 0." in last
+    assert "nothing was written" in last
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+def test_every_file_and_runtime_beyond_its_tolerance_is_named(tmp_path):
+    module = Tower()
+    with torch.no_grad():
+        module.mid.bias[0] = 3e4
+        module.last.bias -= module.last.weight[0, 0] * 3e4
+    with pytest.raises(ParityError) as caught:
+        written(module, tmp_path, "q8")
+    for place in ("model.odm by", "in numpy", "model.onnx by", "model.tflite by"):
+        assert place in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(tmp_path, value):
+    module = Tower()
+    with torch.no_grad():
+        module.mid.weight[3, 2] = value
+    for form in ("f32", "q8"):
+        with pytest.raises(SpecError, match="dense layer 'mid': 1 of 1584 values are NaN or inf"):
+            written(module, tmp_path, form)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_beyond_float16(tmp_path, target):
+    module = Tower()
+    with torch.no_grad():
+        module.mid.weight[3] *= 1e7
+        module.last.weight[:, 3] *= 1e-7
+    with pytest.raises(SpecError, match=r"'mid': f16 holds values up to 65504.*--float-layers mid"):
+        written(module, tmp_path, "f16", targets=[target])
+    written(module, tmp_path, "f16", targets=[target], float_layers=["mid", "last"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_unit_of_zeros(tmp_path, form):
+    module = Tower()
+    with torch.no_grad():
+        module.mid.weight[3] = 0
+        module.mid.bias[3] = 0
+    report = written(module, tmp_path, form)
+    assert max(item.max_difference for item in report.targets.values()) < 5e-3
 
 
 def test_same_input_same_bytes(converted, tmp_path):

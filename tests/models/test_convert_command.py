@@ -1,11 +1,18 @@
 """`ondevice convert` with its options, called as from the command line."""
 
 import csv
+import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 import ondevice
@@ -14,6 +21,28 @@ from ondevice.features import FeatureSpec, Field
 from ondevice.models import ClickModel, FullEmbedding, save_checkpoint
 
 ROWS = 300
+FAULTY = {
+    "empty": "",
+    "header": "user,item\n",
+    "columns": "item,shop\n2,3\n",
+    "words": "user,item\n2,3\n2,x\n",
+    "short": "user,item\n2\n",
+}
+MODULE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.items = nn.Embedding(1500, 8)
+        self.tower = nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, item, price):
+        x = torch.cat([self.items(item), price], -1)
+        return torch.sigmoid(self.tower(x)).squeeze(-1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +85,7 @@ def test_fit_quantise_calibrate_and_validate(folder, capsys):
     printed = capsys.readouterr().out
     truth = np.load(folder / "truth.npz")
     before = roc_auc_score(truth["clicked"], truth["scores"])
-    assert f"AUC on the validation rows before tables were fitted: {before:.4f}" in printed
+    assert f"AUC on 300 rows (rows.csv): float32 torch {before:.4f}, with fitted" in printed
     report = json.loads((folder / "report.json").read_text())
     ids = {name: truth[name] for name in ("user", "item")}
     for target in ("odm", "onnx"):
@@ -71,8 +100,18 @@ def test_fit_quantise_calibrate_and_validate(folder, capsys):
     assert "binary code" in printed
     card = (folder / "out" / "model.md").read_text()
     assert "Training data: made up, 300 rows" in card
-    assert f"before tables were fitted: {before:.4f}" in card
-    assert "Fitted table embeddings.user: binary code" in card
+    assert f"| AUC | {before:.4f} | {report['targets']['onnx']['auc']:.4f} |" in card
+    assert "| embeddings.user | 1,200 x 8 | binary code, " in card
+    weights = (folder / "checkpoint" / "model.safetensors").read_bytes()
+    assert f"SHA-256 of model.safetensors: {hashlib.sha256(weights).hexdigest()}" in card
+    assert "Kept in float32: `network.4`." in card
+    assert "Ranges of activations fixed by 300 rows." in card
+    assert report["source_auc"] == pytest.approx(before, abs=1e-9)
+    assert report["fitted_auc"] < before - 0.01
+    assert report["validation_source"] == "rows.csv"
+    assert [entry["path"] for entry in report["fitted"]] == ["embeddings.user", "embeddings.item"]
+    assert all(0.01 < entry["error"] < 1 for entry in report["fitted"])
+    assert report["weight_bytes"] == 4 * (8 * (1200 + 1100) + 17 * 16 + 17 * 8 + 9)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +125,158 @@ def test_fit_quantise_calibrate_and_validate(folder, capsys):
         (["--width-error", "2"], "width_error must be between 0 and 1"),
         (["--data", "synthetic", "--max-rows", "1000"], "hashed unlike the model's"),
         (["--dense", "q8", "--float-layers", "head"], "no dense layer 'head'"),
+        (["--calibration", "rows.csv", "--dense", "f16"], "calibration rows are for q8 layers"),
+        (["--calibration", "rows.npz", "--dense", "q8"], "expected .csv or .jsonl"),
+        (["--calibration", "empty.csv", "--dense", "q8"], "empty.csv: the CSV input is empty"),
+        (["--calibration", "header.csv", "--dense", "q8"], "header.csv: no rows"),
+        (["--calibration", "columns.csv", "--dense", "q8"], "columns user are missing"),
+        (["--calibration", "words.csv", "--dense", "q8"], "line 3: 'item': expected an integer"),
+        (["--calibration", "short.csv", "--dense", "q8"], "line 2: expected 2 cells, got 1"),
+        (["--example", "rows.npz"], "go with package.module:factory or an .onnx file"),
     ],
 )
 def test_faults_are_one_line(folder, monkeypatch, capsys, options, fault):
     monkeypatch.chdir(folder)
     (folder / "rows.txt").touch()
+    (folder / "rows.npz").touch()
+    for name, text in FAULTY.items():
+        (folder / f"{name}.csv").write_text(text)
     assert convert(folder, *options) == 1
     error = capsys.readouterr().err
     assert fault in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    """A module in a file, its weights, an .onnx of it, and rows whose labels follow it."""
+    folder = tmp_path_factory.mktemp("net")
+    (folder / "net_of_mine.py").write_text(MODULE)
+    scope = {}
+    exec(MODULE, scope)  # noqa: S102
+    module = scope["Net"]().eval()
+    with torch.no_grad():
+        module.items.weight.mul_(0.5 ** torch.arange(8))
+        module.tower[-1].weight.mul_(4)
+    save_file(module.state_dict(), folder / "net.safetensors")
+    rng = np.random.default_rng(0)
+    item, price = rng.integers(0, 1500, ROWS), rng.random((ROWS, 1), np.float32)
+    with torch.inference_mode():
+        scores = module(torch.from_numpy(item), torch.from_numpy(price)).numpy()
+    clicked = scores + rng.normal(0, scores.std(), ROWS) > np.median(scores)
+    np.savez(folder / "example.npz", item=item[:8], price=price[:8])
+    np.savez(folder / "rows.npz", item=item, price=price, clicked=clicked, other=item)
+    np.savez(folder / "short.npz", item=item, price=price[:3], clicked=clicked)
+    np.savez(folder / "wide.npz", item=item, price=price[:, 0], clicked=clicked)
+    np.savez(folder / "high.npz", item=item + 9000, price=price, clicked=clicked)
+    np.savez(folder / "nan.npz", item=item, price=price * np.nan, clicked=clicked)
+    np.savez(folder / "none.npz", item=item[:0], price=price[:0])
+    torch.onnx.export(
+        module,
+        (torch.from_numpy(item[:8]), torch.from_numpy(price[:8])),
+        folder / "net.onnx",
+        dynamic_shapes={"item": {0: "batch"}, "price": {0: "batch"}},
+        verbose=False,
+    )
+    return folder, roc_auc_score(clicked, scores)
+
+
+OWN = ("net_of_mine:Net", "--weights", "net.safetensors", "--example", "example.npz")
+
+
+@pytest.mark.parametrize(
+    "source", [(*OWN, "--width-error", "0.2"), OWN, ("net.onnx",)], ids=["fitted", "module", "onnx"]
+)
+def test_a_module_or_onnx_file_is_calibrated_and_validated(
+    net, source, tmp_path, monkeypatch, capsys
+):
+    folder, before = net
+    monkeypatch.chdir(folder)
+    options = ["--validation", "rows.npz", "--label", "clicked", "--dense", "q8"]
+    options += ["--calibration", "rows.npz", "--tables", "q4", "--out", str(tmp_path)]
+    assert main(["convert", *source, *options]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "model.report.json").read_text())
+    assert report["source_auc"] == pytest.approx(before, abs=1e-4)
+    rows = np.load("rows.npz")
+    ids = {name: rows[name] for name in ("item", "price")}
+    for target, item in report["targets"].items():
+        scores = ondevice.load(tmp_path / f"model.{target}").predict(ids)
+        assert item["auc"] == pytest.approx(roc_auc_score(rows["clicked"], scores), abs=1e-9)
+    assert report["targets"]["onnx"]["layers"][0]["activations"] == "static"
+    if "--width-error" in source:
+        assert f"float32 torch {before:.4f}, with fitted tables" in printed
+        assert report["fitted"][0]["mean_width"] < 4
+        assert report["fitted"][0]["error"] == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "fault"),
+    [
+        (OWN, ["--validation", "rows.csv"], "expected .npz"),
+        (OWN, ["--validation", "nowhere.npz"], "nowhere.npz"),
+        (OWN, ["--validation", "rows.npz"], "no array 'label' of labels; it holds item, price"),
+        (OWN, ["--validation", "rows.npz", "--label", "item"], "labels must be a list of 0 and 1"),
+        (OWN, ["--validation", "short.npz", "--label", "clicked"], "not one value per label"),
+        (OWN, ["--validation", "wide.npz", "--label", "clicked"], "'price': expected shape"),
+        (OWN, ["--validation", "high.npz", "--label", "clicked"], "validation: input 'item': ID"),
+        (OWN, ["--validation", "nan.npz", "--label", "clicked"], "returns nan for row 1"),
+        (OWN, ["--calibration", "none.npz", "--dense", "q8"], "calibration: input 'item': the b"),
+        (OWN, ["--calibration", "high.npz", "--dense", "q8"], "calibration: input 'item': ID"),
+        (OWN, ["--data", "synthetic"], "--data is for a checkpoint"),
+        (("net.onnx",), ["--width-error", "0.1"], "an .onnx file has none"),
+        (("net.onnx",), ["--validation", "wide.npz", "--label", "clicked"], "'price': expected"),
+    ],
+)
+def test_faults_of_rows_in_arrays(net, tmp_path, monkeypatch, capsys, source, options, fault):
+    folder, _ = net
+    monkeypatch.chdir(folder)
+    assert main(["convert", *source, "--out", str(tmp_path / "out"), *options]) == 1
+    error = capsys.readouterr().err
+    assert fault in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*"))
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "ondevice", "convert", *map(str, arguments)]
+
+
+def digests(folder):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def test_same_bytes_from_other_processes(folder, tmp_path):
+    """Other hash seeds, numbers of threads and folders."""
+    rows = str(folder / "rows.csv")
+    found = []
+    for seed, threads in (("0", "1"), ("4711", "2")):
+        where = tmp_path / seed
+        where.mkdir()
+        counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+        environment = os.environ | counts | {"PYTHONHASHSEED": seed}
+        options = ["--row-ratio", "2", "--width-error", "0.2", "--dense", "q8", "--tables", "q4"]
+        options += ["--calibration", rows, "--validation", rows, "--label", "clicked"]
+        arguments = command(folder / "checkpoint", "--out", where / f"out{seed}", *options)
+        subprocess.run(arguments, cwd=where, env=environment, check=True, capture_output=True)
+        found.append(digests(where / f"out{seed}"))
+    assert found[0] == found[1]
+    assert set(found[0]) == {
+        f"model.{suffix}" for suffix in ("odm", "onnx", "onnx.data", "tflite", "report.json", "md")
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_the_files_of_an_earlier_run(folder, tmp_path, number):
+    assert main(["convert", str(folder / "checkpoint"), "--out", str(tmp_path)]) == 0
+    before = digests(tmp_path)
+    arguments = command(folder / "checkpoint", "--out", tmp_path, "--tables", "q4")
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob(".model.*/*")):  # it is writing the first file
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else 143)
+    assert error.count("Traceback") == 0
+    assert digests(tmp_path) == before

@@ -48,6 +48,7 @@ parser.add_argument("checkpoint", type=Path)
 parser.add_argument("--data", choices=DATASETS, default="synthetic")
 parser.add_argument("--path", type=Path)
 parser.add_argument("--work", type=Path, required=True, help="folder for the model files")
+parser.add_argument("--only", choices=("dense", "fitted"), help="one of the two tables")
 parser.add_argument("--seconds", type=float, default=1.0, help="measuring time for each latency")
 args = parser.parse_args()
 
@@ -132,5 +133,7 @@ def fitted_tables() -> None:
 
 
 args.work.mkdir(parents=True, exist_ok=True)
-dense_forms()
-fitted_tables()
+if args.only != "fitted":
+    dense_forms()
+if args.only != "dense":
+    fitted_tables()

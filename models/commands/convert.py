@@ -132,7 +132,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", default="label", help="name of the labels in --validation (default: label)"
     )
-    add_data_options(parser)
+    add_data_options(
+        parser,
+        "for a checkpoint: measure the AUC on this data set's validation split, and weigh fitted "
+        "rows by how often its training split reads them",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
 
 
@@ -267,6 +271,9 @@ def _hashed(path: Path) -> dict[str, str]:
 
 def _finish(args: argparse.Namespace, report: ConversionReport) -> int:
     print(report_text(report))  # noqa: T201
+    for target in [item for item in TARGETS if item not in report.targets]:
+        if (older := args.out / f"{args.name}.{target}").exists():
+            print(f"{older} is of an earlier conversion; {args.name}.md does not describe it")  # noqa: T201
     if args.json is not None:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -19,11 +19,11 @@ from ondevice.models.rounding import Rounding
 from ondevice.models.widths import METHODS
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """--data, --path, --columns, --max-rows."""
-    parser.add_argument(
-        "--data", choices=DATASETS, help="data set (default: the recipe's, else synthetic)"
-    )
+def add_data_options(
+    parser: argparse.ArgumentParser, help: str = "data set (default: the recipe's, else synthetic)"
+) -> None:
+    """--data, which `help` explains, --path, --columns, --max-rows."""
+    parser.add_argument("--data", choices=DATASETS, help=help)
     parser.add_argument("--path", type=Path, help="file or folder of the data set")
     parser.add_argument(
         "--columns", type=Path, help="with --data csv: .toml or .json file that describes columns"

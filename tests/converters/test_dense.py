@@ -101,6 +101,92 @@ def test_probabilities(converted, target):
         assert report.targets[target].max_difference > 1e-5  # it did round
 
 
+class Plain(nn.Module):
+    """Dense layers and nothing else behind a table, units of unequal size."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.table = nn.Embedding(300, 32)
+        self.layers = nn.ModuleList([nn.Linear(32, 64), nn.Linear(64, 48), nn.Linear(48, 1)])
+        with torch.no_grad():
+            self.layers[0].weight.mul_(torch.exp(torch.randn(64, 1)))
+            self.layers[2].weight.mul_(3)
+
+    def forward(self, user):
+        x = self.table(user)
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        return torch.sigmoid(self.layers[-1](x))
+
+
+def rounded(x, axis, low=None, high=None):
+    """Numbers in 256 steps of one size from their (or a given) least to greatest, 0 included."""
+    low = x.min(axis, keepdims=True) if low is None else low
+    high = x.max(axis, keepdims=True) if high is None else high
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    scale = ((high - low) / 255).astype(np.float32)
+    zero = np.rint(-low / scale)
+    return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale.astype(np.float64)
+
+
+def by_rows_symmetric(x):
+    scale = np.abs(x).max(1, keepdims=True) / np.float32(127)
+    return np.rint(x / scale) * scale.astype(np.float64)
+
+
+def in_numpy(module, ids, inputs, weights):
+    """The module with every layer's inputs and weights rounded, written for this test."""
+    x = module.table.weight.detach().numpy()[ids]
+    for number, layer in enumerate(module.layers):
+        weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+        x = (inputs(x, number) @ weights(weight).T + bias).astype(np.float32)
+        x = np.maximum(x, 0) if number < 2 else x
+    return 1 / (1 + np.exp(-x))
+
+
+def test_every_form_against_its_arithmetic_in_numpy(tmp_path):
+    """Not near float32 by luck: each file rounds what it says, where it says, and nothing else."""
+    module = Plain().eval()
+    ids = np.random.default_rng(0).integers(0, 300, 200)
+    ranges, x = [], module.table.weight.detach()  # of the inputs of each layer, over all IDs
+    for layer in module.layers:
+        ranges.append((x.min().item(), x.max().item()))
+        x = torch.relu(layer(x)).detach()
+
+    def int8(weight):
+        scale = (np.abs(weight).max(1, keepdims=True) / np.float32(127)).astype(np.float64)
+        return np.rint(weight / scale) * scale
+
+    expected = {
+        ("f16", "all"): (lambda x, _: x, lambda w: w.astype(np.float16).astype(np.float32)),
+        ("q8", "odm"): (lambda x, _: by_rows_symmetric(x), int8),
+        ("q8", "onnx"): (lambda x, _: rounded(x, None), int8),
+        ("q8", "tflite"): (lambda x, _: rounded(x, 1), int8),  # LiteRT: each row by its range
+        ("static", "odm"): (lambda x, _: by_rows_symmetric(x), int8),
+        ("static", "onnx"): (lambda x, n: rounded(x, None, *ranges[n]), int8),
+    }
+    size = {}
+    for form in ("f32", "f16", "q8", "static"):
+        calibration = {"user": np.arange(300)} if form == "static" else None
+        options = {"dense": form.replace("static", "q8"), "calibration": calibration}
+        report = convert(module, torch.arange(8), tmp_path, tables="f32", name=form, **options)
+        for target in TARGETS:
+            size[form, target] = report.targets[target].bytes
+            key = (form, "all") if form == "f16" else (form, target)
+            if key not in expected:
+                continue
+            got = ondevice.load(tmp_path / f"{form}.{target}").predict({"user": ids})
+            right = in_numpy(module, ids, *expected[key])
+            assert np.abs(got - right).max() < 1e-6, key
+            change = np.abs(got - in_numpy(module, ids, lambda x, _: x, lambda w: w)).max()
+            assert (1e-5 if form == "f16" else 1e-3) < change < 2e-2
+    weights = 32 * 64 + 64 * 48 + 48
+    for target in TARGETS:  # what is saved is most of 2 or 3 bytes a weight
+        assert size["f32", target] - size["f16", target] > 1.9 * weights
+        assert size["f32", target] - size["q8", target] > 2.6 * weights
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_report_says_what_every_layer_became(converted, target):
     form, _, _, report = converted

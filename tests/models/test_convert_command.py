@@ -266,6 +266,17 @@ def test_same_bytes_from_other_processes(folder, tmp_path):
     }
 
 
+def test_a_file_of_an_earlier_conversion_is_named(folder, tmp_path, capsys):
+    rest = ("--out", str(tmp_path), "--targets")
+    assert main(["convert", str(folder / "checkpoint"), *rest, "odm", "onnx"]) == 0
+    assert "earlier conversion" not in capsys.readouterr().out
+    before = (tmp_path / "model.onnx").read_bytes()
+    assert main(["convert", str(folder / "checkpoint"), *rest, "odm", "--tables", "q4"]) == 0
+    assert f"{tmp_path / 'model.onnx'} is of an earlier conversion" in capsys.readouterr().out
+    assert (tmp_path / "model.onnx").read_bytes() == before
+    assert "model.onnx" not in (tmp_path / "model.md").read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_the_files_of_an_earlier_run(folder, tmp_path, number):
     assert main(["convert", str(folder / "checkpoint"), "--out", str(tmp_path)]) == 0

@@ -109,7 +109,8 @@ def dense_forms() -> None:
 def fitted_tables() -> None:
     counts = training_counts(log, checkpoint)
     before = 4 * sum(table.weight.numel() for table in checkpoint.model.tables())
-    rows = [["fitted", "counts", "tables of .odm", "times smaller", "AUC"]]
+    change = f"AUC, change from {float_auc:.4f}"
+    rows = [["fitted", "counts", "tables of .odm", "times smaller", change]]
     for options in [{}, *FITS]:
         for weighted in (False, True) if options else (False,):
             module = checkpoint.model

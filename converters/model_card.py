@@ -91,7 +91,8 @@ def _file_rows(report: ConversionReport) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("file", "bytes", "tables", "SHA-256")]
     for item in report.targets.values():
         for number, (name, (count, digest)) in enumerate(item.files.items()):
-            tables = f"{item.table_bytes:,}" if number == 0 else ""
+            last = number == len(item.files) - 1  # of an .onnx file the external data
+            tables = f"{item.table_bytes:,}" if last else ""
             rows.append((f"`{name}`", f"{count:,}", tables, f"`{digest}`"))
     return rows
 

@@ -10,17 +10,21 @@ work on that. Where one cannot, the original is restored for it.
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ondevice.converters.einsum import einsum_terms
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup
 from ondevice.converters.lowering import Lowering
 from ondevice.converters.symbolic_shapes import Size, integers, numbers
+from ondevice.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
 Group = tuple[int, ...]
@@ -39,6 +43,9 @@ REDUCTIONS = {
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 }  # fmt: skip
+
+
+_FILLING = ("ConstantOfShape", "Expand")
 
 
 class _CannotError(Exception):
@@ -110,7 +117,11 @@ class _Pass:
             return True
         if node.op_type in _RULES and any(self._rows_axis(value) > 0 for value in node.inputs):
             return True  # what a recurrent layer returns
-        if node.op_type not in ("Transpose", "Reshape") or node.domain:
+        if node.op_type in _FILLING and self._rows_axis(node.outputs[0]) > 0:
+            return True  # a recurrent layer's first state
+        if node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 0:
+            return all(self._natural(value) is not None for value in node.inputs)
+        if node.op_type not in ("Transpose", "Reshape", "Unsqueeze") or node.domain:
             return False
         before, after = self._natural(node.inputs[0]), node.outputs[0].shape
         return before is not None and after is not None and str([*after, ""][0]) != self.batch
@@ -199,7 +210,7 @@ class _Pass:
     def _reshaped(self, value: ir.Value, sizes: Sequence[Size]) -> ir.Value:
         if any(isinstance(size, str) for size in sizes[1:]):
             raise _CannotError
-        target = self.made.ints(-1, *(int(size) for size in sizes[1:]))
+        target = self.made.ints(-1, *(_known(size) for size in sizes[1:]))
         return self._emit("Reshape", [value, target], sizes, value.dtype)
 
     def _split_axes(self, layout: _Layout, parts: dict[int, list[int]]) -> _Layout:
@@ -226,14 +237,29 @@ class _Pass:
             return layout
         sizes = (
             *layout.sizes[: len(rest)],
-            math.prod(int(layout.sizes[i]) for i in layout.groups[axis]),
+            math.prod(_known(layout.sizes[i]) for i in layout.groups[axis]),
         )
         groups = list(layout.groups)
         groups[axis] = (len(rest),)
         return _Layout(self._reshaped(layout.value, sizes), sizes, tuple(groups))
 
+    def _joined_neighbours(self, layout: _Layout) -> _Layout:
+        """Axes of the original as one where they lie side by side, the batch not among them."""
+        for axis, group in enumerate(layout.groups):
+            if len(group) < 2 or 0 in group or group != (*range(group[0], group[-1] + 1),):
+                continue
+            size = math.prod(_known(layout.sizes[i]) for i in group)
+            sizes = (*layout.sizes[: group[0]], size, *layout.sizes[group[-1] + 1 :])
+            gone = len(group) - 1
+            groups = [tuple(i - gone * (i > group[-1]) for i in one) for one in layout.groups]
+            groups[axis] = (group[0],)
+            return self._joined_neighbours(
+                _Layout(self._reshaped(layout.value, sizes), sizes, tuple(groups))
+            )
+        return layout
+
     def _original(self, layout: _Layout, like: ir.Value) -> ir.Value:
-        layout = self._without_ones(layout, len(layout.groups))
+        layout = self._joined_neighbours(self._without_ones(layout, len(layout.groups)))
         empty = [axis for axis, group in enumerate(layout.groups) if not group]
         if empty and all(len(group) <= 1 for group in layout.groups):
             # with the ones put in here, the original is a transpose, which the next rule may undo
@@ -250,7 +276,7 @@ class _Pass:
             value = self._emit("Transpose", [value], sizes, value.dtype, perm=order)
         if any(len(group) != 1 for group in layout.groups) or len(order) != len(layout.groups):
             target = [
-                -1 if 0 in group else math.prod(int(layout.sizes[i]) for i in group)
+                -1 if 0 in group else math.prod(_known(layout.sizes[i]) for i in group)
                 for group in layout.groups
             ]
             value = self._emit("Reshape", [value, self.made.ints(*target)], [], value.dtype)
@@ -315,7 +341,7 @@ class _Pass:
             if size == 0:
                 group = x.groups[place]
                 free = any(isinstance(x.sizes[i], str) for i in group)
-                size = -1 if free else math.prod(int(x.sizes[i]) for i in group)
+                size = -1 if free else math.prod(_known(x.sizes[i]) for i in group)
                 size = self.batch if group == (0,) and self.batch else size
             wanted.append(size if size == self.batch or not isinstance(size, str) else -1)
         return [self._regrouped(x, wanted)]
@@ -443,7 +469,7 @@ class _Pass:
                 {
                     int(e)
                     for sizes in groups.values()
-                    for e in np.cumprod([int(s) for s in sizes[::-1]])
+                    for e in np.cumprod([_known(s) for s in sizes[::-1]])
                 }
             )
             for place, sizes in groups.items():
@@ -451,14 +477,14 @@ class _Pass:
                 for i, size in zip(
                     reversed(layouts[place].groups[axis]), reversed(sizes), strict=True
                 ):
-                    bounds = [end for end in ends if inner < end <= inner * int(size)]
+                    bounds = [end for end in ends if inner < end <= inner * _known(size)]
                     cut, last = [], inner
                     for bound in bounds:
                         if bound % last:
                             raise _CannotError
                         cut.append(bound // last)
                         last = bound
-                    if last != inner * int(size):
+                    if last != inner * _known(size):
                         raise _CannotError
                     parts[place][i] = cut[::-1]
                     inner = last
@@ -473,6 +499,13 @@ class _Pass:
         sizes = tuple(layout.sizes[i] for i in left)
         groups = tuple(tuple(left.index(i) for i in g if i not in gone) for g in layout.groups)
         return _Layout(self._reshaped(layout.value, sizes), sizes, groups)
+
+    def _with_one(self, layout: _Layout, axis: int) -> _Layout:
+        """With an axis behind the batch for an axis of the original that has none."""
+        sizes = (layout.sizes[0], 1, *layout.sizes[1:])
+        groups = [tuple(i + (i > 0) for i in group) for group in layout.groups]
+        groups[axis] = (1, *groups[axis])
+        return _Layout(self._reshaped(layout.value, sizes), sizes, tuple(groups))
 
     def softmax(self, node: ir.Node) -> list[_Layout]:
         x = self._of(node.inputs[0])
@@ -565,6 +598,8 @@ class _Pass:
             raise _CannotError
         rank = len(a.groups)
         a, b = self._refined({0: a, 1: b}, rank - 2).values()
+        for axis in (rank - 2, rank - 1):
+            a, b = (one if one.groups[axis] else self._with_one(one, axis) for one in (a, b))
         for one in (a, b):
             if any(0 in group or len(group) != 1 for group in one.groups[-2:]):
                 raise _CannotError
@@ -580,6 +615,56 @@ class _Pass:
         sizes = (*values[0].sizes[:-1], values[1].sizes[-1])
         out = self._emit("MatMul", [one.value for one in values], sizes, a.value.dtype)
         return _Layout(out, sizes, (*values[0].groups[:-1], (len(sizes) - 1,)))
+
+    def einsum(self, node: ir.Node) -> list[_Layout]:
+        """The same product with the letters of every operand in the order of its kept axes."""
+        shapes = [value.shape for value in node.inputs if value is not None]
+        ranks = [len(shape) for shape in shapes if shape is not None]
+        if len(ranks) != len(node.inputs):
+            raise _CannotError
+        try:
+            letters, out = einsum_terms(node.attributes.get_string("equation") or "", ranks)
+        except UnsupportedError as error:
+            raise _CannotError from error
+        spare = (c for c in string.ascii_letters if c not in "".join([*letters, out]))
+        parts: dict[str, str] = {}  # a letter for every axis that is kept of an original one
+        terms: list[str] = []
+        values: list[ir.Value | None] = []
+        size_of: dict[str, Size] = {}
+        for value, term in zip(node.inputs, letters, strict=True):
+            array = _array(value)
+            if array is not None:
+                terms.append(term)
+                values.append(value)
+                size_of.update(zip(term, array.shape, strict=True))
+                continue
+            layout = self._of(value)
+            own = [""] * len(layout.sizes)
+            for letter, group in zip(term, layout.groups, strict=True):
+                fresh = [letter, *(next(spare) for _ in group[1:])] if letter not in parts else []
+                if len(parts.setdefault(letter, "".join(fresh))) != len(group):
+                    raise _CannotError
+                for part, axis in zip(parts[letter], group, strict=True):
+                    own[axis] = part
+            if not all(own):
+                raise _CannotError
+            terms.append("".join(own))
+            values.append(layout.value)
+            size_of.update(zip(own, layout.sizes, strict=True))
+        constant = [_array(value) is not None for value in node.inputs]
+        rows = {term[0] for term, fixed in zip(terms, constant, strict=True) if not fixed}
+        kept = "".join(parts.get(letter, letter) for letter in out)
+        fixed_letters = "".join(compress(terms, constant))
+        if len(rows) != 1 or not rows <= set(kept):
+            raise _CannotError
+        if any(len(parts.get(letter, letter)) > 1 for letter in fixed_letters):
+            raise _CannotError
+        order = "".join(sorted(kept, key=lambda letter: letter not in rows))
+        sizes = tuple(size_of[letter] for letter in order)
+        equation = f"{','.join(terms)}->{order}"
+        made = self._emit("Einsum", values, sizes, node.outputs[0].dtype, equation=equation)
+        groups = tuple(tuple(order.index(c) for c in parts.get(one, one)) for one in out)
+        return [_Layout(made, sizes, groups)]
 
     def gemm(self, node: ir.Node) -> list[_Layout]:
         flags = node.attributes
@@ -680,6 +765,24 @@ class _Pass:
         )
         return [_Layout(out, sizes, groups)]
 
+    def gather_nd(self, node: ir.Node) -> list[_Layout]:
+        """x[:, rows, columns] of known places, which comes with those axes in front."""
+        x, places = self._of(node.inputs[0]), _array(node.inputs[1])
+        if places is None or places.ndim != 2 or node.attributes.get_int("batch_dims", 0) != 0:
+            raise _CannotError
+        depth = places.shape[1]
+        chosen = [x.single(axis) for axis in range(depth)]
+        rest = [i for i in range(1, len(x.sizes)) if i not in chosen]
+        x = self._arranged(x, [0, *chosen, *rest])
+        sizes = [_known(size) for size in x.sizes[1 : 1 + depth]]
+        flat = np.ravel_multi_index(tuple(places.T % np.array(sizes)[:, None]), sizes)
+        joined = (x.sizes[0], math.prod(sizes), *x.sizes[1 + depth :])
+        taken = (x.sizes[0], len(flat), *x.sizes[1 + depth :])
+        inputs = [self._reshaped(x.value, joined), self.made.constant(flat, np.int64)]
+        out = self._emit("Gather", inputs, taken, x.value.dtype, axis=1)
+        groups = tuple(tuple(i - depth + 1 if i else 0 for i in g) for g in x.groups[depth:])
+        return [_Layout(out, taken, ((1,), *groups))]
+
     def split(self, node: ir.Node) -> list[_Layout]:
         x = self._of(node.inputs[0])
         axis = node.attributes.get_int("axis", 0) % len(x.groups)
@@ -698,9 +801,12 @@ class _Pass:
 
     def concat(self, node: ir.Node) -> list[_Layout]:
         parts = [self._of(value) for value in node.inputs]
+        axis = node.attributes.get_int("axis", 0) % len(parts[0].groups)
+        rows = all(part.groups[axis] == (0,) for part in parts)
+        if rows or not any(part.groups[axis] for part in parts):  # rows behind rows, or a stack
+            parts = [self._with_one(part, axis) for part in parts]
         first = parts[0]
-        axis = node.attributes.get_int("axis", 0) % len(first.groups)
-        place = first.single(axis)
+        place = 1 if rows else first.single(axis)
         values: list[ir.Value] = []
         total = 0
         for part in parts:
@@ -721,18 +827,41 @@ class _Pass:
             ):
                 raise _CannotError
             values.append(part.value)
-            total += int(part.sizes[place])
+            total += _known(part.sizes[place])
         sizes = (*first.sizes[:place], total, *first.sizes[place + 1 :])
         out = self._emit("Concat", values, sizes, first.value.dtype, axis=place)
         return [replace(first, value=out, sizes=sizes)]
 
     def expand(self, node: ir.Node) -> list[_Layout]:
         before, after = node.inputs[0], node.outputs[0].shape
+        if _array(before) is not None:
+            return [self._filled(node, np.asarray(_array(before)))]
         if before is None or before.shape is None or after is None:
             raise _CannotError
         if [str(size) for size in before.shape] != [str(size) for size in after]:
             raise _CannotError
         return [self._of(before)]
+
+    def constant_of_shape(self, node: ir.Node) -> list[_Layout]:
+        tensor = node.attributes.get_tensor("value")
+        fill = np.zeros(1, np.float32) if tensor is None else np.asarray(tensor.numpy())
+        return [self._filled(node, fill)]
+
+    def _filled(self, node: ir.Node, array: Array) -> _Layout:
+        """A constant that is repeated along all axes, the batch not the first of them."""
+        axis, shape = self._rows_axis(node.outputs[0]), node.outputs[0].shape
+        if axis < 1 or shape is None:
+            raise _CannotError
+        rest = [size for size in shape if isinstance(size, int)]
+        one_row = np.broadcast_to(array, [*rest[:axis], 1, *rest[axis:]])
+        moved = np.ascontiguousarray(np.moveaxis(one_row, axis, 0))
+        constant = self.made.constant(moved, moved.dtype)
+        sizes: tuple[Size, ...] = (str(shape[axis]), *rest)
+        out = self._emit(
+            "ExpandRows", [constant, self.graph.inputs[0]], sizes, node.outputs[0].dtype
+        )
+        order = [axis, *(i for i in range(len(shape)) if i != axis)]
+        return _Layout(out, sizes, tuple((order.index(i),) for i in range(len(shape))))
 
 
 def _taken(
@@ -771,8 +900,14 @@ def _taken(
     return group[::-1] if last else group
 
 
+def _known(size: Size) -> int:
+    if isinstance(size, str):
+        raise _CannotError
+    return size
+
+
 def _sizes_of_parts(axis: int, groups: Sequence[Sequence[tuple[int, Size]]]) -> list[int]:
-    return [int(size) for group in groups for own, size in group if own == axis]
+    return [_known(size) for group in groups for own, size in group if own == axis]
 
 
 def _key(layout: _Layout, axis: int) -> tuple[int, int]:
@@ -803,8 +938,8 @@ def _constant_placed(
             shape += [1] * len(own)
         elif any(isinstance(part, str) for part in parts):
             raise _CannotError
-        elif math.prod(int(part) for part in parts) == size:
-            shape += [int(part) for part in parts]
+        elif math.prod(_known(part) for part in parts) == size:
+            shape += [_known(part) for part in parts]
         else:
             raise _CannotError
     return array.reshape(shape).transpose([order.index(key) for key in keys])
@@ -822,8 +957,11 @@ _RULES: dict[str, Callable[[_Pass, ir.Node], list[_Layout]]] = {
     **dict.fromkeys(REDUCTIONS, _Pass.reduction),
     "BatchNormalization": _Pass.batch_norm,
     "Concat": _Pass.concat,
+    "ConstantOfShape": _Pass.constant_of_shape,
+    "Einsum": _Pass.einsum,
     "Expand": _Pass.expand,
     "Gather": _Pass.gather,
+    "GatherND": _Pass.gather_nd,
     "Gemm": _Pass.gemm,
     "LayerNormalization": _Pass.layer_norm,
     "LogSoftmax": _Pass.softmax,

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 from ondevice.converters.arguments import Arguments, DynamicAxes, arguments_of
 from ondevice.converters.graph import DOMAIN, LOOKUP, CapturedLookup, CapturedModel
 from ondevice.converters.simplify import simplify
-from ondevice.converters.stand_ins import stand_ins
+from ondevice.converters.single_precision import single_precision
+from ondevice.converters.stand_ins import NoDropout, stand_ins
 from ondevice.converters.table_source import ArrayTable
 from ondevice.errors import SpecError, UnsupportedError
 from ondevice.spec import LookupSpec, full_spec
@@ -65,7 +66,10 @@ def captured(model: ir.Model, own: Container[str]) -> CapturedModel:
     _recognise_gathers(model, own)
     lookups = tuple(_captured(node) for node in model.graph if _is_lookup(node))
     if not lookups:
-        raise UnsupportedError("the module has no embedding lookup; there is nothing to compress")
+        raise UnsupportedError(
+            "the module has no embedding lookup (rows of a float matrix, chosen by IDs of the "
+            "request); there is nothing to compress"
+        )
     tables = {
         lookup.table: ArrayTable(_array(_initializer(model, lookup.table))) for lookup in lookups
     }
@@ -83,7 +87,7 @@ def output_names(module: nn.Module, arguments: Arguments) -> tuple[str, ...]:
         with evaluating(module), torch.inference_mode():
             returned = module(*arguments.args, **arguments.kwargs)
     except Exception as error:  # the module is somebody's code
-        raise SpecError(f"the module fails on its example inputs: {_cause(error)}") from error
+        raise SpecError(f"the module fails on its example inputs: {cause(error)}") from error
     leaves, _ = pytree.tree_flatten_with_path(returned)
     leaves = [(path, leaf) for path, leaf in leaves if leaf is not None]
     rows = len(arguments.tensors[0])
@@ -121,23 +125,37 @@ def _export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Mo
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise UnsupportedError(
-            f"torch.onnx.export cannot export the module: {_cause(error)}"
+            f"torch.onnx.export cannot export the module: {cause(error)}"
         ) from error
     if program is None:
         raise UnsupportedError("torch.onnx.export returned nothing")
     simplify(program.model)
+    single_precision(program.model.graph)
+    fixed = [value.name for value in program.model.graph.inputs if _has_fixed_rows(value)]
+    if fixed:
+        raise UnsupportedError(
+            f"the module's graph is for the {len(arguments.tensors[0])} rows of the example alone "
+            f"(input {', '.join(map(str, fixed))}): it turns the number of rows into a Python "
+            "number; use -1, or tensor operations such as expand, in its place"
+        )
     return program.model
+
+
+def _has_fixed_rows(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) > 0 and isinstance(value.shape[0], int)
 
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode inside the block."""
-    was_training = module.training
+    """Put a module into evaluation mode inside the block, without any dropout."""
+    trained = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        yield
+        with NoDropout():
+            yield
     finally:
-        module.train(was_training)
+        for part in trained:
+            part.training = True
 
 
 @contextlib.contextmanager
@@ -212,7 +230,13 @@ def _free_names(graph: ir.Graph, names: Sequence[str], owners: Sequence[ir.Value
             while value.name in taken:
                 value.name = f"{value.name}_value"
     for name in [name for name in graph.initializers if name in taken]:
-        raise UnsupportedError(f"{name!r} is the name of an input or output and of a parameter")
+        value = graph.initializers[name]
+        if any(use.node.op_type == "Gather" for use in value.uses()):  # a table keeps its name
+            raise UnsupportedError(f"{name!r} is the name of an input or output and of a parameter")
+        del graph.initializers[name]
+        while value.name in taken or value.name in graph.initializers:
+            value.name = f"{value.name}_value"
+        graph.register_initializer(value)
 
 
 def _recognise_gathers(model: ir.Model, own: Container[str]) -> None:
@@ -295,7 +319,7 @@ def _array(value: ir.Value) -> npt.NDArray[Any]:
     return value.const_value.numpy()
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The first line of what went wrong at the bottom of a chain of exceptions."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -38,6 +38,7 @@ from ondevice.converters.progress import watched
 from ondevice.converters.report import ConversionReport, FittedTable
 from ondevice.converters.sources import Source, TorchSource
 from ondevice.converters.tflite_writer import check_file_size
+from ondevice.converters.unsupported import LackingOperatorsError, lacking
 from ondevice.converters.verification import (
     TOLERANCE,
     Validation,
@@ -62,7 +63,6 @@ BATCHES = (1, 2, 17, 1024)
 VECTOR_ROWS = 64
 
 Array = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float32]
 
 
 @one_thread()
@@ -121,8 +121,9 @@ def convert(
         fitted: what `compress_embeddings` says of its tables, for the report and the card.
 
     Raises:
-        UnsupportedError: a target cannot express the module, all operators are listed; or the
-            tables exceed TFLite's limit of 2 GB.
+        UnsupportedError: targets cannot express the module: every operator that one of them lacks
+            is listed, with its module path and what could replace it; or the tables exceed
+            TFLite's limit of 2 GB.
         FileFormatError: the weights are damaged, or not those of the module.
         ParityError: a file differs from the module by more than its tolerance; nothing is left.
         SpecError: the settings or the example inputs are wrong, or weights are not finite.
@@ -166,7 +167,7 @@ def convert(
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
         folder = Path(temporary)
         places = {target: folder / f"{name}.{target}" for target in targets}
-        drafts = {key: _emit(key, packed, file, info, plan) for key, file in places.items()}
+        drafts = _drafts(packed, places, info, plan)
         fill(*drafts.values())
         release_code_pages()  # of torch
         written = {
@@ -285,20 +286,30 @@ def _probe(
 ) -> dict[str, Array]:
     """Requests of `rows` rows; one for which the source has no finite answer is replaced."""
     batch = probe_inputs(inputs, uses, source.examples, rows)
-    finite = _finite_rows(source(batch))
-    if finite.all():
+    answered = _answered(source, batch)
+    if answered.all():
         return batch
     count = len(next(iter(source.examples.values())))
     for name, example in source.examples.items():
         ordinary = example[np.arange(rows) % count]
-        batch[name][~finite] = ordinary[~finite]
-    if not _finite_rows(source(batch)).all():
-        raise SpecError("the model returns NaN or infinity for its own example inputs")
+        batch[name][~answered] = ordinary[~answered]
+    if not _answered(source, batch).all():
+        raise SpecError("the model fails, or returns NaN or infinity, for its own example inputs")
     return batch
 
 
-def _finite_rows(outputs: Mapping[str, FloatArray]) -> npt.NDArray[np.bool_]:
-    finite = [np.isfinite(array.reshape(len(array), -1)).all(1) for array in outputs.values()]
+def _answered(source: Source, batch: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
+    """For which rows a source has a finite answer; where it fails, each half is tried alone."""
+    rows = len(next(iter(batch.values())))
+    try:
+        outputs = source(batch)
+    except SpecError:
+        if rows == 1:
+            return np.array([False])
+        halves = slice(0, rows // 2), slice(rows // 2, rows)
+        tried = ({name: array[half] for name, array in batch.items()} for half in halves)
+        return np.concatenate([_answered(source, half) for half in tried])
+    finite = [np.isfinite(array.reshape(rows, -1)).all(1) for array in outputs.values()]
     together: npt.NDArray[np.bool_] = np.logical_and.reduce(finite)
     return together
 
@@ -319,6 +330,26 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
+
+
+def _drafts(
+    packed: PackedModel, places: Mapping[str, Path], info: ModelInfo, plan: DensePlan
+) -> dict[str, Draft]:
+    """Every target's file without its tables.
+
+    Raises:
+        UnsupportedError: what any of the targets lacks.
+    """
+    drafts: dict[str, Draft] = {}
+    errors: dict[str, LackingOperatorsError] = {}
+    for target, file in places.items():
+        try:
+            drafts[target] = _emit(target, packed, file, info, plan)
+        except LackingOperatorsError as error:
+            errors[target] = error
+    if errors:
+        raise lacking(errors, list(places))
+    return drafts
 
 
 def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo, plan: DensePlan) -> Draft:

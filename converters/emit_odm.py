@@ -24,6 +24,7 @@ from ondevice.converters.dense_layers import (
 from ondevice.converters.draft import Draft
 from ondevice.converters.graph import PackedModel, module_path
 from ondevice.converters.lower import lowered
+from ondevice.converters.unsupported import LackingOperatorsError, fault
 from ondevice.dense import DENSE, pack_dense
 from ondevice.errors import UnsupportedError
 from ondevice.info import ModelInfo
@@ -41,7 +42,7 @@ def emit_odm(
     Activations of q8 layers are always quantised dynamically, row by row.
 
     Raises:
-        UnsupportedError: operators that the native engine lacks, all listed.
+        LackingOperatorsError: operators that the native engine lacks, all listed.
     """
     packed = lowered(packed)
     graph = packed.model.graph
@@ -136,12 +137,12 @@ def _dense_node(
 
 def _check_operators(graph: ir.Graph, lookups: set[str | None]) -> None:
     missing = [
-        f"{node.op_type} at {module_path(node)}"
+        fault(node)
         for node in graph
         if node.name not in lookups and node.op_type not in (*OPERATORS, "Constant")
     ]
     if missing:
-        raise UnsupportedError(f"the native format lacks operators: {'; '.join(missing)}")
+        raise LackingOperatorsError("odm", missing)
 
 
 def _weights(graph: ir.Graph) -> dict[str, npt.NDArray[Any]]:

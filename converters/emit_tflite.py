@@ -16,13 +16,14 @@ from ondevice.converters.dense_layers import (
     nodes_of,
 )
 from ondevice.converters.draft import Draft
-from ondevice.converters.graph import PackedLookup, PackedModel, module_path
+from ondevice.converters.graph import PackedLookup, PackedModel
 from ondevice.converters.lower import lowered
 from ondevice.converters.tflite_dense import DenseWriter
 from ondevice.converters.tflite_graph import GraphBuilder
 from ondevice.converters.tflite_lookup import TfliteTable, write_lookup
 from ondevice.converters.tflite_ops import OPERATORS
 from ondevice.converters.tflite_writer import FREE, TYPES, Shape, TfliteWriter
+from ondevice.converters.unsupported import LackingOperatorsError, fault
 from ondevice.errors import UnsupportedError
 
 
@@ -38,8 +39,8 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
         plan: how dense layers are stored.
 
     Raises:
-        UnsupportedError: operators that TFLite, or this emitter, cannot express - all are
-            listed - or a model beyond TFLite's limit of 2 GB; nothing is written.
+        LackingOperatorsError: operators that TFLite, or this emitter, cannot express, all listed.
+        UnsupportedError: a model beyond TFLite's limit of 2 GB. Nothing is written then.
     """
     packed = lowered(packed)
     graph = packed.model.graph
@@ -62,9 +63,9 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
             else:
                 _add_node(builder, node)
         except UnsupportedError as error:
-            faults.append(f"{node.op_type} at {module_path(node)}: {error}")
+            faults.append(fault(node, str(error)))
     if faults:
-        raise UnsupportedError(f"TFLite cannot express: {'; '.join(faults)}")
+        raise LackingOperatorsError("tflite", faults)
     for value in graph.outputs:
         _add_output(builder, value)
     writer.write(path, info)
@@ -105,7 +106,7 @@ def _add_node(builder: GraphBuilder, node: ir.Node) -> None:
         return
     translate = None if node.domain else OPERATORS.get(node.op_type)
     if translate is None:
-        raise UnsupportedError("no such operator")
+        raise UnsupportedError("")
     if len(node.outputs) != 1:
         raise UnsupportedError("more than one output")
     lacking = [value for value in node.inputs if value is not None and not _known(builder, value)]

@@ -85,9 +85,9 @@ def module_path(node: ir.Node) -> str:
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
     if scopes:
         try:
-            names = [str(name) for name in ast.literal_eval(scopes) if name]
+            modules = [str(name) for name in ast.literal_eval(scopes) if name][:-1]
         except (ValueError, SyntaxError):
-            names = []
-        if len(names) > 1:
-            return names[-2]
+            modules = []
+        if modules and not modules[-1].startswith("_"):  # torch's own mark, of no module
+            return modules[-1]
     return node.name or node.op_type

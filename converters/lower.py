@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +13,27 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ondevice.converters.batch_first import batch_first
+from ondevice.converters.einsum import einsum_terms
+from ondevice.converters.free_sizes import reshape_target, sizes_at_run_time
 from ondevice.converters.graph import PackedModel
-from ondevice.converters.lowering import Lowering
+from ondevice.converters.lowering import Lowering, Outputs, Rule
+from ondevice.converters.operands import (
+    array_of,
+    first_of,
+    fixed,
+    integers_of,
+    operand,
+    rank_of,
+    shape_of,
+)
 from ondevice.converters.symbolic_shapes import Size, integers, numbers
+from ondevice.converters.trigonometry import TRIGONOMETRY
+from ondevice.converters.unsupported import REASON
+from ondevice.converters.windows import WINDOWS, backwards
 from ondevice.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
-Outputs = Sequence[ir.Value | None]
 _FLOAT, _INT64 = ir.DataType.FLOAT, ir.DataType.INT64
-
-
-Rule = Callable[[Lowering, ir.Node], Outputs | None]
 
 
 def lowered(packed: PackedModel) -> PackedModel:
@@ -46,7 +56,8 @@ def lowered(packed: PackedModel) -> PackedModel:
         made = Lowering(graph, node, f"lowered.{number}")
         try:
             outputs = rule(made, node)
-        except UnsupportedError:
+        except UnsupportedError as error:
+            node.metadata_props[REASON] = str(error)
             continue  # the node stays, and the target names it
         if outputs is None:
             continue
@@ -67,50 +78,6 @@ def lowered(packed: PackedModel) -> PackedModel:
     return PackedModel(model, lookups, packed.tables)
 
 
-def _shape(value: ir.Value | None) -> list[Size]:
-    if value is None or value.shape is None:
-        raise UnsupportedError("a shape is not known")
-    return [size if isinstance(size, int) else str(size) for size in value.shape]
-
-
-def _array(value: ir.Value | None) -> Array | None:
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return np.asarray(value.const_value.numpy())
-    return None
-
-
-def _integer_array(value: ir.Value | None) -> Array | None:
-    """Constant integers, also where shape arithmetic makes them."""
-    found = numbers(value)
-    if found is None or any(isinstance(item, str) for item in found.reshape(-1)):
-        return None
-    return found.astype(np.int64)
-
-
-def _fixed(value: ir.Value | None) -> list[int]:
-    sizes = integers(value)
-    if sizes is None or any(isinstance(size, str) for size in sizes):
-        raise UnsupportedError("a size is not constant")
-    return [int(size) for size in sizes]
-
-
-def _operand(node: ir.Node, place: int) -> ir.Value | None:
-    return node.inputs[place] if place < len(node.inputs) else None
-
-
-def _x(node: ir.Node) -> ir.Value:
-    value = node.inputs[0]
-    if value is None:
-        raise UnsupportedError("an input is left out")
-    return value
-
-
-def _rank(value: ir.Value | None) -> int:
-    return len(_shape(value))
-
-
 # Shapes
 
 
@@ -129,59 +96,99 @@ def _reshape(made: Lowering, node: ir.Node) -> Outputs | None:
     if folded := _constant_integers(made, node):
         return folded
     sizes = integers(node.inputs[1])
-    if sizes is None:
-        raise UnsupportedError("its shape is not constant")
-    own = _shape(node.inputs[0])
-    if len(own) > 1 and isinstance(own[1], str) and sizes[:2] == own[:2]:
+    if sizes is None:  # a product of free sizes
+        sizes = shape_of(node.outputs[0])
+    own = shape_of(node.inputs[0])
+    steps_first = len(own) > 1 and isinstance(own[0], int) and isinstance(own[1], str)
+    if steps_first and sizes[:2] == own[:2]:
         # recurrent layers have their steps first: reshape with the rows in front
         rest = [int(size) for size in (own[0], *sizes[2:])]
         x = made.op("Reshape", _turned(made, node.inputs[0]), made.ints(-1, *rest))
         return [made.op("Transpose", x, perm=[1, 0, *range(2, len(sizes))])]
-    if all(isinstance(size, int) for size in sizes):
-        if _array(node.inputs[1]) is not None:
-            return None
-    elif len([size for size in sizes if isinstance(size, str)]) > 1:
-        raise UnsupportedError("two sizes are free")
-    elif -1 not in sizes:
-        sizes = [-1 if isinstance(size, str) else size for size in sizes]
-    else:
-        if any(isinstance(s, str) and (i >= len(own) or own[i] != s) for i, s in enumerate(sizes)):
-            raise UnsupportedError("two sizes are free")
-        sizes = [0 if isinstance(size, str) else size for size in sizes]
-    return [made.op("Reshape", _x(node), made.ints(*(int(size) for size in sizes)))]
+    if all(isinstance(size, int) for size in sizes) and array_of(node.inputs[1]) is not None:
+        return None
+    if all(s == -1 or (i < len(own) and own[i] == s) for i, s in _free(sizes)):
+        # free sizes that stay where they are
+        return [made.op("Reshape", first_of(node), made.ints(*(_zero_if_free(s) for s in sizes)))]
+    return [made.op("Reshape", first_of(node), reshape_target(made, sizes))]
+
+
+def _free(sizes: Sequence[Size]) -> list[tuple[int, Size]]:
+    return [(i, size) for i, size in enumerate(sizes) if isinstance(size, str) or size == -1]
+
+
+def _zero_if_free(size: Size) -> int:
+    return 0 if isinstance(size, str) else size
 
 
 def _expand(made: Lowering, node: ir.Node) -> Outputs | None:
     sizes = integers(node.inputs[1])
     if sizes is None:
         raise UnsupportedError("its shape is not constant")
-    return [_expanded(made, _x(node), sizes)]
+    return [_expanded(made, first_of(node), sizes)]
 
 
 def _expanded(made: Lowering, x: ir.Value, sizes: Sequence[Size]) -> ir.Value:
-    own = _shape(x)
+    own = shape_of(x)
     rank = max(len(own), len(sizes))
     one: Size = 1
     own = [one] * (rank - len(own)) + own
     wanted = [one] * (rank - len(sizes)) + list(sizes)
-    if any(isinstance(size, str) for size in wanted[1:]):
-        raise UnsupportedError("a free size beside the batch")
+    if any(isinstance(size, str) for size in wanted[1:]) or (
+        isinstance(wanted[0], str) and not _is_batch(made, wanted[0])
+    ):
+        if all(w in (1, o) for w, o in zip(wanted, own, strict=True)):
+            return x if len(own) == rank_of(x) else made.op("Reshape", x, reshape_target(made, own))
+        return made.op("Expand", x, sizes_at_run_time(made, wanted))
     target = [1 if isinstance(size, str) else size for size in wanted]
-    fresh_rows = isinstance(wanted[0], str) and own[0] == 1
+    fresh_rows = own[0] == 1 and _is_batch(made, wanted[0])
     if not fresh_rows and all(w in (1, o) for w, o in zip(target, own, strict=True)):
-        return x if len(own) == _rank(x) else made.op("Reshape", x, made.ints(0))
-    if fresh_rows and _rank(x) == 0:
+        return x if len(own) == rank_of(x) else made.op("Reshape", x, made.ints(0))
+    if fresh_rows and rank_of(x) == 0:
         x = made.op("Reshape", x, made.ints(*[1] * rank))
-    elif fresh_rows and _rank(x) < rank:
-        x = made.op("Unsqueeze", x, made.ints(*range(rank - _rank(x))))
+    elif fresh_rows and rank_of(x) < rank:
+        x = made.op("Unsqueeze", x, made.ints(*range(rank - rank_of(x))))
     if any(w not in (1, o) for w, o in zip(target, own, strict=True)):
         x = made.op("Expand", x, made.ints(*target))
     return made.op("ExpandRows", x, _rows(made)) if fresh_rows else x
 
 
+def _is_batch(made: Lowering, size: Size) -> bool:
+    return isinstance(size, str) and size == shape_of(_rows(made))[0]
+
+
 def _rows(made: Lowering) -> ir.Value:
     """A value that has the request's rows."""
     return made.graph.inputs[0]
+
+
+def _range(made: Lowering, node: ir.Node) -> Outputs | None:
+    """0, 1, 2, ... up to a free size, as a running sum of ones."""
+    if folded := _constant_integers(made, node):
+        return folded
+    bounds = [integers(value) for value in node.inputs]
+    floats = [array_of(value) for value in (node.inputs[0], node.inputs[2])]
+    start = bounds[0] if bounds[0] is not None else floats[0]
+    step = bounds[2] if bounds[2] is not None else floats[1]
+    stop = integers(_uncast(node.inputs[1]))
+    if stop is None or not isinstance(stop[0], str) or start is None or step is None:
+        raise UnsupportedError("its bounds are not constant")
+    if np.any(np.asarray(start) != 0) or np.any(np.asarray(step) != 1):
+        raise UnsupportedError("only 0, 1, 2, ... up to a free size")
+    if _is_batch(made, stop[0]):
+        raise UnsupportedError("the rows' numbers, other than to select from each row")
+    ones = made.op("Expand", made.ints(1), sizes_at_run_time(made, stop))
+    found = made.op("CumSum", ones, made.constant(0, np.int64), exclusive=1)
+    dtype = node.outputs[0].dtype
+    return [found if dtype in (_INT64, None) else made.op("Cast", found, to=int(dtype))]
+
+
+def _uncast(value: ir.Value | None) -> ir.Value | None:
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type == "Cast" and not node.domain:
+        value = node.inputs[0]
+        node = None if value is None else value.producer()
+    return value
 
 
 def _constant_of_shape(made: Lowering, node: ir.Node) -> Outputs | None:
@@ -197,30 +204,41 @@ def _constant_of_shape(made: Lowering, node: ir.Node) -> Outputs | None:
 
 
 def _tile(made: Lowering, node: ir.Node) -> Outputs | None:
-    x, repeats, sizes = _x(node), _fixed(node.inputs[1]), _shape(node.inputs[0])
-    if isinstance(sizes[0], str) and repeats[0] != 1:
+    x, repeats, sizes = first_of(node), integers(node.inputs[1]), shape_of(node.inputs[0])
+    if repeats is None:
+        raise UnsupportedError("its repeats are not constant")
+    once_a_row = sizes[0] == 1 and _is_batch(made, repeats[0])
+    if once_a_row:
+        repeats = [1, *repeats[1:]]
+    if any(isinstance(times, str) for times in repeats) or (
+        isinstance(sizes[0], str) and repeats[0] != 1
+    ):
         raise UnsupportedError("it repeats rows")
     for axis, times in enumerate(repeats):
         if times != 1:
-            x = made.op("Concat", *[x] * times, axis=axis)
-    return [x]
+            x = made.op("Concat", *[x] * int(times), axis=axis)
+    return [made.op("ExpandRows", x, _rows(made)) if once_a_row else x]
+
+
+def _slice(made: Lowering, node: ir.Node) -> Outputs | None:
+    return _constant_integers(made, node) or backwards(made, node)
 
 
 def _split(made: Lowering, node: ir.Node) -> Outputs | None:
     axis = node.attributes.get_int("axis", 0)
-    sizes = _shape(node.inputs[0])
+    sizes = shape_of(node.inputs[0])
     whole = sizes[axis]
     if isinstance(whole, str):
         raise UnsupportedError("it splits rows")
-    given = _operand(node, 1)
+    given = operand(node, 1)
     count = len(node.outputs)
     part = -(-whole // count)
     parts = (
-        _fixed(given) if given is not None else [part] * (count - 1) + [whole - part * (count - 1)]
+        fixed(given) if given is not None else [part] * (count - 1) + [whole - part * (count - 1)]
     )
     outputs, start = [], 0
     for size in parts:
-        outputs.append(made.slice(_x(node), axis % len(sizes), start, start + size))
+        outputs.append(made.slice(first_of(node), axis % len(sizes), start, start + size))
         start += size
     return outputs
 
@@ -238,15 +256,15 @@ def _transpose(made: Lowering, node: ir.Node) -> Outputs | None:
 def _order(transpose: ir.Node) -> list[int]:
     if "perm" in transpose.attributes:
         return list(transpose.attributes.get_ints("perm", []))
-    return list(range(_rank(_x(transpose))))[::-1]
+    return list(range(rank_of(first_of(transpose))))[::-1]
 
 
 def _moved(node: ir.Node) -> tuple[ir.Value, list[int]] | None:
     """The source and order of a transpose that makes a node's first input."""
-    made_by = _x(node).producer()
+    made_by = first_of(node).producer()
     if made_by is None or made_by.op_type != "Transpose" or made_by.domain:
         return None
-    source = _x(made_by)
+    source = first_of(made_by)
     return source, _order(made_by)
 
 
@@ -254,7 +272,7 @@ def _gather(made: Lowering, node: ir.Node) -> Outputs | None:
     """x[:, i] comes as transpose, selection, transpose back: select along the axis itself."""
     if folded := _constant_integers(made, node):
         return folded
-    places = _integer_array(node.inputs[1])
+    places = integers_of(node.inputs[1])
     if node.op_type == "GatherND" and places is None:
         return _gather_of_rows(made, node)
     before = _moved(node)
@@ -282,12 +300,12 @@ def _gather_of_rows(made: Lowering, node: ir.Node) -> Outputs | None:
         or node.attributes.get_int("batch_dims", 0) != 0
     ):
         return None
-    axis, rank = joined.attributes.get_int("axis", 0), _rank(node.inputs[1])
+    axis, rank = joined.attributes.get_int("axis", 0), rank_of(node.inputs[1])
     numbers_of_rows, *rest = joined.inputs
     if axis % rank != rank - 1 or not _is_row_number(numbers_of_rows):
         return None
     places = rest[0] if len(rest) == 1 else made.op("Concat", *rest, axis=-1)
-    return [made.op("GatherND", _x(node), places, batch_dims=1)]
+    return [made.op("GatherND", first_of(node), places, batch_dims=1)]
 
 
 def _is_row_number(value: ir.Value | None) -> bool:
@@ -305,26 +323,28 @@ def _is_row_number(value: ir.Value | None) -> bool:
     if node is None or node.op_type != "Range":
         return False
     bounds = [integers(bound) for bound in node.inputs]
-    rows = _shape(value)[0]
+    rows = shape_of(value)[0]
     return bounds == [[0], [rows], [1]] and isinstance(rows, str)
 
 
 def _scatter_nd(made: Lowering, node: ir.Node) -> Outputs | None:
     """x[:, 2:] = y, which comes as transpose, ScatterND of known places, transpose back."""
-    places, updates = _integer_array(node.inputs[1]), node.inputs[2]
+    places, updates = integers_of(node.inputs[1]), node.inputs[2]
     if places is None or places.ndim != 2 or places.shape[1] != 1 or updates is None:
         raise UnsupportedError("only known places along one axis")
     if node.attributes.get_string("reduction", "none") != "none":
         raise UnsupportedError("a reduction")
     before = _moved(node)
-    x, perm = before if before is not None else (_x(node), list(range(_rank(node.inputs[0]))))
-    size, axis = _shape(node.inputs[0])[0], perm[0]
+    x, perm = (
+        before if before is not None else (first_of(node), list(range(rank_of(node.inputs[0]))))
+    )
+    size, axis = shape_of(node.inputs[0])[0], perm[0]
     if isinstance(size, str):
         raise UnsupportedError("it writes rows")
     moved = updates.producer()
     back = [perm.index(i) for i in range(len(perm))]
     if moved is not None and moved.op_type == "Transpose" and _order(moved) == perm:
-        fresh = _x(moved)
+        fresh = first_of(moved)
     else:
         fresh = made.op("Transpose", updates, perm=back) if back != perm or axis else updates
     source: list[int | None] = [None] * size
@@ -349,10 +369,10 @@ def _scatter_nd(made: Lowering, node: ir.Node) -> Outputs | None:
 
 
 def _clip(made: Lowering, node: ir.Node) -> Outputs | None:
-    x = _x(node)
-    if (low := _operand(node, 1)) is not None:
+    x = first_of(node)
+    if (low := operand(node, 1)) is not None:
         x = made.op("Max", x, low)
-    if (high := _operand(node, 2)) is not None:
+    if (high := operand(node, 2)) is not None:
         x = made.op("Min", x, high)
     return [x]
 
@@ -361,7 +381,7 @@ def _chain(kind: str) -> Rule:
     def rule(made: Lowering, node: ir.Node) -> Outputs | None:
         if kind == node.op_type and len(node.inputs) == 2:
             return None
-        x = _x(node)
+        x = first_of(node)
         for other in node.inputs[1:]:
             x = made.op(kind, x, other)
         return [x]
@@ -370,10 +390,10 @@ def _chain(kind: str) -> Rule:
 
 
 def _pow(made: Lowering, node: ir.Node) -> Outputs | None:
-    exponent = _array(node.inputs[1])
-    if exponent is None or exponent.size != 1 or exponent.ndim > _rank(node.inputs[0]):
+    exponent = array_of(node.inputs[1])
+    if exponent is None or exponent.size != 1 or exponent.ndim > rank_of(node.inputs[0]):
         return None
-    x, power = _x(node), float(exponent.reshape(-1)[0])
+    x, power = first_of(node), float(exponent.reshape(-1)[0])
     if power == 2:
         return [made.op("Mul", x, x)]
     if power == 3:
@@ -386,7 +406,7 @@ def _pow(made: Lowering, node: ir.Node) -> Outputs | None:
 
 
 def _gelu(made: Lowering, node: ir.Node) -> Outputs | None:
-    x = _x(node)
+    x = first_of(node)
     half = made.op("Mul", x, made.constant(0.5))
     if node.attributes.get_string("approximate", "none") == "tanh":
         cubic = made.op("Mul", made.op("Mul", made.op("Mul", x, x), x), made.constant(0.044715))
@@ -401,7 +421,7 @@ def _hard_sigmoid(made: Lowering, node: ir.Node) -> Outputs | None:
     swish = node.op_type == "HardSwish"
     alpha = 1 / 6 if swish else node.attributes.get_float("alpha", 0.2)
     beta = 0.5 if swish else node.attributes.get_float("beta", 0.5)
-    x = _x(node)
+    x = first_of(node)
     line = made.op("Add", made.op("Mul", x, made.constant(alpha)), made.constant(beta))
     gate = made.op("Min", made.op("Max", line, made.constant(0)), made.constant(1))
     return [made.op("Mul", x, gate) if swish else gate]
@@ -410,34 +430,34 @@ def _hard_sigmoid(made: Lowering, node: ir.Node) -> Outputs | None:
 def _selu(made: Lowering, node: ir.Node) -> Outputs | None:
     alpha = node.attributes.get_float("alpha", 1.67326319)
     gamma = node.attributes.get_float("gamma", 1.05070102)
-    return [made.op("Mul", made.op("Elu", _x(node), alpha=alpha), made.constant(gamma))]
+    return [made.op("Mul", made.op("Elu", first_of(node), alpha=alpha), made.constant(gamma))]
 
 
 def _celu(made: Lowering, node: ir.Node) -> Outputs | None:
     alpha = node.attributes.get_float("alpha", 1.0)
-    bent = made.op("Elu", made.op("Div", _x(node), made.constant(alpha)))
+    bent = made.op("Elu", made.op("Div", first_of(node), made.constant(alpha)))
     return [made.op("Mul", bent, made.constant(alpha))]
 
 
 def _swish(made: Lowering, node: ir.Node) -> Outputs | None:
-    x = scaled = _x(node)
+    x = scaled = first_of(node)
     if (alpha := node.attributes.get_float("alpha", 1.0)) != 1.0:
         scaled = made.op("Mul", x, made.constant(alpha))
     return [made.op("Mul", x, made.op("Sigmoid", scaled))]
 
 
 def _mish(made: Lowering, node: ir.Node) -> Outputs | None:
-    return [made.op("Mul", _x(node), made.op("Tanh", made.op("Softplus", _x(node))))]
+    return [made.op("Mul", first_of(node), made.op("Tanh", made.op("Softplus", first_of(node))))]
 
 
 def _softsign(made: Lowering, node: ir.Node) -> Outputs | None:
-    size = made.op("Add", made.op("Abs", _x(node)), made.constant(1))
-    return [made.op("Div", _x(node), size)]
+    size = made.op("Add", made.op("Abs", first_of(node)), made.constant(1))
+    return [made.op("Div", first_of(node), size)]
 
 
 def _log_softmax(made: Lowering, node: ir.Node) -> Outputs | None:
     axis = made.ints(node.attributes.get_int("axis", -1))
-    lower = made.op("Sub", _x(node), made.op("ReduceMax", _x(node), axis, keepdims=1))
+    lower = made.op("Sub", first_of(node), made.op("ReduceMax", first_of(node), axis, keepdims=1))
     total = made.op("ReduceSum", made.op("Exp", lower), axis, keepdims=1)
     return [made.op("Sub", lower, made.op("Log", total))]
 
@@ -446,9 +466,9 @@ def _log_softmax(made: Lowering, node: ir.Node) -> Outputs | None:
 
 
 def _axes(node: ir.Node) -> list[int]:
-    rank = _rank(node.inputs[0])
-    given = _operand(node, 1)
-    axes = list(node.attributes.get_ints("axes", [])) if given is None else _fixed(given)
+    rank = rank_of(node.inputs[0])
+    given = operand(node, 1)
+    axes = list(node.attributes.get_ints("axes", [])) if given is None else fixed(given)
     if not axes and node.attributes.get_int("noop_with_empty_axes", 0) != 0:
         raise UnsupportedError("no axes")
     return sorted({axis % rank for axis in axes}) or list(range(rank))
@@ -470,14 +490,14 @@ def _reduced(made: Lowering, kind: str, x: ir.Value, node: ir.Node) -> ir.Value:
 
 def _reduce(made: Lowering, node: ir.Node) -> Outputs | None:
     axes = _axes(node)
-    if axes == list(range(axes[0], axes[-1] + 1)) and _array(_operand(node, 1)) is not None:
+    if axes == list(range(axes[0], axes[-1] + 1)) and array_of(operand(node, 1)) is not None:
         return None
-    return [_reduced(made, node.op_type, _x(node), node)]
+    return [_reduced(made, node.op_type, first_of(node), node)]
 
 
 def _norm(before: str | None, after: str | None) -> Rule:
     def rule(made: Lowering, node: ir.Node) -> Outputs | None:
-        x = _x(node)
+        x = first_of(node)
         if before == "Square":
             x = made.op("Mul", x, x)
         elif before is not None:
@@ -490,9 +510,9 @@ def _norm(before: str | None, after: str | None) -> Rule:
 
 def _log_sum_exp(made: Lowering, node: ir.Node) -> Outputs | None:
     axes = made.ints(*_axes(node))
-    largest = made.op("ReduceMax", _x(node), axes, keepdims=1)
+    largest = made.op("ReduceMax", first_of(node), axes, keepdims=1)
     total = made.op(
-        "ReduceSum", made.op("Exp", made.op("Sub", _x(node), largest)), axes, keepdims=1
+        "ReduceSum", made.op("Exp", made.op("Sub", first_of(node), largest)), axes, keepdims=1
     )
     out = made.op("Add", made.op("Log", total), largest)
     return [out if node.attributes.get_int("keepdims", 1) else made.op("Squeeze", out, axes)]
@@ -502,13 +522,13 @@ def _log_sum_exp(made: Lowering, node: ir.Node) -> Outputs | None:
 
 
 def _batch_norm(made: Lowering, node: ir.Node) -> Outputs | None:
-    held = [_array(value) for value in node.inputs[1:5]]
+    held = [array_of(value) for value in node.inputs[1:5]]
     if any(item is None for item in held) or len(node.outputs) != 1:
         raise UnsupportedError("its parameters are not constant")
     scale, bias, mean, variance = (np.asarray(item, np.float64) for item in held)
     factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-    shape = [-1] + [1] * (_rank(node.inputs[0]) - 2)
-    times = made.op("Mul", _x(node), made.constant(factor.reshape(shape)))
+    shape = [-1] + [1] * (rank_of(node.inputs[0]) - 2)
+    times = made.op("Mul", first_of(node), made.constant(factor.reshape(shape)))
     return [made.op("Add", times, made.constant((bias - mean * factor).reshape(shape)))]
 
 
@@ -520,23 +540,23 @@ def _normalised(made: Lowering, x: ir.Value, axes: ir.Value, epsilon: float) -> 
 
 
 def _layer_norm(made: Lowering, node: ir.Node) -> Outputs | None:
-    rank = _rank(node.inputs[0])
+    rank = rank_of(node.inputs[0])
     axis = node.attributes.get_int("axis", -1) % rank
     axes = made.ints(*range(axis, rank))
-    x = _normalised(made, _x(node), axes, node.attributes.get_float("epsilon", 1e-5))
+    x = _normalised(made, first_of(node), axes, node.attributes.get_float("epsilon", 1e-5))
     x = made.op("Mul", x, node.inputs[1])
-    if (bias := _operand(node, 2)) is not None:
+    if (bias := operand(node, 2)) is not None:
         x = made.op("Add", x, bias)
     return [x, *[None] * (len(node.outputs) - 1)]
 
 
 def _instance_norm(made: Lowering, node: ir.Node) -> Outputs | None:
-    rank, scale, bias = _rank(node.inputs[0]), _array(node.inputs[1]), _array(node.inputs[2])
+    rank, scale, bias = rank_of(node.inputs[0]), array_of(node.inputs[1]), array_of(node.inputs[2])
     if scale is None or bias is None:
         raise UnsupportedError("its parameters are not constant")
     axes = made.ints(*range(2, rank))
     shape = [-1] + [1] * (rank - 2)
-    x = _normalised(made, _x(node), axes, node.attributes.get_float("epsilon", 1e-5))
+    x = _normalised(made, first_of(node), axes, node.attributes.get_float("epsilon", 1e-5))
     x = made.op("Mul", x, made.constant(scale.reshape(shape)))
     return [made.op("Add", x, made.constant(bias.reshape(shape)))]
 
@@ -545,10 +565,10 @@ def _instance_norm(made: Lowering, node: ir.Node) -> Outputs | None:
 
 
 def _matmul(made: Lowering, node: ir.Node) -> Outputs | None:
-    left, right = _rank(node.inputs[0]), _rank(node.inputs[1])
+    left, right = rank_of(node.inputs[0]), rank_of(node.inputs[1])
     a, b = node.inputs
     if left > 1 and right > 1:
-        sizes = _shape(a)
+        sizes = shape_of(a)
         if left == 2 and isinstance(sizes[0], str) and right > 2:  # rows would become columns
             raise UnsupportedError("it mixes rows")
         return None
@@ -563,8 +583,8 @@ def _matmul(made: Lowering, node: ir.Node) -> Outputs | None:
 
 def _gemm(made: Lowering, node: ir.Node) -> Outputs | None:
     flags = node.attributes
-    c = _operand(node, 2)
-    constant = _array(node.inputs[1]) is not None and (c is None or _array(c) is not None)
+    c = operand(node, 2)
+    constant = array_of(node.inputs[1]) is not None and (c is None or array_of(c) is not None)
     if constant and not flags.get_int("transA", 0):
         return None
     a, b = node.inputs[:2]
@@ -580,25 +600,38 @@ def _gemm(made: Lowering, node: ir.Node) -> Outputs | None:
 
 
 def _einsum(made: Lowering, node: ir.Node) -> Outputs | None:
-    """Products of one or two operands: axes to [both, left, summed] x [both, summed, right]."""
-    equation = (node.attributes.get_string("equation") or "").replace(" ", "")
-    terms, _, out = equation.partition("->")
-    letters = terms.split(",")
+    """Products of operands, two at a time from the left."""
     values = list(node.inputs)
-    if "->" not in equation or "." in equation or len(letters) > 2:
-        raise UnsupportedError(f"equation {equation!r}")
-    if any(len(set(term)) != len(term) for term in letters):
-        raise UnsupportedError(f"a repeated axis in {equation!r}")
+    equation = node.attributes.get_string("equation") or ""
+    letters, out = einsum_terms(equation, [rank_of(value) for value in values])
     sizes: dict[str, Size] = {}
     for term, value in zip(letters, values, strict=True):
-        sizes.update(zip(term, _shape(value), strict=True))
-    if len(letters) == 1:
-        return [_summed(made, _x(node), letters[0], out)]
-    a, b = letters
-    alone = [c for c in a if c not in b + out], [c for c in b if c not in a + out]
+        for letter, size in zip(term, shape_of(value), strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise UnsupportedError(f"sizes that differ in {equation!r}")
+    x, term = values[0], letters[0]
+    if len(values) == 1:
+        return [_summed(made, x, term, out)]
+    for place in range(1, len(values)):
+        later = "".join([out, *letters[place + 1 :]])
+        both = dict.fromkeys(term + letters[place])
+        kept = out if place == len(values) - 1 else "".join(c for c in both if c in later)
+        x, term = _contracted(made, (x, term), (values[place], letters[place]), kept, sizes), kept
+    return [x]
+
+
+def _contracted(
+    made: Lowering,
+    first: tuple[ir.Value | None, str],
+    second: tuple[ir.Value | None, str],
+    out: str,
+    sizes: dict[str, Size],
+) -> ir.Value:
+    """The product of two operands: [both, left, summed] x [both, summed, right]."""
+    (_, a), (_, b) = first, second
     reduced = []
-    for value, term, gone in zip(values, letters, alone, strict=True):
-        kept = "".join(c for c in term if c not in gone)
+    for (value, term), other in ((first, b), (second, a)):
+        kept = "".join(c for c in term if c in other + out)
         reduced.append((_summed(made, value, term, kept), kept))
     (x, a), (y, b) = reduced
     both = [c for c in out if c in a and c in b]
@@ -615,9 +648,9 @@ def _einsum(made: Lowering, node: ir.Node) -> Outputs | None:
     y = _merged(made, y, [sizes[c] for c in both], [summed, right], sizes)
     product = made.op("MatMul", x, y)
     order = [*both, *left, *right]
-    shape = [-1 if isinstance(sizes[c], str) else int(sizes[c]) for c in order]
-    product = made.op("Reshape", product, made.ints(*shape))
-    return [_ordered(made, product, "".join(order), list(out))]
+    target = reshape_target(made, [sizes[c] for c in order])
+    product = made.op("Reshape", product, target)
+    return _ordered(made, product, "".join(order), list(out))
 
 
 def _summed(made: Lowering, value: ir.Value | None, term: str, out: str) -> ir.Value:
@@ -646,18 +679,20 @@ def _merged(
     sizes: dict[str, Size],
 ) -> ir.Value:
     """Reshape to [*both, product of the first group, product of the second]."""
-    shape = [-1 if isinstance(size, str) else size for size in both]
+    shape = list(both)
     for group in groups:
-        free = any(isinstance(sizes[c], str) for c in group)
-        shape.append(-1 if free else math.prod(int(sizes[c]) for c in group))
-    return made.op("Reshape", x, made.ints(*shape))
+        free = [sizes[c] for c in group if isinstance(sizes[c], str)]
+        alone = len(group) == 1 and free
+        known = math.prod(int(sizes[c]) for c in group if not isinstance(sizes[c], str))
+        shape.append(free[0] if alone else -1 if free else known)
+    return made.op("Reshape", x, reshape_target(made, shape))
 
 
 def _conv(made: Lowering, node: ir.Node) -> Outputs | None:
     """A convolution as one matrix product: windows [b, positions, taps * channels] x weights."""
-    x, weight, bias = _x(node), _array(node.inputs[1]), _array(_operand(node, 2))
-    sizes, attributes = _shape(x), node.attributes
-    if weight is None or (_operand(node, 2) is not None and bias is None):
+    x, weight, bias = first_of(node), array_of(node.inputs[1]), array_of(operand(node, 2))
+    sizes, attributes = shape_of(x), node.attributes
+    if weight is None or (operand(node, 2) is not None and bias is None):
         raise UnsupportedError("its weights are not constant")
     if any(isinstance(size, str) for size in sizes[1:]):
         raise UnsupportedError("a free size beside the batch")
@@ -732,30 +767,30 @@ def _pads(
 
 
 def _top_k(made: Lowering, node: ir.Node) -> Outputs | None:
-    (k,) = _fixed(node.inputs[1])
+    (k,) = fixed(node.inputs[1])
     axis = node.attributes.get_int("axis", -1)
     largest = node.attributes.get_int("largest", 1)
-    places = made.op("TopKIndices", _x(node), axis=axis, k=k, largest=largest)
-    return [made.op("GatherElements", _x(node), places, axis=axis), places]
+    places = made.op("TopKIndices", first_of(node), axis=axis, k=k, largest=largest)
+    return [made.op("GatherElements", first_of(node), places, axis=axis), places]
 
 
 def _gru(made: Lowering, node: ir.Node) -> Outputs | None:
     """ONNX's GRU [steps, batch, features], one direction after the other, unrolled."""
-    if _operand(node, 4) is not None:
+    if operand(node, 4) is not None:
         raise UnsupportedError("a length for every row")
     return _recurrent(made, node, 3)
 
 
 def _lstm(made: Lowering, node: ir.Node) -> Outputs | None:
-    if _operand(node, 4) is not None or _operand(node, 7) is not None:
+    if operand(node, 4) is not None or operand(node, 7) is not None:
         raise UnsupportedError("peepholes, or a length for every row")
     return _recurrent(made, node, 4)
 
 
 def _recurrent(made: Lowering, node: ir.Node, gates: int) -> Outputs | None:
-    attributes, x = node.attributes, _x(node)
-    weights, recurrence, biases = (_array(_operand(node, i)) for i in (1, 2, 3))
-    steps, hidden = _shape(x)[0], attributes.get_int("hidden_size", 0)
+    attributes, x = node.attributes, first_of(node)
+    weights, recurrence, biases = (array_of(operand(node, i)) for i in (1, 2, 3))
+    steps, hidden = shape_of(x)[0], attributes.get_int("hidden_size", 0)
     allowed = [["Sigmoid", "Tanh"], ["Sigmoid", "Tanh", "Tanh"]][gates == 4]
     listed = attributes.get_strings("activations", []) if "activations" in attributes else []
     if weights is None or recurrence is None or isinstance(steps, str):
@@ -782,8 +817,8 @@ def _recurrent(made: Lowering, node: ir.Node, gates: int) -> Outputs | None:
         if backwards == "reverse" or d == 1:
             order.reverse()
         bias = biases[d].reshape(2, gates * hidden)
-        state = _initial(made, _operand(node, 5), d, hidden)
-        cell = _initial(made, _operand(node, 6), d, hidden) if gates == 4 else None
+        state = _initial(made, operand(node, 5), d, hidden)
+        cell = _initial(made, operand(node, 6), d, hidden) if gates == 4 else None
         matrix = made.constant(weights[d].T)
         found: dict[int, ir.Value] = {}
         for step in order:
@@ -830,7 +865,7 @@ def _is_zero(value: ir.Value | None) -> bool:
     while node is not None and node.op_type in _KEEPING_ZERO:
         value = node.inputs[0]
         node = None if value is None else value.producer()
-    array = _array(value)
+    array = array_of(value)
     return array is not None and not array.any()
 
 
@@ -838,10 +873,10 @@ def _turned(made: Lowering, value: ir.Value | None) -> ir.Value:
     """[b, a, ...] of [a, b, ...], without a second transpose where there is one already."""
     if value is None:
         raise UnsupportedError("an input is left out")
-    rest = list(range(2, _rank(value)))
+    rest = list(range(2, rank_of(value)))
     node = value.producer()
     if node is not None and node.op_type == "Transpose" and not node.domain:
-        source = _x(node)
+        source = first_of(node)
         perm = _order(node)
         perm = [perm[1], perm[0], *perm[2:]]
         if perm == list(range(len(perm))):
@@ -882,22 +917,24 @@ def _lstm_step(
 
 
 def _is_nan(made: Lowering, node: ir.Node) -> Outputs | None:
-    return [made.op("Not", made.op("Equal", _x(node), _x(node)))]
+    return [made.op("Not", made.op("Equal", first_of(node), first_of(node)))]
 
 
 def _is_inf(made: Lowering, node: ir.Node) -> Outputs | None:
     flags = node.attributes
     if not flags.get_int("detect_negative", 1) or not flags.get_int("detect_positive", 1):
         raise UnsupportedError("one sign alone")
-    return [made.op("Equal", made.op("Abs", _x(node)), made.constant(np.inf))]
+    return [made.op("Equal", made.op("Abs", first_of(node)), made.constant(np.inf))]
 
 
 def _dropped(made: Lowering, node: ir.Node) -> Outputs | None:
-    return [_x(node), *[None] * (len(node.outputs) - 1)]
+    return [first_of(node), *[None] * (len(node.outputs) - 1)]
 
 
 # Operators that are expressed by others. To add one, write its rule and name it here.
 RULES: dict[str, Rule] = {
+    **TRIGONOMETRY,
+    **WINDOWS,
     "Add": _constant_integers,
     "BatchNormalization": _batch_norm,
     "Cast": _constant_integers,
@@ -939,12 +976,12 @@ RULES: dict[str, Rule] = {
     "ReduceProd": _reduce,
     "ReduceSum": _reduce,
     "ReduceSumSquare": _norm("Square", None),
-    "Range": _constant_integers,
+    "Range": _range,
     "Reshape": _reshape,
     "ScatterND": _scatter_nd,
     "Selu": _selu,
     "Shape": _constant_integers,
-    "Slice": _constant_integers,
+    "Slice": _slice,
     "Softsign": _softsign,
     "Split": _split,
     "Squeeze": _constant_integers,

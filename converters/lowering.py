@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +45,8 @@ class Lowering:
         """Elements start, start + step, ... below stop along one axis."""
         bounds = (self.ints(start), self.ints(stop), self.ints(axis), self.ints(step))
         return self.op("Slice", x, *bounds)
+
+
+# What replaces the outputs of a node, None where an output has no reader; None: it stays.
+Outputs = Sequence[ir.Value | None]
+Rule = Callable[[Lowering, ir.Node], Outputs | None]

@@ -18,6 +18,7 @@ from ondevice.converters.graph import CapturedModel
 from ondevice.converters.id_origins import input_ids
 from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.simplify import simplify
+from ondevice.converters.single_precision import single_precision
 from ondevice.errors import FileFormatError, ParityError, SpecError, UnsupportedError, needs_extra
 from ondevice.verify import largest_difference
 
@@ -56,6 +57,7 @@ class OnnxSource:
         self._original = _session(path)
         types = {item.name: item.type for item in self._original.get_inputs()}
         self._types = {name: _numpy_type(types[name]) for name in self.names}
+        single_precision(graph)
         name_inputs(graph, self.names)
         name_outputs(graph, self.outputs)
         simplify(self._model)
@@ -96,7 +98,10 @@ class OnnxSource:
             name: values[name].astype(self._types[name]) if typed else values[name]
             for name in self.names
         }
-        found = session.run(None, given)
+        try:
+            found = session.run(None, given)
+        except Exception as error:  # onnxruntime has no public base class for its errors
+            raise SpecError(f"{self._path}: {' '.join(str(error).split())}") from error
         rows = len(next(iter(values.values())))
         arrays = [np.asarray(array, np.float32) for array in found]
         for name, array in zip(self.outputs, arrays, strict=True):
@@ -192,6 +197,11 @@ def _read(path: Path) -> ir.Model:
     for value in graph.inputs:
         if value.shape is None or len(value.shape) < 1:
             raise UnsupportedError(f"{path}: input {value.name!r} has no known shape [batch, ...]")
+        if isinstance(value.shape[0], int):
+            raise UnsupportedError(
+                f"{path}: input {value.name!r} is for {value.shape[0]} rows alone; export it with "
+                "a free first axis"
+            )
         value.shape = ir.Shape([BATCH, *list(value.shape)[1:]])
     for value in (*graph.outputs, *(one for node in graph for one in node.outputs)):
         value.shape = None  # of another batch, perhaps

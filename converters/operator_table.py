@@ -13,16 +13,21 @@ HEAD = """# Operators by target
 
 Written by `python -m ondevice.converters.operator_table`. ONNX files keep whatever the exporter
 made: ONNX Runtime runs all of it. "direct": an operator of its own. "rewritten": at conversion,
-when its sizes, axes and parameters are constant, by the operators that stay. An operator outside
-this table, or a form that a target cannot run, fails the conversion with its node and its module
-path. A row of the request must never mix with another: an operator across the batch runs in numpy
-and the stock runtimes, and the C engine refuses it. GRU and LSTM need a fixed number of steps.
+when its sizes, axes and parameters are constant, by the operators that stay. "numpy": the native
+file holds it, and its numpy engine alone runs it. An operator outside this table, or a form that a
+target cannot run, fails the conversion: one error lists all such nodes of all targets, with their
+module paths and what could replace them. A row of the request must never mix with another: an
+operator across the batch runs in numpy and the stock runtimes, and the C engine refuses it. So it
+does free axes beside the batch (`dynamic_axes`, or those of an .onnx file), which the numpy engine
+and the stock runtimes run; GRU and LSTM need a fixed number of steps everywhere.
 
 | operator | ONNX | native | TFLite |
 |---|---|---|---|
 """
 # Operators of this project, which only lowering makes.
 OWN = ("ExpandRows", "TopKIndices")
+# Operators of the native plan that only the numpy engine runs.
+NUMPY_ALONE = ("Shape",)
 
 
 def table() -> str:
@@ -33,6 +38,8 @@ def table() -> str:
 
 
 def _how(name: str, direct: Collection[str]) -> str:
+    if direct is NATIVE and name in NUMPY_ALONE:
+        return "numpy"
     return "direct" if name in direct else "rewritten" if name in RULES else "no"
 
 

@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 class RowTensor(torch.Tensor):
-    """A float32 matrix [rows, dim] without storage, for running a module, not for training.
+    """A float matrix [rows, dim] without storage, for running a module, not for training.
 
     Lookups (embedding, embedding_bag, index_select, indexing by one integer tensor) read the rows
     they name. Any other operator gets the whole table, made for it.
@@ -25,11 +25,15 @@ class RowTensor(torch.Tensor):
 
     @staticmethod
     def __new__(
-        cls: type[RowTensor], read: Callable[[IntArray], FloatArray], rows: int, dim: int
+        cls: type[RowTensor],
+        read: Callable[[IntArray], FloatArray],
+        rows: int,
+        dim: int,
+        dtype: torch.dtype = torch.float32,
     ) -> RowTensor:
         """A tensor [rows, dim] whose rows int64 [n] -> float32 [n, dim] come from `read`."""
         make = torch.Tensor._make_wrapper_subclass
-        made: RowTensor = make(cls, (rows, dim), dtype=torch.float32)
+        made: RowTensor = make(cls, (rows, dim), dtype=dtype)
         made.read = read
         return made
 
@@ -68,6 +72,7 @@ class RowTensor(torch.Tensor):
         if rows.numel() and (int(rows[0]) < 0 or int(rows[-1]) >= self.shape[0]):
             raise IndexError(f"row {int(rows[0])}..{int(rows[-1])} of {self.shape[0]}")
         table = torch.from_numpy(np.ascontiguousarray(self.read(rows.numpy()), np.float32))
+        table = table.to(self.dtype)
         renamed = list(args)
         renamed[0] = table
         renamed[place] = [places] if func is aten.index.Tensor else places
@@ -81,7 +86,7 @@ class RowTensor(torch.Tensor):
         return result
 
     def _whole(self) -> torch.Tensor:
-        return torch.from_numpy(self.read(np.arange(self.shape[0])))
+        return torch.from_numpy(self.read(np.arange(self.shape[0]))).to(self.dtype)
 
 
 _BAGS = (aten._embedding_bag.default, aten._embedding_bag_forward_only.default)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript import optimizer, rewriter
@@ -49,6 +50,8 @@ def simplify(model: ir.Model) -> None:
         optimizer.inline(model)
         for _ in range(_ROUNDS):
             optimizer.fold_constants(model, onnx_shape_inference=True)
+            _settle_squeezes(model)
+            _fold_splits(model)
             rewriter.rewrite(model, _RULES)
         while _settle_reshapes(model.graph):  # each may show the shape that the next one needs
             passes.ShapeInferencePass()(model)
@@ -60,6 +63,62 @@ def simplify(model: ir.Model) -> None:
         passes.NameFixPass(),
     ):
         cleaning(model)
+
+
+def _fold_splits(model: ir.Model) -> None:
+    """Parts of constants as constants, such as the weights of attention's keys and values."""
+    for node in list(model.graph):
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type != "Split" or node.domain or source is None or source.const_value is None:
+            continue
+        array, axis = source.const_value.numpy(), node.attributes.get_int("axis", 0)
+        sizes = [None if out.shape is None else out.shape[axis] for out in node.outputs]
+        if not all(isinstance(size, int) for size in sizes):
+            continue
+        ends = np.cumsum([int(str(size)) for size in sizes])[:-1]
+        for number, part in enumerate(np.split(array, ends, axis)):
+            name = f"{node.name}.{number}"
+            fresh = ir.Value(
+                name=name,
+                type=source.type,
+                shape=ir.Shape(part.shape),
+                const_value=ir.tensor(np.ascontiguousarray(part), name=name),
+            )
+            model.graph.register_initializer(fresh)
+            ir.convenience.replace_all_uses_with(
+                node.outputs[number], fresh, replace_graph_outputs=True
+            )
+        model.graph.remove(node, safe=True)
+
+
+def _settle_squeezes(model: ir.Model) -> None:
+    """Squeeze axes of size 1 alone, as torch does, and never the batch of a single row.
+
+    torch's exporter names axes of other sizes too; or none, which means all that are 1 at run time.
+    """
+    for node in list(model.graph):
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type != "Squeeze" or node.domain or source is None or source.shape is None:
+            continue
+        ones = [axis for axis, size in enumerate(source.shape) if size == 1]
+        given = integers(node.inputs[1]) if len(node.inputs) > 1 else ones
+        if given is None or any(isinstance(axis, str) for axis in given):
+            continue
+        kept = [axis for axis in given if int(axis) % len(source.shape) in ones]
+        if kept:
+            if len(node.inputs) == 1 or len(kept) < len(given):
+                axes = ir.Value(
+                    name=f"{node.name}.axes",
+                    type=ir.TensorType(ir.DataType.INT64),
+                    shape=ir.Shape([len(kept)]),
+                    const_value=ir.tensor(kept, dtype=ir.DataType.INT64),
+                )
+                model.graph.register_initializer(axes)
+                node.resize_inputs(2)
+                node.replace_input_with(1, axes)
+            continue
+        ir.convenience.replace_all_uses_with(node.outputs[0], source, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
 
 
 def _settle_reshapes(graph: ir.Graph) -> bool:

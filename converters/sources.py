@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -10,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from ondevice.converters.arguments import Arguments, DynamicAxes, arguments_of
-from ondevice.converters.capture import capture, evaluating, output_names
+from ondevice.converters.capture import capture, cause, evaluating, output_names
 from ondevice.converters.graph import CapturedModel
 from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.row_tensor import RowTensor
 from ondevice.converters.table_source import FileTable
 from ondevice.converters.weights import Weights
+from ondevice.errors import OnDeviceError, SpecError
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -49,7 +50,11 @@ class Source(Protocol):
     def __call__(
         self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
     ) -> dict[str, FloatArray]:
-        """Its outputs by name, computed with its own tables or with these, as files store them."""
+        """Its outputs by name, computed with its own tables or with these, as files store them.
+
+        Raises:
+            SpecError: it fails on the values.
+        """
         ...
 
 
@@ -91,20 +96,66 @@ class TorchSource:
     def __call__(
         self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
     ) -> dict[str, FloatArray]:
-        """Outputs float32 [batch, ...] by name; see Source."""
-        read: dict[str, FileTable | PackedTable] = {**self._in_files, **(tables or {})}
-        stored: dict[str, torch.Tensor] = {
-            name: RowTensor(table.read, table.rows, table.dim) for name, table in read.items()
-        }
-        args, kwargs = self._arguments.replaced(values)
-        with evaluating(self._module), torch.inference_mode():
-            returned = functional_call(self._module, stored, args, kwargs)
-        leaves = [leaf for leaf in pytree.tree_leaves(returned) if leaf is not None]
+        """Outputs float32 [batch, ...] by name; see Source.
+
+        A single row is computed as one of two where the module cannot do it alone: many `squeeze()`
+        axes of size 1, and then the batch with them.
+
+        Raises:
+            SpecError: the module fails on the values.
+        """
         rows = len(next(iter(values.values())))
-        arrays = []
-        for leaf in leaves:
-            array = leaf.to(torch.float32).numpy()
-            # squeeze() without an axis also takes the batch of a single row
-            alone = rows == 1 and array.shape[:1] != (1,)
-            arrays.append(array[None] if alone else array)
+        read: dict[str, FileTable | PackedTable] = {**self._in_files, **(tables or {})}
+        try:
+            with evaluating(self._module), torch.inference_mode(), _reading(self._module, read):
+                leaves = self._outputs(values) if rows > 1 else self._single_row(values)
+        except OnDeviceError:
+            raise
+        except Exception as error:  # the module is somebody's code
+            raise SpecError(f"the module fails on {rows} rows: {cause(error)}") from error
+        arrays = [leaf.to(torch.float32).numpy() for leaf in leaves]
         return dict(zip(self.outputs, arrays, strict=True))
+
+    def _outputs(self, values: Mapping[str, Array]) -> list[torch.Tensor]:
+        args, kwargs = self._arguments.replaced(values)
+        returned = self._module(*args, **kwargs)
+        return [leaf for leaf in pytree.tree_leaves(returned) if leaf is not None]
+
+    def _single_row(self, values: Mapping[str, Array]) -> list[torch.Tensor]:
+        twice = {name: np.repeat(array, 2, 0) for name, array in values.items()}
+        first = [leaf[:1] for leaf in self._outputs(twice)]
+        with contextlib.suppress(Exception):
+            alone = self._outputs(values)
+            if [leaf.shape for leaf in alone] == [leaf.shape for leaf in first]:
+                return alone
+        return first
+
+
+@contextlib.contextmanager
+def _reading(module: nn.Module, tables: Mapping[str, FileTable | PackedTable]) -> Iterator[None]:
+    """Let a module read these tables in the place of its own, under every name that these have.
+
+    `torch.func.functional_call` leaves them behind where one submodule has two names.
+    """
+    own: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    own.update(module.named_buffers(remove_duplicate=False))
+    fresh = {
+        own[name]: RowTensor(table.read, table.rows, table.dim, own[name].dtype)
+        for name, table in tables.items()
+    }
+    holders: list[dict[str, Any]] = []
+    for part in module.modules():
+        holders += [part._parameters, part._buffers]
+    found = [
+        (holder, key, tensor)
+        for holder in holders
+        for key, tensor in holder.items()
+        if tensor is not None and tensor in fresh
+    ]
+    try:
+        for holder, key, tensor in found:
+            holder[key] = fresh[tensor]
+        yield
+    finally:
+        for holder, key, tensor in found:
+            holder[key] = tensor

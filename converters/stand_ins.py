@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from ondevice.errors import UnsupportedError
 
 Function = Callable[..., Any]
 
@@ -57,13 +61,25 @@ class _StandIns(TorchFunctionMode):
         self._module = module
         self._masks = {  # now, as a list: while a module is traced, no tensor has values
             name: value.reshape(-1).nonzero().reshape(-1).tolist()
-            for name, value in module.named_buffers()
+            for name, value in _tensors(module)
             if value.dtype == torch.bool
         }
+        self._counts: list[Any] = []  # what torch.arange has made: 0, 1, 2, ...
         self._functions: dict[Any, Function] = {
             functional.embedding_bag: self._embedding_bag,
             functional.scaled_dot_product_attention: self._attention,
+            functional.rrelu: self._rrelu,
+            torch.Tensor.__setitem__: self._set_masked,
+            torch.arange: self._arange,
+            torch.bucketize: self._bucketize,
+            torch.dstack: self._behind_each_other,
+            torch.hstack: lambda parts: torch.cat(list(parts), min(1, parts[0].dim() - 1)),
+            torch.isin: self._is_in,
+            torch.adaptive_avg_pool1d: self._pool_all,
             torch.masked_select: self._masked_select,
+            torch.split: self._split,
+            torch.Tensor.split: self._split,
+            torch.searchsorted: self._search_sorted,
             torch.Tensor.masked_select: self._masked_select,
         }
 
@@ -85,7 +101,15 @@ class _StandIns(TorchFunctionMode):
     def _embedding_bag(self, input: Any, weight: Any, *rest: Any, **options: Any) -> Any:
         """Bags of one size, the rows of a matrix: a lookup and a sum, mean or maximum."""
         given = {**dict(zip(_BAG_OPTIONS, rest, strict=False)), **options}
-        if input.dim() != 2 or given.get("max_norm") is not None:
+        offsets = given.get("offsets")
+        if input.dim() == 1 and any(offsets is one for one in self._counts):
+            input = input.unsqueeze(1)  # torch.arange as offsets: one ID a bag
+        if input.dim() != 2:
+            raise UnsupportedError(
+                "EmbeddingBag with offsets; give a matrix of IDs [batch, bag] instead, filled up "
+                "with padding_idx"
+            )
+        if given.get("max_norm") is not None:
             return NotImplemented
         vectors = functional.embedding(input, weight)
         mode, padding = given.get("mode", "mean"), given.get("padding_idx")
@@ -112,7 +136,7 @@ class _StandIns(TorchFunctionMode):
         places = next(
             (
                 self._masks[name]
-                for name, value in self._module.named_buffers()
+                for name, value in _tensors(self._module)
                 if value is mask and name in self._masks
             ),
             None,
@@ -123,3 +147,88 @@ class _StandIns(TorchFunctionMode):
         if tuple(input.shape[input.dim() - axes :]) != tuple(mask.shape):
             return NotImplemented
         return input.flatten(input.dim() - axes)[..., places].reshape(-1)
+
+    def _arange(self, *bounds: Any, **options: Any) -> Any:
+        made = torch.arange(*bounds, **options)
+        if len(bounds) == 1:
+            self._counts.append(made)
+        return made
+
+    def _behind_each_other(self, parts: Any) -> Any:
+        deep = all(part.dim() > 2 for part in parts)
+        return torch.cat(list(parts), 2) if deep else torch.stack(list(parts), 2)
+
+    def _split(self, input: Any, size: Any, dim: int = 0) -> Any:
+        """Parts of the batch's size, which are a fixed number."""
+        if not isinstance(size, torch.SymInt):
+            return NotImplemented
+        parts = input.unflatten(dim, (input.shape[dim] // size, size))
+        return parts.unbind(dim)
+
+    def _pool_all(self, input: Any, output_size: Any) -> Any:
+        one = output_size in (1, (1,), [1])
+        return input.mean(-1, keepdim=True) if one else NotImplemented
+
+    def _set_masked(self, target: Any, place: Any, value: Any) -> Any:
+        """x[mask] = number."""
+        mask = isinstance(place, torch.Tensor) and place.dtype == torch.bool
+        if not mask or not isinstance(value, int | float):
+            return NotImplemented
+        return target.masked_fill_(
+            place.reshape(*place.shape, *[1] * (target.dim() - place.dim())), value
+        )
+
+    def _bucketize(self, input: Any, boundaries: Any, **options: Any) -> Any:
+        """How many boundaries lie below each number."""
+        if not isinstance(input, torch.Tensor) or boundaries.dim() != 1:
+            return NotImplemented
+        each = input.unsqueeze(-1)
+        below = boundaries <= each if options.get("right", False) else boundaries < each
+        return below.to(torch.int32 if options.get("out_int32", False) else torch.int64).sum(-1)
+
+    def _search_sorted(self, boundaries: Any, input: Any, **options: Any) -> Any:
+        if options.keys() - {"right", "side", "out_int32"}:
+            return NotImplemented
+        right = options.pop("right", False) or options.pop("side", "left") == "right"
+        return self._bucketize(input, boundaries, right=right, **options)
+
+    def _is_in(self, elements: Any, tests: Any, **options: Any) -> Any:
+        if options or not isinstance(elements, torch.Tensor) or not isinstance(tests, torch.Tensor):
+            return NotImplemented
+        return (elements.unsqueeze(-1) == tests.reshape(-1)).any(-1)
+
+    def _rrelu(self, input: Any, lower: float = 1 / 8, upper: float = 1 / 3, **_: Any) -> Any:
+        """What it is outside training."""
+        return functional.leaky_relu(input, (lower + upper) / 2)
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    return chain(module.named_buffers(), module.named_parameters())
+
+
+_DROPOUTS = (
+    functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d,
+    functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout,
+)  # fmt: skip
+
+
+class NoDropout(TorchFunctionMode):
+    """Leaves out dropout, also where a module calls the function without saying training=False."""
+
+    def __torch_function__(
+        self,
+        function: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function in _DROPOUTS:
+            given = {**dict(zip(("input", "p", "training"), args, strict=False)), **(kwargs or {})}
+            if given.get("training", True) and given.get("p", 0.5):
+                warnings.warn(
+                    "dropout that is on in evaluation mode too is left out: the module calls it "
+                    "without training=self.training",
+                    stacklevel=2,
+                )
+            return given["input"]
+        return function(*args, **(kwargs or {}))

@@ -146,6 +146,8 @@ def _pair(kind: str, a: Size, b: Size) -> Size | None:
         if a == b:
             return 1
         return 0 if not isinstance(other, str) and other < 1 else None
+    if kind in ("Mul", "Div") and (found := _scaled(kind, a, b)) is not None:
+        return found
     neutral = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}.get(kind)
     if b == neutral and neutral is not None:
         return a
@@ -154,3 +156,29 @@ def _pair(kind: str, a: Size, b: Size) -> Size | None:
     if a == b and kind in ("Max", "Min"):
         return a
     return None
+
+
+def _scaled(kind: str, a: Size, b: Size) -> Size | None:
+    """A free size times a number, such as "2*batch", or a whole part of one."""
+    if kind == "Mul" and isinstance(a, str) != isinstance(b, str):
+        times, size = (b, a) if isinstance(a, str) else (a, b)
+        count, name = _factors(str(size))
+        return _product(count * int(times), name)
+    if kind == "Div" and isinstance(a, str):
+        count, name = _factors(a)
+        if isinstance(b, str):
+            other, same = _factors(b)
+            return count // other if same == name and count % other == 0 else None
+        return _product(count // b, name) if b > 0 and count % b == 0 else None
+    return None
+
+
+def _factors(size: str) -> tuple[int, str]:
+    number, star, name = size.partition("*")
+    return (int(number), name) if star and number.isdigit() else (1, size)
+
+
+def _product(count: int, name: str) -> Size | None:
+    if count < 1:
+        return None
+    return name if count == 1 else f"{count}*{name}"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.converters.tflite_writer import TYPES, Tensor, TfliteWriter
+from ondevice.converters.tflite_writer import FREE, TYPES, Shape, Tensor, TfliteWriter
 from ondevice.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
@@ -50,6 +50,22 @@ class GraphBuilder:
         if tensor is None and node is not None and node.op_type == "Constant":
             return _constant_array(node)
         return None if tensor is None else np.asarray(tensor.numpy())
+
+    def sizes(self, value: ir.Value | None) -> Shape:
+        """Sizes in an int64 list as far as they are constant, FREE for the others.
+
+        Raises:
+            UnsupportedError: they are neither constants nor parts that are joined.
+        """
+        array = self.array(value)
+        if array is not None:
+            return tuple(int(item) for item in np.atleast_1d(array))
+        node = None if value is None else value.producer()
+        if node is not None and node.op_type == "Concat":
+            return tuple(size for part in node.inputs for size in self.sizes(part))
+        if node is not None and node.op_type in ("Mul", "Shape"):
+            return (FREE,)
+        raise UnsupportedError("its sizes are not constant")
 
     def integers(self, value: ir.Value | None, what: str) -> list[int]:
         """A constant list of integers, such as axes.

@@ -13,7 +13,7 @@ import tflite
 
 from ondevice.converters.tflite_graph import GraphBuilder, Translate
 from ondevice.converters.tflite_select import SELECTIONS
-from ondevice.converters.tflite_shapes import broadcast, flat_size, reshape
+from ondevice.converters.tflite_shapes import broadcast, flat_size, leading, reshape, transposed
 from ondevice.converters.tflite_writer import FREE, TYPES, Shape, Tensor
 from ondevice.errors import UnsupportedError
 
@@ -69,9 +69,9 @@ def _softmax(graph: GraphBuilder, node: ir.Node) -> Tensor:
     rank = len(tensor.shape)
     axis = _axis(node.attributes.get_int("axis", -1), rank)
     order = [i for i in range(rank) if i != axis] + [axis]
-    moved = _transposed(graph, tensor, order)
+    moved = transposed(graph.writer, tensor, order)
     result = graph.writer.op("SOFTMAX", [moved], moved.shape, moved.dtype, beta=1.0)
-    return _transposed(graph, result, [order.index(i) for i in range(rank)])
+    return transposed(graph.writer, result, [order.index(i) for i in range(rank)])
 
 
 def _concat(graph: GraphBuilder, node: ir.Node) -> Tensor:
@@ -88,12 +88,17 @@ def _concat(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 def _reshape(graph: GraphBuilder, node: ir.Node) -> Tensor:
     tensor = graph.tensor(node.inputs[0])
+    if graph.array(node.inputs[1]) is None:  # several sizes are free
+        sizes = graph.writer.cast(graph.tensor(node.inputs[1]), np.int32)
+        shape = graph.sizes(node.inputs[1])
+        return graph.writer.op("RESHAPE", [tensor, sizes], shape, tensor.dtype)
     target = graph.integers(node.inputs[1], "the target shape")
     if node.attributes.get_int("allowzero", 0) and 0 in target:
         raise UnsupportedError("a size of zero")
     shape = _reshaped(tensor.shape, target)
     # the leading sizes may be free together if they stay as they are: they are read at run time
-    same = shape[: len(tensor.shape)] == tensor.shape
+    lead = leading(shape)
+    same = shape[:lead] == tensor.shape[:lead]
     return reshape(graph.writer, tensor, shape, like=tensor if same else None)
 
 
@@ -139,18 +144,10 @@ def _unsqueeze(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return tensor
 
 
-def _transposed(graph: GraphBuilder, tensor: Tensor, order: Sequence[int]) -> Tensor:
-    if list(order) == list(range(len(tensor.shape))):
-        return tensor
-    shape = tuple(tensor.shape[i] for i in order)
-    permutation = graph.writer.constant(list(order), np.int32)
-    return graph.writer.op("TRANSPOSE", [tensor, permutation], shape, tensor.dtype)
-
-
 def _transpose(graph: GraphBuilder, node: ir.Node) -> Tensor:
     tensor = graph.tensor(node.inputs[0])
     backwards = list(range(len(tensor.shape)))[::-1]
-    return _transposed(graph, tensor, list(node.attributes.get_ints("perm", backwards)))
+    return transposed(graph.writer, tensor, list(node.attributes.get_ints("perm", backwards)))
 
 
 def _reduce(opcode: str) -> Translate:
@@ -209,15 +206,15 @@ def _gemm(graph: GraphBuilder, node: ir.Node) -> Tensor:
     attributes = node.attributes
     left = graph.tensor(node.inputs[0])
     if attributes.get_int("transA", 0):
-        left = _transposed(graph, left, [1, 0])
+        left = transposed(graph.writer, left, [1, 0])
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     alpha, beta = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
-    transposed = attributes.get_int("transB", 0) != 0
+    by_unit = attributes.get_int("transB", 0) != 0
     weights = graph.array(node.inputs[1])
     offset = graph.array(bias)
     if weights is None or (bias is not None and offset is None):
         raise UnsupportedError("its weights or its bias are not constant")
-    weights = weights if transposed else weights.T
+    weights = weights if by_unit else weights.T
     if offset is not None:
         offset = np.asarray(offset * np.float32(beta), dtype=np.float32)
         if offset.size not in (1, weights.shape[0]) or offset.shape[:-1].count(1) < offset.ndim - 1:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import tflite
 
 from ondevice.converters.tflite_graph import GraphBuilder, Translate
-from ondevice.converters.tflite_shapes import broadcast, reshape
+from ondevice.converters.tflite_shapes import broadcast, reshape, transposed
 from ondevice.converters.tflite_writer import FREE, Shape, Tensor
 from ondevice.errors import UnsupportedError
 
@@ -126,9 +126,25 @@ def _zeros_added(graph: GraphBuilder, x: Tensor, zeros: Tensor, shape: Shape) ->
 
 def _expand(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x = graph.tensor(node.inputs[0])
+    if graph.array(node.inputs[1]) is None:
+        target = graph.sizes(node.inputs[1])
+        sizes = graph.writer.cast(graph.tensor(node.inputs[1]), np.int32)
+        filled = [sizes, graph.writer.constant(0, x.dtype)]
+        zeros = graph.writer.op("FILL", filled, target, x.dtype)
+        return _zeros_added(graph, x, zeros, broadcast(x.shape, target))
     target = tuple(graph.integers(node.inputs[1], "the shape"))
     zeros = graph.writer.constant(np.zeros(target), x.dtype)
     return _zeros_added(graph, x, zeros, broadcast(x.shape, target))
+
+
+def _shape(graph: GraphBuilder, node: ir.Node) -> Tensor:
+    x, writer = graph.tensor(node.inputs[0]), graph.writer
+    rank = len(x.shape)
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)
+    sizes = writer.op("SHAPE", [x], (rank,), np.int32, out_type=2)
+    places = [writer.constant([place], np.int32) for place in (start, end, 1)]
+    part = writer.op("STRIDED_SLICE", [sizes, *places], (end - start,), np.int32)
+    return writer.cast(part, np.int64)
 
 
 def _expand_rows(graph: GraphBuilder, node: ir.Node) -> Tensor:
@@ -185,16 +201,23 @@ def _gather(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return graph.writer.op("GATHER", [x, places], shape, x.dtype, axis=axis)
 
 
+def _swapped(graph: GraphBuilder, x: Tensor, axis: int) -> Tensor:
+    """With one axis and the last one in each other's place."""
+    order = list(range(len(x.shape)))
+    order[axis], order[-1] = order[-1], order[axis]
+    return transposed(graph.writer, x, order)
+
+
 def _gather_elements(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x = graph.tensor(node.inputs[0])
-    last = len(x.shape) - 1
-    if node.attributes.get_int("axis", 0) % len(x.shape) != last:
-        raise UnsupportedError("only the last axis")
-    places = _indices(graph, node.inputs[1], x.shape[last])
+    last, axis = len(x.shape) - 1, node.attributes.get_int("axis", 0) % len(x.shape)
+    places = _swapped(graph, _indices(graph, node.inputs[1], x.shape[axis]), axis)
+    x = _swapped(graph, x, axis)
     if places.shape[:-1] != x.shape[:-1]:
         raise UnsupportedError("indices for a part of the data")
     shape = (*x.shape[:-1], places.shape[-1])
-    return graph.writer.op("GATHER", [x, places], shape, x.dtype, axis=last, batch_dims=last)
+    found = graph.writer.op("GATHER", [x, places], shape, x.dtype, axis=last, batch_dims=last)
+    return _swapped(graph, found, axis)
 
 
 def _gather_nd(graph: GraphBuilder, node: ir.Node) -> Tensor:
@@ -241,13 +264,12 @@ def _cum_sum(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 def _top_k_indices(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x, attributes = graph.tensor(node.inputs[0]), node.attributes
-    if attributes.get_int("axis", -1) % len(x.shape) != len(x.shape) - 1:
-        raise UnsupportedError("only the last axis")
-    x = x if attributes.get_int("largest", 1) else _op(graph, "NEG", x)
+    axis = attributes.get_int("axis", -1) % len(x.shape)
+    x = _swapped(graph, x if attributes.get_int("largest", 1) else _op(graph, "NEG", x), axis)
     shape = (*x.shape[:-1], attributes.get_int("k", 1))
     k = graph.writer.constant(shape[-1], np.int32)
     found = graph.writer.op("TOPK_V2", [x, k], shape, np.int32, first=x.dtype)
-    return graph.writer.cast(found, np.int64)
+    return _swapped(graph, graph.writer.cast(found, np.int64), axis)
 
 
 SELECTIONS: dict[str, Translate] = {
@@ -284,6 +306,7 @@ SELECTIONS: dict[str, Translate] = {
     "Pad": _pad,
     "Reciprocal": _reciprocal,
     "Round": _elementwise("ROUND"),
+    "Shape": _shape,
     "Sign": _sign,
     "Softplus": _softplus,
     "Sqrt": _elementwise("SQRT"),

@@ -1,8 +1,9 @@
-"""Shapes with free sizes: what broadcasting and reshaping make of them, and RESHAPE itself."""
+"""Shapes with free sizes: what broadcasting makes of them; RESHAPE and TRANSPOSE."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -64,7 +65,25 @@ def reshape(
 def _runtime_shape(writer: TfliteWriter, like: Tensor, shape: Shape) -> Tensor:
     rank = len(like.shape)
     sizes = writer.op("SHAPE", [like], (rank,), np.int32, out_type=2)
-    if rank == len(shape):
+    lead = leading(shape)
+    if lead < rank:
+        places = [writer.constant([place], np.int32) for place in (0, lead, 1)]
+        sizes = writer.op("STRIDED_SLICE", [sizes, *places], (lead,), np.int32)
+    if lead == len(shape):
         return sizes
-    rest = writer.constant(shape[rank:], np.int32)
+    rest = writer.constant(shape[lead:], np.int32)
     return writer.op("CONCATENATION", [sizes, rest], (len(shape),), np.int32, axis=0)
+
+
+def leading(shape: Shape) -> int:
+    """How many sizes stand up to the last free one, itself included."""
+    return max((place + 1 for place, size in enumerate(shape) if size == FREE), default=0)
+
+
+def transposed(writer: TfliteWriter, tensor: Tensor, order: Sequence[int]) -> Tensor:
+    """TRANSPOSE to this order of the axes; nothing where it is theirs already."""
+    if list(order) == list(range(len(tensor.shape))):
+        return tensor
+    shape = tuple(tensor.shape[i] for i in order)
+    permutation = writer.constant(list(order), np.int32)
+    return writer.op("TRANSPOSE", [tensor, permutation], shape, tensor.dtype)

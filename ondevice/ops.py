@@ -165,6 +165,11 @@ def _expand(inputs: list[Array], attributes: Attributes) -> Array:
     return np.broadcast_to(inputs[0], shape)
 
 
+def _shape(inputs: list[Array], attributes: Attributes) -> Array:
+    part = slice(attributes.get("start", 0), attributes.get("end"))
+    return np.array(inputs[0].shape[part], np.int64)
+
+
 def _expand_rows(inputs: list[Array], attributes: Attributes) -> Array:
     rows = inputs[1].shape[0]
     return np.broadcast_to(inputs[0], (rows, *inputs[0].shape[1:]))
@@ -301,6 +306,7 @@ OPERATORS: dict[str, Operator] = {
     "Relu": _unary(lambda x: np.maximum(x, 0)),
     "Reshape": _reshape,
     "Round": _unary(np.rint),
+    "Shape": _shape,
     "Sigmoid": _sigmoid,
     "Sign": _unary(np.sign),
     "Slice": _slice,

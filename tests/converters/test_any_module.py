@@ -252,3 +252,157 @@ def test_weights_that_do_not_fit(tmp_path):
     save_file({"weight": torch.ones(2, 3)}, tmp_path / "net.safetensors")
     with pytest.raises(FileFormatError, match=r"weight"):
         convert(Offsets(), torch.ones(2, 3), tmp_path, weights=tmp_path / "net.safetensors")
+
+
+def agrees(module, inputs, folder, targets=TARGETS):
+    """Every target of a converted module against torch, on other rows than the example's."""
+    with torch.inference_mode():
+        expected = module(*inputs).numpy()
+    names = ondevice.load(folder / f"model.{targets[0]}").inputs
+    values = as_given({spec.name: value for spec, value in zip(names, inputs, strict=True)})
+    for target in targets:
+        got = ondevice.load(folder / f"model.{target}").predict(values)
+        np.testing.assert_allclose(got, expected, atol=1e-5, err_msg=target)
+
+
+class Shared(nn.Module):
+    """One embedding under two names in float64, parameters named as input and output, squeeze."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.tables = nn.ModuleDict({"item": nn.Embedding(30, 4)})
+        self.tables["history"] = self.tables["item"]
+        self.output = nn.Parameter(torch.rand(4, 1))
+        self.item = nn.Parameter(torch.rand(1))
+        self.unused = nn.Embedding(1000, 4)
+        self.double()
+
+    def forward(self, item, history):
+        x = self.tables["item"](item) * self.tables["history"](history).mean(1)
+        return torch.sigmoid((x.unsqueeze(1) @ self.output).squeeze() + self.item)
+
+
+def test_names_types_and_shared_modules(tmp_path):
+    module = Shared().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    rng = np.random.default_rng(0)
+    inputs = [torch.from_numpy(rng.integers(0, 30, shape)) for shape in ((6,), (6, 3))]
+    report = convert(module, tuple(inputs), tmp_path, tables="f32")
+    agrees(module, inputs, tmp_path)
+    assert report.targets["odm"].table_bytes <= 30 * 16 + 64  # once, and without the unused one
+    assert all(part.training for part in module.modules())
+    for name, value in module.state_dict().items():  # what files store has left no trace
+        assert type(value) is torch.Tensor
+        assert torch.equal(value, before[name])
+    with pytest.raises(UnsupportedError, match=r"weights of 16 bits .*give module\.float\(\)"):
+        convert(Shared().half(), tuple(inputs), tmp_path / "half")
+
+
+class Last(nn.Module):
+    """Reads the last step of a history, and fails where there is none; a dropout that stays on."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.table = nn.Embedding(30, 4)
+
+    def forward(self, history):
+        steps = (history > 0).sum(1) - 1
+        if not torch.compiler.is_compiling() and (steps < 0).any():
+            raise IndexError("an empty history")
+        x = self.table(history)[torch.arange(history.shape[0]), steps.clamp(min=0)]
+        return torch.sigmoid(nn.functional.dropout(x, 0.5).sum(1))
+
+
+def test_rows_that_a_module_cannot_take_and_dropout(tmp_path):
+    history = torch.tensor([[4, 9, 0], [7, 0, 0], [1, 2, 3]])
+    with pytest.warns(UserWarning, match="dropout that is on in evaluation mode too is left out"):
+        convert(Last().eval(), (history,), tmp_path, tables="f32")
+    table = Last().table.weight.detach().numpy()
+    expected = 1 / (1 + np.exp(-table[[9, 7, 3]].sum(1)))
+    for target in TARGETS:
+        got = ondevice.load(tmp_path / f"model.{target}").predict({"history": history.numpy()})
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+class Attention(nn.Module):
+    """A candidate and self-attention over a history of any length."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(6)
+        self.table = nn.Embedding(40, 8)
+        self.own = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.unit = nn.Sequential(nn.Linear(32, 8), nn.PReLU(), nn.Linear(8, 1))
+
+    def forward(self, item, history):
+        query, x = self.table(item), self.table(history)
+        x = self.own(x, x, x, key_padding_mask=history == 0)[0]
+        each = query.unsqueeze(1).expand(-1, x.size(1), -1)
+        pairs = torch.cat([each, x, each - x, each * x], -1)
+        scores = self.unit(pairs.view(-1, 32)).view(-1, x.size(1))
+        known = torch.arange(x.size(1)) < (history > 0).sum(1, keepdim=True)
+        weights = torch.softmax(scores.masked_fill(~known, -1e9), -1)
+        return torch.sigmoid(torch.einsum("bl,bld->bd", weights, x).sum(-1))
+
+
+@pytest.mark.filterwarnings("ignore:.*the slower numpy engine runs it")
+def test_histories_of_any_length(tmp_path):
+    module = Attention().eval()
+
+    def inputs(rows, steps):
+        rng = np.random.default_rng(steps)
+        history = rng.integers(1, 40, (rows, steps)) * (np.arange(steps) < rng.integers(1, steps))
+        return [torch.from_numpy(rng.integers(0, 40, rows)), torch.from_numpy(history)]
+
+    axes = {"history": {1: "steps"}}
+    convert(module, tuple(inputs(5, 6)), tmp_path, tables="f32", dynamic_axes=axes)
+    for rows, steps in ((2, 3), (7, 6), (3, 17)):
+        agrees(module, inputs(rows, steps), tmp_path)
+
+
+class Bags(nn.Module):
+    """Bags of one ID, by offsets that count the rows, as DLRM writes single IDs."""
+
+    def __init__(self, offsets=True):
+        super().__init__()
+        torch.manual_seed(7)
+        self.bag, self.offsets = nn.EmbeddingBag(30, 4, mode="sum"), offsets
+
+    def forward(self, ids):
+        offsets = torch.arange(ids.shape[0]) if self.offsets else ids
+        return torch.sigmoid(self.bag(ids, offsets).sum(1))
+
+
+def test_bags_by_offsets(tmp_path):
+    ids = torch.tensor([3, 0, 29, 7])
+    convert(Bags().eval(), (ids,), tmp_path, tables="f32")
+    agrees(Bags().eval(), [ids.flip(0)], tmp_path)
+    with pytest.raises(UnsupportedError, match="EmbeddingBag with offsets; give a matrix of IDs"):
+        convert(Bags(offsets=False).eval(), (torch.arange(4),), tmp_path / "more")
+
+
+def test_a_graph_for_the_rows_of_the_example_alone_is_refused(tmp_path):
+    class Counted(Offsets):
+        def forward(self, x):
+            return super().forward(x) + torch.ones(int(x.shape[0]))
+
+    with pytest.raises(UnsupportedError, match="for the 2 rows of the example alone"):
+        convert(Counted(), torch.ones(2, 3), tmp_path)
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_onnx_files_of_other_opsets_with_external_data(tmp_path, opset):
+    model, _ = onnx_model(opset)
+    where = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 100}
+    onnx.save(model, tmp_path / "mine.onnx", **where)
+    assert (tmp_path / "weights.bin").exists()
+    report = convert(tmp_path / "mine.onnx", None, tmp_path / "out", tables="f32", targets=["odm"])
+    assert report.targets["odm"].max_difference <= 1e-6
+    fixed, _ = onnx_model(opset)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    with pytest.raises(UnsupportedError, match="is for 4 rows alone"):
+        convert(tmp_path / "fixed.onnx", None, tmp_path / "out")

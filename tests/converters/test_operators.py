@@ -53,6 +53,25 @@ def dice(x, ids, m):
     return gate * flat + (1 - gate) * 0.3 * flat
 
 
+def written(x, ids):
+    """Elements of a copy, and of a view, overwritten."""
+    y = x.clone()
+    y[:, 0] = 0.5
+    y[:, 2:4, 1] = 1.5
+    y[ids < 9] = -0.25
+    last = x[:, -1]
+    last *= 2
+    return y + last.unsqueeze(1)
+
+
+def heads(x, join):
+    """Attention whose heads are in front of the batch, or among its rows."""
+    parts = join(x.split(3, 2), 0)
+    found = torch.softmax(torch.einsum("...id,...jd->...ij", parts, parts), -1) @ parts
+    whole = found.unbind(0) if join is torch.stack else found.split(x.shape[0], 0)
+    return torch.cat(list(whole), 2)
+
+
 FAMILIES = {
     "arithmetic": unary(lambda x: (x + 1) * (x - 2) / (x.abs() + 1) + x**2 - (x.abs() + 1) ** 1.7),
     "roots": unary(lambda x: x.abs().sqrt() + (x.abs() + 0.1).log() + (-x).exp() + 1 / (x + 9)),
@@ -125,6 +144,51 @@ FAMILIES = {
         {"g": nn.GRU(DIM, 4, batch_first=True)},
     ),
     "lstm": (lambda x, ids, m: m["g"](x)[0] * 2, {"g": nn.LSTM(DIM, 4, batch_first=True)}),
+    "lstm_two_ways": (
+        lambda x, ids, m: m["g"](x)[0],
+        {"g": nn.LSTM(DIM, 4, 2, batch_first=True, bidirectional=True)},
+    ),
+    "rnn": (lambda x, ids, m: m["g"](x)[0], {"g": nn.RNN(DIM, 4, batch_first=True)}),
+    "decoder": (
+        lambda x, ids, m: m["d"](x[:, :1], x),
+        {"d": nn.TransformerDecoderLayer(DIM, 2, 8, batch_first=True)},
+    ),
+    "waves": unary(
+        lambda x: torch.sin(x * 9) + torch.cos(x) + torch.tan(x / 9) + torch.atan(x * 3)
+        + torch.asin(torch.tanh(x)) + torch.acos(torch.tanh(x)) + torch.sinh(x) - torch.cosh(x)
+        + torch.atan2(x, x - 1)
+    ),
+    "pools": unary(
+        lambda x: nn.functional.max_pool1d(x, 2, 1, 1)[:, :, :3] + nn.functional.avg_pool1d(x, 2)
+        + nn.functional.adaptive_avg_pool1d(x, 1)
+    ),
+    "edges": (
+        lambda x, ids, m: m["r"](x) - m["w"](x),
+        {
+            "r": nn.Conv1d(STEPS, 3, 3, padding=1, padding_mode="reflect"),
+            "w": nn.Conv1d(STEPS, 3, 3, padding=1, padding_mode="circular"),
+        },
+    ),
+    "triangle": unary(lambda x: torch.bmm(x, x.mT).tril(-1) * 2 + torch.bmm(x, x.mT).triu(2)),
+    "flip": unary(lambda x: x.flip(1) * torch.arange(6.0)),
+    "group_norm": (lambda x, ids, m: m["n"](x), {"n": nn.GroupNorm(STEPS, STEPS)}),
+    "written": lambda x, ids, m: written(x, ids),
+    "buckets": unary(
+        lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0]))
+        - torch.searchsorted(torch.tensor([-0.5, 0.5]), x, right=True) * 0.3
+    ),
+    "membership": lambda x, ids, m: torch.isin(ids, torch.tensor([3, 7, 30]))[:, :, None] * x,
+    "einsum_three": unary(
+        lambda x: torch.einsum("bid,bjd,bkd->bijk", x, x, x).sum(-1)
+        + torch.einsum("...id,...jd->...ij", x, x)
+    ),
+    "heads_stacked": lambda x, ids, m: heads(x, torch.stack),
+    "heads_as_rows": lambda x, ids, m: heads(x, torch.cat),
+    "two_indices": unary(
+        lambda x: torch.bmm(x, x.mT)[:, torch.tensor([0, 0, 3]), torch.tensor([1, 4, 2])]
+    ),
+    "top_k_inside": unary(lambda x: x.topk(2, dim=1).values * torch.tensor([[1.0], [2.0]])),
+    "joined": unary(lambda x: torch.hstack([x[:, 0], x[:, 2]]) * 2),
 }  # fmt: skip
 
 
@@ -163,3 +227,16 @@ def test_the_page_of_operators_is_current():
     assert page.read_text(encoding="utf-8") == table(), (
         "run: python -m ondevice.converters.operator_table > docs/operators.md"
     )
+
+
+def test_the_page_says_which_operators_the_c_engine_lacks():
+    import re
+    from pathlib import Path
+
+    from ondevice.converters.operator_table import NUMPY_ALONE
+    from ondevice.ops import OPERATORS
+
+    source = Path(__file__).parents[2] / "ondevice" / "native" / "plan.c"
+    compiled = set(re.findall(r'^    \{"(\w+)", OD_OP_', source.read_text(), re.MULTILINE))
+    assert set(OPERATORS) - compiled == set(NUMPY_ALONE)
+    assert compiled - set(OPERATORS) == {"Lookup", "Dense"}

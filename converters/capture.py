@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ondevice.converters.arguments import Arguments, DynamicAxes, arguments_of
+from ondevice.converters.encoder_padding import encoder_padding
 from ondevice.converters.graph import DOMAIN, LOOKUP, CapturedLookup, CapturedModel
 from ondevice.converters.simplify import simplify
 from ondevice.converters.single_precision import single_precision
@@ -151,7 +152,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     trained = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with NoDropout():
+        with NoDropout(), encoder_padding(module):
             yield
     finally:
         for part in trained:

@@ -406,3 +406,23 @@ def test_onnx_files_of_other_opsets_with_external_data(tmp_path, opset):
     onnx.save(fixed, tmp_path / "fixed.onnx")
     with pytest.raises(UnsupportedError, match="is for 4 rows alone"):
         convert(tmp_path / "fixed.onnx", None, tmp_path / "out")
+
+
+def test_encoders_pad_as_torch_does_in_inference(tmp_path):
+    class Encoded(nn.Module):
+        """Averages over all steps, the padded ones too: torch's inference path has zeros there."""
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(8)
+            self.table = nn.Embedding(40, 8)
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1)
+
+        def forward(self, history):
+            x = self.encoder(self.table(history), src_key_padding_mask=history == 0)
+            return torch.sigmoid(x.mean(1)[:, 0])
+
+    history = torch.tensor([[3, 5, 7, 0], [9, 0, 0, 0], [1, 2, 3, 4]])
+    convert(Encoded().eval(), (history,), tmp_path, tables="f32")
+    agrees(Encoded().eval(), [history.flip(0)], tmp_path)

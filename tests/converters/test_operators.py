@@ -1,8 +1,11 @@
 """Operator families: torch modules with a lookup, converted to all targets and compared."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from converter_helpers import legacy_dir
 from torch import nn
 
 import ondevice
@@ -209,6 +212,9 @@ def test_family_agrees_with_torch_in_every_target(name, tmp_path):
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=0, err_msg=target)
         one = model.predict({"ids": trial[:1]})
         np.testing.assert_allclose(one, expected[:1], atol=1e-5, rtol=0, err_msg=target)
+    if legacy := legacy_dir("operators"):
+        (legacy / name).mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "model.tflite", legacy / name)
     if is_compiled():  # the C engine takes it, in all its kernels: no fallback
         from ondevice.engines.native import kernels_available
 

@@ -1,7 +1,7 @@
 """Converted files on the oldest supported packages: their test vectors must hold there too.
 
-Needs only the ondevice runtime. ONDEVICE_LEGACY_DIR names the folder that
-tests/converters/test_convert.py filled in another environment.
+Needs only the ondevice runtime. ONDEVICE_LEGACY_DIR names the folder that test_convert.py and
+test_operators.py of tests/converters, and tests/zoo, filled in another environment.
 """
 
 import json
@@ -24,11 +24,17 @@ pytestmark = pytest.mark.skipif(
 
 DENSE = sorted(Path(FOLDER).glob("dense/*/model.*")) if FOLDER else []
 DENSE = [path for path in DENSE if path.suffix in (".odm", ".onnx", ".tflite")]
+# networks of the zoo, and one file for every family of operators
+NETWORKS = sorted(Path(FOLDER).glob("zoo/*/model.*")) if FOLDER else []
+NETWORKS = [path for path in NETWORKS if path.suffix in (".odm", ".tflite")]
+FAMILIES = sorted(Path(FOLDER).glob("operators/*/model.tflite")) if FOLDER else []
 
 
 def test_every_codec_and_target_is_there():
     assert len(FILES) == 15
     assert len(DENSE) == 9
+    assert len(NETWORKS) >= 2 * 36
+    assert len(FAMILIES) >= 60
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.suffix[1:]}")
@@ -36,6 +42,13 @@ def test_vectors_hold(path):
     result = verify(path)
     assert result.passed, result
     assert result.rows == 64
+
+
+@pytest.mark.parametrize(
+    "path", [*NETWORKS, *FAMILIES], ids=lambda path: f"{path.parent.name}-{path.suffix[1:]}"
+)
+def test_networks_and_operators_give_the_same_figures(path):
+    assert verify(path).max_difference <= 1e-5
 
 
 @pytest.mark.parametrize("path", DENSE, ids=lambda path: f"{path.parent.name}-{path.suffix[1:]}")

@@ -4,18 +4,24 @@
 
 Every conversion is a process of its own with one thread. A table of 16 columns, float32, lies in a
 file that is made for the run in a temporary folder, as are the converted files: three times the
-largest size is needed there. Prints, for every target and size, the median and the range of the
-rounds: seconds of wall clock and of processor time for the whole conversion (libraries, export and
-verification included), and the peak of the process's memory as the kernel counts it (VmHWM: mapped
-pages of files and libraries too) and of its anonymous part (sampled). The rate is that of the
-table alone: how processor time grows with its bytes, by least squares. 1 GB is 10^9 bytes.
+largest size is needed there. "checkpoint" among the targets measures `ondevice convert CHECKPOINT`,
+which writes all of them; making the checkpoint takes the memory of its table. Prints, for every
+target and size, the median and the range of the rounds: seconds of wall clock and of processor time
+for the whole conversion (libraries, export and verification included), of the latter what the
+kernel took, the peak of the process's memory as the kernel counts it (VmHWM: mapped pages of files
+and libraries too) and of its anonymous part (sampled). The rate is that of the table alone: how
+processor time grows with its bytes, by least squares. 1 GB is 10^9 bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +32,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ondevice.cli import main
+
+CHECKPOINT = "checkpoint"
 DIM = 16
 BLOCK_ROWS = 2**18
 SAMPLE_SECONDS = 0.01
@@ -42,6 +51,21 @@ def write_table(path: Path, rows: int) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for start in range(0, size, len(block)):
             file.write(block[: size - start])
+        os.fsync(file.fileno())  # or the disk would be busy with it while conversions are timed
+
+
+def write_checkpoint(path: Path, rows: int) -> None:
+    """A checkpoint of a model with one table [rows, DIM]."""
+    from ondevice.features import FeatureSpec, Field
+    from ondevice.models import EmbeddingConfig, ModelConfig, NetworkConfig, build, save_checkpoint
+    from ondevice.spec import full_spec
+
+    table = EmbeddingConfig(full_spec(rows, DIM, padding_id=0, oov_row=1))
+    model = build(ModelConfig({"item": table}, NetworkConfig("dnn", (8,)))).eval()
+    features = FeatureSpec((Field("item", "string", "hash"),))
+    save_checkpoint(path, model, features, {"examples": {"item": [2, 3, 4, 5]}})
+    with (path / "model.safetensors").open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def measure_one(folder: Path, rows: int, targets: list[str], codec: str) -> dict[str, float]:
@@ -56,6 +80,32 @@ def measure_one(folder: Path, rows: int, targets: list[str], codec: str) -> dict
 
     sampler = threading.Thread(target=watch)
     sampler.start()
+    out = folder / "out"
+    if targets == [CHECKPOINT]:
+        words = ["convert", str(checkpoint(folder, rows)), "--out", str(out), "--tables", codec]
+        with contextlib.redirect_stdout(io.StringIO()):
+            if main(words):
+                raise SystemExit("the conversion failed")
+    else:
+        convert_table(folder / f"{rows}.safetensors", rows, out, targets, codec)
+    done.set()
+    sampler.join()
+    written = sum(file.stat().st_size for file in out.iterdir())
+    for file in out.iterdir():
+        file.unlink()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "wall": time.perf_counter() - started,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "system": usage.ru_stime,
+        "peak": status("VmHWM"),
+        "anonymous": peak_anonymous,
+        "written": written,
+    }
+
+
+def convert_table(weights: Path, rows: int, out: Path, targets: list[str], codec: str) -> None:
+    """Convert a module that looks up one table."""
     import torch
 
     from ondevice.converters import convert
@@ -72,27 +122,13 @@ def measure_one(folder: Path, rows: int, targets: list[str], codec: str) -> dict
 
     with torch.device("meta"):
         module = Scores()
-    out = folder / "out"
-    report = convert(
-        module,
-        (torch.arange(4),),
-        out,
-        targets=targets,
-        tables=codec,
-        weights=folder / f"{rows}.safetensors",
-    )
-    done.set()
-    sampler.join()
-    written = sum(item.bytes for item in report.targets.values())
-    for file in out.iterdir():
-        file.unlink()
-    return {
-        "wall": time.perf_counter() - started,
-        "cpu": time.process_time(),
-        "peak": status("VmHWM"),
-        "anonymous": peak_anonymous,
-        "written": written,
-    }
+    examples = (torch.arange(4),)
+    convert(module, examples, out, targets=targets, tables=codec, weights=weights)
+
+
+def checkpoint(folder: Path, rows: int) -> Path:
+    """Where the checkpoint of a size lies."""
+    return folder / f"{rows}.checkpoint"
 
 
 def status(key: str) -> int:
@@ -117,14 +153,15 @@ def spread(values: list[float], scale: float, digits: int = 1) -> str:
     return f"{middle} ({low}-{high})"
 
 
-def main() -> None:
+def compare() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gb", type=float, nargs="+", default=[1, 2, 4], help="sizes of the table")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tables", default="q8", help="codec")
     parser.add_argument(
-        "--targets", nargs="+", default=["odm", "onnx", "tflite", "odm,onnx,tflite"],
-        help="a target, or several joined by commas",
+        "--targets", nargs="+", default=["odm", "onnx", "tflite", "odm,onnx,tflite", CHECKPOINT],
+        help="a target, several joined by commas, or checkpoint",
     )  # fmt: skip
     parser.add_argument("--folder", type=Path, help="where to make the files")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
@@ -133,14 +170,17 @@ def main() -> None:
         folder, rows, codec, *targets = args.one
         print(json.dumps(measure_one(Path(folder), int(rows), targets, codec)))
         return
-    print("| target | table GB | wall s | CPU s | file GB | peak MB | anonymous MB | bound MB |")
-    print("|---|---|---|---|---|---|---|---|")
+    columns = "wall s | CPU s | kernel s | file GB | peak MB | anonymous MB | bound MB"
+    print(f"| target | table GB | {columns} |")
+    print("|---|---|---|---|---|---|---|---|---|")
     seconds: dict[str, list[tuple[float, float]]] = {target: [] for target in args.targets}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         for gb in [0.001, *args.gb]:
             rows = int(gb * 1e9 / (4 * DIM))
             write_table(folder / f"{rows}.safetensors", rows)
+            if CHECKPOINT in args.targets:
+                write_checkpoint(checkpoint(folder, rows), rows)
             for target in args.targets:
                 rounds = [
                     measured(folder, rows, target.split(","), args.tables)
@@ -150,12 +190,14 @@ def main() -> None:
                 column = {key: [item[key] for item in rounds] for key in rounds[0]}
                 print(
                     f"| {target} | {gb:g} | {spread(column['wall'], 1)} | "
-                    f"{spread(column['cpu'], 1)} | {column['written'][0] / 1e9:.3f} | "
+                    f"{spread(column['cpu'], 1)} | {spread(column['system'], 1)} | "
+                    f"{column['written'][0] / 1e9:.3f} | "
                     f"{spread(column['peak'], 1e6, 0)} | {spread(column['anonymous'], 1e6, 0)} | "
                     f"{(gb * 1e9 / 8 + ALLOWANCE) / 1e6:.0f} |",
                     flush=True,
                 )
             (folder / f"{rows}.safetensors").unlink()
+            shutil.rmtree(checkpoint(folder, rows), ignore_errors=True)
     print()
     for target, points in seconds.items():
         sizes, times = np.array(points).T
@@ -164,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    compare()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,13 +20,13 @@ from ondevice.codecs import BITS, CODECS, Codec
 from ondevice.converters.absorb import absorb_rotations
 from ondevice.converters.arguments import DynamicAxes
 from ondevice.converters.calibration import calibrate
-from ondevice.converters.code_pages import release_code_pages
 from ondevice.converters.column_blocks import stored_tables
 from ondevice.converters.dense_layers import DensePlan, check_layers
 from ondevice.converters.draft import Draft, fill
 from ondevice.converters.emit_odm import emit_odm
 from ondevice.converters.emit_onnx import emit_onnx
 from ondevice.converters.emit_tflite import emit_tflite
+from ondevice.converters.file_pages import release_file_pages
 from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.id_origins import InputIds, input_ids
 from ondevice.converters.merge import merge_lookups
@@ -50,7 +51,7 @@ from ondevice.converters.verification import (
 )
 from ondevice.converters.weights import Weights
 from ondevice.dense import DENSE_CODECS, DenseCodec
-from ondevice.errors import SpecError
+from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import InputSpec, ModelInfo, TestVectors
 
@@ -127,14 +128,15 @@ def convert(
         FileFormatError: the weights are damaged, or not those of the module.
         ParityError: a file differs from the module by more than its tolerance; nothing is left.
         SpecError: the settings or the example inputs are wrong, or weights are not finite.
-        InputError: the validation or calibration rows do not fit the module.
+        InputError: the validation or calibration rows do not fit the module; or the files the
+            disk.
     """
     _check_settings(targets, tables, dense, calibrated=calibration is not None)
     plan = DensePlan(dense, tuple(float_layers))
-    release_code_pages()  # of imports
+    release_file_pages()  # of imports
     source = _source(module, example_inputs, dynamic_axes, weights)
     captured = source.capture()
-    release_code_pages()  # of the exporter
+    release_file_pages()  # of the exporter
     absorb_rotations(captured.model.graph)
     if "tflite" in targets:
         check_file_size(_code_bytes(captured, table_codecs(captured, tables)))
@@ -168,8 +170,9 @@ def convert(
         folder = Path(temporary)
         places = {target: folder / f"{name}.{target}" for target in targets}
         drafts = _drafts(packed, places, info, plan)
+        _check_room(folder)
         fill(*drafts.values())
-        release_code_pages()  # of torch
+        release_file_pages()  # of torch
         written = {
             key: replace(
                 measure_file(file, expected, DENSE_TOLERANCE[dense]), layers=drafts[key].layers
@@ -350,6 +353,19 @@ def _drafts(
     if errors:
         raise lacking(errors, list(places))
     return drafts
+
+
+def _check_room(folder: Path) -> None:
+    """Check that the disk holds the files of a folder, whose tables are not written yet.
+
+    Raises:
+        InputError: it does not.
+    """
+    needed = sum(file.stat().st_size for file in folder.iterdir())
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise InputError(
+            f"{folder.parent}: the files take {needed:,} bytes, the disk has {free:,} bytes free"
+        )
 
 
 def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo, plan: DensePlan) -> Draft:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import ondevice
-from ondevice.converters.code_pages import release_code_pages
+from ondevice.converters.file_pages import release_file_pages
 from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.report import Parity, TargetReport
 from ondevice.converters.sources import Source
@@ -197,7 +197,7 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
         MissingDependencyError: no runtime for the file is installed.
     """
     models, not_checked = _models(file)
-    release_code_pages()  # of loading
+    release_file_pages()  # of loading
     rows = sum(len(next(iter(right.values()))) for right in expected.stored)
     parity, changes = [], []
     for model in models:

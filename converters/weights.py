@@ -139,7 +139,8 @@ def _read_index(path: Path) -> dict[str, Path]:
         raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"{path}: not an index of safetensors files: {error!r}") from error
-    if outside := sorted({file for file in index.values() if Path(file).name != file}):
+    names = set(index.values())
+    if outside := sorted(name for name in names if Path(name).name != name or name in ("", "..")):
         raise FileFormatError(f"{path}: files must lie beside the index, not at {outside[0]!r}")
     return {name: path.parent / file for name, file in index.items()}
 

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file as load_counts
 from safetensors.numpy import save_file as save_counts
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
@@ -242,10 +243,13 @@ def _scan(path: Path) -> tuple[str, list[str]]:
     """
     digest = hashlib.sha256()
     faults: set[str] = set()
-    with path.open("rb") as file:
+    size = path.stat().st_size
+    bar = tqdm(total=size, desc="checkpoint", unit="B", unit_scale=True, disable=None, delay=1.0)
+    with path.open("rb") as file, bar:
         head = file.read(8)
         text = file.read(int.from_bytes(head, "little"))
         digest.update(head + text)
+        bar.update(len(head + text))
         entries = {
             tuple(entry["data_offsets"]): (name, FLOATS.get(entry["dtype"]))
             for name, entry in json.loads(text).items()
@@ -257,6 +261,7 @@ def _scan(path: Path) -> tuple[str, list[str]]:
                 digest.update(part)
                 if dtype and not np.isfinite(np.frombuffer(part, dtype)).all():
                     faults.add(name)
+                bar.update(len(part))
         digest.update(file.read())
     return digest.hexdigest(), sorted(faults)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +21,12 @@ from torch.nn import functional
 import ondevice.codecs
 import ondevice.converters.packed_table
 from ondevice.converters import convert
-from ondevice.converters.code_pages import MAPS
 from ondevice.converters.draft import Draft, fill
+from ondevice.converters.file_pages import MAPS
 from ondevice.converters.packed_table import PackedTable
 from ondevice.converters.row_tensor import RowTensor
 from ondevice.converters.weights import Weights
-from ondevice.errors import FileFormatError, SpecError, UnsupportedError
+from ondevice.errors import FileFormatError, InputError, SpecError, UnsupportedError
 from ondevice.features import FeatureSpec, Field
 from ondevice.models import ClickModel, EmbeddingConfig, ModelConfig, NetworkConfig, build
 from ondevice.models.checkpoint import save_checkpoint
@@ -158,6 +159,8 @@ def test_weights_of_another_module_are_refused(tmp_path, spoil, fault):
         ('{"weight_map": [1]}', "not an index"),
         ('{"weight_map": {"x": "../x.safetensors"}}', "beside the index"),
         ('{"weight_map": {"x": "/etc/passwd"}}', "beside the index"),
+        ('{"weight_map": {"x": ".."}}', "beside the index"),
+        ('{"weight_map": {"x": ""}}', "beside the index"),
         ('{"weight_map": {"x": "gone.safetensors"}}', "cannot be read"),
         ('{"weight_map": {"x": "w.safetensors"}}', "not in the files it names: x"),
     ],
@@ -319,20 +322,20 @@ def test_memory_of_a_conversion_is_bounded(tmp_path):
 RELEASE = """
 import torch
 from pathlib import Path
-from ondevice.converters.code_pages import release_code_pages
+from ondevice.converters.file_pages import release_file_pages
 def file_pages():
     text = Path("/proc/self/status").read_text()
     return int(text.split("RssFile:")[1].split()[0]) * 1024
 layer, values = torch.nn.Linear(64, 64), torch.ones(3, 64)
 expected = layer(values)
 print(file_pages())
-release_code_pages()
+release_file_pages()
 print(file_pages(), int(torch.equal(layer(values), expected)))
 """
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="a Linux kernel's accounting")
-def test_code_pages_are_given_back_and_come_again():
+def test_file_pages_are_given_back_and_come_again():
     command = [sys.executable, "-c", RELEASE]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     before, after, equal = map(int, result.stdout.split())
@@ -380,6 +383,42 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
     assert "Traceback" not in errors
     assert [file.name for file in out.iterdir()] == ["model.odm"]
     assert (out / "model.odm").read_bytes() == b"an older file"
+
+
+def test_a_full_disk_is_seen_before_tables_are_written(tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(InputError, match=r"take [\d,]+ bytes, the disk has 1,000 bytes free"):
+        convert(plain(), EXAMPLE, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+PHASES = {
+    "survey": ("convert", "pack_tables"),
+    "layout": ("convert", "_emit"),
+    "tables": ("convert", "fill"),
+    "verification": ("convert", "measure_file"),
+    "hashes": ("verification", "sha256"),
+    "card": ("convert", "model_card"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_in_every_phase(tmp_path, monkeypatch, phase):
+    module, name = PHASES[phase]
+    place = sys.modules[f"ondevice.converters.{module}"]
+    original = getattr(place, name)
+
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return original(*args, **options)
+
+    monkeypatch.setattr(place, name, interrupted)
+    (tmp_path / "model.odm").write_bytes(b"an older file")
+    with pytest.raises(KeyboardInterrupt):
+        convert(plain(), EXAMPLE, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.odm"]
+    assert (tmp_path / "model.odm").read_bytes() == b"an older file"
 
 
 def test_row_tensor_answers_as_the_table_does():

@@ -78,7 +78,7 @@ def measure_one(folder: Path, rows: int, targets: list[str], codec: str) -> dict
         while not done.wait(SAMPLE_SECONDS):
             peak_anonymous = max(peak_anonymous, status("RssAnon"))
 
-    sampler = threading.Thread(target=watch)
+    sampler = threading.Thread(target=watch, daemon=True)
     sampler.start()
     out = folder / "out"
     if targets == [CHECKPOINT]:

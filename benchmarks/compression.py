@@ -3,8 +3,9 @@
 python benchmarks/compression.py --data epinions --path DIR --out rows_epinions.csv --work FOLDER
 
 All methods share the network, the training and the codec, and have the same rows to spend (see
-`ondevice.models.sizing`); IDs are frequency-ranked indices. Trials are kept under --work, so a
-second call continues; the CSV is rewritten after each trial.
+`ondevice.models.sizing`). IDs are frequency-ranked indices or, with --ids hashed, the hashes of raw
+values (for methods without rows of their own). Trials are kept under --work, so a second call
+continues; the CSV is rewritten after each seed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 from ondevice.atomic import atomic_path
 from ondevice.models.compression import TableDesign, Trial, TrialResult, prepare, run_trial
 from ondevice.models.data import DATASETS, open_log
+from ondevice.models.data.synthetic import DEFAULT_ROWS, synthetic_log
 from ondevice.models.sizing import METHODS, designs, planned_rows
 
 DIM = 16
@@ -33,18 +35,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ratios", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=METHODS)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--ids", choices=("ranked", "hashed"), default="ranked")
+    parser.add_argument("--zipf", type=float, help="exponent of the synthetic log")
+    parser.add_argument("--epochs", type=int, default=15, help="at most; one without gain ends it")
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, required=True, help="CSV file")
     parser.add_argument("--work", type=Path, required=True, help="folder of the trials")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    log = open_log(args.data, args.path, max_rows=args.rows)
+    if args.zipf is None:
+        log = open_log(args.data, args.path, max_rows=args.rows)
+    else:
+        log = synthetic_log(args.rows or DEFAULT_ROWS, zipf=args.zipf)
     data = prepare(log)
     values = {name: len(known) for name, known in data.values.items()}
+    print(f"{len(log)} impressions, {sum(values.values())} training values", flush=True)
+    training = {
+        "epochs": args.epochs,
+        "batch": args.batch,
+        "learning_rate": args.learning_rate,
+    }
     rows = []
     for seed in args.seeds:
         whole = {name: TableDesign(DIM, "f32") for name in values}
-        full = run_trial(data, Trial(whole, True, seed=seed, epochs=args.epochs), args.work)
+        full = run_trial(data, Trial(whole, True, seed=seed, **training), args.work)
         points = [("none", 1, full)]
         for ratio in args.ratios:
             budget = full.table_bytes / ratio
@@ -57,7 +72,7 @@ def main() -> None:
                 if tables is None:
                     print(f"{method}: has no tables of {budget:.0f} bytes", flush=True)
                     continue
-                trial = Trial(tables, True, seed=seed, epochs=args.epochs)
+                trial = Trial(tables, args.ids == "ranked", seed=seed, **training)
                 points.append((method, ratio, run_trial(data, trial, args.work)))
                 row(args.data, seed, *points[-1], full, show=True)
         rows += [row(args.data, seed, *point, full) for point in points]

@@ -35,6 +35,7 @@ from ondevice.models.experiment import example_ids
 from ondevice.models.fitting import FitConfig, fit, rounded
 from ondevice.models.log import ClickLog, Splits
 from ondevice.models.networks import ClickModel, table_counts
+from ondevice.models.refit import Refit
 from ondevice.models.rounding import Rounding
 from ondevice.models.trainer import TrainConfig, evaluate, train
 from ondevice.models.widths import Widths
@@ -142,6 +143,7 @@ class Trial:
         seed: of initial weights and training.
         epochs, batch, learning_rate: see TrainConfig.
         widths: how kept widths of the rows are found.
+        refit: how rows are refitted with the network fixed; None for not at all.
         round_epochs: so many more epochs with tables rounded as they will be stored, at a quarter
             of the learning rate; they count if they validate better than rounding afterwards.
 
@@ -157,6 +159,7 @@ class Trial:
     batch: int = 4096
     learning_rate: float = 2e-3
     widths: Widths = WHOLE
+    refit: Refit | None = None
     round_epochs: int = 0
 
     def __post_init__(self) -> None:
@@ -369,7 +372,9 @@ def trained_model(
             design, values = trial.tables[item.name], len(data.values[item.name])
             tables[item.name] = Embedding(design.spec(values, ranked=trial.ranked))
     model = ClickModel(tables, trial.hidden)
-    fitted = fit(model, splits, FitConfig(trial.training, trial.widths), progress=progress)
+    fitted = fit(
+        model, splits, FitConfig(trial.training, trial.widths, trial.refit), progress=progress
+    )
     interrupted = fitted.interrupted
     if trial.round_epochs and not interrupted:
         interrupted = _round(model, trial, splits, progress)

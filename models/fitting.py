@@ -1,4 +1,4 @@
-"""Fit a model: train it, find kept widths, then train on with rounded tables, phase by phase."""
+"""Fit a model: train it, find kept widths, refit its rows, round its tables, phase by phase."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ondevice.codecs import Codec
 from ondevice.models.log import Splits
 from ondevice.models.networks import ClickModel, attach_masks, table_counts
+from ondevice.models.refit import Refit, fixed_network
 from ondevice.models.rounding import Rounding, TableRounding
 from ondevice.models.trainer import History, TrainConfig, evaluate, train
 from ondevice.models.widths import (
@@ -34,11 +35,13 @@ class FitConfig:
     Attributes:
         training: how to train, in the first phase and, but for what the others say, in all.
         widths: how the kept widths of the rows are found.
+        refit: how rows are refitted with the network fixed; None for not at all.
         rounding: the codec to train the last epochs for; None for none.
     """
 
     training: TrainConfig = field(default_factory=TrainConfig)
     widths: Widths = field(default_factory=Widths)
+    refit: Refit | None = None
     rounding: Rounding | None = None
 
 
@@ -47,7 +50,8 @@ class Fitted:
     """What happened in each phase, by name and in order.
 
     Attributes:
-        phases: "train", "widths", "retrain" and "rounding", as far as they took place.
+        phases: "train", "widths", "retrain", "refit 10" (one for each penalty) and "rounding", as
+            far as they took place.
         counts: per field int64 [rows], how often the training split reads each row.
     """
 
@@ -76,7 +80,7 @@ def fit(
     """Fit a model, in place; it ends in evaluation mode with frozen widths.
 
     Each phase goes on from the best weights of the one before, and keeps its own best by the
-    validation AUC; rounding keeps the weights it began with if they, rounded, are as good.
+    validation AUC; refitting and rounding keep the weights they began with if these are as good.
     Ctrl-C ends the phase with its best weights so far, and skips the rest.
 
     Args:
@@ -136,14 +140,25 @@ def fit(
                 run("retrain", training)
     for mask in model.masks().values():
         mask.freeze()
+
+    def run_if_better(phase: str, settings: TrainConfig) -> None:
+        before = copy.deepcopy(model.state_dict())
+        auc = evaluate(model, splits.validation).auc
+        run(phase, settings)
+        epochs = fitted.phases[phase].epochs
+        if epochs and max(epoch.validation.auc for epoch in epochs) <= auc:
+            model.load_state_dict(before)
+
+    if config.refit is not None and not fitted.interrupted:
+        with fixed_network(model):
+            for penalty in config.refit.penalties:
+                settings = _refit_settings(training, config.refit, penalty)
+                run_if_better(f"refit {penalty:g}", settings)
+                if fitted.interrupted:
+                    break
     if config.rounding is not None and not fitted.interrupted:
         with rounded(model, config.rounding.codec):
-            before = copy.deepcopy(model.state_dict())
-            auc = evaluate(model, splits.validation).auc
-            run("rounding", _rounding_settings(training, config.rounding))
-            epochs = fitted.phases["rounding"].epochs
-            if epochs and max(epoch.validation.auc for epoch in epochs) <= auc:
-                model.load_state_dict(before)  # rounding afterwards does at least as well
+            run_if_better("rounding", _rounding_settings(training, config.rounding))
     model.eval()
     return fitted
 
@@ -163,6 +178,11 @@ def phases_text(fitted: Fitted) -> str:
             )
         )
     return table(("phase", "epochs", "best validation AUC", "mean width"), rows)
+
+
+def _refit_settings(training: TrainConfig, refit: Refit, penalty: float) -> TrainConfig:
+    rate = training.learning_rate / refit.slower
+    return replace(training, epochs=refit.epochs, learning_rate=rate, row_penalty=penalty)
 
 
 def _rounding_settings(training: TrainConfig, rounding: Rounding) -> TrainConfig:

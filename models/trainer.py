@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ondevice.errors import DataError, OnDeviceError, SpecError, needs_extra
 from ondevice.models.log import ClickLog
 from ondevice.models.mask_learner import MaskLearner
-from ondevice.models.networks import ClickModel
+from ondevice.models.networks import ClickModel, table_counts
+from ondevice.models.refit import RowPrior
 
 # How often an epoch takes the codec's scales anew where rows are rounded; each time costs about
 # what packing the tables does.
@@ -55,6 +56,7 @@ class TrainConfig:
         width_tolerance: validation AUC that may be lost for narrower rows: of the epochs within it
             of the best one, the narrowest is kept (0: the best one).
         width_penalty: lambda of the optional penalty lambda * (expected width per masked row).
+        row_penalty: lambda of the optional penalty lambda * |row|^2 of every row, see `Refit`.
         seed: fixes the order of impressions and the dropout; with the same thread count and
             initial weights, the result repeats exactly.
 
@@ -71,6 +73,7 @@ class TrainConfig:
     patience: int = 2
     width_penalty: float = 0.0
     width_tolerance: float = 0.0
+    row_penalty: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,8 +86,9 @@ class TrainConfig:
             faults.append(f"learning_rate must be positive, got {self.learning_rate}")
         if self.patience < 1:
             faults.append(f"patience must be at least 1, got {self.patience}")
-        if not min(self.width_penalty, self.width_tolerance, self.weight_decay) >= 0:
-            faults.append("width_penalty, width_tolerance, weight_decay must not be negative")
+        penalties = ("width_penalty", "width_tolerance", "row_penalty", "weight_decay")
+        if not min(getattr(self, name) for name in penalties) >= 0:
+            faults.append(f"{', '.join(penalties)} must not be negative")
         if self.table_optimizer not in ("auto", "adam", "sparse_adam"):
             faults.append(f"unknown table_optimizer {self.table_optimizer!r}")
         if faults:
@@ -181,10 +185,13 @@ def train(
         torch.manual_seed(config.seed)
         optimizers = _optimizers(model, config)
         learner = MaskLearner(model, config.learning_rate, config.width_penalty)
+        prior = None
+        if config.row_penalty:
+            prior = RowPrior(model, table_counts(model, train), config.row_penalty)
         try:
             for number in range(1, config.epochs + 1):
                 epoch = _epoch(
-                    model, data, validation, optimizers, learner, config, number, progress
+                    model, data, validation, optimizers, learner, prior, config, number, progress
                 )
                 if history.add(epoch, config.width_tolerance):
                     best_state = copy.deepcopy(model.state_dict())
@@ -247,12 +254,13 @@ def _epoch(
     validation: ClickLog,
     optimizers: list[torch.optim.Optimizer],
     learner: MaskLearner,
+    prior: RowPrior | None,
     config: TrainConfig,
     number: int,
     progress: bool,
 ) -> Epoch:
     started = time.perf_counter()
-    loss = _train_epoch(model, data, optimizers, learner, config, number, progress)
+    loss = _train_epoch(model, data, optimizers, learner, prior, config, number, progress)
     trained = time.perf_counter()
     metrics = evaluate(model, validation)
     masks = model.masks().values()
@@ -267,11 +275,14 @@ def _train_epoch(
     data: tuple[dict[str, Tensor], Tensor],
     optimizers: list[torch.optim.Optimizer],
     learner: MaskLearner,
+    prior: RowPrior | None,
     config: TrainConfig,
     number: int,
     progress: bool,
 ) -> float:
     model.train()
+    if not any(item.requires_grad for item in model.network.parameters()):
+        model.network.eval()  # a fixed network neither drops activations nor follows the batch
     total, count = 0.0, len(data[1])
     steps = -(-count // config.batch)
     every = max(1, steps // ROUNDING_REFRESHES)
@@ -290,6 +301,8 @@ def _train_epoch(
                     f"the loss became {value} in epoch {number}, after {bar.n or 0} impressions; "
                     f"try a learning rate below {config.learning_rate:g}"
                 )
+            if prior is not None:
+                loss = loss + prior(ids)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -328,7 +341,7 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
             thresholds[kind].append(table.threshold.thresholds)
     known = {id(weight) for kinds in (groups, thresholds) for w in kinds.values() for weight in w}
     known |= {id(weight) for mask in model.masks().values() for weight in mask.parameters()}
-    others = [weight for weight in model.parameters() if id(weight) not in known]
+    others = [item for item in model.parameters() if item.requires_grad and id(item) not in known]
     if config.weight_decay:
         dense: list[dict[str, Any]] = [
             {"params": others, "weight_decay": config.weight_decay},

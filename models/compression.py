@@ -373,7 +373,7 @@ def trained_model(
             tables[item.name] = Embedding(design.spec(values, ranked=trial.ranked))
     model = ClickModel(tables, trial.hidden)
     fitted = fit(
-        model, splits, FitConfig(trial.training, trial.widths, trial.refit), progress=progress
+        model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit), progress=progress
     )
     interrupted = fitted.interrupted
     if trial.round_epochs and not interrupted:

@@ -26,6 +26,7 @@ from ondevice.models.designs import Design, compressed_embeddings, full_embeddin
 from ondevice.models.fitting import FitConfig, Fitted, fit, rounded
 from ondevice.models.log import ClickLog, Splits
 from ondevice.models.networks import ClickModel, NetworkConfig
+from ondevice.models.refit import Refit
 from ondevice.models.rounding import Rounding
 from ondevice.models.trainer import Metrics, TrainConfig, evaluate
 from ondevice.models.widths import Widths
@@ -96,6 +97,7 @@ class Experiment:
         network: what computes a click from the vectors.
         training: how to train.
         widths: how the kept widths of compressed tables are found.
+        refit: how rows are refitted with the network fixed; None for not at all.
         rounding: the codec to train the last epochs of compressed tables for; None for none.
         numeric: how numbers are put into buckets.
         history: the sequence field to add; None for none.
@@ -107,6 +109,7 @@ class Experiment:
         default_factory=lambda: TrainConfig(epochs=6, batch=2048, learning_rate=2e-3)
     )
     widths: Widths = field(default_factory=Widths)
+    refit: Refit | None = None
     rounding: Rounding | None = None
     numeric: Numeric = field(default_factory=Numeric)
     history: HistorySource | None = None
@@ -153,7 +156,7 @@ def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True)
     torch.manual_seed(experiment.training.seed)
     tables = full_embeddings(splits.train, experiment.design.dim)
     model = ClickModel(tables, experiment.network, histories)
-    config = FitConfig(experiment.training, Widths("whole"))
+    config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
     fitted = fit(model, splits, config, progress=progress)
     return Trained(model, splits, evaluate(model, splits.test), fitted)
 
@@ -166,7 +169,9 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
     torch.manual_seed(experiment.training.seed)
     tables = compressed_embeddings(splits.train, counts, experiment.design)
     model = ClickModel(tables, experiment.network, histories)
-    config = FitConfig(experiment.training, experiment.widths, experiment.rounding)
+    config = FitConfig(
+        experiment.training, experiment.widths, experiment.rounding, experiment.refit
+    )
     fitted = fit(model, splits, config, progress=progress)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
     with rounded(model, codec):

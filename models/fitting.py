@@ -35,14 +35,14 @@ class FitConfig:
     Attributes:
         training: how to train, in the first phase and, but for what the others say, in all.
         widths: how the kept widths of the rows are found.
-        refit: how rows are refitted with the network fixed; None for not at all.
         rounding: the codec to train the last epochs for; None for none.
+        refit: how rows are refitted before that, with the network fixed; None for not at all.
     """
 
     training: TrainConfig = field(default_factory=TrainConfig)
     widths: Widths = field(default_factory=Widths)
-    refit: Refit | None = None
     rounding: Rounding | None = None
+    refit: Refit | None = None
 
 
 @dataclass

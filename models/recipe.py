@@ -13,6 +13,7 @@ from ondevice.errors import InputError, SpecError
 from ondevice.models.data import DATASETS
 from ondevice.models.designs import Design, Sharing
 from ondevice.models.experiment import Experiment, HistorySource
+from ondevice.models.refit import Refit
 from ondevice.models.rounding import Rounding
 
 DEFAULT = "dnn"
@@ -119,7 +120,7 @@ def parse_recipe(text: str, name: str, folder: Path) -> Recipe:
 
 def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
     sections = (
-        *("network", "tables", "widths", "rounding"),
+        *("network", "tables", "widths", "refit", "rounding"),
         *("training", "numeric", "history", "data"),
     )
     _check_keys("", data, ("about", *sections))
@@ -133,9 +134,13 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
         design=Design(tables.dim, tables.small, tables.ratio, cast(Sharing, tables.scheme)),
         network=_section(data, "network", base.network),
         training=_section(
-            data, "training", base.training, without=("width_penalty", "width_tolerance")
+            data,
+            "training",
+            base.training,
+            without=("width_penalty", "width_tolerance", "row_penalty"),
         ),
         widths=_section(data, "widths", base.widths),
+        refit=_section(data, "refit", Refit()) if "refit" in data else None,
         rounding=_section(data, "rounding", Rounding()) if "rounding" in data else None,
         numeric=_section(data, "numeric", base.numeric),
         history=history,

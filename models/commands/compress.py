@@ -26,6 +26,7 @@ from ondevice.models.commands.options import (
 from ondevice.models.compression import Trial, TrialData, TrialResult, folder_of, prepare
 from ondevice.models.frontier import Frontier
 from ondevice.models.recipe import Source
+from ondevice.models.refit import Refit
 from ondevice.models.search import Goal, Search
 from ondevice.text_table import size
 
@@ -42,6 +43,10 @@ file, without the vocabulary that raw values need. Models are chosen by the vali
 
 OUT gets the best model (model.odm, .onnx, .tflite, checkpoint), frontier.csv, frontier.png, and
 trials/ with all that was trained: after Ctrl-C the same command continues there."""
+
+# On epinions one dimension a value reaches 0.7476 with it (before the refit), 0.7431 with batches
+# of 4096: rows of rare values need the steps.
+TRAINING: dict[str, Any] = {"epochs": 10, "batch": 1024, "learning_rate": 2e-3}
 
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
 
@@ -79,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     log = open_source(source_of(args, Source()))
     print(described(log))  # noqa: T201
     data = prepare(log)
-    base = Trial({}, seed=args.seed, round_epochs=args.round_epochs)
+    base = Trial({}, seed=args.seed, refit=Refit(), round_epochs=args.round_epochs, **TRAINING)
     search = Search(data, goal, args.out / "trials", base, trials=args.trials)
     results, interrupted = _results(search, args.minutes)
     frontier = Frontier(results[0], tuple(results))

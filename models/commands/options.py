@@ -15,6 +15,7 @@ from ondevice.models.data import DATASETS, HashedLog, cardinalities, open_log
 from ondevice.models.designs import SHARINGS
 from ondevice.models.experiment import Experiment
 from ondevice.models.recipe import DEFAULT, Recipe, Source, open_recipe
+from ondevice.models.refit import Refit
 from ondevice.models.rounding import Rounding
 from ondevice.models.widths import METHODS
 
@@ -62,6 +63,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--widths",
         choices=METHODS,
         help=f"how kept widths are found (default: the recipe's, else {base.widths.method})",
+    )
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="then fit the rows on, under a prior, with the network fixed (default: the recipe's)",
     )
     parser.add_argument(
         "--round",
@@ -123,6 +129,8 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
             **_given(method=args.widths, keep=args.keep, penalty=args.width_penalty),
         ),
     )
+    if args.refit and experiment.refit is None:
+        experiment = replace(experiment, refit=Refit())
     if args.round is not None:
         rounding = replace(experiment.rounding or Rounding(), codec=args.round)
         experiment = replace(experiment, rounding=rounding)

@@ -1,55 +1,90 @@
-"""Kept dimensions and AUC of adaptive masks learned on a trained full model, row per seed.
+"""Kept dimensions and AUC of the ways to choose widths, beside the full model, row per seed.
 
-python benchmarks/mask_saving.py --data ml1m --path DIR --out masks.csv
+python benchmarks/mask_saving.py --data epinions --path DIR --out masks.csv
+
+All models train under the same settings, for at most the same number of epochs (the full model and
+the warm start: those of both phases together). AUC is measured as trained, and after a refit of the
+rows with the network fixed.
 """
 
 import argparse
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ondevice.models import TrainConfig, evaluate
 from ondevice.models.data import DATASETS, open_log
+from ondevice.models.designs import full_embeddings
 from ondevice.models.experiment import Experiment, train_full
 from ondevice.models.fitting import FitConfig, fit
+from ondevice.models.log import Splits
+from ondevice.models.networks import ClickModel
+from ondevice.models.refit import Refit
 from ondevice.models.widths import Widths
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--data", choices=DATASETS, default="synthetic")
-parser.add_argument("--path", type=Path)
-parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-parser.add_argument("--penalty", type=float, default=0.003, help="price of a kept dimension")
-parser.add_argument("--mask-epochs", type=int, default=3)
-parser.add_argument("--out", type=Path, required=True)
-args = parser.parse_args()
-torch.set_num_threads(1)
-log = open_log(args.data, args.path)
-rows = []
-for seed in args.seeds:
-    config = TrainConfig(epochs=6, batch=4096, learning_rate=2e-3, patience=1, seed=seed)
-    full = train_full(log, replace(Experiment(), training=config))
-    widths = Widths("amtl", penalty=args.penalty, epochs=args.mask_epochs)
-    fitted = fit(full.model, full.splits, FitConfig(config, widths), trained=True)
-    history = fitted.phases["widths"]
-    masks = full.model.masks().values()
-    kept = sum(int(m.widths().sum()) for m in masks) / sum(m.rows * m.dim for m in masks)
-    masked = evaluate(full.model, full.splits.test).auc
-    for epoch in history.epochs:
-        print(epoch.number, epoch.mean_width, epoch.validation.auc, flush=True)
-    rows.append(
-        {
-            "data": args.data,
-            "seed": seed,
-            "penalty": args.penalty,
-            "full_auc": round(full.test.auc, 5),
-            "masked_auc": round(masked, 5),
-            "removed": round(1 - kept, 4),
-        }
-    )
-    print(rows[-1], flush=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+DIM = 16
+WARM_EPOCHS = 2
+START = ("amtl", "amtl_warm", "frequency")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=DATASETS, default="synthetic")
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", choices=START, nargs="+", default=START)
+    parser.add_argument("--penalties", type=float, nargs="+", default=[0.001], help="of AMTL")
+    parser.add_argument("--keep", type=float, default=0.4, help="of frequency")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    log = open_log(args.data, args.path)
+    rows: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        config = TrainConfig(args.epochs, args.batch, args.learning_rate, patience=1, seed=seed)
+        splits = train_full(log, replace(Experiment(), training=replace(config, epochs=1))).splits
+        full = measured(splits, FitConfig(config, Widths("whole")))
+        for method in args.methods:
+            for penalty in args.penalties if method.startswith("amtl") else [0.0]:
+                widths = Widths("frequency", keep=args.keep)
+                if method.startswith("amtl"):
+                    widths = Widths("amtl", penalty=penalty, warm=method == "amtl_warm")
+                    widths = replace(widths, epochs=WARM_EPOCHS)
+                found = measured(splits, FitConfig(config, widths))
+                row = {"data": args.data, "seed": seed, "method": method, "penalty": penalty}
+                row |= {f"full_{key}": value for key, value in full.items() if key != "removed"}
+                rows.append(row | found)
+                print(rows[-1], flush=True)
+                with args.out.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, list(rows[0]))
+                    writer.writeheader()
+                    writer.writerows(rows)
+
+
+def measured(splits: Splits, config: FitConfig) -> dict[str, float]:
+    """Test AUC before and after a refit, share of dimensions removed, epochs."""
+    torch.manual_seed(config.training.seed)
+    model = ClickModel(full_embeddings(splits.train, DIM), (128, 64))
+    fitted = fit(model, splits, config, progress=False)
+    plain = evaluate(model, splits.test).auc
+    masks = model.masks().values()
+    kept = sum(int(mask.widths().sum()) for mask in masks)
+    whole = sum(mask.rows * mask.dim for mask in masks)
+    again = replace(config, widths=Widths("whole"), refit=Refit())
+    fit(model, splits, again, trained=True, progress=False)
+    return {
+        "auc": round(plain, 5),
+        "refit_auc": round(evaluate(model, splits.test).auc, 5),
+        "removed": round(1 - kept / whole, 4) if whole else 0.0,
+        "epochs": fitted.epochs,
+    }
+
+
+if __name__ == "__main__":
+    main()

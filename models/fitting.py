@@ -116,23 +116,25 @@ def fit(
             history = History(interrupted=True)
         fitted.phases[phase] = history
 
-    if not trained:
+    priced = replace(training, width_penalty=widths.penalty, width_tolerance=widths.tolerance)
+    from_the_start = widths.method == "amtl" and not widths.warm and not trained
+    if from_the_start:
+        attach_masks(model, splits.train, counts=fitted.counts)
+        run("train", priced)
+    elif not trained:
         run("train", training)
     elif widths.method == "frequency":
         run("retrain", training)
-    if widths.method in ("amtl", "prune") and not fitted.interrupted:
+    if widths.method in ("amtl", "prune") and not (fitted.interrupted or from_the_start):
         order_dimensions(model, fitted.counts)
         # patience beyond the epochs: widths need time, and the best epoch's are kept
-        settings = replace(training, epochs=widths.epochs, patience=widths.epochs)
+        times = {"epochs": widths.epochs, "patience": widths.epochs}
         if widths.method == "amtl":
             attach_masks(model, splits.train, counts=fitted.counts)
-            priced = replace(
-                settings, width_penalty=widths.penalty, width_tolerance=widths.tolerance
-            )
-            run("widths", priced)
+            run("widths", replace(priced, **times))
         else:
             attach_thresholds(model)
-            run("widths", settings)
+            run("widths", replace(training, **times))
             if fitted.interrupted:  # rows cut without training on would be worse than whole ones
                 detach_thresholds(model)
             else:

@@ -42,7 +42,9 @@ class Widths:
         penalty: "amtl": price of a kept dimension, lambda * mean width is added to the loss.
         tolerance: "amtl": validation AUC that may be lost for narrower rows: of the epochs within
             it of the best one, the narrowest is kept.
-        epochs: "amtl": how long to learn widths, at most. "prune": how long to learn thresholds.
+        warm: "amtl": learn widths on a trained model; otherwise from the first epoch on.
+        epochs: "amtl": how long to learn widths on a trained model, at most. "prune": how long to
+            learn thresholds.
 
     Raises:
         SpecError: a setting out of range.
@@ -53,6 +55,7 @@ class Widths:
     alpha: float = 0.3
     penalty: float = 0.001
     tolerance: float = 0.0
+    warm: bool = True
     epochs: int = 2
 
     def __post_init__(self) -> None:

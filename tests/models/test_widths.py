@@ -155,6 +155,20 @@ def test_rounding_keeps_what_it_began_with_if_that_is_better():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_masks_from_the_start_take_one_phase_and_a_price_narrows_them():
+    kept = {}
+    for penalty in (0.0, 0.1):
+        model = make_model()
+        widths = Widths("amtl", warm=False, penalty=penalty)
+        fitted = fit(model, SPLITS, FitConfig(QUICK, widths), progress=False)
+        assert list(fitted.phases) == ["train"]
+        assert fitted.phases["train"].best.mean_width is not None
+        assert all(mask.frozen for mask in model.masks().values())
+        assert evaluate(model, SPLITS.test).auc > 0.84
+        kept[penalty] = kept_share(model)
+    assert kept[0.1] < kept[0.0]
+
+
 class Interrupting(ClickModel):
     """Presses Ctrl-C at a given forward pass."""
 

@@ -6,10 +6,13 @@ import hashlib
 import json
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -168,7 +171,8 @@ def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) ->
             actual, faults = _scan(path)
             if actual != digest:
                 _refuse(path, f"its SHA-256 is {actual}, the configuration says {digest!r}")
-            tensors = {name: file.get_tensor(name) for name in shapes}
+            with _ctrl_c_waits():
+                tensors = {name: file.get_tensor(name) for name in shapes}
     except (OSError, SafetensorError) as error:
         raise FileFormatError(f"{path}: cannot be read: {error}") from error
     wrong = [
@@ -181,6 +185,22 @@ def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) ->
     if faults:
         _refuse(path, f"values that are not finite in: {', '.join(faults)}")
     return tensors
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C takes effect after the block: torch turns one inside its C++ into a ValueError."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is ever interrupted
+        return
+    pressed: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed and callable(before):
+        before(*pressed[0])
 
 
 def _read_counts(path: Path, digest: object, model: ClickModel) -> dict[str, npt.NDArray[np.int64]]:

@@ -1,6 +1,8 @@
 """Checkpoints: round trip, nothing half-written, and damaged or forged files."""
 
 import json
+import os
+import signal
 import struct
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch_helpers import make_log
 
+import ondevice.models.checkpoint as checkpoint
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec, Field
 from ondevice.models import (
@@ -260,3 +263,30 @@ def test_counts_travel_with_the_model(tmp_path):
 def load_checkpoint_without(folder):
     save_checkpoint(folder, make_model(), FEATURES, EXTRA)
     return load_checkpoint(folder).counts
+
+
+def test_ctrl_c_while_weights_are_read_is_not_lost(saved, monkeypatch):
+    """It arrives as KeyboardInterrupt, whatever torch was doing at that moment."""
+    opened = checkpoint.safe_open
+
+    class Interrupted:
+        def __init__(self, *arguments, **settings):
+            self.file = opened(*arguments, **settings)
+
+        def __enter__(self):
+            self.file = self.file.__enter__()
+            return self
+
+        def __exit__(self, *error):
+            return self.file.__exit__(*error)
+
+        def __getattr__(self, name):
+            if name == "get_tensor":
+                os.kill(os.getpid(), signal.SIGINT)
+            return getattr(self.file, name)
+
+    monkeypatch.setattr(checkpoint, "safe_open", Interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        load_checkpoint(saved)
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -187,7 +187,8 @@ class Trial:
         """A JSON-ready object."""
         plain = {name: asdict(design) for name, design in self.tables.items()}
         settings = {**asdict(replace(self, tables={})), "tables": plain}
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
+        as_read: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists
+        return as_read
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 python benchmarks/mask_saving.py --data epinions --path DIR --out masks.csv
 
-All models train under the same settings, for at most the same number of epochs (the full model and
-the warm start: those of both phases together). AUC is measured as trained, and after a refit of the
-rows with the network fixed.
+All models train under the same settings and then refit their rows with the network fixed; "amtl"
+learns its masks after that, "amtl_fresh" from the first epoch on, "frequency" is a rule.
 """
 
 import argparse
@@ -26,8 +25,7 @@ from ondevice.models.refit import Refit
 from ondevice.models.widths import Widths
 
 DIM = 16
-WARM_EPOCHS = 2
-START = ("amtl", "amtl_warm", "frequency")
+METHODS = ("amtl", "amtl_fresh", "frequency")
 
 
 def main() -> None:
@@ -35,8 +33,8 @@ def main() -> None:
     parser.add_argument("--data", choices=DATASETS, default="synthetic")
     parser.add_argument("--path", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", choices=START, nargs="+", default=START)
-    parser.add_argument("--penalties", type=float, nargs="+", default=[0.001], help="of AMTL")
+    parser.add_argument("--methods", choices=METHODS, nargs="+", default=METHODS)
+    parser.add_argument("--penalty", type=float, default=0.001, help="of AMTL")
     parser.add_argument("--keep", type=float, default=0.4, help="of frequency")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch", type=int, default=1024)
@@ -49,41 +47,38 @@ def main() -> None:
     for seed in args.seeds:
         config = TrainConfig(args.epochs, args.batch, args.learning_rate, patience=1, seed=seed)
         splits = train_full(log, replace(Experiment(), training=replace(config, epochs=1))).splits
-        full = measured(splits, FitConfig(config, Widths("whole")))
+        full = measured(splits, FitConfig(config, Widths("whole"), refit=Refit()))
         for method in args.methods:
-            for penalty in args.penalties if method.startswith("amtl") else [0.0]:
-                widths = Widths("frequency", keep=args.keep)
-                if method.startswith("amtl"):
-                    widths = Widths("amtl", penalty=penalty, warm=method == "amtl_warm")
-                    widths = replace(widths, epochs=WARM_EPOCHS)
-                found = measured(splits, FitConfig(config, widths))
-                row = {"data": args.data, "seed": seed, "method": method, "penalty": penalty}
-                row |= {f"full_{key}": value for key, value in full.items() if key != "removed"}
-                rows.append(row | found)
-                print(rows[-1], flush=True)
-                with args.out.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, list(rows[0]))
-                    writer.writeheader()
-                    writer.writerows(rows)
+            widths = Widths("frequency", keep=args.keep)
+            if method != "frequency":
+                widths = Widths("amtl", penalty=args.penalty, warm=method == "amtl")
+            found = measured(splits, FitConfig(config, widths, refit=Refit()))
+            row = {"data": args.data, "seed": seed, "method": method}
+            row |= {f"full_{key}": value for key, value in full.items() if key.endswith("auc")}
+            rows.append(row | found)
+            print(rows[-1], flush=True)
+            with args.out.open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
 
 
 def measured(splits: Splits, config: FitConfig) -> dict[str, float]:
-    """Test AUC before and after a refit, share of dimensions removed, epochs."""
+    """Test AUC as trained (without the phases that follow) and in the end, dimensions removed."""
+    found = {}
     torch.manual_seed(config.training.seed)
     model = ClickModel(full_embeddings(splits.train, DIM), (128, 64))
-    fitted = fit(model, splits, config, progress=False)
-    plain = evaluate(model, splits.test).auc
+    first = config.widths if config.widths.method == "frequency" or not config.widths.warm else None
+    fit(model, splits, FitConfig(config.training, first or Widths("whole")), progress=False)
+    found["trained_auc"] = round(evaluate(model, splits.test).auc, 5)
+    rest = replace(config, widths=Widths("whole") if first else config.widths)
+    fit(model, splits, rest, trained=True, progress=False)
     masks = model.masks().values()
     kept = sum(int(mask.widths().sum()) for mask in masks)
     whole = sum(mask.rows * mask.dim for mask in masks)
-    again = replace(config, widths=Widths("whole"), refit=Refit())
-    fit(model, splits, again, trained=True, progress=False)
-    return {
-        "auc": round(plain, 5),
-        "refit_auc": round(evaluate(model, splits.test).auc, 5),
-        "removed": round(1 - kept / whole, 4) if whole else 0.0,
-        "epochs": fitted.epochs,
-    }
+    found["auc"] = round(evaluate(model, splits.test).auc, 5)
+    found["removed"] = round(1 - kept / whole, 4) if whole else 0.0
+    return found
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def fit(
 
     Each phase goes on from the best weights of the one before, and keeps its own best by the
     validation AUC; refitting and rounding keep the weights they began with if these are as good.
+    Masks are learned on refitted rows, with the network fixed, if there is a refit.
     Ctrl-C ends the phase with its best weights so far, and skips the rest.
 
     Args:
@@ -95,74 +96,130 @@ def fit(
         SpecError: the codec cannot hold the tables.
         DataError, InputError: the splits do not fit the model or one another.
     """
-    fitted = Fitted(counts=table_counts(model, splits.train))
-    widths, training = config.widths, config.training
+    phases = _Phases(model, splits, config, trained, progress)
+    widths = config.widths
     if widths.method == "frequency":
-        if trained:
-            order_dimensions(model, fitted.counts)
-        dims = {name: model.embedding(name).spec.row_dim for name in model.fields}
-        attach_widths(model, frequency_widths(fitted.counts, dims, widths.keep, widths.alpha))
+        phases.widths_by_frequency()
+    fresh_masks = widths.method == "amtl" and not widths.warm and not trained
+    phases.train(fresh_masks)
+    if widths.method == "prune":
+        phases.prune()
+    phases.refit()
+    if widths.method == "amtl" and not fresh_masks:
+        phases.learn_masks()
+    for mask in model.masks().values():
+        mask.freeze()
+    phases.round()
+    model.eval()
+    return phases.fitted
 
-    def run(phase: str, settings: TrainConfig) -> None:
-        later = bool(trained or fitted.phases)
+
+class _Phases:
+    """The phases of one `fit`; once interrupted, the later ones do nothing."""
+
+    def __init__(
+        self, model: ClickModel, splits: Splits, config: FitConfig, trained: bool, progress: bool
+    ) -> None:
+        self.model, self.splits, self.config = model, splits, config
+        self.trained, self.progress = trained, progress
+        self.fitted = Fitted(counts=table_counts(model, splits.train))
+
+    def widths_by_frequency(self) -> None:
+        """Before training."""
+        model, counts, widths = self.model, self.fitted.counts, self.config.widths
+        if self.trained:
+            order_dimensions(model, counts)
+        dims = {name: model.embedding(name).spec.row_dim for name in model.fields}
+        attach_widths(model, frequency_widths(counts, dims, widths.keep, widths.alpha))
+
+    def train(self, fresh_masks: bool) -> None:
+        """The model as a whole, with masks to learn if wanted."""
+        if fresh_masks:
+            attach_masks(self.model, self.splits.train, counts=self.fitted.counts)
+            self._run("train", self._priced())
+        elif not self.trained:
+            self._run("train", self.config.training)
+        elif self.config.widths.method == "frequency":
+            self._run("retrain", self.config.training)
+
+    def prune(self) -> None:
+        """Learn thresholds, cut the rows by them, train on."""
+        if self.fitted.interrupted:
+            return
+        model, widths, training = self.model, self.config.widths, self.config.training
+        order_dimensions(model, self.fitted.counts)
+        attach_thresholds(model)
+        self._run("widths", replace(training, epochs=widths.epochs, patience=widths.epochs))
+        if self.fitted.interrupted:  # rows cut without training on would be worse than whole ones
+            detach_thresholds(model)
+        else:
+            attach_widths(model, pruned_widths(model, widths.keep))
+            self._run("retrain", training)
+
+    def refit(self) -> None:
+        """Fit the rows on under each prior in turn, the network fixed."""
+        if self.config.refit is None:
+            return
+        with fixed_network(self.model):
+            for penalty in self.config.refit.penalties:
+                if not self.fitted.interrupted:
+                    settings = _refit_settings(self.config.training, self.config.refit, penalty)
+                    self._run_if_better(f"refit {penalty:g}", settings)
+
+    def learn_masks(self) -> None:
+        """Learn widths on the trained model; with a refit, under its prior and a fixed network."""
+        if self.fitted.interrupted:
+            return
+        model, epochs, refit = self.model, self.config.widths.epochs, self.config.refit
+        order_dimensions(model, self.fitted.counts)
+        attach_masks(model, self.splits.train, counts=self.fitted.counts)
+        # patience beyond the epochs: widths need time, and the best epoch's are kept
+        settings = replace(self._priced(), epochs=epochs, patience=epochs)
+        if refit is None:
+            self._run("widths", settings)
+            return
+        prior = refit.penalties[0] if refit.penalties else 0.0
+        settings = replace(
+            settings, learning_rate=settings.learning_rate / refit.slower, row_penalty=prior
+        )
+        with fixed_network(model):
+            self._run("widths", settings)
+
+    def round(self) -> None:
+        """Train on with rounded tables."""
+        rounding = self.config.rounding
+        if rounding is None or self.fitted.interrupted:
+            return
+        with rounded(self.model, rounding.codec):
+            self._run_if_better("rounding", _rounding_settings(self.config.training, rounding))
+
+    def _priced(self) -> TrainConfig:
+        widths = self.config.widths
+        return replace(
+            self.config.training, width_penalty=widths.penalty, width_tolerance=widths.tolerance
+        )
+
+    def _run(self, phase: str, settings: TrainConfig) -> None:
+        model, splits = self.model, self.splits
+        later = bool(self.trained or self.fitted.phases)
         before = copy.deepcopy(model.state_dict()) if later else {}
         try:
-            history = train(model, splits.train, splits.validation, settings, progress)
+            history = train(model, splits.train, splits.validation, settings, self.progress)
         except KeyboardInterrupt:  # before the phase had a whole epoch
             if not later:
                 raise
             model.eval()
             model.load_state_dict(before)
             history = History(interrupted=True)
-        fitted.phases[phase] = history
+        self.fitted.phases[phase] = history
 
-    priced = replace(training, width_penalty=widths.penalty, width_tolerance=widths.tolerance)
-    from_the_start = widths.method == "amtl" and not widths.warm and not trained
-    if from_the_start:
-        attach_masks(model, splits.train, counts=fitted.counts)
-        run("train", priced)
-    elif not trained:
-        run("train", training)
-    elif widths.method == "frequency":
-        run("retrain", training)
-    if widths.method in ("amtl", "prune") and not (fitted.interrupted or from_the_start):
-        order_dimensions(model, fitted.counts)
-        # patience beyond the epochs: widths need time, and the best epoch's are kept
-        times = {"epochs": widths.epochs, "patience": widths.epochs}
-        if widths.method == "amtl":
-            attach_masks(model, splits.train, counts=fitted.counts)
-            run("widths", replace(priced, **times))
-        else:
-            attach_thresholds(model)
-            run("widths", replace(training, **times))
-            if fitted.interrupted:  # rows cut without training on would be worse than whole ones
-                detach_thresholds(model)
-            else:
-                attach_widths(model, pruned_widths(model, widths.keep))
-                run("retrain", training)
-    for mask in model.masks().values():
-        mask.freeze()
-
-    def run_if_better(phase: str, settings: TrainConfig) -> None:
-        before = copy.deepcopy(model.state_dict())
-        auc = evaluate(model, splits.validation).auc
-        run(phase, settings)
-        epochs = fitted.phases[phase].epochs
+    def _run_if_better(self, phase: str, settings: TrainConfig) -> None:
+        before = copy.deepcopy(self.model.state_dict())
+        auc = evaluate(self.model, self.splits.validation).auc
+        self._run(phase, settings)
+        epochs = self.fitted.phases[phase].epochs
         if epochs and max(epoch.validation.auc for epoch in epochs) <= auc:
-            model.load_state_dict(before)
-
-    if config.refit is not None and not fitted.interrupted:
-        with fixed_network(model):
-            for penalty in config.refit.penalties:
-                settings = _refit_settings(training, config.refit, penalty)
-                run_if_better(f"refit {penalty:g}", settings)
-                if fitted.interrupted:
-                    break
-    if config.rounding is not None and not fitted.interrupted:
-        with rounded(model, config.rounding.codec):
-            run_if_better("rounding", _rounding_settings(training, config.rounding))
-    model.eval()
-    return fitted
+            self.model.load_state_dict(before)
 
 
 def phases_text(fitted: Fitted) -> str:

@@ -86,9 +86,9 @@ class RowPrior:
 
 @contextmanager
 def fixed_network(model: ClickModel) -> Iterator[None]:
-    """Of a model, only the rows of its fields learn while the block runs."""
-    rows = {id(table.weight) for table in model.field_tables()}
-    others = [item for item in model.parameters() if id(item) not in rows and item.requires_grad]
+    """Of a model, only the rows of its fields and their masks learn while the block runs."""
+    tables = {id(item) for item in model.embeddings.parameters()}
+    others = [item for item in model.parameters() if id(item) not in tables and item.requires_grad]
     for item in others:
         item.requires_grad_(False)
     try:

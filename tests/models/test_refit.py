@@ -128,3 +128,19 @@ def test_refit_helps_rare_rows_and_keeps_the_better_model():
 def test_bad_settings_are_refused(settings):
     with pytest.raises(SpecError, match="refit"):
         Refit(**settings)
+
+
+def test_masks_are_learned_on_refitted_rows_with_the_network_fixed():
+    model = make_model()
+    fit(model, SPLITS, FitConfig(QUICK, Widths("whole")), progress=False)
+    network = {name: value.clone() for name, value in model.network.state_dict().items()}
+    config = FitConfig(QUICK, Widths("amtl", penalty=0.1), refit=Refit((1.0,)))
+    fitted = fit(model, SPLITS, config, trained=True, progress=False)
+    assert list(fitted.phases) == ["refit 1", "widths"]
+    after = model.network.state_dict()
+    assert all(torch.equal(after[name], network[name]) for name in list(network)[1:])
+    # only the first layer is turned to the tables' axes, which keeps its columns' norms together
+    first = next(iter(network))
+    torch.testing.assert_close(after[first].norm(), network[first].norm())
+    assert 1 <= fitted.phases["widths"].best.mean_width < 8
+    assert evaluate(model, SPLITS.test).auc > 0.84

@@ -37,6 +37,7 @@ from ondevice.models.log import ClickLog, Splits
 from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.refit import Refit
 from ondevice.models.rounding import Rounding
+from ondevice.models.shift import shift_tables
 from ondevice.models.trainer import TrainConfig, evaluate, train
 from ondevice.models.widths import Widths
 from ondevice.spec import (
@@ -338,6 +339,7 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
     features = splits.train.features
     examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
     counts = table_counts(model, splits.train)
+    shift_tables(model, trial.codecs, counts)
     save_checkpoint(target / "checkpoint", model, features, {"examples": examples}, counts=counts)
     tensors = {name: torch.tensor(ids) for name, ids in examples.items()}
     report = convert(

@@ -59,8 +59,8 @@ def shift_tables(
         shift = _best_shift(values, codecs[name], np.maximum(counts[name], 1).astype(np.float64))
         if shift.any():
             offset = torch.from_numpy(shift).to(table.weight.device)
-            table.weight += offset
-            layer.bias -= layer.weight[:, part] @ offset
+            table.weight.add_(offset)
+            layer.bias.sub_(layer.weight[:, part] @ offset)
             shifted.append(name)
     return shifted
 
@@ -78,4 +78,5 @@ def _best_shift(values: FloatArray, codec: Codec, weights: npt.NDArray[np.float6
         return squares
 
     errors = np.stack([error(shift) for shift in shifts])
-    return np.stack(shifts)[errors.argmin(axis=0), np.arange(values.shape[1])]
+    best: FloatArray = np.stack(shifts)[errors.argmin(axis=0), np.arange(values.shape[1])]
+    return best

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from ondevice.atomic import atomic_path
 from ondevice.codecs import CODECS
 from ondevice.converters import convert
+from ondevice.converters.arguments import DynamicAxes
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.report import ConversionReport, FittedTable, report_text
 from ondevice.converters.user_module import example_tensors, load_arrays, load_module
@@ -49,6 +51,7 @@ EPILOG = """examples:
   ondevice convert checkpoint --out models --tables q4 --dense q8 --targets odm
   ondevice convert mine.onnx --out models
   ondevice convert mypackage.net:make --weights net.safetensors --example rows.npz --out models
+  ondevice convert net:make --example rows.npz --dynamic history:1=steps --out models
   ondevice convert checkpoint --out models --dense q8 --float-layers network.4
   ondevice convert checkpoint --out models --dense q8 --calibration rows.csv
   ondevice convert checkpoint --out models --width-error 0.2 --data ml1m --path ml-1m
@@ -85,6 +88,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="for a module or an .onnx file: a few ordinary rows of every input, .npz",
+    )
+    parser.add_argument(
+        "--dynamic",
+        nargs="+",
+        default=[],
+        metavar="INPUT:AXIS=NAME",
+        help="for a module: axes of free size beside the batch, such as history:1=steps; axes of "
+        "one name have one size",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model files")
     parser.add_argument(
@@ -152,6 +163,7 @@ class _Request:
     calibration: Mapping[str, Array] | None = None
     counts: dict[str, IdArray] | None = None
     about: dict[str, str] = field(default_factory=dict)
+    dynamic_axes: DynamicAxes | None = None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -184,6 +196,7 @@ def run(args: argparse.Namespace) -> int:
         float_layers=args.float_layers,
         calibration=request.calibration,
         features=request.features,
+        dynamic_axes=request.dynamic_axes,
         name=args.name,
         validation=request.validation,
         about=request.about,
@@ -201,6 +214,7 @@ def _fits_tables(args: argparse.Namespace) -> bool:
 def _checkpoint(args: argparse.Namespace) -> _Request:
     """A folder that `ondevice train` wrote."""
     folder = Path(args.model)
+    _no_dynamic_axes(args)
     if args.weights is not None or args.example is not None:
         raise InputError("--weights and --example go with package.module:factory or an .onnx file")
     checkpoint = load_checkpoint(folder)
@@ -231,6 +245,7 @@ def _user_module(args: argparse.Namespace) -> _Request:
         args.weights,
         validation=_array_validation(args),
         calibration=None if args.calibration is None else load_arrays(args.calibration),
+        dynamic_axes=dynamic_axes(args.dynamic),
         about={"Module": args.model}
         | ({} if args.weights is None or args.weights.is_dir() else _hashed(args.weights)),
     )
@@ -239,6 +254,7 @@ def _user_module(args: argparse.Namespace) -> _Request:
 def _onnx_file(args: argparse.Namespace) -> _Request:
     """An .onnx file from elsewhere."""
     _no_data_set(args)
+    _no_dynamic_axes(args)
     if args.weights is not None:
         raise InputError("--weights goes with package.module:factory; an .onnx file has its own")
     if _fits_tables(args):
@@ -253,6 +269,25 @@ def _onnx_file(args: argparse.Namespace) -> _Request:
         calibration=None if args.calibration is None else load_arrays(args.calibration),
         about=_hashed(Path(args.model)),
     )
+
+
+def dynamic_axes(texts: Sequence[str]) -> dict[str, dict[int, str]]:
+    """Free axes by input, of texts such as "history:1=steps". Raises InputError."""
+    axes: dict[str, dict[int, str]] = {}
+    for text in texts:
+        match = re.fullmatch(r"(.+):([0-9]{1,2})=(.+)", text)
+        if match is None:
+            raise InputError(f"--dynamic: expected INPUT:AXIS=NAME, got {text!r}")
+        axes.setdefault(match[1], {})[int(match[2])] = match[3]
+    return axes
+
+
+def _no_dynamic_axes(args: argparse.Namespace) -> None:
+    if args.dynamic:
+        raise InputError(
+            "--dynamic is for package.module:factory; a checkpoint and an .onnx file "
+            "say themselves which sizes are free"
+        )
 
 
 def _no_data_set(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -181,6 +182,51 @@ def net(tmp_path_factory):
     return folder, roc_auc_score(clicked, scores)
 
 
+def test_an_axis_of_a_module_is_left_free(tmp_path, monkeypatch, capsys):
+    """A history of any length, and its mask of the same, in the stock runtime."""
+    (tmp_path / "reader.py").write_text(READER)
+    monkeypatch.chdir(tmp_path)
+    draws = np.random.default_rng(0)
+    history, mask = draws.integers(0, 50, (4, 6)), draws.random((4, 6)) < 0.7
+    np.savez("rows.npz", history=history, mask=mask.astype("f"))
+    arguments = ["convert", "reader:Reader", "--example", "rows.npz", "--tables", "f32"]
+    free = ["--dynamic", "history:1=steps", "mask:1=steps"]
+    assert main([*arguments, "--out", "free", *free, "--targets", "onnx"]) == 0
+    capsys.readouterr()
+    session = onnxruntime.InferenceSession("free/model.onnx")
+    scope = {}
+    exec(READER, scope)  # noqa: S102
+    for steps in (1, 11):
+        history, mask = draws.integers(0, 50, (3, steps)), np.ones((3, steps), np.float32)
+        with torch.inference_mode():
+            expected = scope["Reader"]()(torch.from_numpy(history), torch.from_numpy(mask))
+        (found,) = session.run(None, {"history": history, "mask": mask})
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+    for wrong in ("history", "history:1", "history:x=steps", ":1=steps"):
+        assert main([*arguments, "--out", "wrong", "--dynamic", wrong]) == 1
+        assert "expected INPUT:AXIS=NAME" in capsys.readouterr().err
+    assert main([*arguments, "--out", "wrong", "--dynamic", "age:1=steps"]) == 1
+    assert "dynamic axes of 'age'; the inputs are history, mask" in capsys.readouterr().err
+    assert main(["convert", "no.onnx", "--out", "wrong", "--dynamic", "history:1=steps"]) == 1
+    assert "--dynamic is for package.module:factory" in capsys.readouterr().err
+
+
+READER = """
+import torch
+from torch import nn
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.items, self.score = nn.Embedding(50, 4), nn.Linear(4, 1)
+        self.eval()
+
+    def forward(self, history, mask):
+        total = (self.items(history) * mask.unsqueeze(-1)).sum(1)
+        return torch.sigmoid(self.score(total)).squeeze(-1)
+"""
 OWN = ("net_of_mine:Net", "--weights", "net.safetensors", "--example", "example.npz")
 
 

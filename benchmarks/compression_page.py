@@ -1,9 +1,10 @@
-"""The plot of docs/compression.md: share of the full model's AUC against bytes, from docs/evidence.
+"""The tables and the plot of docs/compression.md, made from the figures in docs/evidence.
 
-python benchmarks/compression_plot.py
+python benchmarks/compression_page.py
 """
 
 import csv
+import re
 import statistics
 from pathlib import Path
 
@@ -22,10 +23,60 @@ METHODS = {
 }
 
 
+DATA = ("epinions", "ml1m", "synthetic")
+TABLE_HEAD = (
+    "| wanted | method | bytes | smaller | with map | AUC | of full | lift |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
+
+
 def main() -> None:
+    page = DOCS / "compression.md"
+    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    plot()
+
+
+def with_tables(text: str) -> str:
+    """The page with its tables made anew between `<!-- rows NAME -->` and `<!-- end -->`."""
+
+    def made(found: re.Match[str]) -> str:
+        return f"<!-- rows {found[1]} -->\n{table(found[1])}<!-- end -->"
+
+    return re.sub(r"<!-- rows (\w+) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+
+
+def table(name: str) -> str:
+    """Markdown: mean and standard deviation over the seeds of every method and size."""
+    with (DOCS / "evidence" / f"rows_{name}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    full = float(next(row["table_bytes"] for row in rows if row["method"] == "none"))
+    lines = [TABLE_HEAD]
+    for ratio in ("1", "10", "100", "1000"):
+        for method, label in {"none": "full, float32", **METHODS}.items():
+            found = [r for r in rows if (r["method"], r["wanted_ratio"]) == (method, ratio)]
+            if not found:
+                continue
+            size = statistics.mean(float(row["table_bytes"]) for row in found)
+            mapped = size + statistics.mean(float(row["map_bytes"]) for row in found)
+            auc, share = spread(found, "test_auc"), spread(found, "auc_share")
+            lift = statistics.mean(float(row["lift_ratio"]) for row in found)
+            lines.append(
+                f"| {ratio}x | {label} | {size:,.0f} | {full / size:,.1f} | {full / mapped:,.1f} "
+                f"| {auc[0]:.4f} ± {auc[1]:.4f} | {100 * share[0]:.2f} ± {100 * share[1]:.2f}% "
+                f"| {100 * lift:.1f}% |\n"
+            )
+    return "".join(lines)
+
+
+def spread(rows: list[dict[str, str]], key: str) -> tuple[float, float]:
+    values = [float(row[key]) for row in rows]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def plot() -> None:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
-    for axes, data in zip(panels, ("epinions", "ml1m", "synthetic"), strict=True):
+    for axes, data in zip(panels, DATA, strict=True):
         with (DOCS / "evidence" / f"rows_{data}.csv").open() as file:
             rows = list(csv.DictReader(file))
         for number, (method, label) in enumerate(METHODS.items()):

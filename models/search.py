@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.atomic import atomic_path
+from ondevice.codecs import ScaleAxis
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.compression import (
@@ -31,6 +32,7 @@ from ondevice.models.compression import (
 )
 from ondevice.models.frontier import Frontier
 from ondevice.models.probe import Point, Probe
+from ondevice.models.sizing import planned_bytes
 
 # Widths of the probes. On long-tailed logs one dimension keeps nearly all AUC; the first is the
 # reference's.
@@ -207,7 +209,7 @@ class Search:
                 yield self._trial(max(fitted, key=lambda point: point.auc).designs)
 
     def _fitted(self, path: list[Point], most: float) -> Point | None:
-        """The first point within `most` bytes, its last cut made no deeper than needed."""
+        """The first point within `most` bytes; what is left pays for rows of cut tables."""
         place = next((i for i, point in enumerate(path) if point.bytes <= most), None)
         if place is None:
             return None
@@ -215,14 +217,18 @@ class Search:
         if place == 0:
             return point
         before = path[place - 1]
-        name = next(n for n in point.designs if point.designs[n] != before.designs[n])
-        design = point.designs[name]
-        if design.codec != before.designs[name].codec:
-            return point
-        # every table ends on a whole byte
-        more = int((most - point.bytes - len(point.designs)) / point.row_bytes)
-        design = replace(design, head=(design.head or 0) + max(0, more))
-        return replace(point, designs={**point.designs, name: design})
+        last = next(n for n in point.designs if point.designs[n] != before.designs[n])
+        designs = dict(point.designs)
+        left = most - point.bytes - len(designs)  # every table ends on a whole byte
+        for name in sorted(designs, key=lambda item: item != last):  # the one cut last comes first
+            design = designs[name]
+            each = point.row_bytes if name == last else _most_row_bytes(design)
+            missing = self._values(name) - design.own(self._values(name))
+            more = max(0, min(missing, int(left / each)))
+            if more:
+                designs[name] = replace(design, head=(design.head or 0) + more)
+                left -= more * each
+        return replace(point, designs=designs)
 
     def _tails(self, best: TrialResult) -> Iterator[Trial]:
         """The best design with a hashed tail in the largest cut table, paid for by its head."""
@@ -246,6 +252,13 @@ class Search:
 
     def _values(self, name: str) -> int:
         return len(self.data.values[name])
+
+
+def _most_row_bytes(design: TableDesign) -> float:
+    """What a row takes, with a scale of its own if it has several dimensions."""
+    axis: ScaleAxis = "row" if design.dim > 1 else "column"
+    one, two = (planned_bytes(rows, design.dim, design.codec, axis) for rows in (1, 2))
+    return two - one
 
 
 def _proposals(paths: list[list[Point]]) -> list[Point]:

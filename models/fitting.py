@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from ondevice.codecs import Codec
 from ondevice.models.log import Splits
@@ -199,14 +200,18 @@ class _Phases:
             self.config.training, width_penalty=widths.penalty, width_tolerance=widths.tolerance
         )
 
-    def _run(self, phase: str, settings: TrainConfig) -> None:
+    def _run(
+        self, phase: str, settings: TrainConfig, before: dict[str, Tensor] | None = None
+    ) -> None:
+        """One phase, from the weights `before` if they are at hand already."""
         model, splits = self.model, self.splits
         later = bool(self.trained or self.fitted.phases)
-        before = copy.deepcopy(model.state_dict()) if later else {}
+        if later and before is None:
+            before = copy.deepcopy(model.state_dict())
         try:
             history = train(model, splits.train, splits.validation, settings, self.progress)
         except KeyboardInterrupt:  # before the phase had a whole epoch
-            if not later:
+            if before is None:
                 raise
             model.eval()
             model.load_state_dict(before)
@@ -216,7 +221,7 @@ class _Phases:
     def _run_if_better(self, phase: str, settings: TrainConfig) -> None:
         before = copy.deepcopy(self.model.state_dict())
         auc = evaluate(self.model, self.splits.validation).auc
-        self._run(phase, settings)
+        self._run(phase, settings, before)
         epochs = self.fitted.phases[phase].epochs
         if epochs and max(epoch.validation.auc for epoch in epochs) <= auc:
             self.model.load_state_dict(before)

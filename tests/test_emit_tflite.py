@@ -270,17 +270,17 @@ def test_every_fault_is_listed_with_its_module_path(tmp_path: Path) -> None:
     built = build([code()])
     graph = built.packed.model.graph
     vectors = graph.outputs[1]
-    scopes = "['', 'tower', 'tower.act', 'sinh']"
-    sinh = ir.node("Sinh", [vectors], metadata_props={"pkg.torch.onnx.name_scopes": scopes})
-    onward = ir.node("Tanh", [sinh.outputs[0]], name="onward")
-    cosh = ir.node("Cosh", [onward.outputs[0]], name="cosh_1")
-    for node in (sinh, onward, cosh):
+    scopes = "['', 'tower', 'tower.act', 'asinh']"
+    asinh = ir.node("Asinh", [vectors], metadata_props={"pkg.torch.onnx.name_scopes": scopes})
+    onward = ir.node("Tanh", [asinh.outputs[0]], name="onward")
+    acosh = ir.node("Acosh", [onward.outputs[0]], name="cosh_1")
+    for node in (asinh, onward, acosh):
         graph.append(node)
-    graph.outputs.append(cosh.outputs[0])
+    graph.outputs.append(acosh.outputs[0])
     with pytest.raises(UnsupportedError) as caught:
         emit(built, tmp_path)
-    assert "Sinh at tower.act" in str(caught.value)
-    assert "Cosh at cosh_1" in str(caught.value)
+    assert "Asinh at tower.act" in str(caught.value)
+    assert "Acosh at cosh_1" in str(caught.value)
     assert "onward" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from ondevice.models import TrainConfig, evaluate
-from ondevice.models.data import DATASETS, open_log
+from ondevice.models.data import DATASETS, encode, open_log, split
 from ondevice.models.designs import full_embeddings
-from ondevice.models.experiment import Experiment, train_full
 from ondevice.models.fitting import FitConfig, fit
 from ondevice.models.log import Splits
 from ondevice.models.networks import ClickModel
@@ -43,10 +42,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     log = open_log(args.data, args.path)
+    names = [item.name for item in log.features.fields]
+    splits = encode(*split(log), vocabulary_fields=names)
     rows: list[dict[str, Any]] = []
     for seed in args.seeds:
         config = TrainConfig(args.epochs, args.batch, args.learning_rate, patience=1, seed=seed)
-        splits = train_full(log, replace(Experiment(), training=replace(config, epochs=1))).splits
         full = measured(splits, FitConfig(config, Widths("whole"), refit=Refit()))
         for method in args.methods:
             widths = Widths("frequency", keep=args.keep)

@@ -190,16 +190,18 @@ def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) ->
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
     """Ctrl-C takes effect after the block: torch turns one inside its C++ into a ValueError."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is ever interrupted
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not callable(before):  # only the main thread is interrupted, if any
+        yield
         return
     pressed: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
+    if pressed:
         before(*pressed[0])
 
 

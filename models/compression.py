@@ -339,7 +339,6 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
     features = splits.train.features
     examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
     counts = table_counts(model, splits.train)
-    shift_tables(model, trial.codecs, counts)
     save_checkpoint(target / "checkpoint", model, features, {"examples": examples}, counts=counts)
     tensors = {name: torch.tensor(ids) for name, ids in examples.items()}
     report = convert(
@@ -378,6 +377,7 @@ def trained_model(
     fitted = fit(
         model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit), progress=progress
     )
+    shift_tables(model, trial.codecs, fitted.counts)
     interrupted = fitted.interrupted
     if trial.round_epochs and not interrupted:
         interrupted = _round(model, trial, splits, progress)

@@ -5,7 +5,8 @@ PYTHON ?= python3
 PIP := -m pip --quiet --disable-pip-version-check
 VENV := .venv
 LEGACY := .venv-legacy
-COMPILED := setup.py $(wildcard ondevice/native/*.[ch])
+NATIVE := ondevice/native
+COMPILED := setup.py $(NATIVE)/sources.txt $(wildcard $(NATIVE)/*/*.[ch])
 # The oldest supported environment: numpy 1.26 with tflite-runtime, whose last release has wheels
 # for Python 3.11 and below only.
 HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
@@ -36,9 +37,8 @@ fuzz: $(VENV)/.installed
 # Static programs that measure on Android phones and boards without Python.
 RUNNERS := build/runners
 RUNNER_FLAGS := -std=c11 -O2 -ftree-vectorize -fvect-cost-model=dynamic -ffp-contract=off \
-	-fno-math-errno -Wall -Wextra -Werror -static -s -Iondevice/native
-RUNNER_SOURCES := ondevice/native/runner/runner.c \
-	$(filter-out ondevice/native/module.c,$(wildcard ondevice/native/*.c))
+	-fno-math-errno -Wall -Wextra -Werror -static -s -I$(NATIVE) -I$(NATIVE)/include
+RUNNER_SOURCES := $(addprefix $(NATIVE)/,runner/runner.c platform/posix.c $(shell grep -v '^\#' $(NATIVE)/sources.txt))
 
 runners:
 	mkdir -p $(RUNNERS)

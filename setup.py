@@ -5,19 +5,36 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCES = sorted(str(path) for path in Path("ondevice/native").glob("*.c"))
+NATIVE = Path("ondevice/native")
+ENGINE = [
+    str(NATIVE / line)
+    for line in (NATIVE / "sources.txt").read_text("utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+SOURCES = [*ENGINE, str(NATIVE / "platform/posix.c"), str(NATIVE / "python/module.c")]
+
+# Folders of the repository and their import names. Every folder with an __init__.py is a package.
+FOLDERS = {"ondevice": "ondevice", "converters": "ondevice.converters", "models": "ondevice.models"}
+PACKAGES = sorted(
+    ".".join([name, *path.parent.relative_to(folder).parts])
+    for folder, name in FOLDERS.items()
+    for path in Path(folder).rglob("__init__.py")
+)
 
 # ONDEVICE_PURE=1 makes the wheel without a compiled part, for any platform.
 PURE = os.environ.get("ONDEVICE_PURE") == "1"
 
 setup(
+    packages=PACKAGES,
+    package_dir={name: folder for folder, name in FOLDERS.items()},
     ext_modules=[]
     if PURE
     else [
         Extension(
             "ondevice._native",
             SOURCES,
-            depends=sorted(str(path) for path in Path("ondevice/native").glob("*.h")),
+            depends=[str(NATIVE / "sources.txt"), *sorted(map(str, NATIVE.rglob("*.h")))],
+            include_dirs=[str(NATIVE), str(NATIVE / "include")],
             # no contraction: the kernels promise the same rounding on every processor
             extra_compile_args=[
                 *(

@@ -46,8 +46,8 @@ ABIS = (
         "arm64-v8a",
         "aarch64-linux-android24",
         file_flags=(
-            ("kernels_neon_dotprod.c", "-march=armv8.2-a+dotprod"),
-            ("kernels_neon_i8mm.c", "-march=armv8.2-a+dotprod+i8mm"),
+            ("neon_dotprod.c", "-march=armv8.2-a+dotprod"),
+            ("neon_i8mm.c", "-march=armv8.2-a+dotprod+i8mm"),
         ),
     ),
     Abi(
@@ -55,7 +55,7 @@ ABIS = (
         "armv7a-linux-androideabi24",
         ("-mfpu=neon-vfpv4", "-mcpu=cortex-a7"),
         # clang 14 combines this file's operations in another order every time it runs
-        file_flags=(("kernels_portable.c", "-fno-slp-vectorize"),),
+        file_flags=(("portable.c", "-fno-slp-vectorize"),),
     ),
     Abi("x86_64", "x86_64-linux-android24"),
 )
@@ -78,11 +78,11 @@ def _build(abi: Abi, folder: Path) -> Path:
     library, stamp, objects = folder / "libondevice.so", folder / "stamp", folder / "objects"
     headers = jni_headers()
     includes = [f"-isystem{JNI / 'freestanding'}", *(f"-isystem{path}" for path in headers)]
-    includes += [f"-I{ENGINE}", f"-I{JNI}"]
-    left_out = ("module.c", "platform_posix.c")
-    sources = [path for path in sorted(ENGINE.glob("*.c")) if path.name not in left_out]
+    includes += [f"-I{ENGINE}", f"-I{ENGINE / 'include'}", f"-I{JNI}"]
+    listed = (ENGINE / "sources.txt").read_text("utf-8").splitlines()
+    sources = [ENGINE / line for line in listed if line and not line.startswith("#")]
     sources += sorted(JNI.glob("*.c"))
-    made_of = _digest([*sources, *ENGINE.glob("*.h"), *JNI.rglob("*.h"), Path(__file__)])
+    made_of = _digest([*sources, *ENGINE.rglob("*.h"), *JNI.rglob("*.h"), Path(__file__)])
     if library.exists() and stamp.exists() and stamp.read_text() == made_of:
         return library
     objects.mkdir(parents=True, exist_ok=True)

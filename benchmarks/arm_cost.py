@@ -32,6 +32,7 @@ from ondevice.converters import convert
 
 ROOT = Path(__file__).parents[1]
 ARM = ROOT / "tests" / "arm"
+NATIVE = ROOT / "ondevice" / "native"
 BUILD = ROOT / "build" / "arm"
 REQUESTS = 10  # counted twice as often, and the difference taken: the harness cancels out
 
@@ -151,7 +152,8 @@ def estimates(work: Path) -> dict[str, dict[str, float]]:
     assembly = work / "kernels.s"
     subprocess.run(
         [compiler, "-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic",
-         "-ffp-contract=off", "-S", ROOT / "ondevice/native/kernels_neon_dotprod.c", "-o",
+         "-ffp-contract=off", f"-I{NATIVE}", f"-I{NATIVE / 'include'}", "-S",
+         NATIVE / "kernels/neon_dotprod.c", "-o",
          assembly], check=True,
     )  # fmt: skip
     found = {}

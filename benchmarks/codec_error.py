@@ -19,11 +19,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ondevice.codecs import COLUMN_CLIPS, quantise
+from ondevice.models.click_log import ClickLog
 from ondevice.models.data import DATASETS, encode, open_log, split
 from ondevice.models.designs import full_embeddings
-from ondevice.models.log import ClickLog
 from ondevice.models.networks import ClickModel
-from ondevice.models.trainer import TrainConfig, train
+from ondevice.models.training.trainer import TrainConfig, train
 
 Table = npt.NDArray[np.float32]
 

@@ -3,9 +3,9 @@
 python benchmarks/compression.py --data epinions --path DIR --out rows_epinions.csv --work FOLDER
 
 All methods share the network, the training and the codec, and have the same rows to spend (see
-`ondevice.models.sizing`). IDs are frequency-ranked indices or, with --ids hashed, the hashes of raw
-values (for methods without rows of their own). Trials are kept under --work, so a second call
-continues; the CSV is rewritten after each seed.
+`ondevice.models.search.sizing`). IDs are frequency-ranked indices or, with --ids hashed, the
+hashes of raw values (for methods without rows of their own). Trials are kept under --work, so a
+second call continues; the CSV is rewritten after each seed.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from ondevice.atomic import atomic_path
-from ondevice.models.compression import TableDesign, Trial, TrialResult, prepare, run_trial
 from ondevice.models.data import DATASETS, open_log
 from ondevice.models.data.synthetic import DEFAULT_ROWS, synthetic_log
-from ondevice.models.sizing import METHODS, designs, planned_rows
+from ondevice.models.search.sizing import METHODS, designs, planned_rows
+from ondevice.models.search.trial import TableDesign, Trial, TrialResult, prepare, run_trial
 
 DIM = 16
 # Column scales alone, 4 bytes a dimension and table, may take this share of a budget; rows get

@@ -14,11 +14,11 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import ondevice
-from ondevice.bench.local import LocalMachine
-from ondevice.bench.measure import run_plan
-from ondevice.bench.plan import Plan
+from ondevice.bench.measure.plan import Plan
+from ondevice.bench.measure.rounds import run_plan
+from ondevice.bench.targets.local import LocalMachine
 from ondevice.converters import convert
-from ondevice.converters.report import markdown_table
+from ondevice.converters.verify.report import markdown_table
 from ondevice.models import compress_embeddings, load_checkpoint, predict
 from ondevice.models.commands.convert import examples, training_counts
 from ondevice.models.data import DATASETS, open_log, split

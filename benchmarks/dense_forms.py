@@ -74,7 +74,7 @@ def graph(sizes: tuple[int, ...]) -> Any:
 
 def ranges(sizes: tuple[int, ...]) -> dict:
     """What a calibration on normal inputs finds."""
-    from ondevice.converters.dense_layers import Range
+    from ondevice.converters.dense.layers import Range
 
     x = np.random.default_rng(1).normal(size=(512, sizes[0])).astype(np.float32)
     found = {}
@@ -91,11 +91,11 @@ def make(folder: Path) -> None:
     import onnx_ir as ir
     import tflite
 
-    from ondevice.converters.dense_layers import DensePlan
-    from ondevice.converters.emit_tflite import emit_tflite
+    from ondevice.converters.dense.layers import DensePlan
     from ondevice.converters.graph import PackedModel
-    from ondevice.converters.onnx_dense import quantise_dense
-    from ondevice.converters.tflite_writer import FREE, Quantisation, TfliteWriter
+    from ondevice.converters.targets.onnx.dense import quantise_dense
+    from ondevice.converters.targets.tflite.emit import emit_tflite
+    from ondevice.converters.targets.tflite.writer import FREE, Quantisation, TfliteWriter
     from ondevice.dense import quantise_weight
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT / "android_demo"))
 import build_apk
 import jni_library
 
-from ondevice.bench.local import LocalMachine
-from ondevice.bench.measure import run_plan
-from ondevice.bench.plan import Plan
+from ondevice.bench.measure.plan import Plan
+from ondevice.bench.measure.rounds import run_plan
 from ondevice.bench.report import Report, read_report
+from ondevice.bench.targets.local import LocalMachine
 from ondevice.text_table import table
 
 MAIN = "ondevice.ctr.bench.HostBenchmark"

@@ -40,8 +40,8 @@ from torch import nn
 
 import ondevice
 from ondevice.codecs import quantise
-from ondevice.converters import tflite_writer
 from ondevice.converters.convert import convert
+from ondevice.converters.targets.tflite import writer as tflite_writer
 from ondevice.models import AdaptiveMask, BinaryCodeEmbedding
 
 FIELDS, DIM, HIDDEN, CODE_BITS, T = 26, 16, 400, 20, 7

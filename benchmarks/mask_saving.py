@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from ondevice.models import TrainConfig, evaluate
+from ondevice.models.click_log import Splits
 from ondevice.models.data import DATASETS, encode, open_log, split
 from ondevice.models.designs import full_embeddings
-from ondevice.models.fitting import FitConfig, fit
-from ondevice.models.log import Splits
 from ondevice.models.networks import ClickModel
-from ondevice.models.refit import Refit
-from ondevice.models.widths import Widths
+from ondevice.models.training.phases import FitConfig, fit
+from ondevice.models.training.refit import Refit
+from ondevice.models.training.widths import Widths
 
 DIM = 16
 METHODS = ("amtl", "amtl_fresh", "frequency")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import ondevice
 from ondevice.converters import convert
 from ondevice.models import BinaryCodeEmbedding
-from ondevice.models.interactions import PaddingMask
+from ondevice.models.layers.interactions import PaddingMask
 from ondevice.text_table import table
 
 DIM, LENGTH, PRESENT, ROUNDS = 16, 20, 12, 60

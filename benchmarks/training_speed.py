@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional
 
 from ondevice.models import ClickModel, TrainConfig, attach_masks, train
+from ondevice.models.click_log import ClickLog, Splits
 from ondevice.models.data import DATASETS, cardinalities, encode, open_log, split
 from ondevice.models.designs import Design, compressed_embeddings, full_embeddings, small_fields
-from ondevice.models.log import ClickLog, Splits
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data", choices=DATASETS, default="synthetic")

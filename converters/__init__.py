@@ -1,7 +1,7 @@
 """Torch models to ONNX, TFLite and native files."""
 
 from ondevice.converters.convert import convert
-from ondevice.converters.report import ConversionReport, TargetReport
-from ondevice.converters.verification import Validation
+from ondevice.converters.verify.report import ConversionReport, TargetReport
+from ondevice.converters.verify.verification import Validation
 
 __all__ = ["ConversionReport", "TargetReport", "Validation", "convert"]

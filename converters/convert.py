@@ -17,30 +17,31 @@ from torch import nn
 
 import ondevice
 from ondevice.codecs import BITS, CODECS, Codec
-from ondevice.converters.absorb import absorb_rotations
-from ondevice.converters.arguments import DynamicAxes
-from ondevice.converters.calibration import calibrate
-from ondevice.converters.column_blocks import stored_tables
-from ondevice.converters.dense_layers import DensePlan, check_layers
-from ondevice.converters.draft import Draft, fill
-from ondevice.converters.emit_odm import emit_odm
-from ondevice.converters.emit_onnx import emit_onnx
-from ondevice.converters.emit_tflite import emit_tflite
-from ondevice.converters.file_pages import release_file_pages
+from ondevice.converters.dense.absorb import absorb_rotations
+from ondevice.converters.dense.calibration import calibrate
+from ondevice.converters.dense.layers import DensePlan, check_layers
 from ondevice.converters.graph import CapturedModel, PackedModel
-from ondevice.converters.id_origins import InputIds, input_ids
-from ondevice.converters.merge import merge_lookups
-from ondevice.converters.model_card import model_card
+from ondevice.converters.lowering.unsupported import LackingOperatorsError, lacking
 from ondevice.converters.one_thread import one_thread
-from ondevice.converters.onnx_source import OnnxSource
-from ondevice.converters.pack import DEFAULT_CODEC, OTHERS, pack, pack_tables, table_codecs
-from ondevice.converters.probe import ANY, probe_inputs
-from ondevice.converters.progress import watched
-from ondevice.converters.report import ConversionReport, FittedTable
-from ondevice.converters.sources import Source, TorchSource
-from ondevice.converters.tflite_writer import check_file_size
-from ondevice.converters.unsupported import LackingOperatorsError, lacking
-from ondevice.converters.verification import (
+from ondevice.converters.source.arguments import DynamicAxes
+from ondevice.converters.source.onnx_source import OnnxSource
+from ondevice.converters.source.torch_source import Source, TorchSource
+from ondevice.converters.tables.column_blocks import stored_tables
+from ondevice.converters.tables.draft import Draft, fill
+from ondevice.converters.tables.file_pages import release_file_pages
+from ondevice.converters.tables.pack import DEFAULT_CODEC, OTHERS, pack, pack_tables, table_codecs
+from ondevice.converters.tables.progress import watched
+from ondevice.converters.tables.weights import Weights
+from ondevice.converters.targets.merge import merge_lookups
+from ondevice.converters.targets.odm import emit_odm
+from ondevice.converters.targets.onnx.emit import emit_onnx
+from ondevice.converters.targets.tflite.emit import emit_tflite
+from ondevice.converters.targets.tflite.writer import check_file_size
+from ondevice.converters.verify.id_origins import InputIds, input_ids
+from ondevice.converters.verify.model_card import model_card
+from ondevice.converters.verify.probe import ANY, probe_inputs
+from ondevice.converters.verify.report import ConversionReport, FittedTable
+from ondevice.converters.verify.verification import (
     TOLERANCE,
     Validation,
     check_parity,
@@ -49,7 +50,6 @@ from ondevice.converters.verification import (
     expected_of,
     measure_file,
 )
-from ondevice.converters.weights import Weights
 from ondevice.dense import DENSE_CODECS, DenseCodec
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ondevice.codecs import StoredTable
-from ondevice.converters.table_source import TableSource
+from ondevice.converters.tables.table_source import TableSource
 from ondevice.spec import LookupSpec
 
 DOMAIN = "ondevice"

@@ -3,10 +3,11 @@
 from ondevice.errors import needs_extra
 
 with needs_extra("ondevice.models", "train"):
-    from ondevice.converters.report import FittedTable
-    from ondevice.models.adaptive_mask import AdaptiveMask
+    from ondevice.converters.verify.report import FittedTable
     from ondevice.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-    from ondevice.models.embeddings import (
+    from ondevice.models.click_log import ClickLog, Splits
+    from ondevice.models.layers.adaptive_mask import AdaptiveMask
+    from ondevice.models.layers.embeddings import (
         BinaryCodeEmbedding,
         Embedding,
         FullEmbedding,
@@ -15,7 +16,6 @@ with needs_extra("ondevice.models", "train"):
         QuotientRemainderEmbedding,
         row_counts,
     )
-    from ondevice.models.log import ClickLog, Splits
     from ondevice.models.networks import (
         ClickModel,
         EmbeddingConfig,
@@ -25,8 +25,8 @@ with needs_extra("ondevice.models", "train"):
         attach_masks,
         build,
     )
-    from ondevice.models.table_fitting import compress_embeddings
-    from ondevice.models.trainer import (
+    from ondevice.models.shrink import compress_embeddings
+    from ondevice.models.training.trainer import (
         History,
         Metrics,
         TrainConfig,

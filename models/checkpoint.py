@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
-from ondevice.models.fitted_modules import RotatedEmbedding
+from ondevice.models.layers.replacements import RotatedEmbedding
 from ondevice.models.networks import ClickModel, ModelConfig, build
 
 FORMAT = "ondevice-checkpoint"

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from ondevice.errors import SpecError
 from ondevice.features import FIRST_BUCKET_ID, FIRST_VOCABULARY_ID, Field
+from ondevice.models.click_log import ClickLog
 from ondevice.models.data import HashedLog, cardinalities
-from ondevice.models.embeddings import (
+from ondevice.models.layers.embeddings import (
     BinaryCodeEmbedding,
     Embedding,
     FullEmbedding,
@@ -17,7 +18,6 @@ from ondevice.models.embeddings import (
     MultiHashEmbedding,
     QuotientRemainderEmbedding,
 )
-from ondevice.models.log import ClickLog
 from ondevice.spec import MAX_ROWS
 
 Sharing = Literal["binary_code", "hash", "multi_hash", "quotient_remainder"]

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from ondevice.errors import InputError, SpecError
 from ondevice.features import PADDING_ID
-from ondevice.models.adaptive_mask import MAX_LEVELS, AdaptiveMask, MaskGroup
-from ondevice.models.embeddings import Embedding, row_counts
-from ondevice.models.interactions import (
+from ondevice.models.click_log import ClickLog
+from ondevice.models.layers.adaptive_mask import MAX_LEVELS, AdaptiveMask, MaskGroup
+from ondevice.models.layers.embeddings import Embedding, row_counts
+from ondevice.models.layers.interactions import (
     AttentionPooling,
     CrossNetwork,
     PaddingMask,
     pair_interactions,
 )
-from ondevice.models.joint_tables import JointTables
-from ondevice.models.log import ClickLog
+from ondevice.models.layers.joint_tables import JointTables
 from ondevice.spec import LookupSpec, Pooling
 
 MAX_LAYERS = 64

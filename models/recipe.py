@@ -12,9 +12,9 @@ from typing import Any, TypeVar, cast, get_type_hints
 from ondevice.errors import InputError, SpecError
 from ondevice.models.data import DATASETS
 from ondevice.models.designs import Design, Sharing
-from ondevice.models.experiment import Experiment, HistorySource
-from ondevice.models.refit import Refit
-from ondevice.models.rounding import Rounding
+from ondevice.models.layers.rounding import Rounding
+from ondevice.models.training.experiment import Experiment, HistorySource
+from ondevice.models.training.refit import Refit
 
 DEFAULT = "dnn"
 MAX_BYTES = 1_000_000

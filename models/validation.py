@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.converters import Validation
-from ondevice.converters.user_module import load_arrays
+from ondevice.converters.source.user_module import load_arrays
 from ondevice.errors import InputError
 from ondevice.features import FIRST_BUCKET_ID, FeatureSpec, Field
 from ondevice.info import InputSpec

@@ -1,4 +1,4 @@
-"""Types of the compiled module; see native/module.c."""
+"""Types of the compiled module; see native/python/module.c."""
 
 from pathlib import Path
 

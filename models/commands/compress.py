@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ondevice.converters import convert
-from ondevice.converters.report import report_text
+from ondevice.converters.verify.report import report_text
 from ondevice.errors import ParityError, SpecError, UnsupportedError
 from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
 from ondevice.models.commands.convert import examples
@@ -23,11 +23,11 @@ from ondevice.models.commands.options import (
     source_of,
     use_threads,
 )
-from ondevice.models.compression import Trial, TrialData, TrialResult, folder_of, prepare
-from ondevice.models.frontier import Frontier
 from ondevice.models.recipe import Source
-from ondevice.models.refit import Refit
-from ondevice.models.search import Goal, Search
+from ondevice.models.search.frontier import Frontier
+from ondevice.models.search.search import Goal, Search
+from ondevice.models.search.trial import Trial, TrialData, TrialResult, folder_of, prepare
+from ondevice.models.training.refit import Refit
 from ondevice.text_table import size
 
 EPILOG = """examples:

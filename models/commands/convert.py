@@ -18,12 +18,12 @@ from torch import nn
 from ondevice.atomic import atomic_path
 from ondevice.codecs import CODECS
 from ondevice.converters import convert
-from ondevice.converters.arguments import DynamicAxes
 from ondevice.converters.convert import TARGETS
-from ondevice.converters.report import ConversionReport, FittedTable, report_text
-from ondevice.converters.user_module import example_tensors, load_arrays, load_module
-from ondevice.converters.verification import Validation
-from ondevice.converters.weights import Weights
+from ondevice.converters.source.arguments import DynamicAxes
+from ondevice.converters.source.user_module import example_tensors, load_arrays, load_module
+from ondevice.converters.tables.weights import Weights
+from ondevice.converters.verify.report import ConversionReport, FittedTable, report_text
+from ondevice.converters.verify.verification import Validation
 from ondevice.dense import DENSE_CODECS
 from ondevice.errors import FileFormatError, InputError
 from ondevice.features import FeatureSpec
@@ -32,10 +32,10 @@ from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
-from ondevice.models.embeddings import row_counts
+from ondevice.models.layers.embeddings import row_counts
 from ondevice.models.networks import module_key
 from ondevice.models.recipe import Source
-from ondevice.models.table_fitting import compress_embeddings
+from ondevice.models.shrink import compress_embeddings
 from ondevice.models.validation import (
     rows_from_file,
     validation_from_arrays,

@@ -14,18 +14,19 @@ from sklearn.metrics import roc_auc_score
 
 import ondevice
 from ondevice.atomic import atomic_path
-from ondevice.bench.local import LocalMachine
-from ondevice.bench.measure import run_plan
-from ondevice.bench.page import page
-from ondevice.bench.plan import Plan
+from ondevice.bench.measure.plan import Plan
+from ondevice.bench.measure.rounds import run_plan
 from ondevice.bench.report import Report, Spread, write_report
-from ondevice.bench.tables import microseconds
+from ondevice.bench.show.page import page
+from ondevice.bench.show.tables import microseconds
+from ondevice.bench.targets.local import LocalMachine
 from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
-from ondevice.converters.report import report_text
+from ondevice.converters.verify.report import report_text
 from ondevice.inspection import inspect
 from ondevice.model import file_bytes
 from ondevice.models.checkpoint import save_checkpoint
+from ondevice.models.click_log import ClickLog
 from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
@@ -34,14 +35,13 @@ from ondevice.models.commands.options import (
     recipe_of,
     use_threads,
 )
-from ondevice.models.experiment import (
+from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
     example_ids,
     train_compressed,
     train_full,
 )
-from ondevice.models.log import ClickLog
 from ondevice.text_table import size, table
 
 EPILOG = """examples:

@@ -13,11 +13,11 @@ from ondevice.codecs import CODECS
 from ondevice.errors import SpecError
 from ondevice.models.data import DATASETS, HashedLog, cardinalities, open_log
 from ondevice.models.designs import SHARINGS
-from ondevice.models.experiment import Experiment
+from ondevice.models.layers.rounding import Rounding
 from ondevice.models.recipe import DEFAULT, Recipe, Source, open_recipe
-from ondevice.models.refit import Refit
-from ondevice.models.rounding import Rounding
-from ondevice.models.widths import METHODS
+from ondevice.models.training.experiment import Experiment
+from ondevice.models.training.refit import Refit
+from ondevice.models.training.widths import METHODS
 
 
 def add_data_options(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import save_checkpoint
-from ondevice.models.codec_scores import codec_scores, codec_text
 from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
@@ -18,13 +17,14 @@ from ondevice.models.commands.options import (
     recipe_of,
     use_threads,
 )
-from ondevice.models.experiment import (
+from ondevice.models.recipe import DEFAULT, shipped_recipes
+from ondevice.models.training.codec_scores import codec_scores, codec_text
+from ondevice.models.training.experiment import (
     checkpoint_extra,
     train_compressed,
     train_full,
 )
-from ondevice.models.fitting import phases_text
-from ondevice.models.recipe import DEFAULT, shipped_recipes
+from ondevice.models.training.phases import phases_text
 from ondevice.text_table import size, table
 
 EPILOG = """examples:

@@ -18,8 +18,8 @@ from ondevice.features import (
     bucket_ids,
     vocabulary_ids,
 )
+from ondevice.models.click_log import ClickLog, Splits
 from ondevice.models.data.buckets import Scale, boundaries
-from ondevice.models.log import ClickLog, Splits
 
 with needs_extra("hashing a click log", "train"):
     import xxhash

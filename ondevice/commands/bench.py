@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ondevice.atomic import atomic_path
-from ondevice.bench import adb
-from ondevice.bench.compare import compare
-from ondevice.bench.gate import gate, parse_limit
-from ondevice.bench.local import LocalMachine
-from ondevice.bench.measure import Machine, run_plan
-from ondevice.bench.plan import Plan
+from ondevice.bench.measure.plan import Plan
+from ondevice.bench.measure.rounds import Machine, run_plan
 from ondevice.bench.report import Report, read_report, write_report
-from ondevice.bench.ssh import SshTarget, connect, parse_target
-from ondevice.bench.tables import csv_text, markdown, text
+from ondevice.bench.show.compare import compare
+from ondevice.bench.show.gate import gate, parse_limit
+from ondevice.bench.show.tables import csv_text, markdown, text
+from ondevice.bench.targets import adb
+from ondevice.bench.targets.local import LocalMachine
+from ondevice.bench.targets.ssh import SshTarget, connect, parse_target
 from ondevice.engines import ENGINES
 from ondevice.errors import InputError
 
@@ -317,7 +317,7 @@ def _write(args: argparse.Namespace, reports: Sequence[Report]) -> None:
 
 def _write_html(args: argparse.Namespace, reports: Sequence[Report]) -> None:
     if args.html is not None:
-        from ondevice.bench.page import page
+        from ondevice.bench.show.page import page
 
         _write_text(args.html, page(reports))
 

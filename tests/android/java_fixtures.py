@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from runtime_helpers import write_small_model
+from support.runtime import write_small_model
 
 import ondevice
 from ondevice.cli import main

@@ -1,6 +1,5 @@
 """The JNI libraries for ARM, loaded and called under emulation of the processors phones have."""
 
-import importlib.util
 import os
 import shutil
 import struct
@@ -12,7 +11,8 @@ import jni_library
 import numpy as np
 import pytest
 from java_fixtures import SPECS, features, raw_rows, write_features_model
-from runtime_helpers import expected_probabilities, small_ids, write_small_model
+from support.arm import PROCESSORS
+from support.runtime import expected_probabilities, small_ids, write_small_model
 
 import ondevice
 
@@ -27,16 +27,6 @@ pytestmark = pytest.mark.skipif(
 )
 FLOAT_ABI, SOFT, HARD = 36, 0x200, 0x400  # e_flags of a 32-bit ELF header
 OFFSET = 70004  # of the model in a larger file: a multiple of 4, as in a package
-
-
-def _processors():
-    spec = importlib.util.spec_from_file_location("arm", HERE.parent / "arm" / "arm_helpers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PROCESSORS
-
-
-PROCESSORS = _processors()
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from converter_helpers import PlainModel
-from runtime_helpers import FEATURES, expected_probabilities, write_small_model
+from support.converters import PlainModel
+from support.runtime import FEATURES, expected_probabilities, write_small_model
 
 from ondevice.cli import main
 from ondevice.converters import convert

@@ -10,7 +10,7 @@ import jni_library
 import pytest
 from archive import Entry, write_archive
 from java_fixtures import write_app_fixtures
-from runtime_helpers import write_small_model
+from support.runtime import write_small_model
 from tool import ToolError, UnavailableError, run_tool
 
 import ondevice

@@ -1,6 +1,5 @@
 """The C core on ARM: cross-compiled, run under emulation as Pi 4, Pi 5, a newer core and armv7."""
 
-import importlib.util
 import shutil
 import subprocess
 from dataclasses import replace
@@ -8,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_helpers import dense_node, random_table, write_model
+from support import arm
+from support.native import dense_node, random_table, write_model
 
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.odm import open_odm
@@ -20,13 +20,6 @@ from ondevice.spec import (
     multi_hash_spec,
     quotient_remainder_spec,
 )
-
-_spec = importlib.util.spec_from_file_location(
-    "arm_helpers", Path(__file__).parent / "arm_helpers.py"
-)
-arm = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(arm)
-
 
 SEQUENCES = {"i": (4,), "k": (3,)}  # lookups that pool
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_helpers import write_small_model
+from support.runtime import write_small_model
 
-from ondevice.bench.adb import parse_target
+from ondevice.bench.targets.adb import parse_target
 from ondevice.errors import InputError
 
 ROOT = Path(__file__).parents[2]

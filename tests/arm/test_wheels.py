@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import arm
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
@@ -22,7 +23,7 @@ def _module(name):
     return module
 
 
-userland, wheels, arm = _module("userland"), _module("wheels"), _module("arm_helpers")
+userland, wheels = _module("userland"), _module("wheels")
 
 # architecture: Debian's name, the emulator, the machine and size limit of its library
 ARCHITECTURES = {

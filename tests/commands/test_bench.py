@@ -6,14 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from runtime_helpers import write_small_model
+from support.runtime import write_small_model
 
-from ondevice.bench.compare import compare
-from ondevice.bench.gate import gate, parse_limit
-from ondevice.bench.page import page
+from ondevice.bench.measure.statistics import ratio_of_bursts, spread
 from ondevice.bench.report import Report, parse_report
-from ondevice.bench.statistics import ratio_of_bursts, spread
-from ondevice.bench.tables import csv_text, markdown, text
+from ondevice.bench.show.compare import compare
+from ondevice.bench.show.gate import gate, parse_limit
+from ondevice.bench.show.page import page
+from ondevice.bench.show.tables import csv_text, markdown, text
 from ondevice.errors import FileFormatError, InputError
 
 

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from runtime_helpers import expected_probabilities, small_ids, write_small_model
+from support.runtime import expected_probabilities, small_ids, write_small_model
 
 import ondevice
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from runtime_helpers import write_small_model
+from support.runtime import write_small_model
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
                 None)  # fmt: skip

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_helpers import write_small_model
+from support.runtime import write_small_model
 
 import ondevice
-from ondevice.bench.ssh import SshTarget, parse_target
+from ondevice.bench.targets.ssh import SshTarget, parse_target
 from ondevice.errors import InputError
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from converter_helpers import (
+from safetensors import safe_open
+from support.converters import (
     PlainModel,
     click_ids,
     click_model,
@@ -17,7 +18,6 @@ from converter_helpers import (
     torch_inputs,
     torch_output,
 )
-from safetensors import safe_open
 from torch import nn
 
 import ondevice

@@ -2,14 +2,16 @@
  *
  * The header's CRC-32 is put right first, so that mutations reach what lies behind it.
  *
- *   clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -Iondevice/native \
- *     tests/hostile/fuzz_open.c ondevice/native/[!m]*.c ondevice/native/model.c -o fuzz_open
+ *   clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -I. -Iinclude platform/posix.c \
+ *     $(grep -v '^#' sources.txt) ../../tests/hostile/fuzz_open.c -o fuzz_open
  *   ./fuzz_open -max_total_time=60 CORPUS
+ *
+ * in ondevice/native.
  */
 #include <stdlib.h>
 #include <string.h>
 
-#include "hash.h"
+#include "core/hash.h"
 #include "ondevice.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -6,12 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from native_helpers import write_hybrids, write_narrow
-from runtime_helpers import write_small_model
+from support.engine import INCLUDES, POSIX
+from support.native import write_hybrids, write_narrow
+from support.runtime import write_small_model
 
-import ondevice
-
-NATIVE = Path(ondevice.__file__).parent / "native"
 HERE = Path(__file__).parent
 SECONDS = int(os.environ.get("ONDEVICE_FUZZ_SECONDS", "60"))
 
@@ -25,17 +23,16 @@ def test_fuzz_open_and_run(tmp_path):
     write_hybrids(corpus / "hybrids.odm")
     for fixture in HERE.glob("*.odm"):
         shutil.copy(fixture, corpus)
-    sources = sorted(str(p) for p in NATIVE.glob("*.c") if p.name != "module.c")
     # vector kernels without instrumentation: clang takes minutes for their unrolled loops, and the
     # portable ones are the same source
-    vectors = [path for path in sources if "kernels_avx" in path or "kernels_neon" in path]
-    sources = [path for path in sources if path not in vectors]
-    flags = ["-std=c11", "-O1", "-ffp-contract=off", f"-I{NATIVE}", "-c"]
+    vectors = [path for path in POSIX if Path(path).name.startswith(("avx", "neon"))]
+    sources = [path for path in POSIX if path not in vectors]
+    flags = ["-std=c11", "-O1", "-ffp-contract=off", *INCLUDES, "-c"]
     subprocess.run(["clang", *flags, *vectors], check=True, cwd=tmp_path)
     sources += sorted(str(path) for path in tmp_path.glob("*.o"))
     build = subprocess.run(
         ["clang", "-std=c11", "-g", "-O1", "-fsanitize=fuzzer,address,undefined",
-         "-fno-sanitize-recover=all", f"-I{NATIVE}", str(HERE / "fuzz_open.c"), *sources,
+         "-fno-sanitize-recover=all", *INCLUDES, str(HERE / "fuzz_open.c"), *sources,
          "-o", program],
         capture_output=True, text=True,
     )  # fmt: skip

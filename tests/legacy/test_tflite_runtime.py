@@ -1,7 +1,7 @@
 """Files written by the TFLite emitter, run in tflite-runtime 2.14 under numpy 1.
 
 Needs only numpy, tflite-runtime and the ondevice runtime. ONDEVICE_LEGACY_DIR names the folder
-that tests/test_emit_tflite.py filled in another environment.
+that tests/converters/targets/test_tflite.py filled in another environment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytest.importorskip("tflite_runtime", reason="tflite-runtime is not installed")
 FOLDER = os.environ.get("ONDEVICE_LEGACY_DIR")
 CASES = sorted(Path(FOLDER).glob("*.tflite")) if FOLDER else []
 needs_cases = pytest.mark.skipif(
-    not FOLDER, reason="ONDEVICE_LEGACY_DIR is unset: no files from test_emit_tflite.py"
+    not FOLDER, reason="ONDEVICE_LEGACY_DIR is unset: no files from test_tflite.py"
 )
 
 

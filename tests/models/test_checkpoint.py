@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch_helpers import make_log
+from support.torch import make_log
 
 import ondevice.models.checkpoint as checkpoint
 from ondevice.errors import FileFormatError, SpecError

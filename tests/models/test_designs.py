@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch_helpers import make_log, planted_log
+from support.torch import make_log, planted_log
 
 import ondevice
 from ondevice.converters import convert

@@ -1,7 +1,7 @@
 /* cpu_lists.c: prints for each word whether the text on standard input lists it as a feature. */
 #include <stdio.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 int main(int count, char **words) {
   char text[4096];

@@ -1,5 +1,6 @@
 """Building the core: the example program, the freestanding library, and doing without it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_helpers import write_small_model
+from support.engine import COMPILER, ENGINE, INCLUDES, NATIVE, POSIX
+from support.runtime import write_small_model
 
 import ondevice
 
-NATIVE = Path(ondevice.__file__).parent / "native"
-COMPILER = shutil.which("gcc") or shutil.which("clang")
-CORE = sorted(str(p) for p in NATIVE.glob("*.c") if p.name != "module.c")
-FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{NATIVE}"]
+FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", *INCLUDES]
 needs_compiler = pytest.mark.skipif(
-    COMPILER is None or not CORE, reason="no C compiler, or no sources beside the package"
+    COMPILER is None or not ENGINE, reason="no C compiler, or no sources beside the package"
 )
 
 
@@ -25,7 +24,7 @@ def sanitized(tmp_path_factory):
     """Compile a program with the core under the sanitizers; the core is compiled once."""
     folder = tmp_path_factory.mktemp("core")
     command = [COMPILER, *FLAGS, "-fsanitize=address,undefined", "-fno-sanitize-recover"]
-    subprocess.run([*command, "-c", *CORE], check=True, cwd=folder)
+    subprocess.run([*command, "-c", *POSIX], check=True, cwd=folder)
     objects = sorted(map(str, folder.glob("*.o")))
 
     def build(source, program):
@@ -36,15 +35,28 @@ def sanitized(tmp_path_factory):
 
 @needs_compiler
 def test_example_program(sanitized, tmp_path):
-    model, program = tmp_path / "m.odm", tmp_path / "predict"
+    """Built by the command that its first lines give, and under the sanitizers."""
+    model = tmp_path / "m.odm"
     write_small_model(model)
-    sanitized(NATIVE / "examples" / "predict.c", program)
+    copy = shutil.copytree(NATIVE, tmp_path / "native")
+    source = copy / "examples" / "predict.c"
+    command = re.search(r"^ \*   (cc .*?-o predict)$", source.read_text(), re.DOTALL | re.MULTILINE)
+    words = command[1].replace(" *  ", "").replace("cc ", f"{COMPILER} ", 1)
+    subprocess.run(["sh", "-c", words], cwd=copy, check=True)
+    scored(copy / "predict", model)
+    sanitized(source, tmp_path / "predict")
+    scored(tmp_path / "predict", model)
+
+
+def scored(program, model):
+    """The program prints what the numpy engine computes, and refuses what is no model."""
     done = subprocess.run([program, model], capture_output=True, text=True, check=True)
     ids = {name: np.array([i + 1]) for i, name in enumerate(("user", "colour", "slot"))}
     expected = ondevice.load(model, engine="numpy").predict(ids)[0]
     assert float(done.stdout.rsplit(" ", 1)[1]) == pytest.approx(float(expected), abs=2e-6)
-    model.write_bytes(b"not a model")
-    done = subprocess.run([program, model], capture_output=True, text=True)
+    damaged = model.with_name("damaged.odm")
+    damaged.write_bytes(b"not a model")
+    done = subprocess.run([program, damaged], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
 
 
@@ -85,10 +97,9 @@ def test_features_of_processors_that_hide_their_vector(sanitized, tmp_path):
 @needs_compiler
 def test_freestanding_library_needs_nothing(tmp_path):
     library = tmp_path / "libondevice.so"
-    sources = [path for path in CORE if "platform_posix" not in path]
     subprocess.run(
         [COMPILER, *FLAGS, "-DONDEVICE_FREESTANDING", "-ffreestanding", "-fPIC", "-shared",
-         "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *sources, "-o",
+         "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *ENGINE, "-o",
          library, "-lgcc"], check=True,
     )  # fmt: skip
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)

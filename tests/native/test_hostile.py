@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
-from native_helpers import write_hybrids, write_narrow
-from runtime_helpers import write_small_model
+from support.native import write_hybrids, write_narrow
+from support.runtime import write_small_model
 
 import ondevice
 from ondevice.engines.native import NativeEngine, is_compiled

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_helpers import dense_node, random_table, write_model
-from runtime_helpers import write_small_model
+from support.native import dense_node, random_table, write_model
+from support.runtime import write_small_model
 
 import ondevice
 from ondevice.codecs import CODECS, quantise

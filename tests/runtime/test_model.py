@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from runtime_helpers import VOCABULARY, expected_probabilities, small_ids, write_small_model
+from support.runtime import VOCABULARY, expected_probabilities, small_ids, write_small_model
 
 import ondevice
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError

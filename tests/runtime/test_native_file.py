@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_helpers import expected_probabilities, header_of, small_ids, write_small_model
+from support.runtime import expected_probabilities, header_of, small_ids, write_small_model
 
 import ondevice
 from ondevice.container import HEADER_CRC, open_container, write_container

@@ -14,11 +14,11 @@ from zoo.click_log import Log, make_log
 
 import ondevice
 from ondevice.converters import convert
-from ondevice.converters.arguments import arguments_of
-from ondevice.converters.packed_table import PackedTable, pack_table
-from ondevice.converters.report import ConversionReport
-from ondevice.converters.sources import TorchSource
-from ondevice.converters.table_source import ArrayTable
+from ondevice.converters.source.arguments import arguments_of
+from ondevice.converters.source.torch_source import TorchSource
+from ondevice.converters.tables.packed_table import PackedTable, pack_table
+from ondevice.converters.tables.table_source import ArrayTable
+from ondevice.converters.verify.report import ConversionReport
 
 NETWORKS = (*matrix_networks.NETWORKS, *field_networks.NETWORKS, *sequence_networks.NETWORKS)
 ENGINES = {

@@ -4,7 +4,7 @@ import shutil
 import warnings
 
 import pytest
-from converter_helpers import legacy_dir
+from support.converters import legacy_dir
 from zoo.comparison import (
     ENGINES,
     NETWORKS,

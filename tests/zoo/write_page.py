@@ -22,7 +22,7 @@ from zoo.comparison import (
     train,
 )
 
-from ondevice.converters.report import markdown_table
+from ondevice.converters.verify.report import markdown_table
 from ondevice.odm import open_odm
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"

@@ -1,7 +1,10 @@
 /* predict.c: opens a model file, scores one row of IDs 1, 2, 3, ... and prints the result.
  *
- *   cc -std=c11 -O2 -ffp-contract=off -I.. predict.c ../[!m]*.c ../model.c -o predict
+ *   cc -std=c11 -O2 -ffp-contract=off -I. -Iinclude examples/predict.c platform/posix.c \
+ *     $(grep -v '^#' sources.txt) -o predict
  *   ./predict model.odm
+ *
+ * in ondevice/native.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  *   ondevice-runner drop MODEL
  *   ondevice-runner TASK MODEL REQUESTS ROWS CONTEXT GAP_NS BUDGET_NS COUNT
  *
- * TASK is start, memory, latency or profile, as in ondevice/bench/worker.py, whose answer this
+ * TASK is start, memory, latency or profile, as in ondevice/bench/measure/worker.py, whose answer this
  * program gives: an observation as one line of JSON, or {"error": ..., "message": ...}. REQUESTS is
  * a file of int64 IDs: for every request, ROWS rows of every input in turn. CONTEXT is "-" for
  * predict; for rank a digit for every input, 1 where it is context (its first row is taken).

@@ -17,7 +17,7 @@ import ondevice.ctr.OnDeviceException;
 
 /**
  * Runs a plan: every measurement in fresh processes, round by round, and the report they make
- * (ondevice/bench/measure.py; the format is in docs/bench.md).
+ * (ondevice/bench/measure/rounds.py; the format is in docs/bench.md).
  */
 public final class Benchmark {
     /** Version of the library, which the report names. */

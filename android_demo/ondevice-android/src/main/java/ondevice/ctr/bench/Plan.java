@@ -4,7 +4,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 
-/** What to measure, with the defaults of {@code ondevice bench} (ondevice/bench/plan.py). */
+/** What to measure, with the defaults of {@code ondevice bench} (ondevice/bench/measure/plan.py). */
 public final class Plan {
     /** Requests with pauses take most of their time waiting: they get so many times the budget. */
     private static final int GAP_BUDGET = 3;

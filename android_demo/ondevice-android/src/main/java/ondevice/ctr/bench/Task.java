@@ -7,7 +7,7 @@ import java.util.Map;
 import ondevice.ctr.Json;
 import ondevice.ctr.ModelFileException;
 
-/** One thing that a fresh process measures (ondevice/bench/observation.py). Immutable. */
+/** One thing that a fresh process measures (ondevice/bench/measure/observation.py). Immutable. */
 public final class Task {
     /** "start", "memory" or "latency". */
     public final String kind;

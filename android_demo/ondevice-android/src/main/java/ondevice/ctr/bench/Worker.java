@@ -14,7 +14,7 @@ import ondevice.ctr.OnDeviceModel;
 
 /**
  * Does one task in this process, which should be a fresh one: the same work, with the same
- * constants, as ondevice/bench/worker.py, and the same answer: an observation as JSON.
+ * constants, as ondevice/bench/measure/worker.py, and the same answer: an observation as JSON.
  */
 public final class Worker {
     private static final int REQUESTS = 64;

@@ -1,0 +1,1 @@
+"""Dense layers: found in the graph, calibrated, joined with the rotations in front of them."""

@@ -1,0 +1,1 @@
+"""What replaces an operator: one small function for each, grouped by kind."""

@@ -1,0 +1,159 @@
+"""Simplify an exported ONNX graph: constants folded, shape arithmetic settled, nothing rounded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules import common
+
+from ondevice.converters.lowering.symbolic_shapes import forget, integers
+
+# onnxscript's own set but for the rules that compare float constants: their patterns match within
+# 1e-8, so that `x + 1e-9`, which keeps a logarithm or a quotient finite, would become `x`.
+_RULES = (
+    common.cast_cast_rule,
+    common.no_op_cast_rule,
+    common.no_op_expand_rule,
+    common.flatten_to_reshape_rule,  # before reshape_reshape_rule
+    common.reshape_reshape_rule,
+    common.slice_split_rule,
+    common.no_op_transpose_rule,
+    common.transpose_transpose_rule,
+    common.unsqueeze_unsqueeze_rule,
+    common.squeeze_reshape_1d_rule,
+    common.cast_constant_of_shape_rule,
+    common.cast_constant_of_shape_without_value_rule,
+    common.collapse_slice_rule,
+    common.collapse_slice2_rule,
+    common.dropout_inference_rule,
+    common.dropout_zero_rule,
+    common.fuse_batchnorm_into_conv_rule,
+    common.fuse_batchnorm_into_gemm_rule,
+    common.materialize_reshape_shape_rule,
+    common.no_op_dynamic_scatter_nd_rule,
+    common.no_op_static_scatter_nd_rule,
+    common.one_reshape_matmul_reshape_rule,
+    common.two_reshapes_matmul_reshape_rule,
+)
+_ROUNDS = 2  # folding makes room for rewriting, and the other way round
+
+
+def simplify(model: ir.Model) -> None:
+    """Simplify a model in place."""
+    with _quiet():
+        optimizer.inline(model)
+        for _ in range(_ROUNDS):
+            optimizer.fold_constants(model, onnx_shape_inference=True)
+            _settle_squeezes(model)
+            _fold_splits(model)
+            rewriter.rewrite(model, _RULES)
+        while _settle_reshapes(model.graph):  # each may show the shape that the next one needs
+            passes.ShapeInferencePass()(model)
+    for cleaning in (
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        cleaning(model)
+
+
+def _fold_splits(model: ir.Model) -> None:
+    """Parts of constants as constants, such as the weights of attention's keys and values."""
+    for node in list(model.graph):
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type != "Split" or node.domain or source is None or source.const_value is None:
+            continue
+        array, axis = source.const_value.numpy(), node.attributes.get_int("axis", 0)
+        sizes = [None if out.shape is None else out.shape[axis] for out in node.outputs]
+        if not all(isinstance(size, int) for size in sizes):
+            continue
+        ends = np.cumsum([int(str(size)) for size in sizes])[:-1]
+        for number, part in enumerate(np.split(array, ends, axis)):
+            name = f"{node.name}.{number}"
+            fresh = ir.Value(
+                name=name,
+                type=source.type,
+                shape=ir.Shape(part.shape),
+                const_value=ir.tensor(np.ascontiguousarray(part), name=name),
+            )
+            model.graph.register_initializer(fresh)
+            ir.convenience.replace_all_uses_with(
+                node.outputs[number], fresh, replace_graph_outputs=True
+            )
+        model.graph.remove(node, safe=True)
+
+
+def _settle_squeezes(model: ir.Model) -> None:
+    """Squeeze axes of size 1 alone, as torch does, and never the batch of a single row.
+
+    torch's exporter names axes of other sizes too; or none, which means all that are 1 at run time.
+    """
+    for node in list(model.graph):
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type != "Squeeze" or node.domain or source is None or source.shape is None:
+            continue
+        ones = [axis for axis, size in enumerate(source.shape) if size == 1]
+        given = integers(node.inputs[1]) if len(node.inputs) > 1 else ones
+        if given is None or any(isinstance(axis, str) for axis in given):
+            continue
+        kept = [axis for axis in given if int(axis) % len(source.shape) in ones]
+        if kept:
+            if len(node.inputs) == 1 or len(kept) < len(given):
+                axes = ir.Value(
+                    name=f"{node.name}.axes",
+                    type=ir.TensorType(ir.DataType.INT64),
+                    shape=ir.Shape([len(kept)]),
+                    const_value=ir.tensor(kept, dtype=ir.DataType.INT64),
+                )
+                model.graph.register_initializer(axes)
+                node.resize_inputs(2)
+                node.replace_input_with(1, axes)
+            continue
+        ir.convenience.replace_all_uses_with(node.outputs[0], source, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+
+
+def _settle_reshapes(graph: ir.Graph) -> bool:
+    """Give reshapes whose target is shape arithmetic the shape that it amounts to.
+
+    Stacked recurrent layers compute it from each other's shapes, which ONNX's inference gives up.
+    Returns whether there was one of unknown shape.
+    """
+    for node in graph:
+        for value in node.outputs:
+            forget(value)
+    found = False
+    for node in graph:
+        shape = node.outputs[0].shape
+        if node.op_type != "Reshape" or node.domain or (shape is not None and _is_known(shape)):
+            continue
+        sizes = integers(node.inputs[1])
+        if sizes is None or "None" in sizes or any(size in (0, -1) for size in sizes):
+            continue
+        node.outputs[0].shape = ir.Shape(sizes)
+        found = True
+    return found
+
+
+def _is_known(shape: ir.Shape) -> bool:
+    return all(isinstance(size, int) or size.value is not None for size in shape)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence notes on what could not be folded."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

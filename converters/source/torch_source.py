@@ -1,0 +1,161 @@
+"""What is converted: a torch module as a function of named arrays, its graph and its tables."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ondevice.converters.graph import CapturedModel
+from ondevice.converters.source.arguments import Arguments, DynamicAxes, arguments_of
+from ondevice.converters.source.capture import capture, cause, evaluating, output_names
+from ondevice.converters.tables.packed_table import PackedTable
+from ondevice.converters.tables.row_tensor import RowTensor
+from ondevice.converters.tables.table_source import FileTable
+from ondevice.converters.tables.weights import Weights
+from ondevice.errors import OnDeviceError, SpecError
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float32]
+
+
+class Source(Protocol):
+    """A model to convert.
+
+    Attributes:
+        kind: what it is, for reports: "torch" or "onnx".
+        names: its inputs.
+        outputs: its outputs.
+        examples: example values of every input, int64 or float32 [batch, ...].
+        weight_bytes: what its tables and weights take, each once.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    outputs: tuple[str, ...]
+    examples: dict[str, Array]
+    weight_bytes: int
+
+    def capture(self) -> CapturedModel:
+        """Its graph, with a node for every lookup."""
+        ...
+
+    def __call__(
+        self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
+    ) -> dict[str, FloatArray]:
+        """Its outputs by name, computed with its own tables or with these, as files store them.
+
+        Raises:
+            SpecError: it fails on the values.
+        """
+        ...
+
+
+class TorchSource:
+    """A torch module, in evaluation mode."""
+
+    kind = "torch"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        example_inputs: Any,
+        axes: DynamicAxes | None = None,
+        weights: Weights | None = None,
+    ) -> None:
+        """Name the module's inputs and outputs; with `weights`, take its tensors from there.
+
+        Raises:
+            SpecError: the example inputs do not fit.
+            UnsupportedError: the module returns something else than rows.
+            FileFormatError: the weights are not those of the module.
+        """
+        self._files = {} if weights is None else weights.tables(module)
+        self._in_files: dict[str, FileTable] = {}
+        self._module = module if weights is None else weights.filled(module)
+        self._given, self._axes = example_inputs, axes or {}
+        self._arguments: Arguments = arguments_of(self._module, example_inputs, self._axes)
+        self.names = self._arguments.names
+        self.examples = self._arguments.examples
+        self.outputs = output_names(self._module, self._arguments)
+        self.weight_bytes = sum(item.nbytes for item in self._module.parameters())
+
+    def capture(self) -> CapturedModel:
+        """See `ondevice.converters.source.capture.capture`; tables in files stay there."""
+        found = capture(self._module, self._given, self._axes)
+        self._in_files = {name: self._files[name] for name in found.tables if name in self._files}
+        return replace(found, tables={**found.tables, **self._in_files})
+
+    def __call__(
+        self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
+    ) -> dict[str, FloatArray]:
+        """Outputs float32 [batch, ...] by name; see Source.
+
+        A single row is computed as one of two where the module cannot do it alone: many `squeeze()`
+        axes of size 1, and then the batch with them.
+
+        Raises:
+            SpecError: the module fails on the values.
+        """
+        rows = len(next(iter(values.values())))
+        read: dict[str, FileTable | PackedTable] = {**self._in_files, **(tables or {})}
+        try:
+            with evaluating(self._module), torch.inference_mode(), _reading(self._module, read):
+                leaves = self._outputs(values) if rows > 1 else self._single_row(values)
+        except OnDeviceError:
+            raise
+        except Exception as error:  # the module is somebody's code
+            raise SpecError(f"the module fails on {rows} rows: {cause(error)}") from error
+        arrays = [leaf.to(torch.float32).numpy() for leaf in leaves]
+        return dict(zip(self.outputs, arrays, strict=True))
+
+    def _outputs(self, values: Mapping[str, Array]) -> list[torch.Tensor]:
+        args, kwargs = self._arguments.replaced(values)
+        returned = self._module(*args, **kwargs)
+        return [leaf for leaf in pytree.tree_leaves(returned) if leaf is not None]
+
+    def _single_row(self, values: Mapping[str, Array]) -> list[torch.Tensor]:
+        twice = {name: np.repeat(array, 2, 0) for name, array in values.items()}
+        first = [leaf[:1] for leaf in self._outputs(twice)]
+        with contextlib.suppress(Exception):
+            alone = self._outputs(values)
+            if [leaf.shape for leaf in alone] == [leaf.shape for leaf in first]:
+                return alone
+        return first
+
+
+@contextlib.contextmanager
+def _reading(module: nn.Module, tables: Mapping[str, FileTable | PackedTable]) -> Iterator[None]:
+    """Let a module read these tables in the place of its own, under every name that these have.
+
+    `torch.func.functional_call` leaves them behind where one submodule has two names.
+    """
+    own: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    own.update(module.named_buffers(remove_duplicate=False))
+    fresh = {
+        own[name]: RowTensor(table.read, table.rows, table.dim, own[name].dtype)
+        for name, table in tables.items()
+    }
+    holders: list[dict[str, Any]] = []
+    for part in module.modules():
+        holders += [part._parameters, part._buffers]
+    found = [
+        (holder, key, tensor)
+        for holder in holders
+        for key, tensor in holder.items()
+        if tensor is not None and tensor in fresh
+    ]
+    try:
+        for holder, key, tensor in found:
+            holder[key] = fresh[tensor]
+        yield
+    finally:
+        for holder, key, tensor in found:
+            holder[key] = tensor

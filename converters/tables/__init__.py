@@ -1,0 +1,1 @@
+"""Embedding tables: read from memory or files, cut and quantised a chunk of rows at a time."""

@@ -1,0 +1,159 @@
+"""A module's weights in safetensors files, one or several with an index, mapped or left there."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ondevice.converters.tables.table_source import FileTable
+from ondevice.errors import FileFormatError
+
+INDEX_SUFFIX = ".index.json"
+FOLDER_NAMES = ("model.safetensors.index.json", "model.safetensors")
+
+
+class Weights:
+    """Tensors of safetensors files by name; opening reads headers alone."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a .safetensors file, an index (.index.json) beside its files, or a folder of either.
+
+        Raises:
+            FileFormatError: a file is missing or damaged, or the index does not fit the files.
+        """
+        self.path = _found(Path(path))
+        self._files: dict[str, Path] = {}
+        index = None
+        if self.path.name.endswith(INDEX_SUFFIX):
+            index = _read_index(self.path)
+        for file in sorted({self.path} if index is None else set(index.values())):
+            for name in _names(file):
+                if index is None or index.get(name) == file:
+                    self._files[name] = file
+        if index is not None and (lacking := sorted(set(index) - set(self._files))):
+            raise FileFormatError(f"{self.path}: not in the files it names: {', '.join(lacking)}")
+
+    def tensors(self, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors of a module's state, mapped: pages are read when they are used.
+
+        Args:
+            expected: the module's state, on any device; a name that is missing in the files may
+                share its tensor with one that is not.
+
+        Raises:
+            FileFormatError: names, shapes or dtypes differ from those of the module.
+        """
+        names = self._sources(expected)
+        faults = [f"missing: {name}" for name in expected if name not in names]
+        faults += [f"unknown: {name}" for name in self._files if name not in expected]
+        mapped: dict[str, torch.Tensor] = {}
+        for file in sorted(set(self._files.values())):
+            with _opened(file) as opened:
+                for name in sorted(set(names.values())):
+                    if self._files[name] == file:
+                        mapped[name] = opened.get_tensor(name)
+        for name, source in names.items():
+            want, got = expected[name], mapped[source]
+            if (want.shape, want.dtype) != (got.shape, got.dtype):
+                faults.append(
+                    f"{name}: expected {want.dtype} {list(want.shape)}, "
+                    f"got {got.dtype} {list(got.shape)}"
+                )
+        if faults:
+            raise FileFormatError(f"{self.path}: not this module's weights: {'; '.join(faults)}")
+        parameters: dict[str, torch.Tensor] = {}
+        for name, source in names.items():
+            tensor, want = mapped[source], expected[name]
+            if isinstance(want, nn.Parameter):  # names of one parameter share one again
+                tensor = parameters.setdefault(source, nn.Parameter(tensor, want.requires_grad))
+            mapped[source] = tensor
+        return {name: mapped[source] for name, source in names.items()}
+
+    def filled(self, module: nn.Module) -> nn.Module:
+        """A copy of a module, perhaps on the meta device, with these weights, mapped.
+
+        Raises:
+            FileFormatError: see `tensors`; or a buffer without values that is not in the files.
+        """
+        state = module.state_dict(keep_vars=True)
+        tensors = self.tensors(state)
+        # a deep copy takes what it finds in its memo instead of copying
+        copied = copy.deepcopy(module, {id(state[name]): tensors[name] for name in state})
+        if empty := [name for name, buffer in copied.named_buffers() if buffer.is_meta]:
+            raise FileFormatError(
+                f"{self.path}: no values for the buffers {', '.join(empty)}: make them with "
+                "device='cpu' or let them be part of the module's state"
+            )
+        return copied
+
+    def tables(self, module: nn.Module) -> dict[str, FileTable]:
+        """The float32 matrices among a module's weights, to be read where they lie."""
+        expected = module.state_dict(keep_vars=True)
+        return {
+            name: self._table(source, expected[name].shape)
+            for name, source in self._sources(expected).items()
+            if expected[name].dtype == torch.float32 and expected[name].ndim == 2
+        }
+
+    def _sources(self, expected: Mapping[str, torch.Tensor]) -> dict[str, str]:
+        """For every name of a module's state, the name of its tensor in the files."""
+        present = {id(tensor): name for name, tensor in expected.items() if name in self._files}
+        sources = {}
+        for name, tensor in expected.items():
+            source = name if name in self._files else present.get(id(tensor))
+            if source is not None:
+                sources[name] = source
+        return sources
+
+    def _table(self, name: str, shape: torch.Size) -> FileTable:
+        file = self._files[name]
+        with file.open("rb") as opened:  # the library has checked the header
+            length = int.from_bytes(opened.read(8), "little")
+            entry = json.loads(opened.read(length))[name]
+        return FileTable(file, 8 + length + int(entry["data_offsets"][0]), shape[0], shape[1])
+
+
+def _found(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in FOLDER_NAMES:
+        if (path / name).is_file():
+            return path / name
+    raise FileFormatError(f"{path}: holds neither {' nor '.join(FOLDER_NAMES)}")
+
+
+def _read_index(path: Path) -> dict[str, Path]:
+    """File of each tensor. Names of files come from outside: they must not leave the folder."""
+    try:
+        entries: Any = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        index = {str(name): str(file) for name, file in entries.items()}
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FileFormatError(f"{path}: not an index of safetensors files: {error!r}") from error
+    names = set(index.values())
+    if outside := sorted(name for name in names if Path(name).name != name or name in ("", "..")):
+        raise FileFormatError(f"{path}: files must lie beside the index, not at {outside[0]!r}")
+    return {name: path.parent / file for name, file in index.items()}
+
+
+def _names(path: Path) -> list[str]:
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise FileFormatError(f"{path}: cannot be read: {error}") from error

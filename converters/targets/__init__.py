@@ -1,0 +1,1 @@
+"""The emitters: one packed model to .odm, .onnx and .tflite."""

@@ -1,0 +1,183 @@
+"""Write a packed model as a native .odm file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ondevice.codecs import QuantTable, StoredTable
+from ondevice.container import ContainerWriter
+from ondevice.converters.dense.layers import (
+    ALL_FLOAT,
+    DenseLayer,
+    DensePlan,
+    find_dense_layers,
+    layer_report,
+    nodes_of,
+)
+from ondevice.converters.graph import PackedModel, module_path
+from ondevice.converters.lowering.lowered import lowered
+from ondevice.converters.lowering.unsupported import LackingOperatorsError, fault
+from ondevice.converters.tables.draft import Draft
+from ondevice.dense import DENSE, pack_dense
+from ondevice.errors import UnsupportedError
+from ondevice.info import ModelInfo
+from ondevice.odm import odm_writer, records_of
+from ondevice.ops import OPERATORS
+from ondevice.plan import LOOKUP, Attribute, Node, Plan
+from ondevice.records import TAIL, RecordStream, stream_records
+
+
+def emit_odm(
+    packed: PackedModel, path: Path, info: ModelInfo, plan: DensePlan = ALL_FLOAT
+) -> Draft:
+    """Write a native file to `path`, dense layers stored as planned, up to its tables' rows.
+
+    Activations of q8 layers are always quantised dynamically, row by row.
+
+    Raises:
+        LackingOperatorsError: operators that the native engine lacks, all listed.
+    """
+    packed = lowered(packed)
+    graph = packed.model.graph
+    lookups = {lookup.node.name: lookup for lookup in packed.lookups}
+    _check_operators(graph, set(lookups))
+    tables = {name: stream_records(table) for name, table in sorted(packed.tables.items())}
+    weights = _weights(graph)
+    layers = find_dense_layers(graph, plan)
+    layer_of = nodes_of(layers)
+    names: dict[bytes, str] = {}
+    nodes = []
+    for node in graph:
+        inputs = tuple("" if value is None else str(value.name) for value in node.inputs)
+        outputs = tuple(str(value.name) for value in node.outputs)
+        if layer := layer_of.get(node):
+            if node is layer.nodes[0]:
+                nodes.append(_dense_node(layer, weights, names))
+        elif lookup := lookups.get(node.name):
+            nodes.append(Node(LOOKUP, inputs, outputs, {}, lookup.table, lookup.spec))
+        elif node.op_type != "Constant":
+            nodes.append(Node(node.op_type, inputs, outputs, _attributes(node)))
+    outputs = tuple(str(value.name) for value in graph.outputs)
+    used = {name for node in nodes for name in node.inputs} | set(outputs)
+    weights = {name: array for name, array in weights.items() if name in used}
+    execution = Plan(
+        inputs=tuple(str(value.name) for value in graph.inputs),
+        outputs=outputs,
+        nodes=tuple(nodes),
+        weights=tuple(weights),
+        tables={name: table.layout for name, table in tables.items()},
+    )
+    container = odm_writer(path, execution, info, weights, tables)
+    return Draft(
+        path=path,
+        layers=tuple(
+            layer_report(layer, "dynamic" if layer.codec == "q8" else "float") for layer in layers
+        ),
+        tables=[
+            _RecordWriter(packed.tables[name], container, records_of(name), stream)
+            for name, stream in tables.items()
+        ],
+        ending=container,
+    )
+
+
+@dataclass(frozen=True)
+class _RecordWriter:
+    """A `TableWriter` of records; `name` is their array in the container."""
+
+    table: StoredTable
+    container: ContainerWriter
+    name: str
+    stream: RecordStream
+
+    def write(self, file: BinaryIO, chunk: QuantTable) -> None:
+        """Append the records of the next rows."""
+        self.container.append(file, self.name, self.stream.pack(chunk))
+
+    def finish(self, file: BinaryIO) -> None:
+        """Append the zeros behind the last record."""
+        self.container.append(file, self.name, TAIL)
+
+
+def _dense_node(
+    layer: DenseLayer, weights: dict[str, npt.NDArray[Any]], names: dict[bytes, str]
+) -> Node:
+    """A Dense node; its packed arrays join `weights` under the layer's name.
+
+    Equal arrays, as in the steps of a recurrent layer, are stored once: `names` finds them.
+    """
+    packed = pack_dense(layer.weight, layer.bias, layer.codec)
+    arrays: dict[str, npt.NDArray[Any]] = {"weight": packed.weight, "bias": packed.bias}
+    if packed.scale is not None:
+        arrays["scale"] = packed.scale
+    inputs = [str(layer.x.name)]
+    for part, array in arrays.items():
+        name = f"{layer.name}.{part}"
+        while name in weights:
+            name += "_packed"
+        key = hashlib.sha256(f"{array.dtype}:".encode() + array.tobytes()).digest()
+        inputs.append(names.setdefault(key, name))
+        weights[inputs[-1]] = array
+    features, units = layer.weight.shape
+    attributes: dict[str, Attribute] = {
+        "codec": layer.codec,
+        "features": features,
+        "units": units,
+        "relu": int(layer.relu),
+    }
+    return Node(DENSE, tuple(inputs), (layer.name,), attributes)
+
+
+def _check_operators(graph: ir.Graph, lookups: set[str | None]) -> None:
+    missing = [
+        fault(node)
+        for node in graph
+        if node.name not in lookups and node.op_type not in (*OPERATORS, "Constant")
+    ]
+    if missing:
+        raise LackingOperatorsError("odm", missing)
+
+
+def _weights(graph: ir.Graph) -> dict[str, npt.NDArray[Any]]:
+    weights = {
+        name: np.array(value.const_value.numpy())
+        for name, value in graph.initializers.items()
+        if value.const_value is not None
+    }
+    for node in graph:
+        tensor = node.attributes.get_tensor("value") if node.op_type == "Constant" else None
+        if tensor is not None:
+            weights[str(node.outputs[0].name)] = np.array(tensor.numpy())
+    return {name: _stored(name, array) for name, array in weights.items()}
+
+
+def _stored(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A constant in one of the plan's types: float32, int64, or bool as one byte."""
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if array.dtype == np.int32:
+        return array.astype(np.int64)
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    return array
+
+
+def _attributes(node: ir.Node) -> dict[str, Attribute]:
+    plain = (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING)
+    lists = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
+    attributes: dict[str, Attribute] = {}
+    for name, attribute in node.attributes.items():
+        if attribute.type in plain:
+            attributes[name] = attribute.value
+        elif attribute.type in lists:
+            attributes[name] = list(attribute.value)
+        else:
+            raise UnsupportedError(f"{node.op_type} at {module_path(node)}: attribute {name!r}")
+    return attributes

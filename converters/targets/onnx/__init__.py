@@ -1,0 +1,1 @@
+"""Writes .onnx: lookups as functions of standard operators, tables as external data."""

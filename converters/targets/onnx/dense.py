@@ -1,0 +1,132 @@
+"""Dense layers with quantised weights in standard ONNX operators.
+
+- f16: the weights are float16; ONNX Runtime casts them once, when it opens the file.
+- q8: int8 arithmetic by MatMulInteger. Activations are uint8, quantised per tensor at each run
+  (DynamicQuantizeLinear), or with the constants of a calibration (QuantizeLinear). Weights are
+  uint8 with zero point 128: ONNX Runtime multiplies uint8 by int8 with a saturating instruction
+  on x86 processors without VNNI, and the sums are silently wrong there (docs/convert.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ondevice.converters.dense.layers import (
+    Activations,
+    DenseLayer,
+    DensePlan,
+    LayerReport,
+    Range,
+    find_dense_layers,
+    layer_report,
+)
+from ondevice.dense import quantise_weight
+
+ZERO_POINT = 128
+
+
+def quantise_dense(graph: ir.Graph, plan: DensePlan) -> tuple[LayerReport, ...]:
+    """Replace the dense layers of a graph by ones with quantised weights, as planned."""
+    reports = []
+    for layer in find_dense_layers(graph, plan):
+        if layer.codec != "f32":
+            _Replacement(graph, layer).apply()
+        reports.append(layer_report(layer, _activations(layer)))
+    _drop_unused(graph)
+    return tuple(reports)
+
+
+def _activations(layer: DenseLayer) -> Activations:
+    if layer.codec != "q8":
+        return "float"
+    return "dynamic" if layer.ranges is None else "static"
+
+
+class _Replacement:
+    """The nodes and constants that take the place of one layer."""
+
+    def __init__(self, graph: ir.Graph, layer: DenseLayer) -> None:
+        self._graph, self._layer = graph, layer
+        self._nodes: list[ir.Node] = []
+
+    def apply(self) -> None:
+        layer = self._layer
+        made = self._float16() if layer.codec == "f16" else self._integer()
+        if layer.relu:
+            made = self._op("Relu", made)
+        made.shape, made.type = layer.output.shape, layer.output.type
+        ir.convenience.replace_nodes_and_values(
+            self._graph, layer.nodes[0], layer.nodes, self._nodes, [layer.output], [made]
+        )
+
+    def _float16(self) -> ir.Value:
+        stored = self._constant("weight", self._layer.weight.astype(np.float16))
+        weight = self._op("Cast", stored, to=int(ir.DataType.FLOAT))
+        return self._biased(self._op("MatMul", self._layer.x, weight))
+
+    def _integer(self) -> ir.Value:
+        layer = self._layer
+        codes, scales = quantise_weight(layer.weight)
+        shifted = (codes.astype(np.int16) + ZERO_POINT).astype(np.uint8)
+        weight = self._constant("codes", shifted)
+        weight_zero = self._constant("codes_zero", np.uint8(ZERO_POINT))
+        if layer.ranges is None:
+            x, scale, zero = self._several("DynamicQuantizeLinear", 3, layer.x)
+            factor = self._op("Mul", scale, self._constant("scales", scales))
+        else:
+            x_scale, x_zero = uint8_parameters(layer.ranges[0])
+            zero = self._constant("input_zero", x_zero)
+            scale = self._constant("input_scale", x_scale)
+            x = self._op("QuantizeLinear", layer.x, scale, zero)
+            factor = self._constant("scales", scales * x_scale)
+        sums = self._op("MatMulInteger", x, weight, zero, weight_zero)
+        floats = self._op("Cast", sums, to=int(ir.DataType.FLOAT))
+        return self._biased(self._op("Mul", floats, factor))
+
+    def _biased(self, product: ir.Value) -> ir.Value:
+        if self._layer.bias is None:
+            return product
+        return self._op("Add", product, self._constant("bias", self._layer.bias))
+
+    def _op(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        return self._several(kind, 1, *inputs, **attributes)[0]
+
+    def _several(
+        self, kind: str, outputs: int, *inputs: ir.Value, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        name = f"{self._layer.name}.{len(self._nodes)}"
+        node = ir.node(kind, list(inputs), attributes=attributes, name=name, num_outputs=outputs)
+        for number, value in enumerate(node.outputs):
+            value.name = f"{name}.value{number}"
+        self._nodes.append(node)
+        return node.outputs
+
+    def _constant(self, part: str, array: npt.ArrayLike) -> ir.Value:
+        tensor = ir.tensor(np.ascontiguousarray(array), name=f"{self._layer.name}.{part}")
+        if np.ndim(array) == 0:
+            tensor = ir.tensor(np.asarray(array), name=tensor.name)
+        value = ir.Value(
+            name=tensor.name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(np.shape(array)),
+            const_value=tensor,
+        )
+        self._graph.register_initializer(value)
+        return value
+
+
+def uint8_parameters(values: Range) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point that map a range, 0 included, to 0..255."""
+    scale = np.float32((values.high - values.low) / 255) or np.float32(1)
+    return scale, np.uint8(np.clip(np.rint(-values.low / scale), 0, 255))
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]

@@ -1,0 +1,438 @@
+"""Write a packed model as ONNX: lookups as model-local functions over standard operators.
+
+Tables are external data beside the file, so ONNX Runtime maps them instead of reading them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - registers the dtypes that onnx_ir refers to
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ondevice.codecs import Codec, StoredTable
+from ondevice.converters.dense.layers import ALL_FLOAT, DensePlan
+from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
+from ondevice.converters.tables.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
+from ondevice.converters.tables.column_blocks import BlockWriter, ColumnBlocks, cut
+from ondevice.converters.tables.draft import Draft
+from ondevice.converters.tables.row_arithmetic import (
+    head_arithmetic,
+    residue_arithmetic,
+    row_arithmetic,
+)
+from ondevice.converters.targets.onnx.dense import quantise_dense
+from ondevice.converters.targets.onnx.external_data import ExternalData
+from ondevice.spec import HIGH_BITS
+
+METADATA_KEY = "ondevice"
+OPSET = 21
+IR_VERSION = 10
+LEAST_EXTERNAL = 256  # bytes; smaller constants stay in the .onnx file
+
+# A gather's source: narrow codes travel as bytes.
+VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "q8": np.dtype(np.int8),
+    "q4": np.dtype(np.uint8),
+    "q2": np.dtype(np.uint8),
+}
+
+FUNCTION_NAMES = {
+    "full": "TableLookup",
+    "binary_code": "BinaryCodeLookup",
+    "hash": "HashLookup",
+}
+
+
+def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT) -> Draft:
+    """Write `path` and, beside it, `path` + ".data" with room for the tables.
+
+    Args:
+        packed: the model; it is not changed.
+        path: the .onnx file to write; the caller writes to a temporary folder and renames.
+        info: description stored under the metadata key "ondevice".
+        plan: how dense layers are stored.
+    """
+    model = packed.model.clone()
+    graph = model.graph
+    layers = quantise_dense(graph, plan)
+    data = ExternalData(path.with_name(f"{path.name}.data"))
+    nodes = {node.name: node for node in graph}
+    stored = {
+        name: _StoredTable(graph, data, name, table)
+        for name, table in sorted(packed.tables.items())
+    }
+    functions: dict[str, ir.Function] = {}
+    for lookup in packed.lookups:
+        _replace_by_call(graph, nodes[lookup.node.name], lookup, stored[lookup.table], functions)
+    for function in functions.values():
+        model.functions[function.identifier()] = function
+    graph.opset_imports.clear()
+    graph.opset_imports.update({"": OPSET, DOMAIN: 1})
+    for name, value in graph.initializers.items():
+        held = value.const_value
+        if held is not None and not isinstance(held, ir.ExternalTensor):
+            array = np.array(held.numpy())  # plain arrays: torch tensors would be read again
+            outside = array.nbytes >= LEAST_EXTERNAL
+            value.const_value = data.add(name, array) if outside else ir.tensor(array, name=name)
+    _strip_provenance(model)
+    model.metadata_props[METADATA_KEY] = info
+    model.ir_version = IR_VERSION
+    data.write()
+    ir.save(model, path)
+    writers = [BlockWriter(item.cut, item.offsets, item.payload) for item in stored.values()]
+    return Draft(data.path, layers, writers)
+
+
+class _StoredTable:
+    """A table's initializers, shared by all lookups that read it."""
+
+    def __init__(self, graph: ir.Graph, data: ExternalData, name: str, table: StoredTable) -> None:
+        self.table = table
+        self.cut: ColumnBlocks = cut(table)
+        self.offsets: dict[int | str, int] = {}
+        self.values: list[ir.Value] = []
+        dtype = VALUE_DTYPES[table.codec]
+        for number in range(len(self.cut.blocks)):
+            self._add(graph, data, f"{name}.values.{number}", number, dtype)
+        if table.codec in NARROW:
+            self.values.append(_shared_codes(graph, table.codec))
+        if self.cut.row_scales:
+            self._add(graph, data, f"{name}.scales", "scales", np.dtype(np.float16))
+        elif table.column_scales is not None:
+            self.values.append(_initializer(graph, f"{name}.scales", table.column_scales))
+        if self.cut.positions is not None:
+            self._add(graph, data, f"{name}.positions", "positions", self.cut.positions)
+
+    def payload(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Rows of a block as they are stored."""
+        if self.table.codec not in NARROW:
+            return values
+        if self.cut.shared_bytes:
+            return pack_codes(values.reshape(1, -1), self.table.codec).reshape(-1)
+        return pack_codes(values, self.table.codec)
+
+    def _add(
+        self,
+        graph: ir.Graph,
+        data: ExternalData,
+        name: str,
+        place: int | str,
+        dtype: np.dtype[Any],
+    ) -> None:
+        shape = self.cut.block_shape(place) if isinstance(place, int) else (self.table.rows,)
+        tensor = data.reserve(name, dtype, shape)
+        self.offsets[place] = tensor.offset or 0
+        self.values.append(_registered(graph, name, tensor))
+
+
+def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    return _registered(graph, name, ir.tensor(np.ascontiguousarray(array), name=name))
+
+
+def _registered(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _shared_codes(graph: ir.Graph, codec: Codec) -> ir.Value:
+    """The codes of all 256 bytes, one array for all tables of a codec."""
+    name = f"ondevice.codes.{codec}"
+    return graph.initializers.get(name) or _initializer(graph, name, byte_codes(codec))
+
+
+def _replace_by_call(
+    graph: ir.Graph,
+    node: ir.Node,
+    lookup: PackedLookup,
+    stored: _StoredTable,
+    functions: dict[str, ir.Function],
+) -> None:
+    ids = node.inputs[0]
+    rank = 1 if ids is None or ids.shape is None else len(ids.shape)
+    body = _Body(lookup, stored, rank)
+    if body.key not in functions:
+        base = FUNCTION_NAMES[lookup.spec.scheme]
+        functions[body.key] = body.function(f"{base}_{len(functions) + 1}")
+    call = ir.Node(
+        DOMAIN,
+        functions[body.key].name,
+        [*node.inputs, *stored.values],
+        num_outputs=1,
+        name=node.name,
+    )
+    call.outputs[0].dtype = ir.DataType.FLOAT
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [call], node.outputs, call.outputs)
+
+
+def _strip_provenance(model: ir.Model) -> None:
+    """Drop the exporter's notes: stack traces hold paths of the machine that converted."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+class _Body:
+    """The body of one lookup function: ids and table arrays in, float32 vectors out."""
+
+    def __init__(self, lookup: PackedLookup, stored: _StoredTable, rank: int) -> None:
+        self.specs = lookup.specs
+        self.spec = lookup.spec
+        self._starts = lookup.starts
+        self._tape = ir.tape.Tape()
+        self._signature: list[str] = []
+        self._numbers: dict[ir.Value, int] = {}
+        several = len(self.specs) > 1
+        self.inputs = [
+            self._input(f"ids_{i}" if several else "ids") for i in range(len(self.specs))
+        ]
+        self._tables = [self._input(f"table_{i}") for i in range(len(stored.values))]
+        self.ids = self._stacked() if several else self.inputs[0]
+        self.rank = 2 if several else rank
+        self._codec = stored.table.codec
+        # any row outside, also where the last byte has room for more rows
+        self._outside = stored.table.rows + 8 * stored.cut.shared_bytes
+        values = self._read(self._table_rows(stored.table.rows - 1), stored)
+        if lookup.column_scales is not None:
+            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
+            values = self._op("Mul", values, scales)
+        vectors = self._pool(self._zero_padding(self._fuse(values)))
+        if several:
+            vectors = self._op("Reshape", vectors, self._constant([0, -1]))
+        self.output = vectors
+        self.output.name = "vectors"
+        self.key = f"{len(self.inputs)},{len(self._tables)}:" + ";".join(self._signature)
+
+    def function(self, name: str) -> ir.Function:
+        graph = ir.Graph(
+            [*self.inputs, *self._tables],
+            [self.output],
+            nodes=self._tape.nodes,
+            opset_imports={"": OPSET},
+            name=name,
+        )
+        return ir.Function(DOMAIN, name, graph=graph, attributes=[])
+
+    def _input(self, name: str) -> ir.Value:
+        value = ir.Value(name=name)
+        self._numbers[value] = len(self._numbers)
+        return value
+
+    def _op(self, op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        output = self._tape.op(op, inputs, attributes)
+        output.name = f"v{len(self._numbers)}"
+        arguments = ",".join(str(self._numbers[value]) for value in inputs)
+        self._signature.append(f"{op}({arguments}){sorted(attributes.items())}")
+        self._numbers[output] = len(self._numbers)
+        return output
+
+    def _constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> ir.Value:
+        values = np.asarray(array, dtype=dtype)
+        output = self._tape.op("Constant", [], {"value": ir.tensor(values)})
+        output.name = f"v{len(self._numbers)}"
+        self._signature.append(f"{values.dtype}{values.shape}{values.tolist()}")
+        self._numbers[output] = len(self._numbers)
+        return output
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        return self._op("Cast", value, to=int(dtype))
+
+    def _stacked(self) -> ir.Value:
+        """IDs of several inputs as int64 [batch, inputs], in three operators however many."""
+        flat = self._op("Concat", *self.inputs, axis=0)
+        by_input = self._op("Reshape", flat, self._constant([len(self.inputs), -1]))
+        return self._op("Transpose", by_input, perm=[1, 0])
+
+    def _table_rows(self, zero_row: int) -> ir.Value:
+        """Row numbers int64 [..., rows_per_id]; inputs, if several, on the axis before."""
+        if self.spec.scheme == "full":
+            return self._op("Unsqueeze", self._full_rows(), self._constant([-1]))
+        if self.spec.scheme == "hash":
+            rows = self._hash_rows(zero_row)
+        else:
+            rows = self._code_rows(zero_row)
+        head = head_arithmetic(self.specs, zero_row, self._starts)
+        if head is None:
+            return rows
+        own = self._op(
+            "And",
+            self._op("GreaterOrEqual", self.ids, self._constant(0)),
+            self._op("Less", self.ids, self._constant(self._of_inputs(head.heads))),
+        )
+        ids = self._op("Unsqueeze", self.ids, self._constant([-1]))
+        own_rows = self._op("Mul", ids, self._constant(self._of_inputs(head.factors)))
+        own_rows = self._op("Add", own_rows, self._constant(self._of_inputs(head.offsets)))
+        return self._op("Where", self._op("Unsqueeze", own, self._constant([-1])), own_rows, rows)
+
+    def _hash_rows(self, zero_row: int) -> ir.Value:
+        """Rows of hashes. Mod of int64 has the sign of the modulus: it is floored."""
+        numbers = residue_arithmetic(self.specs, zero_row, self._starts)
+        code = self._op("Unsqueeze", self.ids, self._constant([-1]))
+        if numbers.high or (numbers.multipliers != 1).any():
+            code = self._cast(code, ir.DataType.UINT64)
+            factors = self._of_inputs(numbers.multipliers)
+            code = self._op("Mul", code, self._constant(factors, np.uint64))
+            if numbers.high:
+                shift = self._constant(64 - HIGH_BITS, np.uint64)
+                code = self._op("BitShift", code, shift, direction="RIGHT")
+            code = self._cast(code, ir.DataType.INT64)
+        rows = self._op("Mod", code, self._constant(self._of_inputs(numbers.moduli)))
+        if (numbers.divisors != 1).any():
+            rows = self._op("Div", rows, self._constant(self._of_inputs(numbers.divisors)))
+        offsets = self._of_inputs(numbers.offsets)
+        return self._op("Add", rows, self._constant(offsets)) if offsets.any() else rows
+
+    def _code_rows(self, zero_row: int) -> ir.Value:
+        """Rows of binary codes."""
+        numbers = row_arithmetic(self.specs, 64, zero_row, self._starts)
+        code = self._cast(self.ids, ir.DataType.UINT64)
+        if (numbers.multipliers != 1).any():
+            code = self._op(
+                "Mul", code, self._constant(self._of_inputs(numbers.multipliers), np.uint64)
+            )
+        single_runs = numbers.masks.shape[2] == 1
+        code = self._op("Unsqueeze", code, self._constant([-1] if single_runs else [-1, -2]))
+        shifts, masks = (
+            self._of_inputs(array[..., 0] if single_runs else array)
+            for array in (numbers.shifts, numbers.masks)
+        )
+        bits = self._op("BitShift", code, self._constant(shifts, np.uint64), direction="RIGHT")
+        bits = self._op("BitwiseAnd", bits, self._constant(masks, np.uint64))
+        values = self._cast(bits, ir.DataType.INT64)
+        if not single_runs:
+            values = self._op("Mul", values, self._constant(self._of_inputs(numbers.weights)))
+            values = self._op("ReduceSum", values, self._constant([-1]), keepdims=0)
+        offsets = self._of_inputs(numbers.offsets)
+        return self._op("Add", values, self._constant(offsets)) if offsets.any() else values
+
+    def _of_inputs(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Constants [inputs, ...], without that axis for a single input."""
+        single: npt.NDArray[Any] = array[0]
+        return array if len(self.specs) > 1 else single
+
+    def _full_rows(self) -> ir.Value:
+        """The ID where it is a row, else the out-of-vocabulary row.
+
+        Without one, an ID out of range becomes a row that Gather rejects: a negative ID must not
+        wrap to the end of the table. A padding ID may lie outside.
+        """
+        rows = self.spec.rows
+        inside = self._op(
+            "And",
+            self._op("GreaterOrEqual", self.ids, self._constant(0)),
+            self._op("Less", self.ids, self._constant(rows)),
+        )
+        fallback = self._outside if self.spec.oov_row is None else self.spec.oov_row
+        selected = self._op("Where", inside, self.ids, self._constant(fallback))
+        padding = self.spec.padding_id
+        if self.spec.oov_row is None and padding is not None and not 0 <= padding < rows:
+            is_padding = self._op("Equal", self.ids, self._constant(padding))
+            selected = self._op("Where", is_padding, self._constant(0), selected)
+        return selected
+
+    def _read(self, rows: ir.Value, stored: _StoredTable) -> ir.Value:
+        """Dequantised rows float32 [..., rows_per_id, row_dim]: gather first, dequantise after."""
+        table, cut_table = stored.table, stored.cut
+        tables = list(self._tables)
+        blocks = [tables.pop(0) for _ in cut_table.blocks]
+        codes_of_byte = tables.pop(0) if table.codec in NARROW else None
+        scaled = cut_table.row_scales or table.column_scales is not None
+        scales = tables.pop(0) if scaled else None
+        if cut_table.positions is not None:
+            rows = self._cast(self._op("Gather", tables.pop(0), rows, axis=0), ir.DataType.INT64)
+        parts = []
+        for block, held in zip(cut_table.blocks, blocks, strict=True):
+            place = rows
+            if cut_table.zero_row:
+                place = self._op("Min", rows, self._constant(block.rows - 1))
+            if codes_of_byte is not None and cut_table.shared_bytes:
+                parts.append(self._read_shared(held, place, codes_of_byte, table))
+                continue
+            codes = self._op("Gather", held, place, axis=0)
+            if codes_of_byte is not None:
+                parts.append(self._unpack(codes, codes_of_byte, block.columns))
+            else:
+                parts.append(
+                    codes if table.codec == "f32" else self._cast(codes, ir.DataType.FLOAT)
+                )
+        values = parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=-1)
+        if scales is None:
+            return values
+        if table.scale_axis == "row":
+            scales = self._cast(self._op("Gather", scales, rows, axis=0), ir.DataType.FLOAT)
+            scales = self._op("Unsqueeze", scales, self._constant([-1]))
+        return self._op("Mul", values, scales)
+
+    def _read_shared(
+        self, block: ir.Value, rows: ir.Value, codes_of_byte: ir.Value, table: StoredTable
+    ) -> ir.Value:
+        """Values float32 [..., dim] of rows that share bytes: each code's byte, and it within."""
+        places = self._op("Unsqueeze", rows, self._constant([-1]))
+        if table.dim > 1:
+            places = self._op("Mul", places, self._constant(table.dim))
+            places = self._op("Add", places, self._constant(np.arange(table.dim)))
+        each = self._constant(codes_per_byte(table.codec))
+        found = self._op("Gather", block, self._op("Div", places, each), axis=0)
+        first = self._op("Mul", self._cast(found, ir.DataType.INT64), each)
+        code = self._op("Add", first, self._op("Mod", places, each))
+        flat = self._op("Reshape", codes_of_byte, self._constant([-1]))
+        return self._op("Gather", flat, code, axis=0)
+
+    def _unpack(self, codes: ir.Value, codes_of_byte: ir.Value, width: int) -> ir.Value:
+        """Values float32 [..., width] of narrow codes: a byte selects its own from all 256."""
+        values = self._op("Gather", codes_of_byte, self._cast(codes, ir.DataType.INT32), axis=0)
+        shape = self._constant([0] * (self.rank + 1) + [-1])
+        values = self._op("Reshape", values, shape)
+        if width % codes_per_byte(self._codec) == 0:
+            return values
+        first, stop, axis = self._constant([0]), self._constant([width]), self._constant([-1])
+        return self._op("Slice", values, first, stop, axis)
+
+    def _fuse(self, values: ir.Value) -> ir.Value:
+        count = max(spec.rows_per_id for spec in self.specs)
+        if self.spec.fuse == "concat":
+            return self._op("Reshape", values, self._constant([0] * self.rank + [self.spec.dim]))
+        if count == 1:
+            return self._op("Squeeze", values, self._constant([-2]))
+        operator = "ReduceProd" if self.spec.fuse == "mul" else "ReduceSum"
+        fused = self._op(operator, values, self._constant([-2]), keepdims=0)
+        if self.spec.fuse == "mean":
+            fused = self._op("Mul", fused, self._constant(1 / count, np.float32))
+        return fused
+
+    def _zero_padding(self, vectors: ir.Value) -> ir.Value:
+        if self.spec.padding_id is None:
+            return vectors
+        zero = self._constant(0.0, np.float32)
+        return self._op("Where", self._is_padding(), zero, vectors)
+
+    def _is_padding(self) -> ir.Value:
+        paddings = np.array([spec.padding_id for spec in self.specs], dtype=np.int64)
+        equal = self._op("Equal", self.ids, self._constant(self._of_inputs(paddings)))
+        return self._op("Unsqueeze", equal, self._constant([-1]))
+
+    def _pool(self, vectors: ir.Value) -> ir.Value:
+        """The sum or mean over the last axis of the IDs."""
+        if self.spec.pooling == "none":
+            return vectors
+        total = self._op("ReduceSum", vectors, self._constant([-2]), keepdims=0)
+        if self.spec.pooling == "sum":
+            return total
+        present = self._cast(self._op("Not", self._is_padding()), ir.DataType.FLOAT)
+        count = self._op("ReduceSum", present, self._constant([-2]), keepdims=0)
+        return self._op("Div", total, self._op("Max", count, self._constant(1.0, np.float32)))

@@ -1,0 +1,1 @@
+"""Writes .tflite: lookups and operators in the profile of tflite-runtime and LiteRT."""

@@ -1,0 +1,94 @@
+"""The ONNX values of a graph as TFLite tensors, while its nodes are being translated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ondevice.converters.targets.tflite.writer import FREE, TYPES, Shape, Tensor, TfliteWriter
+from ondevice.errors import UnsupportedError
+
+Array = npt.NDArray[Any]
+
+
+class GraphBuilder:
+    """The ONNX values of a graph as TFLite tensors, while its nodes are being translated."""
+
+    def __init__(self, writer: TfliteWriter) -> None:
+        """Start with no values."""
+        self.writer = writer
+        self.values: dict[ir.Value, Tensor] = {}
+        self.fused: set[ir.Node] = set()
+
+    def tensor(self, value: ir.Value | None) -> Tensor:
+        """The tensor of a value; a constant becomes a tensor when it is first used."""
+        if value is None:
+            raise UnsupportedError("an input is left out")
+        if value not in self.values:
+            array = self.array(value)
+            if array is None:
+                raise UnsupportedError(f"{value.name} is computed by an operator that is lacking")
+            self.values[value] = self.constant(array, str(value.name))
+        return self.values[value]
+
+    def constant(self, array: Array, name: str) -> Tensor:
+        """A constant tensor; matrices keep a name of their own."""
+        if array.dtype.name not in TYPES:
+            raise UnsupportedError(f"{name} has dtype {array.dtype}")
+        return self.writer.constant(array, array.dtype, name)
+
+    def array(self, value: ir.Value | None) -> Array | None:
+        """The constant that a value holds, None where it is computed."""
+        if value is None:
+            return None
+        tensor = value.const_value
+        node = value.producer()
+        if tensor is None and node is not None and node.op_type == "Constant":
+            return _constant_array(node)
+        return None if tensor is None else np.asarray(tensor.numpy())
+
+    def sizes(self, value: ir.Value | None) -> Shape:
+        """Sizes in an int64 list as far as they are constant, FREE for the others.
+
+        Raises:
+            UnsupportedError: they are neither constants nor parts that are joined.
+        """
+        array = self.array(value)
+        if array is not None:
+            return tuple(int(item) for item in np.atleast_1d(array))
+        node = None if value is None else value.producer()
+        if node is not None and node.op_type == "Concat":
+            return tuple(size for part in node.inputs for size in self.sizes(part))
+        if node is not None and node.op_type in ("Mul", "Shape"):
+            return (FREE,)
+        raise UnsupportedError("its sizes are not constant")
+
+    def integers(self, value: ir.Value | None, what: str) -> list[int]:
+        """A constant list of integers, such as axes.
+
+        Raises:
+            UnsupportedError: it is computed while the model runs.
+        """
+        array = self.array(value)
+        if array is None:
+            raise UnsupportedError(f"{what} is not constant")
+        return [int(item) for item in np.atleast_1d(array)]
+
+
+Translate = Callable[[GraphBuilder, ir.Node], Tensor]
+
+
+def _constant_array(node: ir.Node) -> Array:
+    attributes = node.attributes
+    for name in ("value_int", "value_ints", "value_float", "value_floats"):
+        if name in attributes:
+            dtype = np.int64 if "int" in name else np.float32
+            return np.asarray(attributes[name].value, dtype=dtype)
+    tensor = attributes.get_tensor("value")
+    if tensor is None:
+        raise UnsupportedError("a constant that is neither a tensor nor a number")
+    return np.asarray(tensor.numpy())

@@ -1,0 +1,538 @@
+"""The body of one embedding lookup in TFLite operators: IDs to rows, rows to float32 vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.codecs import BITS, Codec, StoredTable
+from ondevice.converters.graph import PackedLookup
+from ondevice.converters.tables.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
+from ondevice.converters.tables.column_blocks import BlockWriter, cut
+from ondevice.converters.tables.row_arithmetic import (
+    HeadArithmetic,
+    ResidueArithmetic,
+    RowArithmetic,
+    head_arithmetic,
+    residue_arithmetic,
+    row_arithmetic,
+)
+from ondevice.converters.targets.tflite.shapes import flat_size, reshape
+from ondevice.converters.targets.tflite.writer import Shape, Tensor, TfliteWriter
+from ondevice.spec import LookupSpec
+
+# A byte table is two to nine times as fast as shifts for blocks of many bit runs (Skip), but takes
+# 256 int32 rows a byte of code. It may add this share of the embedding table's own bytes; a block
+# of two runs, cut by a word border, gains nothing from it.
+BYTE_TABLE_SHARE = 1 / 16
+
+# What GATHER takes in both runtimes: float16 travels as integers, narrow codes as bytes.
+VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.int16),
+    "q8": np.dtype(np.int8),
+    "q4": np.dtype(np.uint8),
+    "q2": np.dtype(np.uint8),
+}
+
+
+class TfliteTable:
+    """An embedding table in the file, shared by every lookup that reads it.
+
+    Rows are gathered first and dequantised after, so no run dequantises the whole table.
+    """
+
+    def __init__(self, writer: TfliteWriter, name: str, table: StoredTable) -> None:
+        """Make room for the table, as column blocks where truncation saves bytes."""
+        self.table = table
+        self.bytes = table.rows * table.dim * BITS[table.codec] // 8
+        self._writer = writer
+        self._parts = parts = cut(table)
+        self._zero_row = parts.zero_row
+        self._shared_bytes = parts.shared_bytes
+        self._planar = table.codec == "q4" and len(parts.blocks) == 1 and not parts.shared_bytes
+        dtype = VALUE_DTYPES[table.codec]
+        self._blocks = [
+            writer.reserve(f"{name}.values.{number}", parts.block_shape(number), dtype)
+            for number in range(len(parts.blocks))
+        ]
+        self._positions: Tensor | None = None
+        if parts.positions is not None:
+            # GATHER takes no uint16, but int16: the same bits
+            dtype = np.dtype(np.int16 if parts.positions == np.uint16 else np.int32)
+            self._positions = writer.reserve(f"{name}.positions", (table.rows,), dtype)
+        self._row_scales: Tensor | None = None
+        self._column_scales: Tensor | None = None
+        if parts.row_scales:
+            self._row_scales = writer.reserve(f"{name}.scales", (table.rows, 1), np.int16)
+        elif table.column_scales is not None:
+            self._column_scales = writer.table(f"{name}.scales", table.column_scales)
+
+    def rows_writer(self) -> BlockWriter:
+        """What writes the rows into the file that the writer has made."""
+        places: dict[int | str, Tensor | None] = dict(enumerate(self._blocks))
+        places |= {"scales": self._row_scales, "positions": self._positions}
+        offsets = {place: self._writer.offset(tensor) for place, tensor in places.items() if tensor}
+        return BlockWriter(self._parts, offsets, self._payload)
+
+    @property
+    def rejects_outside(self) -> bool:
+        """Whether reading a row beyond the table fails by itself, in GATHER.
+
+        Column blocks take the minimum of the row number and their last row, which would turn
+        such a row into zeros; gathering its position first fails. Rows that share bytes may end
+        before their last byte does.
+        """
+        return not self._shared_bytes and (not self._zero_row or self._positions is not None)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows int32 or int64 [...] to values float32 [..., dim], still without column scales.
+
+        A negative row fails in GATHER.
+        """
+        if self._positions is not None:
+            rows = self._position(self._positions, rows)
+        if self._shared_bytes:
+            values = self._read_shared(rows)
+        else:
+            values = self._decode(self._read_blocks(rows))
+        if self._row_scales is not None:
+            scales = self._float16(self._gather(self._row_scales, rows))
+            values = self._writer.op("MUL", [values, scales], values.shape, np.float32)
+        return values
+
+    def _read_blocks(self, rows: Tensor) -> Tensor:
+        gathered = [self._gather(block, self._within(block, rows)) for block in self._blocks]
+        if len(gathered) == 1:
+            return gathered[0]
+        shape = (*rows.shape, sum(part.shape[-1] for part in gathered))
+        axis, dtype = len(shape) - 1, gathered[0].dtype
+        return self._writer.op("CONCATENATION", gathered, shape, dtype, axis=axis)
+
+    def _read_shared(self, rows: Tensor) -> Tensor:
+        """Values float32 [..., dim] of rows that share bytes: each code's byte, and it within.
+
+        In int32, as runtimes lack shifts and remainders of int64; rows outside are -1 by now.
+        """
+        writer, dim, codec = self._writer, self.table.dim, self.table.codec
+        each = codes_per_byte(codec)
+        places = writer.cast(rows, np.int32)
+        places = reshape(writer, places, (*rows.shape, 1))
+        shape = (*rows.shape, dim)
+        if dim > 1:
+            constant = writer.constant(dim, np.int32)
+            places = writer.op("MUL", [places, constant], places.shape, np.int32)
+            constant = writer.constant(list(range(dim)), np.int32)
+            places = writer.op("ADD", [places, constant], shape, np.int32)
+        shift = writer.constant([each.bit_length() - 1], np.int32)
+        found = self._gather(
+            self._blocks[0], writer.op("RIGHT_SHIFT", [places, shift], shape, np.int32)
+        )
+        number = writer.constant(each, np.int32)
+        first = writer.op("MUL", [writer.cast(found, np.int32), number], shape, np.int32)
+        within = writer.op("FLOOR_MOD", [places, number], shape, np.int32)
+        code = writer.op("ADD", [first, within], shape, np.int32)
+        return self._gather(writer.constant(byte_codes(codec).reshape(-1), np.float32), code)
+
+    def scale_columns(self, vectors: Tensor) -> Tensor:
+        """Apply the column scales, if any; they commute with sums over rows."""
+        if self._column_scales is None:
+            return vectors
+        return self._writer.op("MUL", [vectors, self._column_scales], vectors.shape, np.float32)
+
+    def _payload(self, block: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The stored form of a block of values; float16 and narrow codes travel as integers."""
+        if self.table.codec == "f16":
+            return block.view(np.int16)
+        if self.table.codec not in NARROW:
+            return block
+        if self._shared_bytes:
+            return pack_codes(block.reshape(1, -1), self.table.codec).reshape(-1)
+        return _planar_nibbles(block) if self._planar else pack_codes(block, self.table.codec)
+
+    def _position(self, positions: Tensor, rows: Tensor) -> Tensor:
+        found = self._writer.op("GATHER", [positions, rows], rows.shape, positions.dtype, axis=0)
+        if positions.dtype == np.int32:
+            return found
+        unsigned = self._writer.op("BITCAST", [found], rows.shape, np.uint16)
+        return self._writer.cast(unsigned, np.int32)
+
+    def _within(self, block: Tensor, rows: Tensor) -> Tensor:
+        """Row numbers in a block: rows that do not reach it take its last row, of zeros."""
+        if not self._zero_row or block.shape[0] > self.table.rows:
+            return rows
+        last = self._writer.constant(block.shape[0] - 1, rows.dtype)
+        return self._writer.op("MINIMUM", [rows, last], rows.shape, rows.dtype)
+
+    def _gather(self, source: Tensor, rows: Tensor) -> Tensor:
+        shape = (*rows.shape, *source.shape[1:])
+        return self._writer.op("GATHER", [source, rows], shape, source.dtype, axis=0)
+
+    def _float16(self, bits: Tensor) -> Tensor:
+        """int16 bit patterns of float16 numbers to float32.
+
+        tflite-runtime 2.14 cannot gather float16, and casts it only by way of a delegate.
+        """
+        half = self._writer.op("BITCAST", [bits], bits.shape, np.float16)
+        return self._writer.op("DEQUANTIZE", [half], bits.shape, np.float32)
+
+    def _decode(self, stored: Tensor) -> Tensor:
+        if self.table.codec == "f32":
+            return stored
+        if self.table.codec == "f16":
+            return self._float16(stored)
+        if self.table.codec == "q8":
+            return self._writer.cast(stored, np.float32)
+        values = self._decode_planar(stored) if self._planar else self._decode_bytes(stored)
+        return self._drop_filling(values)
+
+    def _decode_planar(self, packed: Tensor) -> Tensor:
+        """Nibbles by arithmetic, exact in float32: twice as fast as the table of all bytes."""
+        writer = self._writer
+        both = writer.cast(packed, np.float32)
+        shape = both.shape
+        sixteenth = writer.constant(1 / 16, np.float32)
+        high = writer.op("MUL", [both, sixteenth], shape, np.float32)
+        high = writer.op("FLOOR", [high], shape, np.float32)
+        raised = writer.op("MUL", [high, writer.constant(16, np.float32)], shape, np.float32)
+        low = writer.op("SUB", [both, raised], shape, np.float32)
+        whole = (*shape[:-1], 2 * shape[-1])
+        axis = len(shape) - 1
+        values = writer.op("CONCATENATION", [low, high], whole, np.float32, axis=axis)
+        return writer.op("SUB", [values, writer.constant(8, np.float32)], whole, np.float32)
+
+    def _decode_bytes(self, packed: Tensor) -> Tensor:
+        """Codes by a table of all 256 bytes: column blocks need neighbours side by side."""
+        writer, codec = self._writer, self.table.codec
+        indices = writer.cast(packed, np.int32)
+        codes = self._gather(writer.constant(byte_codes(codec), np.float32), indices)
+        columns = codes_per_byte(codec) * packed.shape[-1]
+        return reshape(writer, codes, (*packed.shape[:-1], columns))
+
+    def _drop_filling(self, values: Tensor) -> Tensor:
+        if values.shape[-1] == self.table.dim:
+            return values
+        shape = (*values.shape[:-1], self.table.dim)
+        begin = self._writer.constant([0] * len(shape), np.int32)
+        size = self._writer.constant([-1] * (len(shape) - 1) + [self.table.dim], np.int32)
+        return self._writer.op("SLICE", [values, begin, size], shape, np.float32)
+
+
+def write_lookup(
+    writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
+) -> Tensor:
+    """IDs int64 [...], several inputs [n] each, to vectors float32 [..., dim of all].
+
+    An ID that the specification rejects makes GATHER, and so the run, fail.
+    """
+    spec, first = lookup.spec, inputs[0]
+    if len(inputs) > 1:
+        return _write_merged(writer, lookup, table, inputs)
+    flat = first if len(first.shape) == 1 else reshape(writer, first, (flat_size(first.shape),))
+    if spec.scheme == "full":
+        vectors = table.scale_columns(table.read(_full_rows(writer, spec, table, flat)))
+    else:
+        rows = _hashed_rows(writer, lookup, table, flat)
+        vectors = _fuse(writer, lookup, table, rows)
+    keep = None
+    if spec.padding_id is not None:
+        keep = _not_padding(writer, spec.padding_id, flat)
+        vectors = writer.op("MUL", [vectors, keep], vectors.shape, np.float32)
+    if flat is first:
+        return vectors
+    vectors = reshape(writer, vectors, (*first.shape, spec.dim), like=first)
+    if spec.pooling == "none" or keep is None:
+        return vectors
+    total = _sum_axis(writer, vectors, -2)
+    if spec.pooling == "sum":
+        return total
+    count = _sum_axis(writer, reshape(writer, keep, (*first.shape, 1), like=first), -2)
+    count = writer.op("MAXIMUM", [count, writer.constant(1, np.float32)], count.shape, np.float32)
+    return writer.op("DIV", [total, count], total.shape, np.float32)
+
+
+def _write_merged(
+    writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
+) -> Tensor:
+    """Hashed IDs of several inputs [n] in one table, summed or averaged, side by side."""
+    spec, count, size = lookup.spec, len(inputs), inputs[0].shape[0]
+    ids = writer.op("PACK", inputs, (size, count), np.int64, axis=1, values_count=count)
+    zero_row = table.table.rows - 1
+    if spec.scheme == "hash":
+        rows = _rows_by_residues(
+            writer, residue_arithmetic(lookup.specs, zero_row, lookup.starts), ids
+        )
+    else:
+        code = ids
+        factors = np.array([spec.multiplier for spec in lookup.specs], dtype=np.uint64)
+        if (factors != 1).any():
+            constant = writer.constant(factors.view(np.int64), np.int64)
+            code = writer.op("MUL", [ids, constant], ids.shape, np.int64)
+        numbers = row_arithmetic(lookup.specs, 32, zero_row, lookup.starts)
+        rows = _rows_by_shifts(writer, numbers, code)
+    head = head_arithmetic(lookup.specs, zero_row, lookup.starts)
+    if head is not None:
+        rows = _own_rows(writer, head, ids, rows)
+    blocks = rows.shape[1] // count
+    values = reshape(writer, table.read(rows), (size, count, blocks, spec.dim))
+    axis = writer.constant([2], np.int32)
+    shape = (size, count, spec.dim)
+    vectors = writer.op("SUM", [values, axis], shape, np.float32, keep_dims=False)
+    if lookup.column_scales is not None:
+        scales = writer.constant(lookup.column_scales, np.float32)
+        vectors = writer.op("MUL", [vectors, scales], shape, np.float32)
+    if spec.fuse == "mean":
+        share = writer.constant(1 / blocks, np.float32)
+        vectors = writer.op("MUL", [vectors, share], shape, np.float32)
+    if spec.padding_id is not None:
+        paddings = np.array([spec.padding_id for spec in lookup.specs], dtype=np.int64)
+        constant = writer.constant(paddings, np.int64)
+        other = writer.op("NOT_EQUAL", [ids, constant], ids.shape, np.bool_)
+        keep = reshape(writer, writer.cast(other, np.float32), (size, count, 1))
+        vectors = writer.op("MUL", [vectors, keep], shape, np.float32)
+    return reshape(writer, vectors, (size, count * spec.dim))
+
+
+def _full_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
+    """Rows int64 [n] of a full table; all comparisons are made on the int64 IDs."""
+    rows = ids
+    if spec.oov_row is not None or not table.rejects_outside:
+        below = _compare(writer, "LESS", ids, spec.rows)
+        above = _compare(writer, "GREATER_EQUAL", ids, 0)
+        inside = writer.op("LOGICAL_AND", [above, below], ids.shape, np.bool_)
+        fallback = writer.constant(-1 if spec.oov_row is None else spec.oov_row, np.int64)
+        rows = writer.op("SELECT_V2", [inside, ids, fallback], ids.shape, np.int64)
+    padding = spec.padding_id
+    if spec.oov_row is None and padding is not None and not 0 <= padding < spec.rows:
+        is_padding = _compare(writer, "EQUAL", ids, padding)
+        zero = writer.constant(0, np.int64)
+        rows = writer.op("SELECT_V2", [is_padding, zero, rows], ids.shape, np.int64)
+    return rows
+
+
+def _hashed_rows(
+    writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, ids: Tensor
+) -> Tensor:
+    """Rows int32 [n, rows_per_id] of a hash or a binary code."""
+    zero_row = table.table.rows - 1
+    if lookup.spec.scheme == "hash":
+        rows = _rows_by_residues(writer, residue_arithmetic(lookup.specs), ids)
+    else:
+        rows = _code_rows(writer, lookup.spec, table, ids)
+    head = head_arithmetic(lookup.specs, zero_row)
+    return rows if head is None else _own_rows(writer, head, ids, rows)
+
+
+def _rows_by_residues(writer: TfliteWriter, numbers: ResidueArithmetic, ids: Tensor) -> Tensor:
+    """IDs int64 [n] of one input or [n, inputs] become rows int32 [n, inputs * residues].
+
+    FLOOR_MOD is floored and exact for int64 in both runtimes, RIGHT_SHIFT logical for uint32.
+    """
+    inputs, count = numbers.moduli.shape
+    size = ids.shape[0]
+    shape = (size, inputs * count)
+    code = reshape(writer, ids, (size, inputs, 1) if inputs > 1 else (size, 1))
+    moduli = numbers.moduli.reshape(-1)
+    if numbers.high or (numbers.multipliers != 1).any():
+        factors = writer.constant(_of_inputs(numbers.multipliers.view(np.int64)), np.int64)
+        code = writer.op("MUL", [code, factors], (*code.shape[:-1], count), np.int64)
+    if numbers.high:
+        words = writer.op("BITCAST", [reshape(writer, code, shape)], (*shape, 2), np.uint32)
+        shifts = writer.constant([1, 1], np.uint32)
+        words = writer.op("RIGHT_SHIFT", [words, shifts], words.shape, np.uint32)
+        words = writer.op("BITCAST", [words], words.shape, np.int32)
+        high = writer.op("GATHER", [words, writer.constant(1, np.int32)], shape, np.int32, axis=2)
+        rows = writer.op("FLOOR_MOD", [high, writer.constant(moduli, np.int32)], shape, np.int32)
+    else:
+        constant = writer.constant(_of_inputs(numbers.moduli), np.int64)
+        rest = writer.op("FLOOR_MOD", [code, constant], (*code.shape[:-1], count), np.int64)
+        rows = writer.cast(reshape(writer, rest, shape), np.int32)
+    if (numbers.divisors != 1).any():
+        divisors = writer.constant(numbers.divisors.reshape(-1), np.int32)
+        rows = writer.op("DIV", [rows, divisors], shape, np.int32)
+    return _add_offsets(writer, numbers.offsets.reshape(-1).tolist(), rows)
+
+
+def _own_rows(writer: TfliteWriter, head: HeadArithmetic, ids: Tensor, rows: Tensor) -> Tensor:
+    """Rows int32 [n, inputs * places], those of IDs of the head replaced by their own."""
+    inputs, count = head.factors.shape
+    size = ids.shape[0]
+    heads = writer.constant(head.heads if inputs > 1 else head.heads[0], np.int64)
+    above = _compare(writer, "GREATER_EQUAL", ids, 0)
+    below = writer.op("LESS", [ids, heads], ids.shape, np.bool_)
+    own = writer.op("LOGICAL_AND", [above, below], ids.shape, np.bool_)
+    zero = writer.constant(0, np.int64)
+    number = writer.cast(writer.op("SELECT_V2", [own, ids, zero], ids.shape, np.int64), np.int32)
+    column, all_places = (size, inputs, 1), (size, inputs, count)
+    factors, offsets = (writer.constant(array, np.int32) for array in (head.factors, head.offsets))
+    number = reshape(writer, number, column)
+    number = writer.op("MUL", [number, factors], all_places, np.int32)
+    number = writer.op("ADD", [number, offsets], all_places, np.int32)
+    rows = reshape(writer, rows, all_places)
+    own = reshape(writer, own, column)
+    rows = writer.op("SELECT_V2", [own, number, rows], all_places, np.int32)
+    return reshape(writer, rows, (size, inputs * count))
+
+
+def _of_inputs(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Constants [inputs, ...], without that axis for a single input."""
+    single: npt.NDArray[np.int64] = array[0]
+    return array if len(array) > 1 else single
+
+
+def _code_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
+    """Rows int32 [n, blocks] of a binary code."""
+    code = ids
+    if spec.multiplier != 1:  # int64 multiplication wraps in both runtimes
+        factor = np.array(spec.multiplier, dtype=np.uint64).view(np.int64)
+        code = writer.op("MUL", [ids, writer.constant(factor, np.int64)], ids.shape, np.int64)
+    for word_bits in (16, 8):
+        if all(
+            b.stride == 1 and b.bits == word_bits and not b.start % word_bits for b in spec.blocks
+        ):
+            values = _whole_words(writer, spec, code, word_bits)
+            return _add_offsets(writer, [block.offset for block in spec.blocks], values)
+    byte_table = _byte_table(spec)
+    many = max(len(pieces) for pieces in spec.pieces(32)) > 2
+    if many and byte_table.nbytes <= table.bytes * BYTE_TABLE_SHARE:
+        return _rows_by_bytes(writer, byte_table, code)
+    return _rows_by_shifts(writer, row_arithmetic([spec], 32), code)
+
+
+def _whole_words(writer: TfliteWriter, spec: LookupSpec, code: Tensor, bits: int) -> Tensor:
+    """Block values where every block is one aligned word: the code's own bytes."""
+    count = 64 // bits
+    words = writer.op("BITCAST", [code], (*code.shape, count), np.dtype(f"uint{bits}"))
+    values = writer.cast(words, np.int32)
+    return _columns(writer, values, [block.start // bits for block in spec.blocks])
+
+
+def _rows_by_shifts(writer: TfliteWriter, numbers: RowArithmetic, code: Tensor) -> Tensor:
+    """Rows by one shift and one remainder, with a column for every bit run.
+
+    Codes int64 [n] of one input or [n, inputs] become rows int32 [n, inputs * blocks]. The shift
+    is arithmetic and the remainder a floor, so the sign bit does no harm.
+    """
+    inputs, blocks, runs = numbers.masks.shape
+    size = code.shape[0]
+    halves = writer.op("BITCAST", [code], (*code.shape, 2), np.int32)
+    halves = reshape(writer, halves, (size, 2 * inputs))
+    words = (numbers.words + 2 * np.arange(inputs)[:, None, None]).reshape(-1).tolist()
+    # one column broadcasts against all shifts
+    source = _columns(writer, halves, words if len(set(words)) > 1 else words[:1])
+    shape = (size, len(words))
+    shifts, moduli, weights = (
+        writer.constant(array.reshape(-1), np.int32)
+        for array in (numbers.shifts, numbers.masks + 1, numbers.weights)
+    )
+    bits = writer.op("RIGHT_SHIFT", [source, shifts], shape, np.int32)
+    bits = writer.op("FLOOR_MOD", [bits, moduli], shape, np.int32)
+    if runs > 1:
+        bits = writer.op("MUL", [bits, weights], shape, np.int32)
+        bits = reshape(writer, bits, (size, inputs * blocks, runs))
+        axis = writer.constant([2], np.int32)
+        bits = writer.op("SUM", [bits, axis], (size, inputs * blocks), np.int32, keep_dims=False)
+    return _add_offsets(writer, numbers.offsets.reshape(-1).tolist(), bits)
+
+
+def _byte_table(spec: LookupSpec) -> npt.NDArray[np.int32]:
+    """What each byte of a code adds to each block's row: int32 [bytes, 256, blocks].
+
+    The first byte carries the blocks' offsets.
+    """
+    count = -(-spec.code_bits // 8)
+    weights = np.zeros((8 * count, len(spec.blocks)), dtype=np.int64)
+    for number, block in enumerate(spec.blocks):
+        for position in range(block.bits):
+            weights[block.start + position * block.stride, number] += 2**position
+    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
+    table = np.stack([bits @ weights[8 * byte : 8 * byte + 8] for byte in range(count)])
+    table[0] += np.array([block.offset for block in spec.blocks])
+    return table.astype(np.int32)
+
+
+def _rows_by_bytes(writer: TfliteWriter, table: npt.NDArray[np.int32], code: Tensor) -> Tensor:
+    """Rows as the sum of what each byte of the code contributes."""
+    count, _, blocks = table.shape
+    values = writer.op("BITCAST", [code], (*code.shape, 8), np.uint8)
+    values = _columns(writer, values, list(range(count)))
+    values = writer.cast(values, np.int32)
+    starts = writer.constant(256 * np.arange(count), np.int32)
+    values = writer.op("ADD", [values, starts], values.shape, np.int32)
+    source = writer.constant(table.reshape(-1, blocks), np.int32)
+    parts = writer.op("GATHER", [source, values], (*values.shape, blocks), np.int32, axis=0)
+    axis = writer.constant([1], np.int32)
+    return writer.op("SUM", [parts, axis], (*code.shape, blocks), np.int32, keep_dims=False)
+
+
+def _add_offsets(writer: TfliteWriter, offsets: list[int], values: Tensor) -> Tensor:
+    if not any(offsets):
+        return values
+    return writer.op("ADD", [values, writer.constant(offsets, np.int32)], values.shape, np.int32)
+
+
+def _fuse(writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, rows: Tensor) -> Tensor:
+    """Rows [n, rows_per_id] to fused vectors float32 [n, dim]."""
+    spec, count = lookup.spec, lookup.spec.rows_per_id
+    size = rows.shape[0]
+
+    def scaled(vectors: Tensor) -> Tensor:
+        if lookup.column_scales is None:
+            return table.scale_columns(vectors)
+        scales = writer.constant(lookup.column_scales[0], np.float32)
+        return writer.op("MUL", [vectors, scales], vectors.shape, np.float32)
+
+    if count == 1:
+        return scaled(table.read(reshape(writer, rows, (size,))))
+    values = table.read(rows)
+    if spec.fuse == "concat":
+        return reshape(writer, scaled(values), (size, spec.dim))
+    if spec.fuse == "mul":  # column scales do not commute with a product
+        axis = writer.constant([1], np.int32)
+        return writer.op(
+            "REDUCE_PROD", [scaled(values), axis], (size, spec.dim), np.float32, keep_dims=False
+        )
+    fused = scaled(_sum_axis(writer, values, 1))
+    if spec.fuse == "mean":
+        share = writer.constant(1 / count, np.float32)
+        fused = writer.op("MUL", [fused, share], fused.shape, np.float32)
+    return fused
+
+
+def _not_padding(writer: TfliteWriter, padding: int, ids: Tensor) -> Tensor:
+    """float32 [n, 1] of IDs [n]: 0 where the ID is the padding ID, 1 elsewhere."""
+    keep = writer.cast(_compare(writer, "NOT_EQUAL", ids, padding), np.float32)
+    return reshape(writer, keep, (*ids.shape, 1))
+
+
+def _sum_axis(writer: TfliteWriter, values: Tensor, axis: int) -> Tensor:
+    """The sum over an axis, which disappears."""
+    place = axis % len(values.shape)
+    shape = (*values.shape[:place], *values.shape[place + 1 :])
+    constant = writer.constant([place], np.int32)
+    return writer.op("SUM", [values, constant], shape, values.dtype, keep_dims=False)
+
+
+def _compare(writer: TfliteWriter, opcode: str, ids: Tensor, value: int) -> Tensor:
+    return writer.op(opcode, [ids, writer.constant(value, np.int64)], ids.shape, np.bool_)
+
+
+def _columns(writer: TfliteWriter, values: Tensor, columns: list[int]) -> Tensor:
+    """Columns of a matrix [n, m], in the given order."""
+    if columns == list(range(values.shape[1])):
+        return values
+    shape: Shape = (values.shape[0], len(columns))
+    indices = writer.constant(columns, np.int32)
+    return writer.op("GATHER", [values, indices], shape, values.dtype, axis=1)
+
+
+def _planar_nibbles(codes: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Codes [rows, columns] plus 8, the first half of the columns low, the second half high."""
+    shifted = codes.astype(np.int8) + np.int8(8)
+    if shifted.shape[1] % 2:
+        shifted = np.pad(shifted, ((0, 0), (0, 1)))
+    half = shifted.shape[1] // 2
+    order = np.arange(2 * half).reshape(2, half).T.reshape(-1)
+    return pack_codes(shifted[:, order], "q4")

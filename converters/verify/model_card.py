@@ -1,0 +1,172 @@
+"""The model card: `model.md`, one page that says what the files of a conversion are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ondevice.converters.graph import PackedModel
+from ondevice.converters.verify.report import (
+    ConversionReport,
+    accuracy_lines,
+    fitted_rows,
+    markdown_table,
+    not_checked_lines,
+    parity_rows,
+)
+from ondevice.spec import LookupSpec
+
+
+def model_card(
+    name: str, packed: PackedModel, report: ConversionReport, about: Mapping[str, str]
+) -> str:
+    """Markdown text; no times and no folders, so that equal conversions give equal cards.
+
+    Args:
+        name: of the model.
+        packed: what was written.
+        report: how it was written and verified.
+        about: further lines on the model and its data, text by label.
+    """
+    missing = not_checked_lines(report)
+    sections = [
+        f"# {_escaped(name)}",
+        f"Written by ondevice-ctr {report.made_by['ondevice-ctr']}. `ondevice verify FILE` repeats "
+        "the check against the test vectors inside a file, wherever it runs.",
+        markdown_table(_summary_rows(report)),
+        "\n".join(_limits(report)),
+        "## Files",
+        markdown_table(_file_rows(report)),
+        "## Methods",
+        "\n".join(_methods(report)),
+        markdown_table(_table_rows(packed)),
+        *([markdown_table(fitted_rows(report.fitted))] if report.fitted else []),
+        markdown_table(_layer_rows(report)),
+        "## Data and accuracy",
+        "\n".join(f"- {line}" for line in _accuracy(report, about)),
+        "## Parity",
+        "The torch module, computing with the tables as the files store them, beside every file: "
+        "largest difference of a probability over ordinary, unseen, padding and extreme IDs. "
+        "64 such rows and torch's answers travel inside each file.",
+        markdown_table(parity_rows(report, folder=False)),
+        *(["\n".join(f"- {line}" for line in missing)] if missing else []),
+        "## Versions",
+        markdown_table([("package", "version"), *report.made_by.items()]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _summary_rows(report: ConversionReport) -> list[tuple[str, ...]]:
+    """What one decides by: a column for the trained model and one for every file."""
+    files = report.targets.values()
+    rows: list[tuple[str, ...]] = [
+        ("", "trained, float32", *(item.path.name for item in files)),
+        ("bytes", f"{report.weight_bytes:,}", *(f"{item.bytes:,}" for item in files)),
+        ("times smaller", "", *(f"{report.weight_bytes / item.bytes:.1f}" for item in files)),
+    ]
+    if report.source_auc is not None:
+        rows.append(("AUC", f"{report.source_auc:.4f}", *(f"{item.auc:.4f}" for item in files)))
+        lost = [(item.auc or 0) - report.source_auc for item in files]
+        rows.append(("change of the AUC", "", *(f"{change:+.4f}" for change in lost)))
+    changes = [f"{item.max_change:.1e}" for item in files]
+    differences = [f"{item.max_difference:.1e}" for item in files]
+    return [
+        *rows,
+        ("largest change of a probability", "", *changes),
+        ("largest difference from torch with the same tables", "", *differences),
+    ]
+
+
+def _limits(report: ConversionReport) -> list[str]:
+    """What the figures of the summary do not cover."""
+    lines = [
+        "- Bytes of the trained model are its parameters; those of a file are all there is, "
+        "features and test vectors included; `ondevice inspect FILE` shows the parts."
+    ]
+    if report.source_auc is None:
+        lines.append("- No AUC: the conversion was given no validation rows.")
+    return lines
+
+
+def _file_rows(report: ConversionReport) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("file", "bytes", "tables", "SHA-256")]
+    for item in report.targets.values():
+        for number, (name, (count, digest)) in enumerate(item.files.items()):
+            last = number == len(item.files) - 1  # of an .onnx file the external data
+            tables = f"{item.table_bytes:,}" if last else ""
+            rows.append((f"`{name}`", f"{count:,}", tables, f"`{digest}`"))
+    return rows
+
+
+def _methods(report: ConversionReport) -> list[str]:
+    lines = [f"- Embedding tables: {report.codec}.", f"- Dense layers: {report.dense}."]
+    if report.float_layers:
+        kept = ", ".join(f"`{path}`" for path in report.float_layers)
+        lines.append(f"- Kept in float32: {kept}.")
+    if report.calibration_rows:
+        lines.append(f"- Ranges of activations fixed by {report.calibration_rows:,} rows.")
+    return lines
+
+
+def _table_rows(packed: PackedModel) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("table", "rows x dimensions", "kept dimensions", "values", "lookup")
+    ]
+    seen: dict[str, list[str]] = {}
+    for lookup in packed.lookups:
+        method = _method(lookup.spec)
+        if method not in seen.setdefault(lookup.table, []):
+            seen[lookup.table].append(method)
+    for name, methods in seen.items():
+        stored = packed.tables[name]
+        kept = stored.dim if stored.widths is None else float(stored.widths.mean())
+        shape = f"{stored.rows:,} x {stored.dim}"
+        rows.append((f"`{name}`", shape, f"{kept:.1f}", stored.codec, "; ".join(methods)))
+    return rows
+
+
+def _layer_rows(report: ConversionReport) -> list[tuple[str, ...]]:
+    """Dense layers by target: codec, and how their inputs become int8."""
+    rows: list[tuple[str, ...]] = [("file", "dense layer", "features x units", "weights", "input")]
+    rows += [
+        (
+            item.path.name,
+            f"`{layer.path}`",
+            f"{layer.features} x {layer.units}",
+            layer.codec,
+            layer.activations,
+        )
+        for item in report.targets.values()
+        for layer in item.layers
+    ]
+    return rows
+
+
+def _method(spec: LookupSpec) -> str:
+    if spec.scheme == "full":
+        return "one row per ID"
+    parts = [spec.kind]
+    if spec.head:
+        parts.append(f"{spec.head} IDs with rows of their own")
+    if spec.blocks:
+        bits = ", ".join(str(block.bits) for block in spec.blocks)
+        parts.append(f"{spec.code_bits} bits in blocks of {bits}")
+    if spec.residues:
+        parts.append(f"{', '.join(str(residue.rows) for residue in spec.residues)} rows")
+    if spec.rows_per_id > 1:
+        parts.append(spec.fuse)
+    if spec.pooling != "none":
+        parts.append(f"{spec.pooling} over a sequence")
+    return ", ".join(parts)
+
+
+def _accuracy(report: ConversionReport, about: Mapping[str, str]) -> list[str]:
+    lines = [f"{_escaped(label)}: {_escaped(text)}" for label, text in about.items()]
+    return [*lines, *map(_escaped, accuracy_lines(report))]
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    line = " ".join(text.split())
+    for sign in "\\`*_<>[]|#":
+        line = line.replace(sign, f"\\{sign}")
+    return line

@@ -1,0 +1,114 @@
+"""Requests that try a model where conversions go wrong: unseen, padding and extreme IDs, and
+numbers between those of the examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.converters.verify.id_origins import InputIds
+from ondevice.info import InputSpec
+
+Array = npt.NDArray[Any]
+
+EXTREMES = (0, 1, 2, -1, 2**63 - 1, -(2**63), 2**31, 2**32, -(2**32) - 1)
+ANY = 2**63  # an ID limit that allows every pattern
+# Random IDs of an input in one batch: each makes the pages around its rows part of this process.
+UNSEEN = 32
+SEED = 20_210_902  # fixed, so that the same model converts to the same bytes
+
+
+def probe_inputs(
+    inputs: Sequence[InputSpec],
+    uses: Mapping[str, InputIds],
+    examples: Mapping[str, Array],
+    rows: int,
+    sizes: Mapping[str, int] | None = None,
+) -> dict[str, Array]:
+    """Values by input name, `rows` of them, of the inputs' types.
+
+    An element that is an ID takes extreme, padding, random and example IDs in turn, and those at
+    the border of a head; with a limit, legal ones alone. Every other element takes the example's
+    values, which the network may rely on (a length, a mask, a price); numbers also ones between
+    their least and their greatest.
+
+    Args:
+        inputs: the inputs.
+        uses: what their elements are.
+        examples: example values, two rows at least.
+        rows: how many rows.
+        sizes: of free axes beside the rows; by default those of the examples.
+    """
+    rng = np.random.default_rng([SEED, rows])
+    return {
+        spec.name: _values(spec, uses[spec.name], examples[spec.name], rows, rng, sizes or {})
+        for spec in inputs
+    }
+
+
+def _values(
+    spec: InputSpec,
+    use: InputIds,
+    examples: Array,
+    rows: int,
+    rng: np.random.Generator,
+    sizes: Mapping[str, int],
+) -> Array:
+    flat = examples.reshape(len(examples), -1)
+    free = [size for size in spec.shape[1:] if isinstance(size, str)]
+    if not free:
+        columns = [
+            _column(spec, use, column, flat[:, column], rows, rng)
+            for column in range(flat.shape[1])
+        ]
+        return np.stack(columns, 1).reshape(rows, *examples.shape[1:])
+    shape = [
+        sizes.get(size, given) if isinstance(size, str) else size
+        for size, given in zip(spec.shape[1:], examples.shape[1:], strict=True)
+    ]
+    # along a free axis all elements are alike
+    values = _column(spec, use, 0, flat.reshape(-1), rows * int(np.prod(shape)), rng)
+    return values.reshape(rows, *shape)
+
+
+def _column(
+    spec: InputSpec,
+    use: InputIds,
+    column: int,
+    examples: Array,
+    rows: int,
+    rng: np.random.Generator,
+) -> Array:
+    values = rng.choice(examples, rows)
+    kind = rng.random(rows)
+    limit = int(use.limits[column])
+    if limit < 0:
+        if spec.dtype != "float32" or examples.size == 0 or not _is_broken(examples):
+            return values
+        between = rng.uniform(examples.min(), examples.max(), rows).astype(np.float32)
+        return np.where(kind < 0.5, between, values)
+    if limit == ANY and spec.dtype == "int64":
+        low, high = -(2**63), 2**63 - 1
+        special = list(EXTREMES)
+    else:
+        low, high = 0, min(limit - 1, 2**24 if spec.dtype == "float32" else limit)
+        special = [0, high]
+    padding = use.padding[column]
+    if padding is not None and low <= padding <= high:
+        special += [padding] * 2
+    if head := use.heads[column]:  # the last ID with a row of its own, and the first without
+        special += [one for one in (head - 1, head) if low <= one <= high]
+    pool = rng.integers(low, high, UNSEEN, dtype=np.int64, endpoint=True)
+    unseen = rng.choice(pool, rows).astype(spec.dtype)
+    values = np.where(kind < 0.25, unseen, values)
+    chosen = rng.choice(np.array(special, dtype=np.int64), rows).astype(spec.dtype)
+    return np.where(kind > 0.75, chosen, values)
+
+
+def _is_broken(examples: Array) -> bool:
+    """Whether numbers have fractions; whole ones may be flags, counts or lengths."""
+    return bool(np.isfinite(examples).all() and (examples != np.trunc(examples)).any())

@@ -1,0 +1,281 @@
+"""Verification: the torch module beside every written file, in every runtime of this machine."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import ondevice
+from ondevice.converters.source.torch_source import Source
+from ondevice.converters.tables.file_pages import release_file_pages
+from ondevice.converters.tables.packed_table import PackedTable
+from ondevice.converters.verify.report import Parity, TargetReport
+from ondevice.engines.tflite import RUNTIMES, TfliteEngine
+from ondevice.errors import (
+    InputError,
+    MissingDependencyError,
+    ParityError,
+    SpecError,
+    needs_extra,
+)
+from ondevice.info import InputSpec
+from ondevice.inspection import stored_tables
+from ondevice.model import Model, checked_inputs, file_bytes, model_files, sha256
+from ondevice.verify import largest_difference
+
+SCORE_BATCH = 8192
+# Largest |probability difference| between the torch module, computing with the dequantised
+# tables, and a converted file: float32 sums in another order stay two magnitudes below it.
+TOLERANCE = 1e-5
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float32]
+Outputs = Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Labelled rows that a conversion is judged by.
+
+    Attributes:
+        inputs: values by input name, int64 or float32 [rows, ...].
+        labels: float32 [rows], 0 or 1, both present.
+        source: what the rows are, for the model card.
+
+    Raises:
+        InputError: another shape, other labels, or one label alone.
+    """
+
+    inputs: dict[str, Array]
+    labels: FloatArray
+    source: str = "validation rows"
+
+    def __post_init__(self) -> None:
+        labels = self.labels
+        if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
+            raise InputError("validation: labels must be a list of 0 and 1")
+        if len(np.unique(labels)) != 2:
+            raise InputError(f"validation: an AUC needs both labels, got {len(labels)} rows of one")
+        if wrong := [name for name, ids in self.inputs.items() if len(ids) != len(labels)]:
+            raise InputError(f"validation: not one value per label in {', '.join(wrong)}")
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.labels)
+
+    def auc(self, scores: FloatArray) -> float:
+        """Area under the ROC curve of scores float32 [rows]."""
+        with needs_extra("the AUC of a validation set", "train"):
+            from sklearn.metrics import roc_auc_score
+        return float(roc_auc_score(self.labels, scores))
+
+    def batches(self) -> Iterator[dict[str, Array]]:
+        """The inputs, SCORE_BATCH rows at a time."""
+        for start in range(0, len(self), SCORE_BATCH):
+            yield {name: ids[start : start + SCORE_BATCH] for name, ids in self.inputs.items()}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the torch module says, which every file is compared with.
+
+    Attributes:
+        batches: inputs, one batch after another.
+        stored: outputs of the module that computes with the tables as files store them.
+        own: outputs of the module with its own tables.
+        trained: inputs, and the trained module's outputs for them: what changes are counted from.
+        validation: labelled rows, if any.
+        scores: the trained module's first output on them.
+        auc: of the trained module on them.
+        own_auc: of the module, where it was compressed after training and the two differ.
+    """
+
+    batches: Sequence[dict[str, Array]]
+    stored: Sequence[Outputs]
+    own: Sequence[Outputs]
+    trained: Sequence[tuple[dict[str, Array], Outputs]]
+    validation: Validation | None = None
+    scores: FloatArray | None = None
+    auc: float | None = None
+    own_auc: float | None = None
+
+
+def expected_of(
+    source: Source,
+    trained: Source,
+    batches: Sequence[dict[str, Array]],
+    tables: Mapping[str, PackedTable],
+    validation: Validation | None,
+    inputs: Sequence[InputSpec],
+) -> Expected:
+    """Run the torch module on the batches and on the validation rows.
+
+    Args:
+        source: the module.
+        trained: what it was compressed from; the same where it was not.
+        batches: inputs.
+        tables: as files store them.
+        validation: labelled rows, if any.
+        inputs: what the module takes.
+
+    Raises:
+        SpecError: `trained` has other inputs or outputs.
+        InputError: the validation rows do not fit.
+    """
+    if (trained.names, trained.outputs) != (source.names, source.outputs):
+        raise SpecError(
+            f"the original module takes {', '.join(trained.names)} and returns "
+            f"{', '.join(trained.outputs)}; this one takes {', '.join(source.names)} and returns "
+            f"{', '.join(source.outputs)}"
+        )
+    expected = Expected(
+        batches=batches,
+        stored=[source(batch, tables) for batch in batches],
+        own=(own := [source(batch) for batch in batches]),
+        # codes have vectors for IDs that the trained table rejects: ordinary ones alone
+        trained=list(zip(batches, own, strict=True))
+        if trained is source
+        else [(trained.examples, trained(trained.examples))],
+    )
+    if validation is None:
+        return expected
+    fitting = replace(validation, inputs=checked_rows("validation", inputs, validation.inputs))
+    scores = main_score(trained, fitting)
+    return replace(
+        expected,
+        validation=fitting,
+        scores=scores,
+        auc=fitting.auc(scores),
+        own_auc=None if trained is source else fitting.auc(main_score(source, fitting)),
+    )
+
+
+def checked_rows(
+    what: str, inputs: Sequence[InputSpec], rows: Mapping[str, Any]
+) -> dict[str, Array]:
+    """Rows by input name as the model takes them; other columns are left out.
+
+    Raises:
+        InputError: begins with `what`: an input is missing, or has a wrong dtype, shape or ID.
+    """
+    known = {item.name: rows[item.name] for item in inputs if item.name in rows}
+    try:
+        return checked_inputs(inputs, known)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def main_score(
+    predict: Source | Callable[[Mapping[str, Array]], Outputs], validation: Validation
+) -> FloatArray:
+    """The first output on the validation rows, float32 [rows]; of a matrix the first column.
+
+    Raises:
+        InputError: the model rejects a row, or returns no finite number for it.
+    """
+    try:
+        found = [next(iter(predict(batch).values())) for batch in validation.batches()]
+    except IndexError as error:  # torch's, for an ID beyond a table
+        raise InputError(f"validation: the module rejects a row: {error}") from error
+    scores = np.concatenate([array.reshape(len(array), -1)[:, 0] for array in found])
+    if len(wrong := np.flatnonzero(~np.isfinite(scores))):
+        raise InputError(f"validation: the model returns {scores[wrong[0]]} for row {wrong[0] + 1}")
+    return scores
+
+
+def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetReport:
+    """Compare a file with the torch module in every engine of this machine that runs it.
+
+    Raises:
+        ParityError: outputs have other shapes.
+        MissingDependencyError: no runtime for the file is installed.
+    """
+    models, not_checked = _models(file)
+    release_file_pages()  # of loading
+    rows = sum(len(next(iter(right.values()))) for right in expected.stored)
+    parity, changes = [], []
+    for model in models:
+        found = [
+            difference(_outputs(model, batch), stored)
+            for batch, stored in zip(expected.batches, expected.stored, strict=True)
+        ]
+        parity.append(Parity(model.runner.runtime, rows, float(np.max(found)), tolerance))
+        changes += [difference(_outputs(model, batch), right) for batch, right in expected.trained]
+    auc = None
+    accepted = all(item.passed for item in parity)
+    if accepted and expected.validation is not None and expected.scores is not None:
+        scores = main_score(functools.partial(_outputs, models[0]), expected.validation)
+        changes.append(largest_difference(scores, expected.scores))
+        auc = expected.validation.auc(scores)
+    return TargetReport(
+        path=file,
+        bytes=file_bytes(file),
+        table_bytes=sum(table.total for table in stored_tables(file, models[0].info)),
+        parity=tuple(parity),
+        not_checked=not_checked,
+        max_change=float(np.max(changes)),
+        auc=auc,
+        files={item.name: (item.stat().st_size, sha256(item)) for item in model_files(file)},
+    )
+
+
+def _models(file: Path) -> tuple[list[Model], tuple[str, ...]]:
+    """The file in every runtime that claims to run it, and the runtimes that are missing here."""
+    first = ondevice.load(file)
+    models, missing = [first], []
+    if first.engine == "native":
+        models.append(ondevice.load(file, engine="numpy"))
+    elif first.engine == "numpy":
+        missing.append("the native engine (not compiled here)")
+    elif first.engine == "tflite":
+        for runtime in RUNTIMES:
+            if first.runner.runtime.startswith(runtime):
+                continue
+            try:
+                models.append(replace(first, runner=TfliteEngine(file, runtime=runtime)))
+            except MissingDependencyError:
+                missing.append(f"{runtime} (not available here)")
+    return models, tuple(missing)
+
+
+def check_parity(reports: Iterable[TargetReport]) -> None:
+    """Raise ParityError that names every file and runtime beyond its tolerance."""
+    failed = [(item, parity) for item in reports for parity in item.parity if not parity.passed]
+    if not failed:
+        return
+    faults = [
+        f"{item.path.name} by {parity.max_difference:.3g} in {parity.runtime}"
+        for item, parity in failed
+    ]
+    tolerance = failed[0][1].tolerance
+    hint = "" if tolerance <= TOLERANCE else "; try --float-layers, or calibrate with more rows"
+    raise ParityError(
+        f"probabilities differ from the torch module's by more than {tolerance:g}: "
+        f"{', '.join(faults)}; nothing was written{hint}"
+    )
+
+
+def _outputs(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:
+    scores = model.predict(batch)
+    return scores if isinstance(scores, dict) else {model.outputs[0]: scores}
+
+
+def difference(left: Outputs, right: Outputs) -> float:
+    """The largest difference of all outputs; NaN where there is one.
+
+    Raises:
+        ParityError: unequal shapes.
+    """
+    for name, expected in right.items():
+        if left[name].shape != expected.shape:
+            raise ParityError(
+                f"output {name!r} has shape {list(left[name].shape)} instead of "
+                f"{list(expected.shape)}"
+            )
+    return float(np.max([largest_difference(left[name], right[name]) for name in right]))

@@ -1,0 +1,1 @@
+"""PyTorch layers: embedding tables of every scheme, masks, rounding, interactions."""

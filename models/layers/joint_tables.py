@@ -1,0 +1,197 @@
+"""Reads many embedding tables with few operations: one gather, one mask, one gradient for all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from ondevice.lookup import NO_ROW
+from ondevice.models.layers.adaptive_mask import AdaptiveMask
+from ondevice.spec import Pooling
+
+if TYPE_CHECKING:
+    from ondevice.models.layers.embeddings import Embedding
+
+# Tables of up to so many rows are read together: that copies them, which costs less than the
+# dozen operations per table that it saves.
+JOINT_ROWS = 16_384
+
+
+class JointTables:
+    """Many tables, the small ones of one row width read in one operation."""
+
+    def __init__(self, tables: Sequence[Embedding]) -> None:
+        self.tables = tuple(tables)
+        self._level_rows: dict[tuple[int, ...], LevelRows] = {}
+
+    def read(
+        self,
+        ids: Sequence[Tensor],
+        levels: Sequence[Tensor | None],
+        pooling: Pooling | None = None,
+    ) -> list[Tensor]:
+        """The vectors of each table, float32 [..., dim].
+
+        Args:
+            ids: for each table int64 [...].
+            levels: for each the level masks of this step, if known (see `MaskGroup`).
+            pooling: see `Embedding.forward`; by default as each specification says.
+
+        Raises:
+            InputError: ids are not int64, or out of range in a full table without an OOV row.
+        """
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for place, table in enumerate(self.tables):
+            alone = table.sparse or table.spec.rows > JOINT_ROWS
+            mask = table.mask
+            state = (mask is not None, mask is not None and mask.live)
+            key = (table.spec.row_dim, *state, ids[place].shape, place if alone else -1)
+            groups.setdefault(key, []).append(place)
+        vectors: dict[int, Tensor] = {}
+        for places in groups.values():
+            read = [_rows_and_absent(self.tables[place], ids[place]) for place in places]
+            rows = [item for item, _ in read]
+            values = self._gather(tuple(places), rows, [levels[place] for place in places])
+            parts = torch.split(values, [len(item) for item in rows])
+            padded = self._padded(places, ids)
+            for place, part, (its_rows, absent) in zip(places, parts, read, strict=True):
+                table = self.tables[place]
+                how = table.spec.pooling if pooling is None else pooling
+                padding = None
+                if padded and table.spec.padding_id is not None:
+                    padding = ids[place] == table.spec.padding_id
+                vectors[place] = table.finish(part, its_rows, absent, padding, how)
+        return [vectors[place] for place in range(len(self.tables))]
+
+    def _padded(self, places: Sequence[int], ids: Sequence[Tensor]) -> bool:
+        """Whether any table's IDs have its padding ID among them."""
+        padding = [self.tables[place].spec.padding_id for place in places]
+        first = padding[0]
+        if len(set(padding)) == 1:
+            return first is not None and bool((_joined([ids[p] for p in places]) == first).any())
+        pairs = zip(places, padding, strict=True)
+        return any(value is not None and bool((ids[p] == value).any()) for p, value in pairs)
+
+    def _gather(
+        self, places: tuple[int, ...], rows: Sequence[Tensor], levels: Sequence[Tensor | None]
+    ) -> Tensor:
+        """Masked rows, float32 [all blocks, ..., row_dim], of rows [blocks, ...] per table."""
+        tables = [self.tables[place] for place in places]
+        sparse = tables[0].sparse
+        weight = _joined([table.weight for table in tables])
+        sizes = [table.spec.rows for table in tables]
+        blocks = [len(item) for item in rows]
+        joint = _shifted(rows, sizes, blocks)
+        masks = [table.mask for table in tables if table.mask is not None]
+        if not masks:
+            return _rows_of(weight, joint, sparse)
+        known = [
+            mask.level_table() if given is None else given
+            for mask, given in zip(masks, levels, strict=True)
+        ]
+        level_table = _joined(known)
+        if not sparse and sum(sizes) <= 2 * joint.numel():  # less work: mask the tables
+            if not masks[0].live:
+                level = LevelRows(masks, known).level
+                return _rows_of(weight * level_table.index_select(0, level), joint, False)
+            level_rows = self._level_rows.get(places)
+            if level_rows is None or not level_rows.fits(masks):
+                level_rows = self._level_rows[places] = LevelRows(masks, known)
+            return _rows_of(level_rows.masked(weight, level_table), joint, False)
+        level = _joined([mask.level_index for mask in masks]).index_select(0, joint.flatten())
+        # int64, since the gradient of index_select takes four times as long for int32 indices
+        parts = torch.split(level.long().reshape(joint.shape), blocks)
+        level = _shifted(parts, [len(table) for table in known], blocks)
+        return _rows_of(weight, joint, sparse) * _rows_of(level_table, level, False)
+
+
+class LevelRows:
+    """Which rows of several masked tables in a row lie on which level of all their levels."""
+
+    def __init__(self, masks: Sequence[AdaptiveMask], levels: Sequence[Tensor]) -> None:
+        """Masks of whole tables, and the level masks of each."""
+        self._versions = [mask.version for mask in masks]
+        sizes = [len(table) for table in levels]
+        indices = [mask.level_index.long() for mask in masks]
+        self.level = _shifted(indices, sizes, [mask.rows for mask in masks])
+        self.sums = _row_sums(self.level, sum(sizes)) if masks[0].live else None
+
+    def fits(self, masks: Sequence[AdaptiveMask]) -> bool:
+        """Whether this was made of the present levels of these masks."""
+        return [mask.version for mask in masks] == self._versions
+
+    def masked(self, weight: Tensor, level_table: Tensor) -> Tensor:
+        """The tables' rows, each multiplied by the mask of its level."""
+        masked: Tensor = _MaskedTable.apply(weight, level_table, self)  # type: ignore[no-untyped-call]
+        return masked
+
+
+class _MaskedTable(torch.autograd.Function):
+    """weight * level_table[level], with the sums over levels of the backward pass prepared."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, level_table: Tensor, level_rows: LevelRows) -> Tensor:
+        """Weight float32 [rows, width], level_table [levels, width]."""
+        mask = level_table.index_select(0, level_rows.level)
+        ctx.save_for_backward(weight, mask)
+        ctx.level_rows = level_rows
+        return weight * mask
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The gradients of weight and level_table."""
+        weight, mask = ctx.saved_tensors
+        return gradient * mask, ctx.level_rows.sums @ (weight * gradient), None
+
+
+def _rows_and_absent(table: Embedding, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows int64 [n, ...] of ids [...], and of a hybrid where an ID reads fewer, bool [n, ...]."""
+    rows = table.rows(ids)
+    if not table.hybrid:
+        return rows.movedim(-1, 0), None
+    absent = rows == NO_ROW
+    # the row beside it is read instead: it gets a zero gradient, and one of its own anyway
+    rows = torch.where(absent, rows[..., :1], rows)
+    return rows.movedim(-1, 0), absent.movedim(-1, 0)
+
+
+def _row_sums(level: Tensor, levels: int) -> Tensor:
+    """A sparse matrix [levels, rows] that sums the rows of each level, faster than index_add."""
+    order = torch.argsort(level, stable=True)
+    starts = torch.searchsorted(level[order], torch.arange(levels + 1, device=level.device))
+    ones = torch.ones(len(order), device=level.device)
+    with warnings.catch_warnings():  # torch says that CSR is in beta state
+        warnings.filterwarnings("ignore", "Sparse", UserWarning)
+        return torch.sparse_csr_tensor(
+            starts, order, ones, (levels, len(order)), check_invariants=False
+        )
+
+
+def _rows_of(table: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+    """Rows [...] of a table, float32 [..., width]."""
+    if sparse:
+        return functional.embedding(rows, table, sparse=True)
+    # the gradient of index_select costs a quarter of that of functional.embedding
+    return table.index_select(0, rows.flatten()).reshape(*rows.shape, table.shape[1])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _shifted(parts: Sequence[Tensor], sizes: Sequence[int], blocks: Sequence[int]) -> Tensor:
+    """Indices into several tables as indices into all of them in a row."""
+    joint = _joined(parts)
+    if len(parts) == 1:
+        return joint
+    starts = np.repeat(np.cumsum([0, *sizes[:-1]]), blocks)
+    shift = torch.from_numpy(starts).to(joint.device, joint.dtype)
+    return joint + shift.reshape(-1, *[1] * (joint.ndim - 1))

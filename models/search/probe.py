@@ -1,0 +1,214 @@
+"""A probe: a trained model whose tables are cut and rounded without training it again."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from ondevice.codecs import Codec, ScaleAxis, quantise
+from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
+from ondevice.models.click_log import ClickLog
+from ondevice.models.networks import ClickModel
+from ondevice.models.search.sizing import planned_bytes
+from ondevice.models.search.trial import TableDesign, TrialData
+
+CODEC_STEPS: tuple[Codec, ...] = ("q8", "q4", "q2")
+# Thresholds of a head grow by this factor, and a step must drop a twentieth of the rows.
+COUNT_STEP = 1.5
+LEAST_DROPPED = 0.05
+# Validation rows that decide: differences between two cuts of one model are paired, so few do.
+PROBE_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Point:
+    """Designs a probe has tried.
+
+    Attributes:
+        designs: of each field.
+        bytes: planned.
+        auc: of the probe on validation rows, cut and rounded, not trained again.
+        row_bytes: what one row takes of the table that was cut last.
+    """
+
+    designs: dict[str, TableDesign]
+    bytes: int
+    auc: float
+    row_bytes: float = 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """A JSON-ready object."""
+        tables = {name: asdict(item) for name, item in self.designs.items()}
+        return {
+            "designs": tables,
+            "bytes": self.bytes,
+            "auc": self.auc,
+            "row_bytes": self.row_bytes,
+        }
+
+
+class Probe:
+    """A trained model with one whole float table per field, and validation rows.
+
+    Tables are rounded once in each codec, as a whole: a head's own scales may be a little better.
+
+    Args:
+        model: with vocabulary IDs (rows in the order of the sorted hashes), a "dnn".
+        data: the prepared log.
+        validation: encoded for that model.
+        dim: width of its tables.
+    """
+
+    def __init__(self, model: ClickModel, data: TrialData, validation: ClickLog, dim: int) -> None:
+        self.dim = dim
+        self._network = model.network
+        rows = validation.take(np.arange(min(PROBE_ROWS, len(validation))))
+        self._labels = rows.labels
+        self._counts = data.counts
+        self._fields: dict[str, _Field | Tensor] = {}
+        for name in model.fields:
+            table = model.embedding(name).weight.numpy(force=True)
+            if name in data.values:
+                order = np.argsort(np.argsort(data.values[name]))  # of rank r: its row, less two
+                self._fields[name] = _Field(table, rows.ids[name], order, data.counts[name])
+            else:  # a number in buckets
+                self._fields[name] = torch.from_numpy(table[rows.ids[name]])
+
+    def start(self) -> dict[str, TableDesign]:
+        """The first designs: all rows, in the widest of CODEC_STEPS."""
+        return {name: TableDesign(self.dim, CODEC_STEPS[0]) for name in self._counts}
+
+    @torch.no_grad()
+    def auc(self, designs: Mapping[str, TableDesign]) -> float:
+        """AUC on the validation rows with tables as in `designs`."""
+        vectors = [
+            item if isinstance(item, Tensor) else item.vectors(designs[name])
+            for name, item in self._fields.items()
+        ]
+        logits = self._network(torch.cat(vectors, -1)).squeeze(-1)
+        return float(roc_auc_score(self._labels, logits.numpy()))
+
+    def bytes(self, designs: Mapping[str, TableDesign]) -> int:
+        """Planned bytes of the tables."""
+        return int(sum(self.table_bytes(name, design) for name, design in designs.items()))
+
+    def table_bytes(self, name: str, design: TableDesign) -> float:
+        """Planned bytes of one table, with scales as its whole table has them in this codec."""
+        rows = design.own(len(self._counts[name])) + FIRST_VOCABULARY_ID
+        return planned_bytes(rows, design.dim, design.codec, self._axis(name, design.codec))
+
+    def _axis(self, name: str, codec: Codec) -> ScaleAxis | None:
+        item = self._fields[name]
+        assert isinstance(item, _Field)  # noqa: S101 (numbers have no design)
+        return item.rounded(codec)[1]
+
+    def fewer_rows(self, name: str, design: TableDesign) -> TableDesign | None:
+        """The next smaller head of a field, or None."""
+        counts = self._counts[name]  # falling
+        own = design.own(len(counts))
+        if not own:
+            return None
+        least = int(counts[own - 1])
+        threshold = least + 1
+        while True:
+            head = int(np.searchsorted(-counts, -threshold, side="right"))
+            if head <= own * (1 - LEAST_DROPPED):
+                return replace(design, head=head)
+            threshold = max(threshold + 1, int(threshold * COUNT_STEP))
+
+    def fewer_bits(self, design: TableDesign) -> TableDesign | None:
+        """The same rows in the next narrower codec, or None."""
+        place = CODEC_STEPS.index(design.codec) + 1
+        return replace(design, codec=CODEC_STEPS[place]) if place < len(CODEC_STEPS) else None
+
+    def descend(self, smallest: int) -> Iterator[Point]:
+        """Smaller and smaller designs, until `smallest` bytes are reached or nothing is left.
+
+        Each step takes rows or bits from the field where a byte saved costs the least AUC
+        (greedy; a field is measured again only when it looks best).
+        """
+        designs = self.start()
+        now = self.auc(designs)
+        yield Point(dict(designs), self.bytes(designs), now)
+        # -inf: not measured since the designs changed
+        queue: list[tuple[float, str, str, int, float]] = []
+        stamp = 0
+
+        def push(name: str, kind: str) -> None:
+            heapq.heappush(queue, (-np.inf, name, kind, -1, 0.0))
+
+        for name in designs:
+            push(name, "bits")
+            push(name, "rows")
+        while queue and self.bytes(designs) > smallest:
+            price, name, kind, measured, auc = heapq.heappop(queue)
+            design = designs[name]
+            after = self.fewer_bits(design) if kind == "bits" else self.fewer_rows(name, design)
+            if after is None:
+                continue
+            if measured != stamp:
+                auc = self.auc({**designs, name: after})
+                saved = self.table_bytes(name, design) - self.table_bytes(name, after)
+                price = (now - auc) / max(saved, 1e-9)
+                heapq.heappush(queue, (price, name, kind, stamp, auc))
+                continue
+            designs = {**designs, name: after}
+            now, stamp = auc, stamp + 1
+            push(name, kind)
+            axis = self._axis(name, after.codec)
+            one, two = (planned_bytes(n, after.dim, after.codec, axis) for n in (1, 2))
+            yield Point(dict(designs), self.bytes(designs), now, two - one)
+
+
+class _Field:
+    """The vectors that validation rows read from one table, whatever its design.
+
+    Args:
+        table: float32 [2 + values, dim].
+        ids: int64 [n] of the validation rows.
+        order: int64 [values], of the value of each frequency rank its row, less two.
+        counts: int64 [values], training counts by rank.
+    """
+
+    def __init__(
+        self,
+        table: npt.NDArray[np.float32],
+        ids: npt.NDArray[np.int64],
+        order: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int64],
+    ) -> None:
+        self._table, self._ids = table, ids
+        ranks = np.empty(len(table), dtype=np.int64)
+        ranks[order + FIRST_VOCABULARY_ID] = np.arange(len(order))
+        ranks[:FIRST_VOCABULARY_ID] = -1
+        ranks[OOV_ID] = len(order)  # an unseen value is dropped first
+        self._ranks = ranks[ids]
+        # sums over the values behind each rank, for the mean of those that are dropped
+        weighted = counts[:, None] * table[order + FIRST_VOCABULARY_ID].astype(np.float64)
+        self._sums = np.cumsum(weighted[::-1], axis=0)[::-1]
+        self._totals = np.cumsum(counts[::-1])[::-1]
+        self._rounded: dict[Codec, tuple[npt.NDArray[np.float32], ScaleAxis | None]] = {}
+
+    def rounded(self, codec: Codec) -> tuple[npt.NDArray[np.float32], ScaleAxis | None]:
+        """Vectors float32 [n, dim] of the whole table in a codec, and what its scales belong to."""
+        if codec not in self._rounded:
+            stored = quantise(self._table, codec)
+            self._rounded[codec] = stored.dequantise()[self._ids], stored.scale_axis
+        return self._rounded[codec]
+
+    def vectors(self, design: TableDesign) -> Tensor:
+        """Vectors float32 [n, dim]; those dropped are the mean of all that are."""
+        vectors = self.rounded(design.codec)[0]
+        own = design.own(len(self._totals))
+        if own == len(self._totals):
+            return torch.from_numpy(vectors)
+        shared = (self._sums[own] / self._totals[own]).astype(np.float32)
+        dropped = (self._ranks >= own)[:, None]
+        return torch.from_numpy(np.where(dropped, shared, vectors))

@@ -1,0 +1,165 @@
+"""Sizes of table designs that fit a byte budget: every method gets the same rows to spend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from ondevice.codecs import BITS, Codec, ScaleAxis
+from ondevice.features import FIRST_VOCABULARY_ID
+from ondevice.models.search.trial import HASHES, TableDesign, code_bits
+
+Method = Literal[
+    "full",
+    "hash",
+    "multi_hash",
+    "quotient_remainder",
+    "binary_code",
+    "hybrid_hash",
+    "hybrid_binary_code",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+# Of a hybrid's rows, how many belong to frequent values (a choice of this project).
+HEAD_SHARE = 0.75
+# From this width on rows have a scale of their own; narrower ones share column scales. What
+# `quantise` chose on most trained tables; it only plans, written bytes are what counts.
+ROW_SCALES_FROM = 8
+
+
+def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> float:
+    """What a table takes in a native file: values and scales; the axis is guessed if None."""
+    values = rows * dim * BITS[codec] / 8
+    if codec in ("f32", "f16"):
+        return values
+    by_row = dim >= ROW_SCALES_FROM if axis is None else axis == "row"
+    return values + (2 * rows if by_row else 4 * dim)
+
+
+def planned_rows(budget: float, tables: int, dim: int, codec: Codec) -> int:
+    """Rows of all tables together that about `budget` bytes pay for."""
+    fixed = planned_bytes(0, dim, codec)
+    each = planned_bytes(1, dim, codec) - fixed
+    return max(0, int((budget - fixed * tables) / each))
+
+
+def designs(
+    method: Method, values: Mapping[str, int], rows: int, dim: int, codec: Codec
+) -> dict[str, TableDesign] | None:
+    """A method's table for every field with `rows` rows in all; None where it cannot be so small.
+
+    Rows are shared by water-filling: a field gets all rows that it needs or as many as every
+    other field that needs more.
+
+    Args:
+        method: what fields read that cannot have all their rows.
+        values: training values per field.
+        rows: of all tables together.
+        dim: width of the rows.
+        codec: how they are stored.
+    """
+    needed = {name: count + FIRST_VOCABULARY_ID for name, count in values.items()}
+    least = {name: min(needed[name], fewest_rows(method, values[name])) for name in values}
+    shares = _water_level(needed, least, rows)
+    if shares is None:
+        return None
+    made = {name: design(method, values[name], share, dim, codec) for name, share in shares.items()}
+    if method != "binary_code":
+        return made
+    # blocks come in powers of two: what one field cannot use may pay for the next size of another
+    for name in sorted(made, key=lambda item: -needed[item]):
+        used = sum(made[other].spec(values[other], ranked=True).rows for other in made)
+        own = made[name].spec(values[name], ranked=True).rows
+        made[name] = design(method, values[name], own + rows - used, dim, codec)
+    return made
+
+
+def design(method: Method, values: int, rows: int, dim: int, codec: Codec) -> TableDesign:
+    """A method's table of at most `rows` rows for a field of `values` ranked training values."""
+    ids = values + FIRST_VOCABULARY_ID
+    if rows >= ids:
+        return TableDesign(dim, codec)
+    match method:
+        case "full":
+            return TableDesign(dim, codec, max(0, rows - FIRST_VOCABULARY_ID))
+        case "hash":
+            return TableDesign(dim, codec, 0, "hash", rows)
+        case "multi_hash":
+            return TableDesign(dim, codec, 0, "multi_hash", rows // HASHES)
+        case "quotient_remainder":
+            return TableDesign(dim, codec, 0, "quotient_remainder", _remainders(ids, rows))
+        case "binary_code":
+            return TableDesign(dim, codec, 0, "binary_code", block_bits(values, rows))
+    head = max(0, min(values - 1, int(rows * HEAD_SHARE) - FIRST_VOCABULARY_ID))
+    rest = rows - head - FIRST_VOCABULARY_ID
+    if method == "hybrid_hash":
+        return TableDesign(dim, codec, head, "hash", rest)
+    t = block_bits(values, rest)
+    left = rest - block_rows(code_bits(values), t)
+    return TableDesign(dim, codec, min(values - 1, head + max(0, left)), "binary_code", t)
+
+
+def block_rows(bits: int, t: int) -> int:
+    """Rows of a binary code of `bits` bits in blocks of t (succession, separate)."""
+    whole, rest = divmod(bits, t)
+    return int(whole * 2**t + (2**rest if rest else 0))
+
+
+def block_bits(values: int, rows: int) -> int:
+    """The block size whose rows come closest to `rows` without exceeding it; else the smallest.
+
+    Blocks of t bits and one of what remains: just below a power of two of rows, the remaining
+    block is small.
+    """
+    bits = code_bits(values)
+    fitting = [t for t in range(1, bits + 1) if block_rows(bits, t) <= rows]
+    if not fitting:
+        return min(range(1, bits + 1), key=lambda t: block_rows(bits, t))
+    return max(fitting, key=lambda t: block_rows(bits, t))
+
+
+def fewest_rows(method: Method, values: int) -> int:
+    """The fewest rows with which a method exists for a field."""
+    ids = values + FIRST_VOCABULARY_ID
+    bits = code_bits(values)
+    blocks = min(block_rows(bits, t) for t in range(1, bits + 1))
+    return {
+        "full": FIRST_VOCABULARY_ID,
+        "hash": 1,
+        "multi_hash": HASHES,
+        "quotient_remainder": 2 * math.isqrt(ids) + 2,
+        "binary_code": blocks,
+        "hybrid_hash": FIRST_VOCABULARY_ID + 2,
+        "hybrid_binary_code": FIRST_VOCABULARY_ID + blocks,
+    }[method]
+
+
+def _remainders(ids: int, rows: int) -> int:
+    """The most remainders m with m + ceil(ids / m) <= rows; near sqrt(ids) where there are none."""
+    root = math.isqrt(max(0, rows * rows - 4 * ids))
+    for m in range(min(ids, (rows + root) // 2 + 1), 0, -1):
+        if m + -(-ids // m) <= rows:
+            return m
+        if m < math.isqrt(ids):
+            break
+    return math.isqrt(ids) + 1
+
+
+def _water_level(
+    needed: Mapping[str, int], least: Mapping[str, int], rows: int
+) -> dict[str, int] | None:
+    """Of each field at least `least`, at most `needed` and otherwise one common number of rows."""
+
+    def shares(level: int) -> dict[str, int]:
+        return {name: min(needed[name], max(least[name], level)) for name in needed}
+
+    if sum(least.values()) > rows:
+        return None
+    low, high = 0, max(needed.values())
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(shares(middle).values()) <= rows:
+            low = middle
+        else:
+            high = middle - 1
+    return shares(low)

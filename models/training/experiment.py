@@ -1,0 +1,212 @@
+"""Train on a click log: the compressed model (codes, kept widths, rounding) or the full one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ondevice.errors import InputError
+from ondevice.features import MAX_LENGTH
+from ondevice.models.click_log import ClickLog, Splits
+from ondevice.models.data import (
+    SCALES,
+    HashedLog,
+    History,
+    Scale,
+    add_history,
+    cardinalities,
+    encode,
+    split,
+)
+from ondevice.models.data.buckets import MAX_BUCKETS
+from ondevice.models.designs import Design, compressed_embeddings, full_embeddings, small_fields
+from ondevice.models.layers.rounding import Rounding
+from ondevice.models.networks import ClickModel, NetworkConfig
+from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
+from ondevice.models.training.refit import Refit
+from ondevice.models.training.trainer import Metrics, TrainConfig, evaluate
+from ondevice.models.training.widths import Widths
+
+EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """How numbers become buckets: see `ondevice.models.data.boundaries`.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    buckets: int = 32
+    scale: Scale = "quantile"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.buckets <= MAX_BUCKETS or self.scale not in SCALES:
+            scales = " or ".join(SCALES)
+            raise InputError(f"numeric: 1..{MAX_BUCKETS} buckets, scale {scales}; got {self}")
+
+
+@dataclass(frozen=True)
+class HistorySource:
+    """What histories are made of, before the log is known: the first names it has count.
+
+    Attributes:
+        user: names of the field whose rows belong together, in order of preference.
+        item: names of the field that is remembered.
+        length: how many of the latest clicks are kept.
+        name: of the new field.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    user: tuple[str, ...] = ("user",)
+    item: tuple[str, ...] = ("item",)
+    length: int = 20
+    name: str = "history"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= MAX_LENGTH:
+            raise InputError(f"history: length must be 1..{MAX_LENGTH}, got {self.length}")
+
+    def resolve(self, log: HashedLog) -> History:
+        """The history of this log's fields. Raises InputError when it has none of the names."""
+        found = []
+        for wanted in (self.user, self.item):
+            present = [name for name in wanted if name in log.hashes]
+            if not present:
+                raise InputError(
+                    f"history: the log has no field {' or '.join(map(repr, wanted))}; "
+                    f"its fields are {', '.join(log.hashes)}"
+                )
+            found.append(present[0])
+        return History(found[0], found[1], self.length, self.name)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What to train.
+
+    Attributes:
+        design: sizes of the tables.
+        network: what computes a click from the vectors.
+        training: how to train.
+        widths: how the kept widths of compressed tables are found.
+        refit: how rows are refitted with the network fixed; None for not at all.
+        rounding: the codec to train the last epochs of compressed tables for; None for none.
+        numeric: how numbers are put into buckets.
+        history: the sequence field to add; None for none.
+    """
+
+    design: Design = field(default_factory=Design)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=6, batch=2048, learning_rate=2e-3)
+    )
+    widths: Widths = field(default_factory=Widths)
+    refit: Refit | None = None
+    rounding: Rounding | None = None
+    numeric: Numeric = field(default_factory=Numeric)
+    history: HistorySource | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, the split it was trained on, and its metrics on the test split.
+
+    Attributes:
+        test: with the tables as the experiment's rounding says, else as they are.
+    """
+
+    model: ClickModel
+    splits: Splits
+    test: Metrics
+    fitted: Fitted
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases."""
+        return self.fitted.epochs
+
+    @property
+    def table_bytes(self) -> int:
+        """The embedding tables in float32, in bytes."""
+        return 4 * sum(table.weight.numel() for table in self.model.tables())
+
+    @property
+    def parameter_bytes(self) -> int:
+        """All parameters in float32, in bytes; masks are not parameters of the shipped model."""
+        return 4 * sum(
+            parameter.numel()
+            for name, parameter in self.model.named_parameters()
+            if ".mask." not in name
+        )
+
+
+def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
+    """The uncompressed reference: one float32 row per training value of every field."""
+    parts, histories = _parts(log, experiment)
+    names = [item.name for item in log.features.fields]
+    splits = _encoded(parts, names, experiment)
+    torch.manual_seed(experiment.training.seed)
+    tables = full_embeddings(splits.train, experiment.design.dim)
+    model = ClickModel(tables, experiment.network, histories)
+    config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
+    fitted = fit(model, splits, config, progress=progress)
+    return Trained(model, splits, evaluate(model, splits.test), fitted)
+
+
+def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
+    """Binary-code tables for large fields, kept widths for the rows of all tables."""
+    parts, histories = _parts(log, experiment)
+    splits = _encoded(parts, small_fields(parts[0], experiment.design), experiment)
+    counts = cardinalities(parts[0])
+    torch.manual_seed(experiment.training.seed)
+    tables = compressed_embeddings(splits.train, counts, experiment.design)
+    model = ClickModel(tables, experiment.network, histories)
+    config = FitConfig(
+        experiment.training, experiment.widths, experiment.rounding, experiment.refit
+    )
+    fitted = fit(model, splits, config, progress=progress)
+    codec = experiment.rounding.codec if experiment.rounding else "f32"
+    with rounded(model, codec):
+        test = evaluate(model, splits.test)
+    return Trained(model, splits, test, fitted)
+
+
+def _parts(
+    log: HashedLog, experiment: Experiment
+) -> tuple[tuple[HashedLog, HashedLog, HashedLog], dict[str, str]]:
+    """The three parts, with histories if wanted, and whose table each history shares."""
+    parts = split(log)
+    if experiment.history is None:
+        return parts, {}
+    history = experiment.history.resolve(log)
+    return add_history(parts, history), {history.name: history.item}
+
+
+def _encoded(
+    parts: tuple[HashedLog, HashedLog, HashedLog], names: list[str], experiment: Experiment
+) -> Splits:
+    numeric = experiment.numeric
+    return encode(*parts, vocabulary_fields=names, buckets=numeric.buckets, scale=numeric.scale)
+
+
+def checkpoint_extra(trained: Trained, log: HashedLog) -> dict[str, Any]:
+    """What a checkpoint says beside the weights: data, metrics, and IDs to probe conversions."""
+    return {
+        "data": {"name": log.name, "rows": len(log), "best_auc": log.best_auc},
+        "test": asdict(trained.test),
+        "epochs": trained.epochs,
+        "examples": {name: ids.tolist() for name, ids in example_ids(trained.splits.test).items()},
+    }
+
+
+def example_ids(log: ClickLog) -> dict[str, npt.NDArray[np.int64]]:
+    """The first IDs of each input, int64 [up to EXAMPLES, ...]."""
+    return {name: ids[:EXAMPLES] for name, ids in log.ids.items()}

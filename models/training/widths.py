@@ -1,0 +1,203 @@
+"""Dimension selection: how many leading dimensions each table row keeps, by a rule or learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ondevice.errors import SpecError
+from ondevice.models.layers.adaptive_mask import AdaptiveMask
+from ondevice.models.layers.embeddings import Embedding
+from ondevice.models.layers.soft_threshold import SoftThreshold
+from ondevice.models.networks import ClickModel
+
+Method = Literal["whole", "frequency", "prune", "amtl"]
+METHODS: tuple[Method, ...] = get_args(Method)
+LINEAR_READERS = ("dnn", "wide_deep")
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How kept widths are found. Whatever the method, frozen widths of rows come out.
+
+    Attributes:
+        method: "whole": every row keeps all dimensions.
+            "frequency": a rule, width ~ count ** alpha, before training (A. Ginart et al., "Mixed
+            Dimension Embeddings", ISIT 2021, whose rule is by group; one width per row is a choice
+            of this project).
+            "prune": learned soft thresholds, then training goes on (S. Liu et al., "Learnable
+            Embedding Sizes for Recommender Systems", ICLR 2021; see `SoftThreshold`).
+            "amtl": learned from frequency alone (see `AdaptiveMask`).
+        keep: "frequency" and "prune": share of all dimensions that is kept.
+        alpha: "frequency": the exponent; 0 gives every row the same width.
+        penalty: "amtl": price of a kept dimension, lambda * mean width is added to the loss.
+        tolerance: "amtl": validation AUC that may be lost for narrower rows: of the epochs within
+            it of the best one, the narrowest is kept.
+        warm: "amtl": learn widths on a trained model; otherwise from the first epoch on.
+        epochs: "amtl": how long to learn widths on a trained model, at most. "prune": how long to
+            learn thresholds.
+
+    Raises:
+        SpecError: a setting out of range.
+    """
+
+    method: Method = "amtl"
+    keep: float = 0.4
+    alpha: float = 0.3
+    penalty: float = 0.001
+    tolerance: float = 0.0
+    warm: bool = True
+    epochs: int = 2
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.method not in METHODS:
+            faults.append(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if not 0 < self.keep <= 1:
+            faults.append(f"keep must be above 0 and at most 1, got {self.keep}")
+        if not 0 <= self.alpha <= 10:
+            faults.append(f"alpha must be 0..10, got {self.alpha}")
+        if not 0 <= self.penalty < math.inf:
+            faults.append(f"penalty must not be negative, got {self.penalty}")
+        if not 0 <= self.tolerance < 1:
+            faults.append(f"tolerance must be 0 or more and below 1, got {self.tolerance}")
+        if self.epochs < 1:
+            faults.append(f"epochs must be at least 1, got {self.epochs}")
+        if faults:
+            raise SpecError("widths: " + "; ".join(faults))
+
+
+def frequency_widths(
+    counts: Mapping[str, IntArray], dims: Mapping[str, int], keep: float, alpha: float
+) -> dict[str, IntArray]:
+    """Widths min(dim, max(1, round(scale * (1 + count) ** alpha))) with one scale for all tables.
+
+    The scale is the largest one with which at most `keep` of all dimensions stay, or the smallest
+    there is, one dimension a row. Rows that training never reads keep one dimension.
+
+    Args:
+        counts: per table int64 [rows], how often the training split reads each row.
+        dims: per table the width of a whole row.
+        keep: share of the dimensions to keep.
+        alpha: exponent.
+    """
+    powers = {name: (1.0 + values) ** alpha for name, values in counts.items()}
+
+    def widths(scale: float) -> dict[str, IntArray]:
+        found = {}
+        for name, values in counts.items():
+            rounded = np.rint(scale * powers[name]).clip(1, dims[name]).astype(np.int64)
+            found[name] = np.where(values > 0, rounded, 1)
+        return found
+
+    wanted = keep * sum(len(values) * dims[name] for name, values in counts.items())
+    low, high = 0.0, float(max(dims.values())) + 1.0
+    if sum(int(item.sum()) for item in widths(high).values()) <= wanted:
+        return widths(high)
+    for _ in range(60):  # bisection: as fine as a double
+        middle = (low + high) / 2
+        if sum(int(item.sum()) for item in widths(middle).values()) <= wanted:
+            low = middle
+        else:
+            high = middle
+    return widths(low)
+
+
+@torch.no_grad()
+def pruned_widths(model: ClickModel, keep: float) -> dict[str, IntArray]:
+    """Widths by the entries that stay when the largest ones of all tables are kept.
+
+    Of |v| - sigmoid(s), what a row's threshold leaves of an entry, the largest `keep` of all
+    tables count; a row's width is how many of them it has, at least 1.
+    """
+    rest = {}
+    for name, table in zip(model.fields, model.field_tables(), strict=True):
+        if table.threshold is None:
+            raise SpecError(f"field {name!r} has no thresholds; attach_thresholds comes first")
+        limit = torch.sigmoid(table.threshold.thresholds)
+        rest[name] = (table.weight.abs() - limit).numpy(force=True)
+    sizes = sum(values.size for values in rest.values())
+    count = max(1, int(keep * sizes))
+    joined = np.concatenate([values.ravel() for values in rest.values()])
+    bar = max(0.0, float(np.partition(joined, sizes - count)[sizes - count]))
+    return {
+        name: ((values >= bar) & (values > 0)).sum(1).clip(1).astype(np.int64)
+        for name, values in rest.items()
+    }
+
+
+def attach_thresholds(model: ClickModel) -> None:
+    """Give every field's table a SoftThreshold."""
+    for table in model.field_tables():
+        table.threshold = SoftThreshold(table.spec.rows).to(table.weight.device)
+
+
+def detach_thresholds(model: ClickModel) -> None:
+    """Take the thresholds away; the weights stay as they are."""
+    for table in model.field_tables():
+        table.threshold = None
+
+
+def attach_widths(model: ClickModel, widths: Mapping[str, IntArray]) -> None:
+    """Freeze widths of rows, int64 [rows] of each field named; thresholds go. Raises SpecError."""
+    for name, kept in widths.items():
+        table = model.embedding(name)
+        table.threshold = None
+        mask = AdaptiveMask.from_widths(kept, table.spec.row_dim)
+        table.mask = mask.to(table.weight.device).train(table.training)
+
+
+@torch.no_grad()
+def order_dimensions(model: ClickModel, counts: Mapping[str, IntArray]) -> bool:
+    """Rotate tables so that their leading dimensions hold most; predictions stay the same.
+
+    The axes are the principal ones of the rows, weighted by how often training reads them, and
+    the first layer is rotated back. That needs a first layer which reads the vectors linearly and
+    alone ("dnn", "wide_deep"); other networks are left as they are. A choice of this project: rows
+    are cut at their end, and training alone gives no dimension a reason to come first.
+
+    Args:
+        model: changed in place.
+        counts: per field int64 [rows].
+
+    Returns:
+        Whether anything was rotated.
+    """
+    if model.settings.kind not in LINEAR_READERS:
+        return False
+    layer = model.network[0]
+    assert isinstance(layer, nn.Linear)  # noqa: S101 (each of these networks begins with one)
+    first = layer.weight
+    readers = [*model.fields, *model.histories.values()]  # as forward_logits joins them
+    start = 0
+    turns = {name: _principal_axes(model.embedding(name), counts[name]) for name in model.fields}
+    for name in readers:
+        table = model.embedding(name)
+        for _ in range(table.spec.dim // table.spec.row_dim):  # concatenated rows: one after other
+            part = slice(start, start + table.spec.row_dim)
+            first[:, part] = first[:, part] @ turns[name]
+            start = part.stop
+    for name, turn in turns.items():
+        weight = model.embedding(name).weight
+        weight.copy_(weight @ turn)
+    return True
+
+
+def _principal_axes(table: Embedding, counts: IntArray) -> Tensor:
+    """Orthogonal [row_dim, row_dim], the strongest axis first; none for a product of rows."""
+    weight = table.weight
+    if table.spec.fuse not in ("sum", "mean", "concat"):
+        return torch.eye(table.spec.row_dim, device=weight.device)
+    share = torch.from_numpy(counts).to(weight.device, weight.dtype).unsqueeze(1)
+    moments = (weight * share).T @ weight
+    axes: Tensor = torch.linalg.eigh(moments.double()).eigenvectors
+    return axes.flip(1).to(weight.dtype)

@@ -1,0 +1,1 @@
+"""A report as text, CSV, Markdown and HTML; two reports compared; the regression gate."""

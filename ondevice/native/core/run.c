@@ -1,0 +1,453 @@
+/* run.c: sessions, and the execution of a request in chunks of rows. */
+#include "core/model.h"
+
+typedef struct {
+  od_rows many, one; /* in the rows' memory, in the context's memory */
+} location;
+
+struct od_session {
+  const od_model *model;
+  od_arena arena;
+  char *rows, *single;
+  location *locations; /* by value */
+  od_rows *operands;
+  od_gather *gathers; /* lookups of the model's inputs, for plain requests */
+  uint32_t gather_count;
+  od_gather *shared_gathers, *other_gathers;
+  int32_t *gather_inputs; /* the values of their IDs */
+  uint32_t *read_inputs; /* values: inputs, and views of them */
+  uint32_t read_count;
+  od_trouble trouble; /* of this request's operators, and in which node of the plan */
+  uint32_t troubled;
+  od_fault fault; /* of this request's lookups of computed IDs */
+  uint8_t *shared; /* by value: rank() computes it once for all rows */
+  od_range *ranges, *shared_ranges;
+  float *partial; /* the context's share of a dense layer, [widest_units] */
+  float **partials; /* by node: where that share is kept, or NULL */
+  od_dense_scratch scratch;
+  od_profile *profile; /* NULL: nothing is timed */
+};
+
+static od_status out_of_memory(od_error *error) {
+  return od_fail(error, OD_E_MEMORY, "out of memory for a session");
+}
+
+static void locate_values(od_session *s) {
+  const od_model *model = s->model;
+  for (uint32_t i = 0; i < model->value_count; i++) {
+    const od_value *value = &model->values[i], *root = &model->values[value->root];
+    location *l = &s->locations[i];
+    if (!value->batched) {
+      l->many = l->one = (od_rows){value->data, 0};
+    } else if (root->node >= 0) {
+      size_t bytes = od_dtype_size(root->dtype), before = value->root_offset * bytes;
+      l->many = (od_rows){s->rows + root->place + before, root->size * bytes};
+      l->one = (od_rows){s->single + root->single_place + before, 0};
+    }
+  }
+}
+
+/* The inputs, and views of inputs, that locate_inputs() must find. */
+static void list_read_inputs(od_session *s) {
+  const od_model *model = s->model;
+  for (uint32_t i = 0; i < model->value_count; i++) {
+    const od_value *value = &model->values[i];
+    if (value->batched && model->values[value->root].input >= 0)
+      s->read_inputs[s->read_count++] = i;
+  }
+}
+
+static int make_scratch(od_session *s) {
+  const od_model *model = s->model;
+  size_t rows = model->chunk_rows, tiles = rows / OD_TILE_ROWS + 1, wide = model->widest_dense;
+  uint32_t most = 1, layers = 0;
+  for (uint32_t i = 0; i < model->node_count; i++) {
+    const od_node *node = &model->nodes[i];
+    if (node->op == OD_OP_DENSE && node->m > most) most = node->m; /* several vectors a row */
+    layers += node->op == OD_OP_DENSE && node->parts >= 0;
+  }
+  if (most > 1) tiles = (rows > most ? rows : most) / OD_TILE_ROWS + 1;
+  size_t vectors = rows > most ? rows : most;
+  s->scratch.codes = od_take(&s->arena, vectors, wide);
+  s->scratch.scales = od_take(&s->arena, vectors, sizeof(float));
+  s->scratch.sums = od_take(&s->arena, vectors, sizeof(int32_t));
+  s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));
+  s->scratch.counts = od_take(&s->arena, tiles, sizeof(uint32_t));
+  s->scratch.positive = od_take(&s->arena, tiles, 1);
+  s->partial = od_take(&s->arena, (size_t)layers * model->widest_units, sizeof(float));
+  return s->scratch.codes && s->scratch.scales && s->scratch.sums && s->scratch.lists &&
+         s->scratch.counts && s->scratch.positive && s->partial;
+}
+
+od_status od_session_open(const od_model *model, od_session **session, od_error *error) {
+  od_arena arena = {model->allocator, NULL};
+  *session = NULL;
+  od_session *s = od_take(&arena, 1, sizeof *s);
+  if (!s) return out_of_memory(error);
+  s->model = model;
+  uint32_t operands = 4;
+  for (uint32_t i = 0; i < model->node_count; i++)
+    if (model->nodes[i].input_count > operands) operands = model->nodes[i].input_count;
+  s->arena = arena;
+  s->rows = od_take(&s->arena, model->rows_bytes, 1);
+  s->single = od_take(&s->arena, model->single_bytes, 1);
+  s->locations = od_take(&s->arena, model->value_count, sizeof(location));
+  s->operands = od_take(&s->arena, operands, sizeof(od_rows));
+  s->gathers = od_take(&s->arena, model->lookup_count, sizeof(od_gather));
+  s->gather_inputs = od_take(&s->arena, model->lookup_count, sizeof(int32_t));
+  s->shared_gathers = od_take(&s->arena, model->lookup_count, sizeof(od_gather));
+  s->other_gathers = od_take(&s->arena, model->lookup_count, sizeof(od_gather));
+  s->shared = od_take(&s->arena, model->value_count, 1);
+  s->read_inputs = od_take(&s->arena, model->value_count, sizeof(uint32_t));
+  s->ranges = od_take(&s->arena, operands, sizeof(od_range));
+  s->shared_ranges = od_take(&s->arena, operands, sizeof(od_range));
+  s->partials = od_take(&s->arena, model->node_count, sizeof(float *));
+  if (!s->rows || !s->single || !s->locations || !s->operands || !s->gathers ||
+      !s->gather_inputs || !s->shared_gathers || !s->other_gathers || !s->read_inputs ||
+      !s->shared || !s->ranges || !s->shared_ranges || !s->partials || !make_scratch(s)) {
+    arena = s->arena;
+    od_arena_release(&arena);
+    return out_of_memory(error);
+  }
+  locate_values(s);
+  list_read_inputs(s);
+  for (uint32_t i = 0; i < model->lookup_count; i++) {
+    if (model->lookups[i].computed) continue;
+    od_rows out = s->locations[model->lookup_outputs[i]].many;
+    s->gathers[s->gather_count] =
+        (od_gather){&model->lookups[i], NULL, model->lookups[i].ids_per_row,
+                    (float *)(void *)(uintptr_t)out.data, out.step / 4};
+    s->gather_inputs[s->gather_count++] = model->lookup_inputs[i];
+  }
+  *session = s;
+  return OD_OK;
+}
+
+void od_session_close(od_session *session) {
+  if (!session) return;
+  od_arena arena = session->arena; /* which also holds the session */
+  od_arena_release(&arena);
+}
+
+void od_session_profile(od_session *session, od_profile *profile) {
+  session->profile = profile;
+  if (profile) od_profile_clear(session->model, profile);
+}
+
+static od_status report(const od_fault *fault, od_error *error) {
+  if (fault->kind == OD_FAULT_ID)
+    return od_fail(error, OD_E_INPUT,
+                   "ID %i is outside 0..%u and the table has no out-of-vocabulary row", fault->id,
+                   (uint64_t)fault->lookup->table->rows - 1);
+  return od_fail(error, OD_E_FORMAT, "the index of a table does not match its records");
+}
+
+static od_rows place_of(const od_session *s, int32_t value) {
+  if (value < 0) return (od_rows){NULL, 0};
+  return s->shared[value] ? s->locations[value].one : s->locations[value].many;
+}
+
+static void run_dense(const od_session *s, const od_node *node, od_rows in, size_t rows,
+                      const od_range *ranges, size_t count, const float *initial, uint32_t relu,
+                      float *out, size_t out_step) {
+  const od_dense *layer = &node->dense;
+  const float *from = (const float *)(const void *)in.data;
+  if (node->m == 1) {
+    s->model->kernels->dense(layer, from, in.step / 4, rows, ranges, count, initial, relu, out,
+                             out_step, &s->scratch);
+    return;
+  }
+  for (size_t row = 0; row < rows; row++) /* several vectors a row */
+    for (uint32_t first = 0; first < node->m; first += s->model->chunk_rows) {
+      size_t left = node->m - first;
+      size_t here = left < s->model->chunk_rows ? left : s->model->chunk_rows;
+      s->model->kernels->dense(layer, from + row * (in.step / 4) + (size_t)first * layer->features,
+                               layer->features, here, ranges, count, initial, relu,
+                               out + row * out_step + (size_t)first * layer->units, layer->units,
+                               &s->scratch);
+    }
+}
+
+/* Columns of a concatenation that do, or do not, depend on the context alone. */
+static size_t column_ranges(const od_session *s, const od_node *parts, int shared,
+                            od_range *ranges) {
+  size_t count = 0;
+  uint32_t start = 0;
+  for (uint32_t i = 0; i < parts->input_count; i++) {
+    int32_t input = parts->inputs[i];
+    uint32_t stop = start + s->model->values[input].size;
+    int constant = s->shared[input] || !s->model->values[input].batched;
+    if (constant == shared) {
+      if (count && ranges[count - 1].stop == start) ranges[count - 1].stop = stop;
+      else ranges[count++] = (od_range){start, stop};
+    }
+    start = stop;
+  }
+  return count;
+}
+
+/* Inputs that nodes other than lookups read: where the rows from `start` on are. */
+static void locate_inputs(od_session *s, const void *const *inputs, size_t start) {
+  const od_model *model = s->model;
+  for (uint32_t i = 0; i < s->read_count; i++) {
+    const od_value *value = &model->values[s->read_inputs[i]];
+    const od_value *root = &model->values[value->root];
+    location *l = &s->locations[s->read_inputs[i]];
+    const char *values = inputs[root->input];
+    size_t step = root->size * od_dtype_size(root->dtype);
+    l->one = (od_rows){values, 0};
+    l->many = (od_rows){values + start * step, step};
+  }
+}
+
+/* A lookup whose IDs other operators made. */
+static void look_up(od_session *s, const od_node *node, size_t rows) {
+  od_rows ids = place_of(s, node->inputs[0]), out = place_of(s, node->output);
+  od_gather gather = {&s->model->lookups[node->lookup], (const int64_t *)(const void *)ids.data,
+                      ids.step / 8, (float *)(void *)(uintptr_t)out.data, out.step / 4};
+  od_fault fault = {OD_FAULT_NONE, NULL, 0};
+  s->model->kernels->gather(&gather, 1, rows, &fault);
+  if (fault.kind && !s->fault.kind) s->fault = fault;
+}
+
+static void execute(od_session *s, uint32_t index, size_t rows) {
+  const od_model *model = s->model;
+  const od_node *node = &model->nodes[index];
+  od_rows out = place_of(s, node->output);
+  char *to = (char *)(uintptr_t)out.data;
+  if (node->op == OD_OP_LOOKUP) {
+    look_up(s, node, rows);
+    return;
+  }
+  if (node->op == OD_OP_DENSE) {
+    od_range all = {0, node->dense.features};
+    const od_range *ranges = &all;
+    const float *initial = node->dense.bias;
+    size_t count = 1;
+    if (s->partials[index]) {
+      initial = s->partials[index];
+      count = column_ranges(s, &model->nodes[node->parts], 0, s->ranges);
+      ranges = s->ranges;
+    }
+    run_dense(s, node, place_of(s, node->inputs[0]), rows, ranges, count, initial,
+              node->dense.relu, (float *)(void *)to, out.step / 4);
+    return;
+  }
+  for (uint32_t i = 0; i < node->input_count; i++)
+    s->operands[i] = place_of(s, node->inputs[i]);
+  od_trouble trouble = od_execute(node, model->values, s->operands, to, out.step, rows);
+  if (trouble && !s->trouble) s->trouble = trouble, s->troubled = node->number;
+}
+
+/* The same steps with a profile. Kept apart, so that a request without one pays a branch a step. */
+#define OD_APART __attribute__((noinline, cold))
+
+OD_APART static void execute_timed(od_session *s, uint32_t index, size_t rows) {
+  uint64_t begun = s->profile->clock();
+  execute(s, index, rows);
+  od_profile_node(s->profile, begun, s->model, index, rows);
+}
+
+OD_APART static void gather_timed(const od_session *s, const od_gather *gathers, size_t count,
+                                  size_t rows, od_fault *fault) {
+  uint64_t begun = s->profile->clock();
+  s->model->kernels->gather(gathers, count, rows, fault);
+  od_profile_lookups(s->profile, begun, gathers, count, rows);
+}
+
+OD_INLINE void step(od_session *s, uint32_t index, size_t rows) {
+  if (s->profile) execute_timed(s, index, rows);
+  else execute(s, index, rows);
+}
+
+OD_INLINE void gather(const od_session *s, const od_gather *gathers, size_t count, size_t rows,
+                      od_fault *fault) {
+  if (s->profile) gather_timed(s, gathers, count, rows, fault);
+  else s->model->kernels->gather(gathers, count, rows, fault);
+}
+
+static od_status report_trouble(const od_session *s, od_error *error) {
+  return od_fail(error, OD_E_INPUT, "node %u: %s", (uint64_t)s->troubled,
+                 s->trouble == OD_TROUBLE_ZERO ? "an integer divided by zero"
+                                               : "an index is outside what it selects from");
+}
+
+static int runs(const od_model *model, const od_node *node) {
+  if (node->op == OD_OP_LOOKUP) return model->lookups[node->lookup].computed;
+  return node->op != OD_OP_VIEW && !node->constant;
+}
+
+/* Gathers of shared or of other lookups, rows starting at `start`. */
+static size_t collect(od_session *s, const void *const *inputs, size_t start, int shared,
+                      od_gather *gathers) {
+  const od_model *model = s->model;
+  size_t count = 0;
+  for (uint32_t i = 0; i < model->lookup_count; i++) {
+    int32_t output = model->lookup_outputs[i];
+    const od_lookup *lookup = &model->lookups[i];
+    if (s->shared[output] != shared || lookup->computed) continue;
+    od_rows out = place_of(s, output);
+    const int64_t *ids = inputs[model->values[model->lookup_inputs[i]].input];
+    gathers[count++] =
+        (od_gather){lookup, ids + start * lookup->ids_per_row, lookup->ids_per_row,
+                    (float *)(void *)(uintptr_t)out.data, out.step / 4};
+  }
+  return count;
+}
+
+static void copy_outputs(const od_session *s, size_t start, size_t rows, float *const *outputs) {
+  const od_model *model = s->model;
+  for (uint32_t i = 0; i < model->output_count; i++) {
+    if (!outputs[i]) continue;
+    od_rows from = place_of(s, model->output_values[i]);
+    uint32_t size = model->outputs[i].row_size;
+    float *to = outputs[i] + start * size;
+    if (size == 1)
+      for (size_t row = 0; row < rows; row++)
+        to[row] = *(const float *)(const void *)(from.data + row * from.step);
+    else
+      for (size_t row = 0; row < rows; row++)
+        od_copy(to + row * size, from.data + row * from.step, (size_t)size * 4);
+  }
+}
+
+od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *const *outputs,
+                 od_error *error) {
+  const od_model *model = s->model;
+  s->trouble = OD_TROUBLE_NONE;
+  s->fault.kind = OD_FAULT_NONE;
+  for (size_t start = 0; start < rows; start += model->chunk_rows) {
+    size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
+    od_fault fault = {OD_FAULT_NONE, NULL, 0};
+    for (uint32_t i = 0; i < s->gather_count; i++)
+      s->gathers[i].ids = (const int64_t *)inputs[model->values[s->gather_inputs[i]].input] +
+                          start * s->gathers[i].ids_step;
+    gather(s, s->gathers, s->gather_count, here, &fault);
+    if (fault.kind) return report(&fault, error);
+    if (s->read_count) locate_inputs(s, inputs, start);
+    for (uint32_t i = 0; i < model->node_count; i++)
+      if (runs(model, &model->nodes[i])) step(s, i, here);
+    if (s->fault.kind) return report(&s->fault, error);
+    if (s->trouble) return report_trouble(s, error);
+    copy_outputs(s, start, here, outputs);
+  }
+  return OD_OK;
+}
+
+/* A value is shared when all it depends on is constant or context, by the graph. */
+static void mark_shared(od_session *s, const uint8_t *is_context) {
+  const od_model *model = s->model;
+  for (uint32_t i = 0; i < model->value_count; i++) {
+    const od_value *value = &model->values[i];
+    s->shared[i] = value->input >= 0 && is_context[value->input];
+  }
+  for (uint32_t i = 0; i < model->node_count; i++) { /* in plan order: inputs come first */
+    const od_node *node = &model->nodes[i];
+    int shared = model->values[node->output].batched;
+    for (uint32_t j = 0; j < node->input_count; j++)
+      if (node->inputs[j] >= 0 && model->values[node->inputs[j]].batched)
+        shared &= s->shared[node->inputs[j]];
+    s->shared[node->output] = (uint8_t)shared;
+  }
+}
+
+/* The context's share of the dense layers that read a concatenation of both kinds of columns. */
+static void run_partials(od_session *s) {
+  const od_model *model = s->model;
+  float *room = s->partial;
+  for (uint32_t i = 0; i < model->node_count; i++) {
+    const od_node *node = &model->nodes[i];
+    s->partials[i] = NULL;
+    if (node->op != OD_OP_DENSE || node->parts < 0 || s->shared[node->output]) continue;
+    const od_node *parts = &model->nodes[node->parts];
+    size_t count = column_ranges(s, parts, 1, s->shared_ranges);
+    if (!count) continue;
+    uint64_t begun = s->profile ? s->profile->clock() : 0;
+    od_rows whole = s->locations[parts->output].one; /* its shared parts are filled in here */
+    char *to = (char *)(uintptr_t)whole.data;
+    size_t before = 0;
+    for (uint32_t j = 0; j < parts->input_count; j++) {
+      const od_value *value = &model->values[parts->inputs[j]];
+      const char *from = s->locations[parts->inputs[j]].one.data;
+      if ((s->shared[parts->inputs[j]] || !value->batched) && from != to + before)
+        od_copy(to + before, from, (size_t)value->size * 4);
+      before += (size_t)value->size * 4;
+    }
+    s->model->kernels->dense(&node->dense, (const float *)(const void *)to, 0, 1, s->shared_ranges,
+                             count, node->dense.bias, 0, room, 0, &s->scratch);
+    for (uint32_t u = node->dense.units; u < node->dense.padded_units; u++) room[u] = 0;
+    if (s->profile) od_profile_node(s->profile, begun, model, i, 1);
+    s->partials[i] = room;
+    room += model->widest_units;
+  }
+}
+
+/* Whether every reader of a concatenation is a dense layer that takes the shared part apart. */
+static int only_split(const od_session *s, uint32_t concat) {
+  const od_model *model = s->model;
+  int32_t output = model->nodes[concat].output;
+  uint32_t root = model->values[output].root;
+  if (root != (uint32_t)output) return 0; /* part of a larger value */
+  for (uint32_t i = concat + 1; i < model->node_count; i++) {
+    const od_node *node = &model->nodes[i];
+    for (uint32_t j = 0; runs(model, node) && j < node->input_count; j++)
+      if (node->inputs[j] >= 0 && model->values[node->inputs[j]].batched &&
+          model->values[node->inputs[j]].root == root && !s->partials[i]) {
+        /* readers of a part alone do not need the whole */
+        if (model->values[node->inputs[j]].size == model->values[output].size) return 0;
+      }
+  }
+  for (uint32_t i = 0; i < model->output_count; i++)
+    if (model->values[model->output_values[i]].root == root) return 0;
+  return 1;
+}
+
+od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_context,
+                  size_t rows, float *const *outputs, od_error *error) {
+  const od_model *model = s->model;
+  od_fault fault = {OD_FAULT_NONE, NULL, 0};
+  mark_shared(s, is_context);
+  s->trouble = OD_TROUBLE_NONE;
+  s->fault.kind = OD_FAULT_NONE;
+  if (s->read_count) locate_inputs(s, inputs, 0);
+  size_t count = collect(s, inputs, 0, 1, s->shared_gathers);
+  gather(s, s->shared_gathers, count, 1, &fault);
+  for (uint32_t i = 0; i < model->node_count; i++)
+    if (runs(model, &model->nodes[i]) && s->shared[model->nodes[i].output]) step(s, i, 1);
+  run_partials(s);
+  for (size_t start = 0; !fault.kind && start < rows; start += model->chunk_rows) {
+    size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
+    count = collect(s, inputs, start, 0, s->other_gathers);
+    gather(s, s->other_gathers, count, here, &fault);
+    if (fault.kind) break;
+    if (s->read_count) locate_inputs(s, inputs, start);
+    for (uint32_t i = 0; i < model->node_count; i++)
+      if (runs(model, &model->nodes[i]) && !s->shared[model->nodes[i].output] &&
+          !(model->nodes[i].op == OD_OP_CONCAT && only_split(s, i)))
+        step(s, i, here);
+    copy_outputs(s, start, here, outputs);
+  }
+  od_zero(s->shared, model->value_count);
+  od_zero(s->partials, model->node_count * sizeof *s->partials);
+  if (fault.kind) return report(&fault, error);
+  if (s->fault.kind) return report(&s->fault, error);
+  return s->trouble ? report_trouble(s, error) : OD_OK;
+}
+
+od_status od_run_constants(od_model *model, od_error *error) {
+  for (uint32_t i = 0; i < model->node_count; i++) {
+    const od_node *node = &model->nodes[i];
+    if (!node->constant) continue;
+    od_rows in[64];
+    if (node->input_count > 64)
+      return od_fail(error, OD_E_UNSUPPORTED, "plan: node %u has more than 64 constant inputs",
+                     (uint64_t)node->number);
+    for (uint32_t j = 0; j < node->input_count; j++)
+      in[j] = (od_rows){node->inputs[j] < 0 ? NULL : model->values[node->inputs[j]].data, 0};
+    char *out = (char *)(uintptr_t)model->values[node->output].data;
+    if (od_execute(node, model->values, in, out, 0, 1))
+      return od_fail(error, OD_E_FORMAT, "plan: node %u: an index or a divisor is out of range",
+                     (uint64_t)node->number);
+  }
+  return OD_OK;
+}

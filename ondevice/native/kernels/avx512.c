@@ -1,0 +1,126 @@
+/* avx512.c: kernels for AVX-512 with VNNI (Ice Lake, Zen 4 and later). */
+#include "kernels/kernels.h"
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")
+#endif
+#include <immintrin.h>
+
+#define VW 16
+#define FLOAT_ROWS 6
+#define FLOAT_BLOCKS 4
+#define FLOAT_WIDE 13
+#define Q8_ROWS 6
+#define Q8_BLOCKS 4
+#define Q8_WIDE 25
+
+typedef __m512 vf;
+
+OD_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+OD_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+OD_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
+OD_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+OD_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+OD_INLINE vf vf_keep(vf v, int32_t count) {
+  return _mm512_maskz_mov_ps((__mmask16)((1u << count) - 1), v);
+}
+OD_INLINE vf vf_load_q8(const uint8_t *p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+OD_INLINE vf vf_codes(uint64_t bits, int size) {
+  __m512i up2 = _mm512_setr_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  __m512i up4 = _mm512_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 12, 8, 4, 0);
+  __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  __m512i words = _mm512_set1_epi32((int)(uint32_t)bits);
+  if (size == 4)
+    words = _mm512_permutexvar_epi32(half, _mm512_castsi128_si512(_mm_cvtsi64_si128((long long)bits)));
+  __m512i codes = _mm512_sllv_epi32(words, size == 4 ? up4 : up2); /* to the top of the lanes */
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(codes, 32 - size));
+}
+OD_INLINE vf vf_load_f16(const uint8_t *p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+OD_INLINE float half_value(uint16_t half) { return _cvtsh_ss(half); }
+OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) {
+  return (uint32_t)_pext_u64(code, mask);
+}
+
+/* Written out, because GCC 12 copies the accumulator of the intrinsic back and forth. */
+OD_INLINE __m512i dot(__m512i sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "vm"(signed_bytes));
+  return sum;
+}
+
+/* Numbers of the words that are not zero, 16 at a time; may write 15 beyond the last. */
+OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *list) {
+  __m512i numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < count; i += 16, numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(16))) {
+    __mmask16 valid = count - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (count - i)) - 1);
+    __m512i part = _mm512_maskz_loadu_epi32(valid, words + i);
+    __mmask16 set = _mm512_test_epi32_mask(part, part);
+    __m256i chosen = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(set, numbers));
+    _mm256_storeu_si256((__m256i *)(void *)(list + found), chosen);
+    found += (uint32_t)__builtin_popcount(set);
+  }
+  return found;
+}
+#define HAS_LIST_WORDS
+
+/* vpdpbusd multiplies unsigned by signed bytes. Codes without a sign are the unsigned ones.
+ * Otherwise weights enter as weight + 128, and 128 times the sum of a row's codes is taken off;
+ * zero codes stay zero, so they can be skipped. */
+OD_INLINE void sign_tile(uint32_t m, uint32_t n, int positive, const od_dense *layer, uint32_t unit,
+                         const uint16_t *list, uint32_t count, const int8_t *const *codes,
+                         const int32_t *sums, int32_t *out) {
+  const uint8_t *weights = (const uint8_t *)layer->weight + (size_t)unit * 4;
+  size_t step = (size_t)layer->padded_units * 4;
+  __m512i flip = _mm512_set1_epi8((char)0x80), acc[Q8_ROWS][Q8_WIDE];
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(32) for (uint32_t j = 0; j < n; j++) acc[r][j] = _mm512_setzero_si512();
+  for (uint32_t i = 0; i < count; i++) {
+    uint32_t group = list[i];
+    const uint8_t *w = weights + group * step;
+    __m512i values[Q8_ROWS];
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) values[r] =
+        _mm512_set1_epi32((int32_t)od_load32(codes[r] + 4 * group));
+    OD_UNROLL(32) for (uint32_t j = 0; j < n; j++) {
+      __m512i packed = _mm512_loadu_si512(w + 64 * j);
+      if (!positive) packed = _mm512_xor_si512(packed, flip);
+      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) acc[r][j] =
+          positive ? dot(acc[r][j], values[r], packed) : dot(acc[r][j], packed, values[r]);
+    }
+  }
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) {
+    __m512i correction = _mm512_set1_epi32(positive ? 0 : (int32_t)(128u * (uint32_t)sums[r]));
+    OD_UNROLL(32) for (uint32_t j = 0; j < n; j++)
+      _mm512_storeu_si512(out + (r * n + j) * 16, _mm512_sub_epi32(acc[r][j], correction));
+  }
+}
+
+OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
+                       const uint16_t *list, uint32_t count, const int8_t *const *codes,
+                       const int32_t *sums, int positive, int32_t *out) {
+  if (positive) sign_tile(m, n, 1, layer, unit, list, count, codes, sums, out);
+  else sign_tile(m, n, 0, layer, unit, list, count, codes, sums, out);
+}
+
+#include "q8_sizes.h"
+#include "gather_body.h"
+#include "dense_body.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#define GATHER gather
+#define DENSE dense
+#else
+#define GATHER NULL
+#define DENSE NULL
+#endif
+
+const od_kernels od_kernels_avx512vnni = {"avx512vnni", od_cpu_avx512vnni, GATHER, DENSE};

@@ -1,0 +1,288 @@
+/* dense_body.h: dense layers, compiled once for every instruction set by the kernel files beside it.
+ *
+ * Beyond what gather_body.h needs the including file defines vf_fma and, for int8,
+ *   q8_tile(m, n, layer, unit, list, count, codes, sums, positive, out)
+ * which writes the int32 sums of m rows by n blocks of 16 outputs from `unit` on to
+ * out[m][16 * n], over the listed groups of 4 features. Its constants: Q8_ROWS and Q8_BLOCKS (rows
+ * and blocks at once in a batch), Q8_WIDE (blocks at once for a single row), and FLOAT_ROWS,
+ * FLOAT_BLOCKS, FLOAT_WIDE likewise.
+ *
+ * `positive` says that no code of the rows is negative, as after ReLU.
+ *
+ * Zero inputs are skipped: what truncation and ReLU made zero costs nothing.
+ */
+
+enum { MOST_BLOCKS = 25 };
+
+OD_INLINE uint32_t float_bits(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, 4);
+  return bits;
+}
+
+OD_INLINE float bits_float(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+
+#ifndef HAS_LIST_WORDS
+/* Numbers of the words that are not zero. */
+OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *list) {
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    list[found] = (uint16_t)i;
+    found += words[i] != 0;
+  }
+  return found;
+}
+#endif
+
+/* Bits of the largest magnitude, which order like the magnitudes, NaN above all. */
+OD_INLINE int32_t largest_bits(const float *restrict in, uint32_t count) {
+  int32_t largest = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    int32_t bits = (int32_t)(float_bits(in[i]) & 0x7fffffffu);
+    largest = largest > bits ? largest : bits;
+  }
+  return largest;
+}
+
+OD_INLINE int32_t write_codes(const float *restrict in, uint32_t count, float inverse,
+                              int8_t *restrict codes, int32_t *signs) {
+  int32_t total = 0, any = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    /* adding 1.5 * 2^23 rounds to an integer, half to even, in the low bits */
+    float product = in[i] * inverse;
+    int32_t code = (int32_t)(float_bits(product + 12582912.0f) - 0x4B400000u);
+    codes[i] = (int8_t)code;
+    total += code;
+    any |= code;
+  }
+  *signs |= any;
+  return total;
+}
+
+/* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
+ * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
+static float quantise(const float *in, const od_range *ranges, size_t range_count, uint32_t padded,
+                      int8_t *codes, int32_t *sum, int32_t *signs) {
+  int32_t largest = 0, total = 0;
+  for (size_t r = 0; r < range_count; r++) {
+    int32_t bits = largest_bits(in + ranges[r].start, ranges[r].stop - ranges[r].start);
+    largest = largest > bits ? largest : bits;
+  }
+  float magnitude = bits_float((uint32_t)largest);
+  int usable = largest < 0x7f800000 && magnitude >= OD_LEAST_MAGNITUDE;
+  if (!usable || range_count != 1 || ranges[0].stop - ranges[0].start != padded)
+    od_zero(codes, padded);
+  if (usable) {
+    float inverse = 127.0f / magnitude;
+    for (size_t r = 0; r < range_count; r++) {
+      uint32_t start = ranges[r].start;
+      total += write_codes(in + start, ranges[r].stop - start, inverse, codes + start, signs);
+    }
+  }
+  *sum = total;
+  if (largest >= 0x7f800000) return bits_float(0x7fc00000u);
+  return usable ? magnitude / 127.0f : 0;
+}
+
+/* Groups of 4 features in which one of the rows has a code that is not zero. */
+static uint32_t list_groups(const int8_t *codes, size_t step, uint32_t rows, uint32_t groups,
+                            uint16_t *list) {
+  enum { PIECE = 256 };
+  uint32_t words[PIECE], count = 0;
+  for (uint32_t start = 0; start < groups; start += PIECE) {
+    uint32_t here = groups - start < PIECE ? groups - start : PIECE;
+    od_copy(words, codes + 4 * (size_t)start, 4 * (size_t)here);
+    for (uint32_t r = 1; r < rows; r++) {
+      const int8_t *row = codes + r * step + 4 * (size_t)start;
+      for (uint32_t g = 0; g < here; g++) words[g] |= od_load32(row + 4 * g);
+    }
+    uint32_t found = list_words(words, here, list + count);
+    for (uint32_t i = 0; start && i < found; i++) list[count + i] = (uint16_t)(list[count + i] + start);
+    count += found;
+  }
+  return count;
+}
+
+static uint32_t list_features(const float *in, size_t step, uint32_t rows, const od_range *ranges,
+                              size_t range_count, uint16_t *restrict list) {
+  uint32_t count = 0;
+  for (size_t r = 0; r < range_count; r++) {
+    uint32_t start = ranges[r].start, stop = ranges[r].stop;
+    for (uint32_t i = start; i < stop; i++) {
+      uint32_t any = 0;
+      for (uint32_t row = 0; row < rows; row++) any |= float_bits(in[row * step + i]) << 1;
+      list[count] = (uint16_t)i;
+      count += any != 0;
+    }
+  }
+  return count;
+}
+
+OD_INLINE void finish(float *out, const float *sums, uint32_t count, uint32_t relu) {
+  if (relu)
+    for (uint32_t i = 0; i < count; i++) out[i] = sums[i] < 0 ? 0 : sums[i];
+  else
+    for (uint32_t i = 0; i < count; i++) out[i] = sums[i];
+}
+
+static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t n,
+                     const od_dense_scratch *s, uint32_t row, const uint16_t *list, uint32_t count,
+                     uint32_t padded, uint32_t rows, const float *initial, uint32_t relu,
+                     float *out, size_t out_step) {
+  int32_t sums[Q8_ROWS * Q8_BLOCKS > Q8_WIDE ? Q8_ROWS * Q8_BLOCKS * 16 : Q8_WIDE * 16]
+      __attribute__((aligned(64)));
+  float results[MOST_BLOCKS * 16] __attribute__((aligned(64)));
+  const int8_t *codes[Q8_ROWS] = {0};
+  int32_t code_sums[Q8_ROWS];
+  for (uint32_t r = 0; r < m; r++) { /* rows beyond the last repeat it */
+    uint32_t at = row + (r < rows ? r : rows - 1);
+    codes[r] = s->codes + (size_t)at * padded;
+    code_sums[r] = s->sums[at];
+  }
+  q8_tiles(m, n, layer, unit, list, count, codes, code_sums, s->positive[row / OD_TILE_ROWS], sums);
+  uint32_t width = n * 16;
+  uint32_t kept = layer->units - unit < width ? layer->units - unit : width;
+  for (uint32_t r = 0; r < rows; r++) {
+    float scale = s->scales[row + r];
+    const float *unit_scales = layer->scale + unit, *bias = initial + unit;
+    const int32_t *own = sums + (size_t)r * width;
+    for (uint32_t i = 0; i < width; i++) {
+      float step = scale * unit_scales[i];
+      float product = (float)own[i] * step;
+      results[i] = product + bias[i];
+    }
+    finish(out + (size_t)r * out_step + unit, results, kept, relu);
+  }
+}
+
+OD_INLINE vf load_weights(const od_dense *layer, size_t at, int half) {
+  if (half) return vf_load_f16((const uint8_t *)layer->weight + 2 * at);
+  return vf_load((const float *)layer->weight + at);
+}
+
+/* m rows by n blocks of 16 outputs, kept in registers. */
+OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
+                          const uint16_t *list, uint32_t count, const float *const *in,
+                          float *out) {
+  enum { PARTS = 16 / VW };
+  vf sums[FLOAT_ROWS][MOST_BLOCKS * PARTS];
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++) sums[r][j] = vf_set1(0);
+  for (uint32_t i = 0; i < count; i++) {
+    size_t at = (size_t)list[i] * layer->padded_units + unit;
+    vf values[FLOAT_ROWS];
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) values[r] = vf_set1(in[r][list[i]]);
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++) {
+      vf weights = load_weights(layer, at + j * VW, half);
+      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) sums[r][j] =
+          vf_fma(values[r], weights, sums[r][j]);
+    }
+  }
+  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++)
+      vf_store(out + (size_t)r * n * 16 + j * VW, sums[r][j]);
+}
+
+#define FLOAT_ARGUMENTS layer, unit, list, count, in, out
+static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
+                        const uint16_t *list, uint32_t count, const float *const *in, float *out) {
+#define F32_TILE(m, n, ...) float_tile(m, n, 0, __VA_ARGS__)
+#define F16_TILE(m, n, ...) float_tile(m, n, 1, __VA_ARGS__)
+  if (half) {
+    switch (m * 64 + n) {
+      OD_SIZES(F16_TILE, 1, FLOAT_WIDE, FLOAT_ARGUMENTS)
+      OD_WIDE_SIZES(F16_TILE, FLOAT_WIDE, FLOAT_ARGUMENTS)
+#if FLOAT_ROWS >= 2
+      OD_SIZES(F16_TILE, 2, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
+#endif
+#if FLOAT_ROWS >= 6
+      OD_SIZES(F16_TILE, 6, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
+#endif
+    }
+  } else {
+    switch (m * 64 + n) {
+      OD_SIZES(F32_TILE, 1, FLOAT_WIDE, FLOAT_ARGUMENTS)
+      OD_WIDE_SIZES(F32_TILE, FLOAT_WIDE, FLOAT_ARGUMENTS)
+#if FLOAT_ROWS >= 2
+      OD_SIZES(F32_TILE, 2, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
+#endif
+#if FLOAT_ROWS >= 6
+      OD_SIZES(F32_TILE, 6, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
+#endif
+    }
+  }
+}
+
+static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t n,
+                        const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
+                        uint32_t count, const float *initial, uint32_t relu, float *out,
+                        size_t out_step) {
+  float sums[FLOAT_ROWS * FLOAT_BLOCKS > FLOAT_WIDE ? FLOAT_ROWS * FLOAT_BLOCKS * 16
+                                                    : FLOAT_WIDE * 16] __attribute__((aligned(64)));
+  const float *at[FLOAT_ROWS];
+  for (uint32_t r = 0; r < m; r++) at[r] = in + (r < rows ? r : rows - 1) * in_step;
+  float_tiles(m, n, layer->codec == OD_CODEC_F16, layer, unit, list, count, at, sums);
+  uint32_t width = n * 16;
+  uint32_t kept = layer->units - unit < width ? layer->units - unit : width;
+  for (uint32_t r = 0; r < rows; r++) {
+    float *own = sums + (size_t)r * width;
+    for (uint32_t i = 0; i < width; i++) own[i] += initial[unit + i];
+    finish(out + (size_t)r * out_step + unit, own, kept, relu);
+  }
+}
+
+/* How many rows a kernel takes for `left` rows: 1, 2 or as many as it can. */
+OD_INLINE uint32_t rows_at_once(uint32_t left, uint32_t most) {
+  if (left >= most) return most;
+  return left <= 2 ? left : most;
+}
+
+static void dense(const od_dense *layer, const float *in, size_t in_step, size_t rows,
+                  const od_range *ranges, size_t range_count, const float *initial, uint32_t relu,
+                  float *out, size_t out_step, const od_dense_scratch *s) {
+  int integer = layer->codec == OD_CODEC_Q8;
+  uint32_t padded = integer ? (layer->features + 3) / 4 * 4 : layer->features;
+  size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS;
+  for (size_t row = 0; integer && row < rows; row++) {
+    int32_t signs = row % OD_TILE_ROWS == 0 ? 0 : (s->positive[row / OD_TILE_ROWS] ? 0 : -1);
+    s->scales[row] = quantise(in + row * in_step, ranges, range_count, padded,
+                              s->codes + row * padded, &s->sums[row], &signs);
+    s->positive[row / OD_TILE_ROWS] = signs >= 0;
+  }
+  for (size_t t = 0; t < tiles; t++) {
+    size_t row = t * OD_TILE_ROWS;
+    uint32_t here = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
+    uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
+    s->counts[t] = integer ? list_groups(s->codes + row * padded, padded, here, padded / 4, list)
+                           : list_features(in + row * in_step, in_step, here, ranges, range_count,
+                                           list);
+  }
+  uint32_t wide = integer ? Q8_WIDE : FLOAT_WIDE, at_once = integer ? Q8_ROWS : FLOAT_ROWS;
+  uint32_t most = rows == 1 ? wide : integer ? Q8_BLOCKS : FLOAT_BLOCKS;
+  uint32_t blocks = layer->padded_units / 16;
+  if (most == MOST_BLOCKS && blocks != MOST_BLOCKS) most = 13; /* sizes between are not made */
+  uint32_t panels = (blocks + most - 1) / most; /* of nearly equal size */
+  for (uint32_t p = 0, block = 0; p < panels; p++) {
+    uint32_t n = (blocks - block + panels - p - 1) / (panels - p);
+    for (size_t t = 0; t < tiles; t++) {
+      const uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
+      size_t end = (t + 1) * OD_TILE_ROWS < rows ? (t + 1) * OD_TILE_ROWS : rows;
+      for (size_t row = t * OD_TILE_ROWS; row < end;) {
+        uint32_t m = rows_at_once((uint32_t)(end - row), at_once);
+        uint32_t here = end - row < m ? (uint32_t)(end - row) : m;
+        if (integer)
+          q8_block(layer, block * 16, m, n, s, (uint32_t)row, list, s->counts[t], padded, here,
+                   initial, relu, out + row * out_step, out_step);
+        else
+          float_block(layer, block * 16, m, n, in + row * in_step, in_step, here, list,
+                      s->counts[t], initial, relu, out + row * out_step, out_step);
+        row += here;
+      }
+    }
+    block += n;
+  }
+}

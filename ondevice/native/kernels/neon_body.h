@@ -1,0 +1,57 @@
+/* neon_body.h: what the kernels for NEON share: vectors of 4 lanes, and float16. */
+#include <arm_neon.h>
+
+#include "core/half.h"
+
+#define VW 4
+#if defined(__aarch64__)
+#define FLOAT_ROWS 6
+#define FLOAT_BLOCKS 1
+#define FLOAT_WIDE 5
+#else /* 16 registers instead of 32 */
+#define FLOAT_ROWS 2
+#define FLOAT_BLOCKS 1
+#define FLOAT_WIDE 2
+#endif
+
+typedef float32x4_t vf;
+
+OD_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
+OD_INLINE void vf_store(float *p, vf v) { vst1q_f32(p, v); }
+OD_INLINE vf vf_set1(float x) { return vdupq_n_f32(x); }
+OD_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
+OD_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
+OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+OD_INLINE vf vf_keep(vf v, int32_t count) {
+  static const int32_t lanes[4] = {0, 1, 2, 3};
+  uint32x4_t kept = vcgtq_s32(vdupq_n_s32(count), vld1q_s32(lanes));
+  return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), kept));
+}
+OD_INLINE vf vf_load_q8(const uint8_t *p) {
+  int8x8_t codes = vreinterpret_s8_u32(vdup_n_u32(od_load32(p)));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(codes))));
+}
+OD_INLINE vf vf_codes(uint64_t bits, int size) {
+  static const int32_t up4[4] = {28, 24, 20, 16}, up2[4] = {30, 28, 26, 24};
+  int32x4_t codes = vdupq_n_s32((int32_t)(uint32_t)bits); /* each code to the top of its lane */
+  codes = vshlq_s32(codes, vld1q_s32(size == 4 ? up4 : up2));
+  return vcvtq_f32_s32(size == 4 ? vshrq_n_s32(codes, 28) : vshrq_n_s32(codes, 30));
+}
+#if defined(__aarch64__)
+OD_INLINE vf vf_load_f16(const uint8_t *p) {
+  return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+#else
+OD_INLINE vf vf_load_f16(const uint8_t *p) {
+  float lanes[4];
+  for (int i = 0; i < 4; i++) lanes[i] = od_half(od_load16(p + 2 * i));
+  return vld1q_f32(lanes);
+}
+#endif
+OD_INLINE float half_value(uint16_t half) { return od_half(half); }
+OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bits(code, mask); }
+
+/* The 4 codes of one group, repeated. */
+OD_INLINE int8x16_t group_codes(const int8_t *codes, uint32_t group) {
+  return vreinterpretq_s8_u32(vdupq_n_u32(od_load32(codes + 4 * (size_t)group)));
+}

@@ -1,0 +1,81 @@
+/* portable.c: kernels in plain C, for every processor, and the reading version. */
+#include "core/half.h"
+#include "kernels/kernels.h"
+
+#define VW 8
+#define FLOAT_ROWS 2
+#define FLOAT_BLOCKS 1
+#define FLOAT_WIDE 2
+#define Q8_ROWS 1
+#define Q8_BLOCKS 1
+#define Q8_WIDE 1
+
+typedef struct {
+  float lane[VW];
+} vf;
+
+#define LANES for (int i = 0; i < VW; i++)
+
+OD_INLINE vf vf_load(const float *p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+OD_INLINE void vf_store(float *p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+OD_INLINE vf vf_set1(float x) {
+  vf v;
+  LANES v.lane[i] = x;
+  return v;
+}
+OD_INLINE vf vf_mul(vf a, vf b) {
+  LANES a.lane[i] *= b.lane[i];
+  return a;
+}
+OD_INLINE vf vf_add(vf a, vf b) {
+  LANES a.lane[i] += b.lane[i];
+  return a;
+}
+OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
+OD_INLINE vf vf_keep(vf v, int32_t count) {
+  LANES v.lane[i] = i < count ? v.lane[i] : 0;
+  return v;
+}
+OD_INLINE vf vf_load_q8(const uint8_t *p) {
+  vf v;
+  LANES v.lane[i] = (float)(int8_t)p[i];
+  return v;
+}
+OD_INLINE vf vf_codes(uint64_t bits, int size) {
+  vf v;
+  int sign = 1 << (size - 1);
+  LANES v.lane[i] = (float)(((int)(bits >> (size * i) & (2u * (unsigned)sign - 1)) ^ sign) - sign);
+  return v;
+}
+OD_INLINE vf vf_load_f16(const uint8_t *p) {
+  vf v;
+  LANES v.lane[i] = od_half(od_load16(p + 2 * i));
+  return v;
+}
+OD_INLINE float half_value(uint16_t half) { return od_half(half); }
+OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bits(code, mask); }
+
+OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
+                       const uint16_t *list, uint32_t count, const int8_t *const *codes,
+                       const int32_t *sums, int positive, int32_t *out) {
+  const int8_t *weights = (const int8_t *)layer->weight + (size_t)unit * 4;
+  size_t step = (size_t)layer->padded_units * 4;
+  (void)m, (void)n, (void)sums, (void)positive;
+  int32_t acc[16] = {0};
+  for (uint32_t i = 0; i < count; i++) {
+    const int8_t *w = weights + list[i] * step, *x = codes[0] + 4 * (size_t)list[i];
+    for (int u = 0; u < 16; u++)
+      acc[u] += w[4 * u] * x[0] + w[4 * u + 1] * x[1] + w[4 * u + 2] * x[2] + w[4 * u + 3] * x[3];
+  }
+  for (int u = 0; u < 16; u++) out[u] = acc[u];
+}
+
+#include "q8_sizes.h"
+#include "gather_body.h"
+#include "dense_body.h"
+
+const od_kernels od_kernels_portable = {"portable", od_cpu_any, gather, dense};

@@ -1,0 +1,248 @@
+"""Operator families: torch modules with a lookup, converted to all targets and compared."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from support.converters import legacy_dir
+from torch import nn
+
+import ondevice
+from ondevice.converters.convert import convert
+from ondevice.engines.native import NativeEngine, is_compiled
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("ai_edge_litert")
+torch.set_num_threads(1)
+
+STEPS, DIM = 5, 6
+
+
+class Family(nn.Module):
+    """A sequence of vectors [b, 5, 6] and a mask [b, 5] of its IDs, through one function."""
+
+    def __init__(self, function, layers=None):
+        super().__init__()
+        torch.manual_seed(3)
+        self.table = nn.Embedding(40, DIM)
+        self.layers = nn.ModuleDict(layers or {})
+        self.function = function
+
+    def forward(self, ids):
+        out = self.function(self.table(ids), ids, self.layers)
+        return torch.sigmoid(out.reshape(ids.shape[0], -1).sum(1) / 7)
+
+
+def unary(function):
+    return lambda x, ids, m: function(x)
+
+
+def masked_attention(x, ids, m):
+    scores = torch.einsum("bid,bjd->bij", x, x) / DIM**0.5
+    scores = scores.masked_fill((ids == 0)[:, None, :], -1e9)
+    return torch.softmax(scores, -1) @ x
+
+
+def pooled(x, ids, m):
+    mask = (ids != 0).float()
+    length = (ids > 0).sum(1, keepdim=True).clamp(min=1)
+    return (x * mask[:, :, None]).sum(1) / length
+
+
+def dice(x, ids, m):
+    gate = torch.sigmoid(m["norm"](x.flatten(1)))
+    flat = x.flatten(1)
+    return gate * flat + (1 - gate) * 0.3 * flat
+
+
+def written(x, ids):
+    """Elements of a copy, and of a view, overwritten."""
+    y = x.clone()
+    y[:, 0] = 0.5
+    y[:, 2:4, 1] = 1.5
+    y[ids < 9] = -0.25
+    last = x[:, -1]
+    last *= 2
+    return y + last.unsqueeze(1)
+
+
+def heads(x, join):
+    """Attention whose heads are in front of the batch, or among its rows."""
+    parts = join(x.split(3, 2), 0)
+    found = torch.softmax(torch.einsum("...id,...jd->...ij", parts, parts), -1) @ parts
+    whole = found.unbind(0) if join is torch.stack else found.split(x.shape[0], 0)
+    return torch.cat(list(whole), 2)
+
+
+FAMILIES = {
+    "arithmetic": unary(lambda x: (x + 1) * (x - 2) / (x.abs() + 1) + x**2 - (x.abs() + 1) ** 1.7),
+    "roots": unary(lambda x: x.abs().sqrt() + (x.abs() + 0.1).log() + (-x).exp() + 1 / (x + 9)),
+    "rounding": unary(lambda x: (x * 3).floor() + (x * 2).ceil() * 2 + (x * 5).round() * 3),
+    "sign": unary(lambda x: torch.sign(x) + torch.clamp(x, -0.5, 0.7) + torch.minimum(x, -x)),
+    "broadcast": unary(
+        lambda x: x[:, :1] * x[:, :, 1:2] + x[:, 2:3, :] - torch.maximum(x, x[:, :1])
+    ),
+    "compare": unary(
+        lambda x: (x > 0.1).float() - (x <= -0.3).float() * 2 + (x >= x[:, :1]).float()
+    ),
+    "logic": unary(lambda x: ((x > 0) & (x < 1) | ~(x > -1)).float()),
+    "where": unary(lambda x: torch.where(x > 0, x * 2, x[:, :1] - 1)),
+    "cast": lambda x, ids, m: ids.float()[:, :, None] / 40 * x + (x * 3).long().float(),
+    "slices": unary(lambda x: x[:, 1:4, ::2] + x[:, -3:, :3] + x[:, :3, 3:]),
+    "split": unary(lambda x: torch.cat([p * i for i, p in enumerate(x.split([1, 3, 2], -1))], -1)),
+    "chunk": unary(lambda x: x.chunk(3, 2)[0] * x.chunk(3, 2)[2]),
+    "stack": unary(lambda x: torch.stack([x[:, 0], x[:, 3], x[:, 4]], 2) * 2),
+    "gather": unary(lambda x: x[:, torch.tensor([3, 0, 0, 2]), :] * x[:, :4]),
+    "pairs": unary(
+        lambda x: x[:, torch.triu_indices(5, 5, 1)[0]] * x[:, torch.triu_indices(5, 5, 1)[1]]
+    ),
+    "take": lambda x, ids, m: torch.gather(x, 2, (ids % DIM)[:, :, None]),
+    "expand": unary(lambda x: torch.cat([x, x[:, :1].expand(-1, 5, -1)], -1).permute(0, 2, 1)),
+    "repeat": unary(lambda x: x[:, :1].repeat(1, 4, 2) * 0.5),
+    "rows": lambda x, ids, m: torch.cat([torch.ones(x.shape[0], 1, DIM) * 0.5, x], 1)[:, :3],
+    "reductions": unary(
+        lambda x: x.sum((1, 2)) + x.mean(1).sum(-1) + x.amax(-1).amin(1) + x.norm(dim=-1).sum(1)
+        + x.prod(2).sum(1) + x.logsumexp(1).sum(1)
+    ),
+    "keep": unary(lambda x: x - x.mean(-1, keepdim=True) + x.amax(1, keepdim=True)),
+    "softmax": unary(lambda x: torch.softmax(x, 1) + torch.log_softmax(x, -1)),
+    "masked_attention": masked_attention,
+    "pooled": pooled,
+    "einsum": unary(lambda x: torch.einsum("bid,bjd->bijd", x, x).sum(-1)),
+    "einsum_constant": (
+        lambda x, ids, m: torch.einsum("bid,de->bie", x, m["w"].weight.T),
+        {"w": nn.Linear(DIM, 4)},
+    ),
+    "bmm": unary(lambda x: torch.bmm(x, x.transpose(1, 2))),
+    "layer_norm": (lambda x, ids, m: m["n"](x) * 2, {"n": nn.LayerNorm(DIM)}),
+    "batch_norm": (lambda x, ids, m: m["n"](x), {"n": nn.BatchNorm1d(STEPS)}),
+    "dice": (dice, {"norm": nn.BatchNorm1d(STEPS * DIM, affine=False)}),
+    "conv1d": (lambda x, ids, m: m["c"](x), {"c": nn.Conv1d(STEPS, 7, 3, padding=1)}),
+    "conv1d_groups": (
+        lambda x, ids, m: m["c"](x.transpose(1, 2)),
+        {"c": nn.Conv1d(DIM, 4, 2, stride=2, groups=2, dilation=2)},
+    ),
+    "conv2d": (
+        lambda x, ids, m: m["c"](x[:, None]),
+        {"c": nn.Conv2d(1, 3, (2, 3), padding=(1, 0))},
+    ),
+    "relus": unary(
+        lambda x: nn.functional.leaky_relu(x, 0.2) + nn.functional.elu(x, 0.7)
+        + nn.functional.selu(x) + nn.functional.relu6(x)
+    ),
+    "prelu": (lambda x, ids, m: m["p"](x), {"p": nn.PReLU(STEPS)}),
+    "gelu": unary(lambda x: nn.functional.gelu(x * 2) + nn.functional.gelu(x, approximate="tanh")),
+    "smooth": unary(
+        lambda x: nn.functional.silu(x) + nn.functional.softplus(x) + torch.tanh(x) + torch.erf(x)
+        + nn.functional.mish(x)
+    ),
+    "hard": unary(lambda x: nn.functional.hardsigmoid(x) + nn.functional.hardswish(x * 3)),
+    "arg_max": lambda x, ids, m: x.argmax(2).float() / 6,
+    "top_k": unary(lambda x: x.topk(3, dim=2).values * torch.tensor([1.0, 2.0, 3.0])),
+    "cum_sum": unary(lambda x: x.cumsum(1) * x),
+    "pad": unary(lambda x: nn.functional.pad(x, (1, 2, 2, 0), value=0.5) ** 2),
+    "gru": (
+        lambda x, ids, m: m["g"](x)[0] * 2 + m["g"](x)[1].transpose(0, 1),
+        {"g": nn.GRU(DIM, 4, batch_first=True)},
+    ),
+    "lstm": (lambda x, ids, m: m["g"](x)[0] * 2, {"g": nn.LSTM(DIM, 4, batch_first=True)}),
+    "lstm_two_ways": (
+        lambda x, ids, m: m["g"](x)[0],
+        {"g": nn.LSTM(DIM, 4, 2, batch_first=True, bidirectional=True)},
+    ),
+    "rnn": (lambda x, ids, m: m["g"](x)[0], {"g": nn.RNN(DIM, 4, batch_first=True)}),
+    "decoder": (
+        lambda x, ids, m: m["d"](x[:, :1], x),
+        {"d": nn.TransformerDecoderLayer(DIM, 2, 8, batch_first=True)},
+    ),
+    "waves": unary(
+        lambda x: torch.sin(x * 9) + torch.cos(x) + torch.tan(x / 9) + torch.atan(x * 3)
+        + torch.asin(torch.tanh(x)) + torch.acos(torch.tanh(x)) + torch.sinh(x) - torch.cosh(x)
+        + torch.atan2(x, x - 1)
+    ),
+    "pools": unary(
+        lambda x: nn.functional.max_pool1d(x, 2, 1, 1)[:, :, :3] + nn.functional.avg_pool1d(x, 2)
+        + nn.functional.adaptive_avg_pool1d(x, 1)
+    ),
+    "edges": (
+        lambda x, ids, m: m["r"](x) - m["w"](x),
+        {
+            "r": nn.Conv1d(STEPS, 3, 3, padding=1, padding_mode="reflect"),
+            "w": nn.Conv1d(STEPS, 3, 3, padding=1, padding_mode="circular"),
+        },
+    ),
+    "triangle": unary(lambda x: torch.bmm(x, x.mT).tril(-1) * 2 + torch.bmm(x, x.mT).triu(2)),
+    "flip": unary(lambda x: x.flip(1) * torch.arange(6.0)),
+    "group_norm": (lambda x, ids, m: m["n"](x), {"n": nn.GroupNorm(STEPS, STEPS)}),
+    "written": lambda x, ids, m: written(x, ids),
+    "buckets": unary(
+        lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0]))
+        - torch.searchsorted(torch.tensor([-0.5, 0.5]), x, right=True) * 0.3
+    ),
+    "membership": lambda x, ids, m: torch.isin(ids, torch.tensor([3, 7, 30]))[:, :, None] * x,
+    "einsum_three": unary(
+        lambda x: torch.einsum("bid,bjd,bkd->bijk", x, x, x).sum(-1)
+        + torch.einsum("...id,...jd->...ij", x, x)
+    ),
+    "heads_stacked": lambda x, ids, m: heads(x, torch.stack),
+    "heads_as_rows": lambda x, ids, m: heads(x, torch.cat),
+    "two_indices": unary(
+        lambda x: torch.bmm(x, x.mT)[:, torch.tensor([0, 0, 3]), torch.tensor([1, 4, 2])]
+    ),
+    "top_k_inside": unary(lambda x: x.topk(2, dim=1).values * torch.tensor([[1.0], [2.0]])),
+    "joined": unary(lambda x: torch.hstack([x[:, 0], x[:, 2]]) * 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_agrees_with_torch_in_every_target(name, tmp_path):
+    family = FAMILIES[name]
+    function, layers = family if isinstance(family, tuple) else (family, None)
+    torch.manual_seed(0)
+    module = Family(function, layers).eval()
+    ids = torch.randint(0, 40, (7, STEPS))
+    convert(module, (ids,), tmp_path, tables="f32")  # itself verifies batches of 1 to 1024
+    trial = np.random.default_rng(2).integers(0, 40, (33, STEPS))
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(trial)).numpy()
+    for target in ("odm", "onnx", "tflite"):
+        model = ondevice.load(tmp_path / f"model.{target}")
+        got = model.predict({"ids": trial})
+        np.testing.assert_allclose(got, expected, atol=1e-5, rtol=0, err_msg=target)
+        one = model.predict({"ids": trial[:1]})
+        np.testing.assert_allclose(one, expected[:1], atol=1e-5, rtol=0, err_msg=target)
+    if legacy := legacy_dir("operators"):
+        (legacy / name).mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "model.tflite", legacy / name)
+    if is_compiled():  # the C engine takes it, in all its kernels: no fallback
+        from ondevice.engines.native import kernels_available
+
+        for kernels in kernels_available():
+            engine = NativeEngine(tmp_path / "model.odm", kernels=kernels)
+            (got,) = engine.run({"ids": trial}).values()
+            np.testing.assert_allclose(got, expected, atol=1e-5, rtol=0, err_msg=kernels)
+
+
+def test_the_page_of_operators_is_current():
+    from pathlib import Path
+
+    from ondevice.converters.lowering.operator_table import table
+
+    page = Path(__file__).parents[3] / "docs" / "operators.md"
+    assert page.read_text(encoding="utf-8") == table(), (
+        "run: python -m ondevice.converters.lowering.operator_table > docs/operators.md"
+    )
+
+
+def test_the_page_says_which_operators_the_c_engine_lacks():
+    import re
+    from pathlib import Path
+
+    from ondevice.converters.lowering.operator_table import NUMPY_ALONE
+    from ondevice.ops import OPERATORS
+
+    source = Path(__file__).parents[3] / "ondevice" / "native" / "core" / "plan.c"
+    compiled = set(re.findall(r'^    \{"(\w+)", OD_OP_', source.read_text(), re.MULTILINE))
+    assert set(OPERATORS) - compiled == set(NUMPY_ALONE)
+    assert compiled - set(OPERATORS) == {"Lookup", "Dense"}

@@ -1,0 +1,122 @@
+"""Merging parallel lookups: which are merged, and that every runtime still computes the same."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from support.converters import EXTREMES
+from torch import nn
+
+import ondevice
+from ondevice.converters import convert
+from ondevice.models import AdaptiveMask, BinaryCodeEmbedding, FullEmbedding
+
+SCRAMBLE = 0x9E3779B97F4A7C15
+
+
+class Scores(nn.Module):
+    """Concatenated vectors, then a head."""
+
+    def __init__(self, tables, head):
+        super().__init__()
+        for table in tables.values():
+            nn.init.normal_(table.weight)
+        self.tables, self.head = nn.ModuleDict(tables), head
+
+    def forward(self, ids):
+        vectors = [table(ids[name]) for name, table in self.tables.items()]
+        return torch.sigmoid(self.head(torch.cat(vectors, -1)).sum(-1))
+
+
+def code(dim=8, bits=20, t=10, **settings):
+    return BinaryCodeEmbedding(dim, bits, t, **settings)
+
+
+def masked(table):
+    rng = np.random.default_rng(table.spec.rows)
+    widths = np.minimum(rng.geometric(0.5, table.spec.rows), table.spec.row_dim)
+    table.mask = AdaptiveMask.from_widths(widths, table.spec.row_dim)
+    return table
+
+
+def huge():
+    return {f"f{i}": masked(code(bits=32, t=16)) for i in range(2)}  # 131,072 rows each
+
+
+CASES = {
+    # name: tables, input width, the head, lookup nodes left
+    "neighbours": (lambda: {"a": code(), "b": code(bits=33, t=11), "c": code()}, nn.ReLU(), 1),
+    "blocks_differ": (lambda: {"a": code(), "b": code(bits=36, t=9), "c": code(t=20)}, None, 1),
+    "apart": (lambda: {"a": code(), "b": FullEmbedding(50, 8), "c": code(), "d": code()}, None, 2),
+    "apart_no_dense": (
+        lambda: {"a": code(), "b": FullEmbedding(50, 8), "c": code(), "d": code()},
+        nn.ReLU(),
+        3,
+    ),
+    "multipliers": (
+        lambda: {"a": code(multiplier=SCRAMBLE), "b": code(), "c": code(multiplier=3)},
+        None,
+        1,
+    ),
+    "paddings": (lambda: {"a": code(padding_id=-5), "b": code(padding_id=7), "c": code()}, None, 1),
+    "no_padding_apart": (
+        lambda: {"a": code(padding_id=None), "b": code(), "c": code(padding_id=None)},
+        None,
+        2,
+    ),
+    "mean": (lambda: {"a": code(fuse="mean"), "b": code(fuse="mean"), "c": code()}, None, 2),
+    "mean_blocks_differ": (
+        lambda: {"a": code(fuse="mean"), "b": code(bits=30, fuse="mean")},
+        None,
+        2,
+    ),
+    "widths_differ": (lambda: {"a": code(), "b": code(4), "c": code(4)}, None, 2),
+    "concat_fuse": (lambda: {"a": code(fuse="concat"), "b": code(fuse="concat")}, None, 2),
+    "skip": (lambda: {f"s{i}": code(bits=16, t=7, strategy="skip") for i in range(2)}, None, 1),
+    "skip_many_runs": (
+        lambda: {f"s{i}": code(bits=30, t=2, strategy="skip") for i in range(2)},
+        None,
+        2,
+    ),
+    "crossing_words": (lambda: {"a": code(bits=48, t=12), "b": code(bits=39, t=13)}, None, 1),
+    "masked": (lambda: {"a": masked(code()), "b": masked(code(bits=33, t=11))}, None, 1),
+    "masked_and_whole": (lambda: {"a": masked(code()), "b": code(), "c": code()}, None, 2),
+    "masked_large": (huge, None, 2),
+    "one": (lambda: {"a": code()}, None, 1),
+}
+
+
+def ids_for(names, rows, seed):
+    rng = np.random.default_rng(seed)
+    special = np.array([*EXTREMES, -5, 7])
+    ids = {}
+    for name in names:
+        values = rng.integers(-(2**63), 2**63 - 1, rows, dtype=np.int64, endpoint=True)
+        ids[name] = np.where(rng.random(rows) < 0.4, rng.choice(special, rows), values)
+    return ids
+
+
+@pytest.mark.parametrize("codec", ["f32", "q4"])
+@pytest.mark.parametrize("name", CASES)
+def test_merged_files_equal_torch(name, codec, tmp_path):
+    torch.manual_seed(0)
+    make, head, nodes = CASES[name]
+    tables = make()
+    width = sum(table.spec.dim for table in tables.values())
+    module = Scores(tables, head or nn.Linear(width, 5)).eval()
+    example = {key: torch.from_numpy(ids) for key, ids in ids_for(tables, 4, 1).items()}
+    report = convert(module, (example,), tmp_path, tables=codec)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    lookups = [node for node in model.graph.node if node.domain == "ondevice"]
+    assert len(lookups) == nodes
+    for rows in (1, 33):
+        ids = ids_for(tables, rows, rows)
+        native = ondevice.load(tmp_path / "model.odm").predict(ids)
+        with torch.inference_mode():
+            expected = module({key: torch.from_numpy(item) for key, item in ids.items()}).numpy()
+        if codec == "f32":
+            np.testing.assert_allclose(native, expected, atol=2e-6)
+        for target in ("onnx", "tflite"):
+            got = ondevice.load(tmp_path / f"model.{target}").predict(ids)
+            np.testing.assert_allclose(got, native, atol=2e-6)
+    assert max(item.max_difference for item in report.targets.values()) < 2e-6

@@ -1,0 +1,231 @@
+"""The search: probes by hand, proposals, goals, the command's files, stopped and continued."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from ondevice.cli import main
+from ondevice.codecs import quantise
+from ondevice.errors import FileFormatError, SpecError
+from ondevice.inspection import inspect
+from ondevice.models.commands.compress import parse_size
+from ondevice.models.data.synthetic import synthetic_log
+from ondevice.models.search.frontier import Frontier
+from ondevice.models.search.probe import Probe
+from ondevice.models.search.search import Goal, Search
+from ondevice.models.search.trial import TableDesign, Trial, TrialResult, prepare, trained_model
+
+VOCABULARIES = {"user": 400, "item": 150, "hour": 24}
+
+
+@pytest.fixture(scope="module")
+def data():
+    torch.set_num_threads(1)
+    return prepare(synthetic_log(4000, VOCABULARIES))
+
+
+@pytest.fixture(scope="module")
+def probed(data):
+    """A trained model, its encoded log and a probe of it."""
+    trial = Trial({name: TableDesign(2, "f32") for name in data.values}, epochs=2)
+    splits = data.encoded(trial)
+    model = trained_model(data, trial, splits, progress=False)
+    return model, splits, Probe(model, data, splits.validation, 2)
+
+
+def result(taken, auc, **settings):
+    return TrialResult(Trial({"user": TableDesign(**settings)}), taken, 0, auc, auc)
+
+
+def test_a_probe_scores_the_tables_that_a_trial_would_start_from(data, probed):
+    model, splits, probe = probed
+    designs = {name: TableDesign(2, "q4") for name in data.values}
+    designs["user"] = TableDesign(2, "q8", head=30)
+    # the same by hand: rows of the 30 most frequent users, one mean row for all others
+    counts = dict(zip(data.values["user"].tolist(), data.counts["user"].tolist(), strict=True))
+    known = splits.train.features["user"].vocabulary.tolist()
+    weight = model.embedding("user").weight.detach().numpy()
+    table = quantise(weight, "q8").dequantise()
+    frequent = set(data.values["user"][:30].tolist())
+    rare = [i for i, value in enumerate(known) if value not in frequent]
+    mean = np.average(weight[2:][rare], axis=0, weights=[counts[known[i]] for i in rare])
+    table[[1] + [2 + i for i in rare]] = mean
+    with torch.no_grad():
+        vectors = [torch.from_numpy(table)[splits.validation.ids["user"]]]
+        for name in ("item", "hour"):
+            rounded = quantise(model.embedding(name).weight.numpy(), "q4").dequantise()
+            vectors.append(torch.from_numpy(rounded)[splits.validation.ids[name]])
+        logits = model.network(torch.cat(vectors, -1)).squeeze(-1)
+    expected = roc_auc_score(splits.validation.labels, logits.numpy())
+    assert probe.auc(designs) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_descent_gets_smaller_and_takes_the_cheapest_step(data, probed):
+    probe = probed[2]
+    points = list(probe.descend(100))
+    sizes = [point.bytes for point in points]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] <= 100 < sizes[-2]
+    assert points[0].designs == probe.start()
+    # of all first steps none costs less validation AUC per byte
+    prices = []
+    for name in data.values:
+        design = points[0].designs[name]
+        for after in (probe.fewer_bits(design), probe.fewer_rows(name, design)):
+            if after is not None:
+                saved = probe.table_bytes(name, design) - probe.table_bytes(name, after)
+                auc = probe.auc({**points[0].designs, name: after})
+                prices.append(((points[0].auc - auc) / saved, {**points[0].designs, name: after}))
+    assert points[1].designs == min(prices, key=lambda price: price[0])[1]
+
+
+def test_heads_shrink_by_whole_counts(data, probed):
+    probe = probed[2]
+    counts, design = data.counts["user"], TableDesign(2)
+    seen = []
+    while (design := probe.fewer_rows("user", design)) is not None:
+        seen.append(design.head)
+    assert seen[-1] == 0
+    for head in seen[:-1]:
+        assert counts[head - 1] > counts[head]  # equal counts stay together
+    assert probe.fewer_bits(TableDesign(2, "q2")) is None
+
+
+def test_a_search_fills_its_budget_and_repeats(data, tmp_path):
+    goal = Goal(budget=400)
+    search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(4, 1), trials=5)
+    results = list(search.run(lambda text: None))
+    assert len(results) == 5
+    assert results[0].trial.tables["user"] == TableDesign(4, "f32")
+    best = goal.choose(Frontier(results[0], tuple(results)))
+    assert best is not None
+    assert best.table_bytes <= 400
+    assert any(350 <= item.table_bytes <= 400 for item in results)  # the budget is used
+    tails = {table.tail for item in results for table in item.trial.tables.values()}
+    assert tails >= {"shared", "binary_code"}
+    started = time.perf_counter()
+    assert list(search.run(lambda text: None)) == results
+    assert time.perf_counter() - started < 2  # nothing is trained again
+    stored = next(tmp_path.glob("*/descent-*.json"))
+    stored.write_text("[1]")
+    with pytest.raises(FileFormatError, match="not a stored descent"):
+        list(search.run(lambda text: None))
+
+
+def test_a_search_within_a_loss(data, tmp_path):
+    goal = Goal(max_auc_loss=0.02)
+    search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(4,), trials=5)
+    results = list(search.run(lambda text: None))
+    best = goal.choose(Frontier(results[0], tuple(results)))
+    assert best is not None
+    assert best.validation_auc >= results[0].validation_auc - 0.02
+    assert best.table_bytes < results[0].table_bytes / 8
+
+
+def test_frontier_and_choice_by_hand():
+    full, half = result(100, 0.8, dim=8), result(50, 0.79, dim=4)
+    worse, tiny = result(60, 0.78, dim=5), result(5, 0.6, dim=1)
+    frontier = Frontier(full, (full, half, worse, tiny))
+    assert frontier.points == [tiny, half, full]
+    assert Goal(budget=60).choose(frontier) == half
+    assert Goal(ratio=20).choose(frontier) == tiny
+    assert Goal(max_auc_loss=0.02).choose(frontier) == half
+    assert Goal(budget=4).choose(frontier) is None
+    cells = frontier.cells(half)
+    assert (cells["times smaller"], cells["share of AUC"], cells["lift ratio"]) == (
+        "2.0",
+        "98.75%",
+        "96.7%",
+    )
+
+
+def test_frontier_files(tmp_path):
+    full, half = result(100, 0.8), result(50, 0.79, dim=1, head=7, tail="hash", size=3)
+    frontier = Frontier(full, (full, half, result(60, 0.7)))
+    frontier.write_csv(tmp_path / "f.csv")
+    with (tmp_path / "f.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["table bytes"], row["on frontier"]) for row in rows] == [
+        ("50", "yes"),
+        ("60", "no"),
+        ("100", "yes"),
+    ]
+    assert rows[0]["tables"] == "user 7 x 1 q4 + hash 3"
+    for name, start in (("f.png", b"\x89PNG"), ("f.svg", b"<?xml")):
+        frontier.write_plot(tmp_path / name, half)
+        first = (tmp_path / name).read_bytes()
+        assert first.startswith(start)
+    frontier.write_json(tmp_path / "f.json", None)
+    read = json.loads((tmp_path / "f.json").read_text())
+    assert read["best"] is None
+    assert read["reference"]["trial"]["tables"]["user"]["dim"] == 16
+
+
+def test_goals_out_of_range():
+    for settings, match in (
+        ({}, "one of budget"),
+        ({"budget": 5, "ratio": 2}, "one of budget"),
+        ({"budget": 0}, "at least 1 byte"),
+        ({"ratio": 0.5}, "ratio must be"),
+        ({"ratio": float("nan")}, "ratio must be"),
+        ({"max_auc_loss": -0.1}, "max-auc-loss"),
+    ):
+        with pytest.raises(SpecError, match=match):
+            Goal(**settings)
+
+
+def test_sizes():
+    assert [parse_size(text) for text in ("20KB", "1.5MiB", "7")] == [20000, 1572864, 7]
+    for text in ("", "-1", "KB", "1e9", "2 parsec", "9" * 99):
+        with pytest.raises(SpecError, match="expected a size"):
+            parse_size(text)
+
+
+def test_unreachable_budget_is_said(tmp_path, capsys):
+    arguments = ["compress", "--budget", "1B", "--max-rows", "3000", "--trials", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    assert "no trial meets the goal; the smallest tables take" in capsys.readouterr().err
+
+
+def test_command_stopped_by_ctrl_c_continues(tmp_path, capsys):
+    """Stopped by a real SIGINT, it keeps what there is; the same command then ends as if whole."""
+    out = tmp_path / "out"
+    goal = ["--budget", "60KB", "--max-rows", "3000", "--trials", "3"]
+    arguments = ["compress", *goal, "--out", str(out), "--json", str(out / "f.json")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ondevice", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 180
+    while not list(out.glob("trials/*/result.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    printed, complaints = process.communicate(timeout=120)
+    assert process.returncode == 130, complaints
+    assert "the same command continues" in complaints
+    assert "times smaller" in printed
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
+    assert 1 <= len(kept) < 3
+    assert (out / "frontier.png").is_file()
+    assert not (out / "model.odm").exists()
+
+    assert main(arguments) == 0
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+    assert len(list(out.glob("trials/*/result.json"))) == 3
+    assert 0 < sum(item.total for item in inspect(out / "model.odm").tables) <= 60000
+    data = json.loads((out / "f.json").read_text())
+    assert data["best"] in data["frontier"]
+    first = (out / "frontier.csv").read_bytes()
+    assert main(arguments) == 0
+    assert (out / "frontier.csv").read_bytes() == first
+    assert "best: " in capsys.readouterr().out

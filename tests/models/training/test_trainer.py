@@ -1,0 +1,326 @@
+"""Training: a planted pattern is learned, results repeat, the best epoch is kept."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.torch import make_log, planted_log
+
+from ondevice.cli import main
+from ondevice.codecs import CODECS
+from ondevice.errors import DataError, InputError, SpecError
+from ondevice.models import (
+    BinaryCodeEmbedding,
+    ClickModel,
+    FullEmbedding,
+    History,
+    Metrics,
+    NetworkConfig,
+    TrainConfig,
+    TrainingError,
+    attach_masks,
+    evaluate,
+    load_checkpoint,
+    predict,
+    row_counts,
+    train,
+)
+from ondevice.models.training.trainer import Epoch
+
+TRAIN, VALIDATION, TEST = (
+    planted_log(count, seed) for count, seed in ((6000, 1), (2000, 2), (2000, 3))
+)
+QUICK = TrainConfig(epochs=3, batch=128, learning_rate=5e-3)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_model(kind="full", seed=0, **settings):
+    torch.manual_seed(seed)
+    if kind == "full":
+        tables = {"user": FullEmbedding(52, 4), "item": FullEmbedding(42, 4)}
+    else:
+        tables = {
+            "user": BinaryCodeEmbedding(4, 6, 3, padding_id=None),
+            "item": BinaryCodeEmbedding(4, 6, 5, padding_id=None),
+        }
+    return ClickModel(tables, NetworkConfig(hidden=(16,), **settings))
+
+
+def snapshot(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sparse_adam"])
+def test_learns_a_planted_pattern(optimizer):
+    model = make_model()
+    before = evaluate(model, TEST)
+    settings = TrainConfig(epochs=4, batch=128, learning_rate=5e-3, table_optimizer=optimizer)
+    history = train(model, TRAIN, VALIDATION, settings, progress=False)
+    after = evaluate(model, TEST)
+    assert before.auc < 0.65
+    assert after.auc > 0.85
+    assert after.logloss < before.logloss - 0.1
+    assert history.epochs[0].train_loss > history.epochs[-1].train_loss
+    assert not model.training and not history.interrupted
+    assert not model.embedding("user").sparse or optimizer == "sparse_adam"
+
+
+def test_binary_codes_with_masks_learn_too_and_the_penalty_narrows_them():
+    widths = {}
+    for penalty in (0.0, 0.3):
+        model = make_model("binary")
+        attach_masks(model, TRAIN)
+        settings = TrainConfig(epochs=4, batch=64, learning_rate=5e-3, width_penalty=penalty)
+        history = train(model, TRAIN, VALIDATION, settings, progress=False)
+        widths[penalty] = history.best.mean_width
+        total = sum(int(mask.widths().sum()) for mask in model.masks().values())
+        assert history.best.mean_width == total / sum(m.rows for m in model.masks().values())
+        assert evaluate(model, TEST).auc > 0.75
+    assert widths[0.3] < widths[0.0] - 0.5
+
+
+@pytest.mark.parametrize("kind", ["full", "binary"])
+def test_the_same_seed_repeats_exactly_and_another_does_not(kind):
+    states = []
+    for seed in (5, 5, 6):
+        model = make_model(kind, dropout=0.2)
+        attach_masks(model, TRAIN)
+        torch.rand(seed)  # the caller's generator must not matter
+        settings = TrainConfig(epochs=1, batch=256, seed=seed)
+        train(model, TRAIN, VALIDATION, settings, progress=False)
+        states.append(snapshot(model))
+    assert same(states[0], states[1])
+    assert not same(states[0], states[2])
+
+
+def test_several_threads_repeat_exactly():
+    torch.set_num_threads(2)
+    states = []
+    for _ in range(3):
+        model = make_model()
+        train(model, TRAIN, VALIDATION, TrainConfig(epochs=1, batch=2000), progress=False)
+        states.append(snapshot(model))
+    assert same(states[0], states[1]) and same(states[0], states[2])
+
+
+def test_the_callers_random_state_is_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)[1]
+    torch.manual_seed(3)
+    torch.rand(1)
+    model_state = torch.get_rng_state()
+    model = make_model()
+    torch.set_rng_state(model_state)
+    train(model, TRAIN, VALIDATION, TrainConfig(epochs=1), progress=False)
+    assert torch.rand(1) == expected
+
+
+def test_early_stopping_restores_the_best_weights():
+    """Random labels: the training split is memorised, validation gets worse, patience ends it."""
+    draws = np.random.default_rng(0)
+    columns = {name: draws.integers(2, 40, 3000) for name in ("user", "item")}
+    noisy = make_log(columns, draws.random(3000) < 0.5)
+    model = make_model()
+    settings = TrainConfig(epochs=30, batch=64, learning_rate=2e-2, patience=2)
+    history = train(model, noisy, VALIDATION, settings, progress=False)
+    scores = [epoch.validation.auc for epoch in history.epochs]
+    best = int(np.argmax(scores))
+    assert len(scores) == best + 1 + 2 < 30
+    assert history.best.number == best + 1
+    assert evaluate(model, VALIDATION) == history.epochs[best].validation
+    assert scores[best] > scores[-1]
+
+
+def test_the_narrowest_epoch_within_the_tolerance_is_kept():
+    points = [(0.80, 16.0), (0.795, 9.0), (0.792, 5.0), (0.799, 7.0), (0.81, 8.0), (0.803, 4.0)]
+    for tolerance, expected in ((0.0, [1, 5]), (0.006, [1, 2, 4, 5]), (0.01, [1, 2, 3, 5, 6])):
+        history, kept = History(), []
+        for number, (auc, width) in enumerate(points, 1):
+            if history.add(Epoch(number, 0.5, Metrics(auc, 0.5), width, 1.0, 1.0), tolerance):
+                kept.append(number)
+        assert kept == expected and history.best.number == kept[-1]
+
+
+def test_metrics_by_hand():
+    """AUC: clicks outrank 3 of 4 pairs; log loss: mean of -ln(p of what happened)."""
+    model = ClickModel({"a": FullEmbedding(6, 1)}, ())
+    with torch.no_grad():
+        model.embedding("a").weight.copy_(torch.tensor([[0], [0], [-1.0], [0.5], [1.0], [2.0]]))
+        model.network[0].weight.fill_(1.0)
+        model.network[0].bias.zero_()
+    log = make_log({"a": [2, 3, 4, 5]}, [0, 1, 0, 1])
+    metrics = evaluate(model, log, batch=3)
+    assert metrics.auc == 0.75
+    chances = [1 / (1 + math.exp(-z)) for z in (-1, 0.5, 1, 2)]
+    np.testing.assert_allclose(predict(model, log), chances, rtol=1e-6)
+    chosen = [1 - chances[0], chances[1], 1 - chances[2], chances[3]]
+    assert metrics.logloss == pytest.approx(-sum(map(math.log, chosen)) / 4, rel=1e-6)
+    assert model.training  # the caller's mode is put back
+    assert predict(model, log.take(np.array([], dtype=np.int64))).shape == (0,)
+
+
+def test_a_loss_that_is_not_finite_is_an_error():
+    model = make_model()
+    with torch.no_grad():
+        model.network[0].weight.fill_(float("inf"))
+    with pytest.raises(TrainingError, match="epoch 1, after 0 impressions"):
+        train(model, TRAIN, VALIDATION, QUICK, progress=False)
+    with pytest.raises(TrainingError, match="not finite"):
+        evaluate(model, TEST)
+
+
+class Interrupting(ClickModel):
+    """Presses Ctrl-C at a given forward pass."""
+
+    presses = 10**9
+
+    def forward_logits(self, ids, levels=None):
+        self.presses -= 1
+        if self.presses < 0:
+            raise KeyboardInterrupt
+        return super().forward_logits(ids, levels)
+
+
+def test_ctrl_c_keeps_the_best_weights_so_far():
+    reference = make_model()
+    one = TrainConfig(epochs=1, batch=128)
+    train(reference, TRAIN, VALIDATION, one, progress=False)
+    torch.manual_seed(0)
+    model = Interrupting({"user": FullEmbedding(52, 4), "item": FullEmbedding(42, 4)}, (16,))
+    steps = math.ceil(6000 / 128) + 1  # and one pass over the validation split
+    model.presses = steps + 10
+    settings = TrainConfig(epochs=5, batch=128)
+    history = train(model, TRAIN, VALIDATION, settings, progress=False)
+    assert history.interrupted and len(history.epochs) == 1
+    assert same(snapshot(reference), snapshot(model))
+    model.presses = 10
+    with pytest.raises(KeyboardInterrupt):
+        train(model, TRAIN, VALIDATION, settings, progress=False)
+
+
+def test_ctrl_c_in_the_command_saves_the_best_weights_and_says_so(tmp_path, monkeypatch, capsys):
+    steps = [0]
+    forward = ClickModel.forward_logits
+
+    def pressed(self, ids, levels=None):
+        steps[0] += self.training
+        if self.training and steps[0] == 15:  # in the second epoch
+            raise KeyboardInterrupt
+        return forward(self, ids, levels)
+
+    monkeypatch.setattr(ClickModel, "forward_logits", pressed)
+    out = tmp_path / "checkpoint"
+    options = ["--max-rows", "2500", "--batch", "200", "--epochs", "9", "--round", "q4"]
+    assert main(["train", "dnn", *options, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "interrupted: these are the best weights so far" in said.err
+    assert "saved in" in said.out and "after 1 epochs" in said.out
+    saved = load_checkpoint(out)
+    assert {item["codec"] for item in saved.extra["codecs"]} == set(CODECS)
+    assert set(saved.counts) == set(saved.model.fields)
+
+
+def test_no_bar_without_a_terminal(capsys):
+    train(make_model(), TRAIN, VALIDATION, TrainConfig(epochs=1), progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_ten_million_rows_train_without_a_dense_gradient():
+    """With AMTL and rounding too; memory grows by a few times the table, not by its optimiser's
+    dense steps. A process of its own, since a peak never falls."""
+    here = Path(__file__).parent
+    made = subprocess.run(
+        [sys.executable, here / "large_table.py"],
+        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    assert found["sparse"] == [True] and found["rows"] == 10_000_000
+    assert found["phases"] == ["train", "widths", "rounding"]
+    assert found["grown"] < 10  # times the table: weights twice, two moments, scales, counts
+
+
+def test_counts_come_from_chunks_and_never_hold_the_log(tmp_path):
+    """Training rows that lie in a mapped file, and a generator: the same counts, little memory."""
+    path = tmp_path / "ids.npy"
+    count = 4_000_000
+    ids = np.lib.format.open_memmap(path, "w+", np.int64, (count,))
+    ids[:] = np.arange(count) % 991 + 2
+    ids.flush()
+    del ids
+    spec = FullEmbedding(1000, 2).spec
+    mapped = np.load(path, mmap_mode="r")
+    tracemalloc.start()
+    counts = row_counts(spec, mapped)
+    peak = tracemalloc.get_traced_memory()[1]
+    chunks = (mapped[start : start + 10_000] for start in range(0, count, 10_000))
+    assert np.array_equal(row_counts(spec, chunks), counts)
+    tracemalloc.stop()
+    assert peak < count * 8 / 4
+    expected = np.bincount(np.arange(count) % 991 + 2, minlength=1000)
+    assert np.array_equal(counts, expected)
+
+
+def test_unusable_logs_are_refused():
+    clicks = VALIDATION.take(np.flatnonzero(VALIDATION.labels == 1))
+    with pytest.raises(DataError, match="both labels"):
+        train(make_model(), TRAIN, clicks, QUICK, progress=False)
+    with pytest.raises(DataError, match="both labels"):
+        evaluate(make_model(), clicks)
+    nothing = TRAIN.take(np.array([], dtype=np.int64))
+    with pytest.raises(DataError, match="empty"):
+        train(make_model(), nothing, VALIDATION, QUICK, progress=False)
+    other = make_log({"user": [2, 3]}, [0, 1])
+    with pytest.raises(InputError, match="'item', 'user'"):
+        train(make_model(), other, VALIDATION, QUICK, progress=False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"patience": 0},
+        {"width_penalty": -1.0},
+        {"width_tolerance": -1.0},
+        {"weight_decay": -1.0},
+        {"table_optimizer": "sgd"},
+    ],
+)
+def test_bad_settings_are_refused(settings):
+    with pytest.raises(SpecError):
+        TrainConfig(**settings)
+
+
+def test_click_log_is_checked():
+    with pytest.raises(InputError, match="labels must be 0 or 1, got 2"):
+        make_log({"a": [1, 2]}, [0, 2])
+    with pytest.raises(InputError, match=r"IDs of 'a' must be int64 \[1\]"):
+        make_log({"a": [1, 2]}, [0])
+    log = make_log({"a": [5, 6, 7]}, [0, 1, 0])
+    part = log.take(np.array([2, 0]))
+    assert len(part) == 2 and part.ids["a"].tolist() == [7, 5]

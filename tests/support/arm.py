@@ -1,0 +1,34 @@
+"""Cross compilation and user-mode emulation of the C core, shared by the ARM tests."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from support.engine import INCLUDES, POSIX
+
+PROGRAM = Path(__file__).parents[1] / "arm" / "run_requests.c"
+FLAGS = ["-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-ffp-contract=off",
+         "-fno-math-errno", "-Wall", "-Wextra", "-Werror", "-static", *INCLUDES]  # fmt: skip
+COMPILERS = {"aarch64": "aarch64-linux-gnu-gcc", "arm": "arm-linux-gnueabihf-gcc"}
+# processor: architecture, the kernels it must choose
+PROCESSORS = {
+    "cortex-a72": ("aarch64", "neon"),  # Raspberry Pi 4
+    "cortex-a76": ("aarch64", "neon-dotprod"),  # Raspberry Pi 5
+    "max": ("aarch64", "neon-i8mm"),
+    "cortex-a7": ("arm", "neon"),  # 32-bit Raspberry Pi OS
+}
+
+
+def missing_tools(architecture):
+    """What is not installed to build and run for an architecture; empty when all is there."""
+    tools = (COMPILERS[architecture], f"qemu-{architecture}-static")
+    return [tool for tool in tools if shutil.which(tool) is None]
+
+
+def build(architecture, folder):
+    """The static test program of an architecture."""
+    program = folder / f"run_requests_{architecture}"
+    command = [COMPILERS[architecture], *FLAGS, str(PROGRAM), *POSIX, "-o",
+               str(program)]  # fmt: skip
+    subprocess.run(command, check=True)
+    return program

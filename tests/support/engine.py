@@ -1,0 +1,20 @@
+"""The C engine's sources as every build takes them: `ondevice/native/sources.txt`."""
+
+import shutil
+from pathlib import Path
+
+import ondevice
+
+NATIVE = Path(ondevice.__file__).parent / "native"
+INCLUDES = [f"-I{NATIVE}", f"-I{NATIVE / 'include'}"]
+COMPILER = shutil.which("gcc") or shutil.which("clang")
+
+
+def _listed():
+    path = NATIVE / "sources.txt"  # not in a wheel
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [str(NATIVE / line) for line in lines if line and not line.startswith("#")]
+
+
+ENGINE = _listed()  # needs no operating system
+POSIX = [*ENGINE, str(NATIVE / "platform" / "posix.c")] if ENGINE else []

@@ -1,4 +1,4 @@
-"""The conversion: capture, pack, emit every target, verify each file, then put it in place."""
+"""The conversion: `convert` takes a model through the pipeline to verified files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,32 +17,44 @@ from torch import nn
 
 import ondevice
 from ondevice.codecs import BITS, CODECS, Codec
-from ondevice.converters.dense.absorb import absorb_rotations
 from ondevice.converters.dense.calibration import calibrate
 from ondevice.converters.dense.layers import DensePlan, check_layers
-from ondevice.converters.graph import CapturedModel, PackedModel
+from ondevice.converters.graph import CapturedModel
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, lacking
 from ondevice.converters.one_thread import one_thread
+from ondevice.converters.pipeline import TARGETS as TARGET_STAGES
+from ondevice.converters.pipeline import TargetModels
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.onnx_source import OnnxSource
 from ondevice.converters.source.torch_source import Source, TorchSource
 from ondevice.converters.tables.column_blocks import stored_tables
 from ondevice.converters.tables.draft import Draft, fill
 from ondevice.converters.tables.file_pages import release_file_pages
-from ondevice.converters.tables.pack import DEFAULT_CODEC, OTHERS, pack, pack_tables, table_codecs
+from ondevice.converters.tables.pack import (
+    DEFAULT_CODEC,
+    OTHERS,
+    pack,
+    pack_tables,
+    table_codecs,
+)
+from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.tables.progress import watched
 from ondevice.converters.tables.weights import Weights
-from ondevice.converters.targets.merge import merge_lookups
 from ondevice.converters.targets.odm import emit_odm
 from ondevice.converters.targets.onnx.emit import emit_onnx
 from ondevice.converters.targets.tflite.emit import emit_tflite
 from ondevice.converters.targets.tflite.writer import check_file_size
-from ondevice.converters.verify.id_origins import InputIds, input_ids
 from ondevice.converters.verify.model_card import model_card
-from ondevice.converters.verify.probe import ANY, probe_inputs
-from ondevice.converters.verify.report import ConversionReport, FittedTable
+from ondevice.converters.verify.report import ConversionReport, FittedTable, TargetReport
+from ondevice.converters.verify.requests import (
+    answered_requests,
+    id_uses,
+    input_specs,
+    ranking_vectors,
+)
 from ondevice.converters.verify.verification import (
     TOLERANCE,
+    Expected,
     Validation,
     check_parity,
     checked_rows,
@@ -53,9 +65,9 @@ from ondevice.converters.verify.verification import (
 from ondevice.dense import DENSE_CODECS, DenseCodec
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
-from ondevice.info import InputSpec, ModelInfo, TestVectors
+from ondevice.info import ModelInfo, TestVectors
 
-TARGETS = ("odm", "onnx", "tflite")
+TARGETS = tuple(TARGET_STAGES)
 # Largest |probability difference| allowed by the codec of the dense layers, which the torch module
 # does not round: f16 weights, and int8 weights with int8 activations (choices of this project).
 # Measured on networks trained on MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
@@ -64,6 +76,43 @@ BATCHES = (1, 2, 17, 1024)
 VECTOR_ROWS = 64
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the caller of `convert` asked for; see its arguments."""
+
+    targets: Sequence[str]
+    tables: Codec | Mapping[str, Codec]
+    dense: DenseCodec
+    float_layers: tuple[str, ...]
+    calibration: Mapping[str, Array] | None
+    features: FeatureSpec | None
+    name: str
+    validation: Validation | None
+    about: Mapping[str, str]
+    fitted: tuple[FittedTable, ...]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A model that is ready to be written.
+
+    Attributes:
+        models: its graph as each target takes it.
+        info: what travels inside every file.
+        plan: how dense layers are stored.
+        expected: what the files' outputs are compared with.
+        calibration_rows: rows that fixed the ranges of activations.
+        weight_bytes: tables and weights of the trained module.
+    """
+
+    models: TargetModels
+    info: ModelInfo
+    plan: DensePlan
+    expected: Expected
+    calibration_rows: int
+    weight_bytes: int
 
 
 @one_thread()
@@ -131,78 +180,126 @@ def convert(
         InputError: the validation or calibration rows do not fit the module; or the files the
             disk.
     """
-    _check_settings(targets, tables, dense, calibrated=calibration is not None)
-    plan = DensePlan(dense, tuple(float_layers))
+    request = _Request(
+        targets=targets,
+        tables=tables,
+        dense=dense,
+        float_layers=tuple(float_layers),
+        calibration=calibration,
+        features=features,
+        name=name,
+        validation=validation,
+        about=about or {},
+        fitted=tuple(fitted),
+    )
+    _check_request(request)
     release_file_pages()  # of imports
     source = _source(module, example_inputs, dynamic_axes, weights)
-    captured = source.capture()
-    release_file_pages()  # of the exporter
-    absorb_rotations(captured.model.graph)
-    if "tflite" in targets:
-        check_file_size(_code_bytes(captured, table_codecs(captured, tables)))
-    passes = 2 + (calibration is not None)
-    captured = replace(captured, tables=watched(captured.tables, passes))
-    packed_tables = pack_tables(captured, tables)
-    packed = pack(captured, packed_tables)
-    check_layers(packed, plan)
-    uses = _uses(packed, source.examples)
-    inputs = _input_specs(packed, uses)
-    batches = [_probe(source, inputs, uses, rows) for rows in BATCHES]
-    travelling = _probe(source, inputs, uses, VECTOR_ROWS)
-    vectors = TestVectors(travelling, source(travelling, packed_tables), DENSE_TOLERANCE[dense])
     trained = source
     if original is not None:
         trained = _source(original, example_inputs, dynamic_axes, None)
-    expected = expected_of(source, trained, batches, packed_tables, validation, inputs)
-    info = ModelInfo(
-        inputs=inputs,
-        outputs=source.outputs,
-        features=_checked_features(features, source.names),
-        vectors=vectors,
-        made_by=_versions(),
-    )
-    if calibration is not None:
-        rows = checked_rows("calibration", inputs, calibration)
-        plan = replace(plan, ranges=calibrate(packed, info, rows, batches))
+    packed_tables, models = _pack(source, request)
+    prepared = _prepare(source, trained, packed_tables, models, request)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
         folder = Path(temporary)
-        places = {target: folder / f"{name}.{target}" for target in targets}
-        drafts = _drafts(packed, places, info, plan)
-        _check_room(folder)
-        fill(*drafts.values())
-        release_file_pages()  # of torch
-        written = {
-            key: replace(
-                measure_file(file, expected, DENSE_TOLERANCE[dense]), layers=drafts[key].layers
-            )
-            for key, file in places.items()
-        }
+        written = _write(prepared, request, folder)
         check_parity(written.values())
-        report = ConversionReport(
-            targets={
-                key: replace(item, path=out / item.path.name) for key, item in written.items()
-            },
-            codec=_described(tables),
-            dense=dense,
-            float_layers=tuple(float_layers),
-            calibration_rows=0 if calibration is None else len(next(iter(rows.values()))),
-            quantisation_difference=max(map(difference, expected.stored, expected.own)),
-            weight_bytes=trained.weight_bytes,
-            validation_rows=0 if validation is None else len(validation),
-            validation_source="" if validation is None else validation.source,
-            source_auc=expected.auc,
-            fitted=tuple(fitted),
-            fitted_auc=expected.own_auc,
-            made_by=info.made_by,
-        )
+        placed = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
+        report = _report(prepared, request, placed)
         (folder / f"{name}.report.json").write_text(report.to_text(), encoding="utf-8")
-        card = model_card(name, packed, report, about or {})
+        card = model_card(name, models.packed, report, request.about)
         (folder / f"{name}.md").write_text(card, encoding="utf-8")
         for file in sorted(folder.iterdir(), reverse=True):  # external data first
             file.replace(out / file.name)
     return report
+
+
+def _pack(source: Source, request: _Request) -> tuple[dict[str, PackedTable], TargetModels]:
+    """Capture the source and pack its tables; each table is read once, and rows again later."""
+    captured = source.capture()
+    release_file_pages()  # of the exporter
+    if "tflite" in request.targets:
+        check_file_size(_code_bytes(captured, table_codecs(captured, request.tables)))
+    passes = 2 + (request.calibration is not None)
+    captured = replace(captured, tables=watched(captured.tables, passes))
+    tables = pack_tables(captured, request.tables)
+    models = TargetModels(pack(captured, tables))
+    return tables, models
+
+
+def _prepare(
+    source: Source,
+    trained: Source,
+    tables: Mapping[str, PackedTable],
+    models: TargetModels,
+    request: _Request,
+) -> _Prepared:
+    """Ask the source what files are compared with, and fix how dense layers are stored."""
+    packed = models.packed
+    plan = DensePlan(request.dense, request.float_layers)
+    check_layers(packed, models.of("odm"), plan)
+    uses = id_uses(packed, source.examples)
+    inputs = input_specs(packed, uses)
+    batches = [answered_requests(source, inputs, uses, rows) for rows in BATCHES]
+    inside = answered_requests(source, inputs, uses, VECTOR_ROWS)
+    info = ModelInfo(
+        inputs=inputs,
+        outputs=source.outputs,
+        features=_checked_features(request.features, source.names),
+        vectors=TestVectors(
+            inputs=inside,
+            outputs=source(inside, tables),
+            tolerance=DENSE_TOLERANCE[request.dense],
+            rankings=ranking_vectors(source, tables, inside),
+        ),
+        made_by=_versions(),
+    )
+    expected = expected_of(source, trained, batches, tables, request.validation, inputs)
+    calibration_rows = 0
+    if request.calibration is not None:
+        rows = checked_rows("calibration", inputs, request.calibration)
+        calibration_rows = len(next(iter(rows.values())))
+        plan = replace(plan, ranges=calibrate(models.of("odm"), info, rows, batches))
+    return _Prepared(models, info, plan, expected, calibration_rows, trained.weight_bytes)
+
+
+def _write(prepared: _Prepared, request: _Request, folder: Path) -> dict[str, TargetReport]:
+    """Write every target's files to a folder, and compare each with the source."""
+    places = {target: folder / f"{request.name}.{target}" for target in request.targets}
+    drafts = _drafts(prepared, places)
+    _check_room(folder)
+    fill(*drafts.values())
+    release_file_pages()  # of torch
+    tolerance = DENSE_TOLERANCE[request.dense]
+    return {
+        target: replace(
+            measure_file(file, prepared.expected, tolerance), layers=drafts[target].layers
+        )
+        for target, file in places.items()
+    }
+
+
+def _report(
+    prepared: _Prepared, request: _Request, placed: dict[str, TargetReport]
+) -> ConversionReport:
+    expected, validation = prepared.expected, request.validation
+    return ConversionReport(
+        targets=placed,
+        codec=_described(request.tables),
+        dense=request.dense,
+        float_layers=request.float_layers,
+        calibration_rows=prepared.calibration_rows,
+        quantisation_difference=max(map(difference, expected.stored, expected.own)),
+        weight_bytes=prepared.weight_bytes,
+        validation_rows=0 if validation is None else len(validation),
+        validation_source="" if validation is None else validation.source,
+        source_auc=expected.auc,
+        fitted=request.fitted,
+        fitted_auc=expected.own_auc,
+        made_by=prepared.info.made_by,
+    )
 
 
 def _described(tables: Codec | Mapping[str, Codec]) -> str:
@@ -213,9 +310,9 @@ def _described(tables: Codec | Mapping[str, Codec]) -> str:
     return ", ".join(f"{name} {codec}" for name, codec in parts.items())
 
 
-def _check_settings(
-    targets: Sequence[str], tables: Codec | Mapping[str, Codec], dense: str, *, calibrated: bool
-) -> None:
+def _check_request(request: _Request) -> None:
+    """Raise SpecError that names every setting that is wrong."""
+    targets, tables, dense = request.targets, request.tables, request.dense
     faults = []
     if unknown := [target for target in targets if target not in TARGETS]:
         faults.append(f"unknown targets {', '.join(unknown)}; choose from {', '.join(TARGETS)}")
@@ -225,7 +322,7 @@ def _check_settings(
         faults.append(f"unknown codec {tables!r}; choose from {', '.join(CODECS)}")
     if dense not in DENSE_CODECS:
         faults.append(f"unknown dense codec {dense!r}; choose from {', '.join(DENSE_CODECS)}")
-    if calibrated and dense != "q8":
+    if request.calibration is not None and dense != "q8":
         faults.append(f"calibration rows are for q8 layers, but dense is {dense!r}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
@@ -260,63 +357,6 @@ def _source(
     return OnnxSource(Path(module), example_inputs)
 
 
-def _uses(packed: PackedModel, examples: Mapping[str, Array]) -> dict[str, InputIds]:
-    shapes = {name: array.shape for name, array in examples.items()}
-    return input_ids(packed.model.graph, packed.lookups, shapes)
-
-
-def _input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[InputSpec, ...]:
-    specs = []
-    for value in packed.model.graph.inputs:
-        sizes = [size if isinstance(size, int) else str(size) for size in value.shape or ()]
-        dtype = "int64" if value.dtype is None else value.dtype.numpy().name
-        name, use = str(value.name), uses[str(value.name)]
-        limits = [None if limit in (-1, ANY) else int(limit) for limit in use.limits]
-        shape = ("batch", *sizes[1:])
-        free = any(isinstance(size, str) for size in sizes[1:])
-        if free or (not use.added and len(set(limits)) <= 1):  # one limit for all elements
-            limit = min((one for one in limits if one is not None), default=None)
-            specs.append(InputSpec(name, shape, limit, dtype))
-        elif not any(limits):
-            specs.append(InputSpec(name, shape, None, dtype))
-        else:
-            specs.append(InputSpec(name, shape, tuple(limits), dtype))
-    return tuple(specs)
-
-
-def _probe(
-    source: Source, inputs: tuple[InputSpec, ...], uses: Mapping[str, InputIds], rows: int
-) -> dict[str, Array]:
-    """Requests of `rows` rows; one for which the source has no finite answer is replaced."""
-    batch = probe_inputs(inputs, uses, source.examples, rows)
-    answered = _answered(source, batch)
-    if answered.all():
-        return batch
-    count = len(next(iter(source.examples.values())))
-    for name, example in source.examples.items():
-        ordinary = example[np.arange(rows) % count]
-        batch[name][~answered] = ordinary[~answered]
-    if not _answered(source, batch).all():
-        raise SpecError("the model fails, or returns NaN or infinity, for its own example inputs")
-    return batch
-
-
-def _answered(source: Source, batch: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-    """For which rows a source has a finite answer; where it fails, each half is tried alone."""
-    rows = len(next(iter(batch.values())))
-    try:
-        outputs = source(batch)
-    except SpecError:
-        if rows == 1:
-            return np.array([False])
-        halves = slice(0, rows // 2), slice(rows // 2, rows)
-        tried = ({name: array[half] for name, array in batch.items()} for half in halves)
-        return np.concatenate([_answered(source, half) for half in tried])
-    finite = [np.isfinite(array.reshape(rows, -1)).all(1) for array in outputs.values()]
-    together: npt.NDArray[np.bool_] = np.logical_and.reduce(finite)
-    return together
-
-
 def _checked_features(features: FeatureSpec | None, names: Sequence[str]) -> FeatureSpec:
     if features is None:
         return FeatureSpec()
@@ -335,9 +375,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _drafts(
-    packed: PackedModel, places: Mapping[str, Path], info: ModelInfo, plan: DensePlan
-) -> dict[str, Draft]:
+def _drafts(prepared: _Prepared, places: Mapping[str, Path]) -> dict[str, Draft]:
     """Every target's file without its tables.
 
     Raises:
@@ -347,7 +385,7 @@ def _drafts(
     errors: dict[str, LackingOperatorsError] = {}
     for target, file in places.items():
         try:
-            drafts[target] = _emit(target, packed, file, info, plan)
+            drafts[target] = _emit(target, prepared, file)
         except LackingOperatorsError as error:
             errors[target] = error
     if errors:
@@ -368,9 +406,10 @@ def _check_room(folder: Path) -> None:
         )
 
 
-def _emit(target: str, packed: PackedModel, file: Path, info: ModelInfo, plan: DensePlan) -> Draft:
+def _emit(target: str, prepared: _Prepared, file: Path) -> Draft:
+    model = prepared.models.of(target)
     if target == "odm":
-        return emit_odm(packed, file, info, plan)
-    merged = merge_lookups(packed)
+        return emit_odm(model, file, prepared.info, prepared.plan)
     emit = emit_onnx if target == "onnx" else emit_tflite
-    return emit(merged, file, replace(info, tables=stored_tables(merged)).to_text(), plan)
+    info = replace(prepared.info, tables=stored_tables(model))
+    return emit(model, file, info.to_text(), prepared.plan)

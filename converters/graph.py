@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,13 @@ class CapturedModel:
     lookups: tuple[CapturedLookup, ...]
     tables: Mapping[str, TableSource]
 
+    def cloned(self) -> CapturedModel:
+        """The same with a graph of its own, for a stage that changes it."""
+        model = self.model.clone()
+        nodes = {node.name: node for node in model.graph}
+        lookups = (replace(item, node=nodes[item.node.name]) for item in self.lookups)
+        return replace(self, model=model, lookups=tuple(lookups))
+
 
 @dataclass(frozen=True)
 class PackedLookup:
@@ -75,6 +82,13 @@ class PackedModel:
     model: ir.Model
     lookups: tuple[PackedLookup, ...]
     tables: Mapping[str, StoredTable]
+
+    def cloned(self) -> PackedModel:
+        """The same with a graph of its own, for a stage that changes it."""
+        model = self.model.clone()
+        nodes = {node.name: node for node in model.graph}
+        lookups = (replace(item, node=nodes[item.node.name]) for item in self.lookups)
+        return replace(self, model=model, lookups=tuple(lookups))
 
 
 def module_path(node: ir.Node) -> str:

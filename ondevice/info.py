@@ -40,6 +40,24 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class RankingVectors:
+    """The source model's scores of candidates, taken from the rows of the test vectors.
+
+    Attributes:
+        context: names of the inputs whose first row is the context; the others are the candidates'.
+        outputs: float32 [rows, ...] by output name, of the first `rows` rows.
+    """
+
+    context: tuple[str, ...]
+    outputs: dict[str, FloatArray]
+
+    @property
+    def rows(self) -> int:
+        """How many candidates."""
+        return len(next(iter(self.outputs.values())))
+
+
+@dataclass(frozen=True)
 class TestVectors:
     """Inputs, the source model's outputs for them, and the tolerance of the file's engine.
 
@@ -52,6 +70,7 @@ class TestVectors:
     inputs: dict[str, ValueArray]
     outputs: dict[str, FloatArray]
     tolerance: float
+    rankings: tuple[RankingVectors, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +130,10 @@ class ModelInfo:
                 "inputs": _pack(self.vectors.inputs),
                 "outputs": _pack(self.vectors.outputs),
                 "tolerance": self.vectors.tolerance,
+                "rankings": [
+                    {"context": list(item.context), "outputs": _pack(item.outputs)}
+                    for item in self.vectors.rankings
+                ],
             }
         return json.dumps(data, separators=(",", ":"))
 
@@ -189,11 +212,19 @@ def _dtype(name: Any) -> np.dtype[Any]:
 
 
 def _vectors(data: Any) -> TestVectors:
-    return TestVectors(
-        inputs=_unpack(data["inputs"], "int64"),
-        outputs=_unpack(data["outputs"], "float32"),
-        tolerance=float(data["tolerance"]),
+    inputs = _unpack(data["inputs"], "int64")
+    outputs = _unpack(data["outputs"], "float32")
+    rankings = tuple(
+        RankingVectors(tuple(map(_text, item["context"])), _unpack(item["outputs"], "float32"))
+        for item in data.get("rankings", [])
     )
+    for item in rankings:
+        sizes = {len(array) for array in item.outputs.values()}
+        if not set(item.context) <= set(inputs) or set(item.outputs) != set(outputs):
+            raise ValueError(f"rankings name {item.context}, {list(item.outputs)}")
+        if len(sizes) != 1 or not 0 < sizes.pop() <= min(map(len, inputs.values())):
+            raise ValueError("rankings have other rows than the inputs")
+    return TestVectors(inputs, outputs, float(data["tolerance"]), rankings)
 
 
 def _input(item: Any) -> InputSpec:

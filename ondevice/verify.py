@@ -1,35 +1,58 @@
-"""Verify a model file where it runs: every byte, and the test vectors that travel inside."""
+"""Verify a model file where it runs: its bytes, its test vectors, and `rank` beside `predict`."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ondevice.errors import FileFormatError
-from ondevice.model import load
+from ondevice.info import TestVectors
+from ondevice.model import Model, load
 from ondevice.odm import open_odm
-
-FloatArray = npt.NDArray[np.float32]
+from ondevice.ranking import (
+    largest_difference,
+    named_scores,
+    ranking_difference,
+    split_request,
+)
 
 
 @dataclass(frozen=True)
-class Verification:
-    """How far an engine on this machine is from the source model's outputs."""
+class Parity:
+    """How far one runtime is from the source model.
 
-    path: Path
+    Attributes:
+        runtime: name and version.
+        rows: how many rows were compared.
+        max_difference: largest |probability difference| from the source model, which computes
+            with the tables as the file stores them.
+        rank_difference: largest difference of `rank` from `predict`, and from the source model
+            where test vectors hold its scores, over the splits of the inputs into context and
+            candidates.
+        tolerance: what each of the two may be.
+    """
+
     runtime: str
     rows: int
     max_difference: float
+    rank_difference: float
     tolerance: float
 
     @property
     def passed(self) -> bool:
         """Whether every output is within the tolerance (NaN is not)."""
-        return self.max_difference <= self.tolerance
+        return self.max_difference <= self.tolerance and self.rank_difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Verification(Parity):
+    """A file on this machine."""
+
+    path: Path
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready object."""
@@ -37,7 +60,7 @@ class Verification:
 
 
 def verify(path: str | Path, *, engine: str = "auto") -> Verification:
-    """Check a file's bytes (.odm) and compare its engine's outputs with its test vectors.
+    """Check a file's bytes (.odm), its test vectors, and ranking, in an engine of this machine.
 
     Raises:
         FileFormatError: the file is damaged or has no test vectors.
@@ -46,25 +69,29 @@ def verify(path: str | Path, *, engine: str = "auto") -> Verification:
     location = Path(path)
     if location.suffix.lower() == ".odm" and location.is_file():
         open_odm(location, full_check=True)
-    model = load(location, engine=engine)
+    fresh = functools.partial(load, location, engine=engine)
+    model = fresh()
     vectors = model.info.vectors
     if vectors is None or not vectors.outputs:
         raise FileFormatError(f"{location}: no test vectors inside")
-    got = model.predict(vectors.inputs)
-    scores = got if isinstance(got, dict) else {model.outputs[0]: got}
-    found = [largest_difference(scores[name], vectors.outputs[name]) for name in scores]
-    difference = float(np.max(found))  # unlike max(), NaN where there is one
-    rows = len(next(iter(vectors.inputs.values())))
-    return Verification(location, model.runner.runtime, rows, difference, vectors.tolerance)
+    scores = named_scores(model, model.predict(vectors.inputs))
+    differences = [largest_difference(scores[name], vectors.outputs[name]) for name in scores]
+    ranked = [_ranked_difference(fresh(), vectors), ranking_difference(fresh, vectors.inputs)]
+    return Verification(
+        path=location,
+        runtime=model.runner.runtime,
+        rows=len(next(iter(vectors.inputs.values()))),
+        max_difference=float(np.max(differences)),  # unlike max(), NaN where there is one
+        rank_difference=float(np.max(ranked)),
+        tolerance=vectors.tolerance,
+    )
 
 
-def largest_difference(got: FloatArray, expected: FloatArray) -> float:
-    """Largest |difference|, relative to the expected value where that is beyond 1.
-
-    So for probabilities it is absolute; a logit or a count may be larger. Infinity for other
-    shapes; NaN where either is.
-    """
-    if got.shape != expected.shape:
-        return float("inf")
-    scale = np.maximum(np.abs(expected), 1)
-    return float((np.abs(got - expected) / scale).max(initial=0))
+def _ranked_difference(model: Model, vectors: TestVectors) -> float:
+    """The largest difference from the source model's scores of ranked requests."""
+    differences = [0.0]
+    for ranking in vectors.rankings:
+        rows = {name: values[: ranking.rows] for name, values in vectors.inputs.items()}
+        scores = named_scores(model, model.rank(*split_request(rows, ranking.context)))
+        differences += [largest_difference(scores[k], v) for k, v in ranking.outputs.items()]
+    return float(np.max(differences))

@@ -9,17 +9,19 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ondevice.converters.dense.layers import constant_array
-from ondevice.converters.graph import DOMAIN, LOOKUP
+from ondevice.converters.graph import DOMAIN, LOOKUP, CapturedModel
 
 Array = npt.NDArray[Any]
 
 
-def absorb_rotations(graph: ir.Graph) -> None:
+def absorb_rotations(captured: CapturedModel) -> CapturedModel:
     """Where lookups times constant matrices meet in a Concat that one dense layer reads, multiply
     the matrices into its weights: concat(a @ R, b) @ W = concat(a, b) @ concat(R @ W_a, W_b).
 
-    The graph is changed in place; what has another reader stays as it is.
+    The given model is not changed; what has another reader stays as it is.
     """
+    captured = captured.cloned()
+    graph = captured.model.graph
     for concat in list(graph):
         if concat.op_type != "Concat" or concat.domain:
             continue
@@ -32,6 +34,7 @@ def absorb_rotations(graph: ir.Graph) -> None:
         widths = [_width(value) for value in concat.inputs]
         if rotated and dense is not None and all(widths) and _is_last_axis(concat):
             _absorb(graph, concat, rotated, dense, widths)
+    return captured
 
 
 def _rotated_lookup(value: ir.Value | None) -> ir.Node | None:

@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 
 def calibrate(
-    packed: PackedModel,
+    native: PackedModel,
     info: ModelInfo,
     rows: Mapping[str, Array],
     probes: Sequence[Mapping[str, Array]],
@@ -36,7 +36,7 @@ def calibrate(
     The model runs with float32 layers in the numpy engine, as a native file in a temporary place.
 
     Args:
-        packed: the model.
+        native: the model as the native file takes it.
         info: its description.
         rows: values by input name, int64 or float32 [rows, ...].
         probes: further requests, so that unseen and extreme IDs stay within the ranges too.
@@ -49,7 +49,7 @@ def calibrate(
     ranges: dict[str, Range] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "calibration.odm"
-        fill(emit_odm(packed, path, info))
+        fill(emit_odm(native, path, info))
         opened = open_odm(path)
         engine = NumpyEngine(opened)
         layers = [node for node in opened.plan.nodes if node.op == DENSE]

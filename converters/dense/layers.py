@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from ondevice.codecs import LARGEST_F16
 from ondevice.converters.graph import PackedModel, module_path
-from ondevice.converters.lowering.lowered import lowered
 from ondevice.dense import MAX_FEATURES, MAX_UNITS, DenseCodec
 from ondevice.errors import SpecError
 
@@ -123,18 +122,24 @@ def find_dense_layers(graph: ir.Graph, plan: DensePlan) -> list[DenseLayer]:
     return layers
 
 
-def check_layers(packed: PackedModel, plan: DensePlan) -> None:
-    """Raise SpecError for a layer that cannot be stored as planned, or that there is none of.
+def check_layers(packed: PackedModel, native: PackedModel, plan: DensePlan) -> None:
+    """Check that every dense layer can be stored as planned.
 
-    Such are weights that are not finite, or too large for float16, and a path in `float_layers`
-    that no dense layer is part of.
+    Args:
+        packed: the model as ONNX takes it.
+        native: the model as the native file takes it, in which there are more dense layers.
+        plan: how dense layers are stored.
+
+    Raises:
+        SpecError: weights that are not finite, or too large for float16; or a path in
+            `float_layers` that no dense layer is part of.
     """
     graph = packed.model.graph
     if faults := [*_not_finite(graph), *_too_large(find_dense_layers(graph, plan))]:
         raise SpecError("; ".join(faults))
     if not plan.float_layers:
         return
-    graphs = (graph, lowered(packed).model.graph)
+    graphs = (graph, native.model.graph)
     paths = [layer.path for graph in graphs for layer in find_dense_layers(graph, plan)]
     for name in plan.float_layers:
         if not any(path == name or path.startswith(f"{name}.") for path in paths):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,11 +40,9 @@ def lowered(packed: PackedModel) -> PackedModel:
 
     Shape arithmetic is computed here, with the batch as a symbol, and leaves the graph.
     """
-    model = packed.model.clone()
-    nodes = {node.name: node for node in model.graph}
-    lookups = tuple(replace(item, node=nodes[item.node.name]) for item in packed.lookups)
-    graph = model.graph
-    lookups = batch_first(graph, lookups)
+    packed = packed.cloned()
+    model, graph = packed.model, packed.model.graph
+    lookups = batch_first(graph, packed.lookups)
     passes.RemoveUnusedNodesPass()(model)
     for number, node in enumerate(list(graph)):
         rule = None if node.domain else RULES.get(node.op_type)

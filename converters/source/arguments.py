@@ -93,7 +93,7 @@ def arguments_of(module: nn.Module, example_inputs: Any, axes: DynamicAxes) -> A
         SpecError: no tensors, tensors that differ in their first axis, fewer than two rows, or an
             axis of no input.
     """
-    args, kwargs = _normal(module, example_inputs)
+    args, kwargs = pytree.tree_map(_separate, _normal(module, example_inputs))
     parameters = _parameter_names(module, len(args))
     found: list[tuple[str, str, torch.Tensor]] = []
     leaves, _ = pytree.tree_flatten_with_path((args, kwargs))
@@ -108,6 +108,11 @@ def arguments_of(module: nn.Module, example_inputs: Any, axes: DynamicAxes) -> A
     tensors = tuple(leaf for _, _, leaf in found)
     _check(names, tensors, axes)
     return Arguments(args, kwargs, names, tensors)
+
+
+def _separate(leaf: Any) -> Any:
+    """A tensor of its own: the exporter takes one tensor for two inputs for one input."""
+    return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _normal(module: nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -13,14 +13,14 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ondevice.converters.graph import CapturedModel
+from ondevice.converters.pipeline import capture, cleaned
 from ondevice.converters.source.arguments import BATCH
-from ondevice.converters.source.capture import OPSET, captured, name_inputs, name_outputs
-from ondevice.converters.source.simplify import simplify
-from ondevice.converters.source.single_precision import single_precision
+from ondevice.converters.source.export import OPSET
+from ondevice.converters.source.names import name_values
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.id_origins import input_ids
 from ondevice.errors import FileFormatError, ParityError, SpecError, UnsupportedError, needs_extra
-from ondevice.verify import largest_difference
+from ondevice.ranking import largest_difference
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -50,20 +50,16 @@ class OnnxSource:
             UnsupportedError: an output has no row for every row of the request.
         """
         self._path = path
-        self._model = _read(path)
-        graph = self._model.graph
-        self.names = tuple(str(value.name) for value in graph.inputs)
-        self.outputs = tuple(str(value.name) for value in graph.outputs)
+        read = _read(path)
+        self.names = tuple(str(value.name) for value in read.graph.inputs)
+        self.outputs = tuple(str(value.name) for value in read.graph.outputs)
         self._original = _session(path)
         types = {item.name: item.type for item in self._original.get_inputs()}
         self._types = {name: _numpy_type(types[name]) for name in self.names}
-        single_precision(graph)
-        name_inputs(graph, self.names)
-        name_outputs(graph, self.outputs)
-        simplify(self._model)
+        self._model = name_values(cleaned(read), self.names, self.outputs)
         self._session: tuple[object, Any] | None = None
         self.examples = self._examples(example_inputs)
-        held = [value.const_value for value in graph.initializers.values()]
+        held = [value.const_value for value in self._model.graph.initializers.values()]
         self.weight_bytes = sum(item.nbytes for item in held if item is not None)
 
     def capture(self) -> CapturedModel:
@@ -80,8 +76,10 @@ class OnnxSource:
                 raise ParityError(
                     f"{self._path}: simplified, output {name!r} differs by {found:.3g}"
                 )
-        model = self._model.clone()
-        return captured(model, set(model.graph.initializers))
+        return self._captured()
+
+    def _captured(self) -> CapturedModel:
+        return capture(self._model, set(self._model.graph.initializers))
 
     def __call__(
         self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
@@ -157,9 +155,8 @@ class OnnxSource:
             ]
             for value in self._model.graph.inputs
         }
-        model = self._model.clone()
-        lookups = captured(model, set(model.graph.initializers)).lookups
-        uses = input_ids(model.graph, lookups, shapes)
+        captured = self._captured()
+        uses = input_ids(captured.model.graph, captured.lookups, shapes)
         examples: dict[str, Array] = {}
         for value in self._model.graph.inputs:
             name = str(value.name)

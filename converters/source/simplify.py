@@ -44,8 +44,9 @@ _RULES = (
 _ROUNDS = 2  # folding makes room for rewriting, and the other way round
 
 
-def simplify(model: ir.Model) -> None:
-    """Simplify a model in place."""
+def simplify(model: ir.Model) -> ir.Model:
+    """A model of fewer nodes that computes the same; the given one is not changed."""
+    model = model.clone()
     with _quiet():
         optimizer.inline(model)
         for _ in range(_ROUNDS):
@@ -63,6 +64,7 @@ def simplify(model: ir.Model) -> None:
         passes.NameFixPass(),
     ):
         cleaning(model)
+    return model
 
 
 def _fold_splits(model: ir.Model) -> None:

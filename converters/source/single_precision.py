@@ -11,12 +11,14 @@ _DOUBLE, _FLOAT = ir.DataType.DOUBLE, ir.DataType.FLOAT
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-def single_precision(graph: ir.Graph) -> None:
-    """Make every float64 value of a graph float32, in place.
+def single_precision(model: ir.Model) -> ir.Model:
+    """A model whose float64 values are float32; the given one is not changed.
 
     Raises:
         UnsupportedError: weights of 16 bits, whose rounding in torch no target repeats.
     """
+    model = model.clone()
+    graph = model.graph
     halves = [name for name, value in graph.initializers.items() if value.dtype in _HALVES]
     if halves:
         raise UnsupportedError(
@@ -39,3 +41,4 @@ def single_precision(graph: ir.Graph) -> None:
         if tensor is not None and tensor.dtype is _DOUBLE:
             fresh = ir.tensor(tensor.numpy().astype(np.float32))
             node.attributes["value"] = ir.AttrTensor("value", fresh)
+    return model

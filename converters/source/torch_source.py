@@ -9,13 +9,22 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from ondevice.converters.graph import CapturedModel
+from ondevice.converters.pipeline import capture, cleaned
 from ondevice.converters.source.arguments import Arguments, DynamicAxes, arguments_of
-from ondevice.converters.source.capture import capture, cause, evaluating, output_names
+from ondevice.converters.source.export import (
+    cause,
+    check_free_rows,
+    evaluating,
+    export,
+    output_names,
+)
+from ondevice.converters.source.names import name_values
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.tables.row_tensor import RowTensor
 from ondevice.converters.tables.table_source import FileTable
@@ -80,7 +89,7 @@ class TorchSource:
         self._files = {} if weights is None else weights.tables(module)
         self._in_files: dict[str, FileTable] = {}
         self._module = module if weights is None else weights.filled(module)
-        self._given, self._axes = example_inputs, axes or {}
+        self._axes = axes or {}
         self._arguments: Arguments = arguments_of(self._module, example_inputs, self._axes)
         self.names = self._arguments.names
         self.examples = self._arguments.examples
@@ -88,10 +97,34 @@ class TorchSource:
         self.weight_bytes = sum(item.nbytes for item in self._module.parameters())
 
     def capture(self) -> CapturedModel:
-        """See `ondevice.converters.source.capture.capture`; tables in files stay there."""
-        found = capture(self._module, self._given, self._axes)
-        self._in_files = {name: self._files[name] for name in found.tables if name in self._files}
-        return replace(found, tables={**found.tables, **self._in_files})
+        """Its graph with a node for every lookup; tables in files stay there.
+
+        Raises:
+            UnsupportedError: the module cannot be exported, or reads no embedding table.
+        """
+        captured = capture(self.named(cleaned(self.exported())), self.table_names())
+        self._in_files = {
+            name: self._files[name] for name in captured.tables if name in self._files
+        }
+        return replace(captured, tables={**captured.tables, **self._in_files})
+
+    def exported(self) -> ir.Model:
+        """The graph as torch's exporter leaves it."""
+        return export(self._module, self._arguments, self._axes)
+
+    def named(self, model: ir.Model) -> ir.Model:
+        """A cleaned graph whose inputs and outputs have the names of this source.
+
+        Raises:
+            UnsupportedError: the graph is for the example's number of rows only.
+        """
+        check_free_rows(model.graph, len(self._arguments.tensors[0]))
+        return name_values(model, self.names, self.outputs)
+
+    def table_names(self) -> set[str]:
+        """Names of what may be a table: what can be set to the values that a file stores."""
+        parameters = self._module.named_parameters(remove_duplicate=False)
+        return {name for name, _ in (*parameters, *self._module.named_buffers())}
 
     def __call__(
         self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None

@@ -47,7 +47,8 @@ def pack_tables(
 
 
 def pack(captured: CapturedModel, tables: Mapping[str, PackedTable]) -> PackedModel:
-    """The model with its tables packed; the captured graph is changed in place."""
+    """The model with its tables packed; the captured one is not changed."""
+    captured = captured.cloned()
     lookups = tuple(_pack_lookup(captured.model.graph, lookup) for lookup in captured.lookups)
     _drop_unused_initializers(captured.model.graph)
     return PackedModel(captured.model, lookups, tables)

@@ -46,12 +46,9 @@ def merge_lookups(packed: PackedModel) -> PackedModel:
     Raises:
         UnsupportedError: a plain lookup reads the table of such a hybrid.
     """
-    model = packed.model.clone()
-    nodes = {node.name: node for node in model.graph}
-    lookups = {
-        nodes[lookup.node.name]: replace(lookup, node=nodes[lookup.node.name])
-        for lookup in packed.lookups
-    }
+    packed = packed.cloned()
+    model = packed.model
+    lookups = {lookup.node: lookup for lookup in packed.lookups}
     tables = dict(packed.tables)
     shared = {lookup.table for lookup in lookups.values() if _key(lookup, tables) is None}
     for node in list(model.graph):

@@ -22,7 +22,6 @@ from ondevice.converters.dense.layers import (
     nodes_of,
 )
 from ondevice.converters.graph import PackedModel, module_path
-from ondevice.converters.lowering.lowered import lowered
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, fault
 from ondevice.converters.tables.draft import Draft
 from ondevice.dense import DENSE, pack_dense
@@ -39,12 +38,12 @@ def emit_odm(
 ) -> Draft:
     """Write a native file to `path`, dense layers stored as planned, up to its tables' rows.
 
+    The model is one of the operators in docs/operators.md (`lowered`); it is not changed.
     Activations of q8 layers are always quantised dynamically, row by row.
 
     Raises:
         LackingOperatorsError: operators that the native engine lacks, all listed.
     """
-    packed = lowered(packed)
     graph = packed.model.graph
     lookups = {lookup.node.name: lookup for lookup in packed.lookups}
     _check_operators(graph, set(lookups))

@@ -10,29 +10,7 @@ from typing import Any
 
 from ondevice.converters.dense.layers import LayerReport
 from ondevice.text_table import size, table
-
-
-@dataclass(frozen=True)
-class Parity:
-    """One file compared with the torch module in one runtime.
-
-    Attributes:
-        runtime: name and version.
-        rows: how many rows were compared.
-        max_difference: largest |probability difference| from the module, which computes with the
-            tables as the file stores them.
-        tolerance: what that difference may be.
-    """
-
-    runtime: str
-    rows: int
-    max_difference: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the difference is within the tolerance (NaN is not)."""
-        return self.max_difference <= self.tolerance
+from ondevice.verify import Parity
 
 
 @dataclass(frozen=True)
@@ -165,7 +143,15 @@ class ConversionReport:
 def parity_rows(report: ConversionReport, *, folder: bool = True) -> list[tuple[str, ...]]:
     """The parity table: a line for every file and runtime, header first."""
     rows: list[tuple[str, ...]] = [
-        ("file", "size", "runtime", "rows", "largest difference from torch", "allowed")
+        (
+            "file",
+            "size",
+            "runtime",
+            "rows",
+            "largest difference from torch",
+            "of rank from predict",
+            "allowed",
+        )
     ]
     for item in report.targets.values():
         name = str(item.path) if folder else item.path.name
@@ -177,6 +163,7 @@ def parity_rows(report: ConversionReport, *, folder: bool = True) -> list[tuple[
                     parity.runtime,
                     str(parity.rows),
                     f"{parity.max_difference:.1e}",
+                    f"{parity.rank_difference:.1e}",
                     f"{parity.tolerance:g}",
                 )
             )

@@ -15,7 +15,7 @@ import ondevice
 from ondevice.converters.source.torch_source import Source
 from ondevice.converters.tables.file_pages import release_file_pages
 from ondevice.converters.tables.packed_table import PackedTable
-from ondevice.converters.verify.report import Parity, TargetReport
+from ondevice.converters.verify.report import TargetReport
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
 from ondevice.errors import (
     InputError,
@@ -27,7 +27,8 @@ from ondevice.errors import (
 from ondevice.info import InputSpec
 from ondevice.inspection import stored_tables
 from ondevice.model import Model, checked_inputs, file_bytes, model_files, sha256
-from ondevice.verify import largest_difference
+from ondevice.ranking import largest_difference, named_scores, ranking_difference
+from ondevice.verify import Parity
 
 SCORE_BATCH = 8192
 # Largest |probability difference| between the torch module, computing with the dequantised
@@ -196,16 +197,18 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
         ParityError: outputs have other shapes.
         MissingDependencyError: no runtime for the file is installed.
     """
-    models, not_checked = _models(file)
+    loaders, not_checked = _loaders(file)
+    models = [load() for load in loaders]
     release_file_pages()  # of loading
     rows = sum(len(next(iter(right.values()))) for right in expected.stored)
     parity, changes = [], []
-    for model in models:
+    for load, model in zip(loaders, models, strict=True):
         found = [
             difference(_outputs(model, batch), stored)
             for batch, stored in zip(expected.batches, expected.stored, strict=True)
         ]
-        parity.append(Parity(model.runner.runtime, rows, float(np.max(found)), tolerance))
+        ranked = ranking_difference(load, expected.batches[-1])
+        parity.append(Parity(model.runner.runtime, rows, float(np.max(found)), ranked, tolerance))
         changes += [difference(_outputs(model, batch), right) for batch, right in expected.trained]
     auc = None
     accepted = all(item.passed for item in parity)
@@ -225,12 +228,13 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     )
 
 
-def _models(file: Path) -> tuple[list[Model], tuple[str, ...]]:
-    """The file in every runtime that claims to run it, and the runtimes that are missing here."""
+def _loaders(file: Path) -> tuple[list[Callable[[], Model]], tuple[str, ...]]:
+    """What opens the file in each runtime that claims to run it; the runtimes missing here."""
     first = ondevice.load(file)
-    models, missing = [first], []
+    loaders: list[Callable[[], Model]] = [functools.partial(ondevice.load, file)]
+    missing = []
     if first.engine == "native":
-        models.append(ondevice.load(file, engine="numpy"))
+        loaders.append(functools.partial(ondevice.load, file, engine="numpy"))
     elif first.engine == "numpy":
         missing.append("the native engine (not compiled here)")
     elif first.engine == "tflite":
@@ -238,10 +242,17 @@ def _models(file: Path) -> tuple[list[Model], tuple[str, ...]]:
             if first.runner.runtime.startswith(runtime):
                 continue
             try:
-                models.append(replace(first, runner=TfliteEngine(file, runtime=runtime)))
+                TfliteEngine(file, runtime=runtime)
             except MissingDependencyError:
                 missing.append(f"{runtime} (not available here)")
-    return models, tuple(missing)
+            else:
+                loaders.append(functools.partial(_load_tflite, first, runtime))
+    return loaders, tuple(missing)
+
+
+def _load_tflite(model: Model, runtime: str) -> Model:
+    """The same file opened anew in a TFLite runtime."""
+    return replace(model, runner=TfliteEngine(model.path, runtime=runtime))
 
 
 def check_parity(reports: Iterable[TargetReport]) -> None:
@@ -251,6 +262,11 @@ def check_parity(reports: Iterable[TargetReport]) -> None:
         return
     faults = [
         f"{item.path.name} by {parity.max_difference:.3g} in {parity.runtime}"
+        + (
+            f" (rank differs from predict by {parity.rank_difference:.3g})"
+            if not parity.rank_difference <= parity.tolerance
+            else ""
+        )
         for item, parity in failed
     ]
     tolerance = failed[0][1].tolerance
@@ -262,8 +278,7 @@ def check_parity(reports: Iterable[TargetReport]) -> None:
 
 
 def _outputs(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:
-    scores = model.predict(batch)
-    return scores if isinstance(scores, dict) else {model.outputs[0]: scores}
+    return named_scores(model, model.predict(batch))
 
 
 def difference(left: Outputs, right: Outputs) -> float:

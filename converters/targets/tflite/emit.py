@@ -16,7 +16,6 @@ from ondevice.converters.dense.layers import (
     nodes_of,
 )
 from ondevice.converters.graph import PackedLookup, PackedModel
-from ondevice.converters.lowering.lowered import lowered
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, fault
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.targets.tflite.dense import DenseWriter
@@ -33,7 +32,7 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
     Free sizes, such as the batch, stay free: they are 1 until the runtime resizes its inputs.
 
     Args:
-        packed: the model; it is not changed.
+        packed: the model, of the operators in docs/operators.md (`lowered`); it is not changed.
         path: the .tflite file to write; the caller writes to a temporary place and renames.
         info: description, stored as the metadata entry "ondevice".
         plan: how dense layers are stored.
@@ -42,7 +41,6 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
         LackingOperatorsError: operators that TFLite, or this emitter, cannot express, all listed.
         UnsupportedError: a model beyond TFLite's limit of 2 GB. Nothing is written then.
     """
-    packed = lowered(packed)
     graph = packed.model.graph
     writer = TfliteWriter()
     builder = GraphBuilder(writer)

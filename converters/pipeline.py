@@ -1,0 +1,139 @@
+"""The order of a conversion: every stage from the exported graph to what each target writes.
+
+A stage takes a model and returns one; it never changes the model that it was given. To add a
+stage, write such a function in the room that it belongs to, and put it into one of the lists below
+where its reason to stand there holds.
+
+    torch module or .onnx file --export, read-->            ir.Model       source/
+      CLEANING                 --ir.Model -> ir.Model
+      names of inputs, outputs --ir.Model -> ir.Model                      source/names.py
+      lookups recognised       --ir.Model -> CapturedModel                 source/recognise.py
+      CAPTURED                 --CapturedModel -> CapturedModel
+      tables packed            --CapturedModel -> PackedModel              tables/pack.py
+      TARGETS                  --PackedModel -> PackedModel, for each target
+      the file emitted         --PackedModel -> draft, its tables filled   targets/, tables/draft.py
+
+Inputs get their names after cleaning, which may replace them; lookups are recognised after that,
+because a table keeps its name in every file. Dense layers are found and quantised by the emitters:
+each target stores them in a form of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import onnx_ir as ir
+
+from ondevice.converters.dense.absorb import absorb_rotations
+from ondevice.converters.graph import CapturedModel, PackedModel
+from ondevice.converters.lowering.lowered import lowered
+from ondevice.converters.source.recognise import recognise_lookups
+from ondevice.converters.source.simplify import simplify
+from ondevice.converters.source.single_precision import single_precision
+from ondevice.converters.targets.merge import merge_lookups
+
+Form = TypeVar("Form", ir.Model, CapturedModel, PackedModel)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Form]):
+    """One step of a conversion.
+
+    Attributes:
+        name: what messages and tests call it.
+        run: computes the next model; the given one stays as it is.
+        reason: why it stands where it stands.
+    """
+
+    name: str
+    run: Callable[[Form], Form]
+    reason: str
+
+
+CLEANING: tuple[Stage[ir.Model], ...] = (
+    Stage(
+        "simplify",
+        simplify,
+        "First: every later stage looks for constants and for known shapes, which folding and "
+        "shape inference settle.",
+    ),
+    Stage(
+        "single precision",
+        single_precision,
+        "After folding, so that constants of a float64 model are rounded once, when they are "
+        "final; before lookups are recognised, which are float32.",
+    ),
+)
+
+CAPTURED: tuple[Stage[CapturedModel], ...] = (
+    Stage(
+        "absorb rotations",
+        absorb_rotations,
+        "While lookups are single nodes over float tables: merging joins them and moves columns "
+        "of the layer that reads them.",
+    ),
+)
+
+_MERGE = Stage(
+    "merge lookups",
+    merge_lookups,
+    "Stock runtimes pay for every operator, the native engine does not. Before lowering: it looks "
+    "for a Concat that one layer reads, which lowering may rewrite.",
+)
+_LOWER = Stage(
+    "lower",
+    lowered,
+    "Last: it needs the final graph, and leaves only operators that the native engine and TFLite "
+    "have. First the batch becomes the first axis of every value, then operators are replaced, "
+    "whose rules rely on that axis.",
+)
+TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
+    "odm": (_LOWER,),
+    "onnx": (_MERGE,),  # ONNX Runtime has all of ONNX's operators
+    "tflite": (_MERGE, _LOWER),
+}
+
+
+def run(model: Form, stages: Iterable[Stage[Form]]) -> Form:
+    """The model after all stages, in their order."""
+    for stage in stages:
+        model = stage.run(model)
+    return model
+
+
+def cleaned(model: ir.Model) -> ir.Model:
+    """An exported or read model after the stages of CLEANING."""
+    return run(model, CLEANING)
+
+
+def capture(model: ir.Model, tables: Container[str]) -> CapturedModel:
+    """A cleaned and named model with its lookups recognised, after the stages of CAPTURED.
+
+    Args:
+        model: the graph; it is not changed.
+        tables: names of the initializers that may become embedding tables.
+
+    Raises:
+        UnsupportedError: it reads no embedding table.
+    """
+    return run(recognise_lookups(model, tables), CAPTURED)
+
+
+class TargetModels:
+    """A packed model as each target takes it; a stage on the same model runs once for all."""
+
+    def __init__(self, packed: PackedModel) -> None:
+        """Start with the packed model; no stage runs before its result is asked for."""
+        self.packed = packed
+        self._after: dict[tuple[str, ...], PackedModel] = {(): packed}
+
+    def of(self, target: str) -> PackedModel:
+        """The model after the stages of a target; one of TARGETS."""
+        names: tuple[str, ...] = ()
+        for stage in TARGETS[target]:
+            before, names = self._after[names], (*names, stage.name)
+            if names not in self._after:
+                self._after[names] = stage.run(before)
+        return self._after[names]

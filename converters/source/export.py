@@ -1,0 +1,136 @@
+"""Exports a torch module in evaluation mode to an ONNX graph, the batch left free."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ondevice.converters.source.arguments import Arguments, DynamicAxes
+from ondevice.converters.source.encoder_padding import encoder_padding
+from ondevice.converters.source.stand_ins import NoDropout, stand_ins
+from ondevice.errors import SpecError, UnsupportedError
+
+OPSET = 21
+
+
+def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Model:
+    """The graph that torch's exporter makes of a module in evaluation mode, as it leaves it.
+
+    Args:
+        module: takes tensors [batch, ...], in any structure, and returns tensors [batch, ...].
+        arguments: its example arguments.
+        axes: names of free axes beside the batch, by input name and axis.
+
+    Raises:
+        UnsupportedError: the module cannot be exported.
+    """
+    shapes = arguments.dynamic_shapes(module, axes)
+    try:
+        with evaluating(module), _quiet(), stand_ins(module):
+            program = torch.onnx.export(
+                module,
+                # or a last dictionary would be taken for keyword arguments
+                (*arguments.args, arguments.kwargs),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=shapes,
+                optimize=False,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise UnsupportedError(
+            f"torch.onnx.export cannot export the module: {cause(error)}"
+        ) from error
+    if program is None:
+        raise UnsupportedError("torch.onnx.export returned nothing")
+    return program.model
+
+
+def check_free_rows(graph: ir.Graph, rows: int) -> None:
+    """Raise UnsupportedError if the graph is for the example's number of rows only."""
+    fixed = [value.name for value in graph.inputs if _has_fixed_rows(value)]
+    if fixed:
+        raise UnsupportedError(
+            f"the module's graph is for the {rows} rows of the example only "
+            f"(input {', '.join(map(str, fixed))}): it turns the number of rows into a Python "
+            "number; use -1, or tensor operations such as expand, in its place"
+        )
+
+
+def _has_fixed_rows(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) > 0 and isinstance(value.shape[0], int)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode inside the block, without any dropout."""
+    trained = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with NoDropout(), encoder_padding(module):
+            yield
+    finally:
+        for part in trained:
+            part.training = True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's notes about packages that it would use if they were installed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def output_names(module: nn.Module, arguments: Arguments) -> tuple[str, ...]:
+    """Names of what a module returns: dictionary keys, or "output", or "output_0", ...
+
+    Raises:
+        UnsupportedError: an output has no value for every row.
+        SpecError: the module cannot be run on the examples.
+    """
+    try:
+        with evaluating(module), torch.inference_mode():
+            returned = module(*arguments.args, **arguments.kwargs)
+    except Exception as error:  # the module is somebody's code
+        raise SpecError(f"the module fails on its example inputs: {cause(error)}") from error
+    leaves, _ = pytree.tree_flatten_with_path(returned)
+    leaves = [(path, leaf) for path, leaf in leaves if leaf is not None]
+    rows = len(arguments.tensors[0])
+    faults = [
+        f"output {pytree.keystr(path) or 'it returns'} is "
+        + (f"of shape {list(leaf.shape)}" if isinstance(leaf, torch.Tensor) else f"{leaf!r}")
+        for path, leaf in leaves
+        if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (rows,)
+    ]
+    if faults or not leaves:
+        raise UnsupportedError(
+            "the module must return tensors [batch, ...] alone, in evaluation mode; "
+            + ("; ".join(faults) or "it returns nothing")
+        )
+    keys = [str(path[-1].key) if path and hasattr(path[-1], "key") else "" for path, _ in leaves]
+    if len(leaves) == 1:
+        return (keys[0] or "output",)
+    named = all(keys) and len(set(keys)) == len(keys)
+    return tuple(keys) if named else tuple(f"output_{i}" for i in range(len(leaves)))
+
+
+def cause(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom of a chain of exceptions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

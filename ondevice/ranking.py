@@ -1,0 +1,140 @@
+"""Splits of a request into context and candidates, and how far `rank` is from `predict` on them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import InputError
+
+ALL_SPLITS = 6  # of this many inputs every split is tried (62); of more, a covering sample
+MOST_ROWS = 80  # candidates a split; more than the native engine holds at once (64)
+
+ValueArray = npt.NDArray[Any]  # int64 or float32
+FloatArray = npt.NDArray[np.float32]
+
+
+class Ranker(Protocol):
+    """What a loaded model does; see `ondevice.model.Model`."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        ...
+
+    def predict(self, inputs: Mapping[str, ValueArray]) -> Any:
+        """Scores of rows."""
+        ...
+
+    def rank(self, context: Mapping[str, ValueArray], candidates: Mapping[str, ValueArray]) -> Any:
+        """Scores of candidates."""
+        ...
+
+
+def context_splits(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which inputs are the context, split by split; the others are the candidates'.
+
+    Never none of them and never all. Of up to ALL_SPLITS inputs every split; of more, so many that
+    every two inputs stand together on each side, and apart both ways.
+    """
+    count = len(names)
+    if count <= ALL_SPLITS:
+        sizes = range(1, count)
+        return [split for size in sizes for split in itertools.combinations(names, size)]
+    return list(_covering(names))
+
+
+def _covering(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    draw = random.Random(len(names))  # noqa: S311 - a fixed sample, not a secret
+    pairs = list(itertools.combinations(range(len(names)), 2))
+    missing = {(a, b, x, y) for a, b in pairs for x in (False, True) for y in (False, True)}
+    while missing:
+        sides = [draw.random() < 0.5 for _ in names]
+        covered = {(a, b, sides[a], sides[b]) for a, b in pairs} & missing
+        if covered and any(sides) and not all(sides):
+            missing -= covered
+            yield tuple(name for name, chosen in zip(names, sides, strict=True) if chosen)
+
+
+def split_request(
+    request: Mapping[str, ValueArray], context: Sequence[str]
+) -> tuple[dict[str, ValueArray], dict[str, ValueArray]]:
+    """The first row of the context's inputs, and all rows of the others."""
+    single = {name: values[:1] for name, values in request.items() if name in context}
+    return single, {name: values for name, values in request.items() if name not in context}
+
+
+def repeated_request(
+    request: Mapping[str, ValueArray], context: Sequence[str]
+) -> dict[str, ValueArray]:
+    """The rows that `predict` takes in the place of a ranking: the context's first row repeated."""
+    rows = len(next(iter(request.values())))
+    return {
+        name: np.repeat(values[:1], rows, axis=0) if name in context else values
+        for name, values in request.items()
+    }
+
+
+def ranking_difference(load: Callable[[], Ranker], request: Mapping[str, ValueArray]) -> float:
+    """The largest difference of `rank` from `predict` over all splits of a request's inputs.
+
+    Args:
+        load: opens the model; every split is ranked by a model fresh from it, so that no value
+            that an earlier request left can pass for a right one.
+        request: values by input name, [rows, ...]; the first MOST_ROWS rows are taken.
+
+    Returns:
+        As `largest_difference`; 0.0 for a model of one input. Where both refuse a request, or both
+        give the same number or no number, there is no difference; where one refuses, infinity.
+    """
+    rows = {name: values[:MOST_ROWS] for name, values in request.items()}
+    predicting = load()
+    largest = 0.0
+    for context in context_splits(list(rows)):
+        expected = _answer(predicting, lambda m, c=context: m.predict(repeated_request(rows, c)))
+        got = _answer(load(), lambda m, c=context: m.rank(*split_request(rows, c)))
+        if expected is None or got is None:
+            largest = max(largest, 0.0 if expected is got else math.inf)
+            continue
+        largest = max(largest, *(_disagreement(got[name], expected[name]) for name in expected))
+    return largest
+
+
+def _answer(model: Ranker, ask: Callable[[Ranker], Any]) -> dict[str, FloatArray] | None:
+    """Scores by output name, None where the model refuses the request."""
+    try:
+        return named_scores(model, ask(model))
+    except InputError:
+        return None
+
+
+def _disagreement(got: FloatArray, expected: FloatArray) -> float:
+    """As `largest_difference`; two NaN agree, a NaN and a number are infinitely far apart."""
+    if got.shape != expected.shape:
+        return math.inf
+    agree = (got == expected) | (np.isnan(got) & np.isnan(expected))
+    difference = largest_difference(got[~agree], expected[~agree])
+    return math.inf if math.isnan(difference) else difference
+
+
+def named_scores(model: Ranker, scores: Any) -> dict[str, FloatArray]:
+    """What `predict` or `rank` returned, by output name also where there is one output."""
+    return scores if isinstance(scores, dict) else {model.outputs[0]: scores}
+
+
+def largest_difference(got: FloatArray, expected: FloatArray) -> float:
+    """Largest |difference|, relative to the expected value where that is beyond 1.
+
+    So for probabilities it is absolute; a logit or a count may be larger. Infinity for other
+    shapes; NaN where either is.
+    """
+    if got.shape != expected.shape:
+        return float("inf")
+    scale = np.maximum(np.abs(expected), 1)
+    return float((np.abs(got - expected) / scale).max(initial=0))

@@ -14,9 +14,9 @@ from ondevice.errors import FileFormatError
 
 T = TypeVar("T")
 
-MOST_ITEMS = 100_000  # of a list or an object; a report needs some hundred
-LONGEST_TEXT = 4096
-LARGEST_NUMBER = 1e18  # 11 days in nanoseconds, an exabyte: more is damage
+MAX_ITEMS = 100_000  # of a list or an object; a report needs some hundred
+MAX_TEXT = 4096
+MAX_NUMBER = 1e18  # 11 days in nanoseconds, an exabyte: more is damage
 
 
 def read(kind: type[T], data: Any, where: str) -> T:
@@ -81,13 +81,13 @@ def _optional(read: Callable[[Any, str], Any], data: Any, where: str) -> Any:
 
 
 def _list(read: Callable[[Any, str], Any], data: Any, where: str) -> Any:
-    if not isinstance(data, list) or len(data) > MOST_ITEMS:
-        raise _fault(where, f"a list of at most {MOST_ITEMS}", data)
+    if not isinstance(data, list) or len(data) > MAX_ITEMS:
+        raise _fault(where, f"a list of at most {MAX_ITEMS}", data)
     return tuple(read(item, f"{where}[{number}]") for number, item in enumerate(data))
 
 
 def _mapping(read: Callable[[Any, str], Any], data: Any, where: str) -> Any:
-    if not isinstance(data, dict) or len(data) > MOST_ITEMS:
+    if not isinstance(data, dict) or len(data) > MAX_ITEMS:
         raise _fault(where, "an object", data)
     return {_text(name, where): read(item, f"{where}.{name[:80]}") for name, item in data.items()}
 
@@ -105,19 +105,19 @@ def _bool(data: Any, where: str) -> bool:
 
 
 def _int(data: Any, where: str) -> int:
-    if isinstance(data, bool) or not isinstance(data, int) or not 0 <= data <= LARGEST_NUMBER:
+    if isinstance(data, bool) or not isinstance(data, int) or not 0 <= data <= MAX_NUMBER:
         raise _fault(where, "a whole number, 0 or more", data)
     return data
 
 
 def _float(data: Any, where: str) -> float:
     good = isinstance(data, int | float) and not isinstance(data, bool)
-    if not good or not math.isfinite(data) or abs(data) > LARGEST_NUMBER:
+    if not good or not math.isfinite(data) or abs(data) > MAX_NUMBER:
         raise _fault(where, "a finite number", data)
     return float(data)
 
 
 def _text(data: Any, where: str) -> str:
-    if not isinstance(data, str) or len(data) > LONGEST_TEXT or not data.isprintable():
-        raise _fault(where, f"a line of at most {LONGEST_TEXT} printable characters", data)
+    if not isinstance(data, str) or len(data) > MAX_TEXT or not data.isprintable():
+        raise _fault(where, f"a line of at most {MAX_TEXT} printable characters", data)
     return data

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ondevice.bench.measure.constants import EMULATORS, MAX_SENSORS, MAX_SYSTEM_FILE
 from ondevice.bench.report import Clock, Device, State, Temperature
 
 Snapshot = Mapping[str, str]
@@ -33,8 +34,6 @@ STATE_FILES = (
     "sys/devices/platform/soc/soc:firmware/get_throttled",
     "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count",
 )  # fmt: skip
-LONGEST_FILE = 1 << 16
-MOST_SENSORS = 32
 
 # Bits of the Raspberry Pi firmware's answer to get_throttled (its documentation, vcgencmd).
 THROTTLED_BITS = {
@@ -59,8 +58,6 @@ ARM_PARTS = {
     0xD4E: "Cortex-X3", 0xD4F: "Neoverse-V2", 0xD80: "Cortex-A520", 0xD81: "Cortex-A720",
     0xD82: "Cortex-X4",
 }  # fmt: skip
-# Programs that run another processor's code, by the start of their names.
-EMULATORS = ("qemu-", "box64", "box86", "FEX")
 
 
 def snapshot(globs: Iterable[str], root: Path = Path("/")) -> dict[str, str]:
@@ -70,7 +67,7 @@ def snapshot(globs: Iterable[str], root: Path = Path("/")) -> dict[str, str]:
         for path in sorted(root.glob(pattern)):
             try:
                 with path.open("rb") as file:
-                    raw = file.read(LONGEST_FILE)
+                    raw = file.read(MAX_SYSTEM_FILE)
             except OSError:
                 continue
             texts[str(path.relative_to(root))] = _clean(raw.decode("utf-8", "replace"))
@@ -161,7 +158,7 @@ def state(texts: Snapshot, throttled: int | None = None) -> State:
     load = re.match(r"[\d.]+", texts.get("proc/loadavg", ""))
     return State(
         clocks=tuple(_clocks(texts)),
-        temperatures=tuple(_temperatures(texts))[:MOST_SENSORS],
+        temperatures=tuple(_temperatures(texts))[:MAX_SENSORS],
         throttled=_throttled(texts, throttled),
         load=float(load[0]) if load else None,
     )

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.bench.measure.constants import RANDOM_ROWS
 from ondevice.errors import InputError
 from ondevice.info import InputSpec, ModelInfo
 
 ValueArray = npt.NDArray[Any]  # int64 or float32
 Ids = dict[str, ValueArray]
-
-RANDOM_ROWS = 256  # rows to draw from where a file has no test vectors
 
 
 def pool(info: ModelInfo) -> Ids:

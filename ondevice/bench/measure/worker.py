@@ -27,6 +27,19 @@ from typing import Any
 
 import numpy as np
 
+from ondevice.bench.measure.constants import (
+    BURSTS,
+    EMULATED_REQUESTS,
+    MAX_REQUESTS,
+    MEMORY_REQUESTS,
+    MIN_BURST_REQUESTS,
+    MIN_PACED_BURSTS,
+    OVERHEAD_BURST_CALLS,
+    PACED_BURST_REQUESTS,
+    PROFILE_REQUESTS,
+    REQUESTS,
+    WARM_UP_NS,
+)
 from ondevice.bench.measure.device import emulator
 from ondevice.bench.measure.energy import Meter, find_meter
 from ondevice.bench.measure.memory import memory
@@ -35,16 +48,6 @@ from ondevice.bench.measure.requests import context_inputs, draw, pool, split
 from ondevice.engines.native import NativeEngine
 from ondevice.errors import OnDeviceError, UnsupportedError
 from ondevice.model import Model, load
-
-REQUESTS = 64  # different requests in turn, so that lookups do not find last time's rows cached
-MEMORY_REQUESTS = 100  # before memory is read
-WARM_UP_S = 0.2  # at most; no longer than the measurement
-BURSTS = 10
-LEAST_BURST = 2  # requests
-MOST_REQUESTS = 50_000  # of a process: enough for a 99th percentile, small enough to print
-GAP_BURST = 3  # requests of a burst when there are pauses between them
-EMULATED_REQUESTS = 20  # their time is not reported
-PROFILE_REQUESTS = 2000
 
 # What opening a kind of file imports; a missing one is reported when the file is opened.
 RUNTIMES = {
@@ -127,8 +130,9 @@ def _latency(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Obser
     if emulator() is not None:
         task = Task(**{**vars(task), "requests": EMULATED_REQUESTS, "gap_ms": 0.0})
     for call, arguments in calls:
-        _warm_up(call, arguments, min(WARM_UP_S, task.seconds))
-    overhead = _run(lambda _: None, [None] * REQUESTS, Task("latency", requests=1000), None)
+        _warm_up(call, arguments, min(WARM_UP_NS, int(task.seconds * 1e9)))
+    nothing = Task("latency", requests=BURSTS * OVERHEAD_BURST_CALLS)
+    overhead = _run(lambda _: None, [None] * REQUESTS, nothing, None)
     meter = find_meter()
     ready()
     cpu, energy = time.process_time_ns(), 0.0 if meter is None else meter.total_uj()
@@ -158,8 +162,8 @@ def _call(model: Model, task: Task) -> tuple[Call, list[Any]]:
     return lambda pair: model.rank(*pair), [split(request, context) for request in requests]
 
 
-def _warm_up(call: Call, arguments: Sequence[Any], seconds: float) -> None:
-    deadline = clock() + int(seconds * 1e9)
+def _warm_up(call: Call, arguments: Sequence[Any], nanoseconds: int) -> None:
+    deadline = clock() + nanoseconds
     for argument in itertools.cycle(arguments):
         call(argument)
         if clock() >= deadline:
@@ -199,13 +203,13 @@ def _run(call: Call, arguments: Sequence[Any], task: Task, meter: Meter | None) 
     counts, walls = [], []
     turn = itertools.cycle(arguments)
     gap = int(task.gap_ms * 1e6)
-    bursts, most = BURSTS, MOST_REQUESTS // BURSTS
+    bursts, most = BURSTS, MAX_REQUESTS // BURSTS
     if task.requests:
         bursts = min(BURSTS, task.requests)
         most = -(-task.requests // bursts)
     elif gap:
-        bursts = max(2, round(task.seconds * 1e9 / gap / GAP_BURST))
-        most = GAP_BURST
+        bursts = max(MIN_PACED_BURSTS, round(task.seconds * 1e9 / gap / PACED_BURST_REQUESTS))
+        most = PACED_BURST_REQUESTS
     length = 0 if task.requests or gap else int(task.seconds * 1e9 / bursts)
     for _ in range(bursts):
         first = len(times)
@@ -226,7 +230,7 @@ def _back_to_back(
     call: Call, arguments: Iterable[Any], times: list[int], deadline: int | None
 ) -> None:
     """Append the times of requests until the deadline, or the arguments' end."""
-    now, append, least = clock, times.append, len(times) + LEAST_BURST
+    now, append, least = clock, times.append, len(times) + MIN_BURST_REQUESTS
     for argument in arguments:
         before = now()
         call(argument)
@@ -271,7 +275,7 @@ def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Obser
         timer.append(timer_ns)
         rows.append([item[1] for item in operators])
         nodes = [(item[0], item[2]) for item in operators]
-        if not task.requests and clock() >= deadline and len(rows) >= LEAST_BURST:
+        if not task.requests and clock() >= deadline and len(rows) >= MIN_BURST_REQUESTS:
             break
     times = zip(*rows, strict=True)
     return _observation(

@@ -25,7 +25,7 @@ from ondevice.bench.show.tables import device_text, notes, request_text, section
 from ondevice.errors import InputError
 from ondevice.text_table import size
 
-MOST_OPERATORS = 10  # in a chart, slowest first; the table below has more
+MAX_OPERATORS = 10  # in a chart, slowest first; the table below has more
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ def _profile(report: Report, item: Profile, letter: str) -> str:
         return ""
     order = sorted(timed, key=lambda o: -o.us.mean if o.us else 0.0)
     rows = []
-    for operator in order[:MOST_OPERATORS]:
+    for operator in order[:MAX_OPERATORS]:
         mean = operator.us.mean if operator.us else 0.0
         text = f"{microseconds(mean)}, {mean / total:.0%}"
         hover = f"{operator.op} {operator.name}: {text}, {operator.bytes:,} bytes touched"

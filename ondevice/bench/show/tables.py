@@ -11,7 +11,7 @@ from ondevice.bench.report import Device, Latency, Profile, Report, Spread, Stat
 from ondevice.text_table import size, table
 
 SPREAD_COLUMNS = ("count", "mean", "sd", "min", "p50", "p90", "p95", "p99", "max")
-MOST_OPERATORS = 30  # of a profile, slowest first; all of them are in the JSON and CSV
+MAX_OPERATORS = 30  # of a profile, slowest first; all of them are in the JSON and CSV
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _profile(report: Report, item: Profile) -> Section:
     total = sum(o.us.mean for o in item.operators if o.us is not None)
     order = sorted(item.operators, key=lambda o: 0.0 if o.us is None else -o.us.mean)
     rows = []
-    for operator in order[:MOST_OPERATORS]:
+    for operator in order[:MAX_OPERATORS]:
         found = operator.us
         times = ["-"] * 4
         if found is not None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ondevice
+from ondevice.bench.measure.constants import MAX_SYSTEM_FILE, REQUESTS
 from ondevice.bench.measure.device import DEVICE_FILES, STATE_FILES, describe, state
 from ondevice.bench.measure.observation import Observation, Task
 from ondevice.bench.measure.requests import Ids, context_inputs, draw, pool
@@ -39,8 +40,7 @@ from ondevice.odm import open_odm
 PLACE = "/data/local/tmp"
 # Android's names of processors, and those of the runner's files.
 RUNNERS = {"arm64-v8a": "arm64", "armeabi-v7a": "armv7", "x86_64": "x86_64"}
-REQUESTS = 64  # different requests in turn, as in the measuring processes of this machine
-LARGEST_REQUESTS = 8 << 20  # bytes of their file: large batches get fewer different ones
+MAX_REQUESTS_FILE = 8 << 20  # bytes: large batches get fewer different requests
 SHORT = 60  # seconds for a command that measures nothing
 
 
@@ -137,7 +137,7 @@ class AdbMachine:
         if key not in self._pushed:
             rows_to_draw_from = pool(info)
             one = sum(ids[:1].nbytes for ids in rows_to_draw_from.values()) * rows
-            count = max(1, min(REQUESTS, LARGEST_REQUESTS // max(one, 1)))
+            count = max(1, min(REQUESTS, MAX_REQUESTS_FILE // max(one, 1)))
             remote = f"{self.folder}/requests-{len(self._pushed)}"
             with tempfile.TemporaryDirectory() as name:
                 local = Path(name) / "requests"
@@ -152,7 +152,7 @@ class AdbMachine:
         # a line with the name before each file; unreadable ones are left out
         program = (
             f'for f in {names}; do [ -r "$f" ] && [ -f "$f" ] && echo "@@@$f" '
-            '&& head -c 65536 "$f" 2>/dev/null && echo; done; true'
+            f'&& head -c {MAX_SYSTEM_FILE} "$f" 2>/dev/null && echo; done; true'
         )
         texts = {}
         for part in re.split(r"(?:^|\n)@@@/", self._shell(program))[1:]:

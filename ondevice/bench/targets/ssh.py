@@ -32,7 +32,7 @@ from ondevice.model import model_files
 
 T = TypeVar("T")
 
-LONGEST_ANSWER = 256 << 20  # characters; a million timed requests take some ten million
+MAX_ANSWER = 256 << 20  # characters; a million timed requests take some ten million
 # Seconds: to reach the board; between signs of life, of which three may be missed; to clean up.
 CONNECT, ALIVE, CLEAN_UP = 20, 15, 10
 
@@ -182,9 +182,7 @@ class SshMachine:
         return answer["result"]
 
     def _answer(self) -> dict[str, Any]:
-        line = (
-            b"" if self._process.stdout is None else self._process.stdout.readline(LONGEST_ANSWER)
-        )
+        line = b"" if self._process.stdout is None else self._process.stdout.readline(MAX_ANSWER)
         try:
             data = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -20,6 +20,10 @@ import ondevice.ctr.OnDeviceException;
  * (ondevice/bench/measure/rounds.py; the format is in docs/bench.md).
  */
 public final class Benchmark {
+    // As in ondevice/bench/report.py.
+    private static final String FORMAT = "ondevice-bench";
+    private static final int FORMAT_VERSION = 1;
+
     /** Version of the library, which the report names. */
     public static final String VERSION = "0.1.0";
 
@@ -154,8 +158,8 @@ public final class Benchmark {
         SimpleDateFormat format = new SimpleDateFormat("yyyy-MM-dd'T'HH:mm:ss'Z'", Locale.ROOT);
         format.setTimeZone(TimeZone.getTimeZone("UTC"));
         Map<String, Object> out = new LinkedHashMap<String, Object>();
-        out.put("format", "ondevice-bench");
-        out.put("version", 1);
+        out.put("format", FORMAT);
+        out.put("version", FORMAT_VERSION);
         out.put("created", format.format(new Date()));
         out.put("tool", tool + " " + VERSION);
         out.put("interrupted", interrupted);

@@ -17,16 +17,18 @@ import ondevice.ctr.OnDeviceModel;
  * constants, as ondevice/bench/measure/worker.py, and the same answer: an observation as JSON.
  */
 public final class Worker {
+    // As in ondevice/bench/measure/constants.py, which has their units and reasons.
     private static final int REQUESTS = 64;
     private static final int MEMORY_REQUESTS = 100;
-    private static final double WARM_UP_S = 0.2;
+    private static final long WARM_UP_NS = 200000000;
     private static final int BURSTS = 10;
-    private static final int LEAST_BURST = 2;
-    private static final int MOST_REQUESTS = 50000;
-    private static final int GAP_BURST = 3;
+    private static final int MIN_BURST_REQUESTS = 2;
+    static final int MAX_REQUESTS = 50000;
+    private static final int PACED_BURST_REQUESTS = 3;
+    private static final int MIN_PACED_BURSTS = 2;
     private static final int EMULATED_REQUESTS = 20;
-    private static final int OVERHEAD_REQUESTS = 1000;
-    private static final int RANDOM_ROWS = 256; // where a file has no test vectors
+    private static final int OVERHEAD_BURST_CALLS = 100;
+    private static final int RANDOM_ROWS = 256;
 
     /** Opens the model to measure, every time anew. */
     public interface Source {
@@ -219,7 +221,7 @@ public final class Worker {
         Engine model = source.open();
         prepare(model);
         int turn = 0;
-        long deadline = System.nanoTime() + (long) (Math.min(WARM_UP_S, task.seconds) * 1e9);
+        long deadline = System.nanoTime() + (long) Math.min(WARM_UP_NS, task.seconds * 1e9);
         do {
             call(model, turn++);
         } while (System.nanoTime() < deadline);
@@ -227,12 +229,13 @@ public final class Worker {
         boolean emulated = emulator != null;
         long gap = emulated ? 0 : (long) (task.gapMs * 1e6);
         int bursts = BURSTS;
-        int most = MOST_REQUESTS / BURSTS;
+        int most = MAX_REQUESTS / BURSTS;
         if (emulated) {
             most = EMULATED_REQUESTS / BURSTS;
         } else if (gap > 0) {
-            bursts = (int) Math.max(2, Math.round(task.seconds * 1e9 / gap / GAP_BURST));
-            most = GAP_BURST;
+            bursts = (int) Math.max(MIN_PACED_BURSTS,
+                    Math.round(task.seconds * 1e9 / gap / PACED_BURST_REQUESTS));
+            most = PACED_BURST_REQUESTS;
         }
         long length = emulated || gap > 0 ? 0 : (long) (task.seconds * 1e9 / bursts);
         long[] times = new long[bursts * most];
@@ -253,7 +256,7 @@ public final class Worker {
                 long after = System.nanoTime();
                 times[done++] = after - before;
                 counts[burst]++;
-                if (length > 0 && after - begun >= length && counts[burst] >= LEAST_BURST) {
+                if (length > 0 && after - begun >= length && counts[burst] >= MIN_BURST_REQUESTS) {
                     break;
                 }
             }
@@ -277,7 +280,7 @@ public final class Worker {
     private static List<Object> overhead() {
         List<Object> out = new ArrayList<Object>();
         for (int burst = 0; burst < BURSTS; burst++) {
-            double[] times = new double[OVERHEAD_REQUESTS / BURSTS];
+            double[] times = new double[OVERHEAD_BURST_CALLS];
             for (int i = 0; i < times.length; i++) {
                 long before = System.nanoTime();
                 times[i] = System.nanoTime() - before;

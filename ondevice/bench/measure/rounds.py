@@ -27,6 +27,7 @@ from ondevice.bench.report import (
     Start,
     State,
 )
+from ondevice.bench.strict import one_line
 from ondevice.errors import FileFormatError
 from ondevice.model import model_files, sha256
 from ondevice.odm import open_odm
@@ -100,15 +101,18 @@ def _observe(machine: Machine, model: Path, item: _Collected) -> None:
     if item.measurement.drop_pages:
         item.notes.append(machine.drop_pages(model))
     observations = machine.observe(model, item.measurement.task)
+    if not observations:
+        raise FileFormatError(f"{model}: the device measured in no process")
     item.after = machine.state()
     item.rounds.append(observations)
 
 
 def _entry(path: Path, accuracy: dict[str, dict[str, float]]) -> ModelEntry:
     files = tuple(
-        ModelFile(file.name, file.stat().st_size, sha256(file)) for file in model_files(path)
+        ModelFile(one_line(file.name), file.stat().st_size, sha256(file))
+        for file in model_files(path)
     )
-    return ModelEntry(path.name, files, accuracy.get(path.name, {}))
+    return ModelEntry(one_line(path.name), files, accuracy.get(path.name, {}))
 
 
 def _report(
@@ -210,7 +214,7 @@ def _latency(item: _Collected, path: Path) -> Latency:
     timed = _timed(item)
     rounds = item.rounds
     workers = [worker for group in rounds for one in group for worker in one.workers]
-    if not workers:
+    if not all(one.workers for group in rounds for one in group):
         raise FileFormatError(f"{path}: the measuring process timed no request")
     times = np.concatenate([np.asarray(worker.times_ns) for worker in workers]) / 1000
     counts = [sum(len(w.times_ns) for one in group for w in one.workers) for group in rounds]
@@ -271,10 +275,14 @@ def _profile(item: _Collected, path: Path) -> Profile:
     task, timed = item.measurement.task, _timed(item)
     observed = [group[0] for group in item.rounds]
     nodes = open_odm(path).plan.nodes
+    if len({len(one.operators) for one in observed}) != 1:
+        raise FileFormatError(f"{path}: the processes timed different numbers of operators")
     operators = []
     for number, first in enumerate(observed[0].operators):
         name, op = _operator_name(first, nodes)
         times = [ns / 1000 for one in observed for ns in one.operators[number].times_ns]
+        if not times:
+            raise FileFormatError(f"{path}: the measuring process timed no request")
         operators.append(Operator(name, op, spread(times) if timed else None, first.bytes))
     overhead = [ns / 1000 for one in observed for ns in one.overhead_ns]
     return Profile(
@@ -294,4 +302,4 @@ def _operator_name(times: OperatorTimes, nodes: Sequence[Any]) -> tuple[str, str
     if times.node >= len(nodes):
         raise FileFormatError(f"a profile of node {times.node}, but the plan has {len(nodes)}")
     node = nodes[times.node]
-    return node.outputs[0], node.op
+    return one_line(node.outputs[0]), one_line(node.op)

@@ -6,7 +6,6 @@ files on this side stay here. The runner is ondevice/native/runner (`make runner
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -21,11 +20,13 @@ from typing import Any
 
 import ondevice
 from ondevice.bench.measure.constants import MAX_SYSTEM_FILE, REQUESTS
-from ondevice.bench.measure.device import DEVICE_FILES, STATE_FILES, describe, state
+from ondevice.bench.measure.device import DEVICE_FILES, STATE_FILES, clean, describe, state
 from ondevice.bench.measure.observation import Observation, Task
 from ondevice.bench.measure.requests import Ids, context_inputs, draw, pool
 from ondevice.bench.report import Device, State
-from ondevice.bench.targets.local import parse_answer, raise_answered
+from ondevice.bench.strict import one_line, parse_json, shown
+from ondevice.bench.targets.local import MAX_NOTE, parse_answer, raise_answered
+from ondevice.bench.targets.pipes import run
 from ondevice.errors import (
     FileFormatError,
     InputError,
@@ -41,6 +42,7 @@ PLACE = "/data/local/tmp"
 # Android's names of processors, and those of the runner's files.
 RUNNERS = {"arm64-v8a": "arm64", "armeabi-v7a": "armv7", "x86_64": "x86_64"}
 MAX_REQUESTS_FILE = 8 << 20  # bytes: large batches get fewer different requests
+MAX_ANSWER = 8 << 20  # bytes; the requests of one process take at most one million
 SHORT = 60  # seconds for a command that measures nothing
 
 
@@ -83,18 +85,18 @@ class AdbMachine:
         about = _object(self._shell(f"{self.folder}/runner about"))
         names = ("ro.product.manufacturer", "ro.product.model", "ro.build.version.release")
         maker, model, release = (self._shell(f"getprop {name}").strip() for name in names)
-        architecture, kernel = self._shell("uname -m; uname -r").split("\n")[:2]
+        architecture, _, kernel = self._shell("uname -m; uname -r").strip().partition("\n")
         cores = self._shell("nproc").strip()
         texts = self._files(DEVICE_FILES)
-        texts["proc/device-tree/model"] = f"{maker} {model}".strip()[:80]
-        texts["etc/os-release"] = f"PRETTY_NAME=Android {release[:40]}"
+        texts["proc/device-tree/model"] = f"{maker} {model}".strip()
+        texts["etc/os-release"] = f"PRETTY_NAME=Android {release}"
         emulated = about.get("emulated")
         return describe(
             texts,
-            architecture=architecture.strip()[:40],
-            kernel=f"Linux {kernel.strip()[:80]}",
-            cores=int(cores) if re.fullmatch(r"[1-9]\d{0,3}", cores) else 1,
-            emulated=None if emulated is None else str(emulated)[:80],
+            architecture=architecture,
+            kernel=f"Linux {kernel}",
+            cores=int(cores) if re.fullmatch(r"[1-9][0-9]{0,3}", cores) else 1,
+            emulated=None if emulated is None else one_line(emulated),
             versions={"ondevice": ondevice.__version__},
         )
 
@@ -105,7 +107,7 @@ class AdbMachine:
     def drop_pages(self, model: Path) -> str | None:
         """Drop a model's pages from memory; None, or why they may have stayed."""
         note = _object(self._shell(f"{self.folder}/runner drop {self._remote(model)}")).get("note")
-        return None if note is None else str(note)[:200]
+        return None if note is None else one_line(note, MAX_NOTE)
 
     def observe(self, model: Path, task: Task) -> list[Observation]:
         """Do a task in a fresh process of the runner.
@@ -125,7 +127,8 @@ class AdbMachine:
             *(str(int(task.gap_ms * 1e6)), str(int(task.seconds * 1e9)), str(task.requests)),
         ]
         command = [*self._adb, "shell", " ".join([f"{self.folder}/runner", *words])]
-        done = _run(command, SHORT + 10 * task.seconds + task.requests)
+        seconds = SHORT + 10 * task.seconds + task.requests * (1 + task.gap_ms / 1000)
+        done = _run(command, seconds)
         return [parse_answer(done.stdout, done.stderr, done.returncode, str(model))]
 
     def _remote(self, model: Path) -> str:
@@ -157,7 +160,7 @@ class AdbMachine:
         texts = {}
         for part in re.split(r"(?:^|\n)@@@/", self._shell(program))[1:]:
             name, _, text = part.partition("\n")
-            texts[name] = "".join(char for char in text if char.isprintable() or char in "\n\t")
+            texts[name] = clean(text)
         return texts
 
     def _shell(self, program: str) -> str:
@@ -166,7 +169,7 @@ class AdbMachine:
             text = (done.stdout + done.stderr).strip()
             if text.startswith("{"):
                 raise_answered(_object(text))
-            raise OnDeviceError(f"the device answered: {text[-300:] or 'nothing'}")
+            raise OnDeviceError(f"the device answered: {one_line(text) or 'nothing'}")
         return done.stdout
 
 
@@ -232,20 +235,21 @@ def _packed(requests: Sequence[Ids], info: ModelInfo) -> bytes:
 
 
 def _object(text: str) -> dict[str, Any]:
+    """The object in the last line of what the runner printed. Raises OnDeviceError."""
     lines = text.strip().splitlines() or [""]
     try:
-        data = json.loads(lines[-1])
-    except (ValueError, RecursionError) as error:
-        raise OnDeviceError(f"the runner answered: {text.strip()[-300:] or 'nothing'}") from error
+        data = parse_json(lines[-1], "the runner's answer")
+    except FileFormatError as error:
+        raise OnDeviceError(f"the runner answered: {one_line(text) or 'nothing'}") from error
     if not isinstance(data, dict):
-        raise OnDeviceError(f"the runner answered: {text.strip()[-300:]}")
+        raise OnDeviceError(f"the runner's answer: expected an object, got {shown(data)}")
     return data
 
 
 def _checked(command: Sequence[str]) -> str:
     done = _run(command, SHORT * 10)
     if done.returncode:
-        text = (done.stderr.strip() or done.stdout.strip())[-300:]
+        text = one_line(done.stderr.strip() or done.stdout.strip())
         raise OnDeviceError(f"adb {command[-2] if len(command) > 2 else ''} failed: {text}")
     return done.stdout
 
@@ -254,10 +258,4 @@ def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[
     program = shutil.which(command[0])
     if program is None:
         raise MissingDependencyError("no adb here: install Android's platform tools")
-    try:
-        return subprocess.run(  # noqa: S603 - arguments, not a shell on this side
-            [program, *command[1:]], capture_output=True, text=True, errors="replace",
-            timeout=seconds, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise OnDeviceError(f"the device gave no answer for {seconds:.0f} s") from error
+    return run([program, *command[1:]], MAX_ANSWER, seconds)

@@ -275,29 +275,31 @@ def _plan(args: argparse.Namespace, paths: Sequence[Path]) -> Plan:
 
 
 def _accuracy(words: Sequence[str]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for word in words:
         file, _, figure = word.rpartition(":")
         name, _, value = figure.partition("=")
         try:
-            found.setdefault(file, {})[name] = float(value)
+            figures.setdefault(file, {})[name] = float(value)
         except ValueError:
             file = ""
         if not file or not name:
             raise InputError(f"expected an accuracy such as model.odm:AUC=0.767, got {word!r}")
-    return found
+    return figures
 
 
 @contextlib.contextmanager
 def _machine(args: argparse.Namespace, models: Sequence[Path]) -> Iterator[Machine]:
-    """Where to measure: here, or on the board that --target names."""
+    """Where to measure: this machine, or the board that --target names."""
     if args.target is None:
         yield LocalMachine()
         return
     if args.target.startswith("adb"):
         serial = adb.parse_target(args.target)
         if args.runner is None:
-            raise InputError("adb needs --runner, such as build/runners (made by: make runners)")
+            raise InputError(
+                "adb needs --runner, such as build/runners, which `make runners` fills"
+            )
         with adb.connect(adb.AdbTarget(serial, args.runner, args.keep_remote), models) as phone:
             _say_kept(args, phone.folder)
             yield phone

@@ -186,7 +186,7 @@ def test_no_adb_is_said(small, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = call(small, "--target", "adb", "--runner", tmp_path)
     assert done.returncode == 1
-    assert "no adb here" in done.stderr
+    assert "this machine has no adb" in done.stderr
 
 
 @pytest.mark.parametrize("name", COMPILERS)

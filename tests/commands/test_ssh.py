@@ -27,9 +27,9 @@ needs_sshd = pytest.mark.skipif(
 
 
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def board(tmp_path_factory):
     server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"],
                               stderr=subprocess.DEVNULL)  # fmt: skip
     for _ in range(100):
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.05)
     yield folder, f"ssh://127.0.0.1:{port}"
@@ -98,13 +98,13 @@ def call(board, *arguments, **options):
 
 def left(board):
     """What lies in the board's folder for temporary files, once its last process has ended."""
-    found = []
+    files = []
     for _ in range(100):
-        found = list((board[0] / "remote tmp").iterdir())
-        if not found:
+        files = list((board[0] / "remote tmp").iterdir())
+        if not files:
             break
         time.sleep(0.1)
-    return found
+    return files
 
 
 QUICK = ("--batch", 1, "--gap-ms", 0, "--seconds", 0.1, "--processes", 2)

@@ -168,6 +168,7 @@ def state(texts: Snapshot, throttled: int | None = None) -> State:
 
 
 def _clocks(texts: Snapshot) -> Iterable[Clock]:
+    """Cores of equal clocks together; one mean clock where there is no cpufreq."""
     policies = sorted(
         (path.rsplit("/", 1)[0] for path in texts if path.endswith("/affected_cpus")),
         key=lambda path: (len(path), path),  # policy2 before policy10

@@ -137,8 +137,9 @@ def _engines(path: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Measurement]:
-    own_threads = path.suffix.lower() != ".odm"  # native and numpy use one thread a request
-    threads = plan.threads if own_threads else (min(plan.threads),)
+    """All measurements of one model in one engine: starts, memory, requests, profiles."""
+    takes_threads = path.suffix.lower() != ".odm"  # native and numpy use one thread a request
+    threads = plan.threads if takes_threads else (min(plan.threads),)
     largest = max((*plan.rows, *plan.rank))
     begin = Task("start", engine, threads[0])
     yield Measurement(model, begin, drop_pages=True)

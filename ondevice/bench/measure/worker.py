@@ -89,7 +89,7 @@ def _observation(model: Model, **measured: Any) -> Observation:
 
 
 def _start(path: Path, task: Task, started_ns: int, _: Callable[[], None]) -> Observation:
-    for name in RUNTIMES.get(path.suffix.lower(), ()):  # what follows is the time of the file alone
+    for name in RUNTIMES.get(path.suffix.lower(), ()):  # only the file is timed
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     before = clock()
@@ -125,6 +125,7 @@ def _memory(path: Path, task: Task, _: int, __: Callable[[], None]) -> Observati
 
 
 def _latency(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Observation:
+    """Time warm requests, in one session for each worker; emulated ones are only counted."""
     models = [load(path, engine=task.engine, threads=task.threads) for _ in range(task.workers)]
     calls = [_call(model, task) for model in models]
     if emulator() is not None:
@@ -174,15 +175,15 @@ def _together(calls: list[tuple[Call, list[Any]]], task: Task, meter: Meter | No
     """Run the workers at once, each in a thread of its own; a single one in this thread."""
     if len(calls) == 1:
         return [_run(*calls[0], task, meter)]
-    found: list[Bursts | BaseException | None] = [None] * len(calls)
+    results: list[Bursts | BaseException | None] = [None] * len(calls)
     barrier = threading.Barrier(len(calls))
 
     def work(number: int) -> None:
         try:
             barrier.wait()
-            found[number] = _run(*calls[number], task, meter if number == 0 else None)
+            results[number] = _run(*calls[number], task, meter if number == 0 else None)
         except BaseException as error:
-            found[number] = error
+            results[number] = error
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(calls))]
     for thread in threads:
@@ -190,7 +191,7 @@ def _together(calls: list[tuple[Call, list[Any]]], task: Task, meter: Meter | No
     for thread in threads:
         thread.join()
     done = []
-    for item in found:
+    for item in results:
         if not isinstance(item, Bursts):
             raise item or OnDeviceError("a worker thread ended without a result")
         done.append(item)
@@ -252,6 +253,7 @@ def _paced(call: Call, arguments: Iterable[Any], times: list[int], gap: int) -> 
 
 
 def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Observation:
+    """Time every operator of warm requests. Raises UnsupportedError without the native engine."""
     model = load(path, engine=task.engine, threads=task.threads)
     runner = model.runner
     if not isinstance(runner, NativeEngine):
@@ -262,16 +264,16 @@ def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Obser
     requests = draw(pool(model.info), task.rows, REQUESTS)
     context = context_inputs(model.info, task.context) if task.call == "rank" else ()
     turn = itertools.cycle([split(request, context) for request in requests])
-    for one, many in itertools.islice(turn, EMULATED_REQUESTS):
-        runner.profile(one, many)
+    for context_ids, candidate_ids in itertools.islice(turn, EMULATED_REQUESTS):
+        runner.profile(context_ids, candidate_ids)
     ready()
     deadline = clock() + int(task.seconds * 1e9)
     rows: list[list[int]] = []
     timer: list[int] = []
     nodes: list[tuple[int, int]] = []
     most = task.requests or (EMULATED_REQUESTS if emulated else PROFILE_REQUESTS)
-    for one, many in itertools.islice(turn, most):
-        timer_ns, operators = runner.profile(one, many)
+    for context_ids, candidate_ids in itertools.islice(turn, most):
+        timer_ns, operators = runner.profile(context_ids, candidate_ids)
         timer.append(timer_ns)
         rows.append([item[1] for item in operators])
         nodes = [(item[0], item[2]) for item in operators]
@@ -282,8 +284,8 @@ def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Obser
         model,
         overhead_ns=tuple(timer),
         operators=tuple(
-            OperatorTimes(None if node < 0 else node, size, own)
-            for (node, size), own in zip(nodes, times, strict=True)
+            OperatorTimes(None if node < 0 else node, size, spent)
+            for (node, size), spent in zip(nodes, times, strict=True)
         ),
     )
 

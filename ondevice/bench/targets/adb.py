@@ -1,7 +1,7 @@
 """An Android device behind adb: pushes a static runner and the models, measures, and cleans up.
 
 What runs in the device's shell is made of constants, numbers and a random folder name; names of
-files on this side stay here. The runner is ondevice/native/runner (`make runners`).
+files never leave this machine. The runner is ondevice/native/runner (`make runners`).
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class AdbTarget:
 
 def parse_target(text: str) -> str | None:
     """The serial of "adb" or "adb:SERIAL". Raises InputError."""
-    found = re.fullmatch(r"adb(?::([\w.][\w.:-]*))?", text)
-    if not found:
+    matched = re.fullmatch(r"adb(?::([\w.][\w.:-]*))?", text)
+    if not matched:
         raise InputError(f"expected a target such as adb or adb:SERIAL, got {text!r}")
-    return found[1]
+    return matched[1]
 
 
 class AdbMachine:
@@ -139,8 +139,8 @@ class AdbMachine:
         key = (model, rows)
         if key not in self._pushed:
             rows_to_draw_from = pool(info)
-            one = sum(ids[:1].nbytes for ids in rows_to_draw_from.values()) * rows
-            count = max(1, min(REQUESTS, MAX_REQUESTS_FILE // max(one, 1)))
+            request_bytes = sum(ids[:1].nbytes for ids in rows_to_draw_from.values()) * rows
+            count = max(1, min(REQUESTS, MAX_REQUESTS_FILE // max(request_bytes, 1)))
             remote = f"{self.folder}/requests-{len(self._pushed)}"
             with tempfile.TemporaryDirectory() as name:
                 local = Path(name) / "requests"
@@ -178,7 +178,7 @@ def connect(target: AdbTarget, models: Sequence[Path]) -> Iterator[AdbMachine]:
     """Push the runner and the models to a device; then remove them.
 
     Raises:
-        MissingDependencyError: there is no adb here, or no runner for the device.
+        MissingDependencyError: this machine has no adb, or there is no runner for the device.
         OnDeviceError: adb failed; the message is its own.
         UnsupportedError: a model that is not a native file.
     """
@@ -257,5 +257,5 @@ def _checked(command: Sequence[str]) -> str:
 def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
     program = shutil.which(command[0])
     if program is None:
-        raise MissingDependencyError("no adb here: install Android's platform tools")
+        raise MissingDependencyError("this machine has no adb: install Android's platform tools")
     return run([program, *command[1:]], MAX_ANSWER, seconds)

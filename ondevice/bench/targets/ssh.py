@@ -202,7 +202,7 @@ class SshMachine:
         return data
 
     def _named(self, message: str) -> str:
-        """A message of the board, with its paths of models as they are here."""
+        """A message of the board, with its paths of models replaced by those on this machine."""
         for path, name in self._names.items():
             if self.folder:
                 message = message.replace(f"{self.folder}/{name}", str(path))
@@ -234,7 +234,7 @@ def connect(target: SshTarget, models: Sequence[Path]) -> Iterator[SshMachine]:
 
     Raises:
         OnDeviceError: ssh failed, or the board's Python lacks something; the message says what.
-        MissingDependencyError: there is no ssh here.
+        MissingDependencyError: this machine has no ssh.
         FileFormatError: the wheel is not one.
     """
     names = {path: f"{number}/{path.name}" for number, path in enumerate(models)}
@@ -247,7 +247,9 @@ def connect(target: SshTarget, models: Sequence[Path]) -> Iterator[SshMachine]:
                 stderr=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError as error:
-            raise MissingDependencyError("no ssh here: install OpenSSH's client") from error
+            raise MissingDependencyError(
+                "this machine has no ssh: install OpenSSH's client"
+            ) from error
         try:
             faults = Tail(_pipe(process.stderr))
             with deadline(process, HELLO + size / MIN_SPEED):

@@ -130,18 +130,18 @@ public final class Worker {
      */
     public static String observe(Source source, Task task, long startedNs) {
         Worker worker = new Worker(task, source);
-        Map<String, Object> found = new LinkedHashMap<String, Object>();
+        Map<String, Object> observation = new LinkedHashMap<String, Object>();
         if (task.kind.equals("start")) {
-            worker.start(found, startedNs);
+            worker.start(observation, startedNs);
         } else if (task.kind.equals("memory")) {
-            worker.memory(found);
+            worker.memory(observation);
         } else {
-            worker.latency(found);
+            worker.latency(observation);
         }
-        return Json.write(found);
+        return Json.write(observation);
     }
 
-    private void start(Map<String, Object> found, long startedNs) {
+    private void start(Map<String, Object> observation, long startedNs) {
         long before = System.nanoTime();
         Engine model = source.open();
         long loaded = System.nanoTime();
@@ -150,14 +150,14 @@ public final class Worker {
         long asked = System.nanoTime();
         call(model, 0);
         long answered = System.nanoTime();
-        about(found, model);
-        found.put("start_ns", answered - startedNs - (asked - loaded));
-        found.put("load_ns", loaded - before);
-        found.put("first_ns", answered - asked);
+        about(observation, model);
+        observation.put("start_ns", answered - startedNs - (asked - loaded));
+        observation.put("load_ns", loaded - before);
+        observation.put("first_ns", answered - asked);
         model.close();
     }
 
-    private void memory(Map<String, Object> found) {
+    private void memory(Map<String, Object> observation) {
         draw(task.rows, MEMORY_REQUESTS);
         System.gc();
         Map<String, Long> before = memoryNow();
@@ -185,8 +185,8 @@ public final class Worker {
         all.put("process", new LinkedHashMap<String, Object>(after));
         all.put("growth", growth);
         all.put("faults", counts);
-        about(found, model);
-        found.put("memory", all);
+        about(observation, model);
+        observation.put("memory", all);
         model.close();
     }
 
@@ -194,17 +194,17 @@ public final class Worker {
     public static Map<String, Long> memoryNow() {
         String status = SystemCalls.read("/proc/self/status");
         String rollup = SystemCalls.read("/proc/self/smaps_rollup"); // Android 9 and later
-        Map<String, Long> found = new LinkedHashMap<String, Long>();
+        Map<String, Long> sizes = new LinkedHashMap<String, Long>();
         String[][] fields = {{"rss", "Rss", "VmRSS"}, {"pss", "Pss", ""},
             {"anonymous", "Anonymous", "RssAnon"}, {"file", "", "RssFile"}, {"peak", "", "VmHWM"}};
         for (String[] field : fields) {
             long bytes = SystemCalls.bytes(rollup, field[1]);
             bytes = bytes < 0 ? SystemCalls.bytes(status, field[2]) : bytes;
             if (bytes >= 0) {
-                found.put(field[0], bytes);
+                sizes.put(field[0], bytes);
             }
         }
-        return found;
+        return sizes;
     }
 
     /** Minor and major page faults of this process; null: unknown. */
@@ -216,7 +216,7 @@ public final class Worker {
                 : new long[] {Long.parseLong(fields[7]), Long.parseLong(fields[9])};
     }
 
-    private void latency(Map<String, Object> found) {
+    private void latency(Map<String, Object> observation) {
         draw(task.rows, REQUESTS);
         Engine model = source.open();
         prepare(model);
@@ -263,16 +263,16 @@ public final class Worker {
             walls[burst] = System.nanoTime() - begun;
         }
         long used = SystemCalls.processTime() - processor;
-        Map<String, Object> own = new LinkedHashMap<String, Object>();
-        own.put("times_ns", list(times, done));
-        own.put("counts", list(counts, bursts));
-        own.put("walls_ns", list(walls, bursts));
+        Map<String, Object> requestTimes = new LinkedHashMap<String, Object>();
+        requestTimes.put("times_ns", list(times, done));
+        requestTimes.put("counts", list(counts, bursts));
+        requestTimes.put("walls_ns", list(walls, bursts));
         List<Object> workers = new ArrayList<Object>();
-        workers.add(own);
-        about(found, model);
-        found.put("workers", workers);
-        found.put("cpu_ns", processor < 0 ? null : (Object) used);
-        found.put("overhead_ns", overhead);
+        workers.add(requestTimes);
+        about(observation, model);
+        observation.put("workers", workers);
+        observation.put("cpu_ns", processor < 0 ? null : (Object) used);
+        observation.put("overhead_ns", overhead);
         model.close();
     }
 
@@ -298,13 +298,13 @@ public final class Worker {
         return out;
     }
 
-    private void about(Map<String, Object> found, Engine model) {
-        found.put("engine", model.engine());
-        found.put("runtime", model.runtime());
-        found.put("emulated", emulator);
+    private void about(Map<String, Object> observation, Engine model) {
+        observation.put("engine", model.engine());
+        observation.put("runtime", model.runtime());
+        observation.put("emulated", emulator);
         String allowed = SystemCalls.line(SystemCalls.read("/proc/self/status"),
                 "Cpus_allowed_list");
-        found.put("affinity", allowed == null ? null : Device.numbers(allowed));
+        observation.put("affinity", allowed == null ? null : Device.numbers(allowed));
     }
 
     /** Draw {@code count} different requests, the same in every run. */

@@ -127,6 +127,13 @@ def test_documents_that_are_no_report(raw):
     assert_shows(str(caught.value))
 
 
+def test_a_member_that_comes_twice_is_refused(data):
+    raw = json.dumps(data).encode()
+    parse_report(raw, "here")
+    with pytest.raises(FileFormatError, match="'interrupted' comes twice"):
+        parse_report(b'{"interrupted": true, ' + raw[1:], "here")
+
+
 def test_every_truncation_of_a_report_is_refused(data):
     raw = json.dumps(data).encode()
     for end in range(0, len(raw), 97):

@@ -97,7 +97,7 @@ def build_aar(classes: Path, libraries: dict[str, Path], path: Path) -> None:
 
 def stock_runtimes(folder: Path | None) -> dict[str, list[Path]]:
     """Classes of stock runtimes in JARs and AARs of a folder, by the flavour that uses them."""
-    found: dict[str, list[Path]] = {flavour: [] for flavour in STOCK}
+    by_flavour: dict[str, list[Path]] = {flavour: [] for flavour in STOCK}
     for path in sorted(folder.iterdir()) if folder is not None else []:
         jar = path
         if path.suffix == ".aar":
@@ -107,11 +107,11 @@ def stock_runtimes(folder: Path | None) -> dict[str, list[Path]]:
             names = zipfile.ZipFile(jar).namelist()
             for flavour, name in STOCK.items():
                 if name in names:
-                    found[flavour].append(jar)
-    for flavour, jars in found.items():
+                    by_flavour[flavour].append(jar)
+    for flavour, jars in by_flavour.items():
         if not jars:
             _say(f"skipped: flavour {flavour} (no --stock folder with its JAR or AAR)")
-    return {flavour: jars for flavour, jars in found.items() if jars}
+    return {flavour: jars for flavour, jars in by_flavour.items() if jars}
 
 
 def build_apk(
@@ -152,7 +152,7 @@ def build_apk(
 
 
 def debug_key(folder: Path) -> Path:
-    """The throw-away debug key of a folder; made where there is none."""
+    """The throw-away debug key of a folder; generated where there is none."""
     key = folder / "debug.keystore"
     if not key.exists():
         run(["keytool", "-genkeypair", "-keystore", str(key), "-storepass", KEY_PASSWORD,
@@ -213,7 +213,7 @@ def build_all(
     Args:
         out: folder for what is built.
         assets: what `ondevice export-android` wrote.
-        key: a keystore; None: one in `out`, made if it is not there.
+        key: a keystore; None: one in `out`, generated if it is missing.
         jni: folder of the JNI libraries, which are built where they are not up to date.
         stock: folder with JARs or AARs of stock runtimes.
 
@@ -246,7 +246,7 @@ def build_all(
     _say(f"{apk.name}: {size:,} bytes with the model, signature verified")
     _say(f"unsigned {sha256(unsigned)}\nsigned   {sha256(apk)}")
     if size > LARGEST_APK:
-        _say(f"warning: the goal is {LARGEST_APK:,} bytes")
+        _say(f"warning: larger than {LARGEST_APK:,} bytes")
 
 
 def _say(text: str) -> None:

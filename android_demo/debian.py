@@ -33,7 +33,7 @@ def unpack(
         dependencies: also what they depend on.
 
     Raises:
-        UnavailableError: no Debian source is known here, or its packages cannot be fetched.
+        UnavailableError: this machine has no Debian source, or its packages cannot be fetched.
     """
     with locked(folder):
         if (folder / DONE).exists():
@@ -82,7 +82,7 @@ def _source(suite: str | None) -> str:
     lines = _run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"]).splitlines()
     suites = [line for line in lines if line.strip() and "-" not in line.rsplit(" ", 1)[1]]
     if not suites:
-        raise UnavailableError("no Debian package source is known here (apt-get update first)")
+        raise UnavailableError("this machine has no Debian package source (apt-get update first)")
     return suites[0] if suite is None else f"{suites[0].rsplit(' ', 1)[0]} {suite}"
 
 

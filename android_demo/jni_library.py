@@ -75,6 +75,7 @@ def build(abi: Abi, folder: Path) -> Path:
 
 
 def _build(abi: Abi, folder: Path) -> Path:
+    """Compile every source in parallel and link them; nothing if the sources are the same."""
     library, stamp, objects = folder / "libondevice.so", folder / "stamp", folder / "objects"
     headers = jni_headers()
     includes = [f"-isystem{JNI / 'freestanding'}", *(f"-isystem{path}" for path in headers)]
@@ -82,25 +83,25 @@ def _build(abi: Abi, folder: Path) -> Path:
     listed = (ENGINE / "sources.txt").read_text("utf-8").splitlines()
     sources = [ENGINE / line for line in listed if line and not line.startswith("#")]
     sources += sorted(JNI.glob("*.c"))
-    made_of = _digest([*sources, *ENGINE.rglob("*.h"), *JNI.rglob("*.h"), Path(__file__)])
-    if library.exists() and stamp.exists() and stamp.read_text() == made_of:
+    digest = _digest([*sources, *ENGINE.rglob("*.h"), *JNI.rglob("*.h"), Path(__file__)])
+    if library.exists() and stamp.exists() and stamp.read_text() == digest:
         return library
     objects.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path) -> str:
-        own = [flag for name, flag in abi.file_flags if name == source.name]
-        made = objects / f"{source.stem}.o"
+        options = [flag for name, flag in abi.file_flags if name == source.name]
+        compiled = objects / f"{source.stem}.o"
         # options of a file come last: -O2 switches on what they switch off
-        flags = [f"--target={abi.target}", *abi.flags, *FLAGS, *own, *includes]
-        run(["clang", *flags, "-c", str(source), "-o", str(made)])
-        return str(made)
+        flags = [f"--target={abi.target}", *abi.flags, *FLAGS, *options, *includes]
+        run(["clang", *flags, "-c", str(source), "-o", str(compiled)])
+        return str(compiled)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        made = list(pool.map(compile_one, sources))
-    run(["clang", f"--target={abi.target}", *abi.flags, *LINK_FLAGS, *made, "-o", str(library)])
+        compiled = list(pool.map(compile_one, sources))
+    run(["clang", f"--target={abi.target}", *abi.flags, *LINK_FLAGS, *compiled, "-o", str(library)])
     shutil.rmtree(objects)
     check(library)
-    stamp.write_text(made_of)
+    stamp.write_text(digest)
     return library
 
 
@@ -123,7 +124,7 @@ def check(library: Path) -> None:
     if "TEXTREL" in dynamic:
         raise ToolError(f"{library}: text relocations, which Android refuses")
     alignments = re.findall(r"^ +LOAD .* (0x[0-9a-f]+)$", dynamic, re.MULTILINE)
-    if not alignments or any(int(one, 16) % PAGE for one in alignments):
+    if not alignments or any(int(alignment, 16) % PAGE for alignment in alignments):
         raise ToolError(f"{library}: segments are aligned to {alignments}, not {PAGE}")
     names = [
         line.split()[4:8]
@@ -139,6 +140,6 @@ def jni_headers() -> tuple[Path, Path]:
     """The folders of jni.h and jni_md.h of the Java that `javac` belongs to."""
     compiler = shutil.which("javac")
     if compiler is None:
-        raise ToolError("no javac here")
+        raise ToolError("javac is not installed: a JDK has jni.h beside it")
     folder = Path(compiler).resolve().parents[1] / "include"
     return folder, folder / "linux"

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ondevice.atomic import atomic_path
-from ondevice.bench.strict import read
+from ondevice.bench.measure.constants import REPORT_DIGITS
+from ondevice.bench.strict import parse_json, read, shown
 from ondevice.errors import FileFormatError
 
 FORMAT = "ondevice-bench"
-VERSION = 1
-MOST_BYTES = 64 << 20  # of a report file; a long one has a few hundred kB
+FORMAT_VERSION = 1
+MAX_BYTES = 16 << 20  # of a report file; a long one has a few hundred kB
 
 _ORDERED = ("min", "p50", "p90", "p95", "p99", "max")
 
@@ -295,7 +296,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready object; numbers keep seven digits."""
         data: dict[str, Any] = _rounded(asdict(self))
-        return {"format": FORMAT, "version": VERSION, **data}
+        return {"format": FORMAT, "version": FORMAT_VERSION, **data}
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Report:
@@ -306,17 +307,17 @@ class Report:
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise FileFormatError(f'{where}: not a bench report ("format" is not "{FORMAT}")')
-        if data.get("version") != VERSION:
+        version = data.get("version")
+        if type(version) is not int or version != FORMAT_VERSION:
             raise FileFormatError(
-                f"{where}: report version {str(data.get('version'))[:40]}; this release reads "
-                f"version {VERSION}"
+                f"{where}.version: this release reads {FORMAT_VERSION}, got {shown(version)}"
             )
         return read(cls, data, where)
 
 
 def _rounded(data: Any) -> Any:
     if isinstance(data, float):
-        return float(f"{data:.7g}")
+        return float(f"{data:.{REPORT_DIGITS}g}")
     if isinstance(data, dict):
         return {name: _rounded(item) for name, item in data.items()}
     return [_rounded(item) for item in data] if isinstance(data, list | tuple) else data
@@ -341,21 +342,17 @@ def read_report(path: Path) -> Report:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MOST_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise FileFormatError(f"{path}: {error.strerror or error}") from error
-    if len(raw) > MOST_BYTES:
-        raise FileFormatError(f"{path}: larger than {MOST_BYTES} bytes, not a bench report")
     return parse_report(raw, str(path))
 
 
 def parse_report(raw: bytes, where: str) -> Report:
     """Read a report from bytes; `where` names them in errors. Raises FileFormatError."""
-    try:
-        data = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{where}: not valid JSON: {error}") from error
-    return Report.from_json(data, where)
+    if len(raw) > MAX_BYTES:
+        raise FileFormatError(f"{where}: larger than {MAX_BYTES} bytes, not a bench report")
+    return Report.from_json(parse_json(raw, where), where)
 
 
 def write_report(report: Report, path: Path) -> None:

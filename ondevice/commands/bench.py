@@ -10,6 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ondevice.atomic import atomic_path
+from ondevice.bench.measure.constants import (
+    DEFAULT_GAPS_MS,
+    DEFAULT_PROCESSES,
+    DEFAULT_ROWS,
+    DEFAULT_SECONDS,
+)
 from ondevice.bench.measure.plan import Plan
 from ondevice.bench.measure.rounds import Machine, run_plan
 from ondevice.bench.report import Report, read_report, write_report
@@ -46,16 +52,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=".odm, .onnx or .tflite files to measure; or .json reports to show; "
         "or the word compare and two reports",
     )
-    what = parser.add_argument_group("what to measure")
-    what.add_argument(
+    _add_requests(parser.add_argument_group("what to measure"))
+    _add_engines(parser.add_argument_group("with what"))
+    _add_amounts(parser.add_argument_group("how much"))
+    _add_target(parser.add_argument_group("where to measure (default: this machine)"))
+    out = parser.add_argument_group("output")
+    for name in ("json", "csv", "markdown", "html"):
+        out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
+    _add_gate(parser.add_argument_group("regression gate"))
+
+
+def _add_requests(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say which requests are sent."""
+    group.add_argument(
         "--batch",
         type=int,
         nargs="+",
         default=None,
         metavar="ROWS",
-        help="batch sizes of predict (default: 1 128)",
+        help=f"batch sizes of predict (default: {_words(DEFAULT_ROWS)})",
     )
-    what.add_argument(
+    group.add_argument(
         "--rank",
         type=int,
         nargs="+",
@@ -63,37 +80,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also rank N candidates for one context",
     )
-    what.add_argument(
+    group.add_argument(
         "--context",
         nargs="+",
         default=[],
         metavar="INPUT",
         help="inputs that are the context of --rank (default: the first)",
     )
-    what.add_argument(
+    group.add_argument(
         "--gap-ms",
         type=float,
         nargs="+",
-        default=[0, 100],
+        default=DEFAULT_GAPS_MS,
         metavar="MS",
         help="requests every so many milliseconds, as an app sends them; "
-        "0: back to back (default: 0 100)",
+        f"0: back to back (default: {_words(DEFAULT_GAPS_MS)})",
     )
-    what.add_argument(
+    group.add_argument(
+        "--profile", action="store_true", help="also time every operator (native engine)"
+    )
+
+
+def _add_engines(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say what runs the requests."""
+    group.add_argument(
         "--engine",
         nargs="+",
         default=["auto"],
         choices=("auto", *ENGINES),
         help="engines to use (default: auto)",
     )
-    what.add_argument(
+    group.add_argument(
         "--threads",
         type=int,
         nargs="+",
         default=[1],
         help="threads for one request, in stock runtimes (default: 1)",
     )
-    what.add_argument(
+    group.add_argument(
         "--workers",
         type=int,
         nargs="+",
@@ -101,87 +125,95 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests at once, each in a session of its own (default: 1)",
     )
-    what.add_argument(
+    group.add_argument(
         "--worker-kind",
         choices=("process", "thread"),
         default="process",
         help="what the workers are (default: process)",
     )
-    what.add_argument(
-        "--profile", action="store_true", help="also time every operator (native engine)"
-    )
-    what.add_argument(
+    group.add_argument(
         "--accuracy",
         nargs="+",
         default=[],
         metavar="FILE:NAME=VALUE",
         help="a figure to show beside a model, such as model.odm:AUC=0.767",
     )
-    much = parser.add_argument_group("how much")
-    much.add_argument(
+
+
+def _add_amounts(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say how long and how often."""
+    group.add_argument(
         "--seconds",
         type=float,
-        default=1.0,
+        default=DEFAULT_SECONDS,
         help="time for each kind of request after warm-up, three times that with "
-        "pauses (default: 1)",
+        f"pauses (default: {DEFAULT_SECONDS:g})",
     )
-    much.add_argument(
+    group.add_argument(
         "--requests",
         type=int,
         default=0,
         metavar="N",
         help="measure N requests of each kind instead",
     )
-    much.add_argument(
+    group.add_argument(
         "--processes",
         type=int,
-        default=5,
+        default=DEFAULT_PROCESSES,
         metavar="N",
-        help="fresh processes for every measurement (default: 5)",
+        help=f"fresh processes for every measurement (default: {DEFAULT_PROCESSES})",
     )
-    where = parser.add_argument_group("where to measure (default: here)")
-    where.add_argument(
+
+
+def _add_target(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say which device measures, and how to reach it."""
+    group.add_argument(
         "--target",
         metavar="TARGET",
         help="ssh://[USER@]HOST[:PORT]: a board, whose Python needs numpy; "
         "adb or adb:SERIAL: an Android device",
     )
-    where.add_argument(
+    group.add_argument(
         "--python", default="python3", metavar="PATH", help="the board's Python (default: python3)"
     )
-    where.add_argument(
+    group.add_argument(
         "--wheel",
         type=Path,
         metavar="FILE",
         help="a wheel of ondevice built for the board (default: the runtime installed here, whose "
         "compiled engine runs on boards like this machine)",
     )
-    where.add_argument(
+    group.add_argument(
         "--runner",
         type=Path,
         metavar="PATH",
         help="for adb: the runner, or the folder that `make runners` fills",
     )
-    where.add_argument(
+    group.add_argument(
         "--ssh-config", type=Path, metavar="FILE", help="ssh settings instead of your own"
     )
-    where.add_argument("--keep-remote", action="store_true", help="leave the shipped files there")
-    out = parser.add_argument_group("output")
-    for name in ("json", "csv", "markdown", "html"):
-        out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
-    check = parser.add_argument_group("regression gate")
-    check.add_argument(
+    group.add_argument("--keep-remote", action="store_true", help="leave the shipped files there")
+
+
+def _add_gate(group: argparse._ArgumentGroup) -> None:
+    """Add the options that compare with a baseline."""
+    group.add_argument(
         "--baseline",
         type=Path,
         metavar="FILE",
         help="a report to compare with; exit with 1 if anything is worse",
     )
-    check.add_argument(
+    group.add_argument(
         "--max-regression",
         default="5%",
         metavar="SHARE",
         help="how much worse is allowed (default: 5%%)",
     )
+
+
+def _words(values: Sequence[float]) -> str:
+    """Numbers as they are typed on a command line: "0 100"."""
+    return " ".join(f"{value:g}" for value in values)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -223,7 +255,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace, paths: Sequence[Path]) -> Plan:
-    batch = args.batch if args.batch is not None else ([] if args.rank else [1, 128])
+    batch = args.batch if args.batch is not None else (() if args.rank else DEFAULT_ROWS)
     return Plan(
         models=tuple(paths),
         engines=tuple(args.engine),
@@ -243,29 +275,31 @@ def _plan(args: argparse.Namespace, paths: Sequence[Path]) -> Plan:
 
 
 def _accuracy(words: Sequence[str]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for word in words:
         file, _, figure = word.rpartition(":")
         name, _, value = figure.partition("=")
         try:
-            found.setdefault(file, {})[name] = float(value)
+            figures.setdefault(file, {})[name] = float(value)
         except ValueError:
             file = ""
         if not file or not name:
             raise InputError(f"expected an accuracy such as model.odm:AUC=0.767, got {word!r}")
-    return found
+    return figures
 
 
 @contextlib.contextmanager
 def _machine(args: argparse.Namespace, models: Sequence[Path]) -> Iterator[Machine]:
-    """Where to measure: here, or on the board that --target names."""
+    """Where to measure: this machine, or the board that --target names."""
     if args.target is None:
         yield LocalMachine()
         return
     if args.target.startswith("adb"):
         serial = adb.parse_target(args.target)
         if args.runner is None:
-            raise InputError("adb needs --runner, such as build/runners (made by: make runners)")
+            raise InputError(
+                "adb needs --runner, such as build/runners, which `make runners` fills"
+            )
         with adb.connect(adb.AdbTarget(serial, args.runner, args.keep_remote), models) as phone:
             _say_kept(args, phone.folder)
             yield phone

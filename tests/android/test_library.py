@@ -57,15 +57,17 @@ def junit(libraries, sdk, fixtures, tmp_path_factory):
     classes = build_apk.compile_java([LIBRARY / "src/main/java"], [], sdk, tmp_path / "main")
     tests = tmp_path / "test"
     sources = [DEMO / f"src/main/java/ondevice/demo/{name}.java" for name in WITHOUT_ANDROID]
-    found = {}
+    sources_by_class = {}
     for folder in (LIBRARY / "src/host/java", LIBRARY / "src/test/java", DEMO / "src/test/java"):
         for source in sorted(folder.rglob("*.java")):
-            found[source.relative_to(folder).with_suffix("").as_posix().replace("/", ".")] = source
+            sources_by_class[
+                source.relative_to(folder).with_suffix("").as_posix().replace("/", ".")
+            ] = source
     path = [classes, *JUNIT, sdk.platform]  # the platform last: this machine's Java has its own
     run_tool(["javac", "-encoding", "UTF-8", "--release", "8", "-Xlint:-options", "-d", str(tests),
               "-classpath", os.pathsep.join(map(str, path)),
-              *map(str, [*sources, *found.values()])])  # fmt: skip
-    names = [name for name in found if name.endswith("Test")]
+              *map(str, [*sources, *sources_by_class.values()])])  # fmt: skip
+    names = [name for name in sources_by_class if name.endswith("Test")]
     return subprocess.run(
         ["java", "-Xcheck:jni", f"-Djava.library.path={libraries['x86_64'].parent}",
          f"-Dondevice.fixtures={fixtures}", "--add-opens=java.base/java.io=ALL-UNNAMED",

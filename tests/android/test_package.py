@@ -41,12 +41,12 @@ def builds(tmp_path_factory):
 
 
 def test_two_builds_have_the_same_bytes(builds):
-    one, two, _ = builds
-    names = sorted(path.relative_to(one) for path in one.iterdir() if path.is_file())
-    made = [name for name in names if name.suffix in (".aar", ".apk")]
-    assert len(made) == 3  # the libraries are inside
-    for name in made:
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    first, second, _ = builds
+    names = sorted(path.relative_to(first) for path in first.iterdir() if path.is_file())
+    packages = [name for name in names if name.suffix in (".aar", ".apk")]
+    assert len(packages) == 3  # the libraries are inside
+    for name in packages:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
 def test_the_package(builds):

@@ -1,7 +1,7 @@
 """A fake adb for tests: a folder is the device, its shell is this machine's, the protocol is kept.
 
-It records every call in FAKE_ADB_LOG and runs ARM programs under qemu. Not a device: it shows that
-the right commands are sent in the right order, not that Android takes them.
+It records every call in FAKE_ADB_LOG and runs ARM programs under qemu. It is not a device: it shows
+that the right commands are sent in the right order, not that Android takes them.
 """
 
 import json
@@ -21,9 +21,15 @@ PROPERTIES = {
 }
 EMULATORS = {"arm64-v8a": "qemu-aarch64-static", "armeabi-v7a": "qemu-arm-static", "x86_64": ""}
 PLACE = "/data/local/tmp/"
+# What a lying device answers instead: a text and how often, by a part of its shell's program.
+LIES = json.loads(os.environ.get("FAKE_ADB_LIES", "{}"))
 
 
 def shell(program):
+    for part, (lie, times) in LIES.items():
+        if part in program:
+            sys.stdout.write(lie * times)
+            return 0
     if found := re.fullmatch(r"getprop ([\w.]+)", program):
         sys.stdout.write(PROPERTIES[found[1]] + "\n")
         return 0

@@ -144,11 +144,49 @@ def test_what_fails_is_said(small, phone, words, message):
     assert "Traceback" not in done.stderr
 
 
+ESCAPE = "\x1b[31m"
+OBSERVATION = {"engine": "native", "runtime": ESCAPE, "emulated": None, "affinity": None}
+
+
+@pytest.mark.parametrize(
+    ("part", "answer", "code"),
+    [
+        ("ro.product.model", f"{ESCAPE}\nX\u202e", 0),
+        ("uname -m", f"{ESCAPE}x", 0),
+        ("nproc", "9" * 5000, 0),
+        ("/proc/cpuinfo", "@@@/proc/cpuinfo\nCPU part\t: 0x" + "f" * 5000, 0),
+        ("/proc/cpuinfo", f"@@@/proc/meminfo\nMemTotal: {'9' * 5000} kB", 0),
+        ("policy", f"@@@/sys/policy{'9' * 5000}/affected_cpus\n\u00b2 {'9' * 5000}\n", 0),
+        ("runner about", ESCAPE, 1),
+        ("runner about", "[" * 100_000, 1),
+        ("runner about", json.dumps({"emulated": ESCAPE}), 0),
+        ("runner drop", json.dumps({"note": f"{ESCAPE}\n" * 1000}), 0),
+        ("runner start", json.dumps(OBSERVATION), 1),
+        ("runner start", json.dumps({"error": "InputError", "message": f"a\n{ESCAPE}"}), 1),
+        ("runner latency", "x" * 1000, 1),
+        ("runner memory", json.dumps(OBSERVATION | {"runtime": "x", "memory": {ESCAPE: {}}}), 1),
+        ("getprop ro.product.cpu.abi", ESCAPE, 1),
+    ],
+)  # fmt: skip
+def test_a_device_that_lies_ends_in_one_line(
+    runners, small, phone, monkeypatch, part, answer, code
+):
+    times = 10_000 if part == "runner latency" else 1  # more than bench reads
+    monkeypatch.setenv("FAKE_ADB_LIES", json.dumps({part: (answer, times)}))
+    done = call(small, "--target", "adb", "--runner", runners, "--batch", 1, "--gap-ms", 0,
+                "--processes", 1, "--seconds", 0.01)  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert done.stdout.replace("\n", "").isprintable()
+    assert done.stderr.count("\n") == code
+    assert done.stderr.strip().isprintable() or not code
+    assert len(done.stderr) < 1000
+
+
 def test_no_adb_is_said(small, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = call(small, "--target", "adb", "--runner", tmp_path)
     assert done.returncode == 1
-    assert "no adb here" in done.stderr
+    assert "this machine has no adb" in done.stderr
 
 
 @pytest.mark.parametrize("name", COMPILERS)

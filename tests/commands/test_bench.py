@@ -52,10 +52,16 @@ def slower(data, factor):
 
 def test_spread_is_numpys():
     values = np.array([3.0, 1.0, 2.0, 10.0])
-    found = spread(values)
-    assert (found.count, found.min, found.p50, found.max, found.mean) == (4, 1, 2.5, 10, 4)
-    assert found.sd == pytest.approx(np.sqrt((1 + 9 + 4 + 36) / 3))  # by hand, n - 1
-    assert found.p90 == pytest.approx(3 + 0.7 * 7)  # position 0.9 x 3 = 2.7
+    summary = spread(values)
+    assert (summary.count, summary.min, summary.p50, summary.max, summary.mean) == (
+        4,
+        1,
+        2.5,
+        10,
+        4,
+    )
+    assert summary.sd == pytest.approx(np.sqrt((1 + 9 + 4 + 36) / 3))  # by hand, n - 1
+    assert summary.p90 == pytest.approx(3 + 0.7 * 7)  # position 0.9 x 3 = 2.7
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():

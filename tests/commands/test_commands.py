@@ -186,7 +186,7 @@ def test_bench_measures(path, tmp_path):
 def test_bench_refuses_nonsense(path):
     done = call("bench", path, "--batch", 0)
     assert done.returncode == 1
-    assert "must be positive" in done.stderr
+    assert "rows must be 1 to" in done.stderr
 
 
 def test_bench_shows_what_was_measured_before_ctrl_c(path, tmp_path):

@@ -43,17 +43,17 @@ frame.onload = () => {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A page of two real reports, with every kind of chart."""
-    made = tmp_path_factory.mktemp("page")
-    write_small_model(made / "small.odm")
+    folder = tmp_path_factory.mktemp("page")
+    write_small_model(folder / "small.odm")
     for name in ("a", "b"):
         command = [sys.executable, "-m", "ondevice", "bench", "small.odm", "--batch", "1", "8",
                    "--rank", "4", "--seconds", "0.1", "--processes", "2", "--profile",
                    "--gap-ms", "0", "5", "--accuracy", "small.odm:AUC=0.7",
                    "--json", f"{name}.json"]  # fmt: skip
-        subprocess.run(command, cwd=made, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
     command = [sys.executable, "-m", "ondevice", "bench", "a.json", "b.json", "--html", "page.html"]
-    subprocess.run(command, cwd=made, check=True, capture_output=True, timeout=60)
-    return made
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
+    return folder
 
 
 def lay_out(folder, width):

@@ -15,8 +15,9 @@ import pytest
 from support.runtime import write_small_model
 
 import ondevice
+from ondevice.bench.targets import ssh
 from ondevice.bench.targets.ssh import SshTarget, parse_target
-from ondevice.errors import InputError
+from ondevice.errors import InputError, OnDeviceError
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 TOOLS = SSHD and shutil.which("ssh") and shutil.which("ssh-keygen")
@@ -26,9 +27,9 @@ needs_sshd = pytest.mark.skipif(
 
 
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +68,8 @@ def board(tmp_path_factory):
     server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"],
                               stderr=subprocess.DEVNULL)  # fmt: skip
     for _ in range(100):
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.05)
     yield folder, f"ssh://127.0.0.1:{port}"
@@ -97,13 +98,13 @@ def call(board, *arguments, **options):
 
 def left(board):
     """What lies in the board's folder for temporary files, once its last process has ended."""
-    found = []
+    files = []
     for _ in range(100):
-        found = list((board[0] / "remote tmp").iterdir())
-        if not found:
+        files = list((board[0] / "remote tmp").iterdir())
+        if not files:
             break
         time.sleep(0.1)
-    return found
+    return files
 
 
 QUICK = ("--batch", 1, "--gap-ms", 0, "--seconds", 0.1, "--processes", 2)
@@ -211,6 +212,43 @@ def test_ctrl_c_shows_what_was_measured(board, small, tmp_path):
     assert json.loads((tmp_path / "part.json").read_text())["interrupted"] is True
     assert "small.odm" in out
     assert left(board) == []
+
+
+HELLO = {"ondevice": ondevice.__version__, "compiled": True, "folder": "/somewhere"}
+LIES = {
+    "endless": "while True: sys.stdout.write('x' * 65536)",
+    "silent": "time.sleep(600)",
+    "escape": "print('\x1b[31m')",
+    "stderr": "sys.stderr.write('\x1b[31m' * 10**6)",
+    "list": "print('[]')",
+    "deep": "print('[' * 10**5)",
+    "version": "print(json.dumps({**HELLO, 'ondevice': '\x1b[31m'}))",
+    "error": "print(json.dumps({'error': 'InputError', 'message': 'a\\n\x1b[31m'}))",
+    "closed": "print(json.dumps(HELLO))",
+    "nothing": "print(json.dumps(HELLO)); print('{}')",
+    "device": "print(json.dumps(HELLO)); print(json.dumps({'result': {'name': '\x1b[31m'}}))",
+    "twice": 'print(json.dumps(HELLO)); print(\'{"result": 1, "result": 2}\')',
+}
+
+
+@needs_sshd
+@pytest.mark.parametrize("name", LIES)
+def test_a_board_that_lies_ends_in_one_line(board, small, tmp_path, monkeypatch, name):
+    """What stands for its Python answers something else, ever or never."""
+    program = tmp_path / "python"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys, time\nHELLO = {HELLO!r}\n{LIES[name]}\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(ssh, "HELLO", 5)
+    port = int(board[1].rsplit(":", 1)[1])
+    target = SshTarget("127.0.0.1", None, port, str(program), board[0] / "good")
+    begun = time.monotonic()
+    with pytest.raises(OnDeviceError) as caught, ssh.connect(target, [small]) as machine:
+        machine.device()
+    assert str(caught.value).isprintable()
+    assert 0 < len(str(caught.value)) < 500
+    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ondevice.bench.measure.constants import EMULATORS, MAX_SENSORS, MAX_SYSTEM_FILE
 from ondevice.bench.report import Clock, Device, State, Temperature
+from ondevice.bench.strict import one_line
 
 Snapshot = Mapping[str, str]
 
@@ -33,8 +35,8 @@ STATE_FILES = (
     "sys/devices/platform/soc/soc:firmware/get_throttled",
     "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count",
 )  # fmt: skip
-LONGEST_FILE = 1 << 16
-MOST_SENSORS = 32
+
+MAX_NAME = 80  # characters of a name that a device gives
 
 # Bits of the Raspberry Pi firmware's answer to get_throttled (its documentation, vcgencmd).
 THROTTLED_BITS = {
@@ -59,8 +61,6 @@ ARM_PARTS = {
     0xD4E: "Cortex-X3", 0xD4F: "Neoverse-V2", 0xD80: "Cortex-A520", 0xD81: "Cortex-A720",
     0xD82: "Cortex-X4",
 }  # fmt: skip
-# Programs that run another processor's code, by the start of their names.
-EMULATORS = ("qemu-", "box64", "box86", "FEX")
 
 
 def snapshot(globs: Iterable[str], root: Path = Path("/")) -> dict[str, str]:
@@ -70,10 +70,10 @@ def snapshot(globs: Iterable[str], root: Path = Path("/")) -> dict[str, str]:
         for path in sorted(root.glob(pattern)):
             try:
                 with path.open("rb") as file:
-                    raw = file.read(LONGEST_FILE)
+                    raw = file.read(MAX_SYSTEM_FILE)
             except OSError:
                 continue
-            texts[str(path.relative_to(root))] = _clean(raw.decode("utf-8", "replace"))
+            texts[str(path.relative_to(root))] = clean(raw.decode("utf-8", "replace"))
     return texts
 
 
@@ -104,7 +104,7 @@ def describe(
     versions: Mapping[str, str],
 ) -> Device:
     """A device from a snapshot of DEVICE_FILES and what its system calls said."""
-    memory = re.search(r"^MemTotal: +(\d+) kB", texts.get("proc/meminfo", ""), re.MULTILINE)
+    memory = re.search(r"^MemTotal: +([0-9]{1,15}) kB", texts.get("proc/meminfo", ""), re.MULTILINE)
     system = re.search(r'^PRETTY_NAME="?([^"\n]*)', texts.get("etc/os-release", ""), re.MULTILINE)
     name = texts.get("proc/device-tree/model", "").strip("\0 \n") or " ".join(
         texts.get(f"sys/devices/virtual/dmi/id/{part}", "").strip()
@@ -114,14 +114,14 @@ def describe(
     if emulated is None and ("TCG" in cpuinfo or "QEMU Virtual CPU" in cpuinfo):
         emulated = "qemu-system"
     return Device(
-        name=name.strip() or None,
-        cpu=cpu_name(cpuinfo, architecture),
-        architecture=architecture,
+        name=one_line(name, MAX_NAME) or None,
+        cpu=one_line(cpu_name(cpuinfo, architecture), MAX_NAME),
+        architecture=one_line(architecture, MAX_NAME),
         cores=cores,
         memory_bytes=int(memory[1]) * 1024 if memory else None,
-        system=system[1] if system else platform.system(),
-        kernel=kernel,
-        emulated=emulated,
+        system=one_line(system[1] if system else platform.system(), MAX_NAME),
+        kernel=one_line(kernel, MAX_NAME),
+        emulated=None if emulated is None else one_line(emulated, MAX_NAME),
         versions=dict(versions),
     )
 
@@ -129,7 +129,7 @@ def describe(
 def cpu_name(cpuinfo: str, architecture: str) -> str:
     """The processor's name from /proc/cpuinfo; several kinds of cores are joined by " + "."""
     if architecture.startswith(("aarch64", "arm")):
-        parts = re.findall(r"^CPU part\s*: (0x[0-9a-fA-F]+)", cpuinfo, re.MULTILINE)
+        parts = re.findall(r"^CPU part\s*: (0x[0-9a-fA-F]{1,8})", cpuinfo, re.MULTILINE)
         numbers = sorted({int(part, 16) for part in parts})
         if numbers:
             return " + ".join(ARM_PARTS.get(number, f"ARM part {number:#x}") for number in numbers)
@@ -158,32 +158,36 @@ def state(texts: Snapshot, throttled: int | None = None) -> State:
         texts: the snapshot.
         throttled: the Raspberry Pi firmware's flags, if another source than /sys gave them.
     """
-    load = re.match(r"[\d.]+", texts.get("proc/loadavg", ""))
+    load = re.match(r"[0-9]{1,9}(\.[0-9]{1,9})?", texts.get("proc/loadavg", ""))
     return State(
         clocks=tuple(_clocks(texts)),
-        temperatures=tuple(_temperatures(texts))[:MOST_SENSORS],
+        temperatures=tuple(_temperatures(texts))[:MAX_SENSORS],
         throttled=_throttled(texts, throttled),
         load=float(load[0]) if load else None,
     )
 
 
 def _clocks(texts: Snapshot) -> Iterable[Clock]:
+    """Cores of equal clocks together; one mean clock where there is no cpufreq."""
     policies = sorted(
         (path.rsplit("/", 1)[0] for path in texts if path.endswith("/affected_cpus")),
-        key=lambda path: int(re.sub(r"\D", "", path) or 0),
+        key=lambda path: (len(path), path),  # policy2 before policy10
     )
     seen: dict[tuple[str | None, float | None], list[int]] = {}
     for policy in policies:
-        cpus = [int(cpu) for cpu in texts[f"{policy}/affected_cpus"].split() if cpu.isdigit()]
-        khz = texts.get(f"{policy}/scaling_cur_freq", "").strip()
-        governor = texts.get(f"{policy}/scaling_governor", "").strip() or None
-        mhz = int(khz) / 1000 if khz.isdigit() else None
+        numbers = map(_number, texts[f"{policy}/affected_cpus"].split())
+        cpus = [cpu for cpu in numbers if cpu is not None]
+        khz = _number(texts.get(f"{policy}/scaling_cur_freq", ""))
+        governor = one_line(texts.get(f"{policy}/scaling_governor", ""), MAX_NAME) or None
+        mhz = None if khz is None else khz / 1000
         seen.setdefault((governor, mhz), []).extend(cpus)
     for (governor, mhz), cpus in seen.items():
         yield Clock(cpu_list(cpus), governor, mhz)
     if policies:
         return
-    values = re.findall(r"^cpu MHz\s*: ([\d.]+)", texts.get("proc/cpuinfo", ""), re.MULTILINE)
+    values = re.findall(
+        r"^cpu MHz\s*: ([0-9]{1,9}\.?[0-9]{0,9})$", texts.get("proc/cpuinfo", ""), re.MULTILINE
+    )
     if values:
         mhz = sum(map(float, values)) / len(values)
         yield Clock(cpu_list(range(len(values))), None, mhz)
@@ -204,7 +208,7 @@ def _temperatures(texts: Snapshot) -> Iterable[Temperature]:
     for path, text in texts.items():
         folder, _, name = path.rpartition("/")
         value = text.strip()
-        if not re.fullmatch(r"-?\d{1,7}", value):
+        if not re.fullmatch(r"-?[0-9]{1,7}", value):
             continue
         if name == "temp" and folder.startswith("sys/class/thermal/"):
             sensor = texts.get(f"{folder}/type", folder.rpartition("/")[2])
@@ -214,7 +218,7 @@ def _temperatures(texts: Snapshot) -> Iterable[Temperature]:
             sensor = f"{chip} {label}"
         else:
             continue
-        yield Temperature(sensor.strip()[:80], int(value) / 1000)
+        yield Temperature(one_line(sensor, MAX_NAME), int(value) / 1000)
 
 
 def _throttled(texts: Snapshot, flags: int | None) -> tuple[str, ...] | None:
@@ -223,10 +227,10 @@ def _throttled(texts: Snapshot, flags: int | None) -> tuple[str, ...] | None:
         flags = int(firmware, 16)
     if flags is not None:
         return tuple(text for bit, text in THROTTLED_BITS.items() if flags >> bit & 1)
-    counts = [text.strip() for path, text in texts.items() if path.endswith("_throttle_count")]
+    counts = [_number(text) for path, text in texts.items() if path.endswith("_throttle_count")]
     if not counts:
         return None
-    total = sum(int(count) for count in counts if count.isdigit())
+    total = sum(count for count in counts if count is not None)
     return (f"{total} thermal throttling events since boot",) if total else ()
 
 
@@ -240,9 +244,15 @@ def _vcgencmd() -> int | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"throttled=0x([0-9a-fA-F]{1,8})\b", done.stdout)
-    return int(found[1], 16) if found else None
+    flags = re.search(r"throttled=0x([0-9a-fA-F]{1,8})\b", done.stdout)
+    return int(flags[1], 16) if flags else None
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """A file's text without control characters other than line ends and tabs."""
     return "".join(char for char in text if char.isprintable() or char in "\n\t")
+
+
+def _number(text: str) -> int | None:
+    """A number of at most 15 digits; None: it is something else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,15}", text.strip()) else None

@@ -17,7 +17,7 @@ class Meter(Protocol):
         """Take a reading."""
 
     def total_uj(self) -> float:
-        """Energy since the meter was made, up to the last sample."""
+        """Energy since the meter was created, up to the last sample."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def find_meter(root: Path = Path("/")) -> Meter | None:
     for meter in meters:
         try:
             meter.sample()
-        except (OSError, ValueError):  # energy counters are often root's alone
+        except (OSError, ValueError):  # often only root may read energy counters
             continue
         return meter
     return None

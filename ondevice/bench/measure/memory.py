@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-FIELDS = {"rss": "Rss", "pss": "Pss", "anonymous": "Anonymous"}
+# Each kind of memory by its line in smaps_rollup and, where that has none, in status.
+FIELDS: dict[str, tuple[str | None, str | None]] = {
+    "rss": ("Rss", "VmRSS"),
+    "pss": ("Pss", None),
+    "anonymous": ("Anonymous", "RssAnon"),
+    "file": (None, "RssFile"),
+    "peak": (None, "VmHWM"),
+}
 
 
 def memory() -> dict[str, int]:
@@ -20,19 +27,18 @@ def memory() -> dict[str, int]:
     memory without a file behind it; file: resident pages of mapped files; peak: highest rss. From
     /proc/self; members the system does not tell are missing.
     """
-    found = {}
     rollup = _kilobytes(Path("/proc/self/smaps_rollup"))
     status = _kilobytes(Path("/proc/self/status"))
-    for name, field in FIELDS.items():
-        if field in rollup:
-            found[name] = rollup[field]
-    for name, field in (("rss", "VmRSS"), ("file", "RssFile"), ("peak", "VmHWM")):
-        if field in status:
-            found.setdefault(name, status[field])
-    return found
+    sizes = {}
+    for name, (in_rollup, in_status) in FIELDS.items():
+        if in_rollup in rollup:
+            sizes[name] = rollup[in_rollup]
+        elif in_status in status:
+            sizes[name] = status[in_status]
+    return sizes
 
 
-def _kilobytes(path: Path) -> dict[str, int]:
+def _kilobytes(path: Path) -> dict[str | None, int]:
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError:

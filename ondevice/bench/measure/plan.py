@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ondevice.bench.measure.constants import (
+    DEFAULT_GAPS_MS,
+    DEFAULT_PROCESSES,
+    DEFAULT_ROWS,
+    DEFAULT_SECONDS,
+    MAX_REQUESTS,
+    MAX_ROWS,
+    MAX_SECONDS,
+    MAX_THREADS,
+    PACED_BUDGET,
+)
 from ondevice.bench.measure.observation import Task
 from ondevice.engines import ENGINES_OF_SUFFIX
 from ondevice.errors import InputError
-
-# Requests with pauses take most of their time waiting: they get this many times the time budget.
-GAP_BUDGET = 3
 
 
 @dataclass(frozen=True)
@@ -35,36 +43,52 @@ class Plan:
 
     models: tuple[Path, ...]
     engines: tuple[str, ...] = ("auto",)
-    rows: tuple[int, ...] = (1, 128)
+    rows: tuple[int, ...] = DEFAULT_ROWS
     rank: tuple[int, ...] = ()
     context: tuple[str, ...] = ()
-    gaps_ms: tuple[float, ...] = (0.0, 100.0)
+    gaps_ms: tuple[float, ...] = DEFAULT_GAPS_MS
     threads: tuple[int, ...] = (1,)
     workers: tuple[int, ...] = (1,)
     worker_kind: Literal["thread", "process"] = "process"
-    seconds: float = 1.0
+    seconds: float = DEFAULT_SECONDS
     requests: int = 0
-    processes: int = 5
+    processes: int = DEFAULT_PROCESSES
     profile: bool = False
     accuracy: dict[str, dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
         """Raise InputError for options that cannot be measured; the message lists every fault."""
         faults = []
-        for name, least in (("rows", 1), ("rank", 1), ("threads", 1), ("workers", 1)):
+        for name, most in (("rows", MAX_ROWS), ("rank", MAX_ROWS), ("threads", MAX_THREADS),
+                           ("workers", MAX_THREADS)):  # fmt: skip
             values = getattr(self, name)
-            if any(value < least for value in values):
-                faults.append(f"{name} must be positive, got {list(values)}")
+            if any(not 1 <= value <= most for value in values):
+                faults.append(f"{name} must be 1 to {most}, got {list(values)}")
         if not self.rows and not self.rank:
             faults.append("nothing to measure: neither batch sizes nor numbers of candidates")
-        if any(not 0 <= gap < math.inf for gap in self.gaps_ms) or not self.gaps_ms:
-            faults.append(f"pauses must be 0 or more milliseconds, got {list(self.gaps_ms)}")
-        if not 0 < self.seconds < math.inf:
-            faults.append(f"seconds must be positive, got {self.seconds}")
+        if not self.gaps_ms or any(not 0 <= gap <= 1000 * MAX_SECONDS for gap in self.gaps_ms):
+            faults.append(f"pauses must be 0 to {1000 * MAX_SECONDS} milliseconds, "
+                          f"got {list(self.gaps_ms)}")  # fmt: skip
+        if not 0 < self.seconds <= MAX_SECONDS:
+            faults.append(f"seconds must be more than 0, at most {MAX_SECONDS}, got {self.seconds}")
         if self.processes < 1 or self.requests < 0:
-            faults.append("processes must be at least 1 and requests at least 0")
+            faults.append(f"processes must be at least 1 and requests at least 0, "
+                          f"got {self.processes} and {self.requests}")  # fmt: skip
+        if not faults and self._requests_of_a_process() > MAX_REQUESTS:
+            faults.append(
+                f"a process sends at most {MAX_REQUESTS} requests of one kind, these options ask "
+                f"for {self._requests_of_a_process():.0f}: fewer requests, longer pauses or more "
+                "processes are needed"
+            )
         if faults:
             raise InputError("; ".join(faults))
+
+    def _requests_of_a_process(self) -> float:
+        """How many requests the options ask one process for; back to back has its own limit."""
+        if self.requests:
+            return math.ceil(self.requests / self.processes)
+        paced = [gap for gap in self.gaps_ms if gap]
+        return self.seconds / self.processes * PACED_BUDGET * 1000 / min(paced) if paced else 0
 
 
 @dataclass(frozen=True)
@@ -113,8 +137,9 @@ def _engines(path: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Measurement]:
-    own_threads = path.suffix.lower() != ".odm"  # native and numpy use one thread a request
-    threads = plan.threads if own_threads else (min(plan.threads),)
+    """All measurements of one model in one engine: starts, memory, requests, profiles."""
+    takes_threads = path.suffix.lower() != ".odm"  # native and numpy use one thread a request
+    threads = plan.threads if takes_threads else (min(plan.threads),)
     largest = max((*plan.rows, *plan.rank))
     begin = Task("start", engine, threads[0])
     yield Measurement(model, begin, drop_pages=True)
@@ -135,7 +160,7 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
                     task = Task(
                         *("latency", engine, used, call, rows, context, gap, workers),
                         plan.worker_kind,
-                        share * GAP_BUDGET if gap else share,
+                        share * PACED_BUDGET if gap else share,
                         count,
                     )
                     yield Measurement(model, task)

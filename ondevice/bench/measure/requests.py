@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.bench.measure.constants import RANDOM_ROWS
 from ondevice.errors import InputError
 from ondevice.info import InputSpec, ModelInfo
 
 ValueArray = npt.NDArray[Any]  # int64 or float32
 Ids = dict[str, ValueArray]
-
-RANDOM_ROWS = 256  # rows to draw from where a file has no test vectors
 
 
 def pool(info: ModelInfo) -> Ids:
@@ -62,13 +61,13 @@ def draw(rows_to_draw_from: Mapping[str, ValueArray], rows: int, count: int) -> 
 
 def split(request: Ids, context: Sequence[str]) -> tuple[Ids, Ids]:
     """The context (first row) and the candidates (all rows) of a request of `Model.rank`."""
-    one = {name: np.ascontiguousarray(request[name][:1]) for name in context}
-    many = {name: ids for name, ids in request.items() if name not in context}
-    return one, many
+    context_ids = {name: np.ascontiguousarray(request[name][:1]) for name in context}
+    candidate_ids = {name: ids for name, ids in request.items() if name not in context}
+    return context_ids, candidate_ids
 
 
 def context_inputs(info: ModelInfo, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The inputs that make up the context of a ranking; by default the first input alone.
+    """The inputs that make up the context of a ranking; by default only the first.
 
     Raises:
         InputError: an input that the model lacks, or no input is left for the candidates.

@@ -27,6 +27,7 @@ from ondevice.bench.report import (
     Start,
     State,
 )
+from ondevice.bench.strict import one_line
 from ondevice.errors import FileFormatError
 from ondevice.model import model_files, sha256
 from ondevice.odm import open_odm
@@ -35,7 +36,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class Machine(Protocol):
-    """Where measuring processes run: here, or on a device that is connected."""
+    """Where measuring processes run: this machine, or on a device that is connected."""
 
     tool: str
 
@@ -100,15 +101,18 @@ def _observe(machine: Machine, model: Path, item: _Collected) -> None:
     if item.measurement.drop_pages:
         item.notes.append(machine.drop_pages(model))
     observations = machine.observe(model, item.measurement.task)
+    if not observations:
+        raise FileFormatError(f"{model}: the device measured in no process")
     item.after = machine.state()
     item.rounds.append(observations)
 
 
 def _entry(path: Path, accuracy: dict[str, dict[str, float]]) -> ModelEntry:
     files = tuple(
-        ModelFile(file.name, file.stat().st_size, sha256(file)) for file in model_files(path)
+        ModelFile(one_line(file.name), file.stat().st_size, sha256(file))
+        for file in model_files(path)
     )
-    return ModelEntry(path.name, files, accuracy.get(path.name, {}))
+    return ModelEntry(one_line(path.name), files, accuracy.get(path.name, {}))
 
 
 def _report(
@@ -119,14 +123,15 @@ def _report(
     plan: Plan,
     interrupted: bool,
 ) -> Report:
-    made: dict[str, list[Any]] = {"start": [], "memory": [], "latency": [], "profile": []}
+    """The report of what was collected, with the versions of the runtimes that took part."""
+    measured: dict[str, list[Any]] = {"start": [], "memory": [], "latency": [], "profile": []}
     makers = {"start": _start, "memory": _memory, "latency": _latency, "profile": _profile}
     for item in collected:
         if item.rounds:
             kind = item.measurement.task.kind
             path = plan.models[item.measurement.model]
-            made[kind].append(makers[kind](item, path))
-    runtimes = {item.runtime for group in made.values() for item in group}
+            measured[kind].append(makers[kind](item, path))
+    runtimes = {item.runtime for group in measured.values() for item in group}
     versions = dict(device.versions)
     for runtime in runtimes:
         name, _, version = runtime.partition(" ")
@@ -138,10 +143,10 @@ def _report(
         interrupted=interrupted,
         device=Device(**{**vars(device), "versions": versions}),
         models=models,
-        starts=tuple(made["start"]),
-        memories=tuple(made["memory"]),
-        latencies=tuple(made["latency"]),
-        profiles=tuple(made["profile"]),
+        starts=tuple(measured["start"]),
+        memories=tuple(measured["memory"]),
+        latencies=tuple(measured["latency"]),
+        profiles=tuple(measured["profile"]),
     )
 
 
@@ -168,7 +173,7 @@ def _spread(values: Iterable[float | None], scale: float = 1.0) -> Spread | None
 
 def _timed(item: _Collected) -> bool:
     """Whether times mean anything."""
-    return all(one.emulated is None for group in item.rounds for one in group)
+    return all(observation.emulated is None for group in item.rounds for observation in group)
 
 
 def _start(item: _Collected, _: Path) -> Start:
@@ -182,9 +187,9 @@ def _start(item: _Collected, _: Path) -> Start:
         **_subject(item),
         page_cache=cache,
         page_cache_note=note,
-        start_us=_spread((one.start_ns for one in first), 1000),
-        load_us=_spread((one.load_ns for one in first), 1000),
-        first_us=_spread((one.first_ns for one in first), 1000),
+        start_us=_spread((observation.start_ns for observation in first), 1000),
+        load_us=_spread((observation.load_ns for observation in first), 1000),
+        first_us=_spread((observation.first_ns for observation in first), 1000),
     )
 
 
@@ -193,8 +198,8 @@ def _memory(item: _Collected, _: Path) -> Memory:
 
     def spreads(part: str) -> dict[str, Spread]:
         names = list(seen[0].get(part, {}))
-        found = {name: _spread(one.get(part, {}).get(name) for one in seen) for name in names}
-        return {name: value for name, value in found.items() if value is not None}
+        by_name = {name: _spread(parts.get(part, {}).get(name) for parts in seen) for name in names}
+        return {name: value for name, value in by_name.items() if value is not None}
 
     return Memory(
         **_subject(item),
@@ -206,18 +211,26 @@ def _memory(item: _Collected, _: Path) -> Memory:
 
 
 def _latency(item: _Collected, path: Path) -> Latency:
+    """Summarise requests. Raises FileFormatError: a process timed none."""
     task = item.measurement.task
     timed = _timed(item)
     rounds = item.rounds
-    workers = [worker for group in rounds for one in group for worker in one.workers]
-    if not workers:
+    workers = [
+        worker for group in rounds for observation in group for worker in observation.workers
+    ]
+    if not all(observation.workers for group in rounds for observation in group):
         raise FileFormatError(f"{path}: the measuring process timed no request")
     times = np.concatenate([np.asarray(worker.times_ns) for worker in workers]) / 1000
-    counts = [sum(len(w.times_ns) for one in group for w in one.workers) for group in rounds]
-    cpu = [_sum(one.cpu_ns for one in group) for group in rounds]
+    counts = [
+        sum(len(w.times_ns) for observation in group for w in observation.workers)
+        for group in rounds
+    ]
+    cpu = [_sum(observation.cpu_ns for observation in group) for group in rounds]
     # processes that run at once share the meter: the first one's reading covers all of them
     energy = [group[0].energy_uj for group in rounds]
-    overhead = [ns / 1000 for group in rounds for one in group for ns in one.overhead_ns]
+    overhead = [
+        ns / 1000 for group in rounds for observation in group for ns in observation.overhead_ns
+    ]
     return Latency(
         **_subject(item),
         call=task.call,
@@ -259,7 +272,7 @@ def _rates(rounds: Sequence[Sequence[Observation]], rows: int) -> list[float]:
     """Rows a second, burst by burst: workers that run at once are added up."""
     rates = []
     for group in rounds:
-        workers = [worker for one in group for worker in one.workers]
+        workers = [worker for observation in group for worker in observation.workers]
         for number in range(min(len(worker.counts) for worker in workers)):
             rates.append(
                 sum(w.counts[number] * rows / max(w.walls_ns[number], 1) * 1e9 for w in workers)
@@ -268,20 +281,31 @@ def _rates(rounds: Sequence[Sequence[Observation]], rows: int) -> list[float]:
 
 
 def _profile(item: _Collected, path: Path) -> Profile:
+    """Summarise operators by the names of the file's plan. Raises FileFormatError."""
     task, timed = item.measurement.task, _timed(item)
     observed = [group[0] for group in item.rounds]
     nodes = open_odm(path).plan.nodes
+    if len({len(observation.operators) for observation in observed}) != 1:
+        raise FileFormatError(f"{path}: the processes timed different numbers of operators")
     operators = []
     for number, first in enumerate(observed[0].operators):
         name, op = _operator_name(first, nodes)
-        times = [ns / 1000 for one in observed for ns in one.operators[number].times_ns]
+        times = [
+            ns / 1000 for observation in observed for ns in observation.operators[number].times_ns
+        ]
+        if not times:
+            raise FileFormatError(f"{path}: the measuring process timed no request")
         operators.append(Operator(name, op, spread(times) if timed else None, first.bytes))
-    overhead = [ns / 1000 for one in observed for ns in one.overhead_ns]
+    overhead = [ns / 1000 for observation in observed for ns in observation.overhead_ns]
     return Profile(
         **_subject(item),
         call=task.call,
         rows=task.rows,
-        requests=sum(len(one.operators[0].times_ns) for one in observed if one.operators),
+        requests=sum(
+            len(observation.operators[0].times_ns)
+            for observation in observed
+            if observation.operators
+        ),
         overhead_us=spread(overhead) if timed and overhead else None,
         operators=tuple(operators),
     )
@@ -294,4 +318,4 @@ def _operator_name(times: OperatorTimes, nodes: Sequence[Any]) -> tuple[str, str
     if times.node >= len(nodes):
         raise FileFormatError(f"a profile of node {times.node}, but the plan has {len(nodes)}")
     node = nodes[times.node]
-    return node.outputs[0], node.op
+    return one_line(node.outputs[0]), one_line(node.op)

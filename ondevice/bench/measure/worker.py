@@ -27,6 +27,19 @@ from typing import Any
 
 import numpy as np
 
+from ondevice.bench.measure.constants import (
+    BURSTS,
+    EMULATED_REQUESTS,
+    MAX_REQUESTS,
+    MEMORY_REQUESTS,
+    MIN_BURST_REQUESTS,
+    MIN_PACED_BURSTS,
+    OVERHEAD_BURST_CALLS,
+    PACED_BURST_REQUESTS,
+    PROFILE_REQUESTS,
+    REQUESTS,
+    WARM_UP_NS,
+)
 from ondevice.bench.measure.device import emulator
 from ondevice.bench.measure.energy import Meter, find_meter
 from ondevice.bench.measure.memory import memory
@@ -35,16 +48,6 @@ from ondevice.bench.measure.requests import context_inputs, draw, pool, split
 from ondevice.engines.native import NativeEngine
 from ondevice.errors import OnDeviceError, UnsupportedError
 from ondevice.model import Model, load
-
-REQUESTS = 64  # different requests in turn, so that lookups do not find last time's rows cached
-MEMORY_REQUESTS = 100  # before memory is read
-WARM_UP_S = 0.2  # at most; no longer than the measurement
-BURSTS = 10
-LEAST_BURST = 2  # requests
-MOST_REQUESTS = 50_000  # of a process: enough for a 99th percentile, small enough to print
-GAP_BURST = 3  # requests of a burst when there are pauses between them
-EMULATED_REQUESTS = 20  # their time is not reported
-PROFILE_REQUESTS = 2000
 
 # What opening a kind of file imports; a missing one is reported when the file is opened.
 RUNTIMES = {
@@ -86,7 +89,7 @@ def _observation(model: Model, **measured: Any) -> Observation:
 
 
 def _start(path: Path, task: Task, started_ns: int, _: Callable[[], None]) -> Observation:
-    for name in RUNTIMES.get(path.suffix.lower(), ()):  # what follows is the time of the file alone
+    for name in RUNTIMES.get(path.suffix.lower(), ()):  # only the file is timed
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     before = clock()
@@ -122,13 +125,15 @@ def _memory(path: Path, task: Task, _: int, __: Callable[[], None]) -> Observati
 
 
 def _latency(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Observation:
+    """Time warm requests, in one session for each worker; emulated ones are only counted."""
     models = [load(path, engine=task.engine, threads=task.threads) for _ in range(task.workers)]
     calls = [_call(model, task) for model in models]
     if emulator() is not None:
         task = Task(**{**vars(task), "requests": EMULATED_REQUESTS, "gap_ms": 0.0})
     for call, arguments in calls:
-        _warm_up(call, arguments, min(WARM_UP_S, task.seconds))
-    overhead = _run(lambda _: None, [None] * REQUESTS, Task("latency", requests=1000), None)
+        _warm_up(call, arguments, min(WARM_UP_NS, int(task.seconds * 1e9)))
+    nothing = Task("latency", requests=BURSTS * OVERHEAD_BURST_CALLS)
+    overhead = _run(lambda _: None, [None] * REQUESTS, nothing, None)
     meter = find_meter()
     ready()
     cpu, energy = time.process_time_ns(), 0.0 if meter is None else meter.total_uj()
@@ -158,8 +163,8 @@ def _call(model: Model, task: Task) -> tuple[Call, list[Any]]:
     return lambda pair: model.rank(*pair), [split(request, context) for request in requests]
 
 
-def _warm_up(call: Call, arguments: Sequence[Any], seconds: float) -> None:
-    deadline = clock() + int(seconds * 1e9)
+def _warm_up(call: Call, arguments: Sequence[Any], nanoseconds: int) -> None:
+    deadline = clock() + nanoseconds
     for argument in itertools.cycle(arguments):
         call(argument)
         if clock() >= deadline:
@@ -170,15 +175,15 @@ def _together(calls: list[tuple[Call, list[Any]]], task: Task, meter: Meter | No
     """Run the workers at once, each in a thread of its own; a single one in this thread."""
     if len(calls) == 1:
         return [_run(*calls[0], task, meter)]
-    found: list[Bursts | BaseException | None] = [None] * len(calls)
+    results: list[Bursts | BaseException | None] = [None] * len(calls)
     barrier = threading.Barrier(len(calls))
 
     def work(number: int) -> None:
         try:
             barrier.wait()
-            found[number] = _run(*calls[number], task, meter if number == 0 else None)
+            results[number] = _run(*calls[number], task, meter if number == 0 else None)
         except BaseException as error:
-            found[number] = error
+            results[number] = error
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(calls))]
     for thread in threads:
@@ -186,7 +191,7 @@ def _together(calls: list[tuple[Call, list[Any]]], task: Task, meter: Meter | No
     for thread in threads:
         thread.join()
     done = []
-    for item in found:
+    for item in results:
         if not isinstance(item, Bursts):
             raise item or OnDeviceError("a worker thread ended without a result")
         done.append(item)
@@ -199,13 +204,13 @@ def _run(call: Call, arguments: Sequence[Any], task: Task, meter: Meter | None) 
     counts, walls = [], []
     turn = itertools.cycle(arguments)
     gap = int(task.gap_ms * 1e6)
-    bursts, most = BURSTS, MOST_REQUESTS // BURSTS
+    bursts, most = BURSTS, MAX_REQUESTS // BURSTS
     if task.requests:
         bursts = min(BURSTS, task.requests)
         most = -(-task.requests // bursts)
     elif gap:
-        bursts = max(2, round(task.seconds * 1e9 / gap / GAP_BURST))
-        most = GAP_BURST
+        bursts = max(MIN_PACED_BURSTS, round(task.seconds * 1e9 / gap / PACED_BURST_REQUESTS))
+        most = PACED_BURST_REQUESTS
     length = 0 if task.requests or gap else int(task.seconds * 1e9 / bursts)
     for _ in range(bursts):
         first = len(times)
@@ -226,7 +231,7 @@ def _back_to_back(
     call: Call, arguments: Iterable[Any], times: list[int], deadline: int | None
 ) -> None:
     """Append the times of requests until the deadline, or the arguments' end."""
-    now, append, least = clock, times.append, len(times) + LEAST_BURST
+    now, append, least = clock, times.append, len(times) + MIN_BURST_REQUESTS
     for argument in arguments:
         before = now()
         call(argument)
@@ -248,6 +253,7 @@ def _paced(call: Call, arguments: Iterable[Any], times: list[int], gap: int) -> 
 
 
 def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Observation:
+    """Time every operator of warm requests. Raises UnsupportedError without the native engine."""
     model = load(path, engine=task.engine, threads=task.threads)
     runner = model.runner
     if not isinstance(runner, NativeEngine):
@@ -258,28 +264,28 @@ def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Obser
     requests = draw(pool(model.info), task.rows, REQUESTS)
     context = context_inputs(model.info, task.context) if task.call == "rank" else ()
     turn = itertools.cycle([split(request, context) for request in requests])
-    for one, many in itertools.islice(turn, EMULATED_REQUESTS):
-        runner.profile(one, many)
+    for context_ids, candidate_ids in itertools.islice(turn, EMULATED_REQUESTS):
+        runner.profile(context_ids, candidate_ids)
     ready()
     deadline = clock() + int(task.seconds * 1e9)
     rows: list[list[int]] = []
     timer: list[int] = []
     nodes: list[tuple[int, int]] = []
     most = task.requests or (EMULATED_REQUESTS if emulated else PROFILE_REQUESTS)
-    for one, many in itertools.islice(turn, most):
-        timer_ns, operators = runner.profile(one, many)
+    for context_ids, candidate_ids in itertools.islice(turn, most):
+        timer_ns, operators = runner.profile(context_ids, candidate_ids)
         timer.append(timer_ns)
         rows.append([item[1] for item in operators])
         nodes = [(item[0], item[2]) for item in operators]
-        if not task.requests and clock() >= deadline and len(rows) >= LEAST_BURST:
+        if not task.requests and clock() >= deadline and len(rows) >= MIN_BURST_REQUESTS:
             break
     times = zip(*rows, strict=True)
     return _observation(
         model,
         overhead_ns=tuple(timer),
         operators=tuple(
-            OperatorTimes(None if node < 0 else node, size, own)
-            for (node, size), own in zip(nodes, times, strict=True)
+            OperatorTimes(None if node < 0 else node, size, spent)
+            for (node, size), spent in zip(nodes, times, strict=True)
         ),
     )
 

@@ -229,8 +229,10 @@ def intervals(rows: Sequence[Interval], label: str) -> str:
     axis = _LogAxis(min(*ends, 0.9), max(*ends, 1.1))
     height = ROW * len(rows) + AXIS
     parts = [axis.grid(height - AXIS), axis.labels(height, lambda value: f"{value:g}x")]
-    one = axis.at(1.0)
-    parts.append(f'<line class="one" x1="{one:.1f}" x2="{one:.1f}" y1="0" y2="{height - AXIS}"/>')
+    unity = axis.at(1.0)
+    parts.append(
+        f'<line class="one" x1="{unity:.1f}" x2="{unity:.1f}" y1="0" y2="{height - AXIS}"/>'
+    )
     for number, row in enumerate(rows):
         top = number * ROW
         middle = top + 27
@@ -269,13 +271,13 @@ class _LogAxis:
         """At most six round values."""
         first, last = math.floor(self.low / math.log(10)), math.ceil(self.high / math.log(10))
         for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-            found = [
+            ticks = [
                 step * 10.0**power for power in range(first, last + 1) for step in steps
                 if self.low <= math.log(step * 10.0**power) <= self.high
             ]  # fmt: skip
-            if len(found) <= 6:
-                return found
-        return found[:: -(-len(found) // 6)]
+            if len(ticks) <= 6:
+                return ticks
+        return ticks[:: -(-len(ticks) // 6)]
 
     def grid(self, bottom: float, top: float = 0) -> str:
         """Vertical lines."""

@@ -134,7 +134,7 @@ def _text(key: Key) -> str:
 def _by_key(report: Report, other: Report) -> dict[Key, Latency | Start | Memory]:
     one_model = len(report.models) == len(other.models) == 1
     several = _several_engines(report) | _several_engines(other)
-    found: dict[Key, Latency | Start | Memory] = {}
+    by_key: dict[Key, Latency | Start | Memory] = {}
     items: tuple[Latency | Start | Memory, ...] = (
         *report.latencies, *report.starts, *report.memories)  # fmt: skip
     for item in items:
@@ -147,8 +147,8 @@ def _by_key(report: Report, other: Report) -> dict[Key, Latency | Start | Memory
             what = f"memory, requests of {item.rows}"
         model = report.models[item.model].name
         engine = item.engine if (one_model and several) or model in several else ""
-        found[("" if one_model else model, engine, what)] = item
-    return found
+        by_key[("" if one_model else model, engine, what)] = item
+    return by_key
 
 
 def _several_engines(report: Report) -> set[str]:
@@ -164,7 +164,7 @@ def _compared(
     if isinstance(a, Latency) and isinstance(b, Latency):
         if a.bursts_us and b.bursts_us and a.latency_us and b.latency_us:
             ratio = ratio_of_bursts(a.bursts_us, b.bursts_us)
-            yield _made(key, "", "us", a.latency_us.p50, b.latency_us.p50, ratio)
+            yield _figure(key, "", "us", a.latency_us.p50, b.latency_us.p50, ratio)
         return
     pairs: list[tuple[str, str, Spread | None, Spread | None]] = []
     if isinstance(a, Start) and isinstance(b, Start) and a.page_cache == b.page_cache:
@@ -173,9 +173,9 @@ def _compared(
     if isinstance(a, Memory) and isinstance(b, Memory):
         pairs += [(f": {name} added", "bytes", a.growth.get(name), b.growth.get(name))
                   for name in ("rss", "anonymous")]  # fmt: skip
-    for suffix, unit, one, two in pairs:
-        if one is not None and two is not None and one.p50 > 0 and two.p50 > 0:
-            yield _made(key, suffix, unit, one.p50, two.p50, _ratio(one, two))
+    for suffix, unit, left, right in pairs:
+        if left is not None and right is not None and left.p50 > 0 and right.p50 > 0:
+            yield _figure(key, suffix, unit, left.p50, right.p50, _ratio(left, right))
 
 
 def _ratio(a: Spread, b: Spread) -> Ratio:
@@ -192,7 +192,7 @@ def _ratio(a: Spread, b: Spread) -> Ratio:
     return Ratio(value, b.min / a.max, b.max / a.min)
 
 
-def _made(key: Key, suffix: str, unit: str, a: float, b: float, ratio: Ratio) -> Compared:
+def _figure(key: Key, suffix: str, unit: str, a: float, b: float, ratio: Ratio) -> Compared:
     model, engine, what = key
     values = (ratio.value, ratio.low, ratio.high, ratio.real)
     return Compared(model, engine, what + suffix, unit, a, b, *values)
@@ -212,14 +212,15 @@ def _sizes(a: Report, b: Report) -> Iterator[Compared]:
 
 
 def _notes(a: Report, b: Report) -> Iterator[str]:
+    """What differs around the figures: devices, versions, files, load, governors."""
     for name in ("name", "cpu", "architecture", "cores"):
-        one, two = getattr(a.device, name), getattr(b.device, name)
-        if one != two:
-            yield f"the devices differ: {name} is {one} in a, {two} in b"
+        left, right = getattr(a.device, name), getattr(b.device, name)
+        if left != right:
+            yield f"the devices differ: {name} is {left} in a, {right} in b"
     for name in sorted(set(a.device.versions) & set(b.device.versions)):
-        one, two = a.device.versions[name], b.device.versions[name]
-        if one != two:
-            yield f"{name} is {one} in a, {two} in b"
+        left, right = a.device.versions[name], b.device.versions[name]
+        if left != right:
+            yield f"{name} is {left} in a, {right} in b"
     for model in a.models:
         for other in b.models:
             if model.name == other.name and model.files != other.files:
@@ -234,7 +235,7 @@ def _notes(a: Report, b: Report) -> Iterator[str]:
             yield f"{letter} was measured on a busy device (load {min(loads):.2g} and more)"
     clocks = [{c.governor for s in _states(r) for c in s.clocks} for r in (a, b)]
     if clocks[0] != clocks[1]:
-        texts = [", ".join(sorted(str(g) for g in found)) or "none" for found in clocks]
+        texts = [", ".join(sorted(str(g) for g in governors)) or "none" for governors in clocks]
         yield f"the governors differ: {texts[0]} in a, {texts[1]} in b"
 
 

@@ -52,8 +52,7 @@ def gate(report: Report, baseline: Report, limit: float) -> Gate:
     """Compare with a baseline.
 
     A figure fails when it grew by more than `limit` and the growth is real, that is, more than
-    the measurements' own scatter; a figure measured once, without scatter, fails by its growth
-    alone.
+    the measurements' own scatter; a figure measured once, without scatter, fails by its growth.
 
     Raises:
         InputError: the reports share no measurement, or the limit is negative.
@@ -76,7 +75,7 @@ def gate(report: Report, baseline: Report, limit: float) -> Gate:
 
 def parse_limit(text: str) -> float:
     """An allowed regression: "5%" or "0.05". Raises InputError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(%?)\s*", text)
-    if not found:
+    matched = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(%?)\s*", text)
+    if not matched:
         raise InputError(f"expected a regression such as 5% or 0.05, got {text!r}")
-    return float(found[1]) / (100 if found[2] else 1)
+    return float(matched[1]) / (100 if matched[2] else 1)

@@ -25,7 +25,7 @@ from ondevice.bench.show.tables import device_text, notes, request_text, section
 from ondevice.errors import InputError
 from ondevice.text_table import size
 
-MOST_OPERATORS = 10  # in a chart, slowest first; the table below has more
+MAX_OPERATORS = 10  # in a chart, slowest first; the table below has more
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,10 @@ def _keys(view: _View) -> str:
         report = view.reports[series.report]
         model = report.models[series.model]
         facts = [("on disk", size(model.bytes))]
-        own = [i for i in report.latencies if (i.model, i.engine) == (series.model, series.engine)]
-        for item in own:
+        latencies = [
+            i for i in report.latencies if (i.model, i.engine) == (series.model, series.engine)
+        ]
+        for item in latencies:
             if item.latency_us is not None and item.workers == 1 and item.threads == 1:
                 facts.append((request_text(item), microseconds(item.latency_us.p50)))
         for memory in report.memories:
@@ -145,6 +147,7 @@ def _keys(view: _View) -> str:
 
 
 def _comparisons(reports: Sequence[Report]) -> Iterable[str]:
+    """Ratios and sentences of every report against the first one."""
     for number in range(1, len(reports)):
         letter = chr(ord("a") + number % 26)
         try:
@@ -208,11 +211,11 @@ def _latencies(view: _View) -> Iterable[str]:
 
 
 def _hover(item: Latency) -> str:
-    found = item.latency_us
-    if found is None:
+    latency = item.latency_us
+    if latency is None:
         return request_text(item)
     names = ("min", "p50", "p90", "p95", "p99", "max", "mean", "sd")
-    values = ", ".join(f"{name} {microseconds(getattr(found, name))}" for name in names)
+    values = ", ".join(f"{name} {microseconds(getattr(latency, name))}" for name in names)
     return f"{request_text(item)}: {values}; {item.requests} requests"
 
 
@@ -237,26 +240,27 @@ def _size_card(view: _View) -> str:
 
 
 def _memory_cards(view: _View) -> Iterable[str]:
+    """Resident memory: what is anonymous in full colour, mapped files in pale."""
     for title, group in (("Memory that engine and model add", "growth"),
                          ("Memory of the whole process", "process")):  # fmt: skip
         rows = []
         for number, item in view.each(lambda report: report.memories):
             if not isinstance(item, Memory):
                 continue
-            found: dict[str, Spread] = getattr(item, group)
-            if "rss" not in found:
+            spreads: dict[str, Spread] = getattr(item, group)
+            if "rss" not in spreads:
                 continue
             kind = f"s{view.number(number, item) % 8}"
-            own = found.get("anonymous")
-            anonymous = own.p50 if own else found["rss"].p50
-            rest = max(found["rss"].p50 - anonymous, 0.0)
-            hover = ", ".join(f"{name} {size(value.p50)}" for name, value in found.items())
-            whisker = (found["rss"].min, found["rss"].max)
+            private = spreads.get("anonymous")
+            anonymous = private.p50 if private else spreads["rss"].p50
+            rest = max(spreads["rss"].p50 - anonymous, 0.0)
+            hover = ", ".join(f"{name} {size(value.p50)}" for name, value in spreads.items())
+            whisker = (spreads["rss"].min, spreads["rss"].max)
             rows.append(
                 Bar(
                     view.of(number, item),
                     [(kind, anonymous), (f"{kind} light", rest)],
-                    size(found["rss"].p50),
+                    size(spreads["rss"].p50),
                     hover,
                     whisker,
                 )
@@ -267,6 +271,7 @@ def _memory_cards(view: _View) -> Iterable[str]:
 
 
 def _start_cards(view: _View) -> Iterable[str]:
+    """Times of starts, a card for each kind; what is not known is left out."""
     picks = {
         "Process start to first score": "start_us",
         "Opening the model": "load_us",
@@ -275,19 +280,19 @@ def _start_cards(view: _View) -> Iterable[str]:
     for title, pick in picks.items():
         rows = []
         for number, item in view.each(lambda report: report.starts):
-            found = getattr(item, pick)
-            if not isinstance(item, Start) or found is None:
+            spread = getattr(item, pick)
+            if not isinstance(item, Start) or spread is None:
                 continue
             cache = {"dropped": "cold", "warm": "warm", "unknown": "cache unknown"}[item.page_cache]
             kind = f"s{view.number(number, item) % 8}" + (" light" if item.is_warm else "")
-            hover = f"median of {found.count}: {microseconds(found.p50)}, {microseconds(found.min)} to {microseconds(found.max)}"  # noqa: E501
+            hover = f"median of {spread.count}: {microseconds(spread.p50)}, {microseconds(spread.min)} to {microseconds(spread.max)}"  # noqa: E501
             rows.append(
                 Bar(
                     f"{view.of(number, item)}, {cache}",
-                    [(kind, found.p50)],
-                    microseconds(found.p50),
+                    [(kind, spread.p50)],
+                    microseconds(spread.p50),
                     hover,
-                    (found.min, found.max),
+                    (spread.min, spread.max),
                 )
             )
         if rows:
@@ -305,12 +310,12 @@ def _frontier_cards(view: _View) -> Iterable[str]:
             point = Point(label, number, float(model.bytes), value)
             places.setdefault(name, {}).setdefault((series.report, series.model), point)
     for name, points in places.items():
-        found = list(points.values())
-        if len(found) < 2:
+        compared = list(points.values())
+        if len(compared) < 2:
             continue
-        spread = max(p.y for p in found) - min(p.y for p in found)
+        spread = max(p.y for p in compared) - min(p.y for p in compared)
         digits = min(6, max(2, 2 - math.floor(math.log10(spread)))) if spread else 4
-        chart = scatter(found, f"{name} by size", size, lambda y, d=digits: f"{y:.{d}f}")  # type: ignore[misc]
+        chart = scatter(compared, f"{name} by size", size, lambda y, d=digits: f"{y:.{d}f}")  # type: ignore[misc]
         note = "The line joins files that no other one beats in both size and accuracy."
         yield _card(f"{name} by size on disk", chart, note)
 
@@ -332,7 +337,7 @@ def _profile(report: Report, item: Profile, letter: str) -> str:
         return ""
     order = sorted(timed, key=lambda o: -o.us.mean if o.us else 0.0)
     rows = []
-    for operator in order[:MOST_OPERATORS]:
+    for operator in order[:MAX_OPERATORS]:
         mean = operator.us.mean if operator.us else 0.0
         text = f"{microseconds(mean)}, {mean / total:.0%}"
         hover = f"{operator.op} {operator.name}: {text}, {operator.bytes:,} bytes touched"
@@ -386,8 +391,8 @@ def _conditions(report: Report) -> str:
 
 
 def _tables(report: Report, letter: str) -> str:
-    found = [(section.title, section.header, section.rows) for section in sections(report)]
-    return _folded(f"{letter}All figures as tables", found)
+    tables = [(section.title, section.header, section.rows) for section in sections(report)]
+    return _folded(f"{letter}All figures as tables", tables)
 
 
 def _folded(

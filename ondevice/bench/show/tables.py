@@ -11,7 +11,7 @@ from ondevice.bench.report import Device, Latency, Profile, Report, Spread, Stat
 from ondevice.text_table import size, table
 
 SPREAD_COLUMNS = ("count", "mean", "sd", "min", "p50", "p90", "p95", "p99", "max")
-MOST_OPERATORS = 30  # of a profile, slowest first; all of them are in the JSON and CSV
+MAX_OPERATORS = 30  # of a profile, slowest first; all of them are in the JSON and CSV
 
 
 @dataclass(frozen=True)
@@ -50,47 +50,47 @@ def csv_text(report: Report) -> str:
     for model in report.models:
         line = (model.name, "", "", "", "files", "size", "bytes", 1, model.bytes, 0)
         writer.writerow((*map(_cell, line), *[model.bytes] * 6))
-    for item, measurement, figure, unit, found in figures(report):
+    for item, measurement, figure, unit, spread in figures(report):
         model_name = report.models[item.model].name
         head = (model_name, item.engine, item.runtime, item.threads, measurement, figure, unit)
-        values = asdict(found)
+        values = asdict(spread)
         writer.writerow((*map(_cell, head), *(f"{values[name]:.7g}" for name in SPREAD_COLUMNS)))
     return out.getvalue()
 
 
 def figures(report: Report) -> Iterable[tuple[Subject, str, str, str, Spread]]:
     """Every figure: its measurement, that in words, the figure's name, its unit, the spread."""
-    found: list[tuple[Subject, str, str, str, Spread | None]] = []
+    rows: list[tuple[Subject, str, str, str, Spread | None]] = []
     for start in report.starts:
         what = f"start, page cache {start.page_cache}"
-        found.append((start, what, "start to first score", "us", start.start_us))
-        found.append((start, what, "load", "us", start.load_us))
-        found.append((start, what, "first request", "us", start.first_us))
+        rows.append((start, what, "start to first score", "us", start.start_us))
+        rows.append((start, what, "load", "us", start.load_us))
+        rows.append((start, what, "first request", "us", start.first_us))
     for memory in report.memories:
         what = f"memory, requests of {memory.rows}"
         for group, spreads in (("process", memory.process), ("growth", memory.growth)):
-            found += [(memory, what, f"{group} {k}", "bytes", v) for k, v in spreads.items()]
-        found += [(memory, what, f"{k} page faults", "faults", v) for k, v in memory.faults.items()]
+            rows += [(memory, what, f"{group} {k}", "bytes", v) for k, v in spreads.items()]
+        rows += [(memory, what, f"{k} page faults", "faults", v) for k, v in memory.faults.items()]
     for item in report.latencies:
         what = request_text(item)
-        found.append((item, what, "latency", "us", item.latency_us))
-        found.append((item, what, "throughput", "rows/s", item.rows_per_s))
-        found.append((item, what, "CPU time a request", "us", item.cpu_us))
-        found.append((item, what, "energy a request", "uJ", item.energy_uj))
-        found.append((item, what, "harness overhead", "us", item.overhead_us))
+        rows.append((item, what, "latency", "us", item.latency_us))
+        rows.append((item, what, "throughput", "rows/s", item.rows_per_s))
+        rows.append((item, what, "CPU time a request", "us", item.cpu_us))
+        rows.append((item, what, "energy a request", "uJ", item.energy_uj))
+        rows.append((item, what, "harness overhead", "us", item.overhead_us))
     for profile in report.profiles:
         what = f"{profile.call} {profile.rows}, by operator"
-        found += [(profile, what, f"{o.op} {o.name}", "us", o.us) for o in profile.operators]
-    for subject, what, figure, unit, value in found:
+        rows += [(profile, what, f"{o.op} {o.name}", "us", o.us) for o in profile.operators]
+    for subject, what, figure, unit, value in rows:
         if value is not None:
             yield subject, what, figure, unit, value
 
 
 def sections(report: Report) -> list[Section]:
     """The tables of a report; those without rows are left out."""
-    found = [_latency(report), _starts(report), _memory(report)]
-    found += [_profile(report, profile) for profile in report.profiles]
-    return [section for section in found if section.rows]
+    tables = [_latency(report), _starts(report), _memory(report)]
+    tables += [_profile(report, profile) for profile in report.profiles]
+    return [section for section in tables if section.rows]
 
 
 def request_text(item: Latency) -> str:
@@ -113,48 +113,48 @@ def device_text(device: Device) -> str:
 
 def notes(report: Report) -> list[str]:
     """What a reader of the figures must know."""
-    found = []
+    lines = []
     if report.interrupted:
-        found.append("interrupted: fewer processes or measurements than asked for")
+        lines.append("interrupted: fewer processes or measurements than asked for")
     if report.device.emulated is not None:
-        found.append(f"the processor is emulated ({report.device.emulated}): its times say nothing "
+        lines.append(f"the processor is emulated ({report.device.emulated}): its times say nothing "
                      "of a device and are not shown")  # fmt: skip
     overheads = [item.overhead_us.p50 for item in report.latencies if item.overhead_us is not None]
     if overheads:
-        found.append(f"every latency contains {_range(overheads, 'us')} of timing itself")
+        lines.append(f"every latency contains {_range(overheads, 'us')} of timing itself")
     for start in report.starts:
         if start.page_cache == "unknown":
             name = report.models[start.model].name
-            found.append(f"{name}: starts are not cold: {start.page_cache_note}")
+            lines.append(f"{name}: starts are not cold: {start.page_cache_note}")
     contexts = {item.context for item in report.latencies if item.call == "rank"}
-    found += [
+    lines += [
         f"rank: the context is {', '.join(inputs) or 'the first input'}"
         for inputs in sorted(contexts)
     ]
-    found += _state_notes(report)
+    lines += _state_notes(report)
     meters = {item.energy_meter for item in report.latencies if item.energy_meter}
-    found += [f"energy is measured by {meter}" for meter in sorted(meters)]
-    return list(dict.fromkeys(found))
+    lines += [f"energy is measured by {meter}" for meter in sorted(meters)]
+    return list(dict.fromkeys(lines))
 
 
 def _state_notes(report: Report) -> list[str]:
     states = [s for i in report.subjects() for s in (i.conditions.before, i.conditions.after)]
-    found = []
+    lines = []
     clocks = [(clock.governor, clock.mhz) for state in states for clock in state.clocks]
     governors = sorted({governor for governor, _ in clocks if governor})
     mhz = [value for _, value in clocks if value is not None]
     if mhz:
         by = f", governor {', '.join(governors)}" if governors else ", governor unknown"
-        found.append(f"clock {_range(mhz, 'MHz')}{by}")
+        lines.append(f"clock {_range(mhz, 'MHz')}{by}")
     celsius = [t.celsius for state in states for t in state.temperatures]
-    found.append(f"temperature {_range(celsius, 'C')}" if celsius else "temperature unknown")
-    found.append(_throttling(states))
+    lines.append(f"temperature {_range(celsius, 'C')}" if celsius else "temperature unknown")
+    lines.append(_throttling(states))
     loads = [state.load for state in states if state.load is not None]
     if loads:
         cores = report.device.cores
         busy = ": other work disturbs the figures" if min(loads) > cores * 0.75 else ""
-        found.append(f"load {_range(loads)} on {cores} cores{busy}")
-    return found
+        lines.append(f"load {_range(loads)} on {cores} cores{busy}")
+    return lines
 
 
 def _throttling(states: Sequence[State]) -> str:
@@ -166,17 +166,18 @@ def _throttling(states: Sequence[State]) -> str:
 
 
 def _latency(report: Report) -> Section:
+    """Requests; columns that no request fills are left out."""
     header = (
         *("request", "file", "engine", "min", "p50", "p90", "p95", "p99", "max", "mean", "sd"),
         *("bursts' p50", "rows/s", "CPU us", "uJ", "requests"),
     )
     rows = []
     for item in report.latencies:
-        found = item.latency_us
+        latency = item.latency_us
         times = ["-"] * 8
-        if found is not None:
+        if latency is not None:
             names = ("min", "p50", "p90", "p95", "p99", "max", "mean", "sd")
-            times = [microseconds(getattr(found, name)) for name in names]
+            times = [microseconds(getattr(latency, name)) for name in names]
         bursts = [value for process in item.bursts_us or () for value in process]
         rows.append((
             request_text(item), report.models[item.model].name, item.engine, *times,
@@ -195,13 +196,14 @@ def _latency(report: Report) -> Section:
 
 
 def _starts(report: Report) -> Section:
+    """Starts, in milliseconds."""
     rows = []
     for item in report.starts:
         spreads = (item.start_us, item.load_us, item.first_us)
         rows.append((
             report.models[item.model].name, item.engine,
             {"dropped": "cold", "warm": "warm", "unknown": "unknown"}[item.page_cache],
-            *(_with_range(found, 1000) for found in spreads),
+            *(_with_range(spread, 1000) for spread in spreads),
             "-" if item.start_us is None else str(item.start_us.count),
         ))  # fmt: skip
     return Section(
@@ -226,7 +228,9 @@ def _memory(report: Report) -> Section:
         cells = [_size(item.growth.get(name)) for name in ("rss", "pss", "anonymous", "file")]
         cells += [_size(item.process.get(name)) for name in ("rss", "peak")]
         faults = [item.faults.get(name) for name in ("minor", "major")]
-        cells.append(" + ".join("-" if one is None else f"{one.p50:.0f}" for one in faults))
+        cells.append(
+            " + ".join("-" if spread is None else f"{spread.p50:.0f}" for spread in faults)
+        )
         rows.append((model.name, item.runtime, size(model.bytes), *cells))
     return Section(
         "Size and memory: on disk, what the engine and the model add, the whole process",
@@ -237,15 +241,16 @@ def _memory(report: Report) -> Section:
 
 
 def _profile(report: Report, item: Profile) -> Section:
+    """Operators, slowest first, with their share of the sum."""
     total = sum(o.us.mean for o in item.operators if o.us is not None)
     order = sorted(item.operators, key=lambda o: 0.0 if o.us is None else -o.us.mean)
     rows = []
-    for operator in order[:MOST_OPERATORS]:
-        found = operator.us
+    for operator in order[:MAX_OPERATORS]:
+        spread = operator.us
         times = ["-"] * 4
-        if found is not None:
-            times = [*map(microseconds, (found.mean, found.sd, found.p50)),
-                     f"{found.mean / total:.1%}" if total else "-"]  # fmt: skip
+        if spread is not None:
+            times = [*map(microseconds, (spread.mean, spread.sd, spread.p50)),
+                     f"{spread.mean / total:.1%}" if total else "-"]  # fmt: skip
         rows.append((operator.name, operator.op, *times, f"{operator.bytes:,}"))
     if item.overhead_us is not None:
         overhead = item.overhead_us
@@ -266,10 +271,10 @@ def microseconds(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _with_range(found: Spread | None, scale: float) -> str:
-    if found is None:
+def _with_range(spread: Spread | None, scale: float) -> str:
+    if spread is None:
         return "-"
-    low, mid, high = (value / scale for value in (found.min, found.p50, found.max))
+    low, mid, high = (value / scale for value in (spread.min, spread.p50, spread.max))
     return f"{mid:.3g} ({low:.3g} to {high:.3g})"
 
 
@@ -279,8 +284,8 @@ def _range(values: Sequence[float], unit: str = "") -> str:
     return f"{low if low == high else f'{low} to {high}'} {unit}".strip()
 
 
-def _size(found: Spread | None) -> str:
-    return "-" if found is None else size(found.p50)
+def _size(spread: Spread | None) -> str:
+    return "-" if spread is None else size(spread.p50)
 
 
 def _cell(value: object) -> str:

@@ -1,12 +1,11 @@
 """An Android device behind adb: pushes a static runner and the models, measures, and cleans up.
 
 What runs in the device's shell is made of constants, numbers and a random folder name; names of
-files on this side stay here. The runner is ondevice/native/runner (`make runners`).
+files never leave this machine. The runner is ondevice/native/runner (`make runners`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -20,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import ondevice
-from ondevice.bench.measure.device import DEVICE_FILES, STATE_FILES, describe, state
+from ondevice.bench.measure.constants import MAX_SYSTEM_FILE, REQUESTS
+from ondevice.bench.measure.device import DEVICE_FILES, STATE_FILES, clean, describe, state
 from ondevice.bench.measure.observation import Observation, Task
 from ondevice.bench.measure.requests import Ids, context_inputs, draw, pool
 from ondevice.bench.report import Device, State
-from ondevice.bench.targets.local import parse_answer, raise_answered
+from ondevice.bench.strict import one_line, parse_json, shown
+from ondevice.bench.targets.local import MAX_NOTE, parse_answer, raise_answered
+from ondevice.bench.targets.pipes import run
 from ondevice.errors import (
     FileFormatError,
     InputError,
@@ -39,8 +41,8 @@ from ondevice.odm import open_odm
 PLACE = "/data/local/tmp"
 # Android's names of processors, and those of the runner's files.
 RUNNERS = {"arm64-v8a": "arm64", "armeabi-v7a": "armv7", "x86_64": "x86_64"}
-REQUESTS = 64  # different requests in turn, as in the measuring processes of this machine
-LARGEST_REQUESTS = 8 << 20  # bytes of their file: large batches get fewer different ones
+MAX_REQUESTS_FILE = 8 << 20  # bytes: large batches get fewer different requests
+MAX_ANSWER = 8 << 20  # bytes; the requests of one process take at most one million
 SHORT = 60  # seconds for a command that measures nothing
 
 
@@ -61,10 +63,10 @@ class AdbTarget:
 
 def parse_target(text: str) -> str | None:
     """The serial of "adb" or "adb:SERIAL". Raises InputError."""
-    found = re.fullmatch(r"adb(?::([\w.][\w.:-]*))?", text)
-    if not found:
+    matched = re.fullmatch(r"adb(?::([\w.][\w.:-]*))?", text)
+    if not matched:
         raise InputError(f"expected a target such as adb or adb:SERIAL, got {text!r}")
-    return found[1]
+    return matched[1]
 
 
 class AdbMachine:
@@ -83,18 +85,18 @@ class AdbMachine:
         about = _object(self._shell(f"{self.folder}/runner about"))
         names = ("ro.product.manufacturer", "ro.product.model", "ro.build.version.release")
         maker, model, release = (self._shell(f"getprop {name}").strip() for name in names)
-        architecture, kernel = self._shell("uname -m; uname -r").split("\n")[:2]
+        architecture, _, kernel = self._shell("uname -m; uname -r").strip().partition("\n")
         cores = self._shell("nproc").strip()
         texts = self._files(DEVICE_FILES)
-        texts["proc/device-tree/model"] = f"{maker} {model}".strip()[:80]
-        texts["etc/os-release"] = f"PRETTY_NAME=Android {release[:40]}"
+        texts["proc/device-tree/model"] = f"{maker} {model}".strip()
+        texts["etc/os-release"] = f"PRETTY_NAME=Android {release}"
         emulated = about.get("emulated")
         return describe(
             texts,
-            architecture=architecture.strip()[:40],
-            kernel=f"Linux {kernel.strip()[:80]}",
-            cores=int(cores) if re.fullmatch(r"[1-9]\d{0,3}", cores) else 1,
-            emulated=None if emulated is None else str(emulated)[:80],
+            architecture=architecture,
+            kernel=f"Linux {kernel}",
+            cores=int(cores) if re.fullmatch(r"[1-9][0-9]{0,3}", cores) else 1,
+            emulated=None if emulated is None else one_line(emulated),
             versions={"ondevice": ondevice.__version__},
         )
 
@@ -105,7 +107,7 @@ class AdbMachine:
     def drop_pages(self, model: Path) -> str | None:
         """Drop a model's pages from memory; None, or why they may have stayed."""
         note = _object(self._shell(f"{self.folder}/runner drop {self._remote(model)}")).get("note")
-        return None if note is None else str(note)[:200]
+        return None if note is None else one_line(note, MAX_NOTE)
 
     def observe(self, model: Path, task: Task) -> list[Observation]:
         """Do a task in a fresh process of the runner.
@@ -125,7 +127,8 @@ class AdbMachine:
             *(str(int(task.gap_ms * 1e6)), str(int(task.seconds * 1e9)), str(task.requests)),
         ]
         command = [*self._adb, "shell", " ".join([f"{self.folder}/runner", *words])]
-        done = _run(command, SHORT + 10 * task.seconds + task.requests)
+        seconds = SHORT + 10 * task.seconds + task.requests * (1 + task.gap_ms / 1000)
+        done = _run(command, seconds)
         return [parse_answer(done.stdout, done.stderr, done.returncode, str(model))]
 
     def _remote(self, model: Path) -> str:
@@ -136,8 +139,8 @@ class AdbMachine:
         key = (model, rows)
         if key not in self._pushed:
             rows_to_draw_from = pool(info)
-            one = sum(ids[:1].nbytes for ids in rows_to_draw_from.values()) * rows
-            count = max(1, min(REQUESTS, LARGEST_REQUESTS // max(one, 1)))
+            request_bytes = sum(ids[:1].nbytes for ids in rows_to_draw_from.values()) * rows
+            count = max(1, min(REQUESTS, MAX_REQUESTS_FILE // max(request_bytes, 1)))
             remote = f"{self.folder}/requests-{len(self._pushed)}"
             with tempfile.TemporaryDirectory() as name:
                 local = Path(name) / "requests"
@@ -152,12 +155,12 @@ class AdbMachine:
         # a line with the name before each file; unreadable ones are left out
         program = (
             f'for f in {names}; do [ -r "$f" ] && [ -f "$f" ] && echo "@@@$f" '
-            '&& head -c 65536 "$f" 2>/dev/null && echo; done; true'
+            f'&& head -c {MAX_SYSTEM_FILE} "$f" 2>/dev/null && echo; done; true'
         )
         texts = {}
         for part in re.split(r"(?:^|\n)@@@/", self._shell(program))[1:]:
             name, _, text = part.partition("\n")
-            texts[name] = "".join(char for char in text if char.isprintable() or char in "\n\t")
+            texts[name] = clean(text)
         return texts
 
     def _shell(self, program: str) -> str:
@@ -166,7 +169,7 @@ class AdbMachine:
             text = (done.stdout + done.stderr).strip()
             if text.startswith("{"):
                 raise_answered(_object(text))
-            raise OnDeviceError(f"the device answered: {text[-300:] or 'nothing'}")
+            raise OnDeviceError(f"the device answered: {one_line(text) or 'nothing'}")
         return done.stdout
 
 
@@ -175,7 +178,7 @@ def connect(target: AdbTarget, models: Sequence[Path]) -> Iterator[AdbMachine]:
     """Push the runner and the models to a device; then remove them.
 
     Raises:
-        MissingDependencyError: there is no adb here, or no runner for the device.
+        MissingDependencyError: this machine has no adb, or there is no runner for the device.
         OnDeviceError: adb failed; the message is its own.
         UnsupportedError: a model that is not a native file.
     """
@@ -232,20 +235,21 @@ def _packed(requests: Sequence[Ids], info: ModelInfo) -> bytes:
 
 
 def _object(text: str) -> dict[str, Any]:
+    """The object in the last line of what the runner printed. Raises OnDeviceError."""
     lines = text.strip().splitlines() or [""]
     try:
-        data = json.loads(lines[-1])
-    except (ValueError, RecursionError) as error:
-        raise OnDeviceError(f"the runner answered: {text.strip()[-300:] or 'nothing'}") from error
+        data = parse_json(lines[-1], "the runner's answer")
+    except FileFormatError as error:
+        raise OnDeviceError(f"the runner answered: {one_line(text) or 'nothing'}") from error
     if not isinstance(data, dict):
-        raise OnDeviceError(f"the runner answered: {text.strip()[-300:]}")
+        raise OnDeviceError(f"the runner's answer: expected an object, got {shown(data)}")
     return data
 
 
 def _checked(command: Sequence[str]) -> str:
     done = _run(command, SHORT * 10)
     if done.returncode:
-        text = (done.stderr.strip() or done.stdout.strip())[-300:]
+        text = one_line(done.stderr.strip() or done.stdout.strip())
         raise OnDeviceError(f"adb {command[-2] if len(command) > 2 else ''} failed: {text}")
     return done.stdout
 
@@ -253,11 +257,5 @@ def _checked(command: Sequence[str]) -> str:
 def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
     program = shutil.which(command[0])
     if program is None:
-        raise MissingDependencyError("no adb here: install Android's platform tools")
-    try:
-        return subprocess.run(  # noqa: S603 - arguments, not a shell on this side
-            [program, *command[1:]], capture_output=True, text=True, errors="replace",
-            timeout=seconds, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise OnDeviceError(f"the device gave no answer for {seconds:.0f} s") from error
+        raise MissingDependencyError("this machine has no adb: install Android's platform tools")
+    return run([program, *command[1:]], MAX_ANSWER, seconds)

@@ -52,7 +52,7 @@ def _do(machine: LocalMachine, folder: Path, request: dict[str, Any]) -> Any:
         return machine.drop_pages(model)
     if what == "observe":
         task = read(Task, request.get("task"), "the request's task")
-        return [asdict(one) for one in machine.observe(model, task)]
+        return [asdict(observation) for observation in machine.observe(model, task)]
     raise InputError(f"expected device, state, drop_pages or observe, got {what!r}")
 
 

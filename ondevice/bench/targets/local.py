@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
@@ -19,9 +18,12 @@ from ondevice.bench.measure.device import this_device, this_state
 from ondevice.bench.measure.memory import drop_pages
 from ondevice.bench.measure.observation import Observation, Task
 from ondevice.bench.report import Device, State
-from ondevice.bench.strict import read
-from ondevice.errors import OnDeviceError
+from ondevice.bench.strict import one_line, parse_json, read
+from ondevice.errors import FileFormatError, OnDeviceError
 from ondevice.model import model_files
+
+MAX_NOTE = 200  # characters of why pages stayed in memory
+MAX_MESSAGE = 4096  # characters of an error of another process: it may list every fault
 
 # What the answer of a measuring process may leave out, as JSON.
 NOTHING_MEASURED: dict[str, Any] = {
@@ -111,10 +113,11 @@ def parse_answer(out: str, err: str, code: int, what: str) -> Observation:
         FileFormatError: it printed something else.
     """
     lines = out.strip().splitlines() or [""]
+    where = f"{what}: the measuring process's answer"
     try:
-        data = json.loads(lines[-1])
-    except (ValueError, RecursionError) as error:
-        last = (err.strip().splitlines() or lines)[-1] or "no message"
+        data = parse_json(lines[-1], where)
+    except FileFormatError as error:
+        last = one_line((err.strip().splitlines() or lines)[-1]) or "no message"
         raise OnDeviceError(
             f"{what}: the measuring process ended with code {code}: {last}"
         ) from error
@@ -122,11 +125,13 @@ def parse_answer(out: str, err: str, code: int, what: str) -> Observation:
         raise_answered(data)
     if isinstance(data, dict):
         data = {**NOTHING_MEASURED, **data}
-    return read(Observation, data, f"{what}: the measuring process's answer")
+    return read(Observation, data, where)
 
 
 def raise_answered(data: dict[str, Any]) -> NoReturn:
     """Raise the error that another process answered with, by its type's name."""
-    kind = getattr(errors, str(data["error"]), OnDeviceError)
-    known = isinstance(kind, type) and issubclass(kind, OnDeviceError)
-    raise (kind if known else OnDeviceError)(str(data.get("message")))
+    name = data["error"]
+    kind = getattr(errors, name, None) if isinstance(name, str) else None
+    if not isinstance(kind, type) or not issubclass(kind, OnDeviceError):
+        kind = OnDeviceError
+    raise kind(one_line(data.get("message"), MAX_MESSAGE))

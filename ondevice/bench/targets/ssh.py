@@ -16,25 +16,29 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import ondevice
 from ondevice.bench.measure.observation import Observation, Task
 from ondevice.bench.report import Device, State
-from ondevice.bench.strict import read
-from ondevice.bench.targets.local import raise_answered
+from ondevice.bench.strict import MAX_TEXT, one_line, parse_json, read, shown
+from ondevice.bench.targets.local import MAX_NOTE, raise_answered
+from ondevice.bench.targets.pipes import Tail, deadline, read_line
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, OnDeviceError
 from ondevice.model import model_files
 
 T = TypeVar("T")
 
-LONGEST_ANSWER = 256 << 20  # characters; a million timed requests take some ten million
+MAX_ANSWER = 32 << 20  # bytes; a million timed requests take some ten million
 # Seconds: to reach the board; between signs of life, of which three may be missed; to clean up.
 CONNECT, ALIVE, CLEAN_UP = 20, 15, 10
+# Seconds for an answer: the first, after the archive; one about the device; one beyond a task's.
+HELLO, SHORT, PATIENCE = 300, 60, 600
+MIN_SPEED = 10_000  # bytes a second that the connection must manage
 
 # Runs on the board before anything of this project is there, in any Python 3.
 BOOTSTRAP = """
@@ -132,32 +136,32 @@ class SshMachine:
     tool = f"ondevice {ondevice.__version__}"
 
     def __init__(
-        self, process: subprocess.Popen[bytes], errors: Any, names: dict[Path, str]
+        self, process: subprocess.Popen[bytes], faults: Tail, names: dict[Path, str]
     ) -> None:
         """Talk to a process whose agent has yet to say who it is."""
-        self._process, self._errors, self._names = process, errors, names
+        self._process, self._faults, self._names = process, faults, names
         self.folder = ""
-        hello = self._answer()
-        self.folder = str(hello.get("folder", ""))
+        hello = self._answer(HELLO)
+        self.folder = one_line(hello.get("folder"), MAX_TEXT)
         self.compiled = hello.get("compiled") is True
         if hello.get("ondevice") != ondevice.__version__:
             raise FileFormatError(
-                f"the board runs ondevice {hello.get('ondevice')}, this is {ondevice.__version__}: "
-                "give a wheel of the same version"
+                f"the board must run ondevice {ondevice.__version__}, as this machine does, but "
+                f"has {shown(hello.get('ondevice'))}: give a wheel of the same version"
             )
 
     def device(self) -> Device:
         """What the board is."""
-        return read(Device, self._ask(do="device"), "the board's answer")
+        return read(Device, self._ask(SHORT, do="device"), "the board's answer")
 
     def state(self) -> State:
         """The board, now."""
-        return read(State, self._ask(do="state"), "the board's answer")
+        return read(State, self._ask(SHORT, do="state"), "the board's answer")
 
     def drop_pages(self, model: Path) -> str | None:
         """Drop a model's pages from memory; None, or why they may have stayed."""
-        answer = self._ask(do="drop_pages", model=self._names[model])
-        return None if answer is None else str(answer)[:200]
+        answer = self._ask(SHORT, do="drop_pages", model=self._names[model])
+        return None if answer is None else one_line(answer, MAX_NOTE)
 
     def observe(self, model: Path, task: Task) -> list[Observation]:
         """Do a task in a fresh process there, or in several that begin together.
@@ -165,10 +169,11 @@ class SshMachine:
         Raises:
             OnDeviceError: what went wrong there, with its own type.
         """
-        answer = self._ask(do="observe", model=self._names[model], task=asdict(task))
+        seconds = PATIENCE + 10 * task.seconds + task.requests * (1 + task.gap_ms / 1000)
+        answer = self._ask(seconds, do="observe", model=self._names[model], task=asdict(task))
         return list(read(_Observations, {"all": answer}, "the board's answer").all)
 
-    def _ask(self, **request: Any) -> Any:
+    def _ask(self, seconds: float, **request: Any) -> Any:
         data = json.dumps(request).encode() + b"\n"
         try:
             if self._process.stdin is not None:
@@ -176,27 +181,28 @@ class SshMachine:
                 self._process.stdin.flush()
         except BrokenPipeError:
             pass  # the answer, or its absence, says why
-        answer = self._answer()
+        answer = self._answer(seconds)
         if "result" not in answer:
             raise FileFormatError("the board's answer: expected a result")
         return answer["result"]
 
-    def _answer(self) -> dict[str, Any]:
-        line = (
-            b"" if self._process.stdout is None else self._process.stdout.readline(LONGEST_ANSWER)
-        )
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        """The board's next answer. Raises OnDeviceError: none, a bad one, or the board's own."""
+        line = read_line(self._process, MAX_ANSWER, seconds)
         try:
-            data = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            data = parse_json(line, "the board's answer")
+        except FileFormatError as error:
             raise OnDeviceError(self._lost(line)) from error
         if not isinstance(data, dict):
-            raise FileFormatError(f"the board's answer: expected an object, got {str(data)[:80]!r}")
+            raise FileFormatError(f"the board's answer: expected an object, got {shown(data)}")
         if "error" in data:
-            raise_answered({**data, "message": self._named(str(data.get("message")))})
+            if isinstance(data.get("message"), str):
+                data["message"] = self._named(data["message"])
+            raise_answered(data)
         return data
 
     def _named(self, message: str) -> str:
-        """A message of the board, with its paths of models as they are here."""
+        """A message of the board, with its paths of models replaced by those on this machine."""
         for path, name in self._names.items():
             if self.folder:
                 message = message.replace(f"{self.folder}/{name}", str(path))
@@ -205,10 +211,10 @@ class SshMachine:
     def _lost(self, line: bytes) -> str:
         """Why there was no answer: the end of what ssh and the board said."""
         if not line:
-            self._process.wait(CLEAN_UP)
-        self._errors.seek(0)
-        said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        text = "; ".join(said[-3:]) or line[:80].decode("utf-8", "replace") or "no message"
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(CLEAN_UP)
+        said = self._faults.text().strip().splitlines()[-3:]
+        text = one_line("\n".join(said) or line[:80].decode("utf-8", "replace")) or "no message"
         hint = ""
         if "Host key verification failed" in text:
             hint = " (connect once with ssh by hand and check the board's key)"
@@ -228,25 +234,35 @@ def connect(target: SshTarget, models: Sequence[Path]) -> Iterator[SshMachine]:
 
     Raises:
         OnDeviceError: ssh failed, or the board's Python lacks something; the message says what.
-        MissingDependencyError: there is no ssh here.
+        MissingDependencyError: this machine has no ssh.
         FileFormatError: the wheel is not one.
     """
     names = {path: f"{number}/{path.name}" for number, path in enumerate(models)}
-    with tempfile.TemporaryFile() as packed, tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as packed:
         size = _pack(packed, names, target.wheel)
         try:
             # a session of its own: Ctrl-C ends the run in order instead of cutting the line
             process = subprocess.Popen(  # noqa: S603 - checked arguments, no shell on this side
-                target.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                start_new_session=True,
+                target.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError as error:
-            raise MissingDependencyError("no ssh here: install OpenSSH's client") from error
+            raise MissingDependencyError(
+                "this machine has no ssh: install OpenSSH's client"
+            ) from error
         try:
-            _send(process, packed, size)
-            yield SshMachine(process, errors, names)
+            faults = Tail(_pipe(process.stderr))
+            with deadline(process, HELLO + size / MIN_SPEED):
+                _send(process, packed, size)
+            yield SshMachine(process, faults, names)
         finally:
             _close(process)
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise OnDeviceError("ssh was started without pipes")
+    return pipe
 
 
 def _send(process: subprocess.Popen[bytes], packed: Any, size: int) -> None:

@@ -27,10 +27,12 @@
 
 #include "ondevice.h"
 
-/* The same as in worker.py. */
-enum { BURSTS = 10, LEAST_BURST = 2, GAP_BURST = 3, MOST_REQUESTS = 50000, MEMORY_REQUESTS = 100 };
-enum { EMULATED_REQUESTS = 20, PROFILE_REQUESTS = 2000, OVERHEAD_REQUESTS = 100 };
-static const uint64_t WARM_UP_NS = 200000000;
+/* As in ondevice/bench/measure/constants.py, which has their units and reasons. */
+enum { MEMORY_REQUESTS = 100, MAX_REQUESTS = 50000, MAX_ROWS = 1000000 };
+enum { BURSTS = 10, MIN_BURST_REQUESTS = 2, PACED_BURST_REQUESTS = 3, MIN_PACED_BURSTS = 2 };
+enum { EMULATED_REQUESTS = 20, PROFILE_REQUESTS = 2000, OVERHEAD_BURST_CALLS = 100 };
+enum { WARM_UP_NS = 200000000 };
+static const char *const EMULATORS[] = {"qemu-", "box64", "box86", "FEX"};
 
 typedef struct {
   od_model *model;
@@ -99,9 +101,8 @@ static const char *emulator(void) {
   if (size <= 0) return NULL;
   path[size] = 0;
   char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-  static const char *const known[] = {"qemu-", "box64", "box86", "FEX"};
-  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-    if (!strncmp(name, known[i], strlen(known[i]))) return name;
+  for (size_t i = 0; i < sizeof EMULATORS / sizeof *EMULATORS; i++)
+    if (!strncmp(name, EMULATORS[i], strlen(EMULATORS[i]))) return name;
   return NULL;
 }
 
@@ -176,14 +177,14 @@ static void json_overhead(void) {
   void (*volatile empty)(const runner *, size_t) = nothing;
   fputs(", \"overhead_ns\": [", stdout);
   for (int burst = 0; burst < BURSTS; burst++) {
-    uint64_t times[OVERHEAD_REQUESTS];
-    for (int i = 0; i < OVERHEAD_REQUESTS; i++) {
+    uint64_t times[OVERHEAD_BURST_CALLS];
+    for (int i = 0; i < OVERHEAD_BURST_CALLS; i++) {
       uint64_t before = now_ns();
       empty(NULL, 0);
       times[i] = now_ns() - before;
     }
-    qsort(times, OVERHEAD_REQUESTS, sizeof *times, by_size);
-    printf("%s%" PRIu64, burst ? ", " : "", times[OVERHEAD_REQUESTS / 2]);
+    qsort(times, OVERHEAD_BURST_CALLS, sizeof *times, by_size);
+    printf("%s%" PRIu64, burst ? ", " : "", times[OVERHEAD_BURST_CALLS / 2]);
   }
   putchar(']');
 }
@@ -219,15 +220,16 @@ static void json_numbers(const char *name, const uint64_t *values, size_t count)
 static void latency(const runner *r, uint64_t gap, uint64_t budget, uint64_t count) {
   if (emulator()) gap = 0, count = EMULATED_REQUESTS; /* its time is not reported */
   warm_up(r, budget);
-  uint64_t bursts = BURSTS, most = MOST_REQUESTS / BURSTS;
+  uint64_t bursts = BURSTS, most = MAX_REQUESTS / BURSTS;
   if (count) {
     bursts = count < BURSTS ? count : BURSTS;
     most = (count + bursts - 1) / bursts;
   } else if (gap) {
-    bursts = budget / gap / GAP_BURST < 2 ? 2 : budget / gap / GAP_BURST;
-    most = GAP_BURST;
+    bursts = budget / gap / PACED_BURST_REQUESTS;
+    if (bursts < MIN_PACED_BURSTS) bursts = MIN_PACED_BURSTS;
+    most = PACED_BURST_REQUESTS;
   }
-  if (bursts * most > MOST_REQUESTS) fail("InputError", "more than 50000 requests", "");
+  if (bursts * most > MAX_REQUESTS) fail("InputError", "more than 50000 requests", "");
   uint64_t length = count || gap ? 0 : budget / bursts;
   uint64_t *times = need(calloc(bursts * most, sizeof *times));
   uint64_t *counts = need(calloc(bursts, sizeof *counts));
@@ -246,7 +248,7 @@ static void latency(const runner *r, uint64_t gap, uint64_t budget, uint64_t cou
       uint64_t after = now_ns();
       times[done++] = after - before;
       counts[burst]++;
-      if (length && after - begun >= length && counts[burst] >= LEAST_BURST) break;
+      if (length && after - begun >= length && counts[burst] >= MIN_BURST_REQUESTS) break;
     }
     walls[burst] = now_ns() - begun;
   }
@@ -275,7 +277,7 @@ static void profile(const runner *r, uint64_t budget, uint64_t count) {
     call(r, done);
     for (size_t i = 0; i < size; i++) times[i * most + done] = profile.operators[i].time;
     done++;
-    if (!count && now_ns() >= deadline && done >= LEAST_BURST) break;
+    if (!count && now_ns() >= deadline && done >= MIN_BURST_REQUESTS) break;
   }
   json_begin(r);
   json_overhead();
@@ -393,9 +395,9 @@ int main(int count, char **arguments) {
   if (count == 3 && !strcmp(task, "drop")) return drop(arguments[2]), 0;
   if (count != 9) fail("InputError", "usage", "TASK MODEL REQUESTS ROWS CONTEXT GAP BUDGET COUNT");
   runner r = {.rows = number(arguments[4])};
-  if (!r.rows || r.rows > 1000000) fail("InputError", "rows must be 1 to 1000000", arguments[4]);
+  if (!r.rows || r.rows > MAX_ROWS) fail("InputError", "rows must be 1 to 1000000", arguments[4]);
   uint64_t gap = number(arguments[6]), budget = number(arguments[7]), most = number(arguments[8]);
-  if (most > MOST_REQUESTS) fail("InputError", "more than 50000 requests", arguments[8]);
+  if (most > MAX_REQUESTS) fail("InputError", "more than 50000 requests", arguments[8]);
   const char *flags = arguments[5];
   uint8_t *context = need(calloc(strlen(flags) + 1, 1));
   for (size_t i = 0; flags[i]; i++) context[i] = flags[i] == '1';

@@ -89,11 +89,11 @@ HELPER BASE float __aeabi_l2f(int64_t value) {
     int zeros = 0;
     while (!(size << zeros >> 63)) zeros++;
     size <<= zeros;
-    uint32_t kept = (uint32_t)(size >> 40), half = (uint32_t)(size >> 39) & 1;
+    uint32_t mantissa = (uint32_t)(size >> 40), half = (uint32_t)(size >> 39) & 1;
     int sticky = size << 25 != 0;
     bits = (uint32_t)(63 - zeros + 127) << 23;
-    bits += kept & 0x7fffffu;
-    bits += half && (sticky || (kept & 1)); /* a carry moves on into the exponent, as it should */
+    bits += mantissa & 0x7fffffu;
+    bits += half && (sticky || (mantissa & 1)); /* a carry moves on into the exponent, as it should */
   }
   bits |= value < 0 ? 0x80000000u : 0;
   __builtin_memcpy(&result, &bits, sizeof result);

@@ -67,7 +67,7 @@ static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteAr
   size_t inputs = status == OD_OK ? od_input_count(opened->model) : 0;
   if (inputs > MOST_INPUTS) fault = "more than 1024 inputs";
   for (size_t i = 0; i < inputs; i++)
-    if (od_input(opened->model, i)->is_float) fault = "it takes numbers; Java gives IDs alone";
+    if (od_input(opened->model, i)->is_float) fault = "it takes numbers; Java gives only IDs";
   if (fault) {
     od_close(opened->model);
     status = OD_E_UNSUPPORTED;
@@ -81,11 +81,11 @@ static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteAr
   return 0;
 }
 
-JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openPath(JNIEnv *env, jclass own, jbyteArray path,
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openPath(JNIEnv *env, jclass cls, jbyteArray path,
                                                           jbyteArray error) {
   char text[4096];
   od_mapping mapping;
-  (void)own;
+  (void)cls;
   if (!copy_path(env, path, text)) {
     tell(env, error, OD_E_SYSTEM, "the path is too long");
     return 0;
@@ -94,46 +94,46 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openPath(JNIEnv *env, jclass ow
   return open_mapping(env, refused, &mapping, error);
 }
 
-JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openDescriptor(JNIEnv *env, jclass own, jint file,
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openDescriptor(JNIEnv *env, jclass cls, jint file,
                                                                 jlong offset, jlong size,
                                                                 jbyteArray error) {
   od_mapping mapping;
-  (void)own;
+  (void)cls;
   int refused = od_map_descriptor(file, offset, size, &mapping);
   return open_mapping(env, refused, &mapping, error);
 }
 
-JNIEXPORT void JNICALL Java_ondevice_ctr_Native_close(JNIEnv *env, jclass own, jlong model) {
+JNIEXPORT void JNICALL Java_ondevice_ctr_Native_close(JNIEnv *env, jclass cls, jlong model) {
   handle *opened = model_of(model);
-  (void)env, (void)own;
+  (void)env, (void)cls;
   od_close(opened->model);
   od_unmap(&opened->mapping);
   od_page_allocator.release(NULL, opened);
 }
 
-JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_bytes(JNIEnv *env, jclass own, jlong model) {
-  (void)env, (void)own;
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_bytes(JNIEnv *env, jclass cls, jlong model) {
+  (void)env, (void)cls;
   return (jlong)model_of(model)->mapping.size;
 }
 
-JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_info(JNIEnv *env, jclass own, jlong model) {
+JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_info(JNIEnv *env, jclass cls, jlong model) {
   size_t size;
   const char *text = od_info(model_of(model)->model, &size);
-  (void)own;
+  (void)cls;
   return bytes_of(env, text, size);
 }
 
-JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_kernels(JNIEnv *env, jclass own,
+JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_kernels(JNIEnv *env, jclass cls,
                                                               jlong model) {
   const char *name = od_kernels_in_use(model_of(model)->model);
-  (void)own;
+  (void)cls;
   return bytes_of(env, name, length_of(name));
 }
 
-JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_count(JNIEnv *env, jclass own, jlong model,
+JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_count(JNIEnv *env, jclass cls, jlong model,
                                                       jboolean outputs) {
   const od_model *opened = model_of(model)->model;
-  (void)env, (void)own;
+  (void)env, (void)cls;
   return (jint)(outputs ? od_output_count(opened) : od_input_count(opened));
 }
 
@@ -142,42 +142,42 @@ static const od_tensor *tensor_of(jlong model, jboolean output, jint index) {
   return output ? od_output(opened, (size_t)index) : od_input(opened, (size_t)index);
 }
 
-JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_name(JNIEnv *env, jclass own, jlong model,
+JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_name(JNIEnv *env, jclass cls, jlong model,
                                                            jboolean output, jint index) {
   const od_tensor *tensor = tensor_of(model, output, index);
-  (void)own;
+  (void)cls;
   return tensor ? bytes_of(env, tensor->name, length_of(tensor->name)) : NULL;
 }
 
 /* Elements of one row; 0: there is no such tensor. */
-JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_rowSize(JNIEnv *env, jclass own, jlong model,
+JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_rowSize(JNIEnv *env, jclass cls, jlong model,
                                                         jboolean output, jint index) {
   const od_tensor *tensor = tensor_of(model, output, index);
-  (void)env, (void)own;
+  (void)env, (void)cls;
   return tensor && tensor->row_size <= INT32_MAX ? (jint)tensor->row_size : 0;
 }
 
-JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSession(JNIEnv *env, jclass own, jlong model,
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSession(JNIEnv *env, jclass cls, jlong model,
                                                              jbyteArray error) {
   od_session *session;
   od_error why;
-  (void)own;
+  (void)cls;
   od_status status = od_session_open(model_of(model)->model, &session, &why);
   if (status == OD_OK) return (jlong)(uintptr_t)session;
   tell(env, error, status, why.text);
   return 0;
 }
 
-JNIEXPORT void JNICALL Java_ondevice_ctr_Native_closeSession(JNIEnv *env, jclass own,
+JNIEXPORT void JNICALL Java_ondevice_ctr_Native_closeSession(JNIEnv *env, jclass cls,
                                                              jlong session) {
-  (void)env, (void)own;
+  (void)env, (void)cls;
   od_session_close(session_of(session));
 }
 
 /* Score rows. `ids` and `scores` are direct buffers of the session's own, which nobody else changes
  * meanwhile: the IDs of every input in turn, one row for a context input (`context` is null, or has
  * a byte for each input). Returns a status. */
-JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass own, jlong model,
+JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass cls, jlong model,
                                                     jlong session, jobject ids, jint rows,
                                                     jbyteArray context, jobject scores,
                                                     jbyteArray error) {
@@ -189,7 +189,7 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass own, jlo
   uint8_t shared[MOST_INPUTS] = {0};
   uint64_t need = 0, room = (uint64_t)(*env)->GetDirectBufferCapacity(env, ids);
   od_error why;
-  (void)own;
+  (void)cls;
   if (context) (*env)->GetByteArrayRegion(env, context, 0, (jsize)inputs, (jbyte *)shared);
   for (size_t i = 0; i < inputs; i++) {
     uint64_t count = (uint64_t)od_input(opened, i)->row_size * (shared[i] ? 1 : (uint64_t)rows);
@@ -212,14 +212,14 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass own, jlo
   return (jint)status;
 }
 
-JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_processTime(JNIEnv *env, jclass own) {
-  (void)env, (void)own;
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_processTime(JNIEnv *env, jclass cls) {
+  (void)env, (void)cls;
   return od_process_time();
 }
 
-JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_dropPages(JNIEnv *env, jclass own,
+JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_dropPages(JNIEnv *env, jclass cls,
                                                                       jbyteArray path) {
   char text[4096];
-  (void)own;
+  (void)cls;
   return copy_path(env, path, text) ? od_drop_pages(text) : -1;
 }

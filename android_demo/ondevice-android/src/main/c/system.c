@@ -81,11 +81,11 @@ int od_map_descriptor(int file, int64_t offset, int64_t size, od_mapping *mappin
   if (size <= 0 || size > whole - offset) return EINVAL_;
   uint64_t before = (uint64_t)offset % LARGEST_PAGE, pages = before + (uint64_t)size;
   if (pages > SIZE_MAX / 2 || (uint64_t)offset / UNIT > SIZE_MAX / 2) return EFBIG_;
-  long found = map((size_t)pages, PROT_READ, MAP_PRIVATE, file, (uint64_t)offset - before);
-  if (failed(found)) return (int)-found;
-  mapping->pages = (void *)found;
+  long address = map((size_t)pages, PROT_READ, MAP_PRIVATE, file, (uint64_t)offset - before);
+  if (failed(address)) return (int)-address;
+  mapping->pages = (void *)address;
   mapping->page_size = (size_t)pages;
-  mapping->data = (const char *)found + before;
+  mapping->data = (const char *)address + before;
   mapping->size = (size_t)size;
   return OK;
 }
@@ -115,10 +115,10 @@ enum { HEADER = 64 }; /* keeps what follows aligned to a cache line */
 static void *allocate(void *user, size_t size) {
   (void)user;
   if (size > SIZE_MAX / 2) return NULL;
-  long found = map(size + HEADER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (failed(found)) return NULL;
-  *(size_t *)found = size + HEADER;
-  return (char *)found + HEADER;
+  long address = map(size + HEADER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (failed(address)) return NULL;
+  *(size_t *)address = size + HEADER;
+  return (char *)address + HEADER;
 }
 
 static void release(void *user, void *memory) {

@@ -142,7 +142,7 @@ public class DeviceTest {
     /** A short benchmark: every measurement in a process of its own. */
     @Test
     public void theBenchmarkMeasuresInFreshProcesses() throws Exception {
-        final String[] made = new String[2];
+        final String[] outcome = new String[2];
         final CountDownLatch done = new CountDownLatch(1);
         final Plan plan = new Plan();
         plan.rows = new int[] {1};
@@ -155,7 +155,7 @@ public class DeviceTest {
                 try {
                     Benchmark.ModelFile file = new Benchmark.ModelFile("model.odm",
                             context.getAssets().open("model.odm"));
-                    made[0] = Benchmark.run(plan, Collections.singletonList(
+                    outcome[0] = Benchmark.run(plan, Collections.singletonList(
                             new Benchmark.Subject(file, new ServiceMachine(context,
                                     context.getPackageCodePath(), null))),
                             new PhoneDevice(context), "ondevice app", new Benchmark.Progress() {
@@ -163,18 +163,18 @@ public class DeviceTest {
                                 public void at(int now, int all, String text) {}
                             });
                 } catch (IOException error) {
-                    made[1] = error.getMessage();
+                    outcome[1] = error.getMessage();
                 }
                 done.countDown();
             }
         }.start();
         assertTrue(done.await(5, TimeUnit.MINUTES));
-        assertEquals(null, made[1]);
-        Map<?, ?> report = (Map<?, ?>) Json.parse(made[0]);
+        assertEquals(null, outcome[1]);
+        Map<?, ?> report = (Map<?, ?>) Json.parse(outcome[0]);
         assertEquals("ondevice-bench", report.get("format"));
         assertFalse((Boolean) report.get("interrupted"));
         assertEquals(2, ((List<?>) report.get("starts")).size());
         assertEquals(1, ((List<?>) report.get("latencies")).size());
-        assertNotEquals("", ReportText.of(made[0]));
+        assertNotEquals("", ReportText.of(outcome[0]));
     }
 }

@@ -67,17 +67,17 @@ final class BenchmarkRun {
         thread = new Thread("benchmark") {
             @Override
             public void run() {
-                String made = null;
+                String written = null;
                 String failure = null;
                 try {
-                    made = measure();
-                    Files.write(file(), made);
+                    written = measure();
+                    Files.write(file(), written);
                 } catch (IOException error) {
                     failure = error.getMessage();
                 } catch (OnDeviceException error) {
                     failure = error.getMessage();
                 }
-                finish(made, failure);
+                finish(written, failure);
             }
         };
         thread.start();
@@ -93,11 +93,11 @@ final class BenchmarkRun {
 
     private String measure() throws IOException {
         File updated = Store.updatedModel(context);
-        boolean own = updated.exists();
+        boolean isUpdated = updated.exists();
         List<Benchmark.Subject> subjects = new ArrayList<Benchmark.Subject>();
-        subjects.add(subject(Store.MODEL, own ? new FileInputStream(updated)
+        subjects.add(subject(Store.MODEL, isUpdated ? new FileInputStream(updated)
                 : context.getAssets().open(Store.MODEL),
-                own ? updated.getPath() : context.getPackageCodePath(), null));
+                isUpdated ? updated.getPath() : context.getPackageCodePath(), null));
         for (String name : StockRuntimes.models(context)) {
             subjects.add(subject(name, context.getAssets().open(name),
                     context.getPackageCodePath(), name));
@@ -129,13 +129,13 @@ final class BenchmarkRun {
         }
     }
 
-    private void finish(final String made, final String failure) {
+    private void finish(final String written, final String failure) {
         main.post(new Runnable() {
             @Override
             public void run() {
                 thread = null;
                 problem = failure;
-                report = made == null ? report : made;
+                report = written == null ? report : written;
                 tell();
             }
         });

@@ -7,7 +7,7 @@ import java.util.Collections;
 import java.util.List;
 import ondevice.ctr.bench.Device;
 
-/** What Android says of the device; what newer versions alone know is asked for by name. */
+/** What Android says of the device; calls of newer versions go by reflection. */
 final class PhoneDevice extends Device {
     // PowerManager.THERMAL_STATUS_*, from 1 on.
     private static final String[] THERMAL = {"light", "moderate", "severe", "critical",

@@ -41,11 +41,11 @@ final class Store {
     private final Context context;
     private final ExecutorService worker = Executors.newSingleThreadExecutor();
     private final Handler main = new Handler(Looper.getMainLooper());
-    // Of the main thread alone: a change is told to the next screen where there is none just then.
+    // Only for the main thread: a change is told to the next screen where there is none just then.
     private Listener listener;
     private boolean untold;
     private String untoldProblem;
-    // Of the background thread alone:
+    // Only for the background thread:
     private Catalogue catalogue;
     private OnDeviceModel model;
     private String notice;

@@ -357,16 +357,16 @@ public final class OnDeviceModel implements Closeable {
 
     /** The rows of one input, which must be those of the inputs before it (-1: it is the first). */
     private int checkedRows(int input, long[] ids, int rows) {
-        int own = ids.length / rowSizes[input];
-        if (own * rowSizes[input] != ids.length || own == 0) {
+        int height = ids.length / rowSizes[input];
+        if (height * rowSizes[input] != ids.length || height == 0) {
             throw new InputException("input '" + inputNames[input] + "': expected rows of "
                     + rowSizes[input] + " values, got " + ids.length + " values");
         }
-        if (rows >= 0 && own != rows) {
-            throw new InputException("inputs differ in rows: '" + inputNames[input] + "' has " + own
-                    + ", those before it " + rows);
+        if (rows >= 0 && height != rows) {
+            throw new InputException("inputs differ in rows: '" + inputNames[input] + "' has "
+                    + height + ", those before it " + rows);
         }
-        return own;
+        return height;
     }
 
     private void checkLimit(int input, long[] ids) {
@@ -391,8 +391,8 @@ public final class OnDeviceModel implements Closeable {
         try {
             session.makeRoom(count * 8, (long) rows * outputSize * 4);
             java.nio.LongBuffer to = session.ids.asLongBuffer();
-            for (long[] own : ids) {
-                to.put(own);
+            for (long[] values : ids) {
+                to.put(values);
             }
             int status = Native.run(handle, session.handle, session.ids, rows, shared,
                     session.scores, session.error);

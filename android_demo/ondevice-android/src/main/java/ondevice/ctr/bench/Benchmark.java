@@ -20,6 +20,10 @@ import ondevice.ctr.OnDeviceException;
  * (ondevice/bench/measure/rounds.py; the format is in docs/bench.md).
  */
 public final class Benchmark {
+    // As in ondevice/bench/report.py.
+    private static final String FORMAT = "ondevice-bench";
+    private static final int FORMAT_VERSION = 1;
+
     /** Version of the library, which the report names. */
     public static final String VERSION = "0.1.0";
 
@@ -60,11 +64,11 @@ public final class Benchmark {
                     digest.update(piece, 0, size);
                     count += size;
                 }
-                for (byte one : digest.digest()) {
-                    hex.append(String.format("%02x", one));
+                for (byte value : digest.digest()) {
+                    hex.append(String.format("%02x", value));
                 }
             } catch (NoSuchAlgorithmException error) {
-                throw new OnDeviceException("no SHA-256 here", error); // every Java has it
+                throw new OnDeviceException("this Java has no SHA-256", error); // every Java has it
             }
             bytes = count;
             sha256 = hex.toString();
@@ -154,8 +158,8 @@ public final class Benchmark {
         SimpleDateFormat format = new SimpleDateFormat("yyyy-MM-dd'T'HH:mm:ss'Z'", Locale.ROOT);
         format.setTimeZone(TimeZone.getTimeZone("UTC"));
         Map<String, Object> out = new LinkedHashMap<String, Object>();
-        out.put("format", "ondevice-bench");
-        out.put("version", 1);
+        out.put("format", FORMAT);
+        out.put("version", FORMAT_VERSION);
         out.put("created", format.format(new Date()));
         out.put("tool", tool + " " + VERSION);
         out.put("interrupted", interrupted);
@@ -277,27 +281,27 @@ public final class Benchmark {
         for (int i = 0; i < processor.length; i++) {
             Map<?, ?> round = item.rounds.get(i);
             Map<?, ?> worker = (Map<?, ?>) ((List<?>) round.get("workers")).get(0);
-            double[] own = numbers(worker.get("times_ns"));
+            double[] nanoseconds = numbers(worker.get("times_ns"));
             double[] counts = numbers(worker.get("counts"));
             double[] walls = numbers(worker.get("walls_ns"));
             List<Object> medians = new ArrayList<Object>();
             int at = 0;
             for (int burst = 0; burst < counts.length; burst++) {
                 double[] piece = new double[(int) counts[burst]];
-                System.arraycopy(own, at, piece, 0, piece.length);
+                System.arraycopy(nanoseconds, at, piece, 0, piece.length);
                 at += piece.length;
                 medians.add(Statistics.rounded(Math.max(Statistics.median(piece), 1) / 1000));
                 rates.add(piece.length * item.task.rows / Math.max(walls[burst], 1) * 1e9);
             }
             bursts.add(medians);
-            for (double time : own) {
+            for (double time : nanoseconds) {
                 times.add(time / 1000);
             }
             for (double time : numbers(round.get("overhead_ns"))) {
                 overhead.add(time / 1000);
             }
             metered &= round.get("cpu_ns") != null;
-            processor[i] = metered ? number(round.get("cpu_ns")) / own.length / 1000 : 0;
+            processor[i] = metered ? number(round.get("cpu_ns")) / nanoseconds.length / 1000 : 0;
         }
         boolean timed = timed(item);
         Map<String, Object> out = subject(item);

@@ -11,7 +11,7 @@ import java.util.Set;
 
 /** What a device says of itself, as the report has it; on Android many files may not be read. */
 public class Device {
-    private static final int MOST_SENSORS = 32;
+    private static final int MAX_SENSORS = 32; // as in ondevice/bench/measure/constants.py
 
     /** The name of the phone or board; null: unknown. Android's classes know it: override. */
     public String name() {
@@ -102,7 +102,7 @@ public class Device {
             String type = SystemCalls.read(zone + "/type");
             String value = SystemCalls.read(zone + "/temp");
             if (type == null || value == null || !value.trim().matches("-?\\d{1,7}")
-                    || out.size() == MOST_SENSORS) {
+                    || out.size() == MAX_SENSORS) {
                 continue;
             }
             Map<String, Object> sensor = new LinkedHashMap<String, Object>();

@@ -10,7 +10,7 @@ import java.util.Map;
 
 /** Summaries of observations as the report has them; percentiles interpolate linearly. */
 final class Statistics {
-    private static final MathContext SEVEN_DIGITS = new MathContext(7);
+    private static final int REPORT_DIGITS = 7; // as in ondevice/bench/measure/constants.py
 
     private Statistics() {}
 
@@ -59,9 +59,9 @@ final class Statistics {
         return out;
     }
 
-    /** Seven digits, as all numbers of a report. */
+    /** Rounded to the digits that all numbers of a report have. */
     static double rounded(double value) {
-        return new BigDecimal(value).round(SEVEN_DIGITS).doubleValue();
+        return new BigDecimal(value).round(new MathContext(REPORT_DIGITS)).doubleValue();
     }
 
     private static double percentile(double[] sorted, int p) {

@@ -9,7 +9,9 @@ import java.nio.charset.Charset;
 
 /** What a process can learn of itself: native methods (jni.c) and files of /proc. */
 final class SystemCalls {
-    private static final int LONGEST_FILE = 1 << 16;
+    // As in ondevice/bench/measure/constants.py.
+    private static final int MAX_SYSTEM_FILE = 1 << 16;
+    private static final String[] EMULATORS = {"qemu-", "box64", "box86", "FEX"};
 
     private SystemCalls() {}
 
@@ -28,7 +30,7 @@ final class SystemCalls {
             try {
                 char[] piece = new char[4096];
                 int count = in.read(piece);
-                while (count > 0 && out.length() < LONGEST_FILE) {
+                while (count > 0 && out.length() < MAX_SYSTEM_FILE) {
                     out.append(piece, 0, count);
                     count = in.read(piece);
                 }
@@ -63,7 +65,7 @@ final class SystemCalls {
     static String emulator() {
         try {
             String program = new File("/proc/thread-self/exe").getCanonicalFile().getName();
-            for (String known : new String[] {"qemu-", "box64", "box86", "FEX"}) {
+            for (String known : EMULATORS) {
                 if (program.startsWith(known)) {
                     return program;
                 }

@@ -17,16 +17,18 @@ import ondevice.ctr.OnDeviceModel;
  * constants, as ondevice/bench/measure/worker.py, and the same answer: an observation as JSON.
  */
 public final class Worker {
+    // As in ondevice/bench/measure/constants.py, which has their units and reasons.
     private static final int REQUESTS = 64;
     private static final int MEMORY_REQUESTS = 100;
-    private static final double WARM_UP_S = 0.2;
+    private static final long WARM_UP_NS = 200000000;
     private static final int BURSTS = 10;
-    private static final int LEAST_BURST = 2;
-    private static final int MOST_REQUESTS = 50000;
-    private static final int GAP_BURST = 3;
+    private static final int MIN_BURST_REQUESTS = 2;
+    static final int MAX_REQUESTS = 50000;
+    private static final int PACED_BURST_REQUESTS = 3;
+    private static final int MIN_PACED_BURSTS = 2;
     private static final int EMULATED_REQUESTS = 20;
-    private static final int OVERHEAD_REQUESTS = 1000;
-    private static final int RANDOM_ROWS = 256; // where a file has no test vectors
+    private static final int OVERHEAD_BURST_CALLS = 100;
+    private static final int RANDOM_ROWS = 256;
 
     /** Opens the model to measure, every time anew. */
     public interface Source {
@@ -128,18 +130,18 @@ public final class Worker {
      */
     public static String observe(Source source, Task task, long startedNs) {
         Worker worker = new Worker(task, source);
-        Map<String, Object> found = new LinkedHashMap<String, Object>();
+        Map<String, Object> observation = new LinkedHashMap<String, Object>();
         if (task.kind.equals("start")) {
-            worker.start(found, startedNs);
+            worker.start(observation, startedNs);
         } else if (task.kind.equals("memory")) {
-            worker.memory(found);
+            worker.memory(observation);
         } else {
-            worker.latency(found);
+            worker.latency(observation);
         }
-        return Json.write(found);
+        return Json.write(observation);
     }
 
-    private void start(Map<String, Object> found, long startedNs) {
+    private void start(Map<String, Object> observation, long startedNs) {
         long before = System.nanoTime();
         Engine model = source.open();
         long loaded = System.nanoTime();
@@ -148,14 +150,14 @@ public final class Worker {
         long asked = System.nanoTime();
         call(model, 0);
         long answered = System.nanoTime();
-        about(found, model);
-        found.put("start_ns", answered - startedNs - (asked - loaded));
-        found.put("load_ns", loaded - before);
-        found.put("first_ns", answered - asked);
+        about(observation, model);
+        observation.put("start_ns", answered - startedNs - (asked - loaded));
+        observation.put("load_ns", loaded - before);
+        observation.put("first_ns", answered - asked);
         model.close();
     }
 
-    private void memory(Map<String, Object> found) {
+    private void memory(Map<String, Object> observation) {
         draw(task.rows, MEMORY_REQUESTS);
         System.gc();
         Map<String, Long> before = memoryNow();
@@ -183,8 +185,8 @@ public final class Worker {
         all.put("process", new LinkedHashMap<String, Object>(after));
         all.put("growth", growth);
         all.put("faults", counts);
-        about(found, model);
-        found.put("memory", all);
+        about(observation, model);
+        observation.put("memory", all);
         model.close();
     }
 
@@ -192,17 +194,17 @@ public final class Worker {
     public static Map<String, Long> memoryNow() {
         String status = SystemCalls.read("/proc/self/status");
         String rollup = SystemCalls.read("/proc/self/smaps_rollup"); // Android 9 and later
-        Map<String, Long> found = new LinkedHashMap<String, Long>();
+        Map<String, Long> sizes = new LinkedHashMap<String, Long>();
         String[][] fields = {{"rss", "Rss", "VmRSS"}, {"pss", "Pss", ""},
             {"anonymous", "Anonymous", "RssAnon"}, {"file", "", "RssFile"}, {"peak", "", "VmHWM"}};
         for (String[] field : fields) {
             long bytes = SystemCalls.bytes(rollup, field[1]);
             bytes = bytes < 0 ? SystemCalls.bytes(status, field[2]) : bytes;
             if (bytes >= 0) {
-                found.put(field[0], bytes);
+                sizes.put(field[0], bytes);
             }
         }
-        return found;
+        return sizes;
     }
 
     /** Minor and major page faults of this process; null: unknown. */
@@ -214,12 +216,12 @@ public final class Worker {
                 : new long[] {Long.parseLong(fields[7]), Long.parseLong(fields[9])};
     }
 
-    private void latency(Map<String, Object> found) {
+    private void latency(Map<String, Object> observation) {
         draw(task.rows, REQUESTS);
         Engine model = source.open();
         prepare(model);
         int turn = 0;
-        long deadline = System.nanoTime() + (long) (Math.min(WARM_UP_S, task.seconds) * 1e9);
+        long deadline = System.nanoTime() + (long) Math.min(WARM_UP_NS, task.seconds * 1e9);
         do {
             call(model, turn++);
         } while (System.nanoTime() < deadline);
@@ -227,12 +229,13 @@ public final class Worker {
         boolean emulated = emulator != null;
         long gap = emulated ? 0 : (long) (task.gapMs * 1e6);
         int bursts = BURSTS;
-        int most = MOST_REQUESTS / BURSTS;
+        int most = MAX_REQUESTS / BURSTS;
         if (emulated) {
             most = EMULATED_REQUESTS / BURSTS;
         } else if (gap > 0) {
-            bursts = (int) Math.max(2, Math.round(task.seconds * 1e9 / gap / GAP_BURST));
-            most = GAP_BURST;
+            bursts = (int) Math.max(MIN_PACED_BURSTS,
+                    Math.round(task.seconds * 1e9 / gap / PACED_BURST_REQUESTS));
+            most = PACED_BURST_REQUESTS;
         }
         long length = emulated || gap > 0 ? 0 : (long) (task.seconds * 1e9 / bursts);
         long[] times = new long[bursts * most];
@@ -253,23 +256,23 @@ public final class Worker {
                 long after = System.nanoTime();
                 times[done++] = after - before;
                 counts[burst]++;
-                if (length > 0 && after - begun >= length && counts[burst] >= LEAST_BURST) {
+                if (length > 0 && after - begun >= length && counts[burst] >= MIN_BURST_REQUESTS) {
                     break;
                 }
             }
             walls[burst] = System.nanoTime() - begun;
         }
         long used = SystemCalls.processTime() - processor;
-        Map<String, Object> own = new LinkedHashMap<String, Object>();
-        own.put("times_ns", list(times, done));
-        own.put("counts", list(counts, bursts));
-        own.put("walls_ns", list(walls, bursts));
+        Map<String, Object> requestTimes = new LinkedHashMap<String, Object>();
+        requestTimes.put("times_ns", list(times, done));
+        requestTimes.put("counts", list(counts, bursts));
+        requestTimes.put("walls_ns", list(walls, bursts));
         List<Object> workers = new ArrayList<Object>();
-        workers.add(own);
-        about(found, model);
-        found.put("workers", workers);
-        found.put("cpu_ns", processor < 0 ? null : (Object) used);
-        found.put("overhead_ns", overhead);
+        workers.add(requestTimes);
+        about(observation, model);
+        observation.put("workers", workers);
+        observation.put("cpu_ns", processor < 0 ? null : (Object) used);
+        observation.put("overhead_ns", overhead);
         model.close();
     }
 
@@ -277,7 +280,7 @@ public final class Worker {
     private static List<Object> overhead() {
         List<Object> out = new ArrayList<Object>();
         for (int burst = 0; burst < BURSTS; burst++) {
-            double[] times = new double[OVERHEAD_REQUESTS / BURSTS];
+            double[] times = new double[OVERHEAD_BURST_CALLS];
             for (int i = 0; i < times.length; i++) {
                 long before = System.nanoTime();
                 times[i] = System.nanoTime() - before;
@@ -295,13 +298,13 @@ public final class Worker {
         return out;
     }
 
-    private void about(Map<String, Object> found, Engine model) {
-        found.put("engine", model.engine());
-        found.put("runtime", model.runtime());
-        found.put("emulated", emulator);
+    private void about(Map<String, Object> observation, Engine model) {
+        observation.put("engine", model.engine());
+        observation.put("runtime", model.runtime());
+        observation.put("emulated", emulator);
         String allowed = SystemCalls.line(SystemCalls.read("/proc/self/status"),
                 "Cpus_allowed_list");
-        found.put("affinity", allowed == null ? null : Device.numbers(allowed));
+        observation.put("affinity", allowed == null ? null : Device.numbers(allowed));
     }
 
     /** Draw {@code count} different requests, the same in every run. */

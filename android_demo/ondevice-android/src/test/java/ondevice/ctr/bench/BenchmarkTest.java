@@ -116,6 +116,29 @@ public class BenchmarkTest {
         }
     }
 
+    @Test
+    public void plansThatNoDeviceCanDoAreRefused() {
+        Plan[] plans = new Plan[7];
+        for (int i = 0; i < plans.length; i++) {
+            plans[i] = new Plan();
+        }
+        plans[0].rows = new int[] {0};
+        plans[1].rows = new int[] {1000001};
+        plans[2].gapsMs = new double[] {1e-6};
+        plans[3].gapsMs = new double[] {Double.NaN};
+        plans[4].seconds = 1e300;
+        plans[5].processes = 0;
+        plans[6].rank = new int[] {5}; // without a context
+        for (int i = 0; i < plans.length; i++) {
+            try {
+                plans[i].tasks();
+            } catch (IllegalArgumentException expected) {
+                continue;
+            }
+            fail("plan " + i);
+        }
+    }
+
     /** Figures of numpy.percentile and numpy.std(ddof=1). */
     @Test
     public void spreadsAreThoseOfNumpy() {

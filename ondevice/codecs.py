@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import SpecError
 
-Codec = Literal["f32", "f16", "q8", "q4", "q2"]
+# The only list of codecs; every other one is derived from it, so a codec is added in one place.
+FloatCodec = Literal["f32", "f16"]  # values as they are, without scales
+NarrowCodec = Literal["q4", "q2"]  # values of less than a byte
+DenseCodec = Literal[FloatCodec, "q8"]  # what dense layers are stored in
+Codec = Literal[DenseCodec, NarrowCodec]  # what table rows are stored in
 ScaleAxis = Literal["row", "column"]
 
-CODECS: tuple[Codec, ...] = ("f32", "f16", "q8", "q4", "q2")
+FLOAT_CODECS: tuple[FloatCodec, ...] = get_args(FloatCodec)
+NARROW_CODECS: tuple[NarrowCodec, ...] = get_args(NarrowCodec)
+DENSE_CODECS: tuple[DenseCodec, ...] = get_args(DenseCodec)
+CODECS: tuple[Codec, ...] = get_args(Codec)
 BITS: dict[Codec, int] = {"f32": 32, "f16": 16, "q8": 8, "q4": 4, "q2": 2}
 # Lowest and highest code. Narrow codecs use all codes that two's complement has, zero among them:
 # dropped dimensions and padding stay exactly zero.
 CODE_RANGE: dict[Codec, tuple[int, int]] = {"q8": (-127, 127), "q4": (-8, 7), "q2": (-2, 1)}
+INTEGER_CODECS = tuple(CODE_RANGE)
 
 # Scales tried for a narrow codec, as shares of the scale that clips nothing. Trained columns have
 # outliers at tens of standard deviations; a row is short, and its largest value a few.
@@ -227,7 +235,7 @@ class Survey:
         peak = float(max(self.highest.max(), -self.lowest.min()))
         if codec == "f16" and peak > LARGEST_F16:
             raise SpecError("f16 holds values up to 65504; the table has larger ones: use f32")
-        if codec in ("f32", "f16"):
+        if codec in FLOAT_CODECS:
             return None
         fits = peak / -CODE_RANGE[codec][0] <= LARGEST_F16
         if axis == "row":

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import FileFormatError
+from ondevice.limits import MAX_HEADER_BYTES, MAX_RANK
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +31,6 @@ CHECKSUMS = "crc32"
 ALIGNMENT = 64  # a cache line
 PAGE = 4096
 PAGED_BYTES = 16 * PAGE  # from this size on, an array starts on a page
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 WIDEST_CRC = 2**32 - 1  # as a number of JSON it takes the most digits
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -298,7 +298,7 @@ def _entry(path: Path, name: str, item: Any, header_bytes: int, file_size: int) 
         raise FileFormatError(fault + f"unknown dtype {item['dtype']!r}")
     dtype = _DTYPES[item["dtype"]]
     shape, offsets = item["shape"], item["data_offsets"]
-    if not (_sizes(shape) and _sizes(offsets) and len(offsets) == 2 and len(shape) <= 8):
+    if not (_sizes(shape) and _sizes(offsets) and len(offsets) == 2 and len(shape) <= MAX_RANK):
         raise FileFormatError(fault + "shape and data_offsets must be lists of sizes")
     size = dtype.itemsize
     for extent in shape:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import InputError, SpecError
 from ondevice.hashing import hash_int64, hash_string
+from ondevice.limits import MAX_LENGTH
 
 RawKind = Literal["string", "integer", "number"]
 Encoding = Literal["hash", "vocabulary", "id", "bucket"]
@@ -24,7 +25,6 @@ OOV_ID = 1  # a value outside the vocabulary
 FIRST_VOCABULARY_ID = 2
 MISSING_BUCKET_ID = 1  # of a number that is missing or NaN: a trained row of its own
 FIRST_BUCKET_ID = 2
-MAX_LENGTH = 4096  # of a sequence
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Field:
         faults = []
         if not isinstance(self.name, str) or not self.name:
             faults.append(f"name must be a non-empty string, got {self.name!r}")
-        if self.kind not in ("string", "integer", "number"):
+        if self.kind not in get_args(RawKind):
             faults.append(f"kind must be 'string', 'integer' or 'number', got {self.kind!r}")
-        if self.encoding not in ("hash", "vocabulary", "id", "bucket"):
+        if self.encoding not in get_args(Encoding):
             faults.append(f"encoding must be hash, vocabulary, id or bucket, got {self.encoding!r}")
         if self.encoding == "id" and self.kind != "integer":
             faults.append("encoding 'id' needs kind 'integer'")
@@ -80,7 +80,7 @@ class Field:
                 faults.append("vocabulary must be a one-dimensional int64 array")
             elif np.any(vocabulary[1:] <= vocabulary[:-1]):
                 faults.append("vocabulary must be strictly ascending")
-        if self.unknown not in ("oov", "hash"):
+        if self.unknown not in get_args(Unknown):
             faults.append(f"unknown must be 'oov' or 'hash', got {self.unknown!r}")
         elif self.unknown == "hash" and self.encoding != "vocabulary":
             faults.append("unknown 'hash' is for the encoding 'vocabulary'")

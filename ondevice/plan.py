@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ondevice.errors import FileFormatError, SpecError
+from ondevice.limits import MAX_NODES
 from ondevice.records import RecordLayout
 from ondevice.spec import LookupSpec
 
 LOOKUP = "Lookup"
-MAX_NODES = 65_536
 
 Attribute = int | float | str | list[int] | list[float]
 

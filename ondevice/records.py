@@ -15,9 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, CODECS, Codec, FloatArray, QuantTable, ScaleAxis, StoredTable
+from ondevice.codecs import (
+    BITS,
+    CODECS,
+    FLOAT_CODECS,
+    Codec,
+    FloatArray,
+    QuantTable,
+    ScaleAxis,
+    StoredTable,
+)
 from ondevice.container import Reserved
 from ondevice.errors import FileFormatError, SpecError
+from ondevice.limits import MAX_DIM, MAX_ROWS
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -52,7 +62,7 @@ class RecordLayout:
         faults = []
         if self.codec not in CODECS:
             faults.append(f"unknown codec {self.codec!r}")
-        elif (self.scale_axis is None) != (self.codec in ("f32", "f16")):
+        elif (self.scale_axis is None) != (self.codec in FLOAT_CODECS):
             faults.append(f"codec {self.codec} with scale axis {self.scale_axis!r}")
         if self.scale_axis not in (None, "row", "column"):
             faults.append(f"unknown scale axis {self.scale_axis!r}")
@@ -60,8 +70,8 @@ class RecordLayout:
         if any(not isinstance(size, int) or isinstance(size, bool) for size in sizes):
             faults.append(f"sizes must be integers, got {sizes}")
         elif not (
-            1 <= self.rows < 2**31
-            and 1 <= self.dim <= 1024
+            1 <= self.rows <= MAX_ROWS
+            and 1 <= self.dim <= MAX_DIM
             and 0 <= self.width_base <= self.dim
             and 0 <= self.width_step <= self.dim + 1
         ):
@@ -335,7 +345,7 @@ def _pack_rows(table: QuantTable, lengths: npt.NDArray[np.int64], group_rows: in
 
 def _units(table: QuantTable, unit: int) -> Bytes:
     """Scale and values of every row in units of 2, 4 or 8 bits, uint8 [rows, units]."""
-    if table.codec in ("f32", "f16"):
+    if table.codec in FLOAT_CODECS:
         little = "<f2" if table.codec == "f16" else "<f4"
         return np.ascontiguousarray(table.values.astype(little)).view(np.uint8)
     values = table.values.astype(np.int8, copy=False).view(np.uint8) & np.uint8(2**unit - 1)
@@ -368,7 +378,7 @@ def _join(units: Bytes, unit: int) -> Bytes:
 
 def _decode_values(raw: Bytes, codec: Codec) -> FloatArray:
     raw = np.ascontiguousarray(raw)
-    if codec in ("f32", "f16"):
+    if codec in FLOAT_CODECS:
         return raw.view("<f2" if codec == "f16" else "<f4").astype(np.float32)
     unit = BITS[codec]
     up = np.uint8(8 - unit)  # the sign bit to the top, and back with the sign

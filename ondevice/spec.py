@@ -9,15 +9,13 @@ from typing import Any, Literal, get_args
 
 from ondevice.errors import SpecError
 from ondevice.hashing import xxh64
+from ondevice.limits import MAX_BLOCKS, MAX_DIM, MAX_ROWS
 
 Scheme = Literal["full", "binary_code", "hash"]
 Strategy = Literal["succession", "skip"]
 Fuse = Literal["sum", "concat", "mean", "mul"]
 Pooling = Literal["none", "sum", "mean"]
 
-MAX_ROWS = 2**31 - 1  # row numbers travel as int32 in TFLite
-MAX_DIM = 1024
-MAX_BLOCKS = 64  # one bit per block at most
 HIGH_BITS = 31  # of a mixed code: what is left of a uint32 is a non-negative int32 everywhere
 
 
@@ -384,7 +382,7 @@ def _faults(spec: LookupSpec) -> list[str]:
     elif spec.scheme == "hash":
         faults += _shared_faults(spec) + _hash_faults(spec)
     else:
-        faults.append(f"unknown scheme {spec.scheme!r} (full, binary_code, hash)")
+        faults.append(f"unknown scheme {spec.scheme!r} ({', '.join(get_args(Scheme))})")
     return faults
 
 

@@ -257,7 +257,7 @@ def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any
         )
     try:
         text = data[8 : 8 + length].tobytes().decode("utf-8")
-        header = json.loads(text, object_pairs_hook=_unique_keys)
+        header = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: the header is not valid JSON: {error}") from error
     if not isinstance(header, dict):
@@ -265,7 +265,8 @@ def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any
     return header, 8 + length
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What json.loads calls for an object. Raises ValueError where a key occurs twice."""
     keys = dict(pairs)
     if len(keys) != len(pairs):
         raise ValueError("a name occurs twice")

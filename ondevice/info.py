@@ -218,4 +218,5 @@ def _input(item: Any) -> InputSpec:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {value!r}")
+    value.encode()  # a lone surrogate is a ValueError: it could be neither printed nor stored
     return value

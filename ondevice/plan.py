@@ -147,4 +147,6 @@ def _is_attribute(value: Any) -> bool:
 def _names(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError(f"expected a list of names, got {values!r}")
+    for value in values:
+        value.encode()  # a lone surrogate is a ValueError: it could be neither printed nor stored
     return tuple(values)

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ondevice.errors import writing
 from ondevice.inspection import Inspection, inspect
 from ondevice.text_table import size, table
 
@@ -22,9 +23,11 @@ def run(args: argparse.Namespace) -> int:
     """Inspect every file."""
     results = [inspect(path) for path in args.model]
     if args.json:
-        print(json.dumps([result.to_json() for result in results], indent=2))  # noqa: T201
+        text = json.dumps([result.to_json() for result in results], indent=2)
     else:
-        print("\n\n".join(_text(result) for result in results))  # noqa: T201
+        text = "\n\n".join(_text(result) for result in results)
+    with writing("standard output"):
+        print(text)  # noqa: T201
     return 0
 
 

@@ -43,3 +43,11 @@ MAX_HEADER_BYTES = 100_000_000
 
 # Values of a sequence field: a history of a user, not a text.
 MAX_LENGTH = 4096
+
+# Elements of all tensors that a .tflite file computes for its stored shapes, together. The runtimes
+# reserve them when they open the file.
+MAX_TFLITE_ELEMENTS = 2**28
+
+# Bytes that the numpy engine unpacks from dense layers at load, for each byte of the file: int8
+# codes become float64. Layers that share weights share the unpacked ones.
+MAX_UNPACKED_PER_BYTE = 8

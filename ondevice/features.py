@@ -315,7 +315,7 @@ def to_int64(values: npt.NDArray[Any], name: str) -> IdArray:
     if values.dtype.kind not in "iu":
         raise InputError(f"input {name!r}: expected integer IDs, got dtype {values.dtype}")
     unsigned = values.dtype.kind == "u" and values.dtype.itemsize == 8
-    whole = np.require(values, np.uint64 if unsigned else np.int64, "A")
+    whole = np.require(values, np.uint64 if unsigned else np.int64, ["A"])
     return whole.view(np.int64) if unsigned else whole
 
 

@@ -237,9 +237,9 @@ def _checked_values(spec: InputSpec, values: Values) -> ValueArray:
     if spec.dtype == "float32":
         if array.dtype.kind not in "fiub":
             raise InputError(f"input {spec.name!r}: expected numbers, got dtype {array.dtype}")
-        checked = _float32(spec.name, array)
+        checked: ValueArray = _float32(spec.name, array)
     else:
-        checked = np.require(to_int64(array, spec.name), requirements="CA")
+        checked = np.require(to_int64(array, spec.name), np.int64, ["C", "A"])
     if spec.id_limit is not None:
         _check_limits(spec, checked)
     return checked
@@ -258,7 +258,7 @@ def _array(name: str, values: Values) -> ValueArray:
 def _float32(name: str, array: ValueArray) -> FloatArray:
     """Numbers as an aligned float32 array. Raises InputError where one becomes infinite."""
     with np.errstate(over="ignore"):
-        numbers: FloatArray = np.require(array, np.float32, "CA")
+        numbers: FloatArray = np.require(array, np.float32, ["C", "A"])
     if array.dtype.itemsize > 4 and (np.isinf(numbers) & np.isfinite(array)).any():
         raise InputError(f"input {name!r}: a number is too large for float32")
     return numbers

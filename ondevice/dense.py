@@ -132,9 +132,9 @@ class DenseLayer:
         deep = -(-features // FEATURE_GROUP) * FEATURE_GROUP if codec == "q8" else features
         expected = [(_STORED[codec], deep * wide), (np.dtype(np.float32), wide)]
         expected += [(np.dtype(np.float32), wide)] * (codec == "q8")
-        found = [(array.dtype, array.size) for array in arrays]
-        if found != expected:
-            raise FileFormatError(f"dense layer: expected arrays {expected}, got {found}")
+        actual = [(array.dtype, array.size) for array in arrays]
+        if actual != expected:
+            raise FileFormatError(f"dense layer: expected arrays {expected}, got {actual}")
         if codec == "q8":
             grouped = arrays[0].reshape(-1, wide, FEATURE_GROUP).transpose(0, 2, 1)
             weight = grouped.reshape(deep, wide)[:features, :units].astype(np.float64)

@@ -45,7 +45,7 @@ class Field:
             2**64 a head row);
         "id": an integer that is an ID already;
         "bucket": 2 + how many of the ascending `boundaries` are less than or equal to the number,
-            by comparisons of doubles alone, so that every language agrees to the bit; a missing
+            only by comparisons of doubles, so that every language agrees to the bit; a missing
             value (None) or NaN becomes 1.
     A missing value (None) becomes PADDING_ID (0) in every other encoding.
     length: None for a single value. Otherwise the field is a sequence of up to `length` values,
@@ -296,8 +296,8 @@ def vocabulary_ids(vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov
     if not len(vocabulary):
         return absent.copy()
     position = np.minimum(np.searchsorted(vocabulary, hashes), len(vocabulary) - 1)
-    found = vocabulary[position] == hashes
-    return np.where(found, position + FIRST_VOCABULARY_ID, absent).astype(np.int64)
+    is_known = vocabulary[position] == hashes
+    return np.where(is_known, position + FIRST_VOCABULARY_ID, absent).astype(np.int64)
 
 
 def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:
@@ -356,6 +356,11 @@ def _base64(array: npt.NDArray[Any]) -> str:
 
 
 def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
+    """Read what `_field_to_json` wrote; an `earlier` field may own its vocabulary.
+
+    Raises:
+        SpecError: not an object, unknown keys, or values that are no field.
+    """
     if not isinstance(item, dict):
         raise SpecError(f"features: expected an object for each field, got {shown(item)}")
     known = {"name", "kind", "encoding", "seed"}

@@ -218,6 +218,7 @@ def checked_inputs(
 
 
 def _checked_values(spec: InputSpec, values: Values) -> ValueArray:
+    """An input's values as a contiguous, aligned array of its dtype. Raises InputError."""
     if (
         type(values) is np.ndarray
         and values.dtype == _DTYPES[spec.dtype]

@@ -140,7 +140,7 @@ def _node(item: Any) -> Node:
 
 def _is_attribute(value: Any) -> bool:
     if isinstance(value, list):
-        return all(isinstance(one, int | float) for one in value)
+        return all(isinstance(item, int | float) for item in value)
     return isinstance(value, int | float | str)
 
 

@@ -136,6 +136,7 @@ def _lines(source: IO[str]) -> Iterator[str]:
 def _column(
     spec: InputSpec, rows: list[Row], model: Described, text_format: TextFormat, ids: bool
 ) -> npt.NDArray[np.int64]:
+    """IDs int64 [rows, ...] of one input. Raises InputError, which names the line."""
     field = _field_of(spec, model, ids)
     values = []
     for line, row in rows:

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(result: Inspection) -> str:
+    """What a file holds: facts, its tables part by part, its lookups."""
     header = (
         *("table", "rows", "dim", "kept", "codec", "scale"),
         *("payload B", "scales B", "widths B", "permutation B"),
@@ -68,6 +69,7 @@ def _text(result: Inspection) -> str:
 
 
 def _lookups(result: Inspection) -> str:
+    """A line for each lookup of a native file."""
     header = (
         "lookup of",
         "scheme",

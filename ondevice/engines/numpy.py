@@ -1,4 +1,4 @@
-"""The reference engine: runs a native file with numpy alone."""
+"""The reference engine: runs a native file with numpy only."""
 
 from __future__ import annotations
 

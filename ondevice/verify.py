@@ -52,8 +52,8 @@ def verify(path: str | Path, *, engine: str = "auto") -> Verification:
         raise FileFormatError(f"{location}: no test vectors inside")
     got = model.predict(vectors.inputs)
     scores = got if isinstance(got, dict) else {model.outputs[0]: got}
-    found = [largest_difference(scores[name], vectors.outputs[name]) for name in scores]
-    difference = float(np.max(found))  # unlike max(), NaN where there is one
+    differences = [largest_difference(scores[name], vectors.outputs[name]) for name in scores]
+    difference = float(np.max(differences))  # unlike max(), NaN where there is one
     rows = len(next(iter(vectors.inputs.values())))
     return Verification(location, model.runner.runtime, rows, difference, vectors.tolerance)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch import nn
 
 import ondevice
-from ondevice.codecs import BITS, CODECS, Codec
+from ondevice.codecs import BITS, CODECS, DENSE_CODECS, Codec, DenseCodec
 from ondevice.converters.dense.calibration import calibrate
 from ondevice.converters.dense.layers import DensePlan, check_layers
 from ondevice.converters.graph import CapturedModel
@@ -62,7 +62,6 @@ from ondevice.converters.verify.verification import (
     expected_of,
     measure_file,
 )
-from ondevice.dense import DENSE_CODECS, DenseCodec
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import ModelInfo, TestVectors

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ondevice.errors import SpecError
 from ondevice.features import FIRST_BUCKET_ID, FIRST_VOCABULARY_ID, Field
+from ondevice.limits import MAX_ROWS
 from ondevice.models.click_log import ClickLog
 from ondevice.models.data import HashedLog, cardinalities
 from ondevice.models.layers.embeddings import (
@@ -18,7 +19,6 @@ from ondevice.models.layers.embeddings import (
     MultiHashEmbedding,
     QuotientRemainderEmbedding,
 )
-from ondevice.spec import MAX_ROWS
 
 Sharing = Literal["binary_code", "hash", "multi_hash", "quotient_remainder"]
 SHARINGS: tuple[Sharing, ...] = get_args(Sharing)

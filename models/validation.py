@@ -15,7 +15,7 @@ from ondevice.features import FIRST_BUCKET_ID, FeatureSpec, Field
 from ondevice.info import InputSpec
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
-from ondevice.requests import kind_of, read_requests
+from ondevice.requests import format_of, read_requests
 
 BATCH = 8192
 # Buckets that tell exactly 0 and exactly 1 from all other numbers and from a missing label.
@@ -45,7 +45,7 @@ def rows_from_file(path: Path, features: FeatureSpec) -> dict[str, npt.NDArray[n
     rows = _Rows(path, inputs, features)
     try:
         with path.open(encoding="utf-8-sig", newline="") as source:
-            batches = list(read_requests(source, kind_of(path.name), rows, False, BATCH))
+            batches = list(read_requests(source, format_of(path.name), rows, False, BATCH))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except InputError as error:

@@ -4,28 +4,71 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from ondevice.errors import OutputError, writing
+
+NEW_FILE_MODE = 0o666  # less the umask, as for any new file
+PRIVATE_MODE = 0o600
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; rename it on success, delete it on any failure.
+    """Yield a path to write to; what was written becomes `target` on success, or vanishes.
 
-    A reader that has the old file mapped keeps the old bytes.
+    The path is a temporary file in the target's folder, which is renamed after its bytes are on
+    the disk. A reader that has the old file mapped keeps the old bytes. A symbolic link stays, and
+    the file that it names is replaced; a replaced file's permissions are kept. A device or a FIFO
+    cannot be replaced: for those the path is `target` itself.
+
+    Raises:
+        OutputError: `target` is a directory, or cannot be written. Names `target`.
+        BrokenPipeError: `target` is a FIFO whose reader has gone.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    with writing(target):
+        status = _status(target)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            raise OutputError(f"{target}: cannot be written: it is a directory")
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            yield target
+            return
+        real = Path(os.path.realpath(target))
+        real.parent.mkdir(parents=True, exist_ok=True)
+        temporary = real.with_name(f".{secrets.token_hex(8)}.tmp")
+        mode = NEW_FILE_MODE if status is None else PRIVATE_MODE
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+        try:
+            yield temporary
+            _sync(temporary)
+            if status is not None:
+                _copy_permissions(temporary, status)
+            temporary.replace(real)
+            _sync(real.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _status(target: Path) -> os.stat_result | None:
+    """What `target` is, behind any links; None where nothing is there yet."""
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; a model is not
-        temporary.replace(target)
+        return target.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file's bytes, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _copy_permissions(path: Path, status: os.stat_result) -> None:
+    with contextlib.suppress(PermissionError):  # only root may give a file to somebody else
+        os.chown(path, status.st_uid, status.st_gid)
+    path.chmod(stat.S_IMODE(status.st_mode))

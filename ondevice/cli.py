@@ -13,7 +13,7 @@ from importlib import metadata
 from types import ModuleType
 
 import ondevice
-from ondevice.errors import InputError, OnDeviceError, needs_extra
+from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
 
 # Commands of the runtime, each a module with EPILOG, configure(parser) and run(args).
 BUILT_IN = {
@@ -32,26 +32,60 @@ EXTRA = {
     "export-android": ("write a model and a catalogue as assets of the Android demo app", "train"),
 }
 
+INTERRUPTED = 128 + signal.SIGINT
+# What a shell reports of `cat` in `cat file | head`: the signal ends it.
+READER_GONE = 128 + signal.SIGPIPE
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for an error or a failed check, 2 for usage."""
+    """Run a command and return its exit code.
+
+    The code is 0; 1 for an error or a failed check; 2 for usage; 130 after Ctrl-C; 141 where the
+    reader of the output has gone (`| head`), which prints nothing.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:
-        parser, commands = _parser(words[0] if words else "")
-        options = parser.parse_args(words)
-        return int(commands[options.command].run(options))
+        try:
+            parser, commands = _parser(words[0] if words else "")
+            options = parser.parse_args(words)
+            code = int(commands[options.command].run(options))
+        except SystemExit:  # argparse ends --help, which printed something, so
+            _flush_output()
+            raise
+        _flush_output()
+        return code
     except OnDeviceError as error:
         print(f"ondevice: {error}", file=sys.stderr)  # noqa: T201
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         print("ondevice: interrupted", file=sys.stderr)  # noqa: T201
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
-        # the reader has gone (`| head`): end quietly, also when Python flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return READER_GONE
+    except OSError as error:
+        print(f"ondevice: {error}", file=sys.stderr)  # noqa: T201
+        _drop_output()
         return 1
+
+
+def _flush_output() -> None:
+    """Write what standard output still holds. Raises OutputError or BrokenPipeError."""
+    if sys.stdout is not None:
+        with writing("standard output"):
+            sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Discard what standard output still holds if it cannot take it: Python flushes at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminated(number: int, _: object) -> None:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import SpecError
 
-Codec = Literal["f32", "f16", "q8", "q4", "q2"]
+# The only list of codecs; every other one is derived from it, so a codec is added in one place.
+FloatCodec = Literal["f32", "f16"]  # values as they are, without scales
+NarrowCodec = Literal["q4", "q2"]  # values of less than a byte
+DenseCodec = Literal[FloatCodec, "q8"]  # what dense layers are stored in
+Codec = Literal[DenseCodec, NarrowCodec]  # what table rows are stored in
 ScaleAxis = Literal["row", "column"]
 
-CODECS: tuple[Codec, ...] = ("f32", "f16", "q8", "q4", "q2")
+FLOAT_CODECS: tuple[FloatCodec, ...] = get_args(FloatCodec)
+NARROW_CODECS: tuple[NarrowCodec, ...] = get_args(NarrowCodec)
+DENSE_CODECS: tuple[DenseCodec, ...] = get_args(DenseCodec)
+CODECS: tuple[Codec, ...] = get_args(Codec)
 BITS: dict[Codec, int] = {"f32": 32, "f16": 16, "q8": 8, "q4": 4, "q2": 2}
 # Lowest and highest code. Narrow codecs use all codes that two's complement has, zero among them:
 # dropped dimensions and padding stay exactly zero.
 CODE_RANGE: dict[Codec, tuple[int, int]] = {"q8": (-127, 127), "q4": (-8, 7), "q2": (-2, 1)}
+INTEGER_CODECS = tuple(CODE_RANGE)
 
 # Scales tried for a narrow codec, as shares of the scale that clips nothing. Trained columns have
 # outliers at tens of standard deviations; a row is short, and its largest value a few.
@@ -172,10 +180,10 @@ def quantise(
             too large for float16.
     """
     values = _checked_table(table, codec)
-    kept = checked_widths(widths, values.shape)
+    row_widths = checked_widths(widths, values.shape)
     survey = Survey(*values.shape)
-    survey.add(values, kept)
-    return quantise_rows(values, codec, kept, survey.column_scales(codec, scale_axis))
+    survey.add(values, row_widths)
+    return quantise_rows(values, codec, row_widths, survey.column_scales(codec, scale_axis))
 
 
 class Survey:
@@ -203,14 +211,14 @@ class Survey:
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             row = self._seen + int(np.argwhere(~np.isfinite(values))[0, 0])
             raise SpecError(f"the table has a value that is not finite, first in row {row}")
-        kept = _masked(values, widths)
+        masked = _masked(values, widths)
         if widths is not None:
-            low, high = _bounds(kept)
+            low, high = _bounds(masked)
         self.lowest = np.minimum(self.lowest, low)
         self.highest = np.maximum(self.highest, high)
         chosen = slice(-self._seen % self._step, None, self._step)
         self._sample.append(
-            (kept[chosen].copy(), None if widths is None else widths[chosen].copy())
+            (masked[chosen].copy(), None if widths is None else widths[chosen].copy())
         )
         self._seen += len(values)
 
@@ -227,7 +235,7 @@ class Survey:
         peak = float(max(self.highest.max(), -self.lowest.min()))
         if codec == "f16" and peak > LARGEST_F16:
             raise SpecError("f16 holds values up to 65504; the table has larger ones: use f32")
-        if codec in ("f32", "f16"):
+        if codec in FLOAT_CODECS:
             return None
         fits = peak / -CODE_RANGE[codec][0] <= LARGEST_F16
         if axis == "row":
@@ -242,7 +250,7 @@ class Survey:
         # with one value a row, a row's scale would be two to eight times its value
         if axis == "column" or len(scales) == 1 or not fits:
             return scales
-        parts = [kept for _, kept in self._sample if kept is not None]
+        parts = [part for _, part in self._sample if part is not None]
         widths = np.concatenate(parts) if parts else None
         by_row, by_column = (
             _error_at_equal_bytes(quantise_rows(values, codec, widths, column), values)
@@ -261,19 +269,19 @@ def quantise_rows(
 
     Row by row, so that pieces of a table give the same as the table.
     """
-    kept = _masked(values, widths)
+    masked = _masked(values, widths)
     if codec == "f32":
-        return QuantTable(codec, kept, widths=widths)
+        return QuantTable(codec, masked, widths=widths)
     if codec == "f16":
-        return QuantTable(codec, kept.astype(np.float16), widths=widths)
+        return QuantTable(codec, masked.astype(np.float16), widths=widths)
     if column_scales is not None:
-        return QuantTable(codec, _codes(kept, column_scales, codec), column_scales, widths)
-    scales = np.empty(len(kept), dtype=np.float16)
-    codes = np.empty(kept.shape, dtype=np.int8)
-    for start in range(0, len(kept), SEARCH_ROWS):
+        return QuantTable(codec, _codes(masked, column_scales, codec), column_scales, widths)
+    scales = np.empty(len(masked), dtype=np.float16)
+    codes = np.empty(masked.shape, dtype=np.int8)
+    for start in range(0, len(masked), SEARCH_ROWS):
         part = slice(start, start + SEARCH_ROWS)
-        scales[part] = _row_scales(kept[part], codec)
-        codes[part] = _codes(kept[part], scales[part, None], codec)
+        scales[part] = _row_scales(masked[part], codec)
+        codes[part] = _codes(masked[part], scales[part, None], codec)
     return QuantTable(codec, codes, scales, widths)
 
 
@@ -320,16 +328,17 @@ def checked_widths(
     """
     if widths is None:
         return None
-    kept = np.asarray(widths)
-    if kept.shape != shape[:1] or not np.issubdtype(kept.dtype, np.integer):
+    checked = np.asarray(widths)
+    if checked.shape != shape[:1] or not np.issubdtype(checked.dtype, np.integer):
         raise SpecError(
-            f"widths must be integers of shape [{shape[0]}], got {kept.dtype} {list(kept.shape)}"
+            f"widths must be integers of shape [{shape[0]}], "
+            f"got {checked.dtype} {list(checked.shape)}"
         )
-    if kept.min() < 0 or kept.max() > shape[1]:
-        raise SpecError(f"widths must be 0..{shape[1]}, got {kept.min()}..{kept.max()}")
-    if kept.min() == shape[1]:
+    if checked.min() < 0 or checked.max() > shape[1]:
+        raise SpecError(f"widths must be 0..{shape[1]}, got {checked.min()}..{checked.max()}")
+    if checked.min() == shape[1]:
         return None
-    return kept.astype(np.uint8 if shape[1] < 256 else np.uint16)
+    return checked.astype(np.uint8 if shape[1] < 256 else np.uint16)
 
 
 def _unclipped_scales(low: FloatArray, high: FloatArray, codec: Codec) -> FloatArray:
@@ -381,9 +390,9 @@ def _error_at_equal_bytes(table: QuantTable, values: FloatArray) -> float:
     One bit more halves the rounding error, so the sum compares tables of unequal size as if
     they had the same number of bytes.
     """
-    kept = table.rows * table.dim if table.widths is None else int(table.widths.sum())
-    if kept == 0:
+    stored_values = table.rows * table.dim if table.widths is None else int(table.widths.sum())
+    if stored_values == 0:
         return float(table.rows * 16 if table.scale_axis == "row" else 0)
-    bits = kept * BITS[table.codec] + (16 * table.rows if table.scale_axis == "row" else 0)
+    bits = stored_values * BITS[table.codec] + (16 * table.rows if table.scale_axis == "row" else 0)
     error = float(np.sqrt(np.mean((table.dequantise() - values) ** 2, dtype=np.float64)))
-    return float(np.log2(max(error, 1e-30))) + bits / kept
+    return float(np.log2(max(error, 1e-30))) + bits / stored_values

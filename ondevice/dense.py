@@ -18,21 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import LARGEST_F16
+from ondevice.codecs import DENSE_CODECS, LARGEST_F16, DenseCodec
 from ondevice.errors import FileFormatError, InputError, SpecError
+from ondevice.limits import MAX_DENSE_FEATURES, MAX_DENSE_UNITS
 
-DenseCodec = Literal["f32", "f16", "q8"]
 DENSE = "Dense"
-DENSE_CODECS: tuple[DenseCodec, ...] = ("f32", "f16", "q8")
 UNIT_BLOCK = 16
 FEATURE_GROUP = 4
-MAX_FEATURES = 65_528
-MAX_UNITS = 65_536
 # Below this largest magnitude a row counts as zero: 127 / magnitude would overflow.
 LEAST_MAGNITUDE = np.float32(1e-30)
 
@@ -67,7 +64,7 @@ def pack_dense(weight: npt.ArrayLike, bias: npt.ArrayLike | None, codec: DenseCo
     if codec not in DENSE_CODECS:
         raise SpecError(f"unknown dense codec {codec!r}; choose from {', '.join(DENSE_CODECS)}")
     if values.ndim != 2 or not (
-        1 <= values.shape[0] <= MAX_FEATURES and 1 <= values.shape[1] <= MAX_UNITS
+        1 <= values.shape[0] <= MAX_DENSE_FEATURES and 1 <= values.shape[1] <= MAX_DENSE_UNITS
     ):
         raise SpecError(f"a dense weight must be [features, units], got {list(values.shape)}")
     if not np.isfinite(values).all():
@@ -125,16 +122,19 @@ class DenseLayer:
         features: Any = attributes.get("features")
         if codec not in DENSE_CODECS or len(arrays) != (3 if codec == "q8" else 2):
             raise FileFormatError(f"dense layer: codec {codec!r} with {len(arrays)} arrays")
-        for name, size, most in (("units", units, MAX_UNITS), ("features", features, MAX_FEATURES)):
+        for name, size, most in (
+            ("units", units, MAX_DENSE_UNITS),
+            ("features", features, MAX_DENSE_FEATURES),
+        ):
             if not isinstance(size, int) or not 1 <= size <= most:
                 raise FileFormatError(f"dense layer: {name} must be 1..{most}, got {size!r}")
         wide = padded_units(units)
         deep = -(-features // FEATURE_GROUP) * FEATURE_GROUP if codec == "q8" else features
         expected = [(_STORED[codec], deep * wide), (np.dtype(np.float32), wide)]
         expected += [(np.dtype(np.float32), wide)] * (codec == "q8")
-        found = [(array.dtype, array.size) for array in arrays]
-        if found != expected:
-            raise FileFormatError(f"dense layer: expected arrays {expected}, got {found}")
+        actual = [(array.dtype, array.size) for array in arrays]
+        if actual != expected:
+            raise FileFormatError(f"dense layer: expected arrays {expected}, got {actual}")
         if codec == "q8":
             grouped = arrays[0].reshape(-1, wide, FEATURE_GROUP).transpose(0, 2, 1)
             weight = grouped.reshape(deep, wide)[:features, :units].astype(np.float64)

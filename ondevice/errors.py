@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class OnDeviceError(Exception):
@@ -30,6 +31,10 @@ class UnsupportedError(OnDeviceError):
     """A model uses something that a target cannot express; the message lists every case."""
 
 
+class OutputError(OnDeviceError):
+    """An output, which the message names, cannot be written: a full disk, no permission."""
+
+
 class ParityError(OnDeviceError):
     """A converted file does not reproduce its source model within tolerance."""
 
@@ -52,3 +57,19 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
         raise MissingDependencyError(
             f"{what} needs the package {name!r}: pip install 'ondevice-ctr[{extra}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def writing(output: str | Path) -> Iterator[None]:
+    """Turn a failed write inside the block into an error that names the output.
+
+    Raises:
+        OutputError: the operating system refuses to write.
+        BrokenPipeError: the reader of a pipe has gone; the command line ends quietly.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import InputError, SpecError
 from ondevice.hashing import hash_int64, hash_string
+from ondevice.limits import MAX_LENGTH
 
 RawKind = Literal["string", "integer", "number"]
 Encoding = Literal["hash", "vocabulary", "id", "bucket"]
@@ -24,7 +27,8 @@ OOV_ID = 1  # a value outside the vocabulary
 FIRST_VOCABULARY_ID = 2
 MISSING_BUCKET_ID = 1  # of a number that is missing or NaN: a trained row of its own
 FIRST_BUCKET_ID = 2
-MAX_LENGTH = 4096  # of a sequence
+
+NOT_INTEGERS = (bool, np.bool_, np.timedelta64)  # though Python or numpy derive them from integers
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Field:
             2**64 a head row);
         "id": an integer that is an ID already;
         "bucket": 2 + how many of the ascending `boundaries` are less than or equal to the number,
-            by comparisons of doubles alone, so that every language agrees to the bit; a missing
+            only by comparisons of doubles, so that every language agrees to the bit; a missing
             value (None) or NaN becomes 1.
     A missing value (None) becomes PADDING_ID (0) in every other encoding.
     length: None for a single value. Otherwise the field is a sequence of up to `length` values,
@@ -62,9 +66,9 @@ class Field:
         faults = []
         if not isinstance(self.name, str) or not self.name:
             faults.append(f"name must be a non-empty string, got {self.name!r}")
-        if self.kind not in ("string", "integer", "number"):
+        if self.kind not in get_args(RawKind):
             faults.append(f"kind must be 'string', 'integer' or 'number', got {self.kind!r}")
-        if self.encoding not in ("hash", "vocabulary", "id", "bucket"):
+        if self.encoding not in get_args(Encoding):
             faults.append(f"encoding must be hash, vocabulary, id or bucket, got {self.encoding!r}")
         if self.encoding == "id" and self.kind != "integer":
             faults.append("encoding 'id' needs kind 'integer'")
@@ -80,7 +84,7 @@ class Field:
                 faults.append("vocabulary must be a one-dimensional int64 array")
             elif np.any(vocabulary[1:] <= vocabulary[:-1]):
                 faults.append("vocabulary must be strictly ascending")
-        if self.unknown not in ("oov", "hash"):
+        if self.unknown not in get_args(Unknown):
             faults.append(f"unknown must be 'oov' or 'hash', got {self.unknown!r}")
         elif self.unknown == "hash" and self.encoding != "vocabulary":
             faults.append("unknown 'hash' is for the encoding 'vocabulary'")
@@ -104,13 +108,13 @@ class Field:
         for number, value in enumerate(values):
             if not isinstance(value, str):
                 raise InputError(
-                    f"field {self.name!r}: expected strings, got {_shown(value)} at {number}"
+                    f"field {self.name!r}: expected strings, got {shown(value)} at {number}"
                 )
             try:
                 out[number] = hash_string(value, self.seed)
             except UnicodeEncodeError as error:
                 raise InputError(
-                    f"field {self.name!r}: {_shown(value)} at {number} is not valid Unicode"
+                    f"field {self.name!r}: {shown(value)} at {number} is not valid Unicode"
                 ) from error
         return out
 
@@ -118,15 +122,33 @@ class Field:
         """IDs int64 [len(values)] of raw values, [len(values), length] of a sequence field.
 
         None is a missing value; in a sequence field each value is a list of values, None or
-        the empty list when there are none.
+        the empty list when there are none. Integers may be Python's or an integer array (an
+        unsigned one keeps its bits); 3.0 is not an integer, nor is True.
 
         Raises:
-            InputError: a value of the wrong type, an integer outside int64, or a field whose
-                vocabulary or boundaries were not shipped with the model.
+            InputError: not a list or array of the right number of axes, a masked array, a value of
+                the wrong type, an integer outside int64, or a field whose vocabulary or boundaries
+                were not shipped with the model.
         """
+        self._check_container(values)
         if self.length is not None:
             return self._encode_sequences(values, self.length)
         return self._encode_values(values)
+
+    def _check_container(self, values: Any) -> None:
+        """Refuse what is no list or array of values. Raises InputError."""
+        fault = ""
+        if isinstance(values, str | bytes | bytearray | Mapping | Set):
+            fault = f"expected a list of raw values, got {type(values).__name__}"
+        elif isinstance(values, np.ma.MaskedArray):
+            fault = "masked arrays are not read; give None for a missing value"
+        elif isinstance(values, np.ndarray):
+            if values.ndim != 1 and not (values.ndim == 2 and self.length is not None):
+                fault = f"expected one value per row, got an array of shape {list(values.shape)}"
+        elif not (hasattr(values, "__len__") and hasattr(values, "__iter__")):
+            fault = f"expected a list of raw values, got {type(values).__name__}"
+        if fault:
+            raise InputError(f"field {self.name!r}: {fault}")
 
     def _encode_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
         if self.encoding == "bucket":
@@ -145,13 +167,14 @@ class Field:
         for number, row in enumerate(rows):
             if row is None:
                 continue
-            if not isinstance(row, list | tuple | np.ndarray):
+            is_list = isinstance(row, list | tuple)
+            if not is_list and not (isinstance(row, np.ndarray) and row.ndim == 1):
                 raise InputError(
-                    f"field {self.name!r}: expected a list of values, got {_shown(row)} at {number}"
+                    f"field {self.name!r}: expected a list of values, got {shown(row)} at {number}"
                 )
-            kept = list(row)[-length:]
-            flat += kept
-            counts[number] = len(kept)
+            last = list(row)[-length:]
+            flat += last
+            counts[number] = len(last)
         ids = np.full((len(rows), length), PADDING_ID, dtype=np.int64)
         ids[np.arange(length) < counts[:, None]] = self._encode_values(flat)
         return ids
@@ -169,9 +192,9 @@ class Field:
             if value is None:
                 continue
             real = isinstance(value, int | float | np.integer | np.floating)
-            if not real or isinstance(value, bool):
+            if not real or isinstance(value, NOT_INTEGERS):
                 raise InputError(
-                    f"field {self.name!r}: expected numbers, got {_shown(value)} at {number}"
+                    f"field {self.name!r}: expected numbers, got {shown(value)} at {number}"
                 )
             try:
                 out[number] = float(value)
@@ -199,13 +222,14 @@ class Field:
             return to_int64(values, self.name)
         out = np.empty(len(values), dtype=np.int64)
         for number, value in enumerate(values):
-            if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+            if isinstance(value, NOT_INTEGERS) or not isinstance(value, int | np.integer):
                 raise InputError(
-                    f"field {self.name!r}: expected integers, got {_shown(value)} at {number}"
+                    f"field {self.name!r}: expected integers, got {shown(value)} at {number}"
                 )
             if not -(2**63) <= int(value) < 2**63:
                 raise InputError(
-                    f"field {self.name!r}: {value} at {number} does not fit a signed 64-bit integer"
+                    f"field {self.name!r}: {shown(value)} at {number} does not fit a signed 64-bit "
+                    "integer"
                 )
             out[number] = int(value)
         return out
@@ -218,16 +242,18 @@ class FeatureSpec:
     fields: tuple[Field, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [field.name for field in self.fields]
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
+        counts = Counter(field.name for field in self.fields)
+        if doubled := sorted(name for name, count in counts.items() if count > 1):
             raise SpecError(f"fields named twice: {', '.join(doubled)}")
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Field]:
+        return {field.name: field for field in self.fields}
 
     def __getitem__(self, name: str) -> Field:
         """The field called `name`. Raises InputError when there is none."""
-        for field in self.fields:
-            if field.name == name:
-                return field
+        if name in self._by_name:
+            return self._by_name[name]
         known = ", ".join(field.name for field in self.fields) or "none"
         raise InputError(f"no field {name!r}; the model's fields are: {known}")
 
@@ -270,8 +296,8 @@ def vocabulary_ids(vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov
     if not len(vocabulary):
         return absent.copy()
     position = np.minimum(np.searchsorted(vocabulary, hashes), len(vocabulary) - 1)
-    found = vocabulary[position] == hashes
-    return np.where(found, position + FIRST_VOCABULARY_ID, absent).astype(np.int64)
+    is_known = vocabulary[position] == hashes
+    return np.where(is_known, position + FIRST_VOCABULARY_ID, absent).astype(np.int64)
 
 
 def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:
@@ -281,12 +307,16 @@ def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:
 
 
 def to_int64(values: npt.NDArray[Any], name: str) -> IdArray:
-    """IDs as int64; uint64 keeps its 64-bit pattern. Raises InputError for other dtypes."""
+    """IDs as int64 of this machine's byte order, aligned; uint64 keeps its 64-bit pattern.
+
+    Raises:
+        InputError: another dtype; a float is not an ID, even a whole one.
+    """
     if values.dtype.kind not in "iu":
         raise InputError(f"input {name!r}: expected integer IDs, got dtype {values.dtype}")
-    if values.dtype == np.uint64:
-        return values.view(np.int64) if values.flags.c_contiguous else values.astype(np.int64)
-    return values.astype(np.int64, copy=False)
+    unsigned = values.dtype.kind == "u" and values.dtype.itemsize == 8
+    whole = np.require(values, np.uint64 if unsigned else np.int64, ["A"])
+    return whole.view(np.int64) if unsigned else whole
 
 
 def _boundary_faults(boundaries: FloatArray | None, encoding: str) -> list[str]:
@@ -326,8 +356,13 @@ def _base64(array: npt.NDArray[Any]) -> str:
 
 
 def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
+    """Read what `_field_to_json` wrote; an `earlier` field may own its vocabulary.
+
+    Raises:
+        SpecError: not an object, unknown keys, or values that are no field.
+    """
     if not isinstance(item, dict):
-        raise SpecError(f"features: expected an object for each field, got {_shown(item)}")
+        raise SpecError(f"features: expected an object for each field, got {shown(item)}")
     known = {"name", "kind", "encoding", "seed"}
     known |= {"vocabulary", "vocabulary_of", "boundaries", "length", "unknown"}
     if unknown := sorted(set(item) - known):
@@ -347,6 +382,13 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
         raise SpecError(f"features: {error}") from error
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def shown(value: Any) -> str:
+    """A value for an error message: its type and the beginning of its text."""
+    try:
+        text = repr(value[:40] if isinstance(value, str) else value)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # an integer of more digits than Python prints, a deep list
+        return f"{type(value).__name__} too long to print"
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"

@@ -62,7 +62,7 @@ class TestVectors:
     """Inputs, the source model's outputs for them, and the tolerance of the file's engine.
 
     The source model computes with the dequantised tables, so the tolerance covers arithmetic
-    order alone, not quantisation.
+    order only, not quantisation.
     """
 
     __test__ = False  # not a pytest class
@@ -234,8 +234,8 @@ def _input(item: Any) -> InputSpec:
     limit, low = item["id_limit"], item.get("id_low", 0)
     if isinstance(limit, list):
         limit = tuple(limit)
-    for one in limit if isinstance(limit, tuple) else (limit, low):
-        if one is not None and not isinstance(one, int):
+    for bound in limit if isinstance(limit, tuple) else (limit, low):
+        if bound is not None and not isinstance(bound, int):
             raise TypeError(f"id_limit {limit!r}, id_low {low!r}")
     if isinstance(limit, tuple) and len(limit) != math.prod(
         size if isinstance(size, int) else 0 for size in shape[1:]
@@ -249,4 +249,5 @@ def _input(item: Any) -> InputSpec:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {value!r}")
+    value.encode()  # a lone surrogate is a ValueError: it could be neither printed nor stored
     return value

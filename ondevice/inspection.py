@@ -11,6 +11,7 @@ from ondevice.info import InputSpec, ModelInfo, TableBytes
 from ondevice.model import file_bytes, sha256
 from ondevice.odm import OdmFile, open_odm
 from ondevice.records import TAIL_BYTES, RecordTable
+from ondevice.tflite_file import check_structure, read_info
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,13 @@ def stored_tables(path: Path, info: ModelInfo) -> tuple[TableBytes, ...]:
 
 def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo]:
     """A native file, or None, and the description of any file."""
-    if path.suffix.lower() == ".odm" and path.is_file():
+    suffix = path.suffix.lower()
+    if suffix == ".odm" and path.is_file():
         opened = open_odm(path)
         return opened, opened.info
+    if suffix == ".tflite" and path.is_file():  # no runtime: it would follow any offset
+        check_structure(path)
+        return None, ModelInfo.from_text(read_info(path))
     return None, open_engine(path, "auto", 1)[2]
 
 

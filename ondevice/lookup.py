@@ -30,8 +30,8 @@ def table_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
         return _full_rows(spec, ids)[..., None]
     rows = _block_rows(spec, ids) if spec.scheme == "binary_code" else _hash_rows(spec, ids)
     if spec.head:
-        own = (ids >= 0) & (ids < spec.head)
-        rows[own] = _head_rows(spec, ids[own])
+        is_head = (ids >= 0) & (ids < spec.head)
+        rows[is_head] = _head_rows(spec, ids[is_head])
     return rows
 
 
@@ -67,8 +67,8 @@ def _fused(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) ->
             out += rows[..., number, :]
     if spec.fuse == "mean":
         share = np.float32(1 / spec.rows_per_id)
-        own = (ids >= 0) & (ids < spec.head)
-        out *= np.where(own, np.float32(1), share)[..., None]
+        is_head = (ids >= 0) & (ids < spec.head)
+        out *= np.where(is_head, np.float32(1), share)[..., None]
     return out
 
 

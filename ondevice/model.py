@@ -76,12 +76,22 @@ class Model:
     info: ModelInfo
     _native: NativeEngine | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        """One line: the file, the engine, inputs and outputs."""
+        inputs = ", ".join(
+            f"{item.name}[{', '.join(map(str, item.shape))}]" for item in self.inputs
+        )
+        return (
+            f"<ondevice.Model {self.path} on {self.runner.runtime}: {inputs} -> "
+            f"{', '.join(self.outputs)}>"
+        )
+
     @functools.cached_property
     def _quick(self) -> NativeEngine | None:
         """The engine that takes a dict of arrays unchecked: it finds every fault itself.
 
         Not so where a model adds to its IDs: one out of range would reach another field's rows.
-        It also returns the first output alone.
+        It also returns only the first output.
         """
         columns = any(isinstance(item.id_limit, tuple) for item in self.inputs)
         return None if columns or len(self.outputs) > 1 else self._native
@@ -149,27 +159,28 @@ class Model:
                 quick = None
             if quick is not None:
                 return quick
-        if both := sorted(set(context) & set(candidates)):
+        shared = self._encoded(context, raw)
+        single = {name: _array(str(name), values) for name, values in shared.items()}
+        varied = self._encoded(candidates, raw)
+        many = {name: _array(str(name), values) for name, values in varied.items()}
+        if both := sorted(str(name) for name in single if name in many):
             raise InputError(f"inputs given as context and as candidates: {', '.join(both)}")
-        if not candidates:
+        if not many:
             raise InputError("no candidate inputs; give at least one input with N values")
-        one = dict(self._encoded(context, raw))
-        many = dict(self._encoded(candidates, raw))
-        for name, values in one.items():
-            one[name] = array = np.asarray(values)
+        for name, array in single.items():
             if array.shape[:1] != (1,):
                 raise InputError(
                     f"context input {name!r}: expected one value (a list of length 1), "
                     f"got shape {list(array.shape)}"
                 )
-        count = max((len(np.atleast_1d(np.asarray(values))) for values in many.values()), default=0)
-        repeated = {name: np.repeat(values, count, axis=0) for name, values in one.items()}
+        count = max(len(np.atleast_1d(array)) for array in many.values())
+        repeated = {name: np.repeat(array, count, axis=0) for name, array in single.items()}
         checked = checked_inputs(self.inputs, {**many, **repeated})
         if self._native is None:
             outputs = self.runner.run(checked)
         else:
-            single = {name: np.ascontiguousarray(checked[name][:1]) for name in one}
-            outputs = self._native.run_ranked(single, checked)
+            first = {name: np.ascontiguousarray(checked[name][:1]) for name in single}
+            outputs = self._native.run_ranked(first, checked)
         return self._scores(outputs)
 
     def _scores(self, outputs: dict[str, FloatArray]) -> Scores:
@@ -181,11 +192,6 @@ class Model:
             raise InputError(f"expected a mapping of input names, got {type(inputs).__name__}")
         if not raw:
             return inputs
-        for name, values in inputs.items():
-            if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
-                raise InputError(
-                    f"input {name!r}: expected a list of raw values, got {type(values).__name__}"
-                )
         return self.features.encode(inputs)
 
 
@@ -199,8 +205,9 @@ def checked_inputs(
             that the model rejects.
     """
     names = [item.name for item in specs]
+    known = set(names)
     missing = [name for name in names if name not in inputs]
-    unknown = [str(name) for name in inputs if name not in names]
+    unknown = [str(name) for name in inputs if name not in known]
     if missing or unknown:
         faults = [f"missing inputs: {', '.join(missing)}"] if missing else []
         faults += [f"unknown inputs: {', '.join(unknown)}"] if unknown else []
@@ -211,19 +218,18 @@ def checked_inputs(
 
 
 def _checked_values(spec: InputSpec, values: Values) -> ValueArray:
+    """An input's values as a contiguous, aligned array of its dtype. Raises InputError."""
     if (
         type(values) is np.ndarray
         and values.dtype == _DTYPES[spec.dtype]
         and values.ndim == len(spec.shape)
         and values.size
         and values.flags.c_contiguous
+        and values.flags.aligned
         and spec.id_limit is None
     ):
         return values  # the usual request, at a fifth of the price of the checks below
-    try:
-        array = np.asarray(values)
-    except (ValueError, OverflowError) as error:
-        raise InputError(f"input {spec.name!r}: {error}") from error
+    array = _array(spec.name, values)
     expected = "[" + ", ".join(map(str, spec.shape)) + "]"
     if array.ndim != len(spec.shape):
         raise InputError(f"input {spec.name!r}: expected shape {expected}, got {list(array.shape)}")
@@ -232,12 +238,31 @@ def _checked_values(spec: InputSpec, values: Values) -> ValueArray:
     if spec.dtype == "float32":
         if array.dtype.kind not in "fiub":
             raise InputError(f"input {spec.name!r}: expected numbers, got dtype {array.dtype}")
-        checked: ValueArray = np.ascontiguousarray(array, dtype=np.float32)
+        checked: ValueArray = _float32(spec.name, array)
     else:
-        checked = np.ascontiguousarray(to_int64(array, spec.name))
+        checked = np.require(to_int64(array, spec.name), np.int64, ["C", "A"])
     if spec.id_limit is not None:
         _check_limits(spec, checked)
     return checked
+
+
+def _array(name: str, values: Values) -> ValueArray:
+    """The values as an array. Raises InputError where they are ragged, masked or no values."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"input {name!r}: masked arrays are not read; fill the masked values")
+    try:
+        return np.asarray(values)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise InputError(f"input {name!r}: {error}") from error
+
+
+def _float32(name: str, array: ValueArray) -> FloatArray:
+    """Numbers as an aligned float32 array. Raises InputError where one becomes infinite."""
+    with np.errstate(over="ignore"):
+        numbers: FloatArray = np.require(array, np.float32, ["C", "A"])
+    if array.dtype.itemsize > 4 and (np.isinf(numbers) & np.isfinite(array)).any():
+        raise InputError(f"input {name!r}: a number is too large for float32")
+    return numbers
 
 
 def _check_limits(spec: InputSpec, values: ValueArray) -> None:

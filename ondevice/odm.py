@@ -89,7 +89,7 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
 
     Args:
         path: the .odm file.
-        full_check: True checks every byte, False the header and all sizes alone; by default
+        full_check: True checks every byte, False only the header and all sizes; by default
             files up to 8 MiB are checked fully.
 
     Raises:

@@ -91,7 +91,7 @@ def _unary(function: Callable[[Array], Array]) -> Operator:
 
 
 def _erf(x: Array) -> Array:
-    """The error function to 1.2e-7: by its series in float64, which has positive terms alone."""
+    """The error function to 1.2e-7: by its series in float64, whose terms are all positive."""
     size = np.minimum(np.abs(x).astype(np.float64), 4.0)  # beyond, 1 - erf is below 2e-8
     term = total = size * (2 / np.sqrt(np.pi)) * np.exp(-size * size)
     for n in range(1, 70):
@@ -221,11 +221,11 @@ def _arg(largest: bool) -> Operator:
         x, axis = inputs[0], attributes.get("axis", 0)
         choose = np.argmax if largest else np.argmin
         if attributes.get("select_last_index", 0):
-            found = x.shape[axis] - 1 - choose(np.flip(x, axis), axis=axis, keepdims=True)
+            place = x.shape[axis] - 1 - choose(np.flip(x, axis), axis=axis, keepdims=True)
         else:
-            found = choose(x, axis=axis, keepdims=True)
+            place = choose(x, axis=axis, keepdims=True)
         keep = attributes.get("keepdims", 1)
-        result: Array = (found if keep else found.squeeze(axis)).astype(np.int64)
+        result: Array = (place if keep else place.squeeze(axis)).astype(np.int64)
         return result
 
     return operator

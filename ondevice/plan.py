@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ondevice.errors import FileFormatError, SpecError
+from ondevice.limits import MAX_NODES
 from ondevice.records import RecordLayout
 from ondevice.spec import LookupSpec
 
 LOOKUP = "Lookup"
-MAX_NODES = 65_536
 
 Attribute = int | float | str | list[int] | list[float]
 
@@ -140,11 +140,13 @@ def _node(item: Any) -> Node:
 
 def _is_attribute(value: Any) -> bool:
     if isinstance(value, list):
-        return all(isinstance(one, int | float) for one in value)
+        return all(isinstance(item, int | float) for item in value)
     return isinstance(value, int | float | str)
 
 
 def _names(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError(f"expected a list of names, got {values!r}")
+    for value in values:
+        value.encode()  # a lone surrogate is a ValueError: it could be neither printed nor stored
     return tuple(values)

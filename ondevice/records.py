@@ -15,9 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, CODECS, Codec, FloatArray, QuantTable, ScaleAxis, StoredTable
+from ondevice.codecs import (
+    BITS,
+    CODECS,
+    FLOAT_CODECS,
+    Codec,
+    FloatArray,
+    QuantTable,
+    ScaleAxis,
+    StoredTable,
+)
 from ondevice.container import Reserved
 from ondevice.errors import FileFormatError, SpecError
+from ondevice.limits import MAX_DIM, MAX_ROWS
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -52,7 +62,7 @@ class RecordLayout:
         faults = []
         if self.codec not in CODECS:
             faults.append(f"unknown codec {self.codec!r}")
-        elif (self.scale_axis is None) != (self.codec in ("f32", "f16")):
+        elif (self.scale_axis is None) != (self.codec in FLOAT_CODECS):
             faults.append(f"codec {self.codec} with scale axis {self.scale_axis!r}")
         if self.scale_axis not in (None, "row", "column"):
             faults.append(f"unknown scale axis {self.scale_axis!r}")
@@ -60,8 +70,8 @@ class RecordLayout:
         if any(not isinstance(size, int) or isinstance(size, bool) for size in sizes):
             faults.append(f"sizes must be integers, got {sizes}")
         elif not (
-            1 <= self.rows < 2**31
-            and 1 <= self.dim <= 1024
+            1 <= self.rows <= MAX_ROWS
+            and 1 <= self.dim <= MAX_DIM
             and 0 <= self.width_base <= self.dim
             and 0 <= self.width_step <= self.dim + 1
         ):
@@ -170,8 +180,8 @@ class RecordTable:
         if layout.width_step == 0:
             return np.full(layout.rows, layout.width_base, dtype=np.int64)
         _, codes = _split_groups(self.index.reshape(-1, GROUP_BYTES), layout)
-        kept = layout.width_base + layout.width_step * codes.reshape(-1).astype(np.int64)
-        return np.minimum(kept[: layout.rows], layout.dim)
+        widths = layout.width_base + layout.width_step * codes.reshape(-1).astype(np.int64)
+        return np.minimum(widths[: layout.rows], layout.dim)
 
     def mean_width(self) -> float:
         """Mean of `widths()`, from a part of the index at a time."""
@@ -182,9 +192,9 @@ class RecordTable:
         step = COUNTED_ROWS // layout.group_rows
         for first in range(0, len(groups), step):
             _, codes = _split_groups(groups[first : first + step], layout)
-            kept = layout.width_base + layout.width_step * codes.reshape(-1).astype(np.int64)
+            widths = layout.width_base + layout.width_step * codes.reshape(-1).astype(np.int64)
             rows = layout.rows - first * layout.group_rows
-            total += int(np.minimum(kept[:rows], layout.dim).sum())
+            total += int(np.minimum(widths[:rows], layout.dim).sum())
         return total / layout.rows
 
     def read(self, rows: npt.NDArray[np.int64]) -> FloatArray:
@@ -195,9 +205,9 @@ class RecordTable:
         """
         layout = self.layout
         flat = rows.reshape(-1)
-        places, kept = self._locate(flat)
-        bits = layout.scale_bits + int(kept.max(initial=0)) * BITS[layout.codec]
-        lengths = layout.scale_bits + kept * BITS[layout.codec]
+        places, widths = self._locate(flat)
+        bits = layout.scale_bits + int(widths.max(initial=0)) * BITS[layout.codec]
+        lengths = layout.scale_bits + widths * BITS[layout.codec]
         if (places + lengths > 8 * (self.records.size - TAIL_BYTES)).any():
             raise FileFormatError("the index of a table does not match its records")
         columns = (places // 8)[:, None] + np.arange(-(-bits // 8) + 1)
@@ -215,7 +225,7 @@ class RecordTable:
         out[:, :width] = values[:, :width]
         if layout.scale_axis == "column":
             out *= self.scales
-        out[np.arange(layout.dim) >= kept[:, None]] = 0
+        out[np.arange(layout.dim) >= widths[:, None]] = 0
         return out.reshape(*rows.shape, layout.dim)
 
     def _locate(
@@ -231,8 +241,8 @@ class RecordTable:
             axis=1, dtype=np.int64
         )
         places = 8 * starts + place * layout.base_bits + before * layout.step_bits
-        own = codes[np.arange(rows.size), place].astype(np.int64)
-        return places, layout.width_base + layout.width_step * own
+        code = codes[np.arange(rows.size), place].astype(np.int64)
+        return places, layout.width_base + layout.width_step * code
 
 
 @dataclass(frozen=True)
@@ -246,9 +256,9 @@ class RecordStream:
 
     def pack(self, chunk: QuantTable) -> Bytes:
         """The records of the table's next rows, a multiple of ROW_UNIT except at its end."""
-        kept = np.zeros(chunk.rows, np.uint8) if chunk.widths is None else chunk.widths
+        widths = np.zeros(chunk.rows, np.uint8) if chunk.widths is None else chunk.widths
         group_rows = self.layout.group_rows if self.layout.width_step else chunk.rows
-        return _pack_rows(chunk, _lengths(self.layout, kept), group_rows)
+        return _pack_rows(chunk, _lengths(self.layout, widths), group_rows)
 
 
 def pack_records(table: QuantTable) -> RecordTable:
@@ -335,7 +345,7 @@ def _pack_rows(table: QuantTable, lengths: npt.NDArray[np.int64], group_rows: in
 
 def _units(table: QuantTable, unit: int) -> Bytes:
     """Scale and values of every row in units of 2, 4 or 8 bits, uint8 [rows, units]."""
-    if table.codec in ("f32", "f16"):
+    if table.codec in FLOAT_CODECS:
         little = "<f2" if table.codec == "f16" else "<f4"
         return np.ascontiguousarray(table.values.astype(little)).view(np.uint8)
     values = table.values.astype(np.int8, copy=False).view(np.uint8) & np.uint8(2**unit - 1)
@@ -368,7 +378,7 @@ def _join(units: Bytes, unit: int) -> Bytes:
 
 def _decode_values(raw: Bytes, codec: Codec) -> FloatArray:
     raw = np.ascontiguousarray(raw)
-    if codec in ("f32", "f16"):
+    if codec in FLOAT_CODECS:
         return raw.view("<f2" if codec == "f16" else "<f4").astype(np.float32)
     unit = BITS[codec]
     up = np.uint8(8 - unit)  # the sign bit to the top, and back with the sign
@@ -386,11 +396,11 @@ def _build_index(layout: RecordLayout, widths: npt.NDArray[np.integer]) -> tuple
     total, step = 0, COUNTED_ROWS // group_rows
     for first in range(0, len(index), step):
         part = index[first : first + step]
-        kept = widths[first * group_rows : (first + len(part)) * group_rows]
+        row_widths = widths[first * group_rows : (first + len(part)) * group_rows]
         codes = np.zeros(len(part) * group_rows, dtype=np.uint8)
-        codes[: len(kept)] = _width_codes(layout, kept)
+        codes[: len(row_widths)] = _width_codes(layout, row_widths)
         lengths = np.zeros(len(codes), dtype=np.int64)
-        lengths[: len(kept)] = _lengths(layout, kept)
+        lengths[: len(row_widths)] = _lengths(layout, row_widths)
         ends = total + np.cumsum(_whole_bytes(lengths.reshape(-1, group_rows).sum(axis=1)))
         starts = np.concatenate(([total], ends[:-1]))
         total = int(ends[-1])

@@ -1,23 +1,29 @@
-"""Requests as CSV or JSON lines: read them in batches, name the line of a fault, write scores."""
+"""Requests as CSV or JSON lines: read them in batches, name the line of a fault."""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.container import unique_keys
 from ondevice.errors import InputError
-from ondevice.features import FeatureSpec, Field
+from ondevice.features import FeatureSpec, Field, shown
 from ondevice.info import InputSpec
+
+TextFormat = Literal["csv", "jsonl"]
 
 # Between the values of a sequence in one CSV cell; an empty cell is an empty sequence.
 SEPARATOR = "|"
+
+INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
 
 Row = tuple[int, dict[str, Any]]  # line number, value by input name
 
@@ -38,8 +44,8 @@ class Described(Protocol):
         """How raw values become IDs."""
 
 
-def kind_of(name: str) -> str:
-    """Say "csv" or "jsonl" by a file's suffix. Raises InputError for another one."""
+def format_of(name: str) -> TextFormat:
+    """Tell the format by a file's suffix. Raises InputError for another one."""
     suffix = Path(name).suffix.lower()
     if suffix == ".csv":
         return "csv"
@@ -49,13 +55,13 @@ def kind_of(name: str) -> str:
 
 
 def read_requests(
-    source: IO[str], kind: str, model: Described, ids: bool, batch: int
+    source: IO[str], text_format: TextFormat, model: Described, ids: bool, batch: int
 ) -> Iterator[dict[str, npt.NDArray[np.int64]]]:
     """IDs by input name, up to `batch` lines at a time.
 
     Args:
         source: CSV with a header, or one JSON object a line; further columns are ignored.
-        kind: "csv" or "jsonl".
+        text_format: "csv" or "jsonl".
         model: whose inputs and feature specification apply.
         ids: whether values are int64 IDs already.
         batch: most lines at a time.
@@ -68,33 +74,19 @@ def read_requests(
     """
     if not ids and not model.features.fields:
         raise InputError(f"{model.path}: no feature specification inside; give IDs with --ids")
-    rows = _csv_rows(source, model) if kind == "csv" else _json_rows(source)
+    rows = _csv_rows(source, model) if text_format == "csv" else _json_rows(source)
     while chunk := list(itertools.islice(rows, batch)):
-        encoded = {spec.name: _column(spec, chunk, model, kind, ids) for spec in model.inputs}
-        yield encoded
-
-
-def write_scores(sink: IO[str], kind: str, scores: npt.NDArray[np.float32], *, first: bool) -> None:
-    """Write a score per line, in the order of the requests; CSV begins with the header "score"."""
-    if kind == "csv":
-        if first:
-            sink.write("score\n")
-        sink.writelines(f"{score:.6g}\n" for score in scores.tolist())
-    else:
-        sink.writelines(json.dumps({"score": float(f"{score:.6g}")}) + "\n" for score in scores)
+        yield {spec.name: _column(spec, chunk, model, text_format, ids) for spec in model.inputs}
 
 
 def _csv_rows(source: IO[str], model: Described) -> Iterator[Row]:
-    reader = csv.reader(source, strict=True)
+    """The rows below the header, each with the number of its last line. Raises InputError."""
+    reader = csv.reader(_lines(source), strict=True)
     try:
         header = next(reader, None)
         if header is None:
             raise InputError("the CSV input is empty; expected a header line")
-        if missing := [spec.name for spec in model.inputs if spec.name not in header]:
-            raise InputError(
-                f"line 1: columns {', '.join(missing)} are missing; the header has "
-                f"{', '.join(header)}"
-            )
+        _check_header(header, [spec.name for spec in model.inputs])
         for cells in reader:
             if len(cells) != len(header):
                 raise InputError(
@@ -105,40 +97,61 @@ def _csv_rows(source: IO[str], model: Described) -> Iterator[Row]:
         raise InputError(f"line {reader.line_num + 1}: not valid CSV: {error}") from error
 
 
+def _check_header(header: list[str], names: list[str]) -> None:
+    """Every input must be a column, once. Raises InputError."""
+    if missing := [name for name in names if name not in header]:
+        raise InputError(
+            f"line 1: columns {', '.join(missing)} are missing; the header has {', '.join(header)}"
+        )
+    if doubled := [name for name in names if header.count(name) > 1]:
+        raise InputError(f"line 1: the header names {', '.join(doubled)} more than once")
+
+
 def _json_rows(source: IO[str]) -> Iterator[Row]:
+    """The objects of JSON lines with their line numbers; empty lines are skipped."""
     number = 0
     try:
-        for number, line in enumerate(source, start=1):
+        for number, line in enumerate(_lines(source), start=1):
             if not line.strip():
                 continue
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=unique_keys)
             if not isinstance(row, dict):
                 raise InputError(f"line {number}: expected a JSON object, got {line.strip()[:40]}")
             yield number, row
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"line {number}: not valid JSON: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"line {number + 1}: not valid UTF-8: {error.reason}") from error
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a ValueError
+        raise InputError(f"line {number}: not valid JSON: {error}") from error
+
+
+def _lines(source: IO[str]) -> Iterator[str]:
+    """The lines of a file, its read errors as InputError: a disk's, a folder in place of a file."""
+    try:
+        yield from source
+    except OSError as error:
+        name = getattr(source, "name", "the input")
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
 
 
 def _column(
-    spec: InputSpec, rows: list[Row], model: Described, kind: str, ids: bool
+    spec: InputSpec, rows: list[Row], model: Described, text_format: TextFormat, ids: bool
 ) -> npt.NDArray[np.int64]:
+    """IDs int64 [rows, ...] of one input. Raises InputError, which names the line."""
     field = _field_of(spec, model, ids)
     values = []
     for line, row in rows:
         if spec.name not in row:
             raise InputError(f"line {line}: {spec.name!r} is missing")
         value = row[spec.name]
-        if kind == "csv" and value is not None:
+        if text_format == "csv" and value is not None:
             value = value_of_cell(value, field, line)
         values.append(value)
     try:
         return field.encode(values)
     except InputError:
-        for line, row in rows:  # find the line, then say it
+        for (line, _), value in zip(rows, values, strict=True):  # once more, to name the line
             try:
-                field.encode([row[spec.name]])
+                field.encode([value])
             except InputError as error:
                 raise InputError(f"line {line}: {error}") from error
         raise
@@ -167,10 +180,15 @@ def value_of_cell(text: str, field: Field, line: int) -> Any:
 
 
 def _value(text: str, field: Field, line: int) -> Any:
+    """A cell as the field's kind of value; digits are ASCII, and Python's 1_000 is no number."""
     if field.kind == "string":
         return text
     try:
-        return int(text) if field.kind == "integer" else float(text)
-    except ValueError as error:
-        wanted = "an integer" if field.kind == "integer" else "a number"
-        raise InputError(f"line {line}: {field.name!r}: expected {wanted}, got {text!r}") from error
+        if field.kind == "integer" and INTEGER.fullmatch(text):
+            return int(text)
+        if field.kind == "number" and text.isascii() and "_" not in text:
+            return float(text)
+    except ValueError:  # no number, or an integer of more digits than Python converts
+        pass
+    expected = "an integer" if field.kind == "integer" else "a number"
+    raise InputError(f"line {line}: {field.name!r}: expected {expected}, got {shown(text)}")

@@ -9,15 +9,13 @@ from typing import Any, Literal, get_args
 
 from ondevice.errors import SpecError
 from ondevice.hashing import xxh64
+from ondevice.limits import MAX_BLOCKS, MAX_DIM, MAX_ROWS
 
 Scheme = Literal["full", "binary_code", "hash"]
 Strategy = Literal["succession", "skip"]
 Fuse = Literal["sum", "concat", "mean", "mul"]
 Pooling = Literal["none", "sum", "mean"]
 
-MAX_ROWS = 2**31 - 1  # row numbers travel as int32 in TFLite
-MAX_DIM = 1024
-MAX_BLOCKS = 64  # one bit per block at most
 HIGH_BITS = 31  # of a mixed code: what is left of a uint32 is a non-negative int32 everywhere
 
 
@@ -215,19 +213,7 @@ def binary_code_spec(
     Raises:
         SpecError: the settings contradict one another.
     """
-    if not 1 <= code_bits <= 64:
-        raise SpecError(f"code_bits must be 1..64, got {code_bits}")
-    if strategy == "succession":
-        if not 1 <= t <= code_bits:
-            raise SpecError(f"succession: t must be 1..{code_bits} (code_bits), got {t}")
-        runs = [(start, 1, min(t, code_bits - start)) for start in range(0, code_bits, t)]
-    elif strategy == "skip":
-        n = t + 1
-        if not 0 <= t < code_bits:
-            raise SpecError(f"skip: t must be 0..{code_bits - 1} (code_bits - 1), got {t}")
-        runs = [(start, n, -(-(code_bits - start) // n)) for start in range(n)]
-    else:
-        raise SpecError(f"strategy must be 'succession' or 'skip', got {strategy!r}")
+    runs = _bit_runs(code_bits, t, strategy)
     first = _head_rows(head, len(runs), fuse)
     blocks, offset = [], first
     for start, stride, bits in runs:
@@ -245,6 +231,22 @@ def binary_code_spec(
         fuse=fuse,
         head=head,
     )
+
+
+def _bit_runs(code_bits: int, t: int, strategy: Strategy) -> list[tuple[int, int, int]]:
+    """First bit, stride and number of bits of every block of a code. Raises SpecError."""
+    if not 1 <= code_bits <= 64:
+        raise SpecError(f"code_bits must be 1..64, got {code_bits}")
+    if strategy == "succession":
+        if not 1 <= t <= code_bits:
+            raise SpecError(f"succession: t must be 1..{code_bits} (code_bits), got {t}")
+        return [(start, 1, min(t, code_bits - start)) for start in range(0, code_bits, t)]
+    if strategy == "skip":
+        n = t + 1
+        if not 0 <= t < code_bits:
+            raise SpecError(f"skip: t must be 0..{code_bits - 1} (code_bits - 1), got {t}")
+        return [(start, n, -(-(code_bits - start) // n)) for start in range(n)]
+    raise SpecError(f"strategy must be 'succession' or 'skip', got {strategy!r}")
 
 
 def hashing_spec(
@@ -357,6 +359,7 @@ def _head_rows(head: int, rows_per_id: int, fuse: Fuse) -> int:
 
 
 def _faults(spec: LookupSpec) -> list[str]:
+    """Every contradiction in a specification; those of types hide the others."""
     faults = _type_faults(spec)
     if faults:
         return faults
@@ -384,7 +387,7 @@ def _faults(spec: LookupSpec) -> list[str]:
     elif spec.scheme == "hash":
         faults += _shared_faults(spec) + _hash_faults(spec)
     else:
-        faults.append(f"unknown scheme {spec.scheme!r} (full, binary_code, hash)")
+        faults.append(f"unknown scheme {spec.scheme!r} ({', '.join(get_args(Scheme))})")
     return faults
 
 
@@ -403,6 +406,7 @@ def _shared_faults(spec: LookupSpec) -> list[str]:
 
 
 def _type_faults(spec: LookupSpec) -> list[str]:
+    """Faults of numbers that are no integers; True and False are none."""
     values: dict[str, Any] = {
         "rows": spec.rows,
         "dim": spec.dim,

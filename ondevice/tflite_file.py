@@ -7,6 +7,7 @@ crash them; here every offset and count is compared with the file's size before 
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Iterator
@@ -15,40 +16,53 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ondevice.errors import FileFormatError
+from ondevice.limits import MAX_TFLITE_ELEMENTS
 
 METADATA_NAME = "ondevice"
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 
 
+# Types of tensors are numbers but for strings, resources and variants, whose bytes hold offsets or
+# pointers. The last one known is bfloat16.
+_LAST_TENSOR_TYPE = 18
+_TYPES_WITH_POINTERS = (5, 13, 14)
+
+
 class _Kind(NamedTuple):
-    """The fields of a table that hold offsets, by their number in the TFLite schema."""
+    """The fields that a table may have, by their number in the TFLite schema.
+
+    Another field could hold an offset that nothing here checks: a table that has one is refused.
+    """
 
     tables: dict[int, str]  # one table
     vectors_of_tables: dict[int, str]
-    vectors: dict[int, int]  # of scalars: bytes per item; a string has 1
+    vectors: dict[int, int]  # of scalars: bytes per item
+    texts: tuple[int, ...]  # strings, which end with a zero byte
+    scalars: dict[int, int]  # bytes
 
 
 _SCHEMA = {
     "Model": _Kind(
         {},
         {1: "OperatorCode", 2: "SubGraph", 4: "Buffer", 6: "Metadata", 7: "SignatureDef"},
-        {3: 1, 5: 4},
+        {5: 4},
+        (3,),
+        {0: 4},
     ),
-    "OperatorCode": _Kind({}, {}, {1: 1}),
-    "SubGraph": _Kind({}, {0: "Tensor", 3: "Operator"}, {1: 4, 2: 4, 4: 1}),
-    "Tensor": _Kind({4: "Quantization"}, {}, {0: 4, 3: 1, 7: 4}),
-    "Quantization": _Kind({}, {}, {0: 4, 1: 4, 2: 4, 3: 8}),
-    "Operator": _Kind({}, {}, {1: 4, 2: 4, 5: 1, 7: 1, 8: 4}),
-    "Options": _Kind({}, {}, {}),
-    "ShapeOptions": _Kind({}, {}, {0: 4}),
-    "Buffer": _Kind({}, {}, {0: 1}),
-    "Metadata": _Kind({}, {}, {0: 1}),
-    "SignatureDef": _Kind({}, {0: "TensorMap", 1: "TensorMap"}, {2: 1}),
-    "TensorMap": _Kind({}, {}, {0: 1}),
+    "OperatorCode": _Kind({}, {}, {}, (1,), {0: 1, 2: 4, 3: 4}),
+    "SubGraph": _Kind({}, {0: "Tensor", 3: "Operator"}, {1: 4, 2: 4}, (4,), {}),
+    "Tensor": _Kind({4: "Quantization"}, {}, {0: 4, 7: 4}, (3,), {1: 1, 2: 4, 5: 1, 8: 1}),
+    "Quantization": _Kind({}, {}, {0: 4, 1: 4, 2: 4, 3: 8}, (), {4: 1, 6: 4}),
+    "Operator": _Kind({}, {}, {1: 4, 2: 4, 5: 1, 7: 1, 8: 4}, (), {0: 4, 3: 1, 6: 1}),
+    "Buffer": _Kind({}, {}, {0: 1}, (), {}),
+    "Metadata": _Kind({}, {}, {}, (0,), {1: 4}),
+    "SignatureDef": _Kind({}, {0: "TensorMap", 1: "TensorMap"}, {}, (2,), {4: 4}),
+    "TensorMap": _Kind({}, {}, {}, (0,), {1: 4}),
 }
 _OPTIONS_FIELD = 4  # of Operator; field 3 says which kind of options it holds
 _OPTIONS_WITH_SHAPE = (17, 30)  # ReshapeOptions, SqueezeOptions: a vector in field 0
+_WIDEST_SCALAR = 8  # bytes
 
 
 def read_info(path: Path) -> str:
@@ -75,7 +89,11 @@ def read_info(path: Path) -> str:
 
 
 def check_structure(path: Path) -> None:
-    """Check that every offset and count in the file stays inside the file.
+    """Check what the runtimes rely on, so that a damaged or crafted file cannot crash them.
+
+    Every offset and count stays inside the file, no table has a field that the converter does not
+    write, every index names something, no operator reads a tensor before it is computed or writes
+    one that the file stores, and tensors are of a plain type and of bounded size.
 
     Raises:
         FileFormatError: no such file, not TFLite, or damaged (a truncated file is).
@@ -88,7 +106,7 @@ def check_structure(path: Path) -> None:
             if (table.start, name) not in seen:
                 seen.add((table.start, name))
                 waiting += _children(table, name)
-        _check_indices(model)
+        _check_model(model)
 
 
 class _FaultError(Exception):
@@ -106,6 +124,7 @@ class _Table:
         self._vtable_bytes, size = _unpack(data, "<HH", self._vtable)
         _need(data, self._vtable, self._vtable_bytes)
         _need(data, start, size)
+        self._bytes = size
 
     def place(self, field: int) -> int | None:
         """Where a field lies in the file, None where it is left out."""
@@ -113,7 +132,14 @@ class _Table:
         if entry + 2 > self._vtable_bytes:
             return None
         (offset,) = _unpack(self.data, "<H", self._vtable + entry)
+        if offset >= self._bytes > 0:
+            raise _FaultError(f"damaged: field {field} lies outside its table at {self.start}")
         return self.start + offset if offset else None
+
+    @property
+    def fields(self) -> list[int]:
+        """The fields that the table has."""
+        return [n for n in range((self._vtable_bytes - 4) // 2) if self.place(n) is not None]
 
     def uint32(self, field: int) -> int:
         place = self.place(field)
@@ -135,6 +161,12 @@ class _Table:
     def text(self, field: int) -> bytes:
         start, count = self.vector(field, 1)
         return self.data[start : start + count]
+
+    def check_text(self, field: int) -> None:
+        """A string must end with a zero byte, which the runtimes look for."""
+        start, count = self.vector(field, 1)
+        if start and _unpack(self.data, "<B", start + count) != (0,):
+            raise _FaultError(f"damaged: the text at {start} has no end")
 
     def indices(self, field: int) -> tuple[int, ...]:
         start, count = self.vector(field, 4)
@@ -179,33 +211,98 @@ def _open(path: Path) -> Iterator[_Table]:
 
 
 def _children(table: _Table, name: str) -> list[tuple[_Table, str]]:
+    """Check a table's own fields; return the tables that it points at, with their kinds."""
+    if name == "Options":
+        for field in table.fields:
+            _need(table.data, table.place(field) or 0, _WIDEST_SCALAR)
+        return []
+    if name == "ShapeOptions":
+        table.vector(0, 4)
+        return []
     kind = _SCHEMA[name]
+    known = {*kind.tables, *kind.vectors_of_tables, *kind.vectors, *kind.texts, *kind.scalars}
+    if name == "Operator":
+        known.add(_OPTIONS_FIELD)
+    if strange := [field for field in table.fields if field not in known]:
+        raise _FaultError(f"{name} has field {strange[0]}, which ondevice does not write")
     for field, item_bytes in kind.vectors.items():
         table.vector(field, item_bytes)
-    found = [(table.table(field), child) for field, child in kind.tables.items()]
+    for field in kind.texts:
+        table.check_text(field)
+    for field, size in kind.scalars.items():
+        if (place := table.place(field)) is not None:
+            _need(table.data, place, size)
+    children = [(table.table(field), child) for field, child in kind.tables.items()]
     for field, child in kind.vectors_of_tables.items():
-        found += [(item, child) for item in table.tables(field)]
+        children += [(item, child) for item in table.tables(field)]
     if name == "Operator":
         with_shape = table.uint8(_OPTIONS_FIELD - 1) in _OPTIONS_WITH_SHAPE
-        found.append((table.table(_OPTIONS_FIELD), "ShapeOptions" if with_shape else "Options"))
-    return [(item, child) for item, child in found if item is not None]
+        children.append((table.table(_OPTIONS_FIELD), "ShapeOptions" if with_shape else "Options"))
+    return [(item, child) for item, child in children if item is not None]
 
 
-def _check_indices(model: _Table) -> None:
-    """Tensors must name existing buffers, operators existing codes and tensors."""
-    buffers, codes = model.vector(4, 4)[1], model.vector(1, 4)[1]
-    for graph in model.tables(2):
-        tensors = graph.tables(0)
-        for tensor in tensors:
-            _check_index("buffer", tensor.uint32(2), buffers)
-        lists = [graph.indices(1), graph.indices(2)]
-        for operator in graph.tables(3):
-            _check_index("operator code", operator.uint32(0), codes)
-            lists += [operator.indices(1), operator.indices(2)]
-        for indices in lists:
-            for index in indices:
-                if index != -1:  # an optional input that is left out
-                    _check_index("tensor", index, len(tensors))
+def _check_model(model: _Table) -> None:
+    """Indices between tables, the order of operators, and the sizes of tensors."""
+    buffers = model.tables(4)
+    graphs = model.tables(2)
+    if len(graphs) != 1:
+        raise _FaultError(f"{len(graphs)} graphs; ondevice writes one")
+    tensors = graphs[0].tables(0)
+    for tensor in tensors:
+        _check_index("buffer", tensor.uint32(2), len(buffers))
+    for entry in model.tables(6):
+        _check_index("buffer", entry.uint32(1), len(buffers))
+    for signature in model.tables(7):
+        _check_index("graph", signature.uint32(4), len(graphs))
+        for entry in (*signature.tables(0), *signature.tables(1)):
+            _check_index("tensor", entry.uint32(1), len(tensors))
+    stored = [buffers[tensor.uint32(2)].vector(0, 1)[1] > 0 for tensor in tensors]
+    _check_sizes(tensors, stored)
+    _check_order(graphs[0], stored, len(model.tables(1)))
+
+
+def _check_sizes(tensors: list[_Table], stored: list[bool]) -> None:
+    """Tensors must be of a plain type; what is computed must not take gigabytes."""
+    elements = 0
+    for tensor, is_stored in zip(tensors, stored, strict=True):
+        if tensor.uint8(1) > _LAST_TENSOR_TYPE or tensor.uint8(1) in _TYPES_WITH_POINTERS:
+            raise _FaultError(f"a tensor of type {tensor.uint8(1)}, which ondevice does not write")
+        shape = tensor.indices(0)
+        if any(size < 0 for size in shape):
+            raise _FaultError(f"damaged: a tensor of shape {list(shape)}")
+        elements += 0 if is_stored else math.prod(shape)
+    if elements > MAX_TFLITE_ELEMENTS:
+        raise _FaultError(f"tensors of {elements} elements; the limit is {MAX_TFLITE_ELEMENTS}")
+
+
+def _check_order(graph: _Table, stored: list[bool], codes: int) -> None:
+    """Operators read what exists, and write each tensor once and none that the file stores.
+
+    No input is left out (-1): the runtimes do not check which operators can do without.
+    """
+    known = list(stored)
+    for index in graph.indices(1):
+        _check_index("tensor", index, len(known))
+        if stored[index]:
+            raise _FaultError(f"damaged: input {index} is stored in the file")
+        known[index] = True
+    for operator in graph.tables(3):
+        _check_index("operator code", operator.uint32(0), codes)
+        for index in operator.indices(1):
+            _check_index("tensor", index, len(known))
+            if not known[index]:
+                raise _FaultError(f"damaged: tensor {index} is read before it is computed")
+        for index in operator.indices(2):
+            _check_index("tensor", index, len(known))
+            if known[index]:
+                raise _FaultError(f"damaged: tensor {index} is written twice")
+            known[index] = True
+        for index in operator.indices(8):
+            _check_index("tensor", index, len(known))
+    for index in graph.indices(2):
+        _check_index("tensor", index, len(known))
+        if not known[index]:
+            raise _FaultError(f"damaged: output {index} is never computed")
 
 
 def _check_index(what: str, index: int, count: int) -> None:

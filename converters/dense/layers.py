@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import LARGEST_F16
+from ondevice.codecs import LARGEST_F16, DenseCodec
 from ondevice.converters.graph import PackedModel, module_path
-from ondevice.dense import MAX_FEATURES, MAX_UNITS, DenseCodec
 from ondevice.errors import SpecError
+from ondevice.limits import MAX_DENSE_FEATURES, MAX_DENSE_UNITS
 
 Array = npt.NDArray[Any]
 Activations = Literal["float", "dynamic", "static"]
@@ -208,7 +208,7 @@ def _product(node: ir.Node) -> DenseLayer | None:
             bias = _vector(constant_array(node.inputs[2]), weight.shape[1])
             if bias is None or flags.get_float("beta", 1.0) != 1.0:
                 return None
-    if not (weight.shape[0] <= MAX_FEATURES and weight.shape[1] <= MAX_UNITS):
+    if not (weight.shape[0] <= MAX_DENSE_FEATURES and weight.shape[1] <= MAX_DENSE_UNITS):
         return None
     path = module_path(node)
     return DenseLayer((node,), path, x, node.outputs[0], weight, bias, False, "f32", None)

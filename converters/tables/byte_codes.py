@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from ondevice.codecs import BITS, Codec
 
-NARROW: tuple[Codec, ...] = ("q4", "q2")
-
 
 def codes_per_byte(codec: Codec) -> int:
     """Codes of a narrow codec that fit a byte."""

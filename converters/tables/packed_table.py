@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import (
+    FLOAT_CODECS,
     Codec,
     FloatArray,
     IntArray,
@@ -50,7 +51,7 @@ class PackedTable:
     @property
     def scale_axis(self) -> ScaleAxis | None:
         """See StoredTable."""
-        if self.codec in ("f32", "f16"):
+        if self.codec in FLOAT_CODECS:
             return None
         return "row" if self.column_scales is None else "column"
 

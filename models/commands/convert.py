@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ondevice.atomic import atomic_path
-from ondevice.codecs import CODECS
+from ondevice.codecs import CODECS, DENSE_CODECS
 from ondevice.converters import convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.source.arguments import DynamicAxes
@@ -24,7 +24,6 @@ from ondevice.converters.source.user_module import example_tensors, load_arrays,
 from ondevice.converters.tables.weights import Weights
 from ondevice.converters.verify.report import ConversionReport, FittedTable, report_text
 from ondevice.converters.verify.verification import Validation
-from ondevice.dense import DENSE_CODECS
 from ondevice.errors import FileFormatError, InputError
 from ondevice.features import FeatureSpec
 from ondevice.model import sha256

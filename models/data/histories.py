@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ondevice.errors import InputError
-from ondevice.features import MAX_LENGTH, PADDING_ID, FeatureSpec
+from ondevice.features import PADDING_ID, FeatureSpec
+from ondevice.limits import MAX_LENGTH
 from ondevice.models.data.hashed import HashedLog, IdArray
 
 

@@ -12,14 +12,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from ondevice.codecs import Codec, ScaleAxis, quantise
+from ondevice.codecs import INTEGER_CODECS, Codec, ScaleAxis, quantise
 from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel
 from ondevice.models.search.sizing import planned_bytes
 from ondevice.models.search.trial import TableDesign, TrialData
 
-CODEC_STEPS: tuple[Codec, ...] = ("q8", "q4", "q2")
 # Thresholds of a head grow by this factor, and a step must drop a twentieth of the rows.
 COUNT_STEP = 1.5
 LEAST_DROPPED = 0.05
@@ -82,8 +81,8 @@ class Probe:
                 self._fields[name] = torch.from_numpy(table[rows.ids[name]])
 
     def start(self) -> dict[str, TableDesign]:
-        """The first designs: all rows, in the widest of CODEC_STEPS."""
-        return {name: TableDesign(self.dim, CODEC_STEPS[0]) for name in self._counts}
+        """The first designs: all rows, in the widest of INTEGER_CODECS."""
+        return {name: TableDesign(self.dim, INTEGER_CODECS[0]) for name in self._counts}
 
     @torch.no_grad()
     def auc(self, designs: Mapping[str, TableDesign]) -> float:
@@ -125,8 +124,8 @@ class Probe:
 
     def fewer_bits(self, design: TableDesign) -> TableDesign | None:
         """The same rows in the next narrower codec, or None."""
-        place = CODEC_STEPS.index(design.codec) + 1
-        return replace(design, codec=CODEC_STEPS[place]) if place < len(CODEC_STEPS) else None
+        place = INTEGER_CODECS.index(design.codec) + 1
+        return replace(design, codec=INTEGER_CODECS[place]) if place < len(INTEGER_CODECS) else None
 
     def descend(self, smallest: int) -> Iterator[Point]:
         """Smaller and smaller designs, until `smallest` bytes are reached or nothing is left.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from ondevice.codecs import BITS, Codec, ScaleAxis
+from ondevice.codecs import BITS, FLOAT_CODECS, Codec, ScaleAxis
 from ondevice.features import FIRST_VOCABULARY_ID
 from ondevice.models.search.trial import HASHES, TableDesign, code_bits
 
@@ -30,7 +30,7 @@ ROW_SCALES_FROM = 8
 def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> float:
     """What a table takes in a native file: values and scales; the axis is guessed if None."""
     values = rows * dim * BITS[codec] / 8
-    if codec in ("f32", "f16"):
+    if codec in FLOAT_CODECS:
         return values
     by_row = dim >= ROW_SCALES_FROM if axis is None else axis == "row"
     return values + (2 * rows if by_row else 4 * dim)

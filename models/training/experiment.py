@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ondevice.errors import InputError
-from ondevice.features import MAX_LENGTH
+from ondevice.limits import MAX_LENGTH
 from ondevice.models.click_log import ClickLog, Splits
 from ondevice.models.data import (
     SCALES,

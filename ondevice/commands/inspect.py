@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ondevice.errors import writing
 from ondevice.inspection import Inspection, inspect
 from ondevice.text_table import size, table
 
@@ -22,13 +23,16 @@ def run(args: argparse.Namespace) -> int:
     """Inspect every file."""
     results = [inspect(path) for path in args.model]
     if args.json:
-        print(json.dumps([result.to_json() for result in results], indent=2))  # noqa: T201
+        text = json.dumps([result.to_json() for result in results], indent=2)
     else:
-        print("\n\n".join(_text(result) for result in results))  # noqa: T201
+        text = "\n\n".join(_text(result) for result in results)
+    with writing("standard output"):
+        print(text)  # noqa: T201
     return 0
 
 
 def _text(result: Inspection) -> str:
+    """What a file holds: facts, its tables part by part, its lookups."""
     header = (
         *("table", "rows", "dim", "kept", "codec", "scale"),
         *("payload B", "scales B", "widths B", "permutation B"),
@@ -65,6 +69,7 @@ def _text(result: Inspection) -> str:
 
 
 def _lookups(result: Inspection) -> str:
+    """A line for each lookup of a native file."""
     header = (
         "lookup of",
         "scheme",

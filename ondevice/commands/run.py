@@ -1,20 +1,28 @@
-"""`ondevice run`: score raw values from CSV or JSON lines, one score per input line."""
+"""`ondevice run`: score raw values from CSV or JSON lines, one line of scores per request."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
 
 from ondevice.atomic import atomic_path
-from ondevice.errors import InputError
+from ondevice.errors import InputError, OutputError, writing
 from ondevice.model import load
-from ondevice.requests import kind_of, read_requests, write_scores
+from ondevice.requests import TextFormat, format_of, read_requests
+from ondevice.scores import ScoreWriter
 
-EPILOG = """examples:
+EPILOG = """output:
+  One line per request, in their order. A model with one value per request has the CSV column
+  or JSON key "score". Otherwise every output has its own name: in CSV a column NAME, or
+  NAME[0], NAME[1], ... where it has several values; in JSON lines a key with a number or a
+  list. A value that is not finite is nan or inf in CSV, null in JSON.
+
+examples:
   ondevice run model.odm requests.csv
   ondevice run model.odm requests.jsonl --output scores.jsonl
   printf 'user,item\\nu1,i7\\n' | ondevice run model.odm - --format csv"""
@@ -29,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="file for the scores (default: stdout)")
     parser.add_argument(
         "--format",
-        choices=("csv", "jsonl"),
+        choices=get_args(TextFormat),
         help="format of input and output (default: by the input's suffix)",
     )
     parser.add_argument(
@@ -40,30 +48,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score all lines."""
-    kind = args.format or kind_of(args.input)
+    text_format = args.format or format_of(args.input)
     model = load(args.model, engine=args.engine)
-    with _opened(args.input) as source, _target(args.output) as sink:
-        for number, batch in enumerate(read_requests(source, kind, model, args.ids, BATCH)):
-            write_scores(sink, kind, model.predict(batch), first=number == 0)
+    with _source(args.input) as source, _sink(args.output) as (sink, name):
+        scores = ScoreWriter(sink, text_format)
+        for batch in read_requests(source, text_format, model, args.ids, BATCH):
+            outputs = model.predict(batch)
+            named = outputs if isinstance(outputs, dict) else {model.outputs[0]: outputs}
+            with writing(name):
+                scores.write(named, len(next(iter(batch.values()))))
     return 0
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[IO[str]]:
+def _source(name: str) -> Iterator[IO[str]]:
+    """The requests as text. Raises InputError where the file cannot be opened."""
     if name == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
+        if isinstance(sys.stdin, io.TextIOWrapper):  # as a file is read, whatever the locale
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline="")
         yield sys.stdin
         return
     try:
-        with Path(name).open(encoding="utf-8-sig", newline="") as file:
-            yield file
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+        file = Path(name).open(  # noqa: SIM115 - closed below, where its errors are others
+            encoding="utf-8-sig", newline=""
+        )
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        fault = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{name}: cannot be read: {fault}") from error
+    with file:
+        yield file
 
 
 @contextlib.contextmanager
-def _target(path: Path | None) -> Iterator[IO[str]]:
+def _sink(path: Path | None) -> Iterator[tuple[IO[str], str]]:
+    """Where scores go, and its name in messages. Raises OutputError."""
     if path is None:
-        yield sys.stdout
+        if sys.stdout is None:
+            raise OutputError("standard output is closed")
+        yield sys.stdout, "standard output"
         return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yield file
+        yield file, str(path)

@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from ondevice.verify import verify
+from ondevice.errors import writing
+from ondevice.verify import Verification, verify
 
 EPILOG = "example:\n  ondevice verify model.odm"
 
@@ -22,12 +23,17 @@ def run(args: argparse.Namespace) -> int:
     """Verify every file; 1 if any differs from its test vectors."""
     results = [verify(path, engine=args.engine) for path in args.model]
     if args.json:
-        print(json.dumps([result.to_json() for result in results], indent=2))  # noqa: T201
+        text = json.dumps([result.to_json() for result in results], indent=2)
     else:
-        for result in results:
-            print(  # noqa: T201
-                f"{result.path}: {'ok' if result.passed else 'FAILED'}: {result.rows} test rows in "
-                f"{result.runtime}, largest difference {result.max_difference:.2g} "
-                f"(tolerance {result.tolerance:g})"
-            )
+        text = "\n".join(map(_text, results))
+    with writing("standard output"):
+        print(text)  # noqa: T201
     return 0 if all(result.passed for result in results) else 1
+
+
+def _text(result: Verification) -> str:
+    return (
+        f"{result.path}: {'ok' if result.passed else 'FAILED'}: {result.rows} test rows in "
+        f"{result.runtime}, largest difference {result.max_difference:.2g} "
+        f"(tolerance {result.tolerance:g})"
+    )

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, UnsupportedError
 from ondevice.info import ModelInfo
 
-ENGINES = ("native", "numpy", "onnx", "tflite")
 # The engines of a kind of file, best first; "auto" takes the first that can run it.
 ENGINES_OF_SUFFIX = {".odm": ("native", "numpy"), ".onnx": ("onnx",), ".tflite": ("tflite",)}
+ENGINES = tuple(engine for engines in ENGINES_OF_SUFFIX.values() for engine in engines)
 
 
 class Engine(Protocol):

@@ -91,8 +91,8 @@ class NativeEngine:
             context[name] if name in context else candidates[name] for name in self._inputs
         )
         shared = bytes(name in context for name in self._inputs) if context else None
-        found: tuple[int, list[tuple[int, int, int]]] = self._model.profile(arrays, shared)
-        return found
+        timed: tuple[int, list[tuple[int, int, int]]] = self._model.profile(arrays, shared)
+        return timed
 
 
 def kernels_available() -> tuple[str, ...]:

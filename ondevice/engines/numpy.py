@@ -1,4 +1,4 @@
-"""The reference engine: runs a native file with numpy alone."""
+"""The reference engine: runs a native file with numpy only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ondevice.dense import DENSE, DenseLayer
 from ondevice.errors import FileFormatError
+from ondevice.limits import MAX_UNPACKED_PER_BYTE
 from ondevice.lookup import look_up
 from ondevice.odm import OdmFile
 from ondevice.ops import apply
@@ -23,15 +24,12 @@ class NumpyEngine:
         """Take an opened native file; its arrays stay mapped, dense layers are unpacked.
 
         Raises:
-            FileFormatError: a dense layer's arrays do not fit it.
+            FileFormatError: a dense layer's arrays do not fit it, or layers unpack to more than
+                MAX_UNPACKED_PER_BYTE bytes per byte of the file.
         """
         self.runtime = f"numpy {np.__version__}"
         self._model = model
-        self._layers = {
-            node.outputs[0]: _layer(node, model.weights)
-            for node in model.plan.nodes
-            if node.op == DENSE
-        }
+        self._layers = _layers(model)
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""
@@ -53,6 +51,27 @@ class NumpyEngine:
                 out = apply(node.op, read, node.attributes)
             values[node.outputs[0]] = out
         return values
+
+
+def _layers(model: OdmFile) -> dict[str, DenseLayer]:
+    """Dense layers by output; nodes of equal weights and attributes share one."""
+    layers: dict[str, DenseLayer] = {}
+    shared: dict[str, DenseLayer] = {}
+    left = MAX_UNPACKED_PER_BYTE * int(model.container.data.size)
+    for node in model.plan.nodes:
+        if node.op != DENSE:
+            continue
+        key = repr((node.inputs[1:], sorted(node.attributes.items())))
+        if key not in shared:
+            shared[key] = _layer(node, model.weights)
+            left -= shared[key].weight.nbytes
+            if left < 0:
+                raise FileFormatError(
+                    f"dense layer {node.outputs[0]!r}: the layers unpack to more than "
+                    f"{MAX_UNPACKED_PER_BYTE} bytes for each byte of the file"
+                )
+        layers[node.outputs[0]] = shared[key]
+    return layers
 
 
 def _layer(node: Node, weights: Mapping[str, npt.NDArray[Any]]) -> DenseLayer:

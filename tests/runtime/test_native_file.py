@@ -2,18 +2,24 @@
 
 import json
 import struct
+import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.native import dense_node, write_model
 from support.runtime import expected_probabilities, header_of, small_ids, write_small_model
 
 import ondevice
+from ondevice.codecs import quantise
 from ondevice.container import HEADER_CRC, open_container, write_container
 from ondevice.engines.native import is_compiled
 from ondevice.errors import FileFormatError, OnDeviceError
 from ondevice.odm import open_odm
+from ondevice.plan import Node
+from ondevice.spec import full_spec
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +230,49 @@ def test_files_of_version_1_stay_readable(engine):
     got = ondevice.load(path, engine=engine).runner.run(vectors.inputs)
     for name, expected in vectors.outputs.items():
         np.testing.assert_array_equal(got[name], expected, err_msg=name)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "native"])
+def test_many_empty_arrays_open_in_linear_time(model_bytes, tmp_path, engine):
+    if engine == "native" and not is_compiled():
+        pytest.skip("the native engine is not compiled")
+    seconds = []
+    for count in (20_000, 80_000):
+        path = tmp_path / f"{count}.odm"
+
+        def fill(metadata, arrays, count=count):
+            arrays.update({f"empty.{i}": np.zeros(0, np.uint8) for i in range(count, 0, -1)})
+
+        rewritten(model_bytes, tmp_path, fill).rename(path)
+        start = time.process_time()
+        ondevice.load(path, engine=engine)
+        seconds.append(time.process_time() - start)
+    # 4 times the arrays: 4 times as long, not 16 times; a quadratic reader takes 15 s
+    assert seconds[1] < max(10 * seconds[0], 0.5)
+    assert seconds[1] < 5
+
+
+def test_dense_layers_unpack_to_a_bounded_size(tmp_path):
+    """A file whose nodes read one weight in many shapes would unpack it for every shape."""
+    features = 4 * 4096
+    weights = {"w": np.zeros(features * 16, np.int8), "b": np.zeros(16, np.float32)}
+    nodes = []
+    for units in range(1, 17):  # all padded to 16
+        attributes = {"codec": "q8", "features": features, "units": units, "relu": 0}
+        nodes.append(Node("Dense", ("item.vector", "w", "b", "b"), (f"y{units}",), attributes))
+    specs = {"item": full_spec(2, 4)}
+    tables = {"item": quantise(np.ones((2, 4)), "f32")}
+    path = write_model(tmp_path / "wide.odm", specs, tables, nodes, weights, ["y1"])
+    with pytest.raises(FileFormatError, match="unpack to more than 8 bytes for each byte"):
+        ondevice.load(path, engine="numpy")
+
+
+def test_layers_that_share_weights_are_unpacked_once(tmp_path):
+    weights = {}
+    first = dense_node("y0", "item.vector", np.ones((4, 3), np.float32), None, "q8", weights)
+    nodes = [first, *(replace(first, outputs=(f"y{number}",)) for number in range(1, 500))]
+    specs = {"item": full_spec(2, 4)}
+    tables = {"item": quantise(np.ones((2, 4)), "f32")}
+    path = write_model(tmp_path / "shared.odm", specs, tables, nodes, weights, ["y499"])
+    scores = ondevice.load(path, engine="numpy").predict({"item": [0]})
+    np.testing.assert_allclose(scores, [[4, 4, 4]], rtol=1e-2)

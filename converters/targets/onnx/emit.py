@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import Codec, StoredTable
+from ondevice.codecs import NARROW_CODECS, Codec, StoredTable
 from ondevice.converters.dense.layers import ALL_FLOAT, DensePlan
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
-from ondevice.converters.tables.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
+from ondevice.converters.tables.byte_codes import byte_codes, codes_per_byte, pack_codes
 from ondevice.converters.tables.column_blocks import BlockWriter, ColumnBlocks, cut
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.tables.row_arithmetic import (
@@ -100,7 +100,7 @@ class _StoredTable:
         dtype = VALUE_DTYPES[table.codec]
         for number in range(len(self.cut.blocks)):
             self._add(graph, data, f"{name}.values.{number}", number, dtype)
-        if table.codec in NARROW:
+        if table.codec in NARROW_CODECS:
             self.values.append(_shared_codes(graph, table.codec))
         if self.cut.row_scales:
             self._add(graph, data, f"{name}.scales", "scales", np.dtype(np.float16))
@@ -111,7 +111,7 @@ class _StoredTable:
 
     def payload(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Rows of a block as they are stored."""
-        if self.table.codec not in NARROW:
+        if self.table.codec not in NARROW_CODECS:
             return values
         if self.cut.shared_bytes:
             return pack_codes(values.reshape(1, -1), self.table.codec).reshape(-1)
@@ -350,7 +350,7 @@ class _Body:
         table, cut_table = stored.table, stored.cut
         tables = list(self._tables)
         blocks = [tables.pop(0) for _ in cut_table.blocks]
-        codes_of_byte = tables.pop(0) if table.codec in NARROW else None
+        codes_of_byte = tables.pop(0) if table.codec in NARROW_CODECS else None
         scaled = cut_table.row_scales or table.column_scales is not None
         scales = tables.pop(0) if scaled else None
         if cut_table.positions is not None:

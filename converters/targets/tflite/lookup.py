@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, Codec, StoredTable
+from ondevice.codecs import BITS, NARROW_CODECS, Codec, StoredTable
 from ondevice.converters.graph import PackedLookup
-from ondevice.converters.tables.byte_codes import NARROW, byte_codes, codes_per_byte, pack_codes
+from ondevice.converters.tables.byte_codes import byte_codes, codes_per_byte, pack_codes
 from ondevice.converters.tables.column_blocks import BlockWriter, cut
 from ondevice.converters.tables.row_arithmetic import (
     HeadArithmetic,
@@ -146,7 +146,7 @@ class TfliteTable:
         """The stored form of a block of values; float16 and narrow codes travel as integers."""
         if self.table.codec == "f16":
             return block.view(np.int16)
-        if self.table.codec not in NARROW:
+        if self.table.codec not in NARROW_CODECS:
             return block
         if self._shared_bytes:
             return pack_codes(block.reshape(1, -1), self.table.codec).reshape(-1)

@@ -1,0 +1,53 @@
+"""Every limit of the file format and its engines, with its unit and its reason.
+
+A limit whose comment names a C constant must equal that constant of ondevice/native: a file that
+the converter writes must open in the C engine, and both readers must refuse the same files.
+"""
+
+from __future__ import annotations
+
+# Rows of a table. Row numbers travel as int32 in TFLite.
+MAX_ROWS = 2**31 - 1
+
+# Values of an embedding row. C: MAX_DIM.
+MAX_DIM = 1024
+
+# Rows that one ID reads: a code of 64 bits has at most one block a bit. The C kernels keep them on
+# the stack. C: MAX_BLOCKS.
+MAX_BLOCKS = 64
+
+# Nodes of a plan. C: MAX_NODES, which sizes arrays at load.
+MAX_NODES = 65_536
+
+# Inputs of a dense layer. The int32 sum of products of 8 bits stays exact. C: MAX_DENSE_FEATURES.
+MAX_DENSE_FEATURES = 65_528
+
+# Outputs of a dense layer. C: MAX_DENSE_UNITS.
+MAX_DENSE_UNITS = 65_536
+
+# Elements that one row of a request has in any value of a plan, and elements of a computed
+# constant: a small file must not reserve gigabytes. C: MAX_ROW_ELEMENTS.
+MAX_ROW_ELEMENTS = 2**24
+
+# Axes of an array. C: OD_MAX_RANK.
+MAX_RANK = 8
+
+# Levels of nesting in the JSON of a native file. C: MAX_DEPTH.
+MAX_JSON_DEPTH = 32
+
+# Values in the JSON of a native file. C: MAX_VALUES.
+MAX_JSON_VALUES = 2**20
+
+# Bytes of a container's header: the limit of the safetensors library.
+MAX_HEADER_BYTES = 100_000_000
+
+# Values of a sequence field: a history of a user, not a text.
+MAX_LENGTH = 4096
+
+# Elements of all tensors that a .tflite file computes for its stored shapes, together. The runtimes
+# reserve them when they open the file.
+MAX_TFLITE_ELEMENTS = 2**28
+
+# Bytes that the numpy engine unpacks from dense layers at load, for each byte of the file: int8
+# codes become float64. Layers that share weights share the unpacked ones.
+MAX_UNPACKED_PER_BYTE = 8

@@ -1,0 +1,138 @@
+"""Hostile text and arrays: a reader takes them right, or refuses them with a typed error."""
+
+import json
+
+import numpy as np
+
+DIGITS = "9" * 5000  # more than Python's int() converts
+HUGE = "1" + "0" * 400  # beyond a double
+
+
+def json_values():
+    """JSON texts of one value, by name."""
+    return {
+        "5,000 digits": DIGITS,
+        "minus 5,000 digits": "-" + DIGITS,
+        "10^400": HUGE,
+        "1e400": "1e400",
+        "whole float": "3.0",
+        "fraction": "3.7",
+        "true": "true",
+        "beyond int64": str(2**63),
+        "NaN": "NaN",
+        "infinity": "-Infinity",
+        "NUL": '"\\u0000"',
+        "lone surrogate": '"\\ud800"',
+        "text": '"abc"',
+        "object": "{}",
+        "list": "[1]",
+        "deep list": "[" * 100_000 + "]" * 100_000,
+        "nested list": "[[1]]",
+        "null": "null",
+        "doubled keys": '{"a": 1, "a": 2}',
+    }
+
+
+def cells():
+    """Cells of CSV text, by name; none needs quotes."""
+    return {
+        "5,000 digits": DIGITS,
+        "10^400": HUGE,
+        "1e400": "1e400",
+        "whole float": "3.0",
+        "fraction": "3.7",
+        "true": "true",
+        "beyond int64": str(2**63),
+        "NaN": "nan",
+        "underscores": "1_000",
+        "Arabic digits": "\u0663",
+        "NUL": "\0",
+        "minus": "-",
+        "spaces": "  ",
+        "separator": "1|2",
+        "long": "x" * 200_000,  # beyond the csv module's limit of a field
+    }
+
+
+def json_lines(names, values=None):
+    """Whole JSON lines, by name: every hostile value at every input, and hostile lines."""
+    right = values or dict.fromkeys(names, "1")
+    for name in names:
+        for what, text in json_values().items():
+            parts = [f"{json.dumps(n)}: {text if n == name else right[n]}" for n in names]
+            yield f"{name}: {what}", "{" + ", ".join(parts) + "}\n"
+    doubled = ", ".join(f"{json.dumps(n)}: {right[n]}" for n in [*names, names[0]])
+    yield "doubled input", "{" + doubled + "}\n"
+    yield "no object", "[1, 2]\n"
+    yield "cut off", '{"a": \n'
+    yield "nothing but NUL", "\0\n"
+
+
+def csv_texts(names):
+    """Whole CSV texts, by name: every hostile cell in every column, and hostile headers."""
+    header = ",".join(names)
+    for place, name in enumerate(names):
+        for what, text in cells().items():
+            row = ["1"] * len(names)
+            row[place] = text
+            yield f"{name}: {what}", f"{header}\n{','.join(row)}\n"
+    yield "doubled header", f"{header},{names[0]}\n{','.join(['1'] * (len(names) + 1))}\n"
+    yield "empty", ""
+    yield "NUL in the header", "\0" + header + "\n"
+    yield "open quote", header + '\n"1,1\n'
+
+
+def unaligned(values):
+    """The same values at an odd address."""
+    raw = np.zeros(values.nbytes + 1, np.uint8)
+    view = raw[1:].view(values.dtype)
+    view[:] = values
+    return view
+
+
+def same_arrays(ids):
+    """Arrays that mean the int64 IDs `ids`, by name: a reader must take them alike."""
+    doubled = np.repeat(ids, 2)
+    return {
+        "list": ids.tolist(),
+        "unaligned": unaligned(ids),
+        "big-endian": ids.astype(">i8"),
+        "little-endian": ids.astype("<i8"),
+        "every second": doubled[::2],
+        "backwards": ids[::-1].copy()[::-1],
+        "column of a matrix": np.stack([ids, ids + 1], axis=1)[:, 0],
+        "read-only": np.frombuffer(ids.tobytes(), np.int64),
+    }
+
+
+def refused_arrays(rows):
+    """Arrays of `rows` values that are no IDs, by name."""
+    ones = np.ones(rows, np.int64)
+    return {
+        "whole floats": ones * 3.0,
+        "fractions": ones * 3.7,
+        "bool": ones.astype(bool),
+        "objects": np.array([object()] * rows),
+        "object text": np.array(["a"] * rows, dtype=object),
+        "text": np.array(["a"] * rows),
+        "bytes": np.array([b"a"] * rows),
+        "complex": ones * 1j,
+        "dates": ones.astype("datetime64[s]"),
+        "time spans": ones.astype("timedelta64[s]"),
+        "masked": np.ma.masked_array(ones, mask=[True] * rows),
+        "nothing masked": np.ma.masked_array(ones),
+        "matrix": np.ones((rows, 1), np.int64),
+        "cube": np.ones((rows, 1, 1), np.int64),
+        "single": np.array(1),
+        "no rows": ones[:0],
+        "records": np.zeros(rows, [("a", np.int64)]),
+        "ragged": [[1], [1, 2]] + [[1]] * (rows - 2),
+        "5,000 digits": [10**5000] * rows,
+        "beyond uint64": [2**64] * rows,
+        "None": None,
+        "number": 3,
+        "string": "1" * rows,
+        "mapping": dict.fromkeys(range(rows)),
+        "set": set(range(rows)),
+        "generator": iter(range(rows)),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -97,8 +98,9 @@ def ranking_difference(load: Callable[[], Ranker], request: Mapping[str, ValueAr
     predicting = load()
     largest = 0.0
     for context in context_splits(list(rows)):
-        expected = _answer(predicting, lambda m, c=context: m.predict(repeated_request(rows, c)))
-        got = _answer(load(), lambda m, c=context: m.rank(*split_request(rows, c)))
+        predict = functools.partial(predicting.predict, repeated_request(rows, context))
+        rank = functools.partial(load().rank, *split_request(rows, context))
+        expected, got = _answer(predicting, predict), _answer(predicting, rank)
         if expected is None or got is None:
             largest = max(largest, 0.0 if expected is got else math.inf)
             continue
@@ -106,10 +108,10 @@ def ranking_difference(load: Callable[[], Ranker], request: Mapping[str, ValueAr
     return largest
 
 
-def _answer(model: Ranker, ask: Callable[[Ranker], Any]) -> dict[str, FloatArray] | None:
+def _answer(model: Ranker, ask: Callable[[], Any]) -> dict[str, FloatArray] | None:
     """Scores by output name, None where the model refuses the request."""
     try:
-        return named_scores(model, ask(model))
+        return named_scores(model, ask())
     except InputError:
         return None
 

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
 def _text(result: Verification) -> str:
     return (
         f"{result.path}: {'ok' if result.passed else 'FAILED'}: {result.rows} test rows in "
-        f"{result.runtime}, largest difference {result.max_difference:.2g} "
+        f"{result.runtime}, largest difference {result.max_difference:.2g}, "
+        f"of rank from predict {result.rank_difference:.2g} "
         f"(tolerance {result.tolerance:g})"
     )

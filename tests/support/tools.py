@@ -59,7 +59,8 @@ def cannot_link(compiler, *flags, program=PROGRAM):
     if done.returncode == 0:
         return ""
     said = [line for line in done.stderr.splitlines() if "error" in line or "cannot" in line]
-    return f"{compiler} cannot link with {' '.join(flags)}: {(said or ['no reason given'])[0]}"
+    command = " ".join([compiler, *flags])
+    return f"`{command}` cannot link a small program: {(said or ['no reason given'])[0]}"
 
 
 @functools.cache

@@ -14,7 +14,7 @@ HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] =
 # Each station of a model's path, without what trains for long: what to run before a commit.
 CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native tests/commands/test_commands.py \
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
-	tests/converters/lowering tests/converters/tables tests/converters/targets/test_merge.py
+	tests/converters/lowering tests/converters/targets/test_merge.py
 
 .PHONY: help android check demo test test-legacy fuzz lint runners runner-here clean
 

@@ -398,7 +398,7 @@ PHASES = {
     "layout": ("convert", "_emit"),
     "tables": ("convert", "fill"),
     "verification": ("convert", "measure_file"),
-    "hashes": ("verification", "sha256"),
+    "hashes": ("verify.verification", "sha256"),
     "card": ("convert", "model_card"),
 }
 

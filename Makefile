@@ -1,5 +1,5 @@
-# demo: the main job on one screen. test: everything CI tests. lint: style and types.
-# Environments are made once and reused until what they are made of changes.
+# `make help` lists the targets. Environments are made once and reused until what they are made of
+# changes; the first target takes some minutes longer, because it downloads and installs torch.
 
 PYTHON ?= python3
 PIP := -m pip --quiet --disable-pip-version-check
@@ -11,12 +11,23 @@ COMPILED := setup.py $(NATIVE)/sources.txt $(wildcard $(NATIVE)/*/*.[ch])
 # for Python 3.11 and below only.
 HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
 
-.PHONY: android demo test test-legacy fuzz lint runners runner-here clean
+# Each station of a model's path, without what trains for long: what to run before a commit.
+CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native tests/commands/test_commands.py \
+	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
+	tests/converters/lowering tests/converters/targets/test_merge.py
 
-demo: $(VENV)/.installed
+.PHONY: help android check demo test test-legacy fuzz lint runners runner-here clean
+
+help: ## this list (times on two cores, environment installed)
+	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+
+demo: $(VENV)/.installed ## train, compress, convert, run, measure: under three minutes
 	$(VENV)/bin/ondevice demo
 
-test: $(VENV)/.installed
+check: $(VENV)/.installed ## a subset of the tests: about two minutes
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(CHECKED)
+
+test: $(VENV)/.installed ## all tests, on the oldest supported packages too: tens of minutes
 	rm -rf build/legacy
 	mkdir -p build/legacy
 	ONDEVICE_LEGACY_DIR=build/legacy $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/legacy
@@ -30,8 +41,7 @@ test-legacy:
 	@echo "skipped: numpy 1.26 with tflite-runtime needs Python 3.11, this is $$($(PYTHON) -V)"
 endif
 
-# The long run of what `make test` does for a minute.
-fuzz: $(VENV)/.installed
+fuzz: $(VENV)/.installed ## the fuzzer of `make test` for ten minutes instead of one
 	ONDEVICE_FUZZ_SECONDS=600 $(VENV)/bin/python -m pytest tests/hostile
 
 # Static programs that measure on Android phones and boards without Python.
@@ -40,7 +50,7 @@ RUNNER_FLAGS := -std=c11 -O2 -ftree-vectorize -fvect-cost-model=dynamic -ffp-con
 	-fno-math-errno -Wall -Wextra -Werror -static -s -I$(NATIVE) -I$(NATIVE)/include
 RUNNER_SOURCES := $(addprefix $(NATIVE)/,runner/runner.c platform/posix.c $(shell grep -v '^\#' $(NATIVE)/sources.txt))
 
-runners:
+runners: ## static programs that measure on ARM boards and phones: seconds
 	mkdir -p $(RUNNERS)
 	aarch64-linux-gnu-gcc $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-arm64
 	arm-linux-gnueabihf-gcc $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-armv7
@@ -54,7 +64,7 @@ runner-here:
 ANDROID := build/android
 ANDROID_MODEL := $(or $(wildcard demo-out/model.odm),$(ANDROID)/model/model.odm)
 
-android: $(ANDROID)/assets/catalogue.json
+android: $(ANDROID)/assets/catalogue.json ## the Android library and demo app without an SDK: a minute
 	$(VENV)/bin/python android_demo/build_apk.py --assets $(ANDROID)/assets
 
 $(ANDROID)/assets/catalogue.json: $(ANDROID_MODEL) $(VENV)/.installed
@@ -65,14 +75,14 @@ $(ANDROID)/model/model.odm: | $(VENV)/.installed
 	$(VENV)/bin/ondevice convert $(ANDROID)/checkpoint --tables q4 --dense q8 --targets odm --out $(@D)
 
 # Types are checked in a regular install: mypy cannot follow an editable one.
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed ## style and types: half a minute
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	rm -rf build/types build/lib
 	ONDEVICE_PURE=1 $(VENV)/bin/python $(PIP) install --no-deps --target build/types .
 	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p ondevice
 
-clean:
+clean: ## remove environments and what was built
 	rm -rf $(VENV) $(LEGACY) build dist demo-out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(COMPILED)

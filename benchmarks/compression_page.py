@@ -1,4 +1,4 @@
-"""The tables and the plot of docs/compression.md, made from the figures in docs/evidence.
+"""The tables and the plot of docs/evidence/compression.md, made from the figures in docs/evidence.
 
 python benchmarks/compression_page.py
 """
@@ -31,7 +31,7 @@ TABLE_HEAD = (
 
 
 def main() -> None:
-    page = DOCS / "compression.md"
+    page = DOCS / "evidence" / "compression.md"
     page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     plot()
 
@@ -109,7 +109,7 @@ def plot() -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("% of the full model's test AUC")
     panels[0].legend(fontsize=6)
-    figure.savefig(DOCS / "compression.png", dpi=110, metadata={"Software": None})
+    figure.savefig(DOCS / "evidence" / "compression.png", dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

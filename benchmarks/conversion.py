@@ -38,7 +38,6 @@ CHECKPOINT = "checkpoint"
 DIM = 16
 BLOCK_ROWS = 2**18
 SAMPLE_SECONDS = 0.01
-ALLOWANCE = 300e6  # bytes that a conversion may take beside an eighth of its table
 
 
 def write_table(path: Path, rows: int) -> None:
@@ -170,9 +169,9 @@ def compare() -> None:
         folder, rows, codec, *targets = args.one
         print(json.dumps(measure_one(Path(folder), int(rows), targets, codec)))
         return
-    columns = "wall s | CPU s | kernel s | file GB | peak MB | anonymous MB | bound MB"
+    columns = "wall s | CPU s | kernel s | file GB | peak MB | anonymous MB"
     print(f"| target | table GB | {columns} |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     seconds: dict[str, list[tuple[float, float]]] = {target: [] for target in args.targets}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
@@ -192,8 +191,7 @@ def compare() -> None:
                     f"| {target} | {gb:g} | {spread(column['wall'], 1)} | "
                     f"{spread(column['cpu'], 1)} | {spread(column['system'], 1)} | "
                     f"{column['written'][0] / 1e9:.3f} | "
-                    f"{spread(column['peak'], 1e6, 0)} | {spread(column['anonymous'], 1e6, 0)} | "
-                    f"{(gb * 1e9 / 8 + ALLOWANCE) / 1e6:.0f} |",
+                    f"{spread(column['peak'], 1e6, 0)} | {spread(column['anonymous'], 1e6, 0)} |",
                     flush=True,
                 )
             (folder / f"{rows}.safetensors").unlink()

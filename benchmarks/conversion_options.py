@@ -3,8 +3,8 @@
 ondevice train dnn --full --data ml1m --path DIR --hidden 400 400 400 --out checkpoint
 python benchmarks/conversion_options.py checkpoint --data ml1m --path DIR --work FOLDER
 
-Prints the Markdown tables of docs/convert.md. AUC is that of the written files on the test split;
-calibration rows come from the training split.
+Prints the Markdown tables of docs/evidence/conversion.md. AUC is that of the written files on
+the test split; calibration rows come from the training split.
 """
 
 import argparse

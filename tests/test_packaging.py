@@ -1,5 +1,6 @@
 """What a wheel contains, and what importing the runtime loads."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -104,12 +105,38 @@ def test_version_is_the_same_everywhere():
     assert "## 0.1.0" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_readme_code_map_names_every_file():
+def load_code_map():
+    """The script that writes docs/code_map.md, as a module."""
+    spec = importlib.util.spec_from_file_location("make_code_map", ROOT / "docs/make_code_map.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_code_map_is_that_of_the_files():
     """A newcomer finds the way by the code map, so it must not go stale."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for folder in ("ondevice", "converters", "models"):
-        for file in (ROOT / folder).rglob("*.py"):
-            if file.name not in ("__init__.py", "__main__.py"):
-                assert f"`{file.name}`" in text, f"README's code map lacks {file.relative_to(ROOT)}"
-    for name in re.findall(r"^ *[-|] `([\w/]+\.py)`", text, re.MULTILINE):
-        assert list(ROOT.rglob(Path(name).name)), f"README's code map names {name}, which is gone"
+    page = (ROOT / "docs/code_map.md").read_text(encoding="utf-8")
+    assert page == load_code_map().code_map(), "run `python docs/make_code_map.py`"
+
+
+def test_every_source_file_opens_with_a_sentence():
+    script = load_code_map()
+    files = [path for _, paths in script.source_files() for path in paths]
+    lacking = [
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if len(script.first_sentence(path).split()) < 3
+    ]
+    assert len(files) > 250
+    assert not lacking, "these files do not open with a sentence that says what they are for"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_the_code_map_misses_no_source_file():
+    """Every tracked source file below a folder; setup.py and the like lie beside them."""
+    script = load_code_map()
+    command = ["git", "ls-files", *(f"*/*{suffix}" for suffix in script.SUFFIXES)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [path for _, paths in script.source_files() for path in paths]
+    mapped = {path.relative_to(ROOT).as_posix() for path in files}
+    assert {name for name in done.stdout.split() if (ROOT / name).exists()} <= mapped

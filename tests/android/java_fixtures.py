@@ -5,8 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
+import jni_library
 import numpy as np
 from support.runtime import write_small_model
+from support.tools import absent, missing
 
 import ondevice
 from ondevice.cli import main
@@ -27,6 +29,16 @@ from ondevice.spec import binary_code_spec, full_spec
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
+
+
+def no_jni_headers():
+    """Why the JNI library cannot be compiled: no JDK, or one without jni.h; empty: it can."""
+    if reason := missing("javac"):
+        return reason
+    general, system = jni_library.jni_headers()
+    return absent(general / "jni.h", system / "jni_md.h")
+
+
 CITIES = ["Paris", "Zürich", "世界", "🎬", "São Paulo"]
 
 

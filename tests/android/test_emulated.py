@@ -1,6 +1,5 @@
 """The JNI libraries for ARM, loaded and called under emulation of the processors phones have."""
 
-import os
 import shutil
 import struct
 import subprocess
@@ -10,9 +9,10 @@ import build_apk
 import jni_library
 import numpy as np
 import pytest
-from java_fixtures import SPECS, features, raw_rows, write_features_model
+from java_fixtures import SPECS, features, no_jni_headers, raw_rows, write_features_model
 from support.arm import PROCESSORS
 from support.runtime import expected_probabilities, small_ids, write_small_model
+from support.tools import cannot_link, missing, needs
 
 import ondevice
 
@@ -21,10 +21,7 @@ COMPILERS = {"aarch64": "aarch64-linux-gnu-gcc", "arm": "arm-linux-gnueabihf-gcc
 ROOTS = {"aarch64": "/usr/aarch64-linux-gnu", "arm": "/usr/arm-linux-gnueabihf"}
 ABI_OF = {"aarch64": "arm64-v8a", "arm": "armeabi-v7a"}
 TOOLS = [*jni_library.TOOLS, *COMPILERS.values(), *(f"qemu-{name}-static" for name in COMPILERS)]
-lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
-pytestmark = pytest.mark.skipif(
-    bool(lacking) and not os.environ.get("CI"), reason=f"needs {', '.join(lacking)}"
-)
+pytestmark = needs(missing(*TOOLS), *map(cannot_link, COMPILERS.values()), no_jni_headers())
 FLOAT_ABI, SOFT, HARD = 36, 0x200, 0x400  # e_flags of a 32-bit ELF header
 OFFSET = 70004  # of the model in a larger file: a multiple of 4, as in a package
 

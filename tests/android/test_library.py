@@ -1,7 +1,6 @@
 """The Android library: JNI libraries of three processors, and its JUnit tests on this machine."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +8,15 @@ from pathlib import Path
 import build_apk
 import jni_library
 import pytest
-from java_fixtures import write_fixtures
+from java_fixtures import no_jni_headers, write_fixtures
+from support.tools import absent, missing, needs, require
 from tool import UnavailableError, run_tool
 
 from ondevice import __version__
 from ondevice.bench.report import read_report
 
 JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
-lacking = [tool for tool in (*jni_library.TOOLS, "java") if shutil.which(tool) is None]
-lacking += [jar.name for jar in JUNIT if not jar.exists()]
-pytestmark = pytest.mark.skipif(
-    bool(lacking) and not os.environ.get("CI"), reason=f"needs {', '.join(lacking)}"
-)
+pytestmark = needs(missing(*jni_library.TOOLS, "java"), absent(*JUNIT), no_jni_headers())
 LIBRARY, DEMO = build_apk.LIBRARY, build_apk.DEMO
 # What the app does apart from Android.
 WITHOUT_ANDROID = ("Catalogue", "ModelFiles", "Ranking", "ReportText")
@@ -38,9 +34,7 @@ def sdk():
     try:
         return build_apk.find_sdk(build_apk.OUT)
     except UnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+        require(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,21 @@
 """The package: built twice with the same bytes, aligned, signed, small, and asking for nothing."""
 
-import os
 import re
-import shutil
 import zipfile
 
 import build_apk
 import jni_library
 import pytest
 from archive import Entry, write_archive
-from java_fixtures import write_app_fixtures
+from java_fixtures import no_jni_headers, write_app_fixtures
 from support.runtime import write_small_model
+from support.tools import missing, needs, require
 from tool import ToolError, UnavailableError, run_tool
 
 import ondevice
 
 TOOLS = {*jni_library.TOOLS, *build_apk.TOOLS}
-lacking = sorted(tool for tool in TOOLS if shutil.which(tool) is None)
-pytestmark = pytest.mark.skipif(
-    bool(lacking) and not os.environ.get("CI"), reason=f"needs {', '.join(lacking)}"
-)
+pytestmark = needs(missing(*sorted(TOOLS)), no_jni_headers())
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +30,7 @@ def builds(tmp_path_factory):
         try:
             build_apk.build_all(folder / name, folder / "assets", key=key, jni=jni)
         except UnavailableError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(str(error))
+            require(str(error))
     return folder / "one", folder / "two", folder / "assets"
 
 

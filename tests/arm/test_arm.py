@@ -1,6 +1,5 @@
 """The C core on ARM: cross-compiled, run under emulation as Pi 4, Pi 5, a newer core and armv7."""
 
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from support import arm
 from support.native import dense_node, random_table, write_model
+from support.tools import missing, require
 
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.odm import open_odm
@@ -75,7 +75,7 @@ def random_model(path):
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arm")
-    return {a: arm.build(a, folder) for a in arm.COMPILERS if not arm.missing_tools(a)}
+    return {a: arm.build(a, folder) for a in arm.COMPILERS if not arm.cannot_build(a)}
 
 
 def run(program, emulator, model, kernels, ids, outputs, folder):
@@ -100,8 +100,7 @@ def run(program, emulator, model, kernels, ids, outputs, folder):
 @pytest.mark.parametrize("processor", arm.PROCESSORS)
 def test_kernels_under_emulation(processor, programs, tmp_path):
     architecture, chosen = arm.PROCESSORS[processor]
-    if missing := arm.missing_tools(architecture):
-        pytest.skip(f"not installed: {', '.join(missing)}")
+    require(arm.cannot_build(architecture))
     model, specs = random_model(tmp_path / "m.odm")
     emulator = [f"qemu-{architecture}-static", "-cpu", processor]
     rng = np.random.default_rng(3)
@@ -124,13 +123,10 @@ def test_kernels_under_emulation(processor, programs, tmp_path):
 
 def test_instruction_counts_repeat(programs, tmp_path):
     """Executed instructions a request: the same in every run, and fewer with better kernels."""
-    compiler = shutil.which("gcc")
-    emulator = shutil.which("qemu-aarch64")
-    if arm.missing_tools("aarch64") or compiler is None or emulator is None:
-        pytest.skip("not installed: gcc, qemu-user or the aarch64 cross compiler")
+    require(arm.cannot_build("aarch64"), missing("gcc", "qemu-aarch64"))
     plugin = tmp_path / "libcount.so"
     source = Path(__file__).parent / "count_instructions.c"
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
     model, specs = random_model(tmp_path / "m.odm")
     ids = tmp_path / "ids"
     request = random_ids(np.random.default_rng(4), specs, 1)
@@ -139,7 +135,7 @@ def test_instruction_counts_repeat(programs, tmp_path):
     def count(kernels):
         log = tmp_path / "log"
         subprocess.run(
-            [emulator, "-cpu", "cortex-a76", "-plugin", f"{plugin},out={log}",
+            ["qemu-aarch64", "-cpu", "cortex-a76", "-plugin", f"{plugin},out={log}",
              programs["aarch64"], model, kernels, "1", ids, tmp_path / "out", "10"],
             check=True, capture_output=True,
         )  # fmt: skip

@@ -1,19 +1,17 @@
 """The report's page in a real browser: charts drawn, no console errors, readable on a phone."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 from support.runtime import write_small_model
+from support.tools import does_not_run, needs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
                 None)  # fmt: skip
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium"
-)
+pytestmark = needs(does_not_run(CHROMIUM, "--version") if CHROMIUM else "not installed: Chromium")
 
 # Loads the page in a frame of the width to test, and writes what the browser laid out.
 FRAME = """<!doctype html><meta charset="utf-8"><body><iframe id="page" src="page.html"

@@ -3,18 +3,19 @@
 import subprocess
 from pathlib import Path
 
-import pytest
 from support.engine import COMPILER, INCLUDES, POSIX
 from support.runtime import write_small_model
+from support.tools import cannot_link, needs
+
+SANITIZERS = ("-fsanitize=undefined", "-fno-sanitize-recover")
 
 
-@pytest.mark.skipif(COMPILER is None, reason="not installed: a C compiler")
+@needs(cannot_link(COMPILER, *SANITIZERS))
 def test_every_value_of_every_byte(tmp_path):
     model, program = tmp_path / "small.odm", tmp_path / "every_byte"
     write_small_model(model, vectors=False)
     subprocess.run(
-        [COMPILER, "-std=c11", "-O2", "-ffp-contract=off", "-fsanitize=undefined",
-         "-fno-sanitize-recover", *INCLUDES,
+        [COMPILER, "-std=c11", "-O2", "-ffp-contract=off", *SANITIZERS, *INCLUDES,
          str(Path(__file__).with_name("every_byte.c")), *POSIX, "-o", program], check=True,
     )  # fmt: skip
     done = subprocess.run([program, model], capture_output=True, text=True)

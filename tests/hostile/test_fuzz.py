@@ -5,16 +5,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
 from support.engine import INCLUDES, POSIX
 from support.native import write_hybrids, write_narrow
 from support.runtime import write_small_model
+from support.tools import FUZZER_PROGRAM, cannot_link, needs
 
 HERE = Path(__file__).parent
+SANITIZERS = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
 SECONDS = int(os.environ.get("ONDEVICE_FUZZ_SECONDS", "60"))
 
 
-@pytest.mark.skipif(shutil.which("clang") is None, reason="not installed: clang with libFuzzer")
+@needs(cannot_link("clang", *SANITIZERS, program=FUZZER_PROGRAM))
 def test_fuzz_open_and_run(tmp_path):
     program, corpus = tmp_path / "fuzz_open", tmp_path / "corpus"
     corpus.mkdir()
@@ -31,9 +32,8 @@ def test_fuzz_open_and_run(tmp_path):
     subprocess.run(["clang", *flags, *vectors], check=True, cwd=tmp_path)
     sources += sorted(str(path) for path in tmp_path.glob("*.o"))
     build = subprocess.run(
-        ["clang", "-std=c11", "-g", "-O1", "-fsanitize=fuzzer,address,undefined",
-         "-fno-sanitize-recover=all", *INCLUDES, str(HERE / "fuzz_open.c"), *sources,
-         "-o", program],
+        ["clang", "-std=c11", "-g", "-O1", *SANITIZERS, *INCLUDES, str(HERE / "fuzz_open.c"),
+         *sources, "-o", program],
         capture_output=True, text=True,
     )  # fmt: skip
     assert build.returncode == 0, build.stderr

@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 from support.engine import COMPILER, ENGINE, INCLUDES, NATIVE, POSIX
 from support.runtime import write_small_model
+from support.tools import cannot_link, missing, needs
 
 import ondevice
 
 FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", *INCLUDES]
-needs_compiler = pytest.mark.skipif(
-    COMPILER is None or not ENGINE, reason="no C compiler, or no sources beside the package"
-)
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
+NO_SOURCES = "" if ENGINE else "no sources beside the package"
+needs_compiler = needs(cannot_link(COMPILER), NO_SOURCES)
+needs_sanitizers = needs(cannot_link(COMPILER, *SANITIZERS), NO_SOURCES)
 
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory):
     """Compile a program with the core under the sanitizers; the core is compiled once."""
     folder = tmp_path_factory.mktemp("core")
-    command = [COMPILER, *FLAGS, "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    command = [COMPILER, *FLAGS, *SANITIZERS]
     subprocess.run([*command, "-c", *POSIX], check=True, cwd=folder)
     objects = sorted(map(str, folder.glob("*.o")))
 
@@ -33,7 +35,7 @@ def sanitized(tmp_path_factory):
     return build
 
 
-@needs_compiler
+@needs_sanitizers
 def test_example_program(sanitized, tmp_path):
     """Built by the command that its first lines give, and under the sanitizers."""
     model = tmp_path / "m.odm"
@@ -60,7 +62,7 @@ def scored(program, model):
     assert done.returncode == 1 and done.stderr.count("\n") == 1
 
 
-@needs_compiler
+@needs_sanitizers
 def test_a_model_may_lie_at_any_multiple_of_4_bytes(sanitized, tmp_path):
     """As an asset does inside an Android package; the sanitizer sees loads at wrong places."""
     model, program = tmp_path / "m.odm", tmp_path / "open"
@@ -76,7 +78,7 @@ def test_a_model_may_lie_at_any_multiple_of_4_bytes(sanitized, tmp_path):
     assert "aligned" in refused
 
 
-@needs_compiler
+@needs_sanitizers
 def test_features_of_processors_that_hide_their_vector(sanitized, tmp_path):
     """Android keeps /proc/self/auxv from released apps, /proc/cpuinfo not."""
     program = tmp_path / "lists"
@@ -95,6 +97,7 @@ def test_features_of_processors_that_hide_their_vector(sanitized, tmp_path):
 
 
 @needs_compiler
+@needs(missing("readelf"))
 def test_freestanding_library_needs_nothing(tmp_path):
     library = tmp_path / "libondevice.so"
     subprocess.run(

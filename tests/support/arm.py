@@ -1,10 +1,10 @@
 """Cross compilation and user-mode emulation of the C core, shared by the ARM tests."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 from support.engine import INCLUDES, POSIX
+from support.tools import cannot_link, missing
 
 PROGRAM = Path(__file__).parents[1] / "arm" / "run_requests.c"
 FLAGS = ["-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-ffp-contract=off",
@@ -19,10 +19,10 @@ PROCESSORS = {
 }
 
 
-def missing_tools(architecture):
-    """What is not installed to build and run for an architecture; empty when all is there."""
-    tools = (COMPILERS[architecture], f"qemu-{architecture}-static")
-    return [tool for tool in tools if shutil.which(tool) is None]
+def cannot_build(architecture):
+    """Why programs of an architecture cannot be built and run; empty: they can."""
+    lacking = missing(COMPILERS[architecture], f"qemu-{architecture}-static")
+    return lacking or cannot_link(COMPILERS[architecture], "-static")
 
 
 def build(architecture, folder):

@@ -4,7 +4,8 @@
 - q8: int8 arithmetic by MatMulInteger. Activations are uint8, quantised per tensor at each run
   (DynamicQuantizeLinear), or with the constants of a calibration (QuantizeLinear). Weights are
   uint8 with zero point 128: ONNX Runtime multiplies uint8 by int8 with a saturating instruction
-  on x86 processors without VNNI, and the sums are silently wrong there (docs/convert.md).
+  on x86 processors without VNNI, and the sums are silently wrong there
+  (docs/evidence/conversion.md).
 """
 
 from __future__ import annotations

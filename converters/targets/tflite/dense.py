@@ -4,7 +4,7 @@
 - q8, dynamic: FULLY_CONNECTED of float activations by int8 weights, for which the runtimes
   quantise each row. tflite-runtime 2.14 takes a scale per unit for one scale (silently wrong
   numbers), so the weights have one constant scale, and a MUL behind the layer applies the scales
-  of the units: the same numbers, right in both (docs/convert.md).
+  of the units: the same numbers, right in both (docs/evidence/conversion.md).
 - q8, static: int8 activations by the ranges of a calibration, a scale per unit. Only between
   layers: a result that something else reads, such as the last one, would lose too much in 8 bits
   (measured on MovieLens: 9e-3 of a probability instead of 3e-3), so its layer is a dynamic one.

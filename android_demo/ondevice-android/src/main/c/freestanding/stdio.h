@@ -1,1 +1,1 @@
-/* stdio.h: empty. jni.h includes it without using it, and this library has no C library. */
+/* stdio.h: empty, since jni.h includes it without using it, and there is no C library. */

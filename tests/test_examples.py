@@ -1,0 +1,62 @@
+"""The scripts in examples/ run as a newcomer runs them, and print what they should."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ondevice
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_example(name, *arguments, cwd):
+    """What a script prints; it must succeed."""
+    command = [sys.executable, EXAMPLES / name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_convert_my_model(tmp_path):
+    text = run_example("convert_my_model.py", cwd=tmp_path)
+    changes = [float(word) for word in re.findall(r"change of a score (\S+)", text)]
+    sizes = [int(word.replace(",", "")) for word in re.findall(r"([\d,]+) bytes", text)]
+    assert len(changes) == 3 and max(changes) < 0.01
+    assert max(sizes[1:]) < sizes[0] / 3
+    for suffix in ("odm", "onnx", "tflite"):
+        assert (tmp_path / "converted" / f"model.{suffix}").exists()
+
+
+@pytest.fixture(scope="module")
+def log_folder(tmp_path_factory):
+    """The folder of train_on_my_log.py and what it printed."""
+    folder = tmp_path_factory.mktemp("log")
+    return folder, run_example("train_on_my_log.py", cwd=folder)
+
+
+def test_train_on_my_log(log_folder):
+    folder, text = log_folder
+    scores = dict(re.findall(r"^(.*): (0\.\d{3})$", text, re.MULTILINE))
+    assert len(scores) == 3
+    assert float(scores["film-8"]) > float(scores["film-7"]) + 0.2  # as the log was drawn
+    model = ondevice.load(folder / "my-log" / "models" / "model.odm", engine="numpy")
+    again = model.rank({"user": ["user-4"], "hour": [20]}, {"film": ["film-8"]}, raw=True)
+    assert float(again[0]) == pytest.approx(float(scores["film-8"]), abs=6e-4)
+
+
+def test_rank_candidates(tmp_path):
+    """On a model like that of `make demo`, from fewer rows."""
+    command = [sys.executable, "-m", "ondevice"]
+    train = [*command, "train", "--max-rows", "3000", "--epochs", "1", "--out", "checkpoint"]
+    subprocess.run(train, cwd=tmp_path, check=True, capture_output=True, timeout=600)
+    convert = [*command, "convert", "checkpoint", "--targets", "odm", "--out", "demo-out"]
+    subprocess.run(convert, cwd=tmp_path, check=True, capture_output=True, timeout=600)
+    text = run_example("rank_candidates.py", cwd=tmp_path)
+    ranked = [float(score) for score in re.findall(r"^item +\d+  (0\.\d{4})$", text, re.MULTILINE)]
+    assert len(ranked) == 5
+    assert ranked == sorted(ranked, reverse=True)
+    median = re.search(r"^200 candidates: median (\d+) us$", text, re.MULTILINE)
+    assert 0 < int(median[1]) < 1_000_000

@@ -8,29 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.engine import COMPILER, ENGINE, INCLUDES, NATIVE, POSIX
+from support.engine import COMPILER, ENGINE, NATIVE, WARNED, needs_compiler
 from support.runtime import write_small_model
 
 import ondevice
-
-FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", *INCLUDES]
-needs_compiler = pytest.mark.skipif(
-    COMPILER is None or not ENGINE, reason="no C compiler, or no sources beside the package"
-)
-
-
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory):
-    """Compile a program with the core under the sanitizers; the core is compiled once."""
-    folder = tmp_path_factory.mktemp("core")
-    command = [COMPILER, *FLAGS, "-fsanitize=address,undefined", "-fno-sanitize-recover"]
-    subprocess.run([*command, "-c", *POSIX], check=True, cwd=folder)
-    objects = sorted(map(str, folder.glob("*.o")))
-
-    def build(source, program):
-        subprocess.run([*command, str(source), *objects, "-o", program], check=True)
-
-    return build
 
 
 @needs_compiler
@@ -98,7 +79,7 @@ def test_features_of_processors_that_hide_their_vector(sanitized, tmp_path):
 def test_freestanding_library_needs_nothing(tmp_path):
     library = tmp_path / "libondevice.so"
     subprocess.run(
-        [COMPILER, *FLAGS, "-DONDEVICE_FREESTANDING", "-ffreestanding", "-fPIC", "-shared",
+        [COMPILER, *WARNED, "-DONDEVICE_FREESTANDING", "-ffreestanding", "-fPIC", "-shared",
          "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *ENGINE, "-o",
          library, "-lgcc"], check=True,
     )  # fmt: skip

@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 import ondevice
 
 NATIVE = Path(ondevice.__file__).parent / "native"
 INCLUDES = [f"-I{NATIVE}", f"-I{NATIVE / 'include'}"]
 COMPILER = shutil.which("gcc") or shutil.which("clang")
+WARNED = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", *INCLUDES]
 
 
 def _listed():
@@ -18,3 +21,6 @@ def _listed():
 
 ENGINE = _listed()  # needs no operating system
 POSIX = [*ENGINE, str(NATIVE / "platform" / "posix.c")] if ENGINE else []
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None or not ENGINE, reason="no C compiler, or no sources beside the package"
+)

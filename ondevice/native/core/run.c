@@ -24,7 +24,10 @@ struct od_session {
   od_range *ranges, *shared_ranges;
   float *partial; /* the context's share of a dense layer, [widest_units] */
   float **partials; /* by node: where that share is kept, or NULL */
+  uint8_t *split; /* by node: a concatenation that only layers with such a share read */
+  uint32_t partial_count; /* dense layers that rank() may split */
   od_dense_scratch scratch;
+  size_t vectors; /* rows of dense layers that the scratch memory has room for */
   od_profile *profile; /* NULL: nothing is timed */
 };
 
@@ -57,24 +60,48 @@ static void list_read_inputs(od_session *s) {
   }
 }
 
+/* In a debug build stale values become NaN (-1 as integers): a step that reads what no step of this
+ * request wrote cannot pass for a right one. */
+static void poison(void *memory, size_t size) {
+#ifdef OD_POISON
+  if (size) __builtin_memset(memory, 0xFF, size);
+#else
+  (void)memory, (void)size;
+#endif
+}
+
+/* All scratch memory, but what od_session_open writes for good. */
+static void poison_session(const od_session *s) {
+  const od_model *model = s->model;
+  size_t tiles = s->vectors / OD_TILE_ROWS + 1;
+  poison(s->rows, model->rows_bytes);
+  poison(s->single, model->single_bytes);
+  poison(s->partial, (size_t)s->partial_count * model->widest_units * sizeof(float));
+  poison(s->scratch.codes, s->vectors * model->widest_dense);
+  poison(s->scratch.scales, s->vectors * sizeof(float));
+  poison(s->scratch.sums, s->vectors * sizeof(int32_t));
+  poison(s->scratch.lists, tiles * OD_LIST_ROOM(model->widest_dense) * sizeof(uint16_t));
+  poison(s->scratch.counts, tiles * sizeof(uint32_t));
+  poison(s->scratch.positive, tiles);
+}
+
 static int make_scratch(od_session *s) {
   const od_model *model = s->model;
-  size_t rows = model->chunk_rows, tiles = rows / OD_TILE_ROWS + 1, wide = model->widest_dense;
-  uint32_t most = 1, layers = 0;
+  size_t rows = model->chunk_rows, wide = model->widest_dense;
+  uint32_t most = 1;
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
     if (node->op == OD_OP_DENSE && node->m > most) most = node->m; /* several vectors a row */
-    layers += node->op == OD_OP_DENSE && node->parts >= 0;
+    s->partial_count += node->op == OD_OP_DENSE && node->parts >= 0;
   }
-  if (most > 1) tiles = (rows > most ? rows : most) / OD_TILE_ROWS + 1;
-  size_t vectors = rows > most ? rows : most;
+  size_t vectors = s->vectors = rows > most ? rows : most, tiles = vectors / OD_TILE_ROWS + 1;
   s->scratch.codes = od_take(&s->arena, vectors, wide);
   s->scratch.scales = od_take(&s->arena, vectors, sizeof(float));
   s->scratch.sums = od_take(&s->arena, vectors, sizeof(int32_t));
   s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));
   s->scratch.counts = od_take(&s->arena, tiles, sizeof(uint32_t));
   s->scratch.positive = od_take(&s->arena, tiles, 1);
-  s->partial = od_take(&s->arena, (size_t)layers * model->widest_units, sizeof(float));
+  s->partial = od_take(&s->arena, (size_t)s->partial_count * model->widest_units, sizeof(float));
   return s->scratch.codes && s->scratch.scales && s->scratch.sums && s->scratch.lists &&
          s->scratch.counts && s->scratch.positive && s->partial;
 }
@@ -102,15 +129,17 @@ od_status od_session_open(const od_model *model, od_session **session, od_error 
   s->ranges = od_take(&s->arena, operands, sizeof(od_range));
   s->shared_ranges = od_take(&s->arena, operands, sizeof(od_range));
   s->partials = od_take(&s->arena, model->node_count, sizeof(float *));
+  s->split = od_take(&s->arena, model->node_count, 1);
   if (!s->rows || !s->single || !s->locations || !s->operands || !s->gathers ||
       !s->gather_inputs || !s->shared_gathers || !s->other_gathers || !s->read_inputs ||
-      !s->shared || !s->ranges || !s->shared_ranges || !s->partials || !make_scratch(s)) {
+      !s->shared || !s->ranges || !s->shared_ranges || !s->partials || !s->split || !make_scratch(s)) {
     arena = s->arena;
     od_arena_release(&arena);
     return out_of_memory(error);
   }
   locate_values(s);
   list_read_inputs(s);
+  poison_session(s);
   for (uint32_t i = 0; i < model->lookup_count; i++) {
     if (model->lookups[i].computed) continue;
     od_rows out = s->locations[model->lookup_outputs[i]].many;
@@ -210,6 +239,17 @@ static void look_up(od_session *s, const od_node *node, size_t rows) {
   if (fault.kind && !s->fault.kind) s->fault = fault;
 }
 
+/* Of a concatenation that only split layers read, the context's columns stay unwritten: its shared
+ * parts get the places of parts that are computed in place. */
+static void omit_shared_parts(od_session *s, const od_node *concat, od_rows out) {
+  size_t before = 0, bytes = od_dtype_size(s->model->values[concat->output].dtype);
+  for (uint32_t i = 0; i < concat->input_count; i++) {
+    int32_t part = concat->inputs[i];
+    if (s->shared[part]) s->operands[i] = (od_rows){out.data + before, out.step};
+    before += s->model->values[part].size * bytes;
+  }
+}
+
 static void execute(od_session *s, uint32_t index, size_t rows) {
   const od_model *model = s->model;
   const od_node *node = &model->nodes[index];
@@ -235,6 +275,7 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
   }
   for (uint32_t i = 0; i < node->input_count; i++)
     s->operands[i] = place_of(s, node->inputs[i]);
+  if (s->split[index]) omit_shared_parts(s, node, out);
   od_trouble trouble = od_execute(node, model->values, s->operands, to, out.step, rows);
   if (trouble && !s->trouble) s->trouble = trouble, s->troubled = node->number;
 }
@@ -316,9 +357,11 @@ od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *c
   const od_model *model = s->model;
   s->trouble = OD_TROUBLE_NONE;
   s->fault.kind = OD_FAULT_NONE;
+  poison_session(s);
   for (size_t start = 0; start < rows; start += model->chunk_rows) {
     size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
     od_fault fault = {OD_FAULT_NONE, NULL, 0};
+    poison(s->rows, model->rows_bytes);
     for (uint32_t i = 0; i < s->gather_count; i++)
       s->gathers[i].ids = (const int64_t *)inputs[model->values[s->gather_inputs[i]].input] +
                           start * s->gathers[i].ids_step;
@@ -382,12 +425,14 @@ static void run_partials(od_session *s) {
   }
 }
 
-/* Whether every reader of a concatenation is a dense layer that takes the shared part apart. */
+/* Whether every reader of a whole concatenation is a dense layer that takes the context's columns
+ * apart, so that they need not be repeated for every candidate. */
 static int only_split(const od_session *s, uint32_t concat) {
   const od_model *model = s->model;
   int32_t output = model->nodes[concat].output;
   uint32_t root = model->values[output].root;
-  if (root != (uint32_t)output) return 0; /* part of a larger value */
+  if (root != (uint32_t)output || model->nodes[concat].outer != 1)
+    return 0; /* part of a larger value, or its parts are not whole columns */
   for (uint32_t i = concat + 1; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
     for (uint32_t j = 0; runs(model, node) && j < node->input_count; j++)
@@ -409,25 +454,28 @@ od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_co
   mark_shared(s, is_context);
   s->trouble = OD_TROUBLE_NONE;
   s->fault.kind = OD_FAULT_NONE;
+  poison_session(s);
   if (s->read_count) locate_inputs(s, inputs, 0);
   size_t count = collect(s, inputs, 0, 1, s->shared_gathers);
   gather(s, s->shared_gathers, count, 1, &fault);
   for (uint32_t i = 0; i < model->node_count; i++)
     if (runs(model, &model->nodes[i]) && s->shared[model->nodes[i].output]) step(s, i, 1);
   run_partials(s);
+  for (uint32_t i = 0; i < model->node_count; i++)
+    s->split[i] = model->nodes[i].op == OD_OP_CONCAT && only_split(s, i);
   for (size_t start = 0; !fault.kind && start < rows; start += model->chunk_rows) {
     size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
+    poison(s->rows, model->rows_bytes);
     count = collect(s, inputs, start, 0, s->other_gathers);
     gather(s, s->other_gathers, count, here, &fault);
     if (fault.kind) break;
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
-      if (runs(model, &model->nodes[i]) && !s->shared[model->nodes[i].output] &&
-          !(model->nodes[i].op == OD_OP_CONCAT && only_split(s, i)))
-        step(s, i, here);
+      if (runs(model, &model->nodes[i]) && !s->shared[model->nodes[i].output]) step(s, i, here);
     copy_outputs(s, start, here, outputs);
   }
   od_zero(s->shared, model->value_count);
+  od_zero(s->split, model->node_count);
   od_zero(s->partials, model->node_count * sizeof *s->partials);
   if (fault.kind) return report(&fault, error);
   if (s->fault.kind) return report(&s->fault, error);

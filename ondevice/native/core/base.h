@@ -2,6 +2,7 @@
 #ifndef ONDEVICE_BASE_H
 #define ONDEVICE_BASE_H
 
+#include "core/limits.h"
 #include "ondevice.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__

@@ -1,5 +1,5 @@
 /* run.c: sessions, and the execution of a request in chunks of rows. */
-#include "core/model.h"
+#include "ops/ops.h"
 
 typedef struct {
   od_rows many, one; /* in the rows' memory, in the context's memory */
@@ -91,8 +91,9 @@ static int make_scratch(od_session *s) {
   uint32_t most = 1;
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
-    if (node->op == OD_OP_DENSE && node->m > most) most = node->m; /* several vectors a row */
-    s->partial_count += node->op == OD_OP_DENSE && node->parts >= 0;
+    if (node->op != OD_OP_DENSE) continue;
+    if (node->dense.vectors > most) most = node->dense.vectors; /* several vectors a row */
+    s->partial_count += node->dense.concat >= 0;
   }
   size_t vectors = s->vectors = rows > most ? rows : most, tiles = vectors / OD_TILE_ROWS + 1;
   s->scratch.codes = od_take(&s->arena, vectors, wide);
@@ -179,16 +180,16 @@ static od_rows place_of(const od_session *s, int32_t value) {
 static void run_dense(const od_session *s, const od_node *node, od_rows in, size_t rows,
                       const od_range *ranges, size_t count, const float *initial, uint32_t relu,
                       float *out, size_t out_step) {
-  const od_dense *layer = &node->dense;
+  const od_dense *layer = &node->dense.layer;
   const float *from = (const float *)(const void *)in.data;
-  if (node->m == 1) {
+  if (node->dense.vectors == 1) {
     s->model->kernels->dense(layer, from, in.step / 4, rows, ranges, count, initial, relu, out,
                              out_step, &s->scratch);
     return;
   }
   for (size_t row = 0; row < rows; row++) /* several vectors a row */
-    for (uint32_t first = 0; first < node->m; first += s->model->chunk_rows) {
-      size_t left = node->m - first;
+    for (uint32_t first = 0; first < node->dense.vectors; first += s->model->chunk_rows) {
+      size_t left = node->dense.vectors - first;
       size_t here = left < s->model->chunk_rows ? left : s->model->chunk_rows;
       s->model->kernels->dense(layer, from + row * (in.step / 4) + (size_t)first * layer->features,
                                layer->features, here, ranges, count, initial, relu,
@@ -232,7 +233,7 @@ static void locate_inputs(od_session *s, const void *const *inputs, size_t start
 /* A lookup whose IDs other operators made. */
 static void look_up(od_session *s, const od_node *node, size_t rows) {
   od_rows ids = place_of(s, node->inputs[0]), out = place_of(s, node->output);
-  od_gather gather = {&s->model->lookups[node->lookup], (const int64_t *)(const void *)ids.data,
+  od_gather gather = {&s->model->lookups[node->lookup.index], (const int64_t *)(const void *)ids.data,
                       ids.step / 8, (float *)(void *)(uintptr_t)out.data, out.step / 4};
   od_fault fault = {OD_FAULT_NONE, NULL, 0};
   s->model->kernels->gather(&gather, 1, rows, &fault);
@@ -260,17 +261,17 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
     return;
   }
   if (node->op == OD_OP_DENSE) {
-    od_range all = {0, node->dense.features};
+    od_range all = {0, node->dense.layer.features};
     const od_range *ranges = &all;
-    const float *initial = node->dense.bias;
+    const float *initial = node->dense.layer.bias;
     size_t count = 1;
     if (s->partials[index]) {
       initial = s->partials[index];
-      count = column_ranges(s, &model->nodes[node->parts], 0, s->ranges);
+      count = column_ranges(s, &model->nodes[node->dense.concat], 0, s->ranges);
       ranges = s->ranges;
     }
     run_dense(s, node, place_of(s, node->inputs[0]), rows, ranges, count, initial,
-              node->dense.relu, (float *)(void *)to, out.step / 4);
+              node->dense.layer.relu, (float *)(void *)to, out.step / 4);
     return;
   }
   for (uint32_t i = 0; i < node->input_count; i++)
@@ -314,8 +315,8 @@ static od_status report_trouble(const od_session *s, od_error *error) {
 }
 
 static int runs(const od_model *model, const od_node *node) {
-  if (node->op == OD_OP_LOOKUP) return model->lookups[node->lookup].computed;
-  return node->op != OD_OP_VIEW && !node->constant;
+  if (node->op == OD_OP_LOOKUP) return model->lookups[node->lookup.index].computed;
+  return !od_operators[node->op].view && !node->constant;
 }
 
 /* Gathers of shared or of other lookups, rows starting at `start`. */
@@ -401,8 +402,8 @@ static void run_partials(od_session *s) {
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
     s->partials[i] = NULL;
-    if (node->op != OD_OP_DENSE || node->parts < 0 || s->shared[node->output]) continue;
-    const od_node *parts = &model->nodes[node->parts];
+    if (node->op != OD_OP_DENSE || node->dense.concat < 0 || s->shared[node->output]) continue;
+    const od_node *parts = &model->nodes[node->dense.concat];
     size_t count = column_ranges(s, parts, 1, s->shared_ranges);
     if (!count) continue;
     uint64_t begun = s->profile ? s->profile->clock() : 0;
@@ -416,9 +417,9 @@ static void run_partials(od_session *s) {
         od_copy(to + before, from, (size_t)value->size * 4);
       before += (size_t)value->size * 4;
     }
-    s->model->kernels->dense(&node->dense, (const float *)(const void *)to, 0, 1, s->shared_ranges,
-                             count, node->dense.bias, 0, room, 0, &s->scratch);
-    for (uint32_t u = node->dense.units; u < node->dense.padded_units; u++) room[u] = 0;
+    s->model->kernels->dense(&node->dense.layer, (const float *)(const void *)to, 0, 1, s->shared_ranges,
+                             count, node->dense.layer.bias, 0, room, 0, &s->scratch);
+    for (uint32_t u = node->dense.layer.units; u < node->dense.layer.padded_units; u++) room[u] = 0;
     if (s->profile) od_profile_node(s->profile, begun, model, i, 1);
     s->partials[i] = room;
     room += model->widest_units;
@@ -431,7 +432,7 @@ static int only_split(const od_session *s, uint32_t concat) {
   const od_model *model = s->model;
   int32_t output = model->nodes[concat].output;
   uint32_t root = model->values[output].root;
-  if (root != (uint32_t)output || model->nodes[concat].outer != 1)
+  if (root != (uint32_t)output || model->nodes[concat].concat.outer != 1)
     return 0; /* part of a larger value, or its parts are not whole columns */
   for (uint32_t i = concat + 1; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
@@ -486,10 +487,10 @@ od_status od_run_constants(od_model *model, od_error *error) {
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
     if (!node->constant) continue;
-    od_rows in[64];
-    if (node->input_count > 64)
-      return od_fail(error, OD_E_UNSUPPORTED, "plan: node %u has more than 64 constant inputs",
-                     (uint64_t)node->number);
+    od_rows in[OD_MAX_CONSTANT_INPUTS];
+    if (node->input_count > OD_MAX_CONSTANT_INPUTS)
+      return od_fail(error, OD_E_UNSUPPORTED, "plan: node %u has more than %u constant inputs",
+                     (uint64_t)node->number, (uint64_t)OD_MAX_CONSTANT_INPUTS);
     for (uint32_t j = 0; j < node->input_count; j++)
       in[j] = (od_rows){node->inputs[j] < 0 ? NULL : model->values[node->inputs[j]].data, 0};
     char *out = (char *)(uintptr_t)model->values[node->output].data;

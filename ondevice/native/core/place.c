@@ -116,7 +116,7 @@ od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
     if (model->nodes[i].op == OD_OP_DENSE) {
       od_dense_node *dense = &model->nodes[i].dense;
       const od_dense *d = &dense->layer;
-      uint32_t padded = (d->features + OD_FEATURE_GROUP - 1) / OD_FEATURE_GROUP * OD_FEATURE_GROUP;
+      uint32_t padded = od_padded(d->features, OD_FEATURE_GROUP);
       dense->concat = parts_of(model, &model->nodes[i]);
       if (padded > model->widest_dense) model->widest_dense = padded;
       if (d->padded_units > model->widest_units) model->widest_units = d->padded_units;

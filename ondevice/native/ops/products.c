@@ -119,8 +119,6 @@ static const void *dense_array(const od_inference *f, uint32_t i, od_dtype dtype
   return v->data;
 }
 
-static uint64_t up_to_multiple(uint64_t count, uint32_t of) { return (count + of - 1) / of * of; }
-
 static od_status read_dense(const od_inference *f, od_codec codec, const od_value *in,
                             uint32_t units) {
   od_dense *d = &f->node->dense.layer;
@@ -128,9 +126,9 @@ static od_status read_dense(const od_inference *f, od_codec codec, const od_valu
   d->codec = codec;
   d->features = in->dims[in->rank - 1];
   d->units = units;
-  d->padded_units = (uint32_t)up_to_multiple(units, OD_UNIT_BLOCK);
+  d->padded_units = od_padded(units, OD_UNIT_BLOCK);
   d->relu = (uint32_t)od_attribute_flag(f, "relu", 0);
-  uint64_t padded = scaled ? up_to_multiple(d->features, OD_FEATURE_GROUP) : d->features;
+  uint64_t padded = scaled ? od_padded(d->features, OD_FEATURE_GROUP) : d->features;
   d->weight = dense_array(f, 1, od_codecs[codec].dense_dtype, padded * d->padded_units);
   d->bias = dense_array(f, 2, OD_F32, d->padded_units);
   d->scale = scaled ? dense_array(f, 3, OD_F32, d->padded_units) : NULL;

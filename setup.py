@@ -45,8 +45,9 @@ setup(
                     "-ffp-contract=off",
                     "-fno-math-errno",
                 ),
+                *("-fvisibility=hidden", "-g0"),
                 # no tables for unwinding the stack: C raises nothing, and they take 15 kB
-                *("-fvisibility=hidden", "-g0", "-fno-asynchronous-unwind-tables"),
+                *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
             ],
             extra_link_args=["-Wl,-s"],
             py_limited_api=True,

@@ -1,5 +1,6 @@
-/* limits.h: every limit of the engine. What goes beyond one is refused with a message that names it.
+/* limits.h: every limit of the engine.
  *
+ * What goes beyond one is refused with a message that says so.
  * The number of axes, OD_MAX_RANK, is in ondevice.h: it is part of the public interface. Limits of
  * the file format are those of the Python package, which tests/native compares with these.
  */
@@ -37,11 +38,11 @@
 #define OD_FEATURE_GROUP 4 /* features of q8 weights likewise */
 
 /* Sessions */
-#define OD_MAX_PLACED_VALUES 4096 /* values with memory of their own: the search for places is quadratic */
+#define OD_MAX_PLACED_VALUES 4096 /* with memory of their own: finding places is quadratic */
 #define OD_MAX_SESSION_BYTES 1073741824
 #define OD_MIN_CHUNK_ROWS 8
 #define OD_MAX_CHUNK_ROWS 64
-#define OD_CHUNK_BYTES 393216 /* chunks get as many rows as this holds: a second-level cache's share */
+#define OD_CHUNK_BYTES 393216 /* of a chunk's rows: they stay in a second-level cache */
 
 /* The Python module */
 #define OD_MAX_INPUTS 1024

@@ -99,8 +99,8 @@ static int32_t parts_of(const od_model *model, const od_node *dense) {
     const od_value *value = &model->values[index];
     if (value->node >= 0) {
       const od_node *node = &model->nodes[value->node];
-      int joined = node->op == OD_OP_CONCAT && node->concat.outer == 1 && dense->dense.vectors == 1 &&
-                   value->size == dense->dense.layer.features;
+      int joined = node->op == OD_OP_CONCAT && node->concat.outer == 1 &&
+                   dense->dense.vectors == 1 && value->size == dense->dense.layer.features;
       return joined ? value->node : -1;
     }
     index = value->parent; /* through views */

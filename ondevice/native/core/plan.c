@@ -22,7 +22,9 @@ static uint32_t slot_of(const od_planner *p, const char *name) {
   return slot;
 }
 
-int32_t od_plan_find_value(const od_planner *p, const char *name) { return p->slots[slot_of(p, name)]; }
+int32_t od_plan_find_value(const od_planner *p, const char *name) {
+  return p->slots[slot_of(p, name)];
+}
 
 od_status od_plan_add_value(od_planner *p, const char *name, int32_t *index) {
   uint32_t slot = slot_of(p, name);

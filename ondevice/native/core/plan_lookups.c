@@ -1,4 +1,4 @@
-/* plan_lookups.c: the shape rule of Lookup: reads its specification and checks it against its table. */
+/* plan_lookups.c: the shape rule of Lookup: its specification, checked against its table. */
 #include "core/plan.h"
 #include "ops/ops.h"
 
@@ -170,8 +170,8 @@ static od_status read_scheme(const od_inference *f, const od_json *item, const s
   if (!od_equal(scheme->text, "full")) return bad_lookup(f, "unknown scheme");
   if (has_blocks || s->code_bits || lookup->multiplier != 1 || lookup->fuse != OD_FUSE_SUM ||
       has_residues || s->head)
-    return bad_lookup(f,
-                      "a full table takes no code_bits, multiplier, blocks, residues, head or fuse");
+    return bad_lookup(f, "a full table takes no code_bits, multiplier, blocks, residues, head or "
+                         "fuse");
   return OD_OK;
 }
 

@@ -133,7 +133,8 @@ od_status od_session_open(const od_model *model, od_session **session, od_error 
   s->split = od_take(&s->arena, model->node_count, 1);
   if (!s->rows || !s->single || !s->locations || !s->operands || !s->gathers ||
       !s->gather_inputs || !s->shared_gathers || !s->other_gathers || !s->read_inputs ||
-      !s->shared || !s->ranges || !s->shared_ranges || !s->partials || !s->split || !make_scratch(s)) {
+      !s->shared || !s->ranges || !s->shared_ranges || !s->partials || !s->split ||
+      !make_scratch(s)) {
     arena = s->arena;
     od_arena_release(&arena);
     return out_of_memory(error);
@@ -206,8 +207,7 @@ static size_t column_ranges(const od_session *s, const od_node *parts, int share
   for (uint32_t i = 0; i < parts->input_count; i++) {
     int32_t input = parts->inputs[i];
     uint32_t stop = start + s->model->values[input].size;
-    int constant = s->shared[input] || !s->model->values[input].batched;
-    if (constant == shared) {
+    if (s->shared[input] == shared) {
       if (count && ranges[count - 1].stop == start) ranges[count - 1].stop = stop;
       else ranges[count++] = (od_range){start, stop};
     }
@@ -233,8 +233,9 @@ static void locate_inputs(od_session *s, const void *const *inputs, size_t start
 /* A lookup whose IDs other operators made. */
 static void look_up(od_session *s, const od_node *node, size_t rows) {
   od_rows ids = place_of(s, node->inputs[0]), out = place_of(s, node->output);
-  od_gather gather = {&s->model->lookups[node->lookup.index], (const int64_t *)(const void *)ids.data,
-                      ids.step / 8, (float *)(void *)(uintptr_t)out.data, out.step / 4};
+  const int64_t *first = (const int64_t *)(const void *)ids.data;
+  od_gather gather = {&s->model->lookups[node->lookup.index], first, ids.step / 8,
+                      (float *)(void *)(uintptr_t)out.data, out.step / 4};
   od_fault fault = {OD_FAULT_NONE, NULL, 0};
   s->model->kernels->gather(&gather, 1, rows, &fault);
   if (fault.kind && !s->fault.kind) s->fault = fault;
@@ -395,6 +396,20 @@ static void mark_shared(od_session *s, const uint8_t *is_context) {
   }
 }
 
+/* The one row of a concatenation in the context's memory, with the columns of its shared parts. */
+static const float *join_shared(const od_session *s, const od_node *concat) {
+  char *to = (char *)(uintptr_t)s->locations[concat->output].one.data;
+  size_t before = 0;
+  for (uint32_t i = 0; i < concat->input_count; i++) {
+    int32_t part = concat->inputs[i];
+    size_t bytes = s->model->values[part].size * sizeof(float);
+    const char *from = s->locations[part].one.data;
+    if (s->shared[part] && from != to + before) od_copy(to + before, from, bytes);
+    before += bytes;
+  }
+  return (const float *)(const void *)to;
+}
+
 /* The context's share of the dense layers that read a concatenation of both kinds of columns. */
 static void run_partials(od_session *s) {
   const od_model *model = s->model;
@@ -407,19 +422,10 @@ static void run_partials(od_session *s) {
     size_t count = column_ranges(s, parts, 1, s->shared_ranges);
     if (!count) continue;
     uint64_t begun = s->profile ? s->profile->clock() : 0;
-    od_rows whole = s->locations[parts->output].one; /* its shared parts are filled in here */
-    char *to = (char *)(uintptr_t)whole.data;
-    size_t before = 0;
-    for (uint32_t j = 0; j < parts->input_count; j++) {
-      const od_value *value = &model->values[parts->inputs[j]];
-      const char *from = s->locations[parts->inputs[j]].one.data;
-      if ((s->shared[parts->inputs[j]] || !value->batched) && from != to + before)
-        od_copy(to + before, from, (size_t)value->size * 4);
-      before += (size_t)value->size * 4;
-    }
-    s->model->kernels->dense(&node->dense.layer, (const float *)(const void *)to, 0, 1, s->shared_ranges,
-                             count, node->dense.layer.bias, 0, room, 0, &s->scratch);
-    for (uint32_t u = node->dense.layer.units; u < node->dense.layer.padded_units; u++) room[u] = 0;
+    const od_dense *layer = &node->dense.layer;
+    model->kernels->dense(layer, join_shared(s, parts), 0, 1, s->shared_ranges, count, layer->bias,
+                          0, room, 0, &s->scratch);
+    for (uint32_t u = layer->units; u < layer->padded_units; u++) room[u] = 0;
     if (s->profile) od_profile_node(s->profile, begun, model, i, 1);
     s->partials[i] = room;
     room += model->widest_units;

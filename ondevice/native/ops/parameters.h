@@ -1,4 +1,4 @@
-/* parameters.h: what an operator's shape rule writes down for its loop, one struct for each family. */
+/* parameters.h: what shape rules write down for loops, one struct for each family of operators. */
 #ifndef ONDEVICE_PARAMETERS_H
 #define ONDEVICE_PARAMETERS_H
 

@@ -8,31 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.engine import COMPILER, ENGINE, INCLUDES, NATIVE, POSIX
+from support.engine import COMPILER, ENGINE, NATIVE, WARNED, needs_compiler, needs_sanitizers
 from support.runtime import write_small_model
-from support.tools import cannot_link, missing, needs
+from support.tools import missing, needs
 
 import ondevice
-
-FLAGS = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", *INCLUDES]
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
-NO_SOURCES = "" if ENGINE else "no sources beside the package"
-needs_compiler = needs(cannot_link(COMPILER), NO_SOURCES)
-needs_sanitizers = needs(cannot_link(COMPILER, *SANITIZERS), NO_SOURCES)
-
-
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory):
-    """Compile a program with the core under the sanitizers; the core is compiled once."""
-    folder = tmp_path_factory.mktemp("core")
-    command = [COMPILER, *FLAGS, *SANITIZERS]
-    subprocess.run([*command, "-c", *POSIX], check=True, cwd=folder)
-    objects = sorted(map(str, folder.glob("*.o")))
-
-    def build(source, program):
-        subprocess.run([*command, str(source), *objects, "-o", program], check=True)
-
-    return build
 
 
 @needs_sanitizers
@@ -101,7 +81,7 @@ def test_features_of_processors_that_hide_their_vector(sanitized, tmp_path):
 def test_freestanding_library_needs_nothing(tmp_path):
     library = tmp_path / "libondevice.so"
     subprocess.run(
-        [COMPILER, *FLAGS, "-DONDEVICE_FREESTANDING", "-ffreestanding", "-fPIC", "-shared",
+        [COMPILER, *WARNED, "-DONDEVICE_FREESTANDING", "-ffreestanding", "-fPIC", "-shared",
          "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *ENGINE, "-o",
          library, "-lgcc"], check=True,
     )  # fmt: skip

@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+from support.tools import cannot_link, needs
+
 import ondevice
 
 NATIVE = Path(ondevice.__file__).parent / "native"
 INCLUDES = [f"-I{NATIVE}", f"-I{NATIVE / 'include'}"]
 COMPILER = shutil.which("gcc") or shutil.which("clang")
+WARNED = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", *INCLUDES]
 
 
 def _listed():
@@ -18,3 +21,7 @@ def _listed():
 
 ENGINE = _listed()  # needs no operating system
 POSIX = [*ENGINE, str(NATIVE / "platform" / "posix.c")] if ENGINE else []
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
+NO_SOURCES = "" if ENGINE else "no sources beside the package"
+needs_compiler = needs(cannot_link(COMPILER), NO_SOURCES)
+needs_sanitizers = needs(cannot_link(COMPILER, *SANITIZERS), NO_SOURCES)

@@ -2,6 +2,7 @@
 #ifndef ONDEVICE_BASE_H
 #define ONDEVICE_BASE_H
 
+#include "core/limits.h"
 #include "ondevice.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -15,8 +16,7 @@
 #if defined(__clang__)
 #define OD_UNROLL(most) _Pragma("clang loop unroll(full)")
 #else
-#define OD_TEXT(...) #__VA_ARGS__
-#define OD_PRAGMA(...) _Pragma(OD_TEXT(__VA_ARGS__))
+#define OD_PRAGMA(...) _Pragma(OD_QUOTED(__VA_ARGS__))
 #define OD_UNROLL(most) OD_PRAGMA(GCC unroll most)
 #endif
 
@@ -35,6 +35,11 @@ OD_INLINE uint16_t od_load16(const void *p) {
   uint16_t v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
+}
+
+/* A number of elements rounded up to whole groups. */
+OD_INLINE uint32_t od_padded(uint32_t count, uint32_t group) {
+  return (count + group - 1) / group * group;
 }
 
 void od_copy(void *to, const void *from, size_t size);

@@ -5,7 +5,6 @@
 
 #define HEADER_CRC "ondevice.header_crc32"
 #define PADDING "ondevice.padding."
-#define MAX_HEADER 100000000u /* the limit of the safetensors library */
 
 static const struct {
   const char *name;
@@ -110,7 +109,7 @@ od_status od_container_open(const void *data, size_t size, od_arena *arena,
   if (size < 8)
     return od_fail(error, OD_E_FORMAT, "%u bytes is too short for a model file", (uint64_t)size);
   uint64_t length = od_load64(data);
-  if (length > MAX_HEADER || length > size - 8)
+  if (length > OD_MAX_HEADER_BYTES || length > size - 8)
     return od_fail(error, OD_E_FORMAT,
                    "header length %u exceeds the file (%u bytes) or the format's limit; not a "
                    "model file, or cut off",

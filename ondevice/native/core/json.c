@@ -1,8 +1,6 @@
 /* json.c: a strict JSON reader (RFC 8259) with bounded depth and number of values. */
 #include "core/json.h"
 
-enum { MAX_DEPTH = 32, MAX_VALUES = 1 << 20, SMALL_OBJECT = 32 };
-
 typedef struct {
   const char *p, *end, *start, *what;
   od_arena *arena;
@@ -203,9 +201,9 @@ static od_status read_children(reader *r, int depth, od_json *parent) {
     return OD_OK;
   }
   for (;;) {
-    if (++r->values > MAX_VALUES)
+    if (++r->values > OD_MAX_JSON_VALUES)
       return od_fail(r->error, OD_E_FORMAT, "%s: more than %u JSON values", r->what,
-                     (uint64_t)MAX_VALUES);
+                     (uint64_t)OD_MAX_JSON_VALUES);
     od_json *child = od_take(r->arena, 1, sizeof *child);
     if (!child) return no_memory(r);
     skip_space(r);
@@ -215,7 +213,7 @@ static od_status read_children(reader *r, int depth, od_json *parent) {
       skip_space(r);
       if (r->p >= r->end || *r->p != ':') return fault(r, "':'");
       r->p++;
-      if (parent->size < SMALL_OBJECT)
+      if (parent->size < OD_MAX_CHECKED_MEMBERS)
         for (od_json *other = parent->first; other; other = other->next)
           if (od_equal(other->key, child->key))
             return od_fail(r->error, OD_E_FORMAT, "%s: the name '%s' occurs twice", r->what,
@@ -238,7 +236,7 @@ static od_status read_children(reader *r, int depth, od_json *parent) {
 
 static od_status read_value(reader *r, int depth, od_json *value) {
   skip_space(r);
-  if (depth > MAX_DEPTH) return fault(r, "less nesting");
+  if (depth > OD_MAX_JSON_DEPTH) return fault(r, "less nesting");
   if (r->p >= r->end) return fault(r, "a value");
   switch (*r->p) {
     case '{':

@@ -19,8 +19,8 @@ struct od_json {
   od_json *first;
 };
 
-/* Parse `text` into the arena. `what` names it in errors. Objects of up to 32 members must not
- * name one twice; larger ones are left to the caller. */
+/* Parse `text` into the arena. `what` names it in errors. Objects of up to
+ * OD_MAX_CHECKED_MEMBERS members must not name one twice; larger ones are left to the caller. */
 od_status od_json_parse(const char *text, size_t size, const char *what, od_arena *arena,
                         od_json **root, od_error *error);
 

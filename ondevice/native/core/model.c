@@ -1,8 +1,6 @@
 /* model.c: opens and closes a model: container, plan, places, constants. */
 #include "core/model.h"
 
-enum { FULL_CHECK_BYTES = 8 << 20 };
-
 /* Every group of an index starts where the records before it end. */
 static int index_matches(const od_table *table) {
   uint64_t expected = 0, mask = ((uint64_t)1 << table->width_bits) - 1;
@@ -30,7 +28,7 @@ static od_status check_indexes(const od_model *model, od_error *error) {
 static od_status read_all(od_model *model, const void *data, size_t size, int full_check,
                           od_arena *scratch, od_error *error) {
   od_container file;
-  int check = full_check > 0 || (full_check < 0 && size <= FULL_CHECK_BYTES);
+  int check = full_check > 0 || (full_check < 0 && size <= OD_FULL_CHECK_BYTES);
   OD_CHECK(od_container_open(data, size, scratch, &file, error));
   /* bytes before their meaning: a damaged file is called damaged, not unsupported */
   if (check) OD_CHECK(od_container_verify(&file, scratch, error));

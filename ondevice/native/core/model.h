@@ -3,7 +3,8 @@
 #define ONDEVICE_MODEL_H
 
 #include "core/container.h"
-#include "kernels/kernels.h"
+#include "ops/operators.h"
+#include "ops/parameters.h"
 
 /* What a value is. A batched value has the request's rows as its first axis, which is not among
  * `dims`; a constant one comes from the file or was computed at load. */
@@ -24,23 +25,6 @@ typedef struct {
   uint64_t place, single_place; /* roots: first byte in the rows' and in the context's memory */
 } od_value;
 
-/* Operators on two values stand in front of OD_OP_UNARY, comparisons from OD_OP_EQUAL on. */
-typedef enum {
-  OD_OP_ADD, OD_OP_SUB, OD_OP_MUL, OD_OP_DIV, OD_OP_MAX, OD_OP_MIN, OD_OP_PRELU, OD_OP_MOD,
-  OD_OP_POW, OD_OP_EQUAL, OD_OP_LESS, OD_OP_LESS_EQUAL, OD_OP_GREATER, OD_OP_GREATER_EQUAL,
-  OD_OP_AND, OD_OP_OR, OD_OP_XOR,
-  OD_OP_RELU, OD_OP_SIGMOID, OD_OP_TANH, OD_OP_ABS, OD_OP_NEG, OD_OP_SQRT, OD_OP_EXP, OD_OP_LOG,
-  OD_OP_RECIPROCAL, OD_OP_FLOOR, OD_OP_CEIL, OD_OP_ROUND, OD_OP_SIGN, OD_OP_ERF, OD_OP_SOFTPLUS,
-  OD_OP_LEAKY_RELU, OD_OP_ELU,
-  OD_OP_LOOKUP, OD_OP_DENSE, OD_OP_CONCAT, OD_OP_VIEW, OD_OP_GEMM, OD_OP_MATMUL,
-  OD_OP_REDUCE_SUM, OD_OP_REDUCE_MEAN, OD_OP_REDUCE_MAX, OD_OP_REDUCE_MIN, OD_OP_REDUCE_PROD,
-  OD_OP_SOFTMAX, OD_OP_COPY, OD_OP_PAD, OD_OP_WHERE, OD_OP_CAST, OD_OP_NOT, OD_OP_GATHER,
-  OD_OP_GATHER_ELEMENTS, OD_OP_GATHER_ND, OD_OP_ARG, OD_OP_TOP_K, OD_OP_CUM_SUM
-} od_op;
-
-/* What can go wrong in an operator while a request runs. */
-typedef enum { OD_TROUBLE_NONE, OD_TROUBLE_INDEX, OD_TROUBLE_ZERO } od_trouble;
-
 typedef struct {
   od_op op;
   uint32_t number; /* in the plan, for errors */
@@ -48,22 +32,25 @@ typedef struct {
   int32_t *inputs; /* values; -1: left out */
   int32_t output;
   uint8_t constant; /* computed at load */
-  int32_t lookup;   /* OD_OP_LOOKUP: index into lookups */
-  /* OD_OP_DENSE */
-  od_dense dense;
-  int32_t parts; /* the concatenation its input is, or -1: rank() splits it there */
-  /* the other operators */
-  uint32_t outer, middle, inner; /* softmax, reductions, concatenation: axes before, at, after */
-  uint32_t shape[OD_MAX_RANK]; /* elementwise, copies, padding: output axes, ... */
-  int32_t strides[3][OD_MAX_RANK]; /* ... and the operands' strides along them, */
-  uint32_t offset;                 /* where a copy starts in its operand, */
-  int32_t pads[OD_MAX_RANK];       /* and what padding adds in front */
-  uint32_t extents[OD_MAX_RANK];   /* padding: input axes; GatherND: indexed axes */
-  uint32_t rank;
-  uint32_t plain;               /* elementwise: no operand repeats */
-  uint32_t m, k, n, transposed; /* products; n, k: indices; transposed: largest, exclusive */
-  uint32_t flag;                /* Mod: fmod; Arg: last of equals; CumSum: reverse */
-  float alpha, beta;
+  union {           /* the parameters of its operator */
+    od_lookup_node lookup;
+    od_dense_node dense;
+    od_axis concat; /* of the result */
+    od_axis reduction; /* and softmax: of the operand */
+    od_unary unary;
+    od_binary binary;
+    od_where where;
+    od_copied copied;
+    od_pad pad;
+    od_selection selection;
+    od_element_selection elements;
+    od_deep_selection deep;
+    od_arg arg;
+    od_top_k top_k;
+    od_cum_sum cum_sum;
+    od_gemm gemm;
+    od_matmul matmul;
+  };
 } od_node;
 
 struct od_model {
@@ -83,7 +70,7 @@ struct od_model {
 
   od_value *values;
   uint32_t value_count;
-  od_table *tables;
+  od_table *tables; /* by name */
   uint32_t table_count;
   od_lookup *lookups; /* in plan order */
   uint32_t lookup_count;
@@ -97,24 +84,15 @@ struct od_model {
   uint32_t widest_units; /* largest padded number of outputs */
 };
 
-/* Read the plan and check it (plan.c); infer shapes and place values (compile.c). */
+/* Read the plan, check it and infer all shapes (plan.c). */
 od_status od_plan_read(od_model *model, const od_container *container, od_arena *scratch,
                        od_error *error);
-od_status od_infer_node(od_model *model, od_node *node, const char *op, const od_json *attributes,
-                        od_error *error);
+
+/* Decide where every value lies (place.c). */
 od_status od_place(od_model *model, od_arena *scratch, od_error *error);
 
 /* Compute the nodes that depend on constants alone (run.c). */
 od_status od_run_constants(od_model *model, od_error *error);
-
-/* Execute one node that is not a lookup over rows (ops.c). in[i], out: first row; *_step: bytes
- * from one row to the next, 0 where all rows share one. */
-typedef struct {
-  const char *data;
-  size_t step;
-} od_rows;
-od_trouble od_execute(const od_node *node, const od_value *values, const od_rows *in, char *out,
-                      size_t out_step, size_t rows);
 
 /* Profiles (profile.c): zero all operators; add one step, begun at that time on the clock. */
 void od_profile_clear(const od_model *model, od_profile *profile);

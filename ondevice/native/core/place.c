@@ -5,9 +5,7 @@
  */
 #include "core/model.h"
 
-enum { LEAST_ROWS = 8, MOST_ROWS = 64, ALIGN = 64 };
-#define MAX_SESSION_BYTES ((uint64_t)1 << 30)
-#define ROWS_BUDGET ((uint64_t)384 << 10) /* stay within a processor's second-level cache */
+enum { ALIGN = 64 };
 
 /* The value whose memory a value lies in, following views and concatenations. */
 static uint32_t root_of(const od_model *model, uint32_t index, uint32_t *offset) {
@@ -22,7 +20,7 @@ static uint32_t root_of(const od_model *model, uint32_t index, uint32_t *offset)
 static void place_parts(od_model *model, const od_node *node) {
   const od_value *whole = &model->values[node->output];
   uint32_t offset = 0;
-  if (node->outer != 1 || !whole->batched) return;
+  if (node->concat.outer != 1 || !whole->batched) return;
   for (uint32_t i = 0; i < node->input_count; i++) {
     uint32_t inner, index = (uint32_t)node->inputs[i];
     uint32_t size = model->values[index].size;
@@ -58,8 +56,9 @@ static uint64_t value_bytes(const od_value *value) {
 static od_status assign(od_model *model, const uint32_t *roots, uint32_t count,
                         const lifetime *lives, od_error *error) {
   uint64_t row_bytes = 0, single = 0;
-  if (count > 4096) /* the search below is quadratic */
-    return od_fail(error, OD_E_UNSUPPORTED, "more than 4096 intermediate values");
+  if (count > OD_MAX_PLACED_VALUES)
+    return od_fail(error, OD_E_UNSUPPORTED, "more than %u intermediate values",
+                   (uint64_t)OD_MAX_PLACED_VALUES);
   for (uint32_t i = 0; i < count; i++) {
     od_value *value = &model->values[roots[i]];
     uint64_t bytes = value_bytes(value), place = 0;
@@ -78,13 +77,14 @@ static od_status assign(od_model *model, const uint32_t *roots, uint32_t count,
     value->single_place = single;
     single += bytes;
     if (place + bytes > row_bytes) row_bytes = place + bytes;
-    if (single > MAX_SESSION_BYTES)
-      return od_fail(error, OD_E_UNSUPPORTED, "a row needs more than 1 GiB");
+    if (single > OD_MAX_SESSION_BYTES)
+      return od_fail(error, OD_E_UNSUPPORTED, "a row needs more than %u bytes",
+                     (uint64_t)OD_MAX_SESSION_BYTES);
   }
-  uint64_t rows = row_bytes ? ROWS_BUDGET / row_bytes : MOST_ROWS;
-  if (rows > MOST_ROWS) rows = MOST_ROWS;
-  if (rows < LEAST_ROWS) rows = LEAST_ROWS;
-  if (row_bytes * LEAST_ROWS > MAX_SESSION_BYTES) rows = 1;
+  uint64_t rows = row_bytes ? OD_CHUNK_BYTES / row_bytes : OD_MAX_CHUNK_ROWS;
+  if (rows > OD_MAX_CHUNK_ROWS) rows = OD_MAX_CHUNK_ROWS;
+  if (rows < OD_MIN_CHUNK_ROWS) rows = OD_MIN_CHUNK_ROWS;
+  if (row_bytes * OD_MIN_CHUNK_ROWS > OD_MAX_SESSION_BYTES) rows = 1;
   model->chunk_rows = (uint32_t)rows;
   for (uint32_t i = 0; i < count; i++) model->values[roots[i]].place *= rows;
   model->rows_bytes = row_bytes * rows;
@@ -99,8 +99,8 @@ static int32_t parts_of(const od_model *model, const od_node *dense) {
     const od_value *value = &model->values[index];
     if (value->node >= 0) {
       const od_node *node = &model->nodes[value->node];
-      int joined = node->op == OD_OP_CONCAT && node->outer == 1 && dense->m == 1 &&
-                   value->size == dense->dense.features;
+      int joined = node->op == OD_OP_CONCAT && node->concat.outer == 1 &&
+                   dense->dense.vectors == 1 && value->size == dense->dense.layer.features;
       return joined ? value->node : -1;
     }
     index = value->parent; /* through views */
@@ -114,9 +114,10 @@ od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
   if (!lives || !roots) return od_fail(error, OD_E_MEMORY, "out of memory for the plan");
   for (uint32_t i = 0; i < model->node_count; i++)
     if (model->nodes[i].op == OD_OP_DENSE) {
-      const od_dense *d = &model->nodes[i].dense;
-      uint32_t padded = (d->features + 3) / 4 * 4;
-      model->nodes[i].parts = parts_of(model, &model->nodes[i]);
+      od_dense_node *dense = &model->nodes[i].dense;
+      const od_dense *d = &dense->layer;
+      uint32_t padded = od_padded(d->features, OD_FEATURE_GROUP);
+      dense->concat = parts_of(model, &model->nodes[i]);
       if (padded > model->widest_dense) model->widest_dense = padded;
       if (d->padded_units > model->widest_units) model->widest_units = d->padded_units;
     }
@@ -129,7 +130,7 @@ od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
     /* lookups of the model's inputs run before all others */
-    int early = node->op == OD_OP_LOOKUP && !model->lookups[node->lookup].computed;
+    int early = node->op == OD_OP_LOOKUP && !model->lookups[node->lookup.index].computed;
     uint32_t written = early ? 0 : i + 1;
     live(model, lives, node->output, written);
     for (uint32_t j = 0; j < node->input_count; j++) live(model, lives, node->inputs[j], i + 1);

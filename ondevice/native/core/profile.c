@@ -34,7 +34,7 @@ void od_profile_node(od_profile *profile, uint64_t begun, const od_model *model,
   od_operator *operator = &profile->operators[index + 1];
   operator->time += profile->clock() - begun;
   if (node->op == OD_OP_LOOKUP) {
-    operator->bytes += lookup_bytes(&model->lookups[node->lookup], rows);
+    operator->bytes += lookup_bytes(&model->lookups[node->lookup.index], rows);
     return;
   }
   for (uint32_t i = 0; i < node->input_count; i++)

@@ -1,5 +1,5 @@
 /* run.c: sessions, and the execution of a request in chunks of rows. */
-#include "core/model.h"
+#include "ops/ops.h"
 
 typedef struct {
   od_rows many, one; /* in the rows' memory, in the context's memory */
@@ -24,7 +24,10 @@ struct od_session {
   od_range *ranges, *shared_ranges;
   float *partial; /* the context's share of a dense layer, [widest_units] */
   float **partials; /* by node: where that share is kept, or NULL */
+  uint8_t *split; /* by node: a concatenation that only layers with such a share read */
+  uint32_t partial_count; /* dense layers that rank() may split */
   od_dense_scratch scratch;
+  size_t vectors; /* rows of dense layers that the scratch memory has room for */
   od_profile *profile; /* NULL: nothing is timed */
 };
 
@@ -57,24 +60,49 @@ static void list_read_inputs(od_session *s) {
   }
 }
 
+/* In a debug build stale values become NaN (-1 as integers): a step that reads what no step of this
+ * request wrote cannot pass for a right one. */
+static void poison(void *memory, size_t size) {
+#ifdef OD_POISON
+  if (size) __builtin_memset(memory, 0xFF, size);
+#else
+  (void)memory, (void)size;
+#endif
+}
+
+/* All scratch memory, but what od_session_open writes for good. */
+static void poison_session(const od_session *s) {
+  const od_model *model = s->model;
+  size_t tiles = s->vectors / OD_TILE_ROWS + 1;
+  poison(s->rows, model->rows_bytes);
+  poison(s->single, model->single_bytes);
+  poison(s->partial, (size_t)s->partial_count * model->widest_units * sizeof(float));
+  poison(s->scratch.codes, s->vectors * model->widest_dense);
+  poison(s->scratch.scales, s->vectors * sizeof(float));
+  poison(s->scratch.sums, s->vectors * sizeof(int32_t));
+  poison(s->scratch.lists, tiles * OD_LIST_ROOM(model->widest_dense) * sizeof(uint16_t));
+  poison(s->scratch.counts, tiles * sizeof(uint32_t));
+  poison(s->scratch.positive, tiles);
+}
+
 static int make_scratch(od_session *s) {
   const od_model *model = s->model;
-  size_t rows = model->chunk_rows, tiles = rows / OD_TILE_ROWS + 1, wide = model->widest_dense;
-  uint32_t most = 1, layers = 0;
+  size_t rows = model->chunk_rows, wide = model->widest_dense;
+  uint32_t most = 1;
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
-    if (node->op == OD_OP_DENSE && node->m > most) most = node->m; /* several vectors a row */
-    layers += node->op == OD_OP_DENSE && node->parts >= 0;
+    if (node->op != OD_OP_DENSE) continue;
+    if (node->dense.vectors > most) most = node->dense.vectors; /* several vectors a row */
+    s->partial_count += node->dense.concat >= 0;
   }
-  if (most > 1) tiles = (rows > most ? rows : most) / OD_TILE_ROWS + 1;
-  size_t vectors = rows > most ? rows : most;
+  size_t vectors = s->vectors = rows > most ? rows : most, tiles = vectors / OD_TILE_ROWS + 1;
   s->scratch.codes = od_take(&s->arena, vectors, wide);
   s->scratch.scales = od_take(&s->arena, vectors, sizeof(float));
   s->scratch.sums = od_take(&s->arena, vectors, sizeof(int32_t));
   s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));
   s->scratch.counts = od_take(&s->arena, tiles, sizeof(uint32_t));
   s->scratch.positive = od_take(&s->arena, tiles, 1);
-  s->partial = od_take(&s->arena, (size_t)layers * model->widest_units, sizeof(float));
+  s->partial = od_take(&s->arena, (size_t)s->partial_count * model->widest_units, sizeof(float));
   return s->scratch.codes && s->scratch.scales && s->scratch.sums && s->scratch.lists &&
          s->scratch.counts && s->scratch.positive && s->partial;
 }
@@ -102,15 +130,18 @@ od_status od_session_open(const od_model *model, od_session **session, od_error 
   s->ranges = od_take(&s->arena, operands, sizeof(od_range));
   s->shared_ranges = od_take(&s->arena, operands, sizeof(od_range));
   s->partials = od_take(&s->arena, model->node_count, sizeof(float *));
+  s->split = od_take(&s->arena, model->node_count, 1);
   if (!s->rows || !s->single || !s->locations || !s->operands || !s->gathers ||
       !s->gather_inputs || !s->shared_gathers || !s->other_gathers || !s->read_inputs ||
-      !s->shared || !s->ranges || !s->shared_ranges || !s->partials || !make_scratch(s)) {
+      !s->shared || !s->ranges || !s->shared_ranges || !s->partials || !s->split ||
+      !make_scratch(s)) {
     arena = s->arena;
     od_arena_release(&arena);
     return out_of_memory(error);
   }
   locate_values(s);
   list_read_inputs(s);
+  poison_session(s);
   for (uint32_t i = 0; i < model->lookup_count; i++) {
     if (model->lookups[i].computed) continue;
     od_rows out = s->locations[model->lookup_outputs[i]].many;
@@ -150,16 +181,16 @@ static od_rows place_of(const od_session *s, int32_t value) {
 static void run_dense(const od_session *s, const od_node *node, od_rows in, size_t rows,
                       const od_range *ranges, size_t count, const float *initial, uint32_t relu,
                       float *out, size_t out_step) {
-  const od_dense *layer = &node->dense;
+  const od_dense *layer = &node->dense.layer;
   const float *from = (const float *)(const void *)in.data;
-  if (node->m == 1) {
+  if (node->dense.vectors == 1) {
     s->model->kernels->dense(layer, from, in.step / 4, rows, ranges, count, initial, relu, out,
                              out_step, &s->scratch);
     return;
   }
   for (size_t row = 0; row < rows; row++) /* several vectors a row */
-    for (uint32_t first = 0; first < node->m; first += s->model->chunk_rows) {
-      size_t left = node->m - first;
+    for (uint32_t first = 0; first < node->dense.vectors; first += s->model->chunk_rows) {
+      size_t left = node->dense.vectors - first;
       size_t here = left < s->model->chunk_rows ? left : s->model->chunk_rows;
       s->model->kernels->dense(layer, from + row * (in.step / 4) + (size_t)first * layer->features,
                                layer->features, here, ranges, count, initial, relu,
@@ -176,8 +207,7 @@ static size_t column_ranges(const od_session *s, const od_node *parts, int share
   for (uint32_t i = 0; i < parts->input_count; i++) {
     int32_t input = parts->inputs[i];
     uint32_t stop = start + s->model->values[input].size;
-    int constant = s->shared[input] || !s->model->values[input].batched;
-    if (constant == shared) {
+    if (s->shared[input] == shared) {
       if (count && ranges[count - 1].stop == start) ranges[count - 1].stop = stop;
       else ranges[count++] = (od_range){start, stop};
     }
@@ -203,11 +233,23 @@ static void locate_inputs(od_session *s, const void *const *inputs, size_t start
 /* A lookup whose IDs other operators made. */
 static void look_up(od_session *s, const od_node *node, size_t rows) {
   od_rows ids = place_of(s, node->inputs[0]), out = place_of(s, node->output);
-  od_gather gather = {&s->model->lookups[node->lookup], (const int64_t *)(const void *)ids.data,
-                      ids.step / 8, (float *)(void *)(uintptr_t)out.data, out.step / 4};
+  const int64_t *first = (const int64_t *)(const void *)ids.data;
+  od_gather gather = {&s->model->lookups[node->lookup.index], first, ids.step / 8,
+                      (float *)(void *)(uintptr_t)out.data, out.step / 4};
   od_fault fault = {OD_FAULT_NONE, NULL, 0};
   s->model->kernels->gather(&gather, 1, rows, &fault);
   if (fault.kind && !s->fault.kind) s->fault = fault;
+}
+
+/* Of a concatenation that only split layers read, the context's columns stay unwritten: its shared
+ * parts get the places of parts that are computed in place. */
+static void omit_shared_parts(od_session *s, const od_node *concat, od_rows out) {
+  size_t before = 0, bytes = od_dtype_size(s->model->values[concat->output].dtype);
+  for (uint32_t i = 0; i < concat->input_count; i++) {
+    int32_t part = concat->inputs[i];
+    if (s->shared[part]) s->operands[i] = (od_rows){out.data + before, out.step};
+    before += s->model->values[part].size * bytes;
+  }
 }
 
 static void execute(od_session *s, uint32_t index, size_t rows) {
@@ -220,21 +262,22 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
     return;
   }
   if (node->op == OD_OP_DENSE) {
-    od_range all = {0, node->dense.features};
+    od_range all = {0, node->dense.layer.features};
     const od_range *ranges = &all;
-    const float *initial = node->dense.bias;
+    const float *initial = node->dense.layer.bias;
     size_t count = 1;
     if (s->partials[index]) {
       initial = s->partials[index];
-      count = column_ranges(s, &model->nodes[node->parts], 0, s->ranges);
+      count = column_ranges(s, &model->nodes[node->dense.concat], 0, s->ranges);
       ranges = s->ranges;
     }
     run_dense(s, node, place_of(s, node->inputs[0]), rows, ranges, count, initial,
-              node->dense.relu, (float *)(void *)to, out.step / 4);
+              node->dense.layer.relu, (float *)(void *)to, out.step / 4);
     return;
   }
   for (uint32_t i = 0; i < node->input_count; i++)
     s->operands[i] = place_of(s, node->inputs[i]);
+  if (s->split[index]) omit_shared_parts(s, node, out);
   od_trouble trouble = od_execute(node, model->values, s->operands, to, out.step, rows);
   if (trouble && !s->trouble) s->trouble = trouble, s->troubled = node->number;
 }
@@ -273,8 +316,8 @@ static od_status report_trouble(const od_session *s, od_error *error) {
 }
 
 static int runs(const od_model *model, const od_node *node) {
-  if (node->op == OD_OP_LOOKUP) return model->lookups[node->lookup].computed;
-  return node->op != OD_OP_VIEW && !node->constant;
+  if (node->op == OD_OP_LOOKUP) return model->lookups[node->lookup.index].computed;
+  return !od_operators[node->op].view && !node->constant;
 }
 
 /* Gathers of shared or of other lookups, rows starting at `start`. */
@@ -316,9 +359,11 @@ od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *c
   const od_model *model = s->model;
   s->trouble = OD_TROUBLE_NONE;
   s->fault.kind = OD_FAULT_NONE;
+  poison_session(s);
   for (size_t start = 0; start < rows; start += model->chunk_rows) {
     size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
     od_fault fault = {OD_FAULT_NONE, NULL, 0};
+    poison(s->rows, model->rows_bytes);
     for (uint32_t i = 0; i < s->gather_count; i++)
       s->gathers[i].ids = (const int64_t *)inputs[model->values[s->gather_inputs[i]].input] +
                           start * s->gathers[i].ids_step;
@@ -351,6 +396,20 @@ static void mark_shared(od_session *s, const uint8_t *is_context) {
   }
 }
 
+/* The one row of a concatenation in the context's memory, with the columns of its shared parts. */
+static const float *join_shared(const od_session *s, const od_node *concat) {
+  char *to = (char *)(uintptr_t)s->locations[concat->output].one.data;
+  size_t before = 0;
+  for (uint32_t i = 0; i < concat->input_count; i++) {
+    int32_t part = concat->inputs[i];
+    size_t bytes = s->model->values[part].size * sizeof(float);
+    const char *from = s->locations[part].one.data;
+    if (s->shared[part] && from != to + before) od_copy(to + before, from, bytes);
+    before += bytes;
+  }
+  return (const float *)(const void *)to;
+}
+
 /* The context's share of the dense layers that read a concatenation of both kinds of columns. */
 static void run_partials(od_session *s) {
   const od_model *model = s->model;
@@ -358,36 +417,29 @@ static void run_partials(od_session *s) {
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
     s->partials[i] = NULL;
-    if (node->op != OD_OP_DENSE || node->parts < 0 || s->shared[node->output]) continue;
-    const od_node *parts = &model->nodes[node->parts];
+    if (node->op != OD_OP_DENSE || node->dense.concat < 0 || s->shared[node->output]) continue;
+    const od_node *parts = &model->nodes[node->dense.concat];
     size_t count = column_ranges(s, parts, 1, s->shared_ranges);
     if (!count) continue;
     uint64_t begun = s->profile ? s->profile->clock() : 0;
-    od_rows whole = s->locations[parts->output].one; /* its shared parts are filled in here */
-    char *to = (char *)(uintptr_t)whole.data;
-    size_t before = 0;
-    for (uint32_t j = 0; j < parts->input_count; j++) {
-      const od_value *value = &model->values[parts->inputs[j]];
-      const char *from = s->locations[parts->inputs[j]].one.data;
-      if ((s->shared[parts->inputs[j]] || !value->batched) && from != to + before)
-        od_copy(to + before, from, (size_t)value->size * 4);
-      before += (size_t)value->size * 4;
-    }
-    s->model->kernels->dense(&node->dense, (const float *)(const void *)to, 0, 1, s->shared_ranges,
-                             count, node->dense.bias, 0, room, 0, &s->scratch);
-    for (uint32_t u = node->dense.units; u < node->dense.padded_units; u++) room[u] = 0;
+    const od_dense *layer = &node->dense.layer;
+    model->kernels->dense(layer, join_shared(s, parts), 0, 1, s->shared_ranges, count, layer->bias,
+                          0, room, 0, &s->scratch);
+    for (uint32_t u = layer->units; u < layer->padded_units; u++) room[u] = 0;
     if (s->profile) od_profile_node(s->profile, begun, model, i, 1);
     s->partials[i] = room;
     room += model->widest_units;
   }
 }
 
-/* Whether every reader of a concatenation is a dense layer that takes the shared part apart. */
+/* Whether every reader of a whole concatenation is a dense layer that takes the context's columns
+ * apart, so that they need not be repeated for every candidate. */
 static int only_split(const od_session *s, uint32_t concat) {
   const od_model *model = s->model;
   int32_t output = model->nodes[concat].output;
   uint32_t root = model->values[output].root;
-  if (root != (uint32_t)output) return 0; /* part of a larger value */
+  if (root != (uint32_t)output || model->nodes[concat].concat.outer != 1)
+    return 0; /* part of a larger value, or its parts are not whole columns */
   for (uint32_t i = concat + 1; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
     for (uint32_t j = 0; runs(model, node) && j < node->input_count; j++)
@@ -409,25 +461,28 @@ od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_co
   mark_shared(s, is_context);
   s->trouble = OD_TROUBLE_NONE;
   s->fault.kind = OD_FAULT_NONE;
+  poison_session(s);
   if (s->read_count) locate_inputs(s, inputs, 0);
   size_t count = collect(s, inputs, 0, 1, s->shared_gathers);
   gather(s, s->shared_gathers, count, 1, &fault);
   for (uint32_t i = 0; i < model->node_count; i++)
     if (runs(model, &model->nodes[i]) && s->shared[model->nodes[i].output]) step(s, i, 1);
   run_partials(s);
+  for (uint32_t i = 0; i < model->node_count; i++)
+    s->split[i] = model->nodes[i].op == OD_OP_CONCAT && only_split(s, i);
   for (size_t start = 0; !fault.kind && start < rows; start += model->chunk_rows) {
     size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
+    poison(s->rows, model->rows_bytes);
     count = collect(s, inputs, start, 0, s->other_gathers);
     gather(s, s->other_gathers, count, here, &fault);
     if (fault.kind) break;
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
-      if (runs(model, &model->nodes[i]) && !s->shared[model->nodes[i].output] &&
-          !(model->nodes[i].op == OD_OP_CONCAT && only_split(s, i)))
-        step(s, i, here);
+      if (runs(model, &model->nodes[i]) && !s->shared[model->nodes[i].output]) step(s, i, here);
     copy_outputs(s, start, here, outputs);
   }
   od_zero(s->shared, model->value_count);
+  od_zero(s->split, model->node_count);
   od_zero(s->partials, model->node_count * sizeof *s->partials);
   if (fault.kind) return report(&fault, error);
   if (s->fault.kind) return report(&s->fault, error);
@@ -438,10 +493,10 @@ od_status od_run_constants(od_model *model, od_error *error) {
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
     if (!node->constant) continue;
-    od_rows in[64];
-    if (node->input_count > 64)
-      return od_fail(error, OD_E_UNSUPPORTED, "plan: node %u has more than 64 constant inputs",
-                     (uint64_t)node->number);
+    od_rows in[OD_MAX_CONSTANT_INPUTS];
+    if (node->input_count > OD_MAX_CONSTANT_INPUTS)
+      return od_fail(error, OD_E_UNSUPPORTED, "plan: node %u has more than %u constant inputs",
+                     (uint64_t)node->number, (uint64_t)OD_MAX_CONSTANT_INPUTS);
     for (uint32_t j = 0; j < node->input_count; j++)
       in[j] = (od_rows){node->inputs[j] < 0 ? NULL : model->values[node->inputs[j]].data, 0};
     char *out = (char *)(uintptr_t)model->values[node->output].data;

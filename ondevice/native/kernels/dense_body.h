@@ -245,7 +245,7 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
                   const od_range *ranges, size_t range_count, const float *initial, uint32_t relu,
                   float *out, size_t out_step, const od_dense_scratch *s) {
   int integer = layer->codec == OD_CODEC_Q8;
-  uint32_t padded = integer ? (layer->features + 3) / 4 * 4 : layer->features;
+  uint32_t padded = integer ? od_padded(layer->features, OD_FEATURE_GROUP) : layer->features;
   size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS;
   for (size_t row = 0; integer && row < rows; row++) {
     int32_t signs = row % OD_TILE_ROWS == 0 ? 0 : (s->positive[row / OD_TILE_ROWS] ? 0 : -1);

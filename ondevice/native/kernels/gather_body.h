@@ -6,7 +6,7 @@
  * added in block order, as in the numpy engine: results are the same bit by bit.
  */
 
-enum { JOBS = 128, ENTRIES = 512, MAX_BLOCKS = 64 };
+enum { JOBS = 128, ENTRIES = 512 };
 
 typedef struct {
   const uint8_t *at; /* its index group, then its record */
@@ -21,8 +21,8 @@ typedef struct {
 } job;
 
 typedef struct {
-  job jobs[JOBS + MAX_BLOCKS];
-  float scales[JOBS + MAX_BLOCKS]; /* of jobs that pool: what the sum so far is multiplied by */
+  job jobs[JOBS + OD_MAX_BLOCKS];
+  float scales[JOBS + OD_MAX_BLOCKS]; /* of jobs that pool: what the sum so far is multiplied by */
   entry entries[ENTRIES];
   uint32_t job_count, entry_count;
   od_fault *fault;
@@ -206,13 +206,13 @@ OD_INLINE void add_rows(gather_state *state, const od_lookup *lookup, int64_t id
 }
 
 OD_INLINE void flush_if_full(gather_state *state) {
-  if (state->job_count >= JOBS || state->entry_count > ENTRIES - MAX_BLOCKS) flush(state);
+  if (state->job_count >= JOBS || state->entry_count > ENTRIES - OD_MAX_BLOCKS) flush(state);
 }
 
 /* One vector of one ID, or of `pooled` IDs: their sum, in order, or their mean. */
 static __attribute__((noinline)) void add_rare(gather_state *state, const od_lookup *lookup,
                                                const int64_t *ids, float *out) {
-  uint32_t left = 0, rows[MAX_BLOCKS];
+  uint32_t left = 0, rows[OD_MAX_BLOCKS];
   for (uint32_t i = 0; i < lookup->pooled; i++)
     left += !lookup->has_padding || ids[i] != lookup->padding;
   if (lookup->pooling || !left)

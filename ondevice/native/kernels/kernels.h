@@ -64,7 +64,7 @@ typedef struct {
   uint8_t computed; /* its IDs are no input of the model: it runs in its turn, not first */
 } od_lookup;
 
-/* Rows (at most 64) of an ID of the head or under a hash, and their number; 0: neither (rows.c). */
+/* Rows (at most OD_MAX_BLOCKS) of an ID of the head or under a hash, and their number; 0: neither (rows.c). */
 uint32_t od_rare_rows(const od_lookup *lookup, int64_t id, uint32_t *rows);
 
 /* One lookup of a request: where its IDs are and its vectors go. Steps are elements a row. */

@@ -9,6 +9,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "core/limits.h"
 #include "ondevice.h"
 
 #include <string.h>
@@ -25,7 +26,7 @@ typedef struct {
   int flags;
 } array_layout;
 
-enum { C_CONTIGUOUS = 1, ALIGNED = 0x100, MAX_INPUTS = 1024, RELEASE_ROWS = 16 };
+enum { C_CONTIGUOUS = 1, ALIGNED = 0x100, RELEASE_ROWS = 16 };
 
 static struct {
   PyObject *ndarray, *int64, *uint64, *float32, *empty;
@@ -182,8 +183,8 @@ static PyObject *run(Model *self, const void *const *ids, const uint8_t *context
  * checks and converts it, and says what is wrong with it. */
 static PyObject *predict(PyObject *object, PyObject *mapping) {
   Model *self = (Model *)(void *)object;
-  const void *ids[MAX_INPUTS];
-  PyObject *held[MAX_INPUTS];
+  const void *ids[OD_MAX_INPUTS];
+  PyObject *held[OD_MAX_INPUTS];
   Py_ssize_t rows = 0, own;
   size_t count = 0;
   PyObject *result = NULL;
@@ -210,9 +211,9 @@ static PyObject *predict(PyObject *object, PyObject *mapping) {
 /* rank(context, candidates): likewise. */
 static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t argument_count) {
   Model *self = (Model *)(void *)object;
-  const void *ids[MAX_INPUTS];
-  uint8_t context[MAX_INPUTS];
-  PyObject *held[MAX_INPUTS], *result = NULL;
+  const void *ids[OD_MAX_INPUTS];
+  uint8_t context[OD_MAX_INPUTS];
+  PyObject *held[OD_MAX_INPUTS], *result = NULL;
   Py_ssize_t rows = 0, own;
   size_t count = 0;
   if (argument_count != 2) {
@@ -247,7 +248,7 @@ static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t a
  * buffer protocol; `context` is bytes with 1 for each context input, or None. */
 static PyObject *with_checked(Model *self, PyObject *const *arguments, Py_ssize_t argument_count,
                               od_profile *profile) {
-  const void *ids[MAX_INPUTS];
+  const void *ids[OD_MAX_INPUTS];
   Py_ssize_t rows = 0;
   char *context = NULL;
   PyObject *result = NULL;
@@ -436,9 +437,9 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
   }
   self->model = model;
   self->inputs = od_input_count(model);
-  if (self->inputs > MAX_INPUTS) {
+  if (self->inputs > OD_MAX_INPUTS) {
     Py_DECREF((PyObject *)self);
-    PyErr_SetString(numpy.unsupported_error, "more than 1024 inputs");
+    PyErr_SetString(numpy.unsupported_error, "more than " OD_DIGITS(OD_MAX_INPUTS) " inputs");
     return NULL;
   }
   self->names = PyMem_Calloc(self->inputs + 1, sizeof *self->names);

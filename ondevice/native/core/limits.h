@@ -1,0 +1,50 @@
+/* limits.h: every limit of the engine.
+ *
+ * What goes beyond one is refused with a message that says so.
+ * The number of axes, OD_MAX_RANK, is in ondevice.h: it is part of the public interface. Limits of
+ * the file format are those of the Python package, which tests/native compares with these.
+ */
+#ifndef ONDEVICE_LIMITS_H
+#define ONDEVICE_LIMITS_H
+
+/* A limit as text, for messages: plain decimal numbers only. */
+#define OD_QUOTED(...) #__VA_ARGS__
+#define OD_DIGITS(limit) OD_QUOTED(limit)
+
+/* Container and JSON */
+#define OD_MAX_HEADER_BYTES 100000000 /* the limit of the safetensors library */
+#define OD_MAX_JSON_DEPTH 32
+#define OD_MAX_JSON_VALUES 1048576
+#define OD_MAX_CHECKED_MEMBERS 32 /* of a JSON object whose names the parser compares */
+#define OD_FULL_CHECK_BYTES 8388608 /* files up to this size are read whole when they are opened */
+
+/* Plans */
+#define OD_MAX_NODES 65536
+#define OD_MAX_ELEMENTS 16777216 /* of a value: in a row, or of a constant in all */
+#define OD_MAX_CONSTANT_INPUTS 64 /* of a node that is computed when the file is opened */
+
+/* Tables and lookups */
+#define OD_MAX_ROWS 2147483647 /* a row number is an int32 in other formats */
+#define OD_MAX_DIM 1024
+#define OD_MAX_BLOCKS 64 /* of a code, or residues of a hash */
+#define OD_MAX_CODE_BITS 64
+#define OD_HIGH_BITS 31 /* of a mixed code */
+#define OD_TAIL_BYTES 64 /* behind a table's records, so that vectors may read on */
+
+/* Dense layers */
+#define OD_MAX_FEATURES 65528
+#define OD_MAX_UNITS 65536
+#define OD_UNIT_BLOCK 16 /* units are padded to a multiple */
+#define OD_FEATURE_GROUP 4 /* features of q8 weights likewise */
+
+/* Sessions */
+#define OD_MAX_PLACED_VALUES 4096 /* with memory of their own: finding places is quadratic */
+#define OD_MAX_SESSION_BYTES 1073741824
+#define OD_MIN_CHUNK_ROWS 8
+#define OD_MAX_CHUNK_ROWS 64
+#define OD_CHUNK_BYTES 393216 /* of a chunk's rows: they stay in a second-level cache */
+
+/* The Python module */
+#define OD_MAX_INPUTS 1024
+
+#endif

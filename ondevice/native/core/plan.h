@@ -1,0 +1,32 @@
+/* plan.h: what the parts of the plan's reader share. */
+#ifndef ONDEVICE_PLAN_H
+#define ONDEVICE_PLAN_H
+
+#include "core/model.h"
+
+typedef struct {
+  od_model *model;
+  const od_container *file;
+  od_arena *scratch;
+  od_error *error;
+  const char **slots_names; /* hash table: names of values */
+  int32_t *slots;
+  uint32_t slot_mask;
+  uint32_t value_room;
+} od_planner;
+
+od_status od_plan_no_memory(od_planner *p);
+
+/* A member of an object that must have this kind; lists of names hold texts only. */
+od_status od_plan_need(od_planner *p, const od_json *object, const char *key, od_kind kind,
+                       const od_json **out);
+
+/* Values by name: -1 when there is none; a new one, which must not exist. */
+int32_t od_plan_find_value(const od_planner *p, const char *name);
+od_status od_plan_add_value(od_planner *p, const char *name, int32_t *index);
+
+od_status od_plan_tables(od_planner *p, const od_json *plan);           /* plan_tables.c */
+const od_table *od_find_table(const od_model *model, const char *name); /* NULL: none */
+od_status od_plan_nodes(od_planner *p, const od_json *plan);            /* plan_nodes.c */
+
+#endif

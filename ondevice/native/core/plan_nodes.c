@@ -1,0 +1,82 @@
+/* plan_nodes.c: reads a plan's nodes: operator, operands, result, and what its shape rule finds. */
+#include "core/plan.h"
+#include "ops/ops.h"
+
+/* The node's operands, which must exist already. */
+static od_status read_operands(od_planner *p, const od_json *names, od_node *node) {
+  node->input_count = (uint32_t)names->size;
+  node->inputs = od_take(&p->model->arena, names->size, sizeof(int32_t));
+  if (!node->inputs) return od_plan_no_memory(p);
+  uint32_t count = 0;
+  for (const od_json *name = names->first; name; name = name->next) {
+    int32_t index = name->size ? od_plan_find_value(p, name->text) : -1;
+    if (name->size && index < 0)
+      return od_fail(p->error, OD_E_FORMAT, "plan: node %u (%s) reads '%s' before it exists",
+                     (uint64_t)node->number, od_operators[node->op].name, name->text);
+    node->inputs[count++] = index;
+  }
+  return OD_OK;
+}
+
+/* Type and shape of the result; memory for one that is computed now. */
+static od_status infer(od_planner *p, const od_json *item, od_node *node) {
+  const od_json *attributes = od_json_member(item, "attributes");
+  const od_operator_row *operator = &od_operators[node->op];
+  od_value *out = &p->model->values[node->output];
+  od_inference f = {p->model, node, item, attributes, p->error, out};
+  if (attributes && attributes->kind != OD_J_OBJECT)
+    return od_fail(p->error, OD_E_FORMAT, "plan: node %u: attributes must be an object",
+                   (uint64_t)node->number);
+  OD_CHECK(operator->shape(&f));
+  if (operator->view) return OD_OK;
+  out->node = (int32_t)p->model->node_count;
+  if (out->batched) return OD_OK;
+  node->constant = 1;
+  out->data = od_take(&p->model->arena, out->size, od_dtype_size(out->dtype));
+  return out->data ? OD_OK : od_plan_no_memory(p);
+}
+
+static od_status read_node(od_planner *p, const od_json *item, uint32_t number) {
+  const od_json *op = od_json_member(item, "op"), *lookup = od_json_member(item, "lookup");
+  const od_json *inputs, *outputs;
+  if (!op || op->kind != OD_J_TEXT)
+    return od_fail(p->error, OD_E_FORMAT, "plan: node %u has no op", (uint64_t)number);
+  OD_CHECK(od_plan_need(p, item, "inputs", OD_J_LIST, &inputs));
+  OD_CHECK(od_plan_need(p, item, "outputs", OD_J_LIST, &outputs));
+  od_node *node = &p->model->nodes[p->model->node_count];
+  node->op = od_find_operator(op->text);
+  node->number = number;
+  if (node->op == OD_OP_COUNT)
+    return od_fail(p->error, OD_E_UNSUPPORTED, "plan: node %u: unknown operator '%s'",
+                   (uint64_t)number, op->text);
+  OD_CHECK(read_operands(p, inputs, node));
+  if (outputs->size != 1)
+    return od_fail(p->error, OD_E_UNSUPPORTED, "plan: node %u (%s) has %u outputs",
+                   (uint64_t)number, op->text, (uint64_t)outputs->size);
+  OD_CHECK(od_plan_add_value(p, outputs->first->text, &node->output));
+  if ((node->op == OD_OP_LOOKUP) != (lookup && lookup->kind == OD_J_OBJECT))
+    return od_fail(p->error, OD_E_FORMAT,
+                   "plan: node %u (%s): exactly the Lookup nodes have a lookup specification",
+                   (uint64_t)number, op->text);
+  OD_CHECK(infer(p, item, node));
+  p->model->node_count++;
+  return OD_OK;
+}
+
+od_status od_plan_nodes(od_planner *p, const od_json *plan) {
+  const od_json *nodes = od_json_member(plan, "nodes");
+  od_model *model = p->model;
+  size_t lookups = 0;
+  for (const od_json *node = nodes->first; node; node = node->next)
+    lookups += od_json_member(node, "lookup") != NULL;
+  model->nodes = od_take(&model->arena, nodes->size, sizeof(od_node));
+  model->lookups = od_take(&model->arena, lookups, sizeof(od_lookup));
+  model->lookup_inputs = od_take(&model->arena, lookups, sizeof(int32_t));
+  model->lookup_outputs = od_take(&model->arena, lookups, sizeof(int32_t));
+  if (!model->nodes || !model->lookups || !model->lookup_inputs || !model->lookup_outputs)
+    return od_plan_no_memory(p);
+  uint32_t number = 0;
+  for (const od_json *node = nodes->first; node; node = node->next)
+    OD_CHECK(read_node(p, node, number++));
+  return OD_OK;
+}

@@ -1,0 +1,137 @@
+/* plan_tables.c: reads the descriptions of a plan's tables and checks their arrays' sizes. */
+#include "core/codecs.h"
+#include "core/plan.h"
+
+static od_status bad_table(od_planner *p, const char *name, const char *what) {
+  return od_fail(p->error, OD_E_FORMAT, "table '%s': %s", name, what);
+}
+
+static uint32_t value_bits(od_codec codec, uint32_t count, int whole_bytes) {
+  uint32_t bits = count * od_codecs[codec].bits;
+  return whole_bytes ? (bits + 7) / 8 * 8 : bits;
+}
+
+/* Codec and scale axis, which must fit each other. */
+static od_status read_codec(od_planner *p, const od_json *item, od_table *table) {
+  const od_json *codec = od_json_member(item, "codec"), *axis = od_json_member(item, "scale_axis");
+  if (!codec || codec->kind != OD_J_TEXT) return bad_table(p, item->key, "codec is missing");
+  if (!od_codec_find(codec->text, &table->codec)) return bad_table(p, item->key, "unknown codec");
+  if (!axis) return bad_table(p, item->key, "scale_axis is missing");
+  table->scale = OD_SCALE_NONE;
+  if (axis->kind == OD_J_TEXT && od_equal(axis->text, "row")) table->scale = OD_SCALE_ROW;
+  else if (axis->kind == OD_J_TEXT && od_equal(axis->text, "column"))
+    table->scale = OD_SCALE_COLUMN;
+  else if (axis->kind != OD_J_NULL) return bad_table(p, item->key, "unknown scale axis");
+  if ((table->scale != OD_SCALE_NONE) != od_codecs[table->codec].scaled)
+    return bad_table(p, item->key, "codec and scale axis do not fit each other");
+  return OD_OK;
+}
+
+static od_status read_sizes(od_planner *p, const od_json *item, od_table *table) {
+  int64_t rows, dim, base, step;
+  if (!od_json_int(od_json_member(item, "rows"), 1, OD_MAX_ROWS, &rows) ||
+      !od_json_int(od_json_member(item, "dim"), 1, OD_MAX_DIM, &dim) ||
+      !od_json_int(od_json_member(item, "width_base"), 0, dim, &base) ||
+      !od_json_int(od_json_member(item, "width_step"), 0, dim + 1, &step))
+    return bad_table(p, item->key, "rows, dim, width_base, width_step missing or out of range");
+  table->rows = (uint32_t)rows;
+  table->dim = (uint32_t)dim;
+  table->width_base = (uint32_t)base;
+  table->width_step = (uint32_t)step;
+  return OD_OK;
+}
+
+/* Without width_bits, format version 1: codes of 4 bits, records of whole bytes. */
+static od_status read_layout(od_planner *p, const od_json *item, od_table *table) {
+  const od_json *width_bits = od_json_member(item, "width_bits");
+  int64_t bits = 4;
+  table->name = od_take_text(&p->model->arena, item->key, od_length(item->key));
+  if (!table->name) return od_plan_no_memory(p);
+  if (item->size != (width_bits ? 7 : 6))
+    return bad_table(p, item->key, "its description has too many or too few members");
+  OD_CHECK(read_codec(p, item, table));
+  OD_CHECK(read_sizes(p, item, table));
+  uint32_t base = table->width_base, step = table->width_step;
+  if (!width_bits && (table->codec == OD_CODEC_Q2 ||
+                      (table->codec == OD_CODEC_Q4 && step && ((step | base) & 1))))
+    return bad_table(p, item->key, "rows of version 1 grow by whole bytes");
+  if (width_bits && (!od_json_int(width_bits, 0, 4, &bits) || bits == 3 || !bits != !step))
+    return bad_table(p, item->key, "width_bits does not fit");
+  table->scale_bytes = table->scale == OD_SCALE_ROW ? 2 : 0;
+  table->width_bits = (uint32_t)bits;
+  table->group_shift = bits == 4 ? 4 : bits == 2 ? 5 : 6;
+  table->base_bits = 8 * table->scale_bytes + value_bits(table->codec, base, !width_bits);
+  table->step_bits = value_bits(table->codec, step, !width_bits);
+  table->whole_bytes = (table->base_bits | table->step_bits) % 8 == 0;
+  return OD_OK;
+}
+
+static od_status table_part(od_planner *p, const od_table *table, const char *suffix, od_dtype dtype,
+                            const uint8_t **data, uint64_t *bytes) {
+  const od_entry *entry = od_container_find(p->file, "table.", table->name, suffix);
+  if (!entry) return bad_table(p, table->name, "an array is missing");
+  if (entry->dtype != dtype || entry->rank != 1 || entry->start % od_dtype_size(dtype))
+    return bad_table(p, table->name, "an array has a wrong type or is not aligned");
+  *data = p->file->data + entry->start;
+  *bytes = entry->stop - entry->start;
+  return OD_OK;
+}
+
+static od_status read_table(od_planner *p, const od_json *item, od_table *table) {
+  uint64_t bytes;
+  OD_CHECK(read_layout(p, item, table));
+  OD_CHECK(table_part(p, table, ".records", OD_U8, &table->records, &bytes));
+  if (bytes < OD_TAIL_BYTES)
+    return bad_table(p, table->name,
+                     "records lack their " OD_DIGITS(OD_TAIL_BYTES) " tail bytes");
+  table->payload = bytes - OD_TAIL_BYTES;
+  if (table->width_step) {
+    OD_CHECK(table_part(p, table, ".index", OD_U8, &table->index, &bytes));
+    if (bytes != (((uint64_t)table->rows - 1) >> table->group_shift) * 12 + 12)
+      return bad_table(p, table->name, "its index has a wrong size");
+  } else if (table->payload != ((uint64_t)table->rows * table->base_bits + 7) / 8) {
+    return bad_table(p, table->name, "its records have a wrong size");
+  }
+  if (table->scale == OD_SCALE_COLUMN) {
+    const uint8_t *scales;
+    OD_CHECK(table_part(p, table, ".scales", OD_F32, &scales, &bytes));
+    if (bytes != (uint64_t)table->dim * 4)
+      return bad_table(p, table->name, "its column scales have a wrong size");
+    table->scales = (const float *)(const void *)scales;
+  }
+  return OD_OK;
+}
+
+static int by_key(const void *a, const void *b) {
+  return od_order(((const od_json *)a)->key, ((const od_json *)b)->key);
+}
+
+od_status od_plan_tables(od_planner *p, const od_json *plan) {
+  const od_json *tables = NULL;
+  OD_CHECK(od_plan_need(p, plan, "tables", OD_J_OBJECT, &tables));
+  const od_json **sorted = od_take(p->scratch, tables->size, sizeof *sorted);
+  p->model->tables = od_take(&p->model->arena, tables->size, sizeof(od_table));
+  if (!sorted || !p->model->tables) return od_plan_no_memory(p);
+  size_t count = 0;
+  for (const od_json *item = tables->first; item; item = item->next) sorted[count++] = item;
+  od_sort((void **)sorted, count, by_key);
+  for (size_t i = 0; i < count; i++) {
+    if (i && by_key(sorted[i - 1], sorted[i]) == 0)
+      return bad_table(p, sorted[i]->key, "occurs twice");
+    OD_CHECK(read_table(p, sorted[i], &p->model->tables[i]));
+  }
+  p->model->table_count = (uint32_t)count;
+  return OD_OK;
+}
+
+const od_table *od_find_table(const od_model *model, const char *name) {
+  size_t low = 0, high = model->table_count;
+  while (low < high) {
+    size_t middle = (low + high) / 2;
+    int order = od_order(model->tables[middle].name, name);
+    if (order == 0) return &model->tables[middle];
+    if (order < 0) low = middle + 1;
+    else high = middle;
+  }
+  return NULL;
+}

@@ -1,0 +1,102 @@
+/* parameters.h: what shape rules write down for loops, one struct for each family of operators. */
+#ifndef ONDEVICE_PARAMETERS_H
+#define ONDEVICE_PARAMETERS_H
+
+#include "kernels/kernels.h"
+
+/* The elements of a row's result in order: its axes, and up to three operands' strides along them,
+ * 0 where an operand repeats. */
+typedef struct {
+  uint32_t rank;
+  uint32_t shape[OD_MAX_RANK];
+  int32_t strides[3][OD_MAX_RANK];
+} od_walk;
+
+/* A value split at one of its axes: the product of the axes before, its length, the product of
+ * those behind. */
+typedef struct {
+  uint32_t outer, length, inner;
+} od_axis;
+
+typedef struct {
+  float alpha; /* LeakyRelu, Elu */
+} od_unary;
+
+typedef struct {
+  od_walk walk;
+  uint8_t repeats; /* an operand has fewer elements than the result */
+  uint8_t fmod;    /* Mod: the remainder has the dividend's sign */
+} od_binary;
+
+typedef struct {
+  od_walk walk; /* condition, value where true, value where false */
+} od_where;
+
+/* Transpose, Slice, Expand, ExpandRows */
+typedef struct {
+  od_walk walk;
+  uint32_t start; /* the operand's first element */
+} od_copied;
+
+typedef struct {
+  od_walk walk;
+  int32_t before[OD_MAX_RANK];   /* elements added in front, or, below 0, cut off */
+  uint32_t extents[OD_MAX_RANK]; /* the operand's axes, and its strides */
+  int32_t strides[OD_MAX_RANK];
+} od_pad;
+
+typedef struct {
+  od_axis axis; /* of the operand */
+  uint32_t count; /* indices */
+} od_selection;
+
+typedef struct {
+  od_walk walk;
+  uint32_t length, stride; /* the operand's axis that is indexed */
+} od_element_selection;
+
+typedef struct {
+  uint32_t outer, count, inner; /* blocks of axes in common, indices a block, elements an index */
+  uint32_t depth; /* axes that an index names, and their extents */
+  uint32_t extents[OD_MAX_RANK];
+} od_deep_selection;
+
+typedef struct {
+  od_axis axis;
+  uint8_t largest;
+  uint8_t last; /* of equal elements, the last */
+} od_arg;
+
+typedef struct {
+  od_axis axis;
+  uint32_t count;
+  uint8_t largest;
+} od_top_k;
+
+typedef struct {
+  od_axis axis;
+  uint8_t exclusive, reverse;
+} od_cum_sum;
+
+typedef struct {
+  uint32_t rows, depth, columns; /* [rows, depth] times [depth, columns] */
+  uint8_t transposed;            /* the second matrix is [columns, depth] */
+  float alpha, beta;
+} od_gemm;
+
+typedef struct {
+  od_walk walk; /* over matrices */
+  uint32_t rows, depth, columns;
+} od_matmul;
+
+typedef struct {
+  od_dense layer;
+  uint32_t vectors; /* inputs of the layer in a row */
+  int32_t concat;   /* the node whose result the layer reads, where rank() may split it, or -1 */
+} od_dense_node;
+
+typedef struct {
+  int32_t index; /* into the model's lookups */
+} od_lookup_node;
+
+#endif

@@ -1,0 +1,159 @@
+/* products.c: matrix products, and the shape of dense layers. */
+#include "core/codecs.h"
+#include "ops/ops.h"
+
+static void product(uint32_t m, uint32_t k, uint32_t n, int transposed, const float *a,
+                    const float *b, float *out) {
+  for (uint32_t i = 0; i < m; i++) {
+    float *row = out + (size_t)i * n;
+    for (uint32_t j = 0; j < n; j++) row[j] = 0;
+    if (transposed) {
+      for (uint32_t j = 0; j < n; j++)
+        for (uint32_t l = 0; l < k; l++) row[j] += a[(size_t)i * k + l] * b[(size_t)j * k + l];
+    } else {
+      for (uint32_t l = 0; l < k; l++)
+        for (uint32_t j = 0; j < n; j++) row[j] += a[(size_t)i * k + l] * b[(size_t)l * n + j];
+    }
+  }
+}
+
+od_status od_shape_gemm(const od_inference *f) {
+  OD_CHECK(od_need_floats(f, 2));
+  const od_value *a = od_operand(f, 0), *b = od_operand(f, 1), *c = od_operand(f, 2);
+  od_gemm *gemm = &f->node->gemm;
+  if (od_attribute_flag(f, "transA", 0) || od_full_rank(a) != 2 || b->batched || b->rank != 2)
+    return od_refuse(f, "rows times a constant matrix needed");
+  gemm->transposed = od_attribute_flag(f, "transB", 0) != 0;
+  gemm->rows = a->batched ? 1 : a->dims[0];
+  gemm->depth = a->batched ? a->dims[0] : a->dims[1];
+  gemm->columns = b->dims[gemm->transposed ? 0 : 1];
+  if (b->dims[gemm->transposed ? 1 : 0] != gemm->depth)
+    return od_refuse(f, "its inputs' shapes do not fit each other");
+  gemm->alpha = od_attribute_real(f, "alpha", 1);
+  gemm->beta = od_attribute_real(f, "beta", 1);
+  if (c && (c->batched || c->dtype != OD_F32 || !(c->size == gemm->columns || c->size == 1) ||
+            (c->rank && c->dims[c->rank - 1] != c->size)))
+    return od_refuse(f, "a constant bias, one value an output, needed");
+  uint32_t dims[2] = {gemm->rows, gemm->columns};
+  return od_set_dims(f, a->batched, OD_F32, a->batched ? dims + 1 : dims, a->batched ? 1 : 2);
+}
+
+od_trouble od_loop_gemm(const od_node *node, const od_value *values, const char *const *in,
+                        char *out) {
+  const od_gemm *gemm = &node->gemm;
+  const float *bias = OD_FLOATS(in[2]);
+  uint32_t biases = bias ? values[node->inputs[2]].size : 0;
+  float *to = (float *)(void *)out;
+  product(gemm->rows, gemm->depth, gemm->columns, gemm->transposed, OD_FLOATS(in[0]),
+          OD_FLOATS(in[1]), to);
+  for (uint32_t i = 0; i < gemm->rows * gemm->columns; i++) {
+    float value = to[i] * gemm->alpha;
+    if (bias) value += gemm->beta * bias[biases == 1 ? 0 : i % gemm->columns];
+    to[i] = value;
+  }
+  return OD_TROUBLE_NONE;
+}
+
+/* Every row of the request times a constant matrix. */
+static od_status rows_times_matrix(const od_inference *f, const od_value *a, const od_value *b) {
+  od_matmul *matmul = &f->node->matmul;
+  if (b->batched || b->rank != 2 || b->dims[0] != a->dims[0])
+    return od_refuse(f, "rows times a constant matrix needed");
+  matmul->rows = 1, matmul->depth = b->dims[0], matmul->columns = b->dims[1];
+  return od_set_dims(f, 1, OD_F32, &matmul->columns, 1);
+}
+
+/* The leading axes repeat as in elementwise operators. */
+od_status od_shape_matmul(const od_inference *f) {
+  OD_CHECK(od_need_floats(f, 2));
+  const od_value *a = od_operand(f, 0), *b = od_operand(f, 1);
+  od_matmul *matmul = &f->node->matmul;
+  od_walk *walk = &matmul->walk;
+  uint32_t ra = od_full_rank(a), rb = od_full_rank(b), rank = ra > rb ? ra : rb;
+  uint32_t left[OD_MAX_RANK], right[OD_MAX_RANK], dims[OD_MAX_RANK];
+  if (ra < 2 || rb < 2 || rank > OD_MAX_RANK) return od_refuse(f, "matrices needed");
+  int batched = a->batched || b->batched;
+  if (ra == 2 && a->batched) return rows_times_matrix(f, a, b);
+  if (rb == 2 && b->batched) return od_refuse(f, "its rows would not stay its first axis");
+  if (!od_align(a, rank, left) || !od_align(b, rank, right))
+    return od_refuse(f, "its inputs' rows are not on the same axis");
+  uint32_t first = batched ? 1 : 0;
+  if (batched && ((!a->batched && left[0] != 1) || (!b->batched && right[0] != 1)))
+    return od_refuse(f, "a constant has one value for every row of the request");
+  matmul->rows = left[rank - 2], matmul->depth = left[rank - 1];
+  matmul->columns = right[rank - 1];
+  if (right[rank - 2] != matmul->depth)
+    return od_refuse(f, "its inputs' shapes do not fit each other");
+  walk->rank = rank - 2 - first;
+  for (uint32_t i = 0; i < walk->rank; i++) {
+    uint32_t x = left[i + first], y = right[i + first];
+    if (x != y && x != 1 && y != 1)
+      return od_refuse(f, "its inputs' shapes do not fit each other");
+    walk->shape[i] = dims[i] = x == 1 ? y : x;
+  }
+  od_strides(left + first, walk->rank, walk->strides[0]);
+  od_strides(right + first, walk->rank, walk->strides[1]);
+  dims[walk->rank] = matmul->rows, dims[walk->rank + 1] = matmul->columns;
+  return od_set_dims(f, batched, OD_F32, dims, walk->rank + 2);
+}
+
+od_trouble od_loop_matmul(const od_node *node, const od_value *values, const char *const *in,
+                          char *out) {
+  uint32_t m = node->matmul.rows, k = node->matmul.depth, n = node->matmul.columns, count = 1;
+  const od_walk *walk = &node->matmul.walk;
+  od_walker w = {{0}, {0, 0, 0}};
+  (void)values;
+  for (uint32_t i = 0; i < walk->rank; i++) count *= walk->shape[i];
+  for (uint32_t i = 0; i < count; i++, od_step_on(&w, walk)) /* places count matrices */
+    product(m, k, n, 0, OD_FLOATS(in[0]) + (size_t)w.places[0] * m * k,
+            OD_FLOATS(in[1]) + (size_t)w.places[1] * k * n,
+            (float *)(void *)out + (size_t)i * m * n);
+  return OD_TROUBLE_NONE;
+}
+
+/* Dense layers, which the kernels compute */
+
+static const void *dense_array(const od_inference *f, uint32_t i, od_dtype dtype, uint64_t count) {
+  const od_value *v = od_operand(f, i);
+  if (!v || v->batched || v->dtype != dtype || v->size != count) return NULL;
+  return v->data;
+}
+
+static od_status read_dense(const od_inference *f, od_codec codec, const od_value *in,
+                            uint32_t units) {
+  od_dense *d = &f->node->dense.layer;
+  int scaled = codec == OD_CODEC_Q8;
+  d->codec = codec;
+  d->features = in->dims[in->rank - 1];
+  d->units = units;
+  d->padded_units = od_padded(units, OD_UNIT_BLOCK);
+  d->relu = (uint32_t)od_attribute_flag(f, "relu", 0);
+  uint64_t padded = scaled ? od_padded(d->features, OD_FEATURE_GROUP) : d->features;
+  d->weight = dense_array(f, 1, od_codecs[codec].dense_dtype, padded * d->padded_units);
+  d->bias = dense_array(f, 2, OD_F32, d->padded_units);
+  d->scale = scaled ? dense_array(f, 3, OD_F32, d->padded_units) : NULL;
+  if (!d->weight || !d->bias || (scaled && !d->scale) ||
+      f->node->input_count != (scaled ? 4u : 3u))
+    return od_refuse(f, "its weights, bias or scales have a wrong type or size");
+  return OD_OK;
+}
+
+od_status od_shape_dense(const od_inference *f) {
+  const od_value *in = od_operand(f, 0);
+  const od_json *name = od_json_member(f->attributes, "codec");
+  int64_t units = od_attribute_int(f, "units", 0);
+  od_codec codec;
+  if (!name || name->kind != OD_J_TEXT) return od_refuse(f, "its codec is missing");
+  if (!od_codec_find(name->text, &codec) || !od_codecs[codec].dense)
+    return od_refuse(f, "unknown codec");
+  if (!in || in->dtype != OD_F32 || !in->batched || !in->rank || in->size == 0 ||
+      in->dims[in->rank - 1] > OD_MAX_FEATURES || units < 1 || units > OD_MAX_UNITS)
+    return od_refuse(f, "1.." OD_DIGITS(OD_MAX_FEATURES) " float32 features and 1.." OD_DIGITS(
+                            OD_MAX_UNITS) " units needed");
+  OD_CHECK(read_dense(f, codec, in, (uint32_t)units));
+  f->node->dense.vectors = in->size / f->node->dense.layer.features;
+  uint32_t dims[OD_MAX_RANK];
+  od_copy(dims, in->dims, sizeof dims);
+  dims[in->rank - 1] = (uint32_t)units;
+  return od_set_dims(f, 1, OD_F32, dims, in->rank);
+}

@@ -1,4 +1,4 @@
-"""The nodes that replace one node of a graph, as they are made."""
+"""The nodes that replace one node of a graph, as they are built."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 
-class Lowering:
-    """Nodes that replace one node, as they are made."""
+class NodeBuilder:
+    """Nodes that replace one node, as they are built."""
 
     def __init__(self, graph: ir.Graph, source: ir.Node, prefix: str) -> None:
         """Start with no nodes; `prefix` makes names unique."""
@@ -49,4 +49,4 @@ class Lowering:
 
 # What replaces the outputs of a node, None where an output has no reader; None: it stays.
 Outputs = Sequence[ir.Value | None]
-Rule = Callable[[Lowering, ir.Node], Outputs | None]
+Rule = Callable[[NodeBuilder, ir.Node], Outputs | None]

@@ -34,7 +34,7 @@ def array_of(value: ir.Value | None) -> Array | None:
     return None
 
 
-def integers_of(value: ir.Value | None) -> Array | None:
+def constant_integers(value: ir.Value | None) -> Array | None:
     """Constant integers, also where shape arithmetic makes them."""
     found = numbers(value)
     if found is None or any(isinstance(item, str) for item in found.reshape(-1)):
@@ -42,7 +42,7 @@ def integers_of(value: ir.Value | None) -> Array | None:
     return found.astype(np.int64)
 
 
-def fixed(value: ir.Value | None) -> list[int]:
+def required_integers(value: ir.Value | None) -> list[int]:
     """Constant integers, such as axes.
 
     Raises:
@@ -54,12 +54,12 @@ def fixed(value: ir.Value | None) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def operand(node: ir.Node, place: int) -> ir.Value | None:
+def optional_input(node: ir.Node, place: int) -> ir.Value | None:
     """An input of a node, None where it is left out."""
     return node.inputs[place] if place < len(node.inputs) else None
 
 
-def first_of(node: ir.Node) -> ir.Value:
+def first_input(node: ir.Node) -> ir.Value:
     """The first input of a node.
 
     Raises:

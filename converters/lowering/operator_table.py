@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 
-from ondevice.converters.lowering.lowered import RULES
+from ondevice.converters.lowering.rules.table import RULES
 from ondevice.converters.targets.tflite.ops import OPERATORS as TFLITE
 from ondevice.ops import OPERATORS as NATIVE
 

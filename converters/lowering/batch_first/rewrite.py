@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup
-from ondevice.converters.lowering.builder import Lowering
+from ondevice.converters.lowering.builder import NodeBuilder
 from ondevice.converters.lowering.einsum import einsum_terms
 from ondevice.converters.lowering.symbolic_shapes import Size, integers, numbers
 from ondevice.errors import UnsupportedError
@@ -91,7 +91,7 @@ class _Pass:
         self.lookups = {lookup.node: lookup for lookup in lookups}
         self.layouts: dict[ir.Value, _Layout] = {}
         self.turned: dict[ir.Value, _Layout] = {}  # layouts that the operator at hand begins
-        self.made = Lowering(graph, next(iter(graph)), "batch_first")
+        self.made = NodeBuilder(graph, next(iter(graph)), "batch_first")
         shape = graph.inputs[0].shape
         self.batch = None if shape is None else str(shape[0])
 
@@ -99,7 +99,7 @@ class _Pass:
         for number, node in enumerate(list(self.graph)):
             if node.op_type == "Shape" or not self._concerns(node):
                 continue
-            self.made = Lowering(self.graph, node, f"batch_first.{number}")
+            self.made = NodeBuilder(self.graph, node, f"batch_first.{number}")
             try:
                 results = self._rewritten(node)
             except _CannotError:

@@ -1,0 +1,94 @@
+"""Lowering rules of normalisations: batch, layer, instance and group, and LogSoftmax."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
+from ondevice.converters.lowering.operands import (
+    array_of,
+    first_input,
+    optional_input,
+    rank_of,
+    shape_of,
+)
+from ondevice.errors import UnsupportedError
+
+
+def _batch_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    held = [array_of(value) for value in node.inputs[1:5]]
+    if any(item is None for item in held) or len(node.outputs) != 1:
+        raise UnsupportedError("its parameters are not constant")
+    scale, bias, mean, variance = (np.asarray(item, np.float64) for item in held)
+    factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    shape = [-1] + [1] * (rank_of(node.inputs[0]) - 2)
+    times = builder.op("Mul", first_input(node), builder.constant(factor.reshape(shape)))
+    return [builder.op("Add", times, builder.constant((bias - mean * factor).reshape(shape)))]
+
+
+def _normalised(builder: NodeBuilder, x: ir.Value, axes: ir.Value, epsilon: float) -> ir.Value:
+    centred = builder.op("Sub", x, builder.op("ReduceMean", x, axes, keepdims=1))
+    variance = builder.op("ReduceMean", builder.op("Mul", centred, centred), axes, keepdims=1)
+    spread = builder.op("Sqrt", builder.op("Add", variance, builder.constant(epsilon)))
+    return builder.op("Div", centred, spread)
+
+
+def _layer_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    rank = rank_of(node.inputs[0])
+    axis = node.attributes.get_int("axis", -1) % rank
+    axes = builder.ints(*range(axis, rank))
+    x = _normalised(builder, first_input(node), axes, node.attributes.get_float("epsilon", 1e-5))
+    x = builder.op("Mul", x, node.inputs[1])
+    if (bias := optional_input(node, 2)) is not None:
+        x = builder.op("Add", x, bias)
+    return [x, *[None] * (len(node.outputs) - 1)]
+
+
+def _instance_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    rank, scale, bias = rank_of(node.inputs[0]), array_of(node.inputs[1]), array_of(node.inputs[2])
+    if scale is None or bias is None:
+        raise UnsupportedError("its parameters are not constant")
+    axes = builder.ints(*range(2, rank))
+    shape = [-1] + [1] * (rank - 2)
+    x = _normalised(builder, first_input(node), axes, node.attributes.get_float("epsilon", 1e-5))
+    x = builder.op("Mul", x, builder.constant(scale.reshape(shape)))
+    return [builder.op("Add", x, builder.constant(bias.reshape(shape)))]
+
+
+def _group_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    x, scale, bias = first_input(node), array_of(node.inputs[1]), array_of(node.inputs[2])
+    groups, sizes = node.attributes.get_int("num_groups", 1), shape_of(first_input(node))
+    if scale is None or bias is None or any(isinstance(size, str) for size in sizes[1:]):
+        raise UnsupportedError("a free size, or weights that are not constant")
+    rest = [int(size) for size in sizes[1:]]
+    parts = builder.op("Reshape", x, builder.ints(-1, groups, math.prod(rest) // groups))
+    last = builder.ints(2)
+    centred = builder.op("Sub", parts, builder.op("ReduceMean", parts, last, keepdims=1))
+    squares = builder.op("ReduceMean", builder.op("Mul", centred, centred), last, keepdims=1)
+    epsilon = builder.constant(node.attributes.get_float("epsilon", 1e-5))
+    normed = builder.op("Div", centred, builder.op("Sqrt", builder.op("Add", squares, epsilon)))
+    out = builder.op("Reshape", normed, builder.ints(-1, *rest))
+    each = (-1, *[1] * (len(rest) - 1))
+    scaled = builder.op("Mul", out, builder.constant(scale.reshape(each)))
+    return [builder.op("Add", scaled, builder.constant(bias.reshape(each)))]
+
+
+def _log_softmax(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    axis = builder.ints(node.attributes.get_int("axis", -1))
+    lower = builder.op(
+        "Sub", first_input(node), builder.op("ReduceMax", first_input(node), axis, keepdims=1)
+    )
+    total = builder.op("ReduceSum", builder.op("Exp", lower), axis, keepdims=1)
+    return [builder.op("Sub", lower, builder.op("Log", total))]
+
+
+RULES: dict[str, Rule] = {
+    "BatchNormalization": _batch_norm,
+    "GroupNormalization": _group_norm,
+    "InstanceNormalization": _instance_norm,
+    "LayerNormalization": _layer_norm,
+    "LogSoftmax": _log_softmax,
+}

@@ -29,6 +29,20 @@ class NodeBuilder:
         self.nodes.append(node)
         return node.outputs[0]
 
+    def typed_op(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        sizes: Sequence[int | str],
+        dtype: ir.DataType | None,
+        **attributes: Any,
+    ) -> ir.Value:
+        """Add a node with one output of known sizes and dtype."""
+        output = self.op(kind, *inputs, **attributes)
+        output.shape = ir.Shape(list(sizes))
+        output.type = None if dtype is None else ir.TensorType(dtype)
+        return output
+
     def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> ir.Value:
         """A constant, as a node."""
         array = np.asarray(values, dtype=dtype)

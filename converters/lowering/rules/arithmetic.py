@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
 from ondevice.converters.lowering.operands import (
-    array_of,
+    constant_array,
     first_input,
     optional_input,
     rank_of,
@@ -39,7 +39,7 @@ def _chain(kind: str) -> Rule:
 
 
 def _pow(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    exponent = array_of(node.inputs[1])
+    exponent = constant_array(node.inputs[1])
     if exponent is None or exponent.size != 1 or exponent.ndim > rank_of(node.inputs[0]):
         return None
     x, power = first_input(node), float(exponent.reshape(-1)[0])

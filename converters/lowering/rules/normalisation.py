@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
 from ondevice.converters.lowering.operands import (
-    array_of,
+    batch_norm_factors,
+    constant_array,
     first_input,
     optional_input,
     rank_of,
@@ -19,14 +19,12 @@ from ondevice.errors import UnsupportedError
 
 
 def _batch_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    held = [array_of(value) for value in node.inputs[1:5]]
-    if any(item is None for item in held) or len(node.outputs) != 1:
+    factors = batch_norm_factors(node)
+    if factors is None or len(node.outputs) != 1:
         raise UnsupportedError("its parameters are not constant")
-    scale, bias, mean, variance = (np.asarray(item, np.float64) for item in held)
-    factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     shape = [-1] + [1] * (rank_of(node.inputs[0]) - 2)
-    times = builder.op("Mul", first_input(node), builder.constant(factor.reshape(shape)))
-    return [builder.op("Add", times, builder.constant((bias - mean * factor).reshape(shape)))]
+    scale, shift = (builder.constant(array.reshape(shape)) for array in factors)
+    return [builder.op("Add", builder.op("Mul", first_input(node), scale), shift)]
 
 
 def _normalised(builder: NodeBuilder, x: ir.Value, axes: ir.Value, epsilon: float) -> ir.Value:
@@ -48,7 +46,11 @@ def _layer_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 
 def _instance_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    rank, scale, bias = rank_of(node.inputs[0]), array_of(node.inputs[1]), array_of(node.inputs[2])
+    rank, scale, bias = (
+        rank_of(node.inputs[0]),
+        constant_array(node.inputs[1]),
+        constant_array(node.inputs[2]),
+    )
     if scale is None or bias is None:
         raise UnsupportedError("its parameters are not constant")
     axes = builder.ints(*range(2, rank))
@@ -59,7 +61,11 @@ def _instance_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 
 def _group_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    x, scale, bias = first_input(node), array_of(node.inputs[1]), array_of(node.inputs[2])
+    x, scale, bias = (
+        first_input(node),
+        constant_array(node.inputs[1]),
+        constant_array(node.inputs[2]),
+    )
     groups, sizes = node.attributes.get_int("num_groups", 1), shape_of(first_input(node))
     if scale is None or bias is None or any(isinstance(size, str) for size in sizes[1:]):
         raise UnsupportedError("a free size, or weights that are not constant")

@@ -14,7 +14,7 @@ from ondevice.converters.lowering.free_sizes import (
     reshape_target,
 )
 from ondevice.converters.lowering.operands import (
-    array_of,
+    constant_array,
     first_input,
     optional_input,
     rank_of,
@@ -44,7 +44,9 @@ def _matmul(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 def _gemm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     flags = node.attributes
     c = optional_input(node, 2)
-    constant = array_of(node.inputs[1]) is not None and (c is None or array_of(c) is not None)
+    constant = constant_array(node.inputs[1]) is not None and (
+        c is None or constant_array(c) is not None
+    )
     if constant and not flags.get_int("transA", 0):
         return None
     a, b = node.inputs[:2]
@@ -155,7 +157,11 @@ def _merged(
 
 def _conv(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     """A convolution as one matrix product: windows [b, positions, taps * channels] x weights."""
-    x, weight, bias = first_input(node), array_of(node.inputs[1]), array_of(optional_input(node, 2))
+    x, weight, bias = (
+        first_input(node),
+        constant_array(node.inputs[1]),
+        constant_array(optional_input(node, 2)),
+    )
     sizes, attributes = shape_of(x), node.attributes
     if weight is None or (optional_input(node, 2) is not None and bias is None):
         raise UnsupportedError("its weights are not constant")

@@ -13,7 +13,7 @@ from ondevice.converters.lowering.free_sizes import (
     request_rows,
 )
 from ondevice.converters.lowering.operands import (
-    array_of,
+    constant_array,
     first_input,
     optional_input,
     shape_of,
@@ -41,13 +41,13 @@ def _lstm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 def _recurrent(builder: NodeBuilder, node: ir.Node, gates: int) -> Outputs | None:
     attributes, x = node.attributes, first_input(node)
-    weights, recurrence, biases = (array_of(optional_input(node, i)) for i in (1, 2, 3))
+    weights, recurrence, biases = (constant_array(optional_input(node, i)) for i in (1, 2, 3))
     steps, hidden = shape_of(x)[0], attributes.get_int("hidden_size", 0)
     allowed = [["Sigmoid", "Tanh"], ["Sigmoid", "Tanh", "Tanh"]][gates == 4]
     listed = attributes.get_strings("activations", []) if "activations" in attributes else []
     if weights is None or recurrence is None or isinstance(steps, str):
         raise UnsupportedError(
-            "a required_integers number of steps and constant weights are needed"
+            "a fixed number of steps and constant weights are needed"
         )
     directions = weights.shape[0]
     x = swap_leading_axes(builder, node.inputs[0])
@@ -127,7 +127,7 @@ def _is_zero(value: ir.Value | None) -> bool:
     while node is not None and node.op_type in _KEEPING_ZERO:
         value = node.inputs[0]
         node = None if value is None else value.producer()
-    array = array_of(value)
+    array = constant_array(value)
     return array is not None and not array.any()
 
 

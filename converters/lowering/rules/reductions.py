@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
 from ondevice.converters.lowering.operands import (
-    array_of,
+    constant_array,
     first_input,
     optional_input,
     rank_of,
@@ -40,7 +40,10 @@ def _reduced(builder: NodeBuilder, kind: str, x: ir.Value, node: ir.Node) -> ir.
 
 def _reduce(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     axes = _axes(node)
-    if axes == list(range(axes[0], axes[-1] + 1)) and array_of(optional_input(node, 1)) is not None:
+    if (
+        axes == list(range(axes[0], axes[-1] + 1))
+        and constant_array(optional_input(node, 1)) is not None
+    ):
         return None
     return [_reduced(builder, node.op_type, first_input(node), node)]
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
 from ondevice.converters.lowering.operands import (
-    array_of,
+    constant_array,
     constant_integers,
     first_input,
     optional_input,
@@ -178,10 +178,10 @@ def _scatter_elements(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 def _same_place(value: ir.Value | None) -> int | None:
     """The one number in a value that repeats it."""
     node = None if value is None else value.producer()
-    while array_of(value) is None and node is not None and node.op_type in _REPEATING:
+    while constant_array(value) is None and node is not None and node.op_type in _REPEATING:
         value = node.inputs[0]
         node = None if value is None else value.producer()
-    array = array_of(value)
+    array = constant_array(value)
     return int(array.flat[0]) if array is not None and len(np.unique(array)) == 1 else None
 
 

@@ -15,7 +15,8 @@ from ondevice.converters.lowering.free_sizes import (
     sizes_at_run_time,
 )
 from ondevice.converters.lowering.operands import (
-    array_of,
+    constant_array,
+    fill_value,
     first_input,
     optional_input,
     rank_of,
@@ -56,7 +57,7 @@ def _reshape(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
             "Reshape", swap_leading_axes(builder, node.inputs[0]), builder.ints(-1, *rest)
         )
         return [builder.op("Transpose", x, perm=[1, 0, *range(2, len(sizes))])]
-    if all(isinstance(size, int) for size in sizes) and array_of(node.inputs[1]) is not None:
+    if all(isinstance(size, int) for size in sizes) and constant_array(node.inputs[1]) is not None:
         return None
     if all(s == -1 or (i < len(own) and own[i] == s) for i, s in _free(sizes)):
         # free sizes that stay where they are
@@ -117,7 +118,7 @@ def _range(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     if folded := fold_integers(builder, node):
         return folded
     bounds = [integers(value) for value in node.inputs]
-    floats = [array_of(value) for value in (node.inputs[0], node.inputs[2])]
+    floats = [constant_array(value) for value in (node.inputs[0], node.inputs[2])]
     start = bounds[0] if bounds[0] is not None else floats[0]
     step = bounds[2] if bounds[2] is not None else floats[1]
     stop = integers(_uncast(node.inputs[1]))
@@ -147,8 +148,7 @@ def _constant_of_shape(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     sizes = integers(node.inputs[0])
     if sizes is None:
         raise UnsupportedError("its shape is not constant")
-    tensor = node.attributes.get_tensor("value")
-    fill = np.zeros(1, np.float32) if tensor is None else np.asarray(tensor.numpy())
+    fill = fill_value(node)
     if not any(isinstance(size, str) for size in sizes):
         return [builder.constant(np.full([int(s) for s in sizes], fill[0]), fill.dtype)]
     start = builder.constant(np.full([1] * len(sizes), fill[0]), fill.dtype)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from ondevice.converters.lowering.builder import Rule
+from ondevice.converters.lowering.rule_tables import joined
 from ondevice.converters.lowering.rules import (
     arithmetic,
     normalisation,
@@ -16,21 +14,6 @@ from ondevice.converters.lowering.rules import (
     trigonometry,
     windows,
 )
-
-
-def joined(*tables: Mapping[str, Rule]) -> dict[str, Rule]:
-    """Tables of rules as one.
-
-    Raises:
-        ValueError: two of them have a rule for the same operator.
-    """
-    rules: dict[str, Rule] = {}
-    for table in tables:
-        if twice := sorted(rules.keys() & table.keys()):
-            raise ValueError(f"two lowering rules for {', '.join(twice)}")
-        rules.update(table)
-    return rules
-
 
 RULES = joined(
     arithmetic.RULES,

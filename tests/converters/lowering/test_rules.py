@@ -2,8 +2,9 @@
 
 import pytest
 
+from ondevice.converters.lowering.rule_tables import joined
 from ondevice.converters.lowering.rules import arithmetic
-from ondevice.converters.lowering.rules.table import RULES, joined
+from ondevice.converters.lowering.rules.table import RULES
 
 
 def test_two_rules_for_one_operator_are_an_error():

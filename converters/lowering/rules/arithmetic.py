@@ -27,6 +27,8 @@ def _clip(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 
 def _chain(kind: str) -> Rule:
+    """An operator of any number of inputs as operators of two."""
+
     def rule(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
         if kind == node.op_type and len(node.inputs) == 2:
             return None
@@ -123,7 +125,7 @@ def _is_nan(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 def _is_inf(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     flags = node.attributes
     if not flags.get_int("detect_negative", 1) or not flags.get_int("detect_positive", 1):
-        raise UnsupportedError("one sign alone")
+        raise UnsupportedError("it detects infinities of only one sign")
     return [builder.op("Equal", builder.op("Abs", first_input(node)), builder.constant(np.inf))]
 
 

@@ -23,11 +23,13 @@ def _batch_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     if factors is None or len(node.outputs) != 1:
         raise UnsupportedError("its parameters are not constant")
     shape = [-1] + [1] * (rank_of(node.inputs[0]) - 2)
-    scale, shift = (builder.constant(array.reshape(shape)) for array in factors)
-    return [builder.op("Add", builder.op("Mul", first_input(node), scale), shift)]
+    scale, shift = (array.reshape(shape) for array in factors)
+    scaled = builder.op("Mul", first_input(node), builder.constant(scale))
+    return [builder.op("Add", scaled, builder.constant(shift))]
 
 
 def _normalised(builder: NodeBuilder, x: ir.Value, axes: ir.Value, epsilon: float) -> ir.Value:
+    """A value with mean 0 and variance 1 along axes."""
     centred = builder.op("Sub", x, builder.op("ReduceMean", x, axes, keepdims=1))
     variance = builder.op("ReduceMean", builder.op("Mul", centred, centred), axes, keepdims=1)
     spread = builder.op("Sqrt", builder.op("Add", variance, builder.constant(epsilon)))
@@ -46,11 +48,8 @@ def _layer_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 
 def _instance_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    rank, scale, bias = (
-        rank_of(node.inputs[0]),
-        constant_array(node.inputs[1]),
-        constant_array(node.inputs[2]),
-    )
+    rank = rank_of(node.inputs[0])
+    scale, bias = (constant_array(value) for value in node.inputs[1:3])
     if scale is None or bias is None:
         raise UnsupportedError("its parameters are not constant")
     axes = builder.ints(*range(2, rank))
@@ -61,34 +60,28 @@ def _instance_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 
 def _group_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    x, scale, bias = (
-        first_input(node),
-        constant_array(node.inputs[1]),
-        constant_array(node.inputs[2]),
-    )
-    groups, sizes = node.attributes.get_int("num_groups", 1), shape_of(first_input(node))
-    if scale is None or bias is None or any(isinstance(size, str) for size in sizes[1:]):
-        raise UnsupportedError("a free size, or weights that are not constant")
+    scale, bias = (constant_array(value) for value in node.inputs[1:3])
+    groups, sizes = node.attributes.get_int("num_groups", 1), shape_of(node.inputs[0])
+    if scale is None or bias is None:
+        raise UnsupportedError("its parameters are not constant")
+    if any(isinstance(size, str) for size in sizes[1:]):
+        raise UnsupportedError("a size beside the batch is free")
     rest = [int(size) for size in sizes[1:]]
-    parts = builder.op("Reshape", x, builder.ints(-1, groups, math.prod(rest) // groups))
-    last = builder.ints(2)
-    centred = builder.op("Sub", parts, builder.op("ReduceMean", parts, last, keepdims=1))
-    squares = builder.op("ReduceMean", builder.op("Mul", centred, centred), last, keepdims=1)
-    epsilon = builder.constant(node.attributes.get_float("epsilon", 1e-5))
-    normed = builder.op("Div", centred, builder.op("Sqrt", builder.op("Add", squares, epsilon)))
-    out = builder.op("Reshape", normed, builder.ints(-1, *rest))
-    each = (-1, *[1] * (len(rest) - 1))
-    scaled = builder.op("Mul", out, builder.constant(scale.reshape(each)))
-    return [builder.op("Add", scaled, builder.constant(bias.reshape(each)))]
+    target = builder.ints(-1, groups, math.prod(rest) // groups)
+    x = builder.op("Reshape", first_input(node), target)
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    x = _normalised(builder, x, builder.ints(2), epsilon)
+    x = builder.op("Reshape", x, builder.ints(-1, *rest))
+    shape = [-1] + [1] * (len(rest) - 1)
+    x = builder.op("Mul", x, builder.constant(scale.reshape(shape)))
+    return [builder.op("Add", x, builder.constant(bias.reshape(shape)))]
 
 
 def _log_softmax(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    axis = builder.ints(node.attributes.get_int("axis", -1))
-    lower = builder.op(
-        "Sub", first_input(node), builder.op("ReduceMax", first_input(node), axis, keepdims=1)
-    )
-    total = builder.op("ReduceSum", builder.op("Exp", lower), axis, keepdims=1)
-    return [builder.op("Sub", lower, builder.op("Log", total))]
+    x, axis = first_input(node), builder.ints(node.attributes.get_int("axis", -1))
+    shifted = builder.op("Sub", x, builder.op("ReduceMax", x, axis, keepdims=1))
+    total = builder.op("ReduceSum", builder.op("Exp", shifted), axis, keepdims=1)
+    return [builder.op("Sub", shifted, builder.op("Log", total))]
 
 
 RULES: dict[str, Rule] = {

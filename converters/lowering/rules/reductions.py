@@ -16,11 +16,13 @@ from ondevice.errors import UnsupportedError
 
 
 def _axes(node: ir.Node) -> list[int]:
+    """The axes of a reduction, in order: of its second input, of its attribute, or all."""
     rank = rank_of(node.inputs[0])
-    given = optional_input(node, 1)
-    axes = list(node.attributes.get_ints("axes", [])) if given is None else required_integers(given)
+    axes = list(node.attributes.get_ints("axes", []))
+    if (given_axes := optional_input(node, 1)) is not None:
+        axes = required_integers(given_axes)
     if not axes and node.attributes.get_int("noop_with_empty_axes", 0) != 0:
-        raise UnsupportedError("no axes")
+        raise UnsupportedError("it has no axes, and noop_with_empty_axes")
     return sorted({axis % rank for axis in axes}) or list(range(rank))
 
 
@@ -40,15 +42,15 @@ def _reduced(builder: NodeBuilder, kind: str, x: ir.Value, node: ir.Node) -> ir.
 
 def _reduce(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     axes = _axes(node)
-    if (
-        axes == list(range(axes[0], axes[-1] + 1))
-        and constant_array(optional_input(node, 1)) is not None
-    ):
+    are_neighbours = axes == list(range(axes[0], axes[-1] + 1))
+    if are_neighbours and constant_array(optional_input(node, 1)) is not None:
         return None
     return [_reduced(builder, node.op_type, first_input(node), node)]
 
 
 def _sum_between(before: str | None, after: str | None) -> Rule:
+    """A sum of elements after one operator ("Square" is a product), and another one of the sum."""
+
     def rule(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
         x = first_input(node)
         if before == "Square":
@@ -62,14 +64,10 @@ def _sum_between(before: str | None, after: str | None) -> Rule:
 
 
 def _log_sum_exp(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    axes = builder.ints(*_axes(node))
-    largest = builder.op("ReduceMax", first_input(node), axes, keepdims=1)
-    total = builder.op(
-        "ReduceSum",
-        builder.op("Exp", builder.op("Sub", first_input(node), largest)),
-        axes,
-        keepdims=1,
-    )
+    x, axes = first_input(node), builder.ints(*_axes(node))
+    largest = builder.op("ReduceMax", x, axes, keepdims=1)
+    powers = builder.op("Exp", builder.op("Sub", x, largest))
+    total = builder.op("ReduceSum", powers, axes, keepdims=1)
     out = builder.op("Add", builder.op("Log", total), largest)
     return [out if node.attributes.get_int("keepdims", 1) else builder.op("Squeeze", out, axes)]
 

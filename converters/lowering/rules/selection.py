@@ -23,24 +23,26 @@ from ondevice.converters.lowering.transposes import (
 )
 from ondevice.errors import UnsupportedError
 
+# Operators that only convert, move or repeat the elements of their input.
+_REPEATING = {"Cast", "Expand", "ExpandRows", "Identity", "Reshape", "Unsqueeze"}
+
 
 def _slice(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     return fold_integers(builder, node) or _reversed_slice(builder, node)
 
 
 def _reversed_slice(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    """A slice with a negative step, as a selection."""
+    """A slice with a negative step, as a selection.
+
+    Raises:
+        UnsupportedError: bounds that are not constant, or the size along a negative step is free.
+    """
     starts, stops = required_integers(node.inputs[1]), required_integers(node.inputs[2])
-    axes = (
-        required_integers(node.inputs[3])
-        if optional_input(node, 3) is not None
-        else list(range(len(starts)))
-    )
-    steps = (
-        required_integers(node.inputs[4])
-        if optional_input(node, 4) is not None
-        else [1] * len(starts)
-    )
+    axes, steps = list(range(len(starts))), [1] * len(starts)
+    if (given_axes := optional_input(node, 3)) is not None:
+        axes = required_integers(given_axes)
+    if (given_steps := optional_input(node, 4)) is not None:
+        steps = required_integers(given_steps)
     if all(step > 0 for step in steps):
         return None
     x, sizes = first_input(node), shape_of(first_input(node))
@@ -50,10 +52,10 @@ def _reversed_slice(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
             x = builder.slice(x, axis, start, stop, step)
             continue
         if isinstance(size, str):
-            raise UnsupportedError("a free size")
-        last = None if stop < -size else stop
-        chosen = np.arange(size)[start:last:step]
-        x = builder.op("Gather", x, builder.constant(chosen, np.int64), axis=axis % len(sizes))
+            raise UnsupportedError("a negative step along a free size")
+        end = None if stop < -size else stop
+        places = builder.constant(np.arange(size)[start:end:step], np.int64)
+        x = builder.op("Gather", x, places, axis=axis % len(sizes))
     return [x]
 
 
@@ -64,34 +66,29 @@ def _gather(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     places = constant_integers(node.inputs[1])
     if node.op_type == "GatherND" and places is None:
         return _gather_of_rows(builder, node)
-    before = transposed_source(node)
-    if before is None or places is None:
+    transposed = transposed_source(node)
+    if transposed is None or places is None:
         return None
-    x, perm = before
+    x, perm = transposed
+    axis = node.attributes.get_int("axis", 0)
     if node.op_type == "GatherND":
         if node.attributes.get_int("batch_dims", 0) or places.shape[-1] != 1:
             return None
         places, axis = places[..., 0], 0
-    else:
-        axis = node.attributes.get_int("axis", 0)
     if places.ndim != 1:
         return None
-    chosen = builder.op("Gather", x, builder.constant(places, np.int64), axis=perm[axis])
-    return [builder.op("Transpose", chosen, perm=perm)]
+    selected = builder.op("Gather", x, builder.constant(places, np.int64), axis=perm[axis])
+    return [builder.op("Transpose", selected, perm=perm)]
 
 
 def _gather_of_rows(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     """x[torch.arange(rows), places]: every row selects from itself."""
     joined = None if node.inputs[1] is None else node.inputs[1].producer()
-    if (
-        joined is None
-        or joined.op_type != "Concat"
-        or node.attributes.get_int("batch_dims", 0) != 0
-    ):
+    if joined is None or joined.op_type != "Concat" or node.attributes.get_int("batch_dims", 0):
         return None
     axis, rank = joined.attributes.get_int("axis", 0), rank_of(node.inputs[1])
-    numbers_of_rows, *rest = joined.inputs
-    if axis % rank != rank - 1 or not _is_row_number(numbers_of_rows):
+    row_numbers, *rest = joined.inputs
+    if axis % rank != rank - 1 or not _is_row_number(row_numbers):
         return None
     places = rest[0] if len(rest) == 1 else builder.op("Concat", *rest, axis=-1)
     return [builder.op("GatherND", first_input(node), places, batch_dims=1)]
@@ -100,13 +97,7 @@ def _gather_of_rows(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 def _is_row_number(value: ir.Value | None) -> bool:
     """Whether a value holds 0, 1, 2, ... for the rows of the request, along its first axis."""
     node = None if value is None else value.producer()
-    while node is not None and node.op_type in (
-        "Cast",
-        "Expand",
-        "Identity",
-        "Reshape",
-        "Unsqueeze",
-    ):
+    while node is not None and node.op_type in _REPEATING:
         source = node.inputs[0]
         node = None if source is None else source.producer()
     if node is None or node.op_type != "Range":
@@ -117,44 +108,52 @@ def _is_row_number(value: ir.Value | None) -> bool:
 
 
 def _scatter_nd(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    """x[:, 2:] = y, which comes as transpose, ScatterND of known places, transpose back."""
+    """x[:, 2:] = y, which comes as transpose, ScatterND of known places, transpose back.
+
+    Raises:
+        UnsupportedError: places that are not known, or along several axes, or rows; a reduction.
+    """
     places, updates = constant_integers(node.inputs[1]), node.inputs[2]
     if places is None or places.ndim != 2 or places.shape[1] != 1 or updates is None:
-        raise UnsupportedError("only known places along one axis")
+        raise UnsupportedError("it can only write known places along one axis")
     if node.attributes.get_string("reduction", "none") != "none":
-        raise UnsupportedError("a reduction")
-    before = transposed_source(node)
-    x, perm = (
-        before if before is not None else (first_input(node), list(range(rank_of(node.inputs[0]))))
-    )
+        raise UnsupportedError("it has a reduction")
+    transposed = transposed_source(node)
+    x, perm = first_input(node), list(range(rank_of(node.inputs[0])))
+    if transposed is not None:
+        x, perm = transposed
     size, axis = shape_of(node.inputs[0])[0], perm[0]
     if isinstance(size, str):
-        raise UnsupportedError("it writes rows")
-    moved = updates.producer()
-    back = [perm.index(i) for i in range(len(perm))]
-    if moved is not None and moved.op_type == "Transpose" and permutation(moved) == perm:
-        fresh = first_input(moved)
-    else:
-        fresh = builder.op("Transpose", updates, perm=back) if back != perm or axis else updates
-    source: list[int | None] = [None] * size
-    for number, place in enumerate(places[:, 0].tolist()):
-        source[place % size] = number
+        raise UnsupportedError("it writes rows of the request")
+    earlier = updates.producer()
+    inverse = [perm.index(i) for i in range(len(perm))]
+    if earlier is not None and earlier.op_type == "Transpose" and permutation(earlier) == perm:
+        updates = first_input(earlier)
+    elif inverse != perm or axis:
+        updates = builder.op("Transpose", updates, perm=inverse)
+    joined = _overwritten(builder, x, updates, axis, [int(i) % size for i in places[:, 0]], size)
+    return [joined if transposed is None else builder.op("Transpose", joined, perm=perm)]
+
+
+def _overwritten(
+    builder: NodeBuilder, x: ir.Value, updates: ir.Value, axis: int, places: list[int], size: int
+) -> ir.Value:
+    """A value of `size` elements along an axis, with updates at their places."""
+    update_at: list[int | None] = [None] * size
+    for number, place in enumerate(places):
+        update_at[place] = number
     parts: list[ir.Value] = []
     start = 0
     while start < size:  # runs of elements that stay, and of neighbours among the updates
-        first, stop = source[start], start + 1
-        while stop < size and source[stop] == (None if first is None else first + stop - start):
+        first, stop = update_at[start], start + 1
+        while stop < size and update_at[stop] == (None if first is None else first + stop - start):
             stop += 1
         if first is None:
             parts.append(builder.slice(x, axis, start, stop))
         else:
-            parts.append(builder.slice(fresh, axis, first, first + stop - start))
+            parts.append(builder.slice(updates, axis, first, first + stop - start))
         start = stop
-    joined = parts[0] if len(parts) == 1 else builder.op("Concat", *parts, axis=axis)
-    return [joined if before is None else builder.op("Transpose", joined, perm=perm)]
-
-
-_REPEATING = {"Cast", "Expand", "ExpandRows", "Identity", "Reshape", "Unsqueeze"}
+    return parts[0] if len(parts) == 1 else builder.op("Concat", *parts, axis=axis)
 
 
 def _scatter_elements(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
@@ -164,9 +163,9 @@ def _scatter_elements(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     axis = node.attributes.get_int("axis", 0) % rank
     place, size = _same_place(node.inputs[1]), shape_of(x)[axis]
     if place is None or isinstance(size, str) or shape_of(updates)[axis] != 1 or axis == 0:
-        raise UnsupportedError("places that depend on the request, or several")
+        raise UnsupportedError("it writes places that depend on the request, several, or rows")
     if node.attributes.get_string("reduction", "none") != "none" or updates is None:
-        raise UnsupportedError("a reduction")
+        raise UnsupportedError("it has a reduction")
     place %= size
     parts = [builder.slice(x, axis, 0, place)] if place else []
     parts.append(updates)
@@ -176,7 +175,7 @@ def _scatter_elements(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 
 def _same_place(value: ir.Value | None) -> int | None:
-    """The one number in a value that repeats it."""
+    """The single number in a value that repeats it; None where there are others."""
     node = None if value is None else value.producer()
     while constant_array(value) is None and node is not None and node.op_type in _REPEATING:
         value = node.inputs[0]

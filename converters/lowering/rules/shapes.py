@@ -32,41 +32,39 @@ from ondevice.errors import UnsupportedError
 
 
 def fold_integers(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    """Shape arithmetic whose result is known now."""
+    """Shape arithmetic whose result is known at conversion."""
     output = node.outputs[0]
     if output.dtype not in (ir.DataType.INT64, ir.DataType.BOOL):
         return None
-    found = numbers(output)
-    if found is None or any(isinstance(item, str) for item in found.reshape(-1)):
+    values = numbers(output)
+    if values is None or any(isinstance(value, str) for value in values.reshape(-1)):
         return None
-    return [builder.constant(found.astype(output.dtype.numpy()), output.dtype.numpy())]
+    return [builder.constant(values.astype(output.dtype.numpy()), output.dtype.numpy())]
 
 
 def _reshape(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    """A target that is constant, with 0 for free sizes that stay and -1 for one that does not."""
     if folded := fold_integers(builder, node):
         return folded
-    sizes = integers(node.inputs[1])
-    if sizes is None:  # a product of free sizes
-        sizes = shape_of(node.outputs[0])
-    own = shape_of(node.inputs[0])
-    steps_first = len(own) > 1 and isinstance(own[0], int) and isinstance(own[1], str)
-    if steps_first and sizes[:2] == own[:2]:
+    target = integers(node.inputs[1])
+    if target is None:  # a product of free sizes
+        target = shape_of(node.outputs[0])
+    sizes = shape_of(node.inputs[0])
+    steps_first = len(sizes) > 1 and isinstance(sizes[0], int) and isinstance(sizes[1], str)
+    if steps_first and target[:2] == sizes[:2]:
         # recurrent layers have their steps first: reshape with the rows in front
-        rest = [int(size) for size in (own[0], *sizes[2:])]
-        x = builder.op(
-            "Reshape", swap_leading_axes(builder, node.inputs[0]), builder.ints(-1, *rest)
-        )
-        return [builder.op("Transpose", x, perm=[1, 0, *range(2, len(sizes))])]
-    if all(isinstance(size, int) for size in sizes) and constant_array(node.inputs[1]) is not None:
+        rest = [int(size) for size in (sizes[0], *target[2:])]
+        rows_first = swap_leading_axes(builder, node.inputs[0])
+        x = builder.op("Reshape", rows_first, builder.ints(-1, *rest))
+        return [builder.op("Transpose", x, perm=[1, 0, *range(2, len(target))])]
+    is_known = all(isinstance(size, int) for size in target)
+    if is_known and constant_array(node.inputs[1]) is not None:
         return None
-    if all(s == -1 or (i < len(own) and own[i] == s) for i, s in _free(sizes)):
-        # free sizes that stay where they are
-        return [
-            builder.op(
-                "Reshape", first_input(node), builder.ints(*(_zero_if_free(s) for s in sizes))
-            )
-        ]
-    return [builder.op("Reshape", first_input(node), reshape_target(builder, sizes))]
+    if all(s == -1 or (i < len(sizes) and sizes[i] == s) for i, s in _free(target)):
+        # free sizes that stay in their places
+        constant = builder.ints(*(_zero_if_free(size) for size in target))
+        return [builder.op("Reshape", first_input(node), constant)]
+    return [builder.op("Reshape", first_input(node), reshape_target(builder, target))]
 
 
 def _free(sizes: Sequence[Size]) -> list[tuple[int, Size]]:
@@ -84,37 +82,52 @@ def _expand(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     return [_expand_to(builder, first_input(node), sizes)]
 
 
-def _expand_to(builder: NodeBuilder, x: ir.Value, sizes: Sequence[Size]) -> ir.Value:
-    own = shape_of(x)
-    rank = max(len(own), len(sizes))
-    one: Size = 1
-    own = [one] * (rank - len(own)) + own
-    wanted = [one] * (rank - len(sizes)) + list(sizes)
-    if any(isinstance(size, str) for size in wanted[1:]) or (
-        isinstance(wanted[0], str) and not is_batch(builder, wanted[0])
+def _expand_to(builder: NodeBuilder, x: ir.Value, target: Sequence[Size]) -> ir.Value:
+    """A value repeated along axes of size 1; the rows of the request by ExpandRows.
+
+    Args:
+        builder: the nodes that replace the node at hand.
+        x: the value.
+        target: the sizes to broadcast with, as ONNX's Expand has them.
+
+    Raises:
+        UnsupportedError: a free size that no input has.
+    """
+    sizes = shape_of(x)
+    rank, x_rank = max(len(sizes), len(target)), len(sizes)
+    unit: Size = 1
+    sizes = [unit] * (rank - x_rank) + sizes
+    target = [unit] * (rank - len(target)) + list(target)
+    if any(isinstance(size, str) for size in target[1:]) or (
+        isinstance(target[0], str) and not is_batch(builder, target[0])
     ):
-        if all(w in (1, o) for w, o in zip(wanted, own, strict=True)):
-            return (
-                x
-                if len(own) == rank_of(x)
-                else builder.op("Reshape", x, reshape_target(builder, own))
-            )
-        return builder.op("Expand", x, sizes_at_run_time(builder, wanted))
-    target = [1 if isinstance(size, str) else size for size in wanted]
-    fresh_rows = own[0] == 1 and is_batch(builder, wanted[0])
-    if not fresh_rows and all(w in (1, o) for w, o in zip(target, own, strict=True)):
-        return x if len(own) == rank_of(x) else builder.op("Reshape", x, builder.ints(0))
-    if fresh_rows and rank_of(x) == 0:
+        if not _repeats(target, sizes):
+            return x if rank == x_rank else builder.op("Reshape", x, reshape_target(builder, sizes))
+        return builder.op("Expand", x, sizes_at_run_time(builder, target))
+    known = [1 if isinstance(size, str) else size for size in target]
+    adds_rows = sizes[0] == 1 and is_batch(builder, target[0])
+    if not adds_rows and not _repeats(known, sizes):
+        return x if rank == x_rank else builder.op("Reshape", x, builder.ints(0))
+    if adds_rows and x_rank == 0:
         x = builder.op("Reshape", x, builder.ints(*[1] * rank))
-    elif fresh_rows and rank_of(x) < rank:
-        x = builder.op("Unsqueeze", x, builder.ints(*range(rank - rank_of(x))))
-    if any(w not in (1, o) for w, o in zip(target, own, strict=True)):
-        x = builder.op("Expand", x, builder.ints(*target))
-    return builder.op("ExpandRows", x, request_rows(builder)) if fresh_rows else x
+    elif adds_rows and x_rank < rank:
+        x = builder.op("Unsqueeze", x, builder.ints(*range(rank - x_rank)))
+    if _repeats(known, sizes):
+        x = builder.op("Expand", x, builder.ints(*known))
+    return builder.op("ExpandRows", x, request_rows(builder)) if adds_rows else x
+
+
+def _repeats(target: Sequence[Size], sizes: Sequence[Size]) -> bool:
+    """Whether sizes grow when they are expanded to a target of the same length."""
+    return any(new not in (1, old) for new, old in zip(target, sizes, strict=True))
 
 
 def _range(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    """0, 1, 2, ... up to a free size, as a running sum of ones."""
+    """0, 1, 2, ... up to a free size, as a running sum of ones.
+
+    Raises:
+        UnsupportedError: other bounds, or the numbers of the request's rows.
+    """
     if folded := fold_integers(builder, node):
         return folded
     bounds = [integers(value) for value in node.inputs]
@@ -125,18 +138,19 @@ def _range(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     if stop is None or not isinstance(stop[0], str) or start is None or step is None:
         raise UnsupportedError("its bounds are not constant")
     if np.any(np.asarray(start) != 0) or np.any(np.asarray(step) != 1):
-        raise UnsupportedError("only 0, 1, 2, ... up to a free size")
+        raise UnsupportedError("with a free size only 0, 1, 2, ... is possible")
     if is_batch(builder, stop[0]):
-        raise UnsupportedError("the rows' numbers, other than to select from each row")
+        raise UnsupportedError("the numbers of the rows can only be used to select from each row")
     ones = builder.op("Expand", builder.ints(1), sizes_at_run_time(builder, stop))
-    found = builder.op("CumSum", ones, builder.constant(0, np.int64), exclusive=1)
+    counts = builder.op("CumSum", ones, builder.constant(0, np.int64), exclusive=1)
     dtype = node.outputs[0].dtype
     return [
-        found if dtype in (ir.DataType.INT64, None) else builder.op("Cast", found, to=int(dtype))
+        counts if dtype in (ir.DataType.INT64, None) else builder.op("Cast", counts, to=int(dtype))
     ]
 
 
 def _uncast(value: ir.Value | None) -> ir.Value | None:
+    """What a value was before any Cast."""
     node = None if value is None else value.producer()
     while node is not None and node.op_type == "Cast" and not node.domain:
         value = node.inputs[0]
@@ -159,46 +173,44 @@ def _tile(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     x, repeats, sizes = first_input(node), integers(node.inputs[1]), shape_of(node.inputs[0])
     if repeats is None:
         raise UnsupportedError("its repeats are not constant")
-    once_a_row = sizes[0] == 1 and is_batch(builder, repeats[0])
-    if once_a_row:
+    per_row = sizes[0] == 1 and is_batch(builder, repeats[0])
+    if per_row:
         repeats = [1, *repeats[1:]]
     if any(isinstance(times, str) for times in repeats) or (
         isinstance(sizes[0], str) and repeats[0] != 1
     ):
-        raise UnsupportedError("it repeats rows")
+        raise UnsupportedError("it repeats rows of the request")
     for axis, times in enumerate(repeats):
         if times != 1:
             x = builder.op("Concat", *[x] * int(times), axis=axis)
-    return [builder.op("ExpandRows", x, request_rows(builder)) if once_a_row else x]
+    return [builder.op("ExpandRows", x, request_rows(builder)) if per_row else x]
 
 
 def _split(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    axis = node.attributes.get_int("axis", 0)
-    sizes = shape_of(node.inputs[0])
-    whole = sizes[axis]
-    if isinstance(whole, str):
-        raise UnsupportedError("it splits rows")
-    given = optional_input(node, 1)
+    """One slice for every output; without sizes they are the same, the last one the rest."""
+    x, rank = first_input(node), rank_of(node.inputs[0])
+    axis = node.attributes.get_int("axis", 0) % rank
+    size = shape_of(x)[axis]
+    if isinstance(size, str):
+        raise UnsupportedError("it splits the rows of the request")
     count = len(node.outputs)
-    part = -(-whole // count)
-    parts = (
-        required_integers(given)
-        if given is not None
-        else [part] * (count - 1) + [whole - part * (count - 1)]
-    )
+    part = -(-size // count)
+    parts = [part] * (count - 1) + [size - part * (count - 1)]
+    if (part_sizes := optional_input(node, 1)) is not None:
+        parts = required_integers(part_sizes)
     outputs, start = [], 0
-    for size in parts:
-        outputs.append(builder.slice(first_input(node), axis % len(sizes), start, start + size))
-        start += size
+    for part in parts:
+        outputs.append(builder.slice(x, axis, start, start + part))
+        start += part
     return outputs
 
 
 def _transpose(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     """Two transposes in a row are one, or none."""
-    before = transposed_source(node)
-    if before is None:
+    earlier = transposed_source(node)
+    if earlier is None:
         return None
-    x, first = before
+    x, first = earlier
     perm = [first[i] for i in node.attributes.get_ints("perm", range(len(first))[::-1])]
     return [x if perm == list(range(len(perm))) else builder.op("Transpose", x, perm=perm)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ondevice.converters.lowering.rule_tables import joined
 from ondevice.converters.lowering.rules import (
     arithmetic,
+    convolution,
     normalisation,
     products,
     recurrent,
@@ -17,6 +18,7 @@ from ondevice.converters.lowering.rules import (
 
 RULES = joined(
     arithmetic.RULES,
+    convolution.RULES,
     normalisation.RULES,
     products.RULES,
     recurrent.RULES,

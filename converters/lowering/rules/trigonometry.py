@@ -50,9 +50,9 @@ def _arc_tangent(builder: NodeBuilder, x: ir.Value) -> ir.Value:
     halved = _odd(builder, builder.op("Div", inside, builder.op("Add", root, one)), _ARC)
     angle = builder.op("Add", halved, halved)
     turned = builder.op("Sub", builder.constant(math.pi / 2), angle)
-    found = builder.op("Where", beyond, turned, angle)
+    magnitude = builder.op("Where", beyond, turned, angle)
     negative = builder.op("Less", x, builder.constant(0))
-    return builder.op("Where", negative, builder.op("Neg", found), found)
+    return builder.op("Where", negative, builder.op("Neg", magnitude), magnitude)
 
 
 def _arc_sine(builder: NodeBuilder, x: ir.Value) -> ir.Value:

@@ -38,13 +38,13 @@ def sizes_at_run_time(builder: NodeBuilder, sizes: Sequence[Size]) -> ir.Value:
 
 def _size(builder: NodeBuilder, name: str) -> ir.Value:
     """A free size, int64 [1]; also a product such as "2*batch"."""
-    found: ir.Value | None = None
+    product: ir.Value | None = None
     for factor in name.split("*"):
         part = builder.ints(int(factor)) if factor.isdigit() else _axis_size(builder, factor)
-        found = part if found is None else builder.op("Mul", found, part)
-    if found is None:
-        raise UnsupportedError("a size without a name")
-    return found
+        product = part if product is None else builder.op("Mul", product, part)
+    if product is None:
+        raise UnsupportedError("a free size has no name")
+    return product
 
 
 def _axis_size(builder: NodeBuilder, name: str) -> ir.Value:
@@ -52,7 +52,7 @@ def _axis_size(builder: NodeBuilder, name: str) -> ir.Value:
         for axis, size in enumerate(value.shape or ()):
             if not isinstance(size, int) and str(size) == name:
                 return builder.op("Shape", value, start=axis, end=axis + 1)
-    raise UnsupportedError(f"the size {name}, which no input has")
+    raise UnsupportedError(f"it has the free size {name}, which no input has")
 
 
 def request_rows(builder: NodeBuilder) -> ir.Value:

@@ -9,7 +9,7 @@ import onnx_ir.passes.common as passes
 
 from ondevice.converters.graph import PackedModel
 from ondevice.converters.lowering.batch_first.rewrite import batch_first
-from ondevice.converters.lowering.builder import NodeBuilder
+from ondevice.converters.lowering.builder import NodeBuilder, Outputs
 from ondevice.converters.lowering.rules.table import RULES
 from ondevice.converters.lowering.unsupported import REASON
 from ondevice.errors import UnsupportedError
@@ -18,7 +18,7 @@ from ondevice.errors import UnsupportedError
 def lowered(packed: PackedModel) -> PackedModel:
     """A model of the operators in docs/operators.md; the given one is not changed.
 
-    Shape arithmetic is computed here, with the batch as a symbol, and leaves the graph.
+    Shape arithmetic is computed at conversion, with the batch as a symbol, and leaves the graph.
     """
     model = packed.model.clone()
     nodes = {node.name: node for node in model.graph}
@@ -38,22 +38,24 @@ def lowered(packed: PackedModel) -> PackedModel:
         except UnsupportedError as error:
             node.metadata_props[REASON] = str(error)
             continue  # the node stays, and the target names it
-        if outputs is None:
-            continue
-        outputs = [
-            # a value of its own: the replaced one's name must not move to an existing value
-            value
-            if value is None or value.producer() in builder.nodes
-            else builder.op("Identity", value)
-            for value in outputs
-        ]
-        pairs = [
-            (old, new) for old, new in zip(node.outputs, outputs, strict=True) if new is not None
-        ]
-        for old, new in pairs:
-            new.shape, new.type = old.shape, old.type
-        ir.convenience.replace_nodes_and_values(
-            graph, node, [node], builder.nodes, [a for a, _ in pairs], [b for _, b in pairs]
-        )
+        if outputs is not None:
+            _replace(graph, node, builder, outputs)
     passes.RemoveUnusedNodesPass()(model)
     return PackedModel(model, lookups, packed.tables)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, builder: NodeBuilder, outputs: Outputs) -> None:
+    """Put the built nodes in the place of one node; its readers read `outputs`."""
+    old_values, new_values = [], []
+    for old, new in zip(node.outputs, outputs, strict=True):
+        if new is None:
+            continue
+        if new.producer() not in builder.nodes:
+            # the name of the replaced value must not move to an existing one
+            new = builder.op("Identity", new)
+        new.shape, new.type = old.shape, old.type
+        old_values.append(old)
+        new_values.append(new)
+    ir.convenience.replace_nodes_and_values(
+        graph, node, [node], builder.nodes, old_values, new_values
+    )

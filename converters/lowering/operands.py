@@ -52,10 +52,10 @@ def constant_array(value: ir.Value | None) -> Array | None:
 
 def constant_integers(value: ir.Value | None) -> Array | None:
     """Constant integers, also where shape arithmetic makes them."""
-    found = numbers(value)
-    if found is None or any(isinstance(item, str) for item in found.reshape(-1)):
+    values = numbers(value)
+    if values is None or any(isinstance(item, str) for item in values.reshape(-1)):
         return None
-    return found.astype(np.int64)
+    return values.astype(np.int64)
 
 
 def required_integers(value: ir.Value | None) -> list[int]:

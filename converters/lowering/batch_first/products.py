@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import compress
 
@@ -20,7 +20,7 @@ from ondevice.converters.lowering.batch_first.layout import (
 )
 from ondevice.converters.lowering.batch_first.regroup import with_common_axes
 from ondevice.converters.lowering.einsum import einsum_terms
-from ondevice.converters.lowering.operands import constant_array, optional_input
+from ondevice.converters.lowering.operands import constant_array, optional_input, rank_of
 from ondevice.converters.lowering.symbolic_shapes import Size
 from ondevice.errors import UnsupportedError
 
@@ -138,11 +138,8 @@ def _einsum(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
 
 def _equation(node: ir.Node) -> tuple[list[str], str]:
     """The letters of the operands and of the result of an Einsum."""
-    shapes: Sequence[ir.Shape | None] = [value and value.shape for value in node.inputs]
-    ranks = [len(shape) for shape in shapes if shape is not None]
-    if len(ranks) != len(node.inputs):
-        raise LayoutError
     try:
+        ranks = [rank_of(value) for value in node.inputs]
         return einsum_terms(node.attributes.get_string("equation") or "", ranks)
     except UnsupportedError as error:
         raise LayoutError from error

@@ -60,16 +60,13 @@ def _gelu(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     x = first_input(node)
     half = builder.op("Mul", x, builder.constant(0.5))
     if node.attributes.get_string("approximate", "none") == "tanh":
-        cubic = builder.op(
-            "Mul", builder.op("Mul", builder.op("Mul", x, x), x), builder.constant(0.044715)
-        )
-        inner = builder.op(
-            "Mul", builder.op("Add", x, cubic), builder.constant(math.sqrt(2 / math.pi))
-        )
-        bent = builder.op("Tanh", inner)
+        cube = builder.op("Mul", builder.op("Mul", x, x), x)
+        total = builder.op("Add", x, builder.op("Mul", cube, builder.constant(0.044715)))
+        scaled = builder.op("Mul", total, builder.constant(math.sqrt(2 / math.pi)))
+        curve = builder.op("Tanh", scaled)
     else:
-        bent = builder.op("Erf", builder.op("Mul", x, builder.constant(math.sqrt(0.5))))
-    return [builder.op("Mul", half, builder.op("Add", bent, builder.constant(1)))]
+        curve = builder.op("Erf", builder.op("Mul", x, builder.constant(math.sqrt(0.5))))
+    return [builder.op("Mul", half, builder.op("Add", curve, builder.constant(1)))]
 
 
 def _hard_sigmoid(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
@@ -85,17 +82,14 @@ def _hard_sigmoid(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 def _selu(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     alpha = node.attributes.get_float("alpha", 1.67326319)
     gamma = node.attributes.get_float("gamma", 1.05070102)
-    return [
-        builder.op(
-            "Mul", builder.op("Elu", first_input(node), alpha=alpha), builder.constant(gamma)
-        )
-    ]
+    curve = builder.op("Elu", first_input(node), alpha=alpha)
+    return [builder.op("Mul", curve, builder.constant(gamma))]
 
 
 def _celu(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     alpha = node.attributes.get_float("alpha", 1.0)
-    bent = builder.op("Elu", builder.op("Div", first_input(node), builder.constant(alpha)))
-    return [builder.op("Mul", bent, builder.constant(alpha))]
+    curve = builder.op("Elu", builder.op("Div", first_input(node), builder.constant(alpha)))
+    return [builder.op("Mul", curve, builder.constant(alpha))]
 
 
 def _swish(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
@@ -106,16 +100,13 @@ def _swish(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 
 def _mish(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    return [
-        builder.op(
-            "Mul", first_input(node), builder.op("Tanh", builder.op("Softplus", first_input(node)))
-        )
-    ]
+    gate = builder.op("Tanh", builder.op("Softplus", first_input(node)))
+    return [builder.op("Mul", first_input(node), gate)]
 
 
 def _softsign(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    size = builder.op("Add", builder.op("Abs", first_input(node)), builder.constant(1))
-    return [builder.op("Div", first_input(node), size)]
+    divisor = builder.op("Add", builder.op("Abs", first_input(node)), builder.constant(1))
+    return [builder.op("Div", first_input(node), divisor)]
 
 
 def _is_nan(builder: NodeBuilder, node: ir.Node) -> Outputs | None:

@@ -42,12 +42,8 @@ def _gemm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     """A product with a computed matrix; one with a constant matrix and bias stays as it is."""
     flags = node.attributes
     c = optional_input(node, 2)
-    is_constant = c is None or constant_array(c) is not None
-    if (
-        constant_array(node.inputs[1]) is not None
-        and is_constant
-        and not flags.get_int("transA", 0)
-    ):
+    is_dense = constant_array(node.inputs[1]) is not None and not flags.get_int("transA", 0)
+    if is_dense and (c is None or constant_array(c) is not None):
         return None
     a, b = node.inputs[:2]
     a = builder.op("Transpose", a, perm=[1, 0]) if flags.get_int("transA", 0) else a

@@ -84,7 +84,8 @@ def _gather(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 def _gather_of_rows(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     """x[torch.arange(rows), places]: every row selects from itself."""
     joined = None if node.inputs[1] is None else node.inputs[1].producer()
-    if joined is None or joined.op_type != "Concat" or node.attributes.get_int("batch_dims", 0):
+    batch_dims = node.attributes.get_int("batch_dims", 0)
+    if joined is None or joined.op_type != "Concat" or batch_dims != 0:
         return None
     axis, rank = joined.attributes.get_int("axis", 0), rank_of(node.inputs[1])
     row_numbers, *rest = joined.inputs

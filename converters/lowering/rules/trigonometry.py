@@ -42,25 +42,27 @@ def _sine(builder: NodeBuilder, x: ir.Value, half_turns: float = 0.0) -> ir.Valu
 
 
 def _arc_tangent(builder: NodeBuilder, x: ir.Value) -> ir.Value:
+    """By the reciprocal beyond 1, and by half the angle, for the series."""
     size = builder.op("Abs", x)
-    one = builder.constant(1)
-    beyond = builder.op("Greater", size, one)
-    inside = builder.op("Where", beyond, builder.op("Div", one, builder.op("Max", size, one)), size)
-    root = builder.op("Sqrt", builder.op("Add", builder.op("Mul", inside, inside), one))
-    halved = _odd(builder, builder.op("Div", inside, builder.op("Add", root, one)), _ARC)
+    unit = builder.constant(1)
+    beyond = builder.op("Greater", size, unit)
+    reciprocal = builder.op("Div", unit, builder.op("Max", size, unit))
+    inside = builder.op("Where", beyond, reciprocal, size)
+    root = builder.op("Sqrt", builder.op("Add", builder.op("Mul", inside, inside), unit))
+    halved = _odd(builder, builder.op("Div", inside, builder.op("Add", root, unit)), _ARC)
     angle = builder.op("Add", halved, halved)
-    turned = builder.op("Sub", builder.constant(math.pi / 2), angle)
-    magnitude = builder.op("Where", beyond, turned, angle)
+    reflected = builder.op("Sub", builder.constant(math.pi / 2), angle)
+    magnitude = builder.op("Where", beyond, reflected, angle)
     negative = builder.op("Less", x, builder.constant(0))
     return builder.op("Where", negative, builder.op("Neg", magnitude), magnitude)
 
 
 def _arc_sine(builder: NodeBuilder, x: ir.Value) -> ir.Value:
     """By the tangent of half the angle, which has no pole."""
-    one = builder.constant(1)
-    rest = builder.op("Max", builder.op("Sub", one, builder.op("Mul", x, x)), builder.constant(0))
+    unit = builder.constant(1)
+    rest = builder.op("Max", builder.op("Sub", unit, builder.op("Mul", x, x)), builder.constant(0))
     half = _arc_tangent(
-        builder, builder.op("Div", x, builder.op("Add", one, builder.op("Sqrt", rest)))
+        builder, builder.op("Div", x, builder.op("Add", unit, builder.op("Sqrt", rest)))
     )
     return builder.op("Add", half, half)
 

@@ -97,6 +97,11 @@ def _of_shape(node: ir.Node) -> Numbers | None:
 
 
 def _computed(node: ir.Node, inputs: list[Numbers]) -> Numbers | None:
+    """The result of a node of known inputs; None where symbols leave it open.
+
+    Raises:
+        TypeError: a symbol where only numbers can be computed with.
+    """
     kind = node.op_type
     if kind in _MOVING:
         first = 1 if kind != "Concat" else len(inputs)

@@ -94,6 +94,11 @@ class _Pass:
         return rule(self.rewrite, node)
 
     def _lookup(self, node: ir.Node) -> Layout:
+        """A lookup of IDs in their layout; `lookups` gets its new node.
+
+        Raises:
+            LayoutError: it pools its vectors, along an axis of the original.
+        """
         ids, lookup = self.rewrite.layout_of(node.inputs[0]), self.lookups[node]
         if lookup.spec.pooling != "none":
             raise LayoutError

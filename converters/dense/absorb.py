@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.converters.dense.layers import constant_array
 from ondevice.converters.graph import DOMAIN, LOOKUP, CapturedModel
+from ondevice.converters.lowering.operands import constant_array
 
 Array = npt.NDArray[Any]
 

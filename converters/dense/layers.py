@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from ondevice.codecs import LARGEST_F16, DenseCodec
 from ondevice.converters.graph import PackedModel, module_path
+from ondevice.converters.lowering.operands import constant_array
 from ondevice.errors import SpecError
 from ondevice.limits import MAX_DENSE_FEATURES, MAX_DENSE_UNITS
 
@@ -175,19 +176,6 @@ def layer_report(layer: DenseLayer, activations: Activations) -> LayerReport:
     """What a target did with a layer."""
     features, units = layer.weight.shape
     return LayerReport(layer.path, features, units, layer.codec, activations)
-
-
-def constant_array(value: ir.Value | None) -> Array | None:
-    """The constant that a value holds, None where it is computed."""
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return np.asarray(value.const_value.numpy())
-    node = value.producer()
-    if node is None or node.op_type != "Constant":
-        return None
-    tensor = node.attributes.get_tensor("value")
-    return None if tensor is None else np.asarray(tensor.numpy())
 
 
 def _product(node: ir.Node) -> DenseLayer | None:

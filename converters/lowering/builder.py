@@ -1,4 +1,4 @@
-"""The nodes that replace one node of a graph, as they are made."""
+"""The nodes that replace one node of a graph, as they are built."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 
-class Lowering:
-    """Nodes that replace one node, as they are made."""
+class NodeBuilder:
+    """Nodes that replace one node, as they are built."""
 
     def __init__(self, graph: ir.Graph, source: ir.Node, prefix: str) -> None:
         """Start with no nodes; `prefix` makes names unique."""
@@ -28,6 +28,20 @@ class Lowering:
         node.outputs[0].name = f"{name}.value"
         self.nodes.append(node)
         return node.outputs[0]
+
+    def typed_op(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        sizes: Sequence[int | str],
+        dtype: ir.DataType | None,
+        **attributes: Any,
+    ) -> ir.Value:
+        """Add a node with one output of known sizes and dtype."""
+        output = self.op(kind, *inputs, **attributes)
+        output.shape = ir.Shape(list(sizes))
+        output.type = None if dtype is None else ir.TensorType(dtype)
+        return output
 
     def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> ir.Value:
         """A constant, as a node."""
@@ -49,4 +63,4 @@ class Lowering:
 
 # What replaces the outputs of a node, None where an output has no reader; None: it stays.
 Outputs = Sequence[ir.Value | None]
-Rule = Callable[[Lowering, ir.Node], Outputs | None]
+Rule = Callable[[NodeBuilder, ir.Node], Outputs | None]

@@ -12,6 +12,12 @@ from ondevice.converters.lowering.symbolic_shapes import Size, integers, numbers
 from ondevice.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
+_NUMBER_ATTRIBUTES = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
 
 
 def shape_of(value: ir.Value | None) -> list[Size]:
@@ -25,24 +31,34 @@ def shape_of(value: ir.Value | None) -> list[Size]:
     return [size if isinstance(size, int) else str(size) for size in value.shape]
 
 
-def array_of(value: ir.Value | None) -> Array | None:
-    """A constant as an array; None where it is computed."""
+def constant_array(value: ir.Value | None) -> Array | None:
+    """A constant as an array: an initializer, or the output of a Constant node of numbers.
+
+    None where the value is left out, is computed, or holds text.
+    """
     if value is None:
         return None
     if value.const_value is not None:
         return np.asarray(value.const_value.numpy())
-    return None
-
-
-def integers_of(value: ir.Value | None) -> Array | None:
-    """Constant integers, also where shape arithmetic makes them."""
-    found = numbers(value)
-    if found is None or any(isinstance(item, str) for item in found.reshape(-1)):
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain:
         return None
-    return found.astype(np.int64)
+    for name, dtype in _NUMBER_ATTRIBUTES.items():
+        if name in node.attributes:
+            return np.asarray(node.attributes[name].value, dtype=dtype)
+    tensor = node.attributes.get_tensor("value")
+    return None if tensor is None else np.asarray(tensor.numpy())
 
 
-def fixed(value: ir.Value | None) -> list[int]:
+def constant_integers(value: ir.Value | None) -> Array | None:
+    """Constant integers, also where shape arithmetic makes them."""
+    values = numbers(value)
+    if values is None or any(isinstance(item, str) for item in values.reshape(-1)):
+        return None
+    return values.astype(np.int64)
+
+
+def required_integers(value: ir.Value | None) -> list[int]:
     """Constant integers, such as axes.
 
     Raises:
@@ -54,12 +70,12 @@ def fixed(value: ir.Value | None) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def operand(node: ir.Node, place: int) -> ir.Value | None:
+def optional_input(node: ir.Node, place: int) -> ir.Value | None:
     """An input of a node, None where it is left out."""
     return node.inputs[place] if place < len(node.inputs) else None
 
 
-def first_of(node: ir.Node) -> ir.Value:
+def first_input(node: ir.Node) -> ir.Value:
     """The first input of a node.
 
     Raises:
@@ -74,3 +90,27 @@ def first_of(node: ir.Node) -> ir.Value:
 def rank_of(value: ir.Value | None) -> int:
     """Number of axes of a value."""
     return len(shape_of(value))
+
+
+def attribute_values(node: ir.Node) -> dict[str, Any]:
+    """The attributes of a node by name, to build another node with them."""
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
+def fill_value(node: ir.Node) -> Array:
+    """The value of a ConstantOfShape, [1]: by default a float32 zero."""
+    tensor = node.attributes.get_tensor("value")
+    return np.zeros(1, np.float32) if tensor is None else np.asarray(tensor.numpy())
+
+
+def batch_norm_factors(node: ir.Node) -> tuple[Array, Array] | None:
+    """Scale and shift of a BatchNormalization, float32 [channels] each: y = x * scale + shift.
+
+    None where one of its parameters is not constant.
+    """
+    parameters = [constant_array(value) for value in node.inputs[1:5]]
+    if any(array is None for array in parameters):
+        return None
+    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in parameters)
+    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)

@@ -34,7 +34,7 @@ _MOVING = {
     "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Reshape", "Slice",
     "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
-_MOST = 4096  # more numbers are data, not a shape
+_MAX_NUMBERS = 4096  # more are data, not a shape
 _KEY = "ondevice.numbers"
 
 
@@ -43,8 +43,8 @@ def integers(value: ir.Value | None) -> list[Size] | None:
 
     A free size is its symbol, such as "batch".
     """
-    found = numbers(value)
-    return None if found is None or found.ndim > 1 else list(found.reshape(-1))
+    values = numbers(value)
+    return None if values is None or values.ndim > 1 else list(values.reshape(-1))
 
 
 def numbers(value: ir.Value | None) -> Numbers | None:
@@ -53,8 +53,8 @@ def numbers(value: ir.Value | None) -> Numbers | None:
         return None
     if _KEY not in value.meta:
         value.meta[_KEY] = _numbers(value)
-    found: Numbers | None = value.meta[_KEY]
-    return found
+    values: Numbers | None = value.meta[_KEY]
+    return values
 
 
 def forget(value: ir.Value) -> None:
@@ -64,7 +64,7 @@ def forget(value: ir.Value) -> None:
 
 def _numbers(value: ir.Value) -> Numbers | None:
     if value.const_value is not None:
-        if value.const_value.size > _MOST:
+        if value.const_value.size > _MAX_NUMBERS:
             return None
         array = np.asarray(value.const_value.numpy())
         return array.astype(object) if array.dtype.kind in "ib" else None
@@ -77,8 +77,8 @@ def _numbers(value: ir.Value) -> Numbers | None:
     if not inputs or any(item is None for item in inputs):
         return None
     try:
-        found = _computed(node, [item for item in inputs if item is not None])
-        return None if found is None else np.asarray(found, dtype=object)
+        values = _computed(node, [item for item in inputs if item is not None])
+        return None if values is None else np.asarray(values, dtype=object)
     except (InputError, TypeError, ValueError, ZeroDivisionError, IndexError):
         return None
 
@@ -97,6 +97,11 @@ def _of_shape(node: ir.Node) -> Numbers | None:
 
 
 def _computed(node: ir.Node, inputs: list[Numbers]) -> Numbers | None:
+    """The result of a node of known inputs; None where symbols leave it open.
+
+    Raises:
+        TypeError: a symbol where only numbers can be computed with.
+    """
     kind = node.op_type
     if kind in _MOVING:
         first = 1 if kind != "Concat" else len(inputs)
@@ -129,12 +134,12 @@ def _pairs(kind: str, left: Numbers, right: Numbers) -> Numbers | None:
     a, b = np.broadcast_arrays(left, right)
     out = np.empty(a.shape, dtype=object)
     for place in np.ndindex(a.shape):
-        one: Any = a[place]
-        other: Any = b[place]
-        found = _pair(kind, one, other)
-        if found is None:
+        first: Any = a[place]
+        second: Any = b[place]
+        result = _pair(kind, first, second)
+        if result is None:
             return None
-        out[place] = found
+        out[place] = result
     return out
 
 
@@ -146,8 +151,8 @@ def _pair(kind: str, a: Size, b: Size) -> Size | None:
         if a == b:
             return 1
         return 0 if not isinstance(other, str) and other < 1 else None
-    if kind in ("Mul", "Div") and (found := _scaled(kind, a, b)) is not None:
-        return found
+    if kind in ("Mul", "Div") and (scaled := _scaled(kind, a, b)) is not None:
+        return scaled
     neutral = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}.get(kind)
     if b == neutral and neutral is not None:
         return a

@@ -118,7 +118,7 @@ class LackingOperatorsError(UnsupportedError):
 
 
 def fault(node: ir.Node, reason: str = "") -> Fault:
-    """A node as a fault; `reason` unless rewriting it has failed for one of its own."""
+    """A node as a fault; why its rewriting failed takes precedence over `reason`."""
     return Fault(node.op_type, module_path(node), node.metadata_props.get(REASON, reason))
 
 
@@ -132,17 +132,18 @@ def lacking(
 
 def _message(faults: Mapping[str, Sequence[Fault]], others: Sequence[str]) -> str:
     """Every node once, with the targets that lack it."""
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    reasons_at: dict[tuple[str, str], dict[str, list[str]]] = {}
     for target, listed in faults.items():
         for item in listed:
-            by_target = found.setdefault((item.kind, item.path), {})
+            by_target = reasons_at.setdefault((item.kind, item.path), {})
             by_target.setdefault(target, []).append(item.reason)
     nodes = []
-    for (kind, path), reasons in found.items():
+    for (kind, path), reasons in reasons_at.items():
         count = max(map(len, reasons.values()))
         times = f"{count} x " if count > 1 else ""
         nodes.append(f"{times}{kind} at {path} ({_where(reasons, len(faults))})")
-    hints = [f"{kind}: {HINTS.get(kind, _ELSE)}" for kind in dict.fromkeys(k for k, _ in found)]
+    kinds = dict.fromkeys(kind for kind, _ in reasons_at)
+    hints = [f"{kind}: {HINTS.get(kind, _ELSE)}" for kind in kinds]
     works = f"; {' and '.join(others)} can be written, with targets={list(others)}"
     return (
         f"operators that {' and '.join(faults)} cannot express: {'; '.join(nodes)}. "
@@ -153,5 +154,5 @@ def _message(faults: Mapping[str, Sequence[Fault]], others: Sequence[str]) -> st
 def _where(reasons: Mapping[str, Sequence[str]], targets: int) -> str:
     """Why, and in which targets where it is not all of them."""
     why = dict.fromkeys(reason for listed in reasons.values() for reason in listed if reason)
-    said = ", ".join(why) or "no such operator"
-    return said if len(reasons) == targets else f"{' and '.join(reasons)}: {said}"
+    text = ", ".join(why) or "no such operator"
+    return text if len(reasons) == targets else f"{' and '.join(reasons)}: {text}"

@@ -23,6 +23,7 @@ from ondevice.codecs import (
     value_dtype,
 )
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
+from ondevice.converters.lowering.operands import constant_array
 from ondevice.converters.tables.row_arithmetic import needs_zero_row
 from ondevice.errors import UnsupportedError
 
@@ -247,9 +248,8 @@ def _only_dense_reader(concat: ir.Node) -> ir.Node | None:
         or reader.attributes.get_int("transA")
     ):
         return None
-    weight = reader.inputs[1]
-    constant = None if weight is None else weight.const_value
-    return reader if constant is not None and len(constant.shape) == 2 else None
+    weight = constant_array(reader.inputs[1])
+    return reader if weight is not None and weight.ndim == 2 else None
 
 
 def _move_columns(graph: ir.Graph, concat: ir.Node, places: list[int], dense: ir.Node) -> None:
@@ -262,7 +262,9 @@ def _move_columns(graph: ir.Graph, concat: ir.Node, places: list[int], dense: ir
         return
     columns = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in order])
     weight = dense.inputs[1]
-    array = _constant(weight)
+    array = constant_array(weight)
+    if array is None:
+        raise ValueError("the weights are not constant")  # _only_dense_reader has checked
     moved = array[:, columns] if dense.attributes.get_int("transB") else array[columns]
     name = f"{weight.name if weight is not None else ''}.merged"
     while name in graph.initializers:
@@ -277,12 +279,6 @@ def _move_columns(graph: ir.Graph, concat: ir.Node, places: list[int], dense: ir
     dense.replace_input_with(1, value)
     if weight is not None and weight.name and not weight.uses():
         graph.initializers.pop(weight.name, None)
-
-
-def _constant(value: ir.Value | None) -> npt.NDArray[np.float32]:
-    if value is None or value.const_value is None:
-        raise ValueError("the weights are not constant")  # _only_dense_reader has checked
-    return value.const_value.numpy()
 
 
 def _last_size(value: ir.Value | None) -> int:

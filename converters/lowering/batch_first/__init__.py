@@ -1,1 +1,1 @@
-"""Makes the batch the first axis of every value of a graph."""
+"""The pass that makes the batch the first axis of every value of a graph."""

@@ -1,1 +1,1 @@
-"""What replaces an operator: one small function for each, grouped by kind."""
+"""Rules that express operators by others, in a file for each family."""

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from ondevice.converters.lowering.builder import Lowering, Outputs, Rule
-from ondevice.converters.lowering.operands import first_of
+from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
+from ondevice.converters.lowering.operands import first_input
 
 # pi in three parts of few bits each: x - k * pi is exact to a float32 for |x| up to some thousands
 _PI = (3.140625, 9.67502593994140625e-4, 1.509957990978376e-7)
@@ -17,86 +17,93 @@ _SINE = [(-1) ** n / math.factorial(2 * n + 1) for n in range(7)]
 _ARC = [(-1) ** n / (2 * n + 1) for n in range(9)]
 
 
-def _odd(made: Lowering, x: ir.Value, series: list[float]) -> ir.Value:
+def _odd(builder: NodeBuilder, x: ir.Value, series: list[float]) -> ir.Value:
     """A polynomial of odd powers, by Horner's rule."""
-    square = made.op("Mul", x, x)
-    total = made.constant(series[-1])
+    square = builder.op("Mul", x, x)
+    total = builder.constant(series[-1])
     for factor in series[-2::-1]:
-        total = made.op("Add", made.op("Mul", total, square), made.constant(factor))
-    return made.op("Mul", total, x)
+        total = builder.op("Add", builder.op("Mul", total, square), builder.constant(factor))
+    return builder.op("Mul", total, x)
 
 
-def _sine(made: Lowering, x: ir.Value, half_turns: float = 0.0) -> ir.Value:
+def _sine(builder: NodeBuilder, x: ir.Value, half_turns: float = 0.0) -> ir.Value:
     """The sine of x + half_turns * pi."""
-    turns = made.op("Mul", x, made.constant(1 / math.pi))
-    shifted = made.op("Add", turns, made.constant(half_turns)) if half_turns else turns
-    nearest = made.op("Floor", made.op("Add", shifted, made.constant(0.5)))
-    taken = made.op("Sub", nearest, made.constant(half_turns)) if half_turns else nearest
+    turns = builder.op("Mul", x, builder.constant(1 / math.pi))
+    shifted = builder.op("Add", turns, builder.constant(half_turns)) if half_turns else turns
+    nearest = builder.op("Floor", builder.op("Add", shifted, builder.constant(0.5)))
+    taken = builder.op("Sub", nearest, builder.constant(half_turns)) if half_turns else nearest
     rest = x
     for part in _PI:
-        rest = made.op("Sub", rest, made.op("Mul", taken, made.constant(part)))
-    half = made.op("Floor", made.op("Mul", nearest, made.constant(0.5)))
-    odd = made.op("Sub", nearest, made.op("Add", half, half))
-    sign = made.op("Sub", made.constant(1), made.op("Add", odd, odd))
-    return made.op("Mul", sign, _odd(made, rest, _SINE))
+        rest = builder.op("Sub", rest, builder.op("Mul", taken, builder.constant(part)))
+    half = builder.op("Floor", builder.op("Mul", nearest, builder.constant(0.5)))
+    odd = builder.op("Sub", nearest, builder.op("Add", half, half))
+    sign = builder.op("Sub", builder.constant(1), builder.op("Add", odd, odd))
+    return builder.op("Mul", sign, _odd(builder, rest, _SINE))
 
 
-def _arc_tangent(made: Lowering, x: ir.Value) -> ir.Value:
-    size = made.op("Abs", x)
-    one = made.constant(1)
-    beyond = made.op("Greater", size, one)
-    inside = made.op("Where", beyond, made.op("Div", one, made.op("Max", size, one)), size)
-    root = made.op("Sqrt", made.op("Add", made.op("Mul", inside, inside), one))
-    halved = _odd(made, made.op("Div", inside, made.op("Add", root, one)), _ARC)
-    angle = made.op("Add", halved, halved)
-    turned = made.op("Sub", made.constant(math.pi / 2), angle)
-    found = made.op("Where", beyond, turned, angle)
-    negative = made.op("Less", x, made.constant(0))
-    return made.op("Where", negative, made.op("Neg", found), found)
+def _arc_tangent(builder: NodeBuilder, x: ir.Value) -> ir.Value:
+    """By the reciprocal beyond 1, and by half the angle, for the series."""
+    size = builder.op("Abs", x)
+    unit = builder.constant(1)
+    beyond = builder.op("Greater", size, unit)
+    reciprocal = builder.op("Div", unit, builder.op("Max", size, unit))
+    inside = builder.op("Where", beyond, reciprocal, size)
+    root = builder.op("Sqrt", builder.op("Add", builder.op("Mul", inside, inside), unit))
+    halved = _odd(builder, builder.op("Div", inside, builder.op("Add", root, unit)), _ARC)
+    angle = builder.op("Add", halved, halved)
+    reflected = builder.op("Sub", builder.constant(math.pi / 2), angle)
+    magnitude = builder.op("Where", beyond, reflected, angle)
+    negative = builder.op("Less", x, builder.constant(0))
+    return builder.op("Where", negative, builder.op("Neg", magnitude), magnitude)
 
 
-def _arc_sine(made: Lowering, x: ir.Value) -> ir.Value:
+def _arc_sine(builder: NodeBuilder, x: ir.Value) -> ir.Value:
     """By the tangent of half the angle, which has no pole."""
-    one = made.constant(1)
-    rest = made.op("Max", made.op("Sub", one, made.op("Mul", x, x)), made.constant(0))
-    half = _arc_tangent(made, made.op("Div", x, made.op("Add", one, made.op("Sqrt", rest))))
-    return made.op("Add", half, half)
+    unit = builder.constant(1)
+    rest = builder.op("Max", builder.op("Sub", unit, builder.op("Mul", x, x)), builder.constant(0))
+    half = _arc_tangent(
+        builder, builder.op("Div", x, builder.op("Add", unit, builder.op("Sqrt", rest)))
+    )
+    return builder.op("Add", half, half)
 
 
-def _sin(made: Lowering, node: ir.Node) -> Outputs | None:
-    return [_sine(made, first_of(node))]
+def _sin(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    return [_sine(builder, first_input(node))]
 
 
-def _cos(made: Lowering, node: ir.Node) -> Outputs | None:
-    return [_sine(made, first_of(node), 0.5)]
+def _cos(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    return [_sine(builder, first_input(node), 0.5)]
 
 
-def _tan(made: Lowering, node: ir.Node) -> Outputs | None:
-    x = first_of(node)
-    return [made.op("Div", _sine(made, x), _sine(made, x, 0.5))]
+def _tan(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    x = first_input(node)
+    return [builder.op("Div", _sine(builder, x), _sine(builder, x, 0.5))]
 
 
-def _atan(made: Lowering, node: ir.Node) -> Outputs | None:
-    return [_arc_tangent(made, first_of(node))]
+def _atan(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    return [_arc_tangent(builder, first_input(node))]
 
 
-def _asin(made: Lowering, node: ir.Node) -> Outputs | None:
-    return [_arc_sine(made, first_of(node))]
+def _asin(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    return [_arc_sine(builder, first_input(node))]
 
 
-def _acos(made: Lowering, node: ir.Node) -> Outputs | None:
-    return [made.op("Sub", made.constant(np.pi / 2), _arc_sine(made, first_of(node)))]
+def _acos(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    return [builder.op("Sub", builder.constant(np.pi / 2), _arc_sine(builder, first_input(node)))]
 
 
 def _hyperbolic(kind: str) -> Rule:
-    def rule(made: Lowering, node: ir.Node) -> Outputs | None:
-        up, down = made.op("Exp", first_of(node)), made.op("Exp", made.op("Neg", first_of(node)))
-        return [made.op("Mul", made.op(kind, up, down), made.constant(0.5))]
+    def rule(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+        up, down = (
+            builder.op("Exp", first_input(node)),
+            builder.op("Exp", builder.op("Neg", first_input(node))),
+        )
+        return [builder.op("Mul", builder.op(kind, up, down), builder.constant(0.5))]
 
     return rule
 
 
-TRIGONOMETRY: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     "Acos": _acos,
     "Asin": _asin,
     "Atan": _atan,

@@ -58,6 +58,10 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
                 _add_lookup(builder, packed, lookups[node], tables)
             elif layer := layer_of.get(node):
                 _add_dense(builder, dense, layer, node)
+            elif node in builder.fused or node.op_type == "Constant":
+                continue
+            elif node.domain or node.op_type not in OPERATORS:
+                faults.append(fault(node))
             else:
                 _add_node(builder, node)
         except UnsupportedError as error:
@@ -100,16 +104,11 @@ def _add_dense(builder: GraphBuilder, dense: DenseWriter, layer: DenseLayer, nod
 
 
 def _add_node(builder: GraphBuilder, node: ir.Node) -> None:
-    if node in builder.fused or node.op_type == "Constant":
-        return
-    translate = None if node.domain else OPERATORS.get(node.op_type)
-    if translate is None:
-        raise UnsupportedError("")
     if len(node.outputs) != 1:
         raise UnsupportedError("more than one output")
     lacking = [value for value in node.inputs if value is not None and not _known(builder, value)]
     if not lacking:
-        builder.values[node.outputs[0]] = translate(builder, node)
+        builder.values[node.outputs[0]] = OPERATORS[node.op_type](builder, node)
 
 
 def _known(builder: GraphBuilder, value: ir.Value) -> bool:

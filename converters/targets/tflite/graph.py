@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ondevice.converters.lowering.operands import constant_array
 from ondevice.converters.targets.tflite.writer import FREE, TYPES, Shape, Tensor, TfliteWriter
 from ondevice.errors import UnsupportedError
 
@@ -42,14 +43,16 @@ class GraphBuilder:
         return self.writer.constant(array, array.dtype, name)
 
     def array(self, value: ir.Value | None) -> Array | None:
-        """The constant that a value holds, None where it is computed."""
-        if value is None:
-            return None
-        tensor = value.const_value
-        node = value.producer()
-        if tensor is None and node is not None and node.op_type == "Constant":
-            return _constant_array(node)
-        return None if tensor is None else np.asarray(tensor.numpy())
+        """The constant that a value holds, None where it is computed.
+
+        Raises:
+            UnsupportedError: it is text, or in another form that TFLite lacks.
+        """
+        array = constant_array(value)
+        node = None if value is None else value.producer()
+        if array is None and node is not None and node.op_type == "Constant":
+            raise UnsupportedError("a constant that is neither a tensor nor a number")
+        return array
 
     def sizes(self, value: ir.Value | None) -> Shape:
         """Sizes in an int64 list as far as they are constant, FREE for the others.
@@ -80,15 +83,3 @@ class GraphBuilder:
 
 
 Translate = Callable[[GraphBuilder, ir.Node], Tensor]
-
-
-def _constant_array(node: ir.Node) -> Array:
-    attributes = node.attributes
-    for name in ("value_int", "value_ints", "value_float", "value_floats"):
-        if name in attributes:
-            dtype = np.int64 if "int" in name else np.float32
-            return np.asarray(attributes[name].value, dtype=dtype)
-    tensor = attributes.get_tensor("value")
-    if tensor is None:
-        raise UnsupportedError("a constant that is neither a tensor nor a number")
-    return np.asarray(tensor.numpy())

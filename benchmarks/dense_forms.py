@@ -91,9 +91,9 @@ def make(folder: Path) -> None:
     import onnx_ir as ir
     import tflite
 
+    from ondevice.converters import pipeline
     from ondevice.converters.dense.layers import DensePlan
     from ondevice.converters.graph import PackedModel
-    from ondevice.converters.lowering.lowered import lowered
     from ondevice.converters.targets.onnx.dense import quantise_dense
     from ondevice.converters.targets.tflite.emit import emit_tflite
     from ondevice.converters.targets.tflite.writer import FREE, Quantisation, TfliteWriter
@@ -113,7 +113,9 @@ def make(folder: Path) -> None:
             model = PackedModel(ir.Model(graph(sizes), ir_version=10), (), {})
             codec = "f32" if form == "float" else "q8"
             plan = DensePlan(codec, ranges=ranges(sizes) if form == "static" else {})
-            emit_tflite(lowered(model), folder / f"{name}-{form}.tflite", "", plan)
+            emit_tflite(
+                pipeline.run(model, pipeline.LOWERING), folder / f"{name}-{form}.tflite", "", plan
+            )
         writer = TfliteWriter()
         x = writer.input("x", (FREE, sizes[0]), np.float32)
         for number, (weight, bias) in enumerate(layers(sizes)):

@@ -28,7 +28,8 @@ import onnx_ir as ir
 
 from ondevice.converters.dense.absorb import absorb_rotations
 from ondevice.converters.graph import CapturedModel, PackedModel
-from ondevice.converters.lowering.lowered import lowered
+from ondevice.converters.lowering.batch_first.rewrite import batch_first
+from ondevice.converters.lowering.replace import replace_operators
 from ondevice.converters.source.recognise import recognise_lookups
 from ondevice.converters.source.simplify import simplify
 from ondevice.converters.source.single_precision import single_precision
@@ -82,17 +83,24 @@ _MERGE = Stage(
     "Stock runtimes pay for every operator, the native engine does not. Before lowering: it looks "
     "for a Concat that one layer reads, which lowering may rewrite.",
 )
-_LOWER = Stage(
-    "lower",
-    lowered,
-    "Last: it needs the final graph, and leaves only operators that the native engine and TFLite "
-    "have. First the batch becomes the first axis of every value, then operators are replaced, "
-    "whose rules rely on that axis.",
+LOWERING: tuple[Stage[PackedModel], ...] = (
+    Stage(
+        "batch first",
+        batch_first,
+        "The native engine computes row by row. It moves axes through operators as the exporter "
+        "left them, so it runs before these are replaced.",
+    ),
+    Stage(
+        "replace operators",
+        replace_operators,
+        "Last: its rules rely on the batch being the first axis, and it leaves only operators that "
+        "the native engine and TFLite have.",
+    ),
 )
 TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
-    "odm": (_LOWER,),
+    "odm": LOWERING,
     "onnx": (_MERGE,),  # ONNX Runtime has all of ONNX's operators
-    "tflite": (_MERGE, _LOWER),
+    "tflite": (_MERGE, *LOWERING),
 }
 
 

@@ -38,7 +38,7 @@ def emit_odm(
 ) -> Draft:
     """Write a native file to `path`, dense layers stored as planned, up to its tables' rows.
 
-    The model is one of the operators in docs/operators.md (`lowered`); it is not changed.
+    The model is one of the operators in docs/operators.md (`pipeline.LOWERING`); it is not changed.
     Activations of q8 layers are always quantised dynamically, row by row.
 
     Raises:

@@ -72,7 +72,7 @@ def test_no_stage_changes_its_argument(double):
     names |= {stage.name for stage in (*pipeline.CLEANING, *pipeline.CAPTURED)}
     assert set(log) == names
     assert all(unchanged for unchanged, _ in log.values()), log
-    assert log["simplify"][1] and log["lower"][1]
+    assert log["simplify"][1] and log["batch first"][1] and log["replace operators"][1]
     assert log["single precision"][1] == double
 
 

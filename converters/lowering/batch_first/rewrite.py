@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
-from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup
+from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
 from ondevice.converters.lowering.batch_first import (
     elementwise,
     normalisation,
@@ -33,9 +34,12 @@ RULES = joined(
 _FILLING = ("ConstantOfShape", "Expand")
 
 
-def batch_first(graph: ir.Graph, lookups: Sequence[PackedLookup]) -> tuple[PackedLookup, ...]:
-    """Rewrite a graph in place; returns the lookups with their new nodes."""
-    return _Pass(graph, lookups).run()
+def batch_first(packed: PackedModel) -> PackedModel:
+    """A model in which the batch is the first axis of every value; the given one is not changed."""
+    packed = packed.cloned()
+    lookups = _Pass(packed.model.graph, packed.lookups).run()
+    passes.RemoveUnusedNodesPass()(packed.model)
+    return replace(packed, lookups=lookups)
 
 
 class _Pass:

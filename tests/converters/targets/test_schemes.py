@@ -9,7 +9,7 @@ import pytest
 from support.tflite import BATCHES, SCHEME_CASES, Lookup, build, make_ids, reference
 
 from ondevice.codecs import quantise
-from ondevice.converters.lowering.lowered import lowered
+from ondevice.converters import pipeline
 from ondevice.converters.tables.draft import fill
 from ondevice.converters.targets.merge import merge_lookups
 from ondevice.converters.targets.onnx.emit import emit_onnx
@@ -70,7 +70,7 @@ def test_golden_vectors(case, tmp_path):
     expected = np.concatenate([case["vectors"][:count], *case["pooled"].values()], axis=1)
     fill(
         emit_onnx(merged, tmp_path / "model.onnx", ""),
-        emit_tflite(lowered(merged), tmp_path / "model.tflite", ""),
+        emit_tflite(pipeline.run(merged, pipeline.LOWERING), tmp_path / "model.tflite", ""),
     )
     for engine in (OnnxEngine(tmp_path / "model.onnx"), TfliteEngine(tmp_path / "model.tflite")):
         got = engine.run(ids)["vectors"]

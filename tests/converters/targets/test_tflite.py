@@ -28,8 +28,8 @@ from support.tflite import (
     save_case,
 )
 
+from ondevice.converters import pipeline
 from ondevice.converters.graph import PackedModel
-from ondevice.converters.lowering.lowered import lowered
 from ondevice.converters.tables.draft import fill
 from ondevice.converters.targets.merge import merge_lookups
 from ondevice.converters.targets.tflite.emit import emit_tflite
@@ -144,7 +144,7 @@ CASES |= SCHEME_CASES
 def emit(built: Built, folder: Path, name: str = "model") -> Path:
     path = folder / f"{name}.tflite"
     packed = merge_lookups(built.packed) if name in SCHEME_CASES else built.packed
-    fill(emit_tflite(lowered(packed), path, "description"))
+    fill(emit_tflite(pipeline.run(packed, pipeline.LOWERING), path, "description"))
     return path
 
 
@@ -326,7 +326,13 @@ def run_operator(
         name="main",
     )
     path = folder / "operator.tflite"
-    fill(emit_tflite(lowered(PackedModel(ir.Model(graph, ir_version=10), (), {})), path, ""))
+    fill(
+        emit_tflite(
+            pipeline.run(PackedModel(ir.Model(graph, ir_version=10), (), {}), pipeline.LOWERING),
+            path,
+            "",
+        )
+    )
     engine = TfliteEngine(path)
     outputs = []
     for batch in (1, 2, 17):
@@ -538,7 +544,7 @@ def test_runtime_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "åß∂ \U0001f600", "x" * 100_000])
 def test_description_comes_back(text: str, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
-    fill(emit_tflite(lowered(build([code()]).packed), path, text))
+    fill(emit_tflite(pipeline.run(build([code()]).packed, pipeline.LOWERING), path, text))
     assert read_info(path) == text
 
 
@@ -555,7 +561,7 @@ def test_files_of_others_are_told_apart(tmp_path: Path) -> None:
                 function(path)
     with pytest.raises(FileFormatError, match="cannot be read"):
         read_info(tmp_path / "missing.tflite")
-    fill(emit_tflite(lowered(build([code()]).packed), path, "text"))
+    fill(emit_tflite(pipeline.run(build([code()]).packed, pipeline.LOWERING), path, "text"))
     path.write_bytes(path.read_bytes().replace(b"ondevice\x00", b"somebody\x00"))
     with pytest.raises(FileFormatError, match="not one written by ondevice"):
         read_info(path)

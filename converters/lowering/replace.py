@@ -1,4 +1,4 @@
-"""Lower a captured graph to the few operators that the native and TFLite targets run."""
+"""Replaces operators by the few that the native and TFLite targets run: docs/operators.md."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ondevice.converters.graph import PackedModel
-from ondevice.converters.lowering.batch_first.rewrite import batch_first
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs
 from ondevice.converters.lowering.rules.table import RULES
 from ondevice.converters.lowering.unsupported import REASON
 from ondevice.errors import UnsupportedError
 
 
-def lowered(packed: PackedModel) -> PackedModel:
+def replace_operators(packed: PackedModel) -> PackedModel:
     """A model of the operators in docs/operators.md; the given one is not changed.
 
-    Shape arithmetic is computed at conversion, with the batch as a symbol, and leaves the graph.
+    Shape arithmetic is computed at conversion, with the batch as a symbol, and leaves the graph. An
+    operator that no rule can replace stays, with the reason in its metadata (`REASON`).
     """
     packed = packed.cloned()
     model, graph = packed.model, packed.model.graph
-    lookups = batch_first(graph, packed.lookups)
-    passes.RemoveUnusedNodesPass()(model)
     for number, node in enumerate(list(graph)):
         rule = None if node.domain else RULES.get(node.op_type)
         if rule is None or not any(
@@ -37,7 +35,7 @@ def lowered(packed: PackedModel) -> PackedModel:
         if outputs is not None:
             _replace(graph, node, builder, outputs)
     passes.RemoveUnusedNodesPass()(model)
-    return PackedModel(model, lookups, packed.tables)
+    return packed
 
 
 def _replace(graph: ir.Graph, node: ir.Node, builder: NodeBuilder, outputs: Outputs) -> None:

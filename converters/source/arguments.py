@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ def arguments_of(module: nn.Module, example_inputs: Any, axes: DynamicAxes) -> A
         SpecError: no tensors, tensors that differ in their first axis, fewer than two rows, or an
             axis of no input.
     """
+    register_dataclasses(example_inputs)
     args, kwargs = pytree.tree_map(_separate, _normal(module, example_inputs))
     parameters = _parameter_names(module, len(args))
     found: list[tuple[str, str, torch.Tensor]] = []
@@ -120,10 +122,35 @@ def _normal(module: nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str, A
         return tuple(given), {}
     if isinstance(given, Mapping):
         parameters = inspect.signature(module.forward).parameters
-        if set(given) <= set(parameters):
+        kinds = {parameter.kind for parameter in parameters.values()}
+        any_keyword = kinds <= {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+        if set(given) <= set(parameters) or (any_keyword and all(map(_is_name, given))):
             return (), dict(given)
         return (given,), {}
     return (given,), {}
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier()
+
+
+def register_dataclasses(tree: Any) -> None:
+    """Let torch look into the dataclasses of a tree of arguments or results, as into tuples."""
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        if type(tree) not in pytree.SUPPORTED_NODES:
+            torch.export.register_dataclass(type(tree))
+        register_dataclasses([getattr(tree, item.name) for item in dataclasses.fields(tree)])
+    elif isinstance(tree, Mapping):
+        register_dataclasses(list(tree.values()))
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            register_dataclasses(item)
+
+
+def key_of(step: Any) -> str | None:
+    """The name at one step of a tree's path: a key or an attribute; None for a place in a list."""
+    key = getattr(step, "key", getattr(step, "name", None))
+    return None if key is None else str(key)
 
 
 def _parameter_names(module: nn.Module, count: int) -> list[str]:
@@ -139,13 +166,13 @@ def _parameter_names(module: nn.Module, count: int) -> list[str]:
 def _name(path: Sequence[Any], parameters: Sequence[str]) -> tuple[str, str]:
     """A short name and one that says the whole path."""
     first, *rest = path
-    short = whole = str(first.key) if hasattr(first, "key") else parameters[first.idx]
+    short = whole = key_of(first) or parameters[first.idx]
     for step in rest:
-        if hasattr(step, "key"):
-            short, whole = str(step.key), f"{whole}_{step.key}"
+        key = key_of(step)
+        if key is not None:
+            short, whole = key, f"{whole}_{key}"
         else:
-            part = getattr(step, "idx", getattr(step, "name", ""))
-            short, whole = f"{short}_{part}", f"{whole}_{part}"
+            short, whole = f"{short}_{step.idx}", f"{whole}_{step.idx}"
     return short, whole
 
 

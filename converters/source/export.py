@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -13,9 +14,14 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ondevice.converters.source.arguments import Arguments, DynamicAxes
+from ondevice.converters.source.arguments import (
+    Arguments,
+    DynamicAxes,
+    key_of,
+    register_dataclasses,
+)
 from ondevice.converters.source.encoder_padding import encoder_padding
-from ondevice.converters.source.stand_ins import NoDropout, stand_ins
+from ondevice.converters.source.stand_ins import Evaluation, stand_ins
 from ondevice.errors import SpecError, UnsupportedError
 
 OPSET = 21
@@ -75,7 +81,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     trained = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with NoDropout(), encoder_padding(module):
+        with Evaluation(), encoder_padding(module):
             yield
     finally:
         for part in trained:
@@ -108,6 +114,7 @@ def output_names(module: nn.Module, arguments: Arguments) -> tuple[str, ...]:
             returned = module(*arguments.args, **arguments.kwargs)
     except Exception as error:  # the module is somebody's code
         raise SpecError(f"the module fails on its example inputs: {cause(error)}") from error
+    register_dataclasses(returned)
     leaves, _ = pytree.tree_flatten_with_path(returned)
     leaves = [(path, leaf) for path, leaf in leaves if leaf is not None]
     rows = len(arguments.tensors[0])
@@ -119,14 +126,26 @@ def output_names(module: nn.Module, arguments: Arguments) -> tuple[str, ...]:
     ]
     if faults or not leaves:
         raise UnsupportedError(
-            "the module must return tensors [batch, ...] alone, in evaluation mode; "
+            "the module must return tensors [batch, ...] only, in evaluation mode; "
             + ("; ".join(faults) or "it returns nothing")
         )
-    keys = [str(path[-1].key) if path and hasattr(path[-1], "key") else "" for path, _ in leaves]
+    names = [(path and key_of(path[-1])) or "" for path, _ in leaves]
     if len(leaves) == 1:
-        return (keys[0] or "output",)
-    named = all(keys) and len(set(keys)) == len(keys)
-    return tuple(keys) if named else tuple(f"output_{i}" for i in range(len(leaves)))
+        names = [names[0] or "output"]
+    elif not all(names) or len(set(names)) < len(names):
+        names = [f"output_{i}" for i in range(len(leaves))]
+    taken = {*arguments.names, *names}
+    for place, name in enumerate(names):
+        while name in arguments.names:  # a field of the log may be called "output"
+            name = next(free for free in _numbered(f"{name}_output") if free not in taken)
+        names[place] = name
+        taken.add(name)
+    return tuple(names)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(2))
 
 
 def cause(error: BaseException) -> str:

@@ -64,9 +64,8 @@ def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
             node.outputs[0].shape, node.outputs[0].dtype = value.shape, ir.DataType.FLOAT
             graph.append(node)
             graph.outputs[place] = node.outputs[0]
-    taken = {value.name for value in graph.inputs}
     for value, name in zip(graph.outputs, names, strict=True):
-        value.name = name if name not in taken else f"{name}_output"
+        value.name = name
     _free_names(graph, [str(value.name) for value in graph.outputs], graph.outputs)
 
 

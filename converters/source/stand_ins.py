@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ondevice.converters.source.prepared import shortened
 from ondevice.errors import UnsupportedError
 
 Function = Callable[..., Any]
@@ -212,8 +213,12 @@ _DROPOUTS = (
 )  # fmt: skip
 
 
-class NoDropout(TorchFunctionMode):
-    """Leaves out dropout, also where a module calls the function without saying training=False."""
+class Evaluation(TorchFunctionMode):
+    """Calls that would still train, or change the module, in evaluation mode.
+
+    Dropout is left out, also where a module calls the function without saying training=False. An
+    embedding with max_norm shortens the vectors that it returns, not the rows of the module.
+    """
 
     def __torch_function__(
         self,
@@ -231,4 +236,10 @@ class NoDropout(TorchFunctionMode):
                     stacklevel=2,
                 )
             return given["input"]
+        if function is functional.embedding:
+            names = ("input", "weight", "padding_idx", "max_norm", "norm_type")
+            given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+            if given.get("max_norm") is not None:
+                vectors = functional.embedding(given["input"], given["weight"])
+                return shortened(vectors, given["max_norm"], given.get("norm_type", 2.0))
         return function(*args, **(kwargs or {}))

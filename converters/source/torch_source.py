@@ -25,6 +25,7 @@ from ondevice.converters.source.export import (
     output_names,
 )
 from ondevice.converters.source.names import name_values
+from ondevice.converters.source.prepared import prepared_module, unwrapped
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.tables.row_tensor import RowTensor
 from ondevice.converters.tables.table_source import FileTable
@@ -86,9 +87,14 @@ class TorchSource:
             UnsupportedError: the module returns something else than rows.
             FileFormatError: the weights are not those of the module.
         """
+        module = unwrapped(module)
+        filled = module if weights is None else weights.filled(module)
+        self._module = prepared_module(filled)
         self._files = {} if weights is None else weights.tables(module)
+        before, after = (dict(part.named_parameters()) for part in (filled, self._module))
+        for name in [name for name in self._files if before.get(name) is not after.get(name)]:
+            del self._files[name]  # its rows are no longer those of the file
         self._in_files: dict[str, FileTable] = {}
-        self._module = module if weights is None else weights.filled(module)
         self._axes = axes or {}
         self._arguments: Arguments = arguments_of(self._module, example_inputs, self._axes)
         self.names = self._arguments.names

@@ -156,4 +156,16 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (OSError, SafetensorError) as error:
-        raise FileFormatError(f"{path}: cannot be read: {error}") from error
+        raise FileFormatError(f"{path}: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file is no safetensors file; what to do where torch.save wrote it."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(4)[:2] in (b"PK", b"\x80\x02"):  # a zip of pickles; a bare pickle
+            return (
+                "written by torch.save, a pickle, which could run code and is never loaded here; "
+                "expected safetensors: safetensors.torch.save_file(torch.load("
+                f"{path.name!r}, weights_only=True), 'model.safetensors') writes it"
+            )
+    return f"expected a safetensors file: {error}"

@@ -1,0 +1,146 @@
+"""The module that is converted: a copy of the caller's, unwrapped, with plain parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from ondevice.errors import SpecError, UnsupportedError
+
+# A buffer that forward may write to, such as a counter, is smaller; tables are larger and shared.
+MAX_COPIED_BUFFER = 1 << 20  # bytes
+
+
+def prepared_module(module: nn.Module) -> nn.Module:
+    """A copy of a module in evaluation mode that computes the same by plain parameters.
+
+    Wrappers of torch.compile and of data parallelism are left out, parameters that are computed
+    from others (parametrizations, weight norm, spectral norm, pruning) are computed once, and rows
+    of tables with `max_norm` are shortened as torch does when it reads them. The copy shares all
+    other parameters; the given module is not changed.
+
+    Raises:
+        SpecError: it is no module.
+        UnsupportedError: it is TorchScript, whose Python code is gone.
+    """
+    copied = _copied(unwrapped(module), {})
+    copied.eval()
+    with torch.no_grad():
+        for part in list(copied.modules()):
+            _settle_parametrizations(part)
+            _settle_hooks(part)
+            _shorten_rows(part)
+    return copied
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside wrappers of torch.compile, DataParallel and DistributedDataParallel.
+
+    Raises:
+        SpecError: it is no module.
+        UnsupportedError: it is TorchScript.
+    """
+    while True:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedError(
+                "a TorchScript module (torch.jit.trace or torch.jit.script) has no Python code to "
+                "export: pass the nn.Module that it was made from, with "
+                "module.load_state_dict(scripted.state_dict())"
+            )
+        if not isinstance(module, nn.Module):
+            raise SpecError(f"expected a torch.nn.Module, got {type(module).__name__}")
+        if isinstance(module, torch._dynamo.OptimizedModule):
+            module = module._orig_mod
+        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        else:
+            return module
+
+
+def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+    """The same structure over the same tensors; small buffers are copied.
+
+    Not `copy.deepcopy`, which would copy tables and whatever else a module refers to.
+    """
+    module = unwrapped(module)
+    if id(module) in copies:
+        return copies[id(module)]
+    kind = type(module)
+    copied: Any = kind.__new__(kind)
+    copies[id(module)] = copied
+    state = dict(module.__dict__)
+    for key, value in state.items():
+        if isinstance(value, dict):  # parameters, buffers, hooks
+            state[key] = value.copy()
+    state["_compiled_call_impl"] = None  # of module.compile()
+    state["_buffers"] = {name: _own(buffer) for name, buffer in module._buffers.items()}
+    state["_modules"] = {
+        name: None if part is None else _copied(part, copies)
+        for name, part in module._modules.items()
+    }
+    copied.__dict__.update(state)
+    return copied  # type: ignore[no-any-return]
+
+
+def _own(buffer: torch.Tensor | None) -> torch.Tensor | None:
+    small = buffer is not None and buffer.nbytes <= MAX_COPIED_BUFFER and not buffer.is_meta
+    return buffer.clone() if small and buffer is not None else buffer
+
+
+def _settle_parametrizations(part: nn.Module) -> None:
+    """torch.nn.utils.parametrize: the computed values become parameters of the plain class."""
+    if not parametrize.is_parametrized(part):
+        return
+    values = {name: getattr(part, name) for name in part.parametrizations}
+    part.__class__ = type(part).__mro__[1]  # parametrizing made a class of the plain one
+    del part._modules["parametrizations"]
+    for name, value in values.items():
+        part._parameters[name] = nn.Parameter(value.detach(), requires_grad=False)
+
+
+def _settle_hooks(part: nn.Module) -> None:
+    """The older forms, which compute a parameter before each call of forward."""
+    for key, hook in list(part._forward_pre_hooks.items()):
+        compute = _computation(hook)
+        if compute is None:
+            continue
+        name = str(getattr(hook, "name", "") or getattr(hook, "_tensor_name", ""))
+        value = compute(part).detach()
+        for suffix in ("_g", "_v", "_orig", "_u", "_mask"):
+            part._parameters.pop(name + suffix, None)
+            part._buffers.pop(name + suffix, None)
+        part.__dict__.pop(name, None)
+        part._parameters[name] = nn.Parameter(value, requires_grad=False)
+        del part._forward_pre_hooks[key]
+
+
+def _computation(hook: Any) -> Callable[[nn.Module], torch.Tensor] | None:
+    if isinstance(hook, WeightNorm):
+        return hook.compute_weight  # type: ignore[no-any-return]
+    if isinstance(hook, SpectralNorm):
+        return lambda part: hook.compute_weight(part, do_power_iteration=False)
+    if isinstance(hook, prune.BasePruningMethod):
+        return hook.apply_mask  # type: ignore[no-any-return]
+    return None
+
+
+def _shorten_rows(part: nn.Module) -> None:
+    """max_norm: torch shortens each row, for good, when it is first read."""
+    if not isinstance(part, nn.Embedding | nn.EmbeddingBag) or part.max_norm is None:
+        return
+    if not part.weight.is_meta:
+        rows = shortened(part.weight.detach(), float(part.max_norm), float(part.norm_type))
+        part._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
+    part.max_norm = None
+
+
+def shortened(rows: torch.Tensor, max_norm: float, norm_type: float = 2.0) -> torch.Tensor:
+    """Vectors [..., dim] that are no longer than `max_norm`, as torch.embedding_renorm_ does it."""
+    norms = torch.linalg.vector_norm(rows, norm_type, -1, keepdim=True)
+    return torch.where(norms > max_norm, rows * (max_norm / (norms + 1e-7)), rows)

@@ -1,7 +1,7 @@
 """Every limit of the file format and its engines, with its unit and its reason.
 
-A limit whose comment names a C constant must equal that constant of ondevice/native: a file that
-the converter writes must open in the C engine, and both readers must refuse the same files.
+Where the C engine has a limit too, it is OD_NAME in ondevice/native/core/limits.h (MAX_RANK in
+include/ondevice.h), and a test compares the two: both readers must refuse the same files.
 """
 
 from __future__ import annotations
@@ -9,33 +9,33 @@ from __future__ import annotations
 # Rows of a table. Row numbers travel as int32 in TFLite.
 MAX_ROWS = 2**31 - 1
 
-# Values of an embedding row. C: MAX_DIM.
+# Values of an embedding row.
 MAX_DIM = 1024
 
 # Rows that one ID reads: a code of 64 bits has at most one block a bit. The C kernels keep them on
-# the stack. C: MAX_BLOCKS.
+# the stack.
 MAX_BLOCKS = 64
 
-# Nodes of a plan. C: MAX_NODES, which sizes arrays at load.
+# Nodes of a plan; the C engine sizes arrays by them at load.
 MAX_NODES = 65_536
 
-# Inputs of a dense layer. The int32 sum of products of 8 bits stays exact. C: MAX_DENSE_FEATURES.
+# Inputs of a dense layer. The int32 sum of products of 8 bits stays exact.
 MAX_DENSE_FEATURES = 65_528
 
-# Outputs of a dense layer. C: MAX_DENSE_UNITS.
+# Outputs of a dense layer.
 MAX_DENSE_UNITS = 65_536
 
 # Elements that one row of a request has in any value of a plan, and elements of a computed
-# constant: a small file must not reserve gigabytes. C: MAX_ROW_ELEMENTS.
+# constant: a small file must not reserve gigabytes.
 MAX_ROW_ELEMENTS = 2**24
 
-# Axes of an array. C: OD_MAX_RANK.
+# Axes of an array.
 MAX_RANK = 8
 
-# Levels of nesting in the JSON of a native file. C: MAX_DEPTH.
+# Levels of nesting in the JSON of a native file.
 MAX_JSON_DEPTH = 32
 
-# Values in the JSON of a native file. C: MAX_VALUES.
+# Values in the JSON of a native file.
 MAX_JSON_VALUES = 2**20
 
 # Bytes of a container's header: the limit of the safetensors library.

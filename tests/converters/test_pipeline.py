@@ -21,7 +21,7 @@ class Mixed(nn.Module):
         self.items, self.users = nn.Embedding(40, 8), nn.Embedding(30, 8)
         self.turn = nn.Linear(8, 8, bias=False)
         self.attention = nn.MultiheadAttention(8, 2)
-        self.head = nn.Sequential(nn.Linear(24, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+        self.head = nn.Sequential(nn.Linear(24, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Linear(8, 1))
 
     def forward(self, history, item, user):
         steps = self.items(history).transpose(0, 1)

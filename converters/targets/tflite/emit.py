@@ -32,7 +32,8 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
     Free sizes, such as the batch, stay free: they are 1 until the runtime resizes its inputs.
 
     Args:
-        packed: the model, of the operators in docs/operators.md (`pipeline.LOWERING`); it is not changed.
+        packed: the model, of the operators in docs/operators.md (`pipeline.LOWERING`); it is not
+            changed.
         path: the .tflite file to write; the caller writes to a temporary place and renames.
         info: description, stored as the metadata entry "ondevice".
         plan: how dense layers are stored.

@@ -20,7 +20,7 @@
 
 /* Plans */
 #define OD_MAX_NODES 65536
-#define OD_MAX_ELEMENTS 16777216 /* of a value: in a row, or of a constant in all */
+#define OD_MAX_ROW_ELEMENTS 16777216 /* of a value: in a row, or of a constant in all */
 #define OD_MAX_CONSTANT_INPUTS 64 /* of a node that is computed when the file is opened */
 
 /* Tables and lookups */
@@ -32,8 +32,8 @@
 #define OD_TAIL_BYTES 64 /* behind a table's records, so that vectors may read on */
 
 /* Dense layers */
-#define OD_MAX_FEATURES 65528
-#define OD_MAX_UNITS 65536
+#define OD_MAX_DENSE_FEATURES 65528
+#define OD_MAX_DENSE_UNITS 65536
 #define OD_UNIT_BLOCK 16 /* units are padded to a multiple */
 #define OD_FEATURE_GROUP 4 /* features of q8 weights likewise */
 

@@ -103,8 +103,8 @@ static od_status read_shape(od_planner *p, const od_json *shape, od_tensor *tens
                    tensor->name);
   for (const od_json *d = shape->first->next; d; d = d->next) {
     int64_t size;
-    if (!od_json_int(d, 1, OD_MAX_ELEMENTS, &size) ||
-        (uint64_t)size * value->size > OD_MAX_ELEMENTS)
+    if (!od_json_int(d, 1, OD_MAX_ROW_ELEMENTS, &size) ||
+        (uint64_t)size * value->size > OD_MAX_ROW_ELEMENTS)
       return od_fail(p->error, OD_E_UNSUPPORTED,
                      "input '%s' has an axis of free or too large size beside its rows",
                      tensor->name);

@@ -223,7 +223,7 @@ od_status od_shape_lookup(const od_inference *f) {
   if (lookup->pooling && !ids->rank)
     return bad_lookup(f, "pooling needs IDs with a sequence axis");
   if (ids->dtype != OD_I64 || !ids->batched || !ids->size || ids->rank + 2 > OD_MAX_RANK ||
-      (uint64_t)ids->size * lookup->dim > OD_MAX_ELEMENTS)
+      (uint64_t)ids->size * lookup->dim > OD_MAX_ROW_ELEMENTS)
     return od_refuse(f, "reads IDs that are not int64 or the same for all rows, or makes too "
                         "large a value");
   uint32_t axes = ids->rank - (lookup->pooling != OD_POOL_NONE); /* that keep their sizes */

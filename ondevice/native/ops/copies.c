@@ -130,7 +130,7 @@ od_status od_shape_expand(const od_inference *f) {
   if (first && count == rank && target[0] != 1) return od_refuse(f, "a fixed number of rows");
   for (uint32_t i = first; i < rank; i++) {
     int64_t wanted = i < rank - count ? 1 : target[i - (rank - count)];
-    if (wanted < 1 || wanted > OD_MAX_ELEMENTS ||
+    if (wanted < 1 || wanted > OD_MAX_ROW_ELEMENTS ||
         (wanted != 1 && from[i] != 1 && from[i] != wanted))
       return od_refuse(f, "its shape does not fit its input");
     dims[i] = from[i] == 1 ? (uint32_t)wanted : from[i];
@@ -161,8 +161,8 @@ od_status od_shape_pad(const od_inference *f) {
   if (first && (pads[0] || pads[rank])) return od_refuse(f, "it adds rows");
   for (uint32_t i = 0; i < in->rank; i++) {
     int64_t before = pads[i + first], after = pads[i + first + rank];
-    if (before < -OD_MAX_ELEMENTS || before > OD_MAX_ELEMENTS || after < -OD_MAX_ELEMENTS ||
-        after > OD_MAX_ELEMENTS || before + after + in->dims[i] < 1)
+    if (before < -OD_MAX_ROW_ELEMENTS || before > OD_MAX_ROW_ELEMENTS || after < -OD_MAX_ROW_ELEMENTS ||
+        after > OD_MAX_ROW_ELEMENTS || before + after + in->dims[i] < 1)
       return od_refuse(f, "padding out of range");
     dims[i] = (uint32_t)(before + after + in->dims[i]);
     pad->before[i] = (int32_t)before;
@@ -206,7 +206,7 @@ static od_status joined_extent(const od_inference *f, const od_value *first, uin
     for (uint32_t d = 0; d < v->rank; d++)
       if (d != own && v->dims[d] != first->dims[d])
         return od_refuse(f, "its inputs' shapes do not fit each other");
-    if (v->dims[own] > OD_MAX_ELEMENTS - *total) return od_refuse(f, "too large a value");
+    if (v->dims[own] > OD_MAX_ROW_ELEMENTS - *total) return od_refuse(f, "too large a value");
     *total += v->dims[own];
   }
   return OD_OK;

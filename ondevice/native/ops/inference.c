@@ -113,7 +113,7 @@ od_status od_set_dims(const od_inference *f, int batched, od_dtype dtype, const 
     if (dims[i] == 0) return od_refuse(f, "an axis of size 0");
     out->dims[i] = dims[i];
     size *= dims[i];
-    if (size > OD_MAX_ELEMENTS) return od_refuse(f, "too large a value");
+    if (size > OD_MAX_ROW_ELEMENTS) return od_refuse(f, "too large a value");
   }
   out->size = (uint32_t)size;
   return OD_OK;

@@ -147,9 +147,9 @@ od_status od_shape_dense(const od_inference *f) {
   if (!od_codec_find(name->text, &codec) || !od_codecs[codec].dense)
     return od_refuse(f, "unknown codec");
   if (!in || in->dtype != OD_F32 || !in->batched || !in->rank || in->size == 0 ||
-      in->dims[in->rank - 1] > OD_MAX_FEATURES || units < 1 || units > OD_MAX_UNITS)
-    return od_refuse(f, "1.." OD_DIGITS(OD_MAX_FEATURES) " float32 features and 1.." OD_DIGITS(
-                            OD_MAX_UNITS) " units needed");
+      in->dims[in->rank - 1] > OD_MAX_DENSE_FEATURES || units < 1 || units > OD_MAX_DENSE_UNITS)
+    return od_refuse(f, "1.." OD_DIGITS(OD_MAX_DENSE_FEATURES) " float32 features and 1.." OD_DIGITS(
+                            OD_MAX_DENSE_UNITS) " units needed");
   OD_CHECK(read_dense(f, codec, in, (uint32_t)units));
   f->node->dense.vectors = in->size / f->node->dense.layer.features;
   uint32_t dims[OD_MAX_RANK];

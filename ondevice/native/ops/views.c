@@ -35,12 +35,12 @@ static od_status read_target(const od_inference *f, const od_value *in, const in
       full[i] = od_full_dim(in, i);
       if (!in->batched || i > 0) *known *= full[i];
     } else {
-      if (target[i] < 1 || target[i] > OD_MAX_ELEMENTS) return od_refuse(f, "a size out of range");
+      if (target[i] < 1 || target[i] > OD_MAX_ROW_ELEMENTS) return od_refuse(f, "a size out of range");
       if (in->batched && i == 0) return od_refuse(f, "a fixed number of rows");
       full[i] = (uint32_t)target[i];
       *known *= full[i];
     }
-    if (*known > OD_MAX_ELEMENTS) return od_refuse(f, "too large a value");
+    if (*known > OD_MAX_ROW_ELEMENTS) return od_refuse(f, "too large a value");
   }
   if (!*known) return od_refuse(f, "its shape does not fit its input");
   if (in->batched && (count == 0 || (target[0] != -1 && (target[0] != 0 || literal_zero))))

@@ -70,7 +70,7 @@ class Arguments:
             named = {0: BATCH, **axes.get(name, {})}
             return {i: dims.setdefault(dim, torch.export.Dim(dim)) for i, dim in named.items()}
 
-        args, kwargs = pytree.tree_map(shape, (self.args, self.kwargs))
+        args, kwargs = _listed(pytree.tree_map(shape, (self.args, self.kwargs)))
         if not kwargs:
             return args
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
@@ -145,6 +145,17 @@ def register_dataclasses(tree: Any) -> None:
     elif isinstance(tree, list | tuple):
         for item in tree:
             register_dataclasses(item)
+
+
+def _listed(tree: Any) -> Any:
+    """A tree with lists in the places of dataclasses, as torch.export takes dynamic shapes."""
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return [_listed(getattr(tree, item.name)) for item in dataclasses.fields(tree)]
+    if isinstance(tree, Mapping):
+        return {key: _listed(value) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(map(_listed, tree))
+    return tree
 
 
 def key_of(step: Any) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -63,6 +64,27 @@ def unwrapped(module: nn.Module) -> nn.Module:
             return module
 
 
+def name_keywords(module: nn.Module, names: Iterable[str]) -> None:
+    """Give a copy's forward(**features) parameters of these names, which torch.export asks for."""
+    signature = inspect.signature(module.forward)
+    parameters = list(signature.parameters.values())
+    if not parameters or parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return
+    forward = module.forward
+
+    def named(*args: Any, **features: Any) -> Any:
+        return forward(*args, **features)
+
+    fixed = {parameter.name for parameter in parameters}
+    parameters[-1:] = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+        for name in names
+        if name not in fixed
+    ]
+    named.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    module.forward = named
+
+
 def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     """The same structure over the same tensors; small buffers are copied.
 
@@ -97,7 +119,8 @@ def _settle_parametrizations(part: nn.Module) -> None:
     """torch.nn.utils.parametrize: the computed values become parameters of the plain class."""
     if not parametrize.is_parametrized(part):
         return
-    values = {name: getattr(part, name) for name in part.parametrizations}
+    parametrized: Any = part.parametrizations
+    values = {name: getattr(part, name) for name in parametrized}
     part.__class__ = type(part).__mro__[1]  # parametrizing made a class of the plain one
     del part._modules["parametrizations"]
     for name, value in values.items():
@@ -122,11 +145,11 @@ def _settle_hooks(part: nn.Module) -> None:
 
 def _computation(hook: Any) -> Callable[[nn.Module], torch.Tensor] | None:
     if isinstance(hook, WeightNorm):
-        return hook.compute_weight  # type: ignore[no-any-return]
+        return hook.compute_weight
     if isinstance(hook, SpectralNorm):
         return lambda part: hook.compute_weight(part, do_power_iteration=False)
     if isinstance(hook, prune.BasePruningMethod):
-        return hook.apply_mask  # type: ignore[no-any-return]
+        return hook.apply_mask
     return None
 
 

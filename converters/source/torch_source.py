@@ -25,7 +25,7 @@ from ondevice.converters.source.export import (
     output_names,
 )
 from ondevice.converters.source.names import name_values
-from ondevice.converters.source.prepared import prepared_module, unwrapped
+from ondevice.converters.source.prepared import name_keywords, prepared_module, unwrapped
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.tables.row_tensor import RowTensor
 from ondevice.converters.tables.table_source import FileTable
@@ -97,6 +97,7 @@ class TorchSource:
         self._in_files: dict[str, FileTable] = {}
         self._axes = axes or {}
         self._arguments: Arguments = arguments_of(self._module, example_inputs, self._axes)
+        name_keywords(self._module, self._arguments.kwargs)
         self.names = self._arguments.names
         self.examples = self._arguments.examples
         self.outputs = output_names(self._module, self._arguments)

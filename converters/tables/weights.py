@@ -17,6 +17,7 @@ from ondevice.converters.tables.table_source import FileTable
 from ondevice.errors import FileFormatError
 
 INDEX_SUFFIX = ".index.json"
+_HALVES = (torch.float16, torch.bfloat16)
 FOLDER_NAMES = ("model.safetensors.index.json", "model.safetensors")
 
 
@@ -51,9 +52,14 @@ class Weights:
         Raises:
             FileFormatError: names, shapes or dtypes differ from those of the module.
         """
+        prefix = self._prefix(expected)
         names = self._sources(expected)
         faults = [f"missing: {name}" for name in expected if name not in names]
-        faults += [f"unknown: {name}" for name in self._files if name not in expected]
+        faults += [
+            f"unknown: {name}"
+            for name in self._files
+            if not name.startswith(prefix) or name[len(prefix) :] not in expected
+        ]
         mapped: dict[str, torch.Tensor] = {}
         for file in sorted(set(self._files.values())):
             with _opened(file) as opened:
@@ -62,6 +68,8 @@ class Weights:
                         mapped[name] = opened.get_tensor(name)
         for name, source in names.items():
             want, got = expected[name], mapped[source]
+            if want.dtype == torch.float32 and got.dtype in _HALVES:
+                mapped[source] = got = got.to(torch.float32)
             if (want.shape, want.dtype) != (got.shape, got.dtype):
                 faults.append(
                     f"{name}: expected {want.dtype} {list(want.shape)}, "
@@ -95,29 +103,51 @@ class Weights:
         return copied
 
     def tables(self, module: nn.Module) -> dict[str, FileTable]:
-        """The float32 matrices among a module's weights, to be read where they lie."""
+        """The float32 matrices among a module's weights, to be read where they lie.
+
+        Those that files hold in 16 bits are not among them: they are read into memory.
+        """
         expected = module.state_dict(keep_vars=True)
-        return {
+        tables = {
             name: self._table(source, expected[name].shape)
             for name, source in self._sources(expected).items()
             if expected[name].dtype == torch.float32 and expected[name].ndim == 2
         }
+        return {name: table for name, table in tables.items() if table is not None}
+
+    def _prefix(self, expected: Mapping[str, torch.Tensor]) -> str:
+        """What a wrapper (DataParallel, torch.compile, Lightning) put before every name."""
+        if not self._files or not expected or set(self._files) & set(expected):
+            return ""
+        shortest = min(self._files, key=lambda name: (len(name), name))
+        for place in range(1, len(shortest)):
+            prefix = shortest[:place]
+            if prefix.endswith(".") and shortest[place:] in expected:
+                return prefix
+        return ""
 
     def _sources(self, expected: Mapping[str, torch.Tensor]) -> dict[str, str]:
         """For every name of a module's state, the name of its tensor in the files."""
-        present = {id(tensor): name for name, tensor in expected.items() if name in self._files}
+        prefix = self._prefix(expected)
+        present = {
+            id(tensor): prefix + name
+            for name, tensor in expected.items()
+            if prefix + name in self._files
+        }
         sources = {}
         for name, tensor in expected.items():
-            source = name if name in self._files else present.get(id(tensor))
+            source = prefix + name if prefix + name in self._files else present.get(id(tensor))
             if source is not None:
                 sources[name] = source
         return sources
 
-    def _table(self, name: str, shape: torch.Size) -> FileTable:
+    def _table(self, name: str, shape: torch.Size) -> FileTable | None:
         file = self._files[name]
         with file.open("rb") as opened:  # the library has checked the header
             length = int.from_bytes(opened.read(8), "little")
             entry = json.loads(opened.read(length))[name]
+        if entry["dtype"] != "F32":
+            return None
         return FileTable(file, 8 + length + int(entry["data_offsets"][0]), shape[0], shape[1])
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import build_apk
 import jni_library
 import pytest
-from java_fixtures import write_fixtures
+from java_fixtures import VERIFIED, write_fixtures
+from support.faulty import copy_with_wrong_rank
 from tool import UnavailableError, run_tool
 
 from ondevice import __version__
 from ondevice.bench.report import read_report
+from ondevice.verify import verify
 
 JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
 lacking = [tool for tool in (*jni_library.TOOLS, "java") if shutil.which(tool) is None]
@@ -31,6 +33,16 @@ def libraries():
     """The JNI library of every processor; building checks what it needs and exports."""
     folder = build_apk.OUT / "jni"
     return {abi.name: jni_library.build(abi, folder / abi.name) for abi in jni_library.ABIS}
+
+
+@pytest.fixture(scope="session")
+def wrong_library(tmp_path_factory):
+    """The folder of this machine's JNI library, of an engine whose rank is wrong."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (abi,) = (abi for abi in jni_library.ABIS if abi.name == "x86_64")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jni_library, "ENGINE", copy_with_wrong_rank(folder))
+        return jni_library.build(abi, folder / "jni").parent
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +94,36 @@ def test_junit_on_this_machine(junit):
     assert junit.returncode == 0, junit.stdout[-6000:] + junit.stderr[-2000:]
     assert "OK (" in junit.stdout
     assert "WARNING" not in junit.stdout + junit.stderr  # what -Xcheck:jni would say
+
+
+@pytest.mark.parametrize("name", VERIFIED)
+def test_both_engines_of_python_give_the_rank_difference_that_java_must_give(fixtures, name):
+    """JUnit compares Java's with the numpy engine's."""
+    expected = verify(fixtures / f"{name}.odm", engine="numpy")
+    found = verify(fixtures / f"{name}.odm", engine="native")
+    assert found.rank_difference == pytest.approx(expected.rank_difference, abs=1e-6, nan_ok=True)
+    assert found.passed is expected.passed is (name in ("small", "ranked", "sampled"))
+
+
+@pytest.mark.parametrize("name", ["small", "sampled"])
+def test_an_engine_whose_rank_is_wrong_does_not_pass(junit, fixtures, wrong_library, name):
+    """The files hold no ranked scores: rank is compared with predict."""
+
+    def verified(folder):
+        done = subprocess.run(
+            ["java", f"-Djava.library.path={folder}",
+             "-classpath", junit.args[junit.args.index("-classpath") + 1],
+             "ondevice.ctr.VerifyFile", str(fixtures / f"{name}.odm")],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        passed, predicted, ranked = done.stdout.split()
+        assert float(predicted) < 1e-5
+        return passed, float(ranked)
+
+    assert verified(build_apk.OUT / "jni" / "x86_64") == ("true", pytest.approx(0, abs=1e-6))
+    passed, difference = verified(wrong_library)
+    assert passed == "false"
+    assert difference > 0.01
 
 
 def test_a_processor_without_a_library_is_told_so(junit, fixtures):

@@ -1,5 +1,6 @@
 """The Android library: JNI libraries of three processors, and its JUnit tests on this machine."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -124,6 +125,26 @@ def test_an_engine_whose_rank_is_wrong_does_not_pass(junit, fixtures, wrong_libr
     passed, difference = verified(wrong_library)
     assert passed == "false"
     assert difference > 0.01
+
+
+def test_a_wrong_rank_is_not_measured(junit, fixtures, wrong_library):
+    """The benchmark's process of the library measures predict, and refuses to measure rank."""
+
+    def measured(context):
+        task = {"kind": "latency", "rows": 1, "context": context, "gap_ms": 0, "seconds": 0.01,
+                "drop_pages": False}  # fmt: skip
+        return subprocess.run(
+            ["java", f"-Djava.library.path={wrong_library}",
+             "-classpath", junit.args[junit.args.index("-classpath") + 1],
+             "ondevice.ctr.bench.WorkerProcess", str(fixtures / "small.odm"), "0",
+             json.dumps(task)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    assert measured([]).returncode == 0
+    refused = measured(["user"])
+    assert refused.returncode == 1
+    assert "rank differs from predict: by 0." in refused.stderr
 
 
 def test_a_processor_without_a_library_is_told_so(junit, fixtures):

@@ -210,6 +210,9 @@ def write_ranked(folder):
         vectors["rankings"][1]["outputs"]["probability"] = altered(scores, 5, add)
         rewrite_info(base, folder / f"{name}.odm", {"vectors": vectors})
     write_numbers_model(folder / "numbers.odm")
+    described = json.loads(open_container(folder / "numbers.odm").metadata["info"])["inputs"]
+    described[1]["dtype"] = "float32"  # of a candidate's values
+    rewrite_info(folder / "numbers.odm", folder / "float_input.odm", {"inputs": described})
     raw = features().encode(raw_rows())
     score = ondevice.load(folder / "features.odm", engine="numpy").predict(raw)
     many = ModelInfo(inputs=(), outputs=(), vectors=TestVectors(raw, {"probability": score}, 1e-5))

@@ -130,6 +130,16 @@ public class OnDeviceModelTest {
     }
 
     @Test
+    public void aModelThatTakesNumbersIsRefused() {
+        try {
+            OnDeviceModel.open(Fixtures.file("float_input.odm")).close();
+            fail("opened");
+        } catch (UnsupportedModelException error) {
+            assertTrue(error.getMessage(), error.getMessage().contains("it takes numbers"));
+        }
+    }
+
+    @Test
     public void splitsOfManyInputsCoverEveryTwo() {
         for (int count : new int[] {1, 2, 6, 7, 40}) {
             List<String> names = new ArrayList<String>();

@@ -98,14 +98,27 @@ def ranking_difference(load: Callable[[], Ranker], request: Mapping[str, ValueAr
     predicting = load()
     largest = 0.0
     for context in context_splits(list(rows)):
-        predict = functools.partial(predicting.predict, repeated_request(rows, context))
-        rank = functools.partial(load().rank, *split_request(rows, context))
-        expected, got = _answer(predicting, predict), _answer(predicting, rank)
-        if expected is None or got is None:
-            largest = max(largest, 0.0 if expected is got else math.inf)
-            continue
-        largest = max(largest, *(_disagreement(got[name], expected[name]) for name in expected))
+        largest = max(largest, split_difference(load(), predicting, rows, context))
     return largest
+
+
+def split_difference(
+    ranking: Ranker, predicting: Ranker, request: Mapping[str, ValueArray], context: Sequence[str]
+) -> float:
+    """As `ranking_difference`, of one split of a request, and of all its rows.
+
+    Args:
+        ranking: ranks the candidates.
+        predicting: scores the same rows; it may be the same model, which ranks first.
+        request: values by input name, [rows, ...].
+        context: names of the inputs whose first row is the context.
+    """
+    got = _answer(ranking, functools.partial(ranking.rank, *split_request(request, context)))
+    predict = functools.partial(predicting.predict, repeated_request(request, context))
+    expected = _answer(predicting, predict)
+    if expected is None or got is None:
+        return 0.0 if expected is got else math.inf
+    return max(_disagreement(got[name], expected[name]) for name in expected)
 
 
 def _answer(model: Ranker, ask: Callable[[], Any]) -> dict[str, FloatArray] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jni_library
 import numpy as np
-from support.runtime import write_small_model
+from support.runtime import expected_probabilities, small_ids, write_small_model
 from support.tools import absent, missing
 
 import ondevice
@@ -21,11 +21,13 @@ from ondevice.container import (
     write_container,
 )
 from ondevice.features import FeatureSpec, Field
-from ondevice.info import InputSpec, ModelInfo
+from ondevice.info import InputSpec, ModelInfo, RankingVectors, TestVectors
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
+from ondevice.ranking import repeated_request
 from ondevice.records import pack_records
 from ondevice.spec import binary_code_spec, full_spec
+from ondevice.verify import verify
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -69,6 +71,8 @@ SPECS = {
     "seen": full_spec(8, 4, padding_id=0, oov_row=1),
     "days": binary_code_spec(4, code_bits=12, t=6, padding_id=0),
 }
+# Files that Python and Java verify: wrong are the ranked scores of three.
+VERIFIED = ("small", "ranked", "sampled", "wrong_ranking", "nan_ranking", "numbers")
 LENGTHS = {"seen": 3, "days": 2}
 
 
@@ -144,8 +148,95 @@ def write_fixtures(folder):
             request = {"context": one, "candidates": many, "scores": scores}
         requests.append({"model": "features.odm", **request})
     (folder / "requests.json").write_text(json.dumps(requests), encoding="utf-8")
+    write_ranked(folder)
     write_descriptions(folder / "descriptions")
     write_app_fixtures(folder)
+
+
+def ranked_vectors(source):
+    """Test vectors of a file as JSON, with ranked scores of plain Python for two splits."""
+    vectors = json.loads(open_container(source).metadata["info"])["vectors"]
+    rows = {name: values[:8] for name, values in small_ids(32).items()}
+    for context in (["user"], ["colour", "slot"]):
+        scores = expected_probabilities(repeated_request(rows, context)).astype("<f4")
+        data = base64.b64encode(scores.tobytes()).decode()
+        outputs = {"probability": {"shape": [8], "data": data, "dtype": "float32"}}
+        vectors.setdefault("rankings", []).append({"context": context, "outputs": outputs})
+    return vectors
+
+
+def altered(array, row, add):
+    """The same array of the description, one value of it larger."""
+    values = np.frombuffer(base64.b64decode(array["data"]), "<f4").copy()
+    values[row] += add
+    return {**array, "data": base64.b64encode(values.tobytes()).decode()}
+
+
+def write_numbers_model(path):
+    """Three inputs, two of them numbers that no table reads, and a score far beyond 1.
+
+    The source's ranked score of one row is said to be a tenth more than it is: a relative
+    difference of 1/11.
+    """
+    rng = np.random.default_rng(6)
+    spec = full_spec(6, 3, oov_row=0)
+    table = rng.normal(size=(spec.rows, spec.dim)).astype(np.float32)
+    weight = (rng.integers(1, 8, (1, 6)) / 8).astype(np.float32)  # nothing cancels
+    nodes = (
+        Node("Lookup", ("user",), ("user.v",), {}, "user", spec),
+        Node("Cast", ("price",), ("price.f",), {"to": 1}),
+        Node("Cast", ("age",), ("age.f",), {"to": 1}),
+        Node("Concat", ("user.v", "price.f", "age.f"), ("all",), {"axis": -1}),
+        Node("Gemm", ("all", "w", "b"), ("count",), {"transB": 1}),
+    )
+    packed = pack_records(quantise(table, "q8", scale_axis="row"))
+    plan = Plan(("user", "price", "age"), ("count",), nodes, ("w", "b"), {"user": packed.layout})
+    ids = {
+        "user": rng.integers(0, 6, 90),
+        "price": rng.integers(0, 9, (90, 2)),
+        "age": rng.integers(1, 9, (90, 1)),
+    }
+
+    def count(rows):
+        values = packed.read(rows["user"])
+        return (np.concatenate([values, rows["price"], rows["age"]], 1) @ weight.T + 5).astype("f4")
+
+    wrong = count(repeated_request({k: v[:70] for k, v in ids.items()}, ("user", "age")))
+    wrong[3] *= 1.1
+    vectors = TestVectors(
+        ids, {"count": count(ids)}, 1e-5, (RankingVectors(("user", "age"), {"count": wrong}),)
+    )
+    shapes = {"user": ("batch",), "price": ("batch", 2), "age": ("batch", 1)}
+    inputs = tuple(InputSpec(name, shape) for name, shape in shapes.items())
+    info = ModelInfo(inputs=inputs, outputs=("count",), vectors=vectors)
+    write_odm(path, plan, info, {"w": weight, "b": np.full(1, 5, np.float32)}, {"user": packed})
+
+
+def write_ranked(folder):
+    """Files that hold ranked scores, right and wrong, and what Python makes of them."""
+    base = folder / "small.odm"
+    vectors = ranked_vectors(base)
+    rewrite_info(base, folder / "ranked.odm", {"vectors": vectors})
+    scores = vectors["rankings"][1]["outputs"]["probability"]
+    for name, add in (("wrong_ranking", 0.25), ("nan_ranking", np.nan)):
+        vectors["rankings"][1]["outputs"]["probability"] = altered(scores, 5, add)
+        rewrite_info(base, folder / f"{name}.odm", {"vectors": vectors})
+    write_numbers_model(folder / "numbers.odm")
+    described = json.loads(open_container(folder / "numbers.odm").metadata["info"])["inputs"]
+    described[1]["dtype"] = "float32"  # of a candidate's values
+    rewrite_info(folder / "numbers.odm", folder / "float_input.odm", {"inputs": described})
+    raw = features().encode(raw_rows())
+    score = ondevice.load(folder / "features.odm", engine="numpy").predict(raw)
+    many = ModelInfo(inputs=(), outputs=(), vectors=TestVectors(raw, {"probability": score}, 1e-5))
+    vectors = json.loads(many.to_text())["vectors"]  # seven inputs: a sample of the splits
+    rewrite_info(folder / "features.odm", folder / "sampled.odm", {"vectors": vectors})
+    found = [
+        {"model": f"{name}.odm", "passed": done.passed, "rows": done.rows,
+         "max_difference": done.max_difference,
+         "rank_difference": None if np.isnan(done.rank_difference) else done.rank_difference}
+        for name in VERIFIED for done in [verify(folder / f"{name}.odm", engine="numpy")]
+    ]  # fmt: skip
+    (folder / "verifications.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def write_app_fixtures(folder):
@@ -180,6 +271,15 @@ def write_descriptions(folder):
     def with_field(**changes):
         return {"features": [{**field, **changes}]}
 
+    def with_ranking(**changes):
+        vectors = ranked_vectors(base)
+        vectors["rankings"][0] |= changes
+        return {"vectors": vectors}
+
+    def with_scores(**changes):
+        right = ranked_vectors(base)["rankings"][0]["outputs"]["probability"]
+        return with_ranking(outputs={"probability": {**right, **changes}})
+
     lies = {
         "inputs": {"inputs": [{"name": "user", "shape": ["batch"], "id_limit": None}]},
         "axis": with_input(shape=["batch", 2**31]),
@@ -199,6 +299,16 @@ def write_descriptions(folder):
         "expected-seed": with_field(seed=2**64),
         "length": with_field(length=5000),
         "output": {"outputs": []},
+        "rankings-type": {"vectors": {**ranked_vectors(base), "rankings": {}}},
+        "rankings-null": {"vectors": {**ranked_vectors(base), "rankings": None}},
+        "rankings-input": with_ranking(context=["nobody"]),
+        "rankings-name": with_ranking(context=[1]),
+        "rankings-outputs": with_ranking(outputs={}),
+        "rankings-more-rows": with_scores(shape=[33]),
+        "rankings-no-rows": with_scores(shape=[0], data=""),
+        "shape": with_scores(shape=8),
+        "rankings-cut": with_scores(shape=[3]),
+        "base64-scores": with_scores(data="AAA\n"),
         "nesting": None,
     }
     for name, change in lies.items():

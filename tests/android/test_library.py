@@ -1,5 +1,6 @@
 """The Android library: JNI libraries of three processors, and its JUnit tests on this machine."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,12 +9,14 @@ from pathlib import Path
 import build_apk
 import jni_library
 import pytest
-from java_fixtures import no_jni_headers, write_fixtures
+from java_fixtures import VERIFIED, no_jni_headers, write_fixtures
+from support.faulty import copy_with_wrong_rank
 from support.tools import absent, missing, needs, require
 from tool import UnavailableError, run_tool
 
 from ondevice import __version__
 from ondevice.bench.report import read_report
+from ondevice.verify import verify
 
 JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
 pytestmark = needs(missing(*jni_library.TOOLS, "java"), absent(*JUNIT), no_jni_headers())
@@ -27,6 +30,16 @@ def libraries():
     """The JNI library of every processor; building checks what it needs and exports."""
     folder = build_apk.OUT / "jni"
     return {abi.name: jni_library.build(abi, folder / abi.name) for abi in jni_library.ABIS}
+
+
+@pytest.fixture(scope="session")
+def wrong_library(tmp_path_factory):
+    """The folder of this machine's JNI library, of an engine whose rank is wrong."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (abi,) = (abi for abi in jni_library.ABIS if abi.name == "x86_64")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jni_library, "ENGINE", copy_with_wrong_rank(folder))
+        return jni_library.build(abi, folder / "jni").parent
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +89,56 @@ def test_junit_on_this_machine(junit):
     assert junit.returncode == 0, junit.stdout[-6000:] + junit.stderr[-2000:]
     assert "OK (" in junit.stdout
     assert "WARNING" not in junit.stdout + junit.stderr  # what -Xcheck:jni would say
+
+
+@pytest.mark.parametrize("name", VERIFIED)
+def test_both_engines_of_python_give_the_rank_difference_that_java_must_give(fixtures, name):
+    """JUnit compares Java's with the numpy engine's."""
+    expected = verify(fixtures / f"{name}.odm", engine="numpy")
+    found = verify(fixtures / f"{name}.odm", engine="native")
+    assert found.rank_difference == pytest.approx(expected.rank_difference, abs=1e-6, nan_ok=True)
+    assert found.passed is expected.passed is (name in ("small", "ranked", "sampled"))
+
+
+@pytest.mark.parametrize("name", ["small", "sampled"])
+def test_an_engine_whose_rank_is_wrong_does_not_pass(junit, fixtures, wrong_library, name):
+    """The files hold no ranked scores: rank is compared with predict."""
+
+    def verified(folder):
+        done = subprocess.run(
+            ["java", f"-Djava.library.path={folder}",
+             "-classpath", junit.args[junit.args.index("-classpath") + 1],
+             "ondevice.ctr.VerifyFile", str(fixtures / f"{name}.odm")],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        passed, predicted, ranked = done.stdout.split()
+        assert float(predicted) < 1e-5
+        return passed, float(ranked)
+
+    assert verified(build_apk.OUT / "jni" / "x86_64") == ("true", pytest.approx(0, abs=1e-6))
+    passed, difference = verified(wrong_library)
+    assert passed == "false"
+    assert difference > 0.01
+
+
+def test_a_wrong_rank_is_not_measured(junit, fixtures, wrong_library):
+    """The benchmark's process of the library measures predict, and refuses to measure rank."""
+
+    def measured(context):
+        task = {"kind": "latency", "rows": 1, "context": context, "gap_ms": 0, "seconds": 0.01,
+                "drop_pages": False}  # fmt: skip
+        return subprocess.run(
+            ["java", f"-Djava.library.path={wrong_library}",
+             "-classpath", junit.args[junit.args.index("-classpath") + 1],
+             "ondevice.ctr.bench.WorkerProcess", str(fixtures / "small.odm"), "0",
+             json.dumps(task)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    assert measured([]).returncode == 0
+    refused = measured(["user"])
+    assert refused.returncode == 1
+    assert "rank differs from predict: by 0." in refused.stderr
 
 
 def test_a_processor_without_a_library_is_told_so(junit, fixtures):

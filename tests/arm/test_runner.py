@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.faulty import copy_with_wrong_rank
 from support.runtime import write_small_model
 from support.tools import cannot_link, missing, needs
 
@@ -128,6 +129,32 @@ def test_times_of_a_real_processor_are_shown(small, phone, tmp_path, monkeypatch
         assert start["start_us"]["min"] > start["load_us"]["min"] > 0
 
 
+@pytest.fixture(scope="module")
+def wrong_runner(tmp_path_factory):
+    """The folder of this machine's runner, of an engine whose rank is wrong."""
+    folder = tmp_path_factory.mktemp("wrong")
+    native = copy_with_wrong_rank(folder)
+    subprocess.run(["make", "-s", "runner-here", f"RUNNERS={folder}", f"NATIVE={native}"],
+                   cwd=ROOT, check=True)  # fmt: skip
+    return folder
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="runs a program for x86-64")
+@pytest.mark.parametrize("rows", [1, 100])
+@pytest.mark.parametrize("vectors", [True, False])
+def test_a_wrong_rank_is_not_measured(wrong_runner, phone, tmp_path, monkeypatch, rows, vectors):
+    """A runner of an engine whose rank is wrong measures predict only."""
+    monkeypatch.setenv("FAKE_ADB_ABI", "x86_64")
+    write_small_model(tmp_path / "m.odm", vectors=vectors)
+    words = [tmp_path / "m.odm", "--target", "adb", "--runner", wrong_runner, "--batch", 4,
+             "--gap-ms", 0, "--processes", 1, "--seconds", 0.01]  # fmt: skip
+    assert call(*words).returncode == 0
+    done = call(*words, "--rank", rows)
+    assert done.returncode == 1
+    assert "rank differs from predict: by 0." in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -193,15 +220,19 @@ def test_no_adb_is_said(small, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["latency", "MODEL", "REQUESTS", "0", "-", "0", "1", "0"],
-        ["latency", "MODEL", "REQUESTS", "3", "-", "0", "1", "0"],
-        ["latency", "MODEL", "REQUESTS", "4", "1", "0", "1", "0"],
-        ["latency", "MODEL", "REQUESTS", "4", "-", "x", "1", "0"],
-        ["latency", "MODEL", "REQUESTS", "4", "-", "0", "1", "99999999999999999999"],
-        ["latency", "REQUESTS", "REQUESTS", "4", "-", "0", "1", "0"],
-        ["latency", "nowhere", "REQUESTS", "4", "-", "0", "1", "0"],
-        ["latency", "MODEL", "nowhere", "4", "-", "0", "1", "0"],
-        ["dance", "MODEL", "REQUESTS", "4", "-", "0", "1", "0"],
+        ["latency", "MODEL", "REQUESTS", "0", "-", "0", "1", "0", "0"],
+        ["latency", "MODEL", "REQUESTS", "3", "-", "0", "1", "0", "0"],
+        ["latency", "MODEL", "REQUESTS", "4", "1", "0", "1", "0", "0"],
+        ["latency", "MODEL", "REQUESTS", "4", "-", "x", "1", "0", "0"],
+        ["latency", "MODEL", "REQUESTS", "4", "-", "0", "1", "99999999999999999999", "0"],
+        ["latency", "REQUESTS", "REQUESTS", "4", "-", "0", "1", "0", "0"],
+        ["latency", "nowhere", "REQUESTS", "4", "-", "0", "1", "0", "0"],
+        ["latency", "MODEL", "nowhere", "4", "-", "0", "1", "0", "0"],
+        ["latency", "MODEL", "REQUESTS", "4", "100", "0", "1", "1", "nan"],
+        ["latency", "MODEL", "REQUESTS", "4", "100", "0", "1", "1", "-1"],
+        ["latency", "MODEL", "REQUESTS", "4", "100", "0", "1", "1", "1x"],
+        ["latency", "MODEL", "REQUESTS", "4", "100", "0", "1", "1"],
+        ["dance", "MODEL", "REQUESTS", "4", "-", "0", "1", "0", "0"],
         ["drop", "nowhere"],
         [],
     ],

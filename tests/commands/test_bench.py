@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from support.runtime import write_small_model
 
+from ondevice.bench.measure.observation import Task
 from ondevice.bench.measure.statistics import ratio_of_bursts, spread
+from ondevice.bench.measure.worker import observe
 from ondevice.bench.report import Report, parse_report
 from ondevice.bench.show.compare import compare
 from ondevice.bench.show.gate import gate, parse_limit
 from ondevice.bench.show.page import page
 from ondevice.bench.show.tables import csv_text, markdown, text
-from ondevice.errors import FileFormatError, InputError
+from ondevice.errors import FileFormatError, InputError, ParityError
+from ondevice.model import Model
 
 
 def call(*arguments):
@@ -48,6 +51,29 @@ def slower(data, factor):
         item["percentiles_us"] = [value * factor for value in item["percentiles_us"]]
         item["bursts_us"] = [[value * factor for value in burst] for burst in item["bursts_us"]]
     return changed
+
+
+@pytest.mark.parametrize("kind", ["latency", "profile"])
+@pytest.mark.parametrize("vectors", [True, False])
+def test_a_wrong_rank_is_not_measured(tmp_path, monkeypatch, kind, vectors):
+    path, right = tmp_path / "m.odm", Model.rank
+    write_small_model(path, vectors=vectors)
+
+    def observed(call):
+        task = Task(kind, "native", call=call, rows=70, seconds=0.01)
+        return observe(path, task, 0, lambda: None)
+
+    assert observed("rank").runtime.startswith("native")
+
+    def wrong(model, context, candidates):
+        scores = right(model, context, candidates)
+        scores[-1] += 0.05
+        return scores
+
+    monkeypatch.setattr(Model, "rank", wrong)
+    assert observed("predict").runtime.startswith("native")
+    with pytest.raises(ParityError, match=r"rank differs from predict: by 0\.05 .*context user"):
+        observed("rank")
 
 
 def test_spread_is_numpys():

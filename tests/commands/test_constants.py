@@ -17,6 +17,7 @@ PYTHON = {name: value for name, value in vars(constants).items() if name.isupper
 PYTHON |= {"FORMAT": report.FORMAT, "FORMAT_VERSION": report.FORMAT_VERSION}
 
 NOT_IN_C = {
+    "RANK_TOLERANCE": "adb.py says how far rank may be from predict",
     **dict.fromkeys(
         ["REQUESTS", "RANDOM_ROWS"], "adb.py draws the requests and ships them as a file"
     ),
@@ -30,6 +31,7 @@ NOT_IN_C = {
     ),
 }  # fmt: skip
 NOT_IN_JAVA = {
+    "RANK_TOLERANCE": "the library verifies the file, which holds the tolerance",
     "PROFILE_REQUESTS": "the library has no profile by operator",
     "MAX_THREADS": "the library sends one request at a time, in one thread",
 }

@@ -29,6 +29,9 @@ EMULATED_REQUESTS = 20
 PROFILE_REQUESTS = 2000
 # Calls that do nothing, in each of the BURSTS that measure what timing itself costs.
 OVERHEAD_BURST_CALLS = 100
+# How far `rank` may be from `predict` where a file has no test vectors, which say so: as far as
+# dense layers of int8 bring it.
+RANK_TOLERANCE = 2e-2
 # Rows to draw requests from where a file has no test vectors.
 RANDOM_ROWS = 256
 # Rows of a request at most: larger batches are training's, and their buffers fill a phone.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.bench.measure.constants import RANDOM_ROWS
+from ondevice.bench.measure.constants import RANDOM_ROWS, RANK_TOLERANCE
 from ondevice.errors import InputError
 from ondevice.info import InputSpec, ModelInfo
 
@@ -57,6 +57,11 @@ def draw(rows_to_draw_from: Mapping[str, ValueArray], rows: int, count: int) -> 
         {name: np.ascontiguousarray(ids[chosen]) for name, ids in rows_to_draw_from.items()}
         for chosen in picked
     ]
+
+
+def rank_tolerance(info: ModelInfo) -> float:
+    """How far `rank` may be from `predict` in a file that is measured."""
+    return RANK_TOLERANCE if info.vectors is None else info.vectors.tolerance
 
 
 def split(request: Ids, context: Sequence[str]) -> tuple[Ids, Ids]:

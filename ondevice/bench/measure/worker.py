@@ -44,10 +44,17 @@ from ondevice.bench.measure.device import emulator
 from ondevice.bench.measure.energy import Meter, find_meter
 from ondevice.bench.measure.memory import memory
 from ondevice.bench.measure.observation import Bursts, Observation, OperatorTimes, Task, TaskKind
-from ondevice.bench.measure.requests import context_inputs, draw, pool, split
+from ondevice.bench.measure.requests import (
+    context_inputs,
+    draw,
+    pool,
+    rank_tolerance,
+    split,
+)
 from ondevice.engines.native import NativeEngine
-from ondevice.errors import OnDeviceError, UnsupportedError
+from ondevice.errors import OnDeviceError, ParityError, UnsupportedError
 from ondevice.model import Model, load
+from ondevice.ranking import split_difference
 
 # What opening a kind of file imports; a missing one is reported when the file is opened.
 RUNTIMES = {
@@ -71,6 +78,7 @@ def observe(path: Path, task: Task, started_ns: int, ready: Callable[[], None]) 
 
     Raises:
         OnDeviceError: as `ondevice.load` and `Model.predict` do.
+        ParityError: `rank` is to be measured, and differs from `predict`.
         UnsupportedError: a profile of another engine than the native one.
     """
     tasks = {"start": _start, "memory": _memory, "latency": _latency, "profile": _profile}
@@ -126,6 +134,7 @@ def _memory(path: Path, task: Task, _: int, __: Callable[[], None]) -> Observati
 
 def _latency(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Observation:
     """Time warm requests, in one session for each worker; emulated ones are only counted."""
+    _check_rank(path, task)
     models = [load(path, engine=task.engine, threads=task.threads) for _ in range(task.workers)]
     calls = [_call(model, task) for model in models]
     if emulator() is not None:
@@ -161,6 +170,24 @@ def _call(model: Model, task: Task) -> tuple[Call, list[Any]]:
         return model.predict, requests
     context = context_inputs(model.info, task.context)
     return lambda pair: model.rank(*pair), [split(request, context) for request in requests]
+
+
+def _check_rank(path: Path, task: Task) -> None:
+    """Raise ParityError where `rank` differs from `predict`: a wrong answer's time says nothing.
+
+    The first request is compared, in a model of its own, which no request came before.
+    """
+    if task.call != "rank":
+        return
+    model = load(path, engine=task.engine, threads=task.threads)
+    (request,) = draw(pool(model.info), task.rows, 1)
+    context, tolerance = context_inputs(model.info, task.context), rank_tolerance(model.info)
+    difference = split_difference(model, model, request, context)
+    if not difference <= tolerance:
+        raise ParityError(
+            f"{path}: rank differs from predict: by {difference:.3g} (tolerance {tolerance:g}) in "
+            f"the {model.engine} engine, context {', '.join(context)}, so it is not measured"
+        )
 
 
 def _warm_up(call: Call, arguments: Sequence[Any], nanoseconds: int) -> None:
@@ -254,6 +281,7 @@ def _paced(call: Call, arguments: Iterable[Any], times: list[int], gap: int) -> 
 
 def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Observation:
     """Time every operator of warm requests. Raises UnsupportedError without the native engine."""
+    _check_rank(path, task)
     model = load(path, engine=task.engine, threads=task.threads)
     runner = model.runner
     if not isinstance(runner, NativeEngine):

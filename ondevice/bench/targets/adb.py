@@ -22,7 +22,7 @@ import ondevice
 from ondevice.bench.measure.constants import MAX_SYSTEM_FILE, REQUESTS
 from ondevice.bench.measure.device import DEVICE_FILES, STATE_FILES, clean, describe, state
 from ondevice.bench.measure.observation import Observation, Task
-from ondevice.bench.measure.requests import Ids, context_inputs, draw, pool
+from ondevice.bench.measure.requests import Ids, context_inputs, draw, pool, rank_tolerance
 from ondevice.bench.report import Device, State
 from ondevice.bench.strict import one_line, parse_json, shown
 from ondevice.bench.targets.local import MAX_NOTE, parse_answer, raise_answered
@@ -125,6 +125,7 @@ class AdbMachine:
         words = [
             *(task.kind, self._remote(model), requests, str(task.rows), _context(info, task)),
             *(str(int(task.gap_ms * 1e6)), str(int(task.seconds * 1e9)), str(task.requests)),
+            repr(rank_tolerance(info)),
         ]
         command = [*self._adb, "shell", " ".join([f"{self.folder}/runner", *words])]
         seconds = SHORT + 10 * task.seconds + task.requests * (1 + task.gap_ms / 1000)

@@ -2,19 +2,21 @@
  *
  *   ondevice-runner about
  *   ondevice-runner drop MODEL
- *   ondevice-runner TASK MODEL REQUESTS ROWS CONTEXT GAP_NS BUDGET_NS COUNT
+ *   ondevice-runner TASK MODEL REQUESTS ROWS CONTEXT GAP_NS BUDGET_NS COUNT TOLERANCE
  *
  * TASK is start, memory, latency or profile, as in ondevice/bench/measure/worker.py, whose answer this
  * program gives: an observation as one line of JSON, or {"error": ..., "message": ...}. REQUESTS is
  * a file of int64 IDs: for every request, ROWS rows of every input in turn. CONTEXT is "-" for
  * predict; for rank a digit for every input, 1 where it is context (its first row is taken).
- * BUDGET_NS limits the measurement, COUNT the number of requests; 0: no such limit.
+ * BUDGET_NS limits the measurement, COUNT the number of requests; 0: no such limit. Rank is measured
+ * only where its scores are within TOLERANCE of those of predict.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,6 +95,14 @@ static uint64_t number(const char *text) {
   return value;
 }
 
+static double tolerance_of(const char *text) {
+  char *end;
+  double value = strtod(text, &end);
+  if (*end || end == text || !(value >= 0) || isinf(value))
+    fail("InputError", "not a tolerance", text);
+  return value;
+}
+
 /* The user-mode emulator this runs in: it answers for /proc/self in the guest's name, but
  * /proc/thread-self passes it by. */
 static const char *emulator(void) {
@@ -142,6 +152,14 @@ static void read_requests(runner *r, const char *path) {
   }
 }
 
+static float **allocate_results(const runner *r) {
+  size_t outputs = od_output_count(r->model);
+  float **results = need(calloc(outputs, sizeof *results));
+  for (size_t i = 0; i < outputs; i++)
+    results[i] = need(calloc(r->rows * od_output(r->model, i)->row_size, sizeof(float)));
+  return results;
+}
+
 static void open_model(runner *r, const char *path) {
   od_error error;
   od_options options = {NULL, NULL, -1};
@@ -150,10 +168,48 @@ static void open_model(runner *r, const char *path) {
   check(od_session_open(r->model, &r->session, &error), &error);
   r->load_ns = now_ns() - before;
   r->inputs = od_input_count(r->model);
-  size_t outputs = od_output_count(r->model);
-  r->results = need(calloc(outputs, sizeof *r->results));
-  for (size_t i = 0; i < outputs; i++)
-    r->results[i] = need(calloc(r->rows * od_output(r->model, i)->row_size, sizeof(float)));
+  r->results = allocate_results(r);
+}
+
+/* Relative beyond 1; infinity where only one of the two is a number. As in ondevice/ranking.py. */
+static double difference(float got, float expected) {
+  if (got == expected || (isnan(got) && isnan(expected))) return 0;
+  double apart = fabs((double)got - expected), size = fabs((double)expected);
+  apart /= size > 1 ? size : 1;
+  return isnan(apart) ? INFINITY : apart;
+}
+
+/* Fail where the first request's ranked scores are not those of predict: the time of a wrong answer
+ * says nothing. Each has a session that no request came before. */
+static void check_rank(const runner *r, double tolerance) {
+  od_session *ranking, *predicting;
+  od_error error;
+  float **got = allocate_results(r), **expected = allocate_results(r);
+  const void **repeated = need(calloc(r->inputs, sizeof *repeated));
+  for (size_t i = 0; i < r->inputs; i++) {
+    repeated[i] = r->ids[i];
+    if (!r->context[i]) continue;
+    size_t row = input_bytes(r, i) / r->rows;
+    char *rows = need(malloc(input_bytes(r, i)));
+    for (size_t at = 0; at < r->rows; at++) memcpy(rows + at * row, r->ids[i], row);
+    repeated[i] = rows;
+  }
+  check(od_session_open(r->model, &ranking, &error), &error);
+  check(od_session_open(r->model, &predicting, &error), &error);
+  check(od_rank(ranking, r->ids, r->context, r->rows, got, &error), &error);
+  check(od_run(predicting, repeated, r->rows, expected, &error), &error);
+  double largest = 0;
+  for (size_t i = 0; i < od_output_count(r->model); i++)
+    for (size_t at = 0; at < r->rows * od_output(r->model, i)->row_size; at++)
+      if (difference(got[i][at], expected[i][at]) > largest)
+        largest = difference(got[i][at], expected[i][at]);
+  if (largest > tolerance) {
+    char text[128];
+    snprintf(text, sizeof text, "by %.3g (tolerance %g), so it is not measured", largest, tolerance);
+    fail("ParityError", "rank differs from predict", text);
+  }
+  od_session_close(ranking);
+  od_session_close(predicting);
 }
 
 static void call(const runner *r, size_t turn) {
@@ -393,10 +449,12 @@ int main(int count, char **arguments) {
     return 0;
   }
   if (count == 3 && !strcmp(task, "drop")) return drop(arguments[2]), 0;
-  if (count != 9) fail("InputError", "usage", "TASK MODEL REQUESTS ROWS CONTEXT GAP BUDGET COUNT");
+  if (count != 10)
+    fail("InputError", "usage", "TASK MODEL REQUESTS ROWS CONTEXT GAP BUDGET COUNT TOLERANCE");
   runner r = {.rows = number(arguments[4])};
   if (!r.rows || r.rows > MAX_ROWS) fail("InputError", "rows must be 1 to 1000000", arguments[4]);
   uint64_t gap = number(arguments[6]), budget = number(arguments[7]), most = number(arguments[8]);
+  double tolerance = tolerance_of(arguments[9]);
   if (most > MAX_REQUESTS) fail("InputError", "more than 50000 requests", arguments[8]);
   const char *flags = arguments[5];
   uint8_t *context = need(calloc(strlen(flags) + 1, 1));
@@ -408,6 +466,7 @@ int main(int count, char **arguments) {
   if (r.context && strlen(flags) != r.inputs)
     fail("InputError", "a digit for every input is expected", flags);
   read_requests(&r, arguments[3]);
+  if (r.context) check_rank(&r, tolerance);
   if (!strcmp(task, "latency")) return latency(&r, gap, budget, most), 0;
   if (!strcmp(task, "profile")) return profile(&r, budget, most), 0;
   fail("InputError", "no such task", task);

@@ -62,7 +62,7 @@ final class ModelFiles {
         Verification tests = model.verify();
         if (!tests.passed()) {
             throw new ModelFileException("its test vectors differ by " + tests.maxDifference
-                    + ", more than " + tests.tolerance);
+                    + ", rank by " + tests.rankDifference + ", more than " + tests.tolerance);
         }
         for (float score : model.rank(catalogue.context(0), catalogue.candidates())) {
             if (Float.isNaN(score) || Float.isInfinite(score)) {

@@ -3,9 +3,11 @@ package ondevice.ctr;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /**
  * Reads the description inside a model file (ondevice/info.py): inputs, features, test vectors.
@@ -23,8 +25,22 @@ final class ModelInfo {
     final Map<String, Field> fields = new LinkedHashMap<String, Field>();
     final Map<String, String> madeBy = new LinkedHashMap<String, String>();
     final Map<String, long[]> testInputs = new HashMap<String, long[]>();
+    final List<Ranking> rankings = new ArrayList<Ranking>();
     float[] testOutput; // of the first output; null: no test vectors
     double tolerance;
+
+    /** The source model's scores of candidates, taken from the first rows of the test inputs. */
+    static final class Ranking {
+        final Set<String> context; // inputs whose first row is the context
+        final int rows;
+        final float[] output; // of the first output
+
+        Ranking(Set<String> context, int rows, float[] output) {
+            this.context = context;
+            this.rows = rows;
+            this.output = output;
+        }
+    }
 
     /** Read it. Throws ModelFileException. */
     ModelInfo(String text) {
@@ -111,10 +127,45 @@ final class ModelInfo {
         for (Map.Entry<String, Object> entry : given.entrySet()) {
             testInputs.put(entry.getKey(), Base64.longs(data(entry.getValue())));
         }
-        Object output = map(vectors.get("outputs"), "vectors").get(outputs.get(0));
+        Map<String, Object> expected = map(vectors.get("outputs"), "vectors");
+        Object output = expected.get(outputs.get(0));
         if (output != null) {
             testOutput = Base64.floats(data(output));
         }
+        if (vectors.containsKey("rankings")) { // files of older releases have none
+            for (Object item : list(vectors, "rankings")) {
+                readRanking(map(item, "rankings"), given, expected.keySet());
+            }
+        }
+    }
+
+    private void readRanking(Map<String, Object> item, Map<String, Object> given,
+            Set<String> scored) {
+        Set<String> context = new HashSet<String>();
+        for (Object name : list(item, "context")) {
+            context.add(text(name, "rankings: context"));
+        }
+        Map<String, Object> expected = map(item.get("outputs"), "rankings: outputs");
+        if (!given.keySet().containsAll(context) || !expected.keySet().equals(scored)) {
+            throw new ModelFileException("description: rankings: context " + context
+                    + ", outputs " + expected.keySet() + ": other names than the test vectors'");
+        }
+        Object output = expected.get(outputs.get(0));
+        if (output == null) {
+            return; // as with the test outputs: only the first is compared
+        }
+        List<Object> shape = list(map(output, "rankings"), "shape");
+        long rows = shape.isEmpty() ? 0 : integer(shape.get(0), "rankings: shape");
+        float[] scores = Base64.floats(data(output));
+        for (int i = 0; i < inputs.size(); i++) {
+            long[] values = testInputs.get(inputs.get(i));
+            int most = values == null ? 0 : values.length / rowSizes.get(i);
+            if (rows < 1 || rows > most || scores.length % rows != 0) {
+                throw new ModelFileException("description: rankings: " + rows + " rows of "
+                        + scores.length + " scores, where the test inputs have " + most + " rows");
+            }
+        }
+        rankings.add(new Ranking(context, (int) rows, scores));
     }
 
     private static String data(Object array) {

@@ -200,7 +200,7 @@ public final class OnDeviceModel implements Closeable {
         for (int i = 0; i < ids.length; i++) {
             rows = checkedRows(i, ids[i], rows);
         }
-        return run(ids, null, rows);
+        return run(ids, null, rows, false);
     }
 
     /**
@@ -214,6 +214,15 @@ public final class OnDeviceModel implements Closeable {
      * @throws ModelClosedException the model was closed
      */
     public float[] rank(Inputs context, Inputs candidates) {
+        return rank(context, candidates, false);
+    }
+
+    /** As {@link #rank}, with scratch memory that no other request has used or will use. */
+    float[] rankAfresh(Inputs context, Inputs candidates) {
+        return rank(context, candidates, true);
+    }
+
+    private float[] rank(Inputs context, Inputs candidates, boolean afresh) {
         long[][] ids = new long[inputNames.length][];
         byte[] shared = new byte[inputNames.length];
         fill(ids, context, false);
@@ -241,7 +250,7 @@ public final class OnDeviceModel implements Closeable {
         if (rows < 0) {
             throw new InputException("no candidate inputs; give at least one input with N values");
         }
-        return run(ids, shared, rows);
+        return run(ids, shared, rows, afresh);
     }
 
     /**
@@ -260,7 +269,10 @@ public final class OnDeviceModel implements Closeable {
     }
 
     /**
-     * Run the file's own test vectors.
+     * Run the file's own test vectors, and compare {@code rank} with {@code predict}: over every
+     * split of up to 6 inputs into context and candidates, over a covering sample of the splits of
+     * more. Every split is ranked with new scratch memory, so that no value that an earlier request
+     * left can pass for a right one. Of several outputs the first is compared.
      *
      * @throws ModelFileException there are none inside, or they do not fit the model
      * @throws ModelClosedException the model was closed
@@ -269,21 +281,11 @@ public final class OnDeviceModel implements Closeable {
         if (info.testOutput == null) {
             throw new ModelFileException(where + ": no test vectors inside");
         }
-        Inputs inputs = new Inputs();
-        for (Map.Entry<String, long[]> entry : info.testInputs.entrySet()) {
-            inputs.ids(entry.getKey(), entry.getValue());
-        }
-        float[] got;
         try {
-            got = predict(inputs);
+            return new Verifier(this, info).verify();
         } catch (InputException error) {
             throw new ModelFileException(where + ": its test vectors: " + error.getMessage());
         }
-        double largest = got.length == info.testOutput.length ? 0 : Double.POSITIVE_INFINITY;
-        for (int i = 0; i < got.length && !Double.isInfinite(largest); i++) {
-            largest = Math.max(largest, Math.abs((double) got[i] - info.testOutput[i]));
-        }
-        return new Verification(got.length / outputSize, largest, info.tolerance);
     }
 
     /** The IDs of the file's test vectors, row after row, by input; empty when it has none. */
@@ -379,7 +381,7 @@ public final class OnDeviceModel implements Closeable {
         }
     }
 
-    private float[] run(long[][] ids, byte[] shared, int rows) {
+    private float[] run(long[][] ids, byte[] shared, int rows, boolean afresh) {
         long count = 0;
         for (int i = 0; i < ids.length; i++) {
             count += ids[i].length;
@@ -387,7 +389,7 @@ public final class OnDeviceModel implements Closeable {
                 checkLimit(i, ids[i]);
             }
         }
-        Session session = take();
+        Session session = take(afresh);
         try {
             session.makeRoom(count * 8, (long) rows * outputSize * 4);
             java.nio.LongBuffer to = session.ids.asLongBuffer();
@@ -403,17 +405,17 @@ public final class OnDeviceModel implements Closeable {
             session.scores.asFloatBuffer().get(scores);
             return scores;
         } finally {
-            give(session);
+            give(session, afresh);
         }
     }
 
-    private Session take() {
+    private Session take(boolean afresh) {
         synchronized (lock) {
             if (closed) {
                 throw new ModelClosedException(where + ": the model is closed");
             }
             running++;
-            if (!idle.isEmpty()) {
+            if (!afresh && !idle.isEmpty()) {
                 return idle.pop();
             }
         }
@@ -429,10 +431,14 @@ public final class OnDeviceModel implements Closeable {
         return session;
     }
 
-    private void give(Session session) {
+    private void give(Session session, boolean discard) {
         synchronized (lock) {
             running--;
-            idle.push(session);
+            if (discard) {
+                Native.closeSession(session.handle);
+            } else {
+                idle.push(session);
+            }
             releaseIfUnused();
         }
     }

@@ -11,8 +11,10 @@ import java.io.FileOutputStream;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
@@ -105,6 +107,62 @@ public class OnDeviceModelTest {
             assertTrue(error.getMessage().contains("no test vectors"));
         }
         none.close();
+    }
+
+    @Test
+    public void rankIsVerifiedAsPythonDoes() throws Exception {
+        int wrong = 0;
+        for (Map<String, Object> item : Fixtures.objects(Fixtures.json("verifications.json"))) {
+            String name = (String) item.get("model");
+            OnDeviceModel model = OnDeviceModel.open(Fixtures.file(name));
+            Verification found = model.verify();
+            model.close();
+            Object expected = item.get("rank_difference");
+            assertEquals(name, expected == null ? Double.NaN
+                    : ((Json.Number) expected).toDouble(), found.rankDifference, 1e-6);
+            assertEquals(name, ((Json.Number) item.get("max_difference")).toDouble(),
+                    found.maxDifference, CLOSE);
+            assertEquals(name, ((Json.Number) item.get("rows")).toLong(), found.rows);
+            assertEquals(name, item.get("passed"), found.passed());
+            wrong += found.maxDifference < CLOSE && !found.passed() ? 1 : 0;
+        }
+        assertEquals(3, wrong); // only for what the source model ranked
+    }
+
+    @Test
+    public void aModelThatTakesNumbersIsRefused() {
+        try {
+            OnDeviceModel.open(Fixtures.file("float_input.odm")).close();
+            fail("opened");
+        } catch (UnsupportedModelException error) {
+            assertTrue(error.getMessage(), error.getMessage().contains("it takes numbers"));
+        }
+    }
+
+    @Test
+    public void splitsOfManyInputsCoverEveryTwo() {
+        for (int count : new int[] {1, 2, 6, 7, 40}) {
+            List<String> names = new ArrayList<String>();
+            for (int i = 0; i < count; i++) {
+                names.add("f" + i);
+            }
+            List<Set<String>> splits = Verifier.contextSplits(names);
+            assertEquals(splits.size(), new HashSet<Set<String>>(splits).size());
+            assertTrue(count > 6 ? splits.size() < 60 : splits.size() == (1 << count) - 2);
+            assertEquals(splits, Verifier.contextSplits(names));
+            for (Set<String> split : splits) {
+                assertTrue(!split.isEmpty() && split.size() < count);
+            }
+            for (int a = 0; count > 2 && a < count; a++) {
+                for (int b = 0; b < a; b++) {
+                    Set<List<Boolean>> sides = new HashSet<List<Boolean>>();
+                    for (Set<String> split : splits) {
+                        sides.add(Arrays.asList(split.contains("f" + a), split.contains("f" + b)));
+                    }
+                    assertEquals(4, sides.size());
+                }
+            }
+        }
     }
 
     @Test

@@ -10,7 +10,9 @@ import java.util.concurrent.locks.LockSupport;
 import ondevice.ctr.Inputs;
 import ondevice.ctr.Json;
 import ondevice.ctr.ModelDescription;
+import ondevice.ctr.ModelFileException;
 import ondevice.ctr.OnDeviceModel;
+import ondevice.ctr.Verification;
 
 /**
  * Does one task in this process, which should be a fresh one: the same work, with the same
@@ -216,9 +218,32 @@ public final class Worker {
                 : new long[] {Long.parseLong(fields[7]), Long.parseLong(fields[9])};
     }
 
+    /**
+     * Throws ModelFileException where the native engine's rank is wrong for the file's test vectors:
+     * the time of a wrong answer says nothing.
+     */
+    private void checkRank() {
+        OnDeviceModel model = source.requests();
+        try {
+            if (!task.context.isEmpty() && model.describe().testRows > 0) {
+                Verification tests = model.verify();
+                if (!(tests.rankDifference <= tests.tolerance)) {
+                    throw new ModelFileException("rank differs from predict: by "
+                            + tests.rankDifference + " (tolerance " + tests.tolerance
+                            + "), so it is not measured");
+                }
+            }
+        } finally {
+            model.close();
+        }
+    }
+
     private void latency(Map<String, Object> observation) {
         draw(task.rows, REQUESTS);
         Engine model = source.open();
+        if (model.engine().equals("native")) {
+            checkRank();
+        }
         prepare(model);
         int turn = 0;
         long deadline = System.nanoTime() + (long) Math.min(WARM_UP_NS, task.seconds * 1e9);

@@ -1,0 +1,212 @@
+package ondevice.ctr;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.Set;
+
+/** Compares a model with its file's test vectors, and its {@code rank} with its {@code predict}. */
+final class Verifier {
+    private static final int ALL_SPLITS = 6; // of this many inputs every split is tried (62)
+    private static final int MOST_ROWS = 80; // candidates; more than the engine holds at once (64)
+
+    private final OnDeviceModel model;
+    private final ModelInfo info;
+    private final Map<String, Integer> rowSizes = new LinkedHashMap<String, Integer>();
+
+    Verifier(OnDeviceModel model, ModelInfo info) {
+        this.model = model;
+        this.info = info;
+        for (int i = 0; i < info.inputs.size(); i++) {
+            rowSizes.put(info.inputs.get(i), info.rowSizes.get(i));
+        }
+    }
+
+    /** Throws InputException where the model refuses the test vectors. */
+    Verification verify() {
+        float[] scores = model.predict(inputs(info.testInputs));
+        double rank = 0;
+        for (ModelInfo.Ranking ranking : info.rankings) {
+            Map<String, long[]> request = firstRows(ranking.rows);
+            float[] ranked = rank(request, ranking.context);
+            rank = Math.max(rank, largestDifference(ranked, ranking.output));
+        }
+        rank = Math.max(rank, rankingDifference(firstRows(Math.min(rows(), MOST_ROWS))));
+        return new Verification(rows(), largestDifference(scores, info.testOutput), rank,
+                info.tolerance);
+    }
+
+    private int rows() {
+        String first = info.inputs.get(0);
+        return info.testInputs.get(first).length / rowSizes.get(first);
+    }
+
+    /**
+     * The largest difference of rank from predict over all splits; infinity where only one of the
+     * two refuses a request, or gives no number.
+     */
+    private double rankingDifference(Map<String, long[]> request) {
+        double largest = 0;
+        for (Set<String> context : contextSplits(info.inputs)) {
+            float[] expected = null;
+            float[] got = null;
+            try {
+                expected = model.predict(inputs(repeated(request, context)));
+            } catch (InputException refused) {
+                // rank must refuse it too
+            }
+            try {
+                got = rank(request, context);
+            } catch (InputException refused) {
+                // predict must have refused it too
+            }
+            if (expected != null && got != null) {
+                largest = Math.max(largest, disagreement(got, expected));
+            } else if (expected != got) {
+                largest = Double.POSITIVE_INFINITY;
+            }
+        }
+        return largest;
+    }
+
+    private float[] rank(Map<String, long[]> request, Set<String> context) {
+        Inputs single = new Inputs();
+        Inputs candidates = new Inputs();
+        for (Map.Entry<String, long[]> entry : request.entrySet()) {
+            String name = entry.getKey();
+            if (context.contains(name)) {
+                single.ids(name, Arrays.copyOf(entry.getValue(), rowSizes.get(name)));
+            } else {
+                candidates.ids(name, entry.getValue());
+            }
+        }
+        return model.rankAfresh(single, candidates);
+    }
+
+    /** The rows that predict takes in the place of a ranking: the context's first row repeated. */
+    private Map<String, long[]> repeated(Map<String, long[]> request, Set<String> context) {
+        Map<String, long[]> rows = new LinkedHashMap<String, long[]>(request);
+        for (String name : context) {
+            long[] values = request.get(name).clone();
+            int size = rowSizes.get(name);
+            for (int i = size; i < values.length; i++) {
+                values[i] = values[i - size];
+            }
+            rows.put(name, values);
+        }
+        return rows;
+    }
+
+    private Map<String, long[]> firstRows(int rows) {
+        Map<String, long[]> request = new LinkedHashMap<String, long[]>();
+        for (Map.Entry<String, Integer> entry : rowSizes.entrySet()) {
+            String name = entry.getKey();
+            request.put(name, Arrays.copyOf(info.testInputs.get(name), rows * entry.getValue()));
+        }
+        return request;
+    }
+
+    private static Inputs inputs(Map<String, long[]> values) {
+        Inputs inputs = new Inputs();
+        for (Map.Entry<String, long[]> entry : values.entrySet()) {
+            inputs.ids(entry.getKey(), entry.getValue());
+        }
+        return inputs;
+    }
+
+    /**
+     * Which inputs are the context, split by split; never none of them and never all. Of up to
+     * ALL_SPLITS inputs every split; of more, so many that every two inputs stand together on each
+     * side, and apart both ways.
+     */
+    static List<Set<String>> contextSplits(List<String> names) {
+        int count = names.size();
+        if (count > ALL_SPLITS) {
+            return coveringSplits(names);
+        }
+        List<Set<String>> splits = new ArrayList<Set<String>>();
+        for (int bits = 1; bits < (1 << count) - 1; bits++) {
+            Set<String> context = new HashSet<String>();
+            for (int i = 0; i < count; i++) {
+                if ((bits >> i & 1) == 1) {
+                    context.add(names.get(i));
+                }
+            }
+            splits.add(context);
+        }
+        return splits;
+    }
+
+    private static List<Set<String>> coveringSplits(List<String> names) {
+        int count = names.size();
+        Random draw = new Random(count); // the same sample every time
+        byte[] seen = new byte[count * count]; // by pair, a bit for each combination of sides
+        int missing = count * (count - 1) / 2 * 4;
+        List<Set<String>> splits = new ArrayList<Set<String>>();
+        while (missing > 0) {
+            boolean[] sides = new boolean[count];
+            Set<String> context = new HashSet<String>();
+            for (int i = 0; i < count; i++) {
+                sides[i] = draw.nextBoolean();
+                if (sides[i]) {
+                    context.add(names.get(i));
+                }
+            }
+            int covered = context.isEmpty() || context.size() == count ? 0 : cover(seen, sides);
+            missing -= covered;
+            if (covered > 0) {
+                splits.add(context);
+            }
+        }
+        return splits;
+    }
+
+    /** Mark what a split covers; how much of it is new. */
+    private static int cover(byte[] seen, boolean[] sides) {
+        int covered = 0;
+        for (int a = 0; a < sides.length; a++) {
+            for (int b = a + 1; b < sides.length; b++) {
+                int pair = a * sides.length + b;
+                int bit = 1 << (sides[a] ? 2 : 0) + (sides[b] ? 1 : 0);
+                covered += (seen[pair] & bit) == 0 ? 1 : 0;
+                seen[pair] |= (byte) bit;
+            }
+        }
+        return covered;
+    }
+
+    /** As {@link #largestDifference}; two NaN agree, a NaN and a number are infinitely far apart. */
+    private static double disagreement(float[] got, float[] expected) {
+        double largest = got.length == expected.length ? 0 : Double.POSITIVE_INFINITY;
+        for (int i = 0; i < got.length && i < expected.length; i++) {
+            // equal where both are NaN, or the same infinity
+            if (Float.compare(got[i] + 0f, expected[i] + 0f) != 0) {
+                double difference = difference(got[i], expected[i]);
+                largest = Math.max(largest,
+                        Double.isNaN(difference) ? Double.POSITIVE_INFINITY : difference);
+            }
+        }
+        return largest;
+    }
+
+    /** Infinity for another number of scores; NaN where a score is NaN. */
+    private static double largestDifference(float[] got, float[] expected) {
+        if (got.length != expected.length) {
+            return Double.POSITIVE_INFINITY;
+        }
+        double largest = 0;
+        for (int i = 0; i < got.length; i++) {
+            largest = Math.max(largest, difference(got[i], expected[i]));
+        }
+        return largest;
+    }
+
+    /** Relative where the expected score is beyond 1: it may be a logit or a count. */
+    private static double difference(double got, double expected) {
+        return Math.abs(got - expected) / Math.max(Math.abs(expected), 1);
+    }
+}

@@ -18,8 +18,11 @@ import torch
 from ondevice.atomic import atomic_path
 from ondevice.models.data import DATASETS, open_log
 from ondevice.models.data.synthetic import DEFAULT_ROWS, synthetic_log
+from ondevice.models.search.run_trial import run_trial
 from ondevice.models.search.sizing import METHODS, designs, planned_rows
-from ondevice.models.search.trial import TableDesign, Trial, TrialResult, prepare, run_trial
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.trial_data import prepare
 
 DIM = 16
 # Column scales alone, 4 bytes a dimension and table, may take this share of a budget; rows get

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.models.layers.replacements import RotatedEmbedding
-from ondevice.models.networks import ClickModel, ModelConfig, build
+from ondevice.models.network_config import ModelConfig
+from ondevice.models.networks import ClickModel, build
 
 FORMAT = "ondevice-checkpoint"
 VERSION = 2

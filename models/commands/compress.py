@@ -25,8 +25,10 @@ from ondevice.models.commands.options import (
 )
 from ondevice.models.recipe import Source
 from ondevice.models.search.frontier import Frontier
+from ondevice.models.search.run_trial import folder_of
 from ondevice.models.search.search import Goal, Search
-from ondevice.models.search.trial import Trial, TrialData, TrialResult, folder_of, prepare
+from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.trial_data import TrialData, prepare
 from ondevice.models.training.refit import Refit
 from ondevice.text_table import size
 

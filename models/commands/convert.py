@@ -32,7 +32,7 @@ from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
-from ondevice.models.layers.embeddings import row_counts
+from ondevice.models.layers.row_index import row_counts
 from ondevice.models.networks import module_key
 from ondevice.models.recipe import Source
 from ondevice.models.shrink import compress_embeddings

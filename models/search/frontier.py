@@ -11,7 +11,8 @@ from typing import Any
 
 from ondevice.atomic import atomic_path
 from ondevice.errors import needs_extra
-from ondevice.models.search.trial import TableDesign, TrialResult
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial import TrialResult
 from ondevice.text_table import table
 
 with needs_extra("the plot of the frontier", "train"):

@@ -17,7 +17,8 @@ from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel
 from ondevice.models.search.sizing import planned_bytes
-from ondevice.models.search.trial import TableDesign, TrialData
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial_data import TrialData
 
 CODEC_STEPS: tuple[Codec, ...] = ("q8", "q4", "q2")
 # Thresholds of a head grow by this factor, and a step must drop a twentieth of the rows.

@@ -22,17 +22,11 @@ from ondevice.errors import FileFormatError, SpecError
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.search.frontier import Frontier
 from ondevice.models.search.probe import Point, Probe
+from ondevice.models.search.run_trial import folder_of, run_trial
 from ondevice.models.search.sizing import planned_bytes
-from ondevice.models.search.trial import (
-    HASH_BLOCKS,
-    TableDesign,
-    Tail,
-    Trial,
-    TrialData,
-    TrialResult,
-    folder_of,
-    run_trial,
-)
+from ondevice.models.search.table_design import HASH_BLOCKS, TableDesign, Tail
+from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.trial_data import TrialData
 
 # Widths of the probes. On long-tailed logs one dimension keeps nearly all AUC; the first is the
 # reference's.

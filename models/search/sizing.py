@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ondevice.codecs import BITS, Codec, ScaleAxis
 from ondevice.features import FIRST_VOCABULARY_ID
-from ondevice.models.search.trial import HASHES, TableDesign, code_bits
+from ondevice.models.search.table_design import HASHES, TableDesign, code_bits
 
 Method = Literal[
     "full",

@@ -25,7 +25,8 @@ from ondevice.models.data import (
 from ondevice.models.data.buckets import MAX_BUCKETS
 from ondevice.models.designs import Design, compressed_embeddings, full_embeddings, small_fields
 from ondevice.models.layers.rounding import Rounding
-from ondevice.models.networks import ClickModel, NetworkConfig
+from ondevice.models.network_config import NetworkConfig
+from ondevice.models.networks import ClickModel
 from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.trainer import Metrics, TrainConfig, evaluate

@@ -20,8 +20,11 @@ from ondevice.models.commands.compress import parse_size
 from ondevice.models.data.synthetic import synthetic_log
 from ondevice.models.search.frontier import Frontier
 from ondevice.models.search.probe import Probe
+from ondevice.models.search.run_trial import trained_model
 from ondevice.models.search.search import Goal, Search
-from ondevice.models.search.trial import TableDesign, Trial, TrialResult, prepare, trained_model
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.trial_data import prepare
 
 VOCABULARIES = {"user": 400, "item": 150, "hour": 24}
 

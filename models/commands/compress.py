@@ -141,7 +141,13 @@ def _write(data: TrialData, best: TrialResult, out: Path) -> None:
     folder = folder_of(data, best.trial, out / "trials") / "checkpoint"
     checkpoint = load_checkpoint(folder)
     probe = examples(checkpoint, folder)
-    save_checkpoint(out / "checkpoint", checkpoint.model, checkpoint.features, checkpoint.extra)
+    save_checkpoint(
+        out / "checkpoint",
+        checkpoint.model,
+        checkpoint.features,
+        checkpoint.extra,
+        counts=checkpoint.counts,
+    )
     settings: dict[str, Any] = {"tables": best.trial.codecs, "features": checkpoint.features}
     try:
         report = convert(checkpoint.model, (probe,), out, **settings)

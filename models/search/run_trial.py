@@ -21,7 +21,6 @@ import ondevice
 from ondevice.atomic import atomic_path
 from ondevice.converters import convert
 from ondevice.errors import FileFormatError
-from ondevice.features import FIRST_BUCKET_ID, OOV_ID
 from ondevice.inspection import inspect
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.click_log import ClickLog, Splits
@@ -34,7 +33,6 @@ from ondevice.models.training.experiment import example_ids
 from ondevice.models.training.phases import FitConfig, fit, rounded
 from ondevice.models.training.shift import shift_tables
 from ondevice.models.training.trainer import evaluate, train
-from ondevice.spec import full_spec
 
 SCORE_BATCH = 8192
 # The learning rate of rounding epochs is divided by this, as in `ondevice train`.
@@ -62,7 +60,7 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
         model, (tensors,), target, targets=("odm",), tables=trial.codecs, features=features
     )
     path = report.targets["odm"].path
-    owned = [design.own(len(data.values[name])) for name, design in trial.tables.items()]
+    owned = [trial.tables[name].own(len(values)) for name, values in data.values.items()]
     result = TrialResult(
         trial=trial,
         table_bytes=sum(table.total for table in inspect(path).tables),
@@ -83,13 +81,9 @@ def trained_model(
     torch.manual_seed(trial.seed)
     tables = {}
     for item in splits.train.features.fields:
-        if item.boundaries is not None:
-            rows = len(item.boundaries) + 1 + FIRST_BUCKET_ID
-            dim = max(design.dim for design in trial.tables.values())
-            tables[item.name] = Embedding(full_spec(rows, dim, oov_row=OOV_ID))
-        else:
-            design, values = trial.tables[item.name], len(data.values[item.name])
-            tables[item.name] = Embedding(design.spec(values, ranked=trial.ranked))
+        values = data.rows_of_values(item.name)
+        spec = trial.tables[item.name].spec(values, ranked=trial.ranked)
+        tables[item.name] = Embedding(spec)
     model = ClickModel(tables, trial.hidden)
     fitted = fit(
         model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit), progress=progress

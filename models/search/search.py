@@ -135,7 +135,7 @@ class Search:
                 return
 
     def _whole(self, width: int) -> Trial:
-        tables = {name: TableDesign(width, "f32") for name in self.data.values}
+        tables = {name: TableDesign(width, "f32") for name in self.data.fields}
         return replace(self.base, tables=tables, round_epochs=0)
 
     def _trial(self, designs: dict[str, TableDesign]) -> Trial:
@@ -245,7 +245,7 @@ class Search:
             yield self._trial({**tables, name: made})
 
     def _values(self, name: str) -> int:
-        return len(self.data.values[name])
+        return self.data.rows_of_values(name)
 
 
 def _most_row_bytes(design: TableDesign) -> float:

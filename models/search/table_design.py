@@ -70,9 +70,10 @@ class TableDesign:
         return values if self.head is None else min(self.head, values)
 
     def spec(self, values: int, *, ranked: bool) -> LookupSpec:
-        """The lookup of a field with so many training values; no ID is padding.
+        """The lookup of a field with so many training values or buckets; no ID is padding.
 
-        Missing and unseen values (IDs 0 and 1) own a row each if any value does. The code of a
+        The rows of IDs 0 and 1 (missing and unseen values; of a number, 1 is a missing one) are
+        there if any value owns a row. The code of a
         binary-code tail has the bits that ranked IDs need, or HASH_BLOCKS blocks of hashes.
         """
         own = self.own(values)

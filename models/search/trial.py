@@ -22,7 +22,7 @@ class Trial:
     """Settings of one trial.
 
     Attributes:
-        tables: the design of each field's table; numbers in buckets always own their rows.
+        tables: the design of each field's table; every bucket of a number owns a row (head None).
         ranked: IDs arrive as frequency-ranked indices: 2 for the most frequent training value, 3
             for the next, and so on, 1 for unseen ones; no vocabulary is shipped. Otherwise raw
             values arrive: values that own a row are found in a vocabulary.

@@ -26,7 +26,7 @@ class TrialData:
         log: the log, without sequences.
         parts: its training, validation and test parts.
         values: per categorical field the hashes of its training values, the most frequent first
-            (of equal counts the smaller hash).
+            (of equal counts the smaller hash); numbers are not among them.
         counts: how often each of them occurs in training.
     """
 
@@ -45,7 +45,19 @@ class TrialData:
         return digest.digest()
 
     @cached_property
-    def edges(self) -> dict[str, InputField]:
+    def fields(self) -> tuple[str, ...]:
+        """Names of all fields, categorical and numbers: each has a table."""
+        return tuple(item.name for item in self.log.features.fields)
+
+    def rows_of_values(self, name: str) -> int:
+        """How many values of a field can own a row: its training values, or a number's buckets."""
+        if name in self.numbers:
+            edges = self.numbers[name].boundaries
+            return 1 + (0 if edges is None else len(edges))
+        return len(self.values[name])
+
+    @cached_property
+    def numbers(self) -> dict[str, InputField]:
         """The fields of numbers, with the bucket boundaries of the training part."""
         train = self.parts[0]
         return {
@@ -60,7 +72,7 @@ class TrialData:
     def ranked(self) -> Splits:
         """The parts with frequency-ranked indices as IDs."""
         fields = tuple(
-            self.edges.get(item.name) or InputField(item.name, "integer", "id")
+            self.numbers.get(item.name) or InputField(item.name, "integer", "id")
             for item in self.log.features.fields
         )
         return Splits(*(self._ranked(part, FeatureSpec(fields)) for part in self.parts))
@@ -69,10 +81,13 @@ class TrialData:
         ids = {}
         for item in features.fields:
             hashes = part.hashes[item.name]
-            if item.name in self.edges:
+            if item.name in self.numbers:
                 ids[item.name] = encoded(part, FeatureSpec((item,))).ids[item.name]
                 continue
             known = self.values[item.name]
+            if not len(known):  # every training value is missing
+                ids[item.name] = np.where(hashes == PADDING_ID, PADDING_ID, OOV_ID)
+                continue
             order = np.argsort(known)
             at = np.minimum(np.searchsorted(known, hashes, sorter=order), len(known) - 1)
             found = known[order[at]] == hashes
@@ -81,16 +96,25 @@ class TrialData:
         return ClickLog(features, ids, part.labels)
 
     def encoded(self, trial: Trial) -> Splits:
-        """The parts as a trial needs them. Raises SpecError, InputError."""
-        if set(trial.tables) != set(self.values):
+        """The parts as a trial needs them.
+
+        Raises:
+            SpecError: designs of other fields than the log's, or one that takes rows from numbers.
+        """
+        if set(trial.tables) != set(self.fields):
             raise SpecError(
                 f"trial: designs for {', '.join(trial.tables)}; the fields are "
-                f"{', '.join(self.values)}"
+                f"{', '.join(self.fields)}"
+            )
+        if cut := [name for name in self.numbers if trial.tables[name].head is not None]:
+            raise SpecError(
+                f"trial: every bucket of a number owns a row, so its design has no head; got one "
+                f"for {', '.join(cut)}"
             )
         if trial.ranked:
             return self.ranked
         fields = tuple(
-            self.edges.get(item.name) or self._raw_field(item, trial.tables[item.name])
+            self.numbers.get(item.name) or self._raw_field(item, trial.tables[item.name])
             for item in self.log.features.fields
         )
         features = FeatureSpec(fields)

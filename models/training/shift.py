@@ -36,7 +36,7 @@ def shift_tables(
 
     Args:
         model: predictions stay the same, to float32 rounding.
-        codecs: per field how its table will be stored.
+        codecs: per field how its table will be stored; fields not named stay as they are.
         counts: per field int64 [rows], how often training reads each row; errors count so often.
 
     Returns:
@@ -53,7 +53,8 @@ def shift_tables(
         start = part.stop
         # a vector that can be zero, a sum of rows or a cut row would not move by the shift alone
         whole = table.spec.scheme == "full" and table.spec.padding_id is None
-        if not whole or table.mask is not None or name in targets or codecs[name] not in SHIFTED:
+        wanted = codecs.get(name) in SHIFTED and name not in targets
+        if not wanted or not whole or table.mask is not None:
             continue
         values = table.weight.numpy(force=True)
         shift = _best_shift(values, codecs[name], np.maximum(counts[name], 1).astype(np.float64))

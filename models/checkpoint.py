@@ -73,7 +73,8 @@ def save_checkpoint(
     """Write a checkpoint directory, complete or not at all.
 
     Everything is written beside `directory` under a temporary name, then renamed. An older
-    checkpoint of that name is replaced; anything else of that name is left alone.
+    checkpoint of that name is replaced; anything else of that name, and a checkpoint with other
+    files beside it, is left alone.
 
     Raises:
         SpecError: `extra` is not plain JSON, the features or the counts are not the model's, a
@@ -81,8 +82,8 @@ def save_checkpoint(
         OSError: the disk refuses.
     """
     target = Path(directory)
-    if target.exists() and not _replaceable(target):
-        raise SpecError(f"{target} exists and is not a checkpoint; choose another name")
+    if target.exists() and not is_replaceable(target):
+        raise SpecError(f"{target} exists and is not just a checkpoint; choose another name")
     if any(isinstance(table, RotatedEmbedding) for table in model.tables()):
         raise SpecError(
             "a model with rotated tables has no checkpoint: convert it, or fit it with rotate=False"
@@ -297,8 +298,12 @@ def _values_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def _replaceable(target: Path) -> bool:
-    return target.is_dir() and ((target / CONFIG).is_file() or not any(target.iterdir()))
+def is_replaceable(target: Path) -> bool:
+    """Whether a folder is empty or holds a checkpoint and nothing else, so that no file is lost."""
+    if not target.is_dir():
+        return False
+    names = {path.name for path in target.iterdir()}
+    return not names or (CONFIG in names and names <= {CONFIG, WEIGHTS, COUNTS})
 
 
 @contextmanager

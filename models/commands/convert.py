@@ -30,6 +30,7 @@ from ondevice.features import FeatureSpec
 from ondevice.model import sha256
 from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
+from ondevice.models.commands.outputs import add_output_options, check_output
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
 from ondevice.models.layers.row_index import row_counts
@@ -42,6 +43,8 @@ from ondevice.models.validation import (
     validation_from_file,
     validation_from_log,
 )
+
+REPORTS = ("report.json", "md")  # beside the model files
 
 Array = npt.NDArray[Any]
 IdArray = npt.NDArray[np.int64]
@@ -97,7 +100,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="for a module: axes of free size beside the batch, such as history:1=steps; axes of "
         "one name have one size",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model files")
+    add_output_options(parser, "folder for the model files", required=True)
     parser.add_argument(
         "--tables", choices=CODECS, default="q8", help="codec of the tables (default: q8)"
     )
@@ -168,6 +171,9 @@ class _Request:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was written."""
+    written = [*args.targets, *REPORTS, *(["onnx.data"] if "onnx" in args.targets else [])]
+    results = [args.out / f"{args.name}.{suffix}" for suffix in written]
+    check_output(args.out, results, force=args.force, json=args.json)
     if args.model.lower().endswith(".onnx"):
         request = _onnx_file(args)
     elif ":" in args.model:

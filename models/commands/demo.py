@@ -35,6 +35,7 @@ from ondevice.models.commands.options import (
     recipe_of,
     use_threads,
 )
+from ondevice.models.commands.outputs import add_output_options, check_output
 from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
@@ -53,6 +54,9 @@ masks, converts the latter to .odm, .onnx and .tflite, runs each file in its eng
 split, measures it, prints one table, and writes a page with all figures (bench.html)."""
 
 SCORE_BATCH = 8192
+# What tells that a folder's results are a demo's: a demo may replace those of an earlier one.
+FINISHED, UNFINISHED = "demo.json", "demo.unfinished"
+RESULTS = ("model.odm", "model.onnx", "model.tflite", "bench.json", "bench.html")
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tables", choices=CODECS, default="q4", help="codec of the tables (default: q4)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo-out"), help="folder (default: demo-out)"
-    )
+    add_output_options(parser, "folder (default: demo-out)", default=Path("demo-out"))
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="measuring time per batch size (default: 1)"
     )
@@ -85,6 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run all stations and print the table."""
     started = time.monotonic()
+    _check_out(args)
     use_threads(args)
     recipe = recipe_of(args)
     experiment = recipe.experiment
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     )
     small = train_compressed(log, experiment)
     _say(started, f"compressed model: test AUC {small.test.auc:.4f}\n{_tables_text(small)}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    _mark_unfinished(args.out)
     features = small.splits.train.features
     save_checkpoint(
         args.out / "checkpoint",
@@ -119,10 +122,11 @@ def run(args: argparse.Namespace) -> int:
     measured = run_plan(plan, LocalMachine())
     _say(started, "measured every file in processes of its own, one thread\n")
     print(comparison(full, scored, measured))  # noqa: T201
-    _write_json(args.out / "demo.json", full, small, report, scored)
     write_report(measured, args.out / "bench.json")
     with atomic_path(args.out / "bench.html") as temporary:
         temporary.write_text(page([measured]), encoding="utf-8")
+    _write_json(args.out / FINISHED, full, small, report, scored)
+    (args.out / UNFINISHED).unlink(missing_ok=True)
     model = args.out / "model.odm"
     print(  # noqa: T201
         f"\nall measurements as a page: {(args.out / 'bench.html').resolve()}\n"
@@ -130,6 +134,20 @@ def run(args: argparse.Namespace) -> int:
         f"next: ondevice inspect {model}; ondevice verify {model}; ondevice bench {model}"
     )
     return 0
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Refuse a folder whose results are of another command, before any training."""
+    repeated = any((args.out / name).is_file() for name in (FINISHED, UNFINISHED))
+    results = [args.out / name for name in RESULTS]
+    force = args.force or repeated
+    check_output(args.out, results, force=force, checkpoint=args.out / "checkpoint")
+
+
+def _mark_unfinished(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / FINISHED).exists():
+        (out / UNFINISHED).touch()
 
 
 def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:

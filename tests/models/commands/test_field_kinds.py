@@ -190,3 +190,5 @@ def test_demo_takes_the_log(tmp_path, capsys):
     small = ("--epochs", 1, "--hidden", 8, "--dim", 4, "--seconds", 0.01)
     printed = command(capsys, "demo", *options, *small, "--out", tmp_path / "out")
     assert "share of float32 AUC" in printed
+    assert (tmp_path / "out" / "demo.json").is_file()
+    assert not (tmp_path / "out" / "demo.unfinished").exists()

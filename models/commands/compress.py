@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ondevice.atomic import atomic_path
 from ondevice.converters import convert
+from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
 from ondevice.errors import InputError, ParityError, SpecError, UnsupportedError
 from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
@@ -27,6 +28,7 @@ from ondevice.models.commands.options import (
     use_threads,
 )
 from ondevice.models.commands.outputs import add_output_options, check_output
+from ondevice.models.commands.runtimes import check_runtimes
 from ondevice.models.recipe import Source
 from ondevice.models.search.frontier import Frontier
 from ondevice.models.search.run_trial import folder_of
@@ -100,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         None if args.budget is None else parse_size(args.budget), args.ratio, args.max_auc_loss
     )
     _check(args)
+    check_runtimes(TARGETS)
     before = _earlier_search(args)
     use_threads(args)
     log = open_source(source_of(args, Source()))

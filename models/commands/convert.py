@@ -31,6 +31,7 @@ from ondevice.model import sha256
 from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
 from ondevice.models.commands.outputs import add_output_options, check_output
+from ondevice.models.commands.runtimes import check_runtimes
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
 from ondevice.models.layers.row_index import row_counts
@@ -174,6 +175,8 @@ def run(args: argparse.Namespace) -> int:
     written = [*args.targets, *REPORTS, *(["onnx.data"] if "onnx" in args.targets else [])]
     results = [args.out / f"{args.name}.{suffix}" for suffix in written]
     check_output(args.out, results, force=args.force, json=args.json)
+    _check_source(args.model)
+    check_runtimes(args.targets, choosable=True)
     if args.model.lower().endswith(".onnx"):
         request = _onnx_file(args)
     elif ":" in args.model:
@@ -211,6 +214,22 @@ def run(args: argparse.Namespace) -> int:
         fitted=fitted,
     )
     return _finish(args, report)
+
+
+def _check_source(model: str) -> None:
+    """Say of a model that is none of the three kinds what it is. Raises InputError."""
+    path = Path(model)
+    if ":" in model or path.suffix.lower() == ".onnx" or path.is_dir():
+        return
+    wanted = "expected a folder written by ondevice train, an .onnx file, or package.module:factory"
+    if not path.exists():
+        raise InputError(f"{model}: {wanted}; there is no such folder")
+    if path.suffix.lower() in (".odm", ".tflite"):
+        raise InputError(
+            f"{model}: {wanted}; a {path.suffix} file is converted already: give the checkpoint "
+            "or .onnx file it was made from"
+        )
+    raise InputError(f"{model}: {wanted}; it is a file of another kind")
 
 
 def _fits_tables(args: argparse.Namespace) -> bool:

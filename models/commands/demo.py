@@ -22,6 +22,7 @@ from ondevice.bench.show.tables import microseconds
 from ondevice.bench.targets.local import LocalMachine
 from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
+from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
 from ondevice.inspection import inspect
 from ondevice.model import file_bytes
@@ -36,6 +37,7 @@ from ondevice.models.commands.options import (
     use_threads,
 )
 from ondevice.models.commands.outputs import add_output_options, check_output
+from ondevice.models.commands.runtimes import check_runtimes
 from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
@@ -88,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Run all stations and print the table."""
     started = time.monotonic()
     _check_out(args)
+    check_runtimes(TARGETS)
     use_threads(args)
     recipe = recipe_of(args)
     experiment = recipe.experiment

@@ -52,8 +52,14 @@ def open_log(
     if max_rows is not None and max_rows < 1:
         raise InputError(f"max_rows must be at least 1, got {max_rows}")
     if (description is None) == (name == "csv"):
-        wanted = "needs a" if name == "csv" else "takes no"
-        raise InputError(f"data set {name!r} {wanted} description of its columns")
+        if name == "csv":
+            raise InputError(
+                "data set 'csv' needs a description of its columns: give a .toml or .json file "
+                "with --columns (docs/data.md shows one)"
+            )
+        raise InputError(
+            f"data set {name!r} takes no description of its columns: --columns goes with --data csv"
+        )
     if name == "synthetic":
         if path is not None:
             raise InputError(f"data set 'synthetic' is drawn, not read; got the path {path}")

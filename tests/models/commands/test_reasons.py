@@ -89,8 +89,8 @@ def test_missing_runtimes_are_named_before_any_work(folder, capsys, monkeypatch)
 def test_running_a_tflite_file_names_the_runtime_that_its_extra_installs(
     folder, capsys, monkeypatch
 ):
-    net = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Sigmoid()).eval()
-    convert(net, (torch.ones(3, 2),), folder, targets=("tflite",))
+    net = torch.nn.Sequential(torch.nn.Embedding(5, 2), torch.nn.Sigmoid()).eval()
+    convert(net, (torch.tensor([1, 3]),), folder, targets=("tflite",))
     for module in ("ai_edge_litert", "ai_edge_litert.interpreter", "tflite_runtime"):
         monkeypatch.setitem(sys.modules, module, None)
     error = fault(capsys, "verify", "model.tflite")

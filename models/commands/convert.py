@@ -77,6 +77,17 @@ validation split of a data set, the AUC of the model as trained and of every fil
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    _add_source_options(parser)
+    add_output_options(parser, "folder for the model files", required=True)
+    parser.add_argument("--name", default="model", help="file name (default: model)")
+    _add_storage_options(parser)
+    _add_fitting_options(parser)
+    _add_validation_options(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    """What is converted, and how a module's inputs look."""
     parser.add_argument(
         "model",
         help="a folder written by ondevice train, an .onnx file, or package.module:factory",
@@ -101,7 +112,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="for a module: axes of free size beside the batch, such as history:1=steps; axes of "
         "one name have one size",
     )
-    add_output_options(parser, "folder for the model files", required=True)
+
+
+def _add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """Which files are written, and how they store tables and layers."""
+    parser.add_argument(
+        "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
+    )
     parser.add_argument(
         "--tables", choices=CODECS, default="q8", help="codec of the tables (default: q8)"
     )
@@ -125,10 +142,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with --dense q8: a thousand ordinary rows or more, whose ranges fix how .onnx and "
         ".tflite quantise activations",
     )
-    parser.add_argument(
-        "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
-    )
-    parser.add_argument("--name", default="model", help="file name (default: model)")
+
+
+def _add_fitting_options(parser: argparse.ArgumentParser) -> None:
+    """Whether smaller tables are fitted to the trained ones first."""
     parser.add_argument(
         "--row-ratio",
         type=float,
@@ -141,6 +158,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="first cut rows to the dimensions that keep a table's relative error within E",
     )
+
+
+def _add_validation_options(parser: argparse.ArgumentParser) -> None:
+    """What the AUC is measured on."""
     parser.add_argument(
         "--validation", type=Path, metavar="FILE", help="rows with labels, to measure the AUC on"
     )
@@ -152,7 +173,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "for a checkpoint: measure the AUC on this data set's validation split, and weigh fitted "
         "rows by how often its training split reads them",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
 
 
 @dataclass(frozen=True)

@@ -116,13 +116,7 @@ def run(args: argparse.Namespace) -> int:
     report = convert(small.model, (examples,), args.out, tables=args.tables, features=features)
     _say(started, f"converted and verified:\n{report_text(report)}")
     scored = [_scored(target, report, small.splits.test) for target in report.targets]
-    plan = Plan(
-        models=tuple(Path(item.path) for item in scored),
-        seconds=args.seconds,
-        profile=True,
-        accuracy={Path(item.path).name: {"AUC": item.auc} for item in scored},
-    )
-    measured = run_plan(plan, LocalMachine())
+    measured = _measured(scored, args.seconds)
     _say(started, "measured every file in processes of its own, one thread\n")
     print(comparison(full, scored, measured))  # noqa: T201
     write_report(measured, args.out / "bench.json")
@@ -198,6 +192,17 @@ def _scored(target: str, report: ConversionReport, test: ClickLog) -> Scored:
     tables = sum(table.total for table in inspect(item.path).tables)
     size_of_all = file_bytes(item.path)
     return Scored(target, str(item.path), size_of_all, tables, auc, item.max_difference)
+
+
+def _measured(scored: list[Scored], seconds: float) -> Report:
+    """Latency, load time and memory of every file; `seconds` a batch size."""
+    plan = Plan(
+        models=tuple(Path(item.path) for item in scored),
+        seconds=seconds,
+        profile=True,
+        accuracy={Path(item.path).name: {"AUC": item.auc} for item in scored},
+    )
+    return run_plan(plan, LocalMachine())
 
 
 def _tables_text(trained: Trained) -> str:

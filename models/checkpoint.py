@@ -74,7 +74,7 @@ def save_checkpoint(
 
     Everything is written beside `directory` under a temporary name, then renamed. An older
     checkpoint of that name is replaced; anything else of that name, and a checkpoint with other
-    files beside it, is left alone.
+    files beside it, is not touched.
 
     Raises:
         SpecError: `extra` is not plain JSON, the features or the counts are not the model's, a
@@ -168,7 +168,7 @@ def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) ->
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: list(found.get_shape()) for name, found in slices.items()}
+            shapes = {name: list(entry.get_shape()) for name, entry in slices.items()}
             _check_shapes(path, shapes, expected)
             actual, faults = _scan(path)
             if actual != digest:
@@ -233,15 +233,15 @@ def _count_faults(model: ClickModel, counts: Mapping[str, npt.NDArray[np.int64]]
 
 
 def _check_shapes(
-    path: Path, found: Mapping[str, list[int]], expected: Mapping[str, Tensor]
+    path: Path, actual: Mapping[str, list[int]], expected: Mapping[str, Tensor]
 ) -> None:
-    if missing := sorted(set(expected) - set(found)):
+    if missing := sorted(set(expected) - set(actual)):
         _refuse(path, f"missing tensors: {', '.join(missing)}")
-    if unknown := sorted(set(found) - set(expected)):
+    if unknown := sorted(set(actual) - set(expected)):
         _refuse(path, f"unknown tensors: {', '.join(unknown)}")
     wrong = [
         f"{name} (expected {list(expected[name].shape)}, got {shape})"
-        for name, shape in found.items()
+        for name, shape in actual.items()
         if shape != list(expected[name].shape)
     ]
     if wrong:

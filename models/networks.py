@@ -106,8 +106,8 @@ class ClickModel(nn.Module):
 
     def masks(self) -> dict[str, AdaptiveMask]:
         """The masks of the masked fields."""
-        found = zip(self.fields, self.field_tables(), strict=True)
-        return {name: table.mask for name, table in found if table.mask is not None}
+        tables = zip(self.fields, self.field_tables(), strict=True)
+        return {name: table.mask for name, table in tables if table.mask is not None}
 
     def refresh(self) -> None:
         """Bring widths and codec scales up to date after weights were loaded or changed by hand."""
@@ -177,8 +177,8 @@ class ClickModel(nn.Module):
         if self._joint is None or not all(map(operator.is_, tables, self._joint.tables)):
             self._joint = JointTables(tables)
         inputs = [ids[name] for name in self.fields]
-        known = [levels.get(name) for name in self.fields]
-        return dict(zip(self.fields, self._joint.read(inputs, known), strict=True))
+        masks = [levels.get(name) for name in self.fields]
+        return dict(zip(self.fields, self._joint.read(inputs, masks), strict=True))
 
     def _pooled(
         self, history: str, ids: Tensor, vectors: Mapping[str, Tensor], levels: Tensor | None
@@ -251,8 +251,8 @@ def attach_masks(
     """
     for name in model.fields if fields is None else fields:
         table = model.embedding(name)
-        known = row_counts(table.spec, train.ids[name]) if counts is None else counts[name]
-        mask = AdaptiveMask(known, table.spec.row_dim, temperature, hidden)
+        row_reads = row_counts(table.spec, train.ids[name]) if counts is None else counts[name]
+        mask = AdaptiveMask(row_reads, table.spec.row_dim, temperature, hidden)
         table.mask = mask.to(table.weight.device).train(table.training)
 
 

@@ -83,9 +83,9 @@ def compress_embeddings(
 ) -> tuple[nn.Module, list[FittedTable]]:
     """A copy of a trained module with smaller embedding tables fitted to its own; no training.
 
-    Every `nn.Embedding`, `nn.EmbeddingBag` and full table of `ondevice.models` is replaced; modules that share a table share the new one. The new tables are trainable, so that
-    fine-tuning may follow. With binary codes, IDs outside the table are no error any more: each has
-    some vector.
+    Every `nn.Embedding`, `nn.EmbeddingBag` and full table of `ondevice.models` is replaced; modules
+    that share a table share the new one. The new tables are trainable: fine-tuning may follow. With
+    binary codes, IDs outside the table are no error any more: each has some vector.
 
     Args:
         module: trained; not changed. Its other parameters are copied.

@@ -211,18 +211,18 @@ def _tables_text(trained: Trained) -> str:
     for name in trained.model.fields:
         embedding = trained.model.embedding(name)
         spec = embedding.spec
-        kept = spec.row_dim if embedding.mask is None else embedding.mask.widths().float().mean()
-        cells = (spec.kind, str(spec.rows), str(spec.rows_per_id), f"{kept:.1f} of {spec.dim}")
+        width = spec.row_dim if embedding.mask is None else embedding.mask.widths().float().mean()
+        cells = (spec.kind, str(spec.rows), str(spec.rows_per_id), f"{width:.1f} of {spec.dim}")
         rows.append((name, *cells))
     return table(header, rows)
 
 
-def _memory(found: Spread | None) -> str:
-    return "-" if found is None else size(found.p50)
+def _memory(spread: Spread | None) -> str:
+    return "-" if spread is None else size(spread.p50)
 
 
-def _p50(found: Spread | None, scale: float, unit: str) -> str:
-    return "-" if found is None else f"{microseconds(found.p50 / scale)} {unit}"
+def _p50(spread: Spread | None, scale: float, unit: str) -> str:
+    return "-" if spread is None else f"{microseconds(spread.p50 / scale)} {unit}"
 
 
 def _say(started: float, text: str) -> None:

@@ -36,7 +36,7 @@ def open_log(
     Args:
         name: one of `DATASETS`.
         path: the file or folder it is read from; "synthetic" takes none.
-        description: what the columns are, for "csv" alone: a description, its dictionary form,
+        description: what the columns are, only for "csv": a description, its dictionary form,
             or the path of a .toml or .json file.
         seed: of "synthetic"; the others are what their files hold.
         max_rows: read only so many rows ("synthetic": draw so many); None for all (its default).

@@ -165,10 +165,10 @@ def _opened(path: Path) -> BinaryIO:
     except OSError as error:
         raise DataError(f"{path}: cannot be opened: {error}") from error
     kind = next((kind for mark, kind in MARKS.items() if start.startswith(mark)), None)
-    known = kind in COMPRESSED_SUFFIXES
-    if kind is not None and not (known and kind == path.suffix):
+    is_read = kind in COMPRESSED_SUFFIXES
+    if kind is not None and not (is_read and kind == path.suffix):
         raw.close()
-        advice = f"let its name end in {kind}" if known else "unpack it first"
+        advice = f"let its name end in {kind}" if is_read else "unpack it first"
         raise DataError(
             f"{path}: expected text, plain, .xz or .gz, got the bytes of a {kind} file; {advice}"
         )

@@ -68,8 +68,8 @@ class RowIndex(nn.Module):
         rows = self._hashed(ids) if self.spec.residues else self._coded(ids)
         if not self.spec.head:
             return rows
-        own = ((ids >= 0) & (ids < self.spec.head)).unsqueeze(-1)
-        return torch.where(own, self._own(ids), rows)
+        in_head = ((ids >= 0) & (ids < self.spec.head)).unsqueeze(-1)
+        return torch.where(in_head, self._own(ids), rows)
 
     def _own(self, ids: Tensor) -> Tensor:
         """Rows of IDs of the head."""
@@ -131,8 +131,8 @@ def row_counts(
     counts = np.zeros(spec.rows, dtype=np.int64)
     chunks = np.array_split(ids, -(-ids.size // 2**16) or 1) if isinstance(ids, np.ndarray) else ids
     for chunk in chunks:
-        kept = chunk if spec.padding_id is None else chunk[chunk != spec.padding_id]
-        rows = index(torch.from_numpy(np.ascontiguousarray(kept))).flatten().numpy()
+        real = chunk if spec.padding_id is None else chunk[chunk != spec.padding_id]
+        rows = index(torch.from_numpy(np.ascontiguousarray(real))).flatten().numpy()
         read, times = np.unique(rows[rows != NO_ROW], return_counts=True)
         counts[read] += times  # not bincount, which would make an array as long as the table
     return counts

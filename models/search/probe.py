@@ -100,7 +100,7 @@ class Probe:
 
     def table_bytes(self, name: str, design: TableDesign) -> float:
         """Planned bytes of one table, with scales as its whole table has them in this codec."""
-        rows = design.own(self._rows[name]) + FIRST_VOCABULARY_ID
+        rows = design.rows_owned(self._rows[name]) + FIRST_VOCABULARY_ID
         return planned_bytes(rows, design.dim, design.codec, self._axis(name, design.codec))
 
     def _axis(self, name: str, codec: Codec) -> ScaleAxis | None:
@@ -111,14 +111,14 @@ class Probe:
         if name not in self._counts:
             return None
         counts = self._counts[name]  # falling
-        own = design.own(len(counts))
-        if not own:
+        own_rows = design.rows_owned(len(counts))
+        if not own_rows:
             return None
-        least = int(counts[own - 1])
+        least = int(counts[own_rows - 1])
         threshold = least + 1
         while True:
             head = int(np.searchsorted(-counts, -threshold, side="right"))
-            if head <= own * (1 - LEAST_DROPPED):
+            if head <= own_rows * (1 - LEAST_DROPPED):
                 return replace(design, head=head)
             threshold = max(threshold + 1, int(threshold * COUNT_STEP))
 
@@ -134,8 +134,8 @@ class Probe:
         (greedy; a field is measured again only when it looks best).
         """
         designs = self.start()
-        now = self.auc(designs)
-        yield Point(dict(designs), self.bytes(designs), now)
+        current = self.auc(designs)
+        yield Point(dict(designs), self.bytes(designs), current)
         # -inf: not measured since the designs changed
         queue: list[tuple[float, str, str, int, float]] = []
         stamp = 0
@@ -155,15 +155,17 @@ class Probe:
             if measured != stamp:
                 auc = self.auc({**designs, name: after})
                 saved = self.table_bytes(name, design) - self.table_bytes(name, after)
-                price = (now - auc) / max(saved, 1e-9)
+                price = (current - auc) / max(saved, 1e-9)
                 heapq.heappush(queue, (price, name, kind, stamp, auc))
                 continue
             designs = {**designs, name: after}
-            now, stamp = auc, stamp + 1
+            current, stamp = auc, stamp + 1
             push(name, kind)
             axis = self._axis(name, after.codec)
-            one, two = (planned_bytes(n, after.dim, after.codec, axis) for n in (1, 2))
-            yield Point(dict(designs), self.bytes(designs), now, two - one)
+            bytes_of_1, bytes_of_2 = (
+                planned_bytes(n, after.dim, after.codec, axis) for n in (1, 2)
+            )
+            yield Point(dict(designs), self.bytes(designs), current, bytes_of_2 - bytes_of_1)
 
 
 class _RoundedTable:
@@ -221,9 +223,9 @@ class _RankedTable(_RoundedTable):
     def vectors(self, design: TableDesign) -> Tensor:
         """Vectors float32 [n, dim]; those dropped are the mean of all that are."""
         vectors = self.rounded(design.codec)[0]
-        own = design.own(len(self._totals))
-        if own == len(self._totals):
+        own_rows = design.rows_owned(len(self._totals))
+        if own_rows == len(self._totals):
             return torch.from_numpy(vectors)
-        shared = (self._sums[own] / self._totals[own]).astype(np.float32)
-        dropped = (self._ranks >= own)[:, None]
+        shared = (self._sums[own_rows] / self._totals[own_rows]).astype(np.float32)
+        dropped = (self._ranks >= own_rows)[:, None]
         return torch.from_numpy(np.where(dropped, shared, vectors))

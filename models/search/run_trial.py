@@ -60,7 +60,7 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
         model, (tensors,), target, targets=("odm",), tables=trial.codecs, features=features
     )
     path = report.targets["odm"].path
-    owned = [trial.tables[name].own(len(values)) for name, values in data.values.items()]
+    owned = [trial.tables[name].rows_owned(len(values)) for name, values in data.values.items()]
     result = TrialResult(
         trial=trial,
         table_bytes=sum(table.total for table in inspect(path).tables),

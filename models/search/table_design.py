@@ -65,7 +65,7 @@ class TableDesign:
         if faults:
             raise SpecError("table design: " + "; ".join(faults))
 
-    def own(self, values: int) -> int:
+    def rows_owned(self, values: int) -> int:
         """How many of a field's values own a row."""
         return values if self.head is None else min(self.head, values)
 
@@ -76,10 +76,10 @@ class TableDesign:
         there if any value owns a row. The code of a
         binary-code tail has the bits that ranked IDs need, or HASH_BLOCKS blocks of hashes.
         """
-        own = self.own(values)
-        if self.tail == "shared" or own == values:
-            return full_spec(own + FIRST_VOCABULARY_ID, self.dim, oov_row=OOV_ID)
-        head = own + FIRST_VOCABULARY_ID if own else 0
+        own_rows = self.rows_owned(values)
+        if self.tail == "shared" or own_rows == values:
+            return full_spec(own_rows + FIRST_VOCABULARY_ID, self.dim, oov_row=OOV_ID)
+        head = own_rows + FIRST_VOCABULARY_ID if own_rows else 0
         if self.tail == "hash":
             return hashing_spec(self.size, self.dim, head=head)
         if self.tail == "multi_hash":

@@ -87,7 +87,7 @@ class TrialResult:
         map_bytes: 8 for each value that owns a row, what raw IDs need on top; nothing if IDs
             arrive as frequency-ranked indices.
         validation_auc: decides in a search.
-        test_auc: for reports alone.
+        test_auc: only for reports.
     """
 
     trial: Trial

@@ -89,9 +89,9 @@ class TrialData:
                 ids[item.name] = np.where(hashes == PADDING_ID, PADDING_ID, OOV_ID)
                 continue
             order = np.argsort(known)
-            at = np.minimum(np.searchsorted(known, hashes, sorter=order), len(known) - 1)
-            found = known[order[at]] == hashes
-            ids[item.name] = np.where(found, order[at] + FIRST_VOCABULARY_ID, OOV_ID)
+            place = np.minimum(np.searchsorted(known, hashes, sorter=order), len(known) - 1)
+            is_known = known[order[place]] == hashes
+            ids[item.name] = np.where(is_known, order[place] + FIRST_VOCABULARY_ID, OOV_ID)
             ids[item.name][hashes == PADDING_ID] = PADDING_ID
         return ClickLog(features, ids, part.labels)
 
@@ -122,11 +122,11 @@ class TrialData:
 
     def _raw_field(self, item: InputField, design: TableDesign) -> InputField:
         values = self.values[item.name]
-        own = design.own(len(values))
-        if design.tail != "shared" and own == 0:
+        own_rows = design.rows_owned(len(values))
+        if design.tail != "shared" and own_rows == 0:
             return item
-        known = np.sort(values[:own])
-        hashed = design.tail != "shared" and own < len(values)
+        known = np.sort(values[:own_rows])
+        hashed = design.tail != "shared" and own_rows < len(values)
         return replace(
             item,
             encoding="vocabulary",

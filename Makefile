@@ -71,8 +71,8 @@ $(ANDROID)/assets/catalogue.json: $(ANDROID_MODEL) $(VENV)/.installed
 	$(VENV)/bin/ondevice export-android $< --out $(@D)
 
 $(ANDROID)/model/model.odm: | $(VENV)/.installed
-	$(VENV)/bin/ondevice train --max-rows 60000 --epochs 1 --out $(ANDROID)/checkpoint
-	$(VENV)/bin/ondevice convert $(ANDROID)/checkpoint --tables q4 --dense q8 --targets odm --out $(@D)
+	$(VENV)/bin/ondevice train --max-rows 60000 --epochs 1 --out $(ANDROID)/checkpoint --force
+	$(VENV)/bin/ondevice convert $(ANDROID)/checkpoint --tables q4 --dense q8 --targets odm --out $(@D) --force
 
 # Types are checked in a regular install: mypy cannot follow an editable one.
 lint: $(VENV)/.installed ## style and types: half a minute

@@ -16,10 +16,14 @@ from typing import Any
 import torch
 
 from ondevice.atomic import atomic_path
+from ondevice.features import FIRST_BUCKET_ID
 from ondevice.models.data import DATASETS, open_log
 from ondevice.models.data.synthetic import DEFAULT_ROWS, synthetic_log
-from ondevice.models.search.sizing import METHODS, designs, planned_rows
-from ondevice.models.search.trial import TableDesign, Trial, TrialResult, prepare, run_trial
+from ondevice.models.search.run_trial import run_trial
+from ondevice.models.search.sizing import METHODS, designs, planned_bytes, planned_rows
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.trial_data import prepare
 
 DIM = 16
 # Column scales alone, 4 bytes a dimension and table, may take this share of a budget; rows get
@@ -50,6 +54,7 @@ def main() -> None:
         log = synthetic_log(args.rows or DEFAULT_ROWS, zipf=args.zipf)
     data = prepare(log)
     values = {name: len(known) for name, known in data.values.items()}
+    buckets = {name: data.rows_of_values(name) + FIRST_BUCKET_ID for name in data.numbers}
     print(f"{len(log)} impressions, {sum(values.values())} training values", flush=True)
     training = {
         "epochs": args.epochs,
@@ -58,20 +63,22 @@ def main() -> None:
     }
     rows = []
     for seed in args.seeds:
-        whole = {name: TableDesign(DIM, "f32") for name in values}
+        whole = {name: TableDesign(DIM, "f32") for name in data.fields}
         full = run_trial(data, Trial(whole, True, seed=seed, **training), args.work)
         points = [("none", 1, full)]
         for ratio in args.ratios:
             budget = full.table_bytes / ratio
             dim = DIM
-            while 4 * dim * len(values) > MOST_FOR_SCALES * budget and dim > 1:
+            while 4 * dim * len(data.fields) > MOST_FOR_SCALES * budget and dim > 1:
                 dim //= 2
             for method in args.methods:
-                spend = planned_rows(budget, len(values), dim, "q4")
+                numbers = sum(planned_bytes(rows, dim, "q4") for rows in buckets.values())
+                spend = planned_rows(budget - numbers, len(values), dim, "q4")
                 tables = designs(method, values, spend, dim, "q4")
                 if tables is None:
                     print(f"{method}: has no tables of {budget:.0f} bytes", flush=True)
                     continue
+                tables |= dict.fromkeys(buckets, TableDesign(dim, "q4"))
                 trial = Trial(tables, args.ids == "ranked", seed=seed, **training)
                 points.append((method, ratio, run_trial(data, trial, args.work)))
                 row(args.data, seed, *points[-1], full, show=True)

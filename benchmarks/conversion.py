@@ -81,7 +81,15 @@ def measure_one(folder: Path, rows: int, targets: list[str], codec: str) -> dict
     sampler.start()
     out = folder / "out"
     if targets == [CHECKPOINT]:
-        words = ["convert", str(checkpoint(folder, rows)), "--out", str(out), "--tables", codec]
+        words = [
+            "convert",
+            str(checkpoint(folder, rows)),
+            "--out",
+            str(out),
+            "--force",
+            "--tables",
+            codec,
+        ]
         with contextlib.redirect_stdout(io.StringIO()):
             if main(words):
                 raise SystemExit("the conversion failed")

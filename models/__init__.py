@@ -14,17 +14,15 @@ with needs_extra("ondevice.models", "train"):
         HashEmbedding,
         MultiHashEmbedding,
         QuotientRemainderEmbedding,
-        row_counts,
     )
-    from ondevice.models.networks import (
-        ClickModel,
+    from ondevice.models.layers.row_index import row_counts
+    from ondevice.models.network_config import (
         EmbeddingConfig,
         MaskConfig,
         ModelConfig,
         NetworkConfig,
-        attach_masks,
-        build,
     )
+    from ondevice.models.networks import ClickModel, attach_masks, build
     from ondevice.models.shrink import compress_embeddings
     from ondevice.models.training.trainer import (
         History,

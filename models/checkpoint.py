@@ -28,7 +28,8 @@ from tqdm import tqdm
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.models.layers.replacements import RotatedEmbedding
-from ondevice.models.networks import ClickModel, ModelConfig, build
+from ondevice.models.network_config import ModelConfig
+from ondevice.models.networks import ClickModel, build
 
 FORMAT = "ondevice-checkpoint"
 VERSION = 2
@@ -72,7 +73,8 @@ def save_checkpoint(
     """Write a checkpoint directory, complete or not at all.
 
     Everything is written beside `directory` under a temporary name, then renamed. An older
-    checkpoint of that name is replaced; anything else of that name is left alone.
+    checkpoint of that name is replaced; anything else of that name, and a checkpoint with other
+    files beside it, is not touched.
 
     Raises:
         SpecError: `extra` is not plain JSON, the features or the counts are not the model's, a
@@ -80,8 +82,8 @@ def save_checkpoint(
         OSError: the disk refuses.
     """
     target = Path(directory)
-    if target.exists() and not _replaceable(target):
-        raise SpecError(f"{target} exists and is not a checkpoint; choose another name")
+    if target.exists() and not is_replaceable(target):
+        raise SpecError(f"{target} exists and is not just a checkpoint; choose another name")
     if any(isinstance(table, RotatedEmbedding) for table in model.tables()):
         raise SpecError(
             "a model with rotated tables has no checkpoint: convert it, or fit it with rotate=False"
@@ -166,7 +168,7 @@ def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) ->
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: list(found.get_shape()) for name, found in slices.items()}
+            shapes = {name: list(entry.get_shape()) for name, entry in slices.items()}
             _check_shapes(path, shapes, expected)
             actual, faults = _scan(path)
             if actual != digest:
@@ -231,15 +233,15 @@ def _count_faults(model: ClickModel, counts: Mapping[str, npt.NDArray[np.int64]]
 
 
 def _check_shapes(
-    path: Path, found: Mapping[str, list[int]], expected: Mapping[str, Tensor]
+    path: Path, actual: Mapping[str, list[int]], expected: Mapping[str, Tensor]
 ) -> None:
-    if missing := sorted(set(expected) - set(found)):
+    if missing := sorted(set(expected) - set(actual)):
         _refuse(path, f"missing tensors: {', '.join(missing)}")
-    if unknown := sorted(set(found) - set(expected)):
+    if unknown := sorted(set(actual) - set(expected)):
         _refuse(path, f"unknown tensors: {', '.join(unknown)}")
     wrong = [
         f"{name} (expected {list(expected[name].shape)}, got {shape})"
-        for name, shape in found.items()
+        for name, shape in actual.items()
         if shape != list(expected[name].shape)
     ]
     if wrong:
@@ -296,8 +298,12 @@ def _values_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def _replaceable(target: Path) -> bool:
-    return target.is_dir() and ((target / CONFIG).is_file() or not any(target.iterdir()))
+def is_replaceable(target: Path) -> bool:
+    """Whether a folder is empty or holds a checkpoint and nothing else, so that no file is lost."""
+    if not target.is_dir():
+        return False
+    names = {path.name for path in target.iterdir()}
+    return not names or (CONFIG in names and names <= {CONFIG, WEIGHTS, COUNTS})
 
 
 @contextmanager

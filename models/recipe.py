@@ -182,7 +182,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     if text.startswith("tuple["):
         item = hint.__args__[0]
         listed = value if isinstance(value, list) else [value]
-        return tuple(_typed(key, one, item) for one in listed)
+        return tuple(_typed(key, element, item) for element in listed)
     if hint is bool or isinstance(value, bool):
         fits, wanted = hint is bool and isinstance(value, bool), _WANTED.get(hint, text)
     elif hint is float:

@@ -83,10 +83,9 @@ def compress_embeddings(
 ) -> tuple[nn.Module, list[FittedTable]]:
     """A copy of a trained module with smaller embedding tables fitted to its own; no training.
 
-    Swapped are `nn.Embedding`, `nn.EmbeddingBag` and full tables of `ondevice.models`, wherever the
-    module calls them; modules that share a table share the new one. What replaces them is trainable
-    as before, so that fine-tuning may follow. With binary codes, IDs outside the table are no error
-    any more: each has some vector.
+    Every `nn.Embedding`, `nn.EmbeddingBag` and full table of `ondevice.models` is replaced; modules
+    that share a table share the new one. The new tables are trainable: fine-tuning may follow. With
+    binary codes, IDs outside the table are no error any more: each has some vector.
 
     Args:
         module: trained; not changed. Its other parameters are copied.
@@ -100,36 +99,19 @@ def compress_embeddings(
         counts: how often training reads each row, int [rows] by module path; errors are
             weighted by count + 1. Uniform where missing; those of modules that share a table add
             up.
-        codec: of the written tables; for the report alone.
+        codec: of the written tables; only the report uses it.
         min_rows: smaller tables stay as they are.
         only: module paths to compress; all by default.
 
     Raises:
         SpecError: contradicting settings, no embedding module, or a path in `only` or `counts` that
-            is none.
+            names no embedding.
         InputError: counts of another shape, or a table with values that are not finite.
     """
     wanted = _Wanted(row_ratio, width_error, rotate, codec, min_rows)
-    found = {
-        path: child
-        for path, child in module.named_modules(remove_duplicate=False)
-        if isinstance(child, Table)
-    }
-    if unknown := sorted({*only, *(counts or {})} - set(found)):
-        known = ", ".join(found) or "none"
-        raise SpecError(f"no embedding {', '.join(unknown)}; the module's embeddings are: {known}")
-    if not found:
-        raise SpecError(
-            "compress_embeddings: the module has no nn.Embedding and no nn.EmbeddingBag; tables "
-            "that forward indexes by itself cannot be swapped"
-        )
-    users: dict[int, dict[str, Table]] = {}  # of each trained table, which modules may share
-    for path, child in found.items():
-        owned = child._parameters.get("weight", child)  # a computed weight is new at each look
-        users.setdefault(id(owned), {})[path] = child
     memo: dict[int, Any] = {}
     report: list[FittedTable] = []
-    for sharing in users.values():
+    for sharing in _tables_by_weight(module, {*only, *(counts or {})}):
         if only and not set(only) & set(sharing):
             continue
         path, child = next(iter(sharing.items()))
@@ -145,6 +127,36 @@ def compress_embeddings(
             if isinstance(user, nn.EmbeddingBag):
                 memo[id(user)] = FittedBag(new, user).train(user.training)
     return copy.deepcopy(module, memo), report
+
+
+def _tables_by_weight(module: nn.Module, named: set[str]) -> list[dict[str, Table]]:
+    """The module's embeddings by path, those that share a trained weight together.
+
+    Args:
+        module: the trained module.
+        named: paths that must be embeddings of it.
+
+    Raises:
+        SpecError: the module has no embedding, or one of the paths names none.
+    """
+    embeddings = {
+        path: child
+        for path, child in module.named_modules(remove_duplicate=False)
+        if isinstance(child, Table)
+    }
+    if unknown := sorted(named - set(embeddings)):
+        known = ", ".join(embeddings) or "none"
+        raise SpecError(f"no embedding {', '.join(unknown)}; the module's embeddings are: {known}")
+    if not embeddings:
+        raise SpecError(
+            "compress_embeddings: the module has no nn.Embedding and no nn.EmbeddingBag; tables "
+            "that forward indexes by itself cannot be replaced"
+        )
+    users: dict[int, dict[str, Table]] = {}
+    for path, child in embeddings.items():
+        weight = child._parameters.get("weight", child)  # a computed weight is new at each look
+        users.setdefault(id(weight), {})[path] = child
+    return list(users.values())
 
 
 def _reason_to_keep(child: Table, wanted: _Wanted) -> str | None:

@@ -106,8 +106,8 @@ def validation_from_log(log: HashedLog, features: FeatureSpec) -> Validation:
     if missing := [name for name in names if name not in log.hashes]:
         raise InputError(f"{log.name} has no field {', '.join(missing)}, which the model needs")
     for field in features.fields:
-        found = log.features[field.name]
-        if (found.kind, found.seed) != (field.kind, field.seed):
+        present = log.features[field.name]
+        if (present.kind, present.seed) != (field.kind, field.seed):
             raise InputError(f"{log.name}: its field {field.name!r} is hashed unlike the model's")
     part = encoded(split(log)[1], features)
     return Validation(part.ids, part.labels, f"validation split of {log.name}")

@@ -29,9 +29,11 @@ from ondevice.features import FeatureSpec
 from ondevice.model import sha256
 from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
+from ondevice.models.commands.outputs import add_output_options, check_output
+from ondevice.models.commands.runtimes import check_runtimes
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
-from ondevice.models.layers.embeddings import row_counts
+from ondevice.models.layers.row_index import row_counts
 from ondevice.models.networks import module_key
 from ondevice.models.recipe import Source
 from ondevice.models.shrink import compress_embeddings
@@ -41,6 +43,8 @@ from ondevice.models.validation import (
     validation_from_file,
     validation_from_log,
 )
+
+REPORTS = ("report.json", "md")  # beside the model files
 
 Array = npt.NDArray[Any]
 IdArray = npt.NDArray[np.int64]
@@ -72,6 +76,17 @@ validation split of a data set, the AUC of the model as trained and of every fil
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    _add_source_options(parser)
+    add_output_options(parser, "folder for the model files", required=True)
+    parser.add_argument("--name", default="model", help="file name (default: model)")
+    _add_storage_options(parser)
+    _add_fitting_options(parser)
+    _add_validation_options(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    """What is converted, and how a module's inputs look."""
     parser.add_argument(
         "model",
         help="a folder written by ondevice train, an .onnx file, or package.module:factory",
@@ -96,7 +111,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="for a module: axes of free size beside the batch, such as history:1=steps; axes of "
         "one name have one size",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model files")
+
+
+def _add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """Which files are written, and how they store tables and layers."""
+    parser.add_argument(
+        "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
+    )
     parser.add_argument(
         "--tables", choices=CODECS, default="q8", help="codec of the tables (default: q8)"
     )
@@ -120,10 +141,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with --dense q8: a thousand ordinary rows or more, whose ranges fix how .onnx and "
         ".tflite quantise activations",
     )
-    parser.add_argument(
-        "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
-    )
-    parser.add_argument("--name", default="model", help="file name (default: model)")
+
+
+def _add_fitting_options(parser: argparse.ArgumentParser) -> None:
+    """Whether smaller tables are fitted to the trained ones first."""
     parser.add_argument(
         "--row-ratio",
         type=float,
@@ -136,6 +157,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="first cut rows to the dimensions that keep a table's relative error within E",
     )
+
+
+def _add_validation_options(parser: argparse.ArgumentParser) -> None:
+    """What the AUC is measured on."""
     parser.add_argument(
         "--validation", type=Path, metavar="FILE", help="rows with labels, to measure the AUC on"
     )
@@ -147,7 +172,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "for a checkpoint: measure the AUC on this data set's validation split, and weigh fitted "
         "rows by how often its training split reads them",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
 
 
 @dataclass(frozen=True)
@@ -167,6 +191,11 @@ class _Request:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was written."""
+    written = [*args.targets, *REPORTS, *(["onnx.data"] if "onnx" in args.targets else [])]
+    results = [args.out / f"{args.name}.{suffix}" for suffix in written]
+    check_output(args.out, results, force=args.force, json=args.json)
+    _check_source(args.model)
+    check_runtimes(args.targets, choosable=True)
     if args.model.lower().endswith(".onnx"):
         request = _onnx_file(args)
     elif ":" in args.model:
@@ -204,6 +233,22 @@ def run(args: argparse.Namespace) -> int:
         fitted=fitted,
     )
     return _finish(args, report)
+
+
+def _check_source(model: str) -> None:
+    """Say of a model that is none of the three kinds what it is. Raises InputError."""
+    path = Path(model)
+    if ":" in model or path.suffix.lower() == ".onnx" or path.is_dir():
+        return
+    wanted = "expected a folder written by ondevice train, an .onnx file, or package.module:factory"
+    if not path.exists():
+        raise InputError(f"{model}: {wanted}; there is no such folder")
+    if path.suffix.lower() in (".odm", ".tflite"):
+        raise InputError(
+            f"{model}: {wanted}; a {path.suffix} file is converted already: give the checkpoint "
+            "or .onnx file it was made from"
+        )
+    raise InputError(f"{model}: {wanted}; it is a file of another kind")
 
 
 def _fits_tables(args: argparse.Namespace) -> bool:

@@ -22,6 +22,7 @@ from ondevice.bench.show.tables import microseconds
 from ondevice.bench.targets.local import LocalMachine
 from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
+from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
 from ondevice.inspection import inspect
 from ondevice.model import file_bytes
@@ -35,6 +36,8 @@ from ondevice.models.commands.options import (
     recipe_of,
     use_threads,
 )
+from ondevice.models.commands.outputs import add_output_options, check_output
+from ondevice.models.commands.runtimes import check_runtimes
 from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
@@ -53,6 +56,9 @@ masks, converts the latter to .odm, .onnx and .tflite, runs each file in its eng
 split, measures it, prints one table, and writes a page with all figures (bench.html)."""
 
 SCORE_BATCH = 8192
+# What tells that a folder's results are a demo's: a demo may replace those of an earlier one.
+FINISHED, UNFINISHED = "demo.json", "demo.unfinished"
+RESULTS = ("model.odm", "model.onnx", "model.tflite", "bench.json", "bench.html")
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tables", choices=CODECS, default="q4", help="codec of the tables (default: q4)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo-out"), help="folder (default: demo-out)"
-    )
+    add_output_options(parser, "folder (default: demo-out)", default=Path("demo-out"))
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="measuring time per batch size (default: 1)"
     )
@@ -85,6 +89,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run all stations and print the table."""
     started = time.monotonic()
+    _check_out(args)
+    check_runtimes(TARGETS)
     use_threads(args)
     recipe = recipe_of(args)
     experiment = recipe.experiment
@@ -97,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     )
     small = train_compressed(log, experiment)
     _say(started, f"compressed model: test AUC {small.test.auc:.4f}\n{_tables_text(small)}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    _mark_unfinished(args.out)
     features = small.splits.train.features
     save_checkpoint(
         args.out / "checkpoint",
@@ -110,19 +116,14 @@ def run(args: argparse.Namespace) -> int:
     report = convert(small.model, (examples,), args.out, tables=args.tables, features=features)
     _say(started, f"converted and verified:\n{report_text(report)}")
     scored = [_scored(target, report, small.splits.test) for target in report.targets]
-    plan = Plan(
-        models=tuple(Path(item.path) for item in scored),
-        seconds=args.seconds,
-        profile=True,
-        accuracy={Path(item.path).name: {"AUC": item.auc} for item in scored},
-    )
-    measured = run_plan(plan, LocalMachine())
+    measured = _measured(scored, args.seconds)
     _say(started, "measured every file in processes of its own, one thread\n")
     print(comparison(full, scored, measured))  # noqa: T201
-    _write_json(args.out / "demo.json", full, small, report, scored)
     write_report(measured, args.out / "bench.json")
     with atomic_path(args.out / "bench.html") as temporary:
         temporary.write_text(page([measured]), encoding="utf-8")
+    _write_json(args.out / FINISHED, full, small, report, scored)
+    (args.out / UNFINISHED).unlink(missing_ok=True)
     model = args.out / "model.odm"
     print(  # noqa: T201
         f"\nall measurements as a page: {(args.out / 'bench.html').resolve()}\n"
@@ -130,6 +131,20 @@ def run(args: argparse.Namespace) -> int:
         f"next: ondevice inspect {model}; ondevice verify {model}; ondevice bench {model}"
     )
     return 0
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Refuse a folder whose results are of another command, before any training."""
+    repeated = any((args.out / name).is_file() for name in (FINISHED, UNFINISHED))
+    results = [args.out / name for name in RESULTS]
+    force = args.force or repeated
+    check_output(args.out, results, force=force, checkpoint=args.out / "checkpoint")
+
+
+def _mark_unfinished(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / FINISHED).exists():
+        (out / UNFINISHED).touch()
 
 
 def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:
@@ -179,24 +194,35 @@ def _scored(target: str, report: ConversionReport, test: ClickLog) -> Scored:
     return Scored(target, str(item.path), size_of_all, tables, auc, item.max_difference)
 
 
+def _measured(scored: list[Scored], seconds: float) -> Report:
+    """Latency, load time and memory of every file; `seconds` a batch size."""
+    plan = Plan(
+        models=tuple(Path(item.path) for item in scored),
+        seconds=seconds,
+        profile=True,
+        accuracy={Path(item.path).name: {"AUC": item.auc} for item in scored},
+    )
+    return run_plan(plan, LocalMachine())
+
+
 def _tables_text(trained: Trained) -> str:
     header = ("field", "scheme", "rows", "rows per ID", "kept of dim")
     rows = []
     for name in trained.model.fields:
         embedding = trained.model.embedding(name)
         spec = embedding.spec
-        kept = spec.row_dim if embedding.mask is None else embedding.mask.widths().float().mean()
-        cells = (spec.kind, str(spec.rows), str(spec.rows_per_id), f"{kept:.1f} of {spec.dim}")
+        width = spec.row_dim if embedding.mask is None else embedding.mask.widths().float().mean()
+        cells = (spec.kind, str(spec.rows), str(spec.rows_per_id), f"{width:.1f} of {spec.dim}")
         rows.append((name, *cells))
     return table(header, rows)
 
 
-def _memory(found: Spread | None) -> str:
-    return "-" if found is None else size(found.p50)
+def _memory(spread: Spread | None) -> str:
+    return "-" if spread is None else size(spread.p50)
 
 
-def _p50(found: Spread | None, scale: float, unit: str) -> str:
-    return "-" if found is None else f"{microseconds(found.p50 / scale)} {unit}"
+def _p50(spread: Spread | None, scale: float, unit: str) -> str:
+    return "-" if spread is None else f"{microseconds(spread.p50 / scale)} {unit}"
 
 
 def _say(started: float, text: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from ondevice.atomic import atomic_path
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
 from ondevice.model import Model, load, model_files
+from ondevice.models.commands.outputs import check_writable
 from ondevice.models.data.synthetic import synthetic_data
 from ondevice.requests import value_of_cell
 from ondevice.text_table import size
@@ -66,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, score the first user, write both assets and say what they are."""
+    check_writable("--out", args.out)
     if args.model.suffix.lower() != ".odm":
         raise UnsupportedError(f"{args.model}: the Android library runs .odm files only")
     if (args.items is None) != (args.users is None):

@@ -54,6 +54,23 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(flag, type=kind, help=f"{text} (default: the recipe's, else {default})")
     parser.add_argument(
+        "--hidden",
+        type=int,
+        nargs="+",
+        help=f"sizes of the hidden layers (default: the recipe's, else {hidden})",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="threads for training (default: 1; a small model gains little from more)",
+    )
+    _add_compression_options(parser, base)
+
+
+def _add_compression_options(parser: argparse.ArgumentParser, base: Experiment) -> None:
+    """How tables are compressed; what is not given is the recipe's."""
+    parser.add_argument(
         "--scheme",
         choices=SHARINGS,
         help="how values of large fields share rows "
@@ -73,18 +90,6 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--round",
         choices=CODECS,
         help="train the last epochs with tables rounded to this codec (default: the recipe's)",
-    )
-    parser.add_argument(
-        "--hidden",
-        type=int,
-        nargs="+",
-        help=f"sizes of the hidden layers (default: the recipe's, else {hidden})",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        help="threads for training (default: 1; a small model gains little from more)",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import save_checkpoint
@@ -17,6 +16,7 @@ from ondevice.models.commands.options import (
     recipe_of,
     use_threads,
 )
+from ondevice.models.commands.outputs import add_output_options, check_output
 from ondevice.models.recipe import DEFAULT, shipped_recipes
 from ondevice.models.training.codec_scores import codec_scores, codec_text
 from ondevice.models.training.experiment import (
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT,
         help=f"a shipped recipe's name, or a .toml file (default: {DEFAULT})",
     )
-    parser.add_argument("--out", type=Path, help="folder for the checkpoint")
+    add_output_options(parser, "folder for the checkpoint")
     parser.add_argument("--list", action="store_true", help="list the shipped recipes and stop")
     add_data_options(parser)
     add_training_options(parser)
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         raise InputError("give --out, the folder for the checkpoint")
+    check_output(args.out, [], force=args.force, checkpoint=args.out)
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
     log = open_source(recipe.source)

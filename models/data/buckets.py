@@ -38,6 +38,6 @@ def boundaries(numbers: FloatArray, buckets: int = 32, scale: Scale = "quantile"
         return np.unique(np.quantile(finite, shares, method="higher"))
     low, high = (np.sign(x) * np.log1p(abs(x)) for x in (finite.min(), finite.max()))
     cuts = low + (high - low) * shares
-    made = np.unique(np.sign(cuts) * np.expm1(np.abs(cuts)))
-    inside: FloatArray = made[(made > finite.min()) & (made <= finite.max())]
+    candidates = np.unique(np.sign(cuts) * np.expm1(np.abs(cuts)))
+    inside: FloatArray = candidates[(candidates > finite.min()) & (candidates <= finite.max())]
     return inside

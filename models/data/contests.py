@@ -52,7 +52,7 @@ def criteo_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
     Args:
         path: one file, or a folder with train, dev and test (.tsv, .txt or .csv, each also .xz
             or .gz). All three are read as one log, in that order, to be split afterwards. A
-            folder without a dev file is read for train alone: the contest's own test file has
+            folder without a dev file is read only for train: the contest's own test file has
             no labels.
         max_rows: read only so many rows.
 
@@ -76,7 +76,7 @@ def avazu_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
     Args:
         path: one file, or a folder with train, dev and test (.csv or no suffix, each also .xz
             or .gz). All three are read as one log, in that order, to be split afterwards. A
-            folder without a dev file is read for train alone: the contest's own test file has
+            folder without a dev file is read only for train: the contest's own test file has
             no clicks.
         max_rows: read only so many rows.
 

@@ -79,7 +79,7 @@ class HashedLog:
 def hashed_field(name: str, kind: RawKind = "string") -> Field:
     """The field `name` with its own hash seed: XXH64 of the UTF-8 name with seed 0.
 
-    Deriving the seed from the name alone is a choice of this project: equal values of two fields
+    Deriving the seed only from the name is a choice of this project: equal values of two fields
     get unrelated hashes, and the same field of another log gets the same ones.
     """
     encoding: Encoding = "bucket" if kind == "number" else "hash"

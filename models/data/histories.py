@@ -1,4 +1,4 @@
-"""Behaviour histories: what a user liked before each impression, from training rows alone."""
+"""Behaviour histories: what a user liked before each impression, only from training rows."""
 
 from __future__ import annotations
 

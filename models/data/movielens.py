@@ -91,12 +91,12 @@ def ml1m_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
     """
     if not path.is_dir():
         return csv_log(path, ML1M_CSV, name="ml1m", max_rows=max_rows)
-    found = find_file(path, *CSV_FILES, "ratings.dat")
-    if not found.name.startswith("ratings"):
-        return csv_log(found, ML1M_CSV, name="ml1m", max_rows=max_rows)
+    file = find_file(path, *CSV_FILES, "ratings.dat")
+    if not file.name.startswith("ratings"):
+        return csv_log(file, ML1M_CSV, name="ml1m", max_rows=max_rows)
     users = _read_table(find_file(path, "users.dat"), _USERS_1M)
     movies = _read_table(find_file(path, "movies.dat"), _MOVIES_1M)
-    return _joined("ml1m", found, _RATINGS_1M, [users, movies], max_rows)
+    return _joined("ml1m", file, _RATINGS_1M, [users, movies], max_rows)
 
 
 def ml_latest_small_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
@@ -116,11 +116,11 @@ def ml_latest_small_log(path: Path, *, max_rows: int | None = None) -> HashedLog
     name = "ml-latest-small"
     if not path.is_dir():
         return csv_log(path, ML_LATEST_SMALL_CSV, name=name, max_rows=max_rows)
-    found = find_file(path, *CSV_FILES, "ratings.csv")
-    if not found.name.startswith("ratings"):
-        return csv_log(found, ML_LATEST_SMALL_CSV, name=name, max_rows=max_rows)
+    file = find_file(path, *CSV_FILES, "ratings.csv")
+    if not file.name.startswith("ratings"):
+        return csv_log(file, ML_LATEST_SMALL_CSV, name=name, max_rows=max_rows)
     movies = _read_table(find_file(path, "movies.csv"), _MOVIES_LATEST)
-    return _joined(name, found, _RATINGS_LATEST, [movies], max_rows)
+    return _joined(name, file, _RATINGS_LATEST, [movies], max_rows)
 
 
 def epinions_log(path: Path, *, max_rows: int | None = None) -> HashedLog:

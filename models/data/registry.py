@@ -36,7 +36,7 @@ def open_log(
     Args:
         name: one of `DATASETS`.
         path: the file or folder it is read from; "synthetic" takes none.
-        description: what the columns are, for "csv" alone: a description, its dictionary form,
+        description: what the columns are, only for "csv": a description, its dictionary form,
             or the path of a .toml or .json file.
         seed: of "synthetic"; the others are what their files hold.
         max_rows: read only so many rows ("synthetic": draw so many); None for all (its default).
@@ -52,8 +52,14 @@ def open_log(
     if max_rows is not None and max_rows < 1:
         raise InputError(f"max_rows must be at least 1, got {max_rows}")
     if (description is None) == (name == "csv"):
-        wanted = "needs a" if name == "csv" else "takes no"
-        raise InputError(f"data set {name!r} {wanted} description of its columns")
+        if name == "csv":
+            raise InputError(
+                "data set 'csv' needs a description of its columns: give a .toml or .json file "
+                "with --columns (docs/data.md shows one)"
+            )
+        raise InputError(
+            f"data set {name!r} takes no description of its columns: --columns goes with --data csv"
+        )
     if name == "synthetic":
         if path is not None:
             raise InputError(f"data set 'synthetic' is drawn, not read; got the path {path}")

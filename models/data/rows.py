@@ -23,6 +23,17 @@ with needs_extra("reading a click log", "train"):
 # garbage collector, whose passes are long once large packages are loaded.
 CHUNK_ROWS = 512
 COMPRESSED_SUFFIXES = ("", ".xz", ".gz")
+# How files begin that are no text, by the usual suffix of their kind.
+MARKS = {
+    b"\x1f\x8b": ".gz",
+    b"\xfd7zXZ\x00": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"BZh": ".bz2",
+    b"PK\x03\x04": ".zip",
+    b"7z\xbc\xaf": ".7z",
+    b"PAR1": ".parquet",
+}
+LONGEST_MARK = max(map(len, MARKS))
 _DECODE_FAULTS = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
@@ -141,12 +152,27 @@ def read_rows(
 
 
 def _opened(path: Path) -> BinaryIO:
+    """The file's bytes; a folder or a compression that is not read is said to be one."""
+    if path.is_dir():
+        files = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
+        raise DataError(f"{path}: expected a file, got a folder; it holds {files}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        return path.open("rb")
+        raw = path.open("rb")
+        start = raw.read(LONGEST_MARK)
+        raw.seek(0)
     except OSError as error:
         raise DataError(f"{path}: cannot be opened: {error}") from error
+    kind = next((kind for mark, kind in MARKS.items() if start.startswith(mark)), None)
+    is_read = kind in COMPRESSED_SUFFIXES
+    if kind is not None and not (is_read and kind == path.suffix):
+        raw.close()
+        advice = f"let its name end in {kind}" if is_read else "unpack it first"
+        raise DataError(
+            f"{path}: expected text, plain, .xz or .gz, got the bytes of a {kind} file; {advice}"
+        )
+    return raw
 
 
 def _progress(path: Path) -> tqdm[None]:

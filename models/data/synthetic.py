@@ -141,7 +141,7 @@ def synthetic_data(
     """Draw a click log: each field's values are Zipf-distributed, labels Bernoulli of the truth.
 
     The two fields with the largest vocabularies interact (see `GroundTruth`). The result depends
-    on the arguments alone: random numbers are raw outputs of `numpy.random.PCG64`, which numpy
+    only on the arguments: random numbers are raw outputs of `numpy.random.PCG64`, which numpy
     keeps equal across versions (NEP 19; it promises no such thing for `Generator` methods), and
     latent numbers are XXH64 hashes. Labels could differ between machines only where a uniform
     number falls within rounding error of a probability.
@@ -212,8 +212,8 @@ def _zipf_values(uniform: FloatArray, size: int, exponent: float) -> IdArray:
     weights = np.arange(1, size + 1, dtype=np.float64)
     cumulative = np.cumsum(np.power(weights, -exponent, out=weights), out=weights)
     cumulative /= cumulative[-1]
-    found = np.searchsorted(cumulative, uniform, side="right")
-    return np.minimum(found, size - 1).astype(np.int64)
+    ranks = np.searchsorted(cumulative, uniform, side="right")
+    return np.minimum(ranks, size - 1).astype(np.int64)
 
 
 def _normal_pair(hashes: IdArray) -> list[FloatArray]:

@@ -1,4 +1,4 @@
-"""AMTL: learns, from frequency alone, how many leading dimensions each table row keeps.
+"""AMTL: learns, only from frequency, how many leading dimensions each table row keeps.
 
 Source: "Learning Effective and Efficient Embedding via an Adaptively-Masked Twins-based Layer",
 CIKM 2021 (arXiv 2108.11513).
@@ -36,7 +36,7 @@ class AdaptiveMask(nn.Module):
     mode the widths are the buffer `kept`, refreshed by every switch from training to evaluation;
     after changing parameters in evaluation mode by hand call `refresh()`.
 
-    k_i depends on the row's count alone, so rows of equal count share one level, and the twins
+    k_i depends only on the row's count, so rows of equal count share one level, and the twins
     run once per level instead of once per row. Beyond MAX_LEVELS distinct counts, neighbouring
     ones share a level too.
 

@@ -117,5 +117,5 @@ class AttentionPooling(nn.Module):
 
 
 def _prelu(values: Tensor, slope: Tensor) -> Tensor:
-    """PReLU by Relu alone, which every target has."""
+    """PReLU built only of Relu, which every target has."""
     return slope * values + (1 - slope) * functional.relu(values)

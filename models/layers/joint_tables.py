@@ -49,10 +49,10 @@ class JointTables:
         """
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, table in enumerate(self.tables):
-            alone = table.sparse or table.spec.rows > JOINT_ROWS
+            is_separate = table.sparse or table.spec.rows > JOINT_ROWS
             mask = table.mask
             state = (mask is not None, mask is not None and mask.live)
-            key = (table.spec.row_dim, *state, ids[place].shape, place if alone else -1)
+            key = (table.spec.row_dim, *state, ids[place].shape, place if is_separate else -1)
             groups.setdefault(key, []).append(place)
         vectors: dict[int, Tensor] = {}
         for places in groups.values():
@@ -92,23 +92,23 @@ class JointTables:
         masks = [table.mask for table in tables if table.mask is not None]
         if not masks:
             return _rows_of(weight, joint, sparse)
-        known = [
+        level_masks = [
             mask.level_table() if given is None else given
             for mask, given in zip(masks, levels, strict=True)
         ]
-        level_table = _joined(known)
+        level_table = _joined(level_masks)
         if not sparse and sum(sizes) <= 2 * joint.numel():  # less work: mask the tables
             if not masks[0].live:
-                level = LevelRows(masks, known).level
+                level = LevelRows(masks, level_masks).level
                 return _rows_of(weight * level_table.index_select(0, level), joint, False)
             level_rows = self._level_rows.get(places)
             if level_rows is None or not level_rows.fits(masks):
-                level_rows = self._level_rows[places] = LevelRows(masks, known)
+                level_rows = self._level_rows[places] = LevelRows(masks, level_masks)
             return _rows_of(level_rows.masked(weight, level_table), joint, False)
         level = _joined([mask.level_index for mask in masks]).index_select(0, joint.flatten())
         # int64, since the gradient of index_select takes four times as long for int32 indices
         parts = torch.split(level.long().reshape(joint.shape), blocks)
-        level = _shifted(parts, [len(table) for table in known], blocks)
+        level = _shifted(parts, [len(table) for table in level_masks], blocks)
         return _rows_of(weight, joint, sparse) * _rows_of(level_table, level, False)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from ondevice.atomic import atomic_path
 from ondevice.errors import needs_extra
-from ondevice.models.search.trial import TableDesign, TrialResult
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial import TrialResult
 from ondevice.text_table import table
 
 with needs_extra("the plot of the frontier", "train"):
@@ -70,15 +71,19 @@ class Frontier:
             writer.writeheader()
             writer.writerows(rows)
 
-    def write_json(self, path: Path, best: TrialResult | None) -> None:
-        """The frontier and the chosen point with every setting."""
-        data: dict[str, Any] = {
+    def to_json(self, best: TrialResult | None) -> dict[str, Any]:
+        """The frontier and the chosen point with every setting, as a JSON-ready object."""
+        return {
             "reference": self.reference.to_json(),
             "frontier": [point.to_json() for point in self.points],
             "best": None if best is None else best.to_json(),
         }
+
+    def write_json(self, path: Path, best: TrialResult | None) -> None:
+        """Write what `to_json` gives."""
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(self.to_json(best), indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     def write_plot(self, path: Path, best: TrialResult | None = None) -> None:
         """Test AUC against table bytes, as PNG or SVG by the file's suffix."""

@@ -17,7 +17,8 @@ from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel
 from ondevice.models.search.sizing import planned_bytes
-from ondevice.models.search.trial import TableDesign, TrialData
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial_data import TrialData
 
 # Thresholds of a head grow by this factor, and a step must drop a twentieth of the rows.
 COUNT_STEP = 1.5
@@ -71,26 +72,24 @@ class Probe:
         rows = validation.take(np.arange(min(PROBE_ROWS, len(validation))))
         self._labels = rows.labels
         self._counts = data.counts
-        self._fields: dict[str, _Field | Tensor] = {}
+        self._rows = {name: data.rows_of_values(name) for name in model.fields}
+        self._fields: dict[str, _RoundedTable] = {}
         for name in model.fields:
             table = model.embedding(name).weight.numpy(force=True)
-            if name in data.values:
+            if name in data.numbers:
+                self._fields[name] = _RoundedTable(table, rows.ids[name])
+            else:
                 order = np.argsort(np.argsort(data.values[name]))  # of rank r: its row, less two
-                self._fields[name] = _Field(table, rows.ids[name], order, data.counts[name])
-            else:  # a number in buckets
-                self._fields[name] = torch.from_numpy(table[rows.ids[name]])
+                self._fields[name] = _RankedTable(table, rows.ids[name], order, data.counts[name])
 
     def start(self) -> dict[str, TableDesign]:
         """The first designs: all rows, in the widest of INTEGER_CODECS."""
-        return {name: TableDesign(self.dim, INTEGER_CODECS[0]) for name in self._counts}
+        return {name: TableDesign(self.dim, INTEGER_CODECS[0]) for name in self._fields}
 
     @torch.no_grad()
     def auc(self, designs: Mapping[str, TableDesign]) -> float:
         """AUC on the validation rows with tables as in `designs`."""
-        vectors = [
-            item if isinstance(item, Tensor) else item.vectors(designs[name])
-            for name, item in self._fields.items()
-        ]
+        vectors = [item.vectors(designs[name]) for name, item in self._fields.items()]
         logits = self._network(torch.cat(vectors, -1)).squeeze(-1)
         return float(roc_auc_score(self._labels, logits.numpy()))
 
@@ -100,25 +99,25 @@ class Probe:
 
     def table_bytes(self, name: str, design: TableDesign) -> float:
         """Planned bytes of one table, with scales as its whole table has them in this codec."""
-        rows = design.own(len(self._counts[name])) + FIRST_VOCABULARY_ID
+        rows = design.rows_owned(self._rows[name]) + FIRST_VOCABULARY_ID
         return planned_bytes(rows, design.dim, design.codec, self._axis(name, design.codec))
 
     def _axis(self, name: str, codec: Codec) -> ScaleAxis | None:
-        item = self._fields[name]
-        assert isinstance(item, _Field)  # noqa: S101 (numbers have no design)
-        return item.rounded(codec)[1]
+        return self._fields[name].rounded(codec)[1]
 
     def fewer_rows(self, name: str, design: TableDesign) -> TableDesign | None:
-        """The next smaller head of a field, or None."""
-        counts = self._counts[name]  # falling
-        own = design.own(len(counts))
-        if not own:
+        """The next smaller head of a field, or None; the buckets of a number keep their rows."""
+        if name not in self._counts:
             return None
-        least = int(counts[own - 1])
+        counts = self._counts[name]  # falling
+        own_rows = design.rows_owned(len(counts))
+        if not own_rows:
+            return None
+        least = int(counts[own_rows - 1])
         threshold = least + 1
         while True:
             head = int(np.searchsorted(-counts, -threshold, side="right"))
-            if head <= own * (1 - LEAST_DROPPED):
+            if head <= own_rows * (1 - LEAST_DROPPED):
                 return replace(design, head=head)
             threshold = max(threshold + 1, int(threshold * COUNT_STEP))
 
@@ -134,8 +133,8 @@ class Probe:
         (greedy; a field is measured again only when it looks best).
         """
         designs = self.start()
-        now = self.auc(designs)
-        yield Point(dict(designs), self.bytes(designs), now)
+        current = self.auc(designs)
+        yield Point(dict(designs), self.bytes(designs), current)
         # -inf: not measured since the designs changed
         queue: list[tuple[float, str, str, int, float]] = []
         stamp = 0
@@ -155,19 +154,45 @@ class Probe:
             if measured != stamp:
                 auc = self.auc({**designs, name: after})
                 saved = self.table_bytes(name, design) - self.table_bytes(name, after)
-                price = (now - auc) / max(saved, 1e-9)
+                price = (current - auc) / max(saved, 1e-9)
                 heapq.heappush(queue, (price, name, kind, stamp, auc))
                 continue
             designs = {**designs, name: after}
-            now, stamp = auc, stamp + 1
+            current, stamp = auc, stamp + 1
             push(name, kind)
             axis = self._axis(name, after.codec)
-            one, two = (planned_bytes(n, after.dim, after.codec, axis) for n in (1, 2))
-            yield Point(dict(designs), self.bytes(designs), now, two - one)
+            bytes_of_1, bytes_of_2 = (
+                planned_bytes(n, after.dim, after.codec, axis) for n in (1, 2)
+            )
+            yield Point(dict(designs), self.bytes(designs), current, bytes_of_2 - bytes_of_1)
 
 
-class _Field:
-    """The vectors that validation rows read from one table, whatever its design.
+class _RoundedTable:
+    """The vectors that validation rows read from one table of whole rows, in any codec.
+
+    Args:
+        table: float32 [rows, dim].
+        ids: int64 [n] of the validation rows.
+    """
+
+    def __init__(self, table: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]) -> None:
+        self._table, self._ids = table, ids
+        self._rounded: dict[Codec, tuple[npt.NDArray[np.float32], ScaleAxis | None]] = {}
+
+    def rounded(self, codec: Codec) -> tuple[npt.NDArray[np.float32], ScaleAxis | None]:
+        """Vectors float32 [n, dim] of the whole table in a codec, and what its scales belong to."""
+        if codec not in self._rounded:
+            stored = quantise(self._table, codec)
+            self._rounded[codec] = stored.dequantise()[self._ids], stored.scale_axis
+        return self._rounded[codec]
+
+    def vectors(self, design: TableDesign) -> Tensor:
+        """Vectors float32 [n, dim]."""
+        return torch.from_numpy(self.rounded(design.codec)[0])
+
+
+class _RankedTable(_RoundedTable):
+    """A table whose rarest values may lose their rows; they then read the mean of these.
 
     Args:
         table: float32 [2 + values, dim].
@@ -183,7 +208,7 @@ class _Field:
         order: npt.NDArray[np.int64],
         counts: npt.NDArray[np.int64],
     ) -> None:
-        self._table, self._ids = table, ids
+        super().__init__(table, ids)
         ranks = np.empty(len(table), dtype=np.int64)
         ranks[order + FIRST_VOCABULARY_ID] = np.arange(len(order))
         ranks[:FIRST_VOCABULARY_ID] = -1
@@ -193,21 +218,13 @@ class _Field:
         weighted = counts[:, None] * table[order + FIRST_VOCABULARY_ID].astype(np.float64)
         self._sums = np.cumsum(weighted[::-1], axis=0)[::-1]
         self._totals = np.cumsum(counts[::-1])[::-1]
-        self._rounded: dict[Codec, tuple[npt.NDArray[np.float32], ScaleAxis | None]] = {}
-
-    def rounded(self, codec: Codec) -> tuple[npt.NDArray[np.float32], ScaleAxis | None]:
-        """Vectors float32 [n, dim] of the whole table in a codec, and what its scales belong to."""
-        if codec not in self._rounded:
-            stored = quantise(self._table, codec)
-            self._rounded[codec] = stored.dequantise()[self._ids], stored.scale_axis
-        return self._rounded[codec]
 
     def vectors(self, design: TableDesign) -> Tensor:
         """Vectors float32 [n, dim]; those dropped are the mean of all that are."""
         vectors = self.rounded(design.codec)[0]
-        own = design.own(len(self._totals))
-        if own == len(self._totals):
+        own_rows = design.rows_owned(len(self._totals))
+        if own_rows == len(self._totals):
             return torch.from_numpy(vectors)
-        shared = (self._sums[own] / self._totals[own]).astype(np.float32)
-        dropped = (self._ranks >= own)[:, None]
+        shared = (self._sums[own_rows] / self._totals[own_rows]).astype(np.float32)
+        dropped = (self._ranks >= own_rows)[:, None]
         return torch.from_numpy(np.where(dropped, shared, vectors))

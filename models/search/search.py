@@ -22,17 +22,11 @@ from ondevice.errors import FileFormatError, SpecError
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.search.frontier import Frontier
 from ondevice.models.search.probe import Point, Probe
+from ondevice.models.search.run_trial import folder_of, run_trial
 from ondevice.models.search.sizing import planned_bytes
-from ondevice.models.search.trial import (
-    HASH_BLOCKS,
-    TableDesign,
-    Tail,
-    Trial,
-    TrialData,
-    TrialResult,
-    folder_of,
-    run_trial,
-)
+from ondevice.models.search.table_design import HASH_BLOCKS, TableDesign, Tail
+from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.trial_data import TrialData
 
 # Widths of the probes. On long-tailed logs one dimension keeps nearly all AUC; the first is the
 # reference's.
@@ -116,32 +110,32 @@ class Search:
         Args:
             note: told in a few words what comes next.
         """
-        made: dict[str, TrialResult] = {}
+        results: dict[str, TrialResult] = {}
 
         def measured(trial: Trial) -> Iterator[TrialResult]:
             key = folder_of(self.data, trial, self.folder).name
-            if key not in made and len(made) < self.trials:
-                note(f"trial {len(made) + 1} of at most {self.trials}")
-                made[key] = run_trial(self.data, trial, self.folder, progress=False)
-                yield made[key]
+            if key not in results and len(results) < self.trials:
+                note(f"trial {len(results) + 1} of at most {self.trials}")
+                results[key] = run_trial(self.data, trial, self.folder, progress=False)
+                yield results[key]
 
         paths: list[list[Point]] = []
         for width in self.widths[: self.trials]:
             yield from measured(self._whole(width))
-            reference = next(iter(made.values()))
+            reference = next(iter(results.values()))
             note(f"rows and bits of {width} dimensions")
             paths.append(self._path(width, self._smallest(reference)))
         if self.goal.max_auc_loss is not None:
-            plans: Iterator[Trial] = self._within_loss(paths, made, self.goal.max_auc_loss)
+            plans: Iterator[Trial] = self._within_loss(paths, results, self.goal.max_auc_loss)
         else:
-            plans = self._within_bytes(paths, made, self.goal.most_bytes(reference) or 0.0)
+            plans = self._within_bytes(paths, results, self.goal.most_bytes(reference) or 0.0)
         for trial in itertools.chain(plans, self._curve(paths, reference)):
             yield from measured(trial)
-            if len(made) >= self.trials:
+            if len(results) >= self.trials:
                 return
 
     def _whole(self, width: int) -> Trial:
-        tables = {name: TableDesign(width, "f32") for name in self.data.values}
+        tables = {name: TableDesign(width, "f32") for name in self.data.fields}
         return replace(self.base, tables=tables, round_epochs=0)
 
     def _trial(self, designs: dict[str, TableDesign]) -> Trial:
@@ -167,23 +161,23 @@ class Search:
         return path
 
     def _within_bytes(
-        self, paths: list[list[Point]], made: dict[str, TrialResult], most: float
+        self, paths: list[list[Point]], results: dict[str, TrialResult], most: float
     ) -> Iterator[Trial]:
         """Designs of at most `most` bytes, the best of each width first, then variants."""
         fitted = [point for path in paths if (point := self._fitted(path, most)) is not None]
         for point in sorted(fitted, key=lambda p: -p.auc)[:3]:
             yield self._trial(point.designs)
-        within = [result for result in made.values() if result.table_bytes <= most]
+        within = [result for result in results.values() if result.table_bytes <= most]
         if within:
             best = max(within, key=lambda result: result.validation_auc)
             yield from self._tails(best)
 
     def _within_loss(
-        self, paths: list[list[Point]], made: dict[str, TrialResult], loss: float
+        self, paths: list[list[Point]], results: dict[str, TrialResult], loss: float
     ) -> Iterator[Trial]:
         """Bisection along the probes' frontier for the smallest model within a loss."""
         points = _proposals(paths)
-        lowest = next(iter(made.values())).validation_auc - loss
+        lowest = next(iter(results.values())).validation_auc - loss
         low, high = -1, len(points)  # the first fails, the second holds
         # where the probes think the limit is; each probe's own best stands for no loss
         top = max(point.auc for point in points)
@@ -191,7 +185,7 @@ class Search:
         while high - low > 1:
             trial = self._trial(points[middle].designs)
             yield trial
-            result = made.get(folder_of(self.data, trial, self.folder).name)
+            result = results.get(folder_of(self.data, trial, self.folder).name)
             if result is None:
                 return
             if result.validation_auc >= lowest:
@@ -223,7 +217,7 @@ class Search:
         for name in sorted(designs, key=lambda item: item != last):  # the one cut last comes first
             design = designs[name]
             each = point.row_bytes if name == last else _most_row_bytes(design)
-            missing = self._values(name) - design.own(self._values(name))
+            missing = self._values(name) - design.rows_owned(self._values(name))
             more = max(0, min(missing, int(left / each)))
             if more:
                 designs[name] = replace(design, head=(design.head or 0) + more)
@@ -242,23 +236,25 @@ class Search:
             return
         name = max(cut, key=lambda item: cut[item])
         design = tables[name]
-        rows = design.own(self._values(name))
+        rows = design.rows_owned(self._values(name))
         tail = max(2 * HASH_BLOCKS, int(rows * TAIL_SHARE))
         t = max(1, int(math.log2(tail / HASH_BLOCKS)))
         kinds: tuple[tuple[Tail, int], ...] = (("binary_code", t), ("hash", tail))
         for kind, size in kinds:
-            made = replace(design, head=max(1, rows - tail), tail=kind, size=size)
-            yield self._trial({**tables, name: made})
+            hashed = replace(design, head=max(1, rows - tail), tail=kind, size=size)
+            yield self._trial({**tables, name: hashed})
 
     def _values(self, name: str) -> int:
-        return len(self.data.values[name])
+        return self.data.rows_of_values(name)
 
 
 def _most_row_bytes(design: TableDesign) -> float:
     """What a row takes, with a scale of its own if it has several dimensions."""
     axis: ScaleAxis = "row" if design.dim > 1 else "column"
-    one, two = (planned_bytes(rows, design.dim, design.codec, axis) for rows in (1, 2))
-    return two - one
+    bytes_of_1, bytes_of_2 = (
+        planned_bytes(rows, design.dim, design.codec, axis) for rows in (1, 2)
+    )
+    return bytes_of_2 - bytes_of_1
 
 
 def _proposals(paths: list[list[Point]]) -> list[Point]:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ondevice.codecs import BITS, FLOAT_CODECS, Codec, ScaleAxis
 from ondevice.features import FIRST_VOCABULARY_ID
-from ondevice.models.search.trial import HASHES, TableDesign, code_bits
+from ondevice.models.search.table_design import HASHES, TableDesign, code_bits
 
 Method = Literal[
     "full",
@@ -63,15 +63,17 @@ def designs(
     shares = _water_level(needed, least, rows)
     if shares is None:
         return None
-    made = {name: design(method, values[name], share, dim, codec) for name, share in shares.items()}
+    tables = {
+        name: design(method, values[name], share, dim, codec) for name, share in shares.items()
+    }
     if method != "binary_code":
-        return made
+        return tables
     # blocks come in powers of two: what one field cannot use may pay for the next size of another
-    for name in sorted(made, key=lambda item: -needed[item]):
-        used = sum(made[other].spec(values[other], ranked=True).rows for other in made)
-        own = made[name].spec(values[name], ranked=True).rows
-        made[name] = design(method, values[name], own + rows - used, dim, codec)
-    return made
+    for name in sorted(tables, key=lambda item: -needed[item]):
+        used = sum(tables[other].spec(values[other], ranked=True).rows for other in tables)
+        present = tables[name].spec(values[name], ranked=True).rows
+        tables[name] = design(method, values[name], present + rows - used, dim, codec)
+    return tables
 
 
 def design(method: Method, values: int, rows: int, dim: int, codec: Codec) -> TableDesign:

@@ -25,7 +25,8 @@ from ondevice.models.data import (
 from ondevice.models.data.buckets import MAX_BUCKETS
 from ondevice.models.designs import Design, compressed_embeddings, full_embeddings, small_fields
 from ondevice.models.layers.rounding import Rounding
-from ondevice.models.networks import ClickModel, NetworkConfig
+from ondevice.models.network_config import NetworkConfig
+from ondevice.models.networks import ClickModel
 from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.trainer import Metrics, TrainConfig, evaluate
@@ -76,7 +77,7 @@ class HistorySource:
 
     def resolve(self, log: HashedLog) -> History:
         """The history of this log's fields. Raises InputError when it has none of the names."""
-        found = []
+        chosen = []
         for wanted in (self.user, self.item):
             present = [name for name in wanted if name in log.hashes]
             if not present:
@@ -84,8 +85,8 @@ class HistorySource:
                     f"history: the log has no field {' or '.join(map(repr, wanted))}; "
                     f"its fields are {', '.join(log.hashes)}"
                 )
-            found.append(present[0])
-        return History(found[0], found[1], self.length, self.name)
+            chosen.append(present[0])
+        return History(chosen[0], chosen[1], self.length, self.name)
 
 
 @dataclass(frozen=True)

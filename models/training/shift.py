@@ -1,7 +1,7 @@
 """Shift tables before they are rounded to few bits; the first layer's bias takes the shift back.
 
 Codes of narrow codecs reach further down than up (`ondevice.codecs.CODE_RANGE`), and with 2 bits
-that matters: of four levels, -2..1, one is alone on its side. Where a network reads the vectors by
+that matters: of four levels, -2..1, only one is positive. Where a network reads the vectors by
 a linear layer, adding a constant to a column of the table and taking its effect from the layer's
 bias changes no prediction, and puts the levels where the values are.
 """
@@ -36,7 +36,7 @@ def shift_tables(
 
     Args:
         model: predictions stay the same, to float32 rounding.
-        codecs: per field how its table will be stored.
+        codecs: per field how its table will be stored; fields not named stay as they are.
         counts: per field int64 [rows], how often training reads each row; errors count so often.
 
     Returns:
@@ -51,9 +51,10 @@ def shift_tables(
         table = model.embedding(name)
         part = slice(start, start + table.spec.dim)
         start = part.stop
-        # a vector that can be zero, a sum of rows or a cut row would not move by the shift alone
+        # a vector that can be zero, a sum of rows or a cut row would not move by just the shift
         whole = table.spec.scheme == "full" and table.spec.padding_id is None
-        if not whole or table.mask is not None or name in targets or codecs[name] not in SHIFTED:
+        wanted = codecs.get(name) in SHIFTED and name not in targets
+        if not wanted or not whole or table.mask is not None:
             continue
         values = table.weight.numpy(force=True)
         shift = _best_shift(values, codecs[name], np.maximum(counts[name], 1).astype(np.float64))

@@ -36,7 +36,7 @@ class Widths:
             of this project).
             "prune": learned soft thresholds, then training goes on (S. Liu et al., "Learnable
             Embedding Sizes for Recommender Systems", ICLR 2021; see `SoftThreshold`).
-            "amtl": learned from frequency alone (see `AdaptiveMask`).
+            "amtl": learned only from frequency (see `AdaptiveMask`).
         keep: "frequency" and "prune": share of all dimensions that is kept.
         alpha: "frequency": the exponent; 0 gives every row the same width.
         penalty: "amtl": price of a kept dimension, lambda * mean width is added to the loss.
@@ -93,11 +93,11 @@ def frequency_widths(
     powers = {name: (1.0 + values) ** alpha for name, values in counts.items()}
 
     def widths(scale: float) -> dict[str, IntArray]:
-        found = {}
+        by_table = {}
         for name, values in counts.items():
             rounded = np.rint(scale * powers[name]).clip(1, dims[name]).astype(np.int64)
-            found[name] = np.where(values > 0, rounded, 1)
-        return found
+            by_table[name] = np.where(values > 0, rounded, 1)
+        return by_table
 
     wanted = keep * sum(len(values) * dims[name] for name, values in counts.items())
     low, high = 0.0, float(max(dims.values())) + 1.0
@@ -161,9 +161,10 @@ def order_dimensions(model: ClickModel, counts: Mapping[str, IntArray]) -> bool:
     """Rotate tables so that their leading dimensions hold most; predictions stay the same.
 
     The axes are the principal ones of the rows, weighted by how often training reads them, and
-    the first layer is rotated back. That needs a first layer which reads the vectors linearly and
-    alone ("dnn", "wide_deep"); other networks are left as they are. A choice of this project: rows
-    are cut at their end, and training alone gives no dimension a reason to come first.
+    the first layer is rotated back. That needs a first layer which is the only reader of the
+    vectors, and a linear one ("dnn", "wide_deep"); other networks are left as they are. A choice of
+    this project: rows are cut at their end, and training by itself gives no dimension a reason to
+    come first.
 
     Args:
         model: changed in place.

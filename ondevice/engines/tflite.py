@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.errors import FileFormatError, InputError, MissingDependencyError, needs_extra
+from ondevice.errors import FileFormatError, InputError, MissingDependencyError
 from ondevice.tflite_file import check_structure
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")  # by package, the preferred one first
@@ -97,8 +97,14 @@ def _runtime(wanted: str | None) -> tuple[Any, str]:
                 ) from None
         else:
             return Interpreter, f"ai-edge-litert {metadata.version('ai-edge-litert')}"
-    with needs_extra("running a .tflite file", "tflite"):
+    try:
         from tflite_runtime.interpreter import Interpreter
+    except ImportError:
+        extra = "tflite" if wanted is None else "tflite-legacy"
+        raise MissingDependencyError(
+            f"running a .tflite file needs the package {wanted or 'ai-edge-litert'!r}: "
+            f"pip install 'ondevice-ctr[{extra}]'"
+        ) from None
     if int(np.__version__.split(".")[0]) >= 2:
         raise MissingDependencyError(
             f"tflite-runtime needs numpy 1, but numpy {np.__version__} is installed: "

@@ -97,7 +97,7 @@ def test_replaces_a_checkpoint_but_nothing_else(saved, tmp_path):
     (tmp_path / "photos" / "one.jpg").write_text("x")
     (tmp_path / "file").write_text("x")
     for name in ("photos", "file"):
-        with pytest.raises(SpecError, match="not a checkpoint"):
+        with pytest.raises(SpecError, match="not just a checkpoint"):
             save_checkpoint(tmp_path / name, make_model(), FEATURES)
     assert (tmp_path / "photos" / "one.jpg").read_text() == "x"
 

@@ -16,7 +16,8 @@ from ondevice.models import (
     ModelConfig,
     build,
 )
-from ondevice.models.networks import NetworkConfig, module_key
+from ondevice.models.network_config import NetworkConfig
+from ondevice.models.networks import module_key
 from ondevice.spec import full_spec
 
 ODD_NAMES = ["user.id", "user%2Eid", "items", "%69tems", "type", "weight", "a b/c", "naïve", "训练"]

@@ -319,7 +319,7 @@ def test_a_refused_file_leaves_those_of_an_earlier_run(tmp_path, target, capfd):
     np.savez(tmp_path / "rows.npz", **ids(8))
 
     def run(weights):
-        options = ("--out", tmp_path / "out", "--dense", "q8", "--targets", target)
+        options = ("--force", "--out", tmp_path / "out", "--dense", "q8", "--targets", target)
         files = ("--weights", tmp_path / f"{weights}.safetensors", "--example", "rows.npz")
         return main(["convert", "test_dense:Tower", *map(str, (*files, *options))])
 

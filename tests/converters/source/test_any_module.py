@@ -222,7 +222,7 @@ def test_command_takes_onnx_files_and_modules(tmp_path, monkeypatch, capsys):
     save_file({"table.weight": weight}, tmp_path / "net.safetensors")
     np.savez(tmp_path / "rows.npz", ids=np.arange(7))
     command = ["convert", "nets_of_a_test:Net", "--weights", "net.safetensors", "--out", out]
-    command += ["--tables", "f32", "--targets", "odm", "--name", "net"]
+    command += ["--tables", "f32", "--targets", "odm", "--name", "net", "--force"]
     assert main([*command, "--example", "rows.npz"]) == 0
     got = ondevice.load(tmp_path / "out" / "net.odm").predict({"ids": [0, 6]})
     np.testing.assert_allclose(got, torch.sigmoid(weight[[0, 6]].sum(1)), atol=1e-6)
@@ -234,9 +234,9 @@ def test_command_takes_onnx_files_and_modules(tmp_path, monkeypatch, capsys):
         "net.safetensors: expected .npz": [*command, "--example", "net.safetensors"],
         "not an .npz file": [*command, "--example", "text.npz"],
         "has no attribute 'Nothing'": [
-            *("convert", "nets_of_a_test:Nothing", "--out", out, "--example", "rows.npz")
+            *("convert", "nets_of_a_test:Nothing", "--out", out, "--force", "--example", "rows.npz")
         ],
-        "not an ONNX model": ["convert", "rows.npz.onnx", "--out", out],
+        "not an ONNX model": ["convert", "rows.npz.onnx", "--out", out, "--force"],
     }
     (tmp_path / "text.npz").write_text("no arrays")
     (tmp_path / "rows.npz.onnx").write_bytes(b"\x01\x02nonsense")

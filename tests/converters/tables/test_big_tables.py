@@ -365,7 +365,7 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
             sys.executable,
             "-c",
             listen + "from ondevice.cli import main; sys.exit(main())",
-            *("convert", str(tmp_path / "checkpoint"), "--out", str(out)),
+            *("convert", str(tmp_path / "checkpoint"), "--out", str(out), "--force"),
         ],
         stderr=subprocess.PIPE,
         text=True,

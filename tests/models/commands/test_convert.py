@@ -74,7 +74,9 @@ def folder(tmp_path_factory):
 
 
 def convert(folder, *options):
-    return main(["convert", str(folder / "checkpoint"), "--out", str(folder / "out"), *options])
+    return main(
+        ["convert", str(folder / "checkpoint"), "--out", str(folder / "out"), "--force", *options]
+    )
 
 
 def test_fit_quantise_calibrate_and_validate(folder, capsys):
@@ -313,7 +315,7 @@ def test_same_bytes_from_other_processes(folder, tmp_path):
 
 
 def test_a_file_of_an_earlier_conversion_is_named(folder, tmp_path, capsys):
-    rest = ("--out", str(tmp_path), "--targets")
+    rest = ("--out", str(tmp_path), "--force", "--targets")
     assert main(["convert", str(folder / "checkpoint"), *rest, "odm", "onnx"]) == 0
     assert "earlier conversion" not in capsys.readouterr().out
     before = (tmp_path / "model.onnx").read_bytes()
@@ -327,7 +329,7 @@ def test_a_file_of_an_earlier_conversion_is_named(folder, tmp_path, capsys):
 def test_an_interruption_leaves_the_files_of_an_earlier_run(folder, tmp_path, number):
     assert main(["convert", str(folder / "checkpoint"), "--out", str(tmp_path)]) == 0
     before = digests(tmp_path)
-    arguments = command(folder / "checkpoint", "--out", tmp_path, "--tables", "q4")
+    arguments = command(folder / "checkpoint", "--out", tmp_path, "--force", "--tables", "q4")
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.glob(".model.*/*")):  # it is writing the first file
             assert process.poll() is None

@@ -155,7 +155,7 @@ def test_damaged_compression(tmp_path, suffix):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         csv_log(tmp_path / "absent.csv", PLAIN)
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="expected a file, got a folder; it holds nothing"):
         csv_log(tmp_path, PLAIN)
 
 

@@ -25,7 +25,7 @@ from ondevice.models import (
     QuotientRemainderEmbedding,
     row_counts,
 )
-from ondevice.models.layers.embeddings import RowIndex
+from ondevice.models.layers.row_index import RowIndex
 from ondevice.spec import (
     LookupSpec,
     binary_code_spec,

@@ -27,7 +27,7 @@ from ondevice.models.layers.interactions import (
     PaddingMask,
     pair_interactions,
 )
-from ondevice.models.networks import KINDS
+from ondevice.models.network_config import KINDS
 from ondevice.spec import full_spec
 
 IDS = {

@@ -20,8 +20,11 @@ from ondevice.models.commands.compress import parse_size
 from ondevice.models.data.synthetic import synthetic_log
 from ondevice.models.search.frontier import Frontier
 from ondevice.models.search.probe import Probe
+from ondevice.models.search.run_trial import trained_model
 from ondevice.models.search.search import Goal, Search
-from ondevice.models.search.trial import TableDesign, Trial, TrialResult, prepare, trained_model
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.trial_data import prepare
 
 VOCABULARIES = {"user": 400, "item": 150, "hour": 24}
 
@@ -225,7 +228,27 @@ def test_command_stopped_by_ctrl_c_continues(tmp_path, capsys):
     assert 0 < sum(item.total for item in inspect(out / "model.odm").tables) <= 60000
     data = json.loads((out / "f.json").read_text())
     assert data["best"] in data["frontier"]
-    first = (out / "frontier.csv").read_bytes()
-    assert main(arguments) == 0
-    assert (out / "frontier.csv").read_bytes() == first
     assert "best: " in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "f.json"}
+    (out / "f.json").unlink()
+    assert main(arguments) == 0
+    assert "this search is finished and its results are kept" in capsys.readouterr().out
+    assert json.loads((out / "f.json").read_text()) == data
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+    # another search in that folder needs --force, and replaces results only once it has its own
+    other = ["compress", "--budget", "1B", *goal[2:], "--out", str(out)]
+    assert main(other) == 1
+    said = capsys.readouterr().err
+    assert "it holds another search (budget was 60000, now 1)" in said and "--force" in said
+    assert main([*other, "--force"]) == 1
+    assert "no trial meets the goal" in capsys.readouterr().err
+    before.pop(out / "trials")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    other[2] = "40KB"
+    assert main([*other, "--force"]) == 0
+    assert 0 < sum(item.total for item in inspect(out / "model.odm").tables) <= 40000
+    assert json.loads((out / "search.json").read_text())["settings"]["budget"] == 40000
+    (out / "search.json").write_text("{}")
+    assert main(other) == 1
+    assert "not the state of a search" in capsys.readouterr().err

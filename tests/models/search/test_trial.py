@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import ondevice
-import ondevice.models.search.trial as compression
+import ondevice.models.search.run_trial as compression
 from ondevice.converters import convert
 from ondevice.errors import FileFormatError, InputError, SpecError
 from ondevice.features import FeatureSpec, Field
@@ -14,8 +14,11 @@ from ondevice.inspection import inspect
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.data import open_log
 from ondevice.models.data.synthetic import synthetic_data
+from ondevice.models.search.run_trial import folder_of, run_trial
 from ondevice.models.search.sizing import METHODS, block_rows, designs, fewest_rows, planned_rows
-from ondevice.models.search.trial import TableDesign, Trial, folder_of, prepare, run_trial
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial import Trial
+from ondevice.models.search.trial_data import prepare
 from ondevice.models.training.widths import Widths
 
 VOCABULARIES = {"user": 400, "item": 150, "hour": 24}

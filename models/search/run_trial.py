@@ -1,0 +1,139 @@
+"""Run one compression trial: train its tables, write them, measure the written file.
+
+Results are stored as JSON under the trial's settings, so that a search or a benchmark that is
+stopped continues where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+import ondevice
+from ondevice.atomic import atomic_path
+from ondevice.converters import convert
+from ondevice.errors import FileFormatError
+from ondevice.inspection import inspect
+from ondevice.models.checkpoint import save_checkpoint
+from ondevice.models.click_log import ClickLog, Splits
+from ondevice.models.layers.embeddings import Embedding
+from ondevice.models.layers.rounding import Rounding
+from ondevice.models.networks import ClickModel, table_counts
+from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.trial_data import TrialData
+from ondevice.models.training.experiment import example_ids
+from ondevice.models.training.phases import FitConfig, fit, rounded
+from ondevice.models.training.shift import shift_tables
+from ondevice.models.training.trainer import evaluate, train
+
+SCORE_BATCH = 8192
+# The learning rate of rounding epochs is divided by this, as in `ondevice train`.
+ROUNDING_SLOWER = Rounding().slower
+
+
+def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = True) -> TrialResult:
+    """Run a trial, or read its stored result; writes checkpoint, model.odm, then result.json.
+
+    Raises:
+        FileFormatError: a stored result that is damaged.
+        SpecError: designs that do not fit the log.
+    """
+    target = folder_of(data, trial, folder)
+    if (target / "result.json").is_file():
+        return _read(target / "result.json", trial)
+    splits = data.encoded(trial)
+    model = trained_model(data, trial, splits, progress=progress)
+    features = splits.train.features
+    examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
+    counts = table_counts(model, splits.train)
+    save_checkpoint(target / "checkpoint", model, features, {"examples": examples}, counts=counts)
+    tensors = {name: torch.tensor(ids) for name, ids in examples.items()}
+    report = convert(
+        model, (tensors,), target, targets=("odm",), tables=trial.codecs, features=features
+    )
+    path = report.targets["odm"].path
+    owned = [trial.tables[name].rows_owned(len(values)) for name, values in data.values.items()]
+    result = TrialResult(
+        trial=trial,
+        table_bytes=sum(table.total for table in inspect(path).tables),
+        map_bytes=8 * sum(owned),
+        validation_auc=_auc(path, splits.validation),
+        test_auc=_auc(path, splits.test),
+    )
+    with atomic_path(target / "result.json") as temporary:
+        text = json.dumps(result.to_json(), indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def trained_model(
+    data: TrialData, trial: Trial, splits: Splits, *, progress: bool = True
+) -> ClickModel:
+    """A model of the trial's designs, trained."""
+    torch.manual_seed(trial.seed)
+    tables = {}
+    for item in splits.train.features.fields:
+        values = data.rows_of_values(item.name)
+        spec = trial.tables[item.name].spec(values, ranked=trial.ranked)
+        tables[item.name] = Embedding(spec)
+    model = ClickModel(tables, trial.hidden)
+    fitted = fit(
+        model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit), progress=progress
+    )
+    shift_tables(model, trial.codecs, fitted.counts)
+    interrupted = fitted.interrupted
+    if trial.round_epochs and not interrupted:
+        interrupted = _round(model, trial, splits, progress)
+    if interrupted:
+        raise KeyboardInterrupt  # half a training is no result
+    return model
+
+
+def _round(model: ClickModel, trial: Trial, splits: Splits, progress: bool) -> bool:
+    """Train on with rounded tables; whether that was interrupted."""
+    settings = replace(
+        trial.training,
+        epochs=trial.round_epochs,
+        patience=trial.round_epochs,
+        learning_rate=trial.learning_rate / ROUNDING_SLOWER,
+    )
+    before = copy.deepcopy(model.state_dict())
+    with rounded(model, trial.codecs):
+        least = evaluate(model, splits.validation).auc
+        history = train(model, splits.train, splits.validation, settings, progress)
+        if history.best.validation.auc <= least:
+            model.load_state_dict(before)
+    return history.interrupted
+
+
+def folder_of(data: TrialData, trial: Trial, folder: Path) -> Path:
+    """Where `run_trial` stores a trial: named by its settings and the data themselves."""
+    text = json.dumps(trial.to_json(), sort_keys=True)
+    return folder / hashlib.sha256(text.encode() + data.digest).hexdigest()[:16]
+
+
+def _auc(path: Path, log: ClickLog) -> float:
+    model = ondevice.load(path)
+    scores = [
+        model.predict({name: ids[start : start + SCORE_BATCH] for name, ids in log.ids.items()})
+        for start in range(0, len(log), SCORE_BATCH)
+    ]
+    return float(roc_auc_score(log.labels, np.concatenate(scores)))
+
+
+def _read(path: Path, trial: Trial) -> TrialResult:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("trial") != trial.to_json():
+            raise ValueError("it is of other settings")
+        return TrialResult(trial, **data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path}: not a trial's result: {error}") from error

@@ -1,0 +1,96 @@
+"""How the table of one field is built: rows of its own for frequent values, a tail for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ondevice.codecs import CODECS, Codec
+from ondevice.errors import SpecError
+from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
+from ondevice.spec import (
+    LookupSpec,
+    binary_code_spec,
+    full_spec,
+    hashing_spec,
+    multi_hash_spec,
+    quotient_remainder_spec,
+)
+
+HASHES = 2  # of a multi-hash tail
+# Of a binary code of hashes. More blocks would keep more values apart, but each row would serve
+# more of them; one block more cost 0.05 AUC where a tail had 50 rows.
+HASH_BLOCKS = 3
+
+Tail = Literal["shared", "hash", "multi_hash", "quotient_remainder", "binary_code"]
+TAILS: tuple[Tail, ...] = get_args(Tail)
+
+
+@dataclass(frozen=True)
+class TableDesign:
+    """How the table of one field is built.
+
+    Attributes:
+        dim: width of the rows.
+        codec: how they are stored.
+        head: how many values own a row, the most frequent ones of training; None for all of them.
+        tail: what all other values read. "shared": one row together. Otherwise rows that the
+            value's ID selects, as `ondevice.spec` says.
+        size: of the tail. "hash": rows; "multi_hash": rows of each of two hashes;
+            "quotient_remainder": remainders; "binary_code": bits of a block (succession, separate
+            rows, summed).
+
+    Raises:
+        SpecError: a setting out of range.
+    """
+
+    dim: int = 16
+    codec: Codec = "q4"
+    head: int | None = None
+    tail: Tail = "shared"
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.dim < 1:
+            faults.append(f"dim must be at least 1, got {self.dim}")
+        if self.codec not in CODECS:
+            faults.append(f"codec must be one of {', '.join(CODECS)}, got {self.codec!r}")
+        if self.head is not None and self.head < 0:
+            faults.append(f"head must not be negative, got {self.head}")
+        if self.tail not in TAILS:
+            faults.append(f"tail must be one of {', '.join(TAILS)}, got {self.tail!r}")
+        elif (self.tail == "shared") != (self.size == 0) or self.size < 0:
+            faults.append(f"tail {self.tail!r} with size {self.size}")
+        if faults:
+            raise SpecError("table design: " + "; ".join(faults))
+
+    def rows_owned(self, values: int) -> int:
+        """How many of a field's values own a row."""
+        return values if self.head is None else min(self.head, values)
+
+    def spec(self, values: int, *, ranked: bool) -> LookupSpec:
+        """The lookup of a field with so many training values or buckets; no ID is padding.
+
+        The rows of IDs 0 and 1 (missing and unseen values; of a number, 1 is a missing one) are
+        there if any value owns a row. The code of a
+        binary-code tail has the bits that ranked IDs need, or HASH_BLOCKS blocks of hashes.
+        """
+        own_rows = self.rows_owned(values)
+        if self.tail == "shared" or own_rows == values:
+            return full_spec(own_rows + FIRST_VOCABULARY_ID, self.dim, oov_row=OOV_ID)
+        head = own_rows + FIRST_VOCABULARY_ID if own_rows else 0
+        if self.tail == "hash":
+            return hashing_spec(self.size, self.dim, head=head)
+        if self.tail == "multi_hash":
+            return multi_hash_spec(self.size, self.dim, hashes=HASHES, head=head)
+        ids = values + FIRST_VOCABULARY_ID
+        if self.tail == "quotient_remainder":
+            return quotient_remainder_spec(ids, self.dim, remainders=self.size, head=head)
+        bits = code_bits(values) if ranked else min(64, HASH_BLOCKS * self.size)
+        return binary_code_spec(self.dim, code_bits=bits, t=min(self.size, bits), head=head)
+
+
+def code_bits(values: int) -> int:
+    """Bits of the ranked IDs of a field with so many training values."""
+    return max(1, (values + FIRST_VOCABULARY_ID - 1).bit_length())

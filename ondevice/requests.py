@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
 import json
-import re
-from collections.abc import Iterator
+import lzma
+import zlib
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.cells import UNSPECIFIED
 from ondevice.container import unique_keys
+from ondevice.delimited import row_reader
 from ondevice.errors import InputError
-from ondevice.features import FeatureSpec, Field, shown
+from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec
 
 TextFormat = Literal["csv", "jsonl"]
-
-# Between the values of a sequence in one CSV cell; an empty cell is an empty sequence.
-SEPARATOR = "|"
-
-INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
+OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 Row = tuple[int, dict[str, Any]]  # line number, value by input name
 
@@ -46,12 +47,34 @@ class Described(Protocol):
 
 def format_of(name: str) -> TextFormat:
     """Tell the format by a file's suffix. Raises InputError for another one."""
-    suffix = Path(name).suffix.lower()
-    if suffix == ".csv":
+    path = Path(name)
+    if path.suffix.lower() in OPENERS:
+        path = path.with_suffix("")
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
         return "csv"
     if suffix in (".jsonl", ".ndjson", ".json"):
         return "jsonl"
-    raise InputError(f"{name}: cannot tell the format by its name; expected .csv or .jsonl")
+    raise InputError(f"{name}: cannot tell the format by its name; expected .csv, .tsv or .jsonl")
+
+
+def text_settings(text_format: TextFormat, features: FeatureSpec | None) -> dict[str, Any]:
+    """How the text of requests is decoded, as arguments of `open`.
+
+    JSON lines and IDs (features None) are UTF-8. CSV is of the training log's encoding, whose
+    undecodable bytes are refused where a cell that holds them is used, as in training.
+    """
+    if text_format == "jsonl":
+        return {"encoding": "utf-8-sig", "errors": "strict", "newline": ""}
+    codec = (features or FeatureSpec()).text_format.codec
+    return {"encoding": codec, "errors": "surrogateescape", "newline": ""}
+
+
+def opened(path: Path, text_format: TextFormat, features: FeatureSpec | None) -> TextIO:
+    """A file of requests, plain, .xz or .gz, as text. Raises OSError, ValueError."""
+    settings = text_settings(text_format, features)
+    opener = OPENERS.get(path.suffix.lower(), Path.open)
+    return cast(TextIO, opener(path, "rt", **settings))
 
 
 def read_requests(
@@ -60,51 +83,98 @@ def read_requests(
     """IDs by input name, up to `batch` lines at a time.
 
     Args:
-        source: CSV with a header, or one JSON object a line; further columns are ignored.
+        source: CSV laid out as the training log, by default with commas and a header, or one JSON
+            object a line; columns and keys that are no input are ignored.
         text_format: "csv" or "jsonl".
         model: whose inputs and feature specification apply.
-        ids: whether values are int64 IDs already.
+        ids: whether values are int64 IDs already; their CSV has commas and a header.
         batch: most lines at a time.
 
-    An empty CSV cell, or null in JSON, is a missing value. A sequence is a list in JSON; in a CSV
-    cell its values are separated by SEPARATOR.
+    A cell is read as in training (see Cells); null and NaN in JSON are missing values. A sequence
+    is a list in JSON, or one text in either. An input is read from the column of the training log
+    where there is one, otherwise from the column of its own name.
 
     Raises:
         InputError: names the line, the input, what was expected and what came.
     """
     if not ids and not model.features.fields:
         raise InputError(f"{model.path}: no feature specification inside; give IDs with --ids")
-    rows = _csv_rows(source, model) if text_format == "csv" else _json_rows(source)
+    features = FeatureSpec() if ids else model.features
+    fields = [_field_of(spec, model, ids) for spec in model.inputs]
+    if text_format == "csv":
+        fields = [field_of_cells(field) for field in fields]
+        rows = _csv_rows(source, features, fields)
+    else:
+        rows = _json_rows(source)
     while chunk := list(itertools.islice(rows, batch)):
-        yield {spec.name: _column(spec, chunk, model, text_format, ids) for spec in model.inputs}
+        named = [(line, _by_field(fields, line, row)) for line, row in chunk]
+        yield {field.name: _column(field, named) for field in fields}
 
 
-def _csv_rows(source: IO[str], model: Described) -> Iterator[Row]:
-    """The rows below the header, each with the number of its last line. Raises InputError."""
-    reader = csv.reader(_lines(source), strict=True)
+def field_of_cells(field: Field) -> Field:
+    """The field, which reads texts also where its file says nothing of them."""
+    return field if field.cells is not None else replace(field, cells=UNSPECIFIED)
+
+
+def _csv_rows(source: IO[str], features: FeatureSpec, fields: Sequence[Field]) -> Iterator[Row]:
+    """The rows of cells, each with the number of its last line. Raises InputError."""
+    reader = row_reader(_lines(source), features.text_format)
     try:
-        header = next(reader, None)
-        if header is None:
-            raise InputError("the CSV input is empty; expected a header line")
-        _check_header(header, [spec.name for spec in model.inputs])
+        header: Sequence[str] | None = None
         for cells in reader:
+            if not cells:  # a blank line
+                continue
+            if header is None:
+                header, is_header = _header(cells, features, fields)
+                if is_header:
+                    continue
             if len(cells) != len(header):
                 raise InputError(
                     f"line {reader.line_num}: expected {len(header)} cells, got {len(cells)}"
                 )
-            yield reader.line_num, {k: v or None for k, v in zip(header, cells, strict=True)}
-    except (csv.Error, UnicodeDecodeError) as error:
+            yield reader.line_num, dict(zip(header, cells, strict=True))
+        if header is None:
+            raise InputError("the CSV input is empty; expected a header line")
+    except (csv.Error, UnicodeError) as error:
         raise InputError(f"line {reader.line_num + 1}: not valid CSV: {error}") from error
 
 
-def _check_header(header: list[str], names: list[str]) -> None:
-    """Every input must be a column, once. Raises InputError."""
-    if missing := [name for name in names if name not in header]:
+def _header(
+    first: list[str], features: FeatureSpec, fields: Sequence[Field]
+) -> tuple[Sequence[str], bool]:
+    """The column names, and whether the first row holds them.
+
+    It does where it names every input, once; otherwise the columns are those of a training log
+    without a header.
+
+    Raises:
+        InputError: a column is absent, or an input's column is named twice.
+    """
+    keys = _keys(fields, first)
+    absent = [key for key in keys if key not in first]
+    if absent and features.columns is not None:
+        return features.columns, False
+    if absent:
+        delimiter = features.text_format.delimiter
+        note = "" if delimiter == "," else f" (cells are separated by {delimiter!r})"
         raise InputError(
-            f"line 1: columns {', '.join(missing)} are missing; the header has {', '.join(header)}"
+            f"line 1: columns {', '.join(absent)} are missing; "
+            f"the header has {', '.join(map(repr, first))}{note}"
         )
-    if doubled := [name for name in names if header.count(name) > 1]:
+    if doubled := [name for name in dict.fromkeys(keys) if first.count(name) > 1]:
         raise InputError(f"line 1: the header names {', '.join(doubled)} more than once")
+    return first, True
+
+
+def _keys(fields: Sequence[Field], names: Container[str]) -> list[str]:
+    """The names under which a row holds the fields.
+
+    They are the columns of the training log where the row has all of these, otherwise the fields'
+    own names: never a mixture, since one field's column may be another field's name.
+    """
+    columns = [field.cells.column if field.cells is not None else None for field in fields]
+    keys = [column or field.name for column, field in zip(columns, fields, strict=True)]
+    return keys if all(key in names for key in keys) else [field.name for field in fields]
 
 
 def _json_rows(source: IO[str]) -> Iterator[Row]:
@@ -128,24 +198,23 @@ def _lines(source: IO[str]) -> Iterator[str]:
     """The lines of a file, its read errors as InputError: a disk's, a folder in place of a file."""
     try:
         yield from source
-    except OSError as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:  # or damaged compression
         name = getattr(source, "name", "the input")
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+        fault = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: cannot be read: {fault}") from error
 
 
-def _column(
-    spec: InputSpec, rows: list[Row], model: Described, text_format: TextFormat, ids: bool
-) -> npt.NDArray[np.int64]:
+def _by_field(fields: Sequence[Field], line: int, row: dict[str, Any]) -> dict[str, Any]:
+    """The values of a row by field name. Raises InputError where one is absent."""
+    keys = _keys(fields, row)
+    if absent := [key for key in keys if key not in row]:
+        raise InputError(f"line {line}: {', '.join(map(repr, absent))} is missing")
+    return {field.name: row[key] for field, key in zip(fields, keys, strict=True)}
+
+
+def _column(field: Field, rows: list[Row]) -> npt.NDArray[np.int64]:
     """IDs int64 [rows, ...] of one input. Raises InputError, which names the line."""
-    field = _field_of(spec, model, ids)
-    values = []
-    for line, row in rows:
-        if spec.name not in row:
-            raise InputError(f"line {line}: {spec.name!r} is missing")
-        value = row[spec.name]
-        if text_format == "csv" and value is not None:
-            value = value_of_cell(value, field, line)
-        values.append(value)
+    values = [row[field.name] for _, row in rows]
     try:
         return field.encode(values)
     except InputError:
@@ -169,26 +238,3 @@ def _field_of(spec: InputSpec, model: Described, ids: bool) -> Field:
         f"input {spec.name!r} has shape {list(spec.shape)}; `run` reads single values and "
         "sequences of a fixed length"
     )
-
-
-def value_of_cell(text: str, field: Field, line: int) -> Any:
-    """The raw value, or list of values, of a CSV cell that is not empty. Raises InputError."""
-    if field.length is not None:
-        cells = text.split(SEPARATOR)
-        return [_value(cell, field, line) if cell else None for cell in cells]
-    return _value(text, field, line)
-
-
-def _value(text: str, field: Field, line: int) -> Any:
-    """A cell as the field's kind of value; digits are ASCII, and Python's 1_000 is no number."""
-    if field.kind == "string":
-        return text
-    try:
-        if field.kind == "integer" and INTEGER.fullmatch(text):
-            return int(text)
-        if field.kind == "number" and text.isascii() and "_" not in text:
-            return float(text)
-    except ValueError:  # no number, or an integer of more digits than Python converts
-        pass
-    expected = "an integer" if field.kind == "integer" else "a number"
-    raise InputError(f"line {line}: {field.name!r}: expected {expected}, got {shown(text)}")

@@ -17,7 +17,7 @@ from ondevice.atomic import atomic_path
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
 from ondevice.model import Model, load, model_files
 from ondevice.models.data.synthetic import synthetic_data
-from ondevice.requests import value_of_cell
+from ondevice.requests import field_of_cells
 from ondevice.text_table import size
 from ondevice.verify import verify
 
@@ -136,15 +136,17 @@ def read_rows(path: Path, title: str, model: Model) -> list[Row]:
             header = reader.fieldnames or []
             if title not in header or len(set(header)) != len(header):
                 raise InputError(f"{path}: expected a header with a column {title!r}, each once")
-            fields = {name: model.features[name] for name in header if name != title}
+            fields = {
+                name: field_of_cells(model.features[name]) for name in header if name != title
+            }
             for cells in reader:
                 line = reader.line_num
                 if None in cells or None in cells.values():
                     raise InputError(f"{path}: line {line}: expected {len(header)} cells")
-                values = {
-                    name: value_of_cell(cells[name], field, line) if cells[name] else None
-                    for name, field in fields.items()
-                }
+                try:
+                    values = {name: field.read(cells[name]) for name, field in fields.items()}
+                except InputError as error:
+                    raise InputError(f"{path}: line {line}: {error}") from error
                 rows.append(Row(cells[title], values))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error

@@ -7,10 +7,12 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError
+from ondevice.features import FeatureSpec
 from ondevice.models.data.columns import LabelRule, LogBuilder, Rule, rule, zero_one
 from ondevice.models.data.hashed import HashedLog, hashed_field
-from ondevice.models.data.rows import TextFormat, find_file, read_rows
+from ondevice.models.data.rows import find_file, read_rows
 
 CRITEO_INTEGERS = tuple(f"I{number}" for number in range(1, 14))
 CRITEO_CATEGORIES = tuple(f"C{number}" for number in range(1, 27))
@@ -37,8 +39,8 @@ AVAZU_COLUMNS = (
     *_AVAZU_INTEGERS,
 )
 
-_TABS = TextFormat(delimiter="\t", quote=None)
-_COMMAS = TextFormat(quote=None)
+_TABS = DelimitedFormat(delimiter="\t", quote=None)
+_COMMAS = DelimitedFormat(quote=None)
 _PARTS = ("train", "dev", "test")
 _HOUR = re.compile(r"[0-9]{8}")
 
@@ -124,14 +126,15 @@ def _files(path: Path, suffixes: Collection[str]) -> list[Path]:
 def _read(
     name: str,
     files: Collection[Path],
-    text_format: TextFormat,
+    text_format: DelimitedFormat,
     columns: tuple[str, ...],
     header: bool | None,
     rules: Collection[Rule],
     label: LabelRule,
     max_rows: int | None,
 ) -> HashedLog:
-    builder = LogBuilder([item.field for item in rules])
+    fields = tuple(item.field for item in rules)
+    builder = LogBuilder(FeatureSpec(fields, text_format, None if header else columns))
     for path in files:
         left = None if max_rows is None else max_rows - len(builder)
         if left == 0:

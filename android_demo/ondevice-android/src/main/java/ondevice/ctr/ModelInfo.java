@@ -14,7 +14,7 @@ import java.util.Map;
 final class ModelInfo {
     private static final long VERSION = 1;
     private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
-            "vocabulary", "vocabulary_of", "boundaries", "length", "unknown");
+            "vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells");
 
     final List<String> inputs = new ArrayList<String>();
     final List<Long> idLimits = new ArrayList<Long>(); // -1: none
@@ -39,7 +39,10 @@ final class ModelInfo {
         for (Object item : list(data, "outputs")) {
             outputs.add(text(item, "outputs"));
         }
-        for (Object item : list(data, "features")) {
+        // an object says how a log is laid out too, which is of no use where no file is read
+        Map<String, Object> spec = data.get("features") instanceof Map
+                ? map(data.get("features"), "features") : null;
+        for (Object item : spec == null ? list(data, "features") : list(spec, "fields")) {
             readField(map(item, "features"));
         }
         for (Map.Entry<String, Object> entry : map(data.get("made_by"), "made_by").entrySet()) {
@@ -102,7 +105,20 @@ final class ModelInfo {
                 textOr(item, "encoding", "hash"),
                 seed == null ? 0 : ((Json.Number) seed).toUnsignedLong(), vocabulary,
                 textOr(item, "unknown", "oov"),
-                bounds == null ? null : Base64.doubles(text(bounds, "boundaries")), (int) most));
+                bounds == null ? null : Base64.doubles(text(bounds, "boundaries")), (int) most,
+                item.get("cells") == null ? null : cells(map(item.get("cells"), "cells"))));
+    }
+
+    private static Cells cells(Map<String, Object> item) {
+        List<String> missing = new ArrayList<String>();
+        for (Object marker : list(item, "missing")) {
+            missing.add(text(marker, "cells: missing"));
+        }
+        String separator = textOr(item, "separator", "|");
+        if (separator.isEmpty()) {
+            throw new ModelFileException("description: cells: empty separator");
+        }
+        return new Cells(missing, separator);
     }
 
     private void readVectors(Map<String, Object> vectors) {

@@ -138,7 +138,8 @@ def test_csv_is_read_or_refused_with_its_line(model, what, text):
 def test_a_fault_in_a_cell_names_its_own_line(model):
     text = f"user,colour,slot\na,5,1\na,{2**63},1\n"
     with pytest.raises(
-        InputError, match="line 3: field 'colour': expected a signed 64-bit .*'9223372036854775808'"
+        InputError,
+        match=r"line 3: field 'colour': expected a signed 64-bit .*'9223372036854775808'",
     ):
         read(model, text, "csv")
 

@@ -15,6 +15,7 @@ final class ModelInfo {
     private static final long VERSION = 1;
     private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
             "vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells");
+    private static final List<String> CELL_KEYS = Arrays.asList("missing", "separator", "column");
 
     final List<String> inputs = new ArrayList<String>();
     final List<Long> idLimits = new ArrayList<Long>(); // -1: none
@@ -110,6 +111,11 @@ final class ModelInfo {
     }
 
     private static Cells cells(Map<String, Object> item) {
+        for (String key : item.keySet()) {
+            if (!CELL_KEYS.contains(key)) {
+                throw new ModelFileException("description: cells: unknown key " + key);
+            }
+        }
         List<String> missing = new ArrayList<String>();
         for (Object marker : list(item, "missing")) {
             missing.add(text(marker, "cells: missing"));

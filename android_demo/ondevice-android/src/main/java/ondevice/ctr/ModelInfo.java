@@ -41,9 +41,10 @@ final class ModelInfo {
             outputs.add(text(item, "outputs"));
         }
         // an object says how a log is laid out too, which is of no use where no file is read
-        Map<String, Object> spec = data.get("features") instanceof Map
-                ? map(data.get("features"), "features") : null;
-        for (Object item : spec == null ? list(data, "features") : list(spec, "fields")) {
+        Object spec = data.get("features");
+        boolean laidOut = spec instanceof Map && ((Map<?, ?>) spec).get("fields") instanceof List;
+        for (Object item : laidOut ? list(map(spec, "features"), "fields")
+                : list(data, "features")) {
             readField(map(item, "features"));
         }
         for (Map.Entry<String, Object> entry : map(data.get("made_by"), "made_by").entrySet()) {

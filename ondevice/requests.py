@@ -8,7 +8,7 @@ import itertools
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, TextIO, cast
@@ -91,8 +91,8 @@ def read_requests(
         batch: most lines at a time.
 
     A cell is read as in training (see Cells); null and NaN in JSON are missing values. A sequence
-    is a list in JSON, or one text in either. An input is read from the column of the training log
-    where there is one, otherwise from the column of its own name.
+    is a list in JSON, or one text in either. A CSV header has the log's columns of all inputs, or
+    else their names; a JSON object has their names, or else the log's columns.
 
     Raises:
         InputError: names the line, the input, what was expected and what came.
@@ -105,10 +105,9 @@ def read_requests(
         fields = [field_of_cells(field) for field in fields]
         rows = _csv_rows(source, features, fields)
     else:
-        rows = _json_rows(source)
+        rows = _json_rows(source, fields)
     while chunk := list(itertools.islice(rows, batch)):
-        named = [(line, _by_field(fields, line, row)) for line, row in chunk]
-        yield {field.name: _column(field, named) for field in fields}
+        yield {field.name: _column(field, chunk) for field in fields}
 
 
 def field_of_cells(field: Field) -> Field:
@@ -125,14 +124,15 @@ def _csv_rows(source: IO[str], features: FeatureSpec, fields: Sequence[Field]) -
             if not cells:  # a blank line
                 continue
             if header is None:
-                header, is_header = _header(cells, features, fields)
-                if is_header:
+                header, keys = _header(cells, features, fields)
+                if header is cells:
                     continue
             if len(cells) != len(header):
                 raise InputError(
                     f"line {reader.line_num}: expected {len(header)} cells, got {len(cells)}"
                 )
-            yield reader.line_num, dict(zip(header, cells, strict=True))
+            row = dict(zip(header, cells, strict=True))
+            yield reader.line_num, {name: row[key] for name, key in keys.items()}
         if header is None:
             raise InputError("the CSV input is empty; expected a header line")
     except (csv.Error, UnicodeError) as error:
@@ -141,44 +141,43 @@ def _csv_rows(source: IO[str], features: FeatureSpec, fields: Sequence[Field]) -
 
 def _header(
     first: list[str], features: FeatureSpec, fields: Sequence[Field]
-) -> tuple[Sequence[str], bool]:
-    """The column names, and whether the first row holds them.
+) -> tuple[Sequence[str], dict[str, str]]:
+    """The column names, and by field the one of its column.
 
-    It does where it names every input, once; otherwise the columns are those of a training log
-    without a header.
+    The first row holds them where it has the log's columns of all inputs, or else the names
+    of all inputs; otherwise they are those of a training log without a header.
 
     Raises:
         InputError: a column is absent, or an input's column is named twice.
     """
-    keys = _keys(fields, first)
-    absent = [key for key in keys if key not in first]
-    if absent and features.columns is not None:
-        return features.columns, False
-    if absent:
+    names = [field.name for field in fields]
+    columns = _columns(fields)
+    header: Sequence[str] = first
+    if not set(columns) <= set(first):
+        if set(names) <= set(first):
+            columns = names
+        elif features.columns is not None:
+            header = features.columns
+    if absent := [name for name in dict.fromkeys(columns) if name not in header]:
         delimiter = features.text_format.delimiter
         note = "" if delimiter == "," else f" (cells are separated by {delimiter!r})"
         raise InputError(
             f"line 1: columns {', '.join(absent)} are missing; "
-            f"the header has {', '.join(map(repr, first))}{note}"
+            f"the header has {', '.join(map(repr, header))}{note}"
         )
-    if doubled := [name for name in dict.fromkeys(keys) if first.count(name) > 1]:
+    if doubled := [name for name in dict.fromkeys(columns) if header.count(name) > 1]:
         raise InputError(f"line 1: the header names {', '.join(doubled)} more than once")
-    return first, True
+    return header, dict(zip(names, columns, strict=True))
 
 
-def _keys(fields: Sequence[Field], names: Container[str]) -> list[str]:
-    """The names under which a row holds the fields.
-
-    They are the columns of the training log where the row has all of these, otherwise the fields'
-    own names: never a mixture, since one field's column may be another field's name.
-    """
-    columns = [field.cells.column if field.cells is not None else None for field in fields]
-    keys = [column or field.name for column, field in zip(columns, fields, strict=True)]
-    return keys if all(key in names for key in keys) else [field.name for field in fields]
+def _columns(fields: Sequence[Field]) -> list[str]:
+    """The columns of the training log that the fields are read from."""
+    aliases = (field.cells.column if field.cells is not None else None for field in fields)
+    return [alias or field.name for alias, field in zip(aliases, fields, strict=True)]
 
 
-def _json_rows(source: IO[str]) -> Iterator[Row]:
-    """The objects of JSON lines with their line numbers; empty lines are skipped."""
+def _json_rows(source: IO[str], fields: Sequence[Field]) -> Iterator[Row]:
+    """The values by field name of JSON lines with their line numbers; empty lines are skipped."""
     number = 0
     try:
         for number, line in enumerate(_lines(source), start=1):
@@ -187,7 +186,7 @@ def _json_rows(source: IO[str]) -> Iterator[Row]:
             row = json.loads(line, object_pairs_hook=unique_keys)
             if not isinstance(row, dict):
                 raise InputError(f"line {number}: expected a JSON object, got {line.strip()[:40]}")
-            yield number, row
+            yield number, _by_name(fields, number, row)
     except UnicodeDecodeError as error:
         raise InputError(f"line {number + 1}: not valid UTF-8: {error.reason}") from error
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a ValueError
@@ -204,12 +203,20 @@ def _lines(source: IO[str]) -> Iterator[str]:
         raise InputError(f"{name}: cannot be read: {fault}") from error
 
 
-def _by_field(fields: Sequence[Field], line: int, row: dict[str, Any]) -> dict[str, Any]:
-    """The values of a row by field name. Raises InputError where one is absent."""
-    keys = _keys(fields, row)
-    if absent := [key for key in keys if key not in row]:
-        raise InputError(f"line {line}: {', '.join(map(repr, absent))} is missing")
-    return {field.name: row[key] for field, key in zip(fields, keys, strict=True)}
+def _by_name(fields: Sequence[Field], line: int, row: dict[str, Any]) -> dict[str, Any]:
+    """The values of a JSON row by field name: under these names, or else the log's columns.
+
+    Raises:
+        InputError: a value is absent under both.
+    """
+    names = [field.name for field in fields]
+    columns = _columns(fields)
+    absent = [name for name in names if name not in row]
+    if not absent:
+        return row
+    if all(column in row for column in columns):
+        return {name: row[column] for name, column in zip(names, columns, strict=True)}
+    raise InputError(f"line {line}: {', '.join(map(repr, absent))} is missing")
 
 
 def _column(field: Field, rows: list[Row]) -> npt.NDArray[np.int64]:

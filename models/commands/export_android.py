@@ -27,8 +27,8 @@ EPILOG = """examples:
 
 Without --items and --users, users and items are taken from the synthetic log that `ondevice demo`
 trains on. The CSV files have a header: items.csv a column `title` and the model's inputs that
-differ between items, users.csv a column `name` and the other inputs; values are raw, an empty cell
-is a missing value, and the values of a sequence are separated by |.
+differ between items, users.csv a column `name` and the other inputs; cells are read as those
+of the training log: its missing markers, and by default | between the values of a sequence.
 
 Writes model.odm, after verifying it, and catalogue.json, with the scores of the first user."""
 

@@ -122,6 +122,46 @@ def test_numpy_scalars_and_arrays_are_read_as_python_values():
 
 
 @named(
+    ("name", "cell", "expected"),
+    [
+        ("count", "", 0),
+        ("count", " 10\n", 10),
+        ("count", "007", 7),
+        ("count", "NA", None),
+        ("count", "1_0", None),
+        ("price", " 0.5", 4),
+        ("price", "nan", 1),
+        ("price", "-Infinity", 2),
+        ("price", "1e400", 6),
+        ("price", "\u0663", None),
+        ("word", "NA", "NA"),
+        ("word", "", 0),
+    ],
+)
+def test_a_file_without_cells_is_read_as_before(name, cell, expected):
+    item = next(item for item in GOLDEN["features"] if item["name"] == name)
+    old = FeatureSpec.from_json([{key: item[key] for key in item if key != "cells"}])[name]
+    assert old.cells is None
+    model = SimpleNamespace(
+        path=Path("m.odm"), inputs=(InputSpec(name, ("batch",)),), features=FeatureSpec((old,))
+    )
+
+    def ids():
+        source = io.StringIO(csv_text(name, cell), newline="")
+        return next(read_requests(source, "csv", model, False, 10))[name].tolist()
+
+    if expected is None:
+        with pytest.raises(InputError, match=f"line 2: field '{name}': expected a"):
+            ids()
+        return
+    is_value = name != "price" and expected != 0
+    assert ids() == (old.encode([expected]).tolist() if is_value else [expected])
+    if name != "word":
+        with pytest.raises(InputError, match=r"expected (integers|numbers), got str"):
+            old.encode([cell])
+
+
+@named(
     "cells",
     [
         {"missing": "NA"},

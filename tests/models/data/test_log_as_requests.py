@@ -243,3 +243,26 @@ def test_train_convert_and_run_on_the_log(tmp_path):
     log = csv_log(path, description)
     ids = encoded(log, model.features).ids
     np.testing.assert_allclose(np.float64(scores[1:]), model.predict(ids), rtol=1e-5)
+
+
+def test_columns_whose_names_are_those_of_other_fields(tmp_path):
+    """CSV is the log first, JSON the names first: no field reads another one's values."""
+    swapped = {"a": {"column": "b"}, "b": {"column": "a"}, "c": {"column": "a"}}
+    description = CsvDescription.from_dict({"label": "click", "fields": swapped})
+    path = tmp_path / "log.csv"
+    path.write_text("click,a,b\n1,x,y\n0,z,w\n")
+    log = csv_log(path, description)
+    model = model_of(log.features)
+    same(read(path, model), log.hashes)
+    named_rows = tmp_path / "named.jsonl"
+    named_rows.write_text('{"a": "y", "b": "x", "c": "x"}\n{"a": "w", "b": "z", "c": "z"}\n')
+    same(read(named_rows, model), log.hashes)
+    as_logged = tmp_path / "logged.jsonl"
+    as_logged.write_text('{"a": "x", "b": "y"}\n{"a": "z", "b": "w"}\n')
+    same(read(as_logged, model), log.hashes)
+    path.write_text("a,c\nx,y\n")
+    with pytest.raises(InputError, match="columns b are missing"):
+        read(path, model)
+    as_logged.write_text('{"a": "x"}\n')
+    with pytest.raises(InputError, match="line 1: 'b', 'c' is missing"):
+        read(as_logged, model)

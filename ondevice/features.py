@@ -93,6 +93,8 @@ class Field:
             faults.append(f"unknown must be 'oov' or 'hash', got {self.unknown!r}")
         elif self.unknown == "hash" and self.encoding != "vocabulary":
             faults.append("unknown 'hash' is for the encoding 'vocabulary'")
+        if self.cells is not None and self.cells.part is not None and self.kind != "integer":
+            faults.append("a part of a time needs kind 'integer'")
         faults += _boundary_faults(self.boundaries, self.encoding)
         if self.length is not None:
             whole = isinstance(self.length, int) and not isinstance(self.length, bool)

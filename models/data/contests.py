@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
-from datetime import UTC, datetime
 from pathlib import Path
 
+from ondevice.cells import Cells
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError
 from ondevice.features import FeatureSpec
 from ondevice.models.data.columns import LabelRule, LogBuilder, Rule, rule, zero_one
-from ondevice.models.data.hashed import HashedLog, hashed_field
+from ondevice.models.data.hashed import HashedLog
 from ondevice.models.data.rows import find_file, read_rows
 
 CRITEO_INTEGERS = tuple(f"I{number}" for number in range(1, 14))
@@ -42,7 +41,6 @@ AVAZU_COLUMNS = (
 _TABS = DelimitedFormat(delimiter="\t", quote=None)
 _COMMAS = DelimitedFormat(quote=None)
 _PARTS = ("train", "dev", "test")
-_HOUR = re.compile(r"[0-9]{8}")
 
 
 def criteo_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
@@ -86,8 +84,8 @@ def avazu_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
         DataError: a file is absent or damaged, or a bad row, with line and column.
     """
     rules = [
-        Rule(hashed_field("hour", "integer"), "hour", lambda text: _moment(text).hour),
-        Rule(hashed_field("weekday", "integer"), "hour", lambda text: _moment(text).weekday()),
+        rule("hour", "integer", Cells((), part="hour")),
+        rule("weekday", "integer", Cells((), column="hour", part="weekday")),
         rule("C1", "integer"),
         rule("banner_pos", "integer"),
         *(rule(name, "string") for name in _AVAZU_CATEGORIES),
@@ -96,16 +94,6 @@ def avazu_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
     label = LabelRule("click", zero_one)
     files = _files(path, ("csv", ""))
     return _read("avazu", files, _COMMAS, AVAZU_COLUMNS, None, rules, label, max_rows)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        if not _HOUR.fullmatch(text):
-            raise ValueError
-        year, month, day, hour = (int(text[at : at + 2]) for at in (0, 2, 4, 6))
-        return datetime(2000 + year, month, day, hour, tzinfo=UTC)
-    except ValueError:
-        raise ValueError("an hour as YYMMDDHH") from None
 
 
 def _files(path: Path, suffixes: Collection[str]) -> list[Path]:

@@ -213,6 +213,7 @@ def write_descriptions(folder):
         ),
         "missing": with_field(cells={"missing": "NA"}),
         "cells-separator": with_field(cells={"missing": [], "separator": ""}),
+        "part": with_field(kind="integer", cells={"missing": [], "part": "minute"}),
         "cells-unknown": with_field(cells={"missing": [], "trim": True}),
         "feature-unknown-of-hash": with_field(unknown="hash"),
         "feature-unknown-word": with_field(encoding="vocabulary", unknown="maybe"),

@@ -31,8 +31,7 @@ def hash_of(name, value):
 
 def field(name, kind, encoding, missing, **more):
     cells = {"missing": missing}
-    if "separator" in more:
-        cells["separator"] = more.pop("separator")
+    cells |= {key: more.pop(key) for key in ("separator", "part") if key in more}
     start = {"name": name, "kind": kind, "encoding": encoding, "seed": seed_of(name)}
     return {**start, **more, "cells": cells}
 
@@ -51,6 +50,8 @@ FIELDS = [
     field("price", "number", "bucket", ["", "\\N"], boundaries=packed("d", EDGES)),
     field("seen", "string", "hash", ["", "NA"], length=3),
     field("days", "integer", "hash", [""], length=2, separator=";"),
+    field("hour", "integer", "hash", ["-"], part="hour"),
+    field("weekday", "integer", "hash", ["-"], part="weekday"),
     field("tags", "string", "hash", ["-"], length=2, separator=", "),
 ]
 
@@ -126,6 +127,22 @@ TEXTS = [
             *("1e5.0", "--1", "\u0663", "\uff11", "1.2.3", "$5", "50%", "true"),
         )
     ],
+    ("hour", "14102123", 23),
+    ("hour", "00010100", 0),
+    ("weekday", "14102123", 1),  # a Tuesday
+    ("weekday", "14102600", 6),  # a Sunday
+    ("weekday", "00010107", 5),  # 1 January 2000 was a Saturday
+    ("weekday", "24022912", 3),  # a Thursday, of a leap year
+    ("hour", "-", MISSING),
+    *[
+        (name, text, REFUSED)
+        for name in ("hour", "weekday")
+        for text in (
+            *("", "13", "14102124", "14133100", "14063100", "23022900", "1410210", "141021 1"),
+            *("14102+01", "-4102101", "14-10-21", "\uff11\uff1410210", "\uff11\uff14102101"),
+            *("141021010", "14000100", "14010000"),
+        )
+    ],
     ("seen", "a", ["a"]),
     ("seen", "a|b", ["a", "b"]),
     ("seen", "a|b|c|d", ["b", "c", "d"]),
@@ -166,6 +183,8 @@ TYPED = [
     ("count", "boolean", True, REFUSED),
     ("place", "integer", 7, 7),
     ("slot", "integer", 3, 3),
+    ("hour", "integer", 13, 13),  # the part itself, not a time
+    ("weekday", "none", None, MISSING),
     ("price", "none", None, MISSING),
     ("price", "nan", None, MISSING),
     ("price", "integer", 1, 5),

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from ondevice.cells import Cells
+from ondevice.delimited import COMMAS
 from ondevice.errors import DataError, InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import InputSpec
-from ondevice.models.data import CsvDescription, CsvField, csv_log
+from ondevice.models.data.columns import LabelRule, LogBuilder, rule, zero_one
 from ondevice.models.data.hashed import encoded
+from ondevice.models.data.rows import read_rows
 from ondevice.requests import read_requests
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "cells.json").read_text("utf-8"))
@@ -75,14 +77,13 @@ def same_or_refused(case, ids):
 def trained(case, folder):
     """The IDs that the training side gives one row of a log."""
     field = FEATURES[case["field"]]
-    description = CsvDescription(
-        "click", {field.name: CsvField(field.kind, None, field.cells.missing)}
-    )
     path = folder / "log.csv"
     path.write_text(csv_text(field.name, case["value"]), encoding="utf-8", newline="")
-    log = csv_log(path, description)
-    assert log.features[field.name].cells.missing == field.cells.missing
-    return encoded(log, FeatureSpec((field,))).ids[field.name].tolist()
+    of_field = rule(field.name, field.kind, field.cells)
+    builder = LogBuilder(FeatureSpec((of_field.field,)))
+    for chunk in read_rows(path, COMMAS):
+        builder.add_chunk(chunk, [of_field], LabelRule("click", zero_one))
+    return encoded(builder.build("log"), FeatureSpec((field,))).ids[field.name].tolist()
 
 
 @named("case", SINGLE, ids=label_of)
@@ -173,6 +174,7 @@ def test_a_file_without_cells_is_read_as_before(name, cell, expected):
         {"missing": [], "separator": 1},
         {"missing": [], "column": ""},
         {"missing": [], "loose": True},
+        {"missing": [], "part": "minute"},
     ],
 )
 def test_unsound_cells_in_a_file_are_refused(cells):

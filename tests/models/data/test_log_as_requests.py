@@ -18,7 +18,17 @@ import ondevice
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec
 from ondevice.info import InputSpec
-from ondevice.models.data import CsvDescription, History, add_history, csv_log, encode, split
+from ondevice.models.data import (
+    CsvDescription,
+    History,
+    add_history,
+    avazu_log,
+    criteo_log,
+    csv_log,
+    encode,
+    split,
+)
+from ondevice.models.data.contests import AVAZU_COLUMNS
 from ondevice.models.data.hashed import encoded
 from ondevice.requests import format_of, opened, read_requests
 
@@ -193,6 +203,30 @@ def test_a_history_is_read_with_the_markers_of_its_items(tmp_path):
     ids = features.encode({"history": ["5|-1|007", "-1", "", [5, None, "+7"], None]})["history"]
     five, seven = features["item"].encode([5, 7]).tolist()
     assert ids.tolist() == [[five, 0, seven], [0, 0, 0], [0, 0, 0], [five, 0, seven], [0, 0, 0]]
+
+
+def test_the_contests_logs_have_the_ids_of_training(tmp_path):
+    rows = range(40)
+    rest = len(AVAZU_COLUMNS) - 3
+    avazu = [
+        ",".join(["id", f"{i % 2}", f"1410{21 + i % 9}{i % 24:02d}", *[f"{i % 3}"] * rest])
+        for i in rows
+    ]
+    numbers, texts = ["", "-1", "7"], ["", "68fd1e64", '"']
+    criteo = ["\t".join([f"{i % 2}", *[numbers[i % 3]] * 13, *[texts[i % 3]] * 26]) for i in rows]
+    for load, lines in ((avazu_log, avazu), (criteo_log, criteo)):
+        path = tmp_path / "log.csv"
+        path.write_text("\n".join(lines) + "\n")
+        log = load(path)
+        train = encode(log, log, log, []).train
+        same(read(path, model_of(train.features)), train.ids)
+    path.write_text(",".join(AVAZU_COLUMNS) + "\n" + "\n".join(avazu) + "\n")
+    log = avazu_log(path)
+    assert len(np.unique(log.hashes["weekday"])) == 7 and len(np.unique(log.hashes["hour"])) == 24
+    same(read(path, model_of(log.features)), log.hashes)
+    path.write_text(path.read_text().replace(",141021", ",21"))
+    with pytest.raises(InputError, match="line 2: field 'hour': expected an hour as YYMMDDHH"):
+        read(path, model_of(log.features))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 package ondevice.ctr;
 
 import java.util.ArrayList;
+import java.util.Calendar;
+import java.util.GregorianCalendar;
 import java.util.List;
+import java.util.Locale;
+import java.util.TimeZone;
 import java.util.regex.Pattern;
 
 /** How the texts of one field are read: cells of the training log (ondevice/cells.py). */
@@ -12,16 +16,21 @@ final class Cells {
 
     private final List<String> missing;
     private final String separator;
+    private final String part; // "hour" or "weekday" of a time YYMMDDHH; null: the whole text
 
-    Cells(List<String> missing, String separator) {
+    Cells(List<String> missing, String separator, String part) {
         this.missing = missing;
         this.separator = separator;
+        this.part = part;
     }
 
     /** String, Long or Double; null where it is missing. Throws NumberFormatException. */
     Object value(String text, String kind) {
         if (missing.contains(text)) {
             return null;
+        }
+        if (part != null) {
+            return part(text, part.equals("hour"));
         }
         return kind.equals("string") ? text
                 : kind.equals("integer") ? (Object) integer(text) : (Object) number(text);
@@ -62,6 +71,27 @@ final class Cells {
             return Long.parseLong(text.startsWith("-") ? "-" + digits : digits);
         } catch (NumberFormatException error) {
             throw new NumberFormatException("a signed 64-bit integer");
+        }
+    }
+
+    private static long part(String text, boolean hour) {
+        GregorianCalendar time = new GregorianCalendar(TimeZone.getTimeZone("UTC"), Locale.ROOT);
+        time.setLenient(false); // refuses the 31st of June
+        time.clear();
+        try {
+            int[] parts = new int[4];
+            for (int i = 0; i < 8; i++) {
+                char digit = text.length() == 8 ? text.charAt(i) : ' ';
+                if (digit < '0' || digit > '9') {
+                    throw new NumberFormatException();
+                }
+                parts[i / 2] = 10 * parts[i / 2] + digit - '0';
+            }
+            time.set(2000 + parts[0], parts[1] - 1, parts[2], parts[3], 0, 0);
+            int day = time.get(Calendar.DAY_OF_WEEK); // Sunday is 1
+            return hour ? parts[3] : (day + 5) % 7;
+        } catch (IllegalArgumentException error) { // a NumberFormatException is one
+            throw new NumberFormatException("an hour as YYMMDDHH");
         }
     }
 

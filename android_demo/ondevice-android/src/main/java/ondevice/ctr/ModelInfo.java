@@ -15,7 +15,8 @@ final class ModelInfo {
     private static final long VERSION = 1;
     private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
             "vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells");
-    private static final List<String> CELL_KEYS = Arrays.asList("missing", "separator", "column");
+    private static final List<String> CELL_KEYS = Arrays.asList("missing", "separator", "column",
+            "part");
 
     final List<String> inputs = new ArrayList<String>();
     final List<Long> idLimits = new ArrayList<Long>(); // -1: none
@@ -125,7 +126,11 @@ final class ModelInfo {
         if (separator.isEmpty()) {
             throw new ModelFileException("description: cells: empty separator");
         }
-        return new Cells(missing, separator);
+        String part = item.get("part") == null ? null : text(item.get("part"), "cells: part");
+        if (part != null && !part.equals("hour") && !part.equals("weekday")) {
+            throw new ModelFileException("description: cells: part " + part);
+        }
+        return new Cells(missing, separator, part);
     }
 
     private void readVectors(Map<String, Object> vectors) {

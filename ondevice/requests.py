@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import itertools
 import json
-import lzma
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, TextIO, cast
@@ -24,7 +24,13 @@ from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec
 
 TextFormat = Literal["csv", "jsonl"]
-OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open}
+DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)  # while a file is read
+with contextlib.suppress(ImportError):  # Python may be built without it
+    import lzma
+
+    OPENERS[".xz"] = lzma.open
+    DAMAGE = (*DAMAGE, lzma.LZMAError)
 
 Row = tuple[int, dict[str, Any]]  # line number, value by input name
 
@@ -197,7 +203,7 @@ def _lines(source: IO[str]) -> Iterator[str]:
     """The lines of a file, its read errors as InputError: a disk's, a folder in place of a file."""
     try:
         yield from source
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:  # or damaged compression
+    except DAMAGE as error:
         name = getattr(source, "name", "the input")
         fault = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be read: {fault}") from error

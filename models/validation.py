@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from ondevice.features import FIRST_BUCKET_ID, FeatureSpec, Field
 from ondevice.info import InputSpec
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
-from ondevice.requests import format_of, read_requests
+from ondevice.requests import format_of, opened, read_requests
 
 BATCH = 8192
 # Buckets that tell exactly 0 and exactly 1 from all other numbers and from a missing label.
@@ -44,8 +44,9 @@ def rows_from_file(path: Path, features: FeatureSpec) -> dict[str, npt.NDArray[n
     )
     rows = _Rows(path, inputs, features)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as source:
-            batches = list(read_requests(source, format_of(path.name), rows, False, BATCH))
+        text_format = format_of(path.name)
+        with opened(path, text_format, features) as source:
+            batches = list(read_requests(source, text_format, rows, False, BATCH))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except InputError as error:
@@ -69,7 +70,7 @@ def validation_from_file(path: Path, features: FeatureSpec, label: str) -> Valid
     if label in {field.name for field in features.fields}:
         raise InputError(f"{label!r} is an input of the model; name the column of the label")
     with_label = Field(label, "number", "bucket", boundaries=_LABEL_EDGES)
-    columns = rows_from_file(path, FeatureSpec((*features.fields, with_label)))
+    columns = rows_from_file(path, replace(features, fields=(*features.fields, with_label)))
     labels = columns.pop(label)
     if len(wrong := np.flatnonzero((labels != _ZERO) & (labels != _ONE))):
         raise InputError(f"{path}: column {label!r} must hold 0 or 1; row {wrong[0] + 1} does not")

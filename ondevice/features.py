@@ -12,11 +12,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.cells import Cells, CellValue, RawKind
+from ondevice.delimited import COMMAS, DelimitedFormat
 from ondevice.errors import InputError, SpecError
 from ondevice.hashing import hash_int64, hash_string
 from ondevice.limits import MAX_LENGTH
 
-RawKind = Literal["string", "integer", "number"]
 Encoding = Literal["hash", "vocabulary", "id", "bucket"]
 Unknown = Literal["oov", "hash"]
 IdArray = npt.NDArray[np.int64]
@@ -51,6 +52,9 @@ class Field:
     length: None for a single value. Otherwise the field is a sequence of up to `length` values,
         oldest first: its IDs are [n, length], filled up with 0 at the end; of a longer sequence
         the last `length` values count.
+    cells: how texts are read: a text in place of a value is a cell of the training log, so that
+        "NA" is missing here where it was missing there. None: texts are values of the kind
+        "string" as they are, and of no other kind (files written before cells were specified).
     """
 
     name: str
@@ -61,6 +65,7 @@ class Field:
     boundaries: FloatArray | None = None  # float64, ascending, finite
     length: int | None = None
     unknown: Unknown = "oov"
+    cells: Cells | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -88,6 +93,8 @@ class Field:
             faults.append(f"unknown must be 'oov' or 'hash', got {self.unknown!r}")
         elif self.unknown == "hash" and self.encoding != "vocabulary":
             faults.append("unknown 'hash' is for the encoding 'vocabulary'")
+        if self.cells is not None and self.cells.part is not None and self.kind != "integer":
+            faults.append("a part of a time needs kind 'integer'")
         faults += _boundary_faults(self.boundaries, self.encoding)
         if self.length is not None:
             whole = isinstance(self.length, int) and not isinstance(self.length, bool)
@@ -121,9 +128,10 @@ class Field:
     def encode(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
         """IDs int64 [len(values)] of raw values, [len(values), length] of a sequence field.
 
-        None is a missing value; in a sequence field each value is a list of values, None or
-        the empty list when there are none. Integers may be Python's or an integer array (an
-        unsigned one keeps its bits); 3.0 is not an integer, nor is True.
+        None and NaN are missing values; in a sequence field each value is a list of values, None,
+        NaN or the empty list when there are none. Integers may be Python's or an integer array (an
+        unsigned one keeps its bits); 3.0 is not an integer, nor is True. With `cells`, a text is
+        read as a cell of the training log is, whatever the kind.
 
         Raises:
             InputError: not a list or array of the right number of axes, a masked array, a value of
@@ -134,6 +142,39 @@ class Field:
         if self.length is not None:
             return self._encode_sequences(values, self.length)
         return self._encode_values(values)
+
+    def read(self, text: str) -> Any:
+        """The value of a cell's text, or list of values of a sequence; None where it is missing.
+
+        Raises:
+            InputError: the text is not of the field's kind, or the field has no `cells`.
+        """
+        if self.cells is None:
+            raise InputError(f"field {self.name!r}: no specification of its texts")
+        if self.length is None:
+            return self._of_text(text, 0)
+        texts = self.cells.split(text)
+        return None if texts is None else [self._of_text(part, 0) for part in texts]
+
+    def _of_text(self, text: str, number: int) -> CellValue:
+        """The value of the text at `number`. Raises InputError."""
+        if self.cells is None:
+            return text
+        try:
+            return self.cells.value(text, self.kind)
+        except ValueError as error:
+            raise InputError(
+                f"field {self.name!r}: expected {error}, got {shown(text)} at {number}"
+            ) from error
+
+    def _read_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> Sequence[Any]:
+        """The values, where texts are read and None stands for what is missing."""
+        return [
+            self._of_text(value, number)
+            if isinstance(value, str)
+            else (None if _is_nan(value) else value)
+            for number, value in enumerate(values)
+        ]
 
     def _check_container(self, values: Any) -> None:
         """Refuse what is no list or array of values. Raises InputError."""
@@ -151,9 +192,12 @@ class Field:
             raise InputError(f"field {self.name!r}: {fault}")
 
     def _encode_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
+        of_numbers = "iuf" if self.kind == "number" else "iu"
+        if isinstance(values, np.ndarray) and values.dtype.kind in of_numbers:
+            return self._buckets(values) if self.kind == "number" else self._encode_present(values)
+        listed = self._read_values(values)
         if self.encoding == "bucket":
-            return self._buckets(values)
-        listed = list(values) if not isinstance(values, np.ndarray) else values
+            return self._buckets(listed)
         missing = np.fromiter((value is None for value in listed), dtype=bool, count=len(listed))
         ids = np.full(len(listed), PADDING_ID, dtype=np.int64)
         present = [value for value in listed if value is not None] if missing.any() else listed
@@ -165,7 +209,9 @@ class Field:
         flat: list[Any] = []
         counts = np.zeros(len(rows), dtype=np.int64)
         for number, row in enumerate(rows):
-            if row is None:
+            if isinstance(row, str) and self.cells is not None:
+                row = self.cells.split(row)
+            if row is None or _is_nan(row):
                 continue
             is_list = isinstance(row, list | tuple)
             if not is_list and not (isinstance(row, np.ndarray) and row.ndim == 1):
@@ -237,9 +283,17 @@ class Field:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """The input fields of a model, in order."""
+    """The input fields of a model, in order, and the layout of the log they are read from.
+
+    Attributes:
+        fields: the fields.
+        text_format: how the log is cut into cells.
+        columns: the log's column names where it has no header.
+    """
 
     fields: tuple[Field, ...] = ()
+    text_format: DelimitedFormat = COMMAS
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         counts = Counter(field.name for field in self.fields)
@@ -261,10 +315,12 @@ class FeatureSpec:
         """IDs of raw values, field by field. Raises InputError (see Field.encode)."""
         return {name: self[name].encode(values) for name, values in raw.items()}
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, Any]] | dict[str, Any]:
         """A JSON-ready list, one object a field; a vocabulary as base64 of its little-endian
         int64 values, boundaries likewise as doubles. A vocabulary that an earlier field has too
-        is stored once: the later one names the earlier as `vocabulary_of`.
+        is stored once: the later one names the earlier as `vocabulary_of`. Where the log is no
+        CSV with commas, a header and UTF-8, it is an object of that list as `fields`, of
+        `text_format` and `columns`.
         """
         owners: dict[int, str] = {}
         items = []
@@ -273,11 +329,16 @@ class FeatureSpec:
             if field.vocabulary is not None:
                 owner = owners.setdefault(id(field.vocabulary), field.name)
             items.append(_field_to_json(field, owner if owner != field.name else None))
-        return items
+        if self.text_format == COMMAS and self.columns is None:
+            return items
+        columns = None if self.columns is None else list(self.columns)
+        return {"fields": items, "text_format": self.text_format.to_json(), "columns": columns}
 
     @classmethod
     def from_json(cls, data: Any) -> FeatureSpec:
         """Read what `to_json` wrote. Raises SpecError."""
+        if isinstance(data, dict):
+            return cls._from_object(data)
         if not isinstance(data, list):
             raise SpecError(f"features: expected a list, got {type(data).__name__}")
         fields: dict[str, Field] = {}
@@ -285,6 +346,21 @@ class FeatureSpec:
             field = _field_from_json(item, fields)
             fields[field.name if field.name not in fields else f"{field.name} {number}"] = field
         return cls(tuple(fields.values()))
+
+    @classmethod
+    def _from_object(cls, data: dict[str, Any]) -> FeatureSpec:
+        """Read the form of `to_json` that names the log's layout. Raises SpecError."""
+        if set(data) != {"fields", "text_format", "columns"} or isinstance(data["fields"], dict):
+            raise SpecError(
+                "features: expected a list, or an object of fields, text_format, columns"
+            )
+        columns = data["columns"]
+        if columns is not None:
+            if not isinstance(columns, list) or not all(isinstance(n, str) for n in columns):
+                raise SpecError(f"features: columns must be strings, got {shown(columns)}")
+            columns = tuple(columns)
+        text_format = DelimitedFormat.from_json(data["text_format"])
+        return cls(cls.from_json(data["fields"]).fields, text_format, columns)
 
 
 def vocabulary_ids(vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov") -> IdArray:
@@ -348,6 +424,8 @@ def _field_to_json(field: Field, vocabulary_of: str | None) -> dict[str, Any]:
         item["length"] = field.length
     if field.unknown != "oov":
         item["unknown"] = field.unknown
+    if field.cells is not None:
+        item["cells"] = field.cells.to_json()
     return item
 
 
@@ -364,7 +442,7 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
     if not isinstance(item, dict):
         raise SpecError(f"features: expected an object for each field, got {shown(item)}")
     known = {"name", "kind", "encoding", "seed"}
-    known |= {"vocabulary", "vocabulary_of", "boundaries", "length", "unknown"}
+    known |= {"vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells"}
     if unknown := sorted(set(item) - known):
         raise SpecError(f"features: unknown keys {', '.join(map(str, unknown))}")
     settings = dict(item)
@@ -377,9 +455,15 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
             if owner not in earlier or settings.get("vocabulary") is not None:
                 raise SpecError(f"features: no field {owner!r} to take the vocabulary of")
             settings["vocabulary"] = earlier[owner].vocabulary
+        if (cells := settings.get("cells")) is not None:
+            settings["cells"] = Cells.from_json(cells)
         return Field(**settings)
     except (TypeError, ValueError) as error:
         raise SpecError(f"features: {error}") from error
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(value != value)
 
 
 def shown(value: Any) -> str:

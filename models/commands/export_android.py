@@ -18,7 +18,7 @@ from ondevice.errors import FileFormatError, InputError, UnsupportedError
 from ondevice.model import Model, load, model_files
 from ondevice.models.commands.outputs import check_writable
 from ondevice.models.data.synthetic import synthetic_data
-from ondevice.requests import value_of_cell
+from ondevice.requests import field_of_cells
 from ondevice.text_table import size
 from ondevice.verify import verify
 
@@ -28,8 +28,8 @@ EPILOG = """examples:
 
 Without --items and --users, users and items are taken from the synthetic log that `ondevice demo`
 trains on. The CSV files have a header: items.csv a column `title` and the model's inputs that
-differ between items, users.csv a column `name` and the other inputs; values are raw, an empty cell
-is a missing value, and the values of a sequence are separated by |.
+differ between items, users.csv a column `name` and the other inputs; cells are read as those
+of the training log: its missing markers, and by default | between the values of a sequence.
 
 Writes model.odm, after verifying it, and catalogue.json, with the scores of the first user."""
 
@@ -138,15 +138,17 @@ def read_rows(path: Path, title: str, model: Model) -> list[Row]:
             header = reader.fieldnames or []
             if title not in header or len(set(header)) != len(header):
                 raise InputError(f"{path}: expected a header with a column {title!r}, each once")
-            fields = {name: model.features[name] for name in header if name != title}
+            fields = {
+                name: field_of_cells(model.features[name]) for name in header if name != title
+            }
             for cells in reader:
                 line = reader.line_num
                 if None in cells or None in cells.values():
                     raise InputError(f"{path}: line {line}: expected {len(header)} cells")
-                values = {
-                    name: value_of_cell(cells[name], field, line) if cells[name] else None
-                    for name, field in fields.items()
-                }
+                try:
+                    values = {name: field.read(cells[name]) for name, field in fields.items()}
+                except InputError as error:
+                    raise InputError(f"{path}: line {line}: {error}") from error
                 rows.append(Row(cells[title], values))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error

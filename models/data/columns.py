@@ -1,8 +1,7 @@
-"""Cells to hashes and labels: strict parsers, and the builder that collects them chunk by chunk."""
+"""Columns of a log to hashes and labels, and the builder that collects them chunk by chunk."""
 
 from __future__ import annotations
 
-import math
 import re
 from array import array
 from collections.abc import Callable, Collection
@@ -12,19 +11,18 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.cells import Cells, CellValue, RawKind, integer, number
 from ondevice.errors import DataError
-from ondevice.features import PADDING_ID, FeatureSpec, Field, RawKind
+from ondevice.features import PADDING_ID, FeatureSpec, Field
 from ondevice.hashing import hash_int64
 from ondevice.models.data.hashed import HashedLog, IdArray, hash_strings, hashed_field
 from ondevice.models.data.rows import RowChunk
 
 # A cell's value, or None where it is missing; ValueError names what was expected.
-Parser = Callable[[str], str | int | float | None]
+Parser = Callable[[str], CellValue]
 LabelParser = Callable[[str], float]
 
 _Value = TypeVar("_Value")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -44,25 +42,11 @@ class LabelRule:
     parse: LabelParser
 
 
-def rule(
-    name: str, kind: RawKind, column: str | None = None, missing: Collection[str] = ("",)
-) -> Rule:
-    """The rule of field `name`, whose cells equal to one of `missing` are missing values."""
-    bases: dict[RawKind, Parser] = {"integer": integer, "number": number, "string": str}
-    base = bases[kind]
-    markers = frozenset(missing)
-    return Rule(
-        hashed_field(name, kind),
-        column or name,
-        lambda text: None if text in markers else base(text),
-    )
-
-
-def integer(text: str) -> int:
-    """A decimal integer that fits int64, with no spaces or underscores. Raises ValueError."""
-    if _INTEGER.fullmatch(text) and -(2**63) <= (value := int(text)) < 2**63:
-        return value
-    raise ValueError("a signed 64-bit integer")
+def rule(name: str, kind: RawKind, cells: Cells | None = None) -> Rule:
+    """The rule of field `name`, whose cells are read as the field that travels with a model."""
+    cells = cells or Cells()
+    field = hashed_field(name, kind, cells)
+    return Rule(field, cells.column or name, lambda text: cells.value(text, kind))
 
 
 def zero_one(text: str) -> float:
@@ -75,13 +59,6 @@ def zero_one(text: str) -> float:
 def at_least(threshold: float) -> LabelParser:
     """A label parser: 1 where the cell's number is `threshold` or more, else 0."""
     return lambda text: float(number(text) >= threshold)
-
-
-def number(text: str) -> float:
-    """A finite decimal number, with no spaces or underscores. Raises ValueError."""
-    if _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
-        return value
-    raise ValueError("a number")
 
 
 def hash_column(chunk: RowChunk, column_rule: Rule) -> IdArray:
@@ -124,13 +101,13 @@ def integer_column(chunk: RowChunk, column: str) -> IdArray:
 class LogBuilder:
     """Collects hashes and labels chunk by chunk, and makes the log of them."""
 
-    def __init__(self, fields: Collection[Field], time: str | None = None) -> None:
+    def __init__(self, features: FeatureSpec, time: str | None = None) -> None:
         """Rows of these fields; `time` is the column of the rows' times, if there is one."""
-        self._features = FeatureSpec(tuple(fields))
+        self._features = features
         self._time = time
         self._times = array("q")
         # array.array grows in place, so that the log never lies in memory twice
-        self._hashes = {field.name: array("q") for field in fields}
+        self._hashes = {field.name: array("q") for field in features.fields}
         self._labels = array("f")
 
     def __len__(self) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
-from datetime import UTC, datetime
 from pathlib import Path
 
+from ondevice.cells import Cells
+from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError
+from ondevice.features import FeatureSpec
 from ondevice.models.data.columns import LabelRule, LogBuilder, Rule, rule, zero_one
-from ondevice.models.data.hashed import HashedLog, hashed_field
-from ondevice.models.data.rows import TextFormat, find_file, read_rows
+from ondevice.models.data.hashed import HashedLog
+from ondevice.models.data.rows import find_file, read_rows
 
 CRITEO_INTEGERS = tuple(f"I{number}" for number in range(1, 14))
 CRITEO_CATEGORIES = tuple(f"C{number}" for number in range(1, 27))
@@ -37,10 +38,9 @@ AVAZU_COLUMNS = (
     *_AVAZU_INTEGERS,
 )
 
-_TABS = TextFormat(delimiter="\t", quote=None)
-_COMMAS = TextFormat(quote=None)
+_TABS = DelimitedFormat(delimiter="\t", quote=None)
+_COMMAS = DelimitedFormat(quote=None)
 _PARTS = ("train", "dev", "test")
-_HOUR = re.compile(r"[0-9]{8}")
 
 
 def criteo_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
@@ -84,8 +84,8 @@ def avazu_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
         DataError: a file is absent or damaged, or a bad row, with line and column.
     """
     rules = [
-        Rule(hashed_field("hour", "integer"), "hour", lambda text: _moment(text).hour),
-        Rule(hashed_field("weekday", "integer"), "hour", lambda text: _moment(text).weekday()),
+        rule("hour", "integer", Cells((), part="hour")),
+        rule("weekday", "integer", Cells((), column="hour", part="weekday")),
         rule("C1", "integer"),
         rule("banner_pos", "integer"),
         *(rule(name, "string") for name in _AVAZU_CATEGORIES),
@@ -94,16 +94,6 @@ def avazu_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
     label = LabelRule("click", zero_one)
     files = _files(path, ("csv", ""))
     return _read("avazu", files, _COMMAS, AVAZU_COLUMNS, None, rules, label, max_rows)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        if not _HOUR.fullmatch(text):
-            raise ValueError
-        year, month, day, hour = (int(text[at : at + 2]) for at in (0, 2, 4, 6))
-        return datetime(2000 + year, month, day, hour, tzinfo=UTC)
-    except ValueError:
-        raise ValueError("an hour as YYMMDDHH") from None
 
 
 def _files(path: Path, suffixes: Collection[str]) -> list[Path]:
@@ -124,14 +114,15 @@ def _files(path: Path, suffixes: Collection[str]) -> list[Path]:
 def _read(
     name: str,
     files: Collection[Path],
-    text_format: TextFormat,
+    text_format: DelimitedFormat,
     columns: tuple[str, ...],
     header: bool | None,
     rules: Collection[Rule],
     label: LabelRule,
     max_rows: int | None,
 ) -> HashedLog:
-    builder = LogBuilder([item.field for item in rules])
+    fields = tuple(item.field for item in rules)
+    builder = LogBuilder(FeatureSpec(fields, text_format, None if header else columns))
     for path in files:
         left = None if max_rows is None else max_rows - len(builder)
         if left == 0:

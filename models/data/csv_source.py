@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from ondevice.cells import Cells, RawKind
+from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError, SpecError
-from ondevice.features import RawKind
+from ondevice.features import FeatureSpec
 from ondevice.models.data.columns import LabelRule, LogBuilder, Rule, at_least, rule, zero_one
 from ondevice.models.data.hashed import HashedLog
-from ondevice.models.data.rows import TextFormat, read_rows
+from ondevice.models.data.rows import read_rows
 
 _KEYS = (
     "label",
@@ -137,8 +139,10 @@ def csv_log(
     rules = [_rule(field, item, description) for field, item in description.fields.items()]
     threshold = description.label_at_least
     label = LabelRule(description.label, zero_one if threshold is None else at_least(threshold))
-    text_format = TextFormat(description.delimiter, description.quote, description.encoding)
-    builder = LogBuilder([item.field for item in rules], description.time)
+    text_format = _text_format(description)
+    fields = tuple(item.field for item in rules)
+    features = FeatureSpec(fields, text_format, description.columns)
+    builder = LogBuilder(features, description.time)
     header = description.columns is None
     chunks = read_rows(
         path, text_format, columns=description.columns, header=header, max_rows=max_rows
@@ -152,7 +156,11 @@ def csv_log(
 
 def _rule(name: str, item: CsvField, description: CsvDescription) -> Rule:
     missing = description.missing if item.missing is None else item.missing
-    return rule(name, item.kind, item.column, missing)
+    return rule(name, item.kind, Cells(missing, column=item.column))
+
+
+def _text_format(description: CsvDescription) -> DelimitedFormat:
+    return DelimitedFormat(description.delimiter, description.quote, description.encoding)
 
 
 def _used(description: CsvDescription) -> list[str]:
@@ -192,23 +200,7 @@ def _faults(description: CsvDescription) -> list[str]:
         columns = description.columns
         if doubled := sorted({name for name in columns if columns.count(name) > 1}):
             faults.append(f"columns named twice: {', '.join(doubled)}")
-    return faults + _format_faults(description)
-
-
-def _format_faults(description: CsvDescription) -> list[str]:
-    faults = []
-    delimiter, quote = description.delimiter, description.quote
-    if not delimiter or set(delimiter) & set("\r\n"):
-        faults.append(f"delimiter must not be empty or hold a line end, got {delimiter!r}")
-    if len(delimiter) > 1 and quote is not None:
-        faults.append("a delimiter of several characters needs a file without quoting")
-    if quote is not None and (len(quote) != 1 or quote in delimiter or quote in "\r\n"):
-        faults.append(f"quote must be one character other than the delimiter, got {quote!r}")
-    try:
-        "".encode(description.encoding)  # LookupError also for codecs that are not of text
-    except LookupError:
-        faults.append(f"unknown encoding {description.encoding!r}")
-    return faults
+    return faults + _text_format(description).faults()
 
 
 def _description(data: object) -> CsvDescription:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.cells import Cells, RawKind
 from ondevice.errors import InputError, needs_extra
 from ondevice.features import (
     PADDING_ID,
     Encoding,
     FeatureSpec,
     Field,
-    RawKind,
     bucket_ids,
     vocabulary_ids,
 )
@@ -76,14 +76,16 @@ class HashedLog:
         return replace(self, hashes=hashes, labels=self.labels[rows], times=times)
 
 
-def hashed_field(name: str, kind: RawKind = "string") -> Field:
+def hashed_field(name: str, kind: RawKind = "string", cells: Cells | None = None) -> Field:
     """The field `name` with its own hash seed: XXH64 of the UTF-8 name with seed 0.
 
     Deriving the seed only from the name is a choice of this project: equal values of two fields
-    get unrelated hashes, and the same field of another log gets the same ones.
+    get unrelated hashes, and the same field of another log gets the same ones. Its texts are read
+    after `cells`, by default an empty one as missing.
     """
     encoding: Encoding = "bucket" if kind == "number" else "hash"
-    return Field(name, kind, encoding, xxhash.xxh64_intdigest(name.encode("utf-8"), 0))
+    seed = xxhash.xxh64_intdigest(name.encode("utf-8"), 0)
+    return Field(name, kind, encoding, seed, cells=cells or Cells())
 
 
 def hash_strings(values: Collection[str], seed: int) -> IdArray:
@@ -171,7 +173,7 @@ def encode(
             fields.append(made)
         else:
             fields.append(field)
-    features = FeatureSpec(tuple(fields))
+    features = replace(train.features, fields=tuple(fields))
     return Splits(encoded(train, features), encoded(validation, features), encoded(test, features))
 
 

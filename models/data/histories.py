@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ondevice.errors import InputError
-from ondevice.features import PADDING_ID, FeatureSpec
+from ondevice.features import PADDING_ID
 from ondevice.limits import MAX_LENGTH
 from ondevice.models.data.hashed import HashedLog, IdArray
 
@@ -68,8 +68,10 @@ def add_history(
     ]
     clicks = np.flatnonzero((train.labels == 1) & (train.hashes[history.user] != PADDING_ID))
     clicks = clicks[np.argsort(keys[0][clicks], kind="stable")]
-    sequence = replace(item, name=history.name, length=history.length)
-    features = FeatureSpec((*train.features.fields, sequence))
+    # its values are read as the item's are; the log itself has no column of them
+    cells = None if item.cells is None else replace(item.cells, column=None)
+    sequence = replace(item, name=history.name, length=history.length, cells=cells)
+    features = replace(train.features, fields=(*train.features.fields, sequence))
     events = keys[0][clicks]
     items = train.hashes[history.item][clicks]
     made = [

@@ -10,21 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
+from ondevice.cells import Cells, integer
+from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError
+from ondevice.features import FeatureSpec
 from ondevice.models.data.columns import (
     LabelRule,
     LogBuilder,
     Rule,
     at_least,
     hash_column,
-    integer,
     integer_column,
     label_column,
     rule,
 )
 from ondevice.models.data.csv_source import CsvDescription, CsvField, csv_log
 from ondevice.models.data.hashed import HashedLog, IdArray, hashed_field
-from ondevice.models.data.rows import RowChunk, TextFormat, find_file, read_rows
+from ondevice.models.data.rows import RowChunk, find_file, read_rows
 
 LIKED = 4.0  # a rating of 4 or more counts as a click
 CSV_FILES = ("data.csv",)
@@ -32,8 +34,8 @@ CSV_FILES = ("data.csv",)
 _INTEGER, _STRING = CsvField("integer"), CsvField("string")
 _YEAR = re.compile(r"\(([0-9]{4})\)\s*\Z")
 _NO_YEAR = "none"  # how the joined CSV of ml-latest-small writes a film without a year
-_DAT = TextFormat("::", None, "latin-1")
-_CSV = TextFormat()
+_DAT = DelimitedFormat("::", None, "latin-1")
+_CSV = DelimitedFormat()
 _MAX_TIMESTAMP = 2**32  # seconds, the year 2106; milliseconds by mistake are above it
 
 ML1M_CSV = CsvDescription(
@@ -142,7 +144,7 @@ def epinions_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
 class _Layout:
     """One original file: its columns, the join key, and the fields it gives."""
 
-    text_format: TextFormat
+    text_format: DelimitedFormat
     header: bool
     columns: tuple[str, ...]
     key: str
@@ -207,8 +209,8 @@ _RATINGS_LATEST = _Layout(
     ("userId", "movieId", "rating", "timestamp"),
     "rating",
     (
-        rule("user", "integer", "userId"),
-        rule("movie", "integer", "movieId"),
+        rule("user", "integer", Cells(column="userId")),
+        rule("movie", "integer", Cells(column="movieId")),
         Rule(hashed_field("hour", "integer"), "timestamp", lambda text: _moment(text).hour),
         Rule(hashed_field("weekday", "integer"), "timestamp", lambda text: _moment(text).weekday()),
     ),
@@ -235,9 +237,11 @@ def _joined(
 ) -> HashedLog:
     label = LabelRule("rating", at_least(LIKED))
     order = ML1M_CSV.fields if name == "ml1m" else ML_LATEST_SMALL_CSV.fields
-    builder = LogBuilder(
-        [hashed_field(field, item.kind) for field, item in order.items()], "timestamp"
+    fields = tuple(
+        hashed_field(field, item.kind, None if item.missing is None else Cells(item.missing))
+        for field, item in order.items()
     )
+    builder = LogBuilder(FeatureSpec(fields), "timestamp")
     chunks = read_rows(
         path, layout.text_format, columns=layout.columns, header=layout.header, max_rows=max_rows
     )

@@ -7,12 +7,13 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
+from ondevice.delimited import DelimitedFormat, row_reader
 from ondevice.errors import DataError, needs_extra
 
 with needs_extra("reading a click log", "train"):
@@ -35,21 +36,6 @@ MARKS = {
 }
 LONGEST_MARK = max(map(len, MARKS))
 _DECODE_FAULTS = (EOFError, OSError, lzma.LZMAError, zlib.error)
-
-
-@dataclass(frozen=True)
-class TextFormat:
-    """How a file's text is cut into cells.
-
-    Attributes:
-        delimiter: between two cells; one character, or more in a file without quoting.
-        quote: the character around cells that hold delimiters or line ends; None for none.
-        encoding: of the bytes. A leading UTF-8 byte order mark is skipped.
-    """
-
-    delimiter: str = ","
-    quote: str | None = '"'
-    encoding: str = "utf-8"
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,7 @@ def find_file(folder: Path, *names: str) -> Path:
 
 def read_rows(
     path: Path,
-    text_format: TextFormat,
+    text_format: DelimitedFormat,
     *,
     columns: Sequence[str] | None = None,
     header: bool | None = None,
@@ -187,14 +173,14 @@ def _progress(path: Path) -> tqdm[None]:
 
 
 def _batches(
-    path: Path, raw: BinaryIO, text_format: TextFormat
+    path: Path, raw: BinaryIO, text_format: DelimitedFormat
 ) -> Generator[tuple[list[int], list[list[str]]], None, None]:
     """Rows that are not blank, and the physical lines on which they start, many at a time."""
-    encoding = "utf-8-sig" if text_format.encoding == "utf-8" else text_format.encoding
+    encoding = text_format.codec
     text = io.TextIOWrapper(
         _decompressed(path, raw), encoding, errors="surrogateescape", newline=""
     )
-    reader = _reader(text, text_format)
+    reader = row_reader(text, text_format)
     line = 0  # the last one of the row before
     try:
         lines: list[int] = []
@@ -227,40 +213,6 @@ def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.open(raw))
     return raw
-
-
-class _Reader(Protocol):
-    @property
-    def line_num(self) -> int: ...
-
-    def __iter__(self) -> Iterator[list[str]]: ...
-
-
-class _LineReader:
-    """Rows of unquoted lines cut at a delimiter of any length; the csv module knows only one."""
-
-    def __init__(self, text: Iterable[str], delimiter: str) -> None:
-        self.line_num = 0
-        self._text = text
-        self._delimiter = delimiter
-
-    def __iter__(self) -> Iterator[list[str]]:
-        for line in self._text:
-            self.line_num += 1
-            stripped = line.rstrip("\r\n")
-            yield stripped.split(self._delimiter) if stripped else []
-
-
-def _reader(text: io.TextIOWrapper, text_format: TextFormat) -> _Reader:
-    if len(text_format.delimiter) > 1:
-        return _LineReader(text, text_format.delimiter)
-    return csv.reader(
-        text,
-        delimiter=text_format.delimiter,
-        quotechar=text_format.quote,
-        quoting=csv.QUOTE_MINIMAL if text_format.quote else csv.QUOTE_NONE,
-        strict=True,
-    )
 
 
 def _names(

@@ -117,7 +117,7 @@ class TrialData:
             self.numbers.get(item.name) or self._raw_field(item, trial.tables[item.name])
             for item in self.log.features.fields
         )
-        features = FeatureSpec(fields)
+        features = replace(self.log.features, fields=fields)
         return Splits(*(encoded(part, features) for part in self.parts))
 
     def _raw_field(self, item: InputField, design: TableDesign) -> InputField:

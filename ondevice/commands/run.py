@@ -12,11 +12,19 @@ from typing import IO, get_args
 
 from ondevice.atomic import atomic_path
 from ondevice.errors import InputError, OutputError, writing
+from ondevice.features import FeatureSpec
 from ondevice.model import load
-from ondevice.requests import TextFormat, format_of, read_requests
+from ondevice.requests import TextFormat, format_of, opened, read_requests, text_settings
 from ondevice.scores import ScoreWriter
 
-EPILOG = """output:
+EPILOG = """input:
+  CSV is read as the training log was: with its delimiter, quotes, encoding, column names and
+  missing markers, so that the log itself can be scored; by default commas, a header and UTF-8.
+  Columns that are no input, as the label, are ignored. A cell that training would refuse is an
+  error. JSON lines are UTF-8: null and NaN are missing values, a text is read as a cell is.
+  Files may be compressed (.gz, .xz).
+
+output:
   One line per request, in their order. A model with one value per request has the CSV column
   or JSON key "score". Otherwise every output has its own name: in CSV a column NAME, or
   NAME[0], NAME[1], ... where it has several values; in JSON lines a key with a number or a
@@ -33,7 +41,7 @@ BATCH = 1024
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", type=Path, help=".odm, .onnx or .tflite file")
-    parser.add_argument("input", help="CSV file with a header, or JSON lines; - for stdin")
+    parser.add_argument("input", help="CSV file, or JSON lines; - for stdin")
     parser.add_argument("--output", type=Path, help="file for the scores (default: stdout)")
     parser.add_argument(
         "--format",
@@ -50,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """Score all lines."""
     text_format = args.format or format_of(args.input)
     model = load(args.model, engine=args.engine)
-    with _source(args.input) as source, _sink(args.output) as (sink, name):
+    features = None if args.ids else model.features
+    with _source(args.input, text_format, features) as source, _sink(args.output) as (sink, name):
         scores = ScoreWriter(sink, text_format)
         for batch in read_requests(source, text_format, model, args.ids, BATCH):
             outputs = model.predict(batch)
@@ -61,19 +70,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _source(name: str) -> Iterator[IO[str]]:
+def _source(name: str, text_format: TextFormat, features: FeatureSpec | None) -> Iterator[IO[str]]:
     """The requests as text. Raises InputError where the file cannot be opened."""
     if name == "-":
         if sys.stdin is None:
             raise InputError("standard input is closed")
         if isinstance(sys.stdin, io.TextIOWrapper):  # as a file is read, whatever the locale
-            sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline="")
+            sys.stdin.reconfigure(**text_settings(text_format, features))
         yield sys.stdin
         return
     try:
-        file = Path(name).open(  # noqa: SIM115 - closed below, where its errors are others
-            encoding="utf-8-sig", newline=""
-        )
+        file = opened(Path(name), text_format, features)
     except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
         fault = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{name}: cannot be read: {fault}") from error

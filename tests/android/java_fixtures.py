@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jni_library
@@ -20,6 +21,7 @@ from ondevice.container import (
     open_container,
     write_container,
 )
+from ondevice.delimited import DelimitedFormat
 from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec, ModelInfo, RankingVectors, TestVectors
 from ondevice.odm import write_odm
@@ -107,6 +109,32 @@ def write_features_model(path):
     write_odm(path, plan, info, {"one": np.array([1], dtype=np.int64)}, tables)
 
 
+def write_cells_model(path):
+    """A model with the fields of the golden cells, in the form that names a log's layout too."""
+    fields = json.loads((GOLDEN / "cells.json").read_text("utf-8"))["features"]
+    features = replace(FeatureSpec.from_json(fields), text_format=DelimitedFormat("\t", None))
+    spec = full_spec(4, 2, oov_row=0)
+    table = pack_records(quantise(np.ones((4, 2), np.float32), "f32"))
+    names = tuple(field.name for field in features.fields)
+    nodes = [Node("Lookup", (name,), (f"{name}.v",), {}, "table", spec) for name in names]
+    inputs = []
+    for number, field in enumerate(features.fields):
+        shape = ("batch",) if field.length is None else ("batch", field.length)
+        inputs.append(InputSpec(field.name, shape))
+        if field.length is not None:
+            out = (f"{field.name}.s",)
+            nodes.append(Node("ReduceSum", (*nodes[number].outputs, "one"), out, {"keepdims": 0}))
+    parts = tuple(f"{f.name}.{'v' if f.length is None else 's'}" for f in features.fields)
+    nodes += [
+        Node("Concat", parts, ("all",), {"axis": -1}),
+        Node("ReduceMean", ("all", "one"), ("mean",), {"keepdims": 0}),
+        Node("Sigmoid", ("mean",), ("probability",), {}),
+    ]
+    plan = Plan(names, ("probability",), tuple(nodes), ("one",), {"table": table.layout})
+    info = ModelInfo(inputs=tuple(inputs), outputs=("probability",), features=features)
+    write_odm(path, plan, info, {"one": np.array([1], dtype=np.int64)}, {"table": table})
+
+
 def raw_rows():
     return {
         "user": ["a", "", None, "Grüße, 世界 🎬", "x" * 40],
@@ -122,6 +150,8 @@ def raw_rows():
 def write_fixtures(folder):
     """Everything below the folder that the JUnit tests read."""
     shutil.copy(GOLDEN / "xxh64.json", folder)
+    shutil.copy(GOLDEN / "cells.json", folder)
+    write_cells_model(folder / "cells.odm")
     write_small_model(folder / "small.odm")
     write_features_model(folder / "features.odm")
     raw = raw_rows()
@@ -293,6 +323,10 @@ def write_descriptions(folder):
         "vocabulary-order": with_field(
             encoding="vocabulary", vocabulary="AQAAAAAAAAAAAAAAAAAAAA=="
         ),
+        "missing": with_field(cells={"missing": "NA"}),
+        "cells-separator": with_field(cells={"missing": [], "separator": ""}),
+        "part": with_field(kind="integer", cells={"missing": [], "part": "minute"}),
+        "cells-unknown": with_field(cells={"missing": [], "trim": True}),
         "feature-unknown-of-hash": with_field(unknown="hash"),
         "feature-unknown-word": with_field(encoding="vocabulary", unknown="maybe"),
         "vocabulary-owner": with_field(encoding="vocabulary", vocabulary_of="nobody"),

@@ -56,7 +56,11 @@ def test_what_is_written(files, capsys):
         (USERS, "title,colour\nx,1\n", "missing inputs: slot"),
         (USERS, "title,colour,slot\nx,1\n", "line 2: expected 3 cells"),
         (USERS, "title,colour,slot\nx,1,2,3\n", "line 2: expected 3 cells"),
-        (USERS, "title,colour,slot\nx,red,2\n", "line 2: 'colour': expected an integer"),
+        (
+            USERS,
+            "title,colour,slot\nx,red,2\n",
+            "line 2: field 'colour': expected a signed 64-bit integer",
+        ),
         (USERS, "title,colour,slot\nx,1,9\n", "ID 9"),
         (USERS, "title,colour,slot\n", "expected 1..5000 items, got 0"),
         (USERS, 'title,colour,slot\n"x,1,2\n', "not valid CSV"),

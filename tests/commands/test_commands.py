@@ -129,7 +129,11 @@ def test_run_raw_values(path):
         ("csv", "", "the CSV input is empty"),
         ("csv", "user,slot\n", "line 1: columns colour are missing"),
         ("csv", "user,colour,slot\na,1\n", "line 2: expected 3 cells, got 2"),
-        ("csv", "user,colour,slot\na,1,2\na,x,2\n", "line 3: 'colour': expected an integer"),
+        (
+            "csv",
+            "user,colour,slot\na,1,2\na,x,2\n",
+            "line 3: field 'colour': expected a signed 64-bit integer, got str 'x'",
+        ),
         ("csv", 'user,colour,slot\n"a,1,2\n', "not valid CSV"),
         ("jsonl", "{", "line 1: not valid JSON"),
         ("jsonl", "[]\n", "line 1: expected a JSON object"),

@@ -1,12 +1,8 @@
-"""One list of codecs: what is derived from it agrees with the types, the tables and the C core."""
+"""One list of codecs: what is derived from it agrees with the types; the C engine's: test_limits.py."""
 
-import re
-from pathlib import Path
 from typing import get_args
 
 from ondevice import codecs
-
-CORE = Path(codecs.__file__).parent / "native"
 
 
 def test_lists_are_the_types():
@@ -22,8 +18,3 @@ def test_every_codec_has_its_bits_and_range():
         low, high = codecs.CODE_RANGE[codec]
         bits = codecs.BITS[codec]
         assert -(2 ** (bits - 1)) <= low < 0 < high <= 2 ** (bits - 1) - 1
-
-
-def test_the_c_core_knows_the_same_codecs():
-    text = "".join(path.read_text() for path in CORE.rglob("*.c"))
-    assert set(re.findall(r'"([fq]\d+)"', text)) == set(codecs.CODECS)

@@ -20,9 +20,10 @@ final class Field {
     final boolean keepsUnknown; // a value outside the vocabulary keeps its hash as ID
     final double[] boundaries; // ascending; null: none
     final int length; // of a sequence; 0: a single value
+    final Cells cells; // how texts are read; null: a text is a string as it is
 
     Field(String name, String kind, String encoding, long seed, long[] vocabulary,
-            String unknown, double[] boundaries, int length) {
+            String unknown, double[] boundaries, int length, Cells cells) {
         this.name = name;
         this.kind = kind;
         this.encoding = encoding;
@@ -31,6 +32,7 @@ final class Field {
         this.keepsUnknown = unknown.equals("hash");
         this.boundaries = boundaries;
         this.length = length;
+        this.cells = cells;
         boolean known = Arrays.asList("string", "integer", "number").contains(kind)
                 && Arrays.asList("hash", "vocabulary", "id", "bucket").contains(encoding);
         if (name.isEmpty() || !known || encoding.equals("id") && !kind.equals("integer")
@@ -80,7 +82,10 @@ final class Field {
         long[] out = new long[rows * length]; // filled up with PADDING_ID
         for (int i = 0; i < rows; i++) {
             Object row = at(values, i);
-            if (row == null) {
+            if (row instanceof String && cells != null) {
+                row = cells.split((String) row);
+            }
+            if (row == null || isNan(row)) {
                 continue;
             }
             if (!(row instanceof List)) {
@@ -102,7 +107,20 @@ final class Field {
                 : ((List<?>) values).get(i);
     }
 
-    private long encodeOne(Object value, int row) {
+    private static boolean isNan(Object value) {
+        return value instanceof Double && ((Double) value).isNaN()
+                || value instanceof Float && ((Float) value).isNaN();
+    }
+
+    private long encodeOne(Object given, int row) {
+        Object value = given;
+        if (given instanceof String && cells != null) {
+            try {
+                value = cells.value((String) given, kind);
+            } catch (NumberFormatException error) {
+                throw wrong(error.getMessage(), given, row);
+            }
+        }
         boolean whole = value instanceof Long || value instanceof Integer || value instanceof Short
                 || value instanceof Byte;
         if (kind.equals("number")) {
@@ -111,7 +129,7 @@ final class Field {
             }
             return bucket(value == null ? Double.NaN : ((java.lang.Number) value).doubleValue());
         }
-        if (value == null) {
+        if (value == null || isNan(value)) {
             return PADDING_ID;
         }
         if (kind.equals("integer")) {

@@ -27,7 +27,11 @@ public final class Inputs {
         return this;
     }
 
-    /** Raw strings, one a row; a {@code null} among them is a missing value. */
+    /**
+     * Raw texts, one a row, read as cells of the training log: a missing marker of that log is a
+     * missing value, and so is {@code null}. In a model of a field that says nothing of texts,
+     * which older releases wrote, they are strings as they are.
+     */
     public Inputs strings(String name, String... values) {
         return put(name, values);
     }
@@ -45,7 +49,8 @@ public final class Inputs {
     /**
      * Raw values of any kind, one a row: {@code String}; {@code Long}, {@code Integer},
      * {@code Short} or {@code Byte}; {@code Double} or {@code Float}; {@code null} for a missing
-     * value; for a sequence a {@code List} of these, oldest first, or {@code null} for none.
+     * value; for a sequence a {@code List} of these, oldest first, or {@code null} for none. A
+     * {@code String} is read as by {@link #strings}, NaN is a missing value.
      */
     public Inputs raw(String name, List<?> values) {
         return put(name, values);

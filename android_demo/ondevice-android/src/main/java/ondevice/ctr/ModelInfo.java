@@ -16,7 +16,9 @@ import java.util.Set;
 final class ModelInfo {
     private static final long VERSION = 1;
     private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
-            "vocabulary", "vocabulary_of", "boundaries", "length", "unknown");
+            "vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells");
+    private static final List<String> CELL_KEYS = Arrays.asList("missing", "separator", "column",
+            "part");
 
     final List<String> inputs = new ArrayList<String>();
     final List<Long> idLimits = new ArrayList<Long>(); // -1: none
@@ -55,7 +57,11 @@ final class ModelInfo {
         for (Object item : list(data, "outputs")) {
             outputs.add(text(item, "outputs"));
         }
-        for (Object item : list(data, "features")) {
+        // an object says how a log is laid out too, which is of no use where no file is read
+        Object spec = data.get("features");
+        boolean laidOut = spec instanceof Map && ((Map<?, ?>) spec).get("fields") instanceof List;
+        for (Object item : laidOut ? list(map(spec, "features"), "fields")
+                : list(data, "features")) {
             readField(map(item, "features"));
         }
         for (Map.Entry<String, Object> entry : map(data.get("made_by"), "made_by").entrySet()) {
@@ -118,7 +124,29 @@ final class ModelInfo {
                 textOr(item, "encoding", "hash"),
                 seed == null ? 0 : ((Json.Number) seed).toUnsignedLong(), vocabulary,
                 textOr(item, "unknown", "oov"),
-                bounds == null ? null : Base64.doubles(text(bounds, "boundaries")), (int) most));
+                bounds == null ? null : Base64.doubles(text(bounds, "boundaries")), (int) most,
+                item.get("cells") == null ? null : cells(map(item.get("cells"), "cells"))));
+    }
+
+    private static Cells cells(Map<String, Object> item) {
+        for (String key : item.keySet()) {
+            if (!CELL_KEYS.contains(key)) {
+                throw new ModelFileException("description: cells: unknown key " + key);
+            }
+        }
+        List<String> missing = new ArrayList<String>();
+        for (Object marker : list(item, "missing")) {
+            missing.add(text(marker, "cells: missing"));
+        }
+        String separator = textOr(item, "separator", "|");
+        if (separator.isEmpty()) {
+            throw new ModelFileException("description: cells: empty separator");
+        }
+        String part = item.get("part") == null ? null : text(item.get("part"), "cells: part");
+        if (part != null && !part.equals("hour") && !part.equals("weekday")) {
+            throw new ModelFileException("description: cells: part " + part);
+        }
+        return new Cells(missing, separator, part);
     }
 
     private void readVectors(Map<String, Object> vectors) {

@@ -72,6 +72,22 @@ final class Fixtures {
         return out;
     }
 
+    /** A value of tests/golden/cells.json as an app would give it. */
+    static Object golden(String type, Object value) {
+        if (type.equals("list")) {
+            List<Object> out = new java.util.ArrayList<Object>();
+            for (Object item : (List<?>) value) {
+                out.add(golden((String) ((List<?>) item).get(0), ((List<?>) item).get(1)));
+            }
+            return out;
+        }
+        return type.equals("nan") ? (Object) Double.NaN
+                : type.equals("infinity") ? (Object) Double.POSITIVE_INFINITY
+                : type.equals("integer") ? (Object) ((Json.Number) value).toLong()
+                : type.equals("double") ? (Object) ((Json.Number) value).toDouble()
+                : value;
+    }
+
     static long[] longs(List<Object> values) {
         long[] out = new long[values.size()];
         for (int i = 0; i < out.length; i++) {

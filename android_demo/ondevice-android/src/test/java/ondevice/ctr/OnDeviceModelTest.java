@@ -73,6 +73,37 @@ public class OnDeviceModelTest {
         assertTrue(fields >= 7);
     }
 
+    /** Texts and typed values are read, or refused, as in training and in Python. */
+    @Test
+    public void goldenCellsGetTheirIds() throws Exception {
+        @SuppressWarnings("unchecked")
+        Map<String, Object> golden = (Map<String, Object>) Fixtures.json("cells.json");
+        OnDeviceModel model = OnDeviceModel.open(Fixtures.file("cells.odm"));
+        int cases = 0;
+        for (Map<String, Object> item : Fixtures.objects(golden.get("cases"))) {
+            String name = (String) item.get("field");
+            Object value = Fixtures.golden((String) item.get("type"), item.get("value"));
+            String about = name + ", " + item.get("type") + " " + value;
+            Inputs inputs = new Inputs().raw(name, Collections.singletonList(value));
+            try {
+                long[] ids = model.encode(name, inputs);
+                assertTrue(about + " is not refused", item.get("ids") != null);
+                @SuppressWarnings("unchecked")
+                List<Object> expected = (List<Object>) item.get("ids");
+                assertArrayEquals(about, Fixtures.longs(expected), ids);
+                if (value instanceof String) {
+                    assertArrayEquals(about, ids,
+                            model.encode(name, new Inputs().strings(name, (String) value)));
+                }
+            } catch (InputException error) {
+                assertTrue(about + ": " + error.getMessage(), item.get("ids") == null);
+            }
+            cases++;
+        }
+        assertTrue(cases > 150);
+        model.close();
+    }
+
     @Test
     public void typedValuesAreEncodedLikeLists() {
         OnDeviceModel model = OnDeviceModel.open(Fixtures.file("features.odm"));

@@ -1,0 +1,242 @@
+"""Writes cells.json: how cells and typed values become IDs, values written down by hand.
+
+Shared by the tests of training, of serving in Python and of Java. Each case states the value that a
+cell must have; only hashes are computed, by the reference implementation (package xxhash).
+Run: python tests/golden/make_cells.py
+"""
+
+import base64
+import json
+import struct
+from pathlib import Path
+
+import xxhash
+
+MISSING, REFUSED = "missing", "refused"
+MAX, MIN = 2**63 - 1, -(2**63)
+MARKERS = ["", "NA", "\\N"]
+EDGES = [-2.5, 0.0, 1.0, 1e300]
+KNOWN = [5, 7]  # of the field `place`
+
+
+def seed_of(name):
+    return xxhash.xxh64_intdigest(name.encode(), 0)
+
+
+def hash_of(name, value):
+    data = value.encode() if isinstance(value, str) else value.to_bytes(8, "little", signed=True)
+    digest = xxhash.xxh64_intdigest(data, seed_of(name))
+    return digest - 2**64 if digest >= 2**63 else digest
+
+
+def field(name, kind, encoding, missing, **more):
+    cells = {"missing": missing}
+    cells |= {key: more.pop(key) for key in ("separator", "part") if key in more}
+    start = {"name": name, "kind": kind, "encoding": encoding, "seed": seed_of(name)}
+    return {**start, **more, "cells": cells}
+
+
+def packed(form, values):
+    return base64.b64encode(struct.pack(f"<{len(values)}{form}", *values)).decode()
+
+
+SORTED = sorted(hash_of("place", value) for value in KNOWN)
+FIELDS = [
+    field("word", "string", "hash", MARKERS),
+    field("blank", "string", "hash", ["-1"]),  # an empty cell is a text
+    field("count", "integer", "hash", ["", "NA", "-1"]),
+    field("place", "integer", "vocabulary", [""], vocabulary=packed("q", SORTED)),
+    field("slot", "integer", "id", [""]),
+    field("price", "number", "bucket", ["", "\\N"], boundaries=packed("d", EDGES)),
+    field("seen", "string", "hash", ["", "NA"], length=3),
+    field("days", "integer", "hash", [""], length=2, separator=";"),
+    field("hour", "integer", "hash", ["-"], part="hour"),
+    field("weekday", "integer", "hash", ["-"], part="weekday"),
+    field("tags", "string", "hash", ["-"], length=2, separator=", "),
+]
+
+# Field, cell, and its value: of "price" the ID of its bucket, of a sequence a list.
+TEXTS = [
+    *[("word", marker, MISSING) for marker in MARKERS],
+    *[
+        ("word", text, text)
+        for text in (
+            *(" NA", "NA ", "na", "N/A", "null", "None", "nan", " ", "\\n", "\\\\N", "0", "007"),
+            *("1_0", "a b ", "\u00e9", "e\u0301", "🎬", "a,b", 'a"b', "a\nb", "a\tb", "a|b", "\0"),
+        )
+    ],
+    ("blank", "", ""),
+    ("blank", "-1", MISSING),
+    ("blank", "NA", "NA"),
+    ("blank", "-01", "-01"),
+    ("count", "5", 5),
+    ("count", "+5", 5),
+    ("count", "-5", -5),
+    ("count", "-0", 0),
+    ("count", "+0", 0),
+    ("count", "000", 0),
+    ("count", "007", 7),
+    ("count", "-007", -7),
+    ("count", "-01", -1),  # the marker is the text "-1", not the number
+    ("count", "+00000000000000000000000012", 12),
+    ("count", "9223372036854775807", MAX),
+    ("count", "-9223372036854775808", MIN),
+    *[("count", text, MISSING) for text in ("", "NA", "-1")],
+    *[
+        ("count", text, REFUSED)
+        for text in (
+            *("9223372036854775808", "-9223372036854775809", "99999999999999999999", "9" * 5000),
+            *("1_0", " 10", "10 ", "\t10", "10\n", "\u00a010", "1 0", "1,000", "1'000"),
+            *("\u0663", "\uff11\uff12", "\u00b2", "\u22125", "3.0", "1e3", "0x10", "5L", "#5"),
+            *("-", "+", "--5", "+-5", "5-", "na", "nan", "null", "true", "\\N", " ", "\0"),
+        )
+    ],
+    ("place", "5", 5),
+    ("place", "007", 7),
+    ("place", "+5", 5),
+    ("place", "6", 6),
+    ("place", "", MISSING),
+    ("place", "five", REFUSED),
+    ("slot", "-0", 0),
+    ("slot", "03", 3),
+    ("slot", "", MISSING),
+    ("slot", "3.0", REFUSED),
+    ("price", "-2.50000001", 2),
+    ("price", "-2.5", 3),
+    ("price", "-1e-400", 4),
+    ("price", "-0", 4),
+    ("price", "0e99999999999", 4),
+    ("price", "1e-400", 4),
+    ("price", ".5", 4),
+    ("price", "0.99999999999999994", 4),
+    ("price", "0.99999999999999995", 5),  # rounds to 1
+    ("price", "00001", 5),
+    ("price", "+1", 5),
+    ("price", "1e0", 5),
+    ("price", "1E+00", 5),
+    ("price", "5.", 5),
+    ("price", "9223372036854775808", 5),
+    ("price", "1e300", 6),
+    ("price", "1" + "0" * 300, 6),
+    *[("price", text, MISSING) for text in ("", "\\N")],
+    *[
+        ("price", text, REFUSED)
+        for text in (
+            *("1e400", "-1e400", "9" * 5000, "nan", "NaN", "inf", "-Infinity", "NA", "null"),
+            *("1_0", " 1", "1 ", "1\n", "1,5", "0x10", "0x1p3", "1d", "1f", "1e", "e5", ".", "-"),
+            *("1e5.0", "--1", "\u0663", "\uff11", "1.2.3", "$5", "50%", "true"),
+        )
+    ],
+    ("hour", "14102123", 23),
+    ("hour", "00010100", 0),
+    ("weekday", "14102123", 1),  # a Tuesday
+    ("weekday", "14102600", 6),  # a Sunday
+    ("weekday", "00010107", 5),  # 1 January 2000 was a Saturday
+    ("weekday", "24022912", 3),  # a Thursday, of a leap year
+    ("hour", "-", MISSING),
+    *[
+        (name, text, REFUSED)
+        for name in ("hour", "weekday")
+        for text in (
+            *("", "13", "14102124", "14133100", "14063100", "23022900", "1410210", "141021 1"),
+            *("14102+01", "-4102101", "14-10-21", "\uff11\uff1410210", "\uff11\uff14102101"),
+            *("141021010", "14000100", "14010000"),
+        )
+    ],
+    ("seen", "a", ["a"]),
+    ("seen", "a|b", ["a", "b"]),
+    ("seen", "a|b|c|d", ["b", "c", "d"]),
+    ("seen", "a||b", ["a", MISSING, "b"]),
+    ("seen", "a|NA", ["a", MISSING]),
+    ("seen", " a|b ", [" a", "b "]),
+    ("seen", "a;b", ["a;b"]),
+    *[("seen", text, []) for text in ("", "NA", "|", "NA|NA")],
+    ("days", "1;2", [1, 2]),
+    ("days", "+1;007", [1, 7]),
+    ("days", "1;;2", [MISSING, 2]),
+    ("days", "3;", [3, MISSING]),
+    ("days", "", []),
+    *[("days", text, REFUSED) for text in ("1; 2", "1|2", "1;2.0", "1;x")],
+    ("tags", "a, b", ["a", "b"]),
+    ("tags", "a,b", ["a,b"]),
+    ("tags", "", [""]),
+    ("tags", "-", []),
+    ("tags", "a, -", ["a", MISSING]),
+]
+
+# Field, type of the value, the value, what it counts as: values as a program or JSON gives them.
+TYPED = [
+    ("word", "none", None, MISSING),
+    ("word", "nan", None, MISSING),
+    ("word", "integer", 5, REFUSED),
+    ("word", "double", 1.5, REFUSED),
+    ("word", "boolean", True, REFUSED),
+    ("word", "list", [["text", "a"]], REFUSED),
+    ("blank", "none", None, MISSING),
+    ("blank", "nan", None, MISSING),
+    ("count", "none", None, MISSING),
+    ("count", "nan", None, MISSING),
+    ("count", "integer", -1, -1),  # the marker is a text
+    ("count", "integer", MIN, MIN),
+    ("count", "double", 3.0, REFUSED),
+    ("count", "infinity", None, REFUSED),
+    ("count", "boolean", True, REFUSED),
+    ("place", "integer", 7, 7),
+    ("slot", "integer", 3, 3),
+    ("hour", "integer", 13, 13),  # the part itself, not a time
+    ("weekday", "none", None, MISSING),
+    ("price", "none", None, MISSING),
+    ("price", "nan", None, MISSING),
+    ("price", "integer", 1, 5),
+    ("price", "double", -0.0, 4),
+    ("price", "double", -2.5, 3),
+    ("price", "infinity", None, 6),
+    ("price", "boolean", True, REFUSED),
+    ("price", "list", [["double", 1.0]], REFUSED),
+    ("seen", "none", None, []),
+    ("seen", "nan", None, []),
+    ("seen", "list", [], []),
+    ("seen", "list", [["text", "a"], ["none", None], ["text", "b"]], ["a", MISSING, "b"]),
+    ("seen", "list", [["text", "NA"], ["nan", None], ["text", "a|b"]], [MISSING, MISSING, "a|b"]),
+    ("seen", "list", [["integer", 1]], REFUSED),
+    ("seen", "integer", 1, REFUSED),
+    ("days", "list", [["integer", 1], ["text", "007"]], [1, 7]),
+    ("days", "list", [["text", "1;2"]], REFUSED),
+    ("days", "list", [["double", 1.0]], REFUSED),
+]
+
+
+def ids_of(name, expected):
+    """The IDs of a value, None where it must be refused."""
+    if expected == REFUSED and isinstance(expected, str):
+        return None
+    item = next(item for item in FIELDS if item["name"] == name)
+    if "length" in item:
+        ids = [ids_of_one(item, value) for value in expected]
+        return ids + [0] * (item["length"] - len(ids))
+    return [ids_of_one(item, expected)]
+
+
+def ids_of_one(item, value):
+    if item["encoding"] == "bucket":
+        return 1 if value == MISSING else value
+    if value == MISSING:
+        return 0
+    if item["encoding"] == "id":
+        return value
+    if item["encoding"] == "hash":
+        return hash_of(item["name"], value)
+    return 2 + SORTED.index(hash_of(item["name"], value)) if value in KNOWN else 1
+
+
+def cases():
+    for name, text, expected in TEXTS:
+        yield {"field": name, "type": "text", "value": text, "ids": ids_of(name, expected)}
+    for name, kind, value, expected in TYPED:
+        yield {"field": name, "type": kind, "value": value, "ids": ids_of(name, expected)}
+
+
+if __name__ == "__main__":
+    parts = [",\n".join(json.dumps(item) for item in items) for items in (FIELDS, cases())]
+    text = f'{{"features": [\n{parts[0]}\n],\n"cases": [\n{parts[1]}\n]}}\n'
+    Path(__file__).with_name("cells.json").write_text(text, encoding="utf-8")

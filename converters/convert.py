@@ -58,7 +58,6 @@ from ondevice.converters.verify.verification import (
     Validation,
     check_parity,
     checked_rows,
-    difference,
     expected_of,
     measure_file,
 )
@@ -67,9 +66,10 @@ from ondevice.features import FeatureSpec
 from ondevice.info import ModelInfo, TestVectors
 
 TARGETS = tuple(TARGET_STAGES)
-# Largest |probability difference| allowed by the codec of the dense layers, which the torch module
-# does not round: f16 weights, and int8 weights with int8 activations (choices of this project).
-# Measured on networks trained on MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
+# Largest difference, in units of the output's scale (of a probability: absolute), allowed by the
+# codec of the dense layers, which the torch module does not round: f16 weights, and int8 weights
+# with int8 activations (choices of this project). Measured as probabilities on networks trained on
+# MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
 VECTOR_ROWS = 64
@@ -166,7 +166,7 @@ def convert(
             or a folder with either. Tables are read from there row by row and never held in
             memory; the module may be on the meta device, and is not changed.
         original: the trained module from which `compress_embeddings` made `module`: AUC and
-            changes of a probability are then counted from there.
+            changes of outputs are then counted from there.
         fitted: what `compress_embeddings` says of its tables, for the report and the card.
 
     Raises:
@@ -204,7 +204,7 @@ def convert(
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
         folder = Path(temporary)
         written = _write(prepared, request, folder)
-        check_parity(written.values())
+        check_parity(written.values(), probabilities=prepared.expected.probabilities)
         placed = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
         report = _report(prepared, request, placed)
         (folder / f"{name}.report.json").write_text(report.to_text(), encoding="utf-8")
@@ -290,11 +290,12 @@ def _report(
         dense=request.dense,
         float_layers=request.float_layers,
         calibration_rows=prepared.calibration_rows,
-        quantisation_difference=max(map(difference, expected.stored, expected.own)),
+        quantisation_difference=max(map(expected.difference, expected.stored, expected.own)),
         weight_bytes=prepared.weight_bytes,
         validation_rows=0 if validation is None else len(validation),
         validation_source="" if validation is None else validation.source,
         source_auc=expected.auc,
+        probabilities=expected.probabilities,
         fitted=request.fitted,
         fitted_auc=expected.own_auc,
         made_by=prepared.info.made_by,

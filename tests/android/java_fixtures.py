@@ -118,6 +118,7 @@ def raw_rows():
 def write_fixtures(folder):
     """Everything below the folder that the JUnit tests read."""
     shutil.copy(GOLDEN / "xxh64.json", folder)
+    shutil.copy(GOLDEN / "differences.json", folder)
     write_small_model(folder / "small.odm")
     write_features_model(folder / "features.odm")
     raw = raw_rows()

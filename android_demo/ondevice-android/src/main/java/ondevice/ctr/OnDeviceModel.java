@@ -279,10 +279,7 @@ public final class OnDeviceModel implements Closeable {
         } catch (InputException error) {
             throw new ModelFileException(where + ": its test vectors: " + error.getMessage());
         }
-        double largest = got.length == info.testOutput.length ? 0 : Double.POSITIVE_INFINITY;
-        for (int i = 0; i < got.length && !Double.isInfinite(largest); i++) {
-            largest = Math.max(largest, Math.abs((double) got[i] - info.testOutput[i]));
-        }
+        double largest = Verification.largestDifference(got, info.testOutput, outputSize);
         return new Verification(got.length / outputSize, largest, info.tolerance);
     }
 

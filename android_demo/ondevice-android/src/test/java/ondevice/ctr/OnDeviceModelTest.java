@@ -108,6 +108,23 @@ public class OnDeviceModelTest {
     }
 
     @Test
+    public void differencesAreInUnitsOfTheScaleOfAnOutput() throws Exception {
+        for (Map<String, Object> entry : Fixtures.objects(Fixtures.json("differences.json"))) {
+            int rowSize = (int) ((Json.Number) entry.get("row_size")).toLong();
+            double difference = Verification.largestDifference(Fixtures.floats(entry.get("got")),
+                    Fixtures.floats(entry.get("expected")), rowSize);
+            double expected = ((Json.Number) entry.get("difference")).toDouble();
+            assertEquals((String) entry.get("what"), expected, difference, 1e-12);
+        }
+        float[] one = {1};
+        float[] none = {Float.NaN};
+        assertTrue(Double.isNaN(Verification.largestDifference(none, one, 1)));
+        assertTrue(Double.isNaN(Verification.largestDifference(one, none, 1)));
+        assertEquals(Double.POSITIVE_INFINITY,
+                Verification.largestDifference(one, new float[] {1, 1}, 1), 0);
+    }
+
+    @Test
     public void aFileDescribesItself() {
         OnDeviceModel model = small();
         ModelDescription about = model.describe();

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -64,6 +63,7 @@ from ondevice.converters.verify.verification import (
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import ModelInfo, TestVectors
+from ondevice.temporary import temporary_folder
 
 TARGETS = tuple(TARGET_STAGES)
 # Largest difference, in units of the output's scale (of a probability: absolute), allowed by the
@@ -201,8 +201,9 @@ def convert(
     prepared = _prepare(source, trained, packed_tables, models, request)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
-        folder = Path(temporary)
+    with temporary_folder(out) as temporary:
+        folder = temporary / "files"
+        folder.mkdir()
         written = _write(prepared, request, folder)
         check_parity(written.values(), probabilities=prepared.expected.probabilities)
         placed = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
@@ -402,7 +403,8 @@ def _check_room(folder: Path) -> None:
     needed = sum(file.stat().st_size for file in folder.iterdir())
     if needed > (free := shutil.disk_usage(folder).free):
         raise InputError(
-            f"{folder.parent}: the files take {needed:,} bytes, the disk has {free:,} bytes free"
+            f"{folder.parent.parent}: the files take {needed:,} bytes, the disk has {free:,} bytes "
+            "free"
         )
 
 

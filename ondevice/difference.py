@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Scale of an output that is no probability, in typical magnitudes: a sigmoid divides by four or more
-# what layers lose to rounding, so that a tolerance of probabilities suits logits and counts too.
+# Scale of an output that is no probability, in typical magnitudes: a sigmoid divides by four or
+# more what layers lose to rounding, so that a tolerance of probabilities suits logits too.
 MAGNITUDES = 4
 # Scale of an output whose values are all small: so many times its largest value.
 SMALL_OUTPUT_FACTOR = 10

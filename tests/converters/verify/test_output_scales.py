@@ -1,4 +1,4 @@
-"""Outputs of any scale: good files of regressions, counts and embeddings pass, wrong ones do not."""
+"""Outputs of any scale: good files of regressions, counts, embeddings pass, wrong ones do not."""
 
 import dataclasses
 
@@ -114,7 +114,7 @@ def test_rows_close_to_zero_among_large_ones(tmp_path):
     assert not report.probabilities
     wrong = dataclasses.replace(report.targets["odm"].parity[0], max_difference=0.5)
     faulty = dataclasses.replace(report.targets["odm"], parity=(wrong,))
-    with pytest.raises(ParityError, match="^outputs differ from .* more than 1e-05 of their scale"):
+    with pytest.raises(ParityError, match=r"^outputs differ .* more than 1e-05 of their scale"):
         check_parity([faulty], probabilities=report.probabilities)
     card = (tmp_path / "model.md").read_text()
     assert "probability" not in card and "an output, in units of its scale" in card
@@ -153,5 +153,5 @@ def test_the_report_speaks_of_probabilities_where_outputs_are_some(tmp_path):
         report.targets["odm"],
         parity=(dataclasses.replace(report.targets["odm"].parity[0], max_difference=0.5),),
     )
-    with pytest.raises(ParityError, match="^probabilities differ from .* by more than 1e-05: "):
+    with pytest.raises(ParityError, match=r"^probabilities differ from .* by more than 1e-05: "):
         check_parity([faulty], probabilities=report.probabilities)

@@ -263,7 +263,12 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
 
 def _loaders(file: Path) -> tuple[list[Callable[[], Model]], tuple[str, ...]]:
     """What opens the file in each runtime that claims to run it; the runtimes missing here."""
-    first = ondevice.load(file)
+    try:
+        first = ondevice.load(file)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{file.name} cannot be verified, so it is not written: {error}"
+        ) from error
     loaders: list[Callable[[], Model]] = [functools.partial(ondevice.load, file)]
     missing = []
     if first.engine == "native":

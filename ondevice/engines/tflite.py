@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.errors import FileFormatError, InputError, MissingDependencyError, needs_extra
+from ondevice.errors import FileFormatError, InputError, MissingDependencyError
 from ondevice.tflite_file import check_structure
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")  # by package, the preferred one first
@@ -97,8 +97,13 @@ def _runtime(wanted: str | None) -> tuple[Any, str]:
                 ) from None
         else:
             return Interpreter, f"ai-edge-litert {metadata.version('ai-edge-litert')}"
-    with needs_extra("running a .tflite file", "tflite"):
+    try:
         from tflite_runtime.interpreter import Interpreter
+    except ImportError as error:  # of the two packages name the one that a user should install
+        raise MissingDependencyError(
+            "running a .tflite file needs the package 'ai-edge-litert': "
+            "pip install 'ondevice-ctr[tflite]'"
+        ) from error
     if int(np.__version__.split(".")[0]) >= 2:
         raise MissingDependencyError(
             f"tflite-runtime needs numpy 1, but numpy {np.__version__} is installed: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -58,18 +57,19 @@ from ondevice.converters.verify.verification import (
     Validation,
     check_parity,
     checked_rows,
-    difference,
     expected_of,
     measure_file,
 )
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import ModelInfo, TestVectors
+from ondevice.temporary import temporary_folder
 
 TARGETS = tuple(TARGET_STAGES)
-# Largest |probability difference| allowed by the codec of the dense layers, which the torch module
-# does not round: f16 weights, and int8 weights with int8 activations (choices of this project).
-# Measured on networks trained on MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
+# Largest difference, in units of the output's scale (of a probability: absolute), allowed by the
+# codec of the dense layers, which the torch module does not round: f16 weights, and int8 weights
+# with int8 activations (choices of this project). Measured as probabilities on networks trained on
+# MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
 VECTOR_ROWS = 64
@@ -166,7 +166,7 @@ def convert(
             or a folder with either. Tables are read from there row by row and never held in
             memory; the module may be on the meta device, and is not changed.
         original: the trained module from which `compress_embeddings` made `module`: AUC and
-            changes of a probability are then counted from there.
+            changes of outputs are then counted from there.
         fitted: what `compress_embeddings` says of its tables, for the report and the card.
 
     Raises:
@@ -201,10 +201,11 @@ def convert(
     prepared = _prepare(source, trained, packed_tables, models, request)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as temporary:
-        folder = Path(temporary)
+    with temporary_folder(out) as temporary:
+        folder = temporary / "files"
+        folder.mkdir()
         written = _write(prepared, request, folder)
-        check_parity(written.values())
+        check_parity(written.values(), probabilities=prepared.expected.probabilities)
         placed = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
         report = _report(prepared, request, placed)
         (folder / f"{name}.report.json").write_text(report.to_text(), encoding="utf-8")
@@ -290,11 +291,12 @@ def _report(
         dense=request.dense,
         float_layers=request.float_layers,
         calibration_rows=prepared.calibration_rows,
-        quantisation_difference=max(map(difference, expected.stored, expected.own)),
+        quantisation_difference=max(map(expected.difference, expected.stored, expected.own)),
         weight_bytes=prepared.weight_bytes,
         validation_rows=0 if validation is None else len(validation),
         validation_source="" if validation is None else validation.source,
         source_auc=expected.auc,
+        probabilities=expected.probabilities,
         fitted=request.fitted,
         fitted_auc=expected.own_auc,
         made_by=prepared.info.made_by,
@@ -401,7 +403,8 @@ def _check_room(folder: Path) -> None:
     needed = sum(file.stat().st_size for file in folder.iterdir())
     if needed > (free := shutil.disk_usage(folder).free):
         raise InputError(
-            f"{folder.parent}: the files take {needed:,} bytes, the disk has {free:,} bytes free"
+            f"{folder.parent.parent}: the files take {needed:,} bytes, the disk has {free:,} bytes "
+            "free"
         )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -30,6 +28,7 @@ from ondevice.features import FeatureSpec
 from ondevice.models.layers.replacements import RotatedEmbedding
 from ondevice.models.network_config import ModelConfig
 from ondevice.models.networks import ClickModel, build
+from ondevice.temporary import set_aside, sweep, temporary_folder
 
 FORMAT = "ondevice-checkpoint"
 VERSION = 2
@@ -122,6 +121,9 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
             shapes, dtypes or values of tensors differ from what the configuration says.
     """
     folder = Path(directory)
+    sweep(
+        folder.parent
+    )  # a process killed while it replaced the checkpoint: the old one comes back
     config = _read_config(folder / CONFIG)
     try:
         model_config = ModelConfig.from_dict(config["model"])
@@ -310,25 +312,13 @@ def is_replaceable(target: Path) -> bool:
 def _replacing(target: Path) -> Iterator[Path]:
     """A new folder beside `target` that takes its place if the block succeeds."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    mark = secrets.token_hex(8)
-    fresh = target.with_name(f".{target.name}.{mark}.new")
-    old = target.with_name(f".{target.name}.{mark}.old")
-    fresh.mkdir()
-    try:
+    with temporary_folder(target.parent) as folder:
+        fresh = folder / "checkpoint"
+        fresh.mkdir()
         yield fresh
         if target.exists():
-            target.rename(old)
-            try:
-                fresh.rename(target)
-            except BaseException:
-                old.rename(target)
-                raise
-            shutil.rmtree(old)
-        else:
-            fresh.rename(target)
-    finally:
-        if fresh.exists():
-            shutil.rmtree(fresh)
+            set_aside(target, folder)
+        fresh.rename(target)
 
 
 def _to_json(config: Mapping[str, Any]) -> str:

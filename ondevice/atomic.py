@@ -1,15 +1,15 @@
-"""Write a file completely or not at all: temporary name beside the target, then rename."""
+"""Write a file completely or not at all: in a temporary folder beside the target, then rename."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from ondevice.errors import OutputError, writing
+from ondevice.temporary import temporary_folder
 
 NEW_FILE_MODE = 0o666  # less the umask, as for any new file
 PRIVATE_MODE = 0o600
@@ -19,9 +19,10 @@ PRIVATE_MODE = 0o600
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path to write to; what was written becomes `target` on success, or vanishes.
 
-    The path is a temporary file in the target's folder, which is renamed after its bytes are on
-    the disk. A reader that has the old file mapped keeps the old bytes. A symbolic link stays, and
-    the file that it names is replaced; a replaced file's permissions are kept. A device or a FIFO
+    The path is a file in a temporary folder beside the target; it is renamed after its bytes are
+    on the disk. A killed process leaves that folder, and the next one that writes there removes
+    it. A reader that has the old file mapped keeps the old bytes. A symbolic link stays, and the
+    file that it names is replaced; a replaced file's permissions are kept. A device or a FIFO
     cannot be replaced: for those the path is `target` itself.
 
     Raises:
@@ -37,18 +38,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
             return
         real = Path(os.path.realpath(target))
         real.parent.mkdir(parents=True, exist_ok=True)
-        temporary = real.with_name(f".{secrets.token_hex(8)}.tmp")
         mode = NEW_FILE_MODE if status is None else PRIVATE_MODE
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
-        try:
+        with temporary_folder(real.parent) as folder:
+            temporary = folder / "file"
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
             yield temporary
             _sync(temporary)
             if status is not None:
                 _copy_permissions(temporary, status)
             temporary.replace(real)
             _sync(real.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _status(target: Path) -> os.stat_result | None:

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.difference import FloatArray, ScaleArray, largest_difference, output_scale
 from ondevice.errors import InputError
 
 ALL_SPLITS = 6  # of this many inputs every split is tried (62); of more, a covering sample
 MOST_ROWS = 80  # candidates a split; more than the native engine holds at once (64)
 
 ValueArray = npt.NDArray[Any]  # int64 or float32
-FloatArray = npt.NDArray[np.float32]
 
 
 class Ranker(Protocol):
@@ -82,13 +82,18 @@ def repeated_request(
     }
 
 
-def ranking_difference(load: Callable[[], Ranker], request: Mapping[str, ValueArray]) -> float:
+def ranking_difference(
+    load: Callable[[], Ranker],
+    request: Mapping[str, ValueArray],
+    scales: Mapping[str, ScaleArray] | None = None,
+) -> float:
     """The largest difference of `rank` from `predict` over all splits of a request's inputs.
 
     Args:
         load: opens the model; every split is ranked by a model fresh from it, so that no value
             that an earlier request left can pass for a right one.
         request: values by input name, [rows, ...]; the first MOST_ROWS rows are taken.
+        scales: of the outputs, by name; by default those of what `predict` returns.
 
     Returns:
         As `largest_difference`; 0.0 for a model of one input. Where both refuse a request, or both
@@ -98,12 +103,17 @@ def ranking_difference(load: Callable[[], Ranker], request: Mapping[str, ValueAr
     predicting = load()
     largest = 0.0
     for context in context_splits(list(rows)):
-        largest = max(largest, split_difference(load(), predicting, rows, context))
+        difference = split_difference(load(), predicting, rows, context, scales)
+        largest = max(largest, difference)
     return largest
 
 
 def split_difference(
-    ranking: Ranker, predicting: Ranker, request: Mapping[str, ValueArray], context: Sequence[str]
+    ranking: Ranker,
+    predicting: Ranker,
+    request: Mapping[str, ValueArray],
+    context: Sequence[str],
+    scales: Mapping[str, ScaleArray] | None = None,
 ) -> float:
     """As `ranking_difference`, of one split of a request, and of all its rows.
 
@@ -112,13 +122,17 @@ def split_difference(
         predicting: scores the same rows; it may be the same model, which ranks first.
         request: values by input name, [rows, ...].
         context: names of the inputs whose first row is the context.
+        scales: as of `ranking_difference`.
     """
     got = _answer(ranking, functools.partial(ranking.rank, *split_request(request, context)))
     predict = functools.partial(predicting.predict, repeated_request(request, context))
     expected = _answer(predicting, predict)
     if expected is None or got is None:
         return 0.0 if expected is got else math.inf
-    return max(_disagreement(got[name], expected[name]) for name in expected)
+    return max(
+        _disagreement(got[name], right, output_scale([right]) if scales is None else scales[name])
+        for name, right in expected.items()
+    )
 
 
 def _answer(model: Ranker, ask: Callable[[], Any]) -> dict[str, FloatArray] | None:
@@ -129,27 +143,16 @@ def _answer(model: Ranker, ask: Callable[[], Any]) -> dict[str, FloatArray] | No
         return None
 
 
-def _disagreement(got: FloatArray, expected: FloatArray) -> float:
+def _disagreement(got: FloatArray, expected: FloatArray, scale: ScaleArray) -> float:
     """As `largest_difference`; two NaN agree, a NaN and a number are infinitely far apart."""
     if got.shape != expected.shape:
         return math.inf
     agree = (got == expected) | (np.isnan(got) & np.isnan(expected))
-    difference = largest_difference(got[~agree], expected[~agree])
+    units = np.broadcast_to(scale, expected.shape)
+    difference = largest_difference(got[~agree], expected[~agree], units[~agree])
     return math.inf if math.isnan(difference) else difference
 
 
 def named_scores(model: Ranker, scores: Any) -> dict[str, FloatArray]:
     """What `predict` or `rank` returned, by output name also where there is one output."""
     return scores if isinstance(scores, dict) else {model.outputs[0]: scores}
-
-
-def largest_difference(got: FloatArray, expected: FloatArray) -> float:
-    """Largest |difference|, relative to the expected value where that is beyond 1.
-
-    So for probabilities it is absolute; a logit or a count may be larger. Infinity for other
-    shapes; NaN where either is.
-    """
-    if got.shape != expected.shape:
-        return float("inf")
-    scale = np.maximum(np.abs(expected), 1)
-    return float((np.abs(got - expected) / scale).max(initial=0))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ondevice.difference import ScaleArray, largest_difference, output_scale
 from ondevice.errors import FileFormatError
 from ondevice.info import TestVectors
 from ondevice.model import Model, load
 from ondevice.odm import open_odm
 from ondevice.ranking import (
-    largest_difference,
     named_scores,
     ranking_difference,
     split_request,
@@ -28,8 +29,8 @@ class Parity:
     Attributes:
         runtime: name and version.
         rows: how many rows were compared.
-        max_difference: largest |probability difference| from the source model, which computes
-            with the tables as the file stores them.
+        max_difference: largest difference from the source model, which computes with the tables
+            as the file stores them; in units of the output's scale, which is 1 for probabilities.
         rank_difference: largest difference of `rank` from `predict`, and from the source model
             where test vectors hold its scores, over the splits of the inputs into context and
             candidates.
@@ -75,8 +76,15 @@ def verify(path: str | Path, *, engine: str = "auto") -> Verification:
     if vectors is None or not vectors.outputs:
         raise FileFormatError(f"{location}: no test vectors inside")
     scores = named_scores(model, model.predict(vectors.inputs))
-    differences = [largest_difference(scores[name], vectors.outputs[name]) for name in scores]
-    ranked = [_ranked_difference(fresh(), vectors), ranking_difference(fresh, vectors.inputs)]
+    scales = {name: output_scale([right]) for name, right in vectors.outputs.items()}
+    differences = [
+        largest_difference(scores[name], right, scales[name])
+        for name, right in vectors.outputs.items()
+    ]
+    ranked = [
+        _ranked_difference(fresh(), vectors, scales),
+        ranking_difference(fresh, vectors.inputs, scales),
+    ]
     return Verification(
         path=location,
         runtime=model.runner.runtime,
@@ -87,11 +95,16 @@ def verify(path: str | Path, *, engine: str = "auto") -> Verification:
     )
 
 
-def _ranked_difference(model: Model, vectors: TestVectors) -> float:
+def _ranked_difference(
+    model: Model, vectors: TestVectors, scales: Mapping[str, ScaleArray]
+) -> float:
     """The largest difference from the source model's scores of ranked requests."""
     differences = [0.0]
     for ranking in vectors.rankings:
         rows = {name: values[: ranking.rows] for name, values in vectors.inputs.items()}
         scores = named_scores(model, model.rank(*split_request(rows, ranking.context)))
-        differences += [largest_difference(scores[k], v) for k, v in ranking.outputs.items()]
+        differences += [
+            largest_difference(scores[name], right, scales[name])
+            for name, right in ranking.outputs.items()
+        ]
     return float(np.max(differences))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import InputError
 from ondevice.info import ModelInfo
 from ondevice.odm import open_odm
+from ondevice.temporary import temporary_folder
 
 BATCH = 1024
 
@@ -47,8 +46,8 @@ def calibrate(
     """
     count = len(next(iter(rows.values())))
     ranges: dict[str, Range] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "calibration.odm"
+    with temporary_folder() as folder:
+        path = folder / "calibration.odm"
         fill(emit_odm(native, path, info))
         opened = open_odm(path)
         engine = NumpyEngine(opened)

@@ -19,8 +19,8 @@ from ondevice.converters.source.export import OPSET
 from ondevice.converters.source.names import name_values
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.id_origins import input_ids
+from ondevice.difference import largest_difference
 from ondevice.errors import FileFormatError, ParityError, SpecError, UnsupportedError, needs_extra
-from ondevice.ranking import largest_difference
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]

@@ -28,19 +28,32 @@ def load_module(name: str) -> nn.Module:
         InputError: it cannot be imported, or is no module.
     """
     path, _, attribute = name.partition(":")
+    if not path or path.startswith(".") or not attribute:
+        raise InputError(f"{name}: expected package.module:attribute, such as net:make")
     sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(path)
         for part in attribute.split("."):
             found = getattr(found, part)
         module = found if isinstance(found, nn.Module) else found()
-    except Exception as error:  # the user's own code runs here
-        raise InputError(f"{name}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's code runs here, and may call sys.exit
+        raise InputError(f"{name}: {_described(error)}") from error
     finally:
         sys.path.pop(0)
     if not isinstance(module, nn.Module):
         raise InputError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
     return module.eval()
+
+
+def _described(error: BaseException) -> str:
+    """An error of somebody else's code in one line, whatever its text does."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # an error whose text is one too
+        text = ""
+    if isinstance(error, SystemExit):
+        text = f"it ends the program{f' ({text})' if text else ''} instead of returning a module"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -45,7 +45,7 @@ def model_card(
         "\n".join(f"- {line}" for line in _accuracy(report, about)),
         "## Parity",
         "The torch module, computing with the tables as the files store them, beside every file: "
-        "largest difference of a probability over ordinary, unseen, padding and extreme IDs. "
+        f"largest difference of {_output(report)} over ordinary, unseen, padding and extreme IDs. "
         "64 such rows and torch's answers travel inside each file.",
         markdown_table(parity_rows(report, folder=False)),
         *(["\n".join(f"- {line}" for line in missing)] if missing else []),
@@ -71,9 +71,13 @@ def _summary_rows(report: ConversionReport) -> list[tuple[str, ...]]:
     differences = [f"{item.max_difference:.1e}" for item in files]
     return [
         *rows,
-        ("largest change of a probability", "", *changes),
+        (f"largest change of {_output(report)}".rstrip(","), "", *changes),
         ("largest difference from torch with the same tables", "", *differences),
     ]
+
+
+def _output(report: ConversionReport) -> str:
+    return "a probability" if report.probabilities else "an output, in units of its scale,"
 
 
 def _limits(report: ConversionReport) -> list[str]:

@@ -51,9 +51,9 @@ class TargetReport:
         table_bytes: of these the embedding tables.
         parity: one entry for every runtime of this machine that runs the file.
         not_checked: runtimes that claim to run the file but are missing here, with the reason.
-        max_change: largest |probability difference| between the file and the trained module with
-            its float32 tables and layers, over the probed rows (the example rows where tables
-            were fitted after training) and the validation rows, if any.
+        max_change: largest difference, in units of the output's scale, between the file and the
+            trained module with its float32 tables and layers, over the probed rows (the example
+            rows where tables were fitted after training) and the validation rows, if any.
         layers: how each dense layer is stored.
         auc: of the file on the validation rows; None without them.
         files: size and SHA-256 of each file, by name.
@@ -105,8 +105,8 @@ class ConversionReport:
         dense: how weights of dense layers are stored.
         float_layers: paths of layers that were kept in float32.
         calibration_rows: rows that fixed the ranges of activations; 0 without.
-        quantisation_difference: largest |probability difference| between the torch module with
-            its own tables and with the dequantised ones, over the same rows.
+        quantisation_difference: largest difference between the torch module with its tables and
+            with the dequantised ones, over the same rows.
         weight_bytes: tables and weights of the trained module.
         validation_rows: rows that the AUCs were measured on; 0 without a validation set.
         validation_source: what these rows are.
@@ -114,6 +114,8 @@ class ConversionReport:
         fitted: tables that were compressed after training.
         fitted_auc: AUC of the module with these tables, before they are rounded.
         made_by: versions of the packages that wrote the files.
+        probabilities: whether all outputs lie between 0 and 1: differences are then absolute,
+            else relative to the output's scale (`ondevice.difference`).
     """
 
     targets: dict[str, TargetReport]
@@ -129,6 +131,7 @@ class ConversionReport:
     fitted: tuple[FittedTable, ...] = ()
     fitted_auc: float | None = None
     made_by: dict[str, str] = field(default_factory=dict)
+    probabilities: bool = True
 
     def to_json(self, *, folder: bool = True) -> dict[str, Any]:
         """A JSON-ready object; without `folder` paths are bare file names."""
@@ -171,7 +174,7 @@ def parity_rows(report: ConversionReport, *, folder: bool = True) -> list[tuple[
 
 
 def report_text(report: ConversionReport) -> str:
-    """The report for the terminal: parity, then what rounding does to probabilities and AUC."""
+    """The report for the terminal: parity, then what rounding does to outputs and AUC."""
     parts = [parity_rows(report)]
     if report.fitted:
         parts.insert(0, fitted_rows(report.fitted))
@@ -200,14 +203,15 @@ def fitted_rows(fitted: Sequence[FittedTable]) -> list[tuple[str, ...]]:
 
 
 def accuracy_lines(report: ConversionReport) -> list[str]:
-    """What compression does to the model: largest probability change, AUC before and after."""
+    """What compression does to the model: largest change of an output, AUC before and after."""
+    output, unit = ("a probability", "") if report.probabilities else ("an output", " of its scale")
     lines = [
-        f"rounding the tables to {report.codec} moves a probability by at most "
-        f"{report.quantisation_difference:.1e}"
+        f"rounding the tables to {report.codec} moves {output} by at most "
+        f"{report.quantisation_difference:.1e}{unit}"
     ]
     lines += [
-        f"{item.path.name}: a probability differs from the trained float32 model's by at most "
-        f"{item.max_change:.1e}"
+        f"{item.path.name}: {output} differs from the trained float32 model's by at most "
+        f"{item.max_change:.1e}{unit}"
         for item in report.targets.values()
         if report.dense != "f32" or report.validation_rows or report.fitted
     ]

@@ -16,6 +16,7 @@ from ondevice.converters.source.torch_source import Source
 from ondevice.converters.tables.file_pages import release_file_pages
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.report import TargetReport
+from ondevice.difference import ScaleArray, largest_difference, output_scale
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
 from ondevice.errors import (
     InputError,
@@ -27,12 +28,12 @@ from ondevice.errors import (
 from ondevice.info import InputSpec
 from ondevice.inspection import stored_tables
 from ondevice.model import Model, checked_inputs, file_bytes, model_files, sha256
-from ondevice.ranking import largest_difference, named_scores, ranking_difference
+from ondevice.ranking import named_scores, ranking_difference
 from ondevice.verify import Parity
 
 SCORE_BATCH = 8192
-# Largest |probability difference| between the torch module, computing with the dequantised
-# tables, and a converted file: float32 sums in another order stay two magnitudes below it.
+# Largest difference, in units of the output's scale, between the torch module, computing with the
+# dequantised tables, and a converted file: float32 sums in another order stay two magnitudes below.
 TOLERANCE = 1e-5
 
 Array = npt.NDArray[Any]
@@ -105,6 +106,35 @@ class Expected:
     scores: FloatArray | None = None
     auc: float | None = None
     own_auc: float | None = None
+
+    @functools.cached_property
+    def scales(self) -> dict[str, ScaleArray]:
+        """The unit of a difference, by output, for every position in a row."""
+        return {
+            name: output_scale([outputs[name] for outputs in self.stored])
+            for name in self.stored[0]
+        }
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether all outputs of the batches lie between 0 and 1."""
+        arrays = (array for outputs in self.stored for array in outputs.values())
+        return all(bool(((array >= 0) & (array <= 1)).all()) for array in arrays)
+
+    def difference(self, left: Outputs, right: Outputs) -> float:
+        """The largest difference of all outputs; NaN where there is one.
+
+        Raises:
+            ParityError: unequal shapes.
+        """
+        for name, expected in right.items():
+            if left[name].shape != expected.shape:
+                raise ParityError(
+                    f"output {name!r} has shape {list(left[name].shape)} instead of "
+                    f"{list(expected.shape)}"
+                )
+        found = [largest_difference(left[name], right[name], self.scales[name]) for name in right]
+        return float(np.max(found))
 
 
 def expected_of(
@@ -204,17 +234,20 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     parity, changes = [], []
     for load, model in zip(loaders, models, strict=True):
         found = [
-            difference(_outputs(model, batch), stored)
+            expected.difference(_outputs(model, batch), stored)
             for batch, stored in zip(expected.batches, expected.stored, strict=True)
         ]
-        ranked = ranking_difference(load, expected.batches[-1])
+        ranked = ranking_difference(load, expected.batches[-1], expected.scales)
         parity.append(Parity(model.runner.runtime, rows, float(np.max(found)), ranked, tolerance))
-        changes += [difference(_outputs(model, batch), right) for batch, right in expected.trained]
+        changes += [
+            expected.difference(_outputs(model, batch), right) for batch, right in expected.trained
+        ]
     auc = None
     accepted = all(item.passed for item in parity)
     if accepted and expected.validation is not None and expected.scores is not None:
         scores = main_score(functools.partial(_outputs, models[0]), expected.validation)
-        changes.append(largest_difference(scores, expected.scores))
+        scale = next(iter(expected.scales.values())).reshape(-1)[0]  # of the main score
+        changes.append(largest_difference(scores, expected.scores, scale))
         auc = expected.validation.auc(scores)
     return TargetReport(
         path=file,
@@ -230,7 +263,12 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
 
 def _loaders(file: Path) -> tuple[list[Callable[[], Model]], tuple[str, ...]]:
     """What opens the file in each runtime that claims to run it; the runtimes missing here."""
-    first = ondevice.load(file)
+    try:
+        first = ondevice.load(file)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{file.name} cannot be verified, so it is not written: {error}"
+        ) from error
     loaders: list[Callable[[], Model]] = [functools.partial(ondevice.load, file)]
     missing = []
     if first.engine == "native":
@@ -255,8 +293,13 @@ def _load_tflite(model: Model, runtime: str) -> Model:
     return replace(model, runner=TfliteEngine(model.path, runtime=runtime))
 
 
-def check_parity(reports: Iterable[TargetReport]) -> None:
-    """Raise ParityError that names every file and runtime beyond its tolerance."""
+def check_parity(reports: Iterable[TargetReport], *, probabilities: bool) -> None:
+    """Raise ParityError that names every file and runtime beyond its tolerance.
+
+    Args:
+        reports: of the written files.
+        probabilities: whether outputs lie between 0 and 1, so that a difference is absolute.
+    """
     failed = [(item, parity) for item in reports for parity in item.parity if not parity.passed]
     if not failed:
         return
@@ -271,26 +314,12 @@ def check_parity(reports: Iterable[TargetReport]) -> None:
     ]
     tolerance = failed[0][1].tolerance
     hint = "" if tolerance <= TOLERANCE else "; try --float-layers, or calibrate with more rows"
+    outputs, unit = ("probabilities", "") if probabilities else ("outputs", " of their scale")
     raise ParityError(
-        f"probabilities differ from the torch module's by more than {tolerance:g}: "
+        f"{outputs} differ from the torch module's by more than {tolerance:g}{unit}: "
         f"{', '.join(faults)}; nothing was written{hint}"
     )
 
 
 def _outputs(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:
     return named_scores(model, model.predict(batch))
-
-
-def difference(left: Outputs, right: Outputs) -> float:
-    """The largest difference of all outputs; NaN where there is one.
-
-    Raises:
-        ParityError: unequal shapes.
-    """
-    for name, expected in right.items():
-        if left[name].shape != expected.shape:
-            raise ParityError(
-                f"output {name!r} has shape {list(left[name].shape)} instead of "
-                f"{list(expected.shape)}"
-            )
-    return float(np.max([largest_difference(left[name], right[name]) for name in right]))

@@ -100,7 +100,7 @@ def _runtime(wanted: str | None) -> tuple[Any, str]:
     try:
         from tflite_runtime.interpreter import Interpreter
     except ImportError:
-        extra = "tflite" if wanted is None else "tflite-legacy"
+        extra = "tflite" if wanted in (None, "ai-edge-litert") else "tflite-legacy"
         raise MissingDependencyError(
             f"running a .tflite file needs the package {wanted or 'ai-edge-litert'!r}: "
             f"pip install 'ondevice-ctr[{extra}]'"

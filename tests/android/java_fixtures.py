@@ -152,6 +152,7 @@ def write_fixtures(folder):
     shutil.copy(GOLDEN / "xxh64.json", folder)
     shutil.copy(GOLDEN / "cells.json", folder)
     write_cells_model(folder / "cells.odm")
+    shutil.copy(GOLDEN / "differences.json", folder)
     write_small_model(folder / "small.odm")
     write_features_model(folder / "features.odm")
     raw = raw_rows()

@@ -1,4 +1,4 @@
-"""One list of codecs: what is derived from it agrees with the types (the C list: test_limits.py)."""
+"""One list of codecs; what is derived from it agrees with the types (C: test_limits.py)."""
 
 from typing import get_args
 

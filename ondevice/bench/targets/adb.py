@@ -11,7 +11,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from ondevice.errors import (
 )
 from ondevice.info import ModelInfo
 from ondevice.odm import open_odm
+from ondevice.temporary import temporary_folder
 
 # Where Android's shell user may write and run programs.
 PLACE = "/data/local/tmp"
@@ -143,8 +143,8 @@ class AdbMachine:
             request_bytes = sum(ids[:1].nbytes for ids in rows_to_draw_from.values()) * rows
             count = max(1, min(REQUESTS, MAX_REQUESTS_FILE // max(request_bytes, 1)))
             remote = f"{self.folder}/requests-{len(self._pushed)}"
-            with tempfile.TemporaryDirectory() as name:
-                local = Path(name) / "requests"
+            with temporary_folder() as folder:
+                local = folder / "requests"
                 local.write_bytes(_packed(draw(rows_to_draw_from, rows, count), info))
                 push(self._adb, local, remote)
             self._pushed[key] = remote

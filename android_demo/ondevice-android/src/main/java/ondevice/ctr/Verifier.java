@@ -16,6 +16,7 @@ final class Verifier {
 
     private final OnDeviceModel model;
     private final ModelInfo info;
+    private double[] scales; // of the output, by the test vectors
     private final Map<String, Integer> rowSizes = new LinkedHashMap<String, Integer>();
 
     Verifier(OnDeviceModel model, ModelInfo info) {
@@ -28,15 +29,18 @@ final class Verifier {
 
     /** Throws InputException where the model refuses the test vectors. */
     Verification verify() {
-        float[] scores = model.predict(inputs(info.testInputs));
+        float[] got = model.predict(inputs(info.testInputs));
+        scales = Verification.scales(info.testOutput, info.testOutput.length / rows());
         double rank = 0;
         for (ModelInfo.Ranking ranking : info.rankings) {
             Map<String, long[]> request = firstRows(ranking.rows);
             float[] ranked = rank(request, ranking.context);
-            rank = Math.max(rank, largestDifference(ranked, ranking.output));
+            rank = Math.max(rank,
+                    Verification.largestDifference(ranked, ranking.output, scales));
         }
         rank = Math.max(rank, rankingDifference(firstRows(Math.min(rows(), MOST_ROWS))));
-        return new Verification(rows(), largestDifference(scores, info.testOutput), rank,
+        return new Verification(rows(),
+                Verification.largestDifference(got, info.testOutput, scales), rank,
                 info.tolerance);
     }
 
@@ -179,34 +183,18 @@ final class Verifier {
         return covered;
     }
 
-    /** As {@link #largestDifference}; two NaN agree, a NaN and a number are infinitely far apart. */
-    private static double disagreement(float[] got, float[] expected) {
+    /** As {@link Verification#largestDifference}; two NaN agree, a NaN and a number are infinitely far apart. */
+    private double disagreement(float[] got, float[] expected) {
         double largest = got.length == expected.length ? 0 : Double.POSITIVE_INFINITY;
         for (int i = 0; i < got.length && i < expected.length; i++) {
             // equal where both are NaN, or the same infinity
             if (Float.compare(got[i] + 0f, expected[i] + 0f) != 0) {
-                double difference = difference(got[i], expected[i]);
+                double difference = Verification.difference(got[i], expected[i],
+                        scales[i % scales.length]);
                 largest = Math.max(largest,
                         Double.isNaN(difference) ? Double.POSITIVE_INFINITY : difference);
             }
         }
         return largest;
-    }
-
-    /** Infinity for another number of scores; NaN where a score is NaN. */
-    private static double largestDifference(float[] got, float[] expected) {
-        if (got.length != expected.length) {
-            return Double.POSITIVE_INFINITY;
-        }
-        double largest = 0;
-        for (int i = 0; i < got.length; i++) {
-            largest = Math.max(largest, difference(got[i], expected[i]));
-        }
-        return largest;
-    }
-
-    /** Relative where the expected score is beyond 1: it may be a logit or a count. */
-    private static double difference(double got, double expected) {
-        return Math.abs(got - expected) / Math.max(Math.abs(expected), 1);
     }
 }

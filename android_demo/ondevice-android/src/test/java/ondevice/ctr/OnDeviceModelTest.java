@@ -197,6 +197,25 @@ public class OnDeviceModelTest {
     }
 
     @Test
+    public void differencesAreInUnitsOfTheScaleOfAnOutput() throws Exception {
+        for (Map<String, Object> entry : Fixtures.objects(Fixtures.json("differences.json"))) {
+            int rowSize = (int) ((Json.Number) entry.get("row_size")).toLong();
+            float[] right = Fixtures.floats(entry.get("expected"));
+            double difference = Verification.largestDifference(Fixtures.floats(entry.get("got")),
+                    right, Verification.scales(right, rowSize));
+            double expected = ((Json.Number) entry.get("difference")).toDouble();
+            assertEquals((String) entry.get("what"), expected, difference, 1e-12);
+        }
+        float[] one = {1};
+        float[] none = {Float.NaN};
+        double[] scale = {1};
+        assertTrue(Double.isNaN(Verification.largestDifference(none, one, scale)));
+        assertTrue(Double.isNaN(Verification.largestDifference(one, none, scale)));
+        assertEquals(Double.POSITIVE_INFINITY,
+                Verification.largestDifference(one, new float[] {1, 1}, scale), 0);
+    }
+
+    @Test
     public void aFileDescribesItself() {
         OnDeviceModel model = small();
         ModelDescription about = model.describe();

@@ -1,0 +1,123 @@
+"""Hidden folders for unfinished files, locked while their process lives, swept when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+if sys.platform != "win32":  # no locks there, so nothing is swept
+    import fcntl
+
+NAME = re.compile(r"\.ondevice-[0-9a-f]{16}\.tmp")
+LOCK = "lock"  # the file in it on which the living process has a lock
+REPLACED = "replaced"  # in it: what the folder's owner moved out of the way, under its name
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a new hidden folder in `parent`, which is removed at the end.
+
+    First, folders there are swept which killed processes left. The system releases a killed
+    process's locks, so a folder that can be locked has no owner, whichever container or host (on
+    a file system that shares locks) it ran in.
+
+    Args:
+        parent: an existing folder; by default the system's one for temporary files.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    place = Path(tempfile.gettempdir()) if parent is None else parent
+    sweep(place)
+    folder, lock = _locked(place)
+    try:
+        yield folder
+    finally:
+        _restore(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed processes left in a folder; put back what they were about to replace.
+
+    Only folders of this module's names that belong to this user and that no process has locked.
+    What cannot be read or removed stays.
+    """
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        left = [Path(entry.path) for entry in entries if _is_ours(entry)]
+        for folder in left:
+            _sweep_folder(folder)
+
+
+def set_aside(target: Path, folder: Path) -> None:
+    """Move `target` into a temporary folder beside it.
+
+    It comes back if nothing of its name is there when the folder is removed or swept.
+    """
+    (folder / REPLACED).mkdir()
+    target.rename(folder / REPLACED / target.name)
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    if not NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+        return False
+    return entry.stat(follow_symlinks=False).st_uid == os.getuid()
+
+
+def _locked(parent: Path) -> tuple[Path, int]:
+    """A new folder and the descriptor of its lock; another one if a sweep took the first."""
+    while True:
+        folder = parent / f".ondevice-{secrets.token_hex(8)}.tmp"
+        folder.mkdir(mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            if _lock(folder, lock) is not False:
+                return folder, lock
+            os.close(lock)
+
+
+def _lock(folder: Path, lock: int) -> bool | None:
+    """Whether this process now has the lock of a folder; None where there are no locks.
+
+    Not where somebody else has it, or has removed the folder since the lock's file was opened.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock), (folder / LOCK).stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:  # a file system without locks
+        return None
+
+
+def _sweep_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        # the lock's file is new where the owner was killed before it made one
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            if _lock(folder, lock):
+                _restore(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _restore(folder: Path) -> None:
+    """Put back what `set_aside` took, unless something of its name has taken its place."""
+    with contextlib.suppress(OSError):
+        for replaced in (folder / REPLACED).iterdir():
+            target = folder.parent / replaced.name
+            if not os.path.lexists(target):
+                replaced.rename(target)

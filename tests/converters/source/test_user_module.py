@@ -1,0 +1,120 @@
+"""A module named on the command line: whatever the user's code does is one line and status 1."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from ondevice.cli import main
+from ondevice.converters.source.user_module import load_module
+
+CODE = """
+import sys
+from torch import nn
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+def prints():
+    print("hello")
+    return nn.Embedding(4, 2)
+def ends(): sys.exit(0)
+def raises(): raise RuntimeError("first line\\nsecond line")
+def unprintable(): raise Unprintable
+def nothing(): return None
+def takes(size): return nn.Embedding(size, 2)
+"""
+# Runs the command line where packages are not installed: name,name COMMAND ...
+BLOCKED = """
+import sys
+from importlib.machinery import PathFinder
+blocked, find = sys.argv[1].split(","), PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: (
+    None if name.split(".")[0] in blocked else find(name, *rest)
+)
+from ondevice.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with a module that nothing else has on its path."""
+    (tmp_path / "factories_of_a_user.py").write_text(CODE)
+    np.savez(tmp_path / "rows.npz", user=np.arange(4), item=np.arange(4))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "factories_of_a_user", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sys:exit", "SystemExit: it ends the program instead of returning a module"),
+        ("os:getcwd", "expected a torch.nn.Module, got str"),
+        ("factories_of_a_user:ends", "SystemExit: it ends the program (0) instead of"),
+        ("factories_of_a_user:raises", "RuntimeError: first line second line"),
+        ("factories_of_a_user:unprintable", "Unprintable"),
+        ("factories_of_a_user:nothing", "expected a torch.nn.Module, got NoneType"),
+        ("factories_of_a_user:takes", "TypeError: takes() missing 1 required positional"),
+        ("factories_of_a_user:lacking", "AttributeError: module"),
+        ("no_such_package:make", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("factories_of_a_user:", "expected package.module:attribute"),
+        (":make", "expected package.module:attribute"),
+        ("..net:make", "expected package.module:attribute"),
+    ],
+)
+def test_what_is_no_module_is_one_line(folder, capsys, name, reason):
+    assert main(["convert", name, "--example", "rows.npz", "--out", "models"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"ondevice: {name}: {reason}")
+    assert not (folder / "models").exists()
+
+
+def test_a_factory_may_print_and_lies_in_the_working_directory(folder, capsys):
+    before = list(sys.path)
+    assert load_module("factories_of_a_user:prints").weight.shape == (4, 2)
+    assert sys.path == before
+    assert capsys.readouterr().out == "hello\n"
+
+
+@pytest.mark.parametrize(
+    ("blocked", "words", "expected"),
+    [
+        ("torch", ["demo"], "needs the package 'torch': pip install 'ondevice-ctr[train]'"),
+        (
+            "onnxruntime",
+            ["convert", "mine.onnx", "--out", "models"],
+            "converting an .onnx file needs the package 'onnxruntime': "
+            "pip install 'ondevice-ctr[onnx]'",
+        ),
+        (
+            "ai_edge_litert,tflite_runtime",
+            [
+                *("convert", "support.converters:PlainModel", "--targets", "tflite"),
+                *("--example", "rows.npz", "--out", "models"),
+            ],
+            "model.tflite cannot be verified, so it is not written: running a .tflite file needs "
+            "the package 'ai-edge-litert': pip install 'ondevice-ctr[tflite]'",
+        ),
+    ],
+)
+def test_a_missing_package_is_one_line_with_the_pip_command(folder, blocked, words, expected):
+    values = [onnx.helper.make_tensor_value_info(name, 1, [None, 2]) for name in "xy"]
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "identity", values[:1], values[1:])
+    onnx.save(onnx.helper.make_model(graph), folder / "mine.onnx")
+    (folder / "support").symlink_to(__file__.rsplit("/converters/", 1)[0] + "/support")
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, blocked, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert lines[-1].startswith("ondevice: ") and lines[-1].endswith(expected)
+    assert not list(folder.glob("models/*"))

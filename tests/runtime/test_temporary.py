@@ -1,0 +1,111 @@
+"""Temporary folders: those of killed processes are swept; live ones and the user's files stay."""
+
+import multiprocessing
+
+import pytest
+from support.killed import killed_at_every_step
+
+from ondevice.atomic import atomic_path
+from ondevice.temporary import NAME, set_aside, sweep, temporary_folder
+
+DIGITS = "0123456789abcdef"
+
+
+def hidden(folder):
+    return [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)]
+
+
+def test_a_file_is_old_or_new_wherever_its_writer_is_killed(tmp_path):
+    target = tmp_path / "report.json"
+
+    def write(text):
+        with atomic_path(target) as temporary:
+            temporary.write_text(text)
+
+    target.write_text("old")
+    left = 0
+    for step in killed_at_every_step(tmp_path, lambda: write("new")):
+        left += len(hidden(tmp_path))
+        assert len(hidden(tmp_path)) <= 1, step  # each run sweeps what the one before left
+        assert target.read_text() in ("old", "new")
+        target.write_text("old")
+    assert left > 2
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "new"
+
+
+def test_what_was_set_aside_comes_back_wherever_its_owner_is_killed(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "part").write_text("old")
+
+    def swap():
+        with temporary_folder(tmp_path) as folder:
+            (folder / "next").mkdir()
+            (folder / "next" / "part").write_text("new")
+            set_aside(target, folder)
+            (folder / "next").rename(target)
+
+    seen = set()
+    for _ in killed_at_every_step(tmp_path, swap):
+        seen.add("missing" if not target.exists() else (target / "part").read_text())
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [target]
+        assert (target / "part").read_text() in ("old", "new")
+        (target / "part").write_text("old")
+    assert seen == {"old", "missing", "new"}
+
+
+def test_a_failure_brings_back_what_was_set_aside(tmp_path):
+    target = tmp_path / "model"
+    target.write_text("old")
+    with pytest.raises(ValueError, match="no"), temporary_folder(tmp_path) as folder:
+        set_aside(target, folder)
+        raise ValueError("no")
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "old"
+
+
+def _hold(folder, ready, end):
+    with temporary_folder(folder) as temporary:
+        (temporary / "work").write_text("half")
+        ready.set()
+        end.wait(60)
+        assert (temporary / "work").read_text() == "half"
+
+
+def test_the_folder_of_a_living_process_stays(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, end = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, ready, end))
+    process.start()
+    assert ready.wait(60)
+    with temporary_folder(tmp_path) as mine:
+        sweep(tmp_path)
+        assert len(hidden(tmp_path)) == 2 and mine.is_dir()
+    end.set()
+    process.join()
+    assert process.exitcode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_folders_of_this_name_are_swept(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("mine")
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / f".ondevice-{DIGITS}.tmp").symlink_to(outside)
+    (place / f".ondevice-{DIGITS[::-1]}.tmp").write_text("a file")
+    (place / ".ondevice-settings.tmp").mkdir()
+    (place / f"{DIGITS}.tmp").mkdir()
+    (place / f".ondevice-{'a' * 16}.tmp").mkdir()  # its owner was killed before it had a lock
+    before = {path.name for path in place.iterdir()}
+    sweep(place)
+    assert before - {path.name for path in place.iterdir()} == {f".ondevice-{'a' * 16}.tmp"}
+    assert (outside / "kept").read_text() == "mine"
+
+
+def test_a_place_that_is_no_folder_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    sweep(tmp_path / "file")
+    sweep(tmp_path / "missing")
+    assert (tmp_path / "file").is_file()

@@ -1,8 +1,8 @@
 """The order of a conversion: every stage from the exported graph to what each target writes.
 
 A stage takes a model and returns one; it never changes the model that it was given. To add a
-stage, write such a function in the room that it belongs to, and put it into one of the lists below
-where its reason to stand there holds.
+stage, write such a function in the matching folder, and put it into one of the lists below where
+its reason to stand there holds.
 
     torch module or .onnx file --export, read-->            ir.Model       source/
       CLEANING                 --ir.Model -> ir.Model

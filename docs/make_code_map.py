@@ -11,20 +11,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "code_map.md"
 
-# Top folders in the order of the page, and what each is for; those that are not there are left out.
+# Top folders in the order of the page, and what each is for.
 ROOMS = {
     "ondevice": "the runtime that ships to a device; Python with numpy only, never torch",
     "ondevice/native": "the C engine: C11 without dependencies, in `sources.txt`'s order",
     "converters": "imported as `ondevice.converters`: torch or ONNX to .odm, .onnx and .tflite",
     "models": "imported as `ondevice.models`: layers, networks, data, training, search",
     "android_demo": "the Java library over the C engine, the demo app, and a build without an SDK",
-    "web": "the engine in a browser and in Node",
     "examples": "short scripts to start from",
     "benchmarks": "what makes the figures in docs/",
     "docs": "what makes pages",
     "tests": "mirrors the packages; beside them ARM, Android, hostile files, the zoo",
 }
-SUFFIXES = (".py", ".pyi", ".c", ".h", ".java", ".js", ".mjs", ".ts")
+SUFFIXES = (".py", ".pyi", ".c", ".h", ".java")
 INTRODUCTION = """# Code map
 
 Every source file, grouped by folder, with the sentence it opens with. Written by
@@ -62,7 +61,7 @@ def opening_comment(path: Path) -> str:
 def first_sentence(path: Path) -> str:
     """The first sentence of a file's opening comment, on one line, without its full stop."""
     paragraph = " ".join(opening_comment(path).split("\n\n")[0].split())
-    return re.split(r"(?<=[.!?])\s", paragraph)[0].rstrip(".")
+    return re.split(r"(?<!\.\.)(?<=[.!?])\s", paragraph)[0].rstrip(".")
 
 
 def source_files() -> Iterator[tuple[str, list[Path]]]:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from ondevice.errors import SpecError
 
-# The only list of codecs; every other one is derived from it, so a codec is added in one place.
+# The list of codecs for Python; the C engine has its own (core/codecs.c), which a test compares.
+# What else a codec touches: CONTRIBUTING.md.
 FloatCodec = Literal["f32", "f16"]  # values as they are, without scales
 NarrowCodec = Literal["q4", "q2"]  # values of less than a byte
 DenseCodec = Literal[FloatCodec, "q8"]  # what dense layers are stored in

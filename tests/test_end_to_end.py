@@ -57,7 +57,7 @@ def test_demo_prints_the_table(demo):
         "batch 128 p50",
         "batch 128 p95",
         "batch 128 p99",
-        "one request every 100 ms, p50",
+        "one row every 100 ms, p50",
     ):
         assert any(line.startswith(label) for line in lines), label
     assert "best reachable AUC" in done.stdout

@@ -1,5 +1,6 @@
-"""What a wheel contains, and what importing the runtime loads."""
+"""What a wheel contains, what importing the runtime loads, and which package imports which."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -96,6 +97,36 @@ def test_importing_ondevice_loads_nothing_heavy():
     assert not {name for name in own if name.startswith(("ondevice.converters", "ondevice.models"))}
 
 
+def imported_modules(path):
+    """The full names of all modules that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""  # ruff refuses relative imports
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    ("folder", "refused"),
+    [
+        ("ondevice", ("ondevice.converters", "ondevice.models")),
+        ("converters", ("ondevice.models",)),
+    ],
+)
+def test_packages_import_in_one_direction(folder, refused):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    modules = {path: set(imported_modules(path)) for path in files}
+    assert any("ondevice.errors" in names for names in modules.values())
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path, names in modules.items()
+        for name in sorted(names)
+        if any(f"{name}.".startswith(f"{other}.") for other in refused)
+    ]
+    assert not wrong
+
+
 def test_version_is_the_same_everywhere():
     done = subprocess.run(
         [sys.executable, "-m", "ondevice", "--version"], capture_output=True, text=True, check=True
@@ -129,6 +160,12 @@ def test_every_source_file_opens_with_a_sentence():
     ]
     assert len(files) > 250
     assert not lacking, "these files do not open with a sentence that says what they are for"
+
+
+def test_a_sentence_does_not_end_at_three_dots(tmp_path):
+    page = tmp_path / "page.py"
+    page.write_text('"""Scores IDs 1, 2, ... and prints the result. More."""\n')
+    assert load_code_map().first_sentence(page) == "Scores IDs 1, 2, ... and prints the result"
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")

@@ -176,7 +176,7 @@ def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:
             cells = ["-" if t is None else f"{microseconds(getattr(t, name))} us" for t in times]
             rows.append([f"batch {batch} {name}", "-", *cells])
     every = [item for item in measured.latencies if item.gap_ms and item.rows == 1]
-    label = f"one request every {every[0].gap_ms:g} ms, p50"
+    label = f"one row every {every[0].gap_ms:g} ms, p50"
     rows.append([label, "-", *(_p50(item.latency_us, 1, "us") for item in every)])
     return table(header, rows)
 

@@ -1,4 +1,4 @@
-"""Runs the libFuzzer harness; ONDEVICE_FUZZ_SECONDS sets for how long (600 in the nightly run)."""
+"""Runs the libFuzzer harness; ONDEVICE_FUZZ_SECONDS sets for how long (600 in `make fuzz`)."""
 
 import os
 import shutil

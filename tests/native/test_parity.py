@@ -208,7 +208,7 @@ def test_rows_that_are_not_finite_give_nan_everywhere(tmp_path):
 
 
 def graph_of_every_operator(tmp_path):
-    """Every operator of the native target, with broadcasting, views and a sequence input."""
+    """Many operators together, with broadcasting, views and a sequence input."""
     rng = np.random.default_rng(5)
     specs = {"a": full_spec(9, 4, oov_row=0), "b": binary_code_spec(4, code_bits=10, t=4),
              "s": full_spec(30, 4, padding_id=0, oov_row=1)}  # fmt: skip

@@ -39,13 +39,13 @@ static od_status read_entry(const od_json *item, uint64_t header, uint64_t file,
   if (!dtype || !shape || !offsets || item->size != 3)
     return bad_entry(error, name, "expected dtype, shape and data_offsets");
   if (dtype->kind != OD_J_TEXT) return bad_entry(error, name, "dtype must be a text");
-  unsigned found = 0;
-  while (found < OD_DTYPES && !od_equal(DTYPES[found].name, dtype->text)) found++;
-  if (found == OD_DTYPES) return bad_entry(error, name, "unknown dtype");
+  unsigned index = 0;
+  while (index < OD_DTYPES && !od_equal(DTYPES[index].name, dtype->text)) index++;
+  if (index == OD_DTYPES) return bad_entry(error, name, "unknown dtype");
   if (shape->kind != OD_J_LIST || shape->size > OD_MAX_RANK || offsets->kind != OD_J_LIST ||
       offsets->size != 2)
     return bad_entry(error, name, "shape and data_offsets must be lists of sizes");
-  uint64_t bytes = DTYPES[found].size;
+  uint64_t bytes = DTYPES[index].size;
   int64_t number, range[2];
   for (const od_json *d = shape->first; d; d = d->next) {
     if (!od_json_int(d, 0, INT64_MAX, &number))
@@ -60,7 +60,7 @@ static od_status read_entry(const od_json *item, uint64_t header, uint64_t file,
       (uint64_t)range[1] > file - header || (uint64_t)(range[1] - range[0]) != bytes)
     return bad_entry(error, name, "its bytes do not fit its shape or the file; cut off?");
   entry->name = name;
-  entry->dtype = (od_dtype)found;
+  entry->dtype = (od_dtype)index;
   entry->start = header + (uint64_t)range[0];
   entry->stop = header + (uint64_t)range[1];
   return OD_OK;

@@ -91,7 +91,7 @@ od_status od_plan_read(od_model *model, const od_container *container, od_arena 
 /* Decide where every value lies (place.c). */
 od_status od_place(od_model *model, od_arena *scratch, od_error *error);
 
-/* Compute the nodes that depend on constants alone (run.c). */
+/* Compute the nodes that depend only on constants (run.c). */
 od_status od_run_constants(od_model *model, od_error *error);
 
 /* Profiles (profile.c): zero all operators; add one step, begun at that time on the clock. */

@@ -234,8 +234,8 @@ od_status od_plan_read(od_model *model, const od_container *file, od_arena *scra
   OD_CHECK(
       od_json_parse(info_text->text, info_text->size, "model description", scratch, &info, error));
   number = od_json_member(info, "version");
-  int64_t one;
-  if (!od_json_int(number, 1, 1, &one))
+  int64_t info_version;
+  if (!od_json_int(number, 1, 1, &info_version))
     return od_fail(error, OD_E_FORMAT, "model description: this release reads version 1");
   model->info = od_take_text(&model->arena, info_text->text, info_text->size);
   if (!model->info) return od_plan_no_memory(&p);

@@ -2,7 +2,7 @@
 #include "ops/ops.h"
 
 typedef struct {
-  od_rows many, one; /* in the rows' memory, in the context's memory */
+  od_rows chunk, context; /* in the rows' memory, in the context's memory */
 } location;
 
 struct od_session {
@@ -23,7 +23,7 @@ struct od_session {
   uint8_t *shared; /* by value: rank() computes it once for all rows */
   od_range *ranges, *shared_ranges;
   float *partial; /* the context's share of a dense layer, [widest_units] */
-  float **partials; /* by node: where that share is kept, or NULL */
+  float **partials; /* by node: where that share is, or NULL */
   uint8_t *split; /* by node: a concatenation that only layers with such a share read */
   uint32_t partial_count; /* dense layers that rank() may split */
   od_dense_scratch scratch;
@@ -41,11 +41,11 @@ static void locate_values(od_session *s) {
     const od_value *value = &model->values[i], *root = &model->values[value->root];
     location *l = &s->locations[i];
     if (!value->batched) {
-      l->many = l->one = (od_rows){value->data, 0};
+      l->chunk = l->context = (od_rows){value->data, 0};
     } else if (root->node >= 0) {
       size_t bytes = od_dtype_size(root->dtype), before = value->root_offset * bytes;
-      l->many = (od_rows){s->rows + root->place + before, root->size * bytes};
-      l->one = (od_rows){s->single + root->single_place + before, 0};
+      l->chunk = (od_rows){s->rows + root->place + before, root->size * bytes};
+      l->context = (od_rows){s->single + root->single_place + before, 0};
     }
   }
 }
@@ -144,7 +144,7 @@ od_status od_session_open(const od_model *model, od_session **session, od_error 
   poison_session(s);
   for (uint32_t i = 0; i < model->lookup_count; i++) {
     if (model->lookups[i].computed) continue;
-    od_rows out = s->locations[model->lookup_outputs[i]].many;
+    od_rows out = s->locations[model->lookup_outputs[i]].chunk;
     s->gathers[s->gather_count] =
         (od_gather){&model->lookups[i], NULL, model->lookups[i].ids_per_row,
                     (float *)(void *)(uintptr_t)out.data, out.step / 4};
@@ -175,7 +175,7 @@ static od_status report(const od_fault *fault, od_error *error) {
 
 static od_rows place_of(const od_session *s, int32_t value) {
   if (value < 0) return (od_rows){NULL, 0};
-  return s->shared[value] ? s->locations[value].one : s->locations[value].many;
+  return s->shared[value] ? s->locations[value].context : s->locations[value].chunk;
 }
 
 static void run_dense(const od_session *s, const od_node *node, od_rows in, size_t rows,
@@ -191,15 +191,15 @@ static void run_dense(const od_session *s, const od_node *node, od_rows in, size
   for (size_t row = 0; row < rows; row++) /* several vectors a row */
     for (uint32_t first = 0; first < node->dense.vectors; first += s->model->chunk_rows) {
       size_t left = node->dense.vectors - first;
-      size_t here = left < s->model->chunk_rows ? left : s->model->chunk_rows;
+      size_t chunk_vectors = left < s->model->chunk_rows ? left : s->model->chunk_rows;
       s->model->kernels->dense(layer, from + row * (in.step / 4) + (size_t)first * layer->features,
-                               layer->features, here, ranges, count, initial, relu,
+                               layer->features, chunk_vectors, ranges, count, initial, relu,
                                out + row * out_step + (size_t)first * layer->units, layer->units,
                                &s->scratch);
     }
 }
 
-/* Columns of a concatenation that do, or do not, depend on the context alone. */
+/* Columns of a concatenation that do, or do not, depend only on the context. */
 static size_t column_ranges(const od_session *s, const od_node *parts, int shared,
                             od_range *ranges) {
   size_t count = 0;
@@ -225,8 +225,8 @@ static void locate_inputs(od_session *s, const void *const *inputs, size_t start
     location *l = &s->locations[s->read_inputs[i]];
     const char *values = inputs[root->input];
     size_t step = root->size * od_dtype_size(root->dtype);
-    l->one = (od_rows){values, 0};
-    l->many = (od_rows){values + start * step, step};
+    l->context = (od_rows){values, 0};
+    l->chunk = (od_rows){values + start * step, step};
   }
 }
 
@@ -282,7 +282,8 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
   if (trouble && !s->trouble) s->trouble = trouble, s->troubled = node->number;
 }
 
-/* The same steps with a profile. Kept apart, so that a request without one pays a branch a step. */
+/* The same steps with a profile: functions of their own, so that a request without it pays a
+ * branch a step. */
 #define OD_APART __attribute__((noinline, cold))
 
 OD_APART static void execute_timed(od_session *s, uint32_t index, size_t rows) {
@@ -361,20 +362,20 @@ od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *c
   s->fault.kind = OD_FAULT_NONE;
   poison_session(s);
   for (size_t start = 0; start < rows; start += model->chunk_rows) {
-    size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
+    size_t chunk_rows = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
     od_fault fault = {OD_FAULT_NONE, NULL, 0};
     poison(s->rows, model->rows_bytes);
     for (uint32_t i = 0; i < s->gather_count; i++)
       s->gathers[i].ids = (const int64_t *)inputs[model->values[s->gather_inputs[i]].input] +
                           start * s->gathers[i].ids_step;
-    gather(s, s->gathers, s->gather_count, here, &fault);
+    gather(s, s->gathers, s->gather_count, chunk_rows, &fault);
     if (fault.kind) return report(&fault, error);
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
-      if (runs(model, &model->nodes[i])) step(s, i, here);
+      if (runs(model, &model->nodes[i])) step(s, i, chunk_rows);
     if (s->fault.kind) return report(&s->fault, error);
     if (s->trouble) return report_trouble(s, error);
-    copy_outputs(s, start, here, outputs);
+    copy_outputs(s, start, chunk_rows, outputs);
   }
   return OD_OK;
 }
@@ -398,12 +399,12 @@ static void mark_shared(od_session *s, const uint8_t *is_context) {
 
 /* The one row of a concatenation in the context's memory, with the columns of its shared parts. */
 static const float *join_shared(const od_session *s, const od_node *concat) {
-  char *to = (char *)(uintptr_t)s->locations[concat->output].one.data;
+  char *to = (char *)(uintptr_t)s->locations[concat->output].context.data;
   size_t before = 0;
   for (uint32_t i = 0; i < concat->input_count; i++) {
     int32_t part = concat->inputs[i];
     size_t bytes = s->model->values[part].size * sizeof(float);
-    const char *from = s->locations[part].one.data;
+    const char *from = s->locations[part].context.data;
     if (s->shared[part] && from != to + before) od_copy(to + before, from, bytes);
     before += bytes;
   }
@@ -445,7 +446,7 @@ static int only_split(const od_session *s, uint32_t concat) {
     for (uint32_t j = 0; runs(model, node) && j < node->input_count; j++)
       if (node->inputs[j] >= 0 && model->values[node->inputs[j]].batched &&
           model->values[node->inputs[j]].root == root && !s->partials[i]) {
-        /* readers of a part alone do not need the whole */
+        /* readers of only a part do not need the whole */
         if (model->values[node->inputs[j]].size == model->values[output].size) return 0;
       }
   }
@@ -471,15 +472,16 @@ od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_co
   for (uint32_t i = 0; i < model->node_count; i++)
     s->split[i] = model->nodes[i].op == OD_OP_CONCAT && only_split(s, i);
   for (size_t start = 0; !fault.kind && start < rows; start += model->chunk_rows) {
-    size_t here = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
+    size_t chunk_rows = rows - start < model->chunk_rows ? rows - start : model->chunk_rows;
     poison(s->rows, model->rows_bytes);
     count = collect(s, inputs, start, 0, s->other_gathers);
-    gather(s, s->other_gathers, count, here, &fault);
+    gather(s, s->other_gathers, count, chunk_rows, &fault);
     if (fault.kind) break;
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
-      if (runs(model, &model->nodes[i]) && !s->shared[model->nodes[i].output]) step(s, i, here);
-    copy_outputs(s, start, here, outputs);
+      if (runs(model, &model->nodes[i]) && !s->shared[model->nodes[i].output])
+        step(s, i, chunk_rows);
+    copy_outputs(s, start, chunk_rows, outputs);
   }
   od_zero(s->shared, model->value_count);
   od_zero(s->split, model->node_count);

@@ -108,7 +108,7 @@ OD_API od_status od_run(od_session *session, const void *const *inputs, size_t r
                         float *const *outputs, od_error *error);
 
 /* Score `rows` candidates for one context: is_context[i] is 1 where inputs[i] holds a single row,
- * the same for all candidates. Work that depends on context inputs alone is done once. */
+ * the same for all candidates. Work that depends only on context inputs is done once. */
 OD_API od_status od_rank(od_session *session, const void *const *inputs,
                          const uint8_t *is_context, size_t rows, float *const *outputs,
                          od_error *error);

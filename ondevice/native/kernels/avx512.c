@@ -58,16 +58,16 @@ OD_INLINE __m512i dot(__m512i sum, __m512i unsigned_bytes, __m512i signed_bytes)
 /* Numbers of the words that are not zero, 16 at a time; may write 15 beyond the last. */
 OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *list) {
   __m512i numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  uint32_t found = 0;
+  uint32_t listed = 0;
   for (uint32_t i = 0; i < count; i += 16, numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(16))) {
     __mmask16 valid = count - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (count - i)) - 1);
     __m512i part = _mm512_maskz_loadu_epi32(valid, words + i);
     __mmask16 set = _mm512_test_epi32_mask(part, part);
     __m256i chosen = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(set, numbers));
-    _mm256_storeu_si256((__m256i *)(void *)(list + found), chosen);
-    found += (uint32_t)__builtin_popcount(set);
+    _mm256_storeu_si256((__m256i *)(void *)(list + listed), chosen);
+    listed += (uint32_t)__builtin_popcount(set);
   }
-  return found;
+  return listed;
 }
 #define HAS_LIST_WORDS
 

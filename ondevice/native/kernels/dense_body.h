@@ -29,12 +29,12 @@ OD_INLINE float bits_float(uint32_t bits) {
 #ifndef HAS_LIST_WORDS
 /* Numbers of the words that are not zero. */
 OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *list) {
-  uint32_t found = 0;
+  uint32_t listed = 0;
   for (uint32_t i = 0; i < count; i++) {
-    list[found] = (uint16_t)i;
-    found += words[i] != 0;
+    list[listed] = (uint16_t)i;
+    listed += words[i] != 0;
   }
-  return found;
+  return listed;
 }
 #endif
 
@@ -94,15 +94,16 @@ static uint32_t list_groups(const int8_t *codes, size_t step, uint32_t rows, uin
   enum { PIECE = 256 };
   uint32_t words[PIECE], count = 0;
   for (uint32_t start = 0; start < groups; start += PIECE) {
-    uint32_t here = groups - start < PIECE ? groups - start : PIECE;
-    od_copy(words, codes + 4 * (size_t)start, 4 * (size_t)here);
+    uint32_t piece = groups - start < PIECE ? groups - start : PIECE;
+    od_copy(words, codes + 4 * (size_t)start, 4 * (size_t)piece);
     for (uint32_t r = 1; r < rows; r++) {
       const int8_t *row = codes + r * step + 4 * (size_t)start;
-      for (uint32_t g = 0; g < here; g++) words[g] |= od_load32(row + 4 * g);
+      for (uint32_t g = 0; g < piece; g++) words[g] |= od_load32(row + 4 * g);
     }
-    uint32_t found = list_words(words, here, list + count);
-    for (uint32_t i = 0; start && i < found; i++) list[count + i] = (uint16_t)(list[count + i] + start);
-    count += found;
+    uint32_t listed = list_words(words, piece, list + count);
+    for (uint32_t i = 0; start && i < listed; i++)
+      list[count + i] = (uint16_t)(list[count + i] + start);
+    count += listed;
   }
   return count;
 }
@@ -145,17 +146,17 @@ static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t 
   }
   q8_tiles(m, n, layer, unit, list, count, codes, code_sums, s->positive[row / OD_TILE_ROWS], sums);
   uint32_t width = n * 16;
-  uint32_t kept = layer->units - unit < width ? layer->units - unit : width;
+  uint32_t units = layer->units - unit < width ? layer->units - unit : width;
   for (uint32_t r = 0; r < rows; r++) {
     float scale = s->scales[row + r];
     const float *unit_scales = layer->scale + unit, *bias = initial + unit;
-    const int32_t *own = sums + (size_t)r * width;
+    const int32_t *row_sums = sums + (size_t)r * width;
     for (uint32_t i = 0; i < width; i++) {
       float step = scale * unit_scales[i];
-      float product = (float)own[i] * step;
+      float product = (float)row_sums[i] * step;
       results[i] = product + bias[i];
     }
-    finish(out + (size_t)r * out_step + unit, results, kept, relu);
+    finish(out + (size_t)r * out_step + unit, results, units, relu);
   }
 }
 
@@ -227,11 +228,11 @@ static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32
   for (uint32_t r = 0; r < m; r++) at[r] = in + (r < rows ? r : rows - 1) * in_step;
   float_tiles(m, n, layer->codec == OD_CODEC_F16, layer, unit, list, count, at, sums);
   uint32_t width = n * 16;
-  uint32_t kept = layer->units - unit < width ? layer->units - unit : width;
+  uint32_t units = layer->units - unit < width ? layer->units - unit : width;
   for (uint32_t r = 0; r < rows; r++) {
-    float *own = sums + (size_t)r * width;
-    for (uint32_t i = 0; i < width; i++) own[i] += initial[unit + i];
-    finish(out + (size_t)r * out_step + unit, own, kept, relu);
+    float *row_sums = sums + (size_t)r * width;
+    for (uint32_t i = 0; i < width; i++) row_sums[i] += initial[unit + i];
+    finish(out + (size_t)r * out_step + unit, row_sums, units, relu);
   }
 }
 
@@ -255,16 +256,17 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
   }
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS;
-    uint32_t here = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
+    uint32_t tile_rows = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
     uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
-    s->counts[t] = integer ? list_groups(s->codes + row * padded, padded, here, padded / 4, list)
-                           : list_features(in + row * in_step, in_step, here, ranges, range_count,
-                                           list);
+    s->counts[t] = integer
+                       ? list_groups(s->codes + row * padded, padded, tile_rows, padded / 4, list)
+                       : list_features(in + row * in_step, in_step, tile_rows, ranges, range_count,
+                                       list);
   }
   uint32_t wide = integer ? Q8_WIDE : FLOAT_WIDE, at_once = integer ? Q8_ROWS : FLOAT_ROWS;
   uint32_t most = rows == 1 ? wide : integer ? Q8_BLOCKS : FLOAT_BLOCKS;
   uint32_t blocks = layer->padded_units / 16;
-  if (most == MOST_BLOCKS && blocks != MOST_BLOCKS) most = 13; /* sizes between are not made */
+  if (most == MOST_BLOCKS && blocks != MOST_BLOCKS) most = 13; /* no tile has a size between */
   uint32_t panels = (blocks + most - 1) / most; /* of nearly equal size */
   for (uint32_t p = 0, block = 0; p < panels; p++) {
     uint32_t n = (blocks - block + panels - p - 1) / (panels - p);
@@ -273,14 +275,14 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
       size_t end = (t + 1) * OD_TILE_ROWS < rows ? (t + 1) * OD_TILE_ROWS : rows;
       for (size_t row = t * OD_TILE_ROWS; row < end;) {
         uint32_t m = rows_at_once((uint32_t)(end - row), at_once);
-        uint32_t here = end - row < m ? (uint32_t)(end - row) : m;
+        uint32_t block_rows = end - row < m ? (uint32_t)(end - row) : m;
         if (integer)
-          q8_block(layer, block * 16, m, n, s, (uint32_t)row, list, s->counts[t], padded, here,
-                   initial, relu, out + row * out_step, out_step);
+          q8_block(layer, block * 16, m, n, s, (uint32_t)row, list, s->counts[t], padded,
+                   block_rows, initial, relu, out + row * out_step, out_step);
         else
-          float_block(layer, block * 16, m, n, in + row * in_step, in_step, here, list,
+          float_block(layer, block * 16, m, n, in + row * in_step, in_step, block_rows, list,
                       s->counts[t], initial, relu, out + row * out_step, out_step);
-        row += here;
+        row += block_rows;
       }
     }
     block += n;

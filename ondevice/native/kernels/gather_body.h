@@ -11,7 +11,7 @@ enum { JOBS = 128, ENTRIES = 512 };
 typedef struct {
   const uint8_t *at; /* its index group, then its record */
   uint32_t row; /* then the bit of its first byte at which the record begins */
-  uint32_t kept;
+  uint32_t width; /* how many values the row keeps */
 } entry;
 
 typedef struct {
@@ -53,7 +53,7 @@ OD_INLINE uint64_t bits_from(const uint8_t *at, uint32_t shift, uint32_t count) 
 
 /* Values [column, column + VW) of one record. */
 OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column, od_codec codec) {
-  if (column && e->kept <= column) return vf_set1(0);
+  if (column && e->width <= column) return vf_set1(0);
   const uint8_t *values = e->at + table->scale_bytes;
   vf part;
   if (codec == OD_CODEC_Q8) part = vf_load_q8(values + column);
@@ -69,7 +69,7 @@ OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column,
     part = vf_mul(part, vf_set1(half_value((uint16_t)(od_load32(e->at) >> e->row))));
   else if (table->scale == OD_SCALE_COLUMN)
     part = vf_mul(part, load_part(table->scales + column, table->dim - column));
-  return e->kept >= column + VW ? part : vf_keep(part, (int32_t)(e->kept - column));
+  return e->width >= column + VW ? part : vf_keep(part, (int32_t)(e->width - column));
 }
 
 OD_INLINE void fuse(const job *j, const entry *entries, od_codec codec) {
@@ -118,14 +118,14 @@ OD_INLINE void locate(entry *e, uint32_t count, const od_table *table, gather_st
     if (bits <= 2) before = (before & 0x3333333333333333u) + ((before >> 2) & 0x3333333333333333u);
     before = (before & 0x0f0f0f0f0f0f0f0fu) + ((before >> 4) & 0x0f0f0f0f0f0f0f0fu);
     before = (before * 0x0101010101010101u) >> 56;
-    uint32_t own = (uint32_t)(codes >> (bits * place)) & (((uint32_t)1 << bits) - 1);
+    uint32_t code = (uint32_t)(codes >> (bits * place)) & (((uint32_t)1 << bits) - 1);
     uint64_t offset = 8 * start + (uint64_t)place * table->base_bits + before * table->step_bits;
-    uint64_t end = offset + table->base_bits + own * table->step_bits;
-    uint32_t kept = table->width_base + own * table->width_step;
-    e->kept = kept < table->dim ? kept : table->dim;
+    uint64_t end = offset + table->base_bits + code * table->step_bits;
+    uint32_t width = table->width_base + code * table->width_step;
+    e->width = width < table->dim ? width : table->dim;
     if (__builtin_expect(end > 8 * table->payload, 0)) {
       state->fault->kind = OD_FAULT_INDEX;
-      offset = e->kept = 0;
+      offset = e->width = 0;
     }
     e->at = table->records + (offset >> 3);
     e->row = offset & 7;
@@ -160,7 +160,7 @@ static void flush(gather_state *state) {
 
 OD_INLINE void add_entry(gather_state *state, const od_table *table, uint32_t row) {
   entry *e = &state->entries[state->entry_count++];
-  e->kept = table->width_base;
+  e->width = table->width_base;
   if (table->index) {
     e->row = row;
     e->at = table->index + (size_t)(row >> table->group_shift) * 12;

@@ -24,8 +24,8 @@ OD_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   static const int32_t lanes[4] = {0, 1, 2, 3};
-  uint32x4_t kept = vcgtq_s32(vdupq_n_s32(count), vld1q_s32(lanes));
-  return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), kept));
+  uint32x4_t mask = vcgtq_s32(vdupq_n_s32(count), vld1q_s32(lanes));
+  return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), mask));
 }
 OD_INLINE vf vf_load_q8(const uint8_t *p) {
   int8x8_t codes = vreinterpret_s8_u32(vdup_n_u32(od_load32(p)));

@@ -103,8 +103,8 @@ od_status od_shape_slice(const od_inference *f) {
         return od_refuse(f, "it selects rows");
       continue;
     }
-    uint32_t own = (uint32_t)axis - first;
-    OD_CHECK(slice_axis(f, s.starts[i], s.ends[i], step, &dims[own], &walk->strides[0][own]));
+    uint32_t dim = (uint32_t)axis - first;
+    OD_CHECK(slice_axis(f, s.starts[i], s.ends[i], step, &dims[dim], &walk->strides[0][dim]));
   }
   walk_over(walk, dims, in->rank);
   return od_set_dims(f, in->batched, in->dtype, dims, in->rank);
@@ -124,7 +124,8 @@ od_status od_shape_expand(const od_inference *f) {
   uint32_t count, from[OD_MAX_RANK], dims[OD_MAX_RANK];
   if (!od_is_plain(in) || !od_constant_ints(od_operand(f, 1), &target, &count))
     return od_refuse(f, "a constant shape needed");
-  uint32_t own = od_full_rank(in), rank = own > count ? own : count, first = in->batched ? 1 : 0;
+  uint32_t in_rank = od_full_rank(in), rank = in_rank > count ? in_rank : count;
+  uint32_t first = in->batched ? 1 : 0;
   if (rank > OD_MAX_RANK || !od_align(in, rank, from))
     return od_refuse(f, "its rows would not stay its first axis");
   if (first && count == rank && target[0] != 1) return od_refuse(f, "a fixed number of rows");
@@ -196,7 +197,7 @@ od_trouble od_loop_pad(const od_node *node, const od_value *values, const char *
 }
 
 /* Extent of the joined axis of the result. */
-static od_status joined_extent(const od_inference *f, const od_value *first, uint32_t own,
+static od_status joined_extent(const od_inference *f, const od_value *first, uint32_t dim,
                                uint32_t *total) {
   *total = 0;
   for (uint32_t i = 0; i < f->node->input_count; i++) {
@@ -204,10 +205,10 @@ static od_status joined_extent(const od_inference *f, const od_value *first, uin
     if (v->batched != first->batched || v->rank != first->rank)
       return od_refuse(f, "its inputs' shapes do not fit each other");
     for (uint32_t d = 0; d < v->rank; d++)
-      if (d != own && v->dims[d] != first->dims[d])
+      if (d != dim && v->dims[d] != first->dims[d])
         return od_refuse(f, "its inputs' shapes do not fit each other");
-    if (v->dims[own] > OD_MAX_ROW_ELEMENTS - *total) return od_refuse(f, "too large a value");
-    *total += v->dims[own];
+    if (v->dims[dim] > OD_MAX_ROW_ELEMENTS - *total) return od_refuse(f, "too large a value");
+    *total += v->dims[dim];
   }
   return OD_OK;
 }
@@ -219,16 +220,16 @@ od_status od_shape_concat(const od_inference *f) {
     if (!od_is_plain(od_operand(f, i)) || od_operand(f, i)->dtype != first->dtype)
       return od_refuse(f, "inputs of one type needed");
   od_axis *axis = &f->node->concat;
-  uint32_t own, dims[OD_MAX_RANK];
-  if (!od_split_at(first, od_attribute_int(f, "axis", INT32_MAX), axis, &own))
+  uint32_t dim, dims[OD_MAX_RANK];
+  if (!od_split_at(first, od_attribute_int(f, "axis", INT32_MAX), axis, &dim))
     return od_refuse(f, "it joins rows, or no axis");
-  OD_CHECK(joined_extent(f, first, own, &axis->length));
+  OD_CHECK(joined_extent(f, first, dim, &axis->length));
   od_copy(dims, first->dims, sizeof dims);
-  dims[own] = axis->length;
+  dims[dim] = axis->length;
   return od_set_dims(f, first->batched, first->dtype, dims, first->rank);
 }
 
-/* Parts that were computed in place are already there. */
+/* Parts that were computed in place are not copied. */
 od_trouble od_loop_concat(const od_node *node, const od_value *values, const od_rows *in, char *out,
                           size_t out_step, size_t rows) {
   const od_axis *axis = &node->concat;

@@ -13,8 +13,8 @@ const od_value *od_operand(const od_inference *f, uint32_t i) {
 
 int64_t od_attribute_int(const od_inference *f, const char *name, int64_t fallback) {
   int64_t value = fallback;
-  const od_json *found = od_json_member(f->attributes, name);
-  if (found && !od_json_int(found, INT32_MIN, INT32_MAX, &value)) return fallback;
+  const od_json *attribute = od_json_member(f->attributes, name);
+  if (attribute && !od_json_int(attribute, INT32_MIN, INT32_MAX, &value)) return fallback;
   return value;
 }
 
@@ -23,9 +23,9 @@ int od_attribute_flag(const od_inference *f, const char *name, int fallback) {
 }
 
 float od_attribute_real(const od_inference *f, const char *name, float fallback) {
-  const od_json *found = od_json_member(f->attributes, name);
-  if (!found || (found->kind != OD_J_INT && found->kind != OD_J_REAL)) return fallback;
-  return (float)found->real;
+  const od_json *attribute = od_json_member(f->attributes, name);
+  if (!attribute || (attribute->kind != OD_J_INT && attribute->kind != OD_J_REAL)) return fallback;
+  return (float)attribute->real;
 }
 
 int od_constant_ints(const od_value *v, const int64_t **numbers, uint32_t *count) {
@@ -53,10 +53,10 @@ int od_is_plain(const od_value *v) {
 }
 
 int od_align(const od_value *v, uint32_t rank, uint32_t *dims) {
-  uint32_t own = od_full_rank(v);
-  if (own > rank || (v->batched && own != rank)) return 0;
+  uint32_t full_rank = od_full_rank(v);
+  if (full_rank > rank || (v->batched && full_rank != rank)) return 0;
   for (uint32_t i = 0; i < rank; i++)
-    dims[i] = i < rank - own ? 1 : od_full_dim(v, i - (rank - own));
+    dims[i] = i < rank - full_rank ? 1 : od_full_dim(v, i - (rank - full_rank));
   return 1;
 }
 
@@ -68,14 +68,14 @@ void od_strides(const uint32_t *dims, uint32_t rank, int32_t *strides) {
   }
 }
 
-int od_split_at(const od_value *in, int64_t full_axis, od_axis *axis, uint32_t *own) {
+int od_split_at(const od_value *in, int64_t full_axis, od_axis *axis, uint32_t *dim) {
   int32_t at = od_normal_axis(full_axis, od_full_rank(in));
   if (at < 0 || (in->batched && at == 0)) return 0;
-  *own = (uint32_t)at - (in->batched ? 1u : 0u);
-  *axis = (od_axis){1, in->dims[*own], 1};
+  *dim = (uint32_t)at - (in->batched ? 1u : 0u);
+  *axis = (od_axis){1, in->dims[*dim], 1};
   for (uint32_t i = 0; i < in->rank; i++) {
-    if (i < *own) axis->outer *= in->dims[i];
-    if (i > *own) axis->inner *= in->dims[i];
+    if (i < *dim) axis->outer *= in->dims[i];
+    if (i > *dim) axis->inner *= in->dims[i];
   }
   return 1;
 }

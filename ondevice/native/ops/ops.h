@@ -42,8 +42,8 @@ int od_align(const od_value *v, uint32_t rank, uint32_t *dims);
 /* Strides of an operand with these extents along the result's axes, 0 where it repeats. */
 void od_strides(const uint32_t *dims, uint32_t rank, int32_t *strides);
 
-/* Split an operand at a full axis; 0 for the rows. `own`: the axis among its dims. */
-int od_split_at(const od_value *in, int64_t full_axis, od_axis *axis, uint32_t *own);
+/* Split an operand at a full axis; 0 for the rows. `dim`: the axis among its dims. */
+int od_split_at(const od_value *in, int64_t full_axis, od_axis *axis, uint32_t *dim);
 
 /* At least `count` operands, all float32, or float32 or int64 of one type. */
 od_status od_need_floats(const od_inference *f, uint32_t count);

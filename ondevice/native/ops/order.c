@@ -12,13 +12,13 @@ od_status od_shape_arg(const od_inference *f) {
   OD_CHECK(od_need_numbers(f, 1));
   const od_value *in = od_operand(f, 0);
   od_arg *arg = &f->node->arg;
-  uint32_t own, dims[OD_MAX_RANK], rank = 0;
-  if (!od_split_at(in, od_attribute_int(f, "axis", 0), &arg->axis, &own))
+  uint32_t dim, dims[OD_MAX_RANK], rank = 0;
+  if (!od_split_at(in, od_attribute_int(f, "axis", 0), &arg->axis, &dim))
     return od_refuse(f, "it compares rows");
   arg->largest = f->node->op == OD_OP_ARG_MAX;
   arg->last = od_attribute_flag(f, "select_last_index", 0) != 0;
   for (uint32_t i = 0; i < in->rank; i++) {
-    if (i != own) dims[rank++] = in->dims[i];
+    if (i != dim) dims[rank++] = in->dims[i];
     else if (od_attribute_flag(f, "keepdims", 1)) dims[rank++] = 1;
   }
   return od_set_dims(f, in->batched, OD_I64, dims, rank);
@@ -47,15 +47,15 @@ od_status od_shape_top_k(const od_inference *f) {
   OD_CHECK(od_need_numbers(f, 1));
   const od_value *in = od_operand(f, 0);
   od_top_k *top = &f->node->top_k;
-  uint32_t own, dims[OD_MAX_RANK];
+  uint32_t dim, dims[OD_MAX_RANK];
   int64_t k = od_attribute_int(f, "k", 0);
-  if (!od_split_at(in, od_attribute_int(f, "axis", -1), &top->axis, &own))
+  if (!od_split_at(in, od_attribute_int(f, "axis", -1), &top->axis, &dim))
     return od_refuse(f, "it compares rows");
-  if (k < 1 || k > in->dims[own]) return od_refuse(f, "k is out of range");
+  if (k < 1 || k > in->dims[dim]) return od_refuse(f, "k is out of range");
   top->largest = od_attribute_flag(f, "largest", 1) != 0;
   top->count = (uint32_t)k;
   od_copy(dims, in->dims, sizeof dims);
-  dims[own] = (uint32_t)k;
+  dims[dim] = (uint32_t)k;
   return od_set_dims(f, in->batched, OD_I64, dims, in->rank);
 }
 
@@ -97,10 +97,10 @@ od_status od_shape_cum_sum(const od_inference *f) {
   const od_value *in = od_operand(f, 0);
   od_cum_sum *sum = &f->node->cum_sum;
   const int64_t *axis;
-  uint32_t own, count;
+  uint32_t dim, count;
   if (!od_constant_ints(od_operand(f, 1), &axis, &count) || count != 1)
     return od_refuse(f, "a constant axis needed");
-  if (!od_split_at(in, axis[0], &sum->axis, &own)) return od_refuse(f, "it sums over rows");
+  if (!od_split_at(in, axis[0], &sum->axis, &dim)) return od_refuse(f, "it sums over rows");
   sum->reverse = od_attribute_flag(f, "reverse", 0) != 0;
   sum->exclusive = od_attribute_flag(f, "exclusive", 0) != 0;
   return od_same_as(f, in);

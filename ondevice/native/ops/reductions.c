@@ -94,8 +94,8 @@ od_trouble od_loop_reduce(const od_node *node, const od_value *values, const cha
 od_status od_shape_softmax(const od_inference *f) {
   OD_CHECK(od_need_floats(f, 1));
   const od_value *in = od_operand(f, 0);
-  uint32_t own;
-  if (!od_split_at(in, od_attribute_int(f, "axis", -1), &f->node->reduction, &own))
+  uint32_t dim;
+  if (!od_split_at(in, od_attribute_int(f, "axis", -1), &f->node->reduction, &dim))
     return od_refuse(f, "it normalises over the rows");
   return od_same_as(f, in);
 }

@@ -36,16 +36,16 @@ static uint32_t checked(int64_t index, uint32_t size, od_trouble *trouble) {
 
 od_status od_shape_gather(const od_inference *f) {
   const od_value *in = od_operand(f, 0), *indices = od_operand(f, 1);
-  uint32_t own, dims[2 * OD_MAX_RANK], rank = 0;
+  uint32_t dim, dims[2 * OD_MAX_RANK], rank = 0;
   if (!od_is_plain(in) || !are_indices(indices))
     return od_refuse(f, "data and int64 indices needed");
-  if (!od_split_at(in, od_attribute_int(f, "axis", 0), &f->node->selection.axis, &own))
+  if (!od_split_at(in, od_attribute_int(f, "axis", 0), &f->node->selection.axis, &dim))
     return od_refuse(f, "it selects rows");
-  if (indices->batched && (in->batched || own != 0))
+  if (indices->batched && (in->batched || dim != 0))
     return od_refuse(f, "indices of every row select along the first axis of a constant only");
-  for (uint32_t i = 0; i < own; i++) dims[rank++] = in->dims[i];
+  for (uint32_t i = 0; i < dim; i++) dims[rank++] = in->dims[i];
   for (uint32_t i = 0; i < indices->rank; i++) dims[rank++] = indices->dims[i];
-  for (uint32_t i = own + 1; i < in->rank; i++) dims[rank++] = in->dims[i];
+  for (uint32_t i = dim + 1; i < in->rank; i++) dims[rank++] = in->dims[i];
   f->node->selection.count = indices->size;
   return od_set_dims(f, in->batched || indices->batched, in->dtype, dims, rank);
 }
@@ -67,19 +67,19 @@ od_status od_shape_gather_elements(const od_inference *f) {
   const od_value *in = od_operand(f, 0), *indices = od_operand(f, 1);
   od_element_selection *elements = &f->node->elements;
   od_axis axis;
-  uint32_t own;
+  uint32_t dim;
   if (!od_is_plain(in) || !are_indices(indices))
     return od_refuse(f, "data and int64 indices needed");
   if (in->batched != indices->batched || in->rank != indices->rank ||
-      !od_split_at(in, od_attribute_int(f, "axis", 0), &axis, &own))
+      !od_split_at(in, od_attribute_int(f, "axis", 0), &axis, &dim))
     return od_refuse(f, "data and indices of one rank, not along the rows, needed");
   for (uint32_t i = 0; i < in->rank; i++)
-    if (i != own && indices->dims[i] > in->dims[i])
+    if (i != dim && indices->dims[i] > in->dims[i])
       return od_refuse(f, "its inputs' shapes do not fit each other");
   elements->length = axis.length;
   elements->stride = axis.inner;
   od_strides(in->dims, in->rank, elements->walk.strides[0]);
-  elements->walk.strides[0][own] = 0;
+  elements->walk.strides[0][dim] = 0;
   elements->walk.rank = in->rank;
   od_copy(elements->walk.shape, indices->dims, sizeof(uint32_t) * in->rank);
   return od_set_dims(f, in->batched, in->dtype, indices->dims, in->rank);

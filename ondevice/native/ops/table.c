@@ -24,8 +24,8 @@ od_trouble od_execute(const od_node *node, const od_value *values, const od_rows
     const char *operands[3] = {NULL, NULL, NULL};
     for (uint32_t i = 0; i < node->input_count && i < 3; i++)
       if (in[i].data) operands[i] = in[i].data + row * in[i].step;
-    od_trouble here = operator->row(node, values, operands, out + row * out_step);
-    if (here) trouble = here;
+    od_trouble row_trouble = operator->row(node, values, operands, out + row * out_step);
+    if (row_trouble) trouble = row_trouble;
   }
   return trouble;
 }

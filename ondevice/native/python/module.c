@@ -185,16 +185,16 @@ static PyObject *predict(PyObject *object, PyObject *mapping) {
   Model *self = (Model *)(void *)object;
   const void *ids[OD_MAX_INPUTS];
   PyObject *held[OD_MAX_INPUTS];
-  Py_ssize_t rows = 0, own;
+  Py_ssize_t rows = 0, value_rows;
   size_t count = 0;
   PyObject *result = NULL;
   if (!PyDict_CheckExact(mapping) || (size_t)PyDict_Size(mapping) != self->inputs) Py_RETURN_NONE;
   for (; count < self->inputs; count++) {
     PyObject *value = PyDict_GetItemWithError(mapping, self->names[count]);
-    if (!value || !plain_values(value, od_input(self->model, count), &ids[count], &own) ||
-        (rows && own != rows))
+    if (!value || !plain_values(value, od_input(self->model, count), &ids[count], &value_rows) ||
+        (rows && value_rows != rows))
       break;
-    rows = own;
+    rows = value_rows;
     held[count] = value;
     Py_INCREF(value); /* another thread may change the mapping meanwhile */
   }
@@ -214,7 +214,7 @@ static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t a
   const void *ids[OD_MAX_INPUTS];
   uint8_t context[OD_MAX_INPUTS];
   PyObject *held[OD_MAX_INPUTS], *result = NULL;
-  Py_ssize_t rows = 0, own;
+  Py_ssize_t rows = 0, value_rows;
   size_t count = 0;
   if (argument_count != 2) {
     PyErr_SetString(PyExc_TypeError, "rank takes context and candidates");
@@ -228,9 +228,10 @@ static PyObject *rank(PyObject *object, PyObject *const *arguments, Py_ssize_t a
     PyObject *value = PyDict_GetItemWithError(arguments[0], self->names[count]);
     context[count] = value != NULL;
     if (!value) value = PyDict_GetItemWithError(arguments[1], self->names[count]);
-    if (!value || !plain_values(value, od_input(self->model, count), &ids[count], &own)) break;
-    if (context[count] ? own != 1 : rows && own != rows) break;
-    if (!context[count]) rows = own;
+    if (!value || !plain_values(value, od_input(self->model, count), &ids[count], &value_rows))
+      break;
+    if (context[count] ? value_rows != 1 : rows && value_rows != rows) break;
+    if (!context[count]) rows = value_rows;
     held[count] = value;
     Py_INCREF(value);
   }
@@ -274,16 +275,17 @@ static PyObject *with_checked(Model *self, PyObject *const *arguments, Py_ssize_
                            PyBUF_C_CONTIGUOUS) < 0)
       break;
     Py_ssize_t item = tensor->is_float ? 4 : 8, row_bytes = (Py_ssize_t)tensor->row_size * item;
-    Py_ssize_t own = views[count].len / row_bytes;
+    Py_ssize_t array_rows = views[count].len / row_bytes;
     int shared = context && context[count];
     ids[count] = views[count].buf;
-    if (views[count].itemsize != item || views[count].len % row_bytes || own < 1 ||
-        (uintptr_t)views[count].buf % (size_t)item || (shared ? own != 1 : rows && own != rows)) {
+    if (views[count].itemsize != item || views[count].len % row_bytes || array_rows < 1 ||
+        (uintptr_t)views[count].buf % (size_t)item ||
+        (shared ? array_rows != 1 : rows && array_rows != rows)) {
       PyErr_SetString(PyExc_ValueError, "arrays must be int64 or float32 as the input is, aligned, with equal rows");
       count++;
       break;
     }
-    if (!shared) rows = own;
+    if (!shared) rows = array_rows;
   }
   if (!PyErr_Occurred()) {
     if (rows)
@@ -489,17 +491,17 @@ static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "ondevice._native",
                                     "The native engine.",  -1, FUNCTIONS, NULL, NULL, NULL, NULL};
 
 static PyObject *attribute_of(const char *module, const char *name) {
-  PyObject *imported = PyImport_ImportModule(module), *found = NULL;
-  if (imported) found = PyObject_GetAttrString(imported, name);
+  PyObject *imported = PyImport_ImportModule(module), *attribute = NULL;
+  if (imported) attribute = PyObject_GetAttrString(imported, name);
   Py_XDECREF(imported);
-  return found;
+  return attribute;
 }
 
 static PyObject *dtype_of(const char *name) {
-  PyObject *make = attribute_of("numpy", "dtype"), *made = NULL;
-  if (make) made = PyObject_CallFunction(make, "s", name);
-  Py_XDECREF(make);
-  return made;
+  PyObject *constructor = attribute_of("numpy", "dtype"), *dtype = NULL;
+  if (constructor) dtype = PyObject_CallFunction(constructor, "s", name);
+  Py_XDECREF(constructor);
+  return dtype;
 }
 
 /* Compare the assumed layout with what an array of shape [3, 5] says through the buffer

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import tflite
 
 from ondevice.converters.targets.tflite.graph import GraphBuilder, Translate
+from ondevice.converters.targets.tflite.integer_division import quotient, remainder
 from ondevice.converters.targets.tflite.shapes import broadcast, reshape, transposed
 from ondevice.converters.targets.tflite.writer import FREE, Shape, Tensor
 from ondevice.errors import UnsupportedError
@@ -106,16 +108,28 @@ def _elu(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return _choose(graph, "GREATER", x, x, _op(graph, "MUL", below, _number(graph, alpha, x)))
 
 
+def _constant_divisors(graph: GraphBuilder, node: ir.Node) -> npt.NDArray[np.int64]:
+    divisors = graph.array(node.inputs[1])
+    if divisors is None:
+        raise UnsupportedError("an integer divided by a number that is not constant")
+    return divisors.astype(np.int64)
+
+
 def _mod(graph: GraphBuilder, node: ir.Node) -> Tensor:
-    if node.attributes.get_int("fmod", 0):
+    x, of_dividend = graph.tensor(node.inputs[0]), bool(node.attributes.get_int("fmod", 0))
+    if x.dtype.kind == "i":
+        return remainder(graph.writer, x, _constant_divisors(graph, node), of_dividend)
+    if of_dividend:
         raise UnsupportedError("a remainder with the sign of the dividend")
     return _elementwise("FLOOR_MOD")(graph, node)
 
 
 def _div(graph: GraphBuilder, node: ir.Node) -> Tensor:
-    if graph.tensor(node.inputs[0]).dtype != np.float32:
-        raise UnsupportedError("a division of integers")
-    return _elementwise("DIV")(graph, node)
+    x, writer = graph.tensor(node.inputs[0]), graph.writer
+    if x.dtype.kind != "i":
+        return _elementwise("DIV")(graph, node)
+    whole = quotient(writer, writer.cast(x, np.int64), _constant_divisors(graph, node))
+    return writer.cast(whole, x.dtype)
 
 
 def _zeros_added(graph: GraphBuilder, x: Tensor, zeros: Tensor, shape: Shape) -> Tensor:

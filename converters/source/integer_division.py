@@ -1,7 +1,7 @@
 """Quotients of integers in torch operators whose ONNX form is exact.
 
-torch's exporter computes `torch.div(a, b, rounding_mode=...)` in float32, where integers beyond 2^24
-are rounded; and ONNX Runtime ends the process where it divides the least integer by -1.
+torch's exporter computes `torch.div(a, b, rounding_mode=...)` in float32, which rounds integers
+beyond 2^24; and ONNX Runtime ends the process where it divides the least integer by -1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ def integer_quotient(dividend: Any, divisor: Any, rounding: str | None) -> Any:
     """The quotient of integers, rounded down ("floor") or towards zero ("trunc").
 
     Args:
-        dividend, divisor: integer tensors or Python integers, one tensor at least.
+        dividend: an integer tensor, or a Python integer.
+        divisor: the same; one of the two is a tensor.
         rounding: torch's `rounding_mode`.
 
     Returns:

@@ -95,6 +95,7 @@ class Expected:
         scores: the trained module's first output on them.
         auc: of the trained module on them.
         own_auc: of the module, where it was compressed after training and the two differ.
+        refused: inputs of single requests that the torch module refuses.
     """
 
     batches: Sequence[dict[str, Array]]
@@ -105,6 +106,7 @@ class Expected:
     scores: FloatArray | None = None
     auc: float | None = None
     own_auc: float | None = None
+    refused: Sequence[dict[str, Array]] = ()
 
 
 def expected_of(
@@ -194,7 +196,7 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     """Compare a file with the torch module in every engine of this machine that runs it.
 
     Raises:
-        ParityError: outputs have other shapes.
+        ParityError: outputs have other shapes, or it answers what the module refuses.
         MissingDependencyError: no runtime for the file is installed.
     """
     loaders, not_checked = _loaders(file)
@@ -208,6 +210,7 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
             for batch, stored in zip(expected.batches, expected.stored, strict=True)
         ]
         ranked = ranking_difference(load, expected.batches[-1])
+        check_refusals(model, expected.refused)
         parity.append(Parity(model.runner.runtime, rows, float(np.max(found)), ranked, tolerance))
         changes += [difference(_outputs(model, batch), right) for batch, right in expected.trained]
     auc = None
@@ -226,6 +229,22 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
         auc=auc,
         files={item.name: (item.stat().st_size, sha256(item)) for item in model_files(file)},
     )
+
+
+def check_refusals(model: Model, refused: Iterable[Mapping[str, Array]]) -> None:
+    """Raise ParityError if a model answers a request that the torch module refuses."""
+    for batch in refused:
+        for row in range(len(next(iter(batch.values())))):
+            request = {name: array[row : row + 1] for name, array in batch.items()}
+            try:
+                model.predict(request)
+            except InputError:
+                continue
+            values = ", ".join(f"{name} {array[0].tolist()}" for name, array in request.items())
+            raise ParityError(
+                f"{model.path.name} answers a request in {model.runner.runtime} that the module "
+                f"refuses, and no limit of one input says so: {values}; nothing was written"
+            )
 
 
 def _loaders(file: Path) -> tuple[list[Callable[[], Model]], tuple[str, ...]]:

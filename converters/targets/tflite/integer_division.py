@@ -20,7 +20,7 @@ _LEAST = -(2**63)
 
 
 def quotient(writer: TfliteWriter, x: Tensor, divisors: Integers) -> Tensor:
-    """x int64 [...] divided by constants that broadcast with it, rounded towards zero.
+    """X int64 [...] divided by constants that broadcast with it, rounded towards zero.
 
     The least integer divided by -1 is itself.
 

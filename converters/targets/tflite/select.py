@@ -56,6 +56,29 @@ def _choose(graph: GraphBuilder, opcode: str, x: Tensor, yes: Tensor, no: Tensor
     return graph.writer.op("SELECT_V2", [test, yes, no], x.shape, x.dtype)
 
 
+def _abs(graph: GraphBuilder, node: ir.Node) -> Tensor:
+    x = graph.tensor(node.inputs[0])
+    if x.dtype != np.int64:
+        return _op(graph, "ABS", x)
+    return _op(graph, "MAXIMUM", x, _op(graph, "NEG", x))
+
+
+def as_numbers(translate: Translate) -> Translate:
+    """Truth values as int32 for a kernel that takes numbers only, and back."""
+
+    def translated(graph: GraphBuilder, node: ir.Node) -> Tensor:
+        value, x = node.inputs[0], graph.tensor(node.inputs[0])
+        if value is None or x.dtype != _BOOL:
+            return translate(graph, node)
+        graph.values[value] = graph.writer.cast(x, np.int32)
+        try:
+            return graph.writer.cast(translate(graph, node), _BOOL)
+        finally:
+            graph.values[value] = x
+
+    return translated
+
+
 def _sign(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x = graph.tensor(node.inputs[0])
     positive = _choose(graph, "GREATER", x, _number(graph, 1, x), x)
@@ -198,10 +221,18 @@ def _pad(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return graph.writer.op("PADV2", [x, places, value], shape, x.dtype)
 
 
+def _from_the_front(graph: GraphBuilder, places: Tensor, size: int) -> Tensor:
+    """Computed indices, those from the end counted from the front: GATHER refuses negative ones."""
+    if size == FREE:
+        return places
+    moved = _op(graph, "ADD", places, _number(graph, size, places))
+    return _choose(graph, "LESS", places, moved, places)
+
+
 def _indices(graph: GraphBuilder, value: ir.Value | None, size: int) -> Tensor:
     array = graph.array(value)
     if array is None:
-        return graph.tensor(value)
+        return _from_the_front(graph, graph.tensor(value), size)
     if size == FREE and (array < 0).any():
         raise UnsupportedError("an index from the end of a free axis")
     return graph.writer.constant(np.where(array < 0, array + size, array), np.int32)
@@ -287,7 +318,7 @@ def _top_k_indices(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 
 SELECTIONS: dict[str, Translate] = {
-    "Abs": _elementwise("ABS"),
+    "Abs": _abs,
     "And": _logical("LOGICAL_AND"),
     "ArgMax": _arg("ARG_MAX"),
     "ArgMin": _arg("ARG_MIN"),
@@ -303,7 +334,7 @@ SELECTIONS: dict[str, Translate] = {
     "Floor": _elementwise("FLOOR"),
     "Gather": _gather,
     "GatherElements": _gather_elements,
-    "GatherND": _gather_nd,
+    "GatherND": as_numbers(_gather_nd),
     "Greater": _elementwise("GREATER", dtype=np.bool_),
     "GreaterOrEqual": _elementwise("GREATER_EQUAL", dtype=np.bool_),
     "LeakyRelu": _leaky_relu,
@@ -317,7 +348,7 @@ SELECTIONS: dict[str, Translate] = {
     "Not": _logical("LOGICAL_NOT"),
     "Or": _logical("LOGICAL_OR"),
     "PRelu": _prelu,
-    "Pad": _pad,
+    "Pad": as_numbers(_pad),
     "Reciprocal": _reciprocal,
     "Round": _elementwise("ROUND"),
     "Shape": _shape,

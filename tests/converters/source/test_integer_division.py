@@ -1,14 +1,15 @@
 """Quotients and remainders of integers are torch's, over the whole range, in every file."""
 
 import numpy as np
-import ondevice
 import pytest
 import torch
+from support.converters import legacy_dir
+from torch import nn
+
+import ondevice
 from ondevice.converters import convert
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
 from ondevice.errors import InputError, MissingDependencyError, UnsupportedError
-from support.converters import legacy_dir
-from torch import nn
 
 TOP, LEAST = 2**63 - 1, -(2**63)
 DIVISORS = (
@@ -138,5 +139,5 @@ def test_number_divided_by_a_tensor(tmp_path):
 
 
 def test_tflite_refuses_divisors_that_are_computed(tmp_path):
-    with pytest.raises(UnsupportedError, match="tflite .*number that is not constant"):
+    with pytest.raises(UnsupportedError, match=r"tflite .*number that is not constant"):
         converted(lambda item: [item // (item % 7 + 1)], tmp_path)

@@ -29,6 +29,8 @@ _MOVING = {
     "Transpose", "Unsqueeze",
 }  # fmt: skip
 _TESTING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Shape", "Size"}
+# What is chosen holds nothing of the places by which it was.
+_CHOOSING = {"Gather", "GatherElements", "GatherND"}
 # Operators on floats that every engine computes to the same bits.
 _EXACT = {
     "Abs", "Add", "Cast", "Ceil", "Clip", "Concat", "Div", "Floor", "Max", "Min", "Mod", "Mul",
@@ -211,10 +213,12 @@ class _Tracer:
             known = self.values.get(value)
             if node.op_type not in _TESTING and isinstance(known, _Places):
                 self.computed[known.at[known.at >= 0]] = True
-        if node.op_type in _TESTING or (node.op_type == "Gather" and not held[0].any()):
-            return  # a truth value, or a row that was chosen
+        if node.op_type in _TESTING:
+            return  # truth values
+        if node.op_type in _CHOOSING:
+            together = held[0]
         for value, part in zip(node.inputs, held, strict=True):
-            if _is_float(value) and node.op_type not in _EXACT:
+            if _is_float(value) and node.op_type not in _CHOOSING and node.op_type not in _EXACT:
                 self.numbers |= part
         for output in node.outputs:
             if output.dtype != ir.DataType.BOOL:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ondevice.converters.source.torch_source import Source
 from ondevice.converters.verify.id_origins import LEAST, TOP, InputIds
-from ondevice.converters.verify.probe import ANY, special_values
+from ondevice.converters.verify.probe import special_values
 from ondevice.errors import SpecError
 
 Array = npt.NDArray[Any]
@@ -33,8 +33,8 @@ def with_legal_values(
 ) -> dict[str, InputIds]:
     """The uses with the limits of IDs that the graph computes with, where the source has some.
 
-    An input has none where the legal values depend on other inputs: files must then refuse by
-    themselves (`check_refusals`).
+    An input has none where the legal values depend on other inputs: files then refuse by
+    themselves, or the conversion warns.
 
     Args:
         source: what is asked.
@@ -42,6 +42,7 @@ def with_legal_values(
         constants: numbers near which the model may behave in another way.
         fixed: whether all sizes of an input but the batch are fixed; else its elements are alike.
     """
+    uses = {name: _narrow_limits(use) for name, use in uses.items()}
     asked = {name: use for name, use in uses.items() if use.computed.any()}
     requests = _Requests(source)
     trials = {name: _trials(use, constants) for name, use in asked.items()}
@@ -126,6 +127,12 @@ class _Requests:
             flat[:] = column[:, None]
 
 
+def _narrow_limits(use: InputIds) -> InputIds:
+    """With the limits of inputs of fewer bits, which the source would cut others to."""
+    narrow = use.computed & (use.highs < TOP)
+    return replace(use, limits=np.where(narrow, use.highs + 1, use.limits))
+
+
 def _trials(use: InputIds, constants: Sequence[int]) -> list[int]:
     low, high = max(use.lows[use.computed]), min(use.highs[use.computed])
     values = special_values(int(low), int(high), constants)
@@ -155,11 +162,7 @@ def _limited(
         if ends is not None:
             lows[place], highs[place] = ends
             limits[place] = ends[1] + 1
-    legal_lows = [ends[0] for ends in intervals.values() if ends is not None]
-    if not legal_lows:
-        return use
-    stated = [use.lowest] if ((use.limits >= 0) & (use.limits != ANY)).any() else []
-    return replace(use, limits=limits, lows=lows, highs=highs, lowest=max([*stated, *legal_lows]))
+    return replace(use, limits=limits, lows=lows, highs=highs)
 
 
 def _takes_all(requests: _Requests, name: str, only: Array, trials: Sequence[int]) -> bool:

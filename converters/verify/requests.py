@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,8 +89,9 @@ def input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[Inpu
         ]
         shape = ("batch", *sizes[1:])
         free = any(isinstance(size, str) for size in sizes[1:])
-        low = use.lowest if any(limit is not None for limit in limits) else 0
-        if free or (not use.added and len(set(limits)) <= 1):  # one limit for all elements
+        low = _lowest(use, limits)
+        alike = not use.added and len(set(limits)) <= 1 and isinstance(low, int)
+        if free or alike:  # one limit for all elements
             limit = min((one for one in limits if one is not None), default=None)
             specs.append(InputSpec(name, shape, limit, dtype, low))
         elif all(limit is None for limit in limits):
@@ -98,6 +99,16 @@ def input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[Inpu
         else:
             specs.append(InputSpec(name, shape, tuple(limits), dtype, low))
     return tuple(specs)
+
+
+def _lowest(use: InputIds, limits: Sequence[int | None]) -> int | tuple[int, ...]:
+    """The least legal value of the elements that have a limit: one, or one for each element."""
+    lows = [
+        0 if limit is None else int(low) if computed else use.lowest
+        for limit, low, computed in zip(limits, use.lows, use.computed, strict=True)
+    ]
+    stated = {low for low, limit in zip(lows, limits, strict=True) if limit is not None}
+    return tuple(lows) if len(stated) > 1 else next(iter(stated), 0)
 
 
 def requests_of(source: Source, domain: Domain, rows: int) -> Requests:

@@ -267,13 +267,21 @@ def _gather_elements(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 def _gather_nd(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x, places = (graph.tensor(value) for value in node.inputs)
+    computed = graph.array(node.inputs[1]) is None
     if node.attributes.get_int("batch_dims", 0):
         if node.attributes.get_int("batch_dims", 0) != 1 or places.shape[-1] != 1:
             raise UnsupportedError("batch_dims beyond the rows, or several indices")
         places = reshape(graph.writer, places, places.shape[:-1])
+        if computed:
+            places = _from_the_front(graph, places, x.shape[1])
         shape = (*places.shape, *x.shape[2:])
         return graph.writer.op("GATHER", [x, places], shape, x.dtype, axis=1, batch_dims=1)
-    shape = (*places.shape[:-1], *x.shape[places.shape[-1] :])
+    depth = places.shape[-1]
+    sizes = x.shape[:depth]
+    if computed and FREE not in sizes:
+        moved = _op(graph, "ADD", places, graph.writer.constant(sizes, places.dtype))
+        places = _choose(graph, "LESS", places, moved, places)
+    shape = (*places.shape[:-1], *x.shape[depth:])
     return graph.writer.op("GATHER_ND", [x, places], shape, x.dtype)
 
 

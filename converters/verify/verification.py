@@ -19,10 +19,12 @@ from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.report import TargetReport
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
 from ondevice.errors import (
+    FileFormatError,
     InputError,
     MissingDependencyError,
     ParityError,
     SpecError,
+    UnsupportedError,
     needs_extra,
 )
 from ondevice.info import InputSpec
@@ -199,6 +201,7 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     Raises:
         ParityError: outputs have other shapes, or it refuses what the module answers.
         MissingDependencyError: no runtime for the file is installed.
+        UnsupportedError: the runtime lacks an operator of the file.
     """
     loaders, not_checked = _loaders(file)
     models = [load() for load in loaders]
@@ -255,8 +258,17 @@ def warn_of_answers(model: Model, refused: Iterable[Mapping[str, Array]]) -> Non
 
 
 def _loaders(file: Path) -> tuple[list[Callable[[], Model]], tuple[str, ...]]:
-    """What opens the file in each runtime that claims to run it; the runtimes missing here."""
-    first = ondevice.load(file)
+    """What opens the file in each runtime that claims to run it; the runtimes missing here.
+
+    Raises:
+        UnsupportedError: the runtime cannot open it, as where it lacks an operator on integers.
+    """
+    try:
+        first = ondevice.load(file)
+    except FileFormatError as error:
+        raise UnsupportedError(
+            f"the runtime of {file.name} cannot run the model's operators: {error}"
+        ) from error
     loaders: list[Callable[[], Model]] = [functools.partial(ondevice.load, file)]
     missing = []
     if first.engine == "native":

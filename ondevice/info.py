@@ -31,6 +31,8 @@ class InputSpec:
     dtype: "int64" or "float32".
     id_low: the lowest legal ID where there is a limit; negative where the model itself adds to it.
         A tuple has one entry for each element of a row.
+    id_computed: whether the model computes with the IDs, so that nothing but these limits refuses
+        others; a lookup would.
     """
 
     name: str
@@ -38,6 +40,7 @@ class InputSpec:
     id_limit: int | tuple[int | None, ...] | None = None
     dtype: str = "int64"
     id_low: int | tuple[int, ...] = 0
+    id_computed: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,8 @@ def _described(item: InputSpec) -> dict[str, Any]:
         data["dtype"] = item.dtype
     if item.id_low:
         data["id_low"] = list(item.id_low) if isinstance(item.id_low, tuple) else item.id_low
+    if item.id_computed:
+        data["id_computed"] = True
     return data
 
 
@@ -246,7 +251,10 @@ def _input(item: Any) -> InputSpec:
             raise ValueError(f"{len(bounds)} bounds of IDs for shape {list(shape)}")
     dtype = item.get("dtype", "int64")
     _dtype(dtype)
-    return InputSpec(_text(item["name"]), shape, limit, dtype, low)
+    computed = item.get("id_computed", False)
+    if not isinstance(computed, bool):
+        raise TypeError(f"id_computed {computed!r}")
+    return InputSpec(_text(item["name"]), shape, limit, dtype, low, computed)
 
 
 def _text(value: Any) -> str:

@@ -144,7 +144,8 @@ def _computed_with(
     """A quarter examples, the others from the whole of low..high: borders and all magnitudes."""
     rows = len(examples)
     special = np.array(special_values(low, high, constants), np.int64)
-    magnitudes = np.exp2(rng.uniform(0, 63, UNSEEN)).astype(np.uint64).astype(np.int64)
+    steps = np.arange(UNSEEN) + rng.random(UNSEEN)  # one magnitude from each part of 63 bits
+    magnitudes = np.exp2(steps * (63 / UNSEEN)).astype(np.uint64).astype(np.int64)
     signed = np.where(rng.random(UNSEEN) < 0.5, -magnitudes, magnitudes)
     even = rng.integers(low, high, UNSEEN, dtype=np.int64, endpoint=True)
     pool = np.concatenate([even, signed[(signed >= low) & (signed <= high)]])

@@ -90,14 +90,17 @@ def input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[Inpu
         shape = ("batch", *sizes[1:])
         free = any(isinstance(size, str) for size in sizes[1:])
         low = _lowest(use, limits)
+        computed = any(
+            known and limit is not None for known, limit in zip(use.computed, limits, strict=True)
+        )
         alike = not use.added and len(set(limits)) <= 1 and isinstance(low, int)
         if free or alike:  # one limit for all elements
             limit = min((one for one in limits if one is not None), default=None)
-            specs.append(InputSpec(name, shape, limit, dtype, low))
+            specs.append(InputSpec(name, shape, limit, dtype, low, computed))
         elif all(limit is None for limit in limits):
             specs.append(InputSpec(name, shape, None, dtype))
         else:
-            specs.append(InputSpec(name, shape, tuple(limits), dtype, low))
+            specs.append(InputSpec(name, shape, tuple(limits), dtype, low, computed))
     return tuple(specs)
 
 

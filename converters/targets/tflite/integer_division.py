@@ -124,7 +124,11 @@ def _word(writer: TfliteWriter, words: Tensor, place: int) -> Tensor:
 
 
 def _op(
-    writer: TfliteWriter, opcode: str, left: Tensor, right: Tensor, dtype: npt.DTypeLike = None
+    writer: TfliteWriter,
+    opcode: str,
+    left: Tensor,
+    right: Tensor,
+    dtype: npt.DTypeLike | None = None,
 ) -> Tensor:
     shape = broadcast(left.shape, right.shape)
     return writer.op(opcode, [left, right], shape, dtype or left.dtype)

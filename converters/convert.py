@@ -46,10 +46,9 @@ from ondevice.converters.targets.tflite.writer import check_file_size
 from ondevice.converters.verify.model_card import model_card
 from ondevice.converters.verify.report import ConversionReport, FittedTable, TargetReport
 from ondevice.converters.verify.requests import (
-    answered_requests,
-    id_uses,
-    input_specs,
+    domain_of,
     ranking_vectors,
+    requests_of,
 )
 from ondevice.converters.verify.verification import (
     TOLERANCE,
@@ -240,10 +239,11 @@ def _prepare(
     packed = models.packed
     plan = DensePlan(request.dense, request.float_layers)
     check_layers(packed, models.of("odm"), plan)
-    uses = id_uses(packed, source.examples)
-    inputs = input_specs(packed, uses)
-    batches = [answered_requests(source, inputs, uses, rows) for rows in BATCHES]
-    inside = answered_requests(source, inputs, uses, VECTOR_ROWS)
+    domain = domain_of(packed, source)
+    inputs = domain.inputs
+    requests = [requests_of(source, domain, rows) for rows in BATCHES]
+    batches = [item.answered for item in requests]
+    inside = requests_of(source, domain, VECTOR_ROWS).answered
     info = ModelInfo(
         inputs=inputs,
         outputs=source.outputs,
@@ -257,6 +257,7 @@ def _prepare(
         made_by=_versions(),
     )
     expected = expected_of(source, trained, batches, tables, request.validation, inputs)
+    expected = replace(expected, refused=[item.refused for item in requests])
     calibration_rows = 0
     if request.calibration is not None:
         rows = checked_rows("calibration", inputs, request.calibration)

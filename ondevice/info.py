@@ -30,13 +30,17 @@ class InputSpec:
         different tables, or numbers (None). Float32 values are IDs with their fraction dropped.
     dtype: "int64" or "float32".
     id_low: the lowest legal ID where there is a limit; negative where the model itself adds to it.
+        A tuple has one entry for each element of a row.
+    id_computed: whether the model computes with the IDs, so that nothing but these limits refuses
+        others; a lookup would.
     """
 
     name: str
     shape: tuple[int | str, ...] = ("batch",)
     id_limit: int | tuple[int | None, ...] | None = None
     dtype: str = "int64"
-    id_low: int = 0
+    id_low: int | tuple[int, ...] = 0
+    id_computed: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,9 @@ def _described(item: InputSpec) -> dict[str, Any]:
     if item.dtype != "int64":
         data["dtype"] = item.dtype
     if item.id_low:
-        data["id_low"] = item.id_low
+        data["id_low"] = list(item.id_low) if isinstance(item.id_low, tuple) else item.id_low
+    if item.id_computed:
+        data["id_computed"] = True
     return data
 
 
@@ -232,18 +238,23 @@ def _input(item: Any) -> InputSpec:
     if not shape or not all(isinstance(size, int | str) for size in shape):
         raise ValueError(f"input shape {shape}")
     limit, low = item["id_limit"], item.get("id_low", 0)
-    if isinstance(limit, list):
-        limit = tuple(limit)
-    for bound in limit if isinstance(limit, tuple) else (limit, low):
-        if bound is not None and not isinstance(bound, int):
-            raise TypeError(f"id_limit {limit!r}, id_low {low!r}")
-    if isinstance(limit, tuple) and len(limit) != math.prod(
-        size if isinstance(size, int) else 0 for size in shape[1:]
+    limit, low = (tuple(one) if isinstance(one, list) else one for one in (limit, low))
+    limits = limit if isinstance(limit, tuple) else (limit,)
+    lows = low if isinstance(low, tuple) else (low,)
+    if any(not isinstance(one, int | None) for one in limits) or any(
+        not isinstance(one, int) for one in lows
     ):
-        raise ValueError(f"id_limit has {len(limit)} entries for shape {list(shape)}")
+        raise TypeError(f"id_limit {limit!r}, id_low {low!r}")
+    elements = math.prod(size if isinstance(size, int) else 0 for size in shape[1:])
+    for bounds in (limit, low):
+        if isinstance(bounds, tuple) and len(bounds) != elements:
+            raise ValueError(f"{len(bounds)} bounds of IDs for shape {list(shape)}")
     dtype = item.get("dtype", "int64")
     _dtype(dtype)
-    return InputSpec(_text(item["name"]), shape, limit, dtype, low)
+    computed = item.get("id_computed", False)
+    if not isinstance(computed, bool):
+        raise TypeError(f"id_computed {computed!r}")
+    return InputSpec(_text(item["name"]), shape, limit, dtype, low, computed)
 
 
 def _text(value: Any) -> str:

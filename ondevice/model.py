@@ -90,11 +90,12 @@ class Model:
     def _quick(self) -> NativeEngine | None:
         """The engine that takes a dict of arrays unchecked: it finds every fault itself.
 
-        Not so where a model adds to its IDs: one out of range would reach another field's rows.
-        It also returns only the first output.
+        Not so where a model adds to its IDs: one out of range would reach another field's rows; or
+        where it computes with them. It also returns only the first output.
         """
         columns = any(isinstance(item.id_limit, tuple) for item in self.inputs)
-        return None if columns or len(self.outputs) > 1 else self._native
+        computed = any(item.id_computed for item in self.inputs)
+        return None if columns or computed or len(self.outputs) > 1 else self._native
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -276,10 +277,11 @@ def _check_limits(spec: InputSpec, values: ValueArray) -> None:
         row, column = np.argwhere(outside)[0].tolist()
         place = np.unravel_index(column, values.shape[1:]) if values.ndim > 1 else ()
         limit = spec.id_limit[column] if isinstance(spec.id_limit, tuple) else spec.id_limit
+        least = spec.id_low[column] if isinstance(spec.id_low, tuple) else spec.id_low
         raise InputError(
             f"input {spec.name!r}: ID {flat[row, column]} at {[row, *map(int, place)]} is "
-            f"outside {spec.id_low}..{int(limit or 0) - 1}, and its table has no "
-            "out-of-vocabulary row"
+            f"outside {least}..{int(limit or 0) - 1}, and the model has no out-of-vocabulary row "
+            "for it"
         )
 
 
@@ -289,7 +291,11 @@ def _bounds(spec: InputSpec, columns: int) -> tuple[Any, Any, npt.NDArray[np.boo
     given = spec.id_limit if isinstance(spec.id_limit, tuple) else (spec.id_limit,) * columns
     limited = np.array([limit is not None for limit in given])
     top, dtype = 2**63 - 1, _DTYPES[spec.dtype]
-    low = np.array([-top - 1 if limit is None else spec.id_low for limit in given], np.int64)
+    lows = spec.id_low if isinstance(spec.id_low, tuple) else (spec.id_low,) * columns
+    low = np.array(
+        [-top - 1 if limit is None else one for limit, one in zip(given, lows, strict=True)],
+        np.int64,
+    )
     high = np.array([top if limit is None else limit - 1 for limit in given], np.int64)
     if dtype.kind == "f":  # a fraction is dropped, so -0.5 is ID 0 and 9.9 is ID 9
         below = np.nextafter(low.astype(np.float32) - 1, np.float32(np.inf), dtype=np.float32)

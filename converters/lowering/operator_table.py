@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from ondevice.converters.lowering.rules.table import RULES
+from ondevice.converters.targets.tflite.kernel_types import KERNEL_TYPES, VALUE_TYPES
 from ondevice.converters.targets.tflite.ops import OPERATORS as TFLITE
 from ondevice.ops import OPERATORS as NATIVE
 
@@ -24,6 +25,17 @@ the numpy engine and the stock runtimes run; GRU and LSTM need a fixed number of
 | operator | ONNX | native | TFLite |
 |---|---|---|---|
 """
+TYPES_HEAD = """
+## Element types of TFLite's kernels
+
+Whether a TFLite file can express an operator depends on the type of its values too. IDs are int64,
+truth values bool. Where a kernel lacks a type, the converter uses others: the absolute value of an
+int64 is a maximum, a quotient by a constant is exact by a remainder and a product. A quotient or
+remainder of integers by a computed divisor cannot be expressed.
+
+| element types | TFLite operators |
+|---|---|
+"""
 # Operators of this project, which only lowering makes.
 PROJECT_OPERATORS = ("ExpandRows", "TopKIndices")
 # Operators of the native plan that only the numpy engine runs.
@@ -34,7 +46,14 @@ def table() -> str:
     """The page."""
     names = sorted({*RULES, *TFLITE, *NATIVE} - set(PROJECT_OPERATORS))
     rows = (f"| {name} | yes | {_how(name, NATIVE)} | {_how(name, TFLITE)} |" for name in names)
-    return HEAD + "\n".join(rows) + "\n"
+    return HEAD + "\n".join(rows) + "\n" + TYPES_HEAD + "\n".join(_types()) + "\n"
+
+
+def _types() -> Iterator[str]:
+    """A line for every set of element types that TFLite operators take."""
+    for types in dict.fromkeys(KERNEL_TYPES.values()):
+        names = ", ".join(name for name, taken in KERNEL_TYPES.items() if taken == types)
+        yield f"| {'all' if types == VALUE_TYPES else ', '.join(types)} | {names} |"
 
 
 def _how(name: str, direct: Collection[str]) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ondevice.converters.source.integer_division import integer_quotient
 from ondevice.converters.source.prepared import shortened
 from ondevice.errors import UnsupportedError
 
@@ -82,6 +83,13 @@ class _StandIns(TorchFunctionMode):
             torch.Tensor.split: self._split,
             torch.searchsorted: self._search_sorted,
             torch.Tensor.masked_select: self._masked_select,
+            **dict.fromkeys(_DIVISIONS, _divide),
+            **dict.fromkeys(_FLOOR_DIVISIONS, _floor_divide),
+            torch.Tensor.__rfloordiv__: lambda divisor, dividend: _floor_divide(dividend, divisor),
+            torch.Tensor.div_: _in_place(_divide),
+            torch.Tensor.divide_: _in_place(_divide),
+            torch.Tensor.floor_divide_: _in_place(_floor_divide),
+            torch.Tensor.__ifloordiv__: _in_place(_floor_divide),
         }
 
     def __torch_function__(
@@ -201,6 +209,28 @@ class _StandIns(TorchFunctionMode):
     def _rrelu(self, input: Any, lower: float = 1 / 8, upper: float = 1 / 3, **_: Any) -> Any:
         """What it is outside training."""
         return functional.leaky_relu(input, (lower + upper) / 2)
+
+
+_DIVISIONS = (torch.div, torch.divide, torch.Tensor.div, torch.Tensor.divide)
+_FLOOR_DIVISIONS = (
+    torch.floor_divide, torch.Tensor.floor_divide, torch.Tensor.__floordiv__,
+)  # fmt: skip
+
+
+def _divide(input: Any, other: Any, *, rounding_mode: str | None = None, **options: Any) -> Any:
+    return NotImplemented if options else integer_quotient(input, other, rounding_mode)
+
+
+def _floor_divide(input: Any, other: Any, **options: Any) -> Any:
+    return NotImplemented if options else integer_quotient(input, other, "floor")
+
+
+def _in_place(function: Function) -> Function:
+    def replaced(input: Any, *rest: Any, **options: Any) -> Any:
+        found = function(input, *rest, **options)
+        return found if found is NotImplemented else input.copy_(found)
+
+    return replaced
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -3,6 +3,8 @@
 The graph is run once on the *places* of the inputs' elements instead of their values. Operators
 that only move elements move the places; an addition of constants adds to an offset. What is left
 beside the IDs of each lookup says which input element it reads, and so which values are legal.
+Elements that the graph computes with are followed through its integers, and through float
+operators without sums: what reaches a sum is a number, of which the network expects a range.
 """
 
 from __future__ import annotations
@@ -26,9 +28,21 @@ _MOVING = {
     "Expand", "Flatten", "Gather", "GatherND", "Identity", "Reshape", "Slice", "Squeeze", "Tile",
     "Transpose", "Unsqueeze",
 }  # fmt: skip
-# Reading an ID so does not depend on which ID it is, as far as a probe is concerned.
 _TESTING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Shape", "Size"}
+# What is chosen holds nothing of the places by which it was.
+_CHOOSING = {"Gather", "GatherElements", "GatherND"}
+# Operators on floats that every engine computes to the same bits.
+_EXACT = {
+    "Abs", "Add", "Cast", "Ceil", "Clip", "Concat", "Div", "Floor", "Max", "Min", "Mod", "Mul",
+    "Neg", "Round", "Sign", "Split", "Sub", "Trunc", "Where", *_MOVING,
+}  # fmt: skip
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_NARROW = (
+    ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.UINT8, ir.DataType.UINT16,
+    ir.DataType.UINT32,
+)  # fmt: skip
 _ROWS = 2
+LEAST, TOP = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,10 @@ class InputIds:
         lowest: the lowest ID that the lookups accept, at most 0.
         padding: per element: its lookup's padding ID, or None.
         heads: per element: below which ID values own rows; 0 where none does.
+        computed: per element: whether the graph computes with it as an integer, so that any value
+            may matter; not so for numbers, which sums read.
+        lows: per element that is computed with: its least legal value.
+        highs: per element that is computed with: its greatest legal value.
     """
 
     limits: Array
@@ -49,6 +67,9 @@ class InputIds:
     lowest: int
     padding: list[int | None]
     heads: list[int]
+    computed: Array
+    lows: Array
+    highs: Array
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,7 @@ def input_ids(
                 heads[at] = int(spec.head - plus)
     limits[tracer.computed & (limits == 2**63)] = -1
     limits[limits == -2] = -1
+    computed = tracer.read & ~tracer.numbers & (limits == -1)
     out = {}
     for name, start in tracer.starts.items():
         shape = shapes[name]
@@ -108,6 +130,9 @@ def input_ids(
             int(max(lowest[part], default=0)),
             padding[part],
             heads[part],
+            computed[part],
+            tracer.lows[part],
+            tracer.highs[part],
         )
     return out
 
@@ -134,24 +159,70 @@ class _Tracer:
                 if not isinstance(dim, int):
                     self._sizes[str(dim)] = size
         self.computed = np.zeros(self.size, bool)  # by an operator that needs the value itself
+        self.read = np.zeros(self.size, bool)  # by any operator or lookup
+        self.numbers = np.zeros(self.size, bool)  # by a sum, a matrix, a logarithm
+        self.lows = np.full(self.size, LEAST, dtype=object)
+        self.highs = np.full(self.size, TOP, dtype=object)
+        self._carried: dict[ir.Value, npt.NDArray[np.bool_]] = {}  # elements that a value holds
 
     def run(self, lookups: set[ir.Node]) -> None:
         for value in self._graph.initializers.values():
             if value.const_value is not None and value.dtype != ir.DataType.FLOAT:
                 self.values[value] = np.asarray(value.const_value.numpy())
         for node in self._graph:
+            self._narrow(node)
             if node in lookups:
+                for read in node.inputs:
+                    if not isinstance(self.values.get(read), _Places):
+                        self.read |= self._elements(read)
                 continue
             found = self._outputs(node)
             for output, result in zip(node.outputs, found, strict=False):
                 self.values[output] = result
-            if node.op_type not in _TESTING and all(one is None for one in found):
-                for read in node.inputs:
-                    self._note(self.values.get(read))
+            if all(one is None for one in found):
+                self._follow(node)
 
-    def _note(self, value: Array | _Places | None) -> None:
-        if isinstance(value, _Places):
-            self.computed[value.at[value.at >= 0]] = True
+    def _elements(self, value: ir.Value | None) -> npt.NDArray[np.bool_]:
+        """Which elements of the inputs a value holds, or was computed from."""
+        held = np.zeros(self.size, bool)
+        known = self.values.get(value)
+        if isinstance(known, _Places):
+            held[known.at[known.at >= 0]] = True
+        elif value is not None and value in self._carried:
+            held = self._carried[value]
+        return held
+
+    def _narrow(self, node: ir.Node) -> None:
+        """An input of fewer bits takes what these hold."""
+        if node.op_type != "Cast" or node.inputs[0] not in self._graph.inputs:
+            return
+        target = ir.DataType(node.attributes.get_int("to", 0))
+        if target in _NARROW:
+            bounds = np.iinfo(target.numpy())
+            held = self._elements(node.inputs[0])
+            self.lows[held], self.highs[held] = int(bounds.min), int(bounds.max)
+
+    def _follow(self, node: ir.Node) -> None:
+        """Note what an operator reads, and which elements its outputs were computed from."""
+        if node.op_type in ("Shape", "Size"):
+            return
+        held = [self._elements(value) for value in node.inputs]
+        together = np.logical_or.reduce([*held, np.zeros(self.size, bool)])
+        self.read |= together
+        for value in node.inputs:
+            known = self.values.get(value)
+            if node.op_type not in _TESTING and isinstance(known, _Places):
+                self.computed[known.at[known.at >= 0]] = True
+        if node.op_type in _TESTING:
+            return  # truth values
+        if node.op_type in _CHOOSING:
+            together = held[0]
+        for value, part in zip(node.inputs, held, strict=True):
+            if _is_float(value) and node.op_type not in _CHOOSING and node.op_type not in _EXACT:
+                self.numbers |= part
+        for output in node.outputs:
+            if output.dtype != ir.DataType.BOOL:
+                self._carried[output] = together
 
     def _outputs(self, node: ir.Node) -> list[Array | _Places | None]:
         if node.op_type == "Shape":
@@ -196,6 +267,10 @@ class _Tracer:
             yield _shifted(kind, inputs)
         else:
             yield None
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    return value is not None and (value.dtype is None or value.dtype in _FLOATS)
 
 
 def _constant(

@@ -10,11 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.converters.verify.id_origins import InputIds
+from ondevice.converters.verify.id_origins import LEAST, TOP, InputIds
 from ondevice.info import InputSpec
 
 Array = npt.NDArray[Any]
 
+# Where integers of 24, 31, 32, 53 and 63 bits end, which carry IDs in one place or another.
+BORDERS = tuple(
+    sorted(
+        {0, 1, -1, 2, LEAST, LEAST + 1, TOP, TOP - 1}
+        | {
+            sign * 2**bits + step
+            for bits in (24, 31, 32, 53)
+            for sign in (1, -1)
+            for step in (-1, 0, 1)
+        }
+    )
+)
+MOST_CONSTANTS = 256
 EXTREMES = (0, 1, 2, -1, 2**63 - 1, -(2**63), 2**31, 2**32, -(2**32) - 1)
 ANY = 2**63  # an ID limit that allows every pattern
 # Random IDs of an input in one batch: each makes the pages around its rows part of this process.
@@ -28,13 +41,15 @@ def probe_inputs(
     examples: Mapping[str, Array],
     rows: int,
     sizes: Mapping[str, int] | None = None,
+    constants: Sequence[int] = (),
 ) -> dict[str, Array]:
     """Values by input name, `rows` of them, of the inputs' types.
 
     An element that is an ID takes extreme, padding, random and example IDs in turn, and those at
-    the border of a head; with a limit, legal ones alone. Every other element takes the example's
-    values, which the network may rely on (a length, a mask, a price); numbers also ones between
-    their least and their greatest.
+    the border of a head; with a limit, legal ones alone. An integer that the graph computes with
+    takes values of every magnitude between its least and its greatest legal one, and those near the
+    graph's constants. Every other element takes the example's values, which the network may rely on
+    (a count, a price); numbers also ones between their least and their greatest.
 
     Args:
         inputs: the inputs.
@@ -42,10 +57,13 @@ def probe_inputs(
         examples: example values, two rows at least.
         rows: how many rows.
         sizes: of free axes beside the rows; by default those of the examples.
+        constants: numbers near which the model may behave in another way.
     """
     rng = np.random.default_rng([SEED, rows])
     return {
-        spec.name: _values(spec, uses[spec.name], examples[spec.name], rows, rng, sizes or {})
+        spec.name: _values(
+            spec, uses[spec.name], examples[spec.name], rows, rng, sizes or {}, constants
+        )
         for spec in inputs
     }
 
@@ -57,12 +75,13 @@ def _values(
     rows: int,
     rng: np.random.Generator,
     sizes: Mapping[str, int],
+    constants: Sequence[int],
 ) -> Array:
     flat = examples.reshape(len(examples), -1)
     free = [size for size in spec.shape[1:] if isinstance(size, str)]
     if not free:
         columns = [
-            _column(spec, use, column, flat[:, column], rows, rng)
+            _column(spec, use, column, flat[:, column], rows, rng, constants)
             for column in range(flat.shape[1])
         ]
         return np.stack(columns, 1).reshape(rows, *examples.shape[1:])
@@ -71,7 +90,8 @@ def _values(
         for size, given in zip(spec.shape[1:], examples.shape[1:], strict=True)
     ]
     # along a free axis all elements are alike
-    values = _column(spec, use, 0, flat.reshape(-1), rows * int(np.prod(shape)), rng)
+    count = rows * int(np.prod(shape))
+    values = _column(spec, use, 0, flat.reshape(-1), count, rng, constants)
     return values.reshape(rows, *shape)
 
 
@@ -82,10 +102,14 @@ def _column(
     examples: Array,
     rows: int,
     rng: np.random.Generator,
+    constants: Sequence[int],
 ) -> Array:
     values = rng.choice(examples, rows)
     kind = rng.random(rows)
     limit = int(use.limits[column])
+    if use.computed[column] and spec.dtype == "int64":
+        low, high = int(use.lows[column]), int(use.highs[column])
+        return _computed_with(values, kind, low, high, rng, constants)
     if limit < 0:
         if spec.dtype != "float32" or examples.size == 0 or not _is_broken(examples):
             return values
@@ -107,6 +131,33 @@ def _column(
     values = np.where(kind < 0.25, unseen, values)
     chosen = rng.choice(np.array(special, dtype=np.int64), rows).astype(spec.dtype)
     return np.where(kind > 0.75, chosen, values)
+
+
+def _computed_with(
+    examples: Array,
+    kind: Array,
+    low: int,
+    high: int,
+    rng: np.random.Generator,
+    constants: Sequence[int],
+) -> Array:
+    """A quarter examples, the others from the whole of low..high: borders and all magnitudes."""
+    rows = len(examples)
+    special = np.array(special_values(low, high, constants), np.int64)
+    steps = np.arange(UNSEEN) + rng.random(UNSEEN)  # one magnitude from each part of 63 bits
+    magnitudes = np.exp2(steps * (63 / UNSEEN)).astype(np.uint64).astype(np.int64)
+    signed = np.where(rng.random(UNSEEN) < 0.5, -magnitudes, magnitudes)
+    even = rng.integers(low, high, UNSEEN, dtype=np.int64, endpoint=True)
+    pool = np.concatenate([even, signed[(signed >= low) & (signed <= high)]])
+    drawn = np.where(kind < 0.6, rng.choice(pool, rows), rng.choice(special, rows))
+    return np.where(kind < 0.25, examples, drawn)
+
+
+def special_values(low: int, high: int, constants: Sequence[int]) -> list[int]:
+    """Values of low..high where arithmetic or a model may change, in ascending order."""
+    near = {constant + step for constant in constants for step in (-1, 0, 1)}
+    ends = {low, low + 1, high - 1, high}
+    return sorted(value for value in {*BORDERS, *near, *ends} if low <= value <= high)
 
 
 def _is_broken(examples: Array) -> bool:

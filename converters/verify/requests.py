@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from ondevice.converters.graph import PackedModel
 from ondevice.converters.source.torch_source import Source
 from ondevice.converters.tables.packed_table import PackedTable
-from ondevice.converters.verify.id_origins import InputIds, input_ids
+from ondevice.converters.verify.graph_numbers import changing_numbers, may_divide_by_minus_one
+from ondevice.converters.verify.id_origins import LEAST, InputIds, input_ids
+from ondevice.converters.verify.legal_ids import answered_rows, with_legal_values
 from ondevice.converters.verify.probe import ANY, probe_inputs
 from ondevice.errors import SpecError
 from ondevice.info import InputSpec, RankingVectors
@@ -21,57 +25,118 @@ from ondevice.ranking import context_splits, repeated_request
 # `rank` with `predict` for all other splits there.
 MOST_RANKINGS = 4
 RANKED_ROWS = 8
+# Rows of each batch that the source refuses and that every file is tried with.
+MOST_REFUSED = 8
 
 Array = npt.NDArray[Any]
 
 
-def id_uses(packed: PackedModel, examples: Mapping[str, Array]) -> dict[str, InputIds]:
-    """What every input's elements are used for: IDs of which table, or something else."""
-    shapes = {name: array.shape for name, array in examples.items()}
-    return input_ids(packed.model.graph, packed.lookups, shapes)
+@dataclass(frozen=True)
+class Domain:
+    """What the inputs of a model are, and which of their values are legal.
+
+    Attributes:
+        inputs: what files say of them.
+        uses: what their elements are used for.
+        constants: numbers near which the model may behave in another way.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    uses: Mapping[str, InputIds]
+    constants: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Rows by input name: those that the source answers, and some that it refuses."""
+
+    answered: dict[str, Array]
+    refused: dict[str, Array]
+
+
+def domain_of(packed: PackedModel, source: Source) -> Domain:
+    """What the inputs are by the graph, and by the source where the graph does not say it."""
+    graph = packed.model.graph
+    shapes = {name: array.shape for name, array in source.examples.items()}
+    uses = input_ids(graph, packed.lookups, shapes)
+    constants = changing_numbers(graph, packed.lookups)
+    if may_divide_by_minus_one(graph):
+        uses = {name: _without_the_least(use) for name, use in uses.items()}
+    integers = {
+        str(value.name): all(isinstance(size, int) for size in list(value.shape or ())[1:])
+        for value in graph.inputs
+        if value.dtype in (ir.DataType.INT64, None)
+    }
+    asked = with_legal_values(source, {name: uses[name] for name in integers}, constants, integers)
+    uses = {name: asked.get(name, use) for name, use in uses.items()}
+    return Domain(input_specs(packed, uses), uses, constants)
+
+
+def _without_the_least(use: InputIds) -> InputIds:
+    return replace(use, lows=np.maximum(use.lows, LEAST + 1))
 
 
 def input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[InputSpec, ...]:
-    """What a file says of its inputs: name, shape, dtype, and below which limit IDs must be."""
+    """What a file says of its inputs: name, shape, dtype, and between which limits IDs must be."""
     specs = []
     for value in packed.model.graph.inputs:
         sizes = [size if isinstance(size, int) else str(size) for size in value.shape or ()]
         dtype = "int64" if value.dtype is None else value.dtype.numpy().name
         name, use = str(value.name), uses[str(value.name)]
-        limits = [None if limit in (-1, ANY) else int(limit) for limit in use.limits]
+        limits = [
+            int(limit) if 0 <= limit < ANY or (limit == ANY and low > LEAST) else None
+            for limit, low in zip(use.limits, use.lows, strict=True)
+        ]
         shape = ("batch", *sizes[1:])
         free = any(isinstance(size, str) for size in sizes[1:])
-        if free or (not use.added and len(set(limits)) <= 1):  # one limit for all elements
+        low = _lowest(use, limits)
+        computed = any(
+            known and limit is not None for known, limit in zip(use.computed, limits, strict=True)
+        )
+        alike = not use.added and len(set(limits)) <= 1 and isinstance(low, int)
+        if free or alike:  # one limit for all elements
             limit = min((one for one in limits if one is not None), default=None)
-            specs.append(InputSpec(name, shape, limit, dtype))
-        elif not any(limits):
+            specs.append(InputSpec(name, shape, limit, dtype, low, computed))
+        elif all(limit is None for limit in limits):
             specs.append(InputSpec(name, shape, None, dtype))
         else:
-            specs.append(InputSpec(name, shape, tuple(limits), dtype))
+            specs.append(InputSpec(name, shape, tuple(limits), dtype, low, computed))
     return tuple(specs)
 
 
-def answered_requests(
-    source: Source, inputs: tuple[InputSpec, ...], uses: Mapping[str, InputIds], rows: int
-) -> dict[str, Array]:
-    """Requests of `rows` rows by input name, all of which the source answers with finite numbers.
+def _lowest(use: InputIds, limits: Sequence[int | None]) -> int | tuple[int, ...]:
+    """The least legal value of the elements that have a limit: one, or one for each element."""
+    lows = [
+        0 if limit is None else int(low) if computed else use.lowest
+        for limit, low, computed in zip(limits, use.lows, use.computed, strict=True)
+    ]
+    stated = {low for low, limit in zip(lows, limits, strict=True) if limit is not None}
+    return tuple(lows) if len(stated) > 1 else next(iter(stated), 0)
 
-    A row that it does not answer is replaced by one of the examples.
+
+def requests_of(source: Source, domain: Domain, rows: int) -> Requests:
+    """Requests of `rows` rows, all of which the source answers with finite numbers.
+
+    A row that it does not answer is replaced by one of the examples; if it refuses the row, this
+    becomes one of the refused.
 
     Raises:
         SpecError: it does not answer its own examples.
     """
-    batch = probe_inputs(inputs, uses, source.examples, rows)
-    answered = _answered(source, batch)
+    batch = probe_inputs(
+        domain.inputs, domain.uses, source.examples, rows, constants=domain.constants
+    )
+    answered, accepted = answered_rows(source, batch)
+    refused = {name: array[~accepted][:MOST_REFUSED] for name, array in batch.items()}
     if answered.all():
-        return batch
+        return Requests(batch, refused)
     count = len(next(iter(source.examples.values())))
     for name, example in source.examples.items():
         ordinary = example[np.arange(rows) % count]
         batch[name][~answered] = ordinary[~answered]
-    if not _answered(source, batch).all():
+    if not answered_rows(source, batch)[0].all():
         raise SpecError("the model fails, or returns NaN or infinity, for its own example inputs")
-    return batch
+    return Requests(batch, refused)
 
 
 def ranking_vectors(
@@ -87,22 +152,6 @@ def ranking_vectors(
     vectors = []
     for context in chosen:
         request = repeated_request(first, context)
-        if _answered(source, request).all():
+        if answered_rows(source, request)[0].all():
             vectors.append(RankingVectors(context, source(request, tables)))
     return tuple(vectors)
-
-
-def _answered(source: Source, batch: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-    """For which rows a source has a finite answer; where it fails, each half is tried."""
-    rows = len(next(iter(batch.values())))
-    try:
-        outputs = source(batch)
-    except SpecError:
-        if rows == 1:
-            return np.array([False])
-        halves = slice(0, rows // 2), slice(rows // 2, rows)
-        tried = ({name: array[half] for name, array in batch.items()} for half in halves)
-        return np.concatenate([_answered(source, half) for half in tried])
-    finite = [np.isfinite(array.reshape(rows, -1)).all(1) for array in outputs.values()]
-    together: npt.NDArray[np.bool_] = np.logical_and.reduce(finite)
-    return together

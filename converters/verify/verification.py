@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from ondevice.converters.verify.report import TargetReport
 from ondevice.difference import ScaleArray, largest_difference, output_scale
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
 from ondevice.errors import (
+    FileFormatError,
     InputError,
     MissingDependencyError,
     ParityError,
     SpecError,
+    UnsupportedError,
     needs_extra,
 )
 from ondevice.info import InputSpec
@@ -96,6 +99,7 @@ class Expected:
         scores: the trained module's first output on them.
         auc: of the trained module on them.
         own_auc: of the module, where it was compressed after training and the two differ.
+        refused: inputs of single requests that the torch module refuses.
     """
 
     batches: Sequence[dict[str, Array]]
@@ -106,6 +110,7 @@ class Expected:
     scores: FloatArray | None = None
     auc: float | None = None
     own_auc: float | None = None
+    refused: Sequence[dict[str, Array]] = ()
 
     @functools.cached_property
     def scales(self) -> dict[str, ScaleArray]:
@@ -224,8 +229,9 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     """Compare a file with the torch module in every engine of this machine that runs it.
 
     Raises:
-        ParityError: outputs have other shapes.
+        ParityError: outputs have other shapes, or it refuses what the module answers.
         MissingDependencyError: no runtime for the file is installed.
+        UnsupportedError: the runtime lacks an operator of the file.
     """
     loaders, not_checked = _loaders(file)
     models = [load() for load in loaders]
@@ -234,7 +240,7 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     parity, changes = [], []
     for load, model in zip(loaders, models, strict=True):
         found = [
-            expected.difference(_outputs(model, batch), stored)
+            expected.difference(_answers(model, batch), stored)
             for batch, stored in zip(expected.batches, expected.stored, strict=True)
         ]
         ranked = ranking_difference(load, expected.batches[-1], expected.scales)
@@ -242,6 +248,7 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
         changes += [
             expected.difference(_outputs(model, batch), right) for batch, right in expected.trained
         ]
+    warn_of_answers(models[0], expected.refused)
     auc = None
     accepted = all(item.passed for item in parity)
     if accepted and expected.validation is not None and expected.scores is not None:
@@ -261,13 +268,44 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     )
 
 
+def warn_of_answers(model: Model, refused: Iterable[Mapping[str, Array]]) -> None:
+    """Warn, once, if a model answers a request that the torch module refuses.
+
+    No limit of one input says which these are: they depend on several values, or the module
+    refuses them in Python, which its graph does not hold.
+    """
+    for batch in refused:
+        for row in range(len(next(iter(batch.values())))):
+            request = {name: array[row : row + 1] for name, array in batch.items()}
+            try:
+                model.predict(request)
+            except InputError:
+                continue
+            values = ", ".join(f"{name} {array[0].tolist()}" for name, array in request.items())
+            warnings.warn(
+                f"{model.path.name} answers requests that the module refuses, such as {values}; "
+                "check them before they reach the file",
+                stacklevel=2,
+            )
+            return
+
+
 def _loaders(file: Path) -> tuple[list[Callable[[], Model]], tuple[str, ...]]:
-    """What opens the file in each runtime that claims to run it; the runtimes missing here."""
+    """What opens the file in each runtime that claims to run it; the runtimes missing here.
+
+    Raises:
+        MissingDependencyError: no runtime for the file is installed.
+        UnsupportedError: the runtime cannot open it, as where it lacks an operator on integers.
+    """
     try:
         first = ondevice.load(file)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"{file.name} cannot be verified, so it is not written: {error}"
+        ) from error
+    except FileFormatError as error:
+        raise UnsupportedError(
+            f"the runtime of {file.name} cannot run the model's operators: {error}"
         ) from error
     loaders: list[Callable[[], Model]] = [functools.partial(ondevice.load, file)]
     missing = []
@@ -319,6 +357,20 @@ def check_parity(reports: Iterable[TargetReport], *, probabilities: bool) -> Non
         f"{outputs} differ from the torch module's by more than {tolerance:g}{unit}: "
         f"{', '.join(faults)}; nothing was written{hint}"
     )
+
+
+def _answers(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:
+    """The outputs for requests that the torch module answers.
+
+    Raises:
+        ParityError: the file refuses them.
+    """
+    try:
+        return _outputs(model, batch)
+    except InputError as error:
+        raise ParityError(
+            f"{model.path.name} refuses requests that the module answers: {error}"
+        ) from error
 
 
 def _outputs(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import tflite
 
 from ondevice.converters.targets.tflite.graph import GraphBuilder, Translate
-from ondevice.converters.targets.tflite.select import SELECTIONS
+from ondevice.converters.targets.tflite.select import SELECTIONS, as_numbers
 from ondevice.converters.targets.tflite.shapes import (
     broadcast,
     flat_size,
@@ -57,6 +57,14 @@ def _pow(graph: GraphBuilder, node: ir.Node) -> Tensor:
         return _binary("POW")(graph, node)
     base = graph.tensor(node.inputs[0])  # a square is a product, as in factorisation machines
     return graph.writer.op("MUL", [base, base], base.shape, base.dtype)
+
+
+def _relu(graph: GraphBuilder, node: ir.Node) -> Tensor:
+    x = graph.tensor(node.inputs[0])
+    if x.dtype.kind != "i":
+        return graph.writer.op("RELU", [x], x.shape, x.dtype)
+    zero = graph.writer.constant(0, x.dtype)
+    return graph.writer.op("MAXIMUM", [x, zero], x.shape, x.dtype)
 
 
 def _identity(graph: GraphBuilder, node: ir.Node) -> Tensor:
@@ -283,12 +291,12 @@ OPERATORS: dict[str, Translate] = {
     "MatMul": _matmul,
     "Mul": _binary("MUL"),
     "Pow": _pow,
-    "ReduceMax": _reduce("REDUCE_MAX"),
+    "ReduceMax": as_numbers(_reduce("REDUCE_MAX")),
     "ReduceMean": _reduce("MEAN"),
-    "ReduceMin": _reduce("REDUCE_MIN"),
+    "ReduceMin": as_numbers(_reduce("REDUCE_MIN")),
     "ReduceProd": _reduce("REDUCE_PROD"),
     "ReduceSum": _reduce("SUM"),
-    "Relu": _unary("RELU"),
+    "Relu": _relu,
     "Reshape": _reshape,
     "Sigmoid": _unary("LOGISTIC"),
     "Slice": _slice,

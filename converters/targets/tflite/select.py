@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import tflite
 
 from ondevice.converters.targets.tflite.graph import GraphBuilder, Translate
+from ondevice.converters.targets.tflite.integer_division import quotient, remainder
 from ondevice.converters.targets.tflite.shapes import broadcast, reshape, transposed
 from ondevice.converters.targets.tflite.writer import FREE, Shape, Tensor
 from ondevice.errors import UnsupportedError
@@ -52,6 +54,29 @@ def _choose(graph: GraphBuilder, opcode: str, x: Tensor, yes: Tensor, no: Tensor
     """Yes where x is below (or above) zero, no elsewhere."""
     test = graph.writer.op(opcode, [x, _number(graph, 0, x)], x.shape, _BOOL)
     return graph.writer.op("SELECT_V2", [test, yes, no], x.shape, x.dtype)
+
+
+def _abs(graph: GraphBuilder, node: ir.Node) -> Tensor:
+    x = graph.tensor(node.inputs[0])
+    if x.dtype != np.int64:
+        return _op(graph, "ABS", x)
+    return _op(graph, "MAXIMUM", x, _op(graph, "NEG", x))
+
+
+def as_numbers(translate: Translate) -> Translate:
+    """Truth values as int32 for a kernel that takes numbers only, and back."""
+
+    def translated(graph: GraphBuilder, node: ir.Node) -> Tensor:
+        value, x = node.inputs[0], graph.tensor(node.inputs[0])
+        if value is None or x.dtype != _BOOL:
+            return translate(graph, node)
+        graph.values[value] = graph.writer.cast(x, np.int32)
+        try:
+            return graph.writer.cast(translate(graph, node), _BOOL)
+        finally:
+            graph.values[value] = x
+
+    return translated
 
 
 def _sign(graph: GraphBuilder, node: ir.Node) -> Tensor:
@@ -106,16 +131,28 @@ def _elu(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return _choose(graph, "GREATER", x, x, _op(graph, "MUL", below, _number(graph, alpha, x)))
 
 
+def _constant_divisors(graph: GraphBuilder, node: ir.Node) -> npt.NDArray[np.int64]:
+    divisors = graph.array(node.inputs[1])
+    if divisors is None:
+        raise UnsupportedError("an integer divided by a number that is not constant")
+    return divisors.astype(np.int64)
+
+
 def _mod(graph: GraphBuilder, node: ir.Node) -> Tensor:
-    if node.attributes.get_int("fmod", 0):
+    x, of_dividend = graph.tensor(node.inputs[0]), bool(node.attributes.get_int("fmod", 0))
+    if x.dtype.kind == "i":
+        return remainder(graph.writer, x, _constant_divisors(graph, node), of_dividend)
+    if of_dividend:
         raise UnsupportedError("a remainder with the sign of the dividend")
     return _elementwise("FLOOR_MOD")(graph, node)
 
 
 def _div(graph: GraphBuilder, node: ir.Node) -> Tensor:
-    if graph.tensor(node.inputs[0]).dtype != np.float32:
-        raise UnsupportedError("a division of integers")
-    return _elementwise("DIV")(graph, node)
+    x, writer = graph.tensor(node.inputs[0]), graph.writer
+    if x.dtype.kind != "i":
+        return _elementwise("DIV")(graph, node)
+    whole = quotient(writer, writer.cast(x, np.int64), _constant_divisors(graph, node))
+    return writer.cast(whole, x.dtype)
 
 
 def _zeros_added(graph: GraphBuilder, x: Tensor, zeros: Tensor, shape: Shape) -> Tensor:
@@ -184,10 +221,18 @@ def _pad(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return graph.writer.op("PADV2", [x, places, value], shape, x.dtype)
 
 
+def _from_the_front(graph: GraphBuilder, places: Tensor, size: int) -> Tensor:
+    """Computed indices, those from the end counted from the front: GATHER refuses negative ones."""
+    if size == FREE:
+        return places
+    moved = _op(graph, "ADD", places, _number(graph, size, places))
+    return _choose(graph, "LESS", places, moved, places)
+
+
 def _indices(graph: GraphBuilder, value: ir.Value | None, size: int) -> Tensor:
     array = graph.array(value)
     if array is None:
-        return graph.tensor(value)
+        return _from_the_front(graph, graph.tensor(value), size)
     if size == FREE and (array < 0).any():
         raise UnsupportedError("an index from the end of a free axis")
     return graph.writer.constant(np.where(array < 0, array + size, array), np.int32)
@@ -222,13 +267,21 @@ def _gather_elements(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 def _gather_nd(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x, places = (graph.tensor(value) for value in node.inputs)
+    computed = graph.array(node.inputs[1]) is None
     if node.attributes.get_int("batch_dims", 0):
         if node.attributes.get_int("batch_dims", 0) != 1 or places.shape[-1] != 1:
             raise UnsupportedError("batch_dims beyond the rows, or several indices")
         places = reshape(graph.writer, places, places.shape[:-1])
+        if computed:
+            places = _from_the_front(graph, places, x.shape[1])
         shape = (*places.shape, *x.shape[2:])
         return graph.writer.op("GATHER", [x, places], shape, x.dtype, axis=1, batch_dims=1)
-    shape = (*places.shape[:-1], *x.shape[places.shape[-1] :])
+    depth = places.shape[-1]
+    sizes = x.shape[:depth]
+    if computed and FREE not in sizes:
+        moved = _op(graph, "ADD", places, graph.writer.constant(sizes, places.dtype))
+        places = _choose(graph, "LESS", places, moved, places)
+    shape = (*places.shape[:-1], *x.shape[depth:])
     return graph.writer.op("GATHER_ND", [x, places], shape, x.dtype)
 
 
@@ -273,7 +326,7 @@ def _top_k_indices(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 
 SELECTIONS: dict[str, Translate] = {
-    "Abs": _elementwise("ABS"),
+    "Abs": _abs,
     "And": _logical("LOGICAL_AND"),
     "ArgMax": _arg("ARG_MAX"),
     "ArgMin": _arg("ARG_MIN"),
@@ -289,7 +342,7 @@ SELECTIONS: dict[str, Translate] = {
     "Floor": _elementwise("FLOOR"),
     "Gather": _gather,
     "GatherElements": _gather_elements,
-    "GatherND": _gather_nd,
+    "GatherND": as_numbers(_gather_nd),
     "Greater": _elementwise("GREATER", dtype=np.bool_),
     "GreaterOrEqual": _elementwise("GREATER_EQUAL", dtype=np.bool_),
     "LeakyRelu": _leaky_relu,
@@ -303,7 +356,7 @@ SELECTIONS: dict[str, Translate] = {
     "Not": _logical("LOGICAL_NOT"),
     "Or": _logical("LOGICAL_OR"),
     "PRelu": _prelu,
-    "Pad": _pad,
+    "Pad": as_numbers(_pad),
     "Reciprocal": _reciprocal,
     "Round": _elementwise("ROUND"),
     "Shape": _shape,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tflite
 
+from ondevice.converters.targets.tflite.kernel_types import VALUES_INPUT, check_kernel
 from ondevice.errors import UnsupportedError
 
 FREE = -1  # a size that is known only when the model runs
@@ -256,7 +257,11 @@ class TfliteWriter:
             first: dtype of an output of the same shape that stands before it and is not used.
             quantisation: what the output's integers mean.
             options: fields of the operator's options table, in the schema's snake case.
+
+        Raises:
+            UnsupportedError: the runtimes have no kernel for these values.
         """
+        check_kernel(opcode, inputs[VALUES_INPUT.get(opcode, 0)].dtype)
         indices = tuple(tensor.index for tensor in inputs)
         key = (opcode, indices, np.dtype(dtype), quantisation, *sorted(options.items()))
         if key not in self._known:

@@ -28,6 +28,7 @@ _MOVING = {
 }  # fmt: skip
 # Reading an ID so does not depend on which ID it is, as far as a probe is concerned.
 _TESTING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Shape", "Size"}
+_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 11, 12, 13)  # ONNX's codes of types of numbers
 _ROWS = 2
 
 
@@ -190,7 +191,7 @@ class _Tracer:
             yield _both(kind, [_as_places(one) for one in inputs], [], attributes)
         elif kind == "Split":
             yield from _split(node, inputs, attributes)
-        elif kind == "Cast" and attributes["to"] in (1, 6, 7, 11):  # numbers remain what they are
+        elif kind == "Cast" and attributes["to"] in _NUMBERS:  # they remain what they are
             yield inputs[0]
         elif kind in ("Add", "Sub") and len(places) == 1:
             yield _shifted(kind, inputs)

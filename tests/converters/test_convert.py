@@ -318,7 +318,7 @@ def test_wrong_examples(tmp_path, example):
         convert(Odd(lambda x: x), example, tmp_path)
 
 
-def test_no_lookup_is_refused(tmp_path):
+def test_a_module_without_tables(tmp_path):
     class Dense(nn.Module):
         def forward(self, user):
             return user.float()

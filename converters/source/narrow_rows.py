@@ -6,7 +6,7 @@ Files store tables in codecs of their own, and a lookup reads a float32 table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from ondevice.converters.source.fold import constant, evaluate
 from ondevice.converters.source.selections import first_axis_ids
 
 Array = npt.NDArray[Any]
+
+WIDENED = ".float32"  # behind the name of the constant that a table was widened from
 
 _NARROW = (
     ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16,
@@ -35,12 +37,14 @@ class _Rows:
         rank: of the IDs.
         array: the rows.
         name: of the constant that they come from.
+        narrow: whether they come from a narrow constant, and are not a float32 table yet.
     """
 
     ids: ir.Value
     rank: int
     array: Array
     name: str
+    narrow: bool
 
 
 def widen_rows(model: ir.Model) -> ir.Model:
@@ -52,22 +56,36 @@ def widen_rows(model: ir.Model) -> ir.Model:
     model = model.clone()
     graph = model.graph
     rows: dict[ir.Value, _Rows] = {}
+    wide: dict[ir.Node, _Rows] = {}  # results that nothing continues row by row, so far
     for node in list(graph):
         found = _gathered(node) or _computed(node, rows, graph.opset_imports)
         if found is None:
             continue
-        rows[node.outputs[0]] = found
-        if found.array.dtype != np.float32 or first_axis_ids(node) is not None:
-            continue
-        table = constant(graph, f"{found.name}.float32", found.array)
-        gather = ir.node("Gather", [table, found.ids], attributes={"axis": 0}, name=node.name)
-        gather.metadata_props.update(node.metadata_props)
-        gather.outputs[0].shape, gather.outputs[0].dtype = node.outputs[0].shape, table.dtype
-        ir.convenience.replace_nodes_and_values(
-            graph, node, [node], [gather], node.outputs, gather.outputs
-        )
+        value = node.outputs[0]
+        for read in node.inputs:
+            producer = None if read is None else read.producer()
+            if producer is not None:
+                wide.pop(producer, None)
+        if found.narrow and found.array.dtype == np.float32:
+            wide[node] = found
+            if len(value.uses()) != 1 or value.is_graph_output():
+                found = replace(found, narrow=False)  # a table: what reads it is the network
+        rows[value] = found
+    for node, found in wide.items():
+        _gather_wide(graph, node, found)
     passes.RemoveUnusedNodesPass()(model)
     return model
+
+
+def _gather_wide(graph: ir.Graph, node: ir.Node, found: _Rows) -> None:
+    """Put a gather of float32 rows in the place of the last node that widens them."""
+    table = constant(graph, f"{found.name}{WIDENED}", found.array)
+    gather = ir.node("Gather", [table, found.ids], attributes={"axis": 0}, name=node.name)
+    gather.metadata_props.update(node.metadata_props)
+    gather.outputs[0].shape, gather.outputs[0].dtype = node.outputs[0].shape, table.dtype
+    ir.convenience.replace_nodes_and_values(
+        graph, node, [node], [gather], node.outputs, gather.outputs
+    )
 
 
 def _gathered(node: ir.Node) -> _Rows | None:
@@ -77,7 +95,7 @@ def _gathered(node: ir.Node) -> _Rows | None:
     held = table.const_value
     if held is None or held.dtype not in (*_NARROW, ir.DataType.FLOAT) or len(held.shape) < 1:
         return None
-    return _Rows(ids, len(ids.shape), held.numpy(), str(table.name))
+    return _Rows(ids, len(ids.shape), held.numpy(), str(table.name), held.dtype in _NARROW)
 
 
 def _computed(
@@ -90,7 +108,8 @@ def _computed(
     read = [rows[value] for value in node.inputs if value is not None and value in rows]
     if node.domain or not read or any(item.ids is not read[0].ids for item in read):
         return None
-    if all(item.array.dtype == np.float32 for item in read):
+    narrow = any(item.narrow for item in read)
+    if not narrow and node.op_type != "Unsqueeze":  # scales of rows, which a product may read
         return None
     arrays: list[Array | None] = []
     for value in node.inputs:
@@ -115,7 +134,7 @@ def _computed(
     if results is None:
         return None
     largest = max(read, key=lambda item: item.array.nbytes)
-    return _Rows(read[0].ids, read[0].rank, results[0], largest.name)
+    return _Rows(read[0].ids, read[0].rank, results[0], largest.name, narrow)
 
 
 def _meet_in_rows(

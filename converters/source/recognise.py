@@ -6,7 +6,7 @@ Gather on any axis, GatherND, GatherElements with one ID a row, and a one-hot ve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,9 @@ from ondevice.converters.graph import (
 )
 from ondevice.converters.lowering.builder import Lowering
 from ondevice.converters.source.fold import constant
+from ondevice.converters.source.narrow_rows import WIDENED
 from ondevice.converters.source.one_hot import one_hot_ids
-from ondevice.converters.source.selections import first_axis_ids, repeated_ids
+from ondevice.converters.source.selections import first_axis_ids, index_parts, repeated_ids
 from ondevice.converters.tables.table_source import ArrayTable
 from ondevice.errors import SpecError, UnsupportedError
 from ondevice.spec import LookupSpec, full_spec
@@ -47,6 +48,8 @@ class _Selection:
         beyond: whether an ID out of range yields zeros instead of an error.
         bias: what is added to each row, if anything.
         last: whether rows lie along the result's last axis, whatever `axis` is.
+        places: numbers along each of the constant's first axes, of which only the IDs depend on
+            the request; empty where IDs count along one axis.
     """
 
     table: ir.Value
@@ -55,6 +58,7 @@ class _Selection:
     beyond: bool = False
     bias: ir.Value | None = None
     last: bool = False
+    places: tuple[ir.Value, ...] = ()
 
 
 def recognise_lookups(model: ir.Model, origins: Mapping[str, str] | None = None) -> CapturedModel:
@@ -70,11 +74,11 @@ def recognise_lookups(model: ir.Model, origins: Mapping[str, str] | None = None)
     """
     model = model.clone()
     graph = model.graph
-    tables: dict[tuple[ir.Value, int, bool], ir.Value] = {}
+    tables: dict[tuple[ir.Value, int, bool, int], ir.Value] = {}
     reasons: dict[str, str] = {}
     varying = _request_dependent(graph)
     for node in list(graph):
-        selection = _selection(node)
+        selection = _selection(node, varying)
         if selection is None or selection.ids not in varying:
             continue
         fault = _fault(selection)
@@ -90,7 +94,7 @@ def recognise_lookups(model: ir.Model, origins: Mapping[str, str] | None = None)
     return CapturedModel(model, lookups, arrays, _uncompressed(graph, varying, reasons))
 
 
-def _selection(node: ir.Node) -> _Selection | None:
+def _selection(node: ir.Node, varying: Container[ir.Value | None]) -> _Selection | None:
     table = node.inputs[0] if node.inputs else None
     if node.domain or table is None:
         return None
@@ -102,6 +106,10 @@ def _selection(node: ir.Node) -> _Selection | None:
         return _Selection(table, node.inputs[1], axis)
     if node.op_type == "GatherElements" and (ids := repeated_ids(node)) is not None:
         return _Selection(table, ids)
+    places = index_parts(node)
+    chosen = [place for place in places if place in varying]
+    if len(chosen) == 1:
+        return _Selection(table, chosen[0], places=tuple(places))
     return _one_hot_product(node) if node.op_type in ("MatMul", "Gemm") else None
 
 
@@ -135,7 +143,7 @@ def _fault(selection: _Selection) -> str:
     if selection.ids.shape is None:
         return "its IDs have an unknown number of axes"
     try:
-        rows = int(held.shape.numpy()[selection.axis])
+        rows = _rows(selection, held.shape.numpy())
         full_spec(rows, held.size // rows)
     except SpecError as error:
         return str(error)
@@ -148,23 +156,33 @@ def _fault(selection: _Selection) -> str:
 _CHECKED_SIZE = 2**18
 
 
+def _rows(selection: _Selection, shape: Sequence[int]) -> int:
+    """How many rows a constant of this shape has for a selection."""
+    counted = shape[: len(selection.places)] or shape[selection.axis : selection.axis + 1]
+    return int(np.prod(counted))
+
+
 def _replace(
     graph: ir.Graph,
     node: ir.Node,
     selection: _Selection,
-    tables: dict[tuple[ir.Value, int, bool], ir.Value],
+    tables: dict[tuple[ir.Value, int, bool, int], ir.Value],
 ) -> None:
     """Put a Lookup in the place of a node, with what gives its rows the shape of the result."""
     held = _array(selection.table)
     axis, ids_shape = selection.axis, selection.ids.shape
     rank = len(ids_shape or ())
-    key = (selection.table, axis, selection.beyond)
+    key = (selection.table, axis, selection.beyond, len(selection.places))
     if key not in tables:
         tables[key] = _table(graph, selection, held)
     table = tables[key]
     rows, dim = _array(table).shape
     lower = Lowering(graph, node, f"{node.name}.lookup")
-    ids = _int64(lower, selection.ids)
+    ids = (
+        _flat_ids(lower, selection, held.shape)
+        if selection.places
+        else _int64(lower, selection.ids)
+    )
     spec = full_spec(rows, dim, oov_row=rows - 1 if selection.beyond else None)
     lookup = _lookup(node, ids, table, spec)
     lower.nodes.append(lookup)
@@ -172,7 +190,8 @@ def _replace(
     value.name = f"{node.name}.rows"
     sizes = [size if isinstance(size, int) else str(size) for size in ids_shape or ()]
     value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape([*sizes, dim])
-    rest = [size for place, size in enumerate(held.shape) if place != axis]
+    counted = range(len(selection.places)) if selection.places else (axis,)
+    rest = [size for place, size in enumerate(held.shape) if place not in counted]
     if not rest:
         value = lower.op("Squeeze", value, lower.ints(-1))
     elif len(rest) > 1:
@@ -191,9 +210,9 @@ def _replace(
 
 def _table(graph: ir.Graph, selection: _Selection, held: Array) -> ir.Value:
     """The constant as a matrix [rows, dim]: itself, a view of it, or with a row of zeros."""
-    if held.ndim == 2 and selection.axis == 0 and not selection.beyond:
+    if held.ndim == 2 and selection.axis == 0 and not selection.beyond and not selection.places:
         return selection.table
-    matrix = np.moveaxis(held, selection.axis, 0).reshape(held.shape[selection.axis], -1)
+    matrix = np.moveaxis(held, selection.axis, 0).reshape(_rows(selection, held.shape), -1)
     if selection.beyond:
         matrix = np.concatenate([matrix, np.zeros((1, matrix.shape[1]), matrix.dtype)])
     fresh = constant(graph, f"{selection.table.name}.rows", matrix)
@@ -216,6 +235,11 @@ def _lookup(node: ir.Node, ids: ir.Value, table: ir.Value, spec: LookupSpec) -> 
     )
 
 
+def _source_name(table: ir.Value) -> str:
+    """The constant that a table was cut or widened from."""
+    return str(table.meta.get(_SOURCE, table.name)).removesuffix(WIDENED)
+
+
 def _name_tables(graph: ir.Graph, origins: Mapping[str, str]) -> None:
     """Call tables as the parameters are called that they come from, as far as names are free."""
     taken = {str(value.name) for value in graph.inputs}
@@ -224,7 +248,7 @@ def _name_tables(graph: ir.Graph, origins: Mapping[str, str]) -> None:
         table = node.inputs[1] if _is_lookup(node) else None
         if table is None or table.name is None:
             continue
-        source = str(table.meta.get(_SOURCE, table.name))
+        source = _source_name(table)
         name = origins.get(source, source)
         if name != table.name and name not in taken and name not in graph.initializers:
             del graph.initializers[table.name]
@@ -276,9 +300,37 @@ def _int64(lower: Lowering, ids: ir.Value) -> ir.Value:
             return source
     if ids.dtype in (ir.DataType.INT64, None):
         return ids
+    return _cast(lower, ids)
+
+
+def _cast(lower: Lowering, ids: ir.Value) -> ir.Value:
     cast = lower.op("Cast", ids, to=int(ir.DataType.INT64))
     cast.dtype, cast.shape = ir.DataType.INT64, ids.shape
     return cast
+
+
+def _flat_ids(lower: Lowering, selection: _Selection, shape: Sequence[int]) -> ir.Value:
+    """Row numbers of a constant whose first axes are one; -1, which lookups refuse, for an ID
+    beyond its axis, which would be a row of its neighbour.
+    """
+    rows: ir.Value | None = None
+    for axis, place in enumerate(selection.places):
+        stride = int(np.prod(shape[axis + 1 : len(selection.places)], dtype=np.int64))
+        numbers = place if place.dtype == ir.DataType.INT64 else _cast(lower, place)
+        part = lower.op("Mul", numbers, lower.constant(stride, np.int64))
+        rows = part if rows is None else lower.op("Add", rows, part)
+    ids = _int64(lower, selection.ids)
+    size = shape[selection.places.index(selection.ids)]
+    least = lower.op("GreaterOrEqual", ids, lower.constant(0, np.int64))
+    inside = lower.op("And", least, lower.op("Less", ids, lower.constant(size, np.int64)))
+    flat = lower.op("Where", inside, rows, lower.constant(-1, np.int64))
+    for node in lower.nodes:
+        value = node.outputs[0]
+        if node.op_type != "Constant":
+            logic = node.op_type in ("GreaterOrEqual", "And", "Less")
+            value.dtype = ir.DataType.BOOL if logic else ir.DataType.INT64
+            value.shape = selection.ids.shape
+    return flat
 
 
 def _is_lookup(node: ir.Node) -> bool:

@@ -51,3 +51,21 @@ def repeated_ids(node: ir.Node) -> ir.Value | None:
         return None
     ids = without_last_axis(expand.inputs[0])
     return ids if ids is not None and ids.shape is not None and len(ids.shape) == 1 else None
+
+
+def index_parts(node: ir.Node) -> list[ir.Value]:
+    """The numbers by which a GatherND selects along each of a table's first axes.
+
+    All have the shape of the IDs; there are at least two. An empty list for any other node.
+    """
+    indices = node.inputs[1] if len(node.inputs) > 1 else None
+    joined = None if indices is None else indices.producer()
+    if node.op_type != "GatherND" or node.attributes.get_int("batch_dims", 0) or joined is None:
+        return []
+    if joined.op_type != "Concat" or indices is None or indices.shape is None:
+        return []
+    if joined.attributes.get_int("axis", 0) not in (-1, len(indices.shape) - 1):
+        return []
+    parts = [without_last_axis(value) for value in joined.inputs]
+    known = [part for part in parts if part is not None]
+    return known if len(known) == len(parts) > 1 else []

@@ -230,7 +230,7 @@ def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
             )
             if form in ("tensor_type", None) and not text:
                 continue
-            what = "a tensor of strings" if text else _FORMS.get(str(form), str(form))
+            what = "a tensor of strings" if text else _form(value.type)
             maker = f", made by {makers[value.name]}" if value.name in makers else ""
             hint = (
                 "; export the model without it (skl2onnx: options={'zipmap': False}), or make the "
@@ -244,12 +244,13 @@ def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
             )
 
 
-_FORMS = {
-    "map_type": "a map",
-    "sequence_type": "a sequence",
-    "optional_type": "an optional value",
-    "sparse_tensor_type": "a sparse tensor",
-}
+def _form(kind: onnx.TypeProto) -> str:
+    """What a value is that is no tensor, such as "a sequence of maps"."""
+    name = str(kind.WhichOneof("value")).removesuffix("_type").replace("_", " ")
+    if name == "sequence":
+        inner = str(kind.sequence_type.elem_type.WhichOneof("value")).removesuffix("_type")
+        return f"a sequence of {inner}s"
+    return f"an {name} value" if name == "optional" else f"a {name}"
 
 
 def _session(model: Path) -> Any:

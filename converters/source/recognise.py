@@ -91,7 +91,9 @@ def recognise_lookups(model: ir.Model, origins: Mapping[str, str] | None = None)
     lookups = tuple(_captured(node) for node in graph if _is_lookup(node))
     names = {lookup.table for lookup in lookups}
     arrays = {name: ArrayTable(_array(graph.initializers[name])) for name in sorted(names)}
-    return CapturedModel(model, lookups, arrays, _uncompressed(graph, varying, reasons))
+    return CapturedModel(
+        model, lookups, arrays, _uncompressed(graph, varying, reasons, origins or {})
+    )
 
 
 def _selection(node: ir.Node, varying: Container[ir.Value | None]) -> _Selection | None:
@@ -268,7 +270,10 @@ def _request_dependent(graph: ir.Graph) -> set[ir.Value | None]:
 
 
 def _uncompressed(
-    graph: ir.Graph, varying: set[ir.Value | None], reasons: Mapping[str, str]
+    graph: ir.Graph,
+    varying: Container[ir.Value | None],
+    reasons: Mapping[str, str],
+    origins: Mapping[str, str],
 ) -> tuple[UncompressedTable, ...]:
     """Large constants that IDs of the request still select from, and why they are no tables."""
     found: dict[str, UncompressedTable] = {}
@@ -287,7 +292,8 @@ def _uncompressed(
             if inside
             else f"{node.op_type} selects single values of it, or rows by several numbers each"
         )
-        found[str(table.name)] = UncompressedTable(str(table.name), held.nbytes, reason)
+        name = origins.get(str(table.name), str(table.name))
+        found[name] = UncompressedTable(name, held.nbytes, reason)
     return tuple(found.values())
 
 

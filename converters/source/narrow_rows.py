@@ -64,7 +64,7 @@ def widen_rows(model: ir.Model) -> ir.Model:
         value = node.outputs[0]
         for read in node.inputs:
             producer = None if read is None else read.producer()
-            if producer is not None:
+            if read is not None and producer is not None and read in rows and rows[read].narrow:
                 wide.pop(producer, None)
         if found.narrow and found.array.dtype == np.float32:
             wide[node] = found
@@ -82,7 +82,7 @@ def _gather_wide(graph: ir.Graph, node: ir.Node, found: _Rows) -> None:
     table = constant(graph, f"{found.name}{WIDENED}", found.array)
     gather = ir.node("Gather", [table, found.ids], attributes={"axis": 0}, name=node.name)
     gather.metadata_props.update(node.metadata_props)
-    gather.outputs[0].shape, gather.outputs[0].dtype = node.outputs[0].shape, table.dtype
+    gather.outputs[0].shape, gather.outputs[0].dtype = node.outputs[0].shape, ir.DataType.FLOAT
     ir.convenience.replace_nodes_and_values(
         graph, node, [node], [gather], node.outputs, gather.outputs
     )
@@ -141,12 +141,13 @@ def _meet_in_rows(
     node: ir.Node, rows: Mapping[ir.Value, _Rows], arrays: list[Array | None]
 ) -> bool:
     """Whether two operands differ by ID only through rows; axes of size 1 before those go away."""
-    most = max(rows[value].array.ndim for value in node.inputs if value in rows)  # type: ignore[index]
+    read = [rows[value] for value in node.inputs if value is not None and value in rows]
+    most = max(item.array.ndim for item in read)
     for place, value in enumerate(node.inputs):
         array = arrays[place]
         if array is None:
             return False
-        if value in rows:
+        if value is not None and value in rows:
             if array.ndim != most:
                 return False
             continue
@@ -163,7 +164,9 @@ def _dequantised_axis(
 ) -> int | None:
     """The axis of the rows that scales belong to; None where they do not belong to rows."""
     value, scale = node.inputs[0], node.inputs[1]
-    if value not in rows or scale is None or node.attributes.get_int("block_size", 0):
+    if value is None or scale is None or value not in rows:
+        return None
+    if node.attributes.get_int("block_size", 0) != 0:
         return None
     held, table = arrays[1], rows[value]
     if held is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from ondevice.converters.source.selections import without_last_axis
+from ondevice.converters.source.selections import is_column, without_last_axis
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class OneHot:
         ids: the IDs.
         count: how many places there are.
         zero_beyond: whether an ID out of range yields zeros; else the source refuses it.
+        column: whether the IDs have a last axis of size 1, whose place the vectors take.
     """
 
     ids: ir.Value
     count: int
     zero_beyond: bool
+    column: bool = False
 
 
 def one_hot_ids(value: ir.Value | None) -> OneHot | None:
@@ -50,17 +52,18 @@ def one_hot_ids(value: ir.Value | None) -> OneHot | None:
 def _compared(ids: ir.Value | None, places: ir.Value | None) -> OneHot | None:
     """A comparison of IDs [..., 1] with 0, 1, 2, ..."""
     source = without_last_axis(ids)
+    column = source is None and is_column(ids)
+    source = ids if column else source
     if source is None or places is None or places.const_value is None:
         return None
     numbers = places.const_value.numpy()
     count = numbers.size
     if numbers.ndim < 1 or numbers.shape[-1] != count or source.shape is None:
         return None
-    if numbers.ndim > len(source.shape) + 1 or not np.array_equal(
-        numbers.ravel(), np.arange(count)
-    ):
+    rank = len(source.shape) + (not column)
+    if numbers.ndim > rank or not np.array_equal(numbers.ravel(), np.arange(count)):
         return None
-    return OneHot(source, count, zero_beyond=True)
+    return OneHot(source, count, zero_beyond=True, column=column)
 
 
 def _operator(node: ir.Node) -> OneHot | None:

@@ -26,7 +26,12 @@ from ondevice.converters.lowering.builder import Lowering
 from ondevice.converters.source.fold import constant
 from ondevice.converters.source.narrow_rows import WIDENED
 from ondevice.converters.source.one_hot import one_hot_ids
-from ondevice.converters.source.selections import first_axis_ids, index_parts, repeated_ids
+from ondevice.converters.source.selections import (
+    first_axis_ids,
+    index_parts,
+    is_column,
+    repeated_ids,
+)
 from ondevice.converters.tables.table_source import ArrayTable
 from ondevice.errors import SpecError, UnsupportedError
 from ondevice.spec import LookupSpec, full_spec
@@ -48,6 +53,7 @@ class _Selection:
         beyond: whether an ID out of range yields zeros instead of an error.
         bias: what is added to each row, if anything.
         last: whether rows lie along the result's last axis, whatever `axis` is.
+        column: whether the IDs have a last axis of size 1 that the result lacks.
         places: numbers along each of the constant's first axes, of which only the IDs depend on
             the request; empty where IDs count along one axis.
     """
@@ -58,6 +64,7 @@ class _Selection:
     beyond: bool = False
     bias: ir.Value | None = None
     last: bool = False
+    column: bool = False
     places: tuple[ir.Value, ...] = ()
 
 
@@ -108,6 +115,10 @@ def _selection(node: ir.Node, varying: Container[ir.Value | None]) -> _Selection
         return _Selection(table, node.inputs[1], axis)
     if node.op_type == "GatherElements" and (ids := repeated_ids(node)) is not None:
         return _Selection(table, ids)
+    if node.op_type == "GatherND" and is_column(node.inputs[1]):
+        batched = node.attributes.get_int("batch_dims", 0) != 0
+        column = node.inputs[1]
+        return None if batched or column is None else _Selection(table, column, column=True)
     places = index_parts(node)
     chosen = [place for place in places if place in varying]
     if len(chosen) == 1:
@@ -123,14 +134,16 @@ def _one_hot_product(node: ir.Node) -> _Selection | None:
     axis, bias = 0, None
     if node.op_type == "Gemm":
         scaled = any(node.attributes.get_float(key, 1.0) != 1.0 for key in ("alpha", "beta"))
-        if scaled or node.attributes.get_int("transA", 0):
+        if scaled or node.attributes.get_int("transA", 0) != 0:
             return None
         axis = node.attributes.get_int("transB", 0)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
     shape = weight.const_value.shape.numpy()
     if len(shape) != 2 or shape[axis] != vector.count:
         return None
-    return _Selection(weight, vector.ids, axis, vector.zero_beyond, bias, last=True)
+    return _Selection(
+        weight, vector.ids, axis, vector.zero_beyond, bias, last=True, column=vector.column
+    )
 
 
 def _fault(selection: _Selection) -> str:
@@ -149,13 +162,7 @@ def _fault(selection: _Selection) -> str:
         full_spec(rows, held.size // rows)
     except SpecError as error:
         return str(error)
-    if held.size <= _CHECKED_SIZE and not np.isfinite(held.numpy()).all():
-        return "it holds values that are not finite"
     return ""
-
-
-# Larger tables are checked while they are quantised, a chunk at a time.
-_CHECKED_SIZE = 2**18
 
 
 def _rows(selection: _Selection, shape: Sequence[int]) -> int:
@@ -171,26 +178,20 @@ def _replace(
     tables: dict[tuple[ir.Value, int, bool, int], ir.Value],
 ) -> None:
     """Put a Lookup in the place of a node, with what gives its rows the shape of the result."""
-    held = _array(selection.table)
-    axis, ids_shape = selection.axis, selection.ids.shape
-    rank = len(ids_shape or ())
+    held, axis = _array(selection.table), selection.axis
     key = (selection.table, axis, selection.beyond, len(selection.places))
     if key not in tables:
         tables[key] = _table(graph, selection, held)
     table = tables[key]
     rows, dim = _array(table).shape
     lower = Lowering(graph, node, f"{node.name}.lookup")
-    ids = (
-        _flat_ids(lower, selection, held.shape)
-        if selection.places
-        else _int64(lower, selection.ids)
-    )
+    ids, sizes = _row_numbers(lower, selection, held.shape)
+    rank = len(sizes)
     spec = full_spec(rows, dim, oov_row=rows - 1 if selection.beyond else None)
     lookup = _lookup(node, ids, table, spec)
     lower.nodes.append(lookup)
     value = lookup.outputs[0]
     value.name = f"{node.name}.rows"
-    sizes = [size if isinstance(size, int) else str(size) for size in ids_shape or ()]
     value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape([*sizes, dim])
     counted = range(len(selection.places)) if selection.places else (axis,)
     rest = [size for place, size in enumerate(held.shape) if place not in counted]
@@ -208,6 +209,21 @@ def _replace(
     value.dtype, value.shape = ir.DataType.FLOAT, node.outputs[0].shape
     ir.convenience.replace_nodes_and_values(graph, node, [node], lower.nodes, node.outputs, [value])
     graph.opset_imports[DOMAIN] = 1
+
+
+def _row_numbers(
+    lower: Lowering, selection: _Selection, shape: Sequence[int]
+) -> tuple[ir.Value, list[int | str]]:
+    """The IDs of a lookup in a constant of this shape, int64, and their sizes."""
+    sizes = [size if isinstance(size, int) else str(size) for size in selection.ids.shape or ()]
+    if selection.places:
+        return _flat_ids(lower, selection, shape), sizes
+    ids = _int64(lower, selection.ids)
+    if selection.column:
+        ids = lower.op("Squeeze", ids, lower.ints(-1))
+        ids.dtype, ids.shape = ir.DataType.INT64, ir.Shape(sizes[:-1])
+        sizes = sizes[:-1]
+    return ids, sizes
 
 
 def _table(graph: ir.Graph, selection: _Selection, held: Array) -> ir.Value:

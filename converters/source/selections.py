@@ -60,7 +60,11 @@ def index_parts(node: ir.Node) -> list[ir.Value]:
     """
     indices = node.inputs[1] if len(node.inputs) > 1 else None
     joined = None if indices is None else indices.producer()
-    if node.op_type != "GatherND" or node.attributes.get_int("batch_dims", 0) or joined is None:
+    if (
+        node.op_type != "GatherND"
+        or node.attributes.get_int("batch_dims", 0) != 0
+        or joined is None
+    ):
         return []
     if joined.op_type != "Concat" or indices is None or indices.shape is None:
         return []
@@ -69,3 +73,9 @@ def index_parts(node: ir.Node) -> list[ir.Value]:
     parts = [without_last_axis(value) for value in joined.inputs]
     known = [part for part in parts if part is not None]
     return known if len(known) == len(parts) > 1 else []
+
+
+def is_column(value: ir.Value | None) -> bool:
+    """Whether a value's last axis is of size 1."""
+    shape = None if value is None else value.shape
+    return shape is not None and len(shape) > 1 and shape[-1] == 1

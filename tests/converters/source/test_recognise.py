@@ -117,6 +117,17 @@ def test_a_comparison_with_all_ids_has_zeros_for_others(tmp_path):
         np.testing.assert_allclose(score(), 0.5, atol=1e-6, err_msg=name)
 
 
+def test_ids_in_a_column(tmp_path):
+    module = Form(lambda m, i: (i == torch.arange(ROWS)).float() @ m.weight).eval()
+    column = IDS[:, None]
+    report = convert(module, (column,), tmp_path, tables="f32")
+    assert report.targets["odm"].table_bytes == (ROWS + 1) * DIM * 4  # and zeros for others
+    with torch.no_grad():
+        right = module(column).numpy()
+    for score in answers(tmp_path, {"ids": column.numpy()}).values():
+        np.testing.assert_allclose(score(), right, atol=1e-5)
+
+
 def test_derived_tables_of_weights_in_files_beside_plain_ones(tmp_path):
     class Both(nn.Module):
         def __init__(self):
@@ -202,6 +213,10 @@ def stored_forms():
         "second axis": (
             [node("Gather", ["t", "ids"], ["c"], axis=1), node("Transpose", ["c"], ["v"])],
             {"t": np.ascontiguousarray(values.T)},
+        ),
+        "indices of one number": (
+            [node("Reshape", ["ids", "shape"], ["j"]), node("GatherND", ["t", "j"], ["v"])],
+            {"t": values, "shape": np.array([-1, 1])},
         ),
         "one-hot": (
             [hot, node("Gemm", ["hot", "t", "b"], ["v"], transB=1)],

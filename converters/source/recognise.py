@@ -104,6 +104,10 @@ def recognise_lookups(model: ir.Model, origins: Mapping[str, str] | None = None)
 
 
 def _selection(node: ir.Node, varying: Container[ir.Value | None]) -> _Selection | None:
+    """What a node selects from its first input; None where it is no selection of rows.
+
+    `varying` are the values that depend on the request.
+    """
     table = node.inputs[0] if node.inputs else None
     if node.domain or table is None:
         return None

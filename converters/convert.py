@@ -18,7 +18,7 @@ import ondevice
 from ondevice.codecs import BITS, CODECS, DENSE_CODECS, Codec, DenseCodec
 from ondevice.converters.dense.calibration import calibrate
 from ondevice.converters.dense.layers import DensePlan, check_layers
-from ondevice.converters.graph import CapturedModel
+from ondevice.converters.graph import CapturedModel, UncompressedTable
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, lacking
 from ondevice.converters.one_thread import one_thread
 from ondevice.converters.pipeline import TARGETS as TARGET_STAGES
@@ -103,6 +103,7 @@ class _Prepared:
         expected: what the files' outputs are compared with.
         calibration_rows: rows that fixed the ranges of activations.
         weight_bytes: tables and weights of the trained module.
+        uncompressed: large constants that IDs select from and that are no tables.
     """
 
     models: TargetModels
@@ -111,6 +112,7 @@ class _Prepared:
     expected: Expected
     calibration_rows: int
     weight_bytes: int
+    uncompressed: tuple[UncompressedTable, ...] = ()
 
 
 @one_thread()
@@ -196,8 +198,11 @@ def convert(
     trained = source
     if original is not None:
         trained = _source(original, example_inputs, dynamic_axes, None)
-    packed_tables, models = _pack(source, request)
+    captured = source.capture()
+    release_file_pages()  # of the exporter
+    packed_tables, models = _pack(captured, request)
     prepared = _prepare(source, trained, packed_tables, models, request)
+    prepared = replace(prepared, uncompressed=captured.uncompressed)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out) as temporary:
@@ -215,10 +220,10 @@ def convert(
     return report
 
 
-def _pack(source: Source, request: _Request) -> tuple[dict[str, PackedTable], TargetModels]:
-    """Capture the source and pack its tables; each table is read once, and rows again later."""
-    captured = source.capture()
-    release_file_pages()  # of the exporter
+def _pack(
+    captured: CapturedModel, request: _Request
+) -> tuple[dict[str, PackedTable], TargetModels]:
+    """Pack a captured model's tables; each table is read once, and rows again later."""
     if "tflite" in request.targets:
         check_file_size(_code_bytes(captured, table_codecs(captured, request.tables)))
     passes = 2 + (request.calibration is not None)
@@ -300,6 +305,7 @@ def _report(
         probabilities=expected.probabilities,
         fitted=request.fitted,
         fitted_auc=expected.own_auc,
+        uncompressed=prepared.uncompressed,
         made_by=prepared.info.made_by,
     )
 

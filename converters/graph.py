@@ -34,12 +34,28 @@ class CapturedLookup:
 
 
 @dataclass(frozen=True)
+class UncompressedTable:
+    """A large constant that IDs of the request select from, and that files hold as it is.
+
+    Attributes:
+        name: of the constant.
+        bytes: what it takes.
+        reason: why it is no embedding table.
+    """
+
+    name: str
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class CapturedModel:
     """An ONNX graph whose lookups are `ondevice::Lookup` nodes over float32 tables [rows, dim]."""
 
     model: ir.Model
     lookups: tuple[CapturedLookup, ...]
     tables: Mapping[str, TableSource]
+    uncompressed: tuple[UncompressedTable, ...] = ()
 
     def cloned(self) -> CapturedModel:
         """The same with a graph of its own, for a stage that changes it."""

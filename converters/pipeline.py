@@ -20,7 +20,7 @@ each target stores them in a form of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -30,8 +30,10 @@ from ondevice.converters.dense.absorb import absorb_rotations
 from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.lowering.batch_first.rewrite import batch_first
 from ondevice.converters.lowering.replace import replace_operators
+from ondevice.converters.source.fold import fold_constants
+from ondevice.converters.source.narrow_rows import widen_rows
 from ondevice.converters.source.recognise import recognise_lookups
-from ondevice.converters.source.simplify import simplify
+from ondevice.converters.source.simplify import simplify, simplify_carefully
 from ondevice.converters.source.single_precision import single_precision
 from ondevice.converters.targets.merge import merge_lookups
 
@@ -61,11 +63,31 @@ CLEANING: tuple[Stage[ir.Model], ...] = (
         "shape inference settle.",
     ),
     Stage(
+        "fold constants",
+        fold_constants,
+        "After simplifying, which folds small constants and knows shapes; before lookups are "
+        "recognised, whose tables are constants.",
+    ),
+    Stage(
+        "widen rows",
+        widen_rows,
+        "Before single precision, which refuses weights of 16 bits: tables of them become float32.",
+    ),
+    Stage(
         "single precision",
         single_precision,
         "After folding, so that constants of a float64 model are rounded once, when they are "
         "final; before lookups are recognised, which are float32.",
     ),
+)
+
+CAREFUL_CLEANING: tuple[Stage[ir.Model], ...] = (
+    Stage(
+        "simplify carefully",
+        simplify_carefully,
+        "In the place of simplifying, for a graph that it would change.",
+    ),
+    *CLEANING[1:],
 )
 
 CAPTURED: tuple[Stage[CapturedModel], ...] = (
@@ -116,17 +138,14 @@ def cleaned(model: ir.Model) -> ir.Model:
     return run(model, CLEANING)
 
 
-def capture(model: ir.Model, tables: Container[str]) -> CapturedModel:
+def capture(model: ir.Model, origins: Mapping[str, str] | None = None) -> CapturedModel:
     """A cleaned and named model with its lookups recognised, after the stages of CAPTURED.
 
     Args:
         model: the graph; it is not changed.
-        tables: names of the initializers that may become embedding tables.
-
-    Raises:
-        UnsupportedError: it reads no embedding table.
+        origins: names of parameters by the names of the constants that come from them.
     """
-    return run(recognise_lookups(model, tables), CAPTURED)
+    return run(recognise_lookups(model, origins), CAPTURED)
 
 
 class TargetModels:

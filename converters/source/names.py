@@ -32,14 +32,20 @@ def _name_inputs(graph: ir.Graph, names: Sequence[str]) -> None:
         if carried is value.dtype or value.dtype is None:
             continue
         original = value.dtype
-        uses = list(value.uses())
+        uses = [use for use in value.uses() if not _casts_integers(use.node, original)]
         value.type = ir.TensorType(carried or original)
         cast = ir.node("Cast", [value], attributes={"to": int(original)}, name=f"{value.name}.cast")
         cast.outputs[0].name = f"{value.name}.cast"
         cast.outputs[0].dtype, cast.outputs[0].shape = original, value.shape
         for use in uses:
             use.node.replace_input_with(use.idx, cast.outputs[0])
-        graph.insert_before(graph[0], cast)
+        if uses:
+            graph.insert_before(graph[0], cast)
+
+
+def _casts_integers(reader: ir.Node, original: ir.DataType) -> bool:
+    """Whether a node casts integers, which it can do from int64 too: targets lack other widths."""
+    return reader.op_type == "Cast" and not reader.domain and original.is_integer()
 
 
 def _carried(dtype: ir.DataType | None) -> ir.DataType | None:

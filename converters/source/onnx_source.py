@@ -13,31 +13,30 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ondevice.converters.graph import CapturedModel
-from ondevice.converters.pipeline import capture, cleaned
+from ondevice.converters.pipeline import CAREFUL_CLEANING, CLEANING, capture, run
 from ondevice.converters.source.arguments import BATCH
 from ondevice.converters.source.export import OPSET
+from ondevice.converters.source.fold import origins
+from ondevice.converters.source.graph_reference import GraphReference
 from ondevice.converters.source.names import name_values
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.id_origins import input_ids
-from ondevice.difference import largest_difference
-from ondevice.errors import FileFormatError, ParityError, SpecError, UnsupportedError, needs_extra
+from ondevice.errors import FileFormatError, OnDeviceError, SpecError, UnsupportedError, needs_extra
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 
 EXAMPLE_ROWS = 8
 EXAMPLE_STEPS = 4  # of a free axis beside the batch
-TOLERANCE = 1e-5  # between the file and its graph after it was simplified, both in ONNX Runtime
-MOST_BYTES = 2**31 - 2**20  # of a model that ONNX Runtime takes from memory
 
 
 class OnnxSource:
-    """An .onnx file whose tables are float32 initializers."""
+    """An .onnx file: its graph, and its own answers in ONNX Runtime."""
 
     kind = "onnx"
 
     def __init__(self, path: Path, example_inputs: Mapping[str, Any] | None = None) -> None:
-        """Read the file.
+        """Read the file, and find a graph for it that computes what the file does.
 
         Args:
             path: the .onnx file, external data beside it.
@@ -47,7 +46,8 @@ class OnnxSource:
         Raises:
             FileFormatError: no such file, or not an ONNX model.
             SpecError: the examples do not fit its inputs.
-            UnsupportedError: an output has no row for every row of the request.
+            UnsupportedError: an output has no row for every row of the request, or is no tensor.
+            ParityError: ONNX Runtime gives other results for its simplified graph.
         """
         self._path = path
         read = _read(path)
@@ -56,48 +56,58 @@ class OnnxSource:
         self._original = _session(path)
         types = {item.name: item.type for item in self._original.get_inputs()}
         self._types = {name: _numpy_type(types[name]) for name in self.names}
-        self._model = name_values(cleaned(read), self.names, self.outputs)
-        self._session: tuple[object, Any] | None = None
-        self.examples = self._examples(example_inputs)
-        held = [value.const_value for value in self._model.graph.initializers.values()]
+        held = [value.const_value for value in read.graph.initializers.values()]
         self.weight_bytes = sum(item.nbytes for item in held if item is not None)
+        given = None if example_inputs is None else self._given_examples(read, example_inputs)
+        self._captured, self._reference, self.examples = self._equal_graph(read, given)
+
+    def _equal_graph(
+        self, read: ir.Model, given: dict[str, Array] | None
+    ) -> tuple[CapturedModel, GraphReference, dict[str, Array]]:
+        """The graph with its lookups, simplified as far as it still computes what the file does."""
+        faults: list[Exception] = []
+        for stages in (CLEANING, CAREFUL_CLEANING):
+            try:
+                model = name_values(run(read, stages), self.names, self.outputs)
+                captured = capture(model, origins(read.graph))
+                examples = given or _random_examples(captured)
+                reference = GraphReference(captured)
+                reference.check(examples, self._run(examples))
+            except UnsupportedError:
+                raise
+            except Exception as error:  # onnxscript and onnx_ir have errors of every kind
+                faults.append(error)
+            else:
+                return captured, reference, examples
+        if isinstance(faults[0], OnDeviceError):
+            raise type(faults[0])(f"{self._path}: {faults[0]}") from faults[0]
+        text = " ".join(str(faults[0]).split())
+        raise UnsupportedError(f"{self._path}: its graph cannot be simplified: {text}")
 
     def capture(self) -> CapturedModel:
-        """The simplified graph with its lookups.
-
-        Raises:
-            UnsupportedError: it reads no embedding table.
-            ParityError: ONNX Runtime gives other results for it than for the file.
-        """
-        expected, got = self(self.examples), self._run(self._simplified(), self.examples, False)
-        for name, right in expected.items():
-            found = largest_difference(got[name], right)
-            if not found <= TOLERANCE:  # also catches NaN
-                raise ParityError(
-                    f"{self._path}: simplified, output {name!r} differs by {found:.3g}"
-                )
-        return self._captured()
-
-    def _captured(self) -> CapturedModel:
-        return capture(self._model, set(self._model.graph.initializers))
+        """The graph with its lookups."""
+        return self._captured
 
     def __call__(
         self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
     ) -> dict[str, FloatArray]:
-        """Outputs float32 [batch, ...] by name; see Source."""
-        if tables is None:
-            return self._run(self._original, values, True)
-        if self._session is None or self._session[0] is not tables:
-            self._session = (tables, self._simplified(tables))
-        return self._run(self._session[1], values, False)
+        """Outputs float32 [batch, ...] by name; see Source.
 
-    def _run(self, session: Any, values: Mapping[str, Array], typed: bool) -> dict[str, FloatArray]:
-        given = {
-            name: values[name].astype(self._types[name]) if typed else values[name]
-            for name in self.names
-        }
+        Raises:
+            SpecError: ONNX Runtime refuses the values, or a lookup does: an ID below 0, which
+                ONNX counts from a table's end, is out of range here.
+        """
+        own = self._run(values)
+        if tables is None:
+            self._reference.check(values, own)
+            return own
+        return self._reference(values, own, tables)
+
+    def _run(self, values: Mapping[str, Array]) -> dict[str, FloatArray]:
+        """The file's own outputs."""
+        given = {name: values[name].astype(self._types[name]) for name in self.names}
         try:
-            found = session.run(None, given)
+            found = self._original.run(None, given)
         except Exception as error:  # onnxruntime has no public base class for its errors
             raise SpecError(f"{self._path}: {' '.join(str(error).split())}") from error
         rows = len(next(iter(values.values())))
@@ -110,31 +120,17 @@ class OnnxSource:
                 )
         return dict(zip(self.outputs, arrays, strict=True))
 
-    def _simplified(self, tables: Mapping[str, PackedTable] | None = None) -> Any:
-        """A session of the simplified graph, with other values for some initializers."""
-        model = self._model.clone()
-        for name, table in (tables or {}).items():
-            values = table.read(np.arange(table.rows))
-            model.graph.initializers[name].const_value = ir.tensor(values, name=name)
-        proto = ir.to_proto(model)
-        if proto.ByteSize() > MOST_BYTES:
-            raise UnsupportedError(f"{self._path}: more than 2 GB of tables and weights")
-        return _session(proto.SerializeToString())
-
-    def _examples(self, given: Mapping[str, Any] | None) -> dict[str, Array]:
-        graph = self._model.graph
-        if given is None:
-            return self._random_examples()
+    def _given_examples(self, read: ir.Model, given: Mapping[str, Any]) -> dict[str, Array]:
         if set(given) != set(self.names):
             raise SpecError(
                 f"example inputs are for {', '.join(sorted(given))}; {self._path.name} takes "
                 + ", ".join(self.names)
             )
         examples = {}
-        for value in graph.inputs:
+        for value in read.graph.inputs:
             name = str(value.name)
             array = np.asarray(given[name])
-            dtype = np.float32 if value.dtype == ir.DataType.FLOAT else np.int64
+            dtype = np.float32 if _is_float(value) else np.int64
             if array.ndim != len(value.shape or ()) or len(array) < 2:
                 raise SpecError(
                     f"example input {name!r}: shape {list(array.shape)}, expected "
@@ -143,50 +139,64 @@ class OnnxSource:
             examples[name] = array.astype(dtype)
         return examples
 
-    def _random_examples(self) -> dict[str, Array]:
-        rng = np.random.default_rng(0)
-        shapes = {
-            str(value.name): [
-                EXAMPLE_ROWS,
-                *(
-                    size if isinstance(size, int) else EXAMPLE_STEPS
-                    for size in list(value.shape or ())[1:]
-                ),
-            ]
-            for value in self._model.graph.inputs
-        }
-        captured = self._captured()
-        uses = input_ids(captured.model.graph, captured.lookups, shapes)
-        examples: dict[str, Array] = {}
-        for value in self._model.graph.inputs:
-            name = str(value.name)
-            columns = [
-                rng.integers(0, min(int(limit), 2**31), EXAMPLE_ROWS).astype(np.float64)
-                if limit > 0
-                else rng.random(EXAMPLE_ROWS)
-                for limit in uses[name].limits
-            ]
-            dtype = np.float32 if value.dtype == ir.DataType.FLOAT else np.int64
-            examples[name] = np.stack(columns, 1).reshape(shapes[name]).astype(dtype)
-        return examples
+
+def _random_examples(captured: CapturedModel) -> dict[str, Array]:
+    """IDs that tables have, numbers in 0..1, and 0 or 1 for any other integer."""
+    rng = np.random.default_rng(0)
+    graph = captured.model.graph
+    shapes = {
+        str(value.name): [
+            EXAMPLE_ROWS,
+            *(
+                size if isinstance(size, int) else EXAMPLE_STEPS
+                for size in list(value.shape or ())[1:]
+            ),
+        ]
+        for value in graph.inputs
+    }
+    uses = input_ids(graph, captured.lookups, shapes)
+    most = max((lookup.spec.rows for lookup in captured.lookups), default=0)
+    examples: dict[str, Array] = {}
+    for value in graph.inputs:
+        name = str(value.name)
+        use = uses[name]
+        columns = [
+            rng.integers(max(use.lowest, 0), min(int(limit), most), EXAMPLE_ROWS)
+            if limit > 0
+            else (
+                rng.random(EXAMPLE_ROWS) if _is_float(value) else rng.integers(0, 2, EXAMPLE_ROWS)
+            )
+            for limit in use.limits
+        ]
+        dtype = np.float32 if _is_float(value) else np.int64
+        examples[name] = np.stack(columns, 1).reshape(shapes[name]).astype(dtype)
+    return examples
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
 
 
 def _read(path: Path) -> ir.Model:
     """An ONNX model of this opset with known shapes, its batch free."""
     try:
         proto = onnx.load(path)
+    except FileNotFoundError as error:
+        raise FileFormatError(f"{path}: no such file, or its external data is missing") from error
+    except Exception as error:  # protobuf has errors of its own
+        raise FileFormatError(
+            f"{path}: not an ONNX model: {' '.join(str(error).split())}"
+        ) from error
+    _check_tensors(path, proto.graph)
+    try:
         if any(
             item.domain in ("", "ai.onnx") and item.version != OPSET for item in proto.opset_import
         ):
             proto = onnx.version_converter.convert_version(proto, OPSET)
         model = ir.from_proto(proto)
-    except FileNotFoundError as error:
-        raise FileFormatError(f"{path}: no such file, or its external data is missing") from error
-    except (
-        Exception
-    ) as error:  # protobuf, the version converter and onnx_ir have errors of their own
+    except Exception as error:  # the version converter and onnx_ir have errors of their own
         raise FileFormatError(
-            f"{path}: not an ONNX model: {' '.join(str(error).split())}"
+            f"{path}: cannot be read as ONNX of opset {OPSET}: {' '.join(str(error).split())}"
         ) from error
     graph = model.graph
     for value in [one for one in graph.inputs if one.name in graph.initializers]:
@@ -208,19 +218,52 @@ def _read(path: Path) -> ir.Model:
     return model
 
 
-def _session(model: Path | bytes) -> Any:
+def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
+    """Raise UnsupportedError if an input or output of a file is no tensor of numbers."""
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            form = value.type.WhichOneof("value")
+            text = (
+                form == "tensor_type"
+                and value.type.tensor_type.elem_type == onnx.TensorProto.STRING
+            )
+            if form in ("tensor_type", None) and not text:
+                continue
+            what = "a tensor of strings" if text else _form(value.type)
+            maker = f", made by {makers[value.name]}" if value.name in makers else ""
+            hint = (
+                "; export the model without it (skl2onnx: options={'zipmap': False}), or make the "
+                "tensor of numbers before it the output"
+                if kind == "output"
+                else "; give numbers or IDs in its place"
+            )
+            raise UnsupportedError(
+                f"{path}: {kind} {value.name!r} is {what}{maker}, and model files take and return "
+                f"tensors of numbers{hint}"
+            )
+
+
+def _form(kind: onnx.TypeProto) -> str:
+    """What a value is that is no tensor, such as "a sequence of maps"."""
+    name = str(kind.WhichOneof("value")).removesuffix("_type").replace("_", " ")
+    if name == "sequence":
+        inner = str(kind.sequence_type.elem_type.WhichOneof("value")).removesuffix("_type")
+        return f"a sequence of {inner}s"
+    return f"an {name} value" if name == "optional" else f"a {name}"
+
+
+def _session(model: Path) -> Any:
     with needs_extra("converting an .onnx file", "onnx"):
         import onnxruntime as ort
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    given = str(model) if isinstance(model, Path) else model
     try:
-        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no public base class for its errors
-        where = model if isinstance(model, Path) else "the simplified model"
         raise FileFormatError(
-            f"{where}: ONNX Runtime cannot open it: {' '.join(str(error).split())}"
+            f"{model}: ONNX Runtime cannot open it: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -56,6 +56,22 @@ def simplify(model: ir.Model) -> ir.Model:
             rewriter.rewrite(model, _RULES)
         while _settle_reshapes(model.graph):  # each may show the shape that the next one needs
             passes.ShapeInferencePass()(model)
+    return _tidied(model)
+
+
+def simplify_carefully(model: ir.Model) -> ir.Model:
+    """A model without functions, whose constants are initializers, and nothing else simplified.
+
+    For graphs that onnxscript's folding or rewriting turns into others. The given one stays.
+    """
+    model = model.clone()
+    with _quiet():
+        optimizer.inline(model)
+        _settle_squeezes(model)
+    return _tidied(model)
+
+
+def _tidied(model: ir.Model) -> ir.Model:
     for cleaning in (
         passes.RemoveUnusedNodesPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

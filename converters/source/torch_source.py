@@ -24,11 +24,13 @@ from ondevice.converters.source.export import (
     export,
     output_names,
 )
+from ondevice.converters.source.fold import origins
+from ondevice.converters.source.graph_reference import GraphReference
 from ondevice.converters.source.names import name_values
 from ondevice.converters.source.prepared import name_keywords, prepared_module, unwrapped
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.tables.row_tensor import RowTensor
-from ondevice.converters.tables.table_source import FileTable
+from ondevice.converters.tables.table_source import ArrayTable, FileTable, TableSource
 from ondevice.converters.tables.weights import Weights
 from ondevice.errors import OnDeviceError, SpecError
 
@@ -95,6 +97,7 @@ class TorchSource:
         for name in [name for name in self._files if before.get(name) is not after.get(name)]:
             del self._files[name]  # its rows are no longer those of the file
         self._in_files: dict[str, FileTable] = {}
+        self._reference: GraphReference | None = None
         self._axes = axes or {}
         self._arguments: Arguments = arguments_of(self._module, example_inputs, self._axes)
         name_keywords(self._module, self._arguments.kwargs)
@@ -107,13 +110,17 @@ class TorchSource:
         """Its graph with a node for every lookup; tables in files stay there.
 
         Raises:
-            UnsupportedError: the module cannot be exported, or reads no embedding table.
+            UnsupportedError: the module cannot be exported.
         """
-        captured = capture(self.named(cleaned(self.exported())), self.table_names())
-        self._in_files = {
-            name: self._files[name] for name in captured.tables if name in self._files
-        }
-        return replace(captured, tables={**captured.tables, **self._in_files})
+        exported = self.exported()
+        sources = self.table_origins(exported)
+        captured = capture(self.named(cleaned(exported)), sources)
+        direct = self._direct_tables(captured, sources)
+        self._in_files = {name: self._files[name] for name in direct if name in self._files}
+        captured = replace(captured, tables={**captured.tables, **self._in_files})
+        derived = set(captured.tables) - direct
+        self._reference = GraphReference(captured) if derived else None
+        return captured
 
     def exported(self) -> ir.Model:
         """The graph as torch's exporter leaves it."""
@@ -128,10 +135,36 @@ class TorchSource:
         check_free_rows(model.graph, len(self._arguments.tensors[0]))
         return name_values(model, self.names, self.outputs)
 
-    def table_names(self) -> set[str]:
-        """Names of what may be a table: what can be set to the values that a file stores."""
-        parameters = self._module.named_parameters(remove_duplicate=False)
-        return {name for name, _ in (*parameters, *self._module.named_buffers())}
+    def table_origins(self, exported: ir.Model) -> dict[str, str]:
+        """The parameter or buffer behind each constant part of an exported graph, by its name."""
+        tensors = self._tensors()
+        return {value: name for value, name in origins(exported.graph).items() if name in tensors}
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors: dict[str, torch.Tensor] = dict(
+            self._module.named_parameters(remove_duplicate=False)
+        )
+        tensors.update(self._module.named_buffers(remove_duplicate=False))
+        return tensors
+
+    def _direct_tables(self, captured: CapturedModel, sources: Mapping[str, str]) -> set[str]:
+        """Names of the tables that are a parameter as it is, which only lookups read.
+
+        The module itself can compute with the values that files store of these.
+        """
+        tensors = self._tensors()
+        graph = captured.model.graph
+        readers = {lookup.node for lookup in captured.lookups}
+        read = {
+            sources.get(name, name)
+            for name, value in graph.initializers.items()
+            if any(use.node not in readers for use in value.uses())
+        }
+        return {
+            name
+            for name, table in captured.tables.items()
+            if name in tensors and name not in read and _is_same(table, tensors[name])
+        }
 
     def __call__(
         self, values: Mapping[str, Array], tables: Mapping[str, PackedTable] | None = None
@@ -144,6 +177,8 @@ class TorchSource:
         Raises:
             SpecError: the module fails on the values.
         """
+        if tables is not None and self._reference is not None:
+            return self._reference(values, self(values), tables)
         rows = len(next(iter(values.values())))
         read: dict[str, FileTable | PackedTable] = {**self._in_files, **(tables or {})}
         try:
@@ -169,6 +204,23 @@ class TorchSource:
             if [leaf.shape for leaf in alone] == [leaf.shape for leaf in first]:
                 return alone
         return first
+
+
+def _is_same(table: TableSource, tensor: torch.Tensor) -> bool:
+    """Whether a table holds the values of a tensor; memory that they share is not read."""
+    if tuple(tensor.shape) != (table.rows, table.dim):
+        return False
+    array = tensor.detach().numpy()
+    if isinstance(table, ArrayTable) and table.array.dtype == array.dtype:
+        same = table.array.__array_interface__["data"] == array.__array_interface__["data"]
+        if same and table.array.strides == array.strides:
+            return True
+    start = 0
+    for chunk in table.chunks():
+        if not np.array_equal(chunk, array[start : start + len(chunk)].astype(np.float32)):
+            return False
+        start += len(chunk)
+    return True
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ _NARROW = (
     ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.UINT8, ir.DataType.UINT16,
     ir.DataType.UINT32,
 )  # fmt: skip
+_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 11, 12, 13)  # ONNX's codes of types of numbers
 _ROWS = 2
 LEAST, TOP = -(2**63), 2**63 - 1
 
@@ -261,7 +262,7 @@ class _Tracer:
             yield _both(kind, [_as_places(one) for one in inputs], [], attributes)
         elif kind == "Split":
             yield from _split(node, inputs, attributes)
-        elif kind == "Cast" and attributes["to"] in (1, 6, 7, 11):  # numbers remain what they are
+        elif kind == "Cast" and attributes["to"] in _NUMBERS:  # they remain what they are
             yield inputs[0]
         elif kind in ("Add", "Sub") and len(places) == 1:
             yield _shifted(kind, inputs)

@@ -12,6 +12,7 @@ from ondevice.converters.verify.report import (
     markdown_table,
     not_checked_lines,
     parity_rows,
+    uncompressed_lines,
 )
 from ondevice.spec import LookupSpec
 
@@ -28,6 +29,7 @@ def model_card(
         about: further lines on the model and its data, text by label.
     """
     missing = not_checked_lines(report)
+    left = uncompressed_lines(report)
     sections = [
         f"# {_escaped(name)}",
         f"Written by ondevice-ctr {report.made_by['ondevice-ctr']}. `ondevice verify FILE` repeats "
@@ -38,7 +40,8 @@ def model_card(
         markdown_table(_file_rows(report)),
         "## Methods",
         "\n".join(_methods(report)),
-        markdown_table(_table_rows(packed)),
+        *([markdown_table(_table_rows(packed))] if packed.tables else []),
+        *(["\n".join(f"- {_escaped(line)}" for line in left)] if left else []),
         *([markdown_table(fitted_rows(report.fitted))] if report.fitted else []),
         markdown_table(_layer_rows(report)),
         "## Data and accuracy",
@@ -102,7 +105,11 @@ def _file_rows(report: ConversionReport) -> list[tuple[str, ...]]:
 
 
 def _methods(report: ConversionReport) -> list[str]:
-    lines = [f"- Embedding tables: {report.codec}.", f"- Dense layers: {report.dense}."]
+    tables = any(item.table_bytes for item in report.targets.values())
+    lines = [
+        f"- Embedding tables: {report.codec if tables else 'none'}.",
+        f"- Dense layers: {report.dense}.",
+    ]
     if report.float_layers:
         kept = ", ".join(f"`{path}`" for path in report.float_layers)
         lines.append(f"- Kept in float32: {kept}.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.converters.dense.layers import LayerReport
+from ondevice.converters.graph import UncompressedTable
 from ondevice.text_table import size, table
 from ondevice.verify import Parity
 
@@ -113,6 +114,7 @@ class ConversionReport:
         source_auc: AUC of the trained module on the validation rows.
         fitted: tables that were compressed after training.
         fitted_auc: AUC of the module with these tables, before they are rounded.
+        uncompressed: large constants that IDs select from and that files hold as they are.
         made_by: versions of the packages that wrote the files.
         probabilities: whether all outputs lie between 0 and 1: differences are then absolute,
             else relative to the output's scale (`ondevice.difference`).
@@ -130,6 +132,7 @@ class ConversionReport:
     source_auc: float | None = None
     fitted: tuple[FittedTable, ...] = ()
     fitted_auc: float | None = None
+    uncompressed: tuple[UncompressedTable, ...] = ()
     made_by: dict[str, str] = field(default_factory=dict)
     probabilities: bool = True
 
@@ -179,7 +182,8 @@ def report_text(report: ConversionReport) -> str:
     if report.fitted:
         parts.insert(0, fitted_rows(report.fitted))
     tables = [table(header, rows) for header, *rows in parts]
-    return "\n".join([*tables, *accuracy_lines(report), *not_checked_lines(report)])
+    notes = (*uncompressed_lines(report), *not_checked_lines(report))
+    return "\n".join([*tables, *accuracy_lines(report), *notes])
 
 
 def fitted_rows(fitted: Sequence[FittedTable]) -> list[tuple[str, ...]]:
@@ -205,10 +209,12 @@ def fitted_rows(fitted: Sequence[FittedTable]) -> list[tuple[str, ...]]:
 def accuracy_lines(report: ConversionReport) -> list[str]:
     """What compression does to the model: largest change of an output, AUC before and after."""
     output, unit = ("a probability", "") if report.probabilities else ("an output", " of its scale")
-    lines = [
-        f"rounding the tables to {report.codec} moves {output} by at most "
-        f"{report.quantisation_difference:.1e}{unit}"
-    ]
+    lines = []
+    if any(item.table_bytes for item in report.targets.values()):
+        lines.append(
+            f"rounding the tables to {report.codec} moves {output} by at most "
+            f"{report.quantisation_difference:.1e}{unit}"
+        )
     lines += [
         f"{item.path.name}: {output} differs from the trained float32 model's by at most "
         f"{item.max_change:.1e}{unit}"
@@ -230,6 +236,14 @@ def accuracy_lines(report: ConversionReport) -> list[str]:
             f"{report.source_auc:.4f}, {fitted}{files}"
         )
     return lines
+
+
+def uncompressed_lines(report: ConversionReport) -> list[str]:
+    """Constants that could have been tables, what they take, and why they are not compressed."""
+    return [
+        f"not compressed: {item.name}, {item.bytes:,} bytes that IDs select from: {item.reason}"
+        for item in report.uncompressed
+    ]
 
 
 def not_checked_lines(report: ConversionReport) -> list[str]:

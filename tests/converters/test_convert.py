@@ -318,15 +318,6 @@ def test_wrong_examples(tmp_path, example):
         convert(Odd(lambda x: x), example, tmp_path)
 
 
-def test_no_lookup_is_refused(tmp_path):
-    class Dense(nn.Module):
-        def forward(self, user):
-            return user.float()
-
-    with pytest.raises(UnsupportedError, match="no embedding lookup"):
-        convert(Dense(), (torch.arange(4),), tmp_path)
-
-
 def test_conversion_leaves_the_module_as_it_was(tmp_path):
     module = click_model()
     module.train()

@@ -61,7 +61,7 @@ def test_no_stage_changes_its_argument(double):
     log = {}
     exported = source.exported()
     model = pipeline.run(exported, observed(pipeline.CLEANING, log))
-    captured = pipeline.capture(source.named(model), source.table_names())
+    captured = pipeline.capture(source.named(model))
     captured = pipeline.run(captured, observed(pipeline.CAPTURED, log))
     before = written(captured)
     packed = pack(captured, pack_tables(captured, "q8"))

@@ -19,15 +19,23 @@ from ondevice.atomic import atomic_path
 from ondevice.models.data import DATASETS, open_log
 from ondevice.models.data.synthetic import DEFAULT_ROWS, synthetic_log
 from ondevice.models.search.sizing import METHODS, designs, planned_rows
-from ondevice.models.search.trial import TableDesign, Trial, TrialResult, prepare, run_trial
+from ondevice.models.search.trial import (
+    TableDesign,
+    Trial,
+    TrialData,
+    TrialResult,
+    prepare,
+    run_trial,
+)
 
 DIM = 16
-# Column scales alone, 4 bytes a dimension and table, may take this share of a budget; rows get
+# Column scales, 4 bytes a dimension and table, may take this share of a budget; rows get
 # narrower otherwise (ml1m at 1000 times: 9 tables, 871 bytes).
 MOST_FOR_SCALES = 0.25
 
 
 def main() -> None:
+    """Train every method with every seed and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=DATASETS, default="synthetic")
     parser.add_argument("--path", type=Path)
@@ -49,49 +57,55 @@ def main() -> None:
     else:
         log = synthetic_log(args.rows or DEFAULT_ROWS, zipf=args.zipf)
     data = prepare(log)
-    values = {name: len(known) for name, known in data.values.items()}
-    print(f"{len(log)} impressions, {sum(values.values())} training values", flush=True)
-    training = {
-        "epochs": args.epochs,
-        "batch": args.batch,
-        "learning_rate": args.learning_rate,
-    }
-    rows = []
+    counts = {name: len(known) for name, known in data.values.items()}
+    print(f"{len(log)} impressions, {sum(counts.values())} training values", flush=True)
+    rows: list[dict[str, Any]] = []
     for seed in args.seeds:
-        whole = {name: TableDesign(DIM, "f32") for name in values}
-        full = run_trial(data, Trial(whole, True, seed=seed, **training), args.work)
-        points = [("none", 1, full)]
-        for ratio in args.ratios:
-            budget = full.table_bytes / ratio
-            dim = DIM
-            while 4 * dim * len(values) > MOST_FOR_SCALES * budget and dim > 1:
-                dim //= 2
-            for method in args.methods:
-                spend = planned_rows(budget, len(values), dim, "q4")
-                tables = designs(method, values, spend, dim, "q4")
-                if tables is None:
-                    print(f"{method}: has no tables of {budget:.0f} bytes", flush=True)
-                    continue
-                trial = Trial(tables, args.ids == "ranked", seed=seed, **training)
-                points.append((method, ratio, run_trial(data, trial, args.work)))
-                row(args.data, seed, *points[-1], full, show=True)
-        rows += [row(args.data, seed, *point, full) for point in points]
+        rows += measure_seed(data, counts, seed, args)
         with atomic_path(args.out) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
 
 
+def measure_seed(
+    data: TrialData, counts: dict[str, int], seed: int, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Train the full model and every method at every ratio; a row of the CSV for each.
+
+    Args:
+        data: the prepared log.
+        counts: training values of each field.
+        seed: of weights and of the order of training rows.
+        args: the command line.
+    """
+    training = {"epochs": args.epochs, "batch": args.batch, "learning_rate": args.learning_rate}
+    whole = {name: TableDesign(DIM, "f32") for name in counts}
+    full = run_trial(data, Trial(whole, True, seed=seed, **training), args.work)
+    rows = [row(args.data, seed, "none", 1, full, full)]
+    for ratio in args.ratios:
+        budget = full.table_bytes / ratio
+        dim = DIM
+        while 4 * dim * len(counts) > MOST_FOR_SCALES * budget and dim > 1:
+            dim //= 2
+        for method in args.methods:
+            planned = planned_rows(budget, len(counts), dim, "q4")
+            tables = designs(method, counts, planned, dim, "q4")
+            if tables is None:
+                print(f"{method}: has no tables of {budget:.0f} bytes", flush=True)
+                continue
+            trial = Trial(tables, args.ids == "ranked", seed=seed, **training)
+            result = run_trial(data, trial, args.work)
+            rows.append(row(args.data, seed, method, ratio, result, full))
+            print(rows[-1], flush=True)
+    return rows
+
+
 def row(
-    data: str,
-    seed: int,
-    method: str,
-    ratio: int,
-    result: TrialResult,
-    full: TrialResult,
-    show: bool = False,
+    data: str, seed: int, method: str, ratio: int, result: TrialResult, full: TrialResult
 ) -> dict[str, Any]:
-    cells = {
+    """A row of the CSV: a trial beside that of the full model."""
+    return {
         "data": data,
         "seed": seed,
         "method": method,
@@ -104,9 +118,6 @@ def row(
         "auc_share": round(result.test_auc / full.test_auc, 5),
         "lift_ratio": round((result.test_auc - 0.5) / (full.test_auc - 0.5), 5),
     }
-    if show:
-        print(cells, flush=True)
-    return cells
 
 
 if __name__ == "__main__":

@@ -162,7 +162,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
         raise FileFormatError(f"{path}: {_reason(path, error)}") from error
 
 

@@ -71,6 +71,7 @@ np.save(sys.argv[4], np.asarray(out).reshape(-1))
 
 
 def load(path: Path) -> ModuleType:
+    """Import a file that belongs to no package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -79,7 +80,7 @@ def load(path: Path) -> ModuleType:
 
 
 def installed(name: str, packages: list[str], platforms: list[str]) -> Path:
-    """Packages for the userland's Python, in a folder of their own."""
+    """Packages for the userland's Python, in a separate folder."""
     target = BUILD / name
     if not (target / ".installed").exists():
         subprocess.run(
@@ -117,7 +118,7 @@ def count(root: Path, folders: list[Path], plugin: Path, processor: str, work: P
         raise SystemExit("not installed: qemu-aarch64 (package qemu-user)")
     log, out = work / "count.log", work / "out.npy"
     paths = [f"{libraries}/{name}" for name in ("blas", "lapack", "")]
-    done = subprocess.run(
+    completed = subprocess.run(
         [emulator, "-cpu", processor, "-plugin", f"{plugin},out={log}", "-L", str(root),
          "-E", f"LD_LIBRARY_PATH={':'.join(paths)}", "-E", "OMP_NUM_THREADS=1",
          # without a fixed seed, dictionaries and so counts would differ from run to run
@@ -125,22 +126,22 @@ def count(root: Path, folders: list[Path], plugin: Path, processor: str, work: P
          str(root / "usr" / "bin" / "python3.11"), "-P", "-c", GUEST, engine, str(model), str(ids),
          str(out), str(REQUESTS)], capture_output=True, text=True,
     )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{engine} failed under emulation: {done.stderr[-500:]}")
+    if completed.returncode:
+        raise SystemExit(f"{engine} failed under emulation: {completed.stderr[-500:]}")
     marks = [int(line.split()[2]) for line in log.read_text().splitlines() if "MARK" in line]
     return ((marks[3] - marks[2]) - (marks[1] - marks[0])) / REQUESTS, np.load(out)
 
 
-def self_loop(assembly: str, opcode: str) -> str:
+def hottest_loop(assembly: str, opcode: str) -> str:
     """The innermost loop with the most uses of an opcode."""
     blocks = re.split(r"^(\.L\w+):", assembly, flags=re.MULTILINE)
-    best, most = "", 0
+    best, most_uses = "", 0
     for label, body in zip(blocks[1::2], blocks[2::2], strict=True):
         lines = [line for line in body.splitlines() if re.match(r"\t[a-z]", line)]
         ends = [i for i, x in enumerate(lines) if re.search(rf"^\tb\S*\t.*{re.escape(label)}$", x)]
         uses = sum(line.split()[0] == opcode for line in lines[: ends[0]]) if ends else 0
-        if uses > most:
-            best, most = "\n".join(lines[: ends[0] + 1]), uses
+        if uses > most_uses:
+            best, most_uses = "\n".join(lines[: ends[0] + 1]), uses
     return f".Lloop:\n{re.sub(r'.L[0-9]+$', '.Lloop', best)}\n"
 
 
@@ -156,20 +157,54 @@ def estimates(work: Path) -> dict[str, dict[str, float]]:
          NATIVE / "kernels/neon_dotprod.c", "-o",
          assembly], check=True,
     )  # fmt: skip
-    found = {}
+    figures = {}
     for name, opcode in (("int8 product, per step", "sdot"), ("q8 row, per step", "scvtf")):
-        loop = self_loop(assembly.read_text(), opcode)
-        done = subprocess.run(
+        loop = hottest_loop(assembly.read_text(), opcode)
+        completed = subprocess.run(
             [tool, "-mtriple=aarch64", "-mcpu=cortex-a76", "-mattr=+dotprod", "-iterations=100"],
             input=loop, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        values = dict(re.findall(r"^([\w ]+): +([\d.]+)$", done.stdout, re.MULTILINE))
-        found[name] = {
+        values = dict(re.findall(r"^([\w ]+): +([\d.]+)$", completed.stdout, re.MULTILINE))
+        figures[name] = {
             "instructions": float(values["Instructions"]) / 100,
             opcode: float(sum(line.split()[:1] == [opcode] for line in loop.splitlines())),
             "estimated_cycles": float(values["Total Cycles"]) / 100,
         }
-    return found
+    return figures
+
+
+def write_models(
+    network: torch.nn.Module, ids: np.ndarray, work: Path, latency: ModuleType
+) -> dict[str, tuple[str, Path]]:
+    """Engine and file of each runtime for one batch; the native file is written only once.
+
+    Args:
+        network: the model of `latency`.
+        ids: int64 [batch, fields].
+        work: folder for the files.
+        latency: the benchmark of that name, as a module.
+    """
+    native = work / "model.odm"
+    if not native.exists():
+        example = {f"f{i}": torch.from_numpy(ids[:1, i].repeat(4)) for i in range(ids.shape[1])}
+        convert(network, (example,), work, targets=("odm",), dense="q8", name="model")
+    files = {kind: work / f"{kind}.tflite" for kind in ("float", "int8")}
+    for kind, file in files.items():
+        latency.write_tflite(network, file, len(ids), integer=kind == "int8")
+    return {
+        "native q8": ("native", native),
+        "litert int8": ("litert", files["int8"]),
+        "litert float": ("litert", files["float"]),
+        # its int8 layers with a scale per unit are silently wrong: float only
+        "tflite-runtime float": ("tflite-runtime", files["float"]),
+    }
+
+
+def print_counts(batch: int, processor: str, counts: dict[str, float]) -> None:
+    """A line for each runtime."""
+    print(f"\nbatch {batch}: executed instructions per request, {processor}")
+    for label, value in counts.items():
+        print(f"  {label:22} {value:14,.0f}   {value / counts['native q8']:6.2f}x native")
 
 
 def main() -> None:
@@ -199,22 +234,8 @@ def main() -> None:
         for batch in args.batch:
             ids = rng.integers(0, 1_000_000, (batch, latency.FIELDS))
             np.save(work / "ids.npy", ids)
-            if batch == args.batch[0]:
-                example = {f"f{i}": torch.from_numpy(ids[:1, i].repeat(4)) for i in range(26)}
-                convert(network, (example,), work, targets=("odm",), dense="q8", name="model")
-            files = {}
-            for kind in ("float", "int8"):
-                files[kind] = work / f"{kind}.tflite"
-                latency.write_tflite(network, files[kind], batch, integer=kind == "int8")
-            runs = {
-                "native q8": ("native", work / "model.odm"),
-                "litert int8": ("litert", files["int8"]),
-                "litert float": ("litert", files["float"]),
-                # its int8 layers with a scale per unit are silently wrong: float only
-                "tflite-runtime float": ("tflite-runtime", files["float"]),
-            }
             counts, scores = {}, {}
-            for label, (engine, model) in runs.items():
+            for label, (engine, model) in write_models(network, ids, work, latency).items():
                 counts[label], scores[label] = count(
                     root, folders, plugin, args.processor, work, engine, model, work / "ids.npy"
                 )
@@ -222,9 +243,7 @@ def main() -> None:
             stock = min(value for label, value in counts.items() if "native" not in label)
             report["instructions"][f"batch{batch}"] = counts
             report["ratios"][f"batch{batch}"] = stock / counts["native q8"]
-            print(f"\nbatch {batch}: executed instructions per request, {args.processor}")
-            for label, value in counts.items():
-                print(f"  {label:22} {value:14,.0f}   {value / counts['native q8']:6.2f}x native")
+            print_counts(batch, args.processor, counts)
         report["estimates"] = estimates(work)
     print("\nestimates of llvm-mca for a cortex-a76, not measurements:")
     for loop, values in report["estimates"].items():

@@ -2,9 +2,10 @@
 
     python benchmarks/codec_error.py --data epinions --path DIR --dims 1 2 --min-count 4
 
-Trains full tables once a width, then rounds them without further training. Beside the codecs stand
-the rules that were not chosen: a scale that clips nothing, and other levels for two bits. Prints
-Markdown; error is the sum of squared differences over the sum of squares, all tables together.
+Trains full tables once for each width, then rounds them without further training. The codecs are
+compared with rules that were not chosen: a scale that clips nothing, and other levels for two bits.
+Prints Markdown; error is the sum of squared differences over the sum of squares, all tables
+together.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def auc(model: ClickModel, log: ClickLog) -> float:
 
 
 def main() -> None:
+    """Train one model for each width, round its tables by every rule and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=DATASETS, default="synthetic")
     parser.add_argument("--path", type=Path)
@@ -89,13 +91,13 @@ def main() -> None:
         tables = [parameter for name, parameter in model.named_parameters() if "embed" in name]
         floats = [table.detach().numpy().copy() for table in tables]
         for rule, apply in RULES.items():
-            off = 0.0
+            squared_error = 0.0
             for table, values in zip(tables, floats, strict=True):
                 stored = apply(values)
-                off += float(np.square(stored - values).sum())
+                squared_error += float(np.square(stored - values).sum())
                 with torch.no_grad():
                     table.copy_(torch.from_numpy(stored))
-            error = off / sum(float(np.square(values).sum()) for values in floats)
+            error = squared_error / sum(float(np.square(values).sum()) for values in floats)
             measured = auc(model, splits.test)
             print(f"| {args.data} | {dim} | {rule} | {error:.5f} | {measured:.4f} |", flush=True)
 

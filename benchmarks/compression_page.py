@@ -1,4 +1,4 @@
-"""The tables and the plot of docs/evidence/compression.md, made from the figures in docs/evidence.
+"""The tables and the plot of docs/evidence/compression.md, from the figures in docs/evidence.
 
 python benchmarks/compression_page.py
 """
@@ -31,35 +31,35 @@ TABLE_HEAD = (
 
 
 def main() -> None:
+    """Rewrite the page and the plot."""
     page = DOCS / "evidence" / "compression.md"
     page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     plot()
 
 
 def with_tables(text: str) -> str:
-    """The page with its tables made anew between `<!-- rows NAME -->` and `<!-- end -->`."""
+    """The page with its tables written anew between `<!-- rows NAME -->` and `<!-- end -->`."""
 
-    def made(found: re.Match[str]) -> str:
-        return f"<!-- rows {found[1]} -->\n{table(found[1])}<!-- end -->"
+    def section(match: re.Match[str]) -> str:
+        return f"<!-- rows {match[1]} -->\n{table(match[1])}<!-- end -->"
 
-    return re.sub(r"<!-- rows (\w+) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+    return re.sub(r"<!-- rows (\w+) -->\n.*?<!-- end -->", section, text, flags=re.DOTALL)
 
 
 def table(name: str) -> str:
     """Markdown: mean and standard deviation over the seeds of every method and size."""
-    with (DOCS / "evidence" / f"rows_{name}.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(f"rows_{name}.csv")
     full = float(next(row["table_bytes"] for row in rows if row["method"] == "none"))
     lines = [TABLE_HEAD]
     for ratio in ("1", "10", "100", "1000"):
         for method, label in {"none": "full, float32", **METHODS}.items():
-            found = [r for r in rows if (r["method"], r["wanted_ratio"]) == (method, ratio)]
-            if not found:
+            chosen = [r for r in rows if (r["method"], r["wanted_ratio"]) == (method, ratio)]
+            if not chosen:
                 continue
-            size = statistics.mean(float(row["table_bytes"]) for row in found)
-            mapped = size + statistics.mean(float(row["map_bytes"]) for row in found)
-            auc, share = spread(found, "test_auc"), spread(found, "auc_share")
-            lift = statistics.mean(float(row["lift_ratio"]) for row in found)
+            size = statistics.mean(float(row["table_bytes"]) for row in chosen)
+            mapped = size + statistics.mean(float(row["map_bytes"]) for row in chosen)
+            auc, share = spread(chosen, "test_auc"), spread(chosen, "auc_share")
+            lift = statistics.mean(float(row["lift_ratio"]) for row in chosen)
             lines.append(
                 f"| {ratio}x | {label} | {size:,.0f} | {full / size:,.1f} | {full / mapped:,.1f} "
                 f"| {auc[0]:.4f} ± {auc[1]:.4f} | {100 * share[0]:.2f} ± {100 * share[1]:.2f}% "
@@ -68,17 +68,24 @@ def table(name: str) -> str:
     return "".join(lines)
 
 
+def read_rows(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file in docs/evidence."""
+    with (DOCS / "evidence" / name).open() as file:
+        return list(csv.DictReader(file))
+
+
 def spread(rows: list[dict[str, str]], key: str) -> tuple[float, float]:
+    """Mean and standard deviation of a column; the latter is 0 for a single row."""
     values = [float(row[key]) for row in rows]
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def plot() -> None:
+    """Draw share of AUC against bytes, one panel for each data set, into compression.png."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, data in zip(panels, DATA, strict=True):
-        with (DOCS / "evidence" / f"rows_{data}.csv").open() as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(f"rows_{data}.csv")
         for number, (method, label) in enumerate(METHODS.items()):
             points = []
             for ratio in ("10", "100", "1000"):
@@ -93,11 +100,10 @@ def plot() -> None:
                     sizes, means, spreads, marker="o", ms=3, lw=1, color=f"C{number}", label=label
                 )
         if data == "epinions":
-            with (DOCS / "evidence" / "search_epinions.csv").open() as file:
-                found = [r for r in csv.DictReader(file) if r["on frontier"] == "yes"]
+            frontier = [r for r in read_rows("search_epinions.csv") if r["on frontier"] == "yes"]
             axes.plot(
-                [float(r["table bytes"]) for r in found],
-                [float(r["share of AUC"].rstrip("%")) for r in found],
+                [float(r["table bytes"]) for r in frontier],
+                [float(r["share of AUC"].rstrip("%")) for r in frontier],
                 "k*",
                 ms=6,
                 label="ondevice compress",

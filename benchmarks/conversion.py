@@ -2,14 +2,14 @@
 
     python benchmarks/conversion.py --gb 1 2 4 --rounds 3
 
-Every conversion is a process of its own with one thread. A table of 16 columns, float32, lies in a
-file that is made for the run in a temporary folder, as are the converted files: three times the
-largest size is needed there. "checkpoint" among the targets measures `ondevice convert CHECKPOINT`,
-which writes all of them; making the checkpoint takes the memory of its table. Prints, for every
-target and size, the median and the range of the rounds: seconds of wall clock and of processor time
-for the whole conversion (libraries, export and verification included), of the latter what the
-kernel took, the peak of the process's memory as the kernel counts it (VmHWM: mapped pages of files
-and libraries too) and of its anonymous part (sampled). The rate is that of the table alone: how
+Every conversion runs in a separate process with one thread. The table, 16 columns of float32, lies
+in a file that is written to a temporary folder for the run, as are the converted files: the folder
+needs three times the largest size. "checkpoint" among the targets measures `ondevice convert
+CHECKPOINT`, which writes all of them; making the checkpoint takes the memory of its table. Prints,
+for every target and size, the median and the range of the rounds: seconds of wall clock and of
+processor time for the whole conversion (libraries, export and verification included), of the latter
+what the kernel took, the peak of the process's memory as the kernel counts it (VmHWM: mapped pages
+of files and libraries too) and of its anonymous part (sampled). The rate counts only the table: how
 processor time grows with its bytes, by least squares. 1 GB is 10^9 bytes.
 """
 
@@ -70,11 +70,11 @@ def write_checkpoint(path: Path, rows: int) -> None:
 def measure_one(folder: Path, rows: int, targets: list[str], codec: str) -> dict[str, float]:
     """Convert in this process; seconds, bytes written and memory."""
     started = time.perf_counter()
-    peak_anonymous, done = 0, threading.Event()
+    peak_anonymous, finished = 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak_anonymous
-        while not done.wait(SAMPLE_SECONDS):
+        while not finished.wait(SAMPLE_SECONDS):
             peak_anonymous = max(peak_anonymous, status("RssAnon"))
 
     sampler = threading.Thread(target=watch, daemon=True)
@@ -95,7 +95,7 @@ def measure_one(folder: Path, rows: int, targets: list[str], codec: str) -> dict
                 raise SystemExit("the conversion failed")
     else:
         convert_table(folder / f"{rows}.safetensors", rows, out, targets, codec)
-    done.set()
+    finished.set()
     sampler.join()
     written = sum(file.stat().st_size for file in out.iterdir())
     for file in out.iterdir():
@@ -144,15 +144,16 @@ def status(key: str) -> int:
 
 
 def measured(folder: Path, rows: int, targets: list[str], codec: str) -> dict[str, float]:
-    """`measure_one` in a process of its own."""
+    """`measure_one` in a separate process."""
     command = [sys.executable, __file__, "--one", str(folder), str(rows), codec, *targets]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return figures
 
 
 def spread(values: list[float], scale: float, digits: int = 1) -> str:
+    """The median and, in brackets, the range of values divided by a scale."""
     low, middle, high = (
         f"{value / scale:.{digits}f}"
         for value in (min(values), statistics.median(values), max(values))

@@ -63,6 +63,7 @@ float_auc = float(roc_auc_score(test.labels, float_scores))
 
 
 def scores(path: Path) -> np.ndarray:
+    """Probabilities of a model file on the test split."""
     model = ondevice.load(path)
     starts = range(0, len(test), SCORE_BATCH)
     batches = [{k: v[i : i + SCORE_BATCH] for k, v in test.ids.items()} for i in starts]
@@ -70,6 +71,7 @@ def scores(path: Path) -> np.ndarray:
 
 
 def dense_forms() -> None:
+    """Print size, latency and change of AUC of every form of the dense layers, by target."""
     rows = [["dense", "file", "layers", "batch 1 p50", "batch 128 p50", "AUC", "largest change"]]
     reports = {}
     for form, (codec, static) in FORMS.items():
@@ -89,7 +91,7 @@ def dense_forms() -> None:
     }
     for form, report in reports.items():
         for target, item in report.targets.items():
-            got = scores(item.path)
+            probabilities = scores(item.path)
             tables = item.table_bytes
             rows.append(
                 [
@@ -98,8 +100,8 @@ def dense_forms() -> None:
                     f"{(item.bytes - tables) / 1000:.0f} kB",
                     f"{p50[item.path.name, 1]:.1f} us",
                     f"{p50[item.path.name, 128]:.0f} us",
-                    f"{roc_auc_score(test.labels, got) - float_auc:+.5f}",
-                    f"{np.abs(got - float_scores).max():.1e}",
+                    f"{roc_auc_score(test.labels, probabilities) - float_auc:+.5f}",
+                    f"{np.abs(probabilities - float_scores).max():.1e}",
                 ]
             )
     print(f"\n{measured.device.cpu}; test AUC of the float32 module {float_auc:.4f}\n")
@@ -107,6 +109,7 @@ def dense_forms() -> None:
 
 
 def fitted_tables() -> None:
+    """Print size and change of AUC of the .odm file for every way to fit the tables."""
     counts = training_counts(log, checkpoint)
     before = 4 * sum(table.weight.numel() for table in checkpoint.model.tables())
     change = f"AUC, change from {float_auc:.4f}"
@@ -121,7 +124,7 @@ def fitted_tables() -> None:
             item = report.targets["odm"]
             rows.append(
                 [
-                    ", ".join(f"{key}={value}" for key, value in options.items()) or "q8 alone",
+                    ", ".join(f"{key}={value}" for key, value in options.items()) or "only q8",
                     "yes" if weighted else "no",
                     f"{item.table_bytes / 1000:.0f} kB",
                     f"{before / item.table_bytes:.1f}",

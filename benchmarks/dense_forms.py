@@ -1,7 +1,7 @@
 """Forms of an int8 network in ONNX Runtime and in the TFLite runtimes: error and time of each.
 
 python benchmarks/dense_forms.py make FOLDER      needs the converters
-python benchmarks/dense_forms.py run FOLDER       needs a runtime alone, such as tflite-runtime
+python benchmarks/dense_forms.py run FOLDER       needs only a runtime, such as tflite-runtime
 qemu-x86_64-static -cpu Haswell python benchmarks/dense_forms.py run FOLDER --repeat 1
 
 The last shows what a processor without VNNI computes. Errors are relative to the standard deviation
@@ -28,12 +28,12 @@ TFLITE_FORMS = ("float", "hybrid-per-unit", "dynamic", "static")
 def layers(sizes: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Weights [features, units], units of unequal size, and biases."""
     rng = np.random.default_rng(0)
-    made = []
+    weights = []
     for features, units in itertools.pairwise(sizes):
         spread = rng.uniform(0.2, 2, units)
         weight = rng.normal(0, (2 / features) ** 0.5, (features, units)) * spread
-        made.append((weight.astype(np.float32), rng.normal(0, 0.1, units).astype(np.float32)))
-    return made
+        weights.append((weight.astype(np.float32), rng.normal(0, 0.1, units).astype(np.float32)))
+    return weights
 
 
 def graph(sizes: tuple[int, ...]) -> Any:
@@ -77,13 +77,13 @@ def ranges(sizes: tuple[int, ...]) -> dict:
     from ondevice.converters.dense.layers import Range
 
     x = np.random.default_rng(1).normal(size=(512, sizes[0])).astype(np.float32)
-    found = {}
+    by_name = {}
     for number, (weight, bias) in enumerate(layers(sizes)):
-        found[f"y{number}.input"] = Range(min(0.0, float(x.min())), float(x.max()))
+        by_name[f"y{number}.input"] = Range(min(0.0, float(x.min())), float(x.max()))
         x = x @ weight + bias
         x = np.maximum(x, 0) if number < len(sizes) - 2 else x
-        found[f"y{number}"] = Range(min(0.0, float(x.min())), float(x.max()))
-    return found
+        by_name[f"y{number}"] = Range(min(0.0, float(x.min())), float(x.max()))
+    return by_name
 
 
 def make(folder: Path) -> None:

@@ -3,8 +3,8 @@
     python benchmarks/java_calls.py demo-out/model.odm [--rank 60 200]
 
 Needs what `make android` needs. Both sides run the same C engine, on requests from the
-file's own test vectors, one process a measurement. The difference is the way into it, and the
-compiler: clang for Android, whatever compiled this machine's Python extension.
+test vectors in the file, one process a measurement. They differ in the way into the engine and in
+the compiler: clang for Android, whatever compiled this machine's Python extension.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def java_report(
 
 
 def main() -> None:
+    """Measure the same plan from Java and from Python, and print both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 128])
@@ -63,10 +64,11 @@ def main() -> None:
                            Path(name))  # fmt: skip
     python = run_plan(plan, LocalMachine())
     lines = []
-    for one, two in zip(java.latencies, python.latencies, strict=True):
-        assert (one.call, one.rows) == (two.call, two.rows)
-        figures = [one.latency_us.p50, one.latency_us.p95, two.latency_us.p50, two.latency_us.p95]
-        lines.append([f"{one.call} {one.rows}", *(f"{value:.1f}" for value in figures)])
+    for in_java, in_python in zip(java.latencies, python.latencies, strict=True):
+        assert (in_java.call, in_java.rows) == (in_python.call, in_python.rows)
+        both = (in_java.latency_us, in_python.latency_us)
+        figures = [f"{value:.1f}" for times in both for value in (times.p50, times.p95)]
+        lines.append([f"{in_java.call} {in_java.rows}", *figures])
     header = ["us", "Java p50", "Java p95", "Python p50", "Python p95"]
     print(f"{java.latencies[0].runtime}, {java.device.cpu}, load {os.getloadavg()[0]:.1f}")
     print(table(header, lines))

@@ -16,6 +16,7 @@ tables stay in 8 bits.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import shutil
@@ -27,7 +28,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -48,8 +48,12 @@ FIELDS, DIM, HIDDEN, CODE_BITS, T = 26, 16, 400, 20, 7
 MULTIPLIER = 0x9E3779B97F4A7C15
 CONTEXT_FIELDS = 13
 BATCHES = (1, 128, 1024)
+RANKED = 100  # candidates
 COMPRESSED = "8-bit rows"
 ROWS_IN = ("float rows", COMPRESSED)
+
+Runner = Callable[[np.ndarray], np.ndarray]  # IDs int64 [batch, FIELDS] to probabilities
+Call = Callable[[], Any]
 
 
 class Network(nn.Module):
@@ -107,12 +111,15 @@ def dense_weights(network: Network) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def block_bits(network: Network) -> tuple[list[int], list[int]]:
+    """First bit and number of bits of every block of a field's binary code."""
     blocks = network.tables["f0"].spec.blocks
     return [block.start for block in blocks], [block.bits for block in blocks]
 
 
-def write_onnx(network: Network, path: Path, *, compressed: bool) -> None:
-    """The model as ONNX with merged lookups and float32 layers."""
+def onnx_lookup(
+    network: Network, *, compressed: bool
+) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Nodes from "ids" int64 [batch, FIELDS] to "x0" [batch, FIELDS * DIM], and their constants."""
     table, offsets = merged(network)
     starts, bits = block_bits(network)
     constants = {
@@ -121,7 +128,6 @@ def write_onnx(network: Network, path: Path, *, compressed: bool) -> None:
         "masks": np.array([2**b - 1 for b in bits], np.uint64),
         "offsets": offsets.astype(np.int64),
         "two": np.array([2], np.int64), "flat": np.array([-1, FIELDS * DIM], np.int64),
-        "last": np.array([-1], np.int64),
     }  # fmt: skip
     node = helper.make_node
     nodes = [
@@ -146,8 +152,15 @@ def write_onnx(network: Network, path: Path, *, compressed: bool) -> None:
     nodes += [
         node("ReduceSum", ["read", "two"], ["vectors"], keepdims=0),
         node("Reshape", ["vectors", "flat"], ["x0"]),
-    ]  # fmt: skip
-    layers = dense_weights(network)
+    ]
+    return nodes, constants
+
+
+def write_onnx(network: Network, path: Path, *, compressed: bool) -> None:
+    """The model as ONNX with merged lookups and float32 layers."""
+    nodes, constants = onnx_lookup(network, compressed=compressed)
+    node, layers = helper.make_node, dense_weights(network)
+    constants["last"] = np.array([-1], np.int64)
     for i, (weight, bias) in enumerate(layers):
         constants |= {f"w{i}": np.ascontiguousarray(weight.T), f"b{i}": bias}
         nodes += [
@@ -171,49 +184,14 @@ def write_onnx(network: Network, path: Path, *, compressed: bool) -> None:
     )
 
 
-class HybridWriter(tflite_writer.TfliteWriter):
-    """Adds int8 weights with a scale per unit, which LiteRT runs with quantised activations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scales: dict[int, np.ndarray] = {}
-
-    def quantised(self, name: str, weight: np.ndarray) -> tflite_writer.Tensor:
-        scales = (np.abs(weight).max(axis=1) / 127).astype(np.float32)
-        tensor = self.table(name, np.rint(weight / scales[:, None]).astype(np.int8))
-        self.scales[tensor.index] = scales
-        return tensor
-
-    def write(self, path: Path, info: str) -> None:
-        plain = tflite_writer._tensor_table
-
-        def with_scales(builder: flatbuffers.Builder, record: Any) -> int:
-            scales = self.scales.get(record.tensor.index)
-            if scales is None:
-                return plain(builder, record)
-            vectors = (
-                builder.CreateNumpyVector(scales),
-                builder.CreateNumpyVector(np.zeros(len(scales), np.int64)),
-            )
-            tflite.QuantizationParametersStart(builder)
-            tflite.QuantizationParametersAddScale(builder, vectors[0])
-            tflite.QuantizationParametersAddZeroPoint(builder, vectors[1])
-            quantisation = tflite.QuantizationParametersEnd(builder)
-            shape = builder.CreateNumpyVector(np.asarray(record.tensor.shape, np.int32))
-            name = builder.CreateString(record.name)
-            tflite.TensorStart(builder)
-            tflite.TensorAddShape(builder, shape)
-            tflite.TensorAddType(builder, tflite.TensorType.INT8)
-            tflite.TensorAddBuffer(builder, record.buffer)
-            tflite.TensorAddName(builder, name)
-            tflite.TensorAddQuantization(builder, quantisation)
-            return int(tflite.TensorEnd(builder))
-
-        tflite_writer._tensor_table = with_scales
-        try:
-            super().write(path, info)
-        finally:
-            tflite_writer._tensor_table = plain
+def quantised_weight(
+    writer: tflite_writer.TfliteWriter, name: str, weight: np.ndarray
+) -> tflite_writer.Tensor:
+    """int8 weights with a scale per unit, which LiteRT runs with quantised activations."""
+    scales = (np.abs(weight).max(axis=1) / 127).astype(np.float32)
+    codes = np.rint(weight / scales[:, None]).astype(np.int8)
+    meaning = tflite_writer.Quantisation(tuple(scales.tolist()))
+    return writer.table(name, codes, quantisation=meaning)
 
 
 def write_tflite(
@@ -223,7 +201,7 @@ def write_tflite(
     table, offsets = merged(network)
     starts, bits = block_bits(network)
     blocks = len(starts)
-    w = HybridWriter()
+    w = tflite_writer.TfliteWriter()
     i32, f32 = np.int32, np.float32
     ids = w.input("ids", (batch, FIELDS), np.int64)
     factor = w.constant(np.array(MULTIPLIER, np.uint64).view(np.int64), np.int64)
@@ -249,7 +227,7 @@ def write_tflite(
     x = w.op("RESHAPE", [x, w.constant([batch, FIELDS * DIM], i32)], (batch, FIELDS * DIM), f32)
     layers = dense_weights(network)
     for i, (weight, bias) in enumerate(layers):
-        weights = w.quantised(f"w{i}", weight) if integer else w.constant(weight, f32)
+        weights = quantised_weight(w, f"w{i}", weight) if integer else w.constant(weight, f32)
         relu = tflite.ActivationFunctionType.RELU if i + 1 < len(layers) else 0
         x = w.op("FULLY_CONNECTED", [x, weights, w.constant(bias, f32)], (batch, len(bias)), f32,
                  fused_activation_function=relu)  # fmt: skip
@@ -258,14 +236,16 @@ def write_tflite(
     w.write(path, "")
 
 
-def onnx_runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def onnx_runner(path: Path) -> Runner:
+    """An .onnx file in ONNX Runtime."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda ids: session.run(None, {"ids": ids})[0]
 
 
-def litert_runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def litert_runner(path: Path) -> Runner:
+    """A .tflite file in LiteRT."""
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
     ids, out = (
@@ -280,9 +260,7 @@ def litert_runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
-def measure(
-    runs: dict[str, Callable[[], Any]], seconds: float = 1.0
-) -> dict[str, dict[str, float]]:
+def measure(runs: dict[str, Call], seconds: float = 1.0) -> dict[str, dict[str, float]]:
     """p50, p95 and the spread of burst medians in microseconds; bursts take turns."""
     times: dict[str, list[np.ndarray]] = {name: [] for name in runs}
     counts = {}
@@ -301,17 +279,15 @@ def measure(
             times[name].append(burst / 1000)
     result = {}
     for name, bursts in times.items():
-        every, medians = np.concatenate(bursts), [float(np.median(b)) for b in bursts]
+        together, medians = np.concatenate(bursts), [float(np.median(b)) for b in bursts]
         result[name] = {
-            "p50": float(np.median(every)), "p95": float(np.percentile(every, 95)),
+            "p50": float(np.median(together)), "p95": float(np.percentile(together, 95)),
             "lowest": min(medians), "highest": max(medians),
         }  # fmt: skip
     return result
 
 
-def memory(path: Path) -> dict[str, float]:
-    """Load time and memory of a native file, in a fresh process."""
-    code = """
+MEMORY_PROGRAM = """
 import json, sys, time
 import numpy as np, ondevice
 def fields():
@@ -329,10 +305,17 @@ print(json.dumps({'load_ms': load * 1e3, 'load_again_ms': again * 1e3,
   'rss_kb': end['Rss'], 'pss_kb': end['Pss'],
   'rss_before_kb': before['Rss']}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+
+
+def memory(path: Path) -> dict[str, float]:
+    """Load time and memory of a native file, in a fresh process."""
+    completed = subprocess.run(
+        [sys.executable, "-c", MEMORY_PROGRAM, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    return json.loads(done.stdout) | {"file_bytes": path.stat().st_size}
+    return json.loads(completed.stdout) | {"file_bytes": path.stat().st_size}
 
 
 def floor_us(folder: Path) -> float | None:
@@ -370,6 +353,97 @@ def large_file(folder: Path) -> Path:
     return path
 
 
+def native_models(
+    network: Network, request: dict[str, np.ndarray], folder: Path
+) -> dict[str, ondevice.Model]:
+    """The native engine by the codec of its dense layers."""
+    example = {key: torch.from_numpy(value[:4]) for key, value in request.items()}
+    models = {}
+    for dense in ("q8", "f32"):
+        convert(network, (example,), folder, targets=("odm",), dense=dense, name=dense)  # type: ignore[arg-type]
+        models[dense] = ondevice.load(folder / f"{dense}.odm", engine="native")
+    return models
+
+
+def onnx_runners(network: Network, folder: Path) -> dict[str, Runner]:
+    """Every form in ONNX Runtime, for all batch sizes."""
+    runners = {}
+    for rows_in in ROWS_IN:
+        plain, quantised = folder / f"float {rows_in}.onnx", folder / f"int8 {rows_in}.onnx"
+        write_onnx(network, plain, compressed=rows_in == COMPRESSED)
+        quantize_dynamic(plain, quantised, weight_type=QuantType.QInt8, per_channel=True,
+                         op_types_to_quantize=["MatMul"])  # fmt: skip
+        for path in (plain, quantised):
+            runners[f"onnxruntime {path.stem}"] = onnx_runner(path)
+    return runners
+
+
+def litert_runners(network: Network, rows: int, folder: Path) -> dict[str, Runner]:
+    """Every form in LiteRT, for one batch size."""
+    runners = {}
+    for kind, rows_in in itertools.product(("float", "int8"), ROWS_IN):
+        file = folder / f"{kind}_{rows}_{ROWS_IN.index(rows_in)}.tflite"
+        write_tflite(network, file, rows, integer=kind == "int8", compressed=rows_in == COMPRESSED)
+        runners[f"litert {kind} {rows_in}"] = litert_runner(file)
+    return runners
+
+
+def native_call(model: ondevice.Model, request: dict[str, np.ndarray], rank: bool) -> Call:
+    """A prediction, or a ranking whose context is the first row of the first fields."""
+    if not rank:
+        return lambda: model.predict(request)
+    names = list(request)
+    context = {name: request[name][:1] for name in names[:CONTEXT_FIELDS]}
+    candidates = {name: request[name] for name in names[CONTEXT_FIELDS:]}
+    return lambda: model.rank(context, candidates)
+
+
+def compare(
+    native: dict[str, ondevice.Model], stock: dict[str, Runner], ids: np.ndarray, seconds: float
+) -> dict[str, dict[str, float]]:
+    """Check that all runtimes agree on a request, then measure them; see `measure`."""
+    request = by_field(ids)
+    expected = native["f32"].predict(request)
+    for label, runner in stock.items():
+        worst = float(np.abs(runner(ids) - expected).max())
+        assert worst < 0.02, (label, worst)
+    runs: dict[str, Call] = {
+        label: functools.partial(runner, ids) for label, runner in stock.items()
+    }
+    for dense, model in native.items():
+        runs[f"native {dense}"] = native_call(model, request, rank=len(ids) == RANKED)
+    return measure(runs, seconds)
+
+
+def ratio(times: dict[str, dict[str, float]], ending: str) -> float:
+    """The best p50 of the stock forms whose label has this ending over that of the native q8."""
+    stock = [
+        figures["p50"]
+        for label, figures in times.items()
+        if not label.startswith("native") and label.endswith(ending)
+    ]
+    return min(stock) / times["native q8"]["p50"]
+
+
+def print_times(key: str, times: dict[str, dict[str, float]]) -> None:
+    """A line for each runtime, then the ratios."""
+    print(f"\n{key}  (us)                        p50      p95   burst medians")
+    for label, figures in times.items():
+        print(
+            f"  {label:30} {figures['p50']:9.2f} {figures['p95']:9.2f}"
+            f"   {figures['lowest']:.2f}-{figures['highest']:.2f}"
+        )
+    print(
+        f"  best stock / native q8: {ratio(times, ''):.2f}; "
+        f"with compressed tables: {ratio(times, COMPRESSED):.2f}"
+    )
+
+
+def by_field(ids: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of IDs [rows, FIELDS] by the name of their input."""
+    return {f"f{i}": np.ascontiguousarray(ids[:, i]) for i in range(FIELDS)}
+
+
 def main() -> None:
     """Build the files, check that they agree, measure, print, and write the JSON."""
     parser = argparse.ArgumentParser(
@@ -381,70 +455,20 @@ def main() -> None:
     torch.set_num_threads(1)
     network = Network().eval()
     rng = np.random.default_rng(1)
-    requests = {rows: rng.integers(0, 1_000_000, (rows, FIELDS)) for rows in (*BATCHES, 100)}
-    as_dict = {
-        rows: {f"f{i}": np.ascontiguousarray(ids[:, i]) for i in range(FIELDS)}
-        for rows, ids in requests.items()
-    }
+    requests = {rows: rng.integers(0, 1_000_000, (rows, FIELDS)) for rows in (*BATCHES, RANKED)}
     report: dict[str, Any] = {"times_us": {}, "ratios": {}, "ratios_compressed": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        example = {key: torch.from_numpy(value[:4]) for key, value in as_dict[128].items()}
-        native = {}
-        for dense in ("q8", "f32"):
-            convert(network, (example,), folder, targets=("odm",), dense=dense, name=dense)  # type: ignore[arg-type]
-            native[dense] = ondevice.load(folder / f"{dense}.odm", engine="native")
-        runners = {}
-        for rows_in in ROWS_IN:
-            plain, quantised = folder / f"float {rows_in}.onnx", folder / f"int8 {rows_in}.onnx"
-            write_onnx(network, plain, compressed=rows_in == COMPRESSED)
-            quantize_dynamic(plain, quantised, weight_type=QuantType.QInt8, per_channel=True,
-                             op_types_to_quantize=["MatMul"])  # fmt: skip
-            for path in (plain, quantised):
-                runners[f"onnxruntime {path.stem}"] = onnx_runner(path)
-        for rows in (*BATCHES, 100):
-            stock = dict(runners)
-            for kind, rows_in in itertools.product(("float", "int8"), ROWS_IN):
-                file = folder / f"{kind}_{rows}_{ROWS_IN.index(rows_in)}.tflite"
-                write_tflite(network, file, rows, integer=kind == "int8",
-                             compressed=rows_in == COMPRESSED)  # fmt: skip
-                stock[f"litert {kind} {rows_in}"] = litert_runner(file)
-            ids, request = requests[rows], as_dict[rows]
-            right = native["f32"].predict(request)
-            for label, runner in stock.items():
-                worst = float(np.abs(runner(ids) - right).max())
-                assert worst < 0.02, (label, worst)
-            runs: dict[str, Callable[[], Any]] = {
-                label: (lambda r=runner, i=ids: r(i)) for label, runner in stock.items()
-            }
-            if rows == 100:
-                names = list(request)
-                context = {n: request[n][:1] for n in names[:CONTEXT_FIELDS]}
-                candidates = {n: request[n] for n in names[CONTEXT_FIELDS:]}
-                for dense, model in native.items():
-                    runs[f"native {dense}"] = lambda m=model, a=context, b=candidates: m.rank(a, b)
-            else:
-                for dense, model in native.items():
-                    runs[f"native {dense}"] = lambda m=model, r=request: m.predict(r)
-            key = "rank100" if rows == 100 else f"batch{rows}"
-            times = report["times_us"][key] = measure(runs, args.seconds)
-            for name_of, ending in (("ratios", ""), ("ratios_compressed", COMPRESSED)):
-                best = min(
-                    t["p50"]
-                    for label, t in times.items()
-                    if not label.startswith("native") and label.endswith(ending)
-                )
-                report[name_of][key] = best / times["native q8"]["p50"]
-            print(f"\n{key}  (us)                        p50      p95   burst medians")
-            for label, t in times.items():
-                print(
-                    f"  {label:30} {t['p50']:9.2f} {t['p95']:9.2f}"
-                    f"   {t['lowest']:.2f}-{t['highest']:.2f}"
-                )
-            print(
-                f"  best stock / native q8: {report['ratios'][key]:.2f}; "
-                f"with compressed tables: {report['ratios_compressed'][key]:.2f}"
-            )
+        native = native_models(network, by_field(requests[128]), folder)
+        runners = onnx_runners(network, folder)
+        for rows, ids in requests.items():
+            stock = runners | litert_runners(network, rows, folder)
+            times = compare(native, stock, ids, args.seconds)
+            key = f"rank{rows}" if rows == RANKED else f"batch{rows}"
+            report["times_us"][key] = times
+            report["ratios"][key] = ratio(times, "")
+            report["ratios_compressed"][key] = ratio(times, COMPRESSED)
+            print_times(key, times)
         report["floor_us"] = floor_us(folder)
         if report["floor_us"]:
             share = report["times_us"]["batch1"]["native q8"]["p50"] / report["floor_us"]

@@ -28,6 +28,7 @@ METHODS = ("amtl", "amtl_fresh", "frequency")
 
 
 def main() -> None:
+    """Train the full model and every method with every seed, and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=DATASETS, default="synthetic")
     parser.add_argument("--path", type=Path)
@@ -52,10 +53,10 @@ def main() -> None:
             widths = Widths("frequency", keep=args.keep)
             if method != "frequency":
                 widths = Widths("amtl", penalty=args.penalty, warm=method == "amtl")
-            found = measured(splits, FitConfig(config, widths, refit=Refit()))
+            figures = measured(splits, FitConfig(config, widths, refit=Refit()))
             row = {"data": args.data, "seed": seed, "method": method}
             row |= {f"full_{key}": value for key, value in full.items() if key.endswith("auc")}
-            rows.append(row | found)
+            rows.append(row | figures)
             print(rows[-1], flush=True)
             with args.out.open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]))
@@ -65,20 +66,20 @@ def main() -> None:
 
 def measured(splits: Splits, config: FitConfig) -> dict[str, float]:
     """Test AUC as trained (without the phases that follow) and in the end, dimensions removed."""
-    found = {}
+    figures = {}
     torch.manual_seed(config.training.seed)
     model = ClickModel(full_embeddings(splits.train, DIM), (128, 64))
     first = config.widths if config.widths.method == "frequency" or not config.widths.warm else None
     fit(model, splits, FitConfig(config.training, first or Widths("whole")), progress=False)
-    found["trained_auc"] = round(evaluate(model, splits.test).auc, 5)
+    figures["trained_auc"] = round(evaluate(model, splits.test).auc, 5)
     rest = replace(config, widths=Widths("whole") if first else config.widths)
     fit(model, splits, rest, trained=True, progress=False)
     masks = model.masks().values()
-    kept = sum(int(mask.widths().sum()) for mask in masks)
-    whole = sum(mask.rows * mask.dim for mask in masks)
-    found["auc"] = round(evaluate(model, splits.test).auc, 5)
-    found["removed"] = round(1 - kept / whole, 4) if whole else 0.0
-    return found
+    kept_dims = sum(int(mask.widths().sum()) for mask in masks)
+    all_dims = sum(mask.rows * mask.dim for mask in masks)
+    figures["auc"] = round(evaluate(model, splits.test).auc, 5)
+    figures["removed"] = round(1 - kept_dims / all_dims, 4) if all_dims else 0.0
+    return figures
 
 
 if __name__ == "__main__":

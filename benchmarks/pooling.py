@@ -63,7 +63,7 @@ def request(rows: int) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def main() -> None:
-    """Print one line a target and batch size."""
+    """Measure both forms and print one line for each target and batch size."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 128])
     args = parser.parse_args()

@@ -66,8 +66,8 @@ def plain_pass(log: ClickLog, rows: dict[str, int], dim: int, batch: int) -> Pas
         shuffled, targets = {name: values[order] for name, values in ids.items()}, labels[order]
         for start in range(0, len(labels), batch):
             part = {name: values[start : start + batch] for name, values in shuffled.items()}
-            wanted = targets[start : start + batch]
-            loss = functional.binary_cross_entropy_with_logits(model(part), wanted)
+            part_targets = targets[start : start + batch]
+            loss = functional.binary_cross_entropy_with_logits(model(part), part_targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -100,13 +100,14 @@ VARIANTS = ("plain", "full", "codes", "full+masks", "codes+masks")
 
 
 def main() -> None:
+    """Time every variant in every round, print ratios to the plain network, write the CSV."""
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     log = open_log(args.data, args.path)
     parts = split(log)
-    few = parts[1].take(torch.arange(256).numpy())  # a validation that takes no time
-    parts = (parts[0].take(torch.arange(args.rows or len(parts[0])).numpy()), few, few)
+    short = parts[1].take(torch.arange(256).numpy())  # a validation that takes no time
+    parts = (parts[0].take(torch.arange(args.rows or len(parts[0])).numpy()), short, short)
     names = [field.name for field in log.features.fields]
     splits = (encode(*parts, names), encode(*parts, small_fields(parts[0], Design(dim=args.dim))))
     sizes = cardinalities(parts[0])
@@ -127,7 +128,9 @@ def main() -> None:
                 which: [item[clock] for item in rounds if item["variant"] == which]
                 for which in (name, "plain")
             }
-            ratios = [own / base for own, base in zip(times[name], times["plain"], strict=True)]
+            ratios = [
+                seconds / base for seconds, base in zip(times[name], times["plain"], strict=True)
+            ]
             cells.append(
                 f"{clock} {statistics.median(times[name]):6.2f} s, over plain "
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"

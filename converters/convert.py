@@ -1,4 +1,4 @@
-"""The conversion: `convert` takes a model through the pipeline to verified files."""
+"""The conversion: `convert` runs the pipeline on a model and verifies the files that it writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ondevice.converters.tables.pack import (
     table_codecs,
 )
 from ondevice.converters.tables.packed_table import PackedTable
-from ondevice.converters.tables.progress import watched
+from ondevice.converters.tables.progress import with_progress_bar
 from ondevice.converters.tables.weights import Weights
 from ondevice.converters.targets.odm import emit_odm
 from ondevice.converters.targets.onnx.emit import emit_onnx
@@ -78,7 +78,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class _Request:
-    """What the caller of `convert` asked for; see its arguments."""
+    """The settings of a conversion; see the arguments of `convert`."""
 
     targets: Sequence[str]
     tables: Codec | Mapping[str, Codec]
@@ -97,11 +97,11 @@ class _Prepared:
     """A model that is ready to be written.
 
     Attributes:
-        models: its graph as each target takes it.
-        info: what travels inside every file.
+        models: its graph for each target.
+        info: the description that every file contains.
         plan: how dense layers are stored.
-        expected: what the files' outputs are compared with.
-        calibration_rows: rows that fixed the ranges of activations.
+        expected: the outputs with which those of the files are compared.
+        calibration_rows: number of rows that determined the ranges of activations.
         weight_bytes: tables and weights of the trained module.
         uncompressed: large constants that IDs select from and that are no tables.
     """
@@ -137,7 +137,7 @@ def convert(
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
-    Beside the files lie the report, `name`.report.json, and the model card, `name`.md.
+    The report, `name`.report.json, and the model card, `name`.md, are written beside the files.
 
     Args:
         module: any module that `torch.onnx.export` can export. It takes IDs and numbers as
@@ -148,17 +148,17 @@ def convert(
             .onnx file: arrays by input name, or None for random ones.
         out_dir: folder for `name`.odm, `name`.onnx (with `name`.onnx.data) and `name`.tflite.
         targets: which of "odm", "onnx", "tflite" to write.
-        tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32"; or one by input
+        tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32"; or codecs by input
             or table, such as {"item": "q4", "*": "q8"}, where "*" stands for all others.
         dense: codec of dense layers: "f32", "f16", or "q8" (int8 weights, a scale per output
             channel, and int8 activations); each has its tolerance, DENSE_TOLERANCE.
         float_layers: module paths of dense layers that stay float32, such as "tower.4"; "tower"
             covers all layers below it.
         calibration: with dense="q8": ordinary values by input name, [rows, ...], a thousand rows
-            or more: activations in .onnx and .tflite are then quantised by the ranges seen on
-            them (and on unseen and extreme IDs). Without it, and always in .odm, dynamically.
+            or more: activations in .onnx and .tflite are then quantised by their ranges on these
+            rows (and on unseen and extreme IDs). Without it, and always in .odm, dynamically.
         features: how raw values become IDs, stored in every file.
-        dynamic_axes: axes of free size beside the batch, such as a history's length:
+        dynamic_axes: axes of free size other than the batch, such as the length of a history:
             {"history": {1: "steps"}}.
         name: file name without suffix.
         validation: labelled rows; the AUC of the first output on them is reported.
@@ -166,19 +166,18 @@ def convert(
         weights: safetensors files with the module's weights: one file, an index beside several,
             or a folder with either. Tables are read from there row by row and never held in
             memory; the module may be on the meta device, and is not changed.
-        original: the trained module from which `compress_embeddings` made `module`: AUC and
-            changes of outputs are then counted from there.
-        fitted: what `compress_embeddings` says of its tables, for the report and the card.
+        original: the trained module that `compress_embeddings` compressed to `module`: AUC and
+            changes of outputs are then relative to it.
+        fitted: what `compress_embeddings` reports on its tables, for the report and the card.
 
     Raises:
         UnsupportedError: targets cannot express the module: every operator that one of them lacks
             is listed, with its module path and what could replace it; or the tables exceed
             TFLite's limit of 2 GB.
         FileFormatError: the weights are damaged, or not those of the module.
-        ParityError: a file differs from the module by more than its tolerance; nothing is left.
+        ParityError: a file differs from the module by more than its tolerance; no file is written.
         SpecError: the settings or the example inputs are wrong, or weights are not finite.
-        InputError: the validation or calibration rows do not fit the module; or the files the
-            disk.
+        InputError: the validation or calibration rows do not fit the module, or the disk is full.
     """
     request = _Request(
         targets=targets,
@@ -203,31 +202,17 @@ def convert(
     packed_tables, models = _pack(captured, request)
     prepared = _prepare(source, trained, packed_tables, models, request)
     prepared = replace(prepared, uncompressed=captured.uncompressed)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(out) as temporary:
-        folder = temporary / "files"
-        folder.mkdir()
-        written = _write(prepared, request, folder)
-        check_parity(written.values(), probabilities=prepared.expected.probabilities)
-        placed = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
-        report = _report(prepared, request, placed)
-        (folder / f"{name}.report.json").write_text(report.to_text(), encoding="utf-8")
-        card = model_card(name, models.packed, report, request.about)
-        (folder / f"{name}.md").write_text(card, encoding="utf-8")
-        for file in sorted(folder.iterdir(), reverse=True):  # external data first
-            file.replace(out / file.name)
-    return report
+    return _write_verified(prepared, request, Path(out_dir))
 
 
 def _pack(
     captured: CapturedModel, request: _Request
 ) -> tuple[dict[str, PackedTable], TargetModels]:
-    """Pack a captured model's tables; each table is read once, and rows again later."""
+    """Pack a captured model's tables, in one pass over each table; rows are read again later."""
     if "tflite" in request.targets:
         check_file_size(_code_bytes(captured, table_codecs(captured, request.tables)))
     passes = 2 + (request.calibration is not None)
-    captured = replace(captured, tables=watched(captured.tables, passes))
+    captured = replace(captured, tables=with_progress_bar(captured.tables, passes))
     tables = pack_tables(captured, request.tables)
     models = TargetModels(pack(captured, tables))
     return tables, models
@@ -240,7 +225,19 @@ def _prepare(
     models: TargetModels,
     request: _Request,
 ) -> _Prepared:
-    """Ask the source what files are compared with, and fix how dense layers are stored."""
+    """Compute the outputs that files are compared with, and choose how dense layers are stored.
+
+    Args:
+        source: the module or .onnx file to convert.
+        trained: the source from which AUC and changes of a probability are counted.
+        tables: packed tables by name.
+        models: the packed graphs.
+        request: the settings.
+
+    Raises:
+        SpecError: settings do not fit the model, or weights are not finite.
+        InputError: validation or calibration rows do not fit the model.
+    """
     packed = models.packed
     plan = DensePlan(request.dense, request.float_layers)
     check_layers(packed, models.of("odm"), plan)
@@ -248,16 +245,16 @@ def _prepare(
     inputs = domain.inputs
     requests = [requests_of(source, domain, rows) for rows in BATCHES]
     batches = [item.answered for item in requests]
-    inside = requests_of(source, domain, VECTOR_ROWS).answered
+    test_inputs = requests_of(source, domain, VECTOR_ROWS).answered
     info = ModelInfo(
         inputs=inputs,
         outputs=source.outputs,
         features=_checked_features(request.features, source.names),
         vectors=TestVectors(
-            inputs=inside,
-            outputs=source(inside, tables),
+            inputs=test_inputs,
+            outputs=source(test_inputs, tables),
             tolerance=DENSE_TOLERANCE[request.dense],
-            rankings=ranking_vectors(source, tables, inside),
+            rankings=ranking_vectors(source, tables, test_inputs),
         ),
         made_by=_versions(),
     )
@@ -269,6 +266,28 @@ def _prepare(
         calibration_rows = len(next(iter(rows.values())))
         plan = replace(plan, ranges=calibrate(models.of("odm"), info, rows, batches))
     return _Prepared(models, info, plan, expected, calibration_rows, trained.weight_bytes)
+
+
+def _write_verified(prepared: _Prepared, request: _Request, out: Path) -> ConversionReport:
+    """Write all files, and move them to their folder only once they have passed verification.
+
+    Raises:
+        ParityError: a file differs from the module by more than its tolerance.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(out) as temporary:
+        folder = temporary / "files"
+        folder.mkdir()
+        written = _write(prepared, request, folder)
+        check_parity(written.values(), probabilities=prepared.expected.probabilities)
+        targets = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
+        report = _report(prepared, request, targets)
+        (folder / f"{request.name}.report.json").write_text(report.to_text(), encoding="utf-8")
+        card = model_card(request.name, prepared.models.packed, report, request.about)
+        (folder / f"{request.name}.md").write_text(card, encoding="utf-8")
+        for file in sorted(folder.iterdir(), reverse=True):  # external data first
+            file.replace(out / file.name)
+    return report
 
 
 def _write(prepared: _Prepared, request: _Request, folder: Path) -> dict[str, TargetReport]:
@@ -288,12 +307,13 @@ def _write(prepared: _Prepared, request: _Request, folder: Path) -> dict[str, Ta
 
 
 def _report(
-    prepared: _Prepared, request: _Request, placed: dict[str, TargetReport]
+    prepared: _Prepared, request: _Request, targets: dict[str, TargetReport]
 ) -> ConversionReport:
+    """The report of a conversion; `targets` are the measured files at their final paths."""
     expected, validation = prepared.expected, request.validation
     return ConversionReport(
-        targets=placed,
-        codec=_described(request.tables),
+        targets=targets,
+        codec=_codecs_text(request.tables),
         dense=request.dense,
         float_layers=request.float_layers,
         calibration_rows=prepared.calibration_rows,
@@ -310,8 +330,8 @@ def _report(
     )
 
 
-def _described(tables: Codec | Mapping[str, Codec]) -> str:
-    """Codecs as text: one, or "item q4, others q8"."""
+def _codecs_text(tables: Codec | Mapping[str, Codec]) -> str:
+    """Codecs as text: "q8", or "item q4, others q8"."""
     if isinstance(tables, str):
         return tables
     parts = {"others" if name == OTHERS else name: codec for name, codec in tables.items()}
@@ -337,7 +357,7 @@ def _check_request(request: _Request) -> None:
 
 
 def _code_bytes(captured: CapturedModel, codecs: Mapping[str, Codec]) -> int:
-    """What the codes of all tables take at least, scales aside."""
+    """The least number of bytes of the codes of all tables, without scales."""
     values = {
         lookup.table: lookup.spec.rows * lookup.spec.row_dim
         if lookup.widths is None
@@ -353,19 +373,31 @@ def _source(
     dynamic_axes: DynamicAxes | None,
     weights: str | Path | None,
 ) -> Source:
+    """The torch module or .onnx file to convert; see `convert`.
+
+    Raises:
+        SpecError: an argument is for the other kind of source.
+        FileFormatError: a file is damaged.
+    """
     if isinstance(module, nn.Module):
         files = None if weights is None else Weights(weights)
         return TorchSource(module, example_inputs, dynamic_axes, files)
     if weights is not None:
-        raise SpecError("an .onnx file has weights of its own; give none")
+        raise SpecError("weights are for a torch module; an .onnx file contains its weights")
     if dynamic_axes is not None:
-        raise SpecError("dynamic axes of an .onnx file are those of its inputs; name none")
+        raise SpecError(
+            "dynamic axes are for a torch module; an .onnx file declares those of its inputs"
+        )
     if example_inputs is not None and not isinstance(example_inputs, Mapping):
-        raise SpecError("example inputs of an .onnx file are a dictionary of arrays by input name")
+        raise SpecError(
+            "example inputs of an .onnx file must be a dictionary of arrays by input name, got "
+            f"{type(example_inputs).__name__}"
+        )
     return OnnxSource(Path(module), example_inputs)
 
 
 def _checked_features(features: FeatureSpec | None, names: Sequence[str]) -> FeatureSpec:
+    """The features, none by default; raises SpecError where they are not of these inputs."""
     if features is None:
         return FeatureSpec()
     if {item.name for item in features.fields} != set(names):
@@ -375,6 +407,7 @@ def _checked_features(features: FeatureSpec | None, names: Sequence[str]) -> Fea
 
 
 def _versions() -> dict[str, str]:
+    """Versions of this package and of those that the conversion depends on."""
     packages = ("torch", "onnx", "onnx-ir", "onnxruntime", "ai-edge-litert", "numpy")
     versions = {"ondevice-ctr": ondevice.__version__}
     for package in packages:
@@ -384,10 +417,10 @@ def _versions() -> dict[str, str]:
 
 
 def _drafts(prepared: _Prepared, places: Mapping[str, Path]) -> dict[str, Draft]:
-    """Every target's file without its tables.
+    """Write every target's file without its tables.
 
     Raises:
-        UnsupportedError: what any of the targets lacks.
+        UnsupportedError: operators that any of the targets lacks, all listed.
     """
     drafts: dict[str, Draft] = {}
     errors: dict[str, LackingOperatorsError] = {}
@@ -402,10 +435,10 @@ def _drafts(prepared: _Prepared, places: Mapping[str, Path]) -> dict[str, Draft]
 
 
 def _check_room(folder: Path) -> None:
-    """Check that the disk holds the files of a folder, whose tables are not written yet.
+    """Check that the disk has room for the files of a folder, whose tables are not written yet.
 
     Raises:
-        InputError: it does not.
+        InputError: it has not.
     """
     needed = sum(file.stat().st_size for file in folder.iterdir())
     if needed > (free := shutil.disk_usage(folder).free):
@@ -416,6 +449,7 @@ def _check_room(folder: Path) -> None:
 
 
 def _emit(target: str, prepared: _Prepared, file: Path) -> Draft:
+    """Write one target's file without its tables."""
     model = prepared.models.of(target)
     if target == "odm":
         return emit_odm(model, file, prepared.info, prepared.plan)

@@ -22,9 +22,11 @@ LOOKUP = "Lookup"
 class CapturedLookup:
     """One lookup node of a captured graph, with the float table it reads.
 
-    node: inputs (ids int64 [...]), output float32 [..., dim].
-    table: name of the source module's parameter, also the table's name in every target.
-    widths: uint8 or uint16 [rows] kept dimensions per row, or None.
+    Attributes:
+        node: its input is ids int64 [...], its output float32 [..., dim].
+        spec: how IDs become rows.
+        table: name of the source module's parameter, also the table's name in every target.
+        widths: uint8 or uint16 [rows], how many dimensions of each row are stored; or None.
     """
 
     node: ir.Node
@@ -58,9 +60,8 @@ class CapturedModel:
     uncompressed: tuple[UncompressedTable, ...] = ()
 
     def cloned(self) -> CapturedModel:
-        """The same with a graph of its own, for a stage that changes it."""
-        model = self.model.clone()
-        nodes = {node.name: node for node in model.graph}
+        """A copy with another graph, for a stage that changes it; tables are shared."""
+        model, nodes = _clone(self.model)
         lookups = (replace(item, node=nodes[item.node.name]) for item in self.lookups)
         return replace(self, model=model, lookups=tuple(lookups))
 
@@ -70,11 +71,11 @@ class PackedLookup:
     """One lookup node whose table is quantised and truncated.
 
     Attributes:
-        node: an `ondevice::Lookup` node. Its inputs are ids, one for each specification; its
-            output is the vectors, side by side along the last axis where there are several.
-        specs: what each input reads. Several only after merge_lookups.
+        node: an `ondevice::Lookup` node. Its inputs are IDs, one tensor for each specification; its
+            output is their vectors, concatenated along the last axis.
+        specs: what each input reads; more than one only after merge_lookups.
         starts: the row of `table` at which the rows of each specification begin.
-        table: key into PackedModel.tables (several lookups may share one).
+        table: key of PackedModel.tables; lookups may share a table.
         column_scales: float32 [len(specs), row_dim], the column scales of each input where their
             tables were joined; None otherwise.
     """
@@ -87,7 +88,7 @@ class PackedLookup:
 
     @property
     def spec(self) -> LookupSpec:
-        """The first specification; scheme, dim, fuse and whether there is padding are common."""
+        """The first specification; all have its scheme, dim and fuse, and padding or none."""
         return self.specs[0]
 
 
@@ -100,17 +101,23 @@ class PackedModel:
     tables: Mapping[str, StoredTable]
 
     def cloned(self) -> PackedModel:
-        """The same with a graph of its own, for a stage that changes it."""
-        model = self.model.clone()
-        nodes = {node.name: node for node in model.graph}
+        """A copy with another graph, for a stage that changes it; tables are shared."""
+        model, nodes = _clone(self.model)
         lookups = (replace(item, node=nodes[item.node.name]) for item in self.lookups)
         return replace(self, model=model, lookups=tuple(lookups))
 
 
-def module_path(node: ir.Node) -> str:
-    """Where in the source module a node comes from, such as "mlp.0"; the node's name if unknown.
+def _clone(model: ir.Model) -> tuple[ir.Model, dict[str | None, ir.Node]]:
+    """A copy of a model, and its nodes by name."""
+    copy = model.clone()
+    return copy, {node.name: node for node in copy.graph}
 
-    torch's exporter leaves the chain of module scopes, ending in the operation itself.
+
+def module_path(node: ir.Node) -> str:
+    """The path of the source module that a node comes from, such as "mlp.0".
+
+    torch's exporter stores the chain of module scopes, which ends in the operation itself. Without
+    it, the node's name is returned.
     """
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
     if scopes:
@@ -118,6 +125,6 @@ def module_path(node: ir.Node) -> str:
             modules = [str(name) for name in ast.literal_eval(scopes) if name][:-1]
         except (ValueError, SyntaxError):
             modules = []
-        if modules and not modules[-1].startswith("_"):  # torch's own mark, of no module
+        if modules and not modules[-1].startswith("_"):  # torch marks what is no module so
             return modules[-1]
     return node.name or node.op_type

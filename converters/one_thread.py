@@ -1,4 +1,4 @@
-"""Runs a block with one thread of torch and of BLAS: results then depend on no core count."""
+"""A single thread of torch and of BLAS, so that results do not depend on the number of cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums of several threads are added in another order, and differ in their last bits."""
+    """Run a block or a function with one thread of torch and of BLAS.
+
+    Several threads add the terms of a sum in another order, which changes its last bits.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

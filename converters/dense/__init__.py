@@ -1,1 +1,1 @@
-"""Dense layers: found in the graph, calibrated, joined with the rotations in front of them."""
+"""Dense layers: find them in a graph, calibrate them, absorb the rotations in front of them."""

@@ -1,4 +1,4 @@
-"""Calibration: run a model on sample rows and note the ranges that its dense layers see."""
+"""Calibration: run a model on sample rows and record the ranges of its dense layers."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def calibrate(
 ) -> dict[str, Range]:
     """Ranges of every dense layer's input ("NAME.input") and output ("NAME"), 0 included.
 
-    The model runs with float32 layers in the numpy engine, as a native file in a temporary place.
+    The model runs with float32 layers in the numpy engine, as a native file in a temporary folder.
 
     Args:
-        native: the model as the native file takes it.
+        native: the model of the native file.
         info: its description.
         rows: values by input name, int64 or float32 [rows, ...].
-        probes: further requests, so that unseen and extreme IDs stay within the ranges too.
+        probes: further requests, so that the ranges include those of unseen and extreme IDs.
 
     Raises:
         UnsupportedError: the native format lacks an operator of the model.
@@ -63,8 +63,9 @@ def calibrate(
 
 
 def _widen(ranges: dict[str, Range], name: str, values: npt.NDArray[np.float32]) -> None:
+    """Extend a range to include these values; raises InputError where they are not finite."""
     before = ranges.get(name, Range(0.0, 0.0))
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(f"calibration: the layer {name!r} is not finite on the given rows")
+        raise InputError(f"calibration: the layer {name!r} is not finite on the calibration rows")
     ranges[name] = Range(min(before.low, low), max(before.high, high))

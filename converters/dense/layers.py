@@ -45,8 +45,12 @@ class DensePlan:
 
     def codec_of(self, path: str) -> DenseCodec:
         """The codec of the layer at a module path."""
-        kept = any(path == name or path.startswith(f"{name}.") for name in self.float_layers)
-        return "f32" if kept else self.codec
+        return "f32" if any(_covers(name, path) for name in self.float_layers) else self.codec
+
+
+def _covers(name: str, path: str) -> bool:
+    """Whether a module path is that of a module or of one below it."""
+    return path == name or path.startswith(f"{name}.")
 
 
 ALL_FLOAT = DensePlan()
@@ -58,11 +62,12 @@ class DenseLayer:
 
     Attributes:
         nodes: the nodes that compute it, the product first.
-        path: where it stands in the module.
-        x: what it reads, float32 [..., features].
-        output: what it makes, float32 [..., units].
-        weight: float32 [features, units]. bias: float32 [units] or None.
-        relu: whether a ReLU ends it.
+        path: its path in the module.
+        x: its input, float32 [..., features].
+        output: its output, float32 [..., units].
+        weight: float32 [features, units].
+        bias: float32 [units] or None.
+        relu: whether a ReLU follows.
         codec: how the weights are stored.
         ranges: of input and output, for static quantisation; None for dynamic.
     """
@@ -88,7 +93,7 @@ class LayerReport:
     """How one target stores a layer, and how it computes with it.
 
     Attributes:
-        path: where the layer stands in the module.
+        path: the layer's path in the module.
         features, units: shape of its weights.
         codec: of the weights.
         activations: "float", or how its input becomes int8: "dynamic" or "static".
@@ -104,7 +109,7 @@ class LayerReport:
 def find_dense_layers(graph: ir.Graph, plan: DensePlan) -> list[DenseLayer]:
     """Every Gemm and MatMul with a constant float32 matrix, in order.
 
-    An Add of a constant bias and a Relu that alone read the result belong to the layer.
+    An Add of a constant bias and a Relu belong to the layer if nothing else reads what they read.
     """
     layers = []
     for node in graph:
@@ -127,8 +132,8 @@ def check_layers(packed: PackedModel, native: PackedModel, plan: DensePlan) -> N
     """Check that every dense layer can be stored as planned.
 
     Args:
-        packed: the model as ONNX takes it.
-        native: the model as the native file takes it, in which there are more dense layers.
+        packed: the model of the .onnx file.
+        native: the model of the native file, in which there are more dense layers.
         plan: how dense layers are stored.
 
     Raises:
@@ -143,13 +148,13 @@ def check_layers(packed: PackedModel, native: PackedModel, plan: DensePlan) -> N
     graphs = (graph, native.model.graph)
     paths = [layer.path for graph in graphs for layer in find_dense_layers(graph, plan)]
     for name in plan.float_layers:
-        if not any(path == name or path.startswith(f"{name}.") for path in paths):
+        if not any(_covers(name, path) for path in paths):
             known = ", ".join(dict.fromkeys(paths)) or "none"
             raise SpecError(f"no dense layer {name!r} to keep in float; the layers are: {known}")
 
 
 def _not_finite(graph: ir.Graph) -> list[str]:
-    """Faults of the weights and biases of matrix products, of the tables and buffers none."""
+    """Faults of the weights and biases of matrix products; tables and buffers are not checked."""
     faults = []
     for node in graph:
         if node.domain or node.op_type not in ("Gemm", "MatMul", "Conv"):
@@ -164,8 +169,9 @@ def _not_finite(graph: ir.Graph) -> list[str]:
 
 
 def _too_large(layers: Sequence[DenseLayer]) -> list[str]:
+    """Faults of layers whose weights exceed float16."""
     return [
-        f"dense layer {layer.path!r}: f16 holds values up to {LARGEST_F16}, it has one of "
+        f"dense layer {layer.path!r}: f16 holds values up to {LARGEST_F16}, the largest is "
         f"{np.abs(layer.weight).max():.3g}: keep it in float32 (--float-layers {layer.path})"
         for layer in layers
         if layer.codec == "f16" and np.abs(layer.weight).max() > LARGEST_F16
@@ -179,6 +185,7 @@ def layer_report(layer: DenseLayer, activations: Activations) -> LayerReport:
 
 
 def _product(node: ir.Node) -> DenseLayer | None:
+    """The layer of a Gemm or MatMul without its followers; None where it is not a dense layer."""
     if node.domain or node.op_type not in ("Gemm", "MatMul"):
         return None
     x, weight = node.inputs[0], constant_array(node.inputs[1])
@@ -203,12 +210,14 @@ def _product(node: ir.Node) -> DenseLayer | None:
 
 
 def _vector(bias: Array | None, units: int) -> Array | None:
+    """A constant float32 bias as [units]; None where it has another form."""
     if bias is None or bias.dtype != np.float32 or bias.size != units:
         return None
     return bias.reshape(-1) if bias.shape[-1] == units else None
 
 
 def _with_followers(layer: DenseLayer) -> DenseLayer:
+    """The layer with the Add and the Relu that belong to it."""
     if layer.bias is None and (add := _only_reader(layer.output, "Add")):
         other = add.inputs[1] if add.inputs[0] is layer.output else add.inputs[0]
         stored = constant_array(other)

@@ -12,6 +12,7 @@ import onnx_ir.passes.common as passes
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
 
+from ondevice.converters.initializers import add_initializer
 from ondevice.converters.lowering.symbolic_shapes import forget, integers
 
 # onnxscript's own set but for the rules that compare float constants: their patterns match within
@@ -95,14 +96,7 @@ def _fold_splits(model: ir.Model) -> None:
             continue
         ends = np.cumsum([int(str(size)) for size in sizes])[:-1]
         for number, part in enumerate(np.split(array, ends, axis)):
-            name = f"{node.name}.{number}"
-            fresh = ir.Value(
-                name=name,
-                type=source.type,
-                shape=ir.Shape(part.shape),
-                const_value=ir.tensor(np.ascontiguousarray(part), name=name),
-            )
-            model.graph.register_initializer(fresh)
+            fresh = add_initializer(model.graph, f"{node.name}.{number}", part)
             ir.convenience.replace_all_uses_with(
                 node.outputs[number], fresh, replace_graph_outputs=True
             )
@@ -125,13 +119,7 @@ def _settle_squeezes(model: ir.Model) -> None:
         kept = [axis for axis in given if int(axis) % len(source.shape) in ones]
         if kept:
             if len(node.inputs) == 1 or len(kept) < len(given):
-                axes = ir.Value(
-                    name=f"{node.name}.axes",
-                    type=ir.TensorType(ir.DataType.INT64),
-                    shape=ir.Shape([len(kept)]),
-                    const_value=ir.tensor(kept, dtype=ir.DataType.INT64),
-                )
-                model.graph.register_initializer(axes)
+                axes = add_initializer(model.graph, f"{node.name}.axes", np.array(kept, np.int64))
                 node.resize_inputs(2)
                 node.replace_input_with(1, axes)
             continue

@@ -15,20 +15,29 @@ def codes_per_byte(codec: Codec) -> int:
     return 8 // BITS[codec]
 
 
-def pack_codes(codes: npt.NDArray[Any], codec: Codec) -> npt.NDArray[np.uint8]:
-    """int8 codes [rows, columns] to uint8 [rows, ceil(columns / codes_per_byte)], first low."""
-    each, bits = codes_per_byte(codec), BITS[codec]
-    if fill := -codes.shape[1] % each:
-        codes = np.pad(codes, ((0, 0), (0, fill)))
+def pack_codes(
+    codes: npt.NDArray[Any], codec: Codec, rows_share_bytes: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Codes [rows, columns] as bytes; the lowest bits of a byte hold the first of its codes.
+
+    Returns:
+        uint8 [rows, ceil(columns / codes_per_byte)]; where rows share bytes, the codes of all rows
+        one after another, uint8 [ceil(rows * columns / codes_per_byte)].
+    """
+    if rows_share_bytes:
+        return pack_codes(codes.reshape(1, -1), codec).reshape(-1)
+    per_byte, bits = codes_per_byte(codec), BITS[codec]
+    if padding := -codes.shape[1] % per_byte:
+        codes = np.pad(codes, ((0, 0), (0, padding)))
     unsigned = codes.astype(np.int8).view(np.uint8) & np.uint8(2**bits - 1)
-    packed = unsigned[:, 0::each].copy()
-    for number in range(1, each):
-        packed |= unsigned[:, number::each] << np.uint8(bits * number)
+    packed = unsigned[:, 0::per_byte].copy()
+    for number in range(1, per_byte):
+        packed |= unsigned[:, number::per_byte] << np.uint8(bits * number)
     return packed
 
 
 def byte_codes(codec: Codec) -> npt.NDArray[np.float32]:
-    """Row b holds the signed codes of byte b, as float32 [256, codes_per_byte]."""
+    """The signed codes of every byte, as float32 [256, codes_per_byte]."""
     bits = BITS[codec]
     shifts = np.arange(0, 8, bits)
     codes = np.arange(256)[:, None] >> shifts & (2**bits - 1)

@@ -1,8 +1,8 @@
 """Column blocks: truncated rows in standard operators, by sorting rows and cutting columns.
 
-Rows are sorted by kept width, descending; the table is cut into blocks of a few columns; block j
-holds only the rows whose width reaches it, then one zero row. Sorted row r reads row min(r, n_j)
-of every block j, so a row that does not reach a block reads zeros.
+Rows are sorted by width, descending; the table is cut into blocks of a few columns; block j stores
+only the n_j rows whose width reaches it, then one zero row. Sorted row r reads row min(r, n_j) of
+every block j, so a row that does not reach a block reads zeros.
 """
 
 from __future__ import annotations
@@ -50,15 +50,16 @@ class Block:
 
 @dataclass(frozen=True)
 class ColumnBlocks:
-    """How a table is cut into column blocks, or kept whole as one block where that saves nothing.
+    """How a table is cut into column blocks; a single block where cutting saves nothing.
 
     Attributes:
+        table: the table.
         blocks: at least one.
         zero_row: whether each block ends with a zero row, so that lookups must take the minimum.
         row_scales: whether there is an array of row scales, float16, in sorted order.
         positions: dtype of an array "original row -> sorted row", None when rows keep their order.
-        shared_bytes: whether rows of the only block share bytes: all codes of the table one after
-            another, row by row.
+        shared_bytes: whether rows of the only block share bytes: the codes of all rows are stored
+            one after another.
     """
 
     table: StoredTable
@@ -86,7 +87,7 @@ class ColumnBlocks:
 
 
 def rows_share_bytes(codec: Codec, rows: int, dim: int) -> bool:
-    """Whether the rows of a whole table share bytes, because whole bytes a row cost too many."""
+    """Whether rows of an uncut table share bytes, as padding each to whole bytes costs too much."""
     bits = BITS[codec] * dim
     saved = rows * -(-bits // 8) - -(-rows * bits // 8)
     # codes are numbered in int32
@@ -94,7 +95,7 @@ def rows_share_bytes(codec: Codec, rows: int, dim: int) -> bool:
 
 
 def cut(table: StoredTable) -> ColumnBlocks:
-    """Cut a table into column blocks, or keep it whole where that saves nothing."""
+    """Cut a table into column blocks, or into a single one where cutting saves nothing."""
     row_scales = table.scale_axis == "row"
     only = (Block(0, table.dim, table.rows, False),)
     shared = rows_share_bytes(table.codec, table.rows, table.dim)
@@ -143,9 +144,9 @@ class BlockWriter:
         self._blocks, self._offsets, self._encode = blocks, offsets, encode
         self._row = 0
         # of rows that share bytes: the last ones, which do not fill a byte yet
-        self._rest = np.empty((0, self.table.dim), value_dtype(self.table.codec))
+        self._remainder = np.empty((0, self.table.dim), value_dtype(self.table.codec))
         if blocks.zero_row:
-            # where the next row of each width goes: rows are sorted by width alone, so stably
+            # where the next row of each width goes: rows of one width keep their order
             histogram = _histogram(self.table)
             self._places = np.cumsum(histogram[::-1])[::-1] - histogram
 
@@ -156,9 +157,9 @@ class BlockWriter:
         else:
             values, row = chunk.values, self._row
             if self._blocks.shared_bytes:
-                values, row = np.concatenate([self._rest, values]), row - len(self._rest)
+                values, row = np.concatenate([self._remainder, values]), row - len(self._remainder)
                 whole = len(values) - len(values) % 8  # eight rows of any codes fill bytes
-                values, self._rest = values[:whole], values[whole:]
+                values, self._remainder = values[:whole], values[whole:]
             self._put(file, 0, row, values)
             if self._blocks.row_scales:
                 self._put(file, "scales", self._row, np.asarray(chunk.scales))
@@ -166,14 +167,15 @@ class BlockWriter:
 
     def finish(self, file: BinaryIO) -> None:
         """Write the zero rows of the blocks, or the last rows of those that share bytes."""
-        if len(self._rest):
-            self._put(file, 0, self._row - len(self._rest), self._rest)
+        if len(self._remainder):
+            self._put(file, 0, self._row - len(self._remainder), self._remainder)
         for number, block in enumerate(self._blocks.blocks):
             if block.zero_row:
-                zeros = np.zeros((1, block.columns), self._rest.dtype)
+                zeros = np.zeros((1, block.columns), self._remainder.dtype)
                 self._put(file, number, block.count, zeros)
 
     def _write_sorted(self, file: BinaryIO, chunk: QuantTable) -> None:
+        """Write the next rows, all rows of a width at a time, to their places in every block."""
         parts, places = self._blocks, self._places
         widths = np.asarray(chunk.widths).astype(np.int64)
         order = np.argsort(-widths, kind="stable")
@@ -209,21 +211,25 @@ def position_dtype(rows: int) -> np.dtype[Any]:
 
 
 def stored_tables(packed: PackedModel) -> tuple[TableBytes, ...]:
-    """What the tables of a model take in a file that stores column blocks."""
+    """The bytes of each table of a model in a file that stores column blocks."""
     column_scales = {
         lookup.table: lookup.column_scales.nbytes
         for lookup in packed.lookups
         if lookup.column_scales is not None
     }
     return tuple(
-        _stored(name, table, column_scales.get(name, 0)) for name, table in packed.tables.items()
+        _table_bytes(name, table, column_scales.get(name, 0))
+        for name, table in packed.tables.items()
     )
 
 
-def _stored(name: str, table: StoredTable, column_scale_bytes: int) -> TableBytes:
+def _table_bytes(name: str, table: StoredTable, column_scale_bytes: int) -> TableBytes:
+    """The bytes of a table; `column_scale_bytes` is the size of the scales at the lookup."""
     parts = cut(table)
-    own = table.column_scales
-    scales = 2 * table.rows if parts.row_scales else 0 if own is None else own.nbytes
+    if parts.row_scales:
+        scale_bytes = 2 * table.rows
+    else:
+        scale_bytes = 0 if table.column_scales is None else table.column_scales.nbytes
     return TableBytes(
         name=name,
         rows=table.rows,
@@ -232,14 +238,14 @@ def _stored(name: str, table: StoredTable, column_scale_bytes: int) -> TableByte
         codec=table.codec,
         scale_axis=table.scale_axis,
         payload=_payload(parts),
-        scales=column_scale_bytes + scales,
+        scales=column_scale_bytes + scale_bytes,
         widths=0,
         permutation=_positions(parts),
     )
 
 
 def _histogram(table: StoredTable) -> npt.NDArray[np.int64]:
-    """How many rows keep each width, int64 [dim + 1]."""
+    """How many rows have each width, int64 [dim + 1]."""
     widths = np.asarray(table.widths)
     counts = np.zeros(table.dim + 1, dtype=np.int64)
     for start in range(0, table.rows, COUNTED_ROWS):
@@ -248,10 +254,12 @@ def _histogram(table: StoredTable) -> npt.NDArray[np.int64]:
 
 
 def _payload(parts: ColumnBlocks) -> int:
+    """Bytes of the values in all blocks."""
     return sum(
         -(-block.rows * parts.row_bits(number) // 8) for number, block in enumerate(parts.blocks)
     )
 
 
 def _positions(parts: ColumnBlocks) -> int:
+    """Bytes of the array of positions."""
     return 0 if parts.positions is None else parts.table.rows * parts.positions.itemsize

@@ -1,4 +1,4 @@
-"""Model files that lack their tables' rows, and the pass that writes the rows of all of them."""
+"""Model files without their tables' rows, and the pass that writes the rows into all of them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class TableWriter(Protocol):
         """The table."""
 
     def write(self, file: BinaryIO, chunk: QuantTable) -> None:
-        """Write the next rows; chunks come as those of the table's parts, one after another."""
+        """Write the next rows; a chunk belongs to one part of the table, and parts are in order."""
 
     def finish(self, file: BinaryIO) -> None:
         """Write what follows the last row."""
 
 
 class Ending(Protocol):
-    """What completes a file once its tables are in it."""
+    """What completes a file once its tables are written."""
 
     def finish(self, file: BinaryIO) -> None:
-        """Write it."""
+        """Write the end of the file."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A model file that is complete but for its tables' rows.
+    """A model file that is complete except for its tables' rows.
 
     Attributes:
-        path: where the tables go: the file itself, or its external data.
+        path: the file that holds the tables: the model file, or its external data.
         layers: how each dense layer is stored.
         tables: the writers of its tables.
         ending: what comes last, if anything.
@@ -52,40 +52,43 @@ class Draft:
 
 
 def fill(*drafts: Draft) -> None:
-    """Write the tables; each is read and quantised once for all files that hold it."""
+    """Write the tables of all drafts; a table in several files is read and quantised only once."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(draft.path.open("r+b")) for draft in drafts]
-        takers = [
-            _Taker(file, writer, deque(writer.table.parts))
+        writes = [
+            _TableWrite(file, writer, deque(writer.table.parts))
             for file, draft in zip(files, drafts, strict=True)
             for writer in draft.tables
         ]
-        while takers := [taker for taker in takers if taker.waiting]:
-            part = _next(takers)
-            ready = [taker for taker in takers if taker.waiting[0] is part]
+        while writes := [item for item in writes if item.pending]:
+            part = _next_part(writes)
+            ready = [item for item in writes if item.pending[0] is part]
             for chunk in part.chunks():
-                for taker in ready:
-                    taker.writer.write(taker.file, chunk)
-            for taker in ready:
-                taker.waiting.popleft()
-                if not taker.waiting:
-                    taker.writer.finish(taker.file)
+                for item in ready:
+                    item.writer.write(item.file, chunk)
+            for item in ready:
+                item.pending.popleft()
+                if not item.pending:
+                    item.writer.finish(item.file)
         for file, draft in zip(files, drafts, strict=True):
             if draft.ending is not None:
                 draft.ending.finish(file)
 
 
 @dataclass(frozen=True)
-class _Taker:
-    """A table's writer, its file, and the parts that it waits for, in their order."""
+class _TableWrite:
+    """A table's writer, its file, and the parts that it has not written yet, in order."""
 
     file: BinaryIO
     writer: TableWriter
-    waiting: deque[TablePart]
+    pending: deque[TablePart]
 
 
-def _next(takers: Sequence[_Taker]) -> TablePart:
-    """A part that nobody wants later; where orders contradict, one that is read twice."""
-    fronts = [taker.waiting[0] for taker in takers]
-    later = {id(part) for taker in takers for part in list(taker.waiting)[1:]}
+def _next_part(writes: Sequence[_TableWrite]) -> TablePart:
+    """The part to read next: one that no file needs later, so that it is read only once.
+
+    Where the orders of two files contradict each other, a part is read twice.
+    """
+    fronts = [item.pending[0] for item in writes]
+    later = {id(part) for item in writes for part in list(item.pending)[1:]}
     return next((part for part in fronts if id(part) not in later), fronts[0])

@@ -1,4 +1,4 @@
-"""Gives back memory that holds pages of mapped files: what is used again is mapped again."""
+"""Release memory that holds pages of mapped files; they are mapped again when they are used."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import re
 from pathlib import Path
 
 MAPS = Path("/proc/self/smaps")
-# The line that begins a mapping of a file that nobody can write to.
+# The first line of a read-only mapping of a file.
 _READ_ONLY = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-[x-][ps] \S+ \S+ [1-9]\d* +/")
 
 
 def release_file_pages() -> None:
-    """Unmap clean pages of files, code of libraries above all; on Linux, elsewhere do nothing.
+    """Unmap clean pages of files, which are mostly code of libraries; only on Linux.
 
     Importing torch and exporting a graph run some 90 MB of code once. The kernel counts its pages
-    as memory of the process until it needs them for something else. They lie in its file cache:
-    what is used again costs page faults (20 ms in all), not a read from disk.
+    as memory of the process until it needs them for something else. They stay in its file cache:
+    using them again costs page faults (20 ms in all), not a read from disk.
     """
     with contextlib.suppress(OSError):  # no such file, or not allowed
         lines = MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -26,8 +26,8 @@ def release_file_pages() -> None:
         release.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         start = stop = 0
         for line in lines:
-            if found := _READ_ONLY.match(line):
-                start, stop = int(found[1], 16), int(found[2], 16)
+            if match := _READ_ONLY.match(line):
+                start, stop = int(match[1], 16), int(match[2], 16)
             elif line.startswith("Anonymous:"):  # bytes of the mapping that were changed before
                 if line.split()[1] == "0" and stop:
                     release(start, stop - start, mmap.MADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""Packing passes: cut rows to their kept widths and quantise every embedding table."""
+"""Packing: cut the rows of every embedding table to their widths and quantise them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from ondevice.converters.graph import (
     PackedLookup,
     PackedModel,
 )
+from ondevice.converters.initializers import drop_unused_initializers
 from ondevice.converters.tables.packed_table import PackedTable, pack_table
 from ondevice.errors import SpecError
 
-# The key that names the codec of all tables not named themselves, and that codec without the key.
+# The key for the codec of all tables that have no key, and their codec where this key is missing.
 OTHERS = "*"
 DEFAULT_CODEC: Codec = "q8"
 
@@ -29,28 +30,28 @@ DEFAULT_CODEC: Codec = "q8"
 def pack_tables(
     captured: CapturedModel, codec: Codec | Mapping[str, Codec]
 ) -> dict[str, PackedTable]:
-    """Check every table and choose its scales; reads each table once.
+    """Check every table and choose its scales, in one pass over each table.
 
-    A table that several lookups share keeps, per row, the largest of their widths.
+    A row of a table that several lookups share has the largest of their widths.
 
     Args:
         captured: the graph.
-        codec: of all tables, or by the name of a table or of the input that is looked up in it
-            (the table's name counts first), with OTHERS for the rest.
+        codec: of all tables; or by the name of a table, or of an input that is looked up in it
+            (the table's name has priority), and OTHERS for the rest.
 
     Raises:
         SpecError: a table has another shape than its lookup says, or cannot be quantised; a name
             that is neither a table's nor an input's; two inputs that share a table with two codecs.
     """
     codecs = table_codecs(captured, codec)
-    return {name: _pack_table(captured, name, codecs[name]) for name in captured.tables}
+    return {name: _packed(captured, name, codecs[name]) for name in captured.tables}
 
 
 def pack(captured: CapturedModel, tables: Mapping[str, PackedTable]) -> PackedModel:
-    """The model with its tables packed; the captured one is not changed."""
+    """A copy of the model with packed tables."""
     captured = captured.cloned()
     lookups = tuple(_pack_lookup(captured.model.graph, lookup) for lookup in captured.lookups)
-    _drop_unused_initializers(captured.model.graph)
+    drop_unused_initializers(captured.model.graph)
     return PackedModel(captured.model, lookups, tables)
 
 
@@ -71,36 +72,35 @@ def table_codecs(captured: CapturedModel, codec: Codec | Mapping[str, Codec]) ->
         )
     if wrong := sorted({item for item in codec.values() if item not in CODECS}):
         raise SpecError(f"unknown codecs {', '.join(wrong)}; choose from {', '.join(CODECS)}")
-    found: dict[str, Codec] = {}
+    codecs: dict[str, Codec] = {}
     for table, names in readers.items():
-        wanted = {codec[name] for name in names if name in codec}
-        if table not in codec and len(wanted) > 1:
-            raise SpecError(f"table {table!r}: its inputs ask for {' and '.join(sorted(wanted))}")
+        by_input = {codec[name] for name in names if name in codec}
+        if table not in codec and len(by_input) > 1:
+            raise SpecError(f"table {table!r}: its inputs ask for {' and '.join(sorted(by_input))}")
         others = codec.get(OTHERS, DEFAULT_CODEC)
-        found[table] = codec.get(table, min(wanted, default=others))
-    return found
+        codecs[table] = codec.get(table, min(by_input, default=others))
+    return codecs
 
 
-def _pack_table(captured: CapturedModel, name: str, codec: Codec) -> PackedTable:
+def _packed(captured: CapturedModel, name: str, codec: Codec) -> PackedTable:
     table = captured.tables[name]
-    users = [lookup for lookup in captured.lookups if lookup.table == name]
-    for lookup in users:
-        found, expected = [table.rows, table.dim], [lookup.spec.rows, lookup.spec.row_dim]
-        if found != expected:
-            raise SpecError(f"table {name!r}: expected shape {expected}, got {found}")
+    lookups = [lookup for lookup in captured.lookups if lookup.table == name]
+    for lookup in lookups:
+        actual, expected = [table.rows, table.dim], [lookup.spec.rows, lookup.spec.row_dim]
+        if actual != expected:
+            raise SpecError(f"table {name!r}: expected shape {expected}, got {actual}")
     try:
-        return pack_table(table, codec, _shared_widths(users))
+        return pack_table(table, codec, _shared_widths(lookups))
     except SpecError as error:
         raise SpecError(f"table {name!r}: {error}") from error
 
 
-def _shared_widths(users: list[CapturedLookup]) -> npt.NDArray[np.integer] | None:
-    widths = [lookup.widths for lookup in users]
-    if any(kept is None for kept in widths):
+def _shared_widths(lookups: list[CapturedLookup]) -> npt.NDArray[np.integer] | None:
+    """The largest width of each row; None where a lookup reads whole rows."""
+    arrays = [lookup.widths for lookup in lookups if lookup.widths is not None]
+    if len(arrays) < len(lookups):
         return None
-    widest: npt.NDArray[np.integer] = functools.reduce(
-        np.maximum, [kept for kept in widths if kept is not None]
-    )
+    widest: npt.NDArray[np.integer] = functools.reduce(np.maximum, arrays)
     return widest
 
 
@@ -117,9 +117,3 @@ def _pack_lookup(graph: ir.Graph, lookup: CapturedLookup) -> PackedLookup:
     )
     ir.convenience.replace_nodes_and_values(graph, old, [old], [node], old.outputs, node.outputs)
     return PackedLookup(node, (lookup.spec,), lookup.table)
-
-
-def _drop_unused_initializers(graph: ir.Graph) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]

@@ -1,4 +1,4 @@
-"""A table as it is stored: quantised a chunk at a time, whenever its rows are asked for."""
+"""A table in its storage format: quantised a chunk at a time, whenever its rows are read."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ondevice.converters.tables.table_source import TableSource
 
 @dataclass(frozen=True)
 class PackedTable:
-    """A `StoredTable` made from its source anew on every pass; equal to `quantise` of the whole.
+    """A `StoredTable` that quantises its source on every pass; equal to `quantise` of the whole.
 
     Attributes:
         source: the float table.
-        codec: how one value is stored.
-        widths: kept dimensions per row [rows], or None when every row is whole.
-        column_scales: float32 [dim], or None where rows have scales, or the codec none.
+        codec: how a value is stored.
+        widths: how many dimensions of each row are stored [rows], or None when rows are whole.
+        column_scales: float32 [dim]; None where rows have scales, or the codec has none.
     """
 
     source: TableSource
@@ -77,16 +77,21 @@ class PackedTable:
 
 
 def pack_table(source: TableSource, codec: Codec, widths: npt.ArrayLike | None) -> PackedTable:
-    """Read a table once to check it and to choose its scales.
+    """Check a table and choose its scales, in one pass over its rows.
+
+    Args:
+        source: the float table.
+        codec: how a value is stored.
+        widths: how many dimensions of each row to store [rows], or None for all.
 
     Raises:
         SpecError: values or widths that `quantise` refuses.
     """
-    kept = checked_widths(widths, (source.rows, source.dim))
+    widths = checked_widths(widths, (source.rows, source.dim))
     survey = Survey(source.rows, source.dim)
     start = 0
     for values in source.chunks():
         stop = start + len(values)
-        survey.add(values, None if kept is None else kept[start:stop])
+        survey.add(values, None if widths is None else widths[start:stop])
         start = stop
-    return PackedTable(source, codec, kept, survey.column_scales(codec))
+    return PackedTable(source, codec, widths, survey.column_scales(codec))

@@ -15,8 +15,8 @@ DELAY = 1.0  # seconds before a bar appears: small models are converted by then
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A table whose passes move a progress bar."""
+class ProgressTable:
+    """A table whose passes advance a progress bar."""
 
     source: TableSource
     bar: Any
@@ -44,8 +44,8 @@ class Watched:
         return self.source.read(rows)
 
 
-def watched(tables: Mapping[str, TableSource], passes: int) -> dict[str, TableSource]:
-    """The tables with a progress bar over so many passes, on a terminal alone."""
+def with_progress_bar(tables: Mapping[str, TableSource], passes: int) -> dict[str, TableSource]:
+    """The tables, with a progress bar over this number of passes; shown only on a terminal."""
     total = 4 * passes * sum(table.rows * table.dim for table in tables.values())
     bar = tqdm(total=total, desc="tables", unit="B", unit_scale=True, disable=None, delay=DELAY)
-    return {name: Watched(table, bar) for name, table in tables.items()}
+    return {name: ProgressTable(table, bar) for name, table in tables.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,7 @@ class HeadArithmetic:
 
 
 def needs_zero_row(spec: LookupSpec) -> bool:
-    """Whether IDs of the head leave places empty that targets must read all the same."""
+    """Whether IDs of the head read fewer rows than others: targets then read a row of zeros."""
     return spec.head > 0 and spec.fuse == "sum" and spec.rows_per_id > 1
 
 
@@ -88,8 +88,8 @@ def row_arithmetic(
     Args:
         specs: they may differ in number and shape of blocks, and in their multipliers.
         word_bits: size of the words that the target shifts.
-        zero_row: a row of zeros, read in the place of blocks that a specification lacks.
-        starts: where the rows of each specification begin in the table.
+        zero_row: a row of zeros, which is read for blocks that a specification lacks.
+        starts: the row of the table at which the rows of each specification begin.
     """
     pieces = [spec.pieces(word_bits) for spec in specs]
     blocks = max(len(spec.blocks) for spec in specs)
@@ -110,7 +110,7 @@ def row_arithmetic(
 def residue_arithmetic(
     specs: Sequence[LookupSpec], zero_row: int = 0, starts: Sequence[int] = (0,)
 ) -> ResidueArithmetic:
-    """Arrays for hash specifications over one table, all of one number of bits.
+    """Arrays for hash specifications over one table, all with the same number of bits.
 
     Args: see row_arithmetic.
     """
@@ -146,3 +146,9 @@ def head_arithmetic(
     elif specs[0].fuse == "sum":
         factors[:, 1:], offsets[:, 1:] = 0, zero_row
     return HeadArithmetic(heads, factors, offsets)
+
+
+def squeeze_single_input(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Constants [inputs, ...], without the first axis where there is a single input."""
+    single: npt.NDArray[Any] = array[0]
+    return array if len(array) > 1 else single

@@ -1,4 +1,4 @@
-"""A torch tensor that stands for a table and fetches the rows that an operator reads."""
+"""A torch tensor without storage that reads the rows of a table when an operator needs them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ aten = torch.ops.aten
 class RowTensor(torch.Tensor):
     """A float matrix [rows, dim] without storage, for running a module, not for training.
 
-    Lookups (embedding, embedding_bag, index_select, indexing by one integer tensor) read the rows
-    they name. Any other operator gets the whole table, made for it.
+    Lookups (embedding, embedding_bag, index_select, indexing by one integer tensor) read only the
+    rows in question. For any other operator the whole table is read.
     """
 
     read: Callable[[IntArray], FloatArray]
@@ -33,9 +33,9 @@ class RowTensor(torch.Tensor):
     ) -> RowTensor:
         """A tensor [rows, dim] whose rows int64 [n] -> float32 [n, dim] come from `read`."""
         make = torch.Tensor._make_wrapper_subclass
-        made: RowTensor = make(cls, (rows, dim), dtype=dtype)
-        made.read = read
-        return made
+        tensor: RowTensor = make(cls, (rows, dim), dtype=dtype)
+        tensor.read = read
+        return tensor
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -49,28 +49,43 @@ class RowTensor(torch.Tensor):
             return args[0]
         place = _INDEX_PLACES.get(func)
         if place is not None and isinstance(args[0], RowTensor):
-            found = args[place]
+            indices = args[place]
             if func is aten.index.Tensor:
-                found = found[0] if len(found) == 1 else None
+                indices = indices[0] if len(indices) == 1 else None
             if func is aten.index_select.default and args[1] != 0:
-                found = None
-            if isinstance(found, torch.Tensor) and found.dtype in (torch.int64, torch.int32):
-                return args[0]._look_up(func, place, found, args, kwargs)
-        if (parts := func.decompose(*args, **kwargs)) is not NotImplemented:
-            return parts  # of an operator made of others, which came here in turn
+                indices = None
+            if isinstance(indices, torch.Tensor) and indices.dtype in (torch.int64, torch.int32):
+                return args[0]._look_up(func, place, indices, args, kwargs)
+        # a composite operator: its parts have been dispatched to this method
+        if (result := func.decompose(*args, **kwargs)) is not NotImplemented:
+            return result
         whole = pytree.tree_map_only(RowTensor, RowTensor._whole, (args, kwargs))
         return func(*whole[0], **whole[1])
 
     def _look_up(
         self, func: Any, place: int, indices: torch.Tensor, args: tuple[Any, ...], kwargs: Any
     ) -> torch.Tensor:
-        """The operator on a table of the rows in question alone, with their numbers in it."""
+        """Run a lookup on a small table of only the rows that it reads.
+
+        Args:
+            func: the operator.
+            place: which of its arguments holds the row numbers.
+            indices: the row numbers, int64 or int32.
+            args: its positional arguments.
+            kwargs: its named arguments.
+
+        Raises:
+            IndexError: a row number is out of range.
+        """
         numbers = indices.to(torch.int64)
         if func is aten.index.Tensor:
             numbers = torch.where(numbers < 0, numbers + self.shape[0], numbers)
         rows, places = torch.unique(numbers, return_inverse=True)
         if rows.numel() and (int(rows[0]) < 0 or int(rows[-1]) >= self.shape[0]):
-            raise IndexError(f"row {int(rows[0])}..{int(rows[-1])} of {self.shape[0]}")
+            raise IndexError(
+                f"row numbers from {int(rows[0])} to {int(rows[-1])}, the table has rows 0 to "
+                f"{self.shape[0] - 1}"
+            )
         table = torch.from_numpy(np.ascontiguousarray(self.read(rows.numpy()), np.float32))
         table = table.to(self.dtype)
         renamed = list(args)
@@ -81,7 +96,7 @@ class RowTensor(torch.Tensor):
             known = bool(padding < len(rows)) and int(rows[padding]) == args[8]
             renamed[8] = int(padding) if known else -1
         elif func is aten.embedding.default:
-            renamed[2:] = []  # padding and sparseness matter to gradients alone
+            renamed[2:] = []  # padding and sparseness matter only to gradients
         result: torch.Tensor = func(*renamed, **kwargs)
         return result
 

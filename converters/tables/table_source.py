@@ -1,4 +1,4 @@
-"""Where a float table comes from: an array in memory, or bytes in a file that stay there."""
+"""Sources of a float table: an array in memory, or a file that is read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class ArrayTable:
 
 @dataclass(frozen=True)
 class FileTable:
-    """A table in a file: little-endian float32, row after row from byte `offset` on.
+    """A table in a file: little-endian float32 rows from byte `offset` on.
 
-    It is read, not mapped: pages of a mapping would count as memory of this process.
+    The file is read, not mapped: pages of a mapping would count as memory of this process.
     """
 
     path: Path

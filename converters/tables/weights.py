@@ -1,4 +1,4 @@
-"""A module's weights in safetensors files, one or several with an index, mapped or left there."""
+"""A module's weights in safetensors files: one file, or several with an index."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER_NAMES = ("model.safetensors.index.json", "model.safetensors")
 
 
 class Weights:
-    """Tensors of safetensors files by name; opening reads headers alone."""
+    """Tensors of safetensors files by name; opening reads only headers."""
 
     def __init__(self, path: str | Path) -> None:
         """Open a .safetensors file, an index (.index.json) beside its files, or a folder of either.
@@ -30,7 +30,7 @@ class Weights:
         Raises:
             FileFormatError: a file is missing or damaged, or the index does not fit the files.
         """
-        self.path = _found(Path(path))
+        self.path = _file_in(Path(path))
         self._files: dict[str, Path] = {}
         index = None
         if self.path.name.endswith(INDEX_SUFFIX):
@@ -67,21 +67,21 @@ class Weights:
                     if self._files[name] == file:
                         mapped[name] = opened.get_tensor(name)
         for name, source in names.items():
-            want, got = expected[name], mapped[source]
-            if want.dtype == torch.float32 and got.dtype in _HALVES:
-                mapped[source] = got = got.to(torch.float32)
-            if (want.shape, want.dtype) != (got.shape, got.dtype):
+            wanted, stored = expected[name], mapped[source]
+            if wanted.dtype == torch.float32 and stored.dtype in _HALVES:
+                mapped[source] = stored = stored.to(torch.float32)
+            if (wanted.shape, wanted.dtype) != (stored.shape, stored.dtype):
                 faults.append(
-                    f"{name}: expected {want.dtype} {list(want.shape)}, "
-                    f"got {got.dtype} {list(got.shape)}"
+                    f"{name}: expected {wanted.dtype} {list(wanted.shape)}, "
+                    f"got {stored.dtype} {list(stored.shape)}"
                 )
         if faults:
             raise FileFormatError(f"{self.path}: not this module's weights: {'; '.join(faults)}")
         parameters: dict[str, torch.Tensor] = {}
         for name, source in names.items():
-            tensor, want = mapped[source], expected[name]
-            if isinstance(want, nn.Parameter):  # names of one parameter share one again
-                tensor = parameters.setdefault(source, nn.Parameter(tensor, want.requires_grad))
+            tensor, wanted = mapped[source], expected[name]
+            if isinstance(wanted, nn.Parameter):  # names of a shared parameter share it again
+                tensor = parameters.setdefault(source, nn.Parameter(tensor, wanted.requires_grad))
             mapped[source] = tensor
         return {name: mapped[source] for name, source in names.items()}
 
@@ -93,17 +93,17 @@ class Weights:
         """
         state = module.state_dict(keep_vars=True)
         tensors = self.tensors(state)
-        # a deep copy takes what it finds in its memo instead of copying
+        # a deep copy uses the objects in its memo instead of copying
         copied = copy.deepcopy(module, {id(state[name]): tensors[name] for name in state})
         if empty := [name for name, buffer in copied.named_buffers() if buffer.is_meta]:
             raise FileFormatError(
-                f"{self.path}: no values for the buffers {', '.join(empty)}: make them with "
-                "device='cpu' or let them be part of the module's state"
+                f"{self.path}: no values for the buffers {', '.join(empty)}: create them "
+                "with device='cpu', or make them part of the module's state"
             )
         return copied
 
     def tables(self, module: nn.Module) -> dict[str, FileTable]:
-        """The float32 matrices among a module's weights, to be read where they lie.
+        """The float32 matrices among a module's weights, to be read from their files.
 
         Those that files hold in 16 bits are not among them: they are read into memory.
         """
@@ -151,7 +151,8 @@ class Weights:
         return FileTable(file, 8 + length + int(entry["data_offsets"][0]), shape[0], shape[1])
 
 
-def _found(path: Path) -> Path:
+def _file_in(path: Path) -> Path:
+    """The index or the only file in a folder; the path itself where it is no folder."""
     if not path.is_dir():
         return path
     for name in FOLDER_NAMES:
@@ -161,7 +162,13 @@ def _found(path: Path) -> Path:
 
 
 def _read_index(path: Path) -> dict[str, Path]:
-    """File of each tensor. Names of files come from outside: they must not leave the folder."""
+    """The file of each tensor.
+
+    Names of files are untrusted: they must not leave the folder.
+
+    Raises:
+        FileFormatError: the file is no index, or names a file elsewhere.
+    """
     try:
         entries: Any = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         index = {str(name): str(file) for name, file in entries.items()}
@@ -171,7 +178,7 @@ def _read_index(path: Path) -> dict[str, Path]:
         raise FileFormatError(f"{path}: not an index of safetensors files: {error!r}") from error
     names = set(index.values())
     if outside := sorted(name for name in names if Path(name).name != name or name in ("", "..")):
-        raise FileFormatError(f"{path}: files must lie beside the index, not at {outside[0]!r}")
+        raise FileFormatError(f"{path}: files must be beside the index, not at {outside[0]!r}")
     return {name: path.parent / file for name, file in index.items()}
 
 
@@ -185,16 +192,18 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
         raise FileFormatError(f"{path}: {_reason(path, error)}") from error
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why a file is no safetensors file; what to do where torch.save wrote it."""
+    """Why a file is no safetensors file, and what to do if torch.save wrote it."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(4)[:2] in (b"PK", b"\x80\x02"):  # a zip of pickles; a bare pickle
             return (
-                "written by torch.save, a pickle, which could run code and is never loaded here; "
+                "written by torch.save, a pickle, which could run code and is never loaded; "
                 "expected safetensors: safetensors.torch.save_file(torch.load("
                 f"{path.name!r}, weights_only=True), 'model.safetensors') writes it"
             )

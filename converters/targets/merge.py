@@ -1,4 +1,4 @@
-"""Merge parallel lookups: hashed ones that feed one Concat become one node over one table.
+"""Merge parallel lookups: hashed ones that feed the same Concat become one node over one table.
 
 Stock runtimes pay for every operator; a lookup is about ten of them, whether it serves one input
 or twenty. Measured with 26 inputs of three blocks at batch 1: ONNX Runtime went from 0.21 ms to
@@ -22,25 +22,30 @@ from ondevice.codecs import (
     TablePart,
     value_dtype,
 )
+from ondevice.converters.dense.concat_layer import (
+    ConcatLayer,
+    concatenates_columns,
+    layer_of_concat,
+)
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
-from ondevice.converters.lowering.operands import constant_array
 from ondevice.converters.tables.row_arithmetic import needs_zero_row
 from ondevice.errors import UnsupportedError
 
 # Truncated tables are sorted, and a sorted table needs a position for every row: two bytes up to
 # this many rows, four beyond.
 MOST_TRUNCATED_ROWS = 65_536
-# Runs of bits per block: more are rare (Skip), and targets have faster ways for one input alone.
+# Runs of bits per block: more are rare (Skip), and targets have faster ways for a single input.
 MOST_RUNS = 2
 
 
 def merge_lookups(packed: PackedModel) -> PackedModel:
-    """A model in which parallel lookups are merged; the given one is not changed.
+    """A copy of a model in which parallel lookups are merged.
 
-    Lookups are merged if they are binary codes or hashes with sum or mean, stored alike, over one
-    batch of single IDs, and feed the same Concat along the last axis - as neighbours, or anywhere
-    if only a layer with constant weights reads the Concat, whose columns then move along. A table
-    that another lookup reads too, such as that of a history, stays as it is: it is stored once.
+    Lookups are merged if they are binary codes or hashes with sum or mean, have the same storage
+    format, read one ID a row, and feed the same Concat along the last axis: as neighbours, or
+    anywhere if a dense layer with constant weights is the only reader of the Concat; its weights
+    are then reordered. A table that another lookup reads too, such as that of a history, is not
+    merged, so that it is stored once.
 
     Tables of hybrids end with a row of zeros afterwards, for the rows that an ID of the head lacks.
 
@@ -53,17 +58,12 @@ def merge_lookups(packed: PackedModel) -> PackedModel:
     tables = dict(packed.tables)
     shared = {lookup.table for lookup in lookups.values() if _key(lookup, tables) is None}
     for node in list(model.graph):
-        if node.op_type == "Concat" and _is_last_axis(node):
+        if concatenates_columns(node):
             _merge_into(model.graph, node, lookups, tables, shared)
     _add_zero_rows(lookups, tables)
-    used = {lookup.table for lookup in lookups.values()}
-    kept = {name: table for name, table in tables.items() if name in used}
-    return PackedModel(model, tuple(lookups.values()), kept)
-
-
-def _is_last_axis(concat: ir.Node) -> bool:
-    axis, shape = concat.attributes.get_int("axis"), concat.outputs[0].shape
-    return axis == -1 or (shape is not None and axis == len(shape) - 1)
+    names = {lookup.table for lookup in lookups.values()}
+    read = {name: table for name, table in tables.items() if name in names}
+    return PackedModel(model, tuple(lookups.values()), read)
 
 
 def _merge_into(
@@ -73,12 +73,21 @@ def _merge_into(
     tables: dict[str, StoredTable],
     shared: set[str],
 ) -> None:
-    dense = _only_dense_reader(concat)
-    for members in list(_groups(concat, lookups, tables, shared, anywhere=dense is not None)):
+    """Merge the lookups that feed a Concat; `lookups` and `tables` are changed.
+
+    Args:
+        graph: where all of them are.
+        concat: a Concat along the last axis.
+        lookups: by their nodes.
+        tables: by name; those of merged lookups are added.
+        shared: names of tables that must not be merged.
+    """
+    layer = layer_of_concat(concat)
+    for members in list(_groups(concat, lookups, tables, shared, anywhere=layer is not None)):
         places = [list(concat.inputs).index(lookup.node.outputs[0]) for lookup in members]
         merged = _merged(members, tables, f"merged.{len(tables)}")
-        if dense is not None:
-            _move_columns(graph, concat, places, dense)
+        if layer is not None:
+            layer = _move_columns(graph, layer, places)
         lookups[merged.node] = merged
         for lookup in members:
             del lookups[lookup.node]
@@ -98,9 +107,9 @@ def _groups(
     for value in concat.inputs:
         producer = None if value is None else value.producer()
         lookup = None if producer is None else lookups.get(producer)
-        apart = lookup is None or lookup.table in shared
-        key = None if lookup is None or apart else _key(lookup, tables)
-        if not anywhere:  # neighbours alone: any other input ends a group
+        can_merge = lookup is not None and lookup.table not in shared
+        key = _key(lookup, tables) if lookup is not None and can_merge else None
+        if not anywhere:  # only neighbours: any other input ends a group
             finished += [group for other, group in open_groups.items() if other != key]
             open_groups = {key: open_groups[key]} if key in open_groups and key else {}
         if lookup is None or key is None:
@@ -115,7 +124,7 @@ def _groups(
 
 
 def _key(lookup: PackedLookup, tables: dict[str, StoredTable]) -> tuple[object, ...] | None:
-    """What must be equal in lookups that are merged; None where one cannot be."""
+    """What must be equal in lookups that are merged; None for a lookup that cannot be merged."""
     spec, table = lookup.spec, tables[lookup.table]
     ids, vectors = lookup.node.inputs[0], lookup.node.outputs[0]
     single = ids is not None and ids.shape is not None and len(ids.shape) == 1
@@ -135,10 +144,12 @@ def _key(lookup: PackedLookup, tables: dict[str, StoredTable]) -> tuple[object, 
 
 
 def _most_rows(table: StoredTable) -> int:
+    """How many rows a joined table may have."""
     return MOST_TRUNCATED_ROWS if table.widths is not None else 2**31 - 1
 
 
 def _rows(members: Sequence[PackedLookup], tables: dict[str, StoredTable]) -> int:
+    """Rows of the joined table of these lookups, with the row of zeros."""
     return sum(tables[name].rows for name in {lookup.table for lookup in members}) + 1
 
 
@@ -149,9 +160,9 @@ def _merged(members: list[PackedLookup], tables: dict[str, StoredTable], name: s
     joined = _joined([tables[n] for n in names])
     tables[name] = joined
     specs = tuple(lookup.spec for lookup in members)
-    own = [tables[member.table].column_scales for member in members]
-    by_column = [scales for scales in own if scales is not None]
-    scales = np.stack(by_column) if by_column else None
+    column_scales = [tables[member.table].column_scales for member in members]
+    present = [scales for scales in column_scales if scales is not None]
+    stacked = np.stack(present) if present else None
     node = ir.Node(
         DOMAIN,
         LOOKUP,
@@ -164,11 +175,11 @@ def _merged(members: list[PackedLookup], tables: dict[str, StoredTable], name: s
     if first.shape is not None:
         node.outputs[0].shape = ir.Shape([first.shape[0], len(members) * specs[0].dim])
     node.outputs[0].dtype = ir.DataType.FLOAT
-    return PackedLookup(node, specs, name, scales, tuple(int(starts[m.table]) for m in members))
+    return PackedLookup(node, specs, name, stacked, tuple(int(starts[m.table]) for m in members))
 
 
 def _add_zero_rows(lookups: dict[ir.Node, PackedLookup], tables: dict[str, StoredTable]) -> None:
-    """End the tables of hybrids that are left alone with a row of zeros."""
+    """Append a row of zeros to the tables of hybrids that were not merged."""
     lacking = {
         lookup.table
         for lookup in lookups.values()
@@ -188,7 +199,7 @@ def _add_zero_rows(lookups: dict[ir.Node, PackedLookup], tables: dict[str, Store
 
 @dataclass(frozen=True)
 class JoinedTable:
-    """Rows of several tables stored alike, and one of zeros.
+    """The rows of several tables in the same storage format, then a row of zeros.
 
     A `StoredTable` for targets that join tables; column scales stay with the lookups.
     """
@@ -213,12 +224,12 @@ class JoinedTable:
 
     @property
     def scale_axis(self) -> ScaleAxis | None:
-        """Row or none: columns are the lookups' affair."""
+        """Row or none: column scales belong to the lookups."""
         return "row" if self.tables[0].scale_axis == "row" else None
 
     @property
     def column_scales(self) -> None:
-        """None: they are the lookups' affair."""
+        """None: they belong to the lookups."""
 
     @property
     def parts(self) -> tuple[TablePart, ...]:
@@ -236,71 +247,40 @@ def _joined(tables: Sequence[StoredTable]) -> JoinedTable:
     return JoinedTable(tuple(tables), joined)
 
 
-def _only_dense_reader(concat: ir.Node) -> ir.Node | None:
-    """The layer with constant weights that alone reads the Concat, if there is one."""
-    uses = concat.outputs[0].uses()
-    if len(uses) != 1 or concat.outputs[0].is_graph_output():
-        return None
-    ((reader, place),) = uses
-    if (
-        reader.op_type not in ("Gemm", "MatMul")
-        or place != 0
-        or reader.attributes.get_int("transA")
-    ):
-        return None
-    weight = constant_array(reader.inputs[1])
-    return reader if weight is not None and weight.ndim == 2 else None
+def _move_columns(graph: ir.Graph, layer: ConcatLayer, places: list[int]) -> ConcatLayer:
+    """Reorder a layer's weights for inputs of its Concat that move to the place of the first.
 
-
-def _move_columns(graph: ir.Graph, concat: ir.Node, places: list[int], dense: ir.Node) -> None:
-    """Reorder the reader's weights for inputs that move together to the first one's place."""
-    sizes = [_last_size(value) for value in concat.inputs]
-    starts = np.cumsum([0, *sizes])
-    order = [i for i in range(len(sizes)) if i not in places]
+    Returns:
+        The layer as it is once the inputs at `places` are a single one.
+    """
+    starts = np.cumsum([0, *layer.widths])
+    order = [i for i in range(len(layer.widths)) if i not in places]
     order[places[0] : places[0]] = places
-    if order == sorted(order):
-        return
-    columns = np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in order])
-    weight = dense.inputs[1]
-    array = constant_array(weight)
-    if array is None:
-        raise ValueError("the weights are not constant")  # _only_dense_reader has checked
-    moved = array[:, columns] if dense.attributes.get_int("transB") else array[columns]
-    name = f"{weight.name if weight is not None else ''}.merged"
-    while name in graph.initializers:
-        name += "_"
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(ir.DataType.FLOAT),
-        shape=ir.Shape(moved.shape),
-        const_value=ir.tensor(np.ascontiguousarray(moved), name=name),
-    )
-    graph.register_initializer(value)
-    dense.replace_input_with(1, value)
-    if weight is not None and weight.name and not weight.uses():
-        graph.initializers.pop(weight.name, None)
-
-
-def _last_size(value: ir.Value | None) -> int:
-    size = None if value is None or value.shape is None else value.shape[-1]
-    if not isinstance(size, int):
-        raise ValueError("a concatenated value has no known width")
-    return size
+    if order != sorted(order):
+        columns = [np.arange(starts[i], starts[i] + layer.widths[i]) for i in order]
+        layer = layer.with_weight(graph, layer.weight[np.concatenate(columns)], "merged")
+    joined = {places[0]: sum(layer.widths[place] for place in places)}
+    widths = [
+        joined.get(place, width)
+        for place, width in enumerate(layer.widths)
+        if place not in places[1:]
+    ]
+    return replace(layer, widths=tuple(widths))
 
 
 def _replace_members(
     graph: ir.Graph, concat: ir.Node, places: list[int], merged: ir.Node
 ) -> ir.Node:
-    """Read the merged node in the place of the first of its members; the Concat that does."""
+    """Replace the Concat by one that reads the merged node in the place of its first member."""
     inputs = list(concat.inputs)
     members = [value.producer() for value in (inputs[place] for place in places) if value]
     inputs[places[0]] = merged.outputs[0]
-    kept = [value for place, value in enumerate(inputs) if place not in places[1:]]
+    remaining = [value for place, value in enumerate(inputs) if place not in places[1:]]
     graph.insert_before(concat, merged)
     new = ir.Node(
         "",
         "Concat",
-        kept,
+        remaining,
         list(concat.attributes.values()),
         num_outputs=1,
         name=concat.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,33 +37,25 @@ from ondevice.records import TAIL, RecordStream, stream_records
 def emit_odm(
     packed: PackedModel, path: Path, info: ModelInfo, plan: DensePlan = ALL_FLOAT
 ) -> Draft:
-    """Write a native file to `path`, dense layers stored as planned, up to its tables' rows.
+    """Write a native file but for its tables' rows.
 
-    The model is one of the operators in docs/operators.md (`pipeline.LOWERING`); it is not changed.
     Activations of q8 layers are always quantised dynamically, row by row.
+
+    Args:
+        packed: a model of the operators in docs/operators.md (`pipeline.LOWERING`); it is not
+            changed.
+        path: the .odm file to write.
+        info: the description that it contains.
+        plan: how dense layers are stored.
 
     Raises:
         LackingOperatorsError: operators that the native engine lacks, all listed.
     """
     graph = packed.model.graph
-    lookups = {lookup.node.name: lookup for lookup in packed.lookups}
-    _check_operators(graph, set(lookups))
     tables = {name: stream_records(table) for name, table in sorted(packed.tables.items())}
     weights = _weights(graph)
     layers = find_dense_layers(graph, plan)
-    layer_of = nodes_of(layers)
-    names: dict[bytes, str] = {}
-    nodes = []
-    for node in graph:
-        inputs = tuple("" if value is None else str(value.name) for value in node.inputs)
-        outputs = tuple(str(value.name) for value in node.outputs)
-        if layer := layer_of.get(node):
-            if node is layer.nodes[0]:
-                nodes.append(_dense_node(layer, weights, names))
-        elif lookup := lookups.get(node.name):
-            nodes.append(Node(LOOKUP, inputs, outputs, {}, lookup.table, lookup.spec))
-        elif node.op_type != "Constant":
-            nodes.append(Node(node.op_type, inputs, outputs, _attributes(node)))
+    nodes = _plan_nodes(packed, layers, weights)
     outputs = tuple(str(value.name) for value in graph.outputs)
     used = {name for node in nodes for name in node.inputs} | set(outputs)
     weights = {name: array for name, array in weights.items() if name in used}
@@ -87,6 +80,39 @@ def emit_odm(
     )
 
 
+def _plan_nodes(
+    packed: PackedModel, layers: Sequence[DenseLayer], weights: dict[str, npt.NDArray[Any]]
+) -> list[Node]:
+    """The nodes of the execution plan, in the order of the graph.
+
+    Args:
+        packed: the model.
+        layers: its dense layers; each becomes one node.
+        weights: constants by name; the packed arrays of dense layers are added.
+
+    Raises:
+        LackingOperatorsError: operators that the native engine lacks, all listed.
+        UnsupportedError: an attribute of a type that the format lacks.
+    """
+    graph = packed.model.graph
+    lookups = {lookup.node.name: lookup for lookup in packed.lookups}
+    _check_operators(graph, set(lookups))
+    layer_of = nodes_of(layers)
+    names: dict[bytes, str] = {}
+    nodes = []
+    for node in graph:
+        inputs = tuple("" if value is None else str(value.name) for value in node.inputs)
+        outputs = tuple(str(value.name) for value in node.outputs)
+        if layer := layer_of.get(node):
+            if node is layer.nodes[0]:
+                nodes.append(_dense_node(layer, weights, names))
+        elif lookup := lookups.get(node.name):
+            nodes.append(Node(LOOKUP, inputs, outputs, {}, lookup.table, lookup.spec))
+        elif node.op_type != "Constant":
+            nodes.append(Node(node.op_type, inputs, outputs, _attributes(node)))
+    return nodes
+
+
 @dataclass(frozen=True)
 class _RecordWriter:
     """A `TableWriter` of records; `name` is their array in the container."""
@@ -108,9 +134,13 @@ class _RecordWriter:
 def _dense_node(
     layer: DenseLayer, weights: dict[str, npt.NDArray[Any]], names: dict[bytes, str]
 ) -> Node:
-    """A Dense node; its packed arrays join `weights` under the layer's name.
+    """A Dense node of the plan.
 
-    Equal arrays, as in the steps of a recurrent layer, are stored once: `names` finds them.
+    Args:
+        layer: what it computes.
+        weights: constants by name; the layer's packed arrays are added under its name.
+        names: of the arrays added so far, by digest: equal arrays, as in the steps of a recurrent
+            layer, are stored once.
     """
     packed = pack_dense(layer.weight, layer.bias, layer.codec)
     arrays: dict[str, npt.NDArray[Any]] = {"weight": packed.weight, "bias": packed.bias}
@@ -135,6 +165,7 @@ def _dense_node(
 
 
 def _check_operators(graph: ir.Graph, lookups: set[str | None]) -> None:
+    """Raise LackingOperatorsError that lists all nodes that the native engine cannot run."""
     missing = [
         fault(node)
         for node in graph
@@ -145,6 +176,7 @@ def _check_operators(graph: ir.Graph, lookups: set[str | None]) -> None:
 
 
 def _weights(graph: ir.Graph) -> dict[str, npt.NDArray[Any]]:
+    """The constants of a graph, initializers and Constant nodes, in the plan's types."""
     weights = {
         name: np.array(value.const_value.numpy())
         for name, value in graph.initializers.items()
@@ -169,6 +201,7 @@ def _stored(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _attributes(node: ir.Node) -> dict[str, Attribute]:
+    """Attributes of a node; raises UnsupportedError for a type that the plan lacks."""
     plain = (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING)
     lists = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
     attributes: dict[str, Attribute] = {}
@@ -178,5 +211,8 @@ def _attributes(node: ir.Node) -> dict[str, Attribute]:
         elif attribute.type in lists:
             attributes[name] = list(attribute.value)
         else:
-            raise UnsupportedError(f"{node.op_type} at {module_path(node)}: attribute {name!r}")
+            raise UnsupportedError(
+                f"{node.op_type} at {module_path(node)}: attribute {name!r} is no number, text or "
+                f"list of numbers, but {attribute.type}"
+            )
     return attributes

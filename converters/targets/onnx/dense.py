@@ -26,19 +26,24 @@ from ondevice.converters.dense.layers import (
     find_dense_layers,
     layer_report,
 )
+from ondevice.converters.initializers import add_initializer, drop_unused_initializers
 from ondevice.dense import quantise_weight
 
 ZERO_POINT = 128
 
 
 def quantise_dense(graph: ir.Graph, plan: DensePlan) -> tuple[LayerReport, ...]:
-    """Replace the dense layers of a graph by ones with quantised weights, as planned."""
+    """Replace the dense layers of a graph by nodes with quantised weights, as planned.
+
+    Returns:
+        What was done with each layer.
+    """
     reports = []
     for layer in find_dense_layers(graph, plan):
         if layer.codec != "f32":
             _Replacement(graph, layer).apply()
         reports.append(layer_report(layer, _activations(layer)))
-    _drop_unused(graph)
+    drop_unused_initializers(graph)
     return tuple(reports)
 
 
@@ -49,20 +54,21 @@ def _activations(layer: DenseLayer) -> Activations:
 
 
 class _Replacement:
-    """The nodes and constants that take the place of one layer."""
+    """The nodes and constants that replace a layer."""
 
     def __init__(self, graph: ir.Graph, layer: DenseLayer) -> None:
         self._graph, self._layer = graph, layer
         self._nodes: list[ir.Node] = []
 
     def apply(self) -> None:
+        """Replace the nodes of the layer in the graph."""
         layer = self._layer
-        made = self._float16() if layer.codec == "f16" else self._integer()
+        result = self._float16() if layer.codec == "f16" else self._integer()
         if layer.relu:
-            made = self._op("Relu", made)
-        made.shape, made.type = layer.output.shape, layer.output.type
+            result = self._op("Relu", result)
+        result.shape, result.type = layer.output.shape, layer.output.type
         ir.convenience.replace_nodes_and_values(
-            self._graph, layer.nodes[0], layer.nodes, self._nodes, [layer.output], [made]
+            self._graph, layer.nodes[0], layer.nodes, self._nodes, [layer.output], [result]
         )
 
     def _float16(self) -> ir.Value:
@@ -71,13 +77,14 @@ class _Replacement:
         return self._biased(self._op("MatMul", self._layer.x, weight))
 
     def _integer(self) -> ir.Value:
+        """The product in integers, dequantised to float32 [..., units]."""
         layer = self._layer
         codes, scales = quantise_weight(layer.weight)
         shifted = (codes.astype(np.int16) + ZERO_POINT).astype(np.uint8)
         weight = self._constant("codes", shifted)
         weight_zero = self._constant("codes_zero", np.uint8(ZERO_POINT))
         if layer.ranges is None:
-            x, scale, zero = self._several("DynamicQuantizeLinear", 3, layer.x)
+            x, scale, zero = self._outputs_of("DynamicQuantizeLinear", 3, layer.x)
             factor = self._op("Mul", scale, self._constant("scales", scales))
         else:
             x_scale, x_zero = uint8_parameters(layer.ranges[0])
@@ -95,9 +102,9 @@ class _Replacement:
         return self._op("Add", product, self._constant("bias", self._layer.bias))
 
     def _op(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        return self._several(kind, 1, *inputs, **attributes)[0]
+        return self._outputs_of(kind, 1, *inputs, **attributes)[0]
 
-    def _several(
+    def _outputs_of(
         self, kind: str, outputs: int, *inputs: ir.Value, **attributes: Any
     ) -> Sequence[ir.Value]:
         name = f"{self._layer.name}.{len(self._nodes)}"
@@ -108,26 +115,10 @@ class _Replacement:
         return node.outputs
 
     def _constant(self, part: str, array: npt.ArrayLike) -> ir.Value:
-        tensor = ir.tensor(np.ascontiguousarray(array), name=f"{self._layer.name}.{part}")
-        if np.ndim(array) == 0:
-            tensor = ir.tensor(np.asarray(array), name=tensor.name)
-        value = ir.Value(
-            name=tensor.name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(np.shape(array)),
-            const_value=tensor,
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, f"{self._layer.name}.{part}", array)
 
 
 def uint8_parameters(values: Range) -> tuple[np.float32, np.uint8]:
     """Scale and zero point that map a range, 0 included, to 0..255."""
     scale = np.float32((values.high - values.low) / 255) or np.float32(1)
     return scale, np.uint8(np.clip(np.rint(-values.low / scale), 0, 255))
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from ondevice.codecs import NARROW_CODECS, Codec, StoredTable
 from ondevice.converters.dense.layers import ALL_FLOAT, DensePlan
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
+from ondevice.converters.initializers import add_initializer, add_tensor
 from ondevice.converters.tables.byte_codes import byte_codes, codes_per_byte, pack_codes
 from ondevice.converters.tables.column_blocks import BlockWriter, ColumnBlocks, cut
 from ondevice.converters.tables.draft import Draft
@@ -23,6 +24,7 @@ from ondevice.converters.tables.row_arithmetic import (
     head_arithmetic,
     residue_arithmetic,
     row_arithmetic,
+    squeeze_single_input,
 )
 from ondevice.converters.targets.onnx.dense import quantise_dense
 from ondevice.converters.targets.onnx.external_data import ExternalData
@@ -50,7 +52,7 @@ FUNCTION_NAMES = {
 
 
 def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT) -> Draft:
-    """Write `path` and, beside it, `path` + ".data" with room for the tables.
+    """Write an .onnx file and its external data, `path` + ".data", with room for the tables.
 
     Args:
         packed: the model; it is not changed.
@@ -75,47 +77,45 @@ def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_
     graph.opset_imports.clear()
     graph.opset_imports.update({"": OPSET, DOMAIN: 1})
     for name, value in graph.initializers.items():
-        held = value.const_value
-        if held is not None and not isinstance(held, ir.ExternalTensor):
-            array = np.array(held.numpy())  # plain arrays: torch tensors would be read again
-            outside = array.nbytes >= LEAST_EXTERNAL
-            value.const_value = data.add(name, array) if outside else ir.tensor(array, name=name)
+        tensor = value.const_value
+        if tensor is not None and not isinstance(tensor, ir.ExternalTensor):
+            array = np.array(tensor.numpy())  # plain arrays: torch tensors would be read again
+            external = array.nbytes >= LEAST_EXTERNAL
+            value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
     model.metadata_props[METADATA_KEY] = info
     model.ir_version = IR_VERSION
     data.write()
     ir.save(model, path)
-    writers = [BlockWriter(item.cut, item.offsets, item.payload) for item in stored.values()]
+    writers = [BlockWriter(item.blocks, item.offsets, item.payload) for item in stored.values()]
     return Draft(data.path, layers, writers)
 
 
 class _StoredTable:
-    """A table's initializers, shared by all lookups that read it."""
+    """The initializers of a table, shared by all lookups that read it."""
 
     def __init__(self, graph: ir.Graph, data: ExternalData, name: str, table: StoredTable) -> None:
         self.table = table
-        self.cut: ColumnBlocks = cut(table)
+        self.blocks: ColumnBlocks = cut(table)
         self.offsets: dict[int | str, int] = {}
         self.values: list[ir.Value] = []
         dtype = VALUE_DTYPES[table.codec]
-        for number in range(len(self.cut.blocks)):
+        for number in range(len(self.blocks.blocks)):
             self._add(graph, data, f"{name}.values.{number}", number, dtype)
         if table.codec in NARROW_CODECS:
             self.values.append(_shared_codes(graph, table.codec))
-        if self.cut.row_scales:
+        if self.blocks.row_scales:
             self._add(graph, data, f"{name}.scales", "scales", np.dtype(np.float16))
         elif table.column_scales is not None:
-            self.values.append(_initializer(graph, f"{name}.scales", table.column_scales))
-        if self.cut.positions is not None:
-            self._add(graph, data, f"{name}.positions", "positions", self.cut.positions)
+            self.values.append(add_initializer(graph, f"{name}.scales", table.column_scales))
+        if self.blocks.positions is not None:
+            self._add(graph, data, f"{name}.positions", "positions", self.blocks.positions)
 
     def payload(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Rows of a block as they are stored."""
         if self.table.codec not in NARROW_CODECS:
             return values
-        if self.cut.shared_bytes:
-            return pack_codes(values.reshape(1, -1), self.table.codec).reshape(-1)
-        return pack_codes(values, self.table.codec)
+        return pack_codes(values, self.table.codec, self.blocks.shared_bytes)
 
     def _add(
         self,
@@ -125,31 +125,16 @@ class _StoredTable:
         place: int | str,
         dtype: np.dtype[Any],
     ) -> None:
-        shape = self.cut.block_shape(place) if isinstance(place, int) else (self.table.rows,)
+        shape = self.blocks.block_shape(place) if isinstance(place, int) else (self.table.rows,)
         tensor = data.reserve(name, dtype, shape)
         self.offsets[place] = tensor.offset or 0
-        self.values.append(_registered(graph, name, tensor))
-
-
-def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    return _registered(graph, name, ir.tensor(np.ascontiguousarray(array), name=name))
-
-
-def _registered(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape.numpy()),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value
+        self.values.append(add_tensor(graph, tensor))
 
 
 def _shared_codes(graph: ir.Graph, codec: Codec) -> ir.Value:
     """The codes of all 256 bytes, one array for all tables of a codec."""
     name = f"ondevice.codes.{codec}"
-    return graph.initializers.get(name) or _initializer(graph, name, byte_codes(codec))
+    return graph.initializers.get(name) or add_initializer(graph, name, byte_codes(codec))
 
 
 def _replace_by_call(
@@ -159,6 +144,15 @@ def _replace_by_call(
     stored: _StoredTable,
     functions: dict[str, ir.Function],
 ) -> None:
+    """Replace a lookup node by a call of a function, which equal lookups share.
+
+    Args:
+        graph: where the node is.
+        node: the `ondevice::Lookup` node.
+        lookup: what it computes.
+        stored: the table that it reads.
+        functions: by the key of their body; a new one is added.
+    """
     ids = node.inputs[0]
     rank = 1 if ids is None or ids.shape is None else len(ids.shape)
     body = _Body(lookup, stored, rank)
@@ -191,6 +185,13 @@ class _Body:
     """The body of one lookup function: ids and table arrays in, float32 vectors out."""
 
     def __init__(self, lookup: PackedLookup, stored: _StoredTable, rank: int) -> None:
+        """Write the body.
+
+        Args:
+            lookup: what it computes.
+            stored: the table that it reads.
+            rank: of the IDs, where there is a single input; several have rank 1.
+        """
         self.specs = lookup.specs
         self.spec = lookup.spec
         self._starts = lookup.starts
@@ -205,8 +206,8 @@ class _Body:
         self.ids = self._stacked() if several else self.inputs[0]
         self.rank = 2 if several else rank
         self._codec = stored.table.codec
-        # any row outside, also where the last byte has room for more rows
-        self._outside = stored.table.rows + 8 * stored.cut.shared_bytes
+        # a row beyond the table, also where its last byte has room for more rows
+        self._outside = stored.table.rows + 8 * stored.blocks.shared_bytes
         values = self._read(self._table_rows(stored.table.rows - 1), stored)
         if lookup.column_scales is not None:
             scales = self._constant(lookup.column_scales[:, None, :], np.float32)
@@ -253,7 +254,7 @@ class _Body:
         return self._op("Cast", value, to=int(dtype))
 
     def _stacked(self) -> ir.Value:
-        """IDs of several inputs as int64 [batch, inputs], in three operators however many."""
+        """IDs of several inputs as int64 [batch, inputs], always in three operators."""
         flat = self._op("Concat", *self.inputs, axis=0)
         by_input = self._op("Reshape", flat, self._constant([len(self.inputs), -1]))
         return self._op("Transpose", by_input, perm=[1, 0])
@@ -269,15 +270,17 @@ class _Body:
         head = head_arithmetic(self.specs, zero_row, self._starts)
         if head is None:
             return rows
-        own = self._op(
+        in_head = self._op(
             "And",
             self._op("GreaterOrEqual", self.ids, self._constant(0)),
-            self._op("Less", self.ids, self._constant(self._of_inputs(head.heads))),
+            self._op("Less", self.ids, self._constant(squeeze_single_input(head.heads))),
         )
         ids = self._op("Unsqueeze", self.ids, self._constant([-1]))
-        own_rows = self._op("Mul", ids, self._constant(self._of_inputs(head.factors)))
-        own_rows = self._op("Add", own_rows, self._constant(self._of_inputs(head.offsets)))
-        return self._op("Where", self._op("Unsqueeze", own, self._constant([-1])), own_rows, rows)
+        head_rows = self._op("Mul", ids, self._constant(squeeze_single_input(head.factors)))
+        head_rows = self._op("Add", head_rows, self._constant(squeeze_single_input(head.offsets)))
+        return self._op(
+            "Where", self._op("Unsqueeze", in_head, self._constant([-1])), head_rows, rows
+        )
 
     def _hash_rows(self, zero_row: int) -> ir.Value:
         """Rows of hashes. Mod of int64 has the sign of the modulus: it is floored."""
@@ -285,16 +288,16 @@ class _Body:
         code = self._op("Unsqueeze", self.ids, self._constant([-1]))
         if numbers.high or (numbers.multipliers != 1).any():
             code = self._cast(code, ir.DataType.UINT64)
-            factors = self._of_inputs(numbers.multipliers)
+            factors = squeeze_single_input(numbers.multipliers)
             code = self._op("Mul", code, self._constant(factors, np.uint64))
             if numbers.high:
                 shift = self._constant(64 - HIGH_BITS, np.uint64)
                 code = self._op("BitShift", code, shift, direction="RIGHT")
             code = self._cast(code, ir.DataType.INT64)
-        rows = self._op("Mod", code, self._constant(self._of_inputs(numbers.moduli)))
+        rows = self._op("Mod", code, self._constant(squeeze_single_input(numbers.moduli)))
         if (numbers.divisors != 1).any():
-            rows = self._op("Div", rows, self._constant(self._of_inputs(numbers.divisors)))
-        offsets = self._of_inputs(numbers.offsets)
+            rows = self._op("Div", rows, self._constant(squeeze_single_input(numbers.divisors)))
+        offsets = squeeze_single_input(numbers.offsets)
         return self._op("Add", rows, self._constant(offsets)) if offsets.any() else rows
 
     def _code_rows(self, zero_row: int) -> ir.Value:
@@ -303,33 +306,28 @@ class _Body:
         code = self._cast(self.ids, ir.DataType.UINT64)
         if (numbers.multipliers != 1).any():
             code = self._op(
-                "Mul", code, self._constant(self._of_inputs(numbers.multipliers), np.uint64)
+                "Mul", code, self._constant(squeeze_single_input(numbers.multipliers), np.uint64)
             )
         single_runs = numbers.masks.shape[2] == 1
         code = self._op("Unsqueeze", code, self._constant([-1] if single_runs else [-1, -2]))
         shifts, masks = (
-            self._of_inputs(array[..., 0] if single_runs else array)
+            squeeze_single_input(array[..., 0] if single_runs else array)
             for array in (numbers.shifts, numbers.masks)
         )
         bits = self._op("BitShift", code, self._constant(shifts, np.uint64), direction="RIGHT")
         bits = self._op("BitwiseAnd", bits, self._constant(masks, np.uint64))
         values = self._cast(bits, ir.DataType.INT64)
         if not single_runs:
-            values = self._op("Mul", values, self._constant(self._of_inputs(numbers.weights)))
+            values = self._op("Mul", values, self._constant(squeeze_single_input(numbers.weights)))
             values = self._op("ReduceSum", values, self._constant([-1]), keepdims=0)
-        offsets = self._of_inputs(numbers.offsets)
+        offsets = squeeze_single_input(numbers.offsets)
         return self._op("Add", values, self._constant(offsets)) if offsets.any() else values
-
-    def _of_inputs(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Constants [inputs, ...], without that axis for a single input."""
-        single: npt.NDArray[Any] = array[0]
-        return array if len(self.specs) > 1 else single
 
     def _full_rows(self) -> ir.Value:
         """The ID where it is a row, else the out-of-vocabulary row.
 
         Without one, an ID out of range becomes a row that Gather rejects: a negative ID must not
-        wrap to the end of the table. A padding ID may lie outside.
+        wrap to the end of the table. A padding ID may be out of range.
         """
         rows = self.spec.rows
         inside = self._op(
@@ -347,54 +345,54 @@ class _Body:
 
     def _read(self, rows: ir.Value, stored: _StoredTable) -> ir.Value:
         """Dequantised rows float32 [..., rows_per_id, row_dim]: gather first, dequantise after."""
-        table, cut_table = stored.table, stored.cut
+        table, parts = stored.table, stored.blocks
         tables = list(self._tables)
-        blocks = [tables.pop(0) for _ in cut_table.blocks]
+        blocks = [tables.pop(0) for _ in parts.blocks]
         codes_of_byte = tables.pop(0) if table.codec in NARROW_CODECS else None
-        scaled = cut_table.row_scales or table.column_scales is not None
+        scaled = parts.row_scales or table.column_scales is not None
         scales = tables.pop(0) if scaled else None
-        if cut_table.positions is not None:
+        if parts.positions is not None:
             rows = self._cast(self._op("Gather", tables.pop(0), rows, axis=0), ir.DataType.INT64)
-        parts = []
-        for block, held in zip(cut_table.blocks, blocks, strict=True):
+        values = []
+        for block, source in zip(parts.blocks, blocks, strict=True):
             place = rows
-            if cut_table.zero_row:
+            if parts.zero_row:
                 place = self._op("Min", rows, self._constant(block.rows - 1))
-            if codes_of_byte is not None and cut_table.shared_bytes:
-                parts.append(self._read_shared(held, place, codes_of_byte, table))
+            if codes_of_byte is not None and parts.shared_bytes:
+                values.append(self._read_shared(source, place, codes_of_byte, table))
                 continue
-            codes = self._op("Gather", held, place, axis=0)
+            codes = self._op("Gather", source, place, axis=0)
             if codes_of_byte is not None:
-                parts.append(self._unpack(codes, codes_of_byte, block.columns))
+                values.append(self._unpack(codes, codes_of_byte, block.columns))
             else:
-                parts.append(
+                values.append(
                     codes if table.codec == "f32" else self._cast(codes, ir.DataType.FLOAT)
                 )
-        values = parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=-1)
+        joined = values[0] if len(values) == 1 else self._op("Concat", *values, axis=-1)
         if scales is None:
-            return values
+            return joined
         if table.scale_axis == "row":
             scales = self._cast(self._op("Gather", scales, rows, axis=0), ir.DataType.FLOAT)
             scales = self._op("Unsqueeze", scales, self._constant([-1]))
-        return self._op("Mul", values, scales)
+        return self._op("Mul", joined, scales)
 
     def _read_shared(
         self, block: ir.Value, rows: ir.Value, codes_of_byte: ir.Value, table: StoredTable
     ) -> ir.Value:
-        """Values float32 [..., dim] of rows that share bytes: each code's byte, and it within."""
+        """Values float32 [..., dim] of rows that share bytes: the byte of a code, then the code."""
         places = self._op("Unsqueeze", rows, self._constant([-1]))
         if table.dim > 1:
             places = self._op("Mul", places, self._constant(table.dim))
             places = self._op("Add", places, self._constant(np.arange(table.dim)))
-        each = self._constant(codes_per_byte(table.codec))
-        found = self._op("Gather", block, self._op("Div", places, each), axis=0)
-        first = self._op("Mul", self._cast(found, ir.DataType.INT64), each)
-        code = self._op("Add", first, self._op("Mod", places, each))
+        count = self._constant(codes_per_byte(table.codec))
+        stored_byte = self._op("Gather", block, self._op("Div", places, count), axis=0)
+        first = self._op("Mul", self._cast(stored_byte, ir.DataType.INT64), count)
+        code = self._op("Add", first, self._op("Mod", places, count))
         flat = self._op("Reshape", codes_of_byte, self._constant([-1]))
         return self._op("Gather", flat, code, axis=0)
 
     def _unpack(self, codes: ir.Value, codes_of_byte: ir.Value, width: int) -> ir.Value:
-        """Values float32 [..., width] of narrow codes: a byte selects its own from all 256."""
+        """Values float32 [..., width] of narrow codes, looked up in the table of all 256 bytes."""
         values = self._op("Gather", codes_of_byte, self._cast(codes, ir.DataType.INT32), axis=0)
         shape = self._constant([0] * (self.rank + 1) + [-1])
         values = self._op("Reshape", values, shape)
@@ -423,7 +421,7 @@ class _Body:
 
     def _is_padding(self) -> ir.Value:
         paddings = np.array([spec.padding_id for spec in self.specs], dtype=np.int64)
-        equal = self._op("Equal", self.ids, self._constant(self._of_inputs(paddings)))
+        equal = self._op("Equal", self.ids, self._constant(squeeze_single_input(paddings)))
         return self._op("Unsqueeze", equal, self._constant([-1]))
 
     def _pool(self, vectors: ir.Value) -> ir.Value:

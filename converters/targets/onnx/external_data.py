@@ -1,4 +1,4 @@
-"""The external data of an .onnx file: which array lies where."""
+"""The external data of an .onnx file: where each array begins."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ondevice.container import ALIGNMENT, PAGE, PAGED_BYTES
 
 
 class ExternalData:
-    """Gives every array of a file its place, before any of them is made.
+    """Assigns every array its place in a file before the file is written.
 
     Attributes:
         path: the file, beside the .onnx file that refers to it.
-        size: bytes of what has a place.
+        size: bytes of the file with all arrays that have a place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,9 +28,9 @@ class ExternalData:
         self._arrays: list[tuple[int, npt.NDArray[Any]]] = []
 
     def reserve(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ir.ExternalTensor:
-        """A tensor with a place of its own; its `offset` is where somebody must write it."""
+        """A tensor whose data the caller must write into the file, at the tensor's `offset`."""
         length = math.prod(shape) * dtype.itemsize
-        # mapped in pages: a large array that starts on one shares none with its neighbours
+        # the file is mapped in pages: a large array that starts a page shares none with the last
         self.size += -self.size % (PAGE if length >= PAGED_BYTES else ALIGNMENT)
         offset, self.size = self.size, self.size + length
         return ir.ExternalTensor(
@@ -44,13 +44,13 @@ class ExternalData:
         )
 
     def add(self, name: str, array: npt.NDArray[Any]) -> ir.ExternalTensor:
-        """A tensor that `write` writes."""
+        """A tensor whose data `write` writes."""
         tensor = self.reserve(name, array.dtype, array.shape)
         self._arrays.append((tensor.offset or 0, array))
         return tensor
 
     def write(self) -> None:
-        """Create the file, with every array that was added and room for those reserved."""
+        """Create the file, with every array that was added and room for the reserved ones."""
         with self.path.open("wb") as file:
             file.truncate(self.size)
             for offset, array in self._arrays:

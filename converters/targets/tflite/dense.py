@@ -2,12 +2,12 @@
 
 - f16: float16 weights behind a DEQUANTIZE, which both runtimes compute once.
 - q8, dynamic: FULLY_CONNECTED of float activations by int8 weights, for which the runtimes
-  quantise each row. tflite-runtime 2.14 takes a scale per unit for one scale (silently wrong
-  numbers), so the weights have one constant scale, and a MUL behind the layer applies the scales
-  of the units: the same numbers, right in both (docs/evidence/conversion.md).
+  quantise each row. tflite-runtime 2.14 uses the first scale for all units (silently wrong
+  numbers), so the weights have a single constant scale, and a MUL after the layer applies the
+  scales of the units: the same numbers in both runtimes (docs/evidence/conversion.md).
 - q8, static: int8 activations by the ranges of a calibration, a scale per unit. Only between
-  layers: a result that something else reads, such as the last one, would lose too much in 8 bits
-  (measured on MovieLens: 9e-3 of a probability instead of 3e-3), so its layer is a dynamic one.
+  layers: a result that another operator reads, such as the last one, would lose too much in 8 bits
+  (measured on MovieLens: 9e-3 of a probability instead of 3e-3), so its layer is dynamic.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _INT32 = 2**31 - 1
 
 
 class DenseWriter:
-    """Writes layers, and remembers which float tensors exist as int8 ones too.
+    """Writes layers, and remembers which float tensors exist as int8 tensors too.
 
     Attributes:
         reports: what was done with each layer.
@@ -72,8 +72,8 @@ class DenseWriter:
     def _dynamic(self, layer: DenseLayer, x: Tensor) -> Tensor:
         writer = self._writer
         codes, scales = quantise_weight(layer.weight)
-        one = Quantisation((1 / _LARGEST,))
-        weight = writer.table(f"{layer.name}.codes", codes.T, TABLE_ALIGNMENT, one)
+        unit_scale = Quantisation((1 / _LARGEST,))
+        weight = writer.table(f"{layer.name}.codes", codes.T, TABLE_ALIGNMENT, unit_scale)
         result = self._product(layer, [x, weight], np.float32, {})
         factor = writer.constant(scales * np.float32(_LARGEST), np.float32)
         last = {} if layer.bias is not None else _activation(layer)
@@ -83,11 +83,21 @@ class DenseWriter:
         bias = writer.constant(layer.bias, np.float32)
         return writer.op("ADD", [result, bias], result.shape, np.float32, **_activation(layer))
 
-    def _static(self, layer: DenseLayer, x: Tensor, read: Range, made: Range) -> Tensor:
+    def _static(
+        self, layer: DenseLayer, x: Tensor, input_range: Range, output_range: Range
+    ) -> Tensor:
+        """Add a layer in int8; its output exists as float32 and as int8, for the next layer.
+
+        Args:
+            layer: a layer of codec q8.
+            x: float32 [..., features].
+            input_range: of x, over the calibration rows.
+            output_range: of the result.
+        """
         writer = self._writer
         if x not in self._integers:
             self._integers[x] = writer.op(
-                "QUANTIZE", [x], x.shape, np.int8, quantisation=int8_quantisation(read)
+                "QUANTIZE", [x], x.shape, np.int8, quantisation=int8_quantisation(input_range)
             )
         integer = self._integers[x]
         codes, scales = quantise_weight(layer.weight)
@@ -106,7 +116,7 @@ class DenseWriter:
             layer,
             [integer, weight, stored],
             np.int8,
-            {**_activation(layer), "quantisation": int8_quantisation(made)},
+            {**_activation(layer), "quantisation": int8_quantisation(output_range)},
         )
         output = writer.op("DEQUANTIZE", [result], result.shape, np.float32)
         self._integers[output] = result

@@ -28,16 +28,16 @@ class GraphBuilder:
     def tensor(self, value: ir.Value | None) -> Tensor:
         """The tensor of a value; a constant becomes a tensor when it is first used."""
         if value is None:
-            raise UnsupportedError("an input is left out")
+            raise UnsupportedError("a required input is left out")
         if value not in self.values:
             array = self.array(value)
             if array is None:
-                raise UnsupportedError(f"{value.name} is computed by an operator that is lacking")
+                raise UnsupportedError(f"{value.name!r} is computed by an unsupported operator")
             self.values[value] = self.constant(array, str(value.name))
         return self.values[value]
 
     def constant(self, array: Array, name: str) -> Tensor:
-        """A constant tensor; matrices keep a name of their own."""
+        """A constant tensor; equal constants share the name of the first."""
         if array.dtype.name not in TYPES:
             raise UnsupportedError(f"{name} has dtype {array.dtype}")
         return self.writer.constant(array, array.dtype, name)
@@ -46,19 +46,19 @@ class GraphBuilder:
         """The constant that a value holds, None where it is computed.
 
         Raises:
-            UnsupportedError: it is text, or in another form that TFLite lacks.
+            UnsupportedError: it is text, or in another form that TFLite does not have.
         """
         array = constant_array(value)
         node = None if value is None else value.producer()
         if array is None and node is not None and node.op_type == "Constant":
-            raise UnsupportedError("a constant that is neither a tensor nor a number")
+            raise UnsupportedError("expected a constant of numbers, got one of another kind")
         return array
 
     def sizes(self, value: ir.Value | None) -> Shape:
-        """Sizes in an int64 list as far as they are constant, FREE for the others.
+        """The sizes in an int64 list; FREE where they are not constant.
 
         Raises:
-            UnsupportedError: they are neither constants nor parts that are joined.
+            UnsupportedError: the list is neither constant nor a Concat of lists.
         """
         array = self.array(value)
         if array is not None:

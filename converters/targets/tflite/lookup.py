@@ -18,17 +18,18 @@ from ondevice.converters.tables.row_arithmetic import (
     head_arithmetic,
     residue_arithmetic,
     row_arithmetic,
+    squeeze_single_input,
 )
 from ondevice.converters.targets.tflite.shapes import flat_size, reshape
 from ondevice.converters.targets.tflite.writer import Shape, Tensor, TfliteWriter
 from ondevice.spec import LookupSpec
 
 # A byte table is two to nine times as fast as shifts for blocks of many bit runs (Skip), but takes
-# 256 int32 rows a byte of code. It may add this share of the embedding table's own bytes; a block
-# of two runs, cut by a word border, gains nothing from it.
+# 256 int32 rows for each byte of the code. Its size may be this share of the embedding table's; a
+# block of two runs, cut by a word border, gains nothing from it.
 BYTE_TABLE_SHARE = 1 / 16
 
-# What GATHER takes in both runtimes: float16 travels as integers, narrow codes as bytes.
+# What GATHER accepts in both runtimes: float16 is stored as integers, narrow codes as bytes.
 VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "f16": np.dtype(np.int16),
@@ -45,7 +46,7 @@ class TfliteTable:
     """
 
     def __init__(self, writer: TfliteWriter, name: str, table: StoredTable) -> None:
-        """Make room for the table, as column blocks where truncation saves bytes."""
+        """Reserve room for the table, as column blocks where truncation saves bytes."""
         self.table = table
         self.bytes = table.rows * table.dim * BITS[table.codec] // 8
         self._writer = writer
@@ -71,7 +72,7 @@ class TfliteTable:
             self._column_scales = writer.table(f"{name}.scales", table.column_scales)
 
     def rows_writer(self) -> BlockWriter:
-        """What writes the rows into the file that the writer has made."""
+        """The writer of the rows into the file, once `TfliteWriter.write` has written it."""
         places: dict[int | str, Tensor | None] = dict(enumerate(self._blocks))
         places |= {"scales": self._row_scales, "positions": self._positions}
         offsets = {place: self._writer.offset(tensor) for place, tensor in places.items() if tensor}
@@ -82,8 +83,8 @@ class TfliteTable:
         """Whether reading a row beyond the table fails by itself, in GATHER.
 
         Column blocks take the minimum of the row number and their last row, which would turn
-        such a row into zeros; gathering its position first fails. Rows that share bytes may end
-        before their last byte does.
+        such a row into zeros; gathering its position first fails. The last byte of rows that share
+        bytes may have room for more rows.
         """
         return not self._shared_bytes and (not self._zero_row or self._positions is not None)
 
@@ -112,12 +113,12 @@ class TfliteTable:
         return self._writer.op("CONCATENATION", gathered, shape, dtype, axis=axis)
 
     def _read_shared(self, rows: Tensor) -> Tensor:
-        """Values float32 [..., dim] of rows that share bytes: each code's byte, and it within.
+        """Values float32 [..., dim] of rows that share bytes: the byte of a code, then the code.
 
-        In int32, as runtimes lack shifts and remainders of int64; rows outside are -1 by now.
+        In int32, as runtimes lack shifts and remainders of int64; rows out of range are -1.
         """
         writer, dim, codec = self._writer, self.table.dim, self.table.codec
-        each = codes_per_byte(codec)
+        per_byte = codes_per_byte(codec)
         places = writer.cast(rows, np.int32)
         places = reshape(writer, places, (*rows.shape, 1))
         shape = (*rows.shape, dim)
@@ -126,12 +127,12 @@ class TfliteTable:
             places = writer.op("MUL", [places, constant], places.shape, np.int32)
             constant = writer.constant(list(range(dim)), np.int32)
             places = writer.op("ADD", [places, constant], shape, np.int32)
-        shift = writer.constant([each.bit_length() - 1], np.int32)
-        found = self._gather(
+        shift = writer.constant([per_byte.bit_length() - 1], np.int32)
+        stored = self._gather(
             self._blocks[0], writer.op("RIGHT_SHIFT", [places, shift], shape, np.int32)
         )
-        number = writer.constant(each, np.int32)
-        first = writer.op("MUL", [writer.cast(found, np.int32), number], shape, np.int32)
+        number = writer.constant(per_byte, np.int32)
+        first = writer.op("MUL", [writer.cast(stored, np.int32), number], shape, np.int32)
         within = writer.op("FLOOR_MOD", [places, number], shape, np.int32)
         code = writer.op("ADD", [first, within], shape, np.int32)
         return self._gather(writer.constant(byte_codes(codec).reshape(-1), np.float32), code)
@@ -143,24 +144,25 @@ class TfliteTable:
         return self._writer.op("MUL", [vectors, self._column_scales], vectors.shape, np.float32)
 
     def _payload(self, block: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """The stored form of a block of values; float16 and narrow codes travel as integers."""
+        """The stored form of a block of values; float16 and narrow codes become integers."""
         if self.table.codec == "f16":
             return block.view(np.int16)
         if self.table.codec not in NARROW_CODECS:
             return block
-        if self._shared_bytes:
-            return pack_codes(block.reshape(1, -1), self.table.codec).reshape(-1)
-        return _planar_nibbles(block) if self._planar else pack_codes(block, self.table.codec)
+        if self._planar:
+            return _planar_nibbles(block)
+        return pack_codes(block, self.table.codec, self._shared_bytes)
 
     def _position(self, positions: Tensor, rows: Tensor) -> Tensor:
-        found = self._writer.op("GATHER", [positions, rows], rows.shape, positions.dtype, axis=0)
+        """Sorted row numbers int32 of rows in the original order."""
+        gathered = self._gather(positions, rows)
         if positions.dtype == np.int32:
-            return found
-        unsigned = self._writer.op("BITCAST", [found], rows.shape, np.uint16)
+            return gathered
+        unsigned = self._writer.op("BITCAST", [gathered], rows.shape, np.uint16)
         return self._writer.cast(unsigned, np.int32)
 
     def _within(self, block: Tensor, rows: Tensor) -> Tensor:
-        """Row numbers in a block: rows that do not reach it take its last row, of zeros."""
+        """Row numbers in a block; rows that do not reach it read its last row, of zeros."""
         if not self._zero_row or block.shape[0] > self.table.rows:
             return rows
         last = self._writer.constant(block.shape[0] - 1, rows.dtype)
@@ -173,7 +175,7 @@ class TfliteTable:
     def _float16(self, bits: Tensor) -> Tensor:
         """int16 bit patterns of float16 numbers to float32.
 
-        tflite-runtime 2.14 cannot gather float16, and casts it only by way of a delegate.
+        tflite-runtime 2.14 cannot gather float16, and casts it only in a delegate.
         """
         half = self._writer.op("BITCAST", [bits], bits.shape, np.float16)
         return self._writer.op("DEQUANTIZE", [half], bits.shape, np.float32)
@@ -189,7 +191,7 @@ class TfliteTable:
         return self._drop_filling(values)
 
     def _decode_planar(self, packed: Tensor) -> Tensor:
-        """Nibbles by arithmetic, exact in float32: twice as fast as the table of all bytes."""
+        """Nibbles by arithmetic, exact in float32: twice as fast as `_decode_bytes`."""
         writer = self._writer
         both = writer.cast(packed, np.float32)
         shape = both.shape
@@ -204,7 +206,7 @@ class TfliteTable:
         return writer.op("SUB", [values, writer.constant(8, np.float32)], whole, np.float32)
 
     def _decode_bytes(self, packed: Tensor) -> Tensor:
-        """Codes by a table of all 256 bytes: column blocks need neighbours side by side."""
+        """Codes by a table of all 256 bytes; unlike planar codes, columns stay in order."""
         writer, codec = self._writer, self.table.codec
         indices = writer.cast(packed, np.int32)
         codes = self._gather(writer.constant(byte_codes(codec), np.float32), indices)
@@ -223,9 +225,16 @@ class TfliteTable:
 def write_lookup(
     writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
 ) -> Tensor:
-    """IDs int64 [...], several inputs [n] each, to vectors float32 [..., dim of all].
+    """Add the operators of a lookup. An ID that its specification rejects makes GATHER fail.
 
-    An ID that the specification rejects makes GATHER, and so the run, fail.
+    Args:
+        writer: the graph.
+        lookup: the lookup.
+        table: the table that it reads.
+        inputs: IDs, one int64 [...] or several int64 [n].
+
+    Returns:
+        Vectors float32 [..., dim], concatenated where there are several inputs.
     """
     spec, first = lookup.spec, inputs[0]
     if len(inputs) > 1:
@@ -236,19 +245,19 @@ def write_lookup(
     else:
         rows = _hashed_rows(writer, lookup, table, flat)
         vectors = _fuse(writer, lookup, table, rows)
-    keep = None
+    present = None
     if spec.padding_id is not None:
-        keep = _not_padding(writer, spec.padding_id, flat)
-        vectors = writer.op("MUL", [vectors, keep], vectors.shape, np.float32)
+        present = _not_padding(writer, spec.padding_id, flat)
+        vectors = writer.op("MUL", [vectors, present], vectors.shape, np.float32)
     if flat is first:
         return vectors
     vectors = reshape(writer, vectors, (*first.shape, spec.dim), like=first)
-    if spec.pooling == "none" or keep is None:
+    if spec.pooling == "none" or present is None:
         return vectors
     total = _sum_axis(writer, vectors, -2)
     if spec.pooling == "sum":
         return total
-    count = _sum_axis(writer, reshape(writer, keep, (*first.shape, 1), like=first), -2)
+    count = _sum_axis(writer, reshape(writer, present, (*first.shape, 1), like=first), -2)
     count = writer.op("MAXIMUM", [count, writer.constant(1, np.float32)], count.shape, np.float32)
     return writer.op("DIV", [total, count], total.shape, np.float32)
 
@@ -256,7 +265,7 @@ def write_lookup(
 def _write_merged(
     writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
 ) -> Tensor:
-    """Hashed IDs of several inputs [n] in one table, summed or averaged, side by side."""
+    """Sums or means float32 [n, inputs * dim] of the hashed rows of several inputs int64 [n]."""
     spec, count, size = lookup.spec, len(inputs), inputs[0].shape[0]
     ids = writer.op("PACK", inputs, (size, count), np.int64, axis=1, values_count=count)
     zero_row = table.table.rows - 1
@@ -274,7 +283,7 @@ def _write_merged(
         rows = _rows_by_shifts(writer, numbers, code)
     head = head_arithmetic(lookup.specs, zero_row, lookup.starts)
     if head is not None:
-        rows = _own_rows(writer, head, ids, rows)
+        rows = _head_rows(writer, head, ids, rows)
     blocks = rows.shape[1] // count
     values = reshape(writer, table.read(rows), (size, count, blocks, spec.dim))
     axis = writer.constant([2], np.int32)
@@ -290,8 +299,8 @@ def _write_merged(
         paddings = np.array([spec.padding_id for spec in lookup.specs], dtype=np.int64)
         constant = writer.constant(paddings, np.int64)
         other = writer.op("NOT_EQUAL", [ids, constant], ids.shape, np.bool_)
-        keep = reshape(writer, writer.cast(other, np.float32), (size, count, 1))
-        vectors = writer.op("MUL", [vectors, keep], shape, np.float32)
+        present = reshape(writer, writer.cast(other, np.float32), (size, count, 1))
+        vectors = writer.op("MUL", [vectors, present], shape, np.float32)
     return reshape(writer, vectors, (size, count * spec.dim))
 
 
@@ -322,7 +331,7 @@ def _hashed_rows(
     else:
         rows = _code_rows(writer, lookup.spec, table, ids)
     head = head_arithmetic(lookup.specs, zero_row)
-    return rows if head is None else _own_rows(writer, head, ids, rows)
+    return rows if head is None else _head_rows(writer, head, ids, rows)
 
 
 def _rows_by_residues(writer: TfliteWriter, numbers: ResidueArithmetic, ids: Tensor) -> Tensor:
@@ -336,7 +345,9 @@ def _rows_by_residues(writer: TfliteWriter, numbers: ResidueArithmetic, ids: Ten
     code = reshape(writer, ids, (size, inputs, 1) if inputs > 1 else (size, 1))
     moduli = numbers.moduli.reshape(-1)
     if numbers.high or (numbers.multipliers != 1).any():
-        factors = writer.constant(_of_inputs(numbers.multipliers.view(np.int64)), np.int64)
+        factors = writer.constant(
+            squeeze_single_input(numbers.multipliers.view(np.int64)), np.int64
+        )
         code = writer.op("MUL", [code, factors], (*code.shape[:-1], count), np.int64)
     if numbers.high:
         words = writer.op("BITCAST", [reshape(writer, code, shape)], (*shape, 2), np.uint32)
@@ -346,7 +357,7 @@ def _rows_by_residues(writer: TfliteWriter, numbers: ResidueArithmetic, ids: Ten
         high = writer.op("GATHER", [words, writer.constant(1, np.int32)], shape, np.int32, axis=2)
         rows = writer.op("FLOOR_MOD", [high, writer.constant(moduli, np.int32)], shape, np.int32)
     else:
-        constant = writer.constant(_of_inputs(numbers.moduli), np.int64)
+        constant = writer.constant(squeeze_single_input(numbers.moduli), np.int64)
         rest = writer.op("FLOOR_MOD", [code, constant], (*code.shape[:-1], count), np.int64)
         rows = writer.cast(reshape(writer, rest, shape), np.int32)
     if (numbers.divisors != 1).any():
@@ -355,31 +366,27 @@ def _rows_by_residues(writer: TfliteWriter, numbers: ResidueArithmetic, ids: Ten
     return _add_offsets(writer, numbers.offsets.reshape(-1).tolist(), rows)
 
 
-def _own_rows(writer: TfliteWriter, head: HeadArithmetic, ids: Tensor, rows: Tensor) -> Tensor:
-    """Rows int32 [n, inputs * places], those of IDs of the head replaced by their own."""
+def _head_rows(writer: TfliteWriter, head: HeadArithmetic, ids: Tensor, rows: Tensor) -> Tensor:
+    """Rows int32 [n, inputs * places]; those of IDs of the head are replaced by the head's rows."""
     inputs, count = head.factors.shape
     size = ids.shape[0]
-    heads = writer.constant(head.heads if inputs > 1 else head.heads[0], np.int64)
+    heads = writer.constant(squeeze_single_input(head.heads), np.int64)
     above = _compare(writer, "GREATER_EQUAL", ids, 0)
     below = writer.op("LESS", [ids, heads], ids.shape, np.bool_)
-    own = writer.op("LOGICAL_AND", [above, below], ids.shape, np.bool_)
+    in_head = writer.op("LOGICAL_AND", [above, below], ids.shape, np.bool_)
     zero = writer.constant(0, np.int64)
-    number = writer.cast(writer.op("SELECT_V2", [own, ids, zero], ids.shape, np.int64), np.int32)
+    number = writer.cast(
+        writer.op("SELECT_V2", [in_head, ids, zero], ids.shape, np.int64), np.int32
+    )
     column, all_places = (size, inputs, 1), (size, inputs, count)
     factors, offsets = (writer.constant(array, np.int32) for array in (head.factors, head.offsets))
     number = reshape(writer, number, column)
     number = writer.op("MUL", [number, factors], all_places, np.int32)
     number = writer.op("ADD", [number, offsets], all_places, np.int32)
     rows = reshape(writer, rows, all_places)
-    own = reshape(writer, own, column)
-    rows = writer.op("SELECT_V2", [own, number, rows], all_places, np.int32)
+    in_head = reshape(writer, in_head, column)
+    rows = writer.op("SELECT_V2", [in_head, number, rows], all_places, np.int32)
     return reshape(writer, rows, (size, inputs * count))
-
-
-def _of_inputs(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Constants [inputs, ...], without that axis for a single input."""
-    single: npt.NDArray[np.int64] = array[0]
-    return array if len(array) > 1 else single
 
 
 def _code_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
@@ -402,7 +409,7 @@ def _code_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: 
 
 
 def _whole_words(writer: TfliteWriter, spec: LookupSpec, code: Tensor, bits: int) -> Tensor:
-    """Block values where every block is one aligned word: the code's own bytes."""
+    """Block values where every block is an aligned word: the bytes of the code."""
     count = 64 // bits
     words = writer.op("BITCAST", [code], (*code.shape, count), np.dtype(f"uint{bits}"))
     values = writer.cast(words, np.int32)
@@ -410,7 +417,7 @@ def _whole_words(writer: TfliteWriter, spec: LookupSpec, code: Tensor, bits: int
 
 
 def _rows_by_shifts(writer: TfliteWriter, numbers: RowArithmetic, code: Tensor) -> Tensor:
-    """Rows by one shift and one remainder, with a column for every bit run.
+    """Rows by a shift and a remainder, with a column for every bit run.
 
     Codes int64 [n] of one input or [n, inputs] become rows int32 [n, inputs * blocks]. The shift
     is arithmetic and the remainder a floor, so the sign bit does no harm.
@@ -420,7 +427,7 @@ def _rows_by_shifts(writer: TfliteWriter, numbers: RowArithmetic, code: Tensor) 
     halves = writer.op("BITCAST", [code], (*code.shape, 2), np.int32)
     halves = reshape(writer, halves, (size, 2 * inputs))
     words = (numbers.words + 2 * np.arange(inputs)[:, None, None]).reshape(-1).tolist()
-    # one column broadcasts against all shifts
+    # a single column broadcasts against all shifts
     source = _columns(writer, halves, words if len(set(words)) > 1 else words[:1])
     shape = (size, len(words))
     shifts, moduli, weights = (
@@ -503,8 +510,8 @@ def _fuse(writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, rows: 
 
 def _not_padding(writer: TfliteWriter, padding: int, ids: Tensor) -> Tensor:
     """float32 [n, 1] of IDs [n]: 0 where the ID is the padding ID, 1 elsewhere."""
-    keep = writer.cast(_compare(writer, "NOT_EQUAL", ids, padding), np.float32)
-    return reshape(writer, keep, (*ids.shape, 1))
+    present = writer.cast(_compare(writer, "NOT_EQUAL", ids, padding), np.float32)
+    return reshape(writer, present, (*ids.shape, 1))
 
 
 def _sum_axis(writer: TfliteWriter, values: Tensor, axis: int) -> Tensor:
@@ -520,7 +527,7 @@ def _compare(writer: TfliteWriter, opcode: str, ids: Tensor, value: int) -> Tens
 
 
 def _columns(writer: TfliteWriter, values: Tensor, columns: list[int]) -> Tensor:
-    """Columns of a matrix [n, m], in the given order."""
+    """Columns of a matrix [n, m], in the order of `columns`."""
     if columns == list(range(values.shape[1])):
         return values
     shape: Shape = (values.shape[0], len(columns))

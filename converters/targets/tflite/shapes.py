@@ -43,11 +43,11 @@ def reshape(
         writer: the graph.
         tensor: what to reshape.
         shape: the new shape.
-        like: a tensor whose leading sizes `shape` repeats; needed where more than one of them
+        like: a tensor with the same leading sizes as `shape`; needed where more than one of them
             is FREE, to read them while the model runs.
 
     Raises:
-        UnsupportedError: more than one size is FREE and there is nothing to read them from.
+        UnsupportedError: more than one size is FREE, and `like` is missing.
     """
     if shape == tensor.shape and shape.count(FREE) <= 1:
         return tensor
@@ -63,6 +63,7 @@ def reshape(
 
 
 def _runtime_shape(writer: TfliteWriter, like: Tensor, shape: Shape) -> Tensor:
+    """A shape as an int32 list whose leading sizes are read from a tensor at run time."""
     rank = len(like.shape)
     sizes = writer.op("SHAPE", [like], (rank,), np.int32, out_type=2)
     lead = leading(shape)
@@ -76,12 +77,12 @@ def _runtime_shape(writer: TfliteWriter, like: Tensor, shape: Shape) -> Tensor:
 
 
 def leading(shape: Shape) -> int:
-    """How many sizes stand up to the last free one, itself included."""
+    """Number of sizes up to and including the last free one."""
     return max((place + 1 for place, size in enumerate(shape) if size == FREE), default=0)
 
 
 def transposed(writer: TfliteWriter, tensor: Tensor, order: Sequence[int]) -> Tensor:
-    """TRANSPOSE to this order of the axes; nothing where it is theirs already."""
+    """TRANSPOSE to this order of the axes; the tensor itself where that is its order."""
     if list(order) == list(range(len(tensor.shape))):
         return tensor
     shape = tuple(tensor.shape[i] for i in order)

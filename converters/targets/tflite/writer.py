@@ -1,4 +1,4 @@
-"""Builds one TFLite subgraph - tensors, operators, a signature, metadata - and writes its file."""
+"""Builds a TFLite model of one subgraph, with a signature and metadata, and writes its file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TYPES = {
     "bool": tflite.TensorType.BOOL,
 }
 
-# The options table of every operator that is used here.
+# The options table of every operator that the emitter uses.
 _OPTIONS = {
     "ABS": "AbsOptions",
     "ADD": "AddOptions",
@@ -127,7 +127,7 @@ class Tensor:
 class Quantisation:
     """What the integers of a tensor mean: value = scale * (integer - zero_point).
 
-    One scale, or one for each place of axis 0.
+    Either a single scale, or one for each index of axis 0.
     """
 
     scales: tuple[float, ...]
@@ -155,7 +155,7 @@ class _Reserved:
 
     @property
     def size(self) -> int:
-        """Bytes, as an array of bytes says it."""
+        """Bytes; the same as the size of an array of bytes."""
         return self.nbytes
 
 
@@ -168,10 +168,10 @@ class _TensorRecord:
 
 
 class TfliteWriter:
-    """Collects a graph operator by operator, then writes it as one flatbuffer.
+    """Collects the operators of a graph, then writes it as a flatbuffer.
 
-    Every operator is declared at version 1, the lowest: tflite-runtime 2.14 refuses a file that
-    asks for versions it does not know, and both runtimes look at types, not at versions.
+    Every operator is declared at version 1, the lowest: tflite-runtime 2.14 rejects a file that
+    requires versions it does not know, and both runtimes look at types, not at versions.
     """
 
     def __init__(self) -> None:
@@ -199,7 +199,7 @@ class TfliteWriter:
         self._outputs.append(tensor.index)
 
     def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike, name: str = "") -> Tensor:
-        """A constant, under `name` or a number; equal ones are stored once."""
+        """A constant; without a name it gets a number. Equal constants are stored once."""
         array = np.array(values, dtype=dtype, order="C")
         digest = hashlib.sha256(array.tobytes()).digest()
         key = (array.dtype.name, array.shape, digest)
@@ -216,14 +216,21 @@ class TfliteWriter:
         alignment: int = TABLE_ALIGNMENT,
         quantisation: Quantisation | None = None,
     ) -> Tensor:
-        """A constant under its own name, whose data starts at a multiple of `alignment`."""
+        """A named constant, which is never shared.
+
+        Args:
+            name: its name.
+            array: its values.
+            alignment: the data starts at a multiple of this in the file.
+            quantisation: what its integers mean.
+        """
         self._buffers.append((array, alignment))
         tensor = self._tensor(name, array.shape, array.dtype, len(self._buffers) - 1)
         self._tensors[tensor.index].quantisation = quantisation
         return tensor
 
     def reserve(self, name: str, shape: Shape, dtype: npt.DTypeLike) -> Tensor:
-        """A constant that is written after `write` has made the file, to where `offset` says."""
+        """A constant whose data the caller writes into the file, at `offset`, after `write`."""
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         self._buffers.append((_Reserved(nbytes), TABLE_ALIGNMENT))
         return self._tensor(name, shape, dtype, len(self._buffers) - 1)
@@ -232,7 +239,9 @@ class TfliteWriter:
         """Byte of the written file at which a reserved constant begins."""
         buffer, _ = self._buffers[self._tensors[tensor.index].buffer]
         if not isinstance(buffer, _Reserved):
-            raise TypeError("the tensor holds data already")
+            raise TypeError(
+                f"tensor {tensor.index} holds data; only reserved tensors have an offset"
+            )
         return self._size - buffer.from_end
 
     def op(
@@ -247,14 +256,14 @@ class TfliteWriter:
     ) -> Tensor:
         """Add an operator with one output of the given shape and dtype.
 
-        The same operator on the same inputs is added once: every operator here is a function.
+        The same operator on the same inputs is added once: operators have no side effects.
 
         Args:
             opcode: a name of the schema's BuiltinOperator.
             inputs: its input tensors.
             shape: the output's shape, FREE where unknown.
             dtype: the output's dtype.
-            first: dtype of an output of the same shape that stands before it and is not used.
+            first: dtype of an unused output of the same shape that precedes it.
             quantisation: what the output's integers mean.
             options: fields of the operator's options table, in the schema's snake case.
 
@@ -282,14 +291,14 @@ class TfliteWriter:
         return self.op("CAST", [tensor], tensor.shape, target, **types)
 
     def quantisation(self, tensor: Tensor) -> Quantisation:
-        """What the integers of a tensor mean; it must have been said."""
-        found = self._tensors[tensor.index].quantisation
-        if found is None:
+        """What the integers of a tensor mean; raises ValueError where that was not set."""
+        quantisation = self._tensors[tensor.index].quantisation
+        if quantisation is None:
             raise ValueError(f"tensor {tensor.index} has no quantisation")
-        return found
+        return quantisation
 
     def can_be_output(self, tensor: Tensor) -> bool:
-        """Whether `output` accepts a tensor: it is no input, no constant and no output yet."""
+        """Whether `output` accepts a tensor: not an input, a constant or an output already."""
         taken = tensor.index in (*self._inputs, *self._outputs)
         return not taken and not self._tensors[tensor.index].buffer
 
@@ -303,10 +312,10 @@ class TfliteWriter:
         total = sum(array.nbytes + alignment for array, alignment in payload)
         check_file_size(total)
         builder = flatbuffers.Builder(0)
-        # never has to grow; pages that nothing is written to take no memory
+        # large enough never to grow; pages that are not written take no memory
         builder.Bytes = mmap.mmap(-1, total + GRAPH_BYTES)
         builder.head = len(builder.Bytes)
-        # a flatbuffer grows towards its start: data written first ends up behind the graph
+        # a flatbuffer grows towards its start: data that is written first follows the graph
         buffers = [_buffer(builder, array, alignment) for array, alignment in payload]
         _finish_model(builder, self, buffers)
         whole = memoryview(builder.Bytes)
@@ -328,10 +337,10 @@ class TfliteWriter:
 
 
 def check_file_size(data_bytes: int) -> None:
-    """Check that so many bytes of tables and weights fit a TFLite file.
+    """Check that tables and weights of this size fit a TFLite file.
 
     Raises:
-        UnsupportedError: they do not.
+        UnsupportedError: they exceed its limit of 2 GB.
     """
     if data_bytes > MAX_BUFFER_BYTES:
         raise UnsupportedError(
@@ -342,6 +351,7 @@ def check_file_size(data_bytes: int) -> None:
 
 
 def _finish_model(builder: Any, graph: TfliteWriter, buffers: list[int]) -> None:
+    """Write the schema's Model around buffers that are written, at the offsets `buffers`."""
     opcodes = sorted({operator.opcode for operator in graph._operators})
     subgraph = _subgraph(builder, graph, opcodes)
     metadata = _table(
@@ -376,6 +386,7 @@ def _subgraph(builder: Any, graph: TfliteWriter, opcodes: list[str]) -> int:
 
 
 def _buffer(builder: Any, array: Array | _Reserved, alignment: int) -> int:
+    """Write the schema's Buffer; a reserved one is skipped over, and its place noted."""
     if not array.size:
         return _table(builder, "Buffer")
     if isinstance(array, _Reserved):
@@ -391,6 +402,7 @@ def _buffer(builder: Any, array: Array | _Reserved, alignment: int) -> int:
 
 
 def _tensor_table(builder: Any, record: _TensorRecord) -> int:
+    """Write the schema's Tensor; free sizes are 1 in its shape and -1 in its signature."""
     shape = record.tensor.shape
     fields: dict[str, Any] = {
         "Shape": _int32s(builder, [1 if size == FREE else size for size in shape]),
@@ -399,12 +411,13 @@ def _tensor_table(builder: Any, record: _TensorRecord) -> int:
         "Name": builder.CreateString(record.name),
         "HasRank": True,
     }
-    if (found := record.quantisation) is not None:
-        zeros = np.full(len(found.scales), found.zero_point, dtype=np.int64)
+    if (quantisation := record.quantisation) is not None:
+        scales = np.asarray(quantisation.scales, dtype=np.float32)
+        zeros = np.full(len(scales), quantisation.zero_point, dtype=np.int64)
         fields["Quantization"] = _table(
             builder,
             "QuantizationParameters",
-            Scale=int(builder.CreateNumpyVector(np.asarray(found.scales, dtype=np.float32))),
+            Scale=int(builder.CreateNumpyVector(scales)),
             ZeroPoint=int(builder.CreateNumpyVector(zeros)),
             QuantizedDimension=0,
         )
@@ -415,7 +428,7 @@ def _tensor_table(builder: Any, record: _TensorRecord) -> int:
 
 def _operator_code(builder: Any, opcode: str) -> int:
     code = getattr(tflite.BuiltinOperator, opcode)
-    # readers older than the int32 field look at the int8 one, capped at a placeholder
+    # readers older than the int32 field read the int8 field, which is capped at a placeholder
     return _table(
         builder,
         "OperatorCode",
@@ -457,7 +470,7 @@ def _signature(builder: Any, graph: TfliteWriter) -> int:
 
 
 def _table(builder: Any, table: str, **fields: Any) -> int:
-    """Write a table of the schema; vectors, strings and tables are given as their offsets."""
+    """Write a table of the schema; the values of vectors, strings and tables are their offsets."""
     getattr(tflite, f"{table}Start")(builder)
     for field, value in fields.items():
         getattr(tflite, f"{table}Add{field}")(builder, value)

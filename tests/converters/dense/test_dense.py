@@ -248,8 +248,8 @@ def test_a_row_scores_the_same_alone_and_among_others(converted, target):
     form, _, folder, _ = converted
     model = ondevice.load(folder / f"model.{target}")
     batch = ids(50, seed=5)
-    alone = [model.predict({k: v[i : i + 1] for k, v in batch.items()})[0] for i in range(50)]
-    difference = np.abs(model.predict(batch) - alone).max()
+    single = [model.predict({k: v[i : i + 1] for k, v in batch.items()})[0] for i in range(50)]
+    difference = np.abs(model.predict(batch) - single).max()
     if (form, target) == ("q8", "onnx"):
         assert 1e-6 < difference < 3e-3
     else:
@@ -399,3 +399,25 @@ def test_card_lists_the_layers(converted):
     assert f"| model.onnx | `mid` | 48 x 33 | {codec} | {kind} |" in card
     report = json.loads((folder / "model.report.json").read_text())
     assert report["dense"] == codec
+
+
+class TopLevelLinear(nn.Module):
+    """torch's exporter names the result of `linear` as its weights begin: "linear"."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.linear = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, item):
+        return torch.sigmoid(self.linear(self.table(item)).sum(-1))
+
+
+@pytest.mark.parametrize(("codec", "tolerance"), [("f16", 5e-4), ("q8", 2e-2)])
+def test_quantised_constants_do_not_collide_with_parameters(codec, tolerance, tmp_path):
+    module, items = TopLevelLinear().eval(), torch.arange(9)
+    convert(module, (items,), tmp_path, tables="f32", dense=codec, targets=("onnx",))
+    with torch.inference_mode():
+        expected = module(items).numpy()
+    scores = ondevice.load(tmp_path / "model.onnx").predict({"item": items.numpy()})
+    np.testing.assert_allclose(scores, expected, atol=tolerance)

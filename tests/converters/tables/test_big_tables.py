@@ -47,7 +47,7 @@ def plain(device="cpu"):
 
 
 def header(**tensors):
-    """A safetensors file up to its data, for float32 tensors of the given shapes."""
+    """A safetensors file up to its data, for float32 tensors of these shapes."""
     entries, position = {}, 0
     for name, shape in tensors.items():
         size = 4 * int(np.prod(shape, dtype=np.int64))
@@ -268,7 +268,7 @@ def test_tflite_beyond_2_gb_is_refused_before_the_table_is_read(tmp_path):
     started = time.process_time()
     with pytest.raises(UnsupportedError, match=r"limited to 2 GB .* leave this target out"):
         convert(module, (torch.arange(4),), tmp_path, weights=tmp_path / "w.safetensors")
-    assert time.process_time() - started < 10  # export alone; reading 9 GB takes longer
+    assert time.process_time() - started < 10  # only the export; reading 9 GB takes longer
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
 
 
@@ -339,7 +339,7 @@ def test_file_pages_are_given_back_and_come_again():
     command = [sys.executable, "-c", RELEASE]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     before, after, equal = map(int, result.stdout.split())
-    assert after < before - 20e6  # torch's libraries alone are some 70 MB
+    assert after < before - 20e6  # torch's libraries are some 70 MB
     assert equal
 
 

@@ -46,14 +46,14 @@ MULTIPLIER = 0x9E3779B97F4A7C15
 
 def code(dim: int = 8, **settings: Any) -> Lookup:
     """A binary-code lookup; settings of the table and of the specification mixed."""
-    own = {key: settings.pop(key) for key in list(settings) if key in Lookup.__dataclass_fields__}
+    table = {key: settings.pop(key) for key in list(settings) if key in Lookup.__dataclass_fields__}
     settings = {"code_bits": 24, "t": 6, **settings}
-    return Lookup(binary_code_spec(dim, **settings), **own)
+    return Lookup(binary_code_spec(dim, **settings), **table)
 
 
 def full(rows: int, dim: int = 8, **settings: Any) -> Lookup:
-    own = {key: settings.pop(key) for key in list(settings) if key in Lookup.__dataclass_fields__}
-    return Lookup(full_spec(rows, dim, **settings), **own)
+    table = {key: settings.pop(key) for key in list(settings) if key in Lookup.__dataclass_fields__}
+    return Lookup(full_spec(rows, dim, **settings), **table)
 
 
 CASES: dict[str, list[Lookup]] = {
@@ -336,8 +336,8 @@ def run_operator(
     engine = TfliteEngine(path)
     outputs = []
     for batch in (1, 2, 17):
-        given = {value.name: arrays[int(value.name[1:])][:batch] for value in inputs}
-        outputs.append(engine.run(given)["out"])
+        feeds = {value.name: arrays[int(value.name[1:])][:batch] for value in inputs}
+        outputs.append(engine.run(feeds)["out"])
     return outputs
 
 
@@ -517,9 +517,9 @@ def test_outputs_are_copies(tmp_path: Path) -> None:
     engine = TfliteEngine(emit(built, tmp_path))
     ids = make_ids(built, 2, seed=0)
     first = engine.run(ids)["vectors"]
-    kept = first.copy()
+    before = first.copy()
     engine.run({name: values + 1 for name, values in ids.items()})
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, before)
 
 
 def test_request_of_wrong_shape_is_rejected_and_the_engine_lives_on(tmp_path: Path) -> None:

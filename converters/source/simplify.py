@@ -96,10 +96,17 @@ def _fold_moved_weights(model: ir.Model) -> None:
 
 
 def _tables(graph: ir.Graph) -> set[ir.Value | None]:
-    """Values whose rows are looked up, and what they are computed of."""
+    """Constants whose rows are looked up, and what they are computed of."""
+    varying: set[ir.Value | None] = set(graph.inputs)
+    waiting: list[ir.Value | None] = []
+    for node in graph:
+        if node.op_type == "Gather" and node.inputs[0] not in varying:
+            waiting.append(node.inputs[0])
+        elif node.domain:  # lookups of this project
+            waiting += [value for value in node.inputs if value not in varying]
+        if any(value in varying for value in node.inputs):
+            varying.update(node.outputs)
     found: set[ir.Value | None] = set()
-    waiting = [node.inputs[0] for node in graph if node.op_type == "Gather" and not node.domain]
-    waiting += [value for node in graph if node.domain for value in node.inputs]
     while waiting:
         value = waiting.pop()
         if value is not None and value not in found:

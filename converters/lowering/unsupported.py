@@ -12,7 +12,7 @@ from ondevice.errors import UnsupportedError
 
 REASON = "ondevice.reason"  # metadata of a node: why it could not be rewritten
 
-_STEPS = "a fixed number of steps: name no free axis there"
+_STEPS = "a fixed number of steps (no free axis there), and weights that are parameters"
 _MASK = "a mask, which keeps every row's size: torch.where, or a product with (x != 0)"
 _PARTS = "torch.where with a mask, or torch.cat of the parts"
 _POOLS = "slices and torch.maximum or a mean, or amax or mean over the whole axis"

@@ -54,6 +54,13 @@ def _choose(graph: GraphBuilder, opcode: str, x: Tensor, yes: Tensor, no: Tensor
     return graph.writer.op("SELECT_V2", [test, yes, no], x.shape, x.dtype)
 
 
+def _abs(graph: GraphBuilder, node: ir.Node) -> Tensor:
+    x = graph.tensor(node.inputs[0])
+    if x.dtype == np.float32:
+        return _op(graph, "ABS", x)
+    return _op(graph, "MAXIMUM", x, _op(graph, "NEG", x))  # ABS takes no int64
+
+
 def _sign(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x = graph.tensor(node.inputs[0])
     positive = _choose(graph, "GREATER", x, _number(graph, 1, x), x)
@@ -273,7 +280,7 @@ def _top_k_indices(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 
 SELECTIONS: dict[str, Translate] = {
-    "Abs": _elementwise("ABS"),
+    "Abs": _abs,
     "And": _logical("LOGICAL_AND"),
     "ArgMax": _arg("ARG_MAX"),
     "ArgMin": _arg("ARG_MIN"),

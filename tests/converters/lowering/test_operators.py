@@ -220,6 +220,7 @@ FAMILIES = {
     ),
     "logic": unary(lambda x: ((x > 0) & (x < 1) | ~(x > -1)).float()),
     "where": unary(lambda x: torch.where(x > 0, x * 2, x[:, :1] - 1)),
+    "absolute_integers": lambda x, ids, m: (ids[:, :1] - ids).abs()[:, :, None] * x * 0.05,
     "cast": lambda x, ids, m: ids.float()[:, :, None] / 40 * x + (x * 3).long().float(),
     "slices": unary(lambda x: x[:, 1:4, ::2] + x[:, -3:, :3] + x[:, :3, 3:]),
     "split": unary(lambda x: torch.cat([p * i for i, p in enumerate(x.split([1, 3, 2], -1))], -1)),

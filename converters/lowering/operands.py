@@ -12,6 +12,8 @@ from ondevice.converters.lowering.symbolic_shapes import Size, integers, numbers
 from ondevice.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
+# An end of a slice that no axis reaches, not even the rows of a request: x[:, 1:10**9].
+TO_THE_END = 10**8
 _NUMBER_ATTRIBUTES = {
     "value_float": np.float32,
     "value_floats": np.float32,
@@ -114,3 +116,18 @@ def batch_norm_factors(node: ir.Node) -> tuple[Array, Array] | None:
     gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in parameters)
     scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
+def triangle_mask(node: ir.Node) -> Array:
+    """Which elements of its matrices a Trilu keeps, bool [rows, columns].
+
+    Raises:
+        UnsupportedError: a size of the matrices is free, or the diagonal is not constant.
+    """
+    rows, columns = shape_of(first_input(node))[-2:]
+    diagonal = optional_input(node, 1)
+    shift = 0 if diagonal is None else required_integers(diagonal)[0]
+    if isinstance(rows, str) or isinstance(columns, str):
+        raise UnsupportedError("a size of its matrices is free")
+    ones = np.ones((rows, columns), bool)
+    return np.triu(ones, shift) if node.attributes.get_int("upper", 1) else np.tril(ones, shift)

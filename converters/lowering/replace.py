@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ondevice.converters.graph import PackedModel
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs
+from ondevice.converters.lowering.operands import attribute_values, constant_array
 from ondevice.converters.lowering.rules.table import RULES
 from ondevice.converters.lowering.unsupported import REASON
 from ondevice.errors import UnsupportedError
+from ondevice.ops import OPERATORS, apply
+
+_MAX_FOLDED = 2**16  # elements of a constant that is larger than what it is computed of
 
 
 def replace_operators(packed: PackedModel) -> PackedModel:
@@ -34,8 +39,25 @@ def replace_operators(packed: PackedModel) -> PackedModel:
             continue  # the node stays, and the target names it
         if outputs is not None:
             _replace(graph, node, builder, outputs)
+    _fold_constants(graph)
     passes.RemoveUnusedNodesPass()(model)
     return packed
+
+
+def _fold_constants(graph: ir.Graph) -> None:
+    """Compute what no request changes, such as a norm of position vectors, for every target."""
+    for number, node in enumerate(list(graph)):
+        given = [value for value in node.inputs if value is not None]
+        arrays = [array for value in given if (array := constant_array(value)) is not None]
+        if not given or len(arrays) < len(given) or len(given) < len(node.inputs):
+            continue
+        if node.domain or node.op_type not in OPERATORS:
+            continue
+        result = np.asarray(apply(node.op_type, arrays, attribute_values(node)))
+        if result.size > max(_MAX_FOLDED, sum(array.size for array in arrays)):
+            continue
+        builder = NodeBuilder(graph, node, f"folded.{number}")
+        _replace(graph, node, builder, [builder.constant(result, result.dtype)])
 
 
 def _replace(graph: ir.Graph, node: ir.Node, builder: NodeBuilder, outputs: Outputs) -> None:

@@ -12,7 +12,7 @@ from ondevice.errors import UnsupportedError
 
 REASON = "ondevice.reason"  # metadata of a node: why it could not be rewritten
 
-_STEPS = "a fixed number of steps: name no free axis there"
+_STEPS = "a fixed number of steps (no free axis there), and weights that are parameters"
 _MASK = "a mask, which keeps every row's size: torch.where, or a product with (x != 0)"
 _PARTS = "torch.where with a mask, or torch.cat of the parts"
 _POOLS = "slices and torch.maximum or a mean, or amax or mean over the whole axis"
@@ -20,6 +20,7 @@ _LOOP = "a Python loop over a fixed number of steps; torch.where for a condition
 _BAGS = "a matrix of IDs [batch, bag], filled up with padding_idx, without offsets"
 _DRAWN = "numbers drawn once, in a buffer of the module"
 _COMPLEX = "its real and imaginary part as two tensors"
+_WAVES = "products with constant matrices of cosines and sines, kept in buffers of the module"
 _FIXED = "sizes and indices that do not depend on the values of a request"
 
 # What can stand in for an operator that is missing.
@@ -55,7 +56,8 @@ HINTS: dict[str, str] = {
         ),
         "torch.cat or torch.stack of a fixed number of tensors",
     ),
-    **dict.fromkeys(("DFT", "STFT", "ComplexMul", "ComplexMulConj"), _COMPLEX),
+    **dict.fromkeys(("ComplexMul", "ComplexMulConj"), _COMPLEX),
+    **dict.fromkeys(("DFT", "STFT"), _WAVES),
     **dict.fromkeys(("Range", "Reshape", "Expand", "ConstantOfShape", "Shape", "Size"), _FIXED),
     "Acosh": "torch.log(x + torch.sqrt(x * x - 1))",
     "Asinh": "torch.log(x + torch.sqrt(x * x + 1))",

@@ -7,7 +7,7 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 import torch
@@ -21,6 +21,7 @@ from ondevice.converters.source.arguments import (
     register_dataclasses,
 )
 from ondevice.converters.source.encoder_padding import encoder_padding
+from ondevice.converters.source.fixed_rows import numbers_of_rows
 from ondevice.converters.source.stand_ins import Evaluation, stand_ins
 from ondevice.errors import SpecError, UnsupportedError
 
@@ -36,11 +37,12 @@ def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Mod
         axes: names of free axes beside the batch, by input name and axis.
 
     Raises:
-        UnsupportedError: the module cannot be exported.
+        UnsupportedError: the module cannot be exported, or its graph is for the example's number
+            of rows only.
     """
-    shapes = arguments.dynamic_shapes(module, axes)
+    shapes, rows = arguments.dynamic_shapes(module, axes), len(arguments.tensors[0])
     try:
-        with evaluating(module), _quiet(), stand_ins(module):
+        with evaluating(module), _quiet(), stand_ins(module), numbers_of_rows(rows) as places:
             program = torch.onnx.export(
                 module,
                 # or a last dictionary would be taken for keyword arguments
@@ -57,17 +59,20 @@ def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Mod
         ) from error
     if program is None:
         raise UnsupportedError("torch.onnx.export returned nothing")
+    _check_free_rows(program.model.graph, rows, places)
     return program.model
 
 
-def check_free_rows(graph: ir.Graph, rows: int) -> None:
+def _check_free_rows(graph: ir.Graph, rows: int, places: Sequence[str]) -> None:
     """Raise UnsupportedError if the graph is for the example's number of rows only."""
     fixed = [value.name for value in graph.inputs if _has_fixed_rows(value)]
     if fixed:
         raise UnsupportedError(
             f"the module's graph is for the {rows} rows of the example only "
             f"(input {', '.join(map(str, fixed))}): it turns the number of rows into a Python "
-            "number; use -1, or tensor operations such as expand, in its place"
+            f"number{' at ' + ' and '.join(places) if places else ''}, as len(x), int(x.shape[0]), "
+            "range(x.size(0)) or a comparison does; x.shape[0] and x.size(0) as sizes, -1, or "
+            "tensor operations such as expand keep it free"
         )
 
 

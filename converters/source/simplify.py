@@ -42,6 +42,9 @@ _RULES = (
     common.one_reshape_matmul_reshape_rule,
     common.two_reshapes_matmul_reshape_rule,
 )
+# Operators whose result has no more elements than their inputs together.
+_MOVES = ("Cast", "Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_ANY_SIZE = 2**62  # elements
 _ROUNDS = 2  # folding makes room for rewriting, and the other way round
 
 
@@ -50,8 +53,10 @@ def simplify(model: ir.Model) -> ir.Model:
     model = model.clone()
     with _quiet():
         optimizer.inline(model)
+        passes.CommonSubexpressionEliminationPass()(model)  # a weight of many steps is moved once
         for _ in range(_ROUNDS):
             optimizer.fold_constants(model, onnx_shape_inference=True)
+            _fold_moved_weights(model)
             _settle_squeezes(model)
             _fold_splits(model)
             rewriter.rewrite(model, _RULES)
@@ -82,6 +87,50 @@ def _tidied(model: ir.Model) -> ir.Model:
     ):
         cleaning(model)
     return model
+
+
+def _fold_moved_weights(model: ir.Model) -> None:
+    """Transposed, cut and joined weights as constants, of any size; never what a lookup reads.
+
+    onnxscript folds small constants only. torch's exporter joins the gates of recurrent layers in
+    ONNX's order, and transposes the weight that several layers share.
+    """
+    tables = _tables(model.graph)
+
+    def is_moved_weight(node: ir.Node) -> bool:
+        return (
+            node.op_type in _MOVES
+            and not node.domain
+            and not tables.intersection((*node.inputs, *node.outputs))
+        )
+
+    optimizer.fold_constants(
+        model,
+        input_size_limit=_ANY_SIZE,
+        output_size_limit=_ANY_SIZE,
+        should_fold=is_moved_weight,
+    )
+
+
+def _tables(graph: ir.Graph) -> set[ir.Value | None]:
+    """Constants whose rows are looked up, and what they are computed of."""
+    varying: set[ir.Value | None] = set(graph.inputs)
+    waiting: list[ir.Value | None] = []
+    for node in graph:
+        if node.op_type == "Gather" and node.inputs[0] not in varying:
+            waiting.append(node.inputs[0])
+        elif node.domain:  # lookups of this project
+            waiting += [value for value in node.inputs if value not in varying]
+        if any(value in varying for value in node.inputs):
+            varying.update(node.outputs)
+    found: set[ir.Value | None] = set()
+    while waiting:
+        value = waiting.pop()
+        if value is not None and value not in found:
+            found.add(value)
+            producer = value.producer()
+            waiting += () if producer is None else producer.inputs
+    return found
 
 
 def _fold_splits(model: ir.Model) -> None:

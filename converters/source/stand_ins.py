@@ -151,7 +151,12 @@ class _StandIns(TorchFunctionMode):
             None,
         )
         axes = mask.dim()
-        if places is None or input.dim() < axes or options:
+        if places is None:
+            raise UnsupportedError(
+                "masked_select by a mask that is no buffer of the module; keep a constant mask in "
+                "a buffer (register_buffer), or select by indices such as torch.tril_indices"
+            )
+        if input.dim() < axes or options:
             return NotImplemented
         if tuple(input.shape[input.dim() - axes :]) != tuple(mask.shape):
             return NotImplemented

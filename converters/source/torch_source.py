@@ -19,7 +19,6 @@ from ondevice.converters.pipeline import capture, cleaned
 from ondevice.converters.source.arguments import Arguments, DynamicAxes, arguments_of
 from ondevice.converters.source.export import (
     cause,
-    check_free_rows,
     evaluating,
     export,
     output_names,
@@ -127,12 +126,7 @@ class TorchSource:
         return export(self._module, self._arguments, self._axes)
 
     def named(self, model: ir.Model) -> ir.Model:
-        """A cleaned graph whose inputs and outputs have the names of this source.
-
-        Raises:
-            UnsupportedError: the graph is for the example's number of rows only.
-        """
-        check_free_rows(model.graph, len(self._arguments.tensors[0]))
+        """A cleaned graph whose inputs and outputs have the names of this source."""
         return name_values(model, self.names, self.outputs)
 
     def table_origins(self, exported: ir.Model) -> dict[str, str]:

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from zoo import field_networks, matrix_networks, sequence_networks
+from zoo import (
+    field_networks,
+    matrix_networks,
+    next_item_networks,
+    sequence_networks,
+    tabular_networks,
+)
 from zoo.click_log import Log, make_log
 
 import ondevice
@@ -20,7 +26,13 @@ from ondevice.converters.tables.packed_table import PackedTable, pack_table
 from ondevice.converters.tables.table_source import ArrayTable
 from ondevice.converters.verify.report import ConversionReport
 
-NETWORKS = (*matrix_networks.NETWORKS, *field_networks.NETWORKS, *sequence_networks.NETWORKS)
+NETWORKS = (
+    *matrix_networks.NETWORKS,
+    *field_networks.NETWORKS,
+    *tabular_networks.NETWORKS,
+    *sequence_networks.NETWORKS,
+    *next_item_networks.NETWORKS,
+)
 ENGINES = {
     "native": ("odm", "native"),
     "numpy": ("odm", "numpy"),

@@ -1,4 +1,4 @@
-"""Thirty-odd click networks, written the ways public libraries write them, in every target."""
+"""Some fifty click networks, written the ways public libraries write them, in every target."""
 
 import shutil
 import warnings

@@ -47,6 +47,18 @@ class Rewrite:
         free = [i for i, size in enumerate(value.shape) if not isinstance(size, int)]
         return free[0] if len(free) == 1 and str(value.shape[free[0]]) == self.batch else -1
 
+    def layout_like(self, node: ir.Node) -> Layout | None:
+        """The layout of the value whose shape an Expand takes; None where it is the original."""
+        shape = node.inputs[1].producer() if node.inputs[1] is not None else None
+        if node.op_type != "Expand" or shape is None or shape.op_type != "Shape":
+            return None
+        source, rank = shape.inputs[0], len(node.outputs[0].shape or ())
+        if source is None or len(source.shape or ()) != rank:
+            return None
+        is_whole = shape.attributes.get_int("start", 0) == 0
+        is_whole = is_whole and shape.attributes.get_int("end", rank) >= rank
+        return self.layouts.get(source) if is_whole else None
+
     def layout_of(self, value: ir.Value | None) -> Layout:
         """The layout of a value; one whose batch is a later axis is transposed.
 

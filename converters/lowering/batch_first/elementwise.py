@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +20,18 @@ from ondevice.converters.lowering.batch_first.layout import (
     reshaped,
 )
 from ondevice.converters.lowering.batch_first.regroup import with_common_axes
-from ondevice.converters.lowering.operands import attribute_values, constant_array
+from ondevice.converters.lowering.operands import attribute_values, constant_array, triangle_mask
 from ondevice.converters.lowering.symbolic_shapes import Size
+from ondevice.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
 AxisKey = tuple[int, int]  # an axis of the original, and the number of a part of it
 
 UNARY = {
-    "Abs", "Cast", "Celu", "Ceil", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
-    "HardSigmoid", "HardSwish", "Identity", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not",
-    "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt",
-    "Swish", "Tanh",
+    "Abs", "Acos", "Asin", "Atan", "Cast", "Celu", "Ceil", "Clip", "Cos", "Cosh", "Dropout", "Elu",
+    "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsNaN", "LeakyRelu",
+    "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin",
+    "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh",
 }  # fmt: skip
 ELEMENTWISE = {
     "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min",
@@ -78,7 +79,7 @@ def combined(
         for i, layout in layouts.items()
     }
     layouts = with_common_axes(rewrite.builder, layouts, rank)
-    size_of = _result_axes(layouts)
+    size_of = _result_axes(layouts, constants.values(), rank)
     keys = list(size_of)
     inputs: list[ir.Value | None] = []
     for i in range(len(operands)):
@@ -116,13 +117,23 @@ def _sorted_operands(
     return layouts, constants
 
 
-def _result_axes(layouts: Mapping[int, Layout]) -> dict[AxisKey, Size]:
-    """Every axis of the result with its size: those of the operand with most axes come first."""
+def _result_axes(
+    layouts: Mapping[int, Layout], constants: Iterable[Array], rank: int
+) -> dict[AxisKey, Size]:
+    """Every axis of the result with its size: those of the operand with most axes come first.
+
+    An axis that only constants have, the others being of size 1 there, comes last.
+    """
     main = max(layouts, key=lambda i: len(layouts[i].sizes))
     size_of: dict[AxisKey, Size] = {}
     for layout in (layouts[main], *layouts.values()):
         for i, size in enumerate(layout.sizes):
             size_of.setdefault(layout.key(i), size)
+    present = {axis for axis, _ in size_of}
+    for array in constants:
+        for axis, size in enumerate(array.shape, rank - array.ndim):
+            if size > 1 and axis not in present:
+                size_of[axis, 0] = size
     return size_of
 
 
@@ -162,7 +173,25 @@ def _aligned_constant(array: Array, size_of: Mapping[AxisKey, Size], rank: int) 
     return array.reshape(shape).transpose([order.index(key) for key in size_of])
 
 
+def _triangle(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
+    """A selection by a mask over the last two axes of the original.
+
+    Raises:
+        LayoutError: a size of the matrices, or the diagonal, is not known.
+    """
+    try:
+        mask = triangle_mask(node)
+    except UnsupportedError as error:
+        raise LayoutError from error
+    x, dtype = rewrite.layout_of(node.inputs[0]), node.outputs[0].dtype
+    if dtype == ir.DataType.BOOL:
+        return [combined(rewrite, "And", [x, mask], dtype)]
+    zero = np.zeros((), np.float32 if dtype in (ir.DataType.FLOAT, None) else np.int64)
+    return [combined(rewrite, "Where", [mask, x, zero], dtype)]
+
+
 RULES: dict[str, LayoutRule] = {
     **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(ELEMENTWISE, _elementwise),
+    "Trilu": _triangle,
 }

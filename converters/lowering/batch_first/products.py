@@ -20,7 +20,7 @@ from ondevice.converters.lowering.batch_first.layout import (
 )
 from ondevice.converters.lowering.batch_first.regroup import with_common_axes
 from ondevice.converters.lowering.einsum import einsum_terms
-from ondevice.converters.lowering.operands import constant_array, optional_input, rank_of
+from ondevice.converters.lowering.operands import constant_array, optional_input, rank_of, shape_of
 from ondevice.converters.lowering.symbolic_shapes import Size
 from ondevice.errors import UnsupportedError
 
@@ -28,11 +28,32 @@ from ondevice.errors import UnsupportedError
 def _matmul(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
     left, right = node.inputs
     matrix = constant_array(right)
-    if matrix is None:
+    if matrix is not None and matrix.ndim == 2:
+        return [_times_constant(rewrite, rewrite.layout_of(left), right, matrix.shape[1])]
+    if matrix is None and constant_array(left) is None:
         return [_product(rewrite, rewrite.layout_of(left), rewrite.layout_of(right))]
-    if matrix.ndim != 2:
+    return [_by_letters(rewrite, node)]
+
+
+def _by_letters(rewrite: Rewrite, node: ir.Node) -> Layout:
+    """A product with a constant that has a matrix for each of some axes, as an Einsum.
+
+    Raises:
+        LayoutError: an operand is a vector, or an axis of size 1 is repeated.
+    """
+    ranks = [rank_of(value) for value in node.inputs]
+    if min(ranks) < 2:
         raise LayoutError
-    return [_times_constant(rewrite, rewrite.layout_of(left), right, matrix.shape[1])]
+    leading = string.ascii_lowercase[: max(ranks) - 2]
+    terms = [leading[len(leading) - rank + 2 :] for rank in ranks]
+    letters = [f"{terms[0]}yz", f"{terms[1]}zx"]
+    sizes: dict[str, set[Size]] = {}
+    for term, value in zip(letters, node.inputs, strict=True):
+        for letter, size in zip(term, shape_of(value), strict=True):
+            sizes.setdefault(letter, set()).add(size)
+    if any(len(found) > 1 for found in sizes.values()):
+        raise LayoutError
+    return _in_letters(rewrite, node, letters, f"{leading}yx")
 
 
 def _gemm(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
@@ -103,7 +124,11 @@ def _einsum(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
         LayoutError: the batch is not one letter of all operands that vary and of the result, an
             axis is cut in several ways, or a constant has an axis that is cut.
     """
-    letters, out = _equation(node)
+    return [_in_letters(rewrite, node, *_equation(node))]
+
+
+def _in_letters(rewrite: Rewrite, node: ir.Node, letters: list[str], out: str) -> Layout:
+    """The Einsum of a node's operands: `letters` has those of their originals' axes."""
     unused = (c for c in string.ascii_letters if c not in "".join([*letters, out]))
     parts: dict[str, str] = {}  # for every letter, the letters of its parts
     terms: list[str] = []
@@ -133,7 +158,7 @@ def _einsum(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
     dtype = node.outputs[0].dtype
     product = rewrite.builder.typed_op("Einsum", values, sizes, dtype, equation=equation)
     groups = tuple(tuple(order.index(c) for c in parts.get(letter, letter)) for letter in out)
-    return [Layout(product, sizes, groups)]
+    return Layout(product, sizes, groups)
 
 
 def _equation(node: ir.Node) -> tuple[list[str], str]:

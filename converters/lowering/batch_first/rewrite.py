@@ -31,7 +31,7 @@ from ondevice.converters.lowering.rule_tables import joined
 RULES = joined(
     elementwise.RULES, normalisation.RULES, products.RULES, selection.RULES, shapes.RULES
 )
-_FILLING = ("ConstantOfShape", "Expand")
+_MOVING_ROWS = ("ConstantOfShape", "Einsum", "Expand", "MatMul")
 
 
 def batch_first(packed: PackedModel) -> PackedModel:
@@ -75,11 +75,13 @@ class _Pass:
             return True
         if node.op_type in RULES and any(rewrite.batch_axis(value) > 0 for value in node.inputs):
             return True  # what a recurrent layer returns
-        if node.op_type in _FILLING and rewrite.batch_axis(node.outputs[0]) > 0:
-            return True  # a recurrent layer's first state
+        if node.op_type in _MOVING_ROWS and rewrite.batch_axis(node.outputs[0]) > 0:
+            return True  # a recurrent layer's first state, or experts in front of the rows
+        if node.op_type == "Expand" and rewrite.layout_like(node) is not None:
+            return True
         if node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 0:
             return all(rewrite.original_layout(value) is not None for value in node.inputs)
-        if node.op_type not in ("Transpose", "Reshape", "Unsqueeze") or node.domain:
+        if node.op_type not in ("Reshape", "Tile", "Transpose", "Unsqueeze") or node.domain:
             return False
         x, shape = rewrite.original_layout(node.inputs[0]), node.outputs[0].shape
         return x is not None and shape is not None and str([*shape, ""][0]) != rewrite.batch

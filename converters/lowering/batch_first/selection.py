@@ -15,8 +15,9 @@ from ondevice.converters.lowering.batch_first.layout import (
     known_size,
     permuted,
     reshaped,
+    with_unit_axis,
 )
-from ondevice.converters.lowering.operands import constant_array, constant_integers
+from ondevice.converters.lowering.operands import TO_THE_END, constant_array, constant_integers
 from ondevice.converters.lowering.symbolic_shapes import integers
 
 
@@ -34,8 +35,12 @@ def _slice(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
     steps = operands[3] if len(operands) > 3 else [1] * len(starts)
     sizes, bounds = list(x.sizes), []
     for start, stop, axis, step in zip(starts, stops, axes, steps, strict=True):
-        if (start, step) == (0, 1) and stop >= 2**31 - 1:
+        if (start, step) == (0, 1) and stop >= TO_THE_END:
             continue
+        if not x.groups[axis % x.rank]:
+            x = with_unit_axis(rewrite.builder, x, axis % x.rank)
+            sizes.insert(1, 1)
+            bounds = [(a, b, i + 1, c) for a, b, i, c in bounds]
         value_axis = x.single_axis(axis % x.rank)
         size = known_size(sizes[value_axis])
         sizes[value_axis] = len(range(*slice(start, stop, step).indices(size)))
@@ -53,6 +58,8 @@ def _gather(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
     if places is None or places.ndim > 1:
         raise LayoutError
     axis = node.attributes.get_int("axis", 0) % x.rank
+    if not x.groups[axis]:
+        x = with_unit_axis(rewrite.builder, x, axis)
     value_axis = x.single_axis(axis)
     sizes = (*x.sizes[:value_axis], *places.shape, *x.sizes[value_axis + 1 :])
     inputs = [x.value, rewrite.builder.constant(places, np.int64)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +19,11 @@ from ondevice.converters.lowering.batch_first.layout import (
     permuted,
     reshaped,
     with_unit_axis,
+    without_unit_axes,
 )
 from ondevice.converters.lowering.batch_first.regroup import regrouped
 from ondevice.converters.lowering.free_sizes import request_rows
-from ondevice.converters.lowering.operands import constant_array, fill_value
+from ondevice.converters.lowering.operands import constant_array, fill_value, rank_of
 from ondevice.converters.lowering.symbolic_shapes import Size, integers
 
 Array = npt.NDArray[Any]
@@ -137,14 +138,53 @@ def _arranged_like(rewrite: Rewrite, layout: Layout, model: Layout) -> Layout:
 
 
 def _expand(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
+    """A constant that is filled in for every row, or a value whose axes of size 1 grow.
+
+    Raises:
+        LayoutError: a size of the result is not known, or the batch is repeated.
+    """
     x, shape = node.inputs[0], node.outputs[0].shape
     if (array := constant_array(x)) is not None:
+        like = rewrite.layout_like(node)
+        if like is not None and array.size == 1:
+            return [_filled_like(rewrite, like, array)]
         return [_filled(rewrite, node, array)]
-    if x is None or x.shape is None or shape is None:
+    if shape is None:
         raise LayoutError
-    if [str(size) for size in x.shape] != [str(size) for size in shape]:
+    layout = without_unit_axes(rewrite.builder, rewrite.layout_of(x), rank_of(x))
+    target: list[Size] = [size if isinstance(size, int) else str(size) for size in shape]
+    layout = replace(layout, groups=((),) * (len(target) - layout.rank) + layout.groups)
+    grown = {
+        axis: known_size(size)
+        for axis, size in enumerate(target)
+        if not layout.groups[axis] and size != 1
+    }
+    return [_repeated(rewrite, layout, grown)]
+
+
+def _tile(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
+    """Repeats of whole axes; those of the batch are the outer part of its axis.
+
+    Raises:
+        LayoutError: a number of repeats is not known.
+    """
+    repeats = integers(node.inputs[1])
+    if repeats is None:
         raise LayoutError
-    return [rewrite.layout_of(x)]
+    times = {axis: known_size(count) for axis, count in enumerate(repeats) if count != 1}
+    return [_repeated(rewrite, rewrite.layout_of(node.inputs[0]), times)]
+
+
+def _repeated(rewrite: Rewrite, layout: Layout, times: Mapping[int, int]) -> Layout:
+    """A layout with axes of the original repeated as a whole, by their number of times."""
+    if not times:
+        return layout
+    for axis in times:
+        layout = with_unit_axis(rewrite.builder, layout, axis)
+    sizes = (layout.sizes[0], *reversed(times.values()), *layout.sizes[1 + len(times) :])
+    target = rewrite.builder.ints(1, *(known_size(size) for size in sizes[1:]))
+    out = rewrite.builder.typed_op("Expand", [layout.value, target], sizes, layout.value.dtype)
+    return replace(layout, value=out, sizes=sizes)
 
 
 def _constant_of_shape(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
@@ -171,12 +211,22 @@ def _filled(rewrite: Rewrite, node: ir.Node, array: Array) -> Layout:
     return Layout(out, tuple(sizes), tuple((order.index(i),) for i in range(len(shape))))
 
 
+def _filled_like(rewrite: Rewrite, like: Layout, array: Array) -> Layout:
+    """A number in the layout of another value, as of `torch.zeros_like`."""
+    sizes = [known_size(size) for size in like.sizes[1:]]
+    row = rewrite.builder.constant(np.full([1, *sizes], array.item()), array.dtype)
+    inputs = [row, request_rows(rewrite.builder)]
+    out = rewrite.builder.typed_op("ExpandRows", inputs, like.sizes, row.dtype)
+    return replace(like, value=out)
+
+
 RULES: dict[str, LayoutRule] = {
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
 from ondevice.converters.lowering.einsum import einsum_terms
-from ondevice.converters.lowering.free_sizes import reshape_target
+from ondevice.converters.lowering.free_sizes import is_batch, reshape_target
 from ondevice.converters.lowering.operands import (
     constant_array,
     optional_input,
@@ -96,26 +96,32 @@ def _contracted(
     Raises:
         UnsupportedError: without shared axes, a free axis of the result is on the right.
     """
+    if not any(is_batch(builder, sizes[c]) for c in first[1]):  # whose rows come first
+        first, second = second, first
     (x, a), (y, b) = first, second
     a, b = ("".join(c for c in term if c in other + out) for term, other in ((a, b), (b, a)))
     x, y = (
         _sum_to(builder, value, term, letters)
         for (value, term), letters in ((first, a), (second, b))
     )
-    shared = [c for c in out if c in a and c in b]
+    # the rows stay in front
+    batch = [c for c in a if is_batch(builder, sizes[c])]
+    rows = [c for c in batch if c not in b and c in out]
+    shared = sorted((c for c in out if c in a and c in b), key=lambda c: c not in batch)
     summed = [c for c in a if c in b and c not in out]
-    left = [c for c in out if c in a and c not in b]
+    left = [c for c in out if c in a and c not in b and (not shared or c not in rows)]
     right = [c for c in out if c in b and c not in a]
-    x = _transposed(builder, x, a, [*shared, *left, *summed])
-    y = _transposed(builder, y, b, [*shared, *summed, *right])
     if not shared and any(isinstance(sizes[c], str) for c in right):
         raise UnsupportedError("only its right operand has the rows of the request")
+    outer = [*rows, *shared] if shared else []
+    x = _transposed(builder, x, a, [*outer, *left, *summed])
+    y = _transposed(builder, y, b, [*shared, *summed, *right])
     # without a shared axis the left ones stay as they are: rows must not join another axis
     left_groups = [left] if shared else [[c] for c in left]
-    x = _merged(builder, x, [sizes[c] for c in shared], [*left_groups, summed], sizes)
+    x = _merged(builder, x, [sizes[c] for c in outer], [*left_groups, summed], sizes)
     y = _merged(builder, y, [sizes[c] for c in shared], [summed, right], sizes)
     product = builder.op("MatMul", x, y)
-    order = [*shared, *left, *right]
+    order = [*outer, *left, *right]
     target = reshape_target(builder, [sizes[c] for c in order])
     product = builder.op("Reshape", product, target)
     return _transposed(builder, product, "".join(order), list(out))

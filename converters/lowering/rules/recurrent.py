@@ -102,8 +102,10 @@ def _directions(node: ir.Node) -> tuple[list[_Direction], int]:
     attributes = node.attributes
     weights, recurrence, biases = (constant_array(optional_input(node, i)) for i in (1, 2, 3))
     steps, hidden = shape_of(first_input(node))[0], attributes.get_int("hidden_size", 0)
-    if weights is None or recurrence is None or isinstance(steps, str):
-        raise UnsupportedError("it needs a fixed number of steps and constant weights")
+    if isinstance(steps, str):
+        raise UnsupportedError(f"its number of steps is free ({steps})")
+    if weights is None or recurrence is None:
+        raise UnsupportedError("its weights are not constant")
     count = weights.shape[0]
     activations = attributes.get_strings("activations", []) if "activations" in attributes else []
     is_default = list(activations) in ([], _ACTIVATIONS[node.op_type] * count)

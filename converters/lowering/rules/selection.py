@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
 from ondevice.converters.lowering.operands import (
+    TO_THE_END,
     constant_array,
     constant_integers,
     first_input,
@@ -24,11 +25,18 @@ from ondevice.converters.lowering.transposes import (
 from ondevice.errors import UnsupportedError
 
 # Operators that only convert, move or repeat the elements of their input.
+_LARGEST = 2**63 - 1  # ONNX's own way to write "to the end"
 _REPEATING = {"Cast", "Expand", "ExpandRows", "Identity", "Reshape", "Unsqueeze"}
 
 
 def _slice(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    return fold_integers(builder, node) or _reversed_slice(builder, node)
+    if folded := fold_integers(builder, node) or _reversed_slice(builder, node):
+        return folded
+    ends = required_integers(node.inputs[2])
+    if not any(TO_THE_END <= end < _LARGEST for end in ends):
+        return None
+    plain = builder.ints(*(_LARGEST if end >= TO_THE_END else end for end in ends))
+    return [builder.op("Slice", *node.inputs[:2], plain, *node.inputs[3:])]
 
 
 def _reversed_slice(builder: NodeBuilder, node: ir.Node) -> Outputs | None:

@@ -14,6 +14,7 @@ from ondevice.converters.lowering.operands import (
     rank_of,
     required_integers,
     shape_of,
+    triangle_mask,
 )
 from ondevice.errors import UnsupportedError
 
@@ -107,16 +108,12 @@ def _pad(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 def _triangle(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     """A selection by a mask, not a product with it, so that infinities outside vanish."""
-    rows, columns = shape_of(first_input(node))[-2:]
-    diagonal = optional_input(node, 1)
-    shift = 0 if diagonal is None else required_integers(diagonal)[0]
-    if isinstance(rows, str) or isinstance(columns, str):
-        raise UnsupportedError("a size of its matrices is free")
-    upper = node.attributes.get_int("upper", 1)
-    ones = np.ones((rows, columns), bool)
-    mask = builder.constant(np.triu(ones, shift) if upper else np.tril(ones, shift), np.bool_)
-    dtype = np.float32 if node.outputs[0].dtype in (ir.DataType.FLOAT, None) else np.int64
-    return [builder.op("Where", mask, first_input(node), builder.constant(0, dtype))]
+    mask = builder.constant(triangle_mask(node), np.bool_)
+    dtype = node.outputs[0].dtype
+    if dtype == ir.DataType.BOOL:
+        return [builder.op("And", first_input(node), mask)]
+    zero = builder.constant(0, np.float32 if dtype in (ir.DataType.FLOAT, None) else np.int64)
+    return [builder.op("Where", mask, first_input(node), zero)]
 
 
 def _diagonal(builder: NodeBuilder, node: ir.Node) -> Outputs | None:

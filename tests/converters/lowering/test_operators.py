@@ -75,6 +75,138 @@ def heads(x, join):
     return torch.cat(list(whole), 2)
 
 
+def recurrent(kind, hidden, layers=1, batch_first=True, initial=False, **options):
+    """A recurrent layer of ordinary width: all its outputs and its last states."""
+    layer = kind(DIM, hidden, layers, batch_first=batch_first, **options)
+    states = layers * (2 if layer.bidirectional else 1)
+
+    def function(x, ids, m):
+        start = (x[:, 0].sum(-1) * 0.3).reshape(1, -1, 1).repeat(states, 1, hidden)
+        state = ((start, start * 0.5) if kind is nn.LSTM else start) if initial else None
+        out, last = m["r"](x if batch_first else x.transpose(0, 1), state)
+        last = last[0] if kind is nn.LSTM else last
+        out = out if batch_first else out.transpose(0, 1)
+        return out[:, -1] * 0.2 + out[:, 0] * 0.1 + last[-1].repeat(1, out.shape[2] // hidden) * 0.1
+
+    return function, {"r": layer}
+
+
+def causal(x):
+    """Attention that sees earlier steps only, in the ways that users write the mask."""
+    steps, scores = x.shape[1], x @ x.mT
+    later = torch.triu(torch.ones(steps, steps, dtype=torch.bool), diagonal=1)
+    order = torch.arange(steps)
+    masked = [
+        scores.masked_fill(later, -1e9),
+        scores.masked_fill(torch.ones(steps, steps).tril() == 0, float("-inf")),
+        scores.masked_fill(order[None, :] > order[:, None], torch.finfo(x.dtype).min),
+        scores + nn.Transformer.generate_square_subsequent_mask(steps),
+    ]
+    return sum(torch.softmax(one, -1) @ x * (i + 1) for i, one in enumerate(masked))
+
+
+def seen(x, ids, m):
+    """A mask of padding, made triangular: of booleans, numbers and integers."""
+    mask = (ids % 3 != 0)[:, None, :].expand(-1, x.shape[1], -1)
+    scores = x @ x.mT + torch.where(torch.tril(mask), 0.0, -1e4)
+    later = torch.triu(mask, 1).float() - torch.tril(mask.logical_not(), -1).float() * 0.5
+    counts = torch.tril(ids[:, :, None] * ids[:, None, :], 1) + torch.triu(
+        ids[:, None, :] + 0 * mask
+    )
+    return torch.softmax(scores, -1) @ x + (later.sum(-1) + counts.sum(-1) * 1e-3)[:, :, None] * 0.1
+
+
+def scaled_attention(x, ids, m):
+    """torch's own attention, causal or with a mask of booleans."""
+    heads = x.view(x.size(0), x.size(1), 2, 3).transpose(1, 2)
+    known = (ids != 0)[:, None, None, :] & torch.ones(STEPS, STEPS, dtype=torch.bool).tril()
+    known = known | torch.eye(STEPS, dtype=torch.bool)
+    attend = nn.functional.scaled_dot_product_attention
+    both = attend(heads, heads, heads, is_causal=True) + attend(heads, heads, heads, known) * 2
+    return attend(x, x, x, is_causal=True) + both.transpose(1, 2).reshape(x.shape)
+
+
+def masked_heads(batch_first):
+    """Multi-head attention with a mask of steps, one of padding, and one for every head."""
+
+    def function(x, ids, m):
+        x = x if batch_first else x.transpose(0, 1)
+        later = torch.triu(torch.ones(STEPS, STEPS, dtype=torch.bool), 1)
+        padding = (ids == 41) | ((ids % 4 == 0) & (torch.arange(STEPS) > 0))
+        first = m["a"](x, x, x, attn_mask=later, key_padding_mask=padding)[0]
+        each = torch.tril((ids != 41)[:, None, :].expand(-1, STEPS, -1)).logical_not()
+        second = m["a"](x, x, x, attn_mask=each.repeat_interleave(2, 0), need_weights=False)[0]
+        out = first + second * 2
+        return out if batch_first else out.transpose(0, 1)
+
+    return function, {"a": nn.MultiheadAttention(DIM, 2, batch_first=batch_first)}
+
+
+def causal_encoder(x, ids, m):
+    """Two encoder layers, steps first and rows first, with torch's causal mask."""
+    mask = nn.Transformer.generate_square_subsequent_mask(x.size(1))
+    x = m["rows"](x, src_mask=mask, is_causal=True)
+    return m["steps"](x.transpose(0, 1), src_mask=mask).transpose(0, 1)
+
+
+class FeatureWeights(nn.Module):
+    """Weights of their own for every feature [5, 6, 4], and a table of positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(STEPS, DIM, 4) * 0.3)
+        self.square = nn.Parameter(torch.randn(STEPS, DIM, DIM) * 0.3)
+        self.wide = nn.Parameter(torch.randn(DIM, 3000) * 0.1)
+        self.positions = nn.Embedding(STEPS, DIM)
+        self.norm = nn.LayerNorm(DIM)
+
+
+def per_feature(x, ids, m):
+    w = m["f"].weight
+    front = x.transpose(0, 1)
+    return (
+        (front @ w).transpose(0, 1)
+        + torch.einsum("bfd,fde->bfe", x, w) * 2
+        + torch.einsum("fde,bfd->fbe", w, x).permute(1, 0, 2) * 3
+        + torch.baddbmm(w[:, :1], front, w).transpose(0, 1)
+        + (x.unsqueeze(2) @ w).squeeze(2)
+    )
+
+
+def experts(x, ids, m):
+    """One vector through several matrices, whose axis comes first in the result."""
+    w = m["f"].square
+    first = torch.matmul(x[:, 0], w).sum(0)
+    second = torch.einsum("bd,edo->ebo", x[:, 1], w)[2]
+    return first + second + torch.einsum("bd,edo->beo", x[:, 2], w).amax(1)
+
+
+def positions(x, ids, m):
+    """Position vectors, which have no rows, in the ways that users add them."""
+    p = m["f"].positions
+    steps = torch.arange(x.size(1))
+    x = x + p.weight.unsqueeze(0) + p(steps) * 0.5 + p(steps.unsqueeze(0).expand_as(ids)) * 2
+    x = x + torch.relu(m["f"].norm(p(steps))) @ m["f"].square[0]
+    front = x.transpose(0, 1) + p.weight.unsqueeze(1)
+    first = p.weight[:1].unsqueeze(0).expand(x.shape[0], -1, -1)
+    return torch.cat([first, front.transpose(0, 1), p.weight[1:2].repeat(x.size(0), 1, 1)], 1)
+
+
+def shared_weights(x, ids, m):
+    """A wide matrix that two products read, cut and transposed."""
+    w = m["f"].wide
+    halves = torch.cat([w[:, 1500:], w[:, :1500]], 1)
+    return x @ w @ w.t() * 0.1 + x[:, :1] @ halves @ halves.t() * 0.1
+
+
+def sizes_as_numbers(x, ids, m):
+    """The number of rows as a size, which stays free."""
+    rows, steps = x.shape[0], x.size(1)
+    flat = x.view(rows, -1) + torch.zeros(rows, steps * DIM)
+    wide = flat.unsqueeze(1).repeat(1, 2, 1).expand(rows, 2, steps * DIM)
+    return wide.sum(1) + torch.ones(x.size(0), 1) * flat[torch.arange(rows), ids[:, 0] % DIM, None]
+
+
 FAMILIES = {
     "arithmetic": unary(lambda x: (x + 1) * (x - 2) / (x.abs() + 1) + x**2 - (x.abs() + 1) ** 1.7),
     "roots": unary(lambda x: x.abs().sqrt() + (x.abs() + 0.1).log() + (-x).exp() + 1 / (x + 9)),
@@ -88,6 +220,7 @@ FAMILIES = {
     ),
     "logic": unary(lambda x: ((x > 0) & (x < 1) | ~(x > -1)).float()),
     "where": unary(lambda x: torch.where(x > 0, x * 2, x[:, :1] - 1)),
+    "absolute_integers": lambda x, ids, m: (ids[:, :1] - ids).abs()[:, :, None] * x * 0.05,
     "cast": lambda x, ids, m: ids.float()[:, :, None] / 40 * x + (x * 3).long().float(),
     "slices": unary(lambda x: x[:, 1:4, ::2] + x[:, -3:, :3] + x[:, :3, 3:]),
     "split": unary(lambda x: torch.cat([p * i for i, p in enumerate(x.split([1, 3, 2], -1))], -1)),
@@ -150,6 +283,34 @@ FAMILIES = {
     "lstm_two_ways": (
         lambda x, ids, m: m["g"](x)[0],
         {"g": nn.LSTM(DIM, 4, 2, batch_first=True, bidirectional=True)},
+    ),
+    "gru_wide": recurrent(nn.GRU, 128, 2, batch_first=False, initial=True),
+    "gru_wide_two_ways": recurrent(nn.GRU, 96, bidirectional=True),
+    "lstm_wide": recurrent(nn.LSTM, 128, 2, batch_first=False, initial=True),
+    "lstm_widest": recurrent(nn.LSTM, 256, bidirectional=True),
+    "rnn_wide": recurrent(nn.RNN, 128, 2, batch_first=False, initial=True),
+    "rnn_relu_two_ways": recurrent(nn.RNN, 96, 2, bidirectional=True, nonlinearity="relu"),
+    "causal": unary(causal),
+    "seen": seen,
+    "scaled_attention": scaled_attention,
+    "masked_heads": masked_heads(batch_first=True),
+    "masked_heads_steps_first": masked_heads(batch_first=False),
+    "causal_encoder": (
+        causal_encoder,
+        {
+            "rows": nn.TransformerEncoderLayer(DIM, 2, 8, batch_first=True, norm_first=True),
+            "steps": nn.TransformerEncoderLayer(DIM, 2, 8),
+        },
+    ),
+    "per_feature": (per_feature, {"f": FeatureWeights()}),
+    "experts": (experts, {"f": FeatureWeights()}),
+    "positions": (positions, {"f": FeatureWeights()}),
+    "shared_weights": (shared_weights, {"f": FeatureWeights()}),
+    "sizes_as_numbers": sizes_as_numbers,
+    "slices_to_the_end": unary(
+        lambda x: x[:, 1 : 10**9, ::2][:, :-1]
+        + x.transpose(0, 1)[-3:].transpose(0, 1)[..., :3]
+        + x[:, : 10**9][:, -3 : 10**12, 3:]
     ),
     "rnn": (lambda x, ids, m: m["g"](x)[0], {"g": nn.RNN(DIM, 4, batch_first=True)}),
     "decoder": (

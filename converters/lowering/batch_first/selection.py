@@ -33,7 +33,8 @@ def _slice(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
     starts, stops = operands[:2]
     axes = operands[2] if len(operands) > 2 else list(range(len(starts)))
     steps = operands[3] if len(operands) > 3 else [1] * len(starts)
-    sizes, bounds = list(x.sizes), []
+    sizes = list(x.sizes)
+    bounds: list[tuple[int, int, int, int]] = []
     for start, stop, axis, step in zip(starts, stops, axes, steps, strict=True):
         if (start, step) == (0, 1) and stop >= TO_THE_END:
             continue

@@ -26,14 +26,15 @@ def _slice(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
     x = rewrite.layout_of(node.inputs[0])
     operands: list[list[int]] = []
     for value in node.inputs[1:]:
-        sizes = integers(value)
-        if sizes is None:
+        given = integers(value)
+        if given is None:
             raise LayoutError
-        operands.append([known_size(size) for size in sizes])
+        operands.append([known_size(size) for size in given])
     starts, stops = operands[:2]
     axes = operands[2] if len(operands) > 2 else list(range(len(starts)))
     steps = operands[3] if len(operands) > 3 else [1] * len(starts)
-    sizes, bounds = list(x.sizes), []
+    sizes = list(x.sizes)
+    bounds: list[tuple[int, int, int, int]] = []
     for start, stop, axis, step in zip(starts, stops, axes, steps, strict=True):
         if (start, step) == (0, 1) and stop >= TO_THE_END:
             continue

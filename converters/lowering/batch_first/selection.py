@@ -26,10 +26,10 @@ def _slice(rewrite: Rewrite, node: ir.Node) -> list[Layout]:
     x = rewrite.layout_of(node.inputs[0])
     operands: list[list[int]] = []
     for value in node.inputs[1:]:
-        sizes = integers(value)
-        if sizes is None:
+        given = integers(value)
+        if given is None:
             raise LayoutError
-        operands.append([known_size(size) for size in sizes])
+        operands.append([known_size(size) for size in given])
     starts, stops = operands[:2]
     axes = operands[2] if len(operands) > 2 else list(range(len(starts)))
     steps = operands[3] if len(operands) > 3 else [1] * len(starts)

@@ -181,7 +181,7 @@ def _repeated(rewrite: Rewrite, layout: Layout, times: Mapping[int, int]) -> Lay
         return layout
     for axis in times:
         layout = with_unit_axis(rewrite.builder, layout, axis)
-    sizes = (layout.sizes[0], *reversed(list(times.values())), *layout.sizes[1 + len(times) :])
+    sizes = (layout.sizes[0], *list(times.values())[::-1], *layout.sizes[1 + len(times) :])
     target = rewrite.builder.ints(1, *(known_size(size) for size in sizes[1:]))
     out = rewrite.builder.typed_op("Expand", [layout.value, target], sizes, layout.value.dtype)
     return replace(layout, value=out, sizes=sizes)

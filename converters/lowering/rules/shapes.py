@@ -141,12 +141,23 @@ def _range(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
         raise UnsupportedError("with a free size only 0, 1, 2, ... is possible")
     if is_batch(builder, stop[0]):
         raise UnsupportedError("the numbers of the rows can only be used to select from each row")
-    ones = builder.op("Expand", builder.ints(1), sizes_at_run_time(builder, stop))
-    counts = builder.op("CumSum", ones, builder.constant(0, np.int64), exclusive=1)
+    counts = counted(builder, stop[0])
     dtype = node.outputs[0].dtype
     return [
         counts if dtype in (ir.DataType.INT64, None) else builder.op("Cast", counts, to=int(dtype))
     ]
+
+
+def counted(builder: NodeBuilder, size: Size) -> ir.Value:
+    """0, 1, 2, ... below a size, int64 [size]; a free one is read from the input that has it.
+
+    Raises:
+        UnsupportedError: a free size that no input has.
+    """
+    if isinstance(size, int):
+        return builder.constant(np.arange(size), np.int64)
+    ones = builder.op("Expand", builder.ints(1), sizes_at_run_time(builder, [size]))
+    return builder.op("CumSum", ones, builder.constant(0, np.int64), exclusive=1)
 
 
 def _uncast(value: ir.Value | None) -> ir.Value | None:

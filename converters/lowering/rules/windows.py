@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
+from ondevice.converters.lowering.free_sizes import is_batch
 from ondevice.converters.lowering.operands import (
     first_input,
     optional_input,
@@ -16,6 +18,8 @@ from ondevice.converters.lowering.operands import (
     shape_of,
     triangle_mask,
 )
+from ondevice.converters.lowering.rules.shapes import counted
+from ondevice.converters.lowering.symbolic_shapes import Size
 from ondevice.errors import UnsupportedError
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -108,12 +112,32 @@ def _pad(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 
 def _triangle(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     """A selection by a mask, not a product with it, so that infinities outside vanish."""
-    mask = builder.constant(triangle_mask(node), np.bool_)
+    x, sizes = first_input(node), shape_of(first_input(node))[-2:]
+    if any(isinstance(size, str) for size in sizes):
+        mask = _free_triangle(builder, node, sizes)
+    else:
+        mask = builder.constant(triangle_mask(node), np.bool_)
     dtype = node.outputs[0].dtype
     if dtype == ir.DataType.BOOL:
-        return [builder.op("And", first_input(node), mask)]
+        return [builder.op("And", x, mask)]
     zero = builder.constant(0, np.float32 if dtype in (ir.DataType.FLOAT, None) else np.int64)
-    return [builder.op("Where", mask, first_input(node), zero)]
+    return [builder.op("Where", mask, x, zero)]
+
+
+def _free_triangle(builder: NodeBuilder, node: ir.Node, sizes: Sequence[Size]) -> ir.Value:
+    """The same mask where a size is free: a comparison of the numbers of rows and columns.
+
+    Raises:
+        UnsupportedError: a matrix of the request's rows, or a diagonal that is not constant.
+    """
+    if any(is_batch(builder, size) for size in sizes):
+        raise UnsupportedError("its matrices are of the request's rows")
+    diagonal = optional_input(node, 1)
+    shift = 0 if diagonal is None else required_integers(diagonal)[0]
+    rows, columns = (counted(builder, size) for size in sizes)
+    rows = builder.op("Add", builder.op("Unsqueeze", rows, builder.ints(1)), builder.ints(shift))
+    kind = "GreaterOrEqual" if node.attributes.get_int("upper", 1) else "LessOrEqual"
+    return builder.op(kind, builder.op("Unsqueeze", columns, builder.ints(0)), rows)
 
 
 def _diagonal(builder: NodeBuilder, node: ir.Node) -> Outputs | None:

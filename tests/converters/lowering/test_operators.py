@@ -408,3 +408,33 @@ def test_the_page_says_which_operators_the_c_engine_lacks():
     compiled = set(re.findall(rows, source.read_text(), re.MULTILINE))
     assert set(OPERATORS) - compiled == set(NUMPY_ONLY)
     assert compiled - set(OPERATORS) == {"Lookup", "Dense"}
+
+
+class FreeLength(nn.Module):
+    """Causal attention over a history of any length, its mask a triangle of that size."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.table = nn.Embedding(40, DIM)
+
+    def forward(self, ids):
+        x, steps = self.table(ids), ids.size(1)
+        seen = torch.ones(steps, steps).tril() != 0
+        later = torch.triu(x @ x.mT, diagonal=1)
+        scores = (x @ x.mT + later).masked_fill(~seen, -1e9)
+        return torch.sigmoid((torch.softmax(scores, -1) @ x)[:, -3:].mean((1, 2)))
+
+
+def test_a_triangle_of_a_free_size(tmp_path):
+    module = FreeLength().eval()
+    ids = torch.randint(0, 40, (7, STEPS), generator=torch.Generator().manual_seed(1))
+    convert(module, (ids,), tmp_path, tables="f32", dynamic_axes={"ids": {1: "steps"}})
+    for steps in (STEPS, 3, 11):
+        trial = np.random.default_rng(steps).integers(0, 40, (9, steps))
+        with torch.inference_mode():
+            expected = module(torch.from_numpy(trial)).numpy()
+        for target, engine in (("odm", "numpy"), ("onnx", "onnx"), ("tflite", "tflite")):
+            model = ondevice.load(tmp_path / f"model.{target}", engine=engine)
+            got = model.predict({"ids": trial})
+            np.testing.assert_allclose(got, expected, atol=1e-5, rtol=0, err_msg=target)

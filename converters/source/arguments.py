@@ -1,4 +1,4 @@
-"""The arguments of a module as named inputs: tensors found in tuples, lists and dictionaries."""
+"""The arguments of a module as named inputs: the tensors in tuples, lists and dictionaries."""
 
 from __future__ import annotations
 
@@ -97,23 +97,23 @@ def arguments_of(module: nn.Module, example_inputs: Any, axes: DynamicAxes) -> A
     register_dataclasses(example_inputs)
     args, kwargs = pytree.tree_map(_separate, _normal(module, example_inputs))
     parameters = _parameter_names(module, len(args))
-    found: list[tuple[str, str, torch.Tensor]] = []
+    named: list[tuple[str, str, torch.Tensor]] = []
     leaves, _ = pytree.tree_flatten_with_path((args, kwargs))
     for path, leaf in leaves:
         if isinstance(leaf, torch.Tensor):
             short, whole = _name(path[1:], parameters)
-            found.append((short, whole, leaf))
-    if not found:
+            named.append((short, whole, leaf))
+    if not named:
         raise SpecError("the example inputs hold no tensor")
-    shorts = [short for short, _, _ in found]
-    names = tuple(whole if shorts.count(short) > 1 else short for short, whole, _ in found)
-    tensors = tuple(leaf for _, _, leaf in found)
+    short_names = [short for short, _, _ in named]
+    names = tuple(whole if short_names.count(short) > 1 else short for short, whole, _ in named)
+    tensors = tuple(leaf for _, _, leaf in named)
     _check(names, tensors, axes)
     return Arguments(args, kwargs, names, tensors)
 
 
 def _separate(leaf: Any) -> Any:
-    """A tensor of its own: the exporter takes one tensor for two inputs for one input."""
+    """A copy of a tensor: the exporter merges inputs that are the same tensor object."""
     return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
 
 
@@ -188,11 +188,16 @@ def _name(path: Sequence[Any], parameters: Sequence[str]) -> tuple[str, str]:
 
 
 def _check(names: Sequence[str], tensors: Sequence[torch.Tensor], axes: DynamicAxes) -> None:
+    """Raise SpecError unless tensors, names and free axes describe the inputs of a model.
+
+    Tensors are [batch, ...] of real numbers with one batch size of at least 2; names are unique;
+    free axes belong to inputs, and none is the batch.
+    """
     for name, tensor in zip(names, tensors, strict=True):
         if tensor.ndim < 1:
             raise SpecError(f"example input {name!r}: expected a tensor [batch, ...], got a scalar")
         if tensor.is_complex():
-            raise SpecError(f"example input {name!r}: complex numbers")
+            raise SpecError(f"example input {name!r}: expected real numbers, got {tensor.dtype}")
     batches = {tensor.shape[0] for tensor in tensors}
     if len(batches) != 1 or min(batches) < 2:
         sizes = ", ".join(
@@ -202,7 +207,7 @@ def _check(names: Sequence[str], tensors: Sequence[torch.Tensor], axes: DynamicA
             f"example inputs need one batch size, their first axis, of at least 2; got {sizes}"
         )
     if len(set(names)) != len(names):
-        raise SpecError(f"input names are not unique: {', '.join(names)}")
+        raise SpecError(f"expected unique input names, got {', '.join(names)}")
     for name, named in axes.items():
         if name not in names:
             raise SpecError(f"dynamic axes of {name!r}; the inputs are {', '.join(names)}")

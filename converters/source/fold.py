@@ -92,15 +92,15 @@ def evaluate(
 
 def origins(graph: ir.Graph) -> dict[str, str]:
     """By the name of every value computed from constants, the largest initializer among them."""
-    found: dict[ir.Value, ir.Value] = {item: item for item in graph.initializers.values()}
+    origin: dict[ir.Value, ir.Value] = {item: item for item in graph.initializers.values()}
     for node in graph:
         read = [value for value in node.inputs if value is not None]
-        if node.op_type != "Constant" and (not read or any(item not in found for item in read)):
+        if node.op_type != "Constant" and (not read or any(item not in origin for item in read)):
             continue
-        largest = max((found[item] for item in read), key=_size, default=None)
+        largest = max((origin[item] for item in read), key=_size, default=None)
         for value in node.outputs:
-            found[value] = value if largest is None else largest
-    return {str(value.name): str(origin.name) for value, origin in found.items()}
+            origin[value] = value if largest is None else largest
+    return {str(value.name): str(source.name) for value, source in origin.items()}
 
 
 def _size(value: ir.Value) -> int:

@@ -40,7 +40,7 @@ class GraphReference:
         self._float: _Session | None = None
         self._stored: tuple[object, _Session] | None = None
 
-    def check(self, values: Mapping[str, Array], own: Mapping[str, FloatArray]) -> None:
+    def check(self, values: Mapping[str, Array], outputs: Mapping[str, FloatArray]) -> None:
         """Compare the graph, with the source's tables, with the source's outputs for a request.
 
         Raises:
@@ -49,9 +49,9 @@ class GraphReference:
         """
         if self._float is None:
             self._float = _Session(self._captured, self._captured.tables)
-        for (name, right), found in zip(own.items(), self._float.run(values), strict=True):
+        for (name, right), computed in zip(outputs.items(), self._float.run(values), strict=True):
             finite = np.isfinite(right)  # rows of other scores are left out of the comparison
-            apart = largest_difference(found[finite], right[finite])
+            apart = largest_difference(computed[finite], right[finite])
             if not apart <= TOLERANCE:  # also catches NaN
                 raise ParityError(
                     f"simplified, output {name!r} differs by {apart:.3g}, before anything is "
@@ -61,24 +61,24 @@ class GraphReference:
     def __call__(
         self,
         values: Mapping[str, Array],
-        own: Mapping[str, FloatArray],
+        outputs: Mapping[str, FloatArray],
         tables: Mapping[str, PackedTable],
     ) -> dict[str, FloatArray]:
         """Outputs by name with these tables.
 
         Args:
             values: a request.
-            own: the source's outputs for it, in the graph's order.
+            outputs: the source's outputs for it, in the graph's order.
             tables: by name.
 
         Raises:
             ParityError: with the source's tables the graph gives other outputs than the source.
         """
-        self.check(values, own)
+        self.check(values, outputs)
         if self._stored is None or self._stored[0] is not tables:
             stored = {name: _Stored(table) for name, table in tables.items()}
             self._stored = (tables, _Session(self._captured, stored))
-        return dict(zip(own, self._stored[1].run(values), strict=True))
+        return dict(zip(outputs, self._stored[1].run(values), strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ class _Session:
         """The outputs in order. Raises SpecError when ONNX Runtime refuses the request."""
         names = {item.name for item in self._session.get_inputs()}
         try:
-            found = self._session.run(None, {name: values[name] for name in names})
+            outputs = self._session.run(None, {name: values[name] for name in names})
         except Exception as error:  # onnxruntime has no public base class for its errors
             raise SpecError(
                 f"the graph refuses a request: {' '.join(str(error).split())}"
             ) from error
-        return [np.asarray(array, np.float32) for array in found]
+        return [np.asarray(array, np.float32) for array in outputs]

@@ -55,10 +55,11 @@ def _carried(dtype: ir.DataType | None) -> ir.DataType | None:
 
 
 def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
-    """Make the outputs float32 values with names of their own."""
+    """Make the outputs distinct float32 values with these names."""
     if len(names) != len(graph.outputs):
         raise UnsupportedError(
-            f"the module returns {len(names)} tensors, its exported graph {len(graph.outputs)}"
+            f"expected an exported graph of {len(names)} outputs, as the module has; got "
+            f"{len(graph.outputs)}"
         )
     for place, value in enumerate(list(graph.outputs)):
         other = value.dtype not in (ir.DataType.FLOAT, None)

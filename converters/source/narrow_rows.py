@@ -1,6 +1,6 @@
 """Tables of 8 and 16 bits whose rows a graph turns into float32 become float32 tables.
 
-Files store tables in codecs of their own, and a lookup reads a float32 table.
+Files store tables in their codecs, and a lookup reads a float32 table.
 """
 
 from __future__ import annotations
@@ -58,29 +58,29 @@ def widen_rows(model: ir.Model) -> ir.Model:
     rows: dict[ir.Value, _Rows] = {}
     wide: dict[ir.Node, _Rows] = {}  # results that nothing continues row by row, so far
     for node in list(graph):
-        found = _gathered(node) or _computed(node, rows, graph.opset_imports)
-        if found is None:
+        gathered = _gathered(node) or _computed(node, rows, graph.opset_imports)
+        if gathered is None:
             continue
         value = node.outputs[0]
         for read in node.inputs:
             producer = None if read is None else read.producer()
             if read is not None and producer is not None and read in rows and rows[read].narrow:
                 wide.pop(producer, None)
-        if found.narrow and found.array.dtype == np.float32:
-            wide[node] = found
+        if gathered.narrow and gathered.array.dtype == np.float32:
+            wide[node] = gathered
             if len(value.uses()) != 1 or value.is_graph_output():
-                found = replace(found, narrow=False)  # a table: what reads it is the network
-        rows[value] = found
-    for node, found in wide.items():
-        _gather_wide(graph, node, found)
+                gathered = replace(gathered, narrow=False)  # a table: what reads it is the network
+        rows[value] = gathered
+    for node, gathered in wide.items():
+        _gather_wide(graph, node, gathered)
     passes.RemoveUnusedNodesPass()(model)
     return model
 
 
-def _gather_wide(graph: ir.Graph, node: ir.Node, found: _Rows) -> None:
+def _gather_wide(graph: ir.Graph, node: ir.Node, rows: _Rows) -> None:
     """Put a gather of float32 rows in the place of the last node that widens them."""
-    table = constant(graph, f"{found.name}{WIDENED}", found.array)
-    gather = ir.node("Gather", [table, found.ids], attributes={"axis": 0}, name=node.name)
+    table = constant(graph, f"{rows.name}{WIDENED}", rows.array)
+    gather = ir.node("Gather", [table, rows.ids], attributes={"axis": 0}, name=node.name)
     gather.metadata_props.update(node.metadata_props)
     gather.outputs[0].shape, gather.outputs[0].dtype = node.outputs[0].shape, ir.DataType.FLOAT
     ir.convenience.replace_nodes_and_values(
@@ -101,9 +101,9 @@ def _gathered(node: ir.Node) -> _Rows | None:
 def _computed(
     node: ir.Node, rows: Mapping[ir.Value, _Rows], opsets: Mapping[str, int]
 ) -> _Rows | None:
-    """The rows of a node's result, where it computes each ID's part from that ID's rows alone.
+    """The rows of a node's result, where it computes each ID's part from only that ID's rows.
 
-    Arithmetic on float32 rows only is left to the network.
+    The network keeps arithmetic on float32 rows only.
     """
     read = [rows[value] for value in node.inputs if value is not None and value in rows]
     if node.domain or not read or any(item.ids is not read[0].ids for item in read):

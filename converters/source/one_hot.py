@@ -28,7 +28,7 @@ class OneHot:
 
 
 def one_hot_ids(value: ir.Value | None) -> OneHot | None:
-    """The IDs whose one-hot vectors a value holds; None where it holds anything else.
+    """The IDs whose one-hot vectors a value holds; None where it holds something else.
 
     `torch.nn.functional.one_hot` exports to a comparison that is cast to int64; it refuses IDs out
     of range, which its graph no longer does.
@@ -39,9 +39,9 @@ def one_hot_ids(value: ir.Value | None) -> OneHot | None:
     if node.op_type == "Identity":
         return one_hot_ids(node.inputs[0])
     if node.op_type == "Cast":
-        found = one_hot_ids(node.inputs[0])
+        vectors = one_hot_ids(node.inputs[0])
         refused = node.attributes.get_int("to", 0) == int(ir.DataType.INT64)
-        return replace(found, zero_beyond=False) if found is not None and refused else found
+        return replace(vectors, zero_beyond=False) if vectors is not None and refused else vectors
     if node.op_type == "Where" and _is_filled(node.inputs[1], 1) and _is_filled(node.inputs[2], 0):
         return one_hot_ids(node.inputs[0])
     if node.op_type == "Equal":
@@ -67,7 +67,7 @@ def _compared(ids: ir.Value | None, places: ir.Value | None) -> OneHot | None:
 
 
 def _operator(node: ir.Node) -> OneHot | None:
-    """ONNX's operator along the last axis; it counts a negative ID from the end: it is refused."""
+    """ONNX's operator along the last axis; a negative ID counts from the end: it is refused."""
     ids, depth, values = node.inputs
     if ids is None or ids.shape is None or depth is None or values is None:
         return None

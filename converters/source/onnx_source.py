@@ -1,4 +1,4 @@
-"""What is converted, where it is an .onnx file: a model from elsewhere, run in ONNX Runtime."""
+"""An .onnx file as the source of a conversion, run in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXAMPLE_STEPS = 4  # of a free axis beside the batch
 
 
 class OnnxSource:
-    """An .onnx file: its graph, and its own answers in ONNX Runtime."""
+    """An .onnx file: its graph, and its outputs in ONNX Runtime."""
 
     kind = "onnx"
 
@@ -97,21 +97,26 @@ class OnnxSource:
             SpecError: ONNX Runtime refuses the values, or a lookup does: an ID below 0, which
                 ONNX counts from a table's end, is out of range here.
         """
-        own = self._run(values)
+        outputs = self._run(values)
         if tables is None:
-            self._reference.check(values, own)
-            return own
-        return self._reference(values, own, tables)
+            self._reference.check(values, outputs)
+            return outputs
+        return self._reference(values, outputs, tables)
 
     def _run(self, values: Mapping[str, Array]) -> dict[str, FloatArray]:
-        """The file's own outputs."""
+        """Outputs of the file as it is, float32 [rows, ...] by name.
+
+        Raises:
+            SpecError: ONNX Runtime refuses the values.
+            UnsupportedError: an output has no row for every row of the request.
+        """
         given = {name: values[name].astype(self._types[name]) for name in self.names}
         try:
-            found = self._original.run(None, given)
+            results = self._original.run(None, given)
         except Exception as error:  # onnxruntime has no public base class for its errors
             raise SpecError(f"{self._path}: {' '.join(str(error).split())}") from error
         rows = len(next(iter(values.values())))
-        arrays = [np.asarray(array, np.float32) for array in found]
+        arrays = [np.asarray(array, np.float32) for array in results]
         for name, array in zip(self.outputs, arrays, strict=True):
             if array.shape[:1] != (rows,):
                 raise UnsupportedError(
@@ -199,19 +204,19 @@ def _read(path: Path) -> ir.Model:
             f"{path}: cannot be read as ONNX of opset {OPSET}: {' '.join(str(error).split())}"
         ) from error
     graph = model.graph
-    for value in [one for one in graph.inputs if one.name in graph.initializers]:
+    for value in [item for item in graph.inputs if item.name in graph.initializers]:
         graph.inputs.remove(value)  # old files list initializers among the inputs
     for value in graph.inputs:
         if value.shape is None or len(value.shape) < 1:
             raise UnsupportedError(f"{path}: input {value.name!r} has no known shape [batch, ...]")
         if isinstance(value.shape[0], int):
             raise UnsupportedError(
-                f"{path}: input {value.name!r} is for {value.shape[0]} rows alone; export it with "
+                f"{path}: input {value.name!r} takes only {value.shape[0]} rows; export it with "
                 "a free first axis"
             )
         value.shape = ir.Shape([BATCH, *list(value.shape)[1:]])
-    for value in (*graph.outputs, *(one for node in graph for one in node.outputs)):
-        value.shape = None  # of another batch, perhaps
+    for value in (*graph.outputs, *(output for node in graph for output in node.outputs)):
+        value.shape = None  # it may be that of a fixed batch
     if not graph.inputs:
         raise UnsupportedError(f"{path}: it takes no inputs")
     passes.ShapeInferencePass()(model)
@@ -220,7 +225,7 @@ def _read(path: Path) -> ir.Model:
 
 def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
     """Raise UnsupportedError if an input or output of a file is no tensor of numbers."""
-    makers = {name: node.op_type for node in graph.node for name in node.output}
+    producers = {name: node.op_type for node in graph.node for name in node.output}
     for kind, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             form = value.type.WhichOneof("value")
@@ -231,7 +236,7 @@ def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
             if form in ("tensor_type", None) and not text:
                 continue
             what = "a tensor of strings" if text else _form(value.type)
-            maker = f", made by {makers[value.name]}" if value.name in makers else ""
+            producer = f", made by {producers[value.name]}" if value.name in producers else ""
             hint = (
                 "; export the model without it (skl2onnx: options={'zipmap': False}), or make the "
                 "tensor of numbers before it the output"
@@ -239,8 +244,8 @@ def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
                 else "; give numbers or IDs in its place"
             )
             raise UnsupportedError(
-                f"{path}: {kind} {value.name!r} is {what}{maker}, and model files take and return "
-                f"tensors of numbers{hint}"
+                f"{path}: {kind} {value.name!r} is {what}{producer}, and model files take and "
+                f"return tensors of numbers{hint}"
             )
 
 
@@ -274,4 +279,4 @@ def _numpy_type(name: str) -> np.dtype[Any]:
     try:
         return np.dtype(kinds.get(inner, inner))
     except TypeError as error:
-        raise UnsupportedError(f"an input of type {name}") from error
+        raise UnsupportedError(f"expected inputs of numbers, got type {name}") from error

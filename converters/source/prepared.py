@@ -101,7 +101,7 @@ def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
         if isinstance(value, dict):  # parameters, buffers, hooks
             state[key] = value.copy()
     state["_compiled_call_impl"] = None  # of module.compile()
-    state["_buffers"] = {name: _own(buffer) for name, buffer in module._buffers.items()}
+    state["_buffers"] = {name: _copied_if_small(buffer) for name, buffer in module._buffers.items()}
     state["_modules"] = {
         name: None if part is None else _copied(part, copies)
         for name, part in module._modules.items()
@@ -110,7 +110,7 @@ def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     return copied  # type: ignore[no-any-return]
 
 
-def _own(buffer: torch.Tensor | None) -> torch.Tensor | None:
+def _copied_if_small(buffer: torch.Tensor | None) -> torch.Tensor | None:
     small = buffer is not None and buffer.nbytes <= MAX_COPIED_BUFFER and not buffer.is_meta
     return buffer.clone() if small and buffer is not None else buffer
 
@@ -121,7 +121,7 @@ def _settle_parametrizations(part: nn.Module) -> None:
         return
     parametrized: Any = part.parametrizations
     values = {name: getattr(part, name) for name in parametrized}
-    part.__class__ = type(part).__mro__[1]  # parametrizing made a class of the plain one
+    part.__class__ = type(part).__mro__[1]  # parametrizing derives a class from the plain one
     del part._modules["parametrizations"]
     for name, value in values.items():
         part._parameters[name] = nn.Parameter(value.detach(), requires_grad=False)

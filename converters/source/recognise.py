@@ -1,6 +1,6 @@
 """Recognises embedding lookups in a graph: each becomes one `ondevice::Lookup` node.
 
-A lookup is whatever yields, for every ID of the request, that ID's row of a float32 constant:
+A lookup yields, for every ID of the request, that ID's row of a float32 constant:
 Gather on any axis, GatherND, GatherElements with one ID a row, and a one-hot vector times a matrix.
 """
 
@@ -38,7 +38,7 @@ from ondevice.spec import LookupSpec, full_spec
 
 Array = npt.NDArray[Any]
 
-REPORTED_BYTES = 4096  # a constant below is no table that anybody would miss
+REPORTED_BYTES = 4096  # smaller constants are not worth a report
 _SELECTING = ("Gather", "GatherND", "GatherElements")
 
 
@@ -72,12 +72,12 @@ def recognise_lookups(model: ir.Model, origins: Mapping[str, str] | None = None)
     """A model whose reads of embedding tables are `ondevice::Lookup` nodes.
 
     IDs of a recognised lookup have no out-of-vocabulary row, so an ID out of range is an error in
-    every engine, but where the graph has zeros for it.
+    every engine, except where the graph has zeros for it.
 
     Args:
         model: the graph, its constant parts folded; it is not changed.
         origins: names of parameters by the names of the constants that come from them: a table is
-            called as its parameter is.
+            named like its parameter.
     """
     model = model.clone()
     graph = model.graph
@@ -263,7 +263,7 @@ def _source_name(table: ir.Value) -> str:
 
 
 def _name_tables(graph: ir.Graph, origins: Mapping[str, str]) -> None:
-    """Call tables as the parameters are called that they come from, as far as names are free."""
+    """Give tables the names of the parameters that they come from, as far as those are free."""
     taken = {str(value.name) for value in graph.inputs}
     taken |= {str(value.name) for node in graph for value in node.outputs}
     for node in graph:
@@ -281,12 +281,14 @@ def _name_tables(graph: ir.Graph, origins: Mapping[str, str]) -> None:
 
 
 def _request_dependent(graph: ir.Graph) -> set[ir.Value | None]:
-    """Values that depend on what the inputs hold, not on their shapes alone."""
-    found: set[ir.Value | None] = set(graph.inputs)
+    """Values that depend on what the inputs hold, not only on their shapes."""
+    dependent: set[ir.Value | None] = set(graph.inputs)
     for node in graph:
-        if node.op_type not in ("Shape", "Size") and any(value in found for value in node.inputs):
-            found.update(node.outputs)
-    return found
+        if node.op_type not in ("Shape", "Size") and any(
+            value in dependent for value in node.inputs
+        ):
+            dependent.update(node.outputs)
+    return dependent
 
 
 def _uncompressed(
@@ -296,7 +298,7 @@ def _uncompressed(
     origins: Mapping[str, str],
 ) -> tuple[UncompressedTable, ...]:
     """Large constants that IDs of the request still select from, and why they are no tables."""
-    found: dict[str, UncompressedTable] = {}
+    uncompressed: dict[str, UncompressedTable] = {}
     for node in graph.all_nodes():
         if node.domain or node.op_type not in _SELECTING:
             continue
@@ -313,8 +315,8 @@ def _uncompressed(
             else f"{node.op_type} selects single values of it, or rows by several numbers each"
         )
         name = origins.get(str(table.name), str(table.name))
-        found[name] = UncompressedTable(name, held.nbytes, reason)
-    return tuple(found.values())
+        uncompressed[name] = UncompressedTable(name, held.nbytes, reason)
+    return tuple(uncompressed.values())
 
 
 def _int64(lower: NodeBuilder, ids: ir.Value) -> ir.Value:
@@ -336,8 +338,10 @@ def _cast(lower: NodeBuilder, ids: ir.Value) -> ir.Value:
 
 
 def _flat_ids(lower: NodeBuilder, selection: _Selection, shape: Sequence[int]) -> ir.Value:
-    """Row numbers of a constant whose first axes are one; -1, which lookups refuse, for an ID
-    beyond its axis, which would be a row of its neighbour.
+    """Row numbers of a constant whose first axes are flattened into one.
+
+    An ID beyond its axis, which would select a row of its neighbour, becomes -1, which lookups
+    refuse.
     """
     rows: ir.Value | None = None
     for axis, place in enumerate(selection.places):
@@ -368,8 +372,8 @@ def _captured(node: ir.Node) -> CapturedLookup:
     table, widths = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     if table is None or table.const_value is None or not table.name:
         raise UnsupportedError(f"{node.name}: its embedding table is not a constant of the module")
-    kept = None if widths is None else _array(widths)
-    return CapturedLookup(node, spec, table.name, kept)
+    row_widths = None if widths is None else _array(widths)
+    return CapturedLookup(node, spec, table.name, row_widths)
 
 
 def _array(value: ir.Value) -> Array:

@@ -15,7 +15,7 @@ from onnxscript.rewriter.rules import common
 from ondevice.converters.initializers import add_initializer
 from ondevice.converters.lowering.symbolic_shapes import forget, integers
 
-# onnxscript's own set but for the rules that compare float constants: their patterns match within
+# onnxscript's default rules without those that compare float constants: their patterns match within
 # 1e-8, so that `x + 1e-9`, which keeps a logarithm or a quotient finite, would become `x`.
 _RULES = (
     common.cast_cast_rule,
@@ -153,7 +153,7 @@ def _fold_splits(model: ir.Model) -> None:
 
 
 def _settle_squeezes(model: ir.Model) -> None:
-    """Squeeze axes of size 1 alone, as torch does, and never the batch of a single row.
+    """Squeeze only axes of size 1, as torch does, and never the batch of a single row.
 
     torch's exporter names axes of other sizes too; or none, which means all that are 1 at run time.
     """
@@ -162,13 +162,14 @@ def _settle_squeezes(model: ir.Model) -> None:
         if node.op_type != "Squeeze" or node.domain or source is None or source.shape is None:
             continue
         ones = [axis for axis, size in enumerate(source.shape) if size == 1]
-        given = integers(node.inputs[1]) if len(node.inputs) > 1 else ones
-        if given is None or any(isinstance(axis, str) for axis in given):
+        requested = integers(node.inputs[1]) if len(node.inputs) > 1 else ones
+        if requested is None or any(isinstance(axis, str) for axis in requested):
             continue
-        kept = [axis for axis in given if int(axis) % len(source.shape) in ones]
-        if kept:
-            if len(node.inputs) == 1 or len(kept) < len(given):
-                axes = add_initializer(model.graph, f"{node.name}.axes", np.array(kept, np.int64))
+        squeezed = [axis for axis in requested if int(axis) % len(source.shape) in ones]
+        if squeezed:
+            if len(node.inputs) == 1 or len(squeezed) < len(requested):
+                array = np.array(squeezed, np.int64)
+                axes = add_initializer(model.graph, f"{node.name}.axes", array)
                 node.resize_inputs(2)
                 node.replace_input_with(1, axes)
             continue
@@ -180,12 +181,12 @@ def _settle_reshapes(graph: ir.Graph) -> bool:
     """Give reshapes whose target is shape arithmetic the shape that it amounts to.
 
     Stacked recurrent layers compute it from each other's shapes, which ONNX's inference gives up.
-    Returns whether there was one of unknown shape.
+    Returns whether a shape became known.
     """
     for node in graph:
         for value in node.outputs:
             forget(value)
-    found = False
+    changed = False
     for node in graph:
         shape = node.outputs[0].shape
         if node.op_type != "Reshape" or node.domain or (shape is not None and _is_known(shape)):
@@ -194,8 +195,8 @@ def _settle_reshapes(graph: ir.Graph) -> bool:
         if sizes is None or "None" in sizes or any(size in (0, -1) for size in sizes):
             continue
         node.outputs[0].shape = ir.Shape(sizes)
-        found = True
-    return found
+        changed = True
+    return changed
 
 
 def _is_known(shape: ir.Shape) -> bool:

@@ -30,7 +30,7 @@ def single_precision(model: ir.Model) -> ir.Model:
             array = value.const_value.numpy().astype(np.float32)
             value.const_value = ir.tensor(array, name=name)
             value.type = ir.TensorType(_FLOAT)
-    for value in (*graph.inputs, *(one for node in graph for one in node.outputs)):
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
         if value.dtype is _DOUBLE:
             value.type = ir.TensorType(_FLOAT)
     for node in graph:

@@ -25,27 +25,27 @@ _BAG_OPTIONS = (  # of functional.embedding_bag, after input and weight
 )  # fmt: skip
 
 
-def pooled(vectors: torch.Tensor, mode: str, kept: torch.Tensor | None = None) -> torch.Tensor:
+def pooled(vectors: torch.Tensor, mode: str, counted: torch.Tensor | None = None) -> torch.Tensor:
     """Sum, mean or maximum of each bag as `nn.EmbeddingBag` defines it.
 
     Args:
         vectors: float32 [bags, n, dim].
         mode: "sum", "mean" or "max".
-        kept: which vectors count, bool [bags, n]; None: all. A bag of none is zero.
+        counted: which vectors count, bool [bags, n]; None: all. A bag without any is zero.
 
     Returns:
         float32 [bags, dim].
     """
-    if kept is None:
+    if counted is None:
         if mode == "max":
             return vectors.amax(1)
         return vectors.sum(1) if mode == "sum" else vectors.mean(1)
-    kept = kept.unsqueeze(-1)
+    counted = counted.unsqueeze(-1)
     if mode == "max":
-        lowest = torch.where(kept, vectors, torch.finfo(torch.float32).min).amax(1)
-        return torch.where(kept.any(1), lowest, 0.0)
-    total = torch.where(kept, vectors, 0.0).sum(1)
-    return total if mode == "sum" else total / kept.sum(1).clamp(min=1)
+        lowest = torch.where(counted, vectors, torch.finfo(torch.float32).min).amax(1)
+        return torch.where(counted.any(1), lowest, 0.0)
+    total = torch.where(counted, vectors, 0.0).sum(1)
+    return total if mode == "sum" else total / counted.sum(1).clamp(min=1)
 
 
 @contextmanager
@@ -59,14 +59,15 @@ class _StandIns(TorchFunctionMode):
     """Answers calls of the functions below; the rest goes on as usual."""
 
     def __init__(self, module: nn.Module) -> None:
+        """Read the masks of a module, and name the functions that are replaced."""
         super().__init__()
         self._module = module
-        self._masks = {  # now, as a list: while a module is traced, no tensor has values
+        self._masks = {  # lists, since no tensor has values while a module is traced
             name: value.reshape(-1).nonzero().reshape(-1).tolist()
             for name, value in _tensors(module)
             if value.dtype == torch.bool
         }
-        self._counts: list[Any] = []  # what torch.arange has made: 0, 1, 2, ...
+        self._counts: list[Any] = []  # results of torch.arange: 0, 1, 2, ...
         self._functions: dict[Any, Function] = {
             functional.embedding_bag: self._embedding_bag,
             functional.scaled_dot_product_attention: self._attention,
@@ -74,7 +75,7 @@ class _StandIns(TorchFunctionMode):
             torch.Tensor.__setitem__: self._set_masked,
             torch.arange: self._arange,
             torch.bucketize: self._bucketize,
-            torch.dstack: self._behind_each_other,
+            torch.dstack: self._depth_stack,
             torch.hstack: lambda parts: torch.cat(list(parts), min(1, parts[0].dim() - 1)),
             torch.isin: self._is_in,
             torch.adaptive_avg_pool1d: self._pool_all,
@@ -99,19 +100,20 @@ class _StandIns(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        """Call the stand-in of a function, or the function where it has none or declines."""
         stand_in = self._functions.get(function)
         kwargs = dict(kwargs or {})
         if stand_in is not None:
-            found = stand_in(*args, **kwargs)
-            if found is not NotImplemented:
-                return found
+            result = stand_in(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         return function(*args, **kwargs)
 
     def _embedding_bag(self, input: Any, weight: Any, *rest: Any, **options: Any) -> Any:
         """Bags of one size, the rows of a matrix: a lookup and a sum, mean or maximum."""
         given = {**dict(zip(_BAG_OPTIONS, rest, strict=False)), **options}
         offsets = given.get("offsets")
-        if input.dim() == 1 and any(offsets is one for one in self._counts):
+        if input.dim() == 1 and any(offsets is count for count in self._counts):
             input = input.unsqueeze(1)  # torch.arange as offsets: one ID a bag
         if input.dim() != 2:
             raise UnsupportedError(
@@ -125,8 +127,8 @@ class _StandIns(TorchFunctionMode):
         weights = given.get("per_sample_weights")
         if weights is not None:
             vectors = vectors * weights.unsqueeze(-1)
-        kept = None if padding is None else input != padding % weight.shape[0]
-        return pooled(vectors, mode, kept)
+        counted = None if padding is None else input != padding % weight.shape[0]
+        return pooled(vectors, mode, counted)
 
     def _attention(self, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Any:
         """Attention of three axes as attention of four with one head."""
@@ -163,12 +165,12 @@ class _StandIns(TorchFunctionMode):
         return input.flatten(input.dim() - axes)[..., places].reshape(-1)
 
     def _arange(self, *bounds: Any, **options: Any) -> Any:
-        made = torch.arange(*bounds, **options)
+        numbers = torch.arange(*bounds, **options)
         if len(bounds) == 1:
-            self._counts.append(made)
-        return made
+            self._counts.append(numbers)
+        return numbers
 
-    def _behind_each_other(self, parts: Any) -> Any:
+    def _depth_stack(self, parts: Any) -> Any:
         deep = all(part.dim() > 2 for part in parts)
         return torch.cat(list(parts), 2) if deep else torch.stack(list(parts), 2)
 
@@ -180,8 +182,8 @@ class _StandIns(TorchFunctionMode):
         return parts.unbind(dim)
 
     def _pool_all(self, input: Any, output_size: Any) -> Any:
-        one = output_size in (1, (1,), [1])
-        return input.mean(-1, keepdim=True) if one else NotImplemented
+        pools_all = output_size in (1, (1,), [1])
+        return input.mean(-1, keepdim=True) if pools_all else NotImplemented
 
     def _set_masked(self, target: Any, place: Any, value: Any) -> Any:
         """x[mask] = number."""
@@ -212,7 +214,7 @@ class _StandIns(TorchFunctionMode):
         return (elements.unsqueeze(-1) == tests.reshape(-1)).any(-1)
 
     def _rrelu(self, input: Any, lower: float = 1 / 8, upper: float = 1 / 3, **_: Any) -> Any:
-        """What it is outside training."""
+        """Leaky ReLU with the mean slope, as torch computes it outside training."""
         return functional.leaky_relu(input, (lower + upper) / 2)
 
 
@@ -232,8 +234,8 @@ def _floor_divide(input: Any, other: Any, **options: Any) -> Any:
 
 def _in_place(function: Function) -> Function:
     def replaced(input: Any, *rest: Any, **options: Any) -> Any:
-        found = function(input, *rest, **options)
-        return found if found is NotImplemented else input.copy_(found)
+        result = function(input, *rest, **options)
+        return result if result is NotImplemented else input.copy_(result)
 
     return replaced
 
@@ -262,6 +264,7 @@ class Evaluation(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        """Call a function without what it does only in training."""
         if function in _DROPOUTS:
             given = {**dict(zip(("input", "p", "training"), args, strict=False)), **(kwargs or {})}
             if given.get("training", True) and given.get("p", 0.5):

@@ -1,4 +1,4 @@
-"""A module of the user's own by name, "package.module:factory", and its example inputs."""
+"""A module of the user by name, "package.module:factory", and its example inputs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def load_module(name: str) -> nn.Module:
 
     Args:
         name: "package.module:attribute": an `nn.Module`, or a function (or class) without
-            arguments that makes one. Like `python -m`, it is looked for in the working directory
-            too, and importing it runs the user's own code.
+            arguments that returns one. Like `python -m`, it is looked for in the working directory
+            too, and importing it runs the user's code.
 
     Raises:
         InputError: it cannot be imported, or is no module.
@@ -32,11 +32,11 @@ def load_module(name: str) -> nn.Module:
         raise InputError(f"{name}: expected package.module:attribute, such as net:make")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Any = importlib.import_module(path)
+        target: Any = importlib.import_module(path)
         for part in attribute.split("."):
-            found = getattr(found, part)
-        module = found if isinstance(found, nn.Module) else found()
-    except (Exception, SystemExit) as error:  # the user's code runs here, and may call sys.exit
+            target = getattr(target, part)
+        module = target if isinstance(target, nn.Module) else target()
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, or sys.exit
         raise InputError(f"{name}: {_described(error)}") from error
     finally:
         sys.path.pop(0)
@@ -46,10 +46,10 @@ def load_module(name: str) -> nn.Module:
 
 
 def _described(error: BaseException) -> str:
-    """An error of somebody else's code in one line, whatever its text does."""
+    """An error of the user's code in one line, also where its __str__ raises."""
     try:
         text = " ".join(str(error).split())
-    except Exception:  # an error whose text is one too
+    except Exception:  # its __str__ raises too
         text = ""
     if isinstance(error, SystemExit):
         text = f"it ends the program{f' ({text})' if text else ''} instead of returning a module"
@@ -72,7 +72,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def example_tensors(module: nn.Module, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
-    """Example inputs for `convert`: arrays named as forward's parameters, or as keys of its one.
+    """Example inputs for `convert`, named as forward's parameters or as keys of the only one.
 
     Raises:
         SpecError: the names fit neither.

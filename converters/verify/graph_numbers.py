@@ -21,11 +21,11 @@ _TOGETHER = 256
 
 def changing_numbers(graph: ir.Graph, lookups: Sequence[PackedLookup]) -> tuple[int, ...]:
     """Integers that IDs are compared with or divided by, and the rows of tables, ascending."""
-    found = {lookup.spec.rows for lookup in lookups}
-    found |= {lookup.spec.head for lookup in lookups}
+    integers = {lookup.spec.rows for lookup in lookups}
+    integers |= {lookup.spec.head for lookup in lookups}
     for node in graph:
         if node.op_type == "Gather" and not node.domain:
-            found |= _axis_size(node)
+            integers |= _axis_size(node)
         if node.op_type not in _COMPARING or node.domain:
             continue
         for value in node.inputs:
@@ -34,8 +34,8 @@ def changing_numbers(graph: ir.Graph, lookups: Sequence[PackedLookup]) -> tuple[
                 continue
             whole = array[np.isfinite(array)] if array.dtype.kind == "f" else array
             whole = whole.reshape(-1) if whole.size <= _MOST else _ends(whole)
-            found |= {int(number) for number in whole}
-    numbers = sorted(found)
+            integers |= {int(number) for number in whole}
+    numbers = sorted(integers)
     return tuple(numbers[:: -(-len(numbers) // _TOGETHER) or 1])
 
 

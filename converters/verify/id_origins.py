@@ -52,11 +52,11 @@ class InputIds:
 
     Attributes:
         limits: per element of a row: IDs must be below; 2**63 where every ID is legal; -1 for an
-            element that is no ID, or one that the network computes with.
+            element that is no ID, or with which the network computes.
         added: whether anything is added to the IDs, so that a table does not notice a wrong one.
         lowest: the lowest ID that the lookups accept, at most 0.
         padding: per element: its lookup's padding ID, or None.
-        heads: per element: below which ID values own rows; 0 where none does.
+        heads: per element: IDs below have unshared rows; 0 where none has.
         computed: per element: whether the graph computes with it as an integer, so that any value
             may matter; not so for numbers, which sums read.
         lows: per element that is computed with: its least legal value.
@@ -75,7 +75,12 @@ class InputIds:
 
 @dataclass(frozen=True)
 class _Places:
-    """Elements of inputs: `at` is their place among all inputs' elements, -1 a constant one."""
+    """Elements of inputs, and what is added to them.
+
+    Attributes:
+        at: int64 [...]: their places among the elements of all inputs; -1 for a constant.
+        plus: integers [...] that are added to them.
+    """
 
     at: Array
     plus: Array
@@ -101,12 +106,12 @@ def input_ids(
     padding: list[int | None] = [None] * tracer.size
     heads = [0] * tracer.size
     for lookup in lookups:
-        found = tracer.values.get(lookup.node.inputs[0])
-        if not isinstance(found, _Places):
+        ids = tracer.values.get(lookup.node.inputs[0])
+        if not isinstance(ids, _Places):
             continue
         spec = lookup.spec
         open_ended = spec.scheme != "full" or spec.oov_row is not None
-        for at, plus in zip(found.at.reshape(-1), found.plus.reshape(-1), strict=True):
+        for at, plus in zip(ids.at.reshape(-1), ids.plus.reshape(-1), strict=True):
             if at < 0:
                 continue
             limit = 2**63 if open_ended else int(spec.rows - plus)
@@ -142,6 +147,7 @@ class _Tracer:
     """Runs a graph on places. A value is an array (a constant), places, or None (neither)."""
 
     def __init__(self, graph: ir.Graph, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Number the elements of the inputs' rows, whose example shapes are given by name."""
         self._graph = graph
         self.values: dict[ir.Value | None, Array | _Places | None] = {None: None}
         self.starts: dict[str, int] = {}
@@ -177,10 +183,10 @@ class _Tracer:
                     if not isinstance(self.values.get(read), _Places):
                         self.read |= self._elements(read)
                 continue
-            found = self._outputs(node)
-            for output, result in zip(node.outputs, found, strict=False):
+            results = self._outputs(node)
+            for output, result in zip(node.outputs, results, strict=False):
                 self.values[output] = result
-            if all(one is None for one in found):
+            if all(result is None for result in results):
                 self._follow(node)
 
     def _elements(self, value: ir.Value | None) -> npt.NDArray[np.bool_]:
@@ -230,8 +236,8 @@ class _Tracer:
             return [self._shape(node)]
         inputs = [self.values.get(value) for value in node.inputs]
         if node.domain or any(
-            one is None and value is not None
-            for one, value in zip(inputs, node.inputs, strict=True)
+            known is None and value is not None
+            for known, value in zip(inputs, node.inputs, strict=True)
         ):
             return [None]
         try:
@@ -250,19 +256,26 @@ class _Tracer:
     def _moved(
         self, node: ir.Node, inputs: Sequence[Array | _Places | None]
     ) -> Iterator[Array | _Places | None]:
+        """The outputs of a node whose inputs are all known: places, constants, or None.
+
+        Raises:
+            InputError, ValueError, KeyError: the operator cannot be evaluated on them.
+        """
         attributes = {name: item.value for name, item in node.attributes.items()}
-        places = [one for one in inputs if isinstance(one, _Places)]
+        places = [item for item in inputs if isinstance(item, _Places)]
         kind = node.op_type
         if not places:
             yield from _constant(kind, inputs, attributes)
         elif kind in _MOVING and isinstance(inputs[0], _Places) and len(places) == 1:
-            rest = [one for one in inputs[1:] if one is not None]
+            rest = [item for item in inputs[1:] if item is not None]
             yield _both(kind, [inputs[0]], rest, attributes)
         elif kind == "Concat":
-            yield _both(kind, [_as_places(one) for one in inputs], [], attributes)
+            yield _both(kind, [_as_places(item) for item in inputs], [], attributes)
         elif kind == "Split":
             yield from _split(node, inputs, attributes)
-        elif kind == "Cast" and attributes["to"] in _NUMBERS:  # they remain what they are
+        elif (
+            kind == "Cast" and attributes["to"] in _NUMBERS
+        ):  # casts between numbers keep the places
             yield inputs[0]
         elif kind in ("Add", "Sub") and len(places) == 1:
             yield _shifted(kind, inputs)
@@ -280,9 +293,9 @@ def _constant(
     if kind == "Constant" and "value" in attributes:
         yield np.asarray(attributes["value"].numpy())
     elif kind == "Range":
-        yield np.arange(*(int(one) for one in inputs))
+        yield np.arange(*(int(item) for item in inputs))
     elif kind in OPERATORS and inputs:
-        yield apply(kind, [one for one in inputs if one is not None], attributes)
+        yield apply(kind, [item for item in inputs if item is not None], attributes)
     else:
         yield None
 
@@ -293,7 +306,7 @@ def _both(
     if kind == "Tile":
         return _Places(*(np.tile(part, rest[0]) for part in (moved[0].at, moved[0].plus)))
     at, plus = (
-        apply(kind, [*(getattr(one, part) for one in moved), *rest], attributes)
+        apply(kind, [*(getattr(item, part) for item in moved), *rest], attributes)
         for part in ("at", "plus")
     )
     return _Places(at, plus)

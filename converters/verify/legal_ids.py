@@ -1,7 +1,7 @@
-"""Which values of an ID that the model computes with are legal: the source is asked, by bisection.
+"""Finds by bisection which values the source accepts of an ID that the model computes with.
 
 Tables state their rows, but the range of `one_hot(day, 7)`, of a selected step or of a computed row
-is known to the source only. What it refuses, files must refuse; a stated limit is how.
+is known to the source only. Files must refuse what it refuses, and do so by a stated limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 TRIED = 48  # values of all computed IDs that are tried together first
 OTHER_REQUESTS = 3  # in which a limit must hold too
-MOST_ELEMENTS = 64  # of a row that are tried one by one
+MOST_ELEMENTS = 64  # of a row that are tried separately
 
 
 def with_legal_values(
@@ -48,11 +48,11 @@ def with_legal_values(
     trials = {name: _trials(use, constants) for name, use in asked.items()}
     if not asked or requests.accept_all(trials, asked):
         return dict(uses)
-    found = dict(uses)
+    limited = dict(uses)
     for name, use in asked.items():
         if not requests.accept_all({name: trials[name]}, asked):
-            found[name] = _limited(requests, name, use, trials[name], fixed[name])
-    return found
+            limited[name] = _limited(requests, name, use, trials[name], fixed[name])
+    return limited
 
 
 def answered_rows(
@@ -128,7 +128,7 @@ class _Requests:
 
 
 def _narrow_limits(use: InputIds) -> InputIds:
-    """With the limits of inputs of fewer bits, which the source would cut others to."""
+    """A use with the limits of narrow integers, to which the source would cut other values."""
     narrow = use.computed & (use.highs < TOP)
     return replace(use, limits=np.where(narrow, use.highs + 1, use.limits))
 
@@ -143,7 +143,15 @@ def _trials(use: InputIds, constants: Sequence[int]) -> list[int]:
 def _limited(
     requests: _Requests, name: str, use: InputIds, trials: Sequence[int], fixed: bool
 ) -> InputIds:
-    """The use of one input with the interval of each computed element, where there is one."""
+    """The use of an input with the legal interval of each computed element that has one.
+
+    Args:
+        requests: asks the source.
+        name: of the input.
+        use: what its elements are used for.
+        trials: values to ask for, in ascending order.
+        fixed: whether all sizes of the input but the batch are fixed; else elements are alike.
+    """
     together = use.computed
     interval = _interval(requests, name, together, trials, use)
     elements = np.flatnonzero(together)
@@ -178,11 +186,11 @@ def _interval(
     bounds = int(max(use.lows[use.computed])), int(min(use.highs[use.computed]))
     low = _end(requests, name, elements, least, [v for v in trials if v < least], bounds[0])
     high = _end(requests, name, elements, greatest, [v for v in trials if v > greatest], bounds[1])
-    found = low, high
+    interval = low, high
     holds = all(
-        _ends(requests, name, elements, found, use, row) for row in range(1, 1 + OTHER_REQUESTS)
+        _ends(requests, name, elements, interval, use, row) for row in range(1, 1 + OTHER_REQUESTS)
     )
-    return found if holds else None
+    return interval if holds else None
 
 
 def _end(
@@ -193,9 +201,9 @@ def _end(
     trials: Sequence[int],
     bound: int,
 ) -> int:
-    """The last legal value from a legal one towards a bound."""
+    """The last legal value from a legal one towards a bound, by trials and then bisection."""
     refused = None
-    for value in sorted({*trials, bound}, key=lambda one: abs(one - legal)):
+    for value in sorted({*trials, bound}, key=lambda trial: abs(trial - legal)):
         if not requests.accepts(name, elements, value):
             refused = value
             break

@@ -59,7 +59,7 @@ def model_card(
 
 
 def _summary_rows(report: ConversionReport) -> list[tuple[str, ...]]:
-    """What one decides by: a column for the trained model and one for every file."""
+    """The figures to decide by: a column for the trained model and for every file."""
     files = report.targets.values()
     rows: list[tuple[str, ...]] = [
         ("", "trained, float32", *(item.path.name for item in files)),
@@ -111,8 +111,8 @@ def _methods(report: ConversionReport) -> list[str]:
         f"- Dense layers: {report.dense}.",
     ]
     if report.float_layers:
-        kept = ", ".join(f"`{path}`" for path in report.float_layers)
-        lines.append(f"- Kept in float32: {kept}.")
+        paths = ", ".join(f"`{path}`" for path in report.float_layers)
+        lines.append(f"- Kept in float32: {paths}.")
     if report.calibration_rows:
         lines.append(f"- Ranges of activations fixed by {report.calibration_rows:,} rows.")
     return lines
@@ -129,9 +129,9 @@ def _table_rows(packed: PackedModel) -> list[tuple[str, ...]]:
             seen[lookup.table].append(method)
     for name, methods in seen.items():
         stored = packed.tables[name]
-        kept = stored.dim if stored.widths is None else float(stored.widths.mean())
+        dimensions = stored.dim if stored.widths is None else float(stored.widths.mean())
         shape = f"{stored.rows:,} x {stored.dim}"
-        rows.append((f"`{name}`", shape, f"{kept:.1f}", stored.codec, "; ".join(methods)))
+        rows.append((f"`{name}`", shape, f"{dimensions:.1f}", stored.codec, "; ".join(methods)))
     return rows
 
 

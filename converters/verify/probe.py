@@ -15,7 +15,7 @@ from ondevice.info import InputSpec
 
 Array = npt.NDArray[Any]
 
-# Where integers of 24, 31, 32, 53 and 63 bits end, which carry IDs in one place or another.
+# Where integers of 24, 31, 32, 53 and 63 bits end, which carry IDs in files and runtimes.
 BORDERS = tuple(
     sorted(
         {0, 1, -1, 2, LEAST, LEAST + 1, TOP, TOP - 1}
@@ -46,7 +46,7 @@ def probe_inputs(
     """Values by input name, `rows` of them, of the inputs' types.
 
     An element that is an ID takes extreme, padding, random and example IDs in turn, and those at
-    the border of a head; with a limit, legal ones alone. An integer that the graph computes with
+    the border of a head; with a limit, only legal ones. An integer that the graph computes with
     takes values of every magnitude between its least and its greatest legal one, and those near the
     graph's constants. Every other element takes the example's values, which the network may rely on
     (a count, a price); numbers also ones between their least and their greatest.
@@ -77,6 +77,17 @@ def _values(
     sizes: Mapping[str, int],
     constants: Sequence[int],
 ) -> Array:
+    """Values [rows, ...] of an input, drawn element by element as `probe_inputs` says.
+
+    Args:
+        spec: the input.
+        use: what its elements are.
+        examples: example values [n, ...].
+        rows: how many rows.
+        rng: what draws them.
+        sizes: of free axes by name; by default those of the examples.
+        constants: numbers near which the model may behave in another way.
+    """
     flat = examples.reshape(len(examples), -1)
     free = [size for size in spec.shape[1:] if isinstance(size, str)]
     if not free:
@@ -104,6 +115,17 @@ def _column(
     rng: np.random.Generator,
     constants: Sequence[int],
 ) -> Array:
+    """Values [rows] of an element: of IDs half are examples, the others random or extreme.
+
+    Args:
+        spec: the input.
+        use: what its elements are.
+        column: the element's place in a row.
+        examples: its example values [n].
+        rows: how many values.
+        rng: what draws them.
+        constants: numbers near which the model may behave in another way.
+    """
     values = rng.choice(examples, rows)
     kind = rng.random(rows)
     limit = int(use.limits[column])
@@ -124,8 +146,8 @@ def _column(
     padding = use.padding[column]
     if padding is not None and low <= padding <= high:
         special += [padding] * 2
-    if head := use.heads[column]:  # the last ID with a row of its own, and the first without
-        special += [one for one in (head - 1, head) if low <= one <= high]
+    if head := use.heads[column]:  # the last ID with an unshared row, and the first without
+        special += [border for border in (head - 1, head) if low <= border <= high]
     pool = rng.integers(low, high, UNSEEN, dtype=np.int64, endpoint=True)
     unseen = rng.choice(pool, rows).astype(spec.dtype)
     values = np.where(kind < 0.25, unseen, values)

@@ -94,8 +94,8 @@ def input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[Inpu
             known and limit is not None for known, limit in zip(use.computed, limits, strict=True)
         )
         alike = not use.added and len(set(limits)) <= 1 and isinstance(low, int)
-        if free or alike:  # one limit for all elements
-            limit = min((one for one in limits if one is not None), default=None)
+        if free or alike:  # all elements have the same limit
+            limit = min((item for item in limits if item is not None), default=None)
             specs.append(InputSpec(name, shape, limit, dtype, low, computed))
         elif all(limit is None for limit in limits):
             specs.append(InputSpec(name, shape, None, dtype))
@@ -105,7 +105,7 @@ def input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[Inpu
 
 
 def _lowest(use: InputIds, limits: Sequence[int | None]) -> int | tuple[int, ...]:
-    """The least legal value of the elements that have a limit: one, or one for each element."""
+    """The least legal value of elements that have a limit; a tuple where it differs."""
     lows = [
         0 if limit is None else int(low) if computed else use.lowest
         for limit, low, computed in zip(limits, use.lows, use.computed, strict=True)
@@ -117,8 +117,7 @@ def _lowest(use: InputIds, limits: Sequence[int | None]) -> int | tuple[int, ...
 def requests_of(source: Source, domain: Domain, rows: int) -> Requests:
     """Requests of `rows` rows, all of which the source answers with finite numbers.
 
-    A row that it does not answer is replaced by one of the examples; if it refuses the row, this
-    becomes one of the refused.
+    An example replaces a row that it does not answer; a row that it refuses is among the refused.
 
     Raises:
         SpecError: it does not answer its own examples.

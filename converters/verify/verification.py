@@ -54,7 +54,7 @@ class Validation:
         source: what the rows are, for the model card.
 
     Raises:
-        InputError: another shape, other labels, or one label alone.
+        InputError: another shape, other labels, or only one of the labels.
     """
 
     inputs: dict[str, Array]
@@ -93,7 +93,7 @@ class Expected:
     Attributes:
         batches: inputs, one batch after another.
         stored: outputs of the module that computes with the tables as files store them.
-        own: outputs of the module with its own tables.
+        own: outputs of the module with its float32 tables.
         trained: inputs, and the trained module's outputs for them: what changes are counted from.
         validation: labelled rows, if any.
         scores: the trained module's first output on them.
@@ -138,8 +138,10 @@ class Expected:
                     f"output {name!r} has shape {list(left[name].shape)} instead of "
                     f"{list(expected.shape)}"
                 )
-        found = [largest_difference(left[name], right[name], self.scales[name]) for name in right]
-        return float(np.max(found))
+        differences = [
+            largest_difference(left[name], right[name], self.scales[name]) for name in right
+        ]
+        return float(np.max(differences))
 
 
 def expected_of(
@@ -174,7 +176,7 @@ def expected_of(
         batches=batches,
         stored=[source(batch, tables) for batch in batches],
         own=(own := [source(batch) for batch in batches]),
-        # codes have vectors for IDs that the trained table rejects: ordinary ones alone
+        # codes have vectors for IDs that the trained table rejects: only its examples are safe
         trained=list(zip(batches, own, strict=True))
         if trained is source
         else [(trained.examples, trained(trained.examples))],
@@ -216,10 +218,10 @@ def main_score(
         InputError: the model rejects a row, or returns no finite number for it.
     """
     try:
-        found = [next(iter(predict(batch).values())) for batch in validation.batches()]
+        outputs = [next(iter(predict(batch).values())) for batch in validation.batches()]
     except IndexError as error:  # torch's, for an ID beyond a table
         raise InputError(f"validation: the module rejects a row: {error}") from error
-    scores = np.concatenate([array.reshape(len(array), -1)[:, 0] for array in found])
+    scores = np.concatenate([array.reshape(len(array), -1)[:, 0] for array in outputs])
     if len(wrong := np.flatnonzero(~np.isfinite(scores))):
         raise InputError(f"validation: the model returns {scores[wrong[0]]} for row {wrong[0] + 1}")
     return scores
@@ -239,12 +241,14 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     rows = sum(len(next(iter(right.values()))) for right in expected.stored)
     parity, changes = [], []
     for load, model in zip(loaders, models, strict=True):
-        found = [
+        differences = [
             expected.difference(_answers(model, batch), stored)
             for batch, stored in zip(expected.batches, expected.stored, strict=True)
         ]
         ranked = ranking_difference(load, expected.batches[-1], expected.scales)
-        parity.append(Parity(model.runner.runtime, rows, float(np.max(found)), ranked, tolerance))
+        parity.append(
+            Parity(model.runner.runtime, rows, float(np.max(differences)), ranked, tolerance)
+        )
         changes += [
             expected.difference(_outputs(model, batch), right) for batch, right in expected.trained
         ]
@@ -291,7 +295,7 @@ def warn_of_answers(model: Model, refused: Iterable[Mapping[str, Array]]) -> Non
 
 
 def _loaders(file: Path) -> tuple[list[Callable[[], Model]], tuple[str, ...]]:
-    """What opens the file in each runtime that claims to run it; the runtimes missing here.
+    """What opens the file in each runtime that claims to run it; the runtimes that are missing.
 
     Raises:
         MissingDependencyError: no runtime for the file is installed.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.converters.targets.tflite.shapes import broadcast
+from ondevice.converters.targets.tflite.shapes import broadcast, elementwise
 from ondevice.converters.targets.tflite.writer import Tensor, TfliteWriter
 from ondevice.errors import UnsupportedError
 
@@ -30,11 +30,15 @@ def quotient(writer: TfliteWriter, x: Tensor, divisors: Integers) -> Tensor:
     _check(divisors)
     sizes = _sizes(divisors)
     down = _floor(writer, x, divisors)
-    rest = _op(writer, "SUB", x, _op(writer, "MUL", down, writer.constant(sizes, _INT64)))
-    result = _op(writer, "ADD", down, writer.cast(_broken_below_zero(writer, x, rest), _INT64))
+    rest = elementwise(
+        writer, "SUB", x, elementwise(writer, "MUL", down, writer.constant(sizes, _INT64))
+    )
+    result = elementwise(
+        writer, "ADD", down, writer.cast(_broken_below_zero(writer, x, rest), _INT64)
+    )
     if (divisors < 0).any():
         signs = writer.constant(np.where(divisors < 0, -1, 1), _INT64)
-        result = _op(writer, "MUL", result, signs)
+        result = elementwise(writer, "MUL", result, signs)
     return result
 
 
@@ -48,18 +52,18 @@ def remainder(writer: TfliteWriter, x: Tensor, divisors: Integers, of_dividend: 
     if not of_dividend:
         # the least integer by -1 would end the process in FLOOR_MOD
         safe = np.where(divisors == -1, 1, divisors)
-        return _op(writer, "FLOOR_MOD", x, writer.constant(safe, x.dtype))
+        return elementwise(writer, "FLOOR_MOD", x, writer.constant(safe, x.dtype))
     if (divisors == _LEAST).any():
-        raise UnsupportedError(f"a remainder by {_LEAST}")
+        raise UnsupportedError(f"expected a remainder by a number above {_LEAST}, got this number")
     sizes = writer.constant(np.abs(divisors), x.dtype)
-    rest = _op(writer, "FLOOR_MOD", x, sizes)
+    rest = elementwise(writer, "FLOOR_MOD", x, sizes)
     taken = writer.cast(_broken_below_zero(writer, x, rest), x.dtype)
-    return _op(writer, "SUB", rest, _op(writer, "MUL", taken, sizes))
+    return elementwise(writer, "SUB", rest, elementwise(writer, "MUL", taken, sizes))
 
 
 def _check(divisors: Integers) -> None:
     if not divisors.all():
-        raise UnsupportedError("a division by zero")
+        raise UnsupportedError("expected a division by other numbers than zero, got a zero")
 
 
 def _sizes(divisors: Integers) -> Integers:
@@ -71,8 +75,10 @@ def _sizes(divisors: Integers) -> Integers:
 def _broken_below_zero(writer: TfliteWriter, x: Tensor, rest: Tensor) -> Tensor:
     """Where x is negative and no multiple of the divisor, as its remainder says."""
     zero = writer.constant(0, x.dtype)
-    below = _op(writer, "LESS", x, zero, dtype=_BOOL)
-    return _op(writer, "LOGICAL_AND", below, _op(writer, "NOT_EQUAL", rest, zero, dtype=_BOOL))
+    below = elementwise(writer, "LESS", x, zero, dtype=_BOOL)
+    return elementwise(
+        writer, "LOGICAL_AND", below, elementwise(writer, "NOT_EQUAL", rest, zero, dtype=_BOOL)
+    )
 
 
 def _floor(writer: TfliteWriter, x: Tensor, divisors: Integers) -> Tensor:
@@ -86,29 +92,31 @@ def _floor(writer: TfliteWriter, x: Tensor, divisors: Integers) -> Tensor:
         x = _shifted(writer, x, powers)
     if (odd == 1).all():
         return x
-    rest = _op(writer, "FLOOR_MOD", x, writer.constant(odd, _INT64))
+    rest = elementwise(writer, "FLOOR_MOD", x, writer.constant(odd, _INT64))
     inverses = [pow(int(number), -1, 2**64) for number in odd.reshape(-1)]
     factors = np.array(inverses, np.uint64).view(np.int64).reshape(odd.shape)
-    whole = _op(writer, "SUB", x, rest)
-    return _op(writer, "MUL", whole, writer.constant(factors, _INT64))
+    whole = elementwise(writer, "SUB", x, rest)
+    return elementwise(writer, "MUL", whole, writer.constant(factors, _INT64))
 
 
 def _shifted(writer: TfliteWriter, x: Tensor, powers: Integers) -> Tensor:
     """The largest integers that are not above x / 2^power, for powers 0 to 63."""
     shifts = np.maximum(powers, 1)
     high = _word(writer, writer.op("BITCAST", [x], (*x.shape, 2), _INT32), 1)
-    high = _op(writer, "RIGHT_SHIFT", high, writer.constant(np.maximum(shifts - 32, 0), _INT32))
+    high = elementwise(
+        writer, "RIGHT_SHIFT", high, writer.constant(np.maximum(shifts - 32, 0), _INT32)
+    )
     weights = writer.constant(np.int64(1) << np.maximum(32 - shifts, 0), _INT64)
-    result = _op(writer, "MUL", writer.cast(high, _INT64), weights)
+    result = elementwise(writer, "MUL", writer.cast(high, _INT64), weights)
     if (shifts < 32).any():
         low_bits = writer.op("BITCAST", [x], (*x.shape, 2), _INT32)
         low = writer.op("BITCAST", [_word(writer, low_bits, 0)], x.shape, _UINT32)
         amounts = writer.constant(np.minimum(shifts, 31), _UINT32)
-        low = _op(writer, "RIGHT_SHIFT", low, amounts)
+        low = elementwise(writer, "RIGHT_SHIFT", low, amounts)
         low = writer.op("BITCAST", [low], low.shape, _INT32)
         counted = writer.constant(shifts < 32, _INT64)
-        low = _op(writer, "MUL", writer.cast(low, _INT64), counted)
-        result = _op(writer, "ADD", result, low)
+        low = elementwise(writer, "MUL", writer.cast(low, _INT64), counted)
+        result = elementwise(writer, "ADD", result, low)
     if (powers == 0).any():
         unshifted = writer.constant(powers == 0, _BOOL)
         shape = broadcast(x.shape, powers.shape)
@@ -121,14 +129,3 @@ def _word(writer: TfliteWriter, words: Tensor, place: int) -> Tensor:
     shape = words.shape[:-1]
     where = writer.constant(place, _INT32)
     return writer.op("GATHER", [words, where], shape, words.dtype, axis=len(shape))
-
-
-def _op(
-    writer: TfliteWriter,
-    opcode: str,
-    left: Tensor,
-    right: Tensor,
-    dtype: npt.DTypeLike | None = None,
-) -> Tensor:
-    shape = broadcast(left.shape, right.shape)
-    return writer.op(opcode, [left, right], shape, dtype or left.dtype)

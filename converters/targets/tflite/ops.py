@@ -1,4 +1,4 @@
-"""The dense operators in TFLite: one small function for each ONNX operator, in a registry."""
+"""The registry of ONNX operators in TFLite; matrices, reductions and changes of shape."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import tflite
 
+from ondevice.converters.targets.tflite.elementwise import ELEMENTWISE
 from ondevice.converters.targets.tflite.graph import GraphBuilder, Translate
 from ondevice.converters.targets.tflite.select import SELECTIONS, as_numbers
 from ondevice.converters.targets.tflite.shapes import (
@@ -30,41 +31,8 @@ _END = 2**31 - 1
 
 def _axis(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
-        raise UnsupportedError(f"axis {axis} of a tensor of rank {rank}")
+        raise UnsupportedError(f"expected an axis in {-rank}..{rank - 1}, got {axis}")
     return axis % rank
-
-
-def _binary(opcode: str) -> Translate:
-    def translate(graph: GraphBuilder, node: ir.Node) -> Tensor:
-        left, right = (graph.tensor(value) for value in node.inputs)
-        shape = broadcast(left.shape, right.shape)
-        return graph.writer.op(opcode, [left, right], shape, left.dtype)
-
-    return translate
-
-
-def _unary(opcode: str) -> Translate:
-    def translate(graph: GraphBuilder, node: ir.Node) -> Tensor:
-        tensor = graph.tensor(node.inputs[0])
-        return graph.writer.op(opcode, [tensor], tensor.shape, tensor.dtype)
-
-    return translate
-
-
-def _pow(graph: GraphBuilder, node: ir.Node) -> Tensor:
-    exponent = graph.array(node.inputs[1])
-    if exponent is None or exponent.size != 1 or exponent.item() != 2:
-        return _binary("POW")(graph, node)
-    base = graph.tensor(node.inputs[0])  # a square is a product, as in factorisation machines
-    return graph.writer.op("MUL", [base, base], base.shape, base.dtype)
-
-
-def _relu(graph: GraphBuilder, node: ir.Node) -> Tensor:
-    x = graph.tensor(node.inputs[0])
-    if x.dtype.kind != "i":
-        return graph.writer.op("RELU", [x], x.shape, x.dtype)
-    zero = graph.writer.constant(0, x.dtype)
-    return graph.writer.op("MAXIMUM", [x, zero], x.shape, x.dtype)
 
 
 def _identity(graph: GraphBuilder, node: ir.Node) -> Tensor:
@@ -74,7 +42,7 @@ def _identity(graph: GraphBuilder, node: ir.Node) -> Tensor:
 def _cast(graph: GraphBuilder, node: ir.Node) -> Tensor:
     target = ir.DataType(node.attributes.get_int("to", 0)).numpy()
     if target.name not in TYPES:
-        raise UnsupportedError(f"cast to {target}")
+        raise UnsupportedError(f"expected a cast to one of {', '.join(TYPES)}; got {target.name}")
     return graph.writer.cast(graph.tensor(node.inputs[0]), target)
 
 
@@ -108,7 +76,7 @@ def _reshape(graph: GraphBuilder, node: ir.Node) -> Tensor:
         return graph.writer.op("RESHAPE", [tensor, sizes], shape, tensor.dtype)
     target = graph.integers(node.inputs[1], "the target shape")
     if node.attributes.get_int("allowzero", 0) and 0 in target:
-        raise UnsupportedError("a size of zero")
+        raise UnsupportedError(f"expected a target shape without zeros (allowzero=1), got {target}")
     shape = _reshaped(tensor.shape, target)
     # the leading sizes may be free together if they stay as they are: they are read at run time
     lead = leading(shape)
@@ -165,6 +133,8 @@ def _transpose(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 
 def _reduce(opcode: str) -> Translate:
+    """Reduce the axes of an attribute or an input; all axes where neither names any."""
+
     def translate(graph: GraphBuilder, node: ir.Node) -> Tensor:
         tensor = graph.tensor(node.inputs[0])
         rank = len(tensor.shape)
@@ -188,6 +158,11 @@ def _reduce(opcode: str) -> Translate:
 
 
 def _slice(graph: GraphBuilder, node: ir.Node) -> Tensor:
+    """Cut axes at constant starts and ends; an end beyond int32 stands for the axis's end.
+
+    Raises:
+        UnsupportedError: a step below 1, or starts, ends, axes or steps that are computed.
+    """
     tensor = graph.tensor(node.inputs[0])
     rank = len(tensor.shape)
     starts = graph.integers(node.inputs[1], "the starts")
@@ -196,7 +171,7 @@ def _slice(graph: GraphBuilder, node: ir.Node) -> Tensor:
     axes = graph.integers(given[0], "the axes") if given[0] else list(range(len(starts)))
     steps = graph.integers(given[1], "the steps") if given[1] else [1] * len(starts)
     if min(steps) < 1:
-        raise UnsupportedError(f"steps {steps}: only positive ones are supported")
+        raise UnsupportedError(f"expected steps of at least 1, got {steps}")
     begin, end, stride, end_mask = [0] * rank, [0] * rank, [1] * rank, 2**rank - 1
     shape = list(tensor.shape)
     for raw, first, last, step in zip(axes, starts, ends, steps, strict=True):
@@ -217,6 +192,11 @@ def _slice(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 
 def _gemm(graph: GraphBuilder, node: ir.Node) -> Tensor:
+    """A layer with constant weights and bias, into which alpha and beta are multiplied.
+
+    Raises:
+        UnsupportedError: computed weights or bias, or a bias that differs by row.
+    """
     attributes = node.attributes
     left = graph.tensor(node.inputs[0])
     if attributes.get_int("transA", 0):
@@ -227,12 +207,16 @@ def _gemm(graph: GraphBuilder, node: ir.Node) -> Tensor:
     weights = graph.array(node.inputs[1])
     offset = graph.array(bias)
     if weights is None or (bias is not None and offset is None):
-        raise UnsupportedError("its weights or its bias are not constant")
+        computed = "weights" if weights is None else "a bias"
+        raise UnsupportedError(f"expected constants, got {computed} computed at run time")
     weights = weights if by_unit else weights.T
     if offset is not None:
         offset = np.asarray(offset * np.float32(beta), dtype=np.float32)
         if offset.size not in (1, weights.shape[0]) or offset.shape[:-1].count(1) < offset.ndim - 1:
-            raise UnsupportedError(f"a bias of shape {list(offset.shape)}")
+            raise UnsupportedError(
+                f"expected one bias for each of {weights.shape[0]} units, or for all; got shape "
+                f"{list(offset.shape)}"
+            )
         offset = np.broadcast_to(offset.reshape(-1), (weights.shape[0],))
     return _fully_connected(graph, node, left, weights * np.float32(alpha), offset)
 
@@ -243,7 +227,10 @@ def _matmul(graph: GraphBuilder, node: ir.Node) -> Tensor:
         return _fully_connected(graph, node, left, weights.T, None)
     right = graph.tensor(node.inputs[1])
     if min(len(left.shape), len(right.shape)) < 2:
-        raise UnsupportedError("a factor of rank 1")
+        raise UnsupportedError(
+            f"expected factors of rank 2 and more, got shapes {list(left.shape)} and "
+            f"{list(right.shape)}"
+        )
     batch = broadcast(left.shape[:-2] or (1,), right.shape[:-2] or (1,))
     batch = batch if max(len(left.shape), len(right.shape)) > 2 else ()
     shape = (*batch, left.shape[-2], right.shape[-1])
@@ -253,13 +240,13 @@ def _matmul(graph: GraphBuilder, node: ir.Node) -> Tensor:
 def _fully_connected(
     graph: GraphBuilder, node: ir.Node, left: Tensor, weights: Array, bias: Array | None
 ) -> Tensor:
-    """Multiply [..., k] by weights [m, k] transposed, with a Relu that follows alone."""
+    """Multiply [..., k] by weights [m, k] transposed, fusing a Relu that is the only reader."""
     name = str(node.inputs[1].name) if node.inputs[1] is not None else "weights"
     inputs = [left, graph.writer.constant(weights, np.float32, name)]
     if bias is not None:
         inputs.append(graph.writer.constant(bias, np.float32))
     options: dict[str, Any] = {"keep_num_dims": len(left.shape) > 2}
-    relu = _lone_relu(node)
+    relu = _only_relu(node)
     if relu is not None:
         options["fused_activation_function"] = _RELU
     shape = (*left.shape[:-1], weights.shape[0])
@@ -270,7 +257,8 @@ def _fully_connected(
     return result
 
 
-def _lone_relu(node: ir.Node) -> ir.Node | None:
+def _only_relu(node: ir.Node) -> ir.Node | None:
+    """The Relu that is the only reader of a node's output; None for other readers."""
     output = node.outputs[0]
     consumers = output.consumers()
     if output.is_graph_output() or len(consumers) != 1:
@@ -281,29 +269,23 @@ def _lone_relu(node: ir.Node) -> ir.Node | None:
 
 # Operators that a TFLite file can express. To add one, write its function and name it here.
 OPERATORS: dict[str, Translate] = {
+    **ELEMENTWISE,
     **SELECTIONS,
-    "Add": _binary("ADD"),
     "Cast": _cast,
     "Concat": _concat,
     "Flatten": _flatten,
     "Gemm": _gemm,
     "Identity": _identity,
     "MatMul": _matmul,
-    "Mul": _binary("MUL"),
-    "Pow": _pow,
     "ReduceMax": as_numbers(_reduce("REDUCE_MAX")),
     "ReduceMean": _reduce("MEAN"),
     "ReduceMin": as_numbers(_reduce("REDUCE_MIN")),
     "ReduceProd": _reduce("REDUCE_PROD"),
     "ReduceSum": _reduce("SUM"),
-    "Relu": _relu,
     "Reshape": _reshape,
-    "Sigmoid": _unary("LOGISTIC"),
     "Slice": _slice,
     "Softmax": _softmax,
     "Squeeze": _squeeze,
-    "Sub": _binary("SUB"),
-    "Tanh": _unary("TANH"),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

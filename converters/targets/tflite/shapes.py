@@ -1,4 +1,4 @@
-"""Shapes with free sizes: what broadcasting makes of them; RESHAPE and TRANSPOSE."""
+"""Shapes with free sizes: what broadcasting makes of them, and operators that follow shapes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ondevice.converters.targets.tflite.writer import FREE, Shape, Tensor, TfliteWriter
 from ondevice.errors import UnsupportedError
@@ -32,6 +33,24 @@ def broadcast(*shapes: Shape) -> Shape:
             raise UnsupportedError(f"shapes {listed} do not broadcast")
         result.append(fixed.pop() if fixed else FREE if FREE in sizes else 1)
     return tuple(result)
+
+
+def elementwise(
+    writer: TfliteWriter, opcode: str, *tensors: Tensor, dtype: npt.DTypeLike | None = None
+) -> Tensor:
+    """An operator whose result has the shape that its operands broadcast to.
+
+    Args:
+        writer: the graph.
+        opcode: TFLite's name of the operator.
+        tensors: the operands.
+        dtype: of the result, by default that of the first operand.
+
+    Raises:
+        UnsupportedError: the shapes do not fit one another.
+    """
+    shape = broadcast(*(tensor.shape for tensor in tensors))
+    return writer.op(opcode, list(tensors), shape, dtype or tensors[0].dtype)
 
 
 def reshape(

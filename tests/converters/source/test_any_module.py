@@ -404,7 +404,7 @@ def test_onnx_files_of_other_opsets_with_external_data(tmp_path, opset):
     for value in (*fixed.graph.input, *fixed.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(fixed, tmp_path / "fixed.onnx")
-    with pytest.raises(UnsupportedError, match="is for 4 rows alone"):
+    with pytest.raises(UnsupportedError, match="takes only 4 rows"):
         convert(tmp_path / "fixed.onnx", None, tmp_path / "out")
 
 

@@ -167,10 +167,10 @@ def encode(
             known = vocabularies[field.seed]
             fields.append(replace(field, encoding="vocabulary", vocabulary=known))
         elif field.name in vocabulary_fields and field.length is None:
-            made = _with_vocabulary(field, train.hashes[field.name], min_count)
-            if made.vocabulary is not None:
-                vocabularies[field.seed] = made.vocabulary
-            fields.append(made)
+            indexed = _with_vocabulary(field, train.hashes[field.name], min_count)
+            if indexed.vocabulary is not None:
+                vocabularies[field.seed] = indexed.vocabulary
+            fields.append(indexed)
         else:
             fields.append(field)
     features = replace(train.features, fields=tuple(fields))

@@ -100,17 +100,17 @@ class FittedBag(nn.Module):
             offsets: where each bag begins in the latter.
             per_sample_weights: of the vectors, in the shape of input; with mode "sum".
         """
-        kept = None if self.padding_idx is None else input != self.padding_idx
+        present = None if self.padding_idx is None else input != self.padding_idx
         if input.dim() == 2:
             vectors = self.table(input)
             if per_sample_weights is not None:
                 vectors = vectors * per_sample_weights.unsqueeze(-1)
-            return pooled(vectors, self.mode, kept)
-        if offsets is not None and kept is not None:
-            before = functional.pad(kept.cumsum(0), (1, 0))
-            offsets, input = before[offsets], input[kept]
+            return pooled(vectors, self.mode, present)
+        if offsets is not None and present is not None:
+            before = functional.pad(present.cumsum(0), (1, 0))
+            offsets, input = before[offsets], input[present]
             if per_sample_weights is not None:
-                per_sample_weights = per_sample_weights[kept]
+                per_sample_weights = per_sample_weights[present]
         return functional.embedding_bag(
             torch.arange(len(input), device=input.device),
             self.table(input),

@@ -78,11 +78,11 @@ class HistorySource:
     def resolve(self, log: HashedLog) -> History:
         """The history of this log's fields. Raises InputError when it has none of the names."""
         chosen = []
-        for wanted in (self.user, self.item):
-            present = [name for name in wanted if name in log.hashes]
+        for names in (self.user, self.item):
+            present = [name for name in names if name in log.hashes]
             if not present:
                 raise InputError(
-                    f"history: the log has no field {' or '.join(map(repr, wanted))}; "
+                    f"history: the log has no field {' or '.join(map(repr, names))}; "
                     f"its fields are {', '.join(log.hashes)}"
                 )
             chosen.append(present[0])

@@ -240,15 +240,17 @@ def _check_source(model: str) -> None:
     path = Path(model)
     if ":" in model or path.suffix.lower() == ".onnx" or path.is_dir():
         return
-    wanted = "expected a folder written by ondevice train, an .onnx file, or package.module:factory"
+    expected = (
+        "expected a folder written by ondevice train, an .onnx file, or package.module:factory"
+    )
     if not path.exists():
-        raise InputError(f"{model}: {wanted}; there is no such folder")
+        raise InputError(f"{model}: {expected}; there is no such folder")
     if path.suffix.lower() in (".odm", ".tflite"):
         raise InputError(
-            f"{model}: {wanted}; a {path.suffix} file is converted already: give the checkpoint "
+            f"{model}: {expected}; a {path.suffix} file is converted already: give the checkpoint "
             "or .onnx file it was made from"
         )
-    raise InputError(f"{model}: {wanted}; it is a file of another kind")
+    raise InputError(f"{model}: {expected}; it is a file of another kind")
 
 
 def _fits_tables(args: argparse.Namespace) -> bool:

@@ -33,8 +33,8 @@ def check_runtimes(targets: Collection[str], *, choosable: bool = False) -> None
         return
     packages = ", ".join(f"{names[0]!r} for .{target}" for target, (names, _) in missing.items())
     extras = ",".join(extra for _, extra in missing.values())
-    rest = [target for target in targets if target not in missing]
-    other = f", or choose --targets {' '.join(rest)}" if choosable and rest else ""
+    installed = [target for target in targets if target not in missing]
+    other = f", or choose --targets {' '.join(installed)}" if choosable and installed else ""
     raise MissingDependencyError(
         f"every converted file is verified in its runtime; not installed: {packages}: "
         f"pip install 'ondevice-ctr[{extras}]'{other}"

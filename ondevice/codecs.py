@@ -47,7 +47,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class TablePart(Protocol):
-    """Rows of a quantised table that are made a chunk at a time."""
+    """Rows of a quantised table that are computed a chunk at a time."""
 
     def chunks(self) -> Iterator[QuantTable]:
         """The rows in order, in tables of `chunk_rows(dim)` rows; the last one may be shorter."""
@@ -74,7 +74,7 @@ class StoredTable(Protocol):
 
     @property
     def column_scales(self) -> FloatArray | None:
-        """Column scales float32 [dim], if the table has such."""
+        """Column scales float32 [dim], or None when the table has none."""
 
     @property
     def widths(self) -> npt.NDArray[np.integer] | None:
@@ -86,7 +86,7 @@ class StoredTable(Protocol):
 
 
 def value_dtype(codec: Codec) -> np.dtype[Any]:
-    """Of QuantTable.values."""
+    """The dtype of QuantTable.values."""
     return np.dtype({"f32": np.float32, "f16": np.float16}.get(codec, np.int8))
 
 
@@ -133,7 +133,7 @@ class QuantTable:
 
     @property
     def column_scales(self) -> FloatArray | None:
-        """Column scales float32 [dim], if the table has such."""
+        """Column scales float32 [dim], or None when the table has none."""
         if self.scales is None or self.scale_axis == "row":
             return None
         return self.scales.astype(np.float32, copy=False)

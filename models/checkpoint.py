@@ -121,9 +121,8 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
             shapes, dtypes or values of tensors differ from what the configuration says.
     """
     folder = Path(directory)
-    sweep(
-        folder.parent
-    )  # a process killed while it replaced the checkpoint: the old one comes back
+    # if a process was killed while it replaced the checkpoint, this puts the old one back
+    sweep(folder.parent)
     config = _read_config(folder / CONFIG)
     try:
         model_config = ModelConfig.from_dict(config["model"])

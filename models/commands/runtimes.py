@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from ondevice.errors import MissingDependencyError
 
-# Of each target: the modules one of which runs it, and the extra that installs the first of them.
+# For each target the modules that can run it, and the extra that installs the first of them.
 RUNTIMES = {
     "onnx": (("onnxruntime",), "onnx"),
     "tflite": (("ai_edge_litert", "tflite_runtime"), "tflite"),

@@ -64,7 +64,7 @@ def at_least(threshold: float) -> LabelParser:
 def hash_column(chunk: RowChunk, column_rule: Rule) -> IdArray:
     """Hashes int64 [rows] of one column; every distinct text is parsed and hashed once.
 
-    Of a numeric field: the bits of the float64 values, NaN where missing.
+    A numeric field has no hashes: its "hashes" are the bits of float64 values, NaN where missing.
 
     Raises:
         DataError: a cell the rule cannot read, or bytes that do not decode.

@@ -37,8 +37,8 @@ class AdaptiveMask(nn.Module):
     after changing parameters in evaluation mode by hand call `refresh()`.
 
     k_i depends only on the row's count, so rows of equal count share one level, and the twins
-    run once per level instead of once per row. Beyond MAX_LEVELS distinct counts, neighbouring
-    ones share a level too.
+    run once per level instead of once per row. Beyond MAX_LEVELS distinct counts, similar
+    counts share a level too.
 
     The last bias of both twins starts at T * ln(dim - 1) for the full width and 0 elsewhere: each
     row begins whole, with half of the softmax on the full width so that gradients flow. This start,

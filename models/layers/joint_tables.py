@@ -113,7 +113,7 @@ class JointTables:
 
 
 class LevelRows:
-    """Which rows of several masked tables in a row lie on which level of all their levels."""
+    """The level of each row of several joined tables, numbered over the levels of all masks."""
 
     def __init__(self, masks: Sequence[AdaptiveMask], levels: Sequence[Tensor]) -> None:
         """Masks of whole tables, and the level masks of each."""

@@ -54,12 +54,12 @@ class Numeric:
 
 @dataclass(frozen=True)
 class HistorySource:
-    """What histories are made of, before the log is known: the first names it has count.
+    """Which fields a history is of, before the log is known: the first names that the log has.
 
     Attributes:
         user: names of the field whose rows belong together, in order of preference.
         item: names of the field that is remembered.
-        length: how many of the latest clicks are kept.
+        length: how many of the latest clicks a history holds.
         name: of the new field.
 
     Raises:

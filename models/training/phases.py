@@ -34,7 +34,7 @@ class FitConfig:
     """What `fit` does.
 
     Attributes:
-        training: how to train, in the first phase and, but for what the others say, in all.
+        training: how to train in the first phase, and in the others as far as they do not differ.
         widths: how the kept widths of the rows are found.
         rounding: the codec to train the last epochs for; None for none.
         refit: how rows are refitted before that, with the network fixed; None for not at all.

@@ -22,8 +22,8 @@ from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.training.mask_learner import MaskLearner
 from ondevice.models.training.refit import RowPrior
 
-# How often an epoch takes the codec's scales anew where rows are rounded; each time costs about
-# what packing the tables does.
+# How often an epoch updates the codec's scales if rows are rounded; each update takes about as long
+# as packing the tables.
 ROUNDING_REFRESHES = 8
 
 # The thresholds of pruning move on a logistic scale, over units rather than hundredths, so they

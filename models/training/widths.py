@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Widths:
-    """How kept widths are found. Whatever the method, frozen widths of rows come out.
+    """How kept widths are found. Every method ends with frozen widths of rows.
 
     Attributes:
         method: "whole": every row keeps all dimensions.

@@ -172,9 +172,9 @@ def quantise(
 
     A code is round-half-even(value / scale), kept within CODE_RANGE. q8: scale = largest |value|
     / 127. q4 and q2: the value furthest from zero, divided by the lowest code (a scale may be
-    negative), times the one of COLUMN_CLIPS or ROW_CLIPS whose squared error is least: clipping
-    a few values makes all others finer. Row scales are float16, column scales float32. Without
-    `scale_axis` the better one is taken: the lower error after both are brought to equal bytes.
+    negative), times the factor of COLUMN_CLIPS or ROW_CLIPS with the least squared error:
+    clipping a few values makes all others finer. Row scales are float16, column scales float32.
+    Without `scale_axis`, the axis with the lower error at equal bytes is taken.
 
     Raises:
         SpecError: wrong shape, non-finite values, widths out of 0..dim, unknown codec, or values
@@ -188,7 +188,7 @@ def quantise(
 
 
 class Survey:
-    """What choosing a table's scales needs to know, gathered chunk by chunk.
+    """Statistics of a table that its scales are chosen by, gathered chunk by chunk.
 
     Attributes:
         lowest, highest: float32 [dim], the range of every column's kept values, zero included.
@@ -355,7 +355,7 @@ def _unclipped_scales(low: FloatArray, high: FloatArray, codec: Codec) -> FloatA
 def _best(
     values: FloatArray, candidates: list[npt.NDArray[Any]], codec: Codec, axis: int
 ) -> npt.NDArray[Any]:
-    """Of several scales a row (axis 1) or column (0), the one with the least squared error."""
+    """For each row (axis 1) or column (0) the candidate scale with the least squared error."""
     best = candidates[0]
     if len(candidates) == 1:
         return best

@@ -139,7 +139,7 @@ class ContainerWriter:
                 self._layout[f"{PADDING_PREFIX}{len(self._layout)}"] = np.zeros(gap, np.uint8)
             self._layout[name], self._starts[name] = stored, position + gap
             position += gap + stored.nbytes
-        # checksums are known when everything is written: until then the header's place is kept
+        # checksums are known only when everything is written, so space for the header is reserved
         widest = dict.fromkeys(arrays, WIDEST_CRC)
         self._header_bytes = len(_header(self._layout, metadata, widest))
         self._checksums = dict.fromkeys(arrays, 0)

@@ -36,11 +36,11 @@ Row = tuple[int, dict[str, Any]]  # line number, value by input name
 
 
 class Described(Protocol):
-    """What says how requests are read: a loaded model, or one that is yet to be written."""
+    """A description of how requests are read: a loaded model, or a model still to be written."""
 
     @property
     def path(self) -> Path:
-        """Where it lies, for messages."""
+        """The file, for messages."""
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

@@ -72,14 +72,14 @@ class LookupSpec:
     `blocks`; block c selects row offset_c + value_c.
     scheme "hash": every one of `residues` selects a row.
     The rows of an ID are fused by sum, mean, concat or mul (entry by entry). Every 64-bit pattern
-    is a legal ID but in a full table without an `oov_row`.
+    is a legal ID, except in a full table without an `oov_row`.
 
     A hybrid is a binary code or a hash with `head` > 0: an ID in [0, head) reads a row of its own,
     row `id`, and no other; with fuse concat, rows id * n + c for c in 0..n-1.
 
     With `pooling`, the vectors over the last axis of ids are summed or averaged: ids int64
     [..., length] -> float32 [..., dim]. The mean is over the IDs that are not padding, and zero
-    where there is none.
+    if all are.
 
     An ID equal to `padding_id` yields the zero vector in all schemes.
 

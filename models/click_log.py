@@ -1,4 +1,4 @@
-"""The encoded click log: what the data loaders hand out and the trainer eats."""
+"""The encoded click log: what training reads."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    """What is converted, and how a module's inputs look."""
+    """Add the options that name the model and describe a module's inputs."""
     parser.add_argument(
         "model",
         help="a folder written by ondevice train, an .onnx file, or package.module:factory",
@@ -114,7 +114,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_storage_options(parser: argparse.ArgumentParser) -> None:
-    """Which files are written, and how they store tables and layers."""
+    """Add the options that name the targets and say how they store tables and layers."""
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
     )
@@ -160,7 +160,7 @@ def _add_fitting_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_validation_options(parser: argparse.ArgumentParser) -> None:
-    """What the AUC is measured on."""
+    """Add the options that say what the AUC is measured on."""
     parser.add_argument(
         "--validation", type=Path, metavar="FILE", help="rows with labels, to measure the AUC on"
     )
@@ -176,7 +176,7 @@ def _add_validation_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is converted, whatever form it came in; see `convert`."""
+    """The model to convert, whatever its form; see `convert`."""
 
     module: nn.Module | Path
     example: Any
@@ -236,7 +236,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_source(model: str) -> None:
-    """Say of a model that is none of the three kinds what it is. Raises InputError."""
+    """Refuse a model that is none of the three kinds, and say what it is. Raises InputError."""
     path = Path(model)
     if ":" in model or path.suffix.lower() == ".onnx" or path.is_dir():
         return

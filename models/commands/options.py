@@ -33,7 +33,7 @@ def add_data_options(
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Sizes of the model and settings of the trainer; what is not given is the recipe's."""
+    """Sizes of the model and settings of the trainer; defaults are the recipe's."""
     base = Experiment()
     hidden = " ".join(map(str, base.network.hidden))
     for flag, kind, default, text in (
@@ -69,7 +69,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_compression_options(parser: argparse.ArgumentParser, base: Experiment) -> None:
-    """How tables are compressed; what is not given is the recipe's."""
+    """How tables are compressed; defaults are the recipe's."""
     parser.add_argument(
         "--scheme",
         choices=SHARINGS,

@@ -1,4 +1,4 @@
-"""The stock runtimes that conversions are verified in: missed before any work, not after it."""
+"""The stock runtimes that conversions are verified in: checked before any work is done."""
 
 from __future__ import annotations
 

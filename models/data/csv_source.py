@@ -1,4 +1,4 @@
-"""Click logs in delimited text files of any layout, read after a description of their columns."""
+"""Click logs in delimited text files of any layout, read by a description of their columns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CsvField:
 
 @dataclass(frozen=True)
 class CsvDescription:
-    """What the columns of a file are.
+    """The roles of the columns of a file.
 
     Attributes:
         label: the label's column.

@@ -81,7 +81,7 @@ def hashed_field(name: str, kind: RawKind = "string", cells: Cells | None = None
 
     Deriving the seed only from the name is a choice of this project: equal values of two fields
     get unrelated hashes, and the same field of another log gets the same ones. Its texts are read
-    after `cells`, by default an empty one as missing.
+    as `cells` says, by default an empty text as missing.
     """
     encoding: Encoding = "bucket" if kind == "number" else "hash"
     seed = xxhash.xxh64_intdigest(name.encode("utf-8"), 0)

@@ -263,7 +263,7 @@ class MaskGroup:
     """
 
     def __init__(self, masks: Sequence[AdaptiveMask]) -> None:
-        """Masks none of which is frozen."""
+        """Group masks; none of them may be frozen."""
         self.masks = tuple(masks)
         self._versions = [mask.version for mask in masks]
         alike: dict[tuple[object, ...], list[int]] = {}
@@ -294,7 +294,7 @@ class MaskGroup:
 
 
 class _Constants:
-    """What `_StraightThrough` needs beside the parameters, for masks of one shape."""
+    """The constants that `_StraightThrough` computes with, for masks of one shape."""
 
     def __init__(self, masks: Sequence[AdaptiveMask]) -> None:
         self.twins = [mask.twins for mask in masks if mask.twins is not None]

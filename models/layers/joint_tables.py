@@ -71,7 +71,7 @@ class JointTables:
         return [vectors[place] for place in range(len(self.tables))]
 
     def _padded(self, places: Sequence[int], ids: Sequence[Tensor]) -> bool:
-        """Whether any table's IDs have its padding ID among them."""
+        """Whether the IDs of any table include its padding ID."""
         padding = [self.tables[place].spec.padding_id for place in places]
         first = padding[0]
         if len(set(padding)) == 1:

@@ -1,4 +1,4 @@
-"""Modules that take the places of trained embedding modules: called alike, over smaller tables."""
+"""Modules that replace trained embedding modules: called like them, over smaller tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ondevice.spec import LookupSpec, Pooling
 
 
 class FittedEmbedding(Embedding):
-    """A table that is called as the `nn.Embedding` was that it replaces."""
+    """A table that is called like the `nn.Embedding` that it replaces."""
 
     @property
     def embedding_dim(self) -> int:
@@ -78,7 +78,7 @@ class FittedBag(nn.Module):
     """
 
     def __init__(self, table: FittedEmbedding, bag: nn.EmbeddingBag) -> None:
-        """Pool like `bag` what `table` holds."""
+        """Pool the vectors of `table` like `bag`."""
         super().__init__()
         self.table = table
         self.mode = bag.mode

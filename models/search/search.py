@@ -142,12 +142,12 @@ class Search:
         return replace(self.base, tables=designs)
 
     def _smallest(self, reference: TrialResult) -> int:
-        """Below so many bytes nothing is looked for."""
+        """The bytes below which the search does not look."""
         most = self.goal.most_bytes(reference)
         return int(min(reference.table_bytes / max(CURVE), math.inf if most is None else most))
 
     def _path(self, width: int, smallest: int) -> list[Point]:
-        """The descent of the probe of one width, read if it is known."""
+        """The descent of the probe of one width, read from its file if that exists."""
         trial_folder = folder_of(self.data, self._whole(width), self.folder)
         stored = trial_folder / f"descent-{smallest}.json"
         if stored.is_file():
@@ -203,7 +203,7 @@ class Search:
                 yield self._trial(max(fitted, key=lambda point: point.auc).designs)
 
     def _fitted(self, path: list[Point], most: float) -> Point | None:
-        """The first point within `most` bytes; what is left pays for rows of cut tables."""
+        """The first point within `most` bytes; the remaining bytes pay for rows of cut tables."""
         place = next((i for i, point in enumerate(path) if point.bytes <= most), None)
         if place is None:
             return None

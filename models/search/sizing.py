@@ -46,7 +46,7 @@ def planned_rows(budget: float, tables: int, dim: int, codec: Codec) -> int:
 def designs(
     method: Method, values: Mapping[str, int], rows: int, dim: int, codec: Codec
 ) -> dict[str, TableDesign] | None:
-    """A method's table for every field with `rows` rows in all; None where it cannot be so small.
+    """A method's table for every field with `rows` rows in all; None if that is too few.
 
     Rows are shared by water-filling: a field gets all rows that it needs or as many as every
     other field that needs more.
@@ -138,7 +138,7 @@ def fewest_rows(method: Method, values: int) -> int:
 
 
 def _remainders(ids: int, rows: int) -> int:
-    """The most remainders m with m + ceil(ids / m) <= rows; near sqrt(ids) where there are none."""
+    """The most remainders m with m + ceil(ids / m) <= rows; near sqrt(ids) if no m fits."""
     root = math.isqrt(max(0, rows * rows - 4 * ids))
     for m in range(min(ids, (rows + root) // 2 + 1), 0, -1):
         if m + -(-ids // m) <= rows:

@@ -1,4 +1,4 @@
-"""How the table of one field is built: rows of its own for frequent values, a tail for the rest."""
+"""The design of a field's table: a row for each frequent value, a tail for all others."""
 
 from __future__ import annotations
 
@@ -92,5 +92,5 @@ class TableDesign:
 
 
 def code_bits(values: int) -> int:
-    """Bits of the ranked IDs of a field with so many training values."""
+    """Bits of the ranked IDs of a field with `values` training values."""
     return max(1, (values + FIRST_VOCABULARY_ID - 1).bit_length())

@@ -1,4 +1,4 @@
-"""One compression trial: what it is given, and what its written file holds and reaches."""
+"""One compression trial: its settings, and the bytes and AUC of its written file."""
 
 from __future__ import annotations
 

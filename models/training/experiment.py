@@ -183,7 +183,7 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
 def _parts(
     log: HashedLog, experiment: Experiment
 ) -> tuple[tuple[HashedLog, HashedLog, HashedLog], dict[str, str]]:
-    """The three parts, with histories if wanted, and whose table each history shares."""
+    """The three parts, with a history if configured, and whose table each history shares."""
     parts = split(log)
     if experiment.history is None:
         return parts, {}

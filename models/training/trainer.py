@@ -210,7 +210,7 @@ def train(
 
 @torch.no_grad()
 def predict(model: ClickModel, log: ClickLog, batch: int = 8192) -> npt.NDArray[np.float32]:
-    """Click probabilities float32 [len(log)], in evaluation mode; the mode is put back."""
+    """Click probabilities float32 [len(log)], in evaluation mode; the mode is restored."""
     if batch < 1:
         raise SpecError(f"batch must be at least 1, got {batch}")
     was_training = model.training

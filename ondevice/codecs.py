@@ -82,7 +82,7 @@ class StoredTable(Protocol):
 
     @property
     def parts(self) -> tuple[TablePart, ...]:
-        """Its rows: those of one part after another. Of most tables, the table itself."""
+        """The parts whose rows, in order, are the table's; for most tables, the table itself."""
 
 
 def value_dtype(codec: Codec) -> np.dtype[Any]:
@@ -224,7 +224,7 @@ class Survey:
         self._seen += len(values)
 
     def column_scales(self, codec: Codec, axis: ScaleAxis | None = None) -> FloatArray | None:
-        """Scales float32 [dim] if codes are to have one a column, None otherwise.
+        """Column scales float32 [dim] if the table is to have them, None otherwise.
 
         Args:
             codec: how the values will be stored.

@@ -30,7 +30,7 @@ class DelimitedFormat:
         return "utf-8-sig" if self.encoding == "utf-8" else self.encoding
 
     def faults(self) -> list[str]:
-        """What contradicts itself in these settings."""
+        """The contradictions in these settings."""
         faults = []
         delimiter, quote = self.delimiter, self.quote
         if not delimiter or set(delimiter) & set("\r\n"):

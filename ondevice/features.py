@@ -145,7 +145,7 @@ class Field:
         return self._encode_values(values)
 
     def read(self, text: str) -> Any:
-        """The value of a cell's text, or list of values of a sequence; None where it is missing.
+        """The value of a cell's text, or the values of a sequence's; None if it is missing.
 
         Raises:
             InputError: the text is not of the field's kind, or the field has no `cells`.
@@ -169,7 +169,7 @@ class Field:
             ) from error
 
     def _read_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> Sequence[Any]:
-        """The values, where texts are read and None stands for what is missing."""
+        """The values, with texts read; None stands for a missing value."""
         return [
             self._of_text(value, number)
             if isinstance(value, str)
@@ -178,7 +178,7 @@ class Field:
         ]
 
     def _check_container(self, values: Any) -> None:
-        """Refuse what is no list or array of values. Raises InputError."""
+        """Refuse anything but a list or an array of values. Raises InputError."""
         fault = ""
         if isinstance(values, str | bytes | bytearray | Mapping | Set):
             fault = f"expected a list of raw values, got {type(values).__name__}"

@@ -171,7 +171,7 @@ class ModelInfo:
 
 
 def _described(item: InputSpec) -> dict[str, Any]:
-    """An input for the description; what is as in the first files of this version is left out."""
+    """An input for the description; keys with default values are left out."""
     limit = list(item.id_limit) if isinstance(item.id_limit, tuple) else item.id_limit
     data: dict[str, Any] = {"name": item.name, "shape": list(item.shape), "id_limit": limit}
     if item.dtype != "int64":

@@ -109,7 +109,7 @@ class Model:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs; `predict` returns a dict where there are several."""
+        """Names of the outputs; `predict` returns a dict if there are several."""
         return self.info.outputs
 
     def predict(self, inputs: Mapping[str, Values], *, raw: bool = False) -> Any:
@@ -267,7 +267,7 @@ def _float32(name: str, array: ValueArray) -> FloatArray:
 
 
 def _check_limits(spec: InputSpec, values: ValueArray) -> None:
-    """IDs against the limits of their tables, column by column. NaN is an ID of no table."""
+    """Check IDs against the limits of their tables, column by column; NaN is never an ID."""
     flat = values.reshape(len(values), -1)
     low, high, limited = _bounds(spec, flat.shape[1])
     outside = (flat < low) | (flat > high)

@@ -115,7 +115,7 @@ def split_difference(
     context: Sequence[str],
     scales: Mapping[str, ScaleArray] | None = None,
 ) -> float:
-    """As `ranking_difference`, of one split of a request, and of all its rows.
+    """As `ranking_difference`, for one split of a request and all its rows.
 
     Args:
         ranking: ranks the candidates.

@@ -57,7 +57,7 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
 
 
 def _open_best(path: Path, threads: int) -> tuple[str, Engine, ModelInfo]:
-    """Open a native file in the C engine, or in numpy where that cannot run it, and say so."""
+    """Open a native file in the C engine; if that cannot run it, in numpy, with a warning."""
     try:
         return "native", *_open(path, "native", threads)
     except MissingDependencyError as error:

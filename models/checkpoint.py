@@ -121,9 +121,8 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
             shapes, dtypes or values of tensors differ from what the configuration says.
     """
     folder = Path(directory)
-    sweep(
-        folder.parent
-    )  # a process killed while it replaced the checkpoint: the old one comes back
+    # if a process was killed while it replaced the checkpoint, this puts the old one back
+    sweep(folder.parent)
     config = _read_config(folder / CONFIG)
     try:
         model_config = ModelConfig.from_dict(config["model"])
@@ -167,6 +166,17 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, digest: object, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a weights file, read only after its shapes and its digest were checked.
+
+    Args:
+        path: the safetensors file.
+        digest: the SHA-256 that the configuration states.
+        expected: by name a tensor of the shape and dtype that the model needs.
+
+    Raises:
+        FileFormatError: unreadable, or other names, shapes, dtypes or bytes than expected, or
+            values that are not finite.
+    """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""The encoded click log: what the data loaders hand out and the trainer eats."""
+"""The encoded click log: what training reads."""
 
 from __future__ import annotations
 
@@ -53,14 +53,17 @@ class Splits:
 
 
 def _faults(log: ClickLog) -> list[str]:
+    """What is wrong with a log: labels that are not float32 [n] of 0 and 1, fields without IDs or
+    the reverse, IDs that are not int64 [n] ([n, length] for a sequence).
+    """
     labels = log.labels
     if labels.dtype != np.float32 or labels.ndim != 1:
         return [f"labels must be float32 [n], got {labels.dtype} {list(labels.shape)}"]
     faults = []
-    wanted = [field.name for field in log.features.fields]
-    if missing := [name for name in wanted if name not in log.ids]:
+    names = [field.name for field in log.features.fields]
+    if missing := [name for name in names if name not in log.ids]:
         faults.append(f"no IDs for {', '.join(map(repr, missing))}")
-    if unknown := [name for name in log.ids if name not in wanted]:
+    if unknown := [name for name in log.ids if name not in names]:
         faults.append(f"IDs for unknown fields {', '.join(map(repr, unknown))}")
     lengths = {field.name: field.length for field in log.features.fields}
     for name, ids in log.ids.items():

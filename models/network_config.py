@@ -153,6 +153,9 @@ class ModelConfig:
 
 
 def _config_faults(config: ModelConfig) -> list[str]:
+    """What is wrong with a configuration: names, masks, histories, and widths of vectors that its
+    network cannot take.
+    """
     faults = []
     if not config.embeddings:
         faults.append("at least one field is needed")

@@ -197,7 +197,7 @@ class ClickModel(nn.Module):
 def build(config: ModelConfig) -> ClickModel:
     """A model of the configured shapes with fresh weights.
 
-    Masks are made with whole rows and no counts: load their state, or learn them by
+    Masks start with whole rows and no counts: load their state, or learn them by
     `attach_masks`.
     """
     tables = {}
@@ -242,7 +242,7 @@ def attach_masks(
         model: changed in place.
         train: the training split, and nothing else.
         fields: which tables to mask; all by default.
-        counts: what `table_counts` found, to save counting again.
+        counts: what `table_counts` returned, to save counting again.
         temperature: T of the relaxed one-hot.
         hidden: hidden layer sizes of each twin.
 

@@ -119,6 +119,18 @@ def parse_recipe(text: str, name: str, folder: Path) -> Recipe:
 
 
 def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
+    """A recipe of decoded TOML; absent settings are those of `Experiment`.
+
+    A section that turns something on (refit, rounding, history) does so by being there.
+
+    Args:
+        data: the file's content.
+        name: of the recipe.
+        folder: what relative paths of the data section count from.
+
+    Raises:
+        SpecError, InputError: an unknown key, a value of a wrong type or out of range.
+    """
     sections = (
         *("network", "tables", "widths", "refit", "rounding"),
         *("training", "numeric", "history", "data"),

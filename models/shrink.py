@@ -44,7 +44,7 @@ _FORWARDS = (nn.Embedding.forward, nn.EmbeddingBag.forward, Embedding.forward)
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Settings:
     """Settings of compress_embeddings, checked."""
 
     row_ratio: float | None
@@ -108,18 +108,18 @@ def compress_embeddings(
             names no embedding.
         InputError: counts of another shape, or a table with values that are not finite.
     """
-    wanted = _Wanted(row_ratio, width_error, rotate, codec, min_rows)
+    settings = _Settings(row_ratio, width_error, rotate, codec, min_rows)
     memo: dict[int, Any] = {}
     report: list[FittedTable] = []
     for sharing in _tables_by_weight(module, {*only, *(counts or {})}):
         if only and not set(only) & set(sharing):
             continue
         path, child = next(iter(sharing.items()))
-        reasons = [_reason_to_keep(user, wanted) for user in sharing.values()]
+        reasons = [_reason_to_keep(user, settings) for user in sharing.values()]
         if reason := next(filter(None, reasons), None):
-            report.append(_kept(path, child, reason))
+            report.append(_unchanged(path, child, reason))
             continue
-        new, entry = _fit(path, child, _weights(sharing, counts or {}), wanted)
+        new, entry = _fit(path, child, _weights(sharing, counts or {}), settings)
         report.append(entry)
         new.train(child.training)
         for user in sharing.values():
@@ -159,7 +159,7 @@ def _tables_by_weight(module: nn.Module, named: set[str]) -> list[dict[str, Tabl
     return list(users.values())
 
 
-def _reason_to_keep(child: Table, wanted: _Wanted) -> str | None:
+def _reason_to_keep(child: Table, settings: _Settings) -> str | None:
     weight = child.weight
     if isinstance(child, FittedEmbedding):
         return "kept: compressed already"
@@ -173,14 +173,15 @@ def _reason_to_keep(child: Table, wanted: _Wanted) -> str | None:
         return "kept: it has max_norm"
     if isinstance(child, Embedding) and (child.spec.scheme != "full" or child.mask is not None):
         return "kept: compressed already"
-    if len(weight) < wanted.min_rows:
-        return f"kept: under {wanted.min_rows:,} rows"
-    if wanted.row_ratio is None and weight.shape[1] == 1:
+    if len(weight) < settings.min_rows:
+        return f"kept: under {settings.min_rows:,} rows"
+    if settings.row_ratio is None and weight.shape[1] == 1:
         return "kept: one dimension"
     return None
 
 
-def _kept(path: str, child: Table, reason: str) -> FittedTable:
+def _unchanged(path: str, child: Table, reason: str) -> FittedTable:
+    """The line of the report for a table that stays as it is."""
     rows, dim = (int(size) for size in child.weight.shape)
     count = 4 * rows * dim
     return FittedTable(path, rows, dim, reason, rows, float(dim), count, count, 0.0, 0.0)
@@ -201,8 +202,24 @@ def _weights(sharing: Mapping[str, Table], counts: Mapping[str, npt.ArrayLike]) 
 
 
 def _fit(
-    path: str, child: Table, weights: FloatArray, wanted: _Wanted
+    path: str, child: Table, weights: FloatArray, settings: _Settings
 ) -> tuple[FittedEmbedding, FittedTable]:
+    """The smaller table that replaces an embedding, and its line of the report.
+
+    With a row ratio, the rows of a binary-code table are fitted by least squares. With a width
+    error, each row is then cut (in the coordinates of the principal axes, if rotated), and the
+    remaining values are fitted again.
+
+    Args:
+        path: of the module, for errors and the report.
+        child: the embedding, its weight float32 [rows, dim].
+        weights: how much the error of each of its rows counts, float64 [rows].
+        settings: how to compress.
+
+    Raises:
+        InputError: values that are not finite.
+        SpecError: more compression of rows than binary codes reach.
+    """
     table = child.weight.detach().cpu().numpy().astype(np.float64)
     if wrong := np.count_nonzero(~np.isfinite(table)):
         raise InputError(f"table {path!r}: {wrong} of {table.size} values are NaN or infinite")
@@ -214,27 +231,28 @@ def _fit(
         weights[padding] = 0  # nobody reads it
     spec, axes = old, np.eye(dim)
     system = None
-    if wanted.row_ratio is not None:
-        spec = _code_spec(rows, dim, wanted.row_ratio, padding)
+    if settings.row_ratio is not None:
+        spec = _code_spec(rows, dim, settings.row_ratio, padding)
         system = _system(spec, rows, weights)
     target, widths = table, None
     values = target if system is None else _least_squares(system, target, weights)
-    if wanted.width_error is not None:
+    if settings.width_error is not None:
         importance = weights if system is None else np.asarray(abs(system).power(2).sum(0)).ravel()
-        if wanted.rotate:
+        if settings.rotate:
             axes = _principal_axes(values, importance)
-        widths = _widths(values @ axes, importance, wanted.width_error)
-        most = int(widths.max()) if wanted.rotate else dim  # nothing would add the others again
+        widths = _widths(values @ axes, importance, settings.width_error)
+        # without a rotation the vectors keep their width, so the table does too
+        most = int(widths.max()) if settings.rotate else dim
         axes, target = axes[:, :most], table @ axes[:, :most]
         spec = replace(spec, dim=most)
         if system is None:
             values = np.where(np.arange(most) < widths[:, None], target, 0.0)
         else:
             values = _least_squares(system, target, weights, widths)
-    new = _module(spec, values, widths, axes if wanted.rotate and widths is not None else None)
+    new = _module(spec, values, widths, axes if settings.rotate and widths is not None else None)
     new.to(child.weight.device)
     new.sparse = bool(getattr(child, "sparse", False))
-    entry = _measured(path, table, weights, new, wanted)
+    entry = _report_line(path, table, weights, new, settings)
     return new, entry
 
 
@@ -298,8 +316,8 @@ def _least_squares(
     system = sparse.csr_array(system @ sparse.diags_array(1 / lengths))
     values = np.zeros((system.shape[1], target.shape[1]))
     for column in range(target.shape[1]):
-        kept = np.arange(len(values)) if widths is None else np.flatnonzero(widths > column)
-        part = system if len(kept) == len(values) else system[:, kept]
+        rows = np.arange(len(values)) if widths is None else np.flatnonzero(widths > column)
+        part = system if len(rows) == len(values) else system[:, rows]
         solution = lsqr(
             part,
             scaled[:, column],
@@ -307,7 +325,7 @@ def _least_squares(
             btol=SOLVER_TOLERANCE,
             iter_lim=SOLVER_STEPS,
         )
-        values[kept, column] = solution[0] / lengths[kept]
+        values[rows, column] = solution[0] / lengths[rows]
     return values
 
 
@@ -317,7 +335,7 @@ def _principal_axes(values: FloatArray, importance: FloatArray) -> FloatArray:
     axes = axes[:, ::-1]
     largest = np.abs(axes).argmax(axis=0)
     signs = np.where(axes[largest, np.arange(axes.shape[1])] < 0, -1.0, 1.0)
-    turned: FloatArray = axes * signs  # of two opposite axes always the same one
+    turned: FloatArray = axes * signs  # of two opposite axes, always the same
     return turned
 
 
@@ -365,18 +383,28 @@ def _module(
     return new
 
 
-def _measured(
-    path: str, table: FloatArray, weights: FloatArray, new: Embedding, wanted: _Wanted
+def _report_line(
+    path: str, table: FloatArray, weights: FloatArray, new: Embedding, settings: _Settings
 ) -> FittedTable:
+    """A line of the report: sizes and errors of the new table, exact and rounded to the codec.
+
+    Args:
+        path: of the module.
+        table: the original float64 [rows, dim].
+        weights: how much the error of each row counts, float64 [rows].
+        new: what replaces it; its weight is replaced for a moment and put back.
+        settings: how it was compressed.
+    """
     rows, dim = table.shape
     widths = None if new.mask is None else new.mask.kept.cpu().numpy().astype(np.int64)
-    stored = quantise(new.weight.detach().cpu().numpy(), wanted.codec, widths=widths)
-    kept = stored.rows * stored.dim if widths is None else int(widths.sum())
+    stored = quantise(new.weight.detach().cpu().numpy(), settings.codec, widths=widths)
+    values = stored.rows * stored.dim if widths is None else int(widths.sum())
     method = f"{new.spec.kind}, {new.spec.rows:,} rows"
-    if wanted.width_error is not None:
-        method += f", {kept / stored.rows:.1f} of {dim} dimensions"
+    if settings.width_error is not None:
+        method += f", {values / stored.rows:.1f} of {dim} dimensions"
     rotation = new.rotation if isinstance(new, RotatedEmbedding) else None
-    count = kept * BITS[wanted.codec] // 8 + (0 if rotation is None else 4 * rotation.numel())
+    rotation_bytes = 0 if rotation is None else 4 * rotation.numel()
+    count = values * BITS[settings.codec] // 8 + rotation_bytes
     errors = [_relative_error(table, weights, new)]
     original = new.weight.detach().clone()
     with torch.no_grad():
@@ -384,7 +412,7 @@ def _measured(
         errors.append(_relative_error(table, weights, new))
         new.weight.copy_(original)
     return FittedTable(
-        path, rows, dim, method, stored.rows, kept / stored.rows, 4 * rows * dim, count, *errors
+        path, rows, dim, method, stored.rows, values / stored.rows, 4 * rows * dim, count, *errors
     )
 
 

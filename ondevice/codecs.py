@@ -47,7 +47,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class TablePart(Protocol):
-    """Rows of a quantised table that are made a chunk at a time."""
+    """Rows of a quantised table that are computed a chunk at a time."""
 
     def chunks(self) -> Iterator[QuantTable]:
         """The rows in order, in tables of `chunk_rows(dim)` rows; the last one may be shorter."""
@@ -74,7 +74,7 @@ class StoredTable(Protocol):
 
     @property
     def column_scales(self) -> FloatArray | None:
-        """Column scales float32 [dim], if the table has such."""
+        """Column scales float32 [dim], or None when the table has none."""
 
     @property
     def widths(self) -> npt.NDArray[np.integer] | None:
@@ -82,11 +82,11 @@ class StoredTable(Protocol):
 
     @property
     def parts(self) -> tuple[TablePart, ...]:
-        """Its rows: those of one part after another. Of most tables, the table itself."""
+        """The parts whose rows, in order, are the table's; for most tables, the table itself."""
 
 
 def value_dtype(codec: Codec) -> np.dtype[Any]:
-    """Of QuantTable.values."""
+    """The dtype of QuantTable.values."""
     return np.dtype({"f32": np.float32, "f16": np.float16}.get(codec, np.int8))
 
 
@@ -133,7 +133,7 @@ class QuantTable:
 
     @property
     def column_scales(self) -> FloatArray | None:
-        """Column scales float32 [dim], if the table has such."""
+        """Column scales float32 [dim], or None when the table has none."""
         if self.scales is None or self.scale_axis == "row":
             return None
         return self.scales.astype(np.float32, copy=False)
@@ -172,9 +172,9 @@ def quantise(
 
     A code is round-half-even(value / scale), kept within CODE_RANGE. q8: scale = largest |value|
     / 127. q4 and q2: the value furthest from zero, divided by the lowest code (a scale may be
-    negative), times the one of COLUMN_CLIPS or ROW_CLIPS whose squared error is least: clipping
-    a few values makes all others finer. Row scales are float16, column scales float32. Without
-    `scale_axis` the better one is taken: the lower error after both are brought to equal bytes.
+    negative), times the factor of COLUMN_CLIPS or ROW_CLIPS with the least squared error:
+    clipping a few values makes all others finer. Row scales are float16, column scales float32.
+    Without `scale_axis`, the axis with the lower error at equal bytes is taken.
 
     Raises:
         SpecError: wrong shape, non-finite values, widths out of 0..dim, unknown codec, or values
@@ -188,7 +188,7 @@ def quantise(
 
 
 class Survey:
-    """What choosing a table's scales needs to know, gathered chunk by chunk.
+    """Statistics of a table that its scales are chosen by, gathered chunk by chunk.
 
     Attributes:
         lowest, highest: float32 [dim], the range of every column's kept values, zero included.
@@ -224,7 +224,7 @@ class Survey:
         self._seen += len(values)
 
     def column_scales(self, codec: Codec, axis: ScaleAxis | None = None) -> FloatArray | None:
-        """Scales float32 [dim] if codes are to have one a column, None otherwise.
+        """Column scales float32 [dim] if the table is to have them, None otherwise.
 
         Args:
             codec: how the values will be stored.
@@ -355,7 +355,7 @@ def _unclipped_scales(low: FloatArray, high: FloatArray, codec: Codec) -> FloatA
 def _best(
     values: FloatArray, candidates: list[npt.NDArray[Any]], codec: Codec, axis: int
 ) -> npt.NDArray[Any]:
-    """Of several scales a row (axis 1) or column (0), the one with the least squared error."""
+    """For each row (axis 1) or column (0) the candidate scale with the least squared error."""
     best = candidates[0]
     if len(candidates) == 1:
         return best

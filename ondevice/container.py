@@ -52,7 +52,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 @dataclass(frozen=True)
 class Reserved:
-    """Room for an array that is written piece by piece, and never is in memory whole."""
+    """Room for an array that is written piece by piece and is never in memory as a whole."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -139,7 +139,7 @@ class ContainerWriter:
                 self._layout[f"{PADDING_PREFIX}{len(self._layout)}"] = np.zeros(gap, np.uint8)
             self._layout[name], self._starts[name] = stored, position + gap
             position += gap + stored.nbytes
-        # checksums are known when everything is written: until then the header's place is kept
+        # checksums are known only when everything is written, so space for the header is reserved
         widest = dict.fromkeys(arrays, WIDEST_CRC)
         self._header_bytes = len(_header(self._layout, metadata, widest))
         self._checksums = dict.fromkeys(arrays, 0)
@@ -270,7 +270,7 @@ def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What json.loads calls for an object. Raises ValueError where a key occurs twice."""
+    """A JSON object as a dict, for json.loads. Raises ValueError if a key occurs twice."""
     keys = dict(pairs)
     if len(keys) != len(pairs):
         raise ValueError("a name occurs twice")

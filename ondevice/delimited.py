@@ -30,7 +30,7 @@ class DelimitedFormat:
         return "utf-8-sig" if self.encoding == "utf-8" else self.encoding
 
     def faults(self) -> list[str]:
-        """What contradicts itself in these settings."""
+        """The contradictions in these settings."""
         faults = []
         delimiter, quote = self.delimiter, self.quote
         if not delimiter or set(delimiter) & set("\r\n"):
@@ -52,16 +52,16 @@ class DelimitedFormat:
     @classmethod
     def from_json(cls, data: Any) -> DelimitedFormat:
         """Read what `to_json` wrote. Raises SpecError."""
-        wanted = {"delimiter", "quote", "encoding"}
-        if not isinstance(data, dict) or set(data) != wanted:
-            raise SpecError(f"text format: expected an object of {', '.join(sorted(wanted))}")
+        keys = {"delimiter", "quote", "encoding"}
+        if not isinstance(data, dict) or set(data) != keys:
+            raise SpecError(f"text format: expected an object of {', '.join(sorted(keys))}")
         for name, value in data.items():
             if not isinstance(value, str) and not (name == "quote" and value is None):
                 raise SpecError(f"text format: {name} must be a string, got {value!r}")
-        made = cls(**data)
-        if faults := made.faults():
+        text_format = cls(**data)
+        if faults := text_format.faults():
             raise SpecError("text format: " + "; ".join(faults))
-        return made
+        return text_format
 
 
 COMMAS = DelimitedFormat()

@@ -49,7 +49,7 @@ def output_scale(values: Sequence[FloatArray]) -> ScaleArray:
 def largest_difference(
     got: FloatArray, expected: FloatArray, scale: npt.NDArray[Any] | None = None
 ) -> float:
-    """Largest |difference|, relative to the output's scale, and to the value where that is larger.
+    """Largest |difference|, relative to the output's scale or, if larger, to the value.
 
     Args:
         got: an output, [rows, ...].

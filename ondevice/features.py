@@ -53,7 +53,7 @@ class Field:
         oldest first: its IDs are [n, length], filled up with 0 at the end; of a longer sequence
         the last `length` values count.
     cells: how texts are read: a text in place of a value is a cell of the training log, so that
-        "NA" is missing here where it was missing there. None: texts are values of the kind
+        "NA" is missing if it was missing in training. None: texts are values of the kind
         "string" as they are, and of no other kind (files written before cells were specified).
     """
 
@@ -68,6 +68,7 @@ class Field:
     cells: Cells | None = None
 
     def __post_init__(self) -> None:
+        """Check every setting, and those that depend on each other. Raises SpecError."""
         faults = []
         if not isinstance(self.name, str) or not self.name:
             faults.append(f"name must be a non-empty string, got {self.name!r}")
@@ -144,7 +145,7 @@ class Field:
         return self._encode_values(values)
 
     def read(self, text: str) -> Any:
-        """The value of a cell's text, or list of values of a sequence; None where it is missing.
+        """The value of a cell's text, or the values of a sequence's; None if it is missing.
 
         Raises:
             InputError: the text is not of the field's kind, or the field has no `cells`.
@@ -168,7 +169,7 @@ class Field:
             ) from error
 
     def _read_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> Sequence[Any]:
-        """The values, where texts are read and None stands for what is missing."""
+        """The values, with texts read; None stands for a missing value."""
         return [
             self._of_text(value, number)
             if isinstance(value, str)
@@ -177,7 +178,7 @@ class Field:
         ]
 
     def _check_container(self, values: Any) -> None:
-        """Refuse what is no list or array of values. Raises InputError."""
+        """Refuse anything but a list or an array of values. Raises InputError."""
         fault = ""
         if isinstance(values, str | bytes | bytearray | Mapping | Set):
             fault = f"expected a list of raw values, got {type(values).__name__}"
@@ -408,6 +409,12 @@ def _boundary_faults(boundaries: FloatArray | None, encoding: str) -> list[str]:
 
 
 def _field_to_json(field: Field, vocabulary_of: str | None) -> dict[str, Any]:
+    """A JSON-ready object; settings at their defaults are left out.
+
+    Args:
+        field: what to write; arrays become base64 of little-endian bytes.
+        vocabulary_of: an earlier field that has the same vocabulary, named instead of its values.
+    """
     item: dict[str, Any] = {
         "name": field.name,
         "kind": field.kind,

@@ -171,7 +171,7 @@ class ModelInfo:
 
 
 def _described(item: InputSpec) -> dict[str, Any]:
-    """An input for the description; what is as in the first files of this version is left out."""
+    """An input for the description; keys with default values are left out."""
     limit = list(item.id_limit) if isinstance(item.id_limit, tuple) else item.id_limit
     data: dict[str, Any] = {"name": item.name, "shape": list(item.shape), "id_limit": limit}
     if item.dtype != "int64":
@@ -234,15 +234,21 @@ def _vectors(data: Any) -> TestVectors:
 
 
 def _input(item: Any) -> InputSpec:
+    """An input of decoded JSON; `id_limit` and `id_low` bound the IDs, one number for all
+    elements of a row or a list with one for each.
+
+    Raises:
+        KeyError, TypeError, ValueError: a key is absent, or a value of a wrong type or size.
+    """
     shape = tuple(item["shape"])
     if not shape or not all(isinstance(size, int | str) for size in shape):
         raise ValueError(f"input shape {shape}")
     limit, low = item["id_limit"], item.get("id_low", 0)
-    limit, low = (tuple(one) if isinstance(one, list) else one for one in (limit, low))
+    limit, low = (tuple(bound) if isinstance(bound, list) else bound for bound in (limit, low))
     limits = limit if isinstance(limit, tuple) else (limit,)
     lows = low if isinstance(low, tuple) else (low,)
-    if any(not isinstance(one, int | None) for one in limits) or any(
-        not isinstance(one, int) for one in lows
+    if any(not isinstance(bound, int | None) for bound in limits) or any(
+        not isinstance(bound, int) for bound in lows
     ):
         raise TypeError(f"id_limit {limit!r}, id_low {low!r}")
     elements = math.prod(size if isinstance(size, int) else 0 for size in shape[1:])

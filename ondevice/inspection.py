@@ -59,7 +59,7 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Inspect a model file. Of .onnx and .tflite the tables are as the converter noted them.
+    """Inspect a model file; the tables of .onnx and .tflite are those the converter noted.
 
     Raises:
         FileFormatError: the file is missing or damaged.

@@ -109,7 +109,7 @@ class Model:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs; `predict` returns a dict where there are several."""
+        """Names of the outputs; `predict` returns a dict if there are several."""
         return self.info.outputs
 
     def predict(self, inputs: Mapping[str, Values], *, raw: bool = False) -> Any:
@@ -267,7 +267,7 @@ def _float32(name: str, array: ValueArray) -> FloatArray:
 
 
 def _check_limits(spec: InputSpec, values: ValueArray) -> None:
-    """IDs against the limits of their tables, column by column. NaN is an ID of no table."""
+    """Check IDs against the limits of their tables, column by column; NaN is never an ID."""
     flat = values.reshape(len(values), -1)
     low, high, limited = _bounds(spec, flat.shape[1])
     outside = (flat < low) | (flat > high)
@@ -288,15 +288,15 @@ def _check_limits(spec: InputSpec, values: ValueArray) -> None:
 @functools.lru_cache(maxsize=1024)
 def _bounds(spec: InputSpec, columns: int) -> tuple[Any, Any, npt.NDArray[np.bool_]]:
     """Lowest and highest legal value of every element of a row, and which are IDs with a limit."""
-    given = spec.id_limit if isinstance(spec.id_limit, tuple) else (spec.id_limit,) * columns
-    limited = np.array([limit is not None for limit in given])
+    limits = spec.id_limit if isinstance(spec.id_limit, tuple) else (spec.id_limit,) * columns
+    limited = np.array([limit is not None for limit in limits])
     top, dtype = 2**63 - 1, _DTYPES[spec.dtype]
     lows = spec.id_low if isinstance(spec.id_low, tuple) else (spec.id_low,) * columns
     low = np.array(
-        [-top - 1 if limit is None else one for limit, one in zip(given, lows, strict=True)],
+        [-top - 1 if limit is None else lowest for limit, lowest in zip(limits, lows, strict=True)],
         np.int64,
     )
-    high = np.array([top if limit is None else limit - 1 for limit in given], np.int64)
+    high = np.array([top if limit is None else limit - 1 for limit in limits], np.int64)
     if dtype.kind == "f":  # a fraction is dropped, so -0.5 is ID 0 and 9.9 is ID 9
         below = np.nextafter(low.astype(np.float32) - 1, np.float32(np.inf), dtype=np.float32)
         above = np.nextafter(high.astype(np.float32) + 1, np.float32(-np.inf), dtype=np.float32)

@@ -41,8 +41,8 @@ class Ranker(Protocol):
 def context_splits(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Which inputs are the context, split by split; the others are the candidates'.
 
-    Never none of them and never all. Of up to ALL_SPLITS inputs every split; of more, so many that
-    every two inputs stand together on each side, and apart both ways.
+    A context is never empty and never all inputs. Up to ALL_SPLITS inputs give every split; more
+    inputs give a sample in which every two inputs are together on each side, and apart both ways.
     """
     count = len(names)
     if count <= ALL_SPLITS:
@@ -115,7 +115,7 @@ def split_difference(
     context: Sequence[str],
     scales: Mapping[str, ScaleArray] | None = None,
 ) -> float:
-    """As `ranking_difference`, of one split of a request, and of all its rows.
+    """As `ranking_difference`, for one split of a request and all its rows.
 
     Args:
         ranking: ranks the candidates.

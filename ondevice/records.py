@@ -5,7 +5,7 @@ follow one another without gaps, so rows of q4 and q2 share bytes; the first val
 bits. When rows keep different widths, an index finds them: 12-byte groups, each a uint32 with the
 byte at which the group's first record begins and 64 bits of width codes: 16 of 4 bits, 32 of 2 or
 64 of 1. A row's width is min(dim, base + step * code), so a record's place is the group's plus an
-affine function of the sum of the codes before it: at most 0.75 bytes a row, found without a scan.
+affine function of the sum of the codes before it: no scan, and at most 0.75 bytes of index a row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GROUP_BYTES = 12
 GROUP_CODE_BITS = 64
 WIDTH_BITS = (1, 2, 4)
 SCALE_BITS = 16
-COUNTED_ROWS = 2**20  # worked on at once: temporaries take up to 30 bytes a row
+COUNTED_ROWS = 2**20  # rows to work on at once: temporaries take up to 30 bytes a row
 # Zero bytes after the last record, so that a kernel may load a whole vector at any record.
 TAIL_BYTES = 64
 TAIL = np.zeros(TAIL_BYTES, dtype=np.uint8)
@@ -59,6 +59,7 @@ class RecordLayout:
     width_bits: int | None = None
 
     def __post_init__(self) -> None:
+        """Check every number, since a layout is read from files. Raises FileFormatError."""
         faults = []
         if self.codec not in CODECS:
             faults.append(f"unknown codec {self.codec!r}")
@@ -247,7 +248,7 @@ class RecordTable:
 
 @dataclass(frozen=True)
 class RecordStream:
-    """A table in its stored form, whose records are made chunk by chunk: `pack`, then `TAIL`."""
+    """A table in its stored form, its records packed chunk by chunk: `pack`, then `TAIL`."""
 
     layout: RecordLayout
     records: Reserved
@@ -338,7 +339,7 @@ def _pack_rows(table: QuantTable, lengths: npt.NDArray[np.int64], group_rows: in
         lasts = np.append(starts[1:], table.rows) - 1
         counts = counts.copy()
         counts[lasts] += -np.add.reduceat(counts, starts) % (8 // unit)
-        # what a record's own values do not fill is zero, also where the row is wider
+        # what the values of a record do not fill is zero, also where the row is wider
         units[np.arange(longest) >= (lengths // unit)[:, None]] = 0
     return _join(units[np.arange(longest) < counts[:, None]], unit)
 

@@ -36,11 +36,11 @@ Row = tuple[int, dict[str, Any]]  # line number, value by input name
 
 
 class Described(Protocol):
-    """What says how requests are read: a loaded model, or one that is yet to be written."""
+    """A description of how requests are read: a loaded model, or a model still to be written."""
 
     @property
     def path(self) -> Path:
-        """Where it lies, for messages."""
+        """The file, for messages."""
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -117,7 +117,7 @@ def read_requests(
 
 
 def field_of_cells(field: Field) -> Field:
-    """The field, which reads texts also where its file says nothing of them."""
+    """The field, with cells to read texts by if its file specifies none."""
     return field if field.cells is not None else replace(field, cells=UNSPECIFIED)
 
 
@@ -148,7 +148,7 @@ def _csv_rows(source: IO[str], features: FeatureSpec, fields: Sequence[Field]) -
 def _header(
     first: list[str], features: FeatureSpec, fields: Sequence[Field]
 ) -> tuple[Sequence[str], dict[str, str]]:
-    """The column names, and by field the one of its column.
+    """The column names, and the column name of each field.
 
     The first row holds them where it has the log's columns of all inputs, or else the names
     of all inputs; otherwise they are those of a training log without a header.
@@ -200,7 +200,7 @@ def _json_rows(source: IO[str], fields: Sequence[Field]) -> Iterator[Row]:
 
 
 def _lines(source: IO[str]) -> Iterator[str]:
-    """The lines of a file, its read errors as InputError: a disk's, a folder in place of a file."""
+    """The lines of a file. Raises InputError if it cannot be read: a bad disk, a folder."""
     try:
         yield from source
     except DAMAGE as error:

@@ -72,14 +72,14 @@ class LookupSpec:
     `blocks`; block c selects row offset_c + value_c.
     scheme "hash": every one of `residues` selects a row.
     The rows of an ID are fused by sum, mean, concat or mul (entry by entry). Every 64-bit pattern
-    is a legal ID but in a full table without an `oov_row`.
+    is a legal ID, except in a full table without an `oov_row`.
 
     A hybrid is a binary code or a hash with `head` > 0: an ID in [0, head) reads a row of its own,
     row `id`, and no other; with fuse concat, rows id * n + c for c in 0..n-1.
 
     With `pooling`, the vectors over the last axis of ids are summed or averaged: ids int64
     [..., length] -> float32 [..., dim]. The mean is over the IDs that are not padding, and zero
-    where there is none.
+    if all are.
 
     An ID equal to `padding_id` yields the zero vector in all schemes.
 
@@ -113,7 +113,7 @@ class LookupSpec:
 
     @property
     def rows_per_id(self) -> int:
-        """How many rows an ID reads that is not of the head."""
+        """How many rows an ID outside the head reads."""
         return max(1, len(self.blocks), len(self.residues))
 
     @property
@@ -141,7 +141,7 @@ class LookupSpec:
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready object; what format version 1 does not know is left out where unused."""
+        """A JSON-ready object; keys that format version 1 does not know are left out if unused."""
         data = asdict(self)
         for name, unused in (("residues", ()), ("head", 0), ("pooling", "none")):
             if data[name] == unused:
@@ -406,7 +406,7 @@ def _shared_faults(spec: LookupSpec) -> list[str]:
 
 
 def _type_faults(spec: LookupSpec) -> list[str]:
-    """Faults of numbers that are no integers; True and False are none."""
+    """Faults of numbers that are not integers; True and False are not integers either."""
     values: dict[str, Any] = {
         "rows": spec.rows,
         "dim": spec.dim,

@@ -24,15 +24,15 @@ REPLACED = "replaced"  # in it: what the folder's owner moved out of the way, un
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Yield a new hidden folder in `parent`, which is removed at the end.
 
-    First, folders there are swept which killed processes left. The system releases a killed
+    Folders that killed processes left in `parent` are swept first. The system releases a killed
     process's locks, so a folder that can be locked has no owner, whichever container or host (on
     a file system that shares locks) it ran in.
 
     Args:
-        parent: an existing folder; by default the system's one for temporary files.
+        parent: an existing folder; by default the system's folder for temporary files.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be created.
     """
     place = Path(tempfile.gettempdir()) if parent is None else parent
     sweep(place)
@@ -48,8 +48,8 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 def sweep(parent: Path) -> None:
     """Remove what killed processes left in a folder; put back what they were about to replace.
 
-    Only folders of this module's names that belong to this user and that no process has locked.
-    What cannot be read or removed stays.
+    Only folders with names of this module that belong to this user and that no process has locked.
+    Files that cannot be read or removed stay.
     """
     if sys.platform == "win32":
         return
@@ -62,7 +62,7 @@ def sweep(parent: Path) -> None:
 def set_aside(target: Path, folder: Path) -> None:
     """Move `target` into a temporary folder beside it.
 
-    It comes back if nothing of its name is there when the folder is removed or swept.
+    When the folder is removed or swept, the target comes back unless its name is taken by then.
     """
     (folder / REPLACED).mkdir()
     target.rename(folder / REPLACED / target.name)
@@ -75,7 +75,7 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
 
 
 def _locked(parent: Path) -> tuple[Path, int]:
-    """A new folder and the descriptor of its lock; another one if a sweep took the first."""
+    """A new folder and the descriptor of its lock; tries again if a sweep removed the folder."""
     while True:
         folder = parent / f".ondevice-{secrets.token_hex(8)}.tmp"
         folder.mkdir(mode=0o700)
@@ -89,7 +89,7 @@ def _locked(parent: Path) -> tuple[Path, int]:
 def _lock(folder: Path, lock: int) -> bool | None:
     """Whether this process now has the lock of a folder; None where there are no locks.
 
-    Not where somebody else has it, or has removed the folder since the lock's file was opened.
+    False if another process has it, or has removed the folder since the lock's file was opened.
     """
     if sys.platform == "win32":
         return None
@@ -104,7 +104,7 @@ def _lock(folder: Path, lock: int) -> bool | None:
 
 def _sweep_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):
-        # the lock's file is new where the owner was killed before it made one
+        # this creates the lock's file if the owner was killed before it did
         lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             if _lock(folder, lock):
@@ -115,7 +115,7 @@ def _sweep_folder(folder: Path) -> None:
 
 
 def _restore(folder: Path) -> None:
-    """Put back what `set_aside` took, unless something of its name has taken its place."""
+    """Put back what `set_aside` took, unless its name is taken."""
     with contextlib.suppress(OSError):
         for replaced in (folder / REPLACED).iterdir():
             target = folder.parent / replaced.name

@@ -23,8 +23,8 @@ IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 
 
-# Types of tensors are numbers but for strings, resources and variants, whose bytes hold offsets or
-# pointers. The last one known is bfloat16.
+# Tensors hold numbers, except strings, resources and variants, whose bytes are offsets or pointers.
+# The last known type is bfloat16.
 _LAST_TENSOR_TYPE = 18
 _TYPES_WITH_POINTERS = (5, 13, 14)
 
@@ -127,7 +127,7 @@ class _Table:
         self._bytes = size
 
     def place(self, field: int) -> int | None:
-        """Where a field lies in the file, None where it is left out."""
+        """Where a field lies in the file; None if the table leaves it out."""
         entry = 4 + 2 * field
         if entry + 2 > self._vtable_bytes:
             return None

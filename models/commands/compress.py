@@ -154,9 +154,9 @@ def _earlier_search(args: argparse.Namespace) -> SearchState | None:
 
 def _settings(args: argparse.Namespace, goal: Goal, data: TrialData) -> dict[str, Any]:
     """What decides the results of a search, JSON-ready."""
-    wanted = {name: value for name, value in asdict(goal).items() if value is not None}
+    limits = {name: value for name, value in asdict(goal).items() if value is not None}
     return {
-        **wanted,
+        **limits,
         "trials": args.trials,
         "seed": args.seed,
         "round_epochs": args.round_epochs,

@@ -86,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    """What is converted, and how a module's inputs look."""
+    """Add the options that name the model and describe a module's inputs."""
     parser.add_argument(
         "model",
         help="a folder written by ondevice train, an .onnx file, or package.module:factory",
@@ -114,7 +114,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_storage_options(parser: argparse.ArgumentParser) -> None:
-    """Which files are written, and how they store tables and layers."""
+    """Add the options that name the targets and say how they store tables and layers."""
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
     )
@@ -160,7 +160,7 @@ def _add_fitting_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_validation_options(parser: argparse.ArgumentParser) -> None:
-    """What the AUC is measured on."""
+    """Add the options that say what the AUC is measured on."""
     parser.add_argument(
         "--validation", type=Path, metavar="FILE", help="rows with labels, to measure the AUC on"
     )
@@ -176,7 +176,7 @@ def _add_validation_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is converted, whatever form it came in; see `convert`."""
+    """The model to convert, whatever its form; see `convert`."""
 
     module: nn.Module | Path
     example: Any
@@ -236,19 +236,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_source(model: str) -> None:
-    """Say of a model that is none of the three kinds what it is. Raises InputError."""
+    """Refuse a model that is none of the three kinds, and say what it is. Raises InputError."""
     path = Path(model)
     if ":" in model or path.suffix.lower() == ".onnx" or path.is_dir():
         return
-    wanted = "expected a folder written by ondevice train, an .onnx file, or package.module:factory"
+    expected = (
+        "expected a folder written by ondevice train, an .onnx file, or package.module:factory"
+    )
     if not path.exists():
-        raise InputError(f"{model}: {wanted}; there is no such folder")
+        raise InputError(f"{model}: {expected}; there is no such folder")
     if path.suffix.lower() in (".odm", ".tflite"):
         raise InputError(
-            f"{model}: {wanted}; a {path.suffix} file is converted already: give the checkpoint "
+            f"{model}: {expected}; a {path.suffix} file is converted already: give the checkpoint "
             "or .onnx file it was made from"
         )
-    raise InputError(f"{model}: {wanted}; it is a file of another kind")
+    raise InputError(f"{model}: {expected}; it is a file of another kind")
 
 
 def _fits_tables(args: argparse.Namespace) -> bool:

@@ -158,7 +158,7 @@ def read_rows(path: Path, title: str, model: Model) -> list[Row]:
 
 
 def synthetic_rows(model: Model, seed: int) -> tuple[list[Row], list[Row]]:
-    """The commonest users and items of the synthetic log, with what they came with there.
+    """The commonest users and items of the synthetic log, with the other values of their rows.
 
     Raises:
         InputError: the model has other inputs than that log.

@@ -33,7 +33,7 @@ def add_data_options(
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Sizes of the model and settings of the trainer; what is not given is the recipe's."""
+    """Sizes of the model and settings of the trainer; defaults are the recipe's."""
     base = Experiment()
     hidden = " ".join(map(str, base.network.hidden))
     for flag, kind, default, text in (
@@ -69,7 +69,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_compression_options(parser: argparse.ArgumentParser, base: Experiment) -> None:
-    """How tables are compressed; what is not given is the recipe's."""
+    """How tables are compressed; defaults are the recipe's."""
     parser.add_argument(
         "--scheme",
         choices=SHARINGS,
@@ -116,12 +116,14 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
     experiment = replace(
         experiment,
         design=replace(
-            experiment.design, **_given(dim=args.dim, ratio=args.ratio, scheme=args.scheme)
+            experiment.design, **_without_none(dim=args.dim, ratio=args.ratio, scheme=args.scheme)
         ),
-        network=replace(experiment.network, **_given(hidden=args.hidden and tuple(args.hidden))),
+        network=replace(
+            experiment.network, **_without_none(hidden=args.hidden and tuple(args.hidden))
+        ),
         training=replace(
             experiment.training,
-            **_given(
+            **_without_none(
                 epochs=args.epochs,
                 batch=args.batch,
                 learning_rate=args.learning_rate,
@@ -131,7 +133,7 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
         ),
         widths=replace(
             experiment.widths,
-            **_given(method=args.widths, keep=args.keep, penalty=args.width_penalty),
+            **_without_none(method=args.widths, keep=args.keep, penalty=args.width_penalty),
         ),
     )
     if args.refit and experiment.refit is None:
@@ -146,11 +148,12 @@ def source_of(args: argparse.Namespace, base: Source) -> Source:
     """The data set `base`, overridden by the data options that were given. Raises SpecError."""
     if args.data is not None and args.data != base.name:
         base = replace(base, name=args.data, path=None, columns=None)
-    given = _given(path=args.path, columns=args.columns, max_rows=args.max_rows)
-    return replace(base, **given)
+    overrides = _without_none(path=args.path, columns=args.columns, max_rows=args.max_rows)
+    return replace(base, **overrides)
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def _without_none(**options: Any) -> dict[str, Any]:
+    """The options that the command line gives."""
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""The stock runtimes that conversions are verified in: missed before any work, not after it."""
+"""The stock runtimes that conversions are verified in: checked before any work is done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from ondevice.errors import MissingDependencyError
 
-# Of each target: the modules one of which runs it, and the extra that installs the first of them.
+# For each target the modules that can run it, and the extra that installs the first of them.
 RUNTIMES = {
     "onnx": (("onnxruntime",), "onnx"),
     "tflite": (("ai_edge_litert", "tflite_runtime"), "tflite"),
@@ -33,8 +33,8 @@ def check_runtimes(targets: Collection[str], *, choosable: bool = False) -> None
         return
     packages = ", ".join(f"{names[0]!r} for .{target}" for target, (names, _) in missing.items())
     extras = ",".join(extra for _, extra in missing.values())
-    rest = [target for target in targets if target not in missing]
-    other = f", or choose --targets {' '.join(rest)}" if choosable and rest else ""
+    installed = [target for target in targets if target not in missing]
+    other = f", or choose --targets {' '.join(installed)}" if choosable and installed else ""
     raise MissingDependencyError(
         f"every converted file is verified in its runtime; not installed: {packages}: "
         f"pip install 'ondevice-ctr[{extras}]'{other}"

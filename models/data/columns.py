@@ -64,7 +64,7 @@ def at_least(threshold: float) -> LabelParser:
 def hash_column(chunk: RowChunk, column_rule: Rule) -> IdArray:
     """Hashes int64 [rows] of one column; every distinct text is parsed and hashed once.
 
-    Of a numeric field: the bits of the float64 values, NaN where missing.
+    A numeric field has no hashes: its "hashes" are the bits of float64 values, NaN where missing.
 
     Raises:
         DataError: a cell the rule cannot read, or bytes that do not decode.
@@ -99,7 +99,7 @@ def integer_column(chunk: RowChunk, column: str) -> IdArray:
 
 
 class LogBuilder:
-    """Collects hashes and labels chunk by chunk, and makes the log of them."""
+    """Collects hashes and labels chunk by chunk, and builds the log."""
 
     def __init__(self, features: FeatureSpec, time: str | None = None) -> None:
         """Rows of these fields; `time` is the column of the rows' times, if there is one."""
@@ -120,7 +120,7 @@ class LogBuilder:
         labels: npt.NDArray[np.float32],
         times: IdArray | None = None,
     ) -> None:
-        """Append rows: per field int64 [m], labels float32 [m], times int64 [m] of all or none."""
+        """Append rows: per field int64 [m], labels float32 [m], times int64 [m] always or never."""
         if times is not None:
             self._times.frombytes(times.tobytes())
         for name, collected in self._hashes.items():

@@ -1,4 +1,4 @@
-"""Click logs in delimited text files of any layout, read after a description of their columns."""
+"""Click logs in delimited text files of any layout, read by a description of their columns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CsvField:
 
 @dataclass(frozen=True)
 class CsvDescription:
-    """What the columns of a file are.
+    """The roles of the columns of a file.
 
     Attributes:
         label: the label's column.
@@ -174,9 +174,9 @@ def _check_columns(path: Path, names: tuple[str, ...], description: CsvDescripti
     faults = []
     if absent := [name for name in dict.fromkeys([*used, *sorted(ignored)]) if name not in names]:
         faults.append(f"no column {', '.join(map(repr, absent))}")
-    rest = [name for name in names if name not in used and name not in ignored]
-    if rest and "*" not in description.ignore:
-        faults.append(f"neither field, label nor ignored: {', '.join(map(repr, rest))}")
+    unused = [name for name in names if name not in used and name not in ignored]
+    if unused and "*" not in description.ignore:
+        faults.append(f"neither field, label nor ignored: {', '.join(map(repr, unused))}")
     if faults:
         columns = ", ".join(names)
         raise DataError(f"{path}: {'; '.join(faults)} (the file's columns: {columns})")
@@ -204,6 +204,11 @@ def _faults(description: CsvDescription) -> list[str]:
 
 
 def _description(data: object) -> CsvDescription:
+    """A description of decoded JSON; an empty `quote` stands for none.
+
+    Raises:
+        SpecError: lists every unknown key and every setting of a wrong type.
+    """
     if not isinstance(data, Mapping):
         raise SpecError(f"CSV description: expected an object, got {type(data).__name__}")
     faults: list[str] = []
@@ -231,14 +236,14 @@ def _description(data: object) -> CsvDescription:
 def _label(data: object, faults: list[str]) -> tuple[str, float | None]:
     if isinstance(data, str):
         return data, None
-    wanted = 'label must be a column name or {"column": name, "at_least": number}'
+    expected = 'label must be a column name or {"column": name, "at_least": number}'
     if not isinstance(data, Mapping) or set(data) - {"column", "at_least"}:
-        faults.append(f"{wanted}, got {data!r}")
+        faults.append(f"{expected}, got {data!r}")
         return "", None
     column, threshold = data.get("column"), data.get("at_least")
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     if not isinstance(column, str) or not (threshold is None or number):
-        faults.append(f"{wanted}, got {dict(data)!r}")
+        faults.append(f"{expected}, got {dict(data)!r}")
         return "", None
     return column, None if threshold is None else float(threshold)
 

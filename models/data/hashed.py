@@ -81,7 +81,7 @@ def hashed_field(name: str, kind: RawKind = "string", cells: Cells | None = None
 
     Deriving the seed only from the name is a choice of this project: equal values of two fields
     get unrelated hashes, and the same field of another log gets the same ones. Its texts are read
-    after `cells`, by default an empty one as missing.
+    as `cells` says, by default an empty text as missing.
     """
     encoding: Encoding = "bucket" if kind == "number" else "hash"
     seed = xxhash.xxh64_intdigest(name.encode("utf-8"), 0)
@@ -167,10 +167,10 @@ def encode(
             known = vocabularies[field.seed]
             fields.append(replace(field, encoding="vocabulary", vocabulary=known))
         elif field.name in vocabulary_fields and field.length is None:
-            made = _with_vocabulary(field, train.hashes[field.name], min_count)
-            if made.vocabulary is not None:
-                vocabularies[field.seed] = made.vocabulary
-            fields.append(made)
+            indexed = _with_vocabulary(field, train.hashes[field.name], min_count)
+            if indexed.vocabulary is not None:
+                vocabularies[field.seed] = indexed.vocabulary
+            fields.append(indexed)
         else:
             fields.append(field)
     features = replace(train.features, fields=tuple(fields))

@@ -14,12 +14,12 @@ from ondevice.models.data.hashed import HashedLog, IdArray
 
 @dataclass(frozen=True)
 class History:
-    """A sequence field made from the log itself.
+    """A sequence field computed from the log itself.
 
     Attributes:
         user: the field whose rows belong together.
         item: the field whose values are remembered; the history shares its table.
-        length: how many of the latest clicked items are kept.
+        length: how many items the sequence holds at most, the latest clicks.
         name: of the new field.
 
     Raises:
@@ -74,7 +74,7 @@ def add_history(
     features = replace(train.features, fields=(*train.features.fields, sequence))
     events = keys[0][clicks]
     items = train.hashes[history.item][clicks]
-    made = [
+    extended = [
         replace(
             part,
             features=features,
@@ -82,7 +82,7 @@ def add_history(
         )
         for part, key in zip(parts, keys, strict=True)
     ]
-    return made[0], made[1], made[2]
+    return extended[0], extended[1], extended[2]
 
 
 def _keys(owners: IdArray, times: IdArray, users: IdArray, moments: IdArray) -> IdArray:

@@ -136,8 +136,8 @@ def epinions_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
     Raises:
         DataError: the file is absent or damaged, or a bad row, with line and column.
     """
-    found = find_file(path, *CSV_FILES) if path.is_dir() else path
-    return csv_log(found, EPINIONS_CSV, name="epinions", max_rows=max_rows)
+    file = find_file(path, *CSV_FILES) if path.is_dir() else path
+    return csv_log(file, EPINIONS_CSV, name="epinions", max_rows=max_rows)
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ class _Table:
 
 
 def _year(title: str) -> int | None:
-    found = _YEAR.search(title)
-    return int(found[1]) if found else None
+    match = _YEAR.search(title)
+    return int(match[1]) if match else None
 
 
 def _first_genre(genres: str) -> str | None:
@@ -235,6 +235,11 @@ def _read_table(path: Path, layout: _Layout) -> _Table:
 def _joined(
     name: str, path: Path, layout: _Layout, tables: Collection[_Table], max_rows: int | None
 ) -> HashedLog:
+    """The ratings of a file as a log, each row with the fields of the side tables it refers to.
+
+    A rating of at least LIKED is a click. Raises DataError: a bad row, or one whose key a side
+    table does not list.
+    """
     label = LabelRule("rating", at_least(LIKED))
     order = ML1M_CSV.fields if name == "ml1m" else ML_LATEST_SMALL_CSV.fields
     fields = tuple(
@@ -255,10 +260,11 @@ def _joined(
 
 
 def _positions(chunk: RowChunk, table: _Table) -> IdArray:
-    wanted = integer_column(chunk, table.key)
-    positions = np.minimum(np.searchsorted(table.keys, wanted), len(table.keys) - 1)
-    found = table.keys[positions] == wanted
-    if not found.all():
+    """For each row of the chunk its row in the side table, int64 [rows]. Raises DataError."""
+    keys = integer_column(chunk, table.key)
+    positions = np.minimum(np.searchsorted(table.keys, keys), len(table.keys) - 1)
+    listed = table.keys[positions] == keys
+    if not listed.all():
         expected = f"a value that {table.path.name} lists"
-        raise chunk.fault(table.key, int(np.argmin(found)), expected)
+        raise chunk.fault(table.key, int(np.argmin(listed)), expected)
     return positions.astype(np.int64, copy=False)

@@ -94,7 +94,7 @@ def read_rows(
     header: bool | None = None,
     max_rows: int | None = None,
 ) -> Iterator[RowChunk]:
-    """The rows of a file (.xz and .gz are decompressed on the way), in chunks; nothing is kept.
+    """The rows of a file in chunks, one in memory at a time; .xz and .gz are decompressed.
 
     Blank lines are skipped. Bytes that do not decode become lone surrogates, so that whoever uses
     the cell can report it with its line and column; cells nobody uses are not checked.
@@ -138,7 +138,7 @@ def read_rows(
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The file's bytes; a folder or a compression that is not read is said to be one."""
+    """The file's bytes. Raises DataError that names a folder or an unknown compression."""
     if path.is_dir():
         files = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
         raise DataError(f"{path}: expected a file, got a folder; it holds {files}")

@@ -45,7 +45,7 @@ class GroundTruth:
 
     logit = bias + sum_f effect * z_f(v_f) + interaction * <p(v_a), q(v_b)> / sqrt(rank)
 
-    where z, p and q are standard normal numbers made from the XXH64 of the value by the
+    where z, p and q are standard normal numbers computed from the XXH64 of the value by the
     Box-Muller transform, with one seed per field and factor, and a, b are the interacting fields.
     The form (biases and an inner product of latent factors) is that of matrix factorisation
     (Koren, Bell, Volinsky, "Matrix Factorization Techniques for Recommender Systems", IEEE
@@ -152,7 +152,7 @@ def synthetic_data(
         seed: of everything.
         zipf: exponent of the value distribution.
         click_rate: expected share of clicks.
-        effect: standard deviation of one field's own term in the logit.
+        effect: standard deviation of one field's term in the logit.
         interaction: standard deviation of the interaction term in the logit.
 
     Raises:

@@ -37,8 +37,8 @@ class AdaptiveMask(nn.Module):
     after changing parameters in evaluation mode by hand call `refresh()`.
 
     k_i depends only on the row's count, so rows of equal count share one level, and the twins
-    run once per level instead of once per row. Beyond MAX_LEVELS distinct counts, neighbouring
-    ones share a level too.
+    run once per level instead of once per row. Beyond MAX_LEVELS distinct counts, similar
+    counts share a level too.
 
     The last bias of both twins starts at T * ln(dim - 1) for the full width and 0 elsewhere: each
     row begins whole, with half of the softmax on the full width so that gradients flow. This start,
@@ -121,6 +121,18 @@ class AdaptiveMask(nn.Module):
     def _allocate(
         self, rows: int, dim: int, levels: int, temperature: float, hidden: tuple[int, ...]
     ) -> None:
+        """Create the parameters and buffers: every row whole, the levels still without counts.
+
+        Args:
+            rows: of the table.
+            dim: width of a whole row.
+            levels: how many levels of frequency the rows lie on; 0 for a frozen mask.
+            temperature: T of the relaxed one-hot.
+            hidden: hidden layer sizes of each twin.
+
+        Raises:
+            SpecError: a setting out of range.
+        """
         if dim < 1 or not (temperature > 0 and math.isfinite(temperature)):
             raise SpecError(f"mask: dim >= 1, temperature > 0 needed, got {dim}, {temperature}")
         if any(size < 1 for size in hidden):
@@ -135,7 +147,7 @@ class AdaptiveMask(nn.Module):
         self.register_buffer("inputs", torch.zeros(levels, FREQUENCY_FEATURES) if live else None)
         self.register_buffer("row_share", torch.zeros(levels) if live else None)
         self.twins = Twins(dim, self.hidden, self.temperature) if live else None
-        # row k: k ones, then zeros; made on the CPU even under a meta device
+        # row k: k ones, then zeros; on the CPU even under a meta device
         ones = torch.ones(dim + 1, dim, device="cpu").tril(-1)
         self.register_buffer("leading_ones", ones, persistent=False)
 
@@ -195,8 +207,8 @@ class AdaptiveMask(nn.Module):
         m_ij = sum over p >= j of t_ip, with t_i the one-hot argmax of the logits; in training mode
         the gradient is that of softmax(h_i / T) in the place of t_i.
         """
-        found = self.level_index.index_select(0, rows.flatten()).long()
-        return self.level_table().index_select(0, found).reshape(*rows.shape, self.dim)
+        levels = self.level_index.index_select(0, rows.flatten()).long()
+        return self.level_table().index_select(0, levels).reshape(*rows.shape, self.dim)
 
     @property
     def level_index(self) -> Tensor:
@@ -206,7 +218,7 @@ class AdaptiveMask(nn.Module):
         return self.kept
 
     def level_table(self) -> Tensor:
-        """All masks there are, float32 [n, dim]: of the levels while they learn, else by width."""
+        """Every mask a row can have, float32 [n, dim]: by level while learning, by width after."""
         return level_masks([self])[0] if self.live else self.leading_ones
 
     def widths(self) -> Tensor:
@@ -230,8 +242,8 @@ class AdaptiveMask(nn.Module):
     def saved_fraction(self, bytes_per_value: float = 4.0) -> float:
         """1 - sum k / (rows * dim), less the bytes that store k (1 a row, 2 from 256 dims on)."""
         width_bytes = 1 if self.dim < 256 else 2
-        kept = float(self.widths().sum()) * bytes_per_value + self.rows * width_bytes
-        return 1.0 - kept / (self.rows * self.dim * bytes_per_value)
+        stored = float(self.widths().sum()) * bytes_per_value + self.rows * width_bytes
+        return 1.0 - stored / (self.rows * self.dim * bytes_per_value)
 
     def _logits(self) -> Tensor:
         """h_i of each level, float32 [levels, dim]."""
@@ -251,7 +263,7 @@ class MaskGroup:
     """
 
     def __init__(self, masks: Sequence[AdaptiveMask]) -> None:
-        """Masks none of which is frozen."""
+        """Group masks; none of them may be frozen."""
         self.masks = tuple(masks)
         self._versions = [mask.version for mask in masks]
         alike: dict[tuple[object, ...], list[int]] = {}
@@ -262,7 +274,7 @@ class MaskGroup:
         ]
 
     def fits(self, masks: Sequence[AdaptiveMask]) -> bool:
-        """Whether this group was made of these masks and their counts."""
+        """Whether this group is of these masks with their present counts."""
         same = len(masks) == len(self.masks) and all(map(operator.is_, masks, self.masks))
         return same and [mask.version for mask in masks] == self._versions
 
@@ -273,16 +285,16 @@ class MaskGroup:
             For each mask float32 [at least its levels, dim], exactly 0 or 1, with the gradient of
             the softmax (straight-through). Rows beyond its levels mean nothing.
         """
-        found: dict[int, Tensor] = {}
+        by_place: dict[int, Tensor] = {}
         for places, constants in self._parts:
             flats = [twins.flat for twins in constants.twins]
             hard: Tensor = _StraightThrough.apply(constants, *flats)  # type: ignore[no-untyped-call]
-            found.update(zip(places, hard.unbind(), strict=True))
-        return [found[place] for place in range(len(self.masks))]
+            by_place.update(zip(places, hard.unbind(), strict=True))
+        return [by_place[place] for place in range(len(self.masks))]
 
 
 class _Constants:
-    """What `_StraightThrough` needs beside the parameters, for masks of one shape."""
+    """The constants that `_StraightThrough` computes with, for masks of one shape."""
 
     def __init__(self, masks: Sequence[AdaptiveMask]) -> None:
         self.twins = [mask.twins for mask in masks if mask.twins is not None]
@@ -334,21 +346,21 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Through m_j = sum over p >= j of softmax_p, the gate, and the layers of the twins."""
         constants: _Constants = ctx.constants
-        soft, *rest = ctx.saved_tensors
-        values = [constants.inputs, *rest[: len(rest) // 2]]
-        weights = rest[len(rest) // 2 :]
+        soft, *saved = ctx.saved_tensors
+        values = [constants.inputs, *saved[: len(saved) // 2]]
+        weights = saved[len(saved) // 2 :]
         chances = (gradient @ constants.leading_ones[1:].T).mul_(soft)
         logits = torch.addcmul(chances, soft, chances.sum(-1, keepdim=True), value=-1)
         high = logits.div_(constants.temperature) * constants.gate
         step = torch.stack([high, logits - high], 1).flatten(0, 1)
-        found = []
+        gradients = []  # from the last layer to the first, each bias before its weights
         for value, weight in zip(reversed(values), reversed(weights), strict=True):
-            found += [torch.bmm(constants.row_of_ones, step).flatten(1)]
-            found += [torch.bmm(value.transpose(1, 2), step).flatten(1)]
+            gradients += [torch.bmm(constants.row_of_ones, step).flatten(1)]
+            gradients += [torch.bmm(value.transpose(1, 2), step).flatten(1)]
             if value is not constants.inputs:
                 step = torch.bmm(step, weight.transpose(1, 2))
                 step = torch.ops.aten.threshold_backward(step, value, 0)  # the ReLU's
-        flats = torch.cat(found[::-1], 1)
+        flats = torch.cat(gradients[::-1], 1)
         return None, *flats.reshape(-1, 2, flats.shape[1]).unbind()
 
 

@@ -59,7 +59,7 @@ class Embedding(nn.Module):
         mask: AdaptiveMask | None = None,
         sparse: bool = False,
     ) -> None:
-        """Start with normal weights such that each output entry has standard deviation `std`.
+        """Start with normal weights that give each output entry the standard deviation `std`.
 
         A sum of n rows starts from std / sqrt(n), a mean from std * sqrt(n), a product from
         std ** (1 / n), and a concatenation or a row of its own (head) from std (a choice of this
@@ -133,13 +133,13 @@ class Embedding(nn.Module):
         return self
 
     def refresh_rounding(self) -> None:
-        """Take the codec's scales of the present weights, if rows are rounded. Raises SpecError."""
+        """Compute the codec's scales anew if rows are rounded. Raises SpecError."""
         if self.rounding is not None:
             self.rounding.refresh(self.weight, None if self.mask is None else self.mask.widths())
 
     @property
     def hybrid(self) -> bool:
-        """Whether IDs of the head read one row and the others several."""
+        """Whether IDs of the head read one row and all other IDs several."""
         spec = self.spec
         return bool(spec.head) and spec.fuse != "concat" and spec.rows_per_id > 1
 

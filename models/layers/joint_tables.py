@@ -71,7 +71,7 @@ class JointTables:
         return [vectors[place] for place in range(len(self.tables))]
 
     def _padded(self, places: Sequence[int], ids: Sequence[Tensor]) -> bool:
-        """Whether any table's IDs have its padding ID among them."""
+        """Whether the IDs of any table include its padding ID."""
         padding = [self.tables[place].spec.padding_id for place in places]
         first = padding[0]
         if len(set(padding)) == 1:
@@ -93,8 +93,8 @@ class JointTables:
         if not masks:
             return _rows_of(weight, joint, sparse)
         level_masks = [
-            mask.level_table() if given is None else given
-            for mask, given in zip(masks, levels, strict=True)
+            mask.level_table() if known is None else known
+            for mask, known in zip(masks, levels, strict=True)
         ]
         level_table = _joined(level_masks)
         if not sparse and sum(sizes) <= 2 * joint.numel():  # less work: mask the tables
@@ -113,7 +113,7 @@ class JointTables:
 
 
 class LevelRows:
-    """Which rows of several masked tables in a row lie on which level of all their levels."""
+    """The level of each row of several joined tables, numbered over the levels of all masks."""
 
     def __init__(self, masks: Sequence[AdaptiveMask], levels: Sequence[Tensor]) -> None:
         """Masks of whole tables, and the level masks of each."""
@@ -124,7 +124,7 @@ class LevelRows:
         self.sums = _row_sums(self.level, sum(sizes)) if masks[0].live else None
 
     def fits(self, masks: Sequence[AdaptiveMask]) -> bool:
-        """Whether this was made of the present levels of these masks."""
+        """Whether this is of the present levels of these masks."""
         return [mask.version for mask in masks] == self._versions
 
     def masked(self, weight: Tensor, level_table: Tensor) -> Tensor:
@@ -158,7 +158,8 @@ def _rows_and_absent(table: Embedding, ids: Tensor) -> tuple[Tensor, Tensor | No
     if not table.hybrid:
         return rows.movedim(-1, 0), None
     absent = rows == NO_ROW
-    # the row beside it is read instead: it gets a zero gradient, and one of its own anyway
+    # the ID's first row is read in its place: this adds a gradient of zero to a row that is read
+    # anyway
     rows = torch.where(absent, rows[..., :1], rows)
     return rows.movedim(-1, 0), absent.movedim(-1, 0)
 

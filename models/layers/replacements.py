@@ -1,4 +1,4 @@
-"""Modules that take the places of trained embedding modules: called alike, over smaller tables."""
+"""Modules that replace trained embedding modules: called like them, over smaller tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ondevice.spec import LookupSpec, Pooling
 
 
 class FittedEmbedding(Embedding):
-    """A table that is called as the `nn.Embedding` was that it replaces."""
+    """A table that is called like the `nn.Embedding` that it replaces."""
 
     @property
     def embedding_dim(self) -> int:
@@ -78,7 +78,7 @@ class FittedBag(nn.Module):
     """
 
     def __init__(self, table: FittedEmbedding, bag: nn.EmbeddingBag) -> None:
-        """Pool like `bag` what `table` holds."""
+        """Pool the vectors of `table` like `bag`."""
         super().__init__()
         self.table = table
         self.mode = bag.mode
@@ -100,17 +100,17 @@ class FittedBag(nn.Module):
             offsets: where each bag begins in the latter.
             per_sample_weights: of the vectors, in the shape of input; with mode "sum".
         """
-        kept = None if self.padding_idx is None else input != self.padding_idx
+        present = None if self.padding_idx is None else input != self.padding_idx
         if input.dim() == 2:
             vectors = self.table(input)
             if per_sample_weights is not None:
                 vectors = vectors * per_sample_weights.unsqueeze(-1)
-            return pooled(vectors, self.mode, kept)
-        if offsets is not None and kept is not None:
-            before = functional.pad(kept.cumsum(0), (1, 0))
-            offsets, input = before[offsets], input[kept]
+            return pooled(vectors, self.mode, present)
+        if offsets is not None and present is not None:
+            before = functional.pad(present.cumsum(0), (1, 0))
+            offsets, input = before[offsets], input[present]
             if per_sample_weights is not None:
-                per_sample_weights = per_sample_weights[kept]
+                per_sample_weights = per_sample_weights[present]
         return functional.embedding_bag(
             torch.arange(len(input), device=input.device),
             self.table(input),

@@ -64,8 +64,8 @@ class TableRounding(nn.Module):
         Raises:
             SpecError: the codec cannot hold the table.
         """
-        kept = None if widths is None else widths.numpy(force=True)
-        table = quantise(weight.numpy(force=True), self.codec, widths=kept)
+        row_widths = None if widths is None else widths.numpy(force=True)
+        table = quantise(weight.numpy(force=True), self.codec, widths=row_widths)
         self.by_row = table.scale_axis == "row"
         if table.scales is not None:
             scales = torch.from_numpy(table.scales.astype(np.float32))

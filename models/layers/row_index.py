@@ -30,6 +30,11 @@ class RowIndex(nn.Module):
     divisors: Tensor
 
     def __init__(self, spec: LookupSpec) -> None:
+        """Turn the specification's code pieces and residues into constant tensors.
+
+        shifts, masks, weights: int64 [blocks, most pieces of a block], of a binary code; offsets:
+        int64 [blocks + residues]; factors, moduli, divisors: int64 [residues], of hashes.
+        """
         super().__init__()
         self.spec = spec
         pieces = spec.pieces(64)
@@ -69,9 +74,9 @@ class RowIndex(nn.Module):
         if not self.spec.head:
             return rows
         in_head = ((ids >= 0) & (ids < self.spec.head)).unsqueeze(-1)
-        return torch.where(in_head, self._own(ids), rows)
+        return torch.where(in_head, self._head_rows(ids), rows)
 
-    def _own(self, ids: Tensor) -> Tensor:
+    def _head_rows(self, ids: Tensor) -> Tensor:
         """Rows of IDs of the head."""
         count = self.spec.rows_per_id
         if self.spec.fuse == "concat":

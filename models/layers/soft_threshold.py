@@ -30,5 +30,5 @@ class SoftThreshold(nn.Module):
 
     def forward(self, values: Tensor, rows: Tensor, sparse: bool) -> Tensor:
         """Shrunken values float32 [..., dim] of rows int64 [...]."""
-        found = functional.embedding(rows, self.thresholds, sparse=sparse)
-        return values.sign() * torch.relu(values.abs() - torch.sigmoid(found))
+        thresholds = functional.embedding(rows, self.thresholds, sparse=sparse)
+        return values.sign() * torch.relu(values.abs() - torch.sigmoid(thresholds))

@@ -220,7 +220,7 @@ class _RankedTable(_RoundedTable):
         self._totals = np.cumsum(counts[::-1])[::-1]
 
     def vectors(self, design: TableDesign) -> Tensor:
-        """Vectors float32 [n, dim]; those dropped are the mean of all that are."""
+        """Vectors float32 [n, dim]; a value without a row has the mean of all dropped rows."""
         vectors = self.rounded(design.codec)[0]
         own_rows = design.rows_owned(len(self._totals))
         if own_rows == len(self._totals):

@@ -39,7 +39,7 @@ TAIL_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Goal:
-    """What is wanted; exactly one of the three.
+    """The goal of a search: exactly one of the three settings.
 
     Attributes:
         budget: most bytes of all tables.
@@ -47,7 +47,7 @@ class Goal:
         max_auc_loss: validation AUC that may be lost against the reference.
 
     Raises:
-        SpecError: not one of them, or out of range.
+        SpecError: none or several settings, or one out of range.
     """
 
     budget: int | None = None
@@ -73,8 +73,8 @@ class Goal:
     def choose(self, frontier: Frontier) -> TrialResult | None:
         """The point that meets the goal, or None.
 
-        Of points within a size the one of highest validation AUC; of those within a loss the
-        smallest.
+        For a size: the point of highest validation AUC within it. For a loss: the smallest point
+        within it.
         """
         points, reference = frontier.points, frontier.reference
         most = self.most_bytes(reference)
@@ -90,8 +90,8 @@ class Search:
 
     Attributes:
         data: the prepared log.
-        goal: what is wanted.
-        folder: where trials and probes are kept.
+        goal: the size or the loss to reach.
+        folder: where trials and probes are stored.
         base: settings that all trials share; its tables are replaced.
         widths: of the probes; the first is the reference's.
         trials: how many models are trained in all, probes among them.
@@ -142,12 +142,12 @@ class Search:
         return replace(self.base, tables=designs)
 
     def _smallest(self, reference: TrialResult) -> int:
-        """Below so many bytes nothing is looked for."""
+        """The bytes below which the search does not look."""
         most = self.goal.most_bytes(reference)
         return int(min(reference.table_bytes / max(CURVE), math.inf if most is None else most))
 
     def _path(self, width: int, smallest: int) -> list[Point]:
-        """The descent of the probe of one width, read if it is known."""
+        """The descent of the probe of one width, read from its file if that exists."""
         trial_folder = folder_of(self.data, self._whole(width), self.folder)
         stored = trial_folder / f"descent-{smallest}.json"
         if stored.is_file():
@@ -203,7 +203,7 @@ class Search:
                 yield self._trial(max(fitted, key=lambda point: point.auc).designs)
 
     def _fitted(self, path: list[Point], most: float) -> Point | None:
-        """The first point within `most` bytes; what is left pays for rows of cut tables."""
+        """The first point within `most` bytes; the remaining bytes pay for rows of cut tables."""
         place = next((i for i, point in enumerate(path) if point.bytes <= most), None)
         if place is None:
             return None
@@ -214,7 +214,7 @@ class Search:
         last = next(n for n in point.designs if point.designs[n] != before.designs[n])
         designs = dict(point.designs)
         left = most - point.bytes - len(designs)  # every table ends on a whole byte
-        for name in sorted(designs, key=lambda item: item != last):  # the one cut last comes first
+        for name in sorted(designs, key=lambda item: item != last):  # first the table cut last
             design = designs[name]
             each = point.row_bytes if name == last else _most_row_bytes(design)
             missing = self._values(name) - design.rows_owned(self._values(name))
@@ -249,7 +249,7 @@ class Search:
 
 
 def _most_row_bytes(design: TableDesign) -> float:
-    """What a row takes, with a scale of its own if it has several dimensions."""
+    """Bytes of a row, with a row scale if it has several dimensions."""
     axis: ScaleAxis = "row" if design.dim > 1 else "column"
     bytes_of_1, bytes_of_2 = (
         planned_bytes(rows, design.dim, design.codec, axis) for rows in (1, 2)
@@ -258,7 +258,7 @@ def _most_row_bytes(design: TableDesign) -> float:
 
 
 def _proposals(paths: list[list[Point]]) -> list[Point]:
-    """Of all probes the points that none beats in bytes and AUC, by ascending bytes."""
+    """The points of all probes that no other beats in bytes and AUC, by ascending bytes."""
     best: list[Point] = []
     for point in sorted(itertools.chain(*paths), key=lambda p: (p.bytes, -p.auc)):
         if not best or point.auc > best[-1].auc:

@@ -20,15 +20,15 @@ Method = Literal[
     "hybrid_binary_code",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
-# Of a hybrid's rows, how many belong to frequent values (a choice of this project).
+# Share of a hybrid's rows that belongs to frequent values (a choice of this project).
 HEAD_SHARE = 0.75
-# From this width on rows have a scale of their own; narrower ones share column scales. What
-# `quantise` chose on most trained tables; it only plans, written bytes are what counts.
+# From this width on, plans assume row scales; below it, column scales. `quantise` chose so on most
+# trained tables; a wrong guess only affects plans, since results count the written bytes.
 ROW_SCALES_FROM = 8
 
 
 def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> float:
-    """What a table takes in a native file: values and scales; the axis is guessed if None."""
+    """Bytes of a table in a native file: values and scales; the axis is guessed if None."""
     values = rows * dim * BITS[codec] / 8
     if codec in FLOAT_CODECS:
         return values
@@ -46,7 +46,7 @@ def planned_rows(budget: float, tables: int, dim: int, codec: Codec) -> int:
 def designs(
     method: Method, values: Mapping[str, int], rows: int, dim: int, codec: Codec
 ) -> dict[str, TableDesign] | None:
-    """A method's table for every field with `rows` rows in all; None where it cannot be so small.
+    """A method's table for every field with `rows` rows in all; None if that is too few.
 
     Rows are shared by water-filling: a field gets all rows that it needs or as many as every
     other field that needs more.
@@ -68,7 +68,8 @@ def designs(
     }
     if method != "binary_code":
         return tables
-    # blocks come in powers of two: what one field cannot use may pay for the next size of another
+    # blocks have powers of two of rows: rows that a field cannot use may pay for a larger block of
+    # another field
     for name in sorted(tables, key=lambda item: -needed[item]):
         used = sum(tables[other].spec(values[other], ranked=True).rows for other in tables)
         present = tables[name].spec(values[name], ranked=True).rows
@@ -137,7 +138,7 @@ def fewest_rows(method: Method, values: int) -> int:
 
 
 def _remainders(ids: int, rows: int) -> int:
-    """The most remainders m with m + ceil(ids / m) <= rows; near sqrt(ids) where there are none."""
+    """The most remainders m with m + ceil(ids / m) <= rows; near sqrt(ids) if no m fits."""
     root = math.isqrt(max(0, rows * rows - 4 * ids))
     for m in range(min(ids, (rows + root) // 2 + 1), 0, -1):
         if m + -(-ids // m) <= rows:
@@ -150,7 +151,10 @@ def _remainders(ids: int, rows: int) -> int:
 def _water_level(
     needed: Mapping[str, int], least: Mapping[str, int], rows: int
 ) -> dict[str, int] | None:
-    """Of each field at least `least`, at most `needed` and otherwise one common number of rows."""
+    """Rows per field: the same number for all, but within `least` and `needed` of each field.
+
+    The number is the largest whose sum is at most `rows`; None if even `least` exceeds that.
+    """
 
     def shares(level: int) -> dict[str, int]:
         return {name: min(needed[name], max(least[name], level)) for name in needed}

@@ -1,4 +1,4 @@
-"""How the table of one field is built: rows of its own for frequent values, a tail for the rest."""
+"""The design of a field's table: a row for each frequent value, a tail for all others."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ondevice.spec import (
 )
 
 HASHES = 2  # of a multi-hash tail
-# Of a binary code of hashes. More blocks would keep more values apart, but each row would serve
-# more of them; one block more cost 0.05 AUC where a tail had 50 rows.
+# Blocks of a binary code of hashes. More blocks would keep more values apart, but a row would serve
+# more values: one block more cost 0.05 AUC where a tail had 50 rows.
 HASH_BLOCKS = 3
 
 Tail = Literal["shared", "hash", "multi_hash", "quotient_remainder", "binary_code"]
@@ -70,11 +70,11 @@ class TableDesign:
         return values if self.head is None else min(self.head, values)
 
     def spec(self, values: int, *, ranked: bool) -> LookupSpec:
-        """The lookup of a field with so many training values or buckets; no ID is padding.
+        """The lookup of a field with `values` training values or buckets; no ID is padding.
 
-        The rows of IDs 0 and 1 (missing and unseen values; of a number, 1 is a missing one) are
-        there if any value owns a row. The code of a
-        binary-code tail has the bits that ranked IDs need, or HASH_BLOCKS blocks of hashes.
+        IDs 0 and 1 (missing and unseen values; for a number, 1 is a missing value) have rows if any
+        value owns a row. The code of a binary-code tail has the bits that ranked IDs need, or
+        HASH_BLOCKS blocks of hashes.
         """
         own_rows = self.rows_owned(values)
         if self.tail == "shared" or own_rows == values:
@@ -92,5 +92,5 @@ class TableDesign:
 
 
 def code_bits(values: int) -> int:
-    """Bits of the ranked IDs of a field with so many training values."""
+    """Bits of the ranked IDs of a field with `values` training values."""
     return max(1, (values + FIRST_VOCABULARY_ID - 1).bit_length())

@@ -1,4 +1,4 @@
-"""One compression trial: what it is given, and what its written file holds and reaches."""
+"""One compression trial: its settings, and the bytes and AUC of its written file."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class Trial:
         epochs, batch, learning_rate: see TrainConfig.
         widths: how kept widths of the rows are found.
         refit: how rows are refitted with the network fixed; None for not at all.
-        round_epochs: so many more epochs with tables rounded as they will be stored, at a quarter
-            of the learning rate; they count if they validate better than rounding afterwards.
+        round_epochs: how many more epochs to train with tables rounded as they will be stored, at
+            a quarter of the learning rate; they count if they validate better than rounding
+            afterwards.
 
     Raises:
         SpecError: a setting out of range.

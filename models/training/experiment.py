@@ -54,12 +54,12 @@ class Numeric:
 
 @dataclass(frozen=True)
 class HistorySource:
-    """What histories are made of, before the log is known: the first names it has count.
+    """Which fields a history is of, before the log is known: the first names that the log has.
 
     Attributes:
         user: names of the field whose rows belong together, in order of preference.
         item: names of the field that is remembered.
-        length: how many of the latest clicks are kept.
+        length: how many of the latest clicks a history holds.
         name: of the new field.
 
     Raises:
@@ -78,11 +78,11 @@ class HistorySource:
     def resolve(self, log: HashedLog) -> History:
         """The history of this log's fields. Raises InputError when it has none of the names."""
         chosen = []
-        for wanted in (self.user, self.item):
-            present = [name for name in wanted if name in log.hashes]
+        for names in (self.user, self.item):
+            present = [name for name in names if name in log.hashes]
             if not present:
                 raise InputError(
-                    f"history: the log has no field {' or '.join(map(repr, wanted))}; "
+                    f"history: the log has no field {' or '.join(map(repr, names))}; "
                     f"its fields are {', '.join(log.hashes)}"
                 )
             chosen.append(present[0])
@@ -183,7 +183,7 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
 def _parts(
     log: HashedLog, experiment: Experiment
 ) -> tuple[tuple[HashedLog, HashedLog, HashedLog], dict[str, str]]:
-    """The three parts, with histories if wanted, and whose table each history shares."""
+    """The three parts, with a history if configured, and whose table each history shares."""
     parts = split(log)
     if experiment.history is None:
         return parts, {}

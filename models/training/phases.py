@@ -34,7 +34,7 @@ class FitConfig:
     """What `fit` does.
 
     Attributes:
-        training: how to train, in the first phase and, but for what the others say, in all.
+        training: how to train in the first phase, and in the others as far as they do not differ.
         widths: how the kept widths of the rows are found.
         rounding: the codec to train the last epochs for; None for none.
         refit: how rows are refitted before that, with the network fixed; None for not at all.
@@ -126,7 +126,7 @@ class _Phases:
         self.fitted = Fitted(counts=table_counts(model, splits.train))
 
     def widths_by_frequency(self) -> None:
-        """Before training."""
+        """Fix the widths by the frequency rule, before training."""
         model, counts, widths = self.model, self.fitted.counts, self.config.widths
         if self.trained:
             order_dimensions(model, counts)
@@ -134,7 +134,7 @@ class _Phases:
         attach_widths(model, frequency_widths(counts, dims, widths.keep, widths.alpha))
 
     def train(self, fresh_masks: bool) -> None:
-        """The model as a whole, with masks to learn if wanted."""
+        """Train the whole model, with fresh masks that learn widths if `fresh_masks`."""
         if fresh_masks:
             attach_masks(self.model, self.splits.train, counts=self.fitted.counts)
             self._run("train", self._priced())
@@ -158,7 +158,7 @@ class _Phases:
             self._run("retrain", training)
 
     def refit(self) -> None:
-        """Fit the rows on under each prior in turn, the network fixed."""
+        """Fit the rows further under each prior in turn, with the network fixed."""
         if self.config.refit is None:
             return
         with fixed_network(self.model):
@@ -187,7 +187,7 @@ class _Phases:
             self._run("widths", settings)
 
     def round(self) -> None:
-        """Train on with rounded tables."""
+        """Go on training with rounded tables."""
         rounding = self.config.rounding
         if rounding is None or self.fitted.interrupted:
             return

@@ -29,9 +29,9 @@ class Refit:
     """How rows are refitted.
 
     Attributes:
-        penalties: lambda, one after another, each from the best rows so far; those that validate
-            best are kept. The loss summed over all impressions grows by lambda * |row|^2 for every
-            row: a Gaussian prior of variance 1 / (2 lambda) in each dimension.
+        penalties: lambda, one after another, each from the best rows so far; the rows that
+            validate best stay. The loss summed over all impressions grows by lambda * |row|^2 for
+            every row: a Gaussian prior of variance 1 / (2 lambda) in each dimension.
         epochs: at most this many with each.
         slower: the learning rate is divided by this.
 
@@ -50,7 +50,7 @@ class Refit:
 
 
 class RowPrior:
-    """The penalty of a batch, such that an epoch's batches add up to that of every row read."""
+    """The penalty of a batch; those of an epoch add up to the penalty of every row read."""
 
     def __init__(
         self, model: ClickModel, counts: Mapping[str, npt.NDArray[np.int64]], penalty: float
@@ -86,7 +86,7 @@ class RowPrior:
 
 @contextmanager
 def fixed_network(model: ClickModel) -> Iterator[None]:
-    """Of a model, only the rows of its fields and their masks learn while the block runs."""
+    """While the block runs, only the rows of a model's fields and their masks learn."""
     tables = {id(item) for item in model.embeddings.parameters()}
     others = [item for item in model.parameters() if id(item) not in tables and item.requires_grad]
     for item in others:

@@ -22,8 +22,8 @@ from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.training.mask_learner import MaskLearner
 from ondevice.models.training.refit import RowPrior
 
-# How often an epoch takes the codec's scales anew where rows are rounded; each time costs about
-# what packing the tables does.
+# How often an epoch updates the codec's scales if rows are rounded; each update takes about as long
+# as packing the tables.
 ROUNDING_REFRESHES = 8
 
 # The thresholds of pruning move on a logistic scale, over units rather than hundredths, so they
@@ -210,7 +210,7 @@ def train(
 
 @torch.no_grad()
 def predict(model: ClickModel, log: ClickLog, batch: int = 8192) -> npt.NDArray[np.float32]:
-    """Click probabilities float32 [len(log)], in evaluation mode; the mode is put back."""
+    """Click probabilities float32 [len(log)], in evaluation mode; the mode is restored."""
     if batch < 1:
         raise SpecError(f"batch must be at least 1, got {batch}")
     was_training = model.training
@@ -259,6 +259,10 @@ def _epoch(
     number: int,
     progress: bool,
 ) -> Epoch:
+    """Train over the split once, see `_train_epoch`, then validate and take the seconds of both.
+
+    Raises TrainingError: the loss or the model's output is not finite.
+    """
     started = time.perf_counter()
     loss = _train_epoch(model, data, optimizers, learner, prior, config, number, progress)
     trained = time.perf_counter()
@@ -280,6 +284,21 @@ def _train_epoch(
     number: int,
     progress: bool,
 ) -> float:
+    """One pass over the training split; the mean loss of an impression, without penalties.
+
+    Args:
+        model: changed in place.
+        data: IDs int64 [n] or [n, length] by field, and labels float32 [n], on the model's device.
+        optimizers: of `_optimizers`.
+        learner: holds the masks' levels and updates the masks.
+        prior: the penalty of the rows of a batch; None for none.
+        config: the batch size.
+        number: of the epoch, from 1 on.
+        progress: show a bar on stderr, if that is a terminal.
+
+    Raises:
+        TrainingError: the loss of a batch is not finite.
+    """
     model.train()
     if not any(item.requires_grad for item in model.network.parameters()):
         model.network.eval()  # a fixed network neither drops activations nor follows the batch
@@ -329,6 +348,11 @@ def _batches(
 
 
 def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Adam for the network and small tables, SparseAdam for large tables, if there are any.
+
+    Sets `sparse` of each table to match. Thresholds of rows learn THRESHOLD_SPEED times as fast;
+    parameters of masks are left out, since MaskLearner updates them.
+    """
     groups: dict[str, list[Tensor]] = {"adam": [], "sparse_adam": []}
     thresholds: dict[str, list[Tensor]] = {"adam": [], "sparse_adam": []}
     for table in model.tables():

@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Widths:
-    """How kept widths are found. Whatever the method, frozen widths of rows come out.
+    """How kept widths are found. Every method ends with frozen widths of rows.
 
     Attributes:
         method: "whole": every row keeps all dimensions.
@@ -99,13 +99,13 @@ def frequency_widths(
             by_table[name] = np.where(values > 0, rounded, 1)
         return by_table
 
-    wanted = keep * sum(len(values) * dims[name] for name, values in counts.items())
+    budget = keep * sum(len(values) * dims[name] for name, values in counts.items())
     low, high = 0.0, float(max(dims.values())) + 1.0
-    if sum(int(item.sum()) for item in widths(high).values()) <= wanted:
+    if sum(int(item.sum()) for item in widths(high).values()) <= budget:
         return widths(high)
     for _ in range(60):  # bisection: as fine as a double
         middle = (low + high) / 2
-        if sum(int(item.sum()) for item in widths(middle).values()) <= wanted:
+        if sum(int(item.sum()) for item in widths(middle).values()) <= budget:
             low = middle
         else:
             high = middle
@@ -114,24 +114,24 @@ def frequency_widths(
 
 @torch.no_grad()
 def pruned_widths(model: ClickModel, keep: float) -> dict[str, IntArray]:
-    """Widths by the entries that stay when the largest ones of all tables are kept.
+    """Widths that keep the largest entries of all tables together.
 
     Of |v| - sigmoid(s), what a row's threshold leaves of an entry, the largest `keep` of all
     tables count; a row's width is how many of them it has, at least 1.
     """
-    rest = {}
+    remainders = {}
     for name, table in zip(model.fields, model.field_tables(), strict=True):
         if table.threshold is None:
             raise SpecError(f"field {name!r} has no thresholds; attach_thresholds comes first")
         limit = torch.sigmoid(table.threshold.thresholds)
-        rest[name] = (table.weight.abs() - limit).numpy(force=True)
-    sizes = sum(values.size for values in rest.values())
+        remainders[name] = (table.weight.abs() - limit).numpy(force=True)
+    sizes = sum(values.size for values in remainders.values())
     count = max(1, int(keep * sizes))
-    joined = np.concatenate([values.ravel() for values in rest.values()])
+    joined = np.concatenate([values.ravel() for values in remainders.values()])
     bar = max(0.0, float(np.partition(joined, sizes - count)[sizes - count]))
     return {
         name: ((values >= bar) & (values > 0)).sum(1).clip(1).astype(np.int64)
-        for name, values in rest.items()
+        for name, values in remainders.items()
     }
 
 
@@ -149,10 +149,10 @@ def detach_thresholds(model: ClickModel) -> None:
 
 def attach_widths(model: ClickModel, widths: Mapping[str, IntArray]) -> None:
     """Freeze widths of rows, int64 [rows] of each field named; thresholds go. Raises SpecError."""
-    for name, kept in widths.items():
+    for name, row_widths in widths.items():
         table = model.embedding(name)
         table.threshold = None
-        mask = AdaptiveMask.from_widths(kept, table.spec.row_dim)
+        mask = AdaptiveMask.from_widths(row_widths, table.spec.row_dim)
         table.mask = mask.to(table.weight.device).train(table.training)
 
 

@@ -57,7 +57,7 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
 
 
 def _open_best(path: Path, threads: int) -> tuple[str, Engine, ModelInfo]:
-    """Open a native file in the C engine, or in numpy where that cannot run it, and say so."""
+    """Open a native file in the C engine; if that cannot run it, in numpy, with a warning."""
     try:
         return "native", *_open(path, "native", threads)
     except MissingDependencyError as error:
@@ -69,7 +69,7 @@ def _open_best(path: Path, threads: int) -> tuple[str, Engine, ModelInfo]:
 
 @functools.cache
 def _warn_once(fault: str) -> None:
-    """What is true of the installation, not of a file, is said once a process."""
+    """Warn once per process, since the fault is the installation's, not a file's."""
     warnings.warn(f"{fault}; the slower numpy engine runs models", RuntimeWarning, stacklevel=5)
 
 

@@ -238,9 +238,9 @@ def test_a_header_that_promises_gigabytes(saved):
 def test_counts_travel_with_the_model(tmp_path):
     counts = {"user": np.arange(48), "item.id": np.array([0, 0, 5, 2**40, 1, 0])}
     save_checkpoint(tmp_path / "a", make_model(), FEATURES, EXTRA, counts=counts)
-    found = load_checkpoint(tmp_path / "a").counts
-    assert set(found) == set(counts)
-    assert all(np.array_equal(found[name], counts[name]) for name in counts)
+    loaded = load_checkpoint(tmp_path / "a").counts
+    assert set(loaded) == set(counts)
+    assert all(np.array_equal(loaded[name], counts[name]) for name in counts)
     assert load_checkpoint_without(tmp_path / "b") == {}
     for wrong in (
         {"user": np.arange(48)},

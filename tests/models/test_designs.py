@@ -31,11 +31,11 @@ from ondevice.models.designs import SHARINGS, Design, shared_embedding
 @pytest.mark.parametrize(("values", "ratio"), [(10_000, 4.0), (10_000, 100.0), (3, 4.0)])
 def test_shared_rows_follow_the_ratio(scheme, values, ratio):
     table = shared_embedding(values, Design(8, ratio=ratio, scheme=scheme))
-    wanted = max(2, round(values / ratio))
+    target = max(2, round(values / ratio))
     if scheme == "binary_code":  # powers of two, and enough bits to tell the values apart
-        assert table.spec.rows <= max(64, 2 * wanted)
+        assert table.spec.rows <= max(64, 2 * target)
     else:
-        assert wanted - 1 <= table.spec.rows <= wanted
+        assert target - 1 <= table.spec.rows <= target
     ids = torch.randint(-(2**63), 2**63 - 1, (100,))
     assert table(ids).shape == (100, 8)
 

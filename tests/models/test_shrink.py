@@ -96,7 +96,7 @@ def test_the_fit_is_exact_where_counts_differ_by_orders_of_magnitude():
 
 
 def test_widths_against_every_choice():
-    """The budget is kept, with hardly more dimensions than the best of all choices has."""
+    """The error stays within the budget, with hardly more dimensions than the best choice has."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         rows, dim = int(rng.integers(2, 6)), int(rng.integers(2, 5))
@@ -110,11 +110,11 @@ def test_widths_against_every_choice():
         def lost(widths, energy=energy):
             return sum(energy[row, width:].sum() for row, width in enumerate(widths))
 
-        kept = small.mask.widths().tolist() if small.mask else [small.spec.dim] * rows
-        assert lost(kept) <= error**2 * energy.sum() * (1 + 1e-9)
+        chosen = small.mask.widths().tolist() if small.mask else [small.spec.dim] * rows
+        assert lost(chosen) <= error**2 * energy.sum() * (1 + 1e-9)
         choices = itertools.product(range(1, dim + 1), repeat=rows)
         fits = [sum(widths) for widths in choices if lost(widths) <= error**2 * energy.sum()]
-        assert min(fits) <= sum(kept) <= min(fits) + 2
+        assert min(fits) <= sum(chosen) <= min(fits) + 2
 
 
 def test_a_table_that_is_a_binary_code_is_found_exactly():
@@ -136,9 +136,9 @@ def test_widths_keep_the_error_budget(rotate):
     assert isinstance(small, RotatedEmbedding) == rotate
     # energies 1, 1/4, 1/16, ...: beyond 2 dimensions lies 1/16 of all, 0.25 squared
     assert (1.5 < entry.mean_width < 3) if rotate else entry.mean_width > 6
-    kept = small.mask.widths().numpy()
-    assert kept.mean() == pytest.approx(entry.mean_width)
-    assert entry.bytes_after == kept.sum() + (4 * 12 * kept.max() if rotate else 0)
+    widths = small.mask.widths().numpy()
+    assert widths.mean() == pytest.approx(entry.mean_width)
+    assert entry.bytes_after == widths.sum() + (4 * 12 * widths.max() if rotate else 0)
 
 
 def test_frequent_rows_are_kept_better():
@@ -278,8 +278,8 @@ def test_fine_tuning_recovers_what_sharing_rows_lost(tmp_path):
     report = convert(small.eval(), few, tmp_path, targets=("odm",), tables="f32")
     with torch.inference_mode():
         expected = small(*few).numpy()
-    given = dict(zip(("item", "other", "city"), (part.numpy() for part in few), strict=True))
-    got = ondevice.load(report.targets["odm"].path).predict(given)
+    inputs = dict(zip(("item", "other", "city"), (part.numpy() for part in few), strict=True))
+    got = ondevice.load(report.targets["odm"].path).predict(inputs)
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 

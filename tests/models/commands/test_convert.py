@@ -202,8 +202,8 @@ def test_an_axis_of_a_module_is_left_free(tmp_path, monkeypatch, capsys):
         history, mask = draws.integers(0, 50, (3, steps)), np.ones((3, steps), np.float32)
         with torch.inference_mode():
             expected = scope["Reader"]()(torch.from_numpy(history), torch.from_numpy(mask))
-        (found,) = session.run(None, {"history": history, "mask": mask})
-        np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+        (got,) = session.run(None, {"history": history, "mask": mask})
+        np.testing.assert_allclose(got, expected.numpy(), atol=1e-6)
     for wrong in ("history", "history:1", "history:x=steps", ":1=steps"):
         assert main([*arguments, "--out", "wrong", "--dynamic", wrong]) == 1
         assert "expected INPUT:AXIS=NAME" in capsys.readouterr().err
@@ -297,7 +297,7 @@ def digests(folder):
 def test_same_bytes_from_other_processes(folder, tmp_path):
     """Other hash seeds, numbers of threads and folders."""
     rows = str(folder / "rows.csv")
-    found = []
+    runs = []
     for seed, threads in (("0", "1"), ("4711", "2")):
         where = tmp_path / seed
         where.mkdir()
@@ -307,19 +307,19 @@ def test_same_bytes_from_other_processes(folder, tmp_path):
         options += ["--calibration", rows, "--validation", rows, "--label", "clicked"]
         arguments = command(folder / "checkpoint", "--out", where / f"out{seed}", *options)
         subprocess.run(arguments, cwd=where, env=environment, check=True, capture_output=True)
-        found.append(digests(where / f"out{seed}"))
-    assert found[0] == found[1]
-    assert set(found[0]) == {
+        runs.append(digests(where / f"out{seed}"))
+    assert runs[0] == runs[1]
+    assert set(runs[0]) == {
         f"model.{suffix}" for suffix in ("odm", "onnx", "onnx.data", "tflite", "report.json", "md")
     }
 
 
 def test_a_file_of_an_earlier_conversion_is_named(folder, tmp_path, capsys):
-    rest = ("--out", str(tmp_path), "--force", "--targets")
-    assert main(["convert", str(folder / "checkpoint"), *rest, "odm", "onnx"]) == 0
+    options = ("--out", str(tmp_path), "--force", "--targets")
+    assert main(["convert", str(folder / "checkpoint"), *options, "odm", "onnx"]) == 0
     assert "earlier conversion" not in capsys.readouterr().out
     before = (tmp_path / "model.onnx").read_bytes()
-    assert main(["convert", str(folder / "checkpoint"), *rest, "odm", "--tables", "q4"]) == 0
+    assert main(["convert", str(folder / "checkpoint"), *options, "odm", "--tables", "q4"]) == 0
     assert f"{tmp_path / 'model.onnx'} is of an earlier conversion" in capsys.readouterr().out
     assert (tmp_path / "model.onnx").read_bytes() == before
     assert "model.onnx" not in (tmp_path / "model.md").read_text()

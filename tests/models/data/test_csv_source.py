@@ -18,8 +18,8 @@ PLAIN = CsvDescription("click", {"user": CsvField("integer"), "item": CsvField()
 HEADER = "click,user,ts,item\n"
 
 
-def wanted(name: str, value: str | int) -> int:
-    """The hash after the specification, by the xxhash package alone."""
+def hash_of(name: str, value: str | int) -> int:
+    """The hash by the specification, computed only with the xxhash package."""
     seed = xxhash.xxh64(name.encode(), seed=0).intdigest()
     data = value.encode() if isinstance(value, str) else value.to_bytes(8, "little", signed=True)
     digest = xxhash.xxh64(data, seed=seed).intdigest()
@@ -32,15 +32,18 @@ def test_ids_and_labels(tmp_path, suffix):
     log = csv_log(path, PLAIN)
     assert log.name == path.name
     assert log.labels.tolist() == [1.0, 0.0, 0.0]
-    assert log.hashes["user"].tolist() == [wanted("user", 7), wanted("user", -3), 0]
-    assert log.hashes["item"].tolist() == [wanted("item", "é"), 0, wanted("item", "b c")]
+    assert log.hashes["user"].tolist() == [hash_of("user", 7), hash_of("user", -3), 0]
+    assert log.hashes["item"].tolist() == [hash_of("item", "é"), 0, hash_of("item", "b c")]
     assert [field.encoding for field in log.features.fields] == ["hash", "hash"]
 
 
 def test_crlf_bom_quotes_and_blank_lines(tmp_path):
     text = '\ufeffclick,user,ts,item\r\n1,7,9,"a, ""b"""\r\n\r\n0,8,9,"two\r\nlines"\r\n\r\n'
     log = csv_log(write(tmp_path / "a.csv", text), PLAIN)
-    assert log.hashes["item"].tolist() == [wanted("item", 'a, "b"'), wanted("item", "two\r\nlines")]
+    assert log.hashes["item"].tolist() == [
+        hash_of("item", 'a, "b"'),
+        hash_of("item", "two\r\nlines"),
+    ]
 
 
 def test_no_header_other_delimiter_and_missing_markers(tmp_path):
@@ -59,8 +62,8 @@ def test_no_header_other_delimiter_and_missing_markers(tmp_path):
     log = csv_log(path, description, name="mine")
     assert log.name == "mine"
     assert log.labels.tolist() == [1.0, 0.0, 1.0]
-    assert log.hashes["u"].tolist() == [0, wanted("u", 4), wanted("u", 5)]
-    assert log.hashes["i"].tolist() == [wanted("i", "é"), 0, wanted("i", '"')]
+    assert log.hashes["u"].tolist() == [0, hash_of("u", 4), hash_of("u", 5)]
+    assert log.hashes["i"].tolist() == [hash_of("i", "é"), 0, hash_of("i", '"')]
 
 
 cells = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=6)
@@ -75,8 +78,8 @@ def test_round_trip_of_what_the_csv_module_writes(tmp_path, drawn):
     writer.writerows([int(click), user, 0, item] for click, user, item in drawn)
     log = csv_log(write(tmp_path / "a.csv", text.getvalue()), PLAIN)
     assert log.labels.tolist() == [float(click) for click, _, _ in drawn]
-    assert log.hashes["user"].tolist() == [wanted("user", user) for _, user, _ in drawn]
-    assert log.hashes["item"].tolist() == [wanted("item", i) if i else 0 for _, _, i in drawn]
+    assert log.hashes["user"].tolist() == [hash_of("user", user) for _, user, _ in drawn]
+    assert log.hashes["item"].tolist() == [hash_of("item", i) if i else 0 for _, _, i in drawn]
 
 
 def test_several_chunks_and_max_rows(tmp_path):
@@ -84,8 +87,8 @@ def test_several_chunks_and_max_rows(tmp_path):
     body = "".join(f"{i % 2},{i},0,x{i % 3}\n" for i in range(n))
     path = write(tmp_path / "a.csv", HEADER + body)
     log = csv_log(path, PLAIN)
-    assert log.hashes["user"].tolist() == [wanted("user", i) for i in range(n)]
-    assert log.hashes["item"][-1] == wanted("item", f"x{(n - 1) % 3}")
+    assert log.hashes["user"].tolist() == [hash_of("user", i) for i in range(n)]
+    assert log.hashes["item"][-1] == hash_of("item", f"x{(n - 1) % 3}")
     assert len(csv_log(path, PLAIN, max_rows=700)) == 700
     write(path, HEADER + body + "0,bad,0,x\n")
     with pytest.raises(DataError, match=f"line {n + 2}, column 'user'"):
@@ -129,7 +132,7 @@ def test_utf_16(tmp_path):
         "click", {"user": CsvField("integer")}, ignore=("ts", "item"), encoding="utf-16"
     )
     path = write(tmp_path / "a.csv", HEADER + "1,7,9,a\n", "utf-16")
-    assert csv_log(path, description).hashes["user"].tolist() == [wanted("user", 7)]
+    assert csv_log(path, description).hashes["user"].tolist() == [hash_of("user", 7)]
     path.write_bytes(path.read_bytes() + b"\x00\xd8,\x00")  # half a surrogate pair
     with pytest.raises(DataError, match="expected utf-16 text"):
         csv_log(path, description)

@@ -15,11 +15,11 @@ def small_log(rows=600):
     return type(log)(log.name, log.features, log.hashes, log.labels, None, times)
 
 
-def test_histories_hold_earlier_training_clicks_alone():
+def test_histories_hold_only_earlier_training_clicks():
     parts = split(small_log())
-    made = add_history(parts, History("user", "item", 4))
+    extended = add_history(parts, History("user", "item", 4))
     train = parts[0]
-    for part, result in zip(parts, made, strict=True):
+    for part, result in zip(parts, extended, strict=True):
         got = result.hashes["history"]
         assert got.shape == (len(part), 4)
         for row in range(len(part)):
@@ -36,9 +36,9 @@ def test_labels_of_other_parts_change_no_history():
     train, validation, test = split(small_log())
     flipped = type(test)(test.name, test.features, test.hashes, 1 - test.labels, None, test.times)
     history = History("user", "item", 4)
-    one = add_history((train, validation, test), history)
-    other = add_history((train, validation, flipped), history)
-    for left, right in zip(one, other, strict=True):
+    original = add_history((train, validation, test), history)
+    relabelled = add_history((train, validation, flipped), history)
+    for left, right in zip(original, relabelled, strict=True):
         np.testing.assert_array_equal(left.hashes["history"], right.hashes["history"])
 
 

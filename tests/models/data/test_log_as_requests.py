@@ -207,9 +207,9 @@ def test_a_history_is_read_with_the_markers_of_its_items(tmp_path):
 
 def test_the_contests_logs_have_the_ids_of_training(tmp_path):
     rows = range(40)
-    rest = len(AVAZU_COLUMNS) - 3
+    others = len(AVAZU_COLUMNS) - 3
     avazu = [
-        ",".join(["id", f"{i % 2}", f"1410{21 + i % 9}{i % 24:02d}", *[f"{i % 3}"] * rest])
+        ",".join(["id", f"{i % 2}", f"1410{21 + i % 9}{i % 24:02d}", *[f"{i % 3}"] * others])
         for i in rows
     ]
     numbers, texts = ["", "-1", "7"], ["", "68fd1e64", '"']

@@ -20,8 +20,8 @@ def test_csv_by_name(tmp_path):
     description = {"label": "click", "fields": {"user": "integer"}}
     toml = write(tmp_path / "a.toml", 'label = "click"\nfields = {user = "integer"}\n')
     logs = [
-        open_log("csv", path, description=given)
-        for given in (description, toml, CsvDescription.from_dict(description))
+        open_log("csv", path, description=form)
+        for form in (description, toml, CsvDescription.from_dict(description))
     ]
     expected = logs[0].features["user"].encode([7, 8]).tolist()
     assert [log.hashes["user"].tolist() for log in logs] == [expected] * 3

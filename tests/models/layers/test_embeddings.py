@@ -75,8 +75,8 @@ def test_every_spec_reads_the_rows_of_the_reference_and_stays_in_range(spec, ids
 @pytest.mark.parametrize("case", json.loads(GOLDEN.read_text()), ids=lambda c: str(c["settings"]))
 def test_golden_rows(case):
     spec = LookupSpec.from_json(case["spec"])
-    made = binary_code_spec(4, **case["settings"], multiplier=spec.multiplier)
-    assert made == spec
+    built = binary_code_spec(4, **case["settings"], multiplier=spec.multiplier)
+    assert built == spec
     ids = torch.tensor([int(text) for text in case["ids"]], dtype=torch.int64)
     assert RowIndex(spec)(ids).tolist() == case["rows"]
 
@@ -88,7 +88,7 @@ def test_golden_schemes(case):
     row, column = np.ogrid[: spec.rows, : spec.row_dim]
     layer.weight.data = torch.from_numpy((5 * row + 3 * column + row // 7) % 11 - 5).float()
     ids = torch.tensor([int(text) for text in case["ids"]])
-    rows = [[row for row in found if row != NO_ROW] for found in layer.rows(ids).tolist()]
+    rows = [[row for row in id_rows if row != NO_ROW] for id_rows in layer.rows(ids).tolist()]
     assert rows == case["rows"]
     torch.testing.assert_close(layer(ids), torch.tensor(case["vectors"]))
     sequences = torch.tensor([[int(text) for text in row] for row in case["sequences"]])
@@ -182,9 +182,9 @@ def test_vectors_equal_the_reference_in_every_shape(spec, masked):
     mask = AdaptiveMask.from_widths(widths, spec.row_dim) if masked else None
     layer = Embedding(spec, std=1.0, mask=mask)
     ids = EXTREME + generator.integers(-(2**63), 2**63, 12).tolist() + list(range(24))
-    kept = widths.tolist() if masked else None
+    row_widths = widths.tolist() if masked else None
     table = layer.weight.tolist()
-    expected = np.array([reference_vector(spec, table, number, kept) for number in ids])
+    expected = np.array([reference_vector(spec, table, number, row_widths) for number in ids])
     tensor = torch.tensor(ids, dtype=torch.int64)
     for shape in [(48,), (6, 8), (2, 3, 8)]:
         got = layer(tensor.reshape(shape))
@@ -216,8 +216,8 @@ def test_gradients_equal_those_of_a_plain_gather(spec, sparse):
     weight = layer.weight.detach().clone().requires_grad_(True)
     vectors = []
     for number in ids.tolist():
-        found = layer.rows(torch.tensor([number]))[0]
-        values = weight[found[found != NO_ROW]]
+        rows = layer.rows(torch.tensor([number]))[0]
+        values = weight[rows[rows != NO_ROW]]
         fused = {"sum": lambda v: v.sum(0), "mean": lambda v: v.mean(0), "concat": torch.flatten}
         vectors.append(fused.get(spec.fuse, lambda v: v.prod(0))(values))
     keep = (ids != spec.padding_id) if spec.padding_id is not None else torch.ones(200) > 0
@@ -229,9 +229,9 @@ def test_gradients_equal_those_of_a_plain_gather(spec, sparse):
 def test_own_rows_and_products_start_with_the_spread_of_a_plain_table():
     torch.manual_seed(1)
     hybrid = BinaryCodeEmbedding(16, 16, 4, head=500, std=0.1)
-    own, shared = hybrid(torch.arange(1, 500)), hybrid(torch.arange(500, 1000))
-    assert float(own.detach().std()) == pytest.approx(0.1, rel=0.05)
-    assert float(shared.detach().std()) == pytest.approx(0.1, rel=0.2)
+    head, tail = hybrid(torch.arange(1, 500)), hybrid(torch.arange(500, 1000))
+    assert float(head.detach().std()) == pytest.approx(0.1, rel=0.05)
+    assert float(tail.detach().std()) == pytest.approx(0.1, rel=0.2)
     product = QuotientRemainderEmbedding(10**6, 16, remainders=1000, fuse="mul", std=0.1)
     vectors = product(torch.randint(1, 10**6, (5000,)))
     assert float(vectors.detach().std()) == pytest.approx(0.1, rel=0.1)
@@ -284,7 +284,7 @@ def test_row_counts():
 
 
 def test_row_counts_of_a_hybrid():
-    """An ID of the head counts in its own row alone."""
+    """An ID of the head counts only in its own row."""
     spec = binary_code_spec(4, code_bits=4, t=2, head=3)
     ids = np.array([0, 2, 2, 6, 15, -1])
     assert row_counts(spec, ids).tolist() == [1, 0, 2, 0, 0, 1, 2, 0, 1, 0, 2]
@@ -301,12 +301,12 @@ def test_pooling_trains_the_shared_table():
 
 def test_layers_have_the_specifications_of_their_makers():
     assert HashEmbedding(9, 4, head=3).spec == hashing_spec(9, 4, padding_id=0, head=3)
-    made = MultiHashEmbedding(9, 4, hashes=3, shared=True, fuse="mean", seed=5, head=2)
-    assert made.spec == multi_hash_spec(
+    layer = MultiHashEmbedding(9, 4, hashes=3, shared=True, fuse="mean", seed=5, head=2)
+    assert layer.spec == multi_hash_spec(
         9, 4, hashes=3, shared=True, fuse="mean", seed=5, padding_id=0, head=2
     )
-    made = QuotientRemainderEmbedding(90, 4, remainders=10, fuse="concat", padding_id=None, head=2)
-    assert made.spec == quotient_remainder_spec(90, 4, remainders=10, fuse="concat", head=2)
+    layer = QuotientRemainderEmbedding(90, 4, remainders=10, fuse="concat", padding_id=None, head=2)
+    assert layer.spec == quotient_remainder_spec(90, 4, remainders=10, fuse="concat", head=2)
     assert BinaryCodeEmbedding(4, 8, 4, head=5).spec.head == 5
 
 

@@ -85,15 +85,15 @@ def wide(model):
         )
 
 
-def mean_of(items, there):
+def mean_of(items, present):
     rows = [
         row[keep].mean(0) if keep.any() else 0 * row[0]
-        for row, keep in zip(items, there, strict=True)
+        for row, keep in zip(items, present, strict=True)
     ]
     return np.stack(rows)
 
 
-def attended(pooling, query, items, there):
+def attended(pooling, query, items, present):
     """DIN's weighted sum, item by item, with the first layer over [q, k, q - k, q * k]."""
     state = arrays(pooling)
     dim = query.shape[1]
@@ -104,7 +104,7 @@ def attended(pooling, query, items, there):
     )
     out = np.zeros_like(query)
     for row, place in itertools.product(range(items.shape[0]), range(items.shape[1])):
-        if not there[row, place]:
+        if not present[row, place]:
             continue
         q, k = query[row], items[row, place]
         hidden = first @ np.concatenate([q, k, q - k, q * k]) + state["of_query.bias"]
@@ -122,11 +122,11 @@ def attended(pooling, query, items, there):
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_are_their_formulas(kind):
     model = make_model(kind, attention=(7, 4))
-    vectors, items, there = field_vectors(model)
+    vectors, items, present = field_vectors(model)
     if kind == "din":
-        pooled = attended(model.pooling["seen"], vectors[1], items, there)
+        pooled = attended(model.pooling["seen"], vectors[1], items, present)
     else:
-        pooled = mean_of(items, there)
+        pooled = mean_of(items, present)
     fields = [*vectors, pooled]
     x = np.concatenate(fields, axis=1)
     deep, weight, bias = hidden_layers(model, x)
@@ -185,9 +185,9 @@ def test_attention_depends_on_the_target():
     model = make_model("din")
     pooling = model.pooling["seen"]
     items, present = torch.randn(1, 3, 6), torch.ones(1, 3, 1)
-    one, other = (pooling.weights(torch.randn(1, 6), items, present) for _ in range(2))
-    assert (one - other).abs().max() > 1e-3
-    assert (one > 0).all() and (one < 1).all()
+    first, second = (pooling.weights(torch.randn(1, 6), items, present) for _ in range(2))
+    assert (first - second).abs().max() > 1e-3
+    assert (first > 0).all() and (first < 1).all()
 
 
 def test_padding_mask_is_exact_for_every_id():

@@ -41,10 +41,10 @@ def test_rounded_rows_are_those_of_the_codec_bit_for_bit(case, codec, cut):
         layer.weight.copy_(torch.from_numpy(values))
     layer.rounding = TableRounding(codec)
     layer.eval()
-    found = layer(torch.arange(rows)).detach().numpy()
+    got = layer(torch.arange(rows)).detach().numpy()
     expected = quantise(values, codec, widths=widths).dequantise()
     zero = np.float32(0)  # gives zeros one sign
-    assert (found + zero).tobytes() == (expected + zero).tobytes()
+    assert (got + zero).tobytes() == (expected + zero).tobytes()
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -44,8 +44,8 @@ def probed(data):
     return model, splits, Probe(model, data, splits.validation, 2)
 
 
-def result(taken, auc, **settings):
-    return TrialResult(Trial({"user": TableDesign(**settings)}), taken, 0, auc, auc)
+def result(table_bytes, auc, **settings):
+    return TrialResult(Trial({"user": TableDesign(**settings)}), table_bytes, 0, auc, auc)
 
 
 def test_a_probe_scores_the_tables_that_a_trial_would_start_from(data, probed):
@@ -217,13 +217,13 @@ def test_command_stopped_by_ctrl_c_continues(tmp_path, capsys):
     assert process.returncode == 130, complaints
     assert "the same command continues" in complaints
     assert "times smaller" in printed
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
-    assert 1 <= len(kept) < 3
+    times = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
+    assert 1 <= len(times) < 3
     assert (out / "frontier.png").is_file()
     assert not (out / "model.odm").exists()
 
     assert main(arguments) == 0
-    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in times.items())
     assert len(list(out.glob("trials/*/result.json"))) == 3
     assert 0 < sum(item.total for item in inspect(out / "model.odm").tables) <= 60000
     data = json.loads((out / "f.json").read_text())

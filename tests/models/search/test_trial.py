@@ -52,12 +52,12 @@ def test_bytes_are_the_heads_rows_in_the_written_file(data, tmp_path):
         "item": TableDesign(1, "q2", head=30),
         "hour": TableDesign(2, "f16"),
     }
-    found = run_trial(data, Trial(tables, epochs=1), tmp_path, progress=False)
+    result = run_trial(data, Trial(tables, epochs=1), tmp_path, progress=False)
     hours = len(data.values["hour"])
     # half and a quarter of a byte a row, two rows more; a column scale of 4 bytes; two f16 values
-    assert found.table_bytes == (52 + 4) + (8 + 4) + 4 * (hours + 2)
-    assert found.map_bytes == 8 * (101 + 30 + hours)
-    stored = inspect(folder_of(data, found.trial, tmp_path) / "model.odm").tables
+    assert result.table_bytes == (52 + 4) + (8 + 4) + 4 * (hours + 2)
+    assert result.map_bytes == 8 * (101 + 30 + hours)
+    stored = inspect(folder_of(data, result.trial, tmp_path) / "model.odm").tables
     assert sorted(table.codec for table in stored) == ["f16", "q2", "q4"]
 
 
@@ -102,9 +102,11 @@ def test_raw_values_reach_head_and_tail(tail, size, rows, data, tmp_path):
     assert features["user"].unknown == "hash"
     assert len(features["user"].vocabulary) == 10
     ids = features.encode(raw)
-    own = (ids["user"] >= 2) & (ids["user"] < 12)
-    assert 0 < own.mean() < 1
-    np.testing.assert_array_equal(ids["user"][~own], features["user"].hashes(raw["user"])[~own])
+    in_head = (ids["user"] >= 2) & (ids["user"] < 12)
+    assert 0 < in_head.mean() < 1
+    np.testing.assert_array_equal(
+        ids["user"][~in_head], features["user"].hashes(raw["user"])[~in_head]
+    )
     with torch.no_grad():
         scores = expected.model({name: torch.tensor(i) for name, i in ids.items()}).numpy()
     np.testing.assert_allclose(model.predict(raw, raw=True), scores, atol=0.02)
@@ -145,8 +147,8 @@ def test_methods_stay_within_their_rows(method):
         specs = {name: table.spec(values[name], ranked=True) for name, table in tables.items()}
         assert sum(spec.rows for spec in specs.values()) <= rows
         assert specs["category"].scheme == "full"  # needs less than its share: whole
-        wanted = {"hybrid_hash": "hybrid hash", "hybrid_binary_code": "hybrid binary code"}
-        assert specs["item"].kind == wanted.get(method, method).replace("multi_", "multi-").replace(
+        kinds = {"hybrid_hash": "hybrid hash", "hybrid_binary_code": "hybrid binary code"}
+        assert specs["item"].kind == kinds.get(method, method).replace("multi_", "multi-").replace(
             "quotient_", "quotient-"
         ).replace("binary_code", "binary code")
     assert designs(method, values, sum(values.values()) + 6, 16, "q4") == dict.fromkeys(

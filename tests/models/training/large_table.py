@@ -37,10 +37,10 @@ config = FitConfig(
     Rounding("q4", epochs=1),
 )
 fitted = fit(model, splits, config, progress=False)
-found = {
+facts = {
     "sparse": sorted(kinds),
     "grown": (peak() - start) / (ROWS * DIM * 4),
     "phases": list(fitted.phases),
     "rows": model.embedding("item").mask.rows,
 }
-sys.stdout.write(json.dumps(found))
+sys.stdout.write(json.dumps(facts))

@@ -115,10 +115,10 @@ def test_refit_helps_rare_rows_and_keeps_the_better_model():
     before, after = (evaluate(model, SPLITS.validation).auc for model in (plain, refitted))
     assert after > before
     noise = make_log(few.ids, np.random.default_rng(0).random(len(few)) < 0.5)
-    kept = {name: value.clone() for name, value in refitted.state_dict().items()}
+    weights = {name: value.clone() for name, value in refitted.state_dict().items()}
     splits = Splits(noise, SPLITS.validation, SPLITS.test)
     fit(refitted, splits, config, trained=True, progress=False)
-    assert all(torch.equal(value, kept[name]) for name, value in refitted.state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in refitted.state_dict().items())
 
 
 @pytest.mark.parametrize(

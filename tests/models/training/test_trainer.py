@@ -152,11 +152,11 @@ def test_early_stopping_restores_the_best_weights():
 def test_the_narrowest_epoch_within_the_tolerance_is_kept():
     points = [(0.80, 16.0), (0.795, 9.0), (0.792, 5.0), (0.799, 7.0), (0.81, 8.0), (0.803, 4.0)]
     for tolerance, expected in ((0.0, [1, 5]), (0.006, [1, 2, 4, 5]), (0.01, [1, 2, 3, 5, 6])):
-        history, kept = History(), []
+        history, improved = History(), []
         for number, (auc, width) in enumerate(points, 1):
             if history.add(Epoch(number, 0.5, Metrics(auc, 0.5), width, 1.0, 1.0), tolerance):
-                kept.append(number)
-        assert kept == expected and history.best.number == kept[-1]
+                improved.append(number)
+        assert improved == expected and history.best.number == improved[-1]
 
 
 def test_metrics_by_hand():
@@ -201,8 +201,8 @@ class Interrupting(ClickModel):
 
 def test_ctrl_c_keeps_the_best_weights_so_far():
     reference = make_model()
-    one = TrainConfig(epochs=1, batch=128)
-    train(reference, TRAIN, VALIDATION, one, progress=False)
+    single = TrainConfig(epochs=1, batch=128)
+    train(reference, TRAIN, VALIDATION, single, progress=False)
     torch.manual_seed(0)
     model = Interrupting({"user": FullEmbedding(52, 4), "item": FullEmbedding(42, 4)}, (16,))
     steps = math.ceil(6000 / 128) + 1  # and one pass over the validation split
@@ -247,19 +247,19 @@ def test_no_bar_without_a_terminal(capsys):
 def test_ten_million_rows_train_without_a_dense_gradient():
     """With AMTL and rounding too; memory grows by a few times the table, not by its optimiser's
     dense steps. A process of its own, since a peak never falls."""
-    here = Path(__file__).parent
-    made = subprocess.run(
-        [sys.executable, here / "large_table.py"],
-        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
+    folder = Path(__file__).parent
+    process = subprocess.run(
+        [sys.executable, folder / "large_table.py"],
+        env={**os.environ, "PYTHONPATH": str(folder.parents[1])},
         capture_output=True,
         text=True,
         timeout=600,
     )
-    assert made.returncode == 0, made.stderr
-    found = json.loads(made.stdout)
-    assert found["sparse"] == [True] and found["rows"] == 10_000_000
-    assert found["phases"] == ["train", "widths", "rounding"]
-    assert found["grown"] < 10  # times the table: weights twice, two moments, scales, counts
+    assert process.returncode == 0, process.stderr
+    facts = json.loads(process.stdout)
+    assert facts["sparse"] == [True] and facts["rows"] == 10_000_000
+    assert facts["phases"] == ["train", "widths", "rounding"]
+    assert facts["grown"] < 10  # times the table: weights twice, two moments, scales, counts
 
 
 def test_counts_come_from_chunks_and_never_hold_the_log(tmp_path):

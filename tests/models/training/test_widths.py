@@ -65,7 +65,7 @@ def counted(model):
 
 def test_the_rule_by_hand():
     counts = {"a": np.array([0, 3, 8, 99]), "b": np.array([0, 15])}
-    found = frequency_widths(counts, {"a": 16, "b": 4}, keep=0.25, alpha=0.5)
+    widths = frequency_widths(counts, {"a": 16, "b": 4}, keep=0.25, alpha=0.5)
     # scale s: widths round(s * (1, 2, 3, 10)) and round(s * (1, 4)), unread rows 1; 18 of 72 fit
     best = max(
         (
@@ -74,7 +74,7 @@ def test_the_rule_by_hand():
         ),
         key=lambda w: sum(x.sum() for x in w) if sum(x.sum() for x in w) + 2 <= 18 else -1,
     )
-    assert found["a"].tolist() == [1, *best[0]] and found["b"].tolist() == [1, *best[1]]
+    assert widths["a"].tolist() == [1, *best[0]] and widths["b"].tolist() == [1, *best[1]]
     equal = frequency_widths(counts, {"a": 16, "b": 16}, keep=0.5, alpha=0.0)
     assert equal["a"].tolist()[1:] == [equal["b"][1]] * 3  # no exponent: one width for all
     whole = frequency_widths(counts, {"a": 16, "b": 4}, keep=1.0, alpha=0.5)
@@ -108,8 +108,8 @@ def test_pruning_keeps_the_largest_entries_of_all_tables_together():
         for name, rows in values.items():
             model.embedding(name).weight.copy_(torch.tensor(rows))
         model.embedding("b").threshold.thresholds[1] = 50.0  # a threshold of 1: 9, 10, 11 remain
-    kept = pruned_widths(model, keep=0.5)  # ten of twenty: 11 .. 2
-    assert kept["a"].tolist() == [2, 1, 4] and kept["b"].tolist() == [1, 3]
+    widths = pruned_widths(model, keep=0.5)  # ten of twenty: 11 .. 2
+    assert widths["a"].tolist() == [2, 1, 4] and widths["b"].tolist() == [1, 3]
     with pytest.raises(SpecError, match="no thresholds"):
         pruned_widths(make_model(), 0.5)
 
@@ -156,7 +156,7 @@ def test_rounding_keeps_what_it_began_with_if_that_is_better():
 
 
 def test_masks_from_the_start_take_one_phase_and_a_price_narrows_them():
-    kept = {}
+    shares = {}
     for penalty in (0.0, 0.1):
         model = make_model()
         widths = Widths("amtl", warm=False, penalty=penalty)
@@ -165,8 +165,8 @@ def test_masks_from_the_start_take_one_phase_and_a_price_narrows_them():
         assert fitted.phases["train"].best.mean_width is not None
         assert all(mask.frozen for mask in model.masks().values())
         assert evaluate(model, SPLITS.test).auc > 0.84
-        kept[penalty] = kept_share(model)
-    assert kept[0.1] < kept[0.0]
+        shares[penalty] = kept_share(model)
+    assert shares[0.1] < shares[0.0]
 
 
 class Interrupting(ClickModel):

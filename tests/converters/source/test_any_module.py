@@ -388,7 +388,7 @@ def test_a_graph_for_the_rows_of_the_example_alone_is_refused(tmp_path):
         def forward(self, x):
             return super().forward(x) + torch.ones(int(x.shape[0]))
 
-    with pytest.raises(UnsupportedError, match="for the 2 rows of the example alone"):
+    with pytest.raises(UnsupportedError, match="for the 2 rows of the example only"):
         convert(Counted(), torch.ones(2, 3), tmp_path)
 
 

@@ -331,7 +331,7 @@ def test_an_interruption_leaves_the_files_of_an_earlier_run(folder, tmp_path, nu
     before = digests(tmp_path)
     arguments = command(folder / "checkpoint", "--out", tmp_path, "--force", "--tables", "q4")
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
-        while not list(tmp_path.glob(".model.*/*")):  # it is writing the first file
+        while not list(tmp_path.glob(".ondevice-*/**/model.*")):  # it is writing the first file
             assert process.poll() is None
             time.sleep(0.005)
         process.send_signal(number)

@@ -8,6 +8,8 @@ import onnx_ir as ir
 
 from ondevice.errors import UnsupportedError
 
+ORIGINAL_TYPE = "ondevice.type"  # metadata of an input: its element type in the source
+
 
 def name_values(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
     """A model whose inputs and outputs have these names and the types that a model file takes.
@@ -32,6 +34,7 @@ def _name_inputs(graph: ir.Graph, names: Sequence[str]) -> None:
         if carried is value.dtype or value.dtype is None:
             continue
         original = value.dtype
+        value.metadata_props[ORIGINAL_TYPE] = original.name
         uses = [use for use in value.uses() if not _casts_integers(use.node, original)]
         value.type = ir.TensorType(carried or original)
         cast = ir.node("Cast", [value], attributes={"to": int(original)}, name=f"{value.name}.cast")

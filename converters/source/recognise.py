@@ -340,17 +340,21 @@ def _cast(lower: NodeBuilder, ids: ir.Value) -> ir.Value:
 def _flat_ids(lower: NodeBuilder, selection: _Selection, shape: Sequence[int]) -> ir.Value:
     """Row numbers of a constant whose first axes are flattened into one.
 
-    An ID beyond its axis, which would select a row of its neighbour, becomes -1, which lookups
-    refuse.
+    A negative ID counts from the end of its axis, as in torch and in ONNX. An ID beyond its axis,
+    which would select a row of its neighbour, becomes -1, which lookups refuse.
     """
+    ids = _int64(lower, selection.ids)
+    size = shape[selection.places.index(selection.ids)]
+    negative = lower.op("Less", ids, lower.constant(0, np.int64))
+    from_end = lower.op("Add", ids, lower.constant(size, np.int64))
+    ids = lower.op("Where", negative, from_end, ids)
     rows: ir.Value | None = None
     for axis, place in enumerate(selection.places):
         stride = int(np.prod(shape[axis + 1 : len(selection.places)], dtype=np.int64))
         numbers = place if place.dtype == ir.DataType.INT64 else _cast(lower, place)
+        numbers = ids if place is selection.ids else numbers
         part = lower.op("Mul", numbers, lower.constant(stride, np.int64))
         rows = part if rows is None else lower.op("Add", rows, part)
-    ids = _int64(lower, selection.ids)
-    size = shape[selection.places.index(selection.ids)]
     least = lower.op("GreaterOrEqual", ids, lower.constant(0, np.int64))
     inside = lower.op("And", least, lower.op("Less", ids, lower.constant(size, np.int64)))
     flat = lower.op("Where", inside, rows, lower.constant(-1, np.int64))

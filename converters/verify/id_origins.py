@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ondevice.converters.graph import CapturedLookup, PackedLookup
+from ondevice.converters.source.names import ORIGINAL_TYPE
 from ondevice.errors import InputError
 from ondevice.ops import OPERATORS, apply
 
@@ -171,13 +172,14 @@ class _Tracer:
         self.lows = np.full(self.size, LEAST, dtype=object)
         self.highs = np.full(self.size, TOP, dtype=object)
         self._carried: dict[ir.Value, npt.NDArray[np.bool_]] = {}  # elements that a value holds
+        for value in graph.inputs:
+            self._narrow(value)
 
     def run(self, lookups: set[ir.Node]) -> None:
         for value in self._graph.initializers.values():
             if value.const_value is not None and value.dtype != ir.DataType.FLOAT:
                 self.values[value] = np.asarray(value.const_value.numpy())
         for node in self._graph:
-            self._narrow(node)
             if node in lookups:
                 for read in node.inputs:
                     if not isinstance(self.values.get(read), _Places):
@@ -199,15 +201,13 @@ class _Tracer:
             held = self._carried[value]
         return held
 
-    def _narrow(self, node: ir.Node) -> None:
-        """An input of fewer bits takes what these hold."""
-        if node.op_type != "Cast" or node.inputs[0] not in self._graph.inputs:
-            return
-        target = ir.DataType(node.attributes.get_int("to", 0))
-        if target in _NARROW:
-            bounds = np.iinfo(target.numpy())
-            held = self._elements(node.inputs[0])
-            self.lows[held], self.highs[held] = int(bounds.min), int(bounds.max)
+    def _narrow(self, value: ir.Value) -> None:
+        """An input that has fewer bits in the source takes what these hold."""
+        name = value.metadata_props.get(ORIGINAL_TYPE)
+        if name is not None and ir.DataType[name] in _NARROW:
+            bounds = np.iinfo(ir.DataType[name].numpy())
+            elements = self._elements(value)
+            self.lows[elements], self.highs[elements] = int(bounds.min), int(bounds.max)
 
     def _follow(self, node: ir.Node) -> None:
         """Note what an operator reads, and which elements its outputs were computed from."""

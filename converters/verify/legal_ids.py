@@ -181,12 +181,18 @@ def _takes_all(requests: _Requests, name: str, only: Array, trials: Sequence[int
 def _interval(
     requests: _Requests, name: str, elements: Array, trials: Sequence[int], use: InputIds
 ) -> tuple[int, int] | None:
-    """The legal values around those of the examples; None where other requests have others."""
+    """The legal values around those of the examples.
+
+    None where other requests have others, or where legal values lie behind refused ones.
+    """
     least, greatest = requests.legal(name, elements)
     bounds = int(max(use.lows[use.computed])), int(min(use.highs[use.computed]))
     low = _end(requests, name, elements, least, [v for v in trials if v < least], bounds[0])
     high = _end(requests, name, elements, greatest, [v for v in trials if v > greatest], bounds[1])
     interval = low, high
+    outside = [value for value in (*trials, *bounds) if not low <= value <= high]
+    if any(requests.accepts(name, elements, value) for value in outside):
+        return None
     holds = all(
         _ends(requests, name, elements, interval, use, row) for row in range(1, 1 + OTHER_REQUESTS)
     )

@@ -31,7 +31,9 @@ def check_runtimes(targets: Collection[str], *, choosable: bool = False) -> None
     }
     if not missing:
         return
-    packages = ", ".join(f"{names[0]!r} for .{target}" for target, (names, _) in missing.items())
+    packages = ", ".join(
+        f"{names[0].replace('_', '-')!r} for .{target}" for target, (names, _) in missing.items()
+    )
     extras = ",".join(extra for _, extra in missing.values())
     installed = [target for target in targets if target not in missing]
     other = f", or choose --targets {' '.join(installed)}" if choosable and installed else ""

@@ -1,6 +1,7 @@
 """Temporary folders: those of killed processes are swept; live ones and the user's files stay."""
 
-import multiprocessing
+import subprocess
+import sys
 
 import pytest
 from support.killed import killed_at_every_step
@@ -8,6 +9,8 @@ from support.killed import killed_at_every_step
 from ondevice.atomic import atomic_path
 from ondevice.temporary import NAME, set_aside, sweep, temporary_folder
 
+# the options of this interpreter, which the test of the pure wheel starts without site packages
+FLAGS = ["-S"] * sys.flags.no_site + ["-P"] * sys.flags.safe_path
 DIGITS = "0123456789abcdef"
 
 
@@ -64,26 +67,29 @@ def test_a_failure_brings_back_what_was_set_aside(tmp_path):
     assert list(tmp_path.iterdir()) == [target] and target.read_text() == "old"
 
 
-def _hold(folder, ready, end):
-    with temporary_folder(folder) as temporary:
-        (temporary / "work").write_text("half")
-        ready.set()
-        end.wait(60)
-        assert (temporary / "work").read_text() == "half"
+HOLDS = """
+import sys
+from pathlib import Path
+from ondevice.temporary import temporary_folder
+with temporary_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "work").write_text("half")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    assert (temporary / "work").read_text() == "half"
+"""
 
 
 def test_the_folder_of_a_living_process_stays(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, end = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, ready, end))
-    process.start()
-    assert ready.wait(60)
-    with temporary_folder(tmp_path) as mine:
-        sweep(tmp_path)
-        assert len(hidden(tmp_path)) == 2 and mine.is_dir()
-    end.set()
-    process.join()
-    assert process.exitcode == 0
+    command = [sys.executable, *FLAGS, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        with temporary_folder(tmp_path) as folder:
+            sweep(tmp_path)
+            assert len(hidden(tmp_path)) == 2 and folder.is_dir()
+        process.communicate("end\n")
+    assert process.returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -88,8 +88,8 @@ def test_a_factory_may_print_and_lies_in_the_working_directory(folder, capsys):
         (
             "onnxruntime",
             ["convert", "mine.onnx", "--out", "models"],
-            "converting an .onnx file needs the package 'onnxruntime': "
-            "pip install 'ondevice-ctr[onnx]'",
+            "not installed: 'onnxruntime' for .onnx: pip install 'ondevice-ctr[onnx]', "
+            "or choose --targets odm tflite",
         ),
         (
             "ai_edge_litert,tflite_runtime",
@@ -97,8 +97,8 @@ def test_a_factory_may_print_and_lies_in_the_working_directory(folder, capsys):
                 *("convert", "support.converters:PlainModel", "--targets", "tflite"),
                 *("--example", "rows.npz", "--out", "models"),
             ],
-            "model.tflite cannot be verified, so it is not written: running a .tflite file needs "
-            "the package 'ai-edge-litert': pip install 'ondevice-ctr[tflite]'",
+            "every converted file is verified in its runtime; not installed: 'ai-edge-litert' "
+            "for .tflite: pip install 'ondevice-ctr[tflite]'",
         ),
     ],
 )

@@ -78,7 +78,7 @@ def test_missing_runtimes_are_named_before_any_work(folder, capsys, monkeypatch)
         monkeypatch.setitem(sys.modules, module, None)
     for command in (("convert", "logs"), ("compress", "--ratio", "3"), ("demo",)):
         error = fault(capsys, *command, "--out", "out")
-        assert "'onnxruntime' for .onnx, 'ai_edge_litert' for .tflite" in error
+        assert "'onnxruntime' for .onnx, 'ai-edge-litert' for .tflite" in error
         assert "pip install 'ondevice-ctr[onnx,tflite]'" in error
         assert ("choose --targets odm" in error) == (command[0] == "convert")
     assert not (folder / "out").exists()

@@ -37,7 +37,7 @@ def model(request, tmp_path_factory):
     return ondevice.load(path, engine=request.param)
 
 
-@pytest.mark.parametrize("what", same_arrays(np.arange(3)))
+@pytest.mark.parametrize("what", same_arrays(np.arange(3, dtype=np.int64)))
 def test_any_layout_of_the_same_ids_scores_alike(model, what):
     ids = small_ids(ROWS)
     request = {name: same_arrays(values)[what] for name, values in ids.items()}

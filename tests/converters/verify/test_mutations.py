@@ -289,7 +289,7 @@ def test_every_fault_that_changes_a_score_is_found(kind, tmp_path, capsys):
         features=None, name="model", validation=None, about={}, fitted=(),
     )  # fmt: skip
     source = TorchSource(module, examples(module))
-    tables, models = conversion._pack(source, request)
+    tables, models = conversion._pack(source.capture(), request)
     prepared = conversion._prepare(source, source, tables, models, request)
     check_parity(conversion._write(prepared, request, tmp_path).values())
     others = sample(source, prepared.info.inputs)

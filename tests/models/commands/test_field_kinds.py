@@ -100,6 +100,12 @@ def typed(cell, kind):
 
 
 def requests_file(folder, requests):
+    """The requests in a file: the log's own rows, which `run` reads as training did, or a CSV."""
+    for log in folder.glob("train.?sv"):
+        lines = log.read_text().splitlines(keepends=True)
+        path = folder / f"requests{log.suffix}"
+        path.write_text("".join(lines[: len(requests) + (log.suffix == ".csv")]))  # with a header
+        return path
     path = folder / "requests.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(requests[0]))

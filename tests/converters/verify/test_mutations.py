@@ -291,7 +291,7 @@ def test_every_fault_that_changes_a_score_is_found(kind, tmp_path, capsys):
     source = TorchSource(module, examples(module))
     tables, models = conversion._pack(source.capture(), request)
     prepared = conversion._prepare(source, source, tables, models, request)
-    check_parity(conversion._write(prepared, request, tmp_path).values())
+    check_parity(conversion._write(prepared, request, tmp_path).values(), probabilities=True)
     others = sample(source, prepared.info.inputs)
     right = source(others, tables)
     counts, survivors, equivalent = Counter(), [], []
@@ -333,7 +333,8 @@ def tried(mutant, prepared, request, target, folder, others, right):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check_parity(conversion._write(replace(prepared, models=mutant), only, folder).values())
+            written = conversion._write(replace(prepared, models=mutant), only, folder)
+            check_parity(written.values(), probabilities=True)
     except ParityError:
         return "caught"
     except (OnDeviceError, ValueError, TypeError, IndexError):

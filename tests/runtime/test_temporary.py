@@ -1,7 +1,6 @@
 """Temporary folders: those of killed processes are swept; live ones and the user's files stay."""
 
-import subprocess
-import sys
+import os
 
 import pytest
 from support.killed import killed_at_every_step
@@ -9,8 +8,6 @@ from support.killed import killed_at_every_step
 from ondevice.atomic import atomic_path
 from ondevice.temporary import NAME, set_aside, sweep, temporary_folder
 
-# the options of this interpreter, which the test of the pure wheel starts without site packages
-FLAGS = ["-S"] * sys.flags.no_site + ["-P"] * sys.flags.safe_path
 DIGITS = "0123456789abcdef"
 
 
@@ -67,29 +64,32 @@ def test_a_failure_brings_back_what_was_set_aside(tmp_path):
     assert list(tmp_path.iterdir()) == [target] and target.read_text() == "old"
 
 
-HOLDS = """
-import sys
-from pathlib import Path
-from ondevice.temporary import temporary_folder
-with temporary_folder(Path(sys.argv[1])) as temporary:
-    (temporary / "work").write_text("half")
-    print("ready", flush=True)
-    sys.stdin.readline()
-    assert (temporary / "work").read_text() == "half"
-"""
+def _hold(folder, ready, end):
+    """In a process of its own: a temporary folder in use until a byte arrives."""
+    with temporary_folder(folder) as temporary:
+        (temporary / "work").write_text("half")
+        os.write(ready, b".")
+        os.read(end, 1)
+        return (temporary / "work").read_text() == "half"
 
 
 def test_the_folder_of_a_living_process_stays(tmp_path):
-    command = [sys.executable, *FLAGS, "-c", HOLDS, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        with temporary_folder(tmp_path) as folder:
-            sweep(tmp_path)
-            assert len(hidden(tmp_path)) == 2 and folder.is_dir()
-        process.communicate("end\n")
-    assert process.returncode == 0
+    (was_ready, ready), (end, may_end) = os.pipe(), os.pipe()
+    process = os.fork()  # not a command: an emulator of another processor cannot start one
+    if process == 0:
+        status = 1
+        try:
+            status = 0 if _hold(tmp_path, ready, end) else 1
+        finally:
+            os._exit(status)
+    assert os.read(was_ready, 1) == b"."
+    with temporary_folder(tmp_path) as folder:
+        sweep(tmp_path)
+        assert len(hidden(tmp_path)) == 2 and folder.is_dir()
+    os.write(may_end, b".")
+    assert os.waitpid(process, 0)[1] == 0
+    for descriptor in (was_ready, ready, end, may_end):
+        os.close(descriptor)
     assert list(tmp_path.iterdir()) == []
 
 

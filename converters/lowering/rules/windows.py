@@ -29,6 +29,7 @@ def _pool(kind: str) -> Rule:
     """The largest, or the mean, of the elements under a window, as slices of the whole."""
 
     def rule(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+        """Combine one strided slice for each place in the window."""
         _check_pool(node, kind)
         attributes, x = node.attributes, first_input(node)
         window = list(attributes.get_ints("kernel_shape", []))

@@ -251,8 +251,8 @@ def test_many_empty_arrays_open_in_linear_time(model_bytes, tmp_path, engine):
         ondevice.load(path, engine=engine)
         seconds.append(time.process_time() - start)
         gc.unfreeze()
-    # 4 times the arrays: 4 times as long, not 16 times; a quadratic reader takes 15 s. A busy machine
-    # and the garbage collector blur ratios of times below 3 s.
+    # 4 times the arrays: 4 times as long, not 16 times; a quadratic reader takes 15 s. A busy
+    # machine and the garbage collector blur ratios of times below 3 s.
     assert seconds[1] < max(10 * seconds[0], 3)
     assert seconds[1] < 5
 

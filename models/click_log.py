@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec
+
+CHUNK = 1 << 20  # rows checked at once, so that a mapped log is never in memory as a whole
 
 
 @dataclass(frozen=True)
@@ -18,15 +21,22 @@ class ClickLog:
     Attributes:
         features: the input fields, in order; `ids` has exactly these names.
         ids: per field int64 [n], of a sequence [n, length].
-        labels: float32 [n], 0 (no click) or 1 (click).
+        labels: float32 [n], 0 (no click) or 1 (click); [n, labels] where there are several.
+        weights: float32 [n], what a row counts for, above 0; None: every row counts 1.
+        label_names: of the labels.
+        keys: further columns by name, int64 [n], that are no input.
 
     Raises:
-        InputError: a missing or unknown field, a wrong shape or dtype, or a label other than 0, 1.
+        InputError: a missing or unknown field, a wrong shape or dtype, a label other than 0, 1, or
+            a weight that is not above 0.
     """
 
     features: FeatureSpec
     ids: dict[str, npt.NDArray[np.int64]]
     labels: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32] | None = None
+    label_names: tuple[str, ...] = ("label",)
+    keys: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         faults = _faults(self)
@@ -39,8 +49,13 @@ class ClickLog:
 
     def take(self, rows: npt.NDArray[np.int64]) -> ClickLog:
         """The impressions `rows` (int64 [m] positions), in that order, as a new log."""
-        ids = {name: values[rows] for name, values in self.ids.items()}
-        return ClickLog(self.features, ids, self.labels[rows])
+        return replace(
+            self,
+            ids={name: values[rows] for name, values in self.ids.items()},
+            labels=self.labels[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            keys={name: values[rows] for name, values in self.keys.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -57,22 +72,43 @@ def _faults(log: ClickLog) -> list[str]:
     the reverse, IDs that are not int64 [n] ([n, length] for a sequence).
     """
     labels = log.labels
-    if labels.dtype != np.float32 or labels.ndim != 1:
-        return [f"labels must be float32 [n], got {labels.dtype} {list(labels.shape)}"]
+    names = log.label_names
+    expected = "[n]" if len(names) == 1 else f"[n, {len(names)}]"
+    if labels.dtype != np.float32 or labels.shape[1:] != (() if len(names) == 1 else (len(names),)):
+        return [f"labels must be float32 {expected}, got {labels.dtype} {list(labels.shape)}"]
     faults = []
-    names = [field.name for field in log.features.fields]
-    if missing := [name for name in names if name not in log.ids]:
+    fields = [item.name for item in log.features.fields]
+    if missing := [name for name in fields if name not in log.ids]:
         faults.append(f"no IDs for {', '.join(map(repr, missing))}")
-    if unknown := [name for name in log.ids if name not in names]:
+    if unknown := [name for name in log.ids if name not in fields]:
         faults.append(f"IDs for unknown fields {', '.join(map(repr, unknown))}")
-    lengths = {field.name: field.length for field in log.features.fields}
+    lengths = {item.name: item.length for item in log.features.fields}
     for name, ids in log.ids.items():
         length = lengths.get(name)
-        shape = labels.shape if length is None else (len(labels), length)
+        shape = (len(labels),) if length is None else (len(labels), length)
         if ids.dtype != np.int64 or ids.shape != shape:
             needed = f"int64 {list(shape)}"
             faults.append(f"IDs of {name!r} must be {needed}, got {ids.dtype} {list(ids.shape)}")
-    if not np.isin(labels, (0.0, 1.0)).all():
-        wrong = int(np.argmin(np.isin(labels, (0.0, 1.0))))
+    if (wrong := _first(labels, lambda part: ~np.isin(part, (0.0, 1.0)))) is not None:
         faults.append(f"labels must be 0 or 1, got {labels[wrong]} in row {wrong}")
+    weights = log.weights
+    if weights is not None:
+        if weights.dtype != np.float32 or weights.shape != (len(labels),):
+            faults.append(f"weights must be float32 [{len(labels)}]")
+        elif (row := _first(weights, lambda part: ~((part > 0) & np.isfinite(part)))) is not None:
+            faults.append(f"weights must be finite and above 0, got {weights[row]} in row {row}")
     return faults
+
+
+def _first(
+    values: npt.NDArray[np.float32],
+    is_wrong: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.bool_]],
+) -> int | None:
+    """The first row with a wrong value, looked for chunk by chunk; None if there is none."""
+    for start in range(0, len(values), CHUNK):
+        wrong = is_wrong(values[start : start + CHUNK]).reshape(
+            len(values[start : start + CHUNK]), -1
+        )
+        if wrong.any():
+            return start + int(np.argmax(wrong.any(axis=1)))
+    return None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ondevice.errors import SpecError
 from ondevice.features import FIRST_BUCKET_ID, FIRST_VOCABULARY_ID, Field
 from ondevice.limits import MAX_ROWS
 from ondevice.models.click_log import ClickLog
-from ondevice.models.data import HashedLog, cardinalities
+from ondevice.models.data import FieldSettings, HashedLog, cardinalities
 from ondevice.models.layers.embeddings import (
     BinaryCodeEmbedding,
     Embedding,
@@ -57,12 +58,14 @@ class Design:
 
 
 def small_fields(train: HashedLog, design: Design) -> list[str]:
-    """Fields that keep one row per value; they need a vocabulary."""
-    return [
-        name
-        for name, count in cardinalities(train).items()
-        if count <= design.small and train.features[name].encoding == "hash"
-    ]
+    """Fields that keep one row per value, as the log's description asks, or few values have."""
+    names = []
+    for name, count in cardinalities(train).items():
+        asked = train.settings.get(name, FieldSettings()).vocabulary
+        is_small = count <= design.small if asked is None else asked
+        if is_small and train.features[name].encoding == "hash":
+            names.append(name)
+    return names
 
 
 def code_blocks(values: int, ratio: float) -> tuple[int, int]:
@@ -100,7 +103,10 @@ def shared_embedding(values: int, design: Design) -> Embedding:
 
 
 def compressed_embeddings(
-    train: ClickLog, counts: dict[str, int], design: Design
+    train: ClickLog,
+    counts: dict[str, int],
+    design: Design,
+    settings: Mapping[str, FieldSettings] | None = None,
 ) -> dict[str, Embedding]:
     """A table per field: FullEmbedding over a vocabulary, shared rows over hashes.
 
@@ -108,34 +114,71 @@ def compressed_embeddings(
         train: the encoded training split; says which fields have a vocabulary.
         counts: distinct training values per field.
         design: the sizes.
+        settings: what the log's description asks of single fields, before the design.
+
+    Raises:
+        SpecError: a setting of a field is out of range.
     """
     tables: dict[str, Embedding] = {}
-    for field in train.features.fields:
-        if field.length is not None:
-            continue  # a history shares the table of its item
+    for field in _owners(train):
+        asked = (settings or {}).get(field.name, FieldSettings())
+        sized = _asked(design, field.name, asked)
         rows = _rows(field)
-        if rows is not None:
-            tables[field.name] = FullEmbedding(rows, design.dim)
-        else:
-            tables[field.name] = shared_embedding(counts[field.name], design)
+        table = (
+            shared_embedding(counts[field.name], sized)
+            if rows is None
+            else FullEmbedding(rows, sized.dim)
+        )
+        tables[field.name] = _pooled(table) if field.length is not None else table
     return tables
 
 
-def full_embeddings(train: ClickLog, dim: int) -> dict[str, Embedding]:
+def full_embeddings(
+    train: ClickLog, dim: int, settings: Mapping[str, FieldSettings] | None = None
+) -> dict[str, Embedding]:
     """One row per vocabulary value for every field, the uncompressed reference.
+
+    Args:
+        train: the encoded training split.
+        dim: width of the vectors.
+        settings: what the log's description asks of single fields; their widths count here.
 
     Raises:
         SpecError: a field has no vocabulary.
     """
     tables: dict[str, Embedding] = {}
-    for field in train.features.fields:
-        if field.length is not None:
-            continue
+    for field in _owners(train):
         rows = _rows(field)
         if rows is None:
             raise SpecError(f"field {field.name!r} has no vocabulary; a full table needs one")
-        tables[field.name] = FullEmbedding(rows, dim)
+        asked = (settings or {}).get(field.name, FieldSettings())
+        table = FullEmbedding(rows, asked.dim or dim)
+        tables[field.name] = _pooled(table) if field.length is not None else table
     return tables
+
+
+def _owners(train: ClickLog) -> list[Field]:
+    """The fields that have a table of their own: all but histories, which share their item's."""
+    owners: list[Field] = []
+    for field in train.features.fields:
+        if field.length is None or field.seed not in {item.seed for item in owners}:
+            owners.append(field)
+    return owners
+
+
+def _asked(design: Design, name: str, asked: FieldSettings) -> Design:
+    """The design with what a field's description asks. Raises SpecError."""
+    changes = {"dim": asked.dim, "ratio": asked.ratio, "scheme": asked.scheme}
+    try:
+        given = {key: value for key, value in changes.items() if value is not None}
+        return replace(design, **given)  # type: ignore[arg-type]
+    except SpecError as error:
+        raise SpecError(f"field {name!r}: {error}") from error
+
+
+def _pooled(table: Embedding) -> Embedding:
+    """The table of a list field: the mean of the vectors of a row's values."""
+    return Embedding(replace(table.spec, pooling="mean"))
 
 
 def _rows(field: Field) -> int | None:

@@ -28,14 +28,22 @@ class Source:
 
     Attributes:
         name: one of DATASETS.
-        path: file or folder. columns: description of a CSV's columns. Both count from the
-            recipe's folder.
+        path: files, folders or globs. columns: description of a log's columns. Both count from
+            the recipe's folder.
+        where: a condition on the values of a log's folders, as "dt >= 2026-10-01".
+        split: how a log is divided: random, time, folders, or hash:COLUMN.
+        bad_rows: how many rows of a log may be refused, as "skip:100".
+        cache: folder that keeps the encoded log for the next run.
         max_rows: use only so many rows.
     """
 
     name: str = "synthetic"
-    path: str | None = None
+    path: tuple[str, ...] = ()
     columns: str | None = None
+    where: str | None = None
+    split: str | None = None
+    bad_rows: str | None = None
+    cache: str | None = None
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
@@ -160,7 +168,7 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
     source = _section(data, "data", Source())
     located = replace(
         source,
-        path=None if source.path is None else str(folder / source.path),
+        path=tuple(str(folder / path) for path in source.path),
         columns=None if source.columns is None else str(folder / source.columns),
     )
     return Recipe(name, about, experiment, tables.compress, located)

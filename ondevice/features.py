@@ -7,7 +7,8 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from datetime import datetime
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from ondevice.delimited import COMMAS, DelimitedFormat
 from ondevice.errors import InputError, SpecError
 from ondevice.hashing import hash_int64, hash_string
 from ondevice.limits import MAX_LENGTH
+from ondevice.times import EARLIEST, LATEST, TimeForm
 
 Encoding = Literal["hash", "vocabulary", "id", "bucket"]
 Unknown = Literal["oov", "hash"]
@@ -94,8 +96,11 @@ class Field:
             faults.append(f"unknown must be 'oov' or 'hash', got {self.unknown!r}")
         elif self.unknown == "hash" and self.encoding != "vocabulary":
             faults.append("unknown 'hash' is for the encoding 'vocabulary'")
-        if self.cells is not None and self.cells.part is not None and self.kind != "integer":
-            faults.append("a part of a time needs kind 'integer'")
+        if self.cells is not None and self.kind != "integer":
+            if self.cells.part is not None or self.cells.form == "boolean":
+                faults.append("a boolean or a part of a time needs kind 'integer'")
+            elif self.cells.form is not None and self.kind != "number":
+                faults.append("a time needs kind 'integer' or 'number'")
         faults += _boundary_faults(self.boundaries, self.encoding)
         if self.length is not None:
             whole = isinstance(self.length, int) and not isinstance(self.length, bool)
@@ -173,9 +178,67 @@ class Field:
         return [
             self._of_text(value, number)
             if isinstance(value, str)
-            else (None if _is_nan(value) else value)
+            else (None if _is_nan(value) else self._of_typed(value, number))
             for number, value in enumerate(values)
         ]
+
+    def _of_typed(self, value: Any, number: int) -> Any:
+        """The value at `number` that is no text and not missing. Raises InputError."""
+        if value is None or self.cells is None or self.cells.form is None:
+            return value
+        if isinstance(value, datetime | np.datetime64) and value != value:
+            return None  # NaT, of numpy and of pandas
+        try:
+            return self.cells.typed(value, self.kind)
+        except ValueError as error:
+            raise InputError(
+                f"field {self.name!r}: expected {error}, got {shown(value)} at {number}"
+            ) from error
+
+    def numbers(self, values: Sequence[Any] | npt.NDArray[Any]) -> FloatArray:
+        """Raw values of a field of numbers as float64 [len(values)], NaN where missing.
+
+        Raises:
+            InputError: as `encode` does.
+        """
+        self._check_container(values)
+        if isinstance(values, np.ndarray) and values.dtype.kind in self._number_kinds():
+            return self._numbers(values)
+        if self._are_times(values):
+            numbers, missing = self._of_times(values)
+            return np.where(missing, np.nan, numbers.astype(np.float64))
+        return self._numbers(self._read_values(values))
+
+    def _are_times(self, values: Any) -> TypeGuard[npt.NDArray[np.datetime64]]:
+        """Whether the values are numpy's times, of a field of times."""
+        form = None if self.cells is None else self.cells.form
+        is_times = isinstance(values, np.ndarray) and values.dtype.kind == "M"
+        return is_times and form in get_args(TimeForm)
+
+    def _of_times(
+        self, values: npt.NDArray[np.datetime64]
+    ) -> tuple[IdArray, npt.NDArray[np.bool_]]:
+        """The field's integers int64 [n] of numpy's times, and which are missing.
+
+        Raises:
+            InputError: a time outside the years 1 to 9999.
+        """
+        missing = np.isnat(values)
+        seconds = np.where(missing, 0, values.astype("datetime64[s]").astype(np.int64))
+        wrong = (seconds < EARLIEST) | (seconds > LATEST)
+        if wrong.any() or self.cells is None:
+            number = int(np.argmax(wrong))
+            raise InputError(
+                f"field {self.name!r}: expected a time of the years 1 to 9999, "
+                f"got {shown(values[number])} at {number}"
+            )
+        return self.cells.of_seconds(seconds), missing
+
+    def _number_kinds(self) -> str:
+        """Kinds of numpy's dtypes whose elements are values as they are."""
+        if self.cells is not None and self.cells.form is not None:
+            return ""  # they are times or booleans
+        return "iuf" if self.kind == "number" else "iu"
 
     def _check_container(self, values: Any) -> None:
         """Refuse anything but a list or an array of values. Raises InputError."""
@@ -193,9 +256,13 @@ class Field:
             raise InputError(f"field {self.name!r}: {fault}")
 
     def _encode_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
-        of_numbers = "iuf" if self.kind == "number" else "iu"
-        if isinstance(values, np.ndarray) and values.dtype.kind in of_numbers:
+        if isinstance(values, np.ndarray) and values.dtype.kind in self._number_kinds():
             return self._buckets(values) if self.kind == "number" else self._encode_present(values)
+        if self._are_times(values):
+            if self.kind == "number":
+                return self._buckets(self.numbers(values))
+            times, is_missing = self._of_times(values)
+            return np.where(is_missing, PADDING_ID, self._encode_present(times))
         listed = self._read_values(values)
         if self.encoding == "bucket":
             return self._buckets(listed)

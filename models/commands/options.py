@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ondevice.codecs import CODECS
@@ -23,11 +24,27 @@ from ondevice.models.training.widths import METHODS
 def add_data_options(
     parser: argparse.ArgumentParser, help: str = "data set (default: the recipe's, else synthetic)"
 ) -> None:
-    """--data, which `help` explains, --path, --columns, --max-rows."""
+    """--data, which `help` explains, --path, --columns and what else says how a log is read."""
     parser.add_argument("--data", choices=DATASETS, help=help)
-    parser.add_argument("--path", type=Path, help="file or folder of the data set")
     parser.add_argument(
-        "--columns", type=Path, help="with --data csv: .toml or .json file that describes columns"
+        "--path", nargs="+", help="the data set's file or folder; of a log files, folders, globs"
+    )
+    parser.add_argument(
+        "--columns", type=Path, help="with --data log: .toml or .json file that describes columns"
+    )
+    parser.add_argument(
+        "--where", help="with --data log: which folders, for example 'dt >= 2026-10-01'"
+    )
+    parser.add_argument(
+        "--split",
+        help="with --data log: random, time, folders or hash:COLUMN (default: the description's, "
+        "else time where the log has one, else random)",
+    )
+    parser.add_argument(
+        "--bad-rows", help="with --data log: skip:N leaves out up to N rows that cannot be read"
+    )
+    parser.add_argument(
+        "--cache", help="with --data log: folder that keeps the encoded log for the next run"
     )
     parser.add_argument("--max-rows", type=int, help="use only so many rows")
 
@@ -147,8 +164,16 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
 def source_of(args: argparse.Namespace, base: Source) -> Source:
     """The data set `base`, overridden by the data options that were given. Raises SpecError."""
     if args.data is not None and args.data != base.name:
-        base = replace(base, name=args.data, path=None, columns=None)
-    overrides = _without_none(path=args.path, columns=args.columns, max_rows=args.max_rows)
+        base = Source(name=args.data, max_rows=base.max_rows)
+    overrides = _without_none(
+        path=args.path and tuple(args.path),
+        columns=args.columns and str(args.columns),
+        where=args.where,
+        split=args.split,
+        bad_rows=args.bad_rows,
+        cache=args.cache,
+        max_rows=args.max_rows,
+    )
     return replace(base, **overrides)
 
 
@@ -159,16 +184,34 @@ def _without_none(**options: Any) -> dict[str, Any]:
 
 def open_source(source: Source) -> HashedLog:
     """The click log that a source names. Raises InputError, SpecError, DataError."""
-    path = None if source.path is None else Path(source.path)
-    columns = None if source.columns is None else Path(source.columns)
-    return open_log(source.name, path, description=columns, max_rows=source.max_rows)
+    return open_log(
+        source.name,
+        source.path or None,
+        columns=None if source.columns is None else Path(source.columns),
+        where=source.where,
+        split=source.split,
+        bad_rows=source.bad_rows,
+        cache=None if source.cache is None else Path(source.cache),
+        max_rows=source.max_rows,
+    )
 
 
 def described(log: HashedLog) -> str:
     """One line: rows, click rate, values per field."""
     fields = ", ".join(f"{name} {count:,}" for name, count in cardinalities(log).items())
     best = "" if log.best_auc is None else f"; best reachable AUC {log.best_auc:.4f}"
-    return (
-        f"{log.name}: {len(log):,} impressions, {log.labels.mean():.1%} clicked{best}\n"
-        f"  distinct values: {fields}"
-    )
+    labels = log.labels.reshape(len(log), -1).mean(axis=0, dtype=np.float64)
+    if len(labels) == 1:
+        rates = f"{labels[0]:.1%} clicked"
+    else:
+        rates = ", ".join(
+            f"{name} {rate:.1%}" for name, rate in zip(log.label_names, labels, strict=True)
+        )
+    text = f"{log.name}: {len(log):,} impressions, {rates}{best}\n  distinct values: {fields}"
+    if log.bounds is not None:
+        first, second = log.bounds
+        counts = (first, second - first, len(log) - second)
+        text += "\n  rows: training {:,}, validation {:,}, test {:,}".format(*counts)
+    if log.refused:
+        text += f"\n  left out because they could not be read: {log.refused:,} rows"
+    return text

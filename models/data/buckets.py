@@ -8,6 +8,7 @@ import numpy as np
 
 from ondevice.errors import InputError
 from ondevice.features import FloatArray
+from ondevice.models.data.statistics import NumberSummary, quantiles
 
 Scale = Literal["quantile", "log"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -30,14 +31,19 @@ def boundaries(numbers: FloatArray, buckets: int = 32, scale: Scale = "quantile"
             f"1..{MAX_BUCKETS} buckets and a scale of {' or '.join(SCALES)} needed, "
             f"got {buckets} and {scale!r}"
         )
-    finite = numbers[np.isfinite(numbers)]
-    if not len(finite):
+    summary = NumberSummary.of(numbers)
+    if not summary.count:
         return np.empty(0)
     shares = np.arange(1, buckets) / buckets
     if scale == "quantile":  # of the values themselves: no rounding between two of them
-        return np.unique(np.quantile(finite, shares, method="higher"))
-    low, high = (np.sign(x) * np.log1p(abs(x)) for x in (finite.min(), finite.max()))
+        return np.unique(quantiles(numbers, shares, summary))
+    return log_boundaries(summary.low, summary.high, shares)
+
+
+def log_boundaries(smallest: float, largest: float, shares: FloatArray) -> FloatArray:
+    """Boundaries at these shares of the range of sign(x) * log(1 + |x|), inside the range."""
+    low, high = (np.sign(x) * np.log1p(abs(x)) for x in (smallest, largest))
     cuts = low + (high - low) * shares
     candidates = np.unique(np.sign(cuts) * np.expm1(np.abs(cuts)))
-    inside: FloatArray = candidates[(candidates > finite.min()) & (candidates <= finite.max())]
+    inside: FloatArray = candidates[(candidates > smallest) & (candidates <= largest)]
     return inside

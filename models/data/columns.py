@@ -1,42 +1,42 @@
-"""Columns of a log to hashes and labels, and the builder that collects them chunk by chunk."""
+"""Columns of a chunk of rows to hashes, labels and numbers, with the faults of single cells."""
 
 from __future__ import annotations
 
 import re
-from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.cells import Cells, CellValue, RawKind, integer, number
-from ondevice.errors import DataError
-from ondevice.features import PADDING_ID, FeatureSpec, Field
-from ondevice.hashing import hash_int64
-from ondevice.models.data.hashed import HashedLog, IdArray, hash_strings, hashed_field
-from ondevice.models.data.rows import RowChunk
+from ondevice.errors import DataError, InputError
+from ondevice.features import Field
+from ondevice.models.data.chunks import BadRows, Chunk, Column, fault, shown
+from ondevice.models.data.hashed import IdArray, hashed_field
 
 # A cell's value, or None where it is missing; ValueError names what was expected.
 Parser = Callable[[str], CellValue]
-LabelParser = Callable[[str], float]
-
-_Value = TypeVar("_Value")
+LabelParser = Callable[[Any], float]
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One field: the column it is read from and how a cell becomes its value."""
+    """One field: the column it is read from, and how a text becomes the value that is encoded.
+
+    Without `parse`, texts are read as the field itself reads them wherever it is served.
+    """
 
     field: Field
     column: str
-    parse: Parser
+    parse: Parser | None = None
 
 
 @dataclass(frozen=True)
 class LabelRule:
-    """The label: its column and how a cell becomes 0.0 or 1.0."""
+    """The label: its column and how a text or typed value becomes 0.0 or 1.0."""
 
     column: str
     parse: LabelParser
@@ -44,133 +44,166 @@ class LabelRule:
 
 def rule(name: str, kind: RawKind, cells: Cells | None = None) -> Rule:
     """The rule of field `name`, whose cells are read as the field that travels with a model."""
-    cells = cells or Cells()
-    field = hashed_field(name, kind, cells)
-    return Rule(field, cells.column or name, lambda text: cells.value(text, kind))
+    return rule_of(hashed_field(name, kind, cells))
 
 
-def zero_one(text: str) -> float:
-    """The labels "0" and "1". Raises ValueError."""
-    if text in ("0", "1"):
-        return float(text)
+def rule_of(field: Field) -> Rule:
+    """The rule of a field, read from the column that its cells name."""
+    column = None if field.cells is None else field.cells.column
+    return Rule(field, column or field.name)
+
+
+def zero_one(value: Any) -> float:
+    """The labels 0 and 1: the texts "0" and "1", numbers, or booleans. Raises ValueError."""
+    is_number = isinstance(value, int | float | np.integer | np.floating | np.bool_)
+    if value in ("0", "1") if isinstance(value, str) else is_number and value in (0, 1):
+        return float(value)
     raise ValueError("the label 0 or 1")
 
 
 def at_least(threshold: float) -> LabelParser:
-    """A label parser: 1 where the cell's number is `threshold` or more, else 0."""
-    return lambda text: float(number(text) >= threshold)
+    """A label parser: 1 where the number is `threshold` or more, else 0."""
+
+    def label(value: Any) -> float:
+        if isinstance(value, str):
+            return float(number(value) >= threshold)
+        is_number = isinstance(value, int | float | np.integer | np.floating)
+        if is_number and not isinstance(value, bool) and value == value:  # NaN
+            return float(value >= threshold)
+        raise ValueError("a number")
+
+    return label
 
 
-def hash_column(chunk: RowChunk, column_rule: Rule) -> IdArray:
-    """Hashes int64 [rows] of one column; every distinct text is parsed and hashed once.
+class Faults:
+    """The rows of a chunk with a value that cannot be read, and the first fault of each."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        """No fault so far."""
+        self.chunk = chunk
+        self.rows = np.zeros(len(chunk), dtype=bool)
+        self._errors: dict[int, DataError] = {}
+
+    def add(self, column: str, rows: npt.NDArray[np.bool_], message: str) -> None:
+        """All these rows have this fault."""
+        for row in np.flatnonzero(rows & ~self.rows).tolist():
+            self._errors[row] = fault(self.chunk, column, row, message)
+        self.rows |= rows
+
+    def refuse(self, bad_rows: BadRows) -> None:
+        """Count the rows in their order. Raises DataError where they are too many."""
+        for _, error in sorted(self._errors.items()):
+            bad_rows.refuse(error)
+
+
+def hash_column(chunk: Chunk, column_rule: Rule, faults: Faults | None = None) -> IdArray:
+    """Hashes int64 [rows] ([rows, length] of a sequence); each distinct value is hashed once.
 
     A numeric field has no hashes: its "hashes" are the bits of float64 values, NaN where missing.
 
+    Args:
+        chunk: the rows.
+        column_rule: the field.
+        faults: takes the rows that cannot be read, whose hashes mean nothing.
+
     Raises:
-        DataError: a cell the rule cannot read, or bytes that do not decode.
+        DataError: a value that cannot be read, where `faults` is None.
     """
-    distinct, positions = _factorised(chunk.column(column_rule.column))
-    parsed = _parsed(chunk, column_rule.column, distinct, column_rule.parse)
-    if column_rule.field.kind == "number":
-        numbers = np.array([np.nan if value is None else value for value in parsed], np.float64)
-        return numbers.view(np.int64)[positions]
-    hashes = np.full(len(distinct), PADDING_ID, dtype=np.int64)
-    present = [number for number, value in enumerate(parsed) if value is not None]
-    values = [parsed[number] for number in present]
-    if column_rule.field.kind == "integer":
-        hashed = hash_int64(np.array(values, dtype=np.int64), column_rule.field.seed)
-    else:
-        hashed = _hashed_strings(chunk, column_rule, [str(value) for value in values])
-    hashes[present] = hashed
-    return hashes[positions]
+    field = column_rule.field
+    column = chunk.values(column_rule.column)
+    parse = column_rule.parse
+
+    def hashes(values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
+        if parse is not None:
+            values = [parse(value) for value in values]
+        if field.kind == "number":
+            return field.numbers(values).view(np.int64)
+        return field.encode(values)
+
+    return _by_value(chunk, column_rule.column, column, hashes, field, faults)
 
 
-def label_column(chunk: RowChunk, label: LabelRule) -> npt.NDArray[np.float32]:
-    """Labels float32 [rows]. Raises DataError for a cell that is no label."""
-    distinct, positions = _factorised(chunk.column(label.column))
-    parsed = _parsed(chunk, label.column, distinct, label.parse)
-    return np.array(parsed, dtype=np.float32)[positions]
+def label_column(
+    chunk: Chunk, label: LabelRule, faults: Faults | None = None
+) -> npt.NDArray[np.float32]:
+    """Labels float32 [rows]. Raises DataError for a cell that is no label, without `faults`."""
+
+    def labels(values: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return np.array([label.parse(value) for value in values], dtype=np.float32)
+
+    column = chunk.values(label.column)
+    return _by_value(chunk, label.column, column, labels, None, faults)
 
 
-def integer_column(chunk: RowChunk, column: str) -> IdArray:
-    """The integers int64 [rows] of a column, unhashed. Raises DataError."""
-    distinct, positions = _factorised(chunk.column(column))
-    return np.array(_parsed(chunk, column, distinct, integer), dtype=np.int64)[positions]
+def integer_column(chunk: Chunk, column: str) -> IdArray:
+    """The integers int64 [rows] of a column of texts, unhashed. Raises DataError."""
+
+    def integers(values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
+        return np.array([integer(value) for value in values], dtype=np.int64)
+
+    return _by_value(chunk, column, chunk.values(column), integers, None, None)
 
 
-class LogBuilder:
-    """Collects hashes and labels chunk by chunk, and builds the log."""
-
-    def __init__(self, features: FeatureSpec, time: str | None = None) -> None:
-        """Rows of these fields; `time` is the column of the rows' times, if there is one."""
-        self._features = features
-        self._time = time
-        self._times = array("q")
-        # array.array grows in place, so that the log never lies in memory twice
-        self._hashes = {field.name: array("q") for field in features.fields}
-        self._labels = array("f")
-
-    def __len__(self) -> int:
-        """Rows so far."""
-        return len(self._labels)
-
-    def add(
-        self,
-        hashes: dict[str, IdArray],
-        labels: npt.NDArray[np.float32],
-        times: IdArray | None = None,
-    ) -> None:
-        """Append rows: per field int64 [m], labels float32 [m], times int64 [m] always or never."""
-        if times is not None:
-            self._times.frombytes(times.tobytes())
-        for name, collected in self._hashes.items():
-            collected.frombytes(hashes[name].tobytes())
-        self._labels.frombytes(labels.tobytes())
-
-    def add_chunk(self, chunk: RowChunk, rules: Collection[Rule], label: LabelRule) -> None:
-        """Append the rows of a chunk by one rule a field. Raises DataError."""
-        labels = label_column(chunk, label)
-        hashes = {item.field.name: hash_column(chunk, item) for item in rules}
-        self.add(hashes, labels, None if self._time is None else integer_column(chunk, self._time))
-
-    def build(self, name: str) -> HashedLog:
-        """The log of all rows so far, which shares the builder's memory: add nothing after."""
-        hashes = {
-            field: np.frombuffer(collected, dtype=np.int64)
-            for field, collected in self._hashes.items()
-        }
-        labels = np.frombuffer(self._labels, dtype=np.float32)
-        times = np.frombuffer(self._times, dtype=np.int64) if self._times else None
-        return HashedLog(name, self._features, hashes, labels, times=times)
+def encoded_column(chunk: Chunk, item: Rule, faults: Faults) -> IdArray:
+    """The integers int64 [rows] of a column by a field of ready integers, unhashed."""
+    column = chunk.values(item.column)
+    return _by_value(chunk, item.column, column, item.field.encode, item.field, faults)
 
 
-def _factorised(cells: tuple[str, ...]) -> tuple[list[str], IdArray]:
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(cells))}
-    positions = np.fromiter(map(numbers.__getitem__, cells), dtype=np.int64, count=len(cells))
-    return list(numbers), positions
+def number_column(chunk: Chunk, item: Rule, faults: Faults) -> npt.NDArray[np.float64]:
+    """The numbers float64 [rows] of a column, NaN where missing."""
+    column = chunk.values(item.column)
+    return _by_value(chunk, item.column, column, item.field.numbers, item.field, faults)
 
 
-def _parsed(
-    chunk: RowChunk, column: str, distinct: list[str], parse: Callable[[str], _Value]
-) -> list[_Value]:
-    values = []
-    for text in distinct:
-        try:
-            values.append(parse(text))
-        except ValueError as error:
-            row = chunk.column(column).index(text)
-            raise chunk.fault(column, row, str(error)) from error
-    return values
+def _by_value(
+    chunk: Chunk,
+    name: str,
+    column: Column,
+    convert: Callable[[Sequence[Any] | npt.NDArray[Any]], npt.NDArray[Any]],
+    field: Field | None,
+    faults: Faults | None,
+) -> npt.NDArray[Any]:
+    """What `convert` makes of a column's values, in each row; finds the ones it refuses.
 
+    Args:
+        chunk: the rows, for messages.
+        name: the column's name.
+        column: its values.
+        convert: raises ValueError or InputError for a value that cannot be read.
+        field: of the column, for messages.
+        faults: takes the rows that cannot be read; None: the first one is an error.
 
-def _hashed_strings(chunk: RowChunk, column_rule: Rule, values: list[str]) -> IdArray:
+    Raises:
+        DataError: a value that cannot be read, where `faults` is None.
+    """
     try:
-        return hash_strings(values, column_rule.field.seed)
-    except UnicodeEncodeError as error:
-        raise _undecodable(chunk, column_rule.column) from error
+        return column.spread(convert(column.values))
+    except (ValueError, InputError):
+        pass
+    converted: list[npt.NDArray[Any] | None] = []
+    for place, value in enumerate(column.values):
+        try:
+            converted.append(convert([value]))
+        except (ValueError, InputError) as error:
+            message = _message(value, error, field)
+            if faults is None:
+                raise fault(chunk, name, column.first_row(place), message) from error
+            faults.add(name, column.rows([place]), message)
+            converted.append(None)
+    empty = convert([])
+    blank = np.zeros((1, *empty.shape[1:]), empty.dtype)
+    return column.spread(np.concatenate([blank if item is None else item for item in converted]))
 
 
-def _undecodable(chunk: RowChunk, column: str) -> DataError:
-    surrogates = re.compile("[\ud800-\udfff]")
-    row = next(row for row, text in enumerate(chunk.column(column)) if surrogates.search(text))
-    return chunk.fault(column, row, "text in the file's encoding")
+def _message(value: Any, error: Exception, field: Field | None) -> str:
+    """What was expected and what came, without the field's name and the place in a list."""
+    if isinstance(value, str) and _SURROGATES.search(value):
+        return f"expected text in the file's encoding, got {shown(value)}"
+    if isinstance(error, InputError):
+        name = "" if field is None else f"field {field.name!r}: "
+        cut = str(error).removeprefix(name).removesuffix(" at 0")
+        if isinstance(value, str):  # as a text is shown everywhere
+            return f"{cut.rpartition(', got ')[0]}, got {shown(value)}"
+        return cut
+    return f"expected {error}, got {shown(value)}"

@@ -9,7 +9,8 @@ from ondevice.cells import Cells
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError
 from ondevice.features import FeatureSpec
-from ondevice.models.data.columns import LabelRule, LogBuilder, Rule, rule, zero_one
+from ondevice.models.data.builder import LogBuilder
+from ondevice.models.data.columns import LabelRule, Rule, rule, zero_one
 from ondevice.models.data.hashed import HashedLog
 from ondevice.models.data.rows import find_file, read_rows
 
@@ -51,7 +52,7 @@ def criteo_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
 
     Args:
         path: one file, or a folder with train, dev and test (.tsv, .txt or .csv, each also .xz
-            or .gz). All three are read as one log, in that order, to be split afterwards. A
+            or .gz). All three are taken as training, validation and test rows. A
             folder without a dev file is read only for train: the contest's own test file has
             no labels.
         max_rows: read only so many rows.
@@ -75,7 +76,7 @@ def avazu_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
 
     Args:
         path: one file, or a folder with train, dev and test (.csv or no suffix, each also .xz
-            or .gz). All three are read as one log, in that order, to be split afterwards. A
+            or .gz). All three are taken as training, validation and test rows. A
             folder without a dev file is read only for train: the contest's own test file has
             no clicks.
         max_rows: read only so many rows.
@@ -123,10 +124,13 @@ def _read(
 ) -> HashedLog:
     fields = tuple(item.field for item in rules)
     builder = LogBuilder(FeatureSpec(fields, text_format, None if header else columns))
+    ends: list[int] = []
     for path in files:
         left = None if max_rows is None else max_rows - len(builder)
         if left == 0:
             break
         for chunk in read_rows(path, text_format, columns=columns, header=header, max_rows=left):
             builder.add_chunk(chunk, rules, label)
-    return builder.build(name)
+        ends.append(len(builder))
+    whole = len(files) == len(_PARTS) == len(ends) and max_rows is None
+    return builder.build(name, (ends[0], ends[1]) if whole else None)

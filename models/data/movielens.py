@@ -14,9 +14,10 @@ from ondevice.cells import Cells, integer
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError
 from ondevice.features import FeatureSpec
+from ondevice.models.data.builder import LogBuilder
+from ondevice.models.data.chunks import Chunk, fault
 from ondevice.models.data.columns import (
     LabelRule,
-    LogBuilder,
     Rule,
     at_least,
     hash_column,
@@ -24,22 +25,23 @@ from ondevice.models.data.columns import (
     label_column,
     rule,
 )
-from ondevice.models.data.csv_source import CsvDescription, CsvField, csv_log
+from ondevice.models.data.description import LogDescription, LogField, LogLabel
 from ondevice.models.data.hashed import HashedLog, IdArray, hashed_field
-from ondevice.models.data.rows import RowChunk, find_file, read_rows
+from ondevice.models.data.log_source import Reading, read_log
+from ondevice.models.data.rows import find_file, read_rows
 
 LIKED = 4.0  # a rating of 4 or more counts as a click
 CSV_FILES = ("data.csv",)
 
-_INTEGER, _STRING = CsvField("integer"), CsvField("string")
+_INTEGER, _STRING = LogField("integer"), LogField("string")
 _YEAR = re.compile(r"\(([0-9]{4})\)\s*\Z")
 _NO_YEAR = "none"  # how the joined CSV of ml-latest-small writes a film without a year
 _DAT = DelimitedFormat("::", None, "latin-1")
 _CSV = DelimitedFormat()
 _MAX_TIMESTAMP = 2**32  # seconds, the year 2106; milliseconds by mistake are above it
 
-ML1M_CSV = CsvDescription(
-    label="label",
+ML1M_CSV = LogDescription(
+    labels={"label": LogLabel("label")},
     fields={
         "user": _INTEGER,
         "movie": _INTEGER,
@@ -54,22 +56,22 @@ ML1M_CSV = CsvDescription(
     ignore=("rating",),
     time="time_rank",
 )
-ML_LATEST_SMALL_CSV = CsvDescription(
-    label="label",
+ML_LATEST_SMALL_CSV = LogDescription(
+    labels={"label": LogLabel("label")},
     fields={
         "user": _INTEGER,
         "movie": _INTEGER,
         "genres": _STRING,
         "genre1": _STRING,
-        "year": CsvField("integer", missing=("", _NO_YEAR)),
+        "year": LogField("integer", missing=("", _NO_YEAR)),
         "hour": _INTEGER,
         "weekday": _INTEGER,
     },
     ignore=("rating",),
     time="ts",
 )
-EPINIONS_CSV = CsvDescription(
-    label="label",
+EPINIONS_CSV = LogDescription(
+    labels={"label": LogLabel("label")},
     fields={"user": _INTEGER, "item": _INTEGER, "category": _INTEGER},
     ignore=("rating",),
     time="ts",
@@ -92,10 +94,10 @@ def ml1m_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
         DataError: a file is absent or damaged, or a bad row, with line and column.
     """
     if not path.is_dir():
-        return csv_log(path, ML1M_CSV, name="ml1m", max_rows=max_rows)
+        return _read_csv(path, ML1M_CSV, "ml1m", max_rows)
     file = find_file(path, *CSV_FILES, "ratings.dat")
     if not file.name.startswith("ratings"):
-        return csv_log(file, ML1M_CSV, name="ml1m", max_rows=max_rows)
+        return _read_csv(file, ML1M_CSV, "ml1m", max_rows)
     users = _read_table(find_file(path, "users.dat"), _USERS_1M)
     movies = _read_table(find_file(path, "movies.dat"), _MOVIES_1M)
     return _joined("ml1m", file, _RATINGS_1M, [users, movies], max_rows)
@@ -117,10 +119,10 @@ def ml_latest_small_log(path: Path, *, max_rows: int | None = None) -> HashedLog
     """
     name = "ml-latest-small"
     if not path.is_dir():
-        return csv_log(path, ML_LATEST_SMALL_CSV, name=name, max_rows=max_rows)
+        return _read_csv(path, ML_LATEST_SMALL_CSV, name, max_rows)
     file = find_file(path, *CSV_FILES, "ratings.csv")
     if not file.name.startswith("ratings"):
-        return csv_log(file, ML_LATEST_SMALL_CSV, name=name, max_rows=max_rows)
+        return _read_csv(file, ML_LATEST_SMALL_CSV, name, max_rows)
     movies = _read_table(find_file(path, "movies.csv"), _MOVIES_LATEST)
     return _joined(name, file, _RATINGS_LATEST, [movies], max_rows)
 
@@ -137,7 +139,13 @@ def epinions_log(path: Path, *, max_rows: int | None = None) -> HashedLog:
         DataError: the file is absent or damaged, or a bad row, with line and column.
     """
     file = find_file(path, *CSV_FILES) if path.is_dir() else path
-    return csv_log(file, EPINIONS_CSV, name="epinions", max_rows=max_rows)
+    return _read_csv(file, EPINIONS_CSV, "epinions", max_rows)
+
+
+def _read_csv(
+    path: Path, description: LogDescription, name: str, max_rows: int | None
+) -> HashedLog:
+    return read_log(path, description, name=name, reading=Reading(max_rows=max_rows))
 
 
 @dataclass(frozen=True)
@@ -259,12 +267,13 @@ def _joined(
     return builder.build(name)
 
 
-def _positions(chunk: RowChunk, table: _Table) -> IdArray:
+def _positions(chunk: Chunk, table: _Table) -> IdArray:
     """For each row of the chunk its row in the side table, int64 [rows]. Raises DataError."""
     keys = integer_column(chunk, table.key)
     positions = np.minimum(np.searchsorted(table.keys, keys), len(table.keys) - 1)
     listed = table.keys[positions] == keys
     if not listed.all():
-        expected = f"a value that {table.path.name} lists"
-        raise chunk.fault(table.key, int(np.argmin(listed)), expected)
+        row = int(np.argmin(listed))
+        message = f"expected a value that {table.path.name} lists, got {keys[row]}"
+        raise fault(chunk, table.key, row, message)
     return positions.astype(np.int64, copy=False)

@@ -1,4 +1,4 @@
-"""The data sets by name: `open_log`, which the command line and the recipes call."""
+"""The data sets by name, and your own log: `open_log`, which commands and recipes call."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.errors import InputError
+from ondevice.models.data.chunks import BadRows
 from ondevice.models.data.contests import avazu_log, criteo_log
-from ondevice.models.data.csv_source import CsvDescription, csv_log
+from ondevice.models.data.description import LogDescription
 from ondevice.models.data.hashed import HashedLog
+from ondevice.models.data.log_source import Reading, read_log
 from ondevice.models.data.movielens import epinions_log, ml1m_log, ml_latest_small_log
+from ondevice.models.data.splits import SplitRule
 from ondevice.models.data.synthetic import DEFAULT_ROWS, synthetic_log
 
 _FROM_PATH = {
@@ -20,60 +23,102 @@ _FROM_PATH = {
     "criteo": criteo_log,
     "avazu": avazu_log,
 }
-DATASETS = ("synthetic", *_FROM_PATH, "csv")
+DESCRIBED = ("log", "csv")  # "csv": one file, divided at random by row number
+DATASETS = ("synthetic", *_FROM_PATH, *DESCRIBED)
+Columns = LogDescription | Mapping[str, Any] | Path
 
 
 def open_log(
-    name: str,
-    path: Path | None = None,
+    source: Any,
+    path: Any = None,
     *,
-    description: CsvDescription | Mapping[str, Any] | Path | None = None,
+    columns: Columns | None = None,
+    where: str | None = None,
+    split: SplitRule | str | None = None,
+    bad_rows: BadRows | str | None = None,
+    cache: Path | None = None,
     seed: int = 0,
     max_rows: int | None = None,
 ) -> HashedLog:
-    """Load a data set by name.
+    """Load a data set by name, or read a log.
 
     Args:
-        name: one of `DATASETS`.
-        path: the file or folder it is read from; "synthetic" takes none.
-        description: what the columns are, only for "csv": a description, its dictionary form,
-            or the path of a .toml or .json file.
+        source: one of `DATASETS`; or a log itself: a path of a file, folder or glob, several of
+            them, or a table (see ondevice.models.data.arrow_chunks.table_chunks).
+        path: the files that a name is read from; "synthetic" takes none.
+        columns: what the columns are, only of a log, "log" or "csv": a description, its dictionary
+            form, or the path of a .toml or .json file.
+        where: a condition on the values of Hive's folders, as `dt >= 2026-10-01`, only of a log.
+        split: how the rows of a log are divided, before what the description says.
+        bad_rows: how many rows of a log may be refused, as `skip:100`.
+        cache: a folder in which the encoded log of files is kept, to be mapped the next time.
         seed: of "synthetic"; the others are what their files hold.
         max_rows: read only so many rows ("synthetic": draw so many); None for all (its default).
 
     Raises:
-        InputError: an unknown name, or a path or description missing or out of place.
+        InputError: an unknown name, or an argument missing or out of place.
         SpecError: an unsound description.
         DataError: a file is absent or damaged, or a bad row, with line and column.
     """
     known = ", ".join(DATASETS)
-    if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}; expected one of {known}")
     if max_rows is not None and max_rows < 1:
         raise InputError(f"max_rows must be at least 1, got {max_rows}")
-    if (description is None) == (name == "csv"):
-        if name == "csv":
-            raise InputError(
-                "data set 'csv' needs a description of its columns: give a .toml or .json file "
-                "with --columns (docs/data.md shows one)"
-            )
-        raise InputError(
-            f"data set {name!r} takes no description of its columns: --columns goes with --data csv"
-        )
+    is_name = isinstance(source, str) and source in DATASETS
+    name = source if is_name else "log"
+    if not is_name:
+        if path is not None or (columns is None and isinstance(source, str)):
+            raise InputError(f"unknown data set {source!r}; expected one of {known}")
+        path = source
+    if name not in DESCRIBED:
+        given: dict[str, Any] = {"columns": columns, "where": where, "split": split}
+        given |= {"bad_rows": bad_rows, "cache": cache}
+        if wrong := [f"--{key.replace('_', '-')}" for key, value in given.items() if value]:
+            verb = "goes" if len(wrong) == 1 else "go"
+            raise InputError(f"{' and '.join(wrong)} {verb} with --data log, not with {name!r}")
     if name == "synthetic":
         if path is not None:
             raise InputError(f"data set 'synthetic' is drawn, not read; got the path {path}")
         return synthetic_log(max_rows or DEFAULT_ROWS, seed=seed)
     if path is None:
         raise InputError(f"data set {name!r} is read from files: give their path (names: {known})")
-    if name == "csv":
-        return csv_log(path, _described(description), max_rows=max_rows)
-    return _FROM_PATH[name](path, max_rows=max_rows)
+    if name in _FROM_PATH:
+        return _FROM_PATH[name](_single(name, path), max_rows=max_rows)
+    if columns is None:
+        raise InputError(
+            f"data set {name!r} needs a description of its columns: give a .toml or .json file "
+            "with --columns (docs/data.md shows one; `ondevice describe` writes one)"
+        )
+    description = _described(columns)
+    if isinstance(bad_rows, str):
+        bad_rows = BadRows.from_text(bad_rows)
+    rule = _split_rule(split, description, by_position=name == "csv")
+    reading = Reading(where, max_rows, bad_rows, cache)
+    return read_log(path, description, reading=reading, split=rule)
 
 
-def _described(description: CsvDescription | Mapping[str, Any] | Path | None) -> CsvDescription:
-    if isinstance(description, CsvDescription):
-        return description
-    if isinstance(description, Path):
-        return CsvDescription.from_file(description)
-    return CsvDescription.from_dict(description)
+def _split_rule(
+    given: SplitRule | str | None, description: LogDescription, by_position: bool
+) -> SplitRule | None:
+    """How a log is divided; None, as data set "csv" always was, by row number at random."""
+    if isinstance(given, str):
+        return SplitRule.from_text(given)
+    if given is not None or description.split is not None:
+        return given or description.split
+    if by_position:
+        return None
+    return SplitRule("random" if description.time is None else "time")
+
+
+def _single(name: str, path: Any) -> Path:
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if len(paths) != 1:
+        raise InputError(f"data set {name!r} is read from one path, got {len(paths)}")
+    return Path(paths[0])
+
+
+def _described(columns: Columns) -> LogDescription:
+    if isinstance(columns, LogDescription):
+        return columns
+    if isinstance(columns, Path):
+        return LogDescription.from_file(columns)
+    return LogDescription.from_dict(columns)

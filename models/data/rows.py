@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import lzma
-import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
+from ondevice.compression import SUFFIXES, damage, decompressed, kind_of_bytes
 from ondevice.delimited import DelimitedFormat, row_reader
 from ondevice.errors import DataError, needs_extra
+from ondevice.models.data.chunks import BadRows, TextChunk, shown
 
 with needs_extra("reading a click log", "train"):
     from tqdm import tqdm
@@ -23,56 +21,11 @@ with needs_extra("reading a click log", "train"):
 # (16384 rows took twice as long), and below the 700 new objects that set off Python's cyclic
 # garbage collector, whose passes are long once large packages are loaded.
 CHUNK_ROWS = 512
-COMPRESSED_SUFFIXES = ("", ".xz", ".gz")
-# How files begin that are no text, by the usual suffix of their kind.
-MARKS = {
-    b"\x1f\x8b": ".gz",
-    b"\xfd7zXZ\x00": ".xz",
-    b"\x28\xb5\x2f\xfd": ".zst",
-    b"BZh": ".bz2",
-    b"PK\x03\x04": ".zip",
-    b"7z\xbc\xaf": ".7z",
-    b"PAR1": ".parquet",
-}
-LONGEST_MARK = max(map(len, MARKS))
-_DECODE_FAULTS = (EOFError, OSError, lzma.LZMAError, zlib.error)
-
-
-@dataclass(frozen=True)
-class RowChunk:
-    """Some consecutive rows of one file.
-
-    Attributes:
-        path: the file.
-        names: the column names.
-        lines: per row, the physical line (from 1) on which it starts.
-        columns: per column, the cells of all rows.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    lines: list[int]
-    columns: list[tuple[str, ...]]
-
-    def column(self, name: str) -> tuple[str, ...]:
-        """The cells of the column `name`, which must exist."""
-        return self.columns[self.names.index(name)]
-
-    def fault(self, name: str, row: int, expected: str) -> DataError:
-        """The error for the cell of column `name` in row `row` of this chunk."""
-        return DataError(
-            f"{self.path}, line {self.lines[row]}, column {name!r}: "
-            f"expected {expected}, got {shown(self.column(name)[row])}"
-        )
-
-
-def shown(text: str) -> str:
-    """A cell as an error message shows it: quoted, cut, undecodable bytes as escapes."""
-    return ascii(text if len(text) <= 40 else text[:37] + "...")
+COMPRESSED_SUFFIXES = ("", *SUFFIXES)
 
 
 def find_file(folder: Path, *names: str) -> Path:
-    """The first of `names` in `folder`, each also tried with .xz and .gz behind it.
+    """The first of `names` in `folder`, each also tried with .gz, .xz, ... behind it.
 
     Raises:
         DataError: none is there; the message lists all that were looked for.
@@ -93,8 +46,9 @@ def read_rows(
     columns: Sequence[str] | None = None,
     header: bool | None = None,
     max_rows: int | None = None,
-) -> Iterator[RowChunk]:
-    """The rows of a file in chunks, one in memory at a time; .xz and .gz are decompressed.
+    bad_rows: BadRows | None = None,
+) -> Iterator[TextChunk]:
+    """The rows of a file in chunks, one in memory at a time; .gz, .xz, ... are decompressed.
 
     Blank lines are skipped. Bytes that do not decode become lone surrogates, so that whoever uses
     the cell can report it with its line and column; cells nobody uses are not checked.
@@ -106,15 +60,18 @@ def read_rows(
         header: True: the first row is a header, and equal to `columns` where those are given.
             False: there is none. None: the first row is a header if it equals `columns`.
         max_rows: stop after so many rows.
+        bad_rows: counts rows with too few or too many columns, which are left out; by default the
+            first one is an error.
 
     Raises:
         DataError: no such file, an empty one, a damaged or truncated compression, a row with too
             few or too many columns, broken quoting, a header that is not the expected one.
     """
     rows_read = 0
+    bad_rows = bad_rows or BadRows()
     with (
-        _opened(path) as raw,
-        _progress(path) as bar,
+        opened(path) as raw,
+        progress(path) as bar,
         closing(_batches(path, raw, text_format)) as batches,
     ):
         names: tuple[str, ...] | None = None
@@ -125,9 +82,9 @@ def read_rows(
                     del lines[0], rows[0]
             if max_rows is not None:
                 del lines[max_rows - rows_read :], rows[max_rows - rows_read :]
-            if rows:
-                yield _chunk(path, names, lines, rows)
             rows_read += len(rows)
+            if chunk := _chunk(path, names, lines, rows, bad_rows):
+                yield chunk
             bar.update(raw.tell() - bar.n)
             if rows_read == max_rows:
                 break
@@ -137,7 +94,7 @@ def read_rows(
         raise DataError(f"{path}: no rows")
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
     """The file's bytes. Raises DataError that names a folder or an unknown compression."""
     if path.is_dir():
         files = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
@@ -146,22 +103,24 @@ def _opened(path: Path) -> BinaryIO:
         raise DataError(f"{path}: no such file")
     try:
         raw = path.open("rb")
-        start = raw.read(LONGEST_MARK)
-        raw.seek(0)
+        kind = kind_of_bytes(raw)
     except OSError as error:
         raise DataError(f"{path}: cannot be opened: {error}") from error
-    kind = next((kind for mark, kind in MARKS.items() if start.startswith(mark)), None)
     is_read = kind in COMPRESSED_SUFFIXES
     if kind is not None and not (is_read and kind == path.suffix):
         raw.close()
         advice = f"let its name end in {kind}" if is_read else "unpack it first"
+        if kind in (".parquet", ".arrow"):
+            advice = f"let its name end in {kind} and read it with --data log"
+        readable = ", ".join(SUFFIXES)
         raise DataError(
-            f"{path}: expected text, plain, .xz or .gz, got the bytes of a {kind} file; {advice}"
+            f"{path}: expected text, plain or {readable}, got the bytes of a {kind} file; {advice}"
         )
     return raw
 
 
-def _progress(path: Path) -> tqdm[None]:
+def progress(path: Path) -> tqdm[None]:
+    """A bar of the file's bytes, on stderr if that is a terminal."""
     return tqdm(
         total=path.stat().st_size,
         desc=path.name,
@@ -177,9 +136,8 @@ def _batches(
 ) -> Generator[tuple[list[int], list[list[str]]], None, None]:
     """Rows that are not blank, and the physical lines on which they start, many at a time."""
     encoding = text_format.codec
-    text = io.TextIOWrapper(
-        _decompressed(path, raw), encoding, errors="surrogateescape", newline=""
-    )
+    opened = decompressed(raw, path.suffix)
+    text = io.TextIOWrapper(opened, encoding, errors="surrogateescape", newline="")
     reader = row_reader(text, text_format)
     line = 0  # the last one of the row before
     try:
@@ -197,7 +155,7 @@ def _batches(
             yield lines, rows
     except UnicodeError as error:  # encodings that cannot keep an undecodable byte, as UTF-16
         raise DataError(f"{path}, after line {line}: expected {encoding} text: {error}") from error
-    except _DECODE_FAULTS as error:
+    except damage() as error:
         raise DataError(
             f"{path}: damaged or truncated after line {line}: {error or type(error).__name__}"
         ) from error
@@ -205,14 +163,6 @@ def _batches(
         raise DataError(f"{path}, after line {line}: broken quoting: {error}") from error
     finally:
         text.detach()  # or its end would close `raw`, whose position is still asked for
-
-
-def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
-    if path.suffix == ".xz":
-        return cast(BinaryIO, lzma.open(raw))
-    if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(raw))
-    return raw
 
 
 def _names(
@@ -232,11 +182,21 @@ def _names(
     return tuple(columns), is_header and header is not False
 
 
-def _chunk(path: Path, names: tuple[str, ...], lines: list[int], rows: list[list[str]]) -> RowChunk:
-    if set(map(len, rows)) != {len(names)}:
-        wrong = next(number for number, row in enumerate(rows) if len(row) != len(names))
-        raise _width_fault(path, lines[wrong], names, rows[wrong])
-    return RowChunk(path, names, lines, list(zip(*rows, strict=True)))
+def _chunk(
+    path: Path,
+    names: tuple[str, ...],
+    lines: list[int],
+    rows: list[list[str]],
+    bad_rows: BadRows,
+) -> TextChunk | None:
+    """The rows as columns, those of a wrong width left out; None where no row is left."""
+    if set(map(len, rows)) - {len(names)}:
+        for line, row in zip(lines, rows, strict=True):
+            if len(row) != len(names):
+                bad_rows.refuse(_width_fault(path, line, names, row))
+        fitting = [number for number, row in enumerate(rows) if len(row) == len(names)]
+        lines, rows = [lines[n] for n in fitting], [rows[n] for n in fitting]
+    return TextChunk(path, names, lines, list(zip(*rows, strict=True))) if rows else None
 
 
 def _width_fault(path: Path, line: int, names: tuple[str, ...], row: list[str]) -> DataError:

@@ -152,10 +152,10 @@ class Trained:
 def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
     """The uncompressed reference: one float32 row per training value of every field."""
     parts, histories = _parts(log, experiment)
-    names = [item.name for item in log.features.fields]
+    names = [item.name for item in log.features.fields if item.encoding == "hash"]
     splits = _encoded(parts, names, experiment)
     torch.manual_seed(experiment.training.seed)
-    tables = full_embeddings(splits.train, experiment.design.dim)
+    tables = full_embeddings(splits.train, experiment.design.dim, log.settings)
     model = ClickModel(tables, experiment.network, histories)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
     fitted = fit(model, splits, config, progress=progress)
@@ -168,7 +168,7 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
     splits = _encoded(parts, small_fields(parts[0], experiment.design), experiment)
     counts = cardinalities(parts[0])
     torch.manual_seed(experiment.training.seed)
-    tables = compressed_embeddings(splits.train, counts, experiment.design)
+    tables = compressed_embeddings(splits.train, counts, experiment.design, log.settings)
     model = ClickModel(tables, experiment.network, histories)
     config = FitConfig(
         experiment.training, experiment.widths, experiment.rounding, experiment.refit
@@ -200,8 +200,15 @@ def _encoded(
 
 def checkpoint_extra(trained: Trained, log: HashedLog) -> dict[str, Any]:
     """What a checkpoint says beside the weights: data, metrics, and IDs to probe conversions."""
+    codecs = {name: asked.codec for name, asked in log.settings.items() if asked.codec is not None}
     return {
-        "data": {"name": log.name, "rows": len(log), "best_auc": log.best_auc},
+        "data": {
+            "name": log.name,
+            "rows": len(log),
+            "refused": log.refused,
+            "best_auc": log.best_auc,
+        },
+        "table_codecs": codecs,
         "test": asdict(trained.test),
         "epochs": trained.epochs,
         "examples": {name: ids.tolist() for name, ids in example_ids(trained.splits.test).items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -29,6 +30,9 @@ ROUNDING_REFRESHES = 8
 # The thresholds of pruning move on a logistic scale, over units rather than hundredths, so they
 # learn this many times faster than the weights; a choice of this project.
 THRESHOLD_SPEED = 20.0
+
+WINDOW_ROWS = 1 << 20
+BLOCK_ROWS = 1 << 13
 
 TableOptimizer = Literal["auto", "adam", "sparse_adam"]
 
@@ -339,12 +343,30 @@ def _batches(
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Batches in a fresh random order; shuffling once and slicing beats gathering per batch."""
     ids, labels = data
-    order = torch.randperm(len(labels)).to(labels.device)
-    shuffled = {name: values[order] for name, values in ids.items()}
-    targets = labels[order]
-    for start in range(0, len(labels), batch):
-        rows = slice(start, start + batch)
-        yield {name: values[rows] for name, values in shuffled.items()}, targets[rows]
+    for order in _windows(len(labels)):
+        order = order.to(labels.device)
+        shuffled = {name: values[order] for name, values in ids.items()}
+        targets = labels[order]
+        for start in range(0, len(targets), batch):
+            rows = slice(start, start + batch)
+            yield {name: values[rows] for name, values in shuffled.items()}, targets[rows]
+
+
+def _windows(rows: int) -> Iterator[Tensor]:
+    """Row numbers int64 in random order, a window at a time: every row once.
+
+    Up to WINDOW_ROWS rows are one window, and any order of them is possible. Of more rows, which
+    may be mapped from a file, a window has random blocks of consecutive rows, shuffled together:
+    so little is in memory at once, and pages are read in one go.
+    """
+    if rows <= WINDOW_ROWS:
+        yield torch.randperm(rows)
+        return
+    blocks = torch.randperm(-(-rows // BLOCK_ROWS))
+    for chosen in blocks.split(WINDOW_ROWS // BLOCK_ROWS):
+        numbers = (chosen[:, None] * BLOCK_ROWS + torch.arange(BLOCK_ROWS)).reshape(-1)
+        numbers = numbers[numbers < rows]
+        yield numbers[torch.randperm(len(numbers))]
 
 
 def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -387,8 +409,10 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
 
 
 def _tensors(log: ClickLog, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    ids = {name: torch.as_tensor(values).to(device) for name, values in log.ids.items()}
-    return ids, torch.as_tensor(log.labels).to(device)
+    with warnings.catch_warnings():  # a mapped log is not writable, and nobody writes into it
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ")
+        ids = {name: torch.as_tensor(values).to(device) for name, values in log.ids.items()}
+        return ids, torch.as_tensor(log.labels).to(device)
 
 
 def _check_splits(train: ClickLog, validation: ClickLog) -> None:

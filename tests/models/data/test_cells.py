@@ -15,7 +15,8 @@ from ondevice.delimited import COMMAS
 from ondevice.errors import DataError, InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import InputSpec
-from ondevice.models.data.columns import LabelRule, LogBuilder, rule, zero_one
+from ondevice.models.data.builder import LogBuilder
+from ondevice.models.data.columns import LabelRule, rule, zero_one
 from ondevice.models.data.hashed import encoded
 from ondevice.models.data.rows import read_rows
 from ondevice.requests import read_requests

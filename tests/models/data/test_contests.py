@@ -80,7 +80,7 @@ def test_avazu_bad_hours(tmp_path, hour):
 
 
 def test_missing_files_are_listed(tmp_path):
-    with pytest.raises(DataError, match=r"looked for train.csv, train.csv.xz, .*train, train.xz"):
+    with pytest.raises(DataError, match=r"looked for train.csv, train.csv.gz, .*train, train.gz"):
         avazu_log(tmp_path)
     write(tmp_path / "train.csv", avazu_row())
     write(tmp_path / "dev.csv", avazu_row())

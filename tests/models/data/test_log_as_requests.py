@@ -19,13 +19,13 @@ from ondevice.errors import InputError
 from ondevice.features import FeatureSpec
 from ondevice.info import InputSpec
 from ondevice.models.data import (
-    CsvDescription,
     History,
+    LogDescription,
     add_history,
     avazu_log,
     criteo_log,
-    csv_log,
     encode,
+    read_log,
     split,
 )
 from ondevice.models.data.contests import AVAZU_COLUMNS
@@ -56,7 +56,7 @@ LAYOUTS = {
 
 
 def described(**layout):
-    return CsvDescription.from_dict(
+    return LogDescription.from_dict(
         {
             "label": {"column": "stars", "at_least": 4},
             "fields": FIELDS,
@@ -122,7 +122,7 @@ def encoded_log(request, tmp_path):
     """A log file, and its IDs and features after training's encoding (all rows)."""
     description = described(**LAYOUTS[request.param])
     path = write_log(tmp_path, request.param, description)
-    log = csv_log(path, description)
+    log = read_log(path, description)
     train = encode(log, log, log, ["user", "item"], min_count=2).train
     return path, train
 
@@ -173,7 +173,7 @@ def test_a_cell_that_training_refuses_is_refused_with_its_line(encoded_log):
 
 def test_undecodable_bytes_are_refused_where_they_are_used(tmp_path):
     description = described()
-    log = csv_log(write_log(tmp_path, "log.csv", description), description)
+    log = read_log(write_log(tmp_path, "log.csv", description), description)
     features = encode(log, log, log, []).train.features
     path = tmp_path / "bytes.csv"
     header = ",".join(COLUMNS).encode() + b"\n"
@@ -185,7 +185,7 @@ def test_undecodable_bytes_are_refused_where_they_are_used(tmp_path):
 
 
 def test_damaged_compression_is_refused(tmp_path):
-    log = csv_log(write_log(tmp_path, "log.csv", described()), described())
+    log = read_log(write_log(tmp_path, "log.csv", described()), described())
     features = model_of(encode(log, log, log, []).train.features)
     data = gzip.compress((tmp_path / "log.csv").read_bytes())
     for damaged in (data[:100], b"\0" * 50, data[:-8] + b"\0" * 8):
@@ -196,7 +196,7 @@ def test_damaged_compression_is_refused(tmp_path):
 
 def test_a_history_is_read_with_the_markers_of_its_items(tmp_path):
     description = described()
-    log = csv_log(write_log(tmp_path, "log.csv", description), description)
+    log = read_log(write_log(tmp_path, "log.csv", description), description)
     parts = add_history(split(log), History("user", "item", 3))
     features = encode(*parts, ["item"]).train.features
     assert features["history"].cells == replace(features["item"].cells, column=None)
@@ -274,7 +274,7 @@ def test_train_convert_and_run_on_the_log(tmp_path):
     call("convert", tmp_path / "checkpoint", "--out", tmp_path / "m", "--targets", "odm")
     scores = call("run", tmp_path / "m/model.odm", path).split()
     model = ondevice.load(tmp_path / "m" / "model.odm")
-    log = csv_log(path, description)
+    log = read_log(path, description)
     ids = encoded(log, model.features).ids
     np.testing.assert_allclose(np.float64(scores[1:]), model.predict(ids), rtol=1e-5)
 
@@ -282,10 +282,10 @@ def test_train_convert_and_run_on_the_log(tmp_path):
 def test_columns_whose_names_are_those_of_other_fields(tmp_path):
     """CSV is the log first, JSON the names first: no field reads another one's values."""
     swapped = {"a": {"column": "b"}, "b": {"column": "a"}, "c": {"column": "a"}}
-    description = CsvDescription.from_dict({"label": "click", "fields": swapped})
+    description = LogDescription.from_dict({"label": "click", "fields": swapped})
     path = tmp_path / "log.csv"
     path.write_text("click,a,b\n1,x,y\n0,z,w\n")
-    log = csv_log(path, description)
+    log = read_log(path, description)
     model = model_of(log.features)
     same(read(path, model), log.hashes)
     named_rows = tmp_path / "named.jsonl"

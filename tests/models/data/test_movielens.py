@@ -80,7 +80,7 @@ def test_missing_files_are_listed(tmp_path):
     for name in ("data.csv", "data.csv.xz", "ratings.dat", "ratings.dat.gz"):
         assert name in str(caught.value)
     write(tmp_path / "ratings.dat", RATINGS)
-    with pytest.raises(DataError, match=r"looked for users.dat, users.dat.xz"):
+    with pytest.raises(DataError, match=r"looked for users.dat, users.dat.gz"):
         ml1m_log(tmp_path)
     with pytest.raises(DataError, match="no such file"):
         ml1m_log(tmp_path / "absent")

@@ -7,7 +7,7 @@ from support.data import provenance, real_data, write
 from ondevice.errors import DataError, InputError, SpecError
 from ondevice.models.data import (
     DATASETS,
-    CsvDescription,
+    LogDescription,
     cardinalities,
     open_log,
     split,
@@ -20,12 +20,12 @@ def test_csv_by_name(tmp_path):
     description = {"label": "click", "fields": {"user": "integer"}}
     toml = write(tmp_path / "a.toml", 'label = "click"\nfields = {user = "integer"}\n')
     logs = [
-        open_log("csv", path, description=form)
-        for form in (description, toml, CsvDescription.from_dict(description))
+        open_log("csv", path, columns=form)
+        for form in (description, toml, LogDescription.from_dict(description))
     ]
     expected = logs[0].features["user"].encode([7, 8]).tolist()
     assert [log.hashes["user"].tolist() for log in logs] == [expected] * 3
-    assert len(open_log("csv", path, description=description, max_rows=1)) == 1
+    assert len(open_log("csv", path, columns=description, max_rows=1)) == 1
 
 
 def test_synthetic_by_name():
@@ -39,8 +39,10 @@ def test_synthetic_by_name():
     [
         ("movielens", {}, "unknown data set 'movielens'.*synthetic, ml1m, .*csv"),
         ("ml1m", {}, "give their path .*synthetic, ml1m"),
-        ("csv", {}, "'csv' needs a description"),
-        ("ml1m", {"description": {}}, "takes no description"),
+        ("csv", {"path": "a.csv"}, "'csv' needs a description"),
+        ("log", {"path": "a.csv"}, "'log' needs a description"),
+        ("ml1m", {"columns": {"label": "a"}, "where": "a = 1"}, "--columns and --where go with"),
+        ("synthetic", {"split": "time"}, "--split goes with --data log"),
         ("synthetic", {"max_rows": 0}, "max_rows"),
     ],
 )
@@ -52,13 +54,13 @@ def test_asking_wrongly(name, settings, message):
 def test_wrong_paths(tmp_path):
     with pytest.raises(InputError, match="drawn, not read"):
         open_log("synthetic", tmp_path)
-    for name in set(DATASETS) - {"synthetic", "csv"}:
+    for name in set(DATASETS) - {"synthetic", "csv", "log"}:
         with pytest.raises(DataError, match="looked for"):
             open_log(name, tmp_path)
         with pytest.raises(DataError, match="absent"):
             open_log(name, tmp_path / "absent")
     with pytest.raises(SpecError, match="expected an object"):
-        open_log("csv", tmp_path / "a.csv", description=[])  # type: ignore[arg-type]
+        open_log("csv", tmp_path / "a.csv", columns=[])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from support.data import write
 
 from ondevice.errors import DataError, SpecError
-from ondevice.models.data import CsvDescription, CsvField, csv_log
+from ondevice.models.data import LogDescription, LogField, LogLabel, Reading, read_log
 from ondevice.models.data import rows as rows_module
 
-PLAIN = CsvDescription("click", {"user": CsvField("integer"), "item": CsvField()}, ignore=("ts",))
+PLAIN = LogDescription(
+    {"click": LogLabel("click")}, {"user": LogField("integer"), "item": LogField()}, ignore=("ts",)
+)
 HEADER = "click,user,ts,item\n"
 
 
@@ -29,7 +31,7 @@ def hash_of(name: str, value: str | int) -> int:
 @pytest.mark.parametrize("suffix", [".csv", ".csv.xz", ".csv.gz"])
 def test_ids_and_labels(tmp_path, suffix):
     path = write(tmp_path / f"log{suffix}", HEADER + "1,7,9,é\n0,-3,9,\n0,,9,b c\n")
-    log = csv_log(path, PLAIN)
+    log = read_log(path, PLAIN)
     assert log.name == path.name
     assert log.labels.tolist() == [1.0, 0.0, 0.0]
     assert log.hashes["user"].tolist() == [hash_of("user", 7), hash_of("user", -3), 0]
@@ -39,7 +41,7 @@ def test_ids_and_labels(tmp_path, suffix):
 
 def test_crlf_bom_quotes_and_blank_lines(tmp_path):
     text = '\ufeffclick,user,ts,item\r\n1,7,9,"a, ""b"""\r\n\r\n0,8,9,"two\r\nlines"\r\n\r\n'
-    log = csv_log(write(tmp_path / "a.csv", text), PLAIN)
+    log = read_log(write(tmp_path / "a.csv", text), PLAIN)
     assert log.hashes["item"].tolist() == [
         hash_of("item", 'a, "b"'),
         hash_of("item", "two\r\nlines"),
@@ -47,7 +49,7 @@ def test_crlf_bom_quotes_and_blank_lines(tmp_path):
 
 
 def test_no_header_other_delimiter_and_missing_markers(tmp_path):
-    description = CsvDescription.from_dict(
+    description = LogDescription.from_dict(
         {
             "label": {"column": "stars", "at_least": 3.5},
             "fields": {"u": {"kind": "integer", "column": "who", "missing": ["-1"]}, "i": "string"},
@@ -59,7 +61,7 @@ def test_no_header_other_delimiter_and_missing_markers(tmp_path):
         }
     )
     path = write(tmp_path / "a.txt", '3.5||-1||é\n3||4||NA\n4e0||5||"\n', "latin-1")
-    log = csv_log(path, description, name="mine")
+    log = read_log(path, description, name="mine")
     assert log.name == "mine"
     assert log.labels.tolist() == [1.0, 0.0, 1.0]
     assert log.hashes["u"].tolist() == [0, hash_of("u", 4), hash_of("u", 5)]
@@ -76,7 +78,7 @@ def test_round_trip_of_what_the_csv_module_writes(tmp_path, drawn):
     writer = csv.writer(text)
     writer.writerow(["click", "user", "ts", "item"])
     writer.writerows([int(click), user, 0, item] for click, user, item in drawn)
-    log = csv_log(write(tmp_path / "a.csv", text.getvalue()), PLAIN)
+    log = read_log(write(tmp_path / "a.csv", text.getvalue()), PLAIN)
     assert log.labels.tolist() == [float(click) for click, _, _ in drawn]
     assert log.hashes["user"].tolist() == [hash_of("user", user) for _, user, _ in drawn]
     assert log.hashes["item"].tolist() == [hash_of("item", i) if i else 0 for _, _, i in drawn]
@@ -86,13 +88,13 @@ def test_several_chunks_and_max_rows(tmp_path):
     n = 2 * rows_module.CHUNK_ROWS + 5
     body = "".join(f"{i % 2},{i},0,x{i % 3}\n" for i in range(n))
     path = write(tmp_path / "a.csv", HEADER + body)
-    log = csv_log(path, PLAIN)
+    log = read_log(path, PLAIN)
     assert log.hashes["user"].tolist() == [hash_of("user", i) for i in range(n)]
     assert log.hashes["item"][-1] == hash_of("item", f"x{(n - 1) % 3}")
-    assert len(csv_log(path, PLAIN, max_rows=700)) == 700
+    assert len(read_log(path, PLAIN, reading=Reading(max_rows=700))) == 700
     write(path, HEADER + body + "0,bad,0,x\n")
     with pytest.raises(DataError, match=f"line {n + 2}, column 'user'"):
-        csv_log(path, PLAIN)
+        read_log(path, PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -117,31 +119,34 @@ def test_several_chunks_and_max_rows(tmp_path):
 def test_a_bad_row_is_named(tmp_path, rows, message):
     path = write(tmp_path / "a.csv", HEADER + rows)
     with pytest.raises(DataError, match=message) as caught:
-        csv_log(path, PLAIN)
+        read_log(path, PLAIN)
     assert str(path) in str(caught.value)
 
 
 def test_undecodable_bytes_are_named(tmp_path):
     path = write(tmp_path / "a.csv", HEADER.encode() + b"1,7,9,a\n1,7,9,\xff\xfe\n")
     with pytest.raises(DataError, match="line 3, column 'item': expected text in the file's enc"):
-        csv_log(path, PLAIN)
+        read_log(path, PLAIN)
 
 
 def test_utf_16(tmp_path):
-    description = CsvDescription(
-        "click", {"user": CsvField("integer")}, ignore=("ts", "item"), encoding="utf-16"
+    description = LogDescription(
+        {"click": LogLabel("click")},
+        {"user": LogField("integer")},
+        ignore=("ts", "item"),
+        encoding="utf-16",
     )
     path = write(tmp_path / "a.csv", HEADER + "1,7,9,a\n", "utf-16")
-    assert csv_log(path, description).hashes["user"].tolist() == [hash_of("user", 7)]
+    assert read_log(path, description).hashes["user"].tolist() == [hash_of("user", 7)]
     path.write_bytes(path.read_bytes() + b"\x00\xd8,\x00")  # half a surrogate pair
     with pytest.raises(DataError, match="expected utf-16 text"):
-        csv_log(path, description)
+        read_log(path, description)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
 def test_an_empty_file(tmp_path, suffix):
     with pytest.raises(DataError, match="the file is empty"):
-        csv_log(write(tmp_path / f"a{suffix}", ""), PLAIN)
+        read_log(write(tmp_path / f"a{suffix}", ""), PLAIN)
 
 
 @pytest.mark.parametrize("suffix", [".xz", ".gz"])
@@ -152,31 +157,31 @@ def test_damaged_compression(tmp_path, suffix):
     for damaged in (whole[: len(whole) // 2], whole[:3], b"not compressed at all", b"\0" + whole):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="damaged or truncated after line"):
-            csv_log(path, PLAIN)
+            read_log(path, PLAIN)
 
 
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        csv_log(tmp_path / "absent.csv", PLAIN)
-    with pytest.raises(DataError, match="expected a file, got a folder; it holds nothing"):
-        csv_log(tmp_path, PLAIN)
+        read_log(tmp_path / "absent.csv", PLAIN)
+    with pytest.raises(DataError, match=r"no file of a log; expected .*\.csv.*; it holds nothing"):
+        read_log(tmp_path, PLAIN)
 
 
 def test_columns_that_do_not_fit_are_all_named(tmp_path):
     path = write(tmp_path / "a.csv", "click,item,when,who\n1,2,3,4\n")
     with pytest.raises(DataError) as caught:
-        csv_log(path, PLAIN)
+        read_log(path, PLAIN)
     assert "no column 'user', 'ts'" in str(caught.value)
     assert "neither field, label nor ignored: 'when', 'who'" in str(caught.value)
     with pytest.raises(DataError, match="columns named twice: a"):
-        csv_log(write(path, "a,a,b\n1,2,3\n"), PLAIN)
+        read_log(write(path, "a,a,b\n1,2,3\n"), PLAIN)
 
 
 def test_star_ignores_the_rest(tmp_path):
-    description = CsvDescription.from_dict(
+    description = LogDescription.from_dict(
         {"label": "click", "fields": {"user": "integer"}, "ignore": ["*"]}
     )
-    log = csv_log(write(tmp_path / "a.csv", HEADER + "1,7,9,a\n"), description)
+    log = read_log(write(tmp_path / "a.csv", HEADER + "1,7,9,a\n"), description)
     assert list(log.hashes) == ["user"]
 
 
@@ -189,7 +194,7 @@ def test_description_files(tmp_path):
         tmp_path / "a.json",
         json.dumps({"label": "click", "ignore": ["ts"], "fields": {"user": "integer", "item": {}}}),
     )
-    assert CsvDescription.from_file(toml) == CsvDescription.from_file(as_json) == PLAIN
+    assert LogDescription.from_file(toml) == LogDescription.from_file(as_json) == PLAIN
 
 
 @pytest.mark.parametrize(
@@ -198,7 +203,7 @@ def test_description_files(tmp_path):
         ("a.json", "{", SpecError, "a.json: Expecting"),
         ("a.toml", "x = ", SpecError, "a.toml: "),
         ("a.yaml", "", SpecError, "a .toml or .json file"),
-        ("a.json", "[]", SpecError, "a.json: CSV description: expected an object, got list"),
+        ("a.json", "[]", SpecError, "a.json: log description: expected an object, got list"),
         ("absent/a.json", None, DataError, "cannot read"),
     ],
 )
@@ -207,12 +212,12 @@ def test_unreadable_descriptions(tmp_path, name, text, error, message):
     if text is not None:
         write(path, text)
     with pytest.raises(error, match=message):
-        CsvDescription.from_file(path)
+        LogDescription.from_file(path)
 
 
 def test_every_fault_of_a_description_is_listed():
     with pytest.raises(SpecError) as caught:
-        CsvDescription.from_dict(
+        LogDescription.from_dict(
             {
                 "label": {"at_least": "4"},
                 "fields": {"a": "float", "b": {"sort": 1}, "c": {"column": 3, "missing": "x"}},
@@ -250,4 +255,4 @@ def test_every_fault_of_a_description_is_listed():
 )
 def test_contradictions(changes, message):
     with pytest.raises(SpecError, match=message):
-        CsvDescription.from_dict({"label": "click", "fields": {"user": "integer"}} | changes)
+        LogDescription.from_dict({"label": "click", "fields": {"user": "integer"}} | changes)

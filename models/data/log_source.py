@@ -1,0 +1,395 @@
+"""Your own log: files or tables of any layout, read by a description of their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.cells import Cells
+from ondevice.errors import DataError, InputError
+from ondevice.features import FeatureSpec, Field
+from ondevice.models.data.arrow_chunks import ipc_chunks, parquet_chunks, table_chunks
+from ondevice.models.data.builder import LogBuilder, Rows, ordered_by_part
+from ondevice.models.data.cache import cache_key, cached_log
+from ondevice.models.data.chunks import BadRows, Chunk, ObjectChunk, WithValues
+from ondevice.models.data.columns import (
+    Faults,
+    LabelRule,
+    Rule,
+    at_least,
+    encoded_column,
+    hash_column,
+    label_column,
+    number_column,
+    rule_of,
+    zero_one,
+)
+from ondevice.models.data.description import LogDescription
+from ondevice.models.data.hashed import FieldSettings, HashedLog, IdArray, hash_strings
+from ondevice.models.data.json_rows import read_objects
+from ondevice.models.data.parts import LogFile, find_files
+from ondevice.models.data.rows import read_rows
+from ondevice.models.data.splits import (
+    PARTS,
+    PartArray,
+    SplitRule,
+    mixed_hash,
+    part_of_hash,
+    part_of_name,
+    part_of_time,
+)
+
+_SPLIT_HASH = "split hash"  # a key that decides the part of a row, dropped afterwards
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How much of a log is read.
+
+    Attributes:
+        where: a condition on the values of Hive's folders: see `find_files`.
+        max_rows: read only so many rows from the start.
+        bad_rows: counts rows that cannot be read; by default the first one is an error.
+        cache: a folder in which the encoded log of files is kept, to be mapped the next time.
+    """
+
+    where: str | None = None
+    max_rows: int | None = None
+    bad_rows: BadRows | None = None
+    cache: Path | None = None
+
+
+def read_log(
+    source: Any,
+    description: LogDescription,
+    *,
+    name: str | None = None,
+    reading: Reading | None = None,
+    split: SplitRule | None = None,
+) -> HashedLog:
+    """Read files or a table as their description says.
+
+    Args:
+        source: a path, several paths, or a table: see `table_chunks`.
+        description: what the columns are.
+        name: of the log; that of the first file if None.
+        reading: how much is read.
+        split: divides the rows; None leaves them in their order, to be divided at random.
+
+    Raises:
+        DataError: a file that is absent, empty or damaged; columns of the description that it
+            lacks or columns the description does not mention; a bad row, with line and column;
+            a part without rows or with rows of one label only.
+        InputError: the source is none.
+    """
+    reading = reading or Reading()
+    bad_rows = reading.bad_rows or BadRows()
+    name = name or _name_of(source)
+    files = _files(source, reading.where)
+
+    def read() -> HashedLog:
+        return _read(source, files, description, name, reading, split, bad_rows)
+
+    if reading.cache is None or not files:
+        return read()
+    key = cache_key(files, description, split, (reading.max_rows, bad_rows.most))
+    log = cached_log(reading.cache, key, read)
+    bad_rows.count = log.refused
+    return log
+
+
+def _read(
+    source: Any,
+    files: Sequence[LogFile],
+    description: LogDescription,
+    name: str,
+    reading: Reading,
+    split: SplitRule | None,
+    bad_rows: BadRows,
+) -> HashedLog:
+    """The log of files, or of a table if there are none. Raises DataError; see `read_log`."""
+    rules = _Rules(description, split)
+    features = FeatureSpec(description.features, description.text_format, description.columns)
+    builder = LogBuilder(features, labels=tuple(description.labels))
+    file_parts: list[tuple[int, int]] = []  # rows and part of each file
+    for part, chunks in _sources(
+        source, files, description, reading, rules.columns, bad_rows, split
+    ):
+        before = len(builder)
+        for chunk in chunks:
+            builder.add_rows(_limited(rules.rows(chunk, bad_rows), builder, reading.max_rows))
+            if len(builder) == reading.max_rows:
+                break
+        file_parts.append((len(builder) - before, part))
+        if len(builder) == reading.max_rows:
+            break
+    log = builder.build(name)
+    if not len(log):
+        raise DataError(f"{name}: no rows")
+    log = replace(
+        log,
+        settings=_settings(description),
+        negative_sampling=description.negative_sampling,
+        refused=bad_rows.count,
+    )
+    if split is None:
+        return log
+    parts = _parts(log, split, file_parts)
+    keys = {key: values for key, values in log.keys.items() if key != _SPLIT_HASH}
+    log = ordered_by_part(replace(log, keys=keys), parts)
+    _check_labels(log, description)
+    return log
+
+
+class _Rules:
+    """What the columns of a chunk become."""
+
+    def __init__(self, description: LogDescription, split: SplitRule | None) -> None:
+        self.description = description
+        self.split = split
+        self.rules = [rule_of(field) for field in description.features]
+        self.labels = [
+            LabelRule(
+                label.column, zero_one if label.at_least is None else at_least(label.at_least)
+            )
+            for label in description.labels.values()
+        ]
+        self.columns = tuple(dict.fromkeys([*description.used, *(split.columns if split else ())]))
+
+    def rows(self, chunk: Chunk, bad_rows: BadRows) -> Rows:
+        """The chunk's rows without those that cannot be read. Raises DataError."""
+        faults = Faults(chunk)
+        labels = [label_column(chunk, label, faults) for label in self.labels]
+        hashes = {item.field.name: hash_column(chunk, item, faults) for item in self.rules}
+        times = self._times(chunk, faults)
+        weights = self._weights(chunk, faults)
+        keys = {}
+        if self.split is not None and self.split.by == "hash":
+            keys[_SPLIT_HASH] = mixed_hash(
+                [_text_hashes(chunk, column, faults) for column in self.split.columns]
+            ).view(np.int64)
+        together = labels[0] if len(labels) == 1 else np.stack(labels, axis=1)
+        rows = Rows(hashes, together, times, weights, keys)
+        if not faults.rows.any():
+            return rows
+        faults.refuse(bad_rows)
+        return rows.take(np.flatnonzero(~faults.rows))
+
+    def _times(self, chunk: Chunk, faults: Faults) -> IdArray | None:
+        column = self.description.time
+        if column is None:
+            return None
+        form = self.description.time_format
+        values = chunk.values(column).values
+        if form is None and isinstance(values, np.ndarray) and values.dtype.kind == "M":
+            form = "iso"  # any form but none: these are times already
+        field = Field(column, "integer", "id", cells=Cells((), form=form))
+        return encoded_column(chunk, Rule(field, column), faults)
+
+    def _weights(self, chunk: Chunk, faults: Faults) -> npt.NDArray[np.float32] | None:
+        column = self.description.weight
+        if column is None:
+            return None
+        field = Field(column, "number", "bucket", cells=Cells(()))
+        weights = number_column(chunk, Rule(field, column), faults).astype(np.float32)
+        wrong = ~((weights > 0) & np.isfinite(weights)) & ~faults.rows
+        if wrong.any():
+            faults.add(column, wrong, "expected a weight above 0, and finite")
+        return weights
+
+
+def _files(source: Any, where: str | None) -> list[LogFile]:
+    """The files of paths; none of a table. Raises DataError."""
+    if not _are_paths(source):
+        return []
+    return find_files([source] if isinstance(source, str | Path) else list(source), where)
+
+
+def _sources(
+    source: Any,
+    files: Sequence[LogFile],
+    description: LogDescription,
+    reading: Reading,
+    columns: tuple[str, ...],
+    bad_rows: BadRows,
+    split: SplitRule | None,
+) -> Iterator[tuple[int, Iterator[Chunk]]]:
+    """The chunks of each file with the part that its name says, or of a table (part 0).
+
+    Raises:
+        DataError: a name that says no part, in a split by folders; a file without rows.
+    """
+    if not files:
+        chunks = table_chunks(source, "the table")
+        yield 0, _checked("the table", chunks, columns, description)
+        return
+    for file in files:
+        part = part_of_name(file.below)
+        if part is None and split is not None and split.by == "folders":
+            raise DataError(
+                f"{file.path}: a split by folders needs a file or folder called train, "
+                "validation or test"
+            )
+        chunks = _with_values(_file_chunks(file, description, columns, reading, bad_rows), file)
+        yield part or 0, _checked(str(file.path), chunks, columns, description)
+
+
+def _file_chunks(
+    file: LogFile,
+    description: LogDescription,
+    columns: tuple[str, ...],
+    reading: Reading,
+    bad_rows: BadRows,
+) -> Iterator[Chunk]:
+    """The rows of one file, by its format."""
+    if file.format == "parquet":
+        return parquet_chunks(file.path, columns)
+    if file.format == "arrow":
+        return ipc_chunks(file.path)
+    if file.format == "jsonl":
+        return read_objects(file.path, [c for c in columns if c not in file.values], bad_rows)
+    text_format = description.text_format
+    if file.path.name.lower().split(".")[1:2] == ["tsv"] and text_format.delimiter == ",":
+        text_format = replace(text_format, delimiter="\t")
+    return read_rows(
+        file.path,
+        text_format,
+        columns=description.columns,
+        header=description.columns is None,
+        max_rows=reading.max_rows,
+        bad_rows=bad_rows,
+    )
+
+
+def _with_values(chunks: Iterator[Chunk], file: LogFile) -> Iterator[Chunk]:
+    for chunk in chunks:
+        yield WithValues(chunk, file.values) if file.values else chunk
+
+
+def _checked(
+    name: str, chunks: Iterator[Chunk], columns: tuple[str, ...], description: LogDescription
+) -> Iterator[Chunk]:
+    """The chunks, once the first one's columns are those described. Raises DataError."""
+    rows = 0
+    for chunk in chunks:
+        if not rows:
+            _check_columns(name, chunk, columns, description)
+        rows += len(chunk)
+        yield chunk
+    if not rows:
+        raise DataError(f"{name}: no rows")
+
+
+def _check_columns(
+    name: str, chunk: Chunk, columns: tuple[str, ...], description: LogDescription
+) -> None:
+    """Refuse columns that are absent or not described. Raises DataError."""
+    shared: Mapping[str, str] = {}
+    if isinstance(chunk, WithValues):
+        shared, chunk = chunk.shared, chunk.chunk
+    ignored = set(description.ignore) - {"*"}
+    faults = []
+    # an object's other keys come and go
+    needed = [*columns, *([] if isinstance(chunk, ObjectChunk) else sorted(ignored))]
+    names = (*chunk.names, *shared)
+    if absent := [column for column in dict.fromkeys(needed) if column not in names]:
+        faults.append(f"no column {', '.join(map(repr, absent))}")
+    known = {*columns, *ignored, *shared}
+    unused = [column for column in chunk.names if column not in known]
+    if unused and "*" not in description.ignore:
+        faults.append(f"neither field, label nor ignored: {', '.join(map(repr, unused))}")
+    if faults:
+        listed = ", ".join(names)
+        raise DataError(f"{name}: {'; '.join(faults)} (the file's columns: {listed})")
+
+
+def _text_hashes(chunk: Chunk, column: str, faults: Faults) -> IdArray:
+    """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file."""
+    found = chunk.values(column)
+    texts = ["" if value is None else str(value) for value in found.values]
+    try:
+        return found.spread(hash_strings(texts, 0))
+    except UnicodeEncodeError:
+        faults.add(column, np.ones(len(chunk), dtype=bool), "expected text in the file's encoding")
+        return np.zeros(len(chunk), np.int64)
+
+
+def _parts(log: HashedLog, split: SplitRule, file_parts: Sequence[tuple[int, int]]) -> PartArray:
+    """The part of each row, uint8 [n]. Raises DataError."""
+    if split.by == "folders":
+        counts, parts = zip(*file_parts, strict=True)
+        return np.repeat(np.array(parts, np.uint8), counts)
+    if split.by == "time":
+        if log.times is None:
+            raise InputError("a split by time needs the column of times in the description")
+        return part_of_time(log.times, split, log.name)
+    if split.by == "hash":
+        return part_of_hash(log.keys[_SPLIT_HASH].view(np.uint64), split.shares)
+    return _at_random(log, split)
+
+
+def _at_random(log: HashedLog, split: SplitRule, chunk: int = 1 << 18) -> PartArray:
+    """Parts by a hash of the whole row: of its fields, labels and time. Equal rows share one."""
+    parts = np.empty(len(log), np.uint8)
+    for start in range(0, len(log), chunk):
+        rows = slice(start, start + chunk)
+        columns = [
+            column
+            for values in log.hashes.values()
+            for column in values[rows].reshape(len(values[rows]), -1).T
+        ]
+        columns += list(log.labels[rows].reshape(len(log.labels[rows]), -1).T.astype(np.int64))
+        if log.times is not None:
+            columns.append(log.times[rows])
+        parts[rows] = part_of_hash(mixed_hash(columns), split.shares)
+    return parts
+
+
+def _limited(rows: Rows, builder: LogBuilder, max_rows: int | None) -> Rows:
+    left = len(rows.labels) if max_rows is None else max_rows - len(builder)
+    return rows if len(rows.labels) <= left else rows.take(np.arange(left))
+
+
+def _check_labels(log: HashedLog, description: LogDescription) -> None:
+    """Refuse a part whose rows all have one label: it has no AUC. Raises DataError."""
+    for number, part in enumerate(PARTS):
+        labels = log.part(number).labels.reshape(-1, len(log.label_names))
+        clicks = labels.sum(axis=0, dtype=np.float64)
+        for name, count in zip(log.label_names, clicks.tolist(), strict=True):
+            if not 0 < count < len(labels):
+                column = description.labels[name].column
+                raise DataError(
+                    f"{log.name}: the label column {column!r} is {'1' if count else '0'} in all "
+                    f"{len(labels)} rows for {part}; both labels are needed"
+                )
+
+
+def _settings(description: LogDescription) -> dict[str, FieldSettings]:
+    """What the description asks of each field's table."""
+    names = [item.name for item in fields(FieldSettings)]
+    settings = {}
+    for name, item in description.fields.items():
+        asked = FieldSettings(**{key: getattr(item, key) for key in names})
+        if asked != FieldSettings():
+            for feature in item.features(name, description.missing):
+                settings[feature.name] = asked
+    return settings
+
+
+def _are_paths(source: Any) -> bool:
+    if isinstance(source, str | Path):
+        return True
+    is_listed = isinstance(source, list | tuple) and bool(source)
+    return is_listed and all(isinstance(item, str | Path) for item in source)
+
+
+def _name_of(source: Any) -> str:
+    if not _are_paths(source):
+        return "table"
+    first = source if isinstance(source, str | Path) else source[0]
+    return Path(first).name or str(first)

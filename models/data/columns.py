@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.cells import Cells, CellValue, RawKind, integer, number
-from ondevice.errors import DataError
+from ondevice.errors import DataError, InputError
 from ondevice.features import PADDING_ID, FeatureSpec, Field
-from ondevice.hashing import hash_int64
-from ondevice.models.data.hashed import HashedLog, IdArray, hash_strings, hashed_field
+from ondevice.hashing import hash_int64, hash_texts
+from ondevice.models.data.hashed import HashedLog, IdArray, hashed_field
 from ondevice.models.data.rows import RowChunk
 
 # A cell's value, or None where it is missing; ValueError names what was expected.
@@ -165,8 +165,8 @@ def _parsed(
 
 def _hashed_strings(chunk: RowChunk, column_rule: Rule, values: list[str]) -> IdArray:
     try:
-        return hash_strings(values, column_rule.field.seed)
-    except UnicodeEncodeError as error:
+        return hash_texts(values, column_rule.field.seed)
+    except InputError as error:
         raise _undecodable(chunk, column_rule.column) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Cells:
             raise SpecError(f"cells: column must be a non-empty string, got {self.column!r}")
         if self.part is not None and self.part not in get_args(TimePart):
             raise SpecError(f"cells: part must be 'hour' or 'weekday', got {self.part!r}")
+
+    @functools.cached_property
+    def markers(self) -> tuple[str | None, ...]:
+        """What stands for no value: None, and the texts in `missing`."""
+        return (None, *self.missing)
 
     def value(self, text: str, kind: RawKind) -> CellValue:
         """The value of a text, None where it is missing.

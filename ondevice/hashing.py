@@ -95,8 +95,8 @@ def hash_texts(texts: Sequence[str], seed: int = 0) -> IdArray:
         InputError: an element is no text, or has lone surrogates; it names the position.
     """
     listed = texts if isinstance(texts, list) else list(texts)
-    hashes, states, unread = hash_values(listed, seed, ())
-    if unread:
+    hashes, states, unhashed = hash_values(listed, seed, ())
+    if unhashed:
         number = int(states.argmax())
         if isinstance(listed[number], str):
             raise InputError(f"the text at {number} is not valid Unicode")
@@ -111,7 +111,7 @@ def hash_values(
 
     Returns:
         int64 [n], the hashes, 0 of what is not hashed; uint8 [n], HASHED, MISSING, or UNREAD for
-        what is no text or not valid Unicode; and how many are UNREAD.
+        what is no text or not valid Unicode; and how many are not HASHED.
     """
     hashes = np.empty(len(values), dtype=np.int64)
     states = np.empty(len(values), dtype=np.uint8)
@@ -137,7 +137,7 @@ def _hash_values_in_python(
                 known[value] = 0, UNREAD
         is_known = value is None or isinstance(value, str)
         hashes[number], states[number] = known.get(value, (0, UNREAD)) if is_known else (0, UNREAD)
-    return int(np.count_nonzero(states == UNREAD))
+    return int(np.count_nonzero(states))
 
 
 def hash_int64(values: npt.NDArray[np.int64], seed: int = 0) -> IdArray:

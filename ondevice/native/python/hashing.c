@@ -116,16 +116,16 @@ static int hash_value(PyObject *value, uint64_t seed, const marker_set *markers,
   return HASHED;
 }
 
-/* hash_texts(values, seed, missing, hashes, states): how many elements of the list `values` are
- * unread: no text, or one that is not valid Unicode. An element of the tuple `missing`, of texts
- * and None, is missing. `hashes` int64 and `states` uint8 have an element for every value; the
+/* hash_texts(values, seed, missing, hashes, states): how many elements of the list `values` are not
+ * hashed: those of the tuple `missing` (texts and None), and the unread ones, which are no texts
+ * or not valid Unicode. `hashes` int64 and `states` uint8 have an element for every value; the
  * hash of a value that is not hashed is 0. */
 PyObject *hash_texts(PyObject *module, PyObject *arguments) {
   PyObject *values, *missing;
   unsigned long long seed;
   Py_buffer hashes, states;
   marker_set markers;
-  Py_ssize_t unread = 0;
+  Py_ssize_t unhashed = 0;
   (void)module;
   if (!PyArg_ParseTuple(arguments, "O!KO!w*w*", &PyList_Type, &values, &seed, &PyTuple_Type,
                         &missing, &hashes, &states))
@@ -144,10 +144,10 @@ PyObject *hash_texts(PyObject *module, PyObject *arguments) {
     if (state < 0) break;
     ((uint8_t *)states.buf)[i] = (uint8_t)state;
     memcpy((char *)hashes.buf + 8 * i, &hash, 8);
-    unread += state == UNREAD;
+    unhashed += state != HASHED;
   }
   PyMem_Free(markers.texts);
   PyBuffer_Release(&hashes);
   PyBuffer_Release(&states);
-  return state < 0 ? NULL : PyLong_FromSsize_t(unread);
+  return state < 0 ? NULL : PyLong_FromSsize_t(unhashed);
 }

@@ -475,7 +475,7 @@ static PyMethodDef FUNCTIONS[] = {
     {"xxh64", hash_bytes, METH_VARARGS, "xxh64(data, seed)."},
     {"hash_integers", hash_integers, METH_VARARGS, "hash_integers(values, seed, hashes)."},
     {"hash_texts", hash_texts, METH_VARARGS,
-     "hash_texts(values, seed, missing, hashes, states): how many values are unread."},
+     "hash_texts(values, seed, missing, hashes, states): how many values are not hashed."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "ondevice._native",

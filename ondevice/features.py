@@ -356,8 +356,10 @@ def vocabulary_ids(vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov
 
 def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:
     """Bucket IDs int64 of float64 numbers: see Field's encoding "bucket"."""
-    buckets = np.searchsorted(boundaries, numbers, side="right") + FIRST_BUCKET_ID
-    return np.where(np.isnan(numbers), MISSING_BUCKET_ID, buckets).astype(np.int64, copy=False)
+    buckets = boundaries.searchsorted(numbers, side="right").astype(np.int64, copy=False)
+    buckets += FIRST_BUCKET_ID
+    buckets[np.isnan(numbers)] = MISSING_BUCKET_ID
+    return buckets
 
 
 def to_int64(values: npt.NDArray[Any], name: str) -> IdArray:

@@ -108,6 +108,8 @@ UNSPECIFIED = Cells(loose=True)  # of files whose fields say nothing of texts
 
 def integer(text: str) -> int:
     """A decimal integer that fits int64, with no spaces or underscores. Raises ValueError."""
+    if len(text) < _MOST_DIGITS and text.isascii() and text.isdigit():  # the usual cell
+        return int(text)
     if match := _INTEGER.fullmatch(text):
         sign, digits = match.groups()
         if len(digits) <= _MOST_DIGITS and -(2**63) <= (value := int(sign + digits)) < 2**63:

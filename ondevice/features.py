@@ -351,7 +351,8 @@ def vocabulary_ids(vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov
         return np.full(hashes.shape, absent, dtype=np.int64)
     position = vocabulary.searchsorted(hashes)
     is_known = vocabulary.take(position, mode="clip") == hashes
-    return np.where(is_known, position + FIRST_VOCABULARY_ID, absent).astype(np.int64, copy=False)
+    position += FIRST_VOCABULARY_ID
+    return np.where(is_known, position, absent).astype(np.int64, copy=False)
 
 
 def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:

@@ -106,10 +106,8 @@ def read_numbers(values: list[Any], cells: Cells | None) -> FloatArray:
     return np.array([_number(value, number) for number, value in pairs], dtype=np.float64)
 
 
-def read_text(text: str, kind: RawKind, cells: Cells | None, number: int) -> CellValue:
+def read_text(text: str, kind: RawKind, cells: Cells, number: int) -> CellValue:
     """The value of the text at `number`. Raises InputError."""
-    if cells is None:
-        return text
     try:
         return cells.value(text, kind)
     except ValueError as error:

@@ -11,7 +11,8 @@ ENGINE = [
     for line in (NATIVE / "sources.txt").read_text("utf-8").splitlines()
     if line and not line.startswith("#")
 ]
-SOURCES = [*ENGINE, str(NATIVE / "platform/posix.c"), str(NATIVE / "python/module.c")]
+BINDING = [str(NATIVE / "python" / name) for name in ("module.c", "hashing.c")]
+SOURCES = [*ENGINE, str(NATIVE / "platform/posix.c"), *BINDING]
 
 # Folders of the repository and their import names. Every folder with an __init__.py is a package.
 FOLDERS = {"ondevice": "ondevice", "converters": "ondevice.converters", "models": "ondevice.models"}

@@ -1,6 +1,7 @@
-"""Types of the compiled module; see native/python/module.c."""
+"""Types of the compiled module; see native/python/module.c and native/python/hashing.c."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,3 +23,14 @@ class Model:
 def open(path: str | Path, kernels: str | None, full_check: int, /) -> Model: ...
 def kernels_available() -> list[str]: ...
 def xxh64(data: bytes, seed: int, /) -> int: ...
+def hash_integers(
+    values: npt.NDArray[np.int64], seed: int, hashes: npt.NDArray[np.int64], /
+) -> None: ...
+def hash_texts(
+    values: list[Any],
+    seed: int,
+    missing: tuple[str | None, ...],
+    hashes: npt.NDArray[np.int64],
+    states: npt.NDArray[np.uint8],
+    /,
+) -> int: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -88,6 +89,11 @@ class Cells:
         if self.utc_offset and (self.part is None or self.form is None):
             raise SpecError("cells: utc_offset is for a part of a time that has a form")
 
+    @functools.cached_property
+    def markers(self) -> tuple[str | None, ...]:
+        """What stands for no value: None, and the texts in `missing`."""
+        return (None, *self.missing)
+
     def value(self, text: str, kind: RawKind) -> CellValue:
         """The value of a text, None where it is missing.
 
@@ -173,6 +179,8 @@ UNSPECIFIED = Cells(loose=True)  # of files whose fields say nothing of texts
 
 def integer(text: str) -> int:
     """A decimal integer that fits int64, with no spaces or underscores. Raises ValueError."""
+    if len(text) < _MOST_DIGITS and text.isascii() and text.isdigit():  # the usual cell
+        return int(text)
     if match := _INTEGER.fullmatch(text):
         sign, digits = match.groups()
         if len(digits) <= _MOST_DIGITS and -(2**63) <= (value := int(sign + digits)) < 2**63:

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.cells import Cells, CellValue, RawKind
+from ondevice.cells import Cells, RawKind
 from ondevice.delimited import COMMAS, DelimitedFormat
 from ondevice.errors import InputError, SpecError
-from ondevice.hashing import hash_int64, hash_string
+from ondevice.hashing import IdArray, hash_int64
 from ondevice.limits import MAX_LENGTH
-from ondevice.times import EARLIEST, LATEST, TimeForm
+from ondevice.raw_values import (
+    BoolArray,
+    Column,
+    FloatArray,
+    as_array,
+    as_list,
+    is_nan,
+    read_integers,
+    read_numbers,
+    read_strings,
+    read_text,
+    read_times,
+    shown,
+)
+from ondevice.times import TimeForm
 
 Encoding = Literal["hash", "vocabulary", "id", "bucket"]
 Unknown = Literal["oov", "hash"]
-IdArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 PADDING_ID = 0  # a missing value; also what fills a short sequence
 OOV_ID = 1  # a value outside the vocabulary
 FIRST_VOCABULARY_ID = 2
 MISSING_BUCKET_ID = 1  # of a number that is missing or NaN: a trained row of its own
 FIRST_BUCKET_ID = 2
-
-NOT_INTEGERS = (bool, np.bool_, np.timedelta64)  # though Python or numpy derive them from integers
 
 
 @dataclass(frozen=True)
@@ -111,43 +121,40 @@ class Field:
         if faults:
             raise SpecError(f"field {self.name!r}: " + "; ".join(faults))
 
-    def hashes(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
+    def hashes(self, values: Column) -> IdArray:
         """XXH64 of raw values that are not missing, int64 [len(values)]. Raises InputError."""
-        if self.kind == "number":
-            raise InputError(f"field {self.name!r}: numbers are not hashed")
-        if self.kind == "integer":
-            return hash_int64(self._integers(values), self.seed)
-        out = np.empty(len(values), dtype=np.int64)
-        for number, value in enumerate(values):
-            if not isinstance(value, str):
-                raise InputError(
-                    f"field {self.name!r}: expected strings, got {shown(value)} at {number}"
-                )
-            try:
-                out[number] = hash_string(value, self.seed)
-            except UnicodeEncodeError as error:
-                raise InputError(
-                    f"field {self.name!r}: {shown(value)} at {number} is not valid Unicode"
-                ) from error
-        return out
+        try:
+            if self.kind == "number":
+                raise InputError("numbers are not hashed")
+            hashed, missing = self._hashed(values, None)
+            if missing is not None and missing.any():
+                number = int(missing.argmax())
+                raise InputError(f"expected {self.kind}s, got a missing value at {number}")
+            return hashed
+        except InputError as error:
+            raise self._named(error) from error.__cause__
 
-    def encode(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
+    def encode(self, values: Column) -> IdArray:
         """IDs int64 [len(values)] of raw values, [len(values), length] of a sequence field.
 
         None and NaN are missing values; in a sequence field each value is a list of values, None,
         NaN or the empty list when there are none. Integers may be Python's or an integer array (an
         unsigned one keeps its bits); 3.0 is not an integer, nor is True. With `cells`, a text is
-        read as a cell of the training log is, whatever the kind.
+        read as a cell of the training log is, whatever the kind. Columns of pandas and the like
+        are read as arrays.
 
         Raises:
             InputError: not a list or array of the right number of axes, a masked array, a value of
                 the wrong type, an integer outside int64, or a field whose vocabulary or boundaries
                 were not shipped with the model.
         """
-        self._check_container(values)
-        if self.length is not None:
-            return self._encode_sequences(values, self.length)
-        return self._encode_values(values)
+        try:
+            self._check_container(values)
+            if self.length is not None:
+                return self._encode_sequences(values, self.length)
+            return self._encode_values(values)
+        except InputError as error:
+            raise self._named(error) from error.__cause__
 
     def read(self, text: str) -> Any:
         """The value of a cell's text, or the values of a sequence's; None if it is missing.
@@ -155,198 +162,132 @@ class Field:
         Raises:
             InputError: the text is not of the field's kind, or the field has no `cells`.
         """
-        if self.cells is None:
-            raise InputError(f"field {self.name!r}: no specification of its texts")
-        if self.length is None:
-            return self._of_text(text, 0)
-        texts = self.cells.split(text)
-        return None if texts is None else [self._of_text(part, 0) for part in texts]
-
-    def _of_text(self, text: str, number: int) -> CellValue:
-        """The value of the text at `number`. Raises InputError."""
-        if self.cells is None:
-            return text
         try:
-            return self.cells.value(text, self.kind)
-        except ValueError as error:
-            raise InputError(
-                f"field {self.name!r}: expected {error}, got {shown(text)} at {number}"
-            ) from error
+            if self.cells is None:
+                raise InputError("no specification of its texts")
+            if self.length is None:
+                return read_text(text, self.kind, self.cells, 0)
+            texts = self.cells.split(text)
+            if texts is None:
+                return None
+            return [read_text(part, self.kind, self.cells, 0) for part in texts]
+        except InputError as error:
+            raise self._named(error) from error.__cause__
 
-    def _read_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> Sequence[Any]:
-        """The values, with texts read; None stands for a missing value."""
-        return [
-            self._of_text(value, number)
-            if isinstance(value, str)
-            else (None if _is_nan(value) else self._of_typed(value, number))
-            for number, value in enumerate(values)
-        ]
-
-    def _of_typed(self, value: Any, number: int) -> Any:
-        """The value at `number` that is no text and not missing. Raises InputError."""
-        if value is None or self.cells is None or self.cells.form is None:
-            return value
-        if isinstance(value, datetime | np.datetime64) and value != value:
-            return None  # NaT, of numpy and of pandas
-        try:
-            return self.cells.typed(value, self.kind)
-        except ValueError as error:
-            raise InputError(
-                f"field {self.name!r}: expected {error}, got {shown(value)} at {number}"
-            ) from error
-
-    def numbers(self, values: Sequence[Any] | npt.NDArray[Any]) -> FloatArray:
+    def numbers(self, values: Column) -> FloatArray:
         """Raw values of a field of numbers as float64 [len(values)], NaN where missing.
 
         Raises:
             InputError: as `encode` does.
         """
-        self._check_container(values)
-        if isinstance(values, np.ndarray) and values.dtype.kind in self._number_kinds():
+        try:
+            self._check_container(values)
             return self._numbers(values)
-        if self._are_times(values):
-            numbers, missing = self._of_times(values)
-            return np.where(missing, np.nan, numbers.astype(np.float64))
-        return self._numbers(self._read_values(values))
+        except InputError as error:
+            raise self._named(error) from error.__cause__
 
-    def _are_times(self, values: Any) -> TypeGuard[npt.NDArray[np.datetime64]]:
-        """Whether the values are numpy's times, of a field of times."""
-        form = None if self.cells is None else self.cells.form
-        is_times = isinstance(values, np.ndarray) and values.dtype.kind == "M"
-        return is_times and form in get_args(TimeForm)
-
-    def _of_times(
-        self, values: npt.NDArray[np.datetime64]
-    ) -> tuple[IdArray, npt.NDArray[np.bool_]]:
-        """The field's integers int64 [n] of numpy's times, and which are missing.
-
-        Raises:
-            InputError: a time outside the years 1 to 9999.
-        """
-        missing = np.isnat(values)
-        seconds = np.where(missing, 0, values.astype("datetime64[s]").astype(np.int64))
-        wrong = (seconds < EARLIEST) | (seconds > LATEST)
-        if wrong.any() or self.cells is None:
-            number = int(np.argmax(wrong))
-            raise InputError(
-                f"field {self.name!r}: expected a time of the years 1 to 9999, "
-                f"got {shown(values[number])} at {number}"
-            )
-        return self.cells.of_seconds(seconds), missing
-
-    def _number_kinds(self) -> str:
-        """Kinds of numpy's dtypes whose elements are values as they are."""
-        if self.cells is not None and self.cells.form is not None:
-            return ""  # they are times or booleans
-        return "iuf" if self.kind == "number" else "iu"
+    def _named(self, error: InputError) -> InputError:
+        return InputError(f"field {self.name!r}: {error}")
 
     def _check_container(self, values: Any) -> None:
         """Refuse anything but a list or an array of values. Raises InputError."""
-        fault = ""
+        if type(values) is list:  # the usual column, at a tenth of the price of the checks below
+            return
         if isinstance(values, str | bytes | bytearray | Mapping | Set):
-            fault = f"expected a list of raw values, got {type(values).__name__}"
-        elif isinstance(values, np.ma.MaskedArray):
-            fault = "masked arrays are not read; give None for a missing value"
-        elif isinstance(values, np.ndarray):
+            raise InputError(f"expected a list of raw values, got {type(values).__name__}")
+        if isinstance(values, np.ma.MaskedArray):
+            raise InputError("masked arrays are not read; give None for a missing value")
+        if isinstance(values, np.ndarray):
             if values.ndim != 1 and not (values.ndim == 2 and self.length is not None):
-                fault = f"expected one value per row, got an array of shape {list(values.shape)}"
+                shape = list(values.shape)
+                raise InputError(f"expected one value per row, got an array of shape {shape}")
         elif not (hasattr(values, "__len__") and hasattr(values, "__iter__")):
-            fault = f"expected a list of raw values, got {type(values).__name__}"
-        if fault:
-            raise InputError(f"field {self.name!r}: {fault}")
+            raise InputError(f"expected a list of raw values, got {type(values).__name__}")
 
-    def _encode_values(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
-        if isinstance(values, np.ndarray) and values.dtype.kind in self._number_kinds():
-            return self._buckets(values) if self.kind == "number" else self._encode_present(values)
-        if self._are_times(values):
-            if self.kind == "number":
-                return self._buckets(self.numbers(values))
-            times, is_missing = self._of_times(values)
-            return np.where(is_missing, PADDING_ID, self._encode_present(times))
-        listed = self._read_values(values)
-        if self.encoding == "bucket":
-            return self._buckets(listed)
-        missing = np.fromiter((value is None for value in listed), dtype=bool, count=len(listed))
-        ids = np.full(len(listed), PADDING_ID, dtype=np.int64)
-        present = [value for value in listed if value is not None] if missing.any() else listed
-        if len(present):
-            ids[~missing] = self._encode_present(present)
+    def _encode_values(self, values: Column) -> IdArray:
+        if self.kind == "number":
+            return self._buckets(values)
+        if self.encoding == "id":
+            ids, missing = self._integers(values, self.cells)
+        else:
+            ids, missing = self._hashed(values, self.cells)
+        is_present = bool(len(ids)) if missing is None else not missing.all()
+        if self.encoding == "vocabulary" and is_present:
+            if self.vocabulary is None:
+                raise InputError(
+                    "its vocabulary is not in this file; "
+                    "give IDs, or convert with the vocabulary included"
+                )
+            ids = vocabulary_ids(self.vocabulary, ids, self.unknown)
+        if missing is not None:
+            ids[missing] = PADDING_ID
         return ids
 
-    def _encode_sequences(self, rows: Sequence[Any] | npt.NDArray[Any], length: int) -> IdArray:
-        flat: list[Any] = []
-        counts = np.zeros(len(rows), dtype=np.int64)
-        for number, row in enumerate(rows):
-            if isinstance(row, str) and self.cells is not None:
-                row = self.cells.split(row)
-            if row is None or _is_nan(row):
-                continue
-            is_list = isinstance(row, list | tuple)
-            if not is_list and not (isinstance(row, np.ndarray) and row.ndim == 1):
-                raise InputError(
-                    f"field {self.name!r}: expected a list of values, got {shown(row)} at {number}"
-                )
-            last = list(row)[-length:]
-            flat += last
-            counts[number] = len(last)
+    def _hashed(self, values: Column, cells: Cells | None) -> tuple[IdArray, BoolArray | None]:
+        """Hashes int64 [n], and which values are missing. Raises InputError."""
+        if self.kind == "integer":
+            integers, missing = self._integers(values, cells)
+            return hash_int64(integers, self.seed), missing
+        array = as_array(values, "UO")
+        return read_strings(as_list(values if array is None else array), self.seed, cells)
+
+    def _integers(self, values: Column, cells: Cells | None) -> tuple[IdArray, BoolArray | None]:
+        """Integers [n], and which values are missing. Raises InputError."""
+        if cells is not None and cells.form is not None:
+            if cells.form in get_args(TimeForm) and (times := as_array(values, "M")) is not None:
+                return read_times(times, cells)
+            return read_integers(as_list(values), cells)
+        array = as_array(values, "iu")
+        if array is not None:
+            return to_int64(array, self.name), None
+        return read_integers(as_list(values), cells)
+
+    def _buckets(self, values: Column) -> IdArray:
+        if self.boundaries is None:
+            raise InputError("its bucket boundaries are not in this file")
+        return bucket_ids(self.boundaries, self._numbers(values))
+
+    def _numbers(self, values: Column) -> FloatArray:
+        """Numbers float64 [n], NaN where missing. Raises InputError."""
+        if self.cells is not None and self.cells.form is not None:
+            integers, missing = self._integers(values, self.cells)
+            numbers = integers.astype(np.float64)
+            if missing is not None:
+                numbers[missing] = np.nan
+            return numbers
+        array = as_array(values, "iuf")
+        if array is not None:
+            return array.astype(np.float64)
+        return read_numbers(as_list(values), self.cells)
+
+    def _encode_sequences(self, rows: Column, length: int) -> IdArray:
+        """IDs int64 [len(rows), length]. Raises InputError."""
         ids = np.full((len(rows), length), PADDING_ID, dtype=np.int64)
+        if isinstance(rows, np.ndarray) and rows.ndim == 2:
+            last = rows[:, -length:]
+            ids[:, : last.shape[1]] = self._encode_values(last.ravel()).reshape(last.shape)
+            return ids
+        lists = as_list(rows)
+        if not set(map(type, lists)) <= {list, tuple}:
+            lists = [self._elements(row, number) for number, row in enumerate(lists)]
+        if max(map(len, lists), default=0) > length:
+            lists = [row[-length:] for row in lists]
+        counts = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
+        flat = list(itertools.chain.from_iterable(lists))
         ids[np.arange(length) < counts[:, None]] = self._encode_values(flat)
         return ids
 
-    def _buckets(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
-        if self.boundaries is None:
-            raise InputError(f"field {self.name!r}: its bucket boundaries are not in this file")
-        return bucket_ids(self.boundaries, self._numbers(values))
-
-    def _numbers(self, values: Sequence[Any] | npt.NDArray[Any]) -> FloatArray:
-        if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-            return values.astype(np.float64)
-        out = np.full(len(values), np.nan)
-        for number, value in enumerate(values):
-            if value is None:
-                continue
-            real = isinstance(value, int | float | np.integer | np.floating)
-            if not real or isinstance(value, NOT_INTEGERS):
-                raise InputError(
-                    f"field {self.name!r}: expected numbers, got {shown(value)} at {number}"
-                )
-            try:
-                out[number] = float(value)
-            except OverflowError as error:
-                raise InputError(
-                    f"field {self.name!r}: the integer at {number} is too large for a double"
-                ) from error
-        return out
-
-    def _encode_present(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
-        if self.encoding == "id":
-            return self._integers(values)
-        hashes = self.hashes(values)
-        if self.encoding == "hash":
-            return hashes
-        if self.vocabulary is None:
-            raise InputError(
-                f"field {self.name!r}: its vocabulary is not in this file; "
-                "give IDs, or convert with the vocabulary included"
-            )
-        return vocabulary_ids(self.vocabulary, hashes, self.unknown)
-
-    def _integers(self, values: Sequence[Any] | npt.NDArray[Any]) -> IdArray:
-        if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-            return to_int64(values, self.name)
-        out = np.empty(len(values), dtype=np.int64)
-        for number, value in enumerate(values):
-            if isinstance(value, NOT_INTEGERS) or not isinstance(value, int | np.integer):
-                raise InputError(
-                    f"field {self.name!r}: expected integers, got {shown(value)} at {number}"
-                )
-            if not -(2**63) <= int(value) < 2**63:
-                raise InputError(
-                    f"field {self.name!r}: {shown(value)} at {number} does not fit a signed 64-bit "
-                    "integer"
-                )
-            out[number] = int(value)
-        return out
+    def _elements(self, row: Any, number: int) -> Sequence[Any]:
+        """The values of a row of a sequence field; none where it is missing. Raises InputError."""
+        if isinstance(row, str) and self.cells is not None:
+            row = self.cells.split(row)
+        if row is None or is_nan(row):
+            return ()
+        if isinstance(row, list | tuple):
+            return row
+        if isinstance(row, np.ndarray) and row.ndim == 1:
+            return as_list(row)
+        raise InputError(f"expected a list of values, got {shown(row)} at {number}")
 
 
 @dataclass(frozen=True)
@@ -379,7 +320,7 @@ class FeatureSpec:
         known = ", ".join(field.name for field in self.fields) or "none"
         raise InputError(f"no field {name!r}; the model's fields are: {known}")
 
-    def encode(self, raw: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> dict[str, IdArray]:
+    def encode(self, raw: Mapping[str, Column]) -> dict[str, IdArray]:
         """IDs of raw values, field by field. Raises InputError (see Field.encode)."""
         return {name: self[name].encode(values) for name, values in raw.items()}
 
@@ -436,18 +377,21 @@ def vocabulary_ids(vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov
 
     Where a hash is absent, OOV_ID or, with `unknown` "hash", the hash.
     """
-    absent = hashes if unknown == "hash" else np.full(hashes.shape, OOV_ID, dtype=np.int64)
+    absent = hashes if unknown == "hash" else OOV_ID
     if not len(vocabulary):
-        return absent.copy()
-    position = np.minimum(np.searchsorted(vocabulary, hashes), len(vocabulary) - 1)
-    is_known = vocabulary[position] == hashes
-    return np.where(is_known, position + FIRST_VOCABULARY_ID, absent).astype(np.int64)
+        return np.full(hashes.shape, absent, dtype=np.int64)
+    position = vocabulary.searchsorted(hashes)
+    is_known = vocabulary.take(position, mode="clip") == hashes
+    position += FIRST_VOCABULARY_ID
+    return np.where(is_known, position, absent).astype(np.int64, copy=False)
 
 
 def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:
     """Bucket IDs int64 of float64 numbers: see Field's encoding "bucket"."""
-    buckets = np.searchsorted(boundaries, numbers, side="right") + FIRST_BUCKET_ID
-    return np.where(np.isnan(numbers), MISSING_BUCKET_ID, buckets).astype(np.int64)
+    buckets = boundaries.searchsorted(numbers, side="right").astype(np.int64, copy=False)
+    buckets += FIRST_BUCKET_ID
+    buckets[np.isnan(numbers)] = MISSING_BUCKET_ID
+    return buckets
 
 
 def to_int64(values: npt.NDArray[Any], name: str) -> IdArray:
@@ -534,19 +478,3 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
         return Field(**settings)
     except (TypeError, ValueError) as error:
         raise SpecError(f"features: {error}") from error
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float | np.floating) and bool(value != value)
-
-
-def shown(value: Any) -> str:
-    """A value for an error message: its type and the beginning of its text."""
-    try:
-        text = repr(value[:40] if isinstance(value, str) else value)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # an integer of more digits than Python prints, a deep list
-        return f"{type(value).__name__} too long to print"
-    return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"

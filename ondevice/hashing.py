@@ -1,12 +1,31 @@
 """XXH64: raw strings and integers to 64-bit IDs, identical in Python, C and Java.
 
 Algorithm: xxHash specification, https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md.
+Columns are hashed by the compiled module; where there is none, by the package xxhash, or else by
+Python.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+
+from ondevice.errors import InputError
+
+try:
+    from ondevice import _native
+
+    COMPILED = True
+except ImportError:
+    COMPILED = False
+
+IdArray = npt.NDArray[np.int64]
+StateArray = npt.NDArray[np.uint8]
+
+HASHED, MISSING, UNREAD = 0, 1, 2  # states of a value
 
 _P1 = 0x9E3779B185EBCA87
 _P2 = 0xC2B2AE3D27D4EB4F
@@ -49,15 +68,91 @@ def xxh64(data: bytes, seed: int = 0) -> int:
     return value ^ (value >> 32)
 
 
+def _fastest_digest() -> Callable[[bytes, int], int]:
+    """XXH64 of bytes with a seed, unsigned."""
+    if COMPILED:
+        return _native.xxh64
+    try:
+        from xxhash import xxh64_intdigest
+    except ImportError:
+        return xxh64
+    return xxh64_intdigest
+
+
+_digest = _fastest_digest()
+
+
 def hash_string(text: str, seed: int = 0) -> int:
     """XXH64 of the UTF-8 bytes of `text`, as a signed 64-bit integer."""
-    value = xxh64(text.encode("utf-8"), seed)
+    value = _digest(text.encode("utf-8"), seed)
     return value - 2**64 if value >= 2**63 else value
 
 
-def hash_int64(values: npt.NDArray[np.int64], seed: int = 0) -> npt.NDArray[np.int64]:
+def hash_texts(texts: Sequence[str], seed: int = 0) -> IdArray:
+    """XXH64 of the UTF-8 bytes of each text, as int64 [len(texts)].
+
+    Raises:
+        InputError: an element is no text, or has lone surrogates; it names the position.
+    """
+    listed = texts if isinstance(texts, list) else list(texts)
+    hashes, states, unhashed = hash_values(listed, seed, ())
+    if unhashed:
+        number = int(states.argmax())
+        if isinstance(listed[number], str):
+            raise InputError(f"the text at {number} is not valid Unicode")
+        raise InputError(f"expected texts, got {type(listed[number]).__name__} at {number}")
+    return hashes
+
+
+def hash_values(
+    values: list[Any], seed: int, missing: tuple[str | None, ...]
+) -> tuple[IdArray, StateArray, int]:
+    """XXH64 of the texts among `values`; the elements of `missing` stand for no value.
+
+    Returns:
+        int64 [n], the hashes, 0 of what is not hashed; uint8 [n], HASHED, MISSING, or UNREAD for
+        what is no text or not valid Unicode; and how many are not HASHED.
+    """
+    hashes = np.empty(len(values), dtype=np.int64)
+    states = np.empty(len(values), dtype=np.uint8)
+    if COMPILED:
+        return hashes, states, _native.hash_texts(values, seed, missing, hashes, states)
+    return hashes, states, _hash_values_in_python(values, seed, missing, hashes, states)
+
+
+def _hash_values_in_python(
+    values: list[Any],
+    seed: int,
+    missing: tuple[str | None, ...],
+    hashes: IdArray,
+    states: StateArray,
+) -> int:
+    """As the compiled `hash_texts`; every distinct text is hashed once."""
+    known: dict[str | None, tuple[int, int]] = dict.fromkeys(missing, (0, MISSING))
+    for number, value in enumerate(values):
+        if isinstance(value, str) and value not in known:
+            try:
+                known[value] = hash_string(value, seed), HASHED
+            except UnicodeEncodeError:
+                known[value] = 0, UNREAD
+        is_known = value is None or isinstance(value, str)
+        hashes[number], states[number] = known.get(value, (0, UNREAD)) if is_known else (0, UNREAD)
+    return int(np.count_nonzero(states))
+
+
+def hash_int64(values: npt.NDArray[np.int64], seed: int = 0) -> IdArray:
     """XXH64 of each integer's 8 little-endian bytes, element by element, as int64."""
-    words = np.ascontiguousarray(values, dtype=np.int64).view(np.uint64)
+    whole = np.ascontiguousarray(values, dtype=np.int64)
+    if not COMPILED:
+        return _hash_int64_in_python(whole, seed)
+    hashes = np.empty_like(whole)
+    _native.hash_integers(whole, seed, hashes)
+    return hashes
+
+
+def _hash_int64_in_python(values: IdArray, seed: int) -> IdArray:
+    """As `hash_int64`, by operations of numpy on the whole array."""
+    words = values.view(np.uint64)
     p1, p2, p3, p4 = (np.uint64(p) for p in (_P1, _P2, _P3, _P4))
     with np.errstate(over="ignore"):
         mixed = _rotl_array(words * p2, 31) * p1

@@ -16,6 +16,7 @@ from ondevice.engines import Engine, open_engine
 from ondevice.engines.native import NativeEngine
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, to_int64
+from ondevice.hashing import IdArray
 from ondevice.info import InputSpec, ModelInfo
 
 Values = Sequence[Any] | npt.NDArray[Any]
@@ -128,16 +129,16 @@ class Model:
             InputError: a missing or unknown input, a wrong dtype or shape, an empty batch, or an
                 ID that the model rejects.
         """
-        if self._quick is not None and not raw:  # arrays that need no conversion
+        request = self._encoded(inputs) if raw else inputs
+        if self._quick is not None:  # arrays that need no conversion
             try:
-                quick = self._quick.predict(inputs)
+                quick = self._quick.predict(request)
             except InputError:  # an ID: the checks below say of which input
                 quick = None
             if quick is not None:
                 return quick
-        return self._scores(
-            self.runner.run(checked_inputs(self.inputs, self._encoded(inputs, raw)))
-        )
+        _check_mapping(request)
+        return self._scores(self.runner.run(checked_inputs(self.inputs, request)))
 
     def rank(
         self, context: Mapping[str, Values], candidates: Mapping[str, Values], *, raw: bool = False
@@ -153,16 +154,18 @@ class Model:
             InputError: as in `predict`; also a context value that is not single, or an input
                 named in both.
         """
-        if self._quick is not None and not raw:
+        shared = self._encoded(context) if raw else context
+        varied = self._encoded(candidates) if raw else candidates
+        if self._quick is not None:
             try:
-                quick = self._quick.rank(context, candidates)
+                quick = self._quick.rank(shared, varied)
             except InputError:
                 quick = None
             if quick is not None:
                 return quick
-        shared = self._encoded(context, raw)
+        _check_mapping(shared)
+        _check_mapping(varied)
         single = {name: _array(str(name), values) for name, values in shared.items()}
-        varied = self._encoded(candidates, raw)
         many = {name: _array(str(name), values) for name, values in varied.items()}
         if both := sorted(str(name) for name in single if name in many):
             raise InputError(f"inputs given as context and as candidates: {', '.join(both)}")
@@ -188,12 +191,15 @@ class Model:
         names = self.info.outputs
         return outputs[names[0]] if len(names) == 1 else {name: outputs[name] for name in names}
 
-    def _encoded(self, inputs: Mapping[str, Values], raw: bool) -> Mapping[str, Values]:
-        if not isinstance(inputs, Mapping):
-            raise InputError(f"expected a mapping of input names, got {type(inputs).__name__}")
-        if not raw:
-            return inputs
+    def _encoded(self, inputs: Mapping[str, Values]) -> dict[str, IdArray]:
+        _check_mapping(inputs)
         return self.features.encode(inputs)
+
+
+def _check_mapping(inputs: Any) -> None:
+    """Refuse a request that is no mapping. Raises InputError."""
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"expected a mapping of input names, got {type(inputs).__name__}")
 
 
 def checked_inputs(

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from ondevice.errors import InputError
-from ondevice.features import FloatArray
 from ondevice.models.data.statistics import NumberSummary, quantiles
+from ondevice.raw_values import FloatArray
 
 Scale = Literal["quantile", "log"]
 SCALES: tuple[Scale, ...] = get_args(Scale)

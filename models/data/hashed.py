@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.cells import Cells, RawKind
-from ondevice.errors import InputError, needs_extra
+from ondevice.errors import InputError
 from ondevice.features import (
     PADDING_ID,
     Encoding,
@@ -19,13 +19,11 @@ from ondevice.features import (
     bucket_ids,
     vocabulary_ids,
 )
+from ondevice.hashing import xxh64
 from ondevice.models.click_log import ClickLog, Splits
 from ondevice.models.data.buckets import Scale, boundaries
 from ondevice.models.data.spool import Spool, chunked_take
 from ondevice.models.data.statistics import ValueCounts, chunks
-
-with needs_extra("hashing a click log", "train"):
-    import xxhash
 
 IdArray = npt.NDArray[np.int64]
 
@@ -156,21 +154,8 @@ def hashed_field(
     as `cells` says, by default an empty text as missing. With a `length` it is a sequence.
     """
     encoding: Encoding = "bucket" if kind == "number" else "hash"
-    seed = xxhash.xxh64_intdigest(name.encode("utf-8"), 0)
+    seed = xxh64(name.encode("utf-8"))
     return Field(name, kind, encoding, seed, cells=cells or Cells(), length=length)
-
-
-def hash_strings(values: Collection[str], seed: int) -> IdArray:
-    """XXH64 of the UTF-8 bytes of each string, int64 [len(values)].
-
-    Equal to `ondevice.hashing.hash_string`, through the xxhash package for speed.
-
-    Raises:
-        UnicodeEncodeError: a string holds lone surrogates.
-    """
-    digest = xxhash.xxh64_intdigest
-    hashes = (digest(value.encode("utf-8"), seed) for value in values)
-    return np.fromiter(hashes, dtype=np.uint64, count=len(values)).view(np.int64)
 
 
 def split_rows(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ondevice.cells import Cells
 from ondevice.errors import DataError, InputError
 from ondevice.features import FeatureSpec, Field
+from ondevice.hashing import hash_texts
 from ondevice.models.data.arrow_chunks import ipc_chunks, parquet_chunks, table_chunks
 from ondevice.models.data.builder import LogBuilder, Rows, ordered_by_part
 from ondevice.models.data.cache import cache_key, cached_log
@@ -30,7 +31,7 @@ from ondevice.models.data.columns import (
     zero_one,
 )
 from ondevice.models.data.description import LogDescription
-from ondevice.models.data.hashed import FieldSettings, HashedLog, IdArray, hash_strings
+from ondevice.models.data.hashed import FieldSettings, HashedLog, IdArray
 from ondevice.models.data.json_rows import read_objects
 from ondevice.models.data.parts import LogFile, find_files
 from ondevice.models.data.rows import read_rows
@@ -313,8 +314,8 @@ def _text_hashes(chunk: Chunk, column: str, faults: Faults) -> IdArray:
     found = chunk.values(column)
     texts = ["" if value is None else str(value) for value in found.values]
     try:
-        return found.spread(hash_strings(texts, 0))
-    except UnicodeEncodeError:
+        return found.spread(hash_texts(texts))
+    except InputError:
         faults.add(column, np.ones(len(chunk), dtype=bool), "expected text in the file's encoding")
         return np.zeros(len(chunk), np.int64)
 

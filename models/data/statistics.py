@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.features import PADDING_ID, FloatArray
+from ondevice.features import PADDING_ID
+from ondevice.raw_values import FloatArray
 
 IdArray = npt.NDArray[np.int64]
 CHUNK = 1 << 20  # values looked at at once, so that a mapped column is never in memory as a whole

@@ -5,9 +5,7 @@
  * has kept since 1.7; at import that layout is compared with what a real array says of itself,
  * and where it differs the buffer protocol is used.
  */
-#define Py_LIMITED_API 0x030b0000
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "python/binding.h"
 
 #include "core/limits.h"
 #include "ondevice.h"
@@ -471,20 +469,13 @@ static PyObject *available(PyObject *module, PyObject *unused) {
   return list;
 }
 
-static PyObject *hash_bytes(PyObject *module, PyObject *arguments) {
-  Py_buffer data;
-  unsigned long long seed;
-  (void)module;
-  if (!PyArg_ParseTuple(arguments, "y*K", &data, &seed)) return NULL;
-  uint64_t value = od_hash(data.buf, (size_t)data.len, seed);
-  PyBuffer_Release(&data);
-  return PyLong_FromUnsignedLongLong(value);
-}
-
 static PyMethodDef FUNCTIONS[] = {
     {"open", open_model, METH_VARARGS, "open(path, kernels, full_check): a Model."},
     {"kernels_available", available, METH_NOARGS, "Kernels this processor can run, best first."},
     {"xxh64", hash_bytes, METH_VARARGS, "xxh64(data, seed)."},
+    {"hash_integers", hash_integers, METH_VARARGS, "hash_integers(values, seed, hashes)."},
+    {"hash_texts", hash_texts, METH_VARARGS,
+     "hash_texts(values, seed, missing, hashes, states): how many values are not hashed."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "ondevice._native",

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
-from ondevice.hashing import hash_string, xxh64
+from ondevice.hashing import xxh64
 from ondevice.models.data import HashedLog, cardinalities, encode, hashed_field, split, split_rows
-from ondevice.models.data.hashed import hash_strings
 
 
 def make_log(**columns: list[int]) -> HashedLog:
@@ -23,11 +22,6 @@ def test_seed_of_a_field_is_the_hash_of_its_name():
     assert hashed_field("user").seed == xxh64(b"user", 0)
     # a golden value, so that models trained yesterday still match
     assert hashed_field("user").seed == 4440828080198502894
-
-
-@given(st.text(), st.integers(0, 2**64 - 1))
-def test_string_hashes_equal_the_runtime_ones(text, seed):
-    assert hash_strings([text], seed).tolist() == [hash_string(text, seed)]
 
 
 def test_split_is_the_documented_permutation():

@@ -132,6 +132,9 @@ def label_column(
         return np.array([label.parse(value) for value in values], dtype=np.float32)
 
     column = chunk.values(label.column)
+    if column.positions is None and isinstance(column.values, np.ndarray):
+        distinct, positions = np.unique(column.values, return_inverse=True)
+        column = Column(distinct, positions)
     return _by_value(chunk, label.column, column, labels, None, faults)
 
 

@@ -90,12 +90,9 @@ class Model:
     def _quick(self) -> NativeEngine | None:
         """The engine that takes a dict of arrays unchecked: it finds every fault itself.
 
-        Not so where a model adds to its IDs: one out of range would reach another field's rows; or
-        where it computes with them. It also returns only the first output.
+        It returns only the first output.
         """
-        columns = any(isinstance(item.id_limit, tuple) for item in self.inputs)
-        computed = any(item.id_computed for item in self.inputs)
-        return None if columns or computed or len(self.outputs) > 1 else self._native
+        return None if len(self.outputs) > 1 else self._native
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

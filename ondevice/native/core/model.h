@@ -25,6 +25,19 @@ typedef struct {
   uint64_t place, single_place; /* roots: first byte in the rows' and in the context's memory */
 } od_value;
 
+/* The legal values of an ID, or of every one in a row; float32 ones lie between two numbers. */
+typedef struct {
+  int64_t low, high;
+  float below, above;
+  uint8_t limited; /* 0: every value is legal */
+} od_id_bound;
+
+typedef struct {
+  od_id_bound *bounds;
+  uint32_t count; /* 0: no limits; 1: the same for all elements of a row; otherwise one for each */
+  uint8_t unguarded; /* no lookup refuses what lies outside */
+} od_id_limits;
+
 typedef struct {
   od_op op;
   uint32_t number; /* in the plan, for errors */
@@ -66,6 +79,8 @@ struct od_model {
   size_t info_size;
   od_tensor *inputs, *outputs;
   uint32_t input_count, output_count;
+  od_id_limits *id_limits; /* by input */
+  uint32_t unguarded_inputs;
   int32_t *output_values;
 
   od_value *values;

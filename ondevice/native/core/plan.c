@@ -2,7 +2,7 @@
  *
  * plan_tables.c reads its tables, plan_nodes.c its nodes, plan_lookups.c those that look up tables.
  */
-#include "core/plan.h"
+#include "core/id_limits.h"
 
 od_status od_plan_no_memory(od_planner *p) {
   return od_fail(p->error, OD_E_MEMORY, "out of memory for the plan");
@@ -137,7 +137,8 @@ static od_status read_input(od_planner *p, const od_json *names, const od_json *
   value->dtype = tensor->is_float ? OD_F32 : OD_I64;
   value->batched = 1;
   value->input = (int32_t)p->model->input_count++;
-  return read_shape(p, shape, tensor, value);
+  OD_CHECK(read_shape(p, shape, tensor, value));
+  return od_plan_id_limits(p, item, tensor, &p->model->id_limits[value->input]);
 }
 
 /* The description lists the inputs in the order of the public interface, with their shapes. */
@@ -147,7 +148,8 @@ static od_status read_inputs(od_planner *p, const od_json *plan, const od_json *
   if (!list || list->kind != OD_J_LIST || list->size != names->size)
     return od_fail(p->error, OD_E_FORMAT, "the description's inputs differ from the plan's");
   p->model->inputs = od_take(&p->model->arena, list->size, sizeof(od_tensor));
-  if (!p->model->inputs) return od_plan_no_memory(p);
+  p->model->id_limits = od_take(&p->model->arena, list->size, sizeof(od_id_limits));
+  if (!p->model->inputs || !p->model->id_limits) return od_plan_no_memory(p);
   for (const od_json *item = list->first; item; item = item->next)
     OD_CHECK(read_input(p, names, item));
   return OD_OK;

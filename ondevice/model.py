@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ondevice.engines import Engine, open_engine
 from ondevice.engines.native import NativeEngine
+from ondevice.engines.native_sizes import SizedNativeEngine
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, to_int64
 from ondevice.info import InputSpec, ModelInfo
@@ -45,7 +46,7 @@ def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
     """
     location = Path(path)
     name, runner, info = open_engine(location, engine, threads)
-    native = runner if isinstance(runner, NativeEngine) else None
+    native = runner if isinstance(runner, NativeEngine | SizedNativeEngine) else None
     return Model(location, name, runner, info, native)
 
 
@@ -74,7 +75,9 @@ class Model:
     engine: str
     runner: Engine
     info: ModelInfo
-    _native: NativeEngine | None = field(default=None, repr=False, compare=False)
+    _native: NativeEngine | SizedNativeEngine | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def __repr__(self) -> str:
         """One line: the file, the engine, inputs and outputs."""
@@ -90,9 +93,10 @@ class Model:
     def _quick(self) -> NativeEngine | None:
         """The engine that takes a dict of arrays unchecked: it finds every fault itself.
 
-        It returns only the first output.
+        It returns only the first output, and takes one size of every axis.
         """
-        return None if len(self.outputs) > 1 else self._native
+        quick = isinstance(self._native, NativeEngine) and len(self.outputs) == 1
+        return self._native if quick else None
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

@@ -498,21 +498,3 @@ od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_co
   if (s->fault.kind) return report(s, &s->fault, inputs, is_context, rows, error);
   return s->trouble ? report_trouble(s, error) : OD_OK;
 }
-
-od_status od_run_constants(od_model *model, od_error *error) {
-  for (uint32_t i = 0; i < model->node_count; i++) {
-    const od_node *node = &model->nodes[i];
-    if (!node->constant) continue;
-    od_rows in[OD_MAX_CONSTANT_INPUTS];
-    if (node->input_count > OD_MAX_CONSTANT_INPUTS)
-      return od_fail(error, OD_E_UNSUPPORTED, "plan: node %u has more than %u constant inputs",
-                     (uint64_t)node->number, (uint64_t)OD_MAX_CONSTANT_INPUTS);
-    for (uint32_t j = 0; j < node->input_count; j++)
-      in[j] = (od_rows){node->inputs[j] < 0 ? NULL : model->values[node->inputs[j]].data, 0};
-    char *out = (char *)(uintptr_t)model->values[node->output].data;
-    if (od_execute(node, model->values, in, out, 0, 1))
-      return od_fail(error, OD_E_FORMAT, "plan: node %u: an index or a divisor is out of range",
-                     (uint64_t)node->number);
-  }
-  return OD_OK;
-}

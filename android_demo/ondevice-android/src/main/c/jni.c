@@ -49,7 +49,7 @@ static int copy_path(JNIEnv *env, jbyteArray path, char *text) {
 
 static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
   od_error why;
-  od_options options = {NULL, &od_page_allocator, -1};
+  od_options options = {.allocator = &od_page_allocator, .full_check = -1};
   if (refused) {
     tell(env, error, OD_E_SYSTEM, od_error_text(refused));
     return 0;

@@ -18,7 +18,11 @@ final class ModelInfo {
     private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
             "vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells");
     private static final List<String> CELL_KEYS = Arrays.asList("missing", "separator", "column",
-            "part");
+            "part", "form", "utc_offset");
+    private static final List<String> FORMS = Arrays.asList("boolean", "iso", "seconds",
+            "milliseconds");
+    private static final List<String> SHORT_PARTS = Arrays.asList("hour", "weekday");
+    private static final List<String> PARTS = Arrays.asList("hour", "weekday", "day", "month");
 
     final List<String> inputs = new ArrayList<String>();
     final List<Boolean> floats = new ArrayList<Boolean>(); // whether they take numbers
@@ -170,10 +174,17 @@ final class ModelInfo {
             throw new ModelFileException("description: cells: empty separator");
         }
         String part = item.get("part") == null ? null : text(item.get("part"), "cells: part");
-        if (part != null && !part.equals("hour") && !part.equals("weekday")) {
-            throw new ModelFileException("description: cells: part " + part);
+        String form = item.get("form") == null ? null : text(item.get("form"), "cells: form");
+        long offset = item.get("utc_offset") == null ? 0
+                : number(item, "utc_offset").toLong();
+        if (form != null && !FORMS.contains(form)
+                || part != null && !(form == null ? SHORT_PARTS : PARTS).contains(part)
+                || part != null && "boolean".equals(form)
+                || offset != 0 && (part == null || form == null || Math.abs(offset) >= 24 * 60)) {
+            throw new ModelFileException("description: cells: form " + form + ", part " + part
+                    + " and utc_offset " + offset + " do not go together");
         }
-        return new Cells(missing, separator, part);
+        return new Cells(missing, separator, part, form, offset);
     }
 
     private void readVectors(Map<String, Object> vectors) {

@@ -23,6 +23,7 @@ from ondevice.converters.lowering.unsupported import LackingOperatorsError, lack
 from ondevice.converters.one_thread import one_thread
 from ondevice.converters.pipeline import TARGETS as TARGET_STAGES
 from ondevice.converters.pipeline import TargetModels
+from ondevice.converters.random_states import same_random_states
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.onnx_source import OnnxSource
 from ondevice.converters.source.torch_source import Source, TorchSource
@@ -116,6 +117,7 @@ class _Prepared:
 
 
 @one_thread()
+@same_random_states()
 def convert(
     module: nn.Module | str | Path,
     example_inputs: Any,
@@ -137,7 +139,8 @@ def convert(
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
-    The report, `name`.report.json, and the model card, `name`.md, are written beside the files.
+    The report, `name`.report.json, and the model card, `name`.md, are written beside the files. The
+    module stays as it is, also where conversion fails, and so do the states of random numbers.
 
     Args:
         module: any module that `torch.onnx.export` can export. It takes IDs and numbers as

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -85,29 +88,46 @@ def name_keywords(module: nn.Module, names: Iterable[str]) -> None:
     module.forward = named
 
 
-def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+def _copied(module: nn.Module, copies: dict[int, Any]) -> nn.Module:
     """The same structure over the same tensors; small buffers are copied.
 
     Not `copy.deepcopy`, which would copy tables and whatever else a module refers to.
+
+    Args:
+        module: a module.
+        copies: of what has been copied, by the identity of the original.
     """
     module = unwrapped(module)
     if id(module) in copies:
-        return copies[id(module)]
+        return copies[id(module)]  # type: ignore[no-any-return]
     kind = type(module)
     copied: Any = kind.__new__(kind)
     copies[id(module)] = copied
-    state = dict(module.__dict__)
-    for key, value in state.items():
-        if isinstance(value, dict):  # parameters, buffers, hooks
-            state[key] = value.copy()
+    state = {key: _copied_value(value, copies) for key, value in module.__dict__.items()}
     state["_compiled_call_impl"] = None  # of module.compile()
     state["_buffers"] = {name: _copied_if_small(buffer) for name, buffer in module._buffers.items()}
-    state["_modules"] = {
-        name: None if part is None else _copied(part, copies)
-        for name, part in module._modules.items()
-    }
     copied.__dict__.update(state)
     return copied  # type: ignore[no-any-return]
+
+
+def _copied_value(value: Any, copies: dict[int, Any]) -> Any:
+    """An attribute of a module for its copy: containers are copied, and methods bound anew."""
+    if isinstance(value, nn.Module):
+        return _copied(value, copies)
+    if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+        return MethodType(value.__func__, _copied(value.__self__, copies))
+    if type(value) is tuple:
+        return tuple(_copied_value(item, copies) for item in value)
+    if not isinstance(value, dict | list | set | deque):
+        return value
+    if id(value) not in copies:
+        copied: Any = copy.copy(value)
+        copies[id(value)] = copied
+        if isinstance(value, dict):  # parameters, submodules and hooks too
+            copied.update({key: _copied_value(item, copies) for key, item in value.items()})
+        elif isinstance(value, list):
+            copied[:] = [_copied_value(item, copies) for item in value]
+    return copies[id(value)]
 
 
 def _copied_if_small(buffer: torch.Tensor | None) -> torch.Tensor | None:

@@ -19,6 +19,10 @@ from ondevice.errors import SpecError, UnsupportedError
 
 # A buffer that forward may write to, such as a counter, is smaller; tables are larger and shared.
 MAX_COPIED_BUFFER = 1 << 20  # bytes
+# Attributes of the module that torch.export makes of a graph, which its own parts may not be called
+_RESERVED = (
+    set(dir(torch.fx.GraphModule(nn.Module(), torch.fx.Graph()))) | {"range_constraints"}
+) - set(dir(nn.Module()))
 
 
 def prepared_module(module: nn.Module) -> nn.Module:
@@ -40,6 +44,7 @@ def prepared_module(module: nn.Module) -> nn.Module:
             _settle_parametrizations(part)
             _settle_hooks(part)
             _shorten_rows(part)
+    _rename_reserved(copied)
     return copied
 
 
@@ -181,6 +186,30 @@ def _shorten_rows(part: nn.Module) -> None:
         rows = shortened(part.weight.detach(), float(part.max_norm), float(part.norm_type))
         part._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
     part.max_norm = None
+
+
+def _rename_reserved(module: nn.Module) -> None:
+    """Names that the exporter's graphs need themselves, such as `graph` or `meta`, get others.
+
+    Forward still finds what it names so.
+    """
+    found: dict[str, Any] = {}
+    for holder in (module._parameters, module._buffers, module._modules):
+        for name in _RESERVED & holder.keys():
+            renamed = f"{name}_"
+            while hasattr(module, renamed):
+                renamed += "_"
+            holder[renamed] = holder.pop(name)
+            found[name] = _alias(renamed)
+    if found:
+        kind = type(module)
+        module.__class__ = type(kind.__name__, (kind,), found)
+
+
+def _alias(name: str) -> property:
+    return property(
+        lambda module: getattr(module, name), lambda module, value: setattr(module, name, value)
+    )
 
 
 def shortened(rows: torch.Tensor, max_norm: float, norm_type: float = 2.0) -> torch.Tensor:

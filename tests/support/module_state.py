@@ -1,4 +1,4 @@
-"""What a conversion must leave as it was: a module, the states of random numbers and torch's own."""
+"""What a conversion must leave as it was: a module, states of random numbers, settings of torch."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from zoo import (
     field_networks,
+    gated_networks,
     matrix_networks,
     next_item_networks,
     sequence_networks,
@@ -32,6 +33,7 @@ NETWORKS = (
     *tabular_networks.NETWORKS,
     *sequence_networks.NETWORKS,
     *next_item_networks.NETWORKS,
+    *gated_networks.NETWORKS,
 )
 ENGINES = {
     "native": ("odm", "native"),

@@ -1,4 +1,4 @@
-"""Some fifty click networks, written the ways public libraries write them, in every target."""
+"""Sixty click networks, written the ways public libraries write them, in every target."""
 
 import shutil
 import warnings

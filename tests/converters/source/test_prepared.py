@@ -242,3 +242,26 @@ def test_one_tensor_for_two_inputs(tmp_path):
 def test_what_is_no_module(tmp_path):
     with pytest.raises((SpecError, FileFormatError)):
         convert({"a": 1}, (ITEM,), tmp_path)
+
+
+class NamedAsInGraphs(Clicks):
+    """Parts that are called as attributes of torch's exported graphs."""
+
+    def __init__(self):
+        super().__init__()
+        self.graph, self.meta = nn.Linear(16, 16), nn.Parameter(torch.rand(16))
+        self.register_buffer("code", torch.rand(16))
+        self.meta_ = 0.5
+
+    def forward(self, item, user):
+        both = torch.cat([self.items(item), self.users(user)], -1)
+        both = self.graph(both * self.meta + self.code * self.meta_)
+        return torch.sigmoid(self.head(both)).squeeze(-1)
+
+
+def test_parts_may_be_called_as_torch_calls_its_own(tmp_path):
+    module = NamedAsInGraphs().eval()
+    convert(module, (ITEM, USER), tmp_path, tables="f32")
+    with torch.no_grad():
+        right = module(ITEM, USER).numpy()
+    assert_equal_everywhere(module, tmp_path, right, {"item": ITEM.numpy(), "user": USER.numpy()})

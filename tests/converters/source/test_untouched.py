@@ -1,4 +1,4 @@
-"""The caller's module, example inputs and random numbers stay as they were, whatever forward does."""
+"""The caller's module, examples and random numbers stay as they were, whatever forward does."""
 
 import random
 
@@ -122,7 +122,7 @@ def test_forward_changes_only_the_copy(kind, tmp_path):
 
 class DrawsNumbers(Clicks):
     def forward(self, item, user):
-        noise = torch.rand(1) + random.random() + np.random.rand()
+        noise = torch.rand(1) + random.random() + np.random.rand()  # noqa: S311
         return super().forward(item, user) + 0 * noise
 
 

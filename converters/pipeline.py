@@ -36,6 +36,7 @@ from ondevice.converters.source.recognise import recognise_lookups
 from ondevice.converters.source.simplify import simplify, simplify_carefully
 from ondevice.converters.source.single_precision import single_precision
 from ondevice.converters.targets.merge import merge_lookups
+from ondevice.converters.targets.onnx.integer_sums import exact_integer_sums
 
 Form = TypeVar("Form", ir.Model, CapturedModel, PackedModel)
 
@@ -105,6 +106,11 @@ _MERGE = Stage(
     "Stock runtimes pay for every operator, the native engine does not. Before lowering: it looks "
     "for a Concat that one layer reads, which lowering may rewrite.",
 )
+_EXACT = Stage(
+    "exact integer sums",
+    exact_integer_sums,
+    "After merging, which looks for the operators of the exporter.",
+)
 LOWERING: tuple[Stage[PackedModel], ...] = (
     Stage(
         "batch first",
@@ -121,7 +127,7 @@ LOWERING: tuple[Stage[PackedModel], ...] = (
 )
 TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
     "odm": LOWERING,
-    "onnx": (_MERGE,),  # ONNX Runtime has all of ONNX's operators
+    "onnx": (_MERGE, _EXACT),  # ONNX Runtime has all of ONNX's operators
     "tflite": (_MERGE, *LOWERING),
 }
 

@@ -132,7 +132,7 @@ def _column(
     if use.computed[column] and spec.dtype == "int64":
         low, high = int(use.lows[column]), int(use.highs[column])
         return _computed_with(values, kind, low, high, rng, constants)
-    if limit < 0:
+    if limit < 0 or use.numbers[column]:
         if spec.dtype != "float32" or examples.size == 0 or not _is_broken(examples):
             return values
         between = rng.uniform(examples.min(), examples.max(), rows).astype(np.float32)

@@ -91,7 +91,8 @@ def input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[Inpu
         free = any(isinstance(size, str) for size in sizes[1:])
         low = _lowest(use, limits)
         computed = any(
-            known and limit is not None for known, limit in zip(use.computed, limits, strict=True)
+            known and limit is not None
+            for known, limit in zip(use.computed | use.numbers, limits, strict=True)
         )
         alike = not use.added and len(set(limits)) <= 1 and isinstance(low, int)
         if free or alike:  # all elements have the same limit
@@ -108,7 +109,7 @@ def _lowest(use: InputIds, limits: Sequence[int | None]) -> int | tuple[int, ...
     """The least legal value of elements that have a limit; a tuple where it differs."""
     lows = [
         0 if limit is None else int(low) if computed else use.lowest
-        for limit, low, computed in zip(limits, use.lows, use.computed, strict=True)
+        for limit, low, computed in zip(limits, use.lows, use.computed | use.numbers, strict=True)
     ]
     stated = {low for low, limit in zip(lows, limits, strict=True) if limit is not None}
     return tuple(lows) if len(stated) > 1 else next(iter(stated), 0)

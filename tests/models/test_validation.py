@@ -36,7 +36,7 @@ def test_markers_that_occur_must_be_the_models(kind, texts, marker, tmp_path):
     plain = log_of(tmp_path, texts, kind)
     marked = log_of(tmp_path, texts, kind, missing=("", marker))
     for log, trained in ((plain, marked), (marked, plain)):
-        with pytest.raises(InputError, match="'site' takes the cells .* as missing, the model "):
+        with pytest.raises(InputError, match=r"'site' takes the cells .* as missing, the model "):
             validation_from_log(log, features_of(trained))
     rows = validation_from_log(marked, features_of(marked)).inputs["site"]
     where = np.array(texts * 30)[_validation_rows(marked)] == marker

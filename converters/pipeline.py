@@ -32,6 +32,7 @@ from ondevice.converters.lowering.batch_first.rewrite import batch_first
 from ondevice.converters.lowering.replace import replace_operators
 from ondevice.converters.source.fold import fold_constants
 from ondevice.converters.source.narrow_rows import widen_rows
+from ondevice.converters.source.one_hot_layers import split_one_hot_layers
 from ondevice.converters.source.recognise import recognise_lookups
 from ondevice.converters.source.simplify import simplify, simplify_carefully
 from ondevice.converters.source.single_precision import single_precision
@@ -79,6 +80,12 @@ CLEANING: tuple[Stage[ir.Model], ...] = (
         single_precision,
         "After folding, so that constants of a float64 model are rounded once, when they are "
         "final; before lookups are recognised, which are float32.",
+    ),
+    Stage(
+        "split one-hot layers",
+        split_one_hot_layers,
+        "After folding, so that weights are constants; before lookups are recognised, which "
+        "the products become.",
     ),
 )
 

@@ -13,7 +13,11 @@ import onnx_ir as ir
 from ondevice.converters.graph import PackedModel
 from ondevice.converters.source.torch_source import Source
 from ondevice.converters.tables.packed_table import PackedTable
-from ondevice.converters.verify.graph_numbers import changing_numbers, may_divide_by_minus_one
+from ondevice.converters.verify.graph_numbers import (
+    changing_numbers,
+    may_divide_by_minus_one,
+    thresholds,
+)
 from ondevice.converters.verify.id_origins import LEAST, InputIds, input_ids
 from ondevice.converters.verify.legal_ids import answered_rows, with_legal_values
 from ondevice.converters.verify.probe import ANY, probe_inputs
@@ -38,12 +42,14 @@ class Domain:
     Attributes:
         inputs: what files say of them.
         uses: what their elements are used for.
-        constants: numbers near which the model may behave in another way.
+        constants: integers near which the model may behave in another way.
+        thresholds: such numbers of float32.
     """
 
     inputs: tuple[InputSpec, ...]
     uses: Mapping[str, InputIds]
     constants: tuple[int, ...]
+    thresholds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def domain_of(packed: PackedModel, source: Source) -> Domain:
     }
     asked = with_legal_values(source, {name: uses[name] for name in integers}, constants, integers)
     uses = {name: asked.get(name, use) for name, use in uses.items()}
-    return Domain(input_specs(packed, uses), uses, constants)
+    return Domain(input_specs(packed, uses), uses, constants, thresholds(graph))
 
 
 def _without_the_least(use: InputIds) -> InputIds:
@@ -124,7 +130,12 @@ def requests_of(source: Source, domain: Domain, rows: int) -> Requests:
         SpecError: it does not answer its own examples.
     """
     batch = probe_inputs(
-        domain.inputs, domain.uses, source.examples, rows, constants=domain.constants
+        domain.inputs,
+        domain.uses,
+        source.examples,
+        rows,
+        constants=domain.constants,
+        thresholds=domain.thresholds,
     )
     answered, accepted = answered_rows(source, batch)
     refused = {name: array[~accepted][:MOST_REFUSED] for name, array in batch.items()}

@@ -116,17 +116,18 @@ def _sum(builder: NodeBuilder, parts: Sequence[_Part], by_columns: bool) -> ir.V
     groups = [[part] for part in parts if part.is_table]
     if rest := [part for part in parts if not part.is_table]:
         groups.insert(0, rest)
-    total = None
-    for group in groups:
-        x = _joined(builder, group)
-        inputs = [x, _rows(builder.graph, node.inputs[1], group, by_columns)]
-        if total is None:
-            product = builder.op(node.op_type, *inputs, *node.inputs[2:], **dict(_options(node)))
-        else:
-            product = builder.op(node.op_type, *inputs, **dict(_options(node)))
-        product.type, product.shape = node.outputs[0].type, node.outputs[0].shape
-        total = product if total is None else builder.op("Add", total, product)
-        total.type, total.shape = node.outputs[0].type, node.outputs[0].shape
+    form = node.outputs[0]
+    products = []
+    for place, group in enumerate(groups):
+        rows = _rows(builder.graph, node.inputs[1], group, by_columns)
+        bias = () if place else node.inputs[2:]
+        inputs = (_joined(builder, group), rows, *bias)
+        products.append(builder.op(node.op_type, *inputs, **dict(_options(node))))
+        products[-1].type, products[-1].shape = form.type, form.shape
+    total = products[0]
+    for product in products[1:]:
+        total = builder.op("Add", total, product)
+        total.type, total.shape = form.type, form.shape
     return total
 
 

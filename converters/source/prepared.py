@@ -194,7 +194,8 @@ def _rename_reserved(module: nn.Module) -> None:
     Forward still finds what it names so.
     """
     found: dict[str, Any] = {}
-    for holder in (module._parameters, module._buffers, module._modules):
+    holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module._modules)
+    for holder in holders:
         for name in _RESERVED & holder.keys():
             renamed = f"{name}_"
             while hasattr(module, renamed):

@@ -38,11 +38,11 @@ class _WriteError(BaseException):
         self.memory = memory
 
 
-class _Watching(TorchDispatchMode):
+class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises _WriteError before an operator writes to memory that is shared with the caller."""
 
     def __init__(self, shared: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._shared = shared
 
     def __torch_dispatch__(
@@ -77,12 +77,12 @@ def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Ten
 def _copy(module: nn.Module, memory: int) -> None:
     """Copy some memory; tensors that shared it share the copy."""
     found = [item for item in _tensors(module) if _memory(item[2]) == memory]
-    storage = found[0][2].untyped_storage().clone()
+    storage = found[0][2].untyped_storage().clone()  # type: ignore[no-untyped-call]
     copies: dict[int, torch.Tensor] = {}
     for holder, name, tensor in found:
         if id(tensor) not in copies:
             fresh = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-            fresh.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[call-overload]
+            fresh.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
             is_parameter = isinstance(tensor, nn.Parameter)
             copies[id(tensor)] = nn.Parameter(fresh, False) if is_parameter else fresh
         holder[name] = copies[id(tensor)]

@@ -49,8 +49,9 @@ def exact_integer_sums(packed: PackedModel) -> PackedModel:
 
 def _is_of_truth_values(value: ir.Value) -> bool:
     node = value.producer()
-    is_cast = node is not None and node.op_type == "Cast" and node.inputs[0] is not None
-    return is_cast and node.inputs[0].dtype == ir.DataType.BOOL
+    if node is None or node.op_type != "Cast" or node.inputs[0] is None:
+        return False
+    return node.inputs[0].dtype == ir.DataType.BOOL
 
 
 def _summed(builder: NodeBuilder, value: ir.Value, axes: Sequence[int]) -> ir.Value:
@@ -73,13 +74,14 @@ def _summed(builder: NodeBuilder, value: ir.Value, axes: Sequence[int]) -> ir.Va
 
 def _multiplied(builder: NodeBuilder, value: ir.Value, axes: Sequence[int]) -> ir.Value | None:
     """Products of one element after another; None where there are many, or a free number."""
-    sizes = [(value.shape or ())[axis] for axis in axes]
-    if not all(isinstance(size, int) and 0 < size <= MOST_FACTORS for size in sizes):
+    every = [(value.shape or ())[axis] for axis in axes]
+    sizes = [size for size in every if isinstance(size, int) and 0 < size <= MOST_FACTORS]
+    if len(sizes) < len(every):
         return None
     for axis, size in zip(reversed(axes), reversed(sizes), strict=True):
         factors = [
             builder.op("Gather", value, builder.constant(place, np.int64), axis=axis)
-            for place in range(int(size))
+            for place in range(size)
         ]
         value = factors[0]
         for factor in factors[1:]:

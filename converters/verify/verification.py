@@ -16,6 +16,7 @@ import ondevice
 from ondevice.converters.source.torch_source import Source
 from ondevice.converters.tables.file_pages import release_file_pages
 from ondevice.converters.tables.packed_table import PackedTable
+from ondevice.converters.verify.number_inputs import NumberRequests, number_limits
 from ondevice.converters.verify.report import TargetReport
 from ondevice.difference import ScaleArray, largest_difference, output_scale
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
@@ -100,6 +101,7 @@ class Expected:
         auc: of the trained module on them.
         own_auc: of the module, where it was compressed after training and the two differ.
         refused: inputs of single requests that the torch module refuses.
+        numbers: requests with numbers of every magnitude, if any input holds integers that are.
     """
 
     batches: Sequence[dict[str, Array]]
@@ -111,6 +113,7 @@ class Expected:
     auc: float | None = None
     own_auc: float | None = None
     refused: Sequence[dict[str, Array]] = ()
+    numbers: NumberRequests | None = None
 
     @functools.cached_property
     def scales(self) -> dict[str, ScaleArray]:
@@ -270,6 +273,14 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
         auc=auc,
         files={item.name: (item.stat().st_size, sha256(item)) for item in model_files(file)},
     )
+
+
+def limits_of_numbers(files: Iterable[Path], expected: Expected) -> dict[str, int]:
+    """Bounds of numbers by input name, below which all engines agree with the torch module."""
+    if expected.numbers is None:
+        return {}
+    models = (load() for file in files for load in _loaders(file)[0])
+    return number_limits(models, _outputs, expected.numbers, expected.scales, TOLERANCE)
 
 
 def warn_of_answers(model: Model, refused: Iterable[Mapping[str, Array]]) -> None:

@@ -31,6 +31,7 @@ from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.lowering.batch_first.rewrite import batch_first
 from ondevice.converters.lowering.replace import replace_operators
 from ondevice.converters.source.fold import fold_constants
+from ondevice.converters.source.narrow_integers import widen_integers
 from ondevice.converters.source.narrow_rows import widen_rows
 from ondevice.converters.source.one_hot_layers import split_one_hot_layers
 from ondevice.converters.source.recognise import recognise_lookups
@@ -74,6 +75,12 @@ CLEANING: tuple[Stage[ir.Model], ...] = (
         "widen rows",
         widen_rows,
         "Before single precision, which refuses weights of 16 bits: tables of them become float32.",
+    ),
+    Stage(
+        "widen integers",
+        widen_integers,
+        "After rows are widened, which are narrow too; before lookups are recognised: IDs are "
+        "int64.",
     ),
     Stage(
         "single precision",

@@ -96,8 +96,9 @@ class Model:
 
         It returns only the first output, and takes one size of every axis.
         """
-        quick = isinstance(self._native, NativeEngine) and len(self.outputs) == 1
-        return self._native if quick else None
+        if len(self.outputs) > 1 or not isinstance(self._native, NativeEngine):
+            return None
+        return self._native
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

@@ -385,7 +385,24 @@ def _answers(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:
     except InputError as error:
         raise ParityError(
             f"{model.path.name} refuses requests that the module answers: {error}"
+            f"{_note_on_negative_ids(model, batch)}"
         ) from error
+
+
+def _note_on_negative_ids(model: Model, batch: Mapping[str, Array]) -> str:
+    """What may be the reason of a refusal: torch's `table[-1]` is the last row."""
+    negative = [
+        spec.name
+        for spec in model.inputs
+        if spec.dtype == "int64" and spec.id_limit is not None and spec.id_low == 0
+        if (batch[spec.name] < 0).any()
+    ]
+    if not negative:
+        return ""
+    return (
+        f"; the examples of {', '.join(negative)} hold negative IDs: torch counts those of "
+        "table[ids] from the end, files refuse them; give IDs from 0 on"
+    )
 
 
 def _outputs(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:

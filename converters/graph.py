@@ -16,6 +16,7 @@ from ondevice.spec import LookupSpec
 
 DOMAIN = "ondevice"
 LOOKUP = "Lookup"
+TREE_ENSEMBLE = "TreeEnsemble"  # its operands and attributes: ondevice.trees
 
 
 @dataclass(frozen=True)

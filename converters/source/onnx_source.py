@@ -18,6 +18,7 @@ from ondevice.converters.source.arguments import BATCH
 from ondevice.converters.source.export import OPSET
 from ondevice.converters.source.fold import origins
 from ondevice.converters.source.graph_reference import GraphReference
+from ondevice.converters.source.ml.outputs import number_outputs
 from ondevice.converters.source.names import name_values
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.id_origins import input_ids
@@ -50,10 +51,12 @@ class OnnxSource:
             ParityError: ONNX Runtime gives other results for its simplified graph.
         """
         self._path = path
-        read = _read(path)
+        proto = _loaded(path)
+        answers = number_outputs(proto)
+        read = _read(path, answers)
         self.names = tuple(str(value.name) for value in read.graph.inputs)
         self.outputs = tuple(str(value.name) for value in read.graph.outputs)
-        self._original = _session(path)
+        self._original = _session(path, None if answers is proto else answers)
         types = {item.name: item.type for item in self._original.get_inputs()}
         self._types = {name: _numpy_type(types[name]) for name in self.names}
         held = [value.const_value for value in read.graph.initializers.values()]
@@ -182,16 +185,20 @@ def _is_float(value: ir.Value) -> bool:
     return value.dtype is not None and value.dtype.is_floating_point()
 
 
-def _read(path: Path) -> ir.Model:
-    """An ONNX model of this opset with known shapes, its batch free."""
+def _loaded(path: Path) -> onnx.ModelProto:
+    """The content of an .onnx file; raises FileFormatError where it is none."""
     try:
-        proto = onnx.load(path)
+        return onnx.load(path)
     except FileNotFoundError as error:
         raise FileFormatError(f"{path}: no such file, or its external data is missing") from error
     except Exception as error:  # protobuf has errors of its own
         raise FileFormatError(
             f"{path}: not an ONNX model: {' '.join(str(error).split())}"
         ) from error
+
+
+def _read(path: Path, proto: onnx.ModelProto) -> ir.Model:
+    """An ONNX model of this opset with known shapes, its batch free."""
     _check_tensors(path, proto.graph)
     try:
         if any(
@@ -258,17 +265,19 @@ def _form(kind: onnx.TypeProto) -> str:
     return f"an {name} value" if name == "optional" else f"a {name}"
 
 
-def _session(model: Path) -> Any:
+def _session(path: Path, changed: onnx.ModelProto | None) -> Any:
+    """ONNX Runtime with a file, or with what its content was changed to."""
     with needs_extra("converting an .onnx file", "onnx"):
         import onnxruntime as ort
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     try:
-        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        model = str(path) if changed is None else changed.SerializeToString()
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no public base class for its errors
         raise FileFormatError(
-            f"{model}: ONNX Runtime cannot open it: {' '.join(str(error).split())}"
+            f"{path}: ONNX Runtime cannot open it: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -15,13 +15,14 @@ from ondevice.converters.dense.layers import (
     layer_report,
     nodes_of,
 )
-from ondevice.converters.graph import PackedLookup, PackedModel
+from ondevice.converters.graph import DOMAIN, TREE_ENSEMBLE, PackedLookup, PackedModel
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, fault
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.targets.tflite.dense import DenseWriter
 from ondevice.converters.targets.tflite.graph import GraphBuilder
 from ondevice.converters.targets.tflite.lookup import TfliteTable, write_lookup
 from ondevice.converters.targets.tflite.ops import OPERATORS
+from ondevice.converters.targets.tflite.trees import write_trees
 from ondevice.converters.targets.tflite.writer import FREE, TYPES, Shape, TfliteWriter
 from ondevice.errors import UnsupportedError
 
@@ -61,6 +62,9 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
                 _add_dense(builder, dense, layer, node)
             elif node in builder.fused or node.op_type == "Constant":
                 continue
+            elif node.domain == DOMAIN and node.op_type == TREE_ENSEMBLE:
+                if _known(builder, node.inputs[0]):
+                    builder.values[node.outputs[0]] = write_trees(builder, node)
             elif node.domain or node.op_type not in OPERATORS:
                 faults.append(fault(node))
             else:

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.converters.graph import CapturedLookup, PackedLookup
+from ondevice.converters.graph import DOMAIN, TREE_ENSEMBLE, CapturedLookup, PackedLookup
+from ondevice.converters.lowering.operands import constant_array
 from ondevice.converters.source.names import ORIGINAL_TYPE
 from ondevice.errors import InputError
 from ondevice.ops import OPERATORS, apply
+from ondevice.trees import BRANCH, index_of, kind_of
 
 Array = npt.NDArray[Any]
 
@@ -62,6 +64,8 @@ class InputIds:
             may matter; not so for numbers, which sums read.
         lows: per element that is computed with: its least legal value.
         highs: per element that is computed with: its greatest legal value.
+        thresholds: per element: the numbers with which tree ensembles compare it, ascending
+            float32.
     """
 
     limits: Array
@@ -72,6 +76,7 @@ class InputIds:
     computed: Array
     lows: Array
     highs: Array
+    thresholds: list[Array]
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ def input_ids(
     limits[tracer.computed & (limits == 2**63)] = -1
     limits[limits == -2] = -1
     computed = tracer.read & ~tracer.numbers & (limits == -1)
+    thresholds = _thresholds(graph, tracer)
     out = {}
     for name, start in tracer.starts.items():
         shape = shapes[name]
@@ -140,8 +146,28 @@ def input_ids(
             computed[part],
             tracer.lows[part],
             tracer.highs[part],
+            thresholds[part],
         )
     return out
+
+
+def _thresholds(graph: ir.Graph, tracer: _Tracer) -> list[Array]:
+    """By the place of each element: what tree ensembles compare it with."""
+    compared: list[list[Array]] = [[] for _ in range(tracer.size)]
+    for node in graph:
+        if node.domain != DOMAIN or node.op_type != TREE_ENSEMBLE:
+            continue
+        features = tracer.values.get(node.inputs[0])
+        thresholds, links = (constant_array(value) for value in node.inputs[1:3])
+        if not isinstance(features, _Places) or thresholds is None or links is None:
+            continue  # features that are computed have no values that are known to reach one
+        branch = kind_of(links) == BRANCH
+        tested, limits = index_of(links[branch]), thresholds[branch]
+        for place, at in enumerate(features.at[0]):
+            if at >= 0:
+                compared[at].append(limits[tested == place])
+    none = np.zeros(0, np.float32)
+    return [np.unique(np.concatenate([none, *arrays])) for arrays in compared]
 
 
 class _Tracer:

@@ -20,10 +20,9 @@ from ondevice.errors import FileFormatError, UnsupportedError
 
 def _regressor(builder: NodeBuilder, node: ir.Node) -> Outputs:
     targets = node.attributes.get_int("targets", 1)
-    transform = transform_of(node)
-    if targets == 1 and transform == "SOFTMAX":
-        raise UnsupportedError(f"{node.op_type}: SOFTMAX of a single target")
-    return [transformed(builder, _scores(builder, node, targets), transform)]
+    transform = transform_of(node)  # ONNX Runtime leaves it out for a single target
+    scores = _scores(builder, node, targets)
+    return [transformed(builder, scores, transform if targets > 1 else "NONE")]
 
 
 def _classifier(builder: NodeBuilder, node: ir.Node) -> Outputs:
@@ -36,12 +35,9 @@ def _classifier(builder: NodeBuilder, node: ir.Node) -> Outputs:
     scores = _scores(builder, node, rows)
     label = None
     if rows == 1 and classes == 2:
-        probability = transform == "NONE"
-        if transform == "SOFTMAX":
-            raise UnsupportedError(f"{node.op_type}: SOFTMAX of a single score")
         if labels is not None:
             label = class_labels(builder, exceeds(builder, scores, 0.0), labels)
-        return [label, both_classes(builder, scores, transform, probability=probability)]
+        return [label, both_classes(builder, scores, transform, probability=True)]
     if rows != classes:
         raise UnsupportedError(f"{node.op_type}: {rows} rows of weights for {classes} classes")
     if labels is not None:

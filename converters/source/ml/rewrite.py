@@ -39,13 +39,26 @@ def replace_ml(model: ir.Model) -> ir.Model:
     for number, node in enumerate(list(graph)):
         if node.domain != ML:
             continue
-        if node.inputs[0] is not None and node.inputs[0].shape is None:
-            passes.ShapeInferencePass()(model)  # what stands between two of these operators
+        if not all(value is None or _is_known(value) for value in node.inputs):
+            _infer_again(model)  # what stands between two of these operators
         builder = NodeBuilder(graph, node, f"ml.{number}")
         _replace(graph, node, builder)
     passes.ShapeInferencePass()(model)
     model.opset_imports.pop(ML, None)
     return model
+
+
+def _is_known(value: ir.Value) -> bool:
+    """Whether all sizes are known but for the first, that of the rows."""
+    return value.shape is not None and all(isinstance(size, int) for size in value.shape[1:])
+
+
+def _infer_again(model: ir.Model) -> None:
+    """Infer the shapes of standard operators anew; those of free sizes would stay as they are."""
+    for node in model.graph:
+        for value in () if node.domain == DOMAIN else node.outputs:
+            value.shape = None
+    passes.ShapeInferencePass()(model)
 
 
 def _replace(graph: ir.Graph, node: ir.Node, builder: NodeBuilder) -> None:
@@ -55,7 +68,8 @@ def _replace(graph: ir.Graph, node: ir.Node, builder: NodeBuilder) -> None:
         if new is None:
             if old.uses() or old.is_graph_output():
                 raise UnsupportedError(
-                    f"{node.op_type}: its labels are texts, and the model uses them"
+                    f"{node.op_type}: the model uses its labels, which are texts, or not those of "
+                    "the greater score"
                 )
             continue
         if new.producer() not in builder.nodes:

@@ -53,8 +53,8 @@ def both_classes(
 ) -> ir.Value:
     """The scores [rows, 2] of two classes of which only the second has one.
 
-    ONNX Runtime takes the score as a probability where no weight is negative, whatever the
-    transformation is; else the first class has the opposite score, and SOFTMAX is left out.
+    ONNX Runtime leaves SOFTMAX out. Without a logistic function it takes the score as a
+    probability where no weight is negative; else the first class has the opposite score.
 
     Args:
         builder: for the nodes.
@@ -62,7 +62,7 @@ def both_classes(
         transform: one of TRANSFORMS.
         probability: whether the score is taken as the second class's probability.
     """
-    if probability:
+    if probability and transform != "LOGISTIC":
         one = builder.constant([1.0])
         first = builder.typed_op("Sub", [one, score], _sizes(score), _FLOAT)
         return pair(builder, first, score)

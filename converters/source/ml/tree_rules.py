@@ -28,7 +28,6 @@ from ondevice.errors import UnsupportedError
 FloatArray = npt.NDArray[np.float32]
 
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")  # by their number in TreeEnsemble
-_TRANSFORM_NUMBERS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 
 
 def _regressor(builder: NodeBuilder, node: ir.Node) -> Outputs:
@@ -41,28 +40,22 @@ def _regressor(builder: NodeBuilder, node: ir.Node) -> Outputs:
             f"{node.op_type}: {base.size} base values for {nodes.targets} targets"
         )
     scores = shifted(builder, scores, base)
-    return [transformed(builder, scores, _transform_of_one(node, nodes.targets))]
+    transform = transform_of(node)  # ONNX Runtime leaves it out for a single target
+    return [transformed(builder, scores, transform if nodes.targets > 1 else "NONE")]
 
 
 def _tree_ensemble(builder: NodeBuilder, node: ir.Node) -> Outputs:
     """TreeEnsemble of version 5, which has numbers for what the older operators have names for."""
     nodes = read_tree_ensemble(node)
     number = node.attributes.get_int("aggregate_function", 1)
-    transform = node.attributes.get_int("post_transform", 0)
-    if not 0 <= number < len(_AGGREGATES) or not 0 <= transform < len(_TRANSFORM_NUMBERS):
+    if not 0 <= number < len(_AGGREGATES):
+        raise UnsupportedError(f"{node.op_type}: aggregate_function {number}")
+    if transform := node.attributes.get_int("post_transform", 0):
         raise UnsupportedError(
-            f"{node.op_type}: aggregate_function {number}, post_transform {transform}"
+            f"{node.op_type}: post_transform {transform}; ONNX and ONNX Runtime number it "
+            "differently: export the scores, and a Sigmoid or Softmax behind them"
         )
-    scores = _scores(builder, node, nodes, _AGGREGATES[number])
-    name = _TRANSFORM_NUMBERS[transform]
-    named = ir.node(node.op_type, [], {"post_transform": name})
-    return [transformed(builder, scores, _transform_of_one(named, nodes.targets))]
-
-
-def _transform_of_one(node: ir.Node, targets: int) -> str:
-    """The transformation of a regressor; ONNX Runtime leaves it out for a single target."""
-    transform = transform_of(node)
-    return transform if targets > 1 else "NONE"
+    return [_scores(builder, node, nodes, _AGGREGATES[number])]
 
 
 def _classifier(builder: NodeBuilder, node: ir.Node) -> Outputs:
@@ -71,18 +64,20 @@ def _classifier(builder: NodeBuilder, node: ir.Node) -> Outputs:
     transform, base = transform_of(node), _base_values(node)
     nodes = read_nodes(node, classes)
     scored = np.unique(nodes.target)
-    if classes < 2 or (classes == 2 and scored.size > 1 and base.size):
+    if classes == 2 and base.size and (scored.size > 1 or scored.max(initial=0) == 1):
         raise UnsupportedError(
             f"{node.op_type}: {classes} classes, {scored.size} with scores, and {base.size} base "
             "values; what ONNX Runtime computes then is not defined by ONNX"
         )
-    if classes == 2 and scored.size == 1:
+    if classes == 1:
+        return [None, shifted(builder, _scores(builder, node, nodes, "SUM"), base)]
+    if classes == 2 and scored.max(initial=0) == 0:
         return _binary(builder, node, nodes, labels, transform)
     if base.size not in (0, classes):
         raise UnsupportedError(f"{node.op_type}: {base.size} base values for {classes} classes")
     scores = shifted(builder, _scores(builder, node, nodes, "SUM"), base)
     label = None
-    if labels is not None:
+    if labels is not None and classes > 2:
         label = class_labels(builder, best_class(builder, scores), labels)
     return [label, transformed(builder, scores, transform)]
 
@@ -94,7 +89,7 @@ def _binary(
     labels: list[int] | None,
     transform: str,
 ) -> Outputs:
-    """Two classes whose trees score one of them."""
+    """Two classes of which the trees score only the first; ONNX Runtime means the second."""
     base = _base_values(node)
     if base.size > 1:
         raise UnsupportedError(f"{node.op_type}: {base.size} base values for one score")

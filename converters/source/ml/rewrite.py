@@ -10,6 +10,7 @@ from ondevice.converters.lowering.builder import NodeBuilder, Rule
 from ondevice.converters.lowering.rule_tables import joined
 from ondevice.converters.source.export import OPSET
 from ondevice.converters.source.ml import feature_rules, linear_rules, tree_rules
+from ondevice.converters.source.ml.operands import sizes_of
 from ondevice.errors import UnsupportedError
 
 ML = "ai.onnx.ml"
@@ -73,7 +74,7 @@ def _replace(graph: ir.Graph, node: ir.Node, builder: NodeBuilder) -> None:
                 )
             continue
         if new.producer() not in builder.nodes:
-            new = builder.typed_op("Identity", [new], list(new.shape or ()), new.dtype)
+            new = builder.typed_op("Identity", [new], sizes_of(new), new.dtype)
         old_values.append(old)
         new_values.append(new)
     ir.convenience.replace_nodes_and_values(

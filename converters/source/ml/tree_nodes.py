@@ -67,7 +67,7 @@ def read_nodes(node: ir.Node, targets: int) -> TreeNodes:
     tree, number = _integers(node, "nodes_treeids"), _integers(node, "nodes_nodeids")
     count = len(number)
     _check_count(node, count)
-    order, keys = _sorted_keys(node, tree, number)
+    numbers = _Numbers(node, tree, number)
     mode = _modes(node, count)
     branch = mode < len(COMPARISONS)
     true, false = (_integers(node, f"nodes_{way}nodeids", count) for way in ("true", "false"))
@@ -75,7 +75,7 @@ def read_nodes(node: ir.Node, targets: int) -> TreeNodes:
     missing = _integers(node, "nodes_missing_value_tracks_true", count, fallback=0)
     places = np.zeros((2, count), np.int64)
     for row, children in enumerate((true, false)):
-        places[row, branch] = _found(node, order, keys, tree[branch], children[branch])
+        places[row, branch] = numbers.places(tree[branch], children[branch])
     is_child = np.zeros(count, bool)
     is_child[places[:, branch]] = True
     nodes = TreeNodes(
@@ -86,7 +86,7 @@ def read_nodes(node: ir.Node, targets: int) -> TreeNodes:
         false=places[1],
         missing=missing != 0,
         roots=_single_roots(node, tree, np.flatnonzero(~is_child)),
-        leaf=_found(node, order, keys, leaf_tree, leaf),
+        leaf=numbers.places(leaf_tree, leaf),
         target=_integers(node, f"{kind}_ids", len(leaf)),
         weight=_reals(node, f"{kind}_weights", len(leaf)).astype(np.float32),
         targets=targets,
@@ -211,30 +211,42 @@ def _tensor(node: ir.Node, name: str, count: int) -> Array:
     return values
 
 
-def _sorted_keys(node: ir.Node, tree: Array, number: Array) -> tuple[Array, tuple[Array, Array]]:
-    """The order of nodes by tree and number, and both in that order."""
-    if len(tree) != len(number):
-        raise FileFormatError(f"{_where(node)}: {len(tree)} nodes_treeids, expected {len(number)}")
-    order = np.lexsort((number, tree))
-    trees, numbers = tree[order], number[order]
-    if ((trees[1:] == trees[:-1]) & (numbers[1:] == numbers[:-1])).any():
-        raise FileFormatError(f"{_where(node)}: two nodes of a tree have one number")
-    return order, (trees, numbers)
+class _Numbers:
+    """Finds nodes by the number of their tree and their own."""
 
+    def __init__(self, node: ir.Node, tree: Array, number: Array) -> None:
+        """Take the numbers of all nodes; raises FileFormatError where two nodes have the same."""
+        if len(tree) != len(number):
+            raise FileFormatError(
+                f"{_where(node)}: {len(tree)} nodes_treeids, expected {len(number)}"
+            )
+        self._node = node
+        self._trees, self._numbers = np.unique(tree), np.unique(number)
+        keys, _ = self._keys(tree, number)
+        self._order = np.argsort(keys)
+        self._sorted = keys[self._order]
+        if (self._sorted[1:] == self._sorted[:-1]).any():
+            raise FileFormatError(f"{_where(node)}: two nodes of a tree have one number")
 
-def _found(
-    node: ir.Node, order: Array, keys: tuple[Array, Array], tree: Array, number: Array
-) -> Array:
-    """The places of nodes that are given by tree and number."""
-    if len(tree) != len(number):
-        raise FileFormatError(f"{_where(node)}: {len(tree)} trees for {len(number)} nodes")
-    known = np.rec.fromarrays(keys, names="tree,number")
-    wanted = np.rec.fromarrays((tree, number), names="tree,number")
-    at = np.minimum(np.searchsorted(known, wanted), len(order) - 1)
-    if len(wanted) and (known[at] != wanted).any():
-        raise FileFormatError(f"{_where(node)}: a node that does not exist is referred to")
-    places: Array = order[at]
-    return places
+    def places(self, tree: Array, number: Array) -> Array:
+        """The places of nodes; raises FileFormatError where one does not exist."""
+        if len(tree) != len(number):
+            raise FileFormatError(f"{_where(self._node)}: {len(tree)} trees, {len(number)} nodes")
+        keys, known = self._keys(tree, number)
+        at = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+        if not (known & (self._sorted[at] == keys)).all():
+            raise FileFormatError(f"{_where(self._node)}: it refers to a node that does not exist")
+        found: Array = self._order[at]
+        return found
+
+    def _keys(self, tree: Array, number: Array) -> tuple[Array, Array]:
+        """A key for each pair of numbers, and whether both occur."""
+        key, known = np.zeros(len(tree), np.int64), np.ones(len(tree), bool)
+        for values, given in ((self._trees, tree), (self._numbers, number)):
+            at = np.minimum(np.searchsorted(values, given), len(values) - 1)
+            known &= values[at] == given
+            key = key * len(values) + at
+        return key, known
 
 
 def _single_roots(node: ir.Node, tree: Array, roots: Array) -> Array:

@@ -63,8 +63,7 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
             elif node in builder.fused or node.op_type == "Constant":
                 continue
             elif node.domain == DOMAIN and node.op_type == TREE_ENSEMBLE:
-                if _known(builder, node.inputs[0]):
-                    builder.values[node.outputs[0]] = write_trees(builder, node)
+                _add_trees(builder, node)
             elif node.domain or node.op_type not in OPERATORS:
                 faults.append(fault(node))
             else:
@@ -106,6 +105,12 @@ def _add_lookup(
 def _add_dense(builder: GraphBuilder, dense: DenseWriter, layer: DenseLayer, node: ir.Node) -> None:
     if node is layer.nodes[0] and _known(builder, layer.x):
         builder.values[layer.output] = dense.write(layer, builder.tensor(layer.x))
+
+
+def _add_trees(builder: GraphBuilder, node: ir.Node) -> None:
+    features = node.inputs[0]
+    if features is not None and _known(builder, features):
+        builder.values[node.outputs[0]] = write_trees(builder, node)
 
 
 def _add_node(builder: GraphBuilder, node: ir.Node) -> None:

@@ -168,8 +168,8 @@ class _Steps:
     def selected(self, x: Tensor, places: Tensor, at: Tensor | None) -> Tensor:
         """The feature of every row that each tree tests, float32 [rows, trees]."""
         shape = (x.shape[0], self.slots.trees)
-        axes = {"axis": 1, "batch_dims": 0 if at is None else 1}
-        return self.writer.op("GATHER", [x, places], shape, x.dtype, **axes)
+        batch_dims = 0 if at is None else 1
+        return self.writer.op("GATHER", [x, places], shape, x.dtype, axis=1, batch_dims=batch_dims)
 
 
 class _OneTest(_Steps):

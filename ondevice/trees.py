@@ -136,18 +136,19 @@ def _joined(
     """Scores float32 [rows, targets] of leaves [rows, trees], joined tree after tree."""
     join, start = _JOINS[aggregate]
     out = np.full((len(leaves), targets), start, np.float32)
+    link = nodes[leaves]
+    kind, target = kind_of(link), index_of(link)
+    single = kind == SCORE
+    if (~single & (kind != VECTOR)).any() or (target[single] >= targets).any():
+        raise IndexError(f"a leaf of another kind, or a target beyond {targets - 1}")
     lines = np.arange(len(leaves))
-    for leaf in leaves.T:
-        link = nodes[leaf]
-        kind, target = kind_of(link), index_of(link)
-        if ((kind != SCORE) & (kind != VECTOR)).any() or (target[kind == SCORE] >= targets).any():
-            raise IndexError(f"a leaf of another kind, or a target beyond {targets - 1}")
-        if (kind == VECTOR).any():
-            of_vector = kind == VECTOR
-            rows = vectors[place_of(link[of_vector])].reshape(-1, targets)
-            out[of_vector] = join(out[of_vector], rows)
-        if (kind == SCORE).any():
-            scored = lines[kind == SCORE]
-            at = (scored, target[kind == SCORE])
-            out[at] = join(out[at], thresholds[leaf[scored]])
+    if single.all():
+        join.at(out, (lines[:, None], target), thresholds[leaves])
+        return out
+    for tree in range(leaves.shape[1]):
+        scored = lines[single[:, tree]]
+        at = (scored, target[scored, tree])
+        out[at] = join(out[at], thresholds[leaves[scored, tree]])
+        rest = lines[~single[:, tree]]
+        out[rest] = join(out[rest], vectors[place_of(link[rest, tree])].reshape(-1, targets))
     return out

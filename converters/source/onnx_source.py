@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class OnnxSource:
         proto = _loaded(path)
         answers = number_outputs(proto)
         read = _read(path, answers)
+        _warn_of_labels(path, proto, answers)
         self.names = tuple(str(value.name) for value in read.graph.inputs)
         self.outputs = tuple(str(value.name) for value in read.graph.outputs)
         self._original = _session(path, None if answers is proto else answers)
@@ -197,6 +199,18 @@ def _loaded(path: Path) -> onnx.ModelProto:
         ) from error
 
 
+def _warn_of_labels(path: Path, given: onnx.ModelProto, used: onnx.ModelProto) -> None:
+    """Say which outputs are left out: the labels of a classifier's likeliest class."""
+    kept = {value.name for value in used.graph.output}
+    labels = [value.name for value in given.graph.output if value.name not in kept]
+    if labels:
+        warnings.warn(
+            f"{path.name}: {', '.join(map(repr, labels))} is left out, the label of the class of "
+            f"the greatest score; the files return {', '.join(map(repr, kept))}",
+            stacklevel=2,
+        )
+
+
 def _read(path: Path, proto: onnx.ModelProto) -> ir.Model:
     """An ONNX model of this opset with known shapes, its batch free."""
     _check_tensors(path, proto.graph)
@@ -245,8 +259,7 @@ def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
             what = "a tensor of strings" if text else _form(value.type)
             producer = f", made by {producers[value.name]}" if value.name in producers else ""
             hint = (
-                "; export the model without it (skl2onnx: options={'zipmap': False}), or make the "
-                "tensor of numbers before it the output"
+                "; make the tensor of numbers before it the output, such as a classifier's scores"
                 if kind == "output"
                 else "; give numbers or IDs in its place"
             )

@@ -15,14 +15,13 @@ from ondevice.converters.dense.layers import (
     layer_report,
     nodes_of,
 )
-from ondevice.converters.graph import DOMAIN, TREE_ENSEMBLE, PackedLookup, PackedModel
+from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, fault
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.targets.tflite.dense import DenseWriter
 from ondevice.converters.targets.tflite.graph import GraphBuilder
 from ondevice.converters.targets.tflite.lookup import TfliteTable, write_lookup
 from ondevice.converters.targets.tflite.ops import OPERATORS
-from ondevice.converters.targets.tflite.trees import write_trees
 from ondevice.converters.targets.tflite.writer import FREE, TYPES, Shape, TfliteWriter
 from ondevice.errors import UnsupportedError
 
@@ -62,9 +61,7 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
                 _add_dense(builder, dense, layer, node)
             elif node in builder.fused or node.op_type == "Constant":
                 continue
-            elif node.domain == DOMAIN and node.op_type == TREE_ENSEMBLE:
-                _add_trees(builder, node)
-            elif node.domain or node.op_type not in OPERATORS:
+            elif node.domain not in ("", DOMAIN) or node.op_type not in OPERATORS:
                 faults.append(fault(node))
             else:
                 _add_node(builder, node)
@@ -105,12 +102,6 @@ def _add_lookup(
 def _add_dense(builder: GraphBuilder, dense: DenseWriter, layer: DenseLayer, node: ir.Node) -> None:
     if node is layer.nodes[0] and _known(builder, layer.x):
         builder.values[layer.output] = dense.write(layer, builder.tensor(layer.x))
-
-
-def _add_trees(builder: GraphBuilder, node: ir.Node) -> None:
-    features = node.inputs[0]
-    if features is not None and _known(builder, features):
-        builder.values[node.outputs[0]] = write_trees(builder, node)
 
 
 def _add_node(builder: GraphBuilder, node: ir.Node) -> None:

@@ -62,6 +62,13 @@ def test_missing_values_that_are_replaced(tmp_path):
     check(write_onnx(tmp_path / "in.onnx", nodes, {"y": FLOAT}, features=3), tmp_path / "out", x)
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_norm_of_standard_onnx(p, tmp_path):
+    """LpNormalization, which scikit-learn's classifiers of one class against the others have."""
+    nodes = [helper.make_node("LpNormalization", ["x"], ["y"], p=p, axis=1)]
+    check(write_onnx(tmp_path / "in.onnx", nodes, {"y": FLOAT}, features=3), tmp_path / "out")
+
+
 @pytest.mark.parametrize("transform", ["NONE", "LOGISTIC", "SOFTMAX"])
 @pytest.mark.parametrize("classes", [1, 2, 3])
 def test_linear_classifiers(transform, classes, tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.native import random_ensemble
 
 from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
@@ -14,39 +15,6 @@ from ondevice.trees import BRANCH, SCORE, VECTOR, links
 
 pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
 FEATURES = 4
-
-
-def random_ensemble(rng, *, trees, depth, targets, outcomes=None):
-    """Thresholds, links, roots and vectors; outcomes None: any of the 16."""
-    kinds, places, indices, tests, thresholds, vectors, roots = ([] for _ in range(7))
-    for _ in range(trees):
-        start = len(kinds)
-        roots.append(start)
-        for lists in (kinds, places, indices, tests, thresholds):
-            lists.append(0)
-        waiting = [(start, 0)]
-        while waiting:
-            at, level = waiting.pop(0)
-            if level < depth and rng.random() < 0.85:
-                first = len(kinds)
-                for lists in (kinds, places, indices, tests, thresholds):
-                    lists += [0, 0]
-                kinds[at], places[at], indices[at] = BRANCH, first, int(rng.integers(FEATURES))
-                tests[at] = int(rng.integers(16)) if outcomes is None else int(rng.choice(outcomes))
-                thresholds[at] = rng.integers(-4, 5) / 4
-                waiting += [(first, level + 1), (first + 1, level + 1)]
-            elif rng.random() < 0.5:
-                kinds[at], indices[at] = SCORE, int(rng.integers(targets))
-                thresholds[at] = rng.normal()
-            else:
-                kinds[at], places[at] = VECTOR, len(vectors)
-                vectors.append(rng.normal(size=targets))
-    return {
-        "thresholds": np.array(thresholds, np.float32),
-        "links": links(kinds, places, indices, tests),
-        "roots": np.array(roots, np.int64),
-        "vectors": np.array(vectors, np.float32).reshape(-1, targets),
-    }
 
 
 def write_trees(path, arrays, targets, aggregate="SUM"):
@@ -94,7 +62,9 @@ def requests(rng, rows):
 @pytest.mark.parametrize("aggregate", ["SUM", "MIN", "MAX"])
 def test_every_test_of_a_branch(outcomes, targets, aggregate, tmp_path):
     rng = np.random.default_rng(0)
-    arrays = random_ensemble(rng, trees=11, depth=6, targets=targets, outcomes=outcomes)
+    arrays = random_ensemble(
+        rng, features=FEATURES, trees=11, depth=6, targets=targets, outcomes=outcomes
+    )
     path = write_trees(tmp_path / "trees.odm", arrays, targets, aggregate)
     for rows in (1, 7, 8, 9, 70):
         x = requests(rng, rows)
@@ -106,7 +76,7 @@ def test_every_test_of_a_branch(outcomes, targets, aggregate, tmp_path):
 def test_more_paths_than_are_followed_at_once(tmp_path):
     """Numpy holds a place for every tree of a number of rows: more of them than one part has."""
     rng = np.random.default_rng(1)
-    arrays = random_ensemble(rng, trees=3, depth=3, targets=1)
+    arrays = random_ensemble(rng, features=FEATURES, trees=3, depth=3, targets=1)
     arrays["roots"] = np.tile(arrays["roots"], 2**17)
     path = write_trees(tmp_path / "trees.odm", arrays, 1)
     x = requests(rng, 5)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.limits import MAX_TREE_DEPTH
+from ondevice.limits import MAX_ROW_ELEMENTS, MAX_TREE_DEPTH
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -78,7 +78,7 @@ def tree_ensemble(inputs: list[Array], attributes: dict[str, Any]) -> Array:
     """
     x, thresholds, nodes, roots, vectors = inputs
     targets, aggregate = int(attributes["targets"]), attributes.get("aggregate", "SUM")
-    if aggregate not in _JOINS or x.ndim != 2 or targets < 1:
+    if aggregate not in _JOINS or x.ndim != 2 or not 1 <= targets <= MAX_ROW_ELEMENTS:
         raise ValueError(f"aggregate {aggregate!r} over {x.ndim} axes for {targets} targets")
     parts, rows = [], max(_PLACES // max(len(roots), 1), 1)
     for start in range(0, max(len(x), 1), rows):

@@ -19,6 +19,7 @@ from ondevice.converters.source.arguments import BATCH
 from ondevice.converters.source.export import OPSET
 from ondevice.converters.source.fold import origins
 from ondevice.converters.source.graph_reference import GraphReference
+from ondevice.converters.source.ml.operands import parameter_bytes
 from ondevice.converters.source.ml.outputs import number_outputs
 from ondevice.converters.source.names import name_values
 from ondevice.converters.tables.packed_table import PackedTable
@@ -63,6 +64,7 @@ class OnnxSource:
         self._types = {name: _numpy_type(types[name]) for name in self.names}
         held = [value.const_value for value in read.graph.initializers.values()]
         self.weight_bytes = sum(item.nbytes for item in held if item is not None)
+        self.weight_bytes += parameter_bytes(read.graph)
         given = None if example_inputs is None else self._given_examples(read, example_inputs)
         self._captured, self._reference, self.examples = self._equal_graph(read, given)
 

@@ -156,7 +156,9 @@ def test_hostile_ensembles_are_refused(case, tmp_path):
         NumpyEngine(open_odm(path)).run({"x": x})
 
 
-@pytest.mark.parametrize(("targets", "aggregate"), [(0, "SUM"), (-1, "SUM"), (2, "MEAN"), (2, 3)])
+@pytest.mark.parametrize(
+    ("targets", "aggregate"), [(0, "SUM"), (-1, "SUM"), (2**24 + 1, "SUM"), (2, "MEAN"), (2, 3)]
+)
 def test_attributes_that_mean_nothing(targets, aggregate, tmp_path):
     path = write_trees(tmp_path / "trees.odm", SMALL, targets, aggregate)
     with pytest.raises((FileFormatError, UnsupportedError)):

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from ondevice.converters.lowering.builder import NodeBuilder
 from ondevice.errors import UnsupportedError
 
+ML = "ai.onnx.ml"
 _FLOAT = ir.DataType.FLOAT
 Size = int | str
 
@@ -36,6 +37,19 @@ def float_matrix(builder: NodeBuilder, value: ir.Value | None, node: ir.Node) ->
         shape = builder.ints(-1, 1)
         value = builder.typed_op("Reshape", [value, shape], [sizes[0], 1], _FLOAT)
     return value
+
+
+def parameter_bytes(graph: ir.Graph) -> int:
+    """Bytes of the parameters of ai.onnx.ml operators: the numbers in their attributes."""
+    sizes = {ir.AttributeType.FLOATS: 4, ir.AttributeType.INTS: 8}
+    total = 0
+    for node in graph:
+        for attribute in node.attributes.values() if node.domain == ML else ():
+            if attribute.type in sizes:
+                total += sizes[attribute.type] * len(attribute.value)
+            elif attribute.type is ir.AttributeType.TENSOR:
+                total += int(attribute.value.nbytes)
+    return total
 
 
 def int_labels(node: ir.Node) -> tuple[list[int] | None, int]:

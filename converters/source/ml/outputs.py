@@ -10,7 +10,8 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-ML = "ai.onnx.ml"
+from ondevice.converters.source.ml.operands import ML
+
 _CLASSIFIERS = ("TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier")
 
 

@@ -10,10 +10,9 @@ from ondevice.converters.lowering.builder import NodeBuilder, Rule
 from ondevice.converters.lowering.rule_tables import joined
 from ondevice.converters.source.export import OPSET
 from ondevice.converters.source.ml import feature_rules, linear_rules, tree_rules
-from ondevice.converters.source.ml.operands import sizes_of
+from ondevice.converters.source.ml.operands import ML, sizes_of
 from ondevice.errors import UnsupportedError
 
-ML = "ai.onnx.ml"
 RULES: dict[str, Rule] = joined(feature_rules.RULES, linear_rules.RULES, tree_rules.RULES)
 
 

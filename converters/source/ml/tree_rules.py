@@ -22,7 +22,12 @@ from ondevice.converters.source.ml.scores import (
     transformed,
 )
 from ondevice.converters.source.ml.tree_layout import stored_trees
-from ondevice.converters.source.ml.tree_nodes import TreeNodes, read_nodes, read_tree_ensemble
+from ondevice.converters.source.ml.tree_nodes import (
+    COMPARISONS,
+    TreeNodes,
+    read_nodes,
+    read_tree_ensemble,
+)
 from ondevice.errors import UnsupportedError
 
 FloatArray = npt.NDArray[np.float32]
@@ -114,7 +119,7 @@ def _scores(builder: NodeBuilder, node: ir.Node, nodes: TreeNodes, aggregate: st
     trees = stored_trees(nodes, join)
     x = float_matrix(builder, node.inputs[0], node)
     rows, features = sizes_of(x)
-    branch = nodes.mode < nodes.mode.max()
+    branch = nodes.mode < len(COMPARISONS)
     if branch.any() and isinstance(features, int) and nodes.feature[branch].max() >= features:
         raise UnsupportedError(
             f"{node.op_type}: it tests feature {int(nodes.feature[branch].max())} of {features}"

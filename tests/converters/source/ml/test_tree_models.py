@@ -73,7 +73,13 @@ def test_gradient_boosting(kind, tmp_path):
     y = clicks if kind == "clicks" else three
     model = GradientBoostingClassifier(n_estimators=30, max_depth=4, random_state=0).fit(x, y)
     path = boosting_onnx(tmp_path / "in.onnx", model, sorted(int(i) for i in set(y)))
-    convert(path, {"x": x[:100]}, tmp_path / "out")
+    report = convert(path, {"x": x[:100]}, tmp_path / "out")
+    nodes = sum(tree.tree_.node_count for tree in model.estimators_.flat)
+    leaves_of_all = sum(tree.get_n_leaves() for tree in model.estimators_.flat)
+    classes = len(set(y))
+    base = 1 if classes == 2 else classes
+    # a node has six integers and a float, a leaf three and one
+    assert report.weight_bytes == 52 * nodes + 28 * leaves_of_all + 4 * base + 8 * classes
     np.testing.assert_allclose(answers(path, x), model.predict_proba(x), atol=1e-5)
     check(tmp_path / "out", x, answers(path, x))
 

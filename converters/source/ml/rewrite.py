@@ -11,6 +11,7 @@ from ondevice.converters.lowering.rule_tables import joined
 from ondevice.converters.source.export import OPSET
 from ondevice.converters.source.ml import feature_rules, linear_rules, tree_rules
 from ondevice.converters.source.ml.operands import ML, sizes_of
+from ondevice.converters.source.ml.tree_join import join_trees
 from ondevice.errors import UnsupportedError
 
 RULES: dict[str, Rule] = joined(feature_rules.RULES, linear_rules.RULES, tree_rules.RULES)
@@ -43,6 +44,8 @@ def replace_ml(model: ir.Model) -> ir.Model:
             _infer_again(model)  # what stands between two of these operators
         builder = NodeBuilder(graph, node, f"ml.{number}")
         _replace(graph, node, builder)
+    join_trees(graph)
+    passes.RemoveUnusedNodesPass()(model)
     passes.ShapeInferencePass()(model)
     model.opset_imports.pop(ML, None)
     return model

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.converters.graph import DOMAIN, TREE_ENSEMBLE
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
 from ondevice.converters.source.ml.operands import float_matrix, int_labels, sizes_of
 from ondevice.converters.source.ml.scores import (
@@ -22,6 +21,7 @@ from ondevice.converters.source.ml.scores import (
     transformed,
 )
 from ondevice.converters.source.ml.tree_layout import stored_trees
+from ondevice.converters.source.ml.tree_node import add_ensemble
 from ondevice.converters.source.ml.tree_nodes import (
     COMPARISONS,
     TreeNodes,
@@ -118,27 +118,14 @@ def _scores(builder: NodeBuilder, node: ir.Node, nodes: TreeNodes, aggregate: st
     join = "SUM" if aggregate == "AVERAGE" else aggregate
     trees = stored_trees(nodes, join)
     x = float_matrix(builder, node.inputs[0], node)
-    rows, features = sizes_of(x)
+    features = sizes_of(x)[1]
     branch = nodes.mode < len(COMPARISONS)
     if branch.any() and isinstance(features, int) and nodes.feature[branch].max() >= features:
         raise UnsupportedError(
             f"{node.op_type}: it tests feature {int(nodes.feature[branch].max())} of {features}"
         )
-    held = (trees.thresholds, trees.links, trees.roots, trees.vectors)
-    constants = [builder.constant(array, array.dtype) for array in held]
-    made = ir.Node(
-        DOMAIN,
-        TREE_ENSEMBLE,
-        [x, *constants],
-        [ir.AttrInt64("targets", nodes.targets), ir.AttrString("aggregate", join)],
-        num_outputs=1,
-        name=f"{node.name or node.op_type}.trees",
-        metadata_props=dict(node.metadata_props),
-    )
-    scores = made.outputs[0]
-    scores.name = f"{made.name}.value.{len(builder.nodes)}"
-    scores.dtype, scores.shape = ir.DataType.FLOAT, ir.Shape([rows, nodes.targets])
-    builder.nodes.append(made)
+    arrays = (trees.thresholds, trees.links, trees.roots, trees.vectors)
+    scores = add_ensemble(builder, x, arrays, nodes.targets, join)
     if aggregate != "AVERAGE":
         return scores
     return same(builder, "Div", scores, builder.constant([float(len(trees.roots))]))

@@ -202,5 +202,7 @@ def test_boosting_in_front_of_logistic_regression(tmp_path):
     right = ort.InferenceSession(str(path)).run(["click"], {"x": x})[0]
     np.testing.assert_allclose(right[:, 0], expected, atol=1e-5)
     check(tmp_path / "out", x, right)
+    plan = ondevice.odm.open_odm(tmp_path / "out" / "model.odm").plan
+    assert [node.op for node in plan.nodes].count("TreeEnsemble") == 1  # all trees step together
     got = ondevice.load(tmp_path / "out" / "model.odm").predict({"x": x[2000:]})[:, 0]
     assert roc_auc_score(clicks[2000:], got) > 0.85

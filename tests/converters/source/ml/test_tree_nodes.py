@@ -317,3 +317,34 @@ def test_contradicting_attributes(tmp_path):
         path = write_onnx(tmp_path / "in.onnx", [node], {"scores": FLOAT}, features=FEATURES)
         with pytest.raises((FileFormatError, UnsupportedError)):
             convert(path, None, tmp_path / "out")
+
+
+@pytest.mark.parametrize("case", ["plain", "cast", "vectors", "other features", "an average"])
+def test_ensembles_side_by_side(case, tmp_path):
+    """They become a single one where each leaf has a score; else they stay as they are."""
+    rng = np.random.default_rng(10)
+    nodes, parts = [], []
+    for number, targets in enumerate((1, 3, 2)):
+        each = 2 if case == "vectors" and number else 1
+        size = {"trees": 2 + number, "depth": 3, "features": FEATURES, "targets": targets}
+        trees = random_trees(rng, **size, modes=COMPARISONS, each=each)
+        aggregate = "AVERAGE" if case == "an average" and number == 1 else "SUM"
+        node = trees.regressor(targets, aggregate_function=aggregate)
+        node.output[0] = f"part.{number}"
+        if case == "other features" and number == 2:
+            node.input[0] = "turned"
+            nodes.append(helper.make_node("Neg", ["x"], ["turned"]))
+        nodes.append(node)
+        parts.append(node.output[0])
+        if case == "cast":
+            parts[-1] = f"cast.{number}"
+            nodes.append(
+                helper.make_node("Cast", [node.output[0]], [parts[-1]], to=TensorProto.INT64)
+            )
+    nodes.append(helper.make_node("Concat", parts, ["scores"], axis=-1 if case == "plain" else 1))
+    kind = TensorProto.INT64 if case == "cast" else FLOAT
+    path = write_onnx(tmp_path / "in.onnx", nodes, {"scores": kind}, features=FEATURES)
+    check(path, tmp_path / "out", requests(rng))
+    plan = ondevice.odm.open_odm(tmp_path / "out" / "model.odm").plan
+    count = [node.op for node in plan.nodes].count("TreeEnsemble")
+    assert count == (1 if case in ("plain", "cast") else 3)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ondevice.cells import Cells, Form, RawKind
+from ondevice.codecs import CODECS
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError, SpecError
 from ondevice.features import Field
@@ -278,6 +279,8 @@ def _field_faults(item: LogField) -> list[str]:
         faults.append(f"scale must be one of {', '.join(SCALES)}, got {item.scale!r}")
     if (item.buckets is not None or item.scale is not None) and item.kind != "number":
         faults.append("buckets and scale are for numbers")
+    if item.codec is not None and item.codec not in CODECS:
+        faults.append(f"codec must be one of {', '.join(CODECS)}, got {item.codec!r}")
     if item.vocabulary is False and item.min_count > 1:
         faults.append("min_count needs a vocabulary")
     return faults

@@ -19,12 +19,18 @@ def _columns() -> list[Any]:
     return [*(SparseFeat(name, size, embedding_dim=4) for name, size in SIZES.items()), *numbers]
 
 
+def _sparse(columns: list[Any]) -> list[Any]:
+    return [column for column in columns if not isinstance(column, DenseFeat)]
+
+
 def _rows(rows: int) -> torch.Tensor:
     fields = [ids(rows, size, 1) for size in SIZES.values()]
     return torch.cat([*fields, torch.rand(rows, 3)], dim=1)
 
 
-def _fields(build: Callable[..., Any], *, bags: bool = False, wide: bool = True, **options: Any):
+def _fields(
+    build: Callable[..., Any], *, bags: bool = False, wide: bool = True, **options: Any
+) -> Callable[[], Case]:
     """Builds a network of categories and numbers, and of one pooled list with `bags`."""
 
     def make() -> Case:
@@ -95,7 +101,7 @@ NETWORKS = {
     "WDL": _fields(models.WDL, bags=True, **HIDDEN),
     "DeepFM": _fields(models.DeepFM, bags=True, **HIDDEN),
     "xDeepFM": _fields(models.xDeepFM, cin_layer_size=(8, 8), **HIDDEN),
-    "AFM": _fields(models.AFM),
+    "AFM": _fields(lambda columns, dnn, **options: models.AFM(columns, _sparse(dnn), **options)),
     "IFM": _fields(models.IFM, **HIDDEN),
     "DIFM": _fields(models.DIFM, att_head_num=2, **HIDDEN),
     "AutoInt": _fields(models.AutoInt, **HIDDEN),
@@ -107,15 +113,19 @@ NETWORKS = {
     "MLR": _fields(lambda columns, _, **options: models.MLR(columns, **options)),
     "ONN": _fields(models.ONN, **HIDDEN),
     "PNN": _fields(
-        lambda columns, _, **options: models.PNN(columns, use_inner=True, use_outter=True, **options),
+        lambda columns, _, **options: models.PNN(
+            columns, use_inner=True, use_outter=True, **options
+        ),
         **HIDDEN,
     ),
-    "CCPM": _fields(models.CCPM, conv_kernel_width=(4, 3), **HIDDEN),
+    "CCPM": _fields(
+        lambda columns, dnn, **options: models.CCPM(columns, _sparse(dnn), **options),
+        conv_kernel_width=(4, 3),
+        **HIDDEN,
+    ),
     "AFN": _fields(models.AFN, ltl_hidden_size=16, afn_dnn_hidden_units=(16, 8)),
     "DIN": _history(models.DIN, att_weight_normalization=True, **HIDDEN),
-    "DIEN (GRU)": _history(models.DIEN, gru_type="GRU", **HIDDEN),
-    "DIEN (AIGRU)": _history(models.DIEN, gru_type="AIGRU", **HIDDEN),
-    "DIEN (AGRU)": _history(models.DIEN, gru_type="AGRU", **HIDDEN),
+    "DIEN": _history(models.DIEN, gru_type="GRU", **HIDDEN),
     "DIEN (AUGRU)": _history(models.DIEN, gru_type="AUGRU", **HIDDEN),
     "SharedBottom": _fields(models.SharedBottom, wide=False, **TASKS),
     "ESMM": _fields(models.ESMM, wide=False, **TASKS),

@@ -80,7 +80,9 @@ def examine(case: Case, folder: Path) -> dict[str, Any]:
         else _compare(folder / f"model.{suffix}", engine, fresh, expected, scale)
         for engine, suffix in ENGINES.items()
     }
-    spread = max(float(np.ptp(right, axis=0).max()) / scale[name] for name, right in expected.items())
+    spread = max(
+        float(np.ptp(right, axis=0).max()) / scale[name] for name, right in expected.items()
+    )
     return {"results": results, "spread": spread, "note": case.note}
 
 
@@ -130,7 +132,7 @@ def examine_by_name(library: str, name: str) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(SEED)
-        np.random.seed(SEED)  # noqa: NPY002 - libraries draw from the global generator
+        np.random.seed(SEED)
         case = importlib.import_module(LIBRARIES[library]).NETWORKS[name]()
         return examine(case, Path(folder))
 
@@ -170,6 +172,18 @@ def selected(only: list[str] | None) -> list[tuple[str, str]]:
     return [(lib, name) for lib, name in names if any(text in f"{lib}/{name}" for text in only)]
 
 
+def store(networks: dict[str, Any]) -> None:
+    """Write results.json: the networks in the order of their libraries' files."""
+    ordered = {
+        f"{library}/{name}": networks[f"{library}/{name}"]
+        for library, name in selected(None)
+        if f"{library}/{name}" in networks
+    }
+    versions = {package: metadata.version(package) for package in (*VERSIONS, *LIBRARIES)}
+    text = json.dumps({"versions": versions, "networks": ordered}, indent=1)
+    RESULTS.write_text(text + "\n", encoding="utf-8")
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="in library/network")
@@ -193,10 +207,8 @@ def main() -> None:
         networks[f"{library}/{name}"] = found
         print(f"{'passed' if passed(found) else 'FAILED'} {library}/{name}", flush=True)
         if not passed(found):
-            print(json.dumps(found["results"], indent=1)[:1500], flush=True)
-    versions = {package: metadata.version(package) for package in (*VERSIONS, *LIBRARIES)}
-    text = json.dumps({"versions": versions, "networks": networks}, indent=1)
-    RESULTS.write_text(text + "\n", encoding="utf-8")
+            print(json.dumps(found["results"], indent=1), flush=True)
+        store(networks)
     print(f"{sum(map(passed, networks.values()))} of {len(networks)} pass")
     if not arguments.no_page:
         write_section(RESULTS)

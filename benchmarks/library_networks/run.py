@@ -19,11 +19,11 @@ import contextlib
 import importlib
 import io
 import json
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 import warnings
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -137,20 +137,38 @@ def examine_by_name(library: str, name: str) -> dict[str, Any]:
         return examine(case, Path(folder))
 
 
+def _send(library: str, name: str, sender: Connection) -> None:
+    try:
+        sender.send(examine_by_name(library, name))
+    except Exception as error:  # a library's code may raise anything
+        sender.send(failure(f"{type(error).__name__}: {error}"))
+
+
+def failure(reason: str) -> dict[str, Any]:
+    """The result of a network that no engine ran."""
+    return {"results": {engine: {"error": reason} for engine in ENGINES}, "spread": 0.0, "note": ""}
+
+
 def examine_apart(library: str, name: str, seconds: float) -> dict[str, Any]:
-    """Examine one network in a separate process; its failure or the time limit are results too."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--child", library, name, str(path)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            error = f"no result after {seconds:.0f} s"
-        else:
-            if path.exists():
-                return json.loads(path.read_text(encoding="utf-8"))
-            error = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-    return {"results": {engine: {"error": error} for engine in ENGINES}, "spread": 0.0, "note": ""}
+    """Examine one network in a separate process; its failure or the time limit are results too.
+
+    The process is forked, so that it has the libraries already, which take long to import.
+    """
+    forking = multiprocessing.get_context("fork")
+    receiver, sender = forking.Pipe(duplex=False)
+    process = forking.Process(target=_send, args=(library, name, sender))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(seconds):
+            return failure(f"no result after {seconds:.0f} s")
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        return failure(f"the process ended with status {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
 
 
 def passed(found: dict[str, Any]) -> bool:
@@ -189,17 +207,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="in library/network")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of a network")
     parser.add_argument("--no-page", action="store_true", help="leave docs/zoo.md as it is")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.child:
-        library, name, path = arguments.child
-        found = examine_by_name(library, name)
-        Path(path).write_text(json.dumps(found), encoding="utf-8")
-        return
     stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     networks = stored.get("networks", {}) if arguments.only else {}
     for library, name in selected(arguments.only):

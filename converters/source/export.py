@@ -22,6 +22,7 @@ from ondevice.converters.source.arguments import (
 )
 from ondevice.converters.source.encoder_padding import encoder_padding
 from ondevice.converters.source.fixed_rows import numbers_of_rows
+from ondevice.converters.source.packed_sequences import packed_sequences
 from ondevice.converters.source.stand_ins import Evaluation, stand_ins
 from ondevice.errors import SpecError, UnsupportedError
 
@@ -42,7 +43,13 @@ def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Mod
     """
     shapes, rows = arguments.dynamic_shapes(module, axes), len(arguments.tensors[0])
     try:
-        with evaluating(module), _quiet(), stand_ins(module), numbers_of_rows(rows) as places:
+        with (
+            evaluating(module),
+            _quiet(),
+            stand_ins(module),
+            packed_sequences(),
+            numbers_of_rows(rows) as places,
+        ):
             program = torch.onnx.export(
                 module,
                 # or a last dictionary would be taken for keyword arguments

@@ -254,7 +254,8 @@ class Evaluation(TorchFunctionMode):
     """Calls that would still train, or change the module, in evaluation mode.
 
     Dropout is left out, also where a module calls the function without saying training=False. An
-    embedding with max_norm shortens the vectors that it returns, not the rows of the module.
+    embedding with max_norm shortens the vectors that it returns, not the rows of the module. Packed
+    sequences longer than their steps are an error: torch would count up to any length.
     """
 
     def __torch_function__(
@@ -274,6 +275,8 @@ class Evaluation(TorchFunctionMode):
                     stacklevel=2,
                 )
             return given["input"]
+        if function is torch._pack_padded_sequence:
+            _check_lengths(*args)
         if function is functional.embedding:
             names = ("input", "weight", "padding_idx", "max_norm", "norm_type")
             given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
@@ -281,3 +284,11 @@ class Evaluation(TorchFunctionMode):
                 vectors = functional.embedding(given["input"], given["weight"])
                 return shortened(vectors, given["max_norm"], given.get("norm_type", 2.0))
         return function(*args, **(kwargs or {}))
+
+
+def _check_lengths(input: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> None:
+    steps = input.shape[1 if batch_first else 0]
+    if lengths.max() > steps:
+        raise ValueError(
+            f"pack_padded_sequence: expected lengths up to {steps} steps, got {lengths.max()}"
+        )

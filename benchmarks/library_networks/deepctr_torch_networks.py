@@ -52,7 +52,7 @@ def _fields(
     return make
 
 
-def _history(build: Callable[..., Any], **options: Any) -> Callable[[], Case]:
+def _history(build: Callable[..., Any], note: str = "", **options: Any) -> Callable[[], Case]:
     """Builds a network with a history of items and their categories and its length."""
 
     def make() -> Case:
@@ -89,11 +89,12 @@ def _history(build: Callable[..., Any], **options: Any) -> Callable[[], Case]:
             names = get_feature_names(columns)
             return (torch.cat([values[name].float() for name in names], dim=1),)
 
-        return Case(module, inputs)
+        return Case(module, inputs, note)
 
     return make
 
 
+EMPTY = "takes the rows with an empty history out of the batch"
 HIDDEN = {"dnn_hidden_units": (16, 8)}
 TASKS = {"task_types": ["binary", "binary"], "task_names": ["click", "buy"]}
 
@@ -125,8 +126,8 @@ NETWORKS = {
     ),
     "AFN": _fields(models.AFN, ltl_hidden_size=16, afn_dnn_hidden_units=(16, 8)),
     "DIN": _history(models.DIN, att_weight_normalization=True, **HIDDEN),
-    "DIEN": _history(models.DIEN, gru_type="GRU", **HIDDEN),
-    "DIEN (AUGRU)": _history(models.DIEN, gru_type="AUGRU", **HIDDEN),
+    "DIEN": _history(models.DIEN, EMPTY, gru_type="GRU", **HIDDEN),
+    "DIEN (AUGRU)": _history(models.DIEN, EMPTY, gru_type="AUGRU", **HIDDEN),
     "SharedBottom": _fields(models.SharedBottom, wide=False, **TASKS),
     "ESMM": _fields(models.ESMM, wide=False, **TASKS),
     "MMOE": _fields(models.MMOE, wide=False, **TASKS),

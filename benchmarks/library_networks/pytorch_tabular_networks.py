@@ -45,7 +45,7 @@ def _inputs(rows: int) -> tuple[dict[str, torch.Tensor]]:
     )
 
 
-def _case(configuration: Any, **options: Any) -> Callable[[], Case]:
+def _case(configuration: Any, note: str = NOTE, **options: Any) -> Callable[[], Case]:
     def make() -> Case:
         logging.disable(logging.WARNING)
         model = TabularModel(
@@ -59,7 +59,7 @@ def _case(configuration: Any, **options: Any) -> Callable[[], Case]:
         )
         table = _table()
         network = model.prepare_model(model.prepare_dataloader(train=table, validation=table))
-        return Case(_Logits(network), _inputs, NOTE)
+        return Case(_Logits(network), _inputs, note)
 
     return make
 
@@ -70,7 +70,11 @@ NETWORKS = {
     "FTTransformer": _case(models.FTTransformerConfig, input_embed_dim=16, **ATTENTION),
     "TabTransformer": _case(models.TabTransformerConfig, input_embed_dim=16, **ATTENTION),
     "AutoInt": _case(models.AutoIntConfig, attn_embed_dim=16, **ATTENTION),
-    "TabNet": _case(models.TabNetModelConfig, n_steps=2),
+    "TabNet": _case(
+        models.TabNetModelConfig,
+        "its batch norm over parts of a batch counts them by int(np.ceil(x.shape[0] / size))",
+        n_steps=2,
+    ),
     "GANDALF": _case(models.GANDALFConfig, gflu_stages=2),
     "GatedAdditiveTreeEnsemble": _case(
         models.GatedAdditiveTreeEnsembleConfig, gflu_stages=2, num_trees=2, tree_depth=2

@@ -69,11 +69,13 @@ def _attentive(network: Any, **options: Any) -> nn.Module:
     )
 
 
-def _case(build: Callable[..., nn.Module], network: Any, **options: Any) -> Callable[[], Case]:
+def _case(
+    build: Callable[..., nn.Module], network: Any, note: str = "", **options: Any
+) -> Callable[[], Case]:
     """Builds a network with the head that WideDeep puts on it."""
 
     def make() -> Case:
-        return Case(_Tabular(WideDeep(deeptabular=build(network, **options))), _rows)
+        return Case(_Tabular(WideDeep(deeptabular=build(network, **options))), _rows, note)
 
     return make
 
@@ -113,12 +115,23 @@ NETWORKS = {
         mlp_batchnorm=True,
     ),
     "TabResnet": _case(_plain, tabular.TabResnet, blocks_dims=[16, 16, 8]),
-    "TabNet": _case(_plain, tabular.TabNet, n_steps=2),
-    "TabNet (entmax)": _case(_plain, tabular.TabNet, n_steps=2, mask_type="entmax"),
+    "TabNet": _case(
+        _plain,
+        tabular.TabNet,
+        "its batch norm over parts of a batch counts them by int(np.ceil(x.shape[0] / size))",
+        n_steps=2,
+    ),
+    "TabNet, ghost_bn=False": _case(_plain, tabular.TabNet, n_steps=2, ghost_bn=False),
+    "TabNet, entmax": _case(_plain, tabular.TabNet, n_steps=2, ghost_bn=False, mask_type="entmax"),
     "ContextAttentionMLP": _case(_attentive, tabular.ContextAttentionMLP, n_blocks=2),
     "SelfAttentionMLP": _case(_attentive, tabular.SelfAttentionMLP, **SMALL),
     "TabTransformer": _case(_attentive, tabular.TabTransformer, embed_continuous=True, **SMALL),
-    "SAINT": _case(_attentive, tabular.SAINT, **SMALL),
+    "SAINT": _case(
+        _attentive,
+        tabular.SAINT,
+        "attention over rows: a score depends on the other rows of its batch",
+        **SMALL,
+    ),
     "FTTransformer": _case(_attentive, tabular.FTTransformer, **SMALL),
     "TabPerceiver": _case(
         _attentive,

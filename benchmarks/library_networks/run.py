@@ -130,7 +130,11 @@ def examine_by_name(library: str, name: str) -> dict[str, Any]:
     """Build and examine one network of a library in this process."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),  # some libraries write settings into the working directory
+    ):
         torch.manual_seed(SEED)
         np.random.seed(SEED)
         case = importlib.import_module(LIBRARIES[library]).NETWORKS[name]()

@@ -102,13 +102,15 @@ class First(nn.Module):
         return self.network(columns)[0]
 
 
-def _matcher(build: Callable[[], Any], *names: str, mode: str | None = None) -> Callable[[], Case]:
+def _matcher(
+    build: Callable[[], Any], *names: str, mode: str | None = None, note: str = ""
+) -> Callable[[], Case]:
     """Builds a matcher, or one of its towers where `mode` is "user" or "item"."""
 
     def make() -> Case:
         module = build()
         module.mode = mode
-        return Case(module, lambda rows: (_sequence_values(rows, names),))
+        return Case(module, lambda rows: (_sequence_values(rows, names),), note)
 
     return make
 
@@ -165,7 +167,7 @@ NETWORKS = {
         *DIN_NAMES,
         "neg_item",
         "neg_category",
-        note="exported by its scores, without its auxiliary loss",
+        note="exported by its scores; takes the rows with an empty history out of the batch",
     ),
     "SharedBottom": _fields(
         lambda: multi_task.SharedBottom(_sparse() + _dense(), TASKS, MLP, HEADS), dense=True
@@ -199,7 +201,9 @@ NETWORKS = {
         *PAIRED,
     ),
     "MIND": _matcher(
-        lambda: matching.MIND(_user(), _items(), _positive(), _negatives(), STEPS), *PAIRED
+        lambda: matching.MIND(_user(), _items(), _positive(), _negatives(), STEPS),
+        *PAIRED,
+        note="draws random numbers in forward: two calls of torch differ",
     ),
     "ComirecSA": _matcher(
         lambda: matching.ComirecSA(_user(), _items(), _positive(), _negatives()), *PAIRED
@@ -218,6 +222,7 @@ NETWORKS = {
         ),
         "seq",
         mode="user",
+        note="makes its positions by numpy.tile, of the example's number of rows",
     ),
     "STAMP": _matcher(lambda: matching.STAMP(_whole_history(), 0.3, 0.3), "hist_item"),
     "NARM": _matcher(lambda: matching.NARM(_whole_history(), 8, 0.0, 0.0), "hist_item"),

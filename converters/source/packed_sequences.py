@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ondevice.errors import UnsupportedError
 
-_CELLS = {
+_CELLS: dict[str, Callable[..., Any]] = {
     "GRU": torch.gru,
     "LSTM": torch.lstm,
     "RNN_TANH": torch.rnn_tanh,
@@ -29,18 +29,19 @@ _CELLS = {
 @contextmanager
 def packed_sequences() -> Iterator[None]:
     """Let packed sequences hold padded steps [batch, steps, ...] inside the block."""
-    classes = (nn.GRU, nn.LSTM, nn.RNN)
-    forwards = [part.forward for part in classes]
-    initial = rnn._packed_sequence_init
-    rnn._packed_sequence_init = _unordered
-    for part in classes:
-        part.forward = _padded_or(part.forward)
+    recurrent: tuple[Any, ...] = (nn.GRU, nn.LSTM, nn.RNN)
+    forwards = [part.forward for part in recurrent]
+    functions: Any = rnn
+    initial = functions._packed_sequence_init
+    functions._packed_sequence_init = _unordered
+    for part, forward in zip(recurrent, forwards, strict=True):
+        part.forward = _padded_or(forward)
     try:
         with _Packing():
             yield
     finally:
-        rnn._packed_sequence_init = initial
-        for part, forward in zip(classes, forwards, strict=True):
+        functions._packed_sequence_init = initial
+        for part, forward in zip(recurrent, forwards, strict=True):
             part.forward = forward
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -75,6 +76,7 @@ class _StandIns(TorchFunctionMode):
             torch.Tensor.__setitem__: self._set_masked,
             torch.arange: self._arange,
             torch.bucketize: self._bucketize,
+            torch.column_stack: _column_stack,
             torch.dstack: self._depth_stack,
             torch.hstack: lambda parts: torch.cat(list(parts), min(1, parts[0].dim() - 1)),
             torch.isin: self._is_in,
@@ -131,16 +133,22 @@ class _StandIns(TorchFunctionMode):
         return pooled(vectors, mode, counted)
 
     def _attention(self, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Any:
-        """Attention of three axes as attention of four with one head."""
-        if query.dim() != 3:
+        """Attention of three axes as one head; zeros where a mask leaves a step nothing to see."""
+        mask = rest[0] if rest else options.get("attn_mask")
+        chooses = mask is not None and mask.dtype == torch.bool
+        if query.dim() != 3 and not chooses:
             return NotImplemented
-        if rest and isinstance(rest[0], torch.Tensor) and rest[0].dim() == 3:
-            rest = (rest[0].unsqueeze(1), *rest[1:])
-        mask = options.get("attn_mask")
-        if mask is not None and mask.dim() == 3:
-            options["attn_mask"] = mask.unsqueeze(1)
-        heads = (part.unsqueeze(1) for part in (query, key, value))
-        return functional.scaled_dot_product_attention(*heads, *rest, **options).squeeze(1)
+        one_head = query.dim() == 3
+        if one_head:
+            query, key, value = (part.unsqueeze(1) for part in (query, key, value))
+            mask = mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask
+        options.update(zip(("dropout_p", "is_causal"), rest[1:], strict=False))
+        found = functional.scaled_dot_product_attention(
+            query, key, value, **{**options, "attn_mask": mask}
+        )
+        if chooses:  # the exporter's softmax over nothing is a mean
+            found = torch.where(mask.any(-1, keepdim=True), found, 0.0)
+        return found.squeeze(1) if one_head else found
 
     def _masked_select(self, input: Any, mask: Any, **options: Any) -> Any:
         """Selection by a mask that is a buffer of the module: its places are known."""
@@ -216,6 +224,13 @@ class _StandIns(TorchFunctionMode):
     def _rrelu(self, input: Any, lower: float = 1 / 8, upper: float = 1 / 3, **_: Any) -> Any:
         """Leaky ReLU with the mean slope, as torch computes it outside training."""
         return functional.leaky_relu(input, (lower + upper) / 2)
+
+
+def _column_stack(parts: Any) -> Any:
+    """Columns side by side, as their common type."""
+    columns = [part if part.dim() > 1 else part.reshape(-1, 1) for part in parts]
+    kind = reduce(torch.promote_types, (column.dtype for column in columns))
+    return torch.cat([column.to(kind) for column in columns], 1)
 
 
 _DIVISIONS = (torch.div, torch.divide, torch.Tensor.div, torch.Tensor.divide)

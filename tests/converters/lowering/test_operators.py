@@ -44,6 +44,13 @@ def masked_attention(x, ids, m):
     return torch.softmax(scores, -1) @ x
 
 
+def causal_attention(x, seen):
+    """Attention to earlier steps; a step whose earlier ones are all masked is zero in torch."""
+    steps = x.shape[1]
+    mask = torch.ones(steps, steps, dtype=torch.bool).tril() & seen[:, None, :]
+    return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+
 def pooled(x, ids, m):
     mask = (ids != 0).float()
     length = (ids > 0).sum(1, keepdim=True).clamp(min=1)
@@ -352,6 +359,8 @@ FAMILIES = {
         lambda x: torch.bmm(x, x.mT)[:, torch.tensor([0, 0, 3]), torch.tensor([1, 4, 2])]
     ),
     "top_k_inside": unary(lambda x: x.topk(2, dim=1).values * torch.tensor([[1.0], [2.0]])),
+    "columns": unary(lambda x: torch.column_stack([x[:, 0, 0], (x[:, 1] > 0).long()]) * 2),
+    "nothing_to_see": lambda x, ids, m: causal_attention(x, ids > 2),
     "joined": unary(lambda x: torch.hstack([x[:, 0], x[:, 2]]) * 2),
 }  # fmt: skip
 

@@ -69,11 +69,17 @@ class _StandIns(TorchFunctionMode):
             if value.dtype == torch.bool
         }
         self._counts: list[Any] = []  # results of torch.arange: 0, 1, 2, ...
+        self._answers: list[tuple[Any, bool]] = []  # whether any or all rows do something
         self._functions: dict[Any, Function] = {
             functional.embedding_bag: self._embedding_bag,
             functional.scaled_dot_product_attention: self._attention,
             functional.rrelu: self._rrelu,
             torch.Tensor.__setitem__: self._set_masked,
+            torch.Tensor.__bool__: self._answer,
+            torch.Tensor.any: self._asked(torch.Tensor.any, True),
+            torch.any: self._asked(torch.any, True),
+            torch.Tensor.all: self._asked(torch.Tensor.all, False),
+            torch.all: self._asked(torch.all, False),
             torch.arange: self._arange,
             torch.bucketize: self._bucketize,
             torch.column_stack: _column_stack,
@@ -171,6 +177,27 @@ class _StandIns(TorchFunctionMode):
         if tuple(input.shape[input.dim() - axes :]) != tuple(mask.shape):
             return NotImplemented
         return input.flatten(input.dim() - axes)[..., places].reshape(-1)
+
+    def _asked(self, function: Function, answer: bool) -> Function:
+        """A call of any or all over every row of a batch, whose answer for a branch is known.
+
+        A row's score is the same beside whatever rows: also beside one for which the answer of
+        `any` is true, or that of `all` false. The branch of that batch computes it.
+        """
+
+        def asked(input: Any, *rest: Any, **options: Any) -> Any:
+            result = function(input, *rest, **options)
+            over_rows = not rest and not options and input.dim() > 0
+            if over_rows and isinstance(input.shape[0], torch.SymInt):
+                self._answers.append((result, answer))
+            return result
+
+        return asked
+
+    def _answer(self, condition: Any) -> Any:
+        """The branch of a module that asks `if mask.any()`."""
+        known = (answer for result, answer in self._answers if result is condition)
+        return next(known, NotImplemented)
 
     def _arange(self, *bounds: Any, **options: Any) -> Any:
         numbers = torch.arange(*bounds, **options)

@@ -31,8 +31,6 @@ from recbole.utils import get_model  # noqa: E402
 USERS, ITEMS, STEPS, DIM = 40, 60, 6, 8
 NOTE = "exported by its `predict`"
 OBSTACLES = {
-    "SRGNN": "builds the graph of each session by numpy",
-    "GCSAN": "builds the graph of each session by numpy",
     "FEARec": "computes with complex numbers, by Fourier transforms",
     "DIEN": "steps through a packed sequence by the number of rows of each step",
 }
@@ -167,6 +165,51 @@ def _masked_items() -> Case:
     return Case(module, inputs, "the caller puts the mask's ID into the last place")
 
 
+class _OfGraphs(nn.Module):
+    """`predict` of a network of session graphs, which it would build by numpy, a row at a time."""
+
+    def __init__(self, network: nn.Module, with_mask: bool) -> None:
+        super().__init__()
+        self.network, self.build, self.with_mask = network, network._get_slice, with_mask
+
+    def forward(self, columns: dict[str, torch.Tensor]) -> torch.Tensor:
+        graph = (columns["places"], columns["edges"], columns["nodes"])
+        self.network._get_slice = lambda items: (
+            *graph,
+            *([items.gt(0)] if self.with_mask else []),
+        )
+        return self.network.predict(columns)
+
+
+def _graphs(name: str, with_mask: bool) -> Callable[[], Case]:
+    def make() -> Case:
+        with contextlib.redirect_stdout(io.StringIO()):
+            module = _OfGraphs(_built(name), with_mask)
+
+        def inputs(rows: int) -> tuple[dict[str, torch.Tensor]]:
+            values = _columns(rows, ("item_id_list", "item_length", "item_id"))
+            graph = module.build(values["item_id_list"])
+            return ({**values, **dict(zip(("places", "edges", "nodes"), graph, strict=False))},)
+
+        return Case(module, inputs, "the caller builds the graph of each session, by its own code")
+
+    return make
+
+
+def _left_padded() -> Case:
+    """HRM without its loop over rows, which moves padding before the items."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        module = Predicting(_built("HRM"))
+    module.network.inverse_seq_item = lambda items, lengths: items
+
+    def inputs(rows: int) -> tuple[dict[str, torch.Tensor]]:
+        values = _columns(rows, ("user_id", "item_length", "item_id"))
+        left = torch.arange(STEPS) >= STEPS - values["item_length"].unsqueeze(1)
+        return ({**values, "item_id_list": ids(rows, ITEMS, STEPS) * left},)
+
+    return Case(module, inputs, "the caller pads histories at their start")
+
+
 _context = functools.partial(_case, columns=("user_id", "item_id", "age", "city", "class", "price"))
 _sequence = functools.partial(_case, columns=("item_id_list", "item_length", "item_id"))
 _with_user = functools.partial(_case, columns=("user_id", "item_id_list", "item_length", "item_id"))
@@ -207,8 +250,6 @@ NETWORKS = {
             "STAMP",
             "SASRec",
             "NextItNet",
-            "SRGNN",
-            "GCSAN",
             "LightSANs",
             "CORE",
             "FEARec",
@@ -217,7 +258,7 @@ NETWORKS = {
     },
     **{
         name: _with_user(name)
-        for name in ("Caser", "FPMC", "TransRec", "HGN", "HRM", "NPE", "FOSSIL", "RepeatNet")
+        for name in ("Caser", "FPMC", "TransRec", "HGN", "NPE", "FOSSIL", "RepeatNet")
     },
     **{
         name: _case(name, ("item_id_list", "item_length", "item_id", "class_list", "class"))
@@ -226,6 +267,9 @@ NETWORKS = {
     "DIN": _case("DIN", TARGETED),
     "DIEN": _case("DIEN", (*TARGETED, "neg_item_id_list")),
     "BERT4Rec": _masked_items,
+    "SRGNN": _graphs("SRGNN", with_mask=True),
+    "GCSAN": _graphs("GCSAN", with_mask=False),
+    "HRM": _left_padded,
     "ConvNCF": _general("ConvNCF", embedding_size=64),
     **{name: _general(name) for name in ("BPR", "NeuMF", "FISM", "NAIS", "SimpleX")},
 }

@@ -140,7 +140,7 @@ class _StandIns(TorchFunctionMode):
 
     def _attention(self, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Any:
         """Attention of three axes as one head; zeros where a mask leaves a step nothing to see."""
-        mask = rest[0] if rest else options.get("attn_mask")
+        mask: Any = rest[0] if rest else options.get("attn_mask")
         chooses = mask is not None and mask.dtype == torch.bool
         if query.dim() != 3 and not chooses:
             return NotImplemented

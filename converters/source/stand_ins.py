@@ -84,6 +84,9 @@ class _StandIns(TorchFunctionMode):
             torch.bucketize: self._bucketize,
             torch.column_stack: _column_stack,
             torch.dstack: self._depth_stack,
+            torch.scatter_add: _scatter_add,
+            torch.Tensor.scatter_add: _scatter_add,
+            torch.Tensor.scatter_add_: _in_place(_scatter_add),
             torch.hstack: lambda parts: torch.cat(list(parts), min(1, parts[0].dim() - 1)),
             torch.isin: self._is_in,
             torch.adaptive_avg_pool1d: self._pool_all,
@@ -251,6 +254,15 @@ class _StandIns(TorchFunctionMode):
     def _rrelu(self, input: Any, lower: float = 1 / 8, upper: float = 1 / 3, **_: Any) -> Any:
         """Leaky ReLU with the mean slope, as torch computes it outside training."""
         return functional.leaky_relu(input, (lower + upper) / 2)
+
+
+def _scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
+    """Sums at the places of each row [batch, n], by comparing every index with every place."""
+    if input.dim() != 2 or dim not in (1, -1) or tuple(index.shape) != tuple(src.shape):
+        return NotImplemented
+    places = index.unsqueeze(-1) == torch.arange(input.shape[1])
+    nothing = torch.zeros((), dtype=src.dtype)
+    return input + torch.where(places, src.unsqueeze(-1), nothing).sum(1)
 
 
 def _column_stack(parts: Any) -> Any:

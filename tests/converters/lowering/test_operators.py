@@ -371,6 +371,7 @@ FAMILIES = {
     "nothing_to_see": lambda x, ids, m: causal_attention(x, ids > 2),
     "any_marked": lambda x, ids, m: any_marked(x, ids),
     "all_known": lambda x, ids, m: x * 2 if (ids > 0).all() else x * (1 + (ids > 0)[..., None]),
+    "added_at": lambda x, ids, m: torch.zeros(len(x), 50).scatter_add(1, ids, x[..., 0]),
     "joined": unary(lambda x: torch.hstack([x[:, 0], x[:, 2]]) * 2),
 }  # fmt: skip
 

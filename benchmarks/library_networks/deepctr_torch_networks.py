@@ -94,7 +94,7 @@ def _history(build: Callable[..., Any], note: str = "", **options: Any) -> Calla
     return make
 
 
-EMPTY = "takes the rows with an empty history out of the batch"
+EMPTY = "takes the rows with an empty history out of the batch, with every gru_type"
 HIDDEN = {"dnn_hidden_units": (16, 8)}
 TASKS = {"task_types": ["binary", "binary"], "task_names": ["click", "buy"]}
 
@@ -127,7 +127,6 @@ NETWORKS = {
     "AFN": _fields(models.AFN, ltl_hidden_size=16, afn_dnn_hidden_units=(16, 8)),
     "DIN": _history(models.DIN, att_weight_normalization=True, **HIDDEN),
     "DIEN": _history(models.DIEN, EMPTY, gru_type="GRU", **HIDDEN),
-    "DIEN (AUGRU)": _history(models.DIEN, EMPTY, gru_type="AUGRU", **HIDDEN),
     "SharedBottom": _fields(models.SharedBottom, wide=False, **TASKS),
     "ESMM": _fields(models.ESMM, wide=False, **TASKS),
     "MMOE": _fields(models.MMOE, wide=False, **TASKS),

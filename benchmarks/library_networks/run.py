@@ -20,6 +20,7 @@ import importlib
 import io
 import json
 import multiprocessing
+import re
 import tempfile
 import warnings
 from importlib import metadata
@@ -95,11 +96,17 @@ def _convert_each(module: torch.nn.Module, examples: Any, folder: Path) -> dict[
             convert(module, examples, folder, targets=group, tables="f32")
         except OnDeviceError as error:
             if len(group) == 1:
-                failed[group[0]] = f"{type(error).__name__}: {error}"
+                failed[group[0]] = described(error)
             continue
         if len(group) > 1:
             break
     return failed
+
+
+def described(error: Exception) -> str:
+    """An error in one line, files by their names only."""
+    text = re.sub(r"/\S*/(?=[\w.-]+\.(?:py|odm|onnx|tflite)\b)", "", str(error))
+    return f"{type(error).__name__}: {text}"
 
 
 def _compare(
@@ -122,7 +129,7 @@ def _compare(
                 difference = float(np.abs(outputs[name] - right[:rows]).max())
                 largest = max(largest, difference / scale[name])
     except OnDeviceError as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": described(error)}
     return {"difference": largest}
 
 
@@ -145,7 +152,7 @@ def _send(library: str, name: str, sender: Connection) -> None:
     try:
         sender.send(examine_by_name(library, name))
     except Exception as error:  # a library's code may raise anything
-        sender.send(failure(f"{type(error).__name__}: {error}"))
+        sender.send(failure(described(error)))
 
 
 def failure(reason: str) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def _scored(target: str, report: ConversionReport, test: ClickLog) -> Scored:
         model.predict({name: ids[start : start + SCORE_BATCH] for name, ids in test.ids.items()})
         for start in range(0, len(test), SCORE_BATCH)
     ]
-    auc = float(roc_auc_score(test.labels, np.concatenate(scores)))
+    auc = float(roc_auc_score(test.labels, np.concatenate(scores), sample_weight=test.weights))
     tables = sum(table.total for table in inspect(item.path).tables)
     size_of_all = file_bytes(item.path)
     return Scored(target, str(item.path), size_of_all, tables, auc, item.max_difference)

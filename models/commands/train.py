@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     save_checkpoint(args.out, trained.model, features, extra, counts=trained.fitted.counts)
     print(  # noqa: T201
         f"{recipe.name}: test AUC {trained.test.auc:.4f}, log loss {trained.test.logloss:.4f} "
+        f"{'of the log before its negatives were sampled ' if trained.test.unsampled else ''}"
         f"after {trained.epochs} epochs; {size(trained.parameter_bytes)} of float32 parameters\n"
         f"{phases_text(trained.fitted)}\n\n{codec_text(scores)}\n"
     )

@@ -268,7 +268,8 @@ def _without_nan(bits: IdArray) -> IdArray:
 def encoded(log: HashedLog, features: FeatureSpec) -> ClickLog:
     """A log's hashes as the IDs of fields that are encoded already."""
     ids = {field.name: _ids(field, log.hashes[field.name]) for field in features.fields}
-    return ClickLog(features, ids, log.labels, log.weights, log.label_names, log.keys)
+    others = (log.weights, log.label_names, log.keys, log.negative_sampling)
+    return ClickLog(features, ids, log.labels, *others)
 
 
 def _ids(item: Field, hashes: IdArray) -> IdArray:

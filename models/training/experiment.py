@@ -27,9 +27,11 @@ from ondevice.models.designs import Design, compressed_embeddings, full_embeddin
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.network_config import NetworkConfig
 from ondevice.models.networks import ClickModel
+from ondevice.models.training.metrics import Metrics
 from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
 from ondevice.models.training.refit import Refit
-from ondevice.models.training.trainer import Metrics, TrainConfig, evaluate
+from ondevice.models.training.row_weights import undo_sampling
+from ondevice.models.training.trainer import TrainConfig, evaluate
 from ondevice.models.training.widths import Widths
 
 EXAMPLES = 64
@@ -159,7 +161,8 @@ def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True)
     model = ClickModel(tables, experiment.network, histories)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
     fitted = fit(model, splits, config, progress=progress)
-    return Trained(model, splits, evaluate(model, splits.test), fitted)
+    undo_sampling(model, log.negative_sampling)
+    return Trained(model, splits, _tested(model, splits), fitted)
 
 
 def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
@@ -174,10 +177,16 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
         experiment.training, experiment.widths, experiment.rounding, experiment.refit
     )
     fitted = fit(model, splits, config, progress=progress)
+    undo_sampling(model, log.negative_sampling)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
     with rounded(model, codec):
-        test = evaluate(model, splits.test)
+        test = _tested(model, splits)
     return Trained(model, splits, test, fitted)
+
+
+def _tested(model: ClickModel, splits: Splits) -> Metrics:
+    """Metrics of a model whose sampling is undone."""
+    return evaluate(model, splits.test, unsampled=splits.test.negative_sampling < 1)
 
 
 def _parts(

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ondevice.errors import DataError, OnDeviceError, SpecError, needs_extra
+from ondevice.errors import DataError, OnDeviceError, SpecError
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.training.mask_learner import MaskLearner
+from ondevice.models.training.metrics import Metrics, metrics_of
 from ondevice.models.training.refit import RowPrior
+from ondevice.models.training.row_weights import row_weights, training_weights
 
 # How often an epoch updates the codec's scales if rows are rounded; each update takes about as long
 # as packing the tables.
@@ -100,14 +102,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Area under the ROC curve, and mean negative log-likelihood (natural logarithm)."""
-
-    auc: float
-    logloss: float
-
-
-@dataclass(frozen=True)
 class Epoch:
     """One pass: mean training loss (without penalty), validation metrics, mean kept width of the
     masked rows (None without masks), wall-clock seconds of training and of validation.
@@ -162,6 +156,9 @@ def train(
 ) -> History:
     """Train by Adam on binary cross-entropy, stop early on validation AUC, keep the best weights.
 
+    Rows count by their weights, where the log has any. What the model learns are the
+    probabilities of the log as it is sampled: see `undo_sampling`.
+
     The model is changed in place, stays on its device and ends in evaluation mode. Ctrl-C after
     at least one whole epoch ends training early and quietly: the best weights so far are restored
     and `History.interrupted` is set; before that it is raised on.
@@ -183,7 +180,7 @@ def train(
     history = History()
     best_state: dict[str, Tensor] | None = None
     device = next(model.parameters()).device
-    data = _tensors(train, device)
+    data = _tensors(train, device, training_weights(train))
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(config.seed)
@@ -220,7 +217,7 @@ def predict(model: ClickModel, log: ClickLog, batch: int = 8192) -> npt.NDArray[
     was_training = model.training
     model.eval()
     try:
-        ids, _ = _tensors(log, next(model.parameters()).device)
+        ids = _tensors(log, next(model.parameters()).device).ids
         parts = [
             model({name: values[start : start + batch] for name, values in ids.items()}).cpu()
             for start in range(0, len(log), batch)
@@ -231,30 +228,34 @@ def predict(model: ClickModel, log: ClickLog, batch: int = 8192) -> npt.NDArray[
     return probabilities
 
 
-def evaluate(model: ClickModel, log: ClickLog, batch: int = 8192) -> Metrics:
-    """AUC and log loss on a log.
+def evaluate(
+    model: ClickModel, log: ClickLog, batch: int = 8192, *, unsampled: bool = False
+) -> Metrics:
+    """AUC and log loss on a log, whose rows count by their weights.
+
+    Args:
+        model: in any mode, which is restored.
+        log: both labels must be in it.
+        batch: rows at once.
+        unsampled: measure for the log before its negatives were sampled (see `row_weights`), as
+            `undo_sampling` calibrates a model; without, for the log as it is.
 
     Raises:
         DataError: the log has not both labels, so there is no AUC.
         TrainingError: the model's output is not finite.
         InputError: the log's fields or IDs do not fit the model.
     """
-    with needs_extra("evaluation", "train"):  # large: a conversion does without
-        from sklearn.metrics import log_loss, roc_auc_score
     _check_both_labels(log, "evaluation")
-    probabilities = predict(model, log, batch).astype(np.float64)
+    probabilities = predict(model, log, batch)
     if not np.isfinite(probabilities).all():
         raise TrainingError("the model's output is not finite")
-    # float32 reaches 0 and 1; the same clip as for any 32-bit probability keeps the loss finite
-    edge = float(np.finfo(np.float32).eps)
-    clipped = np.clip(probabilities, edge, 1 - edge)
-    auc = float(roc_auc_score(log.labels, probabilities))
-    return Metrics(auc, float(log_loss(log.labels, clipped, labels=[0, 1])))
+    weights = row_weights(log, unsampled=unsampled)
+    return metrics_of(log.labels, probabilities, weights, unsampled=unsampled)
 
 
 def _epoch(
     model: ClickModel,
-    data: tuple[dict[str, Tensor], Tensor],
+    data: _Data,
     validation: ClickLog,
     optimizers: list[torch.optim.Optimizer],
     learner: MaskLearner,
@@ -280,7 +281,7 @@ def _epoch(
 
 def _train_epoch(
     model: ClickModel,
-    data: tuple[dict[str, Tensor], Tensor],
+    data: _Data,
     optimizers: list[torch.optim.Optimizer],
     learner: MaskLearner,
     prior: RowPrior | None,
@@ -306,18 +307,18 @@ def _train_epoch(
     model.train()
     if not any(item.requires_grad for item in model.network.parameters()):
         model.network.eval()  # a fixed network neither drops activations nor follows the batch
-    total, count = 0.0, len(data[1])
+    total, count = 0.0, len(data.labels)
     steps = -(-count // config.batch)
     every = max(1, steps // ROUNDING_REFRESHES)
     hidden = not (progress and sys.stderr.isatty())
     with tqdm(total=count, desc=f"epoch {number}", unit="row", disable=hidden) as bar:
-        for step, (ids, labels) in enumerate(_batches(data, config.batch)):
+        for step, (ids, labels, weights) in enumerate(_batches(data, config.batch)):
             if step % every == 0:
                 for table in model.tables():
                     if step == 0 or not table.sparse:  # a large table's scales cost seconds
                         table.refresh_rounding()
             logits = model.forward_logits(ids, learner.levels())
-            loss = functional.binary_cross_entropy_with_logits(logits, labels)
+            loss = functional.binary_cross_entropy_with_logits(logits, labels, weights)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise TrainingError(
@@ -338,18 +339,26 @@ def _train_epoch(
     return total / count
 
 
-def _batches(
-    data: tuple[dict[str, Tensor], Tensor], batch: int
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+class _Data(NamedTuple):
+    """Rows as tensors: IDs by input, labels, and factors of their losses (None: 1)."""
+
+    ids: dict[str, Tensor]
+    labels: Tensor
+    weights: Tensor | None
+
+    def at(self, rows: Tensor | slice) -> _Data:
+        """Some of the rows."""
+        ids = {name: values[rows] for name, values in self.ids.items()}
+        weights = None if self.weights is None else self.weights[rows]
+        return _Data(ids, self.labels[rows], weights)
+
+
+def _batches(data: _Data, batch: int) -> Iterator[_Data]:
     """Batches in a fresh random order; shuffling once and slicing beats gathering per batch."""
-    ids, labels = data
-    for order in _windows(len(labels)):
-        order = order.to(labels.device)
-        shuffled = {name: values[order] for name, values in ids.items()}
-        targets = labels[order]
-        for start in range(0, len(targets), batch):
-            rows = slice(start, start + batch)
-            yield {name: values[rows] for name, values in shuffled.items()}, targets[rows]
+    for order in _windows(len(data.labels)):
+        shuffled = data.at(order.to(data.labels.device))
+        for start in range(0, len(shuffled.labels), batch):
+            yield shuffled.at(slice(start, start + batch))
 
 
 def _windows(rows: int) -> Iterator[Tensor]:
@@ -408,11 +417,14 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
     return optimizers
 
 
-def _tensors(log: ClickLog, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+def _tensors(
+    log: ClickLog, device: torch.device, weights: npt.NDArray[np.float32] | None = None
+) -> _Data:
     with warnings.catch_warnings():  # a mapped log is not writable, and nobody writes into it
         warnings.filterwarnings("ignore", "The given NumPy array is not writ")
         ids = {name: torch.as_tensor(values).to(device) for name, values in log.ids.items()}
-        return ids, torch.as_tensor(log.labels).to(device)
+        factors = None if weights is None else torch.as_tensor(weights).to(device)
+        return _Data(ids, torch.as_tensor(log.labels).to(device), factors)
 
 
 def _check_splits(train: ClickLog, validation: ClickLog) -> None:

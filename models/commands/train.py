@@ -20,6 +20,7 @@ from ondevice.models.commands.outputs import add_output_options, check_output
 from ondevice.models.recipe import DEFAULT, shipped_recipes
 from ondevice.models.training.codec_scores import codec_scores, codec_text
 from ondevice.models.training.experiment import (
+    Trained,
     checkpoint_extra,
     train_compressed,
     train_full,
@@ -79,12 +80,22 @@ def run(args: argparse.Namespace) -> int:
     features = trained.splits.train.features
     save_checkpoint(args.out, trained.model, features, extra, counts=trained.fitted.counts)
     print(  # noqa: T201
-        f"{recipe.name}: test AUC {trained.test.auc:.4f}, log loss {trained.test.logloss:.4f} "
-        f"{'of the log before its negatives were sampled ' if trained.test.unsampled else ''}"
-        f"after {trained.epochs} epochs; {size(trained.parameter_bytes)} of float32 parameters\n"
+        f"{recipe.name}: {_metrics_text(trained)} after {trained.epochs} epochs; "
+        f"{size(trained.parameter_bytes)} of float32 parameters\n"
         f"{phases_text(trained.fitted)}\n\n{codec_text(scores)}\n"
     )
     if trained.fitted.interrupted:
         print("interrupted: these are the best weights so far", file=sys.stderr)  # noqa: T201
     print(f"saved in {args.out}; next: ondevice convert {args.out} --out DIR")  # noqa: T201
     return 0
+
+
+def _metrics_text(trained: Trained) -> str:
+    """The test metrics of each label, and which log they are of."""
+    several = len(trained.by_label) > 1
+    texts = [
+        f"{f'{name}: ' if several else ''}test AUC {item.auc:.4f}, log loss {item.logloss:.4f}"
+        f"{' (of the log before its negatives were sampled)' if item.unsampled else ''}"
+        for name, item in trained.by_label.items()
+    ]
+    return "; ".join(texts)

@@ -141,7 +141,16 @@ class TrialData:
 
 
 def prepare(log: HashedLog) -> TrialData:
-    """Split a log and count its training values. Raises InputError when it has sequences."""
+    """Split a log and count its training values.
+
+    Raises:
+        InputError: the log has sequences or several labels.
+    """
+    if len(log.label_names) > 1:
+        raise InputError(
+            f"compression trials weigh what fields and tables cost one label's AUC; the log has "
+            f"{', '.join(log.label_names)}: describe it with one of them (label = ...)"
+        )
     if sequences := [item.name for item in log.features.fields if item.length is not None]:
         raise InputError(f"compression trials take no sequences: {', '.join(sequences)}")
     parts = split(log)

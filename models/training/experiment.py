@@ -31,7 +31,7 @@ from ondevice.models.training.metrics import Metrics
 from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.row_weights import undo_sampling
-from ondevice.models.training.trainer import TrainConfig, evaluate
+from ondevice.models.training.trainer import TrainConfig, evaluate_labels
 from ondevice.models.training.widths import Widths
 
 EXAMPLES = 64
@@ -123,13 +123,19 @@ class Trained:
     """A trained model, the split it was trained on, and its metrics on the test split.
 
     Attributes:
-        test: with the tables as the experiment's rounding says, else as they are.
+        by_label: test metrics of each label, with the tables as the experiment's rounding says,
+            else as they are.
     """
 
     model: ClickModel
     splits: Splits
-    test: Metrics
+    by_label: dict[str, Metrics]
     fitted: Fitted
+
+    @property
+    def test(self) -> Metrics:
+        """Test metrics of the first label."""
+        return next(iter(self.by_label.values()))
 
     @property
     def epochs(self) -> int:
@@ -158,7 +164,7 @@ def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True)
     splits = _encoded(parts, names, experiment)
     torch.manual_seed(experiment.training.seed)
     tables = full_embeddings(splits.train, experiment.design.dim, log.settings)
-    model = ClickModel(tables, experiment.network, histories)
+    model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
     fitted = fit(model, splits, config, progress=progress)
     undo_sampling(model, log.negative_sampling)
@@ -172,7 +178,7 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
     counts = cardinalities(parts[0])
     torch.manual_seed(experiment.training.seed)
     tables = compressed_embeddings(splits.train, counts, experiment.design, log.settings)
-    model = ClickModel(tables, experiment.network, histories)
+    model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(
         experiment.training, experiment.widths, experiment.rounding, experiment.refit
     )
@@ -184,9 +190,9 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
     return Trained(model, splits, test, fitted)
 
 
-def _tested(model: ClickModel, splits: Splits) -> Metrics:
-    """Metrics of a model whose sampling is undone."""
-    return evaluate(model, splits.test, unsampled=splits.test.negative_sampling < 1)
+def _tested(model: ClickModel, splits: Splits) -> dict[str, Metrics]:
+    """Metrics by label of a model whose sampling is undone."""
+    return evaluate_labels(model, splits.test, unsampled=splits.test.negative_sampling < 1)
 
 
 def _parts(
@@ -219,6 +225,7 @@ def checkpoint_extra(trained: Trained, log: HashedLog) -> dict[str, Any]:
         },
         "table_codecs": codecs,
         "test": asdict(trained.test),
+        "test_by_label": {name: asdict(item) for name, item in trained.by_label.items()},
         "epochs": trained.epochs,
         "examples": {name: ids.tolist() for name, ids in example_ids(trained.splits.test).items()},
     }

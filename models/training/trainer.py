@@ -6,7 +6,7 @@ import copy
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ondevice.errors import DataError, OnDeviceError, SpecError
+from ondevice.errors import DataError, InputError, OnDeviceError, SpecError
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.training.mask_learner import MaskLearner
@@ -103,8 +103,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass: mean training loss (without penalty), validation metrics, mean kept width of the
-    masked rows (None without masks), wall-clock seconds of training and of validation.
+    """One pass: mean training loss (without penalty), validation metrics of the first label, mean
+    kept width of the masked rows (None without masks), wall-clock seconds of training and of
+    validation, validation metrics by label.
     """
 
     number: int
@@ -113,6 +114,7 @@ class Epoch:
     mean_width: float | None
     seconds: float
     validation_seconds: float
+    by_label: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 @dataclass
@@ -157,7 +159,8 @@ def train(
     """Train by Adam on binary cross-entropy, stop early on validation AUC, keep the best weights.
 
     Rows count by their weights, where the log has any. What the model learns are the
-    probabilities of the log as it is sampled: see `undo_sampling`.
+    probabilities of the log as it is sampled: see `undo_sampling`. Of several labels the loss is
+    the mean of theirs, and the first decides when to stop.
 
     The model is changed in place, stays on its device and ends in evaluation mode. Ctrl-C after
     at least one whole epoch ends training early and quietly: the best weights so far are restored
@@ -176,7 +179,7 @@ def train(
         InputError: the log's fields or IDs do not fit the model.
     """
     config = config or TrainConfig()
-    _check_splits(train, validation)
+    _check_splits(model, train, validation)
     history = History()
     best_state: dict[str, Tensor] | None = None
     device = next(model.parameters()).device
@@ -211,46 +214,71 @@ def train(
 
 @torch.no_grad()
 def predict(model: ClickModel, log: ClickLog, batch: int = 8192) -> npt.NDArray[np.float32]:
-    """Click probabilities float32 [len(log)], in evaluation mode; the mode is restored."""
+    """Click probabilities float32 [n], of several labels [n, labels], in evaluation mode.
+
+    The model's mode is restored.
+
+    Raises:
+        InputError: the log's fields or IDs do not fit the model.
+    """
     if batch < 1:
         raise SpecError(f"batch must be at least 1, got {batch}")
     was_training = model.training
     model.eval()
     try:
         ids = _tensors(log, next(model.parameters()).device).ids
-        parts = [
-            model({name: values[start : start + batch] for name, values in ids.items()}).cpu()
-            for start in range(0, len(log), batch)
-        ]
+        parts = []
+        for start in range(0, len(log), batch):
+            rows = {name: values[start : start + batch] for name, values in ids.items()}
+            parts.append(torch.sigmoid(model.forward_logits(rows)).cpu())
     finally:
         model.train(was_training)
-    probabilities: npt.NDArray[np.float32] = torch.cat([torch.empty(0), *parts]).numpy()
+    shape = (0,) if len(model.labels) == 1 else (0, len(model.labels))
+    probabilities: npt.NDArray[np.float32] = torch.cat([torch.empty(shape), *parts]).numpy()
     return probabilities
 
 
 def evaluate(
     model: ClickModel, log: ClickLog, batch: int = 8192, *, unsampled: bool = False
 ) -> Metrics:
-    """AUC and log loss on a log, whose rows count by their weights.
+    """AUC and log loss of the first label on a log; see `evaluate_labels`."""
+    return next(iter(evaluate_labels(model, log, batch, unsampled=unsampled).values()))
+
+
+def evaluate_labels(
+    model: ClickModel, log: ClickLog, batch: int = 8192, *, unsampled: bool = False
+) -> dict[str, Metrics]:
+    """AUC and log loss of each label of a log, whose rows count by their weights.
 
     Args:
         model: in any mode, which is restored.
         log: both labels must be in it.
         batch: rows at once.
         unsampled: measure for the log before its negatives were sampled (see `row_weights`), as
-            `undo_sampling` calibrates a model; without, for the log as it is.
+            `undo_sampling` calibrates a model; without, for the log as it is. Labels other than
+            the first are always measured for the whole log, for which they are trained.
 
     Raises:
         DataError: the log has not both labels, so there is no AUC.
         TrainingError: the model's output is not finite.
-        InputError: the log's fields or IDs do not fit the model.
+        InputError: the log's fields, labels or IDs do not fit the model.
     """
-    _check_both_labels(log, "evaluation")
+    _check_labels(model, log, "evaluation")
     probabilities = predict(model, log, batch)
     if not np.isfinite(probabilities).all():
         raise TrainingError("the model's output is not finite")
-    weights = row_weights(log, unsampled=unsampled)
-    return metrics_of(log.labels, probabilities, weights, unsampled=unsampled)
+    metrics = {}
+    columns = zip(columns_of(log.labels), columns_of(probabilities), strict=True)
+    for place, (labels, scores) in enumerate(columns):
+        whole = unsampled or (place > 0 and log.negative_sampling < 1)
+        weights = row_weights(log, unsampled=whole)
+        metrics[log.label_names[place]] = metrics_of(labels, scores, weights, unsampled=whole)
+    return metrics
+
+
+def columns_of(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Values [n] or [n, labels] as [labels, n]."""
+    return values.reshape(len(values), -1).T
 
 
 def _epoch(
@@ -271,12 +299,13 @@ def _epoch(
     started = time.perf_counter()
     loss = _train_epoch(model, data, optimizers, learner, prior, config, number, progress)
     trained = time.perf_counter()
-    metrics = evaluate(model, validation)
+    metrics = evaluate_labels(model, validation)
     masks = model.masks().values()
     rows = sum(mask.rows for mask in masks)
     width = sum(int(mask.widths().sum()) for mask in masks) / rows if rows else None
     done = time.perf_counter()
-    return Epoch(number, loss, metrics, width, trained - started, done - trained)
+    first = next(iter(metrics.values()))
+    return Epoch(number, loss, first, width, trained - started, done - trained, metrics)
 
 
 def _train_epoch(
@@ -427,15 +456,32 @@ def _tensors(
         return _Data(ids, torch.as_tensor(log.labels).to(device), factors)
 
 
-def _check_splits(train: ClickLog, validation: ClickLog) -> None:
+def _check_splits(model: ClickModel, train: ClickLog, validation: ClickLog) -> None:
     if not len(train):
         raise DataError("the training split is empty")
-    _check_both_labels(validation, "validation")
+    for log, what in ((train, "training"), (validation, "validation")):
+        _check_label_names(model, log, what)
+    _check_labels(model, validation, "validation")
 
 
-def _check_both_labels(log: ClickLog, what: str) -> None:
-    clicks = int(log.labels.sum())
-    if not 0 < clicks < len(log):
-        raise DataError(
-            f"{what} needs both labels for an AUC; {len(log)} impressions have {clicks} clicks"
+def _check_label_names(model: ClickModel, log: ClickLog, what: str) -> None:
+    """Of one label the name does not matter. Raises InputError."""
+    expected, names = model.labels, log.label_names
+    if len(names) != len(expected) or (len(names) > 1 and names != expected):
+        raise InputError(
+            f"{what}: the model predicts {', '.join(expected)}; the log's labels are "
+            f"{', '.join(names)}"
         )
+
+
+def _check_labels(model: ClickModel, log: ClickLog, what: str) -> None:
+    """Check that a log has the model's labels, each 0 and 1. Raises DataError, InputError."""
+    _check_label_names(model, log, what)
+    for name, labels in zip(log.label_names, columns_of(log.labels), strict=True):
+        clicks = int(labels.sum(dtype=np.float64))
+        if not 0 < clicks < len(log):
+            of_label = f" of {name!r}" if len(log.label_names) > 1 else ""
+            raise DataError(
+                f"{what} needs both labels{of_label} for an AUC; {len(log)} impressions have "
+                f"{clicks} clicks"
+            )

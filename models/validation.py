@@ -112,4 +112,4 @@ def validation_from_log(log: HashedLog, features: FeatureSpec) -> Validation:
             raise InputError(f"{log.name}: its field {field.name!r} is hashed unlike the model's")
     part = encoded(split(log)[1], features)
     labels = part.labels.reshape(len(part), -1)[:, 0]
-    return Validation(part.ids, labels, f"validation split of {log.name}")
+    return Validation(part.ids, labels, f"validation split of {log.name}", part.weights)

@@ -46,6 +46,7 @@ from ondevice.models.data.splits import (
 )
 
 _SPLIT_HASH = "split hash"  # a key that decides the part of a row, dropped afterwards
+MAX_TEXTS = 1000  # the texts of a key with more distinct values are not kept
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def _read(
         settings=_settings(description),
         negative_sampling=description.negative_sampling,
         refused=bad_rows.count,
+        key_texts={key: texts for key, texts in rules.texts.items() if len(texts) <= MAX_TEXTS},
     )
     if split is None:
         return log
@@ -160,6 +162,7 @@ class _Rules:
             )
             for label in description.labels.values()
         ]
+        self.texts: dict[str, dict[int, str]] = {key: {} for key in description.keys}
         self.columns = tuple(dict.fromkeys([*description.used, *(split.columns if split else ())]))
 
     def rows(self, chunk: Chunk, bad_rows: BadRows) -> Rows:
@@ -169,7 +172,10 @@ class _Rules:
         hashes = {item.field.name: hash_column(chunk, item, faults) for item in self.rules}
         times = self._times(chunk, faults)
         weights = self._weights(chunk, faults)
-        keys = {}
+        keys = {
+            key: _text_hashes(chunk, column, faults, self.texts[key])
+            for key, column in self.description.key_columns.items()
+        }
         if self.split is not None and self.split.by == "hash":
             keys[_SPLIT_HASH] = mixed_hash(
                 [_text_hashes(chunk, column, faults) for column in self.split.columns]
@@ -309,12 +315,24 @@ def _check_columns(
         raise DataError(f"{name}: {'; '.join(faults)} (the file's columns: {listed})")
 
 
-def _text_hashes(chunk: Chunk, column: str, faults: Faults) -> IdArray:
-    """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file."""
+def _text_hashes(
+    chunk: Chunk, column: str, faults: Faults, known: dict[int, str] | None = None
+) -> IdArray:
+    """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file.
+
+    Args:
+        chunk: the rows.
+        column: its name.
+        faults: of texts that are none.
+        known: takes the texts by hash, up to about MAX_TEXTS.
+    """
     found = chunk.values(column)
     texts = ["" if value is None else str(value) for value in found.values]
     try:
-        return found.spread(hash_texts(texts))
+        hashes = hash_texts(texts)
+        if known is not None and len(known) <= MAX_TEXTS:
+            known.update(zip(hashes.tolist(), texts, strict=True))
+        return found.spread(hashes)
     except InputError:
         faults.add(column, np.ones(len(chunk), dtype=bool), "expected text in the file's encoding")
         return np.zeros(len(chunk), np.int64)

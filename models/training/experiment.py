@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ondevice.codecs import Codec
 from ondevice.errors import InputError
 from ondevice.limits import MAX_LENGTH
 from ondevice.models.click_log import ClickLog, Splits
@@ -31,7 +32,7 @@ from ondevice.models.training.metrics import Metrics
 from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.row_weights import undo_sampling
-from ondevice.models.training.trainer import TrainConfig, evaluate_labels
+from ondevice.models.training.trainer import TrainConfig, metrics_by_label, predict
 from ondevice.models.training.widths import Widths
 
 EXAMPLES = 64
@@ -123,14 +124,20 @@ class Trained:
     """A trained model, the split it was trained on, and its metrics on the test split.
 
     Attributes:
-        by_label: test metrics of each label, with the tables as the experiment's rounding says,
-            else as they are.
+        parts: the log's parts before their values became IDs.
+        probabilities: of the test part, float32 [n] or [n, labels], with the tables as `codec`
+            stores them.
+        by_label: test metrics of each label, of these probabilities.
+        codec: what the experiment rounds tables to, else "f32".
     """
 
     model: ClickModel
     splits: Splits
+    parts: tuple[HashedLog, HashedLog, HashedLog]
+    probabilities: npt.NDArray[np.float32]
     by_label: dict[str, Metrics]
     fitted: Fitted
+    codec: Codec = "f32"
 
     @property
     def test(self) -> Metrics:
@@ -168,7 +175,7 @@ def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
     fitted = fit(model, splits, config, progress=progress)
     undo_sampling(model, log.negative_sampling)
-    return Trained(model, splits, _tested(model, splits), fitted)
+    return _tested(model, parts, splits, fitted, "f32")
 
 
 def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
@@ -185,14 +192,22 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
     fitted = fit(model, splits, config, progress=progress)
     undo_sampling(model, log.negative_sampling)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
+    return _tested(model, parts, splits, fitted, codec)
+
+
+def _tested(
+    model: ClickModel,
+    parts: tuple[HashedLog, HashedLog, HashedLog],
+    splits: Splits,
+    fitted: Fitted,
+    codec: Codec,
+) -> Trained:
+    """The result of a training, measured on the test part; the model's sampling is undone."""
     with rounded(model, codec):
-        test = _tested(model, splits)
-    return Trained(model, splits, test, fitted)
-
-
-def _tested(model: ClickModel, splits: Splits) -> dict[str, Metrics]:
-    """Metrics by label of a model whose sampling is undone."""
-    return evaluate_labels(model, splits.test, unsampled=splits.test.negative_sampling < 1)
+        scores = predict(model, splits.test)
+    sampled = splits.test.negative_sampling < 1
+    by_label = metrics_by_label(splits.test, scores, unsampled=sampled)
+    return Trained(model, splits, parts, scores, by_label, fitted, codec)
 
 
 def _parts(

@@ -263,8 +263,19 @@ def evaluate_labels(
         TrainingError: the model's output is not finite.
         InputError: the log's fields, labels or IDs do not fit the model.
     """
-    _check_labels(model, log, "evaluation")
-    probabilities = predict(model, log, batch)
+    _check_label_names(model, log, "evaluation")
+    return metrics_by_label(log, predict(model, log, batch), unsampled=unsampled)
+
+
+def metrics_by_label(
+    log: ClickLog, probabilities: npt.NDArray[np.float32], *, unsampled: bool = False
+) -> dict[str, Metrics]:
+    """Metrics of what `predict` returned for a log; see `evaluate_labels`.
+
+    Raises:
+        DataError, TrainingError: as `evaluate_labels`.
+    """
+    _check_labels(log, "evaluation")
     if not np.isfinite(probabilities).all():
         raise TrainingError("the model's output is not finite")
     metrics = {}
@@ -461,7 +472,7 @@ def _check_splits(model: ClickModel, train: ClickLog, validation: ClickLog) -> N
         raise DataError("the training split is empty")
     for log, what in ((train, "training"), (validation, "validation")):
         _check_label_names(model, log, what)
-    _check_labels(model, validation, "validation")
+    _check_labels(validation, "validation")
 
 
 def _check_label_names(model: ClickModel, log: ClickLog, what: str) -> None:
@@ -474,9 +485,8 @@ def _check_label_names(model: ClickModel, log: ClickLog, what: str) -> None:
         )
 
 
-def _check_labels(model: ClickModel, log: ClickLog, what: str) -> None:
-    """Check that a log has the model's labels, each 0 and 1. Raises DataError, InputError."""
-    _check_label_names(model, log, what)
+def _check_labels(log: ClickLog, what: str) -> None:
+    """Check that each label is 0 in some rows and 1 in others. Raises DataError."""
     for name, labels in zip(log.label_names, columns_of(log.labels), strict=True):
         clicks = int(labels.sum(dtype=np.float64))
         if not 0 < clicks < len(log):

@@ -19,7 +19,7 @@ from ondevice.models.commands.options import (
     recipe_of,
     use_threads,
 )
-from ondevice.models.commands.outputs import add_output_options, check_output
+from ondevice.models.commands.outputs import add_output_options, check_output, check_writable
 from ondevice.models.recipe import DEFAULT, shipped_recipes
 from ondevice.models.training.codec_scores import codec_scores, codec_text
 from ondevice.models.training.experiment import (
@@ -29,6 +29,7 @@ from ondevice.models.training.experiment import (
     train_full,
 )
 from ondevice.models.training.phases import phases_text
+from ondevice.models.training.report_page import training_page
 from ondevice.models.training.training_report import check_keys, metrics_text, training_report
 from ondevice.text_table import size, table
 
@@ -39,7 +40,7 @@ EPILOG = """examples:
   ondevice train my.toml --out checkpoint
   ondevice train dnn --full --out uncompressed
   ondevice train --data log --path log/ --columns log.toml --gauc user --segment country \
-    --json metrics.json --out checkpoint
+    --report training.html --out checkpoint
   ondevice train dnn --widths frequency --keep 0.2 --round q4 --out checkpoint
 
 A recipe is a TOML file that names the network, its tables, the training and the data; options
@@ -86,6 +87,12 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
         "each of its values; may be repeated",
     )
     parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="write a page with learning curves, calibration, segments and what fields contribute",
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all metrics to FILE (docs/metrics.md)"
     )
 
@@ -99,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         raise InputError("give --out, the folder for the checkpoint")
     check_output(args.out, [], force=args.force, checkpoint=args.out, json=args.json)
+    if args.report is not None:
+        check_writable("--report", args.report.parent)
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
     keys = (*recipe.source.keys, *args.gauc, *args.segment)
@@ -113,8 +122,11 @@ def run(args: argparse.Namespace) -> int:
         recipe.name,
         gauc=args.gauc,
         segments=args.segment,
-        importance=args.json is not None,
+        importance=args.json is not None or args.report is not None,
     )
+    if args.report is not None:
+        with atomic_path(args.report) as temporary:
+            temporary.write_text(training_page(report), encoding="utf-8")
     if args.json is not None:
         with atomic_path(args.json) as temporary:
             text = json.dumps(report.to_json(), indent=1)

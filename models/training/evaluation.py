@@ -17,6 +17,7 @@ from ondevice.models.data.statistics import ValueCounts
 from ondevice.models.training.metrics import (
     Bin,
     GroupedAuc,
+    auc_error,
     base_log_loss,
     calibration_bins,
     group_metrics,
@@ -39,16 +40,26 @@ class Segment:
 
     Attributes:
         name: the value or the band.
-        rows: of the test part.
+        rows, clicks: of the test part, without weights.
         auc: None where the rows have one label only.
+        auc_error: its standard error (J. Hanley and B. McNeil, "The meaning and use of the area
+            under a receiver operating characteristic (ROC) curve", Radiology 1982).
         predicted, observed: mean probability and share of clicks.
     """
 
     name: str
     rows: int
+    clicks: int
     auc: float | None
+    auc_error: float | None
     predicted: float
     observed: float
+
+    def differs_from(self, auc: float) -> bool:
+        """Whether the segment's AUC is not this one, at a level of 95 %."""
+        if self.auc is None or self.auc_error is None:
+            return False
+        return abs(self.auc - auc) > 1.96 * self.auc_error
 
 
 @dataclass(frozen=True)
@@ -165,17 +176,22 @@ def _segments(
 ) -> list[Segment]:
     """The metrics of each group that has rows, in the groups' order."""
     each = group_metrics(labels, scores, groups.places, weights, len(groups.names))
-    return [
-        Segment(
-            name,
-            int(each.rows[place]),
-            None if np.isnan(each.auc[place]) else float(each.auc[place]),
-            float(each.predicted[place]),
-            float(each.observed[place]),
+    segments = []
+    for place in np.flatnonzero(each.rows).tolist():
+        rows, clicks = int(each.rows[place]), int(each.clicks[place])
+        auc = None if np.isnan(each.auc[place]) else float(each.auc[place])
+        segments.append(
+            Segment(
+                name=groups.names[place],
+                rows=rows,
+                clicks=clicks,
+                auc=auc,
+                auc_error=None if auc is None else auc_error(auc, clicks, rows - clicks),
+                predicted=float(each.predicted[place]),
+                observed=float(each.observed[place]),
+            )
         )
-        for place, name in enumerate(groups.names)
-        if each.rows[place]
-    ]
+    return segments
 
 
 def key_of(log: HashedLog, name: str) -> IdArray:

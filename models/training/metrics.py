@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,13 +93,14 @@ class GroupMetrics:
     """Metrics of each group of rows, all arrays [groups].
 
     Attributes:
-        rows: how many there are.
-        weights: what they count for.
+        rows, clicks: how many there are.
+        weights: what the rows count for.
         predicted, observed: mean probability and share of clicks.
         auc: NaN where a group has one label only.
     """
 
     rows: npt.NDArray[np.int64]
+    clicks: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
     predicted: npt.NDArray[np.float64]
     observed: npt.NDArray[np.float64]
@@ -161,6 +163,13 @@ def grouped_auc(
     return GroupedAuc(auc, len(distinct), int(counted.sum()), len(labels), rows)
 
 
+def auc_error(auc: float, clicks: int, others: int) -> float:
+    """Standard error of an AUC of so many rows with and without a click (Hanley and McNeil)."""
+    first, second = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    spread = auc * (1 - auc) + (clicks - 1) * (first - auc**2) + (others - 1) * (second - auc**2)
+    return math.sqrt(max(spread, 0.0) / (clicks * others))
+
+
 def group_metrics(
     labels: FloatArray,
     probabilities: FloatArray,
@@ -185,9 +194,9 @@ def group_metrics(
         predicted, observed = _totals(places, sizes * scores, count) / whole, clicks / whole
         auc = _pairs_in_order(labels, scores, places, sizes, count) / (clicks * (whole - clicks))
     rows = np.bincount(places, minlength=count).astype(np.int64)
-    ones = _totals(places, labels, count)
+    ones = _totals(places, labels, count).astype(np.int64)
     auc[(ones == 0) | (ones == rows)] = np.nan
-    return GroupMetrics(rows, whole, predicted, observed, auc)
+    return GroupMetrics(rows, ones, whole, predicted, observed, auc)
 
 
 def _pairs_in_order(

@@ -228,12 +228,13 @@ def _segments_text(title: str, segments: Sequence[Segment]) -> str:
             item.name,
             f"{item.rows:,}",
             "-" if item.auc is None else f"{item.auc:.4f}",
+            "-" if item.auc_error is None else f"{item.auc_error:.4f}",
             f"{item.predicted:.4f}",
             f"{item.observed:.4f}",
         )
         for item in segments[:SHOWN_SEGMENTS]
     ]
-    text = table((title, "test rows", "AUC", "predicted", "observed"), rows)
+    text = table((title, "test rows", "AUC", "+/-", "predicted", "observed"), rows)
     if (left := len(segments) - SHOWN_SEGMENTS) > 0:
         text += f"\nand {left} more"
     return text

@@ -17,6 +17,7 @@ from ondevice.models.data import HashedLog, open_log
 from ondevice.models.data.hashed import hashed_field
 from ondevice.models.training.evaluation import frequency_groups, segments_of
 from ondevice.models.training.metrics import (
+    auc_error,
     base_log_loss,
     calibration_bins,
     group_metrics,
@@ -237,3 +238,12 @@ def test_the_auc_of_a_conversion_counts_weights(tmp_path):
     assert validation.auc(scores) != pytest.approx(roc_auc_score(part.labels[:, 0], scores))
     with pytest.raises(InputError, match="weights must be"):
         replace(validation, weights=part.weights[:-1])
+
+
+def test_the_error_of_an_auc_is_its_spread_over_samples():
+    draws = np.random.default_rng(0)
+    aucs = []
+    for _ in range(400):
+        scores = np.concatenate([draws.normal(1, 1, 60), draws.normal(0, 1, 200)])
+        aucs.append(roc_auc_score(np.repeat([1, 0], [60, 200]), scores))
+    assert auc_error(float(np.mean(aucs)), 60, 200) == pytest.approx(np.std(aucs), rel=0.15)

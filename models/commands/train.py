@@ -20,7 +20,7 @@ from ondevice.models.commands.options import (
     use_threads,
 )
 from ondevice.models.commands.outputs import add_output_options, check_output, check_writable
-from ondevice.models.recipe import DEFAULT, shipped_recipes
+from ondevice.models.recipe import DEFAULT, Recipe, shipped_recipes
 from ondevice.models.training.codec_scores import codec_scores, codec_text
 from ondevice.models.training.experiment import (
     Trained,
@@ -30,6 +30,7 @@ from ondevice.models.training.experiment import (
 )
 from ondevice.models.training.phases import phases_text
 from ondevice.models.training.report_page import training_page
+from ondevice.models.training.tracking import Tracker, tracking
 from ondevice.models.training.training_report import check_keys, metrics_text, training_report
 from ondevice.text_table import size, table
 
@@ -93,6 +94,12 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
         help="write a page with learning curves, calibration, segments and what fields contribute",
     )
     parser.add_argument(
+        "--log-to",
+        metavar="TRACKER",
+        help="also send the metrics of every epoch to tensorboard (or tensorboard:FOLDER, default "
+        "runs) or to mlflow (or mlflow:EXPERIMENT), whose packages must be installed",
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all metrics to FILE (docs/metrics.md)"
     )
 
@@ -110,12 +117,20 @@ def run(args: argparse.Namespace) -> int:
         check_writable("--report", args.report.parent)
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
+    with tracking(args.log_to, recipe.name, asdict(recipe.experiment)) as tracker:
+        return _train(args, recipe, tracker)
+
+
+def _train(args: argparse.Namespace, recipe: Recipe, tracker: Tracker) -> int:
+    """Train a recipe, print the metrics, save; the tracker hears of every epoch."""
     keys = (*recipe.source.keys, *args.gauc, *args.segment)
     log = open_source(replace(recipe.source, keys=keys))
     check_keys(log, [*args.gauc, *args.segment])
     print(described(log))  # noqa: T201
     compressed = recipe.compress and not args.full
-    trained = (train_compressed if compressed else train_full)(log, recipe.experiment)
+    train = train_compressed if compressed else train_full
+    trained = train(log, recipe.experiment, on_epoch=tracker.on_epoch)
+    tracker.on_test(trained.by_label)
     report = training_report(
         trained,
         log,

@@ -29,7 +29,7 @@ from ondevice.models.layers.rounding import Rounding
 from ondevice.models.network_config import NetworkConfig
 from ondevice.models.networks import ClickModel
 from ondevice.models.training.metrics import Metrics
-from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
+from ondevice.models.training.phases import FitConfig, Fitted, OnEpoch, fit, rounded
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.row_weights import undo_sampling
 from ondevice.models.training.trainer import TrainConfig, metrics_by_label, predict
@@ -164,7 +164,13 @@ class Trained:
         )
 
 
-def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
+def train_full(
+    log: HashedLog,
+    experiment: Experiment,
+    *,
+    progress: bool = True,
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
     """The uncompressed reference: one float32 row per training value of every field."""
     parts, histories = _parts(log, experiment)
     names = [item.name for item in log.features.fields if item.encoding == "hash"]
@@ -173,12 +179,18 @@ def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True)
     tables = full_embeddings(splits.train, experiment.design.dim, log.settings)
     model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
-    fitted = fit(model, splits, config, progress=progress)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
     undo_sampling(model, log.negative_sampling)
     return _tested(model, parts, splits, fitted, "f32")
 
 
-def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
+def train_compressed(
+    log: HashedLog,
+    experiment: Experiment,
+    *,
+    progress: bool = True,
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
     """Binary-code tables for large fields, kept widths for the rows of all tables."""
     parts, histories = _parts(log, experiment)
     splits = _encoded(parts, small_fields(parts[0], experiment.design), experiment)
@@ -189,7 +201,7 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
     config = FitConfig(
         experiment.training, experiment.widths, experiment.rounding, experiment.refit
     )
-    fitted = fit(model, splits, config, progress=progress)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
     undo_sampling(model, log.negative_sampling)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
     return _tested(model, parts, splits, fitted, codec)

@@ -94,7 +94,7 @@ def curves(lines: Sequence[Curve], label: str) -> str:
     horizontal = _Axis(min(epochs), max(epochs), left, WIDTH - PAD)
     parts = []
     for number, line in enumerate(lines):
-        y = 18 * number + 10
+        y = 18.0 * number + 10
         parts.append(
             f'<g class="s{line.series % SERIES}"><line class="curve" x1="{PAD}" x2="{PAD + 16}" '
             f'y1="{y}" y2="{y}"/></g>' + text(PAD + 22, y + 4, line.label, "name")

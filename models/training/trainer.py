@@ -6,7 +6,7 @@ import copy
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -155,6 +155,7 @@ def train(
     validation: ClickLog,
     config: TrainConfig | None = None,
     progress: bool = True,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> History:
     """Train by Adam on binary cross-entropy, stop early on validation AUC, keep the best weights.
 
@@ -172,6 +173,8 @@ def train(
         validation: decides when to stop and which weights to keep.
         config: settings; the defaults if None.
         progress: show a bar on stderr, if that is a terminal.
+        on_epoch: called after every epoch. What it raises ends training; random numbers that it
+            draws change nothing.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -197,9 +200,13 @@ def train(
                 epoch = _epoch(
                     model, data, validation, optimizers, learner, prior, config, number, progress
                 )
-                if history.add(epoch, config.width_tolerance):
+                is_best = history.add(epoch, config.width_tolerance)
+                if is_best:
                     best_state = copy.deepcopy(model.state_dict())
-                elif number - history.best.number >= config.patience:
+                if on_epoch is not None:
+                    with torch.random.fork_rng(devices=cuda):
+                        on_epoch(epoch)
+                if not is_best and number - history.best.number >= config.patience:
                     break
         except KeyboardInterrupt:
             if best_state is None:

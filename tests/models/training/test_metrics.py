@@ -129,8 +129,9 @@ def test_segments_have_the_names_of_their_values():
     segments = segments_of(log, "item")
     assert [segments.names[place] for place in segments.places] == ["7", "(missing)", "7"]
     hashes = hash_texts(["US", "DE", ""])
-    log = log_of([1, 2, 3], {"country": hashes}, {"country": {int(hashes[0]): "US",
-                 int(hashes[1]): "DE", int(hashes[2]): ""}})  # fmt: skip
+    hashes[2] = 0
+    texts = {int(hashes[0]): "US", int(hashes[1]): "DE"}
+    log = log_of([1, 2, 3], {"country": hashes}, {"country": texts})
     segments = segments_of(log, "country")
     assert [segments.names[place] for place in segments.places] == ["US", "DE", "(missing)"]
 
@@ -247,3 +248,15 @@ def test_the_error_of_an_auc_is_its_spread_over_samples():
         scores = np.concatenate([draws.normal(1, 1, 60), draws.normal(0, 1, 200)])
         aucs.append(roc_auc_score(np.repeat([1, 0], [60, 200]), scores))
     assert auc_error(float(np.mean(aucs)), 60, 200) == pytest.approx(np.std(aucs), rel=0.15)
+
+
+def test_rows_without_a_value_are_in_no_group(tmp_path):
+    write_log(tmp_path, rows=600, countries=("DE", "", "US"))
+    log = open_keys(tmp_path, ["country"])
+    assert set(log.key_texts["country"].values()) == {"DE", "US"}
+    assert (log.keys["country"] == 0).sum() == 200
+    labels, scores, groups, weights = draw(groups=4)
+    known = groups != 0
+    result = grouped_auc(labels, scores, groups, weights, left_out=0)
+    expected = grouped_auc(labels[known], scores[known], groups[known], weights[known])
+    assert (result.auc, result.groups, result.rows) == (expected.auc, 3, 2000)

@@ -137,10 +137,6 @@ def label_reports(
     for place, name in enumerate(log.label_names):
         labels = log.labels.reshape(len(log), -1)[:, place]
         scores = probabilities.reshape(len(log), -1)[:, place]
-        by_value = {
-            column: _segments(labels, scores, groups, weights)
-            for column, groups in (segments or {}).items()
-        }
         report = _label_report(labels, scores, weights, unsampled)
         reports[name] = replace(
             report,
@@ -149,8 +145,8 @@ def label_reports(
                 for column, groups in (gauc or {}).items()
             },
             segments={
-                column: sorted(values, key=lambda item: -item.rows)[:MAX_SEGMENTS]
-                for column, values in by_value.items()
+                column: _segments(labels, scores, groups, weights, MAX_SEGMENTS)
+                for column, groups in (segments or {}).items()
             },
             frequency={
                 column: _segments(labels, scores, groups, weights)
@@ -178,12 +174,27 @@ def _label_report(
 
 
 def _segments(
-    labels: FloatArray, scores: FloatArray, groups: Groups, weights: FloatArray | None
+    labels: FloatArray,
+    scores: FloatArray,
+    groups: Groups,
+    weights: FloatArray | None,
+    most: int | None = None,
 ) -> list[Segment]:
-    """The metrics of each group that has rows, in the groups' order."""
+    """The metrics of each group that has rows.
+
+    Args:
+        labels: of the rows, [n].
+        scores: likewise.
+        groups: likewise.
+        weights: likewise; None: all the same.
+        most: only so many, those with the most rows first; None: all, in the groups' order.
+    """
     each = group_metrics(labels, scores, groups.places, weights, len(groups.names))
+    places = np.flatnonzero(each.rows)
+    if most is not None:
+        places = places[np.argsort(-each.rows[places], kind="stable")][:most]
     segments = []
-    for place in np.flatnonzero(each.rows).tolist():
+    for place in places.tolist():
         rows, clicks = int(each.rows[place]), int(each.clicks[place])
         auc = None if np.isnan(each.auc[place]) else float(each.auc[place])
         segments.append(

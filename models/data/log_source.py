@@ -144,9 +144,17 @@ def _read(
         return log
     parts = _parts(log, split, file_parts)
     keys = {key: values for key, values in log.keys.items() if key != _SPLIT_HASH}
-    log = ordered_by_part(replace(log, keys=keys), parts)
-    _check_labels(log, description)
-    return log
+    try:
+        ordered = ordered_by_part(replace(log, keys=keys), parts)
+        _check_labels(ordered, description)
+    except DataError as error:
+        if split.by != "random":
+            raise
+        raise DataError(
+            f"{error}; a random split keeps equal rows together: where a log has few different "
+            "rows, give it a time column, or split it by hash:COLUMN"
+        ) from error
+    return ordered
 
 
 class _Rules:

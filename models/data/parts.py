@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from ondevice.compression import SUFFIXES
 from ondevice.errors import DataError, InputError
@@ -131,11 +132,14 @@ def _format_of(path: Path) -> FileFormat | None:
 
 
 def _log_file(path: Path, below: tuple[str, ...]) -> LogFile:
-    """A file with the values of its folders, those above the given path included."""
+    """A file with the values of its folders, those above the given path included.
+
+    Hive writes characters that a folder's name cannot have as %3A and the like.
+    """
     values = {}
     for name in path.parts[:-1]:
         if match := _HIVE.fullmatch(name):
-            values[match[1]] = "" if match[2] == _NO_VALUE else match[2]
+            values[match[1]] = "" if match[2] == _NO_VALUE else unquote(match[2])
     return LogFile(path, _format_of(path) or "text", below, values)
 
 

@@ -282,7 +282,7 @@ def test_unsigned_integers_keep_their_bits_beside_missing_ones():
 
 def test_few_different_rows_are_not_split_at_random():
     table = pa.table({"click": [n % 2 for n in range(100)], "item": [n % 3 for n in range(100)]})
-    with pytest.raises(DataError, match="keeps equal rows together.*hash:COLUMN"):
+    with pytest.raises(DataError, match=r"keeps equal rows together.*hash:COLUMN"):
         open_log(table, columns={"label": "click", "fields": {"item": "integer"}})
 
 

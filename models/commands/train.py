@@ -17,9 +17,12 @@ from ondevice.models.commands.options import (
     use_threads,
 )
 from ondevice.models.commands.outputs import add_output_options, check_output
-from ondevice.models.recipe import DEFAULT, shipped_recipes
+from ondevice.models.data import HashedLog
+from ondevice.models.recipe import DEFAULT, Recipe, shipped_recipes
 from ondevice.models.training.codec_scores import codec_scores, codec_text
+from ondevice.models.training.distributed import Ranks, joined_ranks
 from ondevice.models.training.experiment import (
+    Trained,
     checkpoint_extra,
     train_compressed,
     train_full,
@@ -70,10 +73,26 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.out, [], force=args.force, checkpoint=args.out)
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
-    log = open_source(recipe.source)
-    print(described(log))  # noqa: T201
-    compressed = recipe.compress and not args.full
-    trained = (train_compressed if compressed else train_full)(log, recipe.experiment)
+    with joined_ranks() as ranks:
+        log = _log(recipe, ranks)
+        if ranks.is_first:
+            print(described(log))  # noqa: T201
+        compressed = recipe.compress and not args.full
+        trained = (train_compressed if compressed else train_full)(log, recipe.experiment)
+    if ranks.is_first:
+        _save(args, recipe, log, trained)
+    return 0
+
+
+def _log(recipe: Recipe, ranks: Ranks) -> HashedLog:
+    """The log, read by each rank; where it is cached, by one of each host for the others."""
+    if recipe.source.cache is None:
+        return open_source(recipe.source)
+    return ranks.one_first(lambda: open_source(recipe.source))
+
+
+def _save(args: argparse.Namespace, recipe: Recipe, log: HashedLog, trained: Trained) -> None:
+    """Save the checkpoint, and print what it is worth. Raises OutputError."""
     scores = codec_scores(trained.model, trained.splits.test)
     extra = checkpoint_extra(trained, log) | {"codecs": [asdict(score) for score in scores]}
     features = trained.splits.train.features
@@ -86,4 +105,3 @@ def run(args: argparse.Namespace) -> int:
     if trained.fitted.interrupted:
         print("interrupted: these are the best weights so far", file=sys.stderr)  # noqa: T201
     print(f"saved in {args.out}; next: ondevice convert {args.out} --out DIR")  # noqa: T201
-    return 0

@@ -29,7 +29,7 @@ from ondevice.models.network_config import NetworkConfig
 from ondevice.models.networks import ClickModel
 from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
 from ondevice.models.training.refit import Refit
-from ondevice.models.training.trainer import Metrics, TrainConfig, evaluate
+from ondevice.models.training.trainer import Metrics, TrainConfig, shared_metrics
 from ondevice.models.training.widths import Widths
 
 EXAMPLES = 64
@@ -159,7 +159,7 @@ def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True)
     model = ClickModel(tables, experiment.network, histories)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
     fitted = fit(model, splits, config, progress=progress)
-    return Trained(model, splits, evaluate(model, splits.test), fitted)
+    return Trained(model, splits, shared_metrics(model, splits.test), fitted)
 
 
 def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
@@ -176,7 +176,7 @@ def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool =
     fitted = fit(model, splits, config, progress=progress)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
     with rounded(model, codec):
-        test = evaluate(model, splits.test)
+        test = shared_metrics(model, splits.test)
     return Trained(model, splits, test, fitted)
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ondevice.errors import DataError, OnDeviceError, SpecError, needs_extra
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel, table_counts
+from ondevice.models.training.distributed import current_ranks
 from ondevice.models.training.mask_learner import MaskLearner
 from ondevice.models.training.refit import RowPrior
 
@@ -61,8 +62,8 @@ class TrainConfig:
             of the best one, the narrowest is kept (0: the best one).
         width_penalty: lambda of the optional penalty lambda * (expected width per masked row).
         row_penalty: lambda of the optional penalty lambda * |row|^2 of every row, see `Refit`.
-        seed: fixes the order of impressions and the dropout; with the same thread count and
-            initial weights, the result repeats exactly.
+        seed: fixes the order of impressions and the dropout; with the same thread count, number of
+            ranks and initial weights, the result repeats exactly.
 
     Raises:
         SpecError: a setting out of range.
@@ -164,7 +165,9 @@ def train(
 
     The model is changed in place, stays on its device and ends in evaluation mode. Ctrl-C after
     at least one whole epoch ends training early and quietly: the best weights so far are restored
-    and `History.interrupted` is set; before that it is raised on.
+    and `History.interrupted` is set; before that, and always with several ranks, it is raised on.
+    Ranks (see `joined_ranks`) train together: each on its rows of every batch, from the weights
+    of rank 0.
 
     Args:
         model: new or already trained.
@@ -177,8 +180,10 @@ def train(
         TrainingError: the loss is not finite.
         DataError: a split is empty, or validation has one label only.
         InputError: the log's fields or IDs do not fit the model.
+        SpecError, RankError: see `Ranks.check`.
     """
     config = config or TrainConfig()
+    ranks = current_ranks()
     _check_splits(train, validation)
     history = History()
     best_state: dict[str, Tensor] | None = None
@@ -186,8 +191,11 @@ def train(
     data = _tensors(train, device)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + ranks.rank)  # each rank drops other activations
+        orders = torch.Generator().manual_seed(config.seed)  # the same on all
         optimizers = _optimizers(model, config)
+        ranks.check(model, train, config)
+        ranks.broadcast(model)
         learner = MaskLearner(model, config.learning_rate, config.width_penalty)
         prior = None
         if config.row_penalty:
@@ -195,14 +203,15 @@ def train(
         try:
             for number in range(1, config.epochs + 1):
                 epoch = _epoch(
-                    model, data, validation, optimizers, learner, prior, config, number, progress
+                    *(model, data, validation, optimizers, learner, prior, config, number),
+                    *(orders, progress),
                 )
                 if history.add(epoch, config.width_tolerance):
                     best_state = copy.deepcopy(model.state_dict())
                 elif number - history.best.number >= config.patience:
                     break
         except KeyboardInterrupt:
-            if best_state is None:
+            if best_state is None or ranks.world > 1:
                 raise
             history.interrupted = True
     if best_state is not None:
@@ -252,6 +261,14 @@ def evaluate(model: ClickModel, log: ClickLog, batch: int = 8192) -> Metrics:
     return Metrics(auc, float(log_loss(log.labels, clipped, labels=[0, 1])))
 
 
+def shared_metrics(model: ClickModel, log: ClickLog) -> Metrics:
+    """What `evaluate` says, on every rank; rank 0 evaluates. Raises as `evaluate`; RankError."""
+    ranks = current_ranks()
+    if ranks.world == 1:
+        return evaluate(model, log)
+    return Metrics(**ranks.from_first(lambda: asdict(evaluate(model, log))))
+
+
 def _epoch(
     model: ClickModel,
     data: tuple[dict[str, Tensor], Tensor],
@@ -261,6 +278,7 @@ def _epoch(
     prior: RowPrior | None,
     config: TrainConfig,
     number: int,
+    orders: torch.Generator,
     progress: bool,
 ) -> Epoch:
     """Train over the split once, see `_train_epoch`, then validate and take the seconds of both.
@@ -268,9 +286,9 @@ def _epoch(
     Raises TrainingError: the loss or the model's output is not finite.
     """
     started = time.perf_counter()
-    loss = _train_epoch(model, data, optimizers, learner, prior, config, number, progress)
+    loss = _train_epoch(model, data, optimizers, learner, prior, config, number, orders, progress)
     trained = time.perf_counter()
-    metrics = evaluate(model, validation)
+    metrics = shared_metrics(model, validation)
     masks = model.masks().values()
     rows = sum(mask.rows for mask in masks)
     width = sum(int(mask.widths().sum()) for mask in masks) / rows if rows else None
@@ -286,6 +304,7 @@ def _train_epoch(
     prior: RowPrior | None,
     config: TrainConfig,
     number: int,
+    orders: torch.Generator,
     progress: bool,
 ) -> float:
     """One pass over the training split; the mean loss of an impression, without penalties.
@@ -298,6 +317,7 @@ def _train_epoch(
         prior: the penalty of the rows of a batch; None for none.
         config: the batch size.
         number: of the epoch, from 1 on.
+        orders: draws the order of the impressions.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
@@ -306,53 +326,84 @@ def _train_epoch(
     model.train()
     if not any(item.requires_grad for item in model.network.parameters()):
         model.network.eval()  # a fixed network neither drops activations nor follows the batch
-    total, count = 0.0, len(data[1])
+    ranks, total, count = current_ranks(), 0.0, len(data[1])
     steps = -(-count // config.batch)
     every = max(1, steps // ROUNDING_REFRESHES)
-    hidden = not (progress and sys.stderr.isatty())
+    hidden = not (progress and ranks.is_first and sys.stderr.isatty())
     with tqdm(total=count, desc=f"epoch {number}", unit="row", disable=hidden) as bar:
-        for step, (ids, labels) in enumerate(_batches(data, config.batch)):
+        for step, (ids, labels, size) in enumerate(_batches(data, config.batch, orders)):
             if step % every == 0:
                 for table in model.tables():
                     if step == 0 or not table.sparse:  # a large table's scales cost seconds
                         table.refresh_rounding()
-            logits = model.forward_logits(ids, learner.levels())
-            loss = functional.binary_cross_entropy_with_logits(logits, labels)
-            value = float(loss.detach())
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            value = _backward(model, learner, prior, ids, labels, size)
             if not np.isfinite(value):
                 raise TrainingError(
                     f"the loss became {value} in epoch {number}, after {bar.n or 0} impressions; "
                     f"try a learning rate below {config.learning_rate:g}"
                 )
-            if prior is not None:
-                loss = loss + prior(ids)
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            ranks.sum_gradients(optimizers)
             for optimizer in optimizers:
                 optimizer.step()
             learner.step()
             total += value * len(labels)
-            bar.update(len(labels))
+            bar.update(size)
     learner.update()
-    return total / count
+    return ranks.sum(total) / count
+
+
+def _backward(
+    model: ClickModel,
+    learner: MaskLearner,
+    prior: RowPrior | None,
+    ids: dict[str, Tensor],
+    labels: Tensor,
+    size: int,
+) -> float:
+    """Add this rank's part of a batch's gradients; its mean loss, without penalties.
+
+    Args:
+        model: whose parameters get gradients.
+        learner: holds the masks' levels, which get some too.
+        prior: the penalty of the rows of a batch; None for none.
+        ids: by input, of this rank's rows; there may be none.
+        labels: float32 [rows].
+        size: how many rows all ranks have.
+    """
+    levels = learner.levels()
+    if not len(labels):
+        return 0.0
+    loss = functional.binary_cross_entropy_with_logits(model.forward_logits(ids, levels), labels)
+    value = float(loss.detach())
+    if prior is not None:
+        loss = loss + prior(ids)
+    if len(labels) < size:
+        loss = loss * (len(labels) / size)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return value
 
 
 def _batches(
-    data: tuple[dict[str, Tensor], Tensor], batch: int
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Batches in a fresh random order; shuffling once and slicing beats gathering per batch."""
+    data: tuple[dict[str, Tensor], Tensor], batch: int, orders: torch.Generator
+) -> Iterator[tuple[dict[str, Tensor], Tensor, int]]:
+    """Batches in a fresh random order; shuffling once and slicing beats gathering per batch.
+
+    Yields the IDs and labels of this rank's rows, and the size of the batch of all ranks.
+    """
     ids, labels = data
-    for order in _windows(len(labels)):
+    ranks = current_ranks()
+    for window in _windows(len(labels), orders):
+        order, parts = ranks.batches(window, batch)
         order = order.to(labels.device)
         shuffled = {name: values[order] for name, values in ids.items()}
         targets = labels[order]
-        for start in range(0, len(targets), batch):
-            rows = slice(start, start + batch)
-            yield {name: values[rows] for name, values in shuffled.items()}, targets[rows]
+        for rows, size in parts:
+            yield {name: values[rows] for name, values in shuffled.items()}, targets[rows], size
 
 
-def _windows(rows: int) -> Iterator[Tensor]:
+def _windows(rows: int, orders: torch.Generator) -> Iterator[Tensor]:
     """Row numbers int64 in random order, a window at a time: every row once.
 
     Up to WINDOW_ROWS rows are one window, and any order of them is possible. Of more rows, which
@@ -360,13 +411,13 @@ def _windows(rows: int) -> Iterator[Tensor]:
     so little is in memory at once, and pages are read in one go.
     """
     if rows <= WINDOW_ROWS:
-        yield torch.randperm(rows)
+        yield torch.randperm(rows, generator=orders)
         return
-    blocks = torch.randperm(-(-rows // BLOCK_ROWS))
+    blocks = torch.randperm(-(-rows // BLOCK_ROWS), generator=orders)
     for chosen in blocks.split(WINDOW_ROWS // BLOCK_ROWS):
         numbers = (chosen[:, None] * BLOCK_ROWS + torch.arange(BLOCK_ROWS)).reshape(-1)
         numbers = numbers[numbers < rows]
-        yield numbers[torch.randperm(len(numbers))]
+        yield numbers[torch.randperm(len(numbers), generator=orders)]
 
 
 def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -15,7 +15,7 @@ from ondevice.features import FIRST_BUCKET_ID, FeatureSpec, Field
 from ondevice.info import InputSpec
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
-from ondevice.requests import format_of, opened, read_requests
+from ondevice.requests import TextFormat, format_of, opened, read_requests, read_table
 
 BATCH = 8192
 # Buckets that tell exactly 0 and exactly 1 from all other numbers and from a missing label.
@@ -44,16 +44,22 @@ def rows_from_file(path: Path, features: FeatureSpec) -> dict[str, npt.NDArray[n
     )
     rows = _Rows(path, inputs, features)
     try:
-        text_format = format_of(path.name)
-        with opened(path, text_format, features) as source:
-            batches = list(read_requests(source, text_format, rows, False, BATCH))
+        given = format_of(path.name)
+        if given in ("parquet", "arrow"):
+            batches = list(read_table(path, given, rows, False, BATCH, ()))
+        else:
+            text_format: TextFormat = "jsonl" if given == "jsonl" else "csv"
+            with opened(path, text_format, features) as source:
+                batches = list(read_requests(source, text_format, rows, False, BATCH))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if not batches:
         raise InputError(f"{path}: no rows")
-    return {item.name: np.concatenate([batch[item.name] for batch in batches]) for item in inputs}
+    return {
+        item.name: np.concatenate([batch.ids[item.name] for batch in batches]) for item in inputs
+    }
 
 
 def validation_from_file(path: Path, features: FeatureSpec, label: str) -> Validation:

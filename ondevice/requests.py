@@ -1,22 +1,22 @@
-"""Requests as CSV or JSON lines: read them in batches, name the line of a fault."""
+"""Requests as CSV, JSON lines, Parquet or Arrow: read them in batches, name the line of a fault."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
+import io
 import itertools
 import json
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TextIO, cast
+from typing import IO, Any, Literal, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.arrow_columns import column_of, pyarrow
 from ondevice.cells import UNSPECIFIED
+from ondevice.compression import SUFFIXES, damage, decompressed
 from ondevice.container import unique_keys
 from ondevice.delimited import row_reader
 from ondevice.errors import InputError
@@ -24,15 +24,42 @@ from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec
 
 TextFormat = Literal["csv", "jsonl"]
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open}
-DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)  # while a file is read
-with contextlib.suppress(ImportError):  # Python may be built without it
-    import lzma
+Format = Literal["csv", "jsonl", "parquet", "arrow"]
+_FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".feather": "arrow",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+}
+ALL = ("*",)  # keep every column of the input
 
-    OPENERS[".xz"] = lzma.open
-    DAMAGE = (*DAMAGE, lzma.LZMAError)
+IdArray = npt.NDArray[np.int64]
 
-Row = tuple[int, dict[str, Any]]  # line number, value by input name
+
+@dataclass(frozen=True)
+class Batch:
+    """Some requests.
+
+    Attributes:
+        ids: by input name, int64 [rows, ...].
+        kept: columns of the input by name that are to stand beside the scores, [rows] each: texts
+            of CSV, values of JSON, pyarrow Arrays.
+    """
+
+    ids: dict[str, IdArray]
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many requests."""
+        return len(next(iter(self.ids.values())))
 
 
 class Described(Protocol):
@@ -51,17 +78,20 @@ class Described(Protocol):
         """How raw values become IDs."""
 
 
-def format_of(name: str) -> TextFormat:
+def format_of(name: str) -> Format:
     """Tell the format by a file's suffix. Raises InputError for another one."""
     path = Path(name)
-    if path.suffix.lower() in OPENERS:
-        path = path.with_suffix("")
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return "csv"
-    if suffix in (".jsonl", ".ndjson", ".json"):
-        return "jsonl"
-    raise InputError(f"{name}: cannot tell the format by its name; expected .csv, .tsv or .jsonl")
+    packed = path.suffix.lower() in SUFFIXES
+    suffix = (path.with_suffix("") if packed else path).suffix.lower()
+    known = _FORMATS.get(suffix)
+    if known is None:
+        raise InputError(
+            f"{name}: cannot tell the format by its name; expected one that ends in "
+            f"{', '.join(_FORMATS)}, text also with {', '.join(SUFFIXES)}"
+        )
+    if packed and known in ("parquet", "arrow"):
+        raise InputError(f"{name}: {known} inside {path.suffix} is not read; unpack it")
+    return known
 
 
 def text_settings(text_format: TextFormat, features: FeatureSpec | None) -> dict[str, Any]:
@@ -77,16 +107,20 @@ def text_settings(text_format: TextFormat, features: FeatureSpec | None) -> dict
 
 
 def opened(path: Path, text_format: TextFormat, features: FeatureSpec | None) -> TextIO:
-    """A file of requests, plain, .xz or .gz, as text. Raises OSError, ValueError."""
+    """A file of requests, plain or compressed, as text. Raises OSError, ValueError."""
     settings = text_settings(text_format, features)
-    opener = OPENERS.get(path.suffix.lower(), Path.open)
-    return cast(TextIO, opener(path, "rt", **settings))
+    return io.TextIOWrapper(decompressed(path.open("rb"), path.suffix), **settings)
 
 
 def read_requests(
-    source: IO[str], text_format: TextFormat, model: Described, ids: bool, batch: int
-) -> Iterator[dict[str, npt.NDArray[np.int64]]]:
-    """IDs by input name, up to `batch` lines at a time.
+    source: IO[str],
+    text_format: TextFormat,
+    model: Described,
+    ids: bool,
+    batch: int,
+    keep: Sequence[str] = (),
+) -> Iterator[Batch]:
+    """Batches of requests from text, up to `batch` lines at a time.
 
     Args:
         source: CSV laid out as the training log, by default with commas and a header, or one JSON
@@ -95,6 +129,7 @@ def read_requests(
         model: whose inputs and feature specification apply.
         ids: whether values are int64 IDs already; their CSV has commas and a header.
         batch: most lines at a time.
+        keep: names of columns that the batches keep; ALL for every column.
 
     A cell is read as in training (see Cells); null and NaN in JSON are missing values. A sequence
     is a list in JSON, or one text in either. A CSV header has the log's columns of all inputs, or
@@ -103,17 +138,83 @@ def read_requests(
     Raises:
         InputError: names the line, the input, what was expected and what came.
     """
+    fields = _fields_of(model, ids)
+    if text_format == "csv":
+        features = FeatureSpec() if ids else model.features
+        cells = [field_of_cells(item) for item in fields]
+        return _csv_batches(source, features, cells, batch, keep)
+    return _json_batches(source, fields, batch, keep)
+
+
+def read_table(
+    path: Path, table_format: Format, model: Described, ids: bool, batch: int, keep: Sequence[str]
+) -> Iterator[Batch]:
+    """Batches of requests from a Parquet or Arrow (Feather) file; see `read_requests`.
+
+    Raises:
+        InputError: the file cannot be read, or a value is none of its field; names the row.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    pa = pyarrow()
+    fields = _fields_of(model, ids)
+    try:
+        first = 0
+        for piece in _pieces(path, table_format, batch):
+            names = piece.schema.names
+            places = _places(names, fields, "the file")
+            columns = {name: piece.column(place) for name, place in places.items()}
+            yield Batch(
+                {item.name: _of_array(item, columns[item.name], first) for item in fields},
+                {name: piece.column(name) for name in _kept(keep, names, "the file")},
+            )
+            first += piece.num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: cannot be read as {table_format}: {lines[0]}") from error
+
+
+def _pieces(path: Path, table_format: Format, batch: int) -> Iterator[Any]:
+    """Record batches of up to `batch` rows."""
+    pa = pyarrow()
+    if table_format == "parquet":
+        with pyarrow("pyarrow.parquet").ParquetFile(path, memory_map=True) as file:
+            yield from file.iter_batches(batch)
+        return
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        except pa.ArrowInvalid:  # a stream
+            source.seek(0)
+            batches = pa.ipc.open_stream(source)
+        for whole in batches:
+            for start in range(0, whole.num_rows, batch):
+                yield whole.slice(start, batch)
+
+
+def _of_array(item: Field, array: Any, first: int) -> IdArray:
+    """IDs int64 [rows, ...] of a pyarrow Array. Raises InputError, which names the row."""
+    try:
+        column = column_of(array)
+    except TypeError as error:
+        raise InputError(f"input {item.name!r}: {error}") from error
+    try:
+        return column.spread(item.encode(column.values))
+    except InputError:
+        for place, value in enumerate(column.values):  # once more, to name the row
+            try:
+                item.encode([value])
+            except InputError as error:
+                row = first + column.first_row(place) + 1
+                raise InputError(f"row {row}: {error}") from error
+        raise
+
+
+def _fields_of(model: Described, ids: bool) -> list[Field]:
+    """How the inputs are read. Raises InputError."""
     if not ids and not model.features.fields:
         raise InputError(f"{model.path}: no feature specification inside; give IDs with --ids")
-    features = FeatureSpec() if ids else model.features
-    fields = [_field_of(spec, model, ids) for spec in model.inputs]
-    if text_format == "csv":
-        fields = [field_of_cells(field) for field in fields]
-        rows = _csv_rows(source, features, fields)
-    else:
-        rows = _json_rows(source, fields)
-    while chunk := list(itertools.islice(rows, batch)):
-        yield {field.name: _column(field, chunk) for field in fields}
+    return [_field_of(spec, model, ids) for spec in model.inputs]
 
 
 def field_of_cells(field: Field) -> Field:
@@ -121,34 +222,38 @@ def field_of_cells(field: Field) -> Field:
     return field if field.cells is not None else replace(field, cells=UNSPECIFIED)
 
 
-def _csv_rows(source: IO[str], features: FeatureSpec, fields: Sequence[Field]) -> Iterator[Row]:
-    """The rows of cells, each with the number of its last line. Raises InputError."""
+def _csv_batches(
+    source: IO[str], features: FeatureSpec, fields: Sequence[Field], batch: int, keep: Sequence[str]
+) -> Iterator[Batch]:
+    """Batches of rows of cells. Raises InputError."""
     reader = row_reader(_lines(source), features.text_format)
+    rows = ((reader.line_num, cells) for cells in reader if cells)  # without blank lines
     try:
-        header: Sequence[str] | None = None
-        for cells in reader:
-            if not cells:  # a blank line
-                continue
-            if header is None:
-                header, keys = _header(cells, features, fields)
-                if header is cells:
-                    continue
-            if len(cells) != len(header):
-                raise InputError(
-                    f"line {reader.line_num}: expected {len(header)} cells, got {len(cells)}"
-                )
-            row = dict(zip(header, cells, strict=True))
-            yield reader.line_num, {name: row[key] for name, key in keys.items()}
-        if header is None:
+        start = next(rows, None)
+        if start is None:
             raise InputError("the CSV input is empty; expected a header line")
+        header, places = _header(start[1], features, fields)
+        kept = _kept(keep, header, "the header")
+        if header is not start[1]:
+            rows = itertools.chain([start], rows)
+        while chunk := list(itertools.islice(rows, batch)):
+            for line, cells in chunk:
+                if len(cells) != len(header):
+                    raise InputError(f"line {line}: expected {len(header)} cells, got {len(cells)}")
+            lines = [line for line, _ in chunk]
+            columns = list(zip(*(cells for _, cells in chunk), strict=True))
+            yield Batch(
+                {item.name: _column(item, columns[places[item.name]], lines) for item in fields},
+                {name: columns[header.index(name)] for name in kept},
+            )
     except (csv.Error, UnicodeError) as error:
         raise InputError(f"line {reader.line_num + 1}: not valid CSV: {error}") from error
 
 
 def _header(
     first: list[str], features: FeatureSpec, fields: Sequence[Field]
-) -> tuple[Sequence[str], dict[str, str]]:
-    """The column names, and the column name of each field.
+) -> tuple[Sequence[str], dict[str, int]]:
+    """The column names, and the place of each field's column.
 
     The first row holds them where it has the log's columns of all inputs, or else the names
     of all inputs; otherwise they are those of a training log without a header.
@@ -156,24 +261,42 @@ def _header(
     Raises:
         InputError: a column is absent, or an input's column is named twice.
     """
-    names = [field.name for field in fields]
-    columns = _columns(fields)
+    names = {item.name for item in fields}
     header: Sequence[str] = first
-    if not set(columns) <= set(first):
-        if set(names) <= set(first):
-            columns = names
-        elif features.columns is not None:
-            header = features.columns
+    if features.columns is not None and not set(_columns(fields)) <= set(first):
+        header = first if names <= set(first) else features.columns
+    delimiter = features.text_format.delimiter
+    note = "" if delimiter == "," else f" (cells are separated by {delimiter!r})"
+    return header, _places(header, fields, "the header", "line 1: ", note)
+
+
+def _places(
+    header: Sequence[str], fields: Sequence[Field], what: str, line: str = "", note: str = ""
+) -> dict[str, int]:
+    """The place of each field's column: the log's columns, or else the fields' names.
+
+    Raises:
+        InputError: a column is absent, or an input's column is named twice.
+    """
+    names = [item.name for item in fields]
+    columns = _columns(fields)
+    if not set(columns) <= set(header) and set(names) <= set(header):
+        columns = names
     if absent := [name for name in dict.fromkeys(columns) if name not in header]:
-        delimiter = features.text_format.delimiter
-        note = "" if delimiter == "," else f" (cells are separated by {delimiter!r})"
-        raise InputError(
-            f"line 1: columns {', '.join(absent)} are missing; "
-            f"the header has {', '.join(map(repr, header))}{note}"
-        )
+        have = f"{what} has {', '.join(map(repr, header))}{note}"
+        raise InputError(f"{line}columns {', '.join(absent)} are missing; {have}")
     if doubled := [name for name in dict.fromkeys(columns) if header.count(name) > 1]:
-        raise InputError(f"line 1: the header names {', '.join(doubled)} more than once")
-    return header, dict(zip(names, columns, strict=True))
+        raise InputError(f"{line}{what} names {', '.join(doubled)} more than once")
+    return {name: header.index(column) for name, column in zip(names, columns, strict=True)}
+
+
+def _kept(keep: Sequence[str], header: Sequence[str], what: str) -> list[str]:
+    """The names of the columns to keep. Raises InputError for one that is absent."""
+    if tuple(keep) == ALL:
+        return list(dict.fromkeys(header))
+    if absent := [name for name in keep if name not in header]:
+        raise InputError(f"--keep {','.join(absent)}: {what} has {', '.join(map(repr, header))}")
+    return list(keep)
 
 
 def _columns(fields: Sequence[Field]) -> list[str]:
@@ -182,8 +305,34 @@ def _columns(fields: Sequence[Field]) -> list[str]:
     return [alias or field.name for alias, field in zip(aliases, fields, strict=True)]
 
 
-def _json_rows(source: IO[str], fields: Sequence[Field]) -> Iterator[Row]:
-    """The values by field name of JSON lines with their line numbers; empty lines are skipped."""
+def _json_batches(
+    source: IO[str], fields: Sequence[Field], batch: int, keep: Sequence[str]
+) -> Iterator[Batch]:
+    """Batches of JSON lines; empty lines are skipped. Raises InputError."""
+    rows = _json_rows(source, fields)
+    while chunk := list(itertools.islice(rows, batch)):
+        lines = [line for line, _, _ in chunk]
+        kept: dict[str, Any] = {}
+        if keep:
+            objects = [row for _, row, _ in chunk]
+            names = list(dict.fromkeys(itertools.chain.from_iterable(objects)))
+            kept = {
+                name: [row.get(name) for row in objects]
+                for name in _kept(keep, names, f"the object of line {lines[0]}")
+            }
+        yield Batch(
+            {
+                item.name: _column(item, [values[item.name] for _, _, values in chunk], lines)
+                for item in fields
+            },
+            kept,
+        )
+
+
+def _json_rows(
+    source: IO[str], fields: Sequence[Field]
+) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """Line number, object, and values by field name, of each JSON line. Raises InputError."""
     number = 0
     try:
         for number, line in enumerate(_lines(source), start=1):
@@ -192,7 +341,7 @@ def _json_rows(source: IO[str], fields: Sequence[Field]) -> Iterator[Row]:
             row = json.loads(line, object_pairs_hook=unique_keys)
             if not isinstance(row, dict):
                 raise InputError(f"line {number}: expected a JSON object, got {line.strip()[:40]}")
-            yield number, _by_name(fields, number, row)
+            yield number, row, _by_name(fields, number, row)
     except UnicodeDecodeError as error:
         raise InputError(f"line {number + 1}: not valid UTF-8: {error.reason}") from error
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a ValueError
@@ -203,7 +352,7 @@ def _lines(source: IO[str]) -> Iterator[str]:
     """The lines of a file. Raises InputError if it cannot be read: a bad disk, a folder."""
     try:
         yield from source
-    except DAMAGE as error:
+    except damage() as error:
         name = getattr(source, "name", "the input")
         fault = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be read: {fault}") from error
@@ -225,15 +374,14 @@ def _by_name(fields: Sequence[Field], line: int, row: dict[str, Any]) -> dict[st
     raise InputError(f"line {line}: {', '.join(map(repr, absent))} is missing")
 
 
-def _column(field: Field, rows: list[Row]) -> npt.NDArray[np.int64]:
+def _column(item: Field, values: Sequence[Any], lines: Sequence[int]) -> IdArray:
     """IDs int64 [rows, ...] of one input. Raises InputError, which names the line."""
-    values = [row[field.name] for _, row in rows]
     try:
-        return field.encode(values)
+        return item.encode(list(values))
     except InputError:
-        for (line, _), value in zip(rows, values, strict=True):  # once more, to name the line
+        for line, value in zip(lines, values, strict=True):  # once more, to name the line
             try:
-                field.encode([value])
+                item.encode([value])
             except InputError as error:
                 raise InputError(f"line {line}: {error}") from error
         raise

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ondevice.arrow_columns import ValueColumn, column_of
 from ondevice.errors import DataError, InputError, needs_extra
-from ondevice.models.data.chunks import Column
 
 with needs_extra("reading Parquet and Arrow", "train"):
     import pyarrow as pa
-    import pyarrow.compute as pc
 
 BATCH_ROWS = 1 << 16
 
@@ -43,7 +40,7 @@ class ArrowChunk:
         """Rows."""
         return int(self.batch.num_rows)
 
-    def values(self, name: str) -> Column:
+    def values(self, name: str) -> ValueColumn:
         """The values of a column. Raises DataError for a type that no field has."""
         array = self.batch.column(self.batch.schema.get_field_index(name))
         try:
@@ -57,52 +54,6 @@ class ArrowChunk:
         """The source, the row (from 1) and the row group (from 0)."""
         group = "" if self.group is None else f" of row group {self.group}"
         return f"{self.source}, row {self.first + row + 1}{group}"
-
-
-def column_of(array: Any) -> Column:
-    """The raw values of an Arrow array; distinct ones where it is cheap to find them.
-
-    Raises:
-        TypeError: no field has values of this type.
-        pyarrow.ArrowException: the array does not hold what its type says.
-    """
-    kind = array.type
-    if pa.types.is_null(kind):
-        return Column([None], np.zeros(len(array), np.int64))
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        array = array.cast(pa.string())
-    if pa.types.is_decimal(kind):
-        array = array.cast(pa.float64())
-    if pa.types.is_floating(array.type):
-        return Column(array.cast(pa.float64()).to_numpy(zero_copy_only=False))  # null is NaN
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return Column(array.to_numpy(zero_copy_only=False))  # null is NaT
-    if pa.types.is_integer(kind) and not array.null_count:
-        return Column(array.to_numpy())
-    is_list = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    if is_list:
-        return Column(array.to_pylist())
-    is_text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    is_view = pa.types.is_string_view(array.type)
-    is_value = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    if not (is_text or is_view or is_value or pa.types.is_dictionary(kind)):
-        raise TypeError(f"columns of type {kind} are not read")
-    if is_view:
-        array = array.cast(pa.string())
-    encoded = array if pa.types.is_dictionary(kind) else array.dictionary_encode()
-    return _of_dictionary(encoded)
-
-
-def _of_dictionary(encoded: Any) -> Column:
-    """The distinct values of a dictionary array, with None behind them where a row has none."""
-    values = encoded.dictionary.to_pylist()
-    indices = encoded.indices.cast(pa.int64())
-    if indices.null_count:
-        indices = pc.fill_null(indices, len(values))
-        values = [*values, None]
-    return Column(values, indices.to_numpy())
 
 
 def parquet_chunks(path: Path, used: Collection[str]) -> Iterator[ArrowChunk]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,37 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.arrow_columns import ValueColumn
 from ondevice.errors import DataError, InputError
 
 IdArray = npt.NDArray[np.int64]
 SHOWN_FAULTS = 5  # how many refused rows are kept for the report
-
-
-@dataclass(frozen=True)
-class Column:
-    """The raw values of one column: texts, which are cells, or typed values; None is missing.
-
-    Attributes:
-        values: distinct values, or all of them where `positions` is None.
-        positions: of each row in `values`, int64 [rows].
-    """
-
-    values: Sequence[Any] | npt.NDArray[Any]
-    positions: IdArray | None = None
-
-    def spread(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What `values` [len(self.values), ...] is in each row."""
-        return values if self.positions is None else values[self.positions]
-
-    def first_row(self, place: int) -> int:
-        """The first row that has the value at `place`."""
-        return place if self.positions is None else int(np.argmax(self.positions == place))
-
-    def rows(self, places: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Which rows have a value at one of these places."""
-        chosen = np.zeros(len(self.values), dtype=bool)
-        chosen[list(places)] = True
-        return chosen if self.positions is None else chosen[self.positions]
 
 
 class Chunk(Protocol):
@@ -53,7 +27,7 @@ class Chunk(Protocol):
     def __len__(self) -> int:
         """Rows."""
 
-    def values(self, name: str) -> Column:
+    def values(self, name: str) -> ValueColumn:
         """The values of the column `name`, which must exist."""
 
     def place(self, row: int) -> str:
@@ -129,12 +103,12 @@ class TextChunk:
         """The cells of the column `name`, which must exist."""
         return self.columns[self.names.index(name)]
 
-    def values(self, name: str) -> Column:
+    def values(self, name: str) -> ValueColumn:
         """The distinct cells of a column and where they stand."""
         cells = self.column(name)
         numbers = {text: number for number, text in enumerate(dict.fromkeys(cells))}
         positions = np.fromiter(map(numbers.__getitem__, cells), dtype=np.int64, count=len(cells))
-        return Column(list(numbers), positions)
+        return ValueColumn(list(numbers), positions)
 
     def place(self, row: int) -> str:
         """The file and the line of a row."""
@@ -161,15 +135,15 @@ class ObjectChunk:
         """Rows."""
         return len(self.rows)
 
-    def values(self, name: str) -> Column:
+    def values(self, name: str) -> ValueColumn:
         """The values of a key; where all are texts, numbers or none, each distinct one once."""
         values = [row[name] for row in self.rows]
         if any(isinstance(value, list | dict) for value in values):
-            return Column(values)
+            return ValueColumn(values)
         keys = [(type(value), value) for value in values]  # True, 1 and 1.0 are equal
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         positions = np.fromiter((numbers[key] for key in keys), dtype=np.int64, count=len(keys))
-        return Column([value for _, value in numbers], positions)
+        return ValueColumn([value for _, value in numbers], positions)
 
     def place(self, row: int) -> str:
         """The file and the line of a row."""
@@ -193,10 +167,10 @@ class WithValues:
         """Rows."""
         return len(self.chunk)
 
-    def values(self, name: str) -> Column:
+    def values(self, name: str) -> ValueColumn:
         """The values of a column; the file's where both have it."""
         if name in self.shared and name not in self.chunk.names:
-            return Column([self.shared[name]], np.zeros(len(self), dtype=np.int64))
+            return ValueColumn([self.shared[name]], np.zeros(len(self), dtype=np.int64))
         return self.chunk.values(name)
 
     def place(self, row: int) -> str:

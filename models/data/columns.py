@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.arrow_columns import ValueColumn
 from ondevice.cells import Cells, CellValue, RawKind, integer, number
 from ondevice.errors import DataError, InputError
 from ondevice.features import Field
-from ondevice.models.data.chunks import BadRows, Chunk, Column, fault, shown
+from ondevice.models.data.chunks import BadRows, Chunk, fault, shown
 from ondevice.models.data.hashed import IdArray, hashed_field
 
 # A cell's value, or None where it is missing; ValueError names what was expected.
@@ -134,7 +135,7 @@ def label_column(
     column = chunk.values(label.column)
     if column.positions is None and isinstance(column.values, np.ndarray):
         distinct, positions = np.unique(column.values, return_inverse=True)
-        column = Column(distinct, positions)
+        column = ValueColumn(distinct, positions)
     return _by_value(chunk, label.column, column, labels, None, faults)
 
 
@@ -162,7 +163,7 @@ def number_column(chunk: Chunk, item: Rule, faults: Faults) -> npt.NDArray[np.fl
 def _by_value(
     chunk: Chunk,
     name: str,
-    column: Column,
+    column: ValueColumn,
     convert: Callable[[Sequence[Any] | npt.NDArray[Any]], npt.NDArray[Any]],
     field: Field | None,
     faults: Faults | None,

@@ -57,7 +57,7 @@ def served(case, text, text_format):
         path=Path("m.odm"), inputs=(InputSpec(field.name, shape),), features=FeatureSpec((field,))
     )
     (batch,) = read_requests(io.StringIO(text, newline=""), text_format, model, False, 10)
-    return batch[field.name].tolist()
+    return batch.ids[field.name].tolist()
 
 
 def csv_text(name, cell):
@@ -150,7 +150,7 @@ def test_a_file_without_cells_is_read_as_before(name, cell, expected):
 
     def ids():
         source = io.StringIO(csv_text(name, cell), newline="")
-        return next(read_requests(source, "csv", model, False, 10))[name].tolist()
+        return next(read_requests(source, "csv", model, False, 10)).ids[name].tolist()
 
     if expected is None:
         with pytest.raises(InputError, match=f"line 2: field '{name}': expected a"):

@@ -107,7 +107,8 @@ def model_of(features):
 def read(path, model):
     text_format = format_of(path.name)
     with opened(path, text_format, model.features) as source:
-        batches = list(read_requests(source, text_format, model, False, 64))
+        requests = read_requests(source, text_format, model, False, 64)
+        batches = [batch.ids for batch in requests]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 

@@ -1,0 +1,99 @@
+"""Columns of Arrow arrays as raw values: distinct ones, where it is cheap to find them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ondevice.errors import MissingDependencyError
+
+
+@dataclass(frozen=True)
+class ValueColumn:
+    """The raw values of one column: texts, which are cells, or typed values; None is missing.
+
+    Attributes:
+        values: distinct values, or all of them where `positions` is None.
+        positions: of each row in `values`, int64 [rows].
+    """
+
+    values: Sequence[Any] | npt.NDArray[Any]
+    positions: npt.NDArray[np.int64] | None = None
+
+    def spread(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What `values` [len(self.values), ...] is in each row."""
+        return values if self.positions is None else values[self.positions]
+
+    def first_row(self, place: int) -> int:
+        """The first row that has the value at `place`."""
+        return place if self.positions is None else int(np.argmax(self.positions == place))
+
+    def rows(self, places: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Which rows have a value at one of these places."""
+        chosen = np.zeros(len(self.values), dtype=bool)
+        chosen[list(places)] = True
+        return chosen if self.positions is None else chosen[self.positions]
+
+
+def pyarrow(module: str = "pyarrow") -> Any:
+    """The package pyarrow, or a module of it; the runtime needs it only for Parquet and Arrow.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            "reading and writing Parquet needs the package 'pyarrow': pip install pyarrow"
+        ) from error
+
+
+def column_of(array: Any) -> ValueColumn:
+    """The raw values of a pyarrow Array.
+
+    Texts, integers and booleans as Python has them, floats as float64 with NaN where null, times
+    as numpy's with NaT where null, lists as lists; bytes are UTF-8 texts.
+
+    Raises:
+        TypeError: no field has values of this type.
+        pyarrow.ArrowException: the array does not hold what its type says.
+    """
+    pa = pyarrow()
+    types, kind = pa.types, array.type
+    if types.is_null(kind):
+        return ValueColumn([None], np.zeros(len(array), np.int64))
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_string_view(kind):
+        array = array.cast(pa.string())
+    if types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    if types.is_floating(array.type):
+        return ValueColumn(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    if types.is_timestamp(kind) or types.is_date(kind):
+        return ValueColumn(array.to_numpy(zero_copy_only=False))
+    if types.is_integer(kind) and not array.null_count:
+        return ValueColumn(array.to_numpy())
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return ValueColumn(array.to_pylist())
+    is_text = types.is_string(array.type) or types.is_large_string(array.type)
+    if types.is_dictionary(kind):
+        return _of_dictionary(array)
+    if is_text or types.is_integer(kind) or types.is_boolean(kind):
+        return _of_dictionary(array.dictionary_encode())
+    raise TypeError(f"columns of type {kind} are not read")
+
+
+def _of_dictionary(encoded: Any) -> ValueColumn:
+    """The distinct values of a dictionary array, with None behind them where a row has none."""
+    pa = pyarrow()
+    distinct = encoded.dictionary.to_pylist()
+    indices = encoded.indices.cast(pa.int64())
+    if indices.null_count:
+        indices = pyarrow("pyarrow.compute").fill_null(indices, len(distinct))
+        distinct = [*distinct, None]
+    return ValueColumn(distinct, indices.to_numpy())

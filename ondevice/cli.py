@@ -27,6 +27,9 @@ BUILT_IN = {
 EXTRA = {
     "demo": ("train, compress, convert three ways, run and measure in one go", "dev"),
     "train": ("train a click model with compressed embeddings", "train"),
+    "stats": ("count a log exactly: values, missing ones, quantiles, labels", "train"),
+    "encode": ("hash a log once, for training to map", "train"),
+    "score": ("score Parquet files by several workers", "train"),
     "compress": ("find the best model for a budget of table bytes or lost AUC", "train"),
     "convert": ("write a trained model as .odm, .onnx and .tflite", "train"),
     "export-android": ("write a model and a catalogue as assets of the Android demo app", "train"),

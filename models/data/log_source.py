@@ -90,7 +90,7 @@ def read_log(
     """
     reading = reading or Reading()
     bad_rows = reading.bad_rows or BadRows()
-    name = name or _name_of(source)
+    name = name or name_of_log(source)
     files = log_files(source, reading.where)
 
     def read() -> HashedLog:
@@ -231,8 +231,8 @@ class RowRules:
         return weights
 
 
-def log_files(source: Any, where: str | None) -> list[LogFile]:
-    """The files of paths; none of a table. Raises DataError."""
+def log_files(source: Any, where: str | None = None) -> list[LogFile]:
+    """The files of paths: see `find_files`; none of a table. Raises DataError, InputError."""
     if not _are_paths(source):
         return []
     return find_files([source] if isinstance(source, str | Path) else list(source), where)
@@ -434,7 +434,8 @@ def _are_paths(source: Any) -> bool:
     return is_listed and all(isinstance(item, str | Path) for item in source)
 
 
-def _name_of(source: Any) -> str:
+def name_of_log(source: Any) -> str:
+    """The name of the first file or folder of a log; "table" of a table."""
     if not _are_paths(source):
         return "table"
     first = source if isinstance(source, str | Path) else source[0]

@@ -246,6 +246,8 @@ def _table(entries: Sequence[_Entry]) -> Any:
 
 def _grouped(tables: Sequence[Any]) -> Any:
     grouped = pa.concat_tables(tables).group_by(_KEYS).aggregate([("count", "sum")])
-    return grouped.select([*_KEYS, "count_sum"]).cast(
-        SCHEMA.set(3, pa.field("count_sum", pa.int64()))
-    ).rename_columns(SCHEMA.names)
+    return (
+        grouped.select([*_KEYS, "count_sum"])
+        .cast(SCHEMA.set(3, pa.field("count_sum", pa.int64())))
+        .rename_columns(SCHEMA.names)
+    )

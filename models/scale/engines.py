@@ -1,0 +1,128 @@
+"""Engines that run one task for each fragment of a log: this process, or workers of Ray."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ondevice.errors import InputError, OnDeviceError, SpecError, needs_extra
+from ondevice.models.data.parts import LogFile
+from ondevice.models.scale.tasks import Result, Task
+
+EngineName = Literal["local", "ray"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+# Runs a task on every fragment; yields the results in the fragments' order.
+Engine = Callable[[Task, Sequence[LogFile]], Iterator[Result]]
+# A task whose worker dies is run again so often, elsewhere or in a new worker.
+RETRIES = 5
+
+
+class WorkerError(OnDeviceError):
+    """The workers cannot do their tasks: they die again and again, or there are none."""
+
+
+def run_locally(task: Task, fragments: Sequence[LogFile]) -> Iterator[Result]:
+    """One fragment after the other, in this process."""
+    return map(task, fragments)
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Runs tasks on the workers of a Ray cluster, or of one that it starts on this machine.
+
+    A task takes one CPU, has no state and returns its result, so it can be run again wherever its
+    worker dies. Nothing else holds CPUs: no node is too small to go on.
+
+    Attributes:
+        workers: at most so many tasks at a time; None: one for each CPU of the cluster.
+        address: of a running cluster, as `host:port` or "auto"; None: that of the environment's
+            RAY_ADDRESS, else a cluster of its own on this machine.
+    """
+
+    workers: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises InputError."""
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"--workers must be at least 1, got {self.workers}")
+
+    def __call__(self, task: Task, fragments: Sequence[LogFile]) -> Iterator[Result]:
+        """The results in the fragments' order, a few of them ahead of what is taken.
+
+        Raises:
+            WorkerError: a task's workers died RETRIES times, or the cluster cannot be reached.
+            SpecError: no node of the cluster has a CPU.
+            OnDeviceError: what a task raised.
+        """
+        with needs_extra("--engine ray", "ray"):
+            ray = importlib.import_module("ray")
+        _join(ray, self.address, self.workers)
+        run = ray.remote(_run).options(num_cpus=1, max_retries=RETRIES)
+        most = self.workers or _cpus(ray)
+        shared, waiting = ray.put(task), iter(fragments)
+        ahead: deque[Any] = deque()
+        try:
+            while True:
+                while len(ahead) < most and (fragment := next(waiting, None)) is not None:
+                    ahead.append(run.remote(shared, fragment))
+                if not ahead:
+                    return
+                yield _result(ray, ahead.popleft())
+        finally:
+            for left in ahead:  # an error, or nobody takes the rest
+                ray.cancel(left, force=True)
+
+
+def _run(task: Task, fragment: LogFile) -> Result:
+    """What a worker calls."""
+    return task(fragment)
+
+
+def _join(ray: Any, address: str | None, workers: int | None) -> None:
+    """Join a cluster, or start one, unless this process has. Raises WorkerError."""
+    if ray.is_initialized():
+        return
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is not None or os.environ.get("RAY_ADDRESS"):
+        settings["address"] = address
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
+        settings |= {"address": "local", "include_dashboard": False}
+        if workers is not None:
+            settings["num_cpus"] = workers
+    try:
+        ray.init(**settings)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WorkerError(
+            f"cannot join a Ray cluster at {address or 'this host'}: {first}"
+        ) from error
+
+
+def _cpus(ray: Any) -> int:
+    """How many tasks of one CPU the cluster runs at a time. Raises SpecError where it is none."""
+    nodes = [node.get("Resources", {}).get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    if (cpus := sum(map(int, nodes))) < 1:
+        raise SpecError(
+            f"--engine ray: a task needs one CPU of one node; the {len(nodes)} nodes offer {nodes}"
+        )
+    return cpus
+
+
+def _result(ray: Any, reference: Any) -> Result:
+    """The result of a task. Raises WorkerError, or what the task raised."""
+    try:
+        result: Result = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OnDeviceError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WorkerError(f"a worker ended, {RETRIES} retries included: {first}") from error
+    return result

@@ -43,7 +43,7 @@ _Entry = tuple[str, str, IdArray | list[int], IdArray | list[int]]
 def counts_of(rows: Rows, description: LogDescription) -> Any:
     """The counts of some rows, a pyarrow Table of SCHEMA."""
     entries: list[_Entry] = [("", "rows", [0], [len(rows.labels)])]
-    labels = rows.labels.reshape(len(rows.labels), -1)
+    labels = rows.labels.reshape(-1, len(description.labels))
     for name, ones in zip(description.labels, labels.sum(0, dtype=np.float64), strict=True):
         entries.append((name, "label", [0], [int(ones)]))
     for item in description.features:
@@ -56,7 +56,8 @@ def counts_of(rows: Rows, description: LogDescription) -> Any:
             entries.append((item.name, "bin", filled, bins[filled]))
             entries.append((item.name, "infinite", [0], [int(np.isinf(numbers).sum())]))
         else:
-            missing = (values == PADDING_ID).reshape(len(values), -1).all(1)
+            missing = values == PADDING_ID
+            missing = missing if item.length is None else missing.all(1)
             counts = ValueCounts.of(values)
             entries.append((item.name, "value", counts.values, counts.counts))
         entries.append((item.name, "missing", [0], [int(missing.sum())]))

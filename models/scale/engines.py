@@ -17,8 +17,6 @@ EngineName = Literal["local", "ray"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 # Runs a task on every fragment; yields the results in the fragments' order.
 Engine = Callable[[Task, Sequence[LogFile]], Iterator[Result]]
-# A task whose worker dies is run again so often, elsewhere or in a new worker.
-RETRIES = 5
 
 
 class WorkerError(OnDeviceError):
@@ -41,10 +39,12 @@ class RayEngine:
         workers: at most so many tasks at a time; None: one for each CPU of the cluster.
         address: of a running cluster, as `host:port` or "auto"; None: that of the environment's
             RAY_ADDRESS, else a cluster of its own on this machine.
+        retries: how often a task whose worker dies is run again, elsewhere or in a new worker.
     """
 
     workers: int | None = None
     address: str | None = None
+    retries: int = 5
 
     def __post_init__(self) -> None:
         """Check the settings. Raises InputError."""
@@ -55,14 +55,14 @@ class RayEngine:
         """The results in the fragments' order, a few of them ahead of what is taken.
 
         Raises:
-            WorkerError: a task's workers died RETRIES times, or the cluster cannot be reached.
+            WorkerError: a task's workers died again and again, or the cluster cannot be reached.
             SpecError: no node of the cluster has a CPU.
             OnDeviceError: what a task raised.
         """
         with needs_extra("--engine ray", "ray"):
             ray = importlib.import_module("ray")
         _join(ray, self.address, self.workers)
-        run = ray.remote(_run).options(num_cpus=1, max_retries=RETRIES)
+        run = ray.remote(_run).options(num_cpus=1, max_retries=self.retries)
         most = self.workers or _cpus(ray)
         shared, waiting = ray.put(task), iter(fragments)
         ahead: deque[Any] = deque()
@@ -72,10 +72,25 @@ class RayEngine:
                     ahead.append(run.remote(shared, fragment))
                 if not ahead:
                     return
-                yield _result(ray, ahead.popleft())
+                yield self._result(ray, ahead.popleft())
         finally:
             for left in ahead:  # an error, or nobody takes the rest
                 ray.cancel(left, force=True)
+
+    def _result(self, ray: Any, reference: Any) -> Result:
+        """The result of a task. Raises WorkerError, or what the task raised."""
+        try:
+            result: Result = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, OnDeviceError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayError as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise WorkerError(
+                f"a worker ended, {self.retries} retries included: {first}"
+            ) from error
+        return result
 
 
 def _run(task: Task, fragment: LogFile) -> Result:
@@ -112,17 +127,3 @@ def _cpus(ray: Any) -> int:
             f"--engine ray: a task needs one CPU of one node; the {len(nodes)} nodes offer {nodes}"
         )
     return cpus
-
-
-def _result(ray: Any, reference: Any) -> Result:
-    """The result of a task. Raises WorkerError, or what the task raised."""
-    try:
-        result: Result = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OnDeviceError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayError as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WorkerError(f"a worker ended, {RETRIES} retries included: {first}") from error
-    return result

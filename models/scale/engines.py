@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import ondevice
 from ondevice.errors import InputError, OnDeviceError, SpecError, needs_extra
 from ondevice.models.data.parts import LogFile
 from ondevice.models.scale.tasks import Result, Task
@@ -64,12 +65,12 @@ class RayEngine:
         _join(ray, self.address, self.workers)
         run = ray.remote(_run).options(num_cpus=1, max_retries=self.retries)
         most = self.workers or _cpus(ray)
-        shared, waiting = ray.put(task), iter(fragments)
+        shared, version, waiting = ray.put(task), ondevice.__version__, iter(fragments)
         ahead: deque[Any] = deque()
         try:
             while True:
                 while len(ahead) < most and (fragment := next(waiting, None)) is not None:
-                    ahead.append(run.remote(shared, fragment))
+                    ahead.append(run.remote(shared, fragment, version))
                 if not ahead:
                     return
                 yield self._result(ray, ahead.popleft())
@@ -84,6 +85,12 @@ class RayEngine:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, OnDeviceError):
                 raise error.cause from None
+            if isinstance(error, ray.exceptions.RaySystemError):  # Ray's class is of both kinds
+                named = [line for line in str(error).splitlines() if "System error" in line]
+                raise WorkerError(
+                    f"a worker cannot take a task: {(named or [type(error).__name__])[0]}; every "
+                    f"node needs ondevice {ondevice.__version__} and Python as here"
+                ) from error
             raise
         except ray.exceptions.RayError as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -93,8 +100,13 @@ class RayEngine:
         return result
 
 
-def _run(task: Task, fragment: LogFile) -> Result:
-    """What a worker calls."""
+def _run(task: Task, fragment: LogFile, version: str) -> Result:
+    """What a worker calls. Raises WorkerError where it has another version of ondevice."""
+    if ondevice.__version__ != version:
+        raise WorkerError(
+            f"a worker has ondevice {ondevice.__version__}, this process {version}; results of "
+            "different versions are not mixed"
+        )
     return task(fragment)
 
 
@@ -114,8 +126,10 @@ def _join(ray: Any, address: str | None, workers: int | None) -> None:
         ray.init(**settings)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
+        place = address or os.environ.get("RAY_ADDRESS") or "this host"
         raise WorkerError(
-            f"cannot join a Ray cluster at {address or 'this host'}: {first}"
+            f"cannot join a Ray cluster at {place}: {first} (one with token authentication needs "
+            "RAY_AUTH_MODE=token and its token)"
         ) from error
 
 

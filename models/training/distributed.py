@@ -127,14 +127,18 @@ class Ranks:
         """
         if self.world == 1:
             return
-        dense, sparse = [], []
+        dense: list[nn.Parameter] = []
+        sparse: list[nn.Parameter] = []
         for optimizer in optimizers:
             listed = sparse if isinstance(optimizer, torch.optim.SparseAdam) else dense
             for group in optimizer.param_groups:
                 listed += [item for item in group["params"] if item.requires_grad]
+        gradients = []
         for item in dense:
-            item.grad = torch.zeros_like(item) if item.grad is None else item.grad
-        self.sum_dense([item.grad for item in dense])
+            if item.grad is None:
+                item.grad = torch.zeros_like(item)
+            gradients.append(item.grad)
+        self.sum_dense(gradients)
         with self._together():
             for item in sparse:
                 item.grad = _no_rows(item) if item.grad is None else item.grad.coalesce()
@@ -147,7 +151,7 @@ class Ranks:
         flat = torch.cat([value.reshape(-1) for value in values])
         with self._together():
             dist.all_reduce(flat)
-        parts = flat.split([value.numel() for value in values])
+        parts = torch.split(flat, [value.numel() for value in values])
         for value, part in zip(values, parts, strict=True):
             value.copy_(part.view_as(value))
 

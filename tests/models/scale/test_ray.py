@@ -1,5 +1,6 @@
 """Workers of a real Ray cluster of two nodes: the results of one process, whatever dies."""
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -94,3 +95,13 @@ def test_errors_of_tasks_are_their_own(cluster, tmp_path):
     (path,) = write_parts(tmp_path, 1, {"click": [1], "user": ["a"]})
     with pytest.raises(DataError, match="no column 'item', 'price', 'tags'"):
         list(RayEngine()(CountTask(DESCRIPTION), log_files(path)))
+
+
+def test_a_worker_that_lacks_the_code_is_named(cluster, paths, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def task(fragment): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    task = importlib.import_module("only_here").task
+    with pytest.raises(
+        WorkerError, match=r"No module named 'only_here'.* every node needs ondevice"
+    ):
+        list(RayEngine()(task, log_files(paths[:1])))

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from ondevice.errors import InputError, writing
-from ondevice.model import load
 from ondevice.models.commands.engine_options import (
     add_engine_options,
     add_file_options,
@@ -41,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
     engine, out = engine_of(args), args.out
     check_writable("--out", out.absolute().parent)
     _check_replaceable(out, args.force)
-    load(args.model)  # a fault of the file is better named before any work
-    task = ScoreTask(args.model.absolute(), tuple(filter(None, (args.keep or "").split(","))))
+    task = ScoreTask.of(args.model, list(filter(None, (args.keep or "").split(","))))
     files = log_files(args.log, args.where)
     parent = out.absolute().parent
     with writing(out):

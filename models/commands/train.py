@@ -37,12 +37,14 @@ EPILOG = """examples:
   ondevice train my.toml --out checkpoint
   ondevice train dnn --full --out uncompressed
   ondevice train dnn --widths frequency --keep 0.2 --round q4 --out checkpoint
+  torchrun --nproc-per-node 4 -m ondevice train deepfm --out checkpoint
 
 A recipe is a TOML file that names the network, its tables, the training and the data; options
 override it (docs/recipes.md). Fields with up to 1000 values keep a row per value; larger ones get
 binary-code hash embeddings. Then adaptive masks learn how many dimensions each row keeps (other
 ways: --widths). With --round q4 the last epochs train with tables rounded as that codec stores
-them. Ctrl-C after the first epoch ends training and saves the best weights so far."""
+them. Ctrl-C after the first epoch ends training and saves the best weights so far. Under torchrun
+all processes train one model (docs/scale.md)."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import DataError, InputError, needs_extra
-from ondevice.model import Model, load
+from ondevice.model import Model, load, model_files, sha256
 from ondevice.models.data.builder import Rows
 from ondevice.models.data.chunks import BadRows
 from ondevice.models.data.description import LogDescription
@@ -113,17 +113,28 @@ class ScoreTask:
 
     Attributes:
         model: its file, which every worker must see.
+        digest: of its bytes: see `digest_of`.
         keep: columns of the input to put before the scores.
-        engine: that runs the model.
     """
 
     model: Path
+    digest: str
     keep: tuple[str, ...] = ()
-    engine: str = "auto"
+
+    @classmethod
+    def of(cls, model: Path, keep: Sequence[str] = ()) -> ScoreTask:
+        """The task of a model file. Raises FileFormatError where it is none."""
+        load(model)
+        return cls(model.absolute(), digest_of(model), tuple(keep))
 
     def __call__(self, fragment: LogFile) -> Result:
-        """The kept columns and the scores. Raises InputError, DataError."""
-        model = _loaded(self.model, self.engine)
+        """The kept columns and the scores.
+
+        Raises:
+            InputError: a column is absent, a value is none of its field, or the model another.
+            DataError: the file is damaged, or without rows.
+        """
+        model = _loaded(self.model, self.digest)
         try:
             batches = list(score_batches(_batches(fragment, model, self.keep), model, self.keep))
         except InputError as error:
@@ -133,10 +144,18 @@ class ScoreTask:
         return Result(pa.Table.from_batches(batches).combine_chunks(), BadRows())
 
 
-@functools.cache
-def _loaded(path: Path, engine: str) -> Model:
-    """The model, loaded once in a process."""
-    return load(path, engine=engine)
+def digest_of(model: Path) -> str:
+    """SHA-256 of the files of a model, in hexadecimal."""
+    return " ".join(map(sha256, model_files(model)))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(path: Path, digest: str) -> Model:
+    """The model, loaded once in a process. Raises InputError where the file is another one."""
+    model = load(path)
+    if digest_of(path) != digest:
+        raise InputError(f"{path}: not the file that was given: a worker sees another one")
+    return model
 
 
 def _batches(fragment: LogFile, model: Model, keep: tuple[str, ...]) -> Iterator[Any]:

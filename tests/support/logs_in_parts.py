@@ -70,12 +70,12 @@ def write_parts(folder: Path, parts: int, values=None) -> list[Path]:
     return [paths[n] for n in np.random.default_rng(parts).permutation(len(paths))]
 
 
-def convert_model(paths: list[Path], folder: Path) -> Path:
+def convert_model(paths: list[Path], folder: Path, seed: int = 0) -> Path:
     """A converted model of user, item and price, with a row for every value."""
     log = read_log(paths, DESCRIPTION, split=SplitRule("random"))
     splits = encode(*split(log), vocabulary_fields=["user", "item", "tags"])
     fields = splits.train.features.fields[:3]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = ClickModel({item.name: FullEmbedding(200, 4) for item in fields}, (8,)).eval()
     example = {item.name: torch.from_numpy(splits.test.ids[item.name][:8]) for item in fields}
     convert(network, (example,), folder, targets=("odm",), features=FeatureSpec(fields))

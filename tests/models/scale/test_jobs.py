@@ -18,7 +18,7 @@ from support.logs_in_parts import (
 
 import ondevice
 from ondevice.cli import main
-from ondevice.errors import DataError
+from ondevice.errors import DataError, InputError
 from ondevice.models.data import BadRows, Reading, SplitRule, encode, read_log, split
 from ondevice.models.data.cache import save_log
 from ondevice.models.data.log_source import log_files
@@ -214,8 +214,23 @@ def test_scores_of_batches_and_of_row_groups(parts, model):
     loaded = ondevice.load(model)
     scored = pa.Table.from_batches(list(score_batches(table.to_batches(), loaded, ["request"])))
     pieces = fragments_of(log_files(parts[1]), rows=100)
-    task = ScoreTask(model, ("request",))
+    task = ScoreTask.of(model, ["request"])
     assert pa.concat_tables(task(piece).table for piece in pieces).equals(scored)
+
+
+def test_a_worker_with_another_model_scores_nothing(parts, model, tmp_path):
+    copy = tmp_path / "model.odm"
+    copy.write_bytes(model.read_bytes())
+    task = ScoreTask.of(copy)
+    other = convert_model(parts[1], tmp_path / "other", seed=1)
+    copy.write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match="a worker sees another one"):
+        task(log_files(parts[1])[0])
+    scores = [
+        ScoreTask.of(path)(log_files(parts[1])[0]).table.column("score")
+        for path in (model, other, model)
+    ]
+    assert scores[0] == scores[2] != scores[1]
 
 
 def test_a_folder_names_a_column(model, tmp_path):
@@ -225,7 +240,7 @@ def test_a_folder_names_a_column(model, tmp_path):
         path = tmp_path / "days" / f"user={user}" / "a.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(whole.drop_columns(["user"]), path)
-    results = run_locally(ScoreTask(model, ("user",)), log_files(tmp_path / "days"))
+    results = run_locally(ScoreTask.of(model, ["user"]), log_files(tmp_path / "days"))
     raw = {"item": values["item"], "price": values["price"]}
     for user, result in zip(("u1", "u4"), results, strict=True):
         expected = ondevice.load(model).predict(raw | {"user": [user] * 20}, raw=True)

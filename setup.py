@@ -50,7 +50,8 @@ setup(
                 # no tables for unwinding the stack: C raises nothing, and they take 15 kB
                 *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
             ],
-            extra_link_args=["-Wl,-s"],
+            # the binding calls the engine directly, not by a table that others might change
+            extra_link_args=["-Wl,-s", "-Wl,-Bsymbolic"],
             py_limited_api=True,
             optional=True,
         )

@@ -23,6 +23,7 @@ from ondevice.converters.lowering.unsupported import LackingOperatorsError, lack
 from ondevice.converters.one_thread import one_thread
 from ondevice.converters.pipeline import TARGETS as TARGET_STAGES
 from ondevice.converters.pipeline import TargetModels
+from ondevice.converters.random_states import same_random_states
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.onnx_source import OnnxSource
 from ondevice.converters.source.torch_source import Source, TorchSource
@@ -44,9 +45,12 @@ from ondevice.converters.targets.onnx.emit import emit_onnx
 from ondevice.converters.targets.tflite.emit import emit_tflite
 from ondevice.converters.targets.tflite.writer import check_file_size
 from ondevice.converters.verify.model_card import model_card
+from ondevice.converters.verify.number_inputs import limited, number_requests
 from ondevice.converters.verify.report import ConversionReport, FittedTable, TargetReport
 from ondevice.converters.verify.requests import (
+    Domain,
     domain_of,
+    input_specs,
     ranking_vectors,
     requests_of,
 )
@@ -57,6 +61,7 @@ from ondevice.converters.verify.verification import (
     check_parity,
     checked_rows,
     expected_of,
+    limits_of_numbers,
     measure_file,
 )
 from ondevice.errors import InputError, SpecError
@@ -100,6 +105,8 @@ class _Prepared:
         models: its graph for each target.
         info: the description that every file contains.
         plan: how dense layers are stored.
+        domain: what its inputs are.
+        examples: example values of them.
         expected: the outputs with which those of the files are compared.
         calibration_rows: number of rows that determined the ranges of activations.
         weight_bytes: tables and weights of the trained module.
@@ -109,6 +116,8 @@ class _Prepared:
     models: TargetModels
     info: ModelInfo
     plan: DensePlan
+    domain: Domain
+    examples: Mapping[str, Array]
     expected: Expected
     calibration_rows: int
     weight_bytes: int
@@ -116,6 +125,7 @@ class _Prepared:
 
 
 @one_thread()
+@same_random_states()
 def convert(
     module: nn.Module | str | Path,
     example_inputs: Any,
@@ -137,7 +147,8 @@ def convert(
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
-    The report, `name`.report.json, and the model card, `name`.md, are written beside the files.
+    The report, `name`.report.json, and the model card, `name`.md, are written beside the files. The
+    module stays as it is, also where conversion fails, and so do the states of random numbers.
 
     Args:
         module: any module that `torch.onnx.export` can export. It takes IDs and numbers as
@@ -260,12 +271,24 @@ def _prepare(
     )
     expected = expected_of(source, trained, batches, tables, request.validation, inputs)
     expected = replace(expected, refused=[item.refused for item in requests])
+    if request.dense == "f32":  # rounded layers have no accuracy far from their examples
+        numbers = number_requests(source, tables, domain.uses, domain.constants)
+        expected = replace(expected, numbers=numbers)
     calibration_rows = 0
     if request.calibration is not None:
         rows = checked_rows("calibration", inputs, request.calibration)
         calibration_rows = len(next(iter(rows.values())))
         plan = replace(plan, ranges=calibrate(models.of("odm"), info, rows, batches))
-    return _Prepared(models, info, plan, expected, calibration_rows, trained.weight_bytes)
+    return _Prepared(
+        models=models,
+        info=info,
+        plan=plan,
+        domain=domain,
+        examples=source.examples,
+        expected=expected,
+        calibration_rows=calibration_rows,
+        weight_bytes=trained.weight_bytes,
+    )
 
 
 def _write_verified(prepared: _Prepared, request: _Request, out: Path) -> ConversionReport:
@@ -293,9 +316,12 @@ def _write_verified(prepared: _Prepared, request: _Request, out: Path) -> Conver
 def _write(prepared: _Prepared, request: _Request, folder: Path) -> dict[str, TargetReport]:
     """Write every target's files to a folder, and compare each with the source."""
     places = {target: folder / f"{request.name}.{target}" for target in request.targets}
-    drafts = _drafts(prepared, places)
-    _check_room(folder)
-    fill(*drafts.values())
+    drafts = _filled_drafts(prepared, places, folder)
+    if limits := limits_of_numbers(places.values(), prepared.expected):
+        uses = limited(prepared.domain.uses, limits, prepared.examples)
+        inputs = input_specs(prepared.models.packed, uses)
+        prepared = replace(prepared, info=replace(prepared.info, inputs=inputs))
+        drafts = _filled_drafts(prepared, places, folder)
     release_file_pages()  # of torch
     tolerance = DENSE_TOLERANCE[request.dense]
     return {
@@ -304,6 +330,16 @@ def _write(prepared: _Prepared, request: _Request, folder: Path) -> dict[str, Ta
         )
         for target, file in places.items()
     }
+
+
+def _filled_drafts(
+    prepared: _Prepared, places: Mapping[str, Path], folder: Path
+) -> dict[str, Draft]:
+    """Write every target's file with its tables; raises UnsupportedError or InputError."""
+    drafts = _drafts(prepared, places)
+    _check_room(folder)
+    fill(*drafts.values())
+    return drafts
 
 
 def _report(

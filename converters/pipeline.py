@@ -31,11 +31,14 @@ from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.lowering.batch_first.rewrite import batch_first
 from ondevice.converters.lowering.replace import replace_operators
 from ondevice.converters.source.fold import fold_constants
+from ondevice.converters.source.narrow_integers import widen_integers
 from ondevice.converters.source.narrow_rows import widen_rows
+from ondevice.converters.source.one_hot_layers import split_one_hot_layers
 from ondevice.converters.source.recognise import recognise_lookups
 from ondevice.converters.source.simplify import simplify, simplify_carefully
 from ondevice.converters.source.single_precision import single_precision
 from ondevice.converters.targets.merge import merge_lookups
+from ondevice.converters.targets.onnx.integer_sums import exact_integer_sums
 
 Form = TypeVar("Form", ir.Model, CapturedModel, PackedModel)
 
@@ -74,10 +77,22 @@ CLEANING: tuple[Stage[ir.Model], ...] = (
         "Before single precision, which refuses weights of 16 bits: tables of them become float32.",
     ),
     Stage(
+        "widen integers",
+        widen_integers,
+        "After rows are widened, which are narrow too; before lookups are recognised: IDs are "
+        "int64.",
+    ),
+    Stage(
         "single precision",
         single_precision,
         "After folding, so that constants of a float64 model are rounded once, when they are "
         "final; before lookups are recognised, which are float32.",
+    ),
+    Stage(
+        "split one-hot layers",
+        split_one_hot_layers,
+        "After folding, so that weights are constants; before lookups are recognised, which "
+        "the products become.",
     ),
 )
 
@@ -105,6 +120,11 @@ _MERGE = Stage(
     "Stock runtimes pay for every operator, the native engine does not. Before lowering: it looks "
     "for a Concat that one layer reads, which lowering may rewrite.",
 )
+_EXACT = Stage(
+    "exact integer sums",
+    exact_integer_sums,
+    "After merging, which looks for the operators of the exporter.",
+)
 LOWERING: tuple[Stage[PackedModel], ...] = (
     Stage(
         "batch first",
@@ -121,7 +141,7 @@ LOWERING: tuple[Stage[PackedModel], ...] = (
 )
 TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
     "odm": LOWERING,
-    "onnx": (_MERGE,),  # ONNX Runtime has all of ONNX's operators
+    "onnx": (_MERGE, _EXACT),  # ONNX Runtime has all of ONNX's operators
     "tflite": (_MERGE, *LOWERING),
 }
 

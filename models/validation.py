@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.cells import Cells
 from ondevice.converters import Validation
 from ondevice.converters.source.user_module import load_arrays
 from ondevice.errors import InputError
-from ondevice.features import FIRST_BUCKET_ID, FeatureSpec, Field
+from ondevice.features import FIRST_BUCKET_ID, PADDING_ID, FeatureSpec, Field
 from ondevice.info import InputSpec
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
@@ -107,7 +109,8 @@ def validation_from_log(log: HashedLog, features: FeatureSpec) -> Validation:
     """The validation split of a data set, encoded as the model expects.
 
     Raises:
-        InputError: the log lacks a field of the model, or has another one of that name.
+        InputError: the log lacks a field of the model, or has another one of that name, or has
+            read cells otherwise than the model does.
     """
     names = [field.name for field in features.fields]
     if missing := [name for name in names if name not in log.hashes]:
@@ -116,5 +119,45 @@ def validation_from_log(log: HashedLog, features: FeatureSpec) -> Validation:
         present = log.features[field.name]
         if (present.kind, present.seed) != (field.kind, field.seed):
             raise InputError(f"{log.name}: its field {field.name!r} is hashed unlike the model's")
+        _check_cells(log, field, present)
     part = encoded(split(log)[1], features)
     return Validation(part.ids, part.labels, f"validation split of {log.name}")
+
+
+def _check_cells(log: HashedLog, field: Field, present: Field) -> None:
+    """Check that a log's column was read as the model reads cells; other markers may not occur.
+
+    Files written before cells were specified say nothing of them, and are not checked.
+
+    Raises:
+        InputError: a cell may mean a value to one of the two and no value to the other.
+    """
+    if field.cells is None or present.cells is None:
+        return
+    if present.cells.part != field.cells.part:
+        raise InputError(f"{log.name}: its field {field.name!r} is another part of a time")
+    read, meant = set(present.cells.missing), set(field.cells.missing)
+    values = log.hashes[field.name]
+    differs = read != meant and field.length is not None  # what fills up looks like a missing value
+    if read - meant:
+        absent = (
+            np.isnan(values.view(np.float64)) if field.kind == "number" else values == PADDING_ID
+        )
+        differs |= bool(absent.any())
+    differs |= bool(np.isin(values, _marker_values(field, meant - read)).any())
+    if differs:
+        raise InputError(
+            f"{log.name}: its field {field.name!r} takes the cells {sorted(read)} as missing, the "
+            f"model {sorted(meant)}; read the log with the model's markers"
+        )
+
+
+def _marker_values(field: Field, markers: set[str]) -> npt.NDArray[np.int64]:
+    """What a log holds for these texts where they are no markers, int64 [n]."""
+    found = []
+    for text in markers:
+        with contextlib.suppress(ValueError):  # no value of the field's kind: no log holds it
+            found.append(Cells(()).value(text, field.kind))
+    if field.kind == "number":
+        return np.array(found, np.float64).view(np.int64)
+    return field.hashes(found)

@@ -26,6 +26,7 @@ BUILT_IN = {
 # "ondevice.commands", so the runtime never imports it.
 EXTRA = {
     "demo": ("train, compress, convert three ways, run and measure in one go", "dev"),
+    "describe": ("look at a click log and write the description of its columns", "train"),
     "train": ("train a click model with compressed embeddings", "train"),
     "stats": ("count a log exactly: values, missing ones, quantiles, labels", "train"),
     "encode": ("hash a log once, for training to map", "train"),

@@ -247,8 +247,8 @@ def _input(item: Any) -> InputSpec:
     limit, low = (tuple(bound) if isinstance(bound, list) else bound for bound in (limit, low))
     limits = limit if isinstance(limit, tuple) else (limit,)
     lows = low if isinstance(low, tuple) else (low,)
-    if any(not isinstance(bound, int | None) for bound in limits) or any(
-        not isinstance(bound, int) for bound in lows
+    if not all(bound is None or _is_int64(bound, 1) for bound in limits) or not all(
+        map(_is_int64, lows)
     ):
         raise TypeError(f"id_limit {limit!r}, id_low {low!r}")
     elements = math.prod(size if isinstance(size, int) else 0 for size in shape[1:])
@@ -261,6 +261,11 @@ def _input(item: Any) -> InputSpec:
     if not isinstance(computed, bool):
         raise TypeError(f"id_computed {computed!r}")
     return InputSpec(_text(item["name"]), shape, limit, dtype, low, computed)
+
+
+def _is_int64(value: Any, beyond: int = 0) -> bool:
+    """Whether a value is an integer in the range of int64, moved up by `beyond`."""
+    return type(value) is int and -(2**63) <= value - beyond < 2**63
 
 
 def _text(value: Any) -> str:

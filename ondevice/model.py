@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ondevice.engines import Engine, open_engine
 from ondevice.engines.native import NativeEngine
+from ondevice.engines.native_sizes import SizedNativeEngine
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, to_int64
 from ondevice.hashing import IdArray
@@ -46,7 +47,7 @@ def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
     """
     location = Path(path)
     name, runner, info = open_engine(location, engine, threads)
-    native = runner if isinstance(runner, NativeEngine) else None
+    native = runner if isinstance(runner, NativeEngine | SizedNativeEngine) else None
     return Model(location, name, runner, info, native)
 
 
@@ -75,7 +76,9 @@ class Model:
     engine: str
     runner: Engine
     info: ModelInfo
-    _native: NativeEngine | None = field(default=None, repr=False, compare=False)
+    _native: NativeEngine | SizedNativeEngine | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def __repr__(self) -> str:
         """One line: the file, the engine, inputs and outputs."""
@@ -91,12 +94,11 @@ class Model:
     def _quick(self) -> NativeEngine | None:
         """The engine that takes a dict of arrays unchecked: it finds every fault itself.
 
-        Not so where a model adds to its IDs: one out of range would reach another field's rows; or
-        where it computes with them. It also returns only the first output.
+        It returns only the first output, and takes one size of every axis.
         """
-        columns = any(isinstance(item.id_limit, tuple) for item in self.inputs)
-        computed = any(item.id_computed for item in self.inputs)
-        return None if columns or computed or len(self.outputs) > 1 else self._native
+        if len(self.outputs) > 1 or not isinstance(self._native, NativeEngine):
+            return None
+        return self._native
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

@@ -140,8 +140,9 @@ def is_nan(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value for an error message: its type and the beginning of its text."""
+    plain = value.item() if isinstance(value, np.generic) else value
     try:
-        text = repr(value[:40] if isinstance(value, str) else value)
+        text = repr(plain[:40] if isinstance(plain, str) else plain)
     except (
         ValueError,
         RecursionError,

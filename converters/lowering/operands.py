@@ -108,8 +108,10 @@ def fill_value(node: ir.Node) -> Array:
 def batch_norm_factors(node: ir.Node) -> tuple[Array, Array] | None:
     """Scale and shift of a BatchNormalization, float32 [channels] each: y = x * scale + shift.
 
-    None where one of its parameters is not constant.
+    None where one of its parameters is not constant, or the request's own statistics are used.
     """
+    if node.attributes.get_int("training_mode", 0):
+        return None
     parameters = [constant_array(value) for value in node.inputs[1:5]]
     if any(array is None for array in parameters):
         return None

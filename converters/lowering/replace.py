@@ -38,7 +38,7 @@ def replace_operators(packed: PackedModel) -> PackedModel:
             node.metadata_props[REASON] = str(error)
             continue  # the node stays, and the target names it
         if outputs is not None:
-            _replace(graph, node, builder, outputs)
+            replace_node(graph, node, builder, outputs)
     _fold_constants(graph)
     passes.RemoveUnusedNodesPass()(model)
     return packed
@@ -57,10 +57,10 @@ def _fold_constants(graph: ir.Graph) -> None:
         if result.size > max(_MAX_FOLDED, sum(array.size for array in arrays)):
             continue
         builder = NodeBuilder(graph, node, f"folded.{number}")
-        _replace(graph, node, builder, [builder.constant(result, result.dtype)])
+        replace_node(graph, node, builder, [builder.constant(result, result.dtype)])
 
 
-def _replace(graph: ir.Graph, node: ir.Node, builder: NodeBuilder, outputs: Outputs) -> None:
+def replace_node(graph: ir.Graph, node: ir.Node, builder: NodeBuilder, outputs: Outputs) -> None:
     """Put the built nodes in the place of one node; its readers read `outputs`."""
     old_values, new_values = [], []
     for old, new in zip(node.outputs, outputs, strict=True):

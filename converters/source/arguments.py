@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
@@ -46,14 +45,14 @@ class Arguments:
         }
 
     def replaced(self, values: Mapping[str, Array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with other values in place of the tensors, of the tensors' types."""
+        """The arguments with copies of other values in place of the tensors, of their types."""
         fresh = iter(zip(self.names, self.tensors, strict=True))
 
         def replace(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor):
                 return leaf
             name, example = next(fresh)
-            return torch.from_numpy(np.ascontiguousarray(values[name])).to(example.dtype)
+            return torch.tensor(values[name], dtype=example.dtype)
 
         args, kwargs = pytree.tree_map(replace, (self.args, self.kwargs))
         return args, kwargs

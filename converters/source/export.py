@@ -116,7 +116,8 @@ def output_names(module: nn.Module, arguments: Arguments) -> tuple[str, ...]:
     """
     try:
         with evaluating(module), torch.inference_mode():
-            returned = module(*arguments.args, **arguments.kwargs)
+            args, kwargs = arguments.replaced(arguments.examples)
+            returned = module(*args, **kwargs)
     except Exception as error:  # the module is somebody's code
         raise SpecError(f"the module fails on its example inputs: {cause(error)}") from error
     register_dataclasses(returned)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -16,6 +19,10 @@ from ondevice.errors import SpecError, UnsupportedError
 
 # A buffer that forward may write to, such as a counter, is smaller; tables are larger and shared.
 MAX_COPIED_BUFFER = 1 << 20  # bytes
+# Attributes of the module that torch.export makes of a graph, which its own parts may not be called
+_RESERVED = (
+    set(dir(torch.fx.GraphModule(nn.Module(), torch.fx.Graph()))) | {"range_constraints"}
+) - set(dir(nn.Module()))
 
 
 def prepared_module(module: nn.Module) -> nn.Module:
@@ -37,6 +44,7 @@ def prepared_module(module: nn.Module) -> nn.Module:
             _settle_parametrizations(part)
             _settle_hooks(part)
             _shorten_rows(part)
+    _rename_reserved(copied)
     return copied
 
 
@@ -85,29 +93,46 @@ def name_keywords(module: nn.Module, names: Iterable[str]) -> None:
     module.forward = named
 
 
-def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+def _copied(module: nn.Module, copies: dict[int, Any]) -> nn.Module:
     """The same structure over the same tensors; small buffers are copied.
 
     Not `copy.deepcopy`, which would copy tables and whatever else a module refers to.
+
+    Args:
+        module: a module.
+        copies: of what has been copied, by the identity of the original.
     """
     module = unwrapped(module)
     if id(module) in copies:
-        return copies[id(module)]
+        return copies[id(module)]  # type: ignore[no-any-return]
     kind = type(module)
     copied: Any = kind.__new__(kind)
     copies[id(module)] = copied
-    state = dict(module.__dict__)
-    for key, value in state.items():
-        if isinstance(value, dict):  # parameters, buffers, hooks
-            state[key] = value.copy()
+    state = {key: _copied_value(value, copies) for key, value in module.__dict__.items()}
     state["_compiled_call_impl"] = None  # of module.compile()
     state["_buffers"] = {name: _copied_if_small(buffer) for name, buffer in module._buffers.items()}
-    state["_modules"] = {
-        name: None if part is None else _copied(part, copies)
-        for name, part in module._modules.items()
-    }
     copied.__dict__.update(state)
     return copied  # type: ignore[no-any-return]
+
+
+def _copied_value(value: Any, copies: dict[int, Any]) -> Any:
+    """An attribute of a module for its copy: containers are copied, and methods bound anew."""
+    if isinstance(value, nn.Module):
+        return _copied(value, copies)
+    if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+        return MethodType(value.__func__, _copied(value.__self__, copies))
+    if type(value) is tuple:
+        return tuple(_copied_value(item, copies) for item in value)
+    if not isinstance(value, dict | list | set | deque):
+        return value
+    if id(value) not in copies:
+        copied: Any = copy.copy(value)
+        copies[id(value)] = copied
+        if isinstance(value, dict):  # parameters, submodules and hooks too
+            copied.update({key: _copied_value(item, copies) for key, item in value.items()})
+        elif isinstance(value, list):
+            copied[:] = [_copied_value(item, copies) for item in value]
+    return copies[id(value)]
 
 
 def _copied_if_small(buffer: torch.Tensor | None) -> torch.Tensor | None:
@@ -161,6 +186,31 @@ def _shorten_rows(part: nn.Module) -> None:
         rows = shortened(part.weight.detach(), float(part.max_norm), float(part.norm_type))
         part._parameters["weight"] = nn.Parameter(rows, requires_grad=False)
     part.max_norm = None
+
+
+def _rename_reserved(module: nn.Module) -> None:
+    """Names that the exporter's graphs need themselves, such as `graph` or `meta`, get others.
+
+    Forward still finds what it names so.
+    """
+    found: dict[str, Any] = {}
+    holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module._modules)
+    for holder in holders:
+        for name in _RESERVED & holder.keys():
+            renamed = f"{name}_"
+            while hasattr(module, renamed):
+                renamed += "_"
+            holder[renamed] = holder.pop(name)
+            found[name] = _alias(renamed)
+    if found:
+        kind = type(module)
+        module.__class__ = type(kind.__name__, (kind,), found)
+
+
+def _alias(name: str) -> property:
+    return property(
+        lambda module: getattr(module, name), lambda module, value: setattr(module, name, value)
+    )
 
 
 def shortened(rows: torch.Tensor, max_norm: float, norm_type: float = 2.0) -> torch.Tensor:

@@ -18,6 +18,7 @@ import onnx_ir.passes.common as passes
 from ondevice.converters.graph import (
     DOMAIN,
     LOOKUP,
+    REPORTED_BYTES,
     CapturedLookup,
     CapturedModel,
     UncompressedTable,
@@ -38,7 +39,6 @@ from ondevice.spec import LookupSpec, full_spec
 
 Array = npt.NDArray[Any]
 
-REPORTED_BYTES = 4096  # smaller constants are not worth a report
 _SELECTING = ("Gather", "GatherND", "GatherElements")
 
 

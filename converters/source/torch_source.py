@@ -27,6 +27,7 @@ from ondevice.converters.source.fold import origins
 from ondevice.converters.source.graph_reference import GraphReference
 from ondevice.converters.source.names import name_values
 from ondevice.converters.source.prepared import name_keywords, prepared_module, unwrapped
+from ondevice.converters.source.written_tensors import copy_written_tensors
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.tables.row_tensor import RowTensor
 from ondevice.converters.tables.table_source import ArrayTable, FileTable, TableSource
@@ -100,6 +101,8 @@ class TorchSource:
         self._axes = axes or {}
         self._arguments: Arguments = arguments_of(self._module, example_inputs, self._axes)
         name_keywords(self._module, self._arguments.kwargs)
+        with evaluating(self._module), torch.inference_mode():
+            copy_written_tensors(self._module, lambda: self._outputs(self._arguments.examples))
         self.names = self._arguments.names
         self.examples = self._arguments.examples
         self.outputs = output_names(self._module, self._arguments)

@@ -15,6 +15,9 @@ _COMPARING = {
     "Add", "Clip", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min",
     "Mod", "Sub", "Where",
 }  # fmt: skip
+_DECIDING = {
+    "Clip", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min",
+}  # fmt: skip
 _MOST = 16  # numbers of a constant; of a longer one the least and the greatest
 _TOGETHER = 256
 
@@ -37,6 +40,22 @@ def changing_numbers(graph: ir.Graph, lookups: Sequence[PackedLookup]) -> tuple[
             integers |= {int(number) for number in whole}
     numbers = sorted(integers)
     return tuple(numbers[:: -(-len(numbers) // _TOGETHER) or 1])
+
+
+def thresholds(graph: ir.Graph) -> tuple[float, ...]:
+    """Numbers of float32 at which a graph may decide otherwise, ascending."""
+    found: set[float] = set()
+    for node in graph:
+        if node.op_type not in _DECIDING or node.domain:
+            continue
+        for value in node.inputs:
+            array = _constant(value)
+            if array is None or not array.size or array.dtype.kind != "f":
+                continue
+            numbers = array[np.isfinite(array)].reshape(-1)
+            found |= {float(number) for number in numbers[:: -(-len(numbers) // _TOGETHER) or 1]}
+    ascending = sorted(found)
+    return tuple(ascending[:: -(-len(ascending) // _TOGETHER) or 1])
 
 
 def may_divide_by_minus_one(graph: ir.Graph) -> bool:

@@ -60,8 +60,9 @@ class InputIds:
         heads: per element: IDs below have unshared rows; 0 where none has.
         computed: per element: whether the graph computes with it as an integer, so that any value
             may matter; not so for numbers, which sums read.
-        lows: per element that is computed with: its least legal value.
-        highs: per element that is computed with: its greatest legal value.
+        lows: per element that is computed with, or a number: its least legal value.
+        highs: per element that is computed with, or a number: its greatest legal value.
+        numbers: per element: whether sums or matrices read it as a number, and no lookup as an ID.
     """
 
     limits: Array
@@ -72,6 +73,7 @@ class InputIds:
     computed: Array
     lows: Array
     highs: Array
+    numbers: Array
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def input_ids(
     limits[tracer.computed & (limits == 2**63)] = -1
     limits[limits == -2] = -1
     computed = tracer.read & ~tracer.numbers & (limits == -1)
+    numbers = tracer.read & tracer.numbers & (limits == -1)
     out = {}
     for name, start in tracer.starts.items():
         shape = shapes[name]
@@ -140,6 +143,7 @@ def input_ids(
             computed[part],
             tracer.lows[part],
             tracer.highs[part],
+            numbers[part],
         )
     return out
 

@@ -129,7 +129,7 @@ class _Requests:
 
 def _narrow_limits(use: InputIds) -> InputIds:
     """A use with the limits of narrow integers, to which the source would cut other values."""
-    narrow = use.computed & (use.highs < TOP)
+    narrow = (use.computed | use.numbers) & (use.highs < TOP)
     return replace(use, limits=np.where(narrow, use.highs + 1, use.limits))
 
 

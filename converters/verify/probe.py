@@ -5,6 +5,7 @@ numbers between those of the examples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,19 @@ UNSEEN = 32
 SEED = 20_210_902  # fixed, so that the same model converts to the same bytes
 
 
+@dataclass(frozen=True)
+class _Near:
+    """Numbers near which a model may behave in another way.
+
+    Attributes:
+        integers: for IDs.
+        floats: for numbers, float32 [n].
+    """
+
+    integers: Sequence[int]
+    floats: Array
+
+
 def probe_inputs(
     inputs: Sequence[InputSpec],
     uses: Mapping[str, InputIds],
@@ -42,6 +56,7 @@ def probe_inputs(
     rows: int,
     sizes: Mapping[str, int] | None = None,
     constants: Sequence[int] = (),
+    thresholds: Sequence[float] = (),
 ) -> dict[str, Array]:
     """Values by input name, `rows` of them, of the inputs' types.
 
@@ -49,7 +64,8 @@ def probe_inputs(
     the border of a head; with a limit, only legal ones. An integer that the graph computes with
     takes values of every magnitude between its least and its greatest legal one, and those near the
     graph's constants. Every other element takes the example's values, which the network may rely on
-    (a count, a price); numbers also ones between their least and their greatest.
+    (a count, a price); numbers also ones between their least and their greatest, thresholds among
+    them.
 
     Args:
         inputs: the inputs.
@@ -57,13 +73,13 @@ def probe_inputs(
         examples: example values, two rows at least.
         rows: how many rows.
         sizes: of free axes beside the rows; by default those of the examples.
-        constants: numbers near which the model may behave in another way.
+        constants: integers near which the model may behave in another way.
+        thresholds: such numbers of float32.
     """
     rng = np.random.default_rng([SEED, rows])
+    near = _Near(constants, np.array(thresholds, np.float32))
     return {
-        spec.name: _values(
-            spec, uses[spec.name], examples[spec.name], rows, rng, sizes or {}, constants
-        )
+        spec.name: _values(spec, uses[spec.name], examples[spec.name], rows, rng, sizes or {}, near)
         for spec in inputs
     }
 
@@ -75,7 +91,7 @@ def _values(
     rows: int,
     rng: np.random.Generator,
     sizes: Mapping[str, int],
-    constants: Sequence[int],
+    near: _Near,
 ) -> Array:
     """Values [rows, ...] of an input, drawn element by element as `probe_inputs` says.
 
@@ -86,13 +102,13 @@ def _values(
         rows: how many rows.
         rng: what draws them.
         sizes: of free axes by name; by default those of the examples.
-        constants: numbers near which the model may behave in another way.
+        near: numbers near which the model may behave in another way.
     """
     flat = examples.reshape(len(examples), -1)
     free = [size for size in spec.shape[1:] if isinstance(size, str)]
     if not free:
         columns = [
-            _column(spec, use, column, flat[:, column], rows, rng, constants)
+            _column(spec, use, column, flat[:, column], rows, rng, near)
             for column in range(flat.shape[1])
         ]
         return np.stack(columns, 1).reshape(rows, *examples.shape[1:])
@@ -102,7 +118,7 @@ def _values(
     ]
     # along a free axis all elements are alike
     count = rows * int(np.prod(shape))
-    values = _column(spec, use, 0, flat.reshape(-1), count, rng, constants)
+    values = _column(spec, use, 0, flat.reshape(-1), count, rng, near)
     return values.reshape(rows, *shape)
 
 
@@ -113,7 +129,7 @@ def _column(
     examples: Array,
     rows: int,
     rng: np.random.Generator,
-    constants: Sequence[int],
+    near: _Near,
 ) -> Array:
     """Values [rows] of an element: of IDs half are examples, the others random or extreme.
 
@@ -124,19 +140,21 @@ def _column(
         examples: its example values [n].
         rows: how many values.
         rng: what draws them.
-        constants: numbers near which the model may behave in another way.
+        near: numbers near which the model may behave in another way.
     """
     values = rng.choice(examples, rows)
     kind = rng.random(rows)
     limit = int(use.limits[column])
     if use.computed[column] and spec.dtype == "int64":
         low, high = int(use.lows[column]), int(use.highs[column])
-        return _computed_with(values, kind, low, high, rng, constants)
-    if limit < 0:
+        return _computed_with(values, kind, low, high, rng, near.integers)
+    if limit < 0 or use.numbers[column]:
         if spec.dtype != "float32" or examples.size == 0 or not _is_broken(examples):
             return values
         between = rng.uniform(examples.min(), examples.max(), rows).astype(np.float32)
-        return np.where(kind < 0.5, between, values)
+        values = np.where(kind < 0.5, between, values)
+        at = near.floats[(near.floats >= examples.min()) & (near.floats <= examples.max())]
+        return np.where(kind > 0.75, rng.choice(at, rows), values) if at.size else values
     if limit == ANY and spec.dtype == "int64":
         low, high = -(2**63), 2**63 - 1
         special = list(EXTREMES)

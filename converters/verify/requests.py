@@ -13,7 +13,11 @@ import onnx_ir as ir
 from ondevice.converters.graph import PackedModel
 from ondevice.converters.source.torch_source import Source
 from ondevice.converters.tables.packed_table import PackedTable
-from ondevice.converters.verify.graph_numbers import changing_numbers, may_divide_by_minus_one
+from ondevice.converters.verify.graph_numbers import (
+    changing_numbers,
+    may_divide_by_minus_one,
+    thresholds,
+)
 from ondevice.converters.verify.id_origins import LEAST, InputIds, input_ids
 from ondevice.converters.verify.legal_ids import answered_rows, with_legal_values
 from ondevice.converters.verify.probe import ANY, probe_inputs
@@ -38,12 +42,14 @@ class Domain:
     Attributes:
         inputs: what files say of them.
         uses: what their elements are used for.
-        constants: numbers near which the model may behave in another way.
+        constants: integers near which the model may behave in another way.
+        thresholds: such numbers of float32.
     """
 
     inputs: tuple[InputSpec, ...]
     uses: Mapping[str, InputIds]
     constants: tuple[int, ...]
+    thresholds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def domain_of(packed: PackedModel, source: Source) -> Domain:
     }
     asked = with_legal_values(source, {name: uses[name] for name in integers}, constants, integers)
     uses = {name: asked.get(name, use) for name, use in uses.items()}
-    return Domain(input_specs(packed, uses), uses, constants)
+    return Domain(input_specs(packed, uses), uses, constants, thresholds(graph))
 
 
 def _without_the_least(use: InputIds) -> InputIds:
@@ -91,7 +97,8 @@ def input_specs(packed: PackedModel, uses: Mapping[str, InputIds]) -> tuple[Inpu
         free = any(isinstance(size, str) for size in sizes[1:])
         low = _lowest(use, limits)
         computed = any(
-            known and limit is not None for known, limit in zip(use.computed, limits, strict=True)
+            known and limit is not None
+            for known, limit in zip(use.computed | use.numbers, limits, strict=True)
         )
         alike = not use.added and len(set(limits)) <= 1 and isinstance(low, int)
         if free or alike:  # all elements have the same limit
@@ -108,7 +115,7 @@ def _lowest(use: InputIds, limits: Sequence[int | None]) -> int | tuple[int, ...
     """The least legal value of elements that have a limit; a tuple where it differs."""
     lows = [
         0 if limit is None else int(low) if computed else use.lowest
-        for limit, low, computed in zip(limits, use.lows, use.computed, strict=True)
+        for limit, low, computed in zip(limits, use.lows, use.computed | use.numbers, strict=True)
     ]
     stated = {low for low, limit in zip(lows, limits, strict=True) if limit is not None}
     return tuple(lows) if len(stated) > 1 else next(iter(stated), 0)
@@ -123,7 +130,12 @@ def requests_of(source: Source, domain: Domain, rows: int) -> Requests:
         SpecError: it does not answer its own examples.
     """
     batch = probe_inputs(
-        domain.inputs, domain.uses, source.examples, rows, constants=domain.constants
+        domain.inputs,
+        domain.uses,
+        source.examples,
+        rows,
+        constants=domain.constants,
+        thresholds=domain.thresholds,
     )
     answered, accepted = answered_rows(source, batch)
     refused = {name: array[~accepted][:MOST_REFUSED] for name, array in batch.items()}

@@ -16,6 +16,7 @@ import ondevice
 from ondevice.converters.source.torch_source import Source
 from ondevice.converters.tables.file_pages import release_file_pages
 from ondevice.converters.tables.packed_table import PackedTable
+from ondevice.converters.verify.number_inputs import NumberRequests, number_limits
 from ondevice.converters.verify.report import TargetReport
 from ondevice.difference import ScaleArray, largest_difference, output_scale
 from ondevice.engines.tflite import RUNTIMES, TfliteEngine
@@ -100,6 +101,7 @@ class Expected:
         auc: of the trained module on them.
         own_auc: of the module, where it was compressed after training and the two differ.
         refused: inputs of single requests that the torch module refuses.
+        numbers: requests with numbers of every magnitude, if any input holds integers that are.
     """
 
     batches: Sequence[dict[str, Array]]
@@ -111,6 +113,7 @@ class Expected:
     auc: float | None = None
     own_auc: float | None = None
     refused: Sequence[dict[str, Array]] = ()
+    numbers: NumberRequests | None = None
 
     @functools.cached_property
     def scales(self) -> dict[str, ScaleArray]:
@@ -272,6 +275,14 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
     )
 
 
+def limits_of_numbers(files: Iterable[Path], expected: Expected) -> dict[str, int]:
+    """Bounds of numbers by input name, below which all engines agree with the torch module."""
+    if expected.numbers is None:
+        return {}
+    models = (load() for file in files for load in _loaders(file)[0])
+    return number_limits(models, _outputs, expected.numbers, expected.scales, TOLERANCE)
+
+
 def warn_of_answers(model: Model, refused: Iterable[Mapping[str, Array]]) -> None:
     """Warn, once, if a model answers a request that the torch module refuses.
 
@@ -374,7 +385,24 @@ def _answers(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:
     except InputError as error:
         raise ParityError(
             f"{model.path.name} refuses requests that the module answers: {error}"
+            f"{_note_on_negative_ids(model, batch)}"
         ) from error
+
+
+def _note_on_negative_ids(model: Model, batch: Mapping[str, Array]) -> str:
+    """What may be the reason of a refusal: torch's `table[-1]` is the last row."""
+    negative = [
+        spec.name
+        for spec in model.inputs
+        if spec.dtype == "int64" and spec.id_limit is not None and spec.id_low == 0
+        if (batch[spec.name] < 0).any()
+    ]
+    if not negative:
+        return ""
+    return (
+        f"; the examples of {', '.join(negative)} hold negative IDs: torch counts those of "
+        "table[ids] from the end, files refuse them; give IDs from 0 on"
+    )
 
 
 def _outputs(model: Model, batch: Mapping[str, Array]) -> dict[str, FloatArray]:

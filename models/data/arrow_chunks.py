@@ -57,13 +57,13 @@ class ArrowChunk:
 
 
 def parquet_chunks(
-    path: Path, used: Collection[str], groups: tuple[int, int] | None = None
+    path: Path, used: Collection[str] | None, groups: tuple[int, int] | None = None
 ) -> Iterator[ArrowChunk]:
     """The rows of a Parquet file, one row group after the other.
 
     Args:
         path: the file.
-        used: the columns to read; those that the file lacks are left to the caller.
+        used: the columns to read, None for all; those that the file lacks are left to the caller.
         groups: the first row group to read, and the one after the last; None: all.
 
     Raises:
@@ -75,7 +75,7 @@ def parquet_chunks(
         schema = file.schema_arrow
         names = tuple(schema.names)
         _refuse_doubled(str(path), names)
-        present = [name for name in names if name in used]
+        present = [name for name in names if used is None or name in used]
         # a dictionary's values are hashed once, so let Parquet keep its own
         texts = [name for name in present if _is_text(schema.field(name).type)]
     with (

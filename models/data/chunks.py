@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ondevice.arrow_columns import ValueColumn
 from ondevice.errors import DataError, InputError
+from ondevice.raw_values import shown as shown_value
 
 IdArray = npt.NDArray[np.int64]
 SHOWN_FAULTS = 5  # how many refused rows are kept for the report
@@ -40,12 +41,10 @@ def fault(chunk: Chunk, name: str, row: int, message: str) -> DataError:
 
 
 def shown(value: Any) -> str:
-    """A cell as an error message shows it: quoted, cut, undecodable bytes as escapes."""
-    text = value if isinstance(value, str) else repr(value)
-    short = text if len(text) <= 40 else text[:37] + "..."
-    return (
-        ascii(short) if isinstance(value, str) else f"{type(value).__name__} {ascii(short)[1:-1]}"
-    )
+    """A cell as an error message shows it: a text quoted and cut, undecodable bytes as escapes."""
+    if not isinstance(value, str):
+        return shown_value(value)
+    return ascii(value if len(value) <= 40 else value[:37] + "...")
 
 
 @dataclass

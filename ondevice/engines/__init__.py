@@ -96,9 +96,18 @@ def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
 
 def _open_native(path: Path) -> tuple[Engine, ModelInfo]:
     from ondevice.engines.native import NativeEngine
+    from ondevice.engines.native_sizes import SizedNativeEngine, has_free_axes
+    from ondevice.odm import open_odm
 
+    native: NativeEngine | SizedNativeEngine
     try:
-        native = NativeEngine(path)
+        try:
+            native = NativeEngine(path)
+        except UnsupportedError:
+            info = open_odm(path, full_check=False).info
+            if not has_free_axes(info):
+                raise
+            native = SizedNativeEngine(path, info)
     except ImportError as error:
         raise MissingDependencyError(
             "the native engine is not compiled in this installation of ondevice"

@@ -31,7 +31,12 @@ class NativeEngine:
     """
 
     def __init__(
-        self, path: Path, *, kernels: str | None = None, full_check: bool | None = None
+        self,
+        path: Path,
+        *,
+        kernels: str | None = None,
+        full_check: bool | None = None,
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         """Map and check a native file.
 
@@ -40,6 +45,7 @@ class NativeEngine:
             kernels: see `kernels_available`; by default what ONDEVICE_KERNELS names, or the
                 fastest.
             full_check: as in `ondevice.odm.open_odm`.
+            sizes: of all free axes beside the rows, by name; requests must have them.
 
         Raises:
             FileFormatError: the file is damaged or of another version.
@@ -51,17 +57,31 @@ class NativeEngine:
         chosen = kernels or os.environ.get(KERNELS_VARIABLE) or None
         check = -1 if full_check is None else int(full_check)
         try:
-            self._model: Any = _native.open(path, chosen, check)
+            self._model: Any = _native.open(path, chosen, check, tuple((sizes or {}).items()))
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
         except UnsupportedError as error:
             raise UnsupportedError(f"{path}: {error}") from error
+        self._describe()
+
+    def _describe(self) -> None:
         self.runtime = f"native {self._model.kernels}"
         self.info_text: str = self._model.info_text
         self.predict = self._model.predict
         self.rank = self._model.rank
         self._inputs: tuple[str, ...] = self._model.inputs
         self._outputs: tuple[str, ...] = self._model.outputs
+
+    def resized(self, sizes: Mapping[str, int]) -> NativeEngine:
+        """The same mapped file with other sizes of its free axes.
+
+        Raises:
+            FileFormatError, UnsupportedError: the model cannot be run with these sizes.
+        """
+        engine = object.__new__(NativeEngine)
+        engine._model = self._model.resized(tuple(sizes.items()))
+        engine._describe()
+        return engine
 
     def run(self, inputs: Mapping[str, ValueArray]) -> dict[str, FloatArray]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jni_library
 import numpy as np
+import pytest
 from support.runtime import expected_probabilities, small_ids, write_small_model
 from support.tools import absent, missing
 
@@ -22,11 +23,12 @@ from ondevice.container import (
     write_container,
 )
 from ondevice.delimited import DelimitedFormat
+from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec, ModelInfo, RankingVectors, TestVectors
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
-from ondevice.ranking import repeated_request
+from ondevice.ranking import context_splits, repeated_request, split_request
 from ondevice.records import pack_records
 from ondevice.spec import binary_code_spec, full_spec
 from ondevice.verify import verify
@@ -74,7 +76,7 @@ SPECS = {
     "days": binary_code_spec(4, code_bits=12, t=6, padding_id=0),
 }
 # Files that Python and Java verify: wrong are the ranked scores of three.
-VERIFIED = ("small", "ranked", "sampled", "wrong_ranking", "nan_ranking", "numbers")
+VERIFIED = ("small", "ranked", "sampled", "mixed", "wrong_ranking", "nan_ranking", "numbers")
 LENGTHS = {"seen": 3, "days": 2}
 
 
@@ -179,6 +181,7 @@ def write_fixtures(folder):
             request = {"context": one, "candidates": many, "scores": scores}
         requests.append({"model": "features.odm", **request})
     (folder / "requests.json").write_text(json.dumps(requests), encoding="utf-8")
+    write_mixed_fixtures(folder)
     write_ranked(folder)
     write_descriptions(folder / "descriptions")
     write_app_fixtures(folder)
@@ -243,6 +246,120 @@ def write_numbers_model(path):
     write_odm(path, plan, info, {"w": weight, "b": np.full(1, 5, np.float32)}, {"user": packed})
 
 
+MIXED = (
+    InputSpec("user", id_limit=6),
+    InputSpec("day", id_limit=8, id_low=-7, id_computed=True),
+    InputSpec("columns", ("batch", 3), id_limit=(4, None, 3), id_low=(0, 0, -2)),
+    InputSpec("price", dtype="float32"),
+    InputSpec("matrix", ("batch", 2), id_limit=(5, None), dtype="float32"),
+)
+MIXED_ROWS = 70  # more than the engine holds at once
+
+
+def mixed_values(rows):
+    """Values of every input, the ends of their limits among them."""
+    rng = np.random.default_rng(8)
+    columns = [rng.integers(0, 4, rows), rng.integers(-9, 9, rows), rng.integers(-2, 3, rows)]
+    matrix = [rng.uniform(-0.9, 4.9, rows), rng.normal(size=rows)]
+    values = {
+        "user": rng.integers(0, 6, rows),
+        "day": rng.integers(-7, 8, rows),
+        "columns": np.stack(columns, 1),
+        "price": rng.normal(size=rows).astype(np.float32),
+        "matrix": np.stack(matrix, 1).astype(np.float32),
+    }
+    values["user"][:2] = 0, 5
+    values["day"][:2] = -7, 7
+    values["columns"][:2] = [[0, -(2**40), -2], [3, 2**40, 2]]
+    return values
+
+
+def write_mixed_model(path):
+    """A model of numbers, computed IDs and one embedding, with two outputs; its scores.
+
+    Returns a function from values by input to float32 scores by output, in plain numpy: `count`
+    [rows] and `parts` [rows, 3].
+    """
+    rng = np.random.default_rng(9)
+    spec = full_spec(6, 3)
+    table = rng.normal(size=(spec.rows, spec.dim)).astype(np.float32)
+    packed = pack_records(quantise(table, "f32"))
+    weight = (rng.integers(1, 8, (3, 10)) / 8).astype(np.float32)
+    nodes = [Node("Lookup", ("user",), ("user.v",), {}, "user", spec)]
+    parts = ["user.v"]
+    for item in MIXED[1:]:
+        number = item.name
+        if item.dtype == "int64":
+            number = f"{item.name}.f"
+            nodes.append(Node("Cast", (item.name,), (number,), {"to": 1}))
+        if len(item.shape) == 1:
+            nodes.append(Node("Unsqueeze", (number, "one"), (f"{item.name}.column",), {}))
+            number = f"{item.name}.column"
+        parts.append(number)
+    nodes += [
+        Node("Concat", tuple(parts), ("all",), {"axis": 1}),
+        Node("Gemm", ("all", "w", "b"), ("raw",), {"transB": 1}),
+        Node("Tanh", ("raw",), ("parts",), {}),
+        Node("ReduceSum", ("parts", "one"), ("count",), {"keepdims": 0}),
+    ]
+    bias = np.array([0.5, -1, 0], np.float32)
+    weights = {"w": weight, "b": bias, "one": np.array([1], np.int64)}
+
+    def scores(values):
+        single = [
+            values[n][:, None] if values[n].ndim == 1 else values[n] for n in list(values)[1:]
+        ]
+        joined = np.concatenate([table[values["user"]], *single], 1).astype(np.float64)
+        tanh = np.tanh(joined @ weight.T.astype(np.float64) + bias)
+        return {"count": tanh.sum(1).astype(np.float32), "parts": tanh.astype(np.float32)}
+
+    values = mixed_values(MIXED_ROWS)
+    outputs = ("count", "parts")
+    plan = Plan(tuple(s.name for s in MIXED), outputs, tuple(nodes), tuple(weights),
+                {"user": packed.layout})  # fmt: skip
+    info = ModelInfo(MIXED, outputs, vectors=TestVectors(values, scores(values), 1e-5))
+    write_odm(path, plan, info, weights, {"user": packed})
+    return scores
+
+
+def as_given(values):
+    """Arrays for the JUnit tests: their kind, and their values row after row."""
+    return {
+        name: {"floats" if array.dtype == np.float32 else "ids": array.reshape(-1).tolist()}
+        for name, array in values.items()
+    }
+
+
+def write_mixed_fixtures(folder):
+    """Requests of the mixed model for every split, what it refuses, and a wrong second output."""
+    scores = write_mixed_model(folder / "mixed.odm")
+    values = mixed_values(MIXED_ROWS)
+    found = []
+    for context in ((), *context_splits(list(values))):
+        expected = scores(repeated_request(values, context))
+        single, many = split_request(values, context)
+        found.append(
+            {"context": as_given(single), "candidates": as_given(many),
+             "outputs": {name: array.reshape(-1).tolist() for name, array in expected.items()}}
+        )  # fmt: skip
+    legal, refused = mixed_values(2), []
+    model = ondevice.load(folder / "mixed.odm", engine="numpy")
+    for name, element, ends in (
+        ("user", 0, (-1, 6)), ("day", 0, (-8, 8)), ("columns", 0, (-1, 4)),
+        ("columns", 2, (-3, 3)), ("matrix", 0, (-1.0, 5.0)),
+    ):  # fmt: skip
+        for value in ends:
+            wrong = {key: array.copy() for key, array in legal.items()}
+            wrong[name].reshape(2, -1)[1, element] = value
+            with pytest.raises(InputError, match=name):
+                model.predict(wrong)
+            refused.append({"input": name, "inputs": as_given(wrong)})
+    (folder / "mixed.json").write_text(json.dumps({"requests": found, "refused": refused}))
+    vectors = json.loads(open_container(folder / "mixed.odm").metadata["info"])["vectors"]
+    vectors["outputs"]["parts"] = altered(vectors["outputs"]["parts"], 5, 2)
+    rewrite_info(folder / "mixed.odm", folder / "wrong_second.odm", {"vectors": vectors})
+
+
 def write_ranked(folder):
     """Files that hold ranked scores, right and wrong, and what Python makes of them."""
     base = folder / "small.odm"
@@ -253,9 +370,6 @@ def write_ranked(folder):
         vectors["rankings"][1]["outputs"]["probability"] = altered(scores, 5, add)
         rewrite_info(base, folder / f"{name}.odm", {"vectors": vectors})
     write_numbers_model(folder / "numbers.odm")
-    described = json.loads(open_container(folder / "numbers.odm").metadata["info"])["inputs"]
-    described[1]["dtype"] = "float32"  # of a candidate's values
-    rewrite_info(folder / "numbers.odm", folder / "float_input.odm", {"inputs": described})
     raw = features().encode(raw_rows())
     score = ondevice.load(folder / "features.odm", engine="numpy").predict(raw)
     many = ModelInfo(inputs=(), outputs=(), vectors=TestVectors(raw, {"probability": score}, 1e-5))
@@ -314,7 +428,9 @@ def write_descriptions(folder):
     lies = {
         "inputs": {"inputs": [{"name": "user", "shape": ["batch"], "id_limit": None}]},
         "axis": with_input(shape=["batch", 2**31]),
-        "id_limit": with_input(id_limit=0),
+        "id_limit": with_input(id_limit="5"),
+        "id_low": with_input(id_low=[0, 0]),
+        "neither-dtype": with_input(dtype="float64"),
         "version": {"version": 2},
         "features": {"features": {}},
         "feature-kind": with_field(kind="colour"),

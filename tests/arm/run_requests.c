@@ -19,7 +19,8 @@ int main(int count, char **arguments) {
   od_session *session;
   od_error error;
   if (count < 6) return 2;
-  od_options options = {strcmp(arguments[2], "auto") ? arguments[2] : NULL, NULL, -1};
+  od_options options = {.kernels = strcmp(arguments[2], "auto") ? arguments[2] : NULL,
+                        .full_check = -1};
   if (od_open_path(arguments[1], &options, &model, &error) != OD_OK ||
       od_session_open(model, &session, &error) != OD_OK) {
     fprintf(stderr, "%s\n", error.text);

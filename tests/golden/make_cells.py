@@ -17,6 +17,7 @@ MAX, MIN = 2**63 - 1, -(2**63)
 MARKERS = ["", "NA", "\\N"]
 EDGES = [-2.5, 0.0, 1.0, 1e300]
 KNOWN = [5, 7]  # of the field `place`
+CELL_SETTINGS = ("separator", "part", "form", "utc_offset")
 
 
 def seed_of(name):
@@ -31,7 +32,7 @@ def hash_of(name, value):
 
 def field(name, kind, encoding, missing, **more):
     cells = {"missing": missing}
-    cells |= {key: more.pop(key) for key in ("separator", "part") if key in more}
+    cells |= {key: more.pop(key) for key in CELL_SETTINGS if key in more}
     start = {"name": name, "kind": kind, "encoding": encoding, "seed": seed_of(name)}
     return {**start, **more, "cells": cells}
 
@@ -53,6 +54,18 @@ FIELDS = [
     field("hour", "integer", "hash", ["-"], part="hour"),
     field("weekday", "integer", "hash", ["-"], part="weekday"),
     field("tags", "string", "hash", ["-"], length=2, separator=", "),
+    field("flag", "integer", "hash", ["", "NA"], form="boolean"),
+    field("moment", "integer", "id", ["", "NULL"], form="iso"),
+    field("iso_hour", "integer", "id", [""], form="iso", part="hour"),
+    field("iso_day", "integer", "id", [""], form="iso", part="day"),
+    field("iso_month", "integer", "id", [""], form="iso", part="month"),
+    field("delhi_hour", "integer", "hash", [""], form="iso", part="hour", utc_offset=330),
+    field("lima_weekday", "integer", "hash", [""], form="iso", part="weekday", utc_offset=-300),
+    field("epoch", "integer", "id", ["", "0"], form="seconds"),
+    field("epoch_day", "integer", "id", [""], form="seconds", part="day"),
+    field("millis", "integer", "id", [""], form="milliseconds"),
+    field("millis_hour", "integer", "hash", [""], form="milliseconds", part="hour"),
+    field("age", "number", "bucket", [""], form="iso", boundaries=packed("d", [0.0, 1e9])),
 ]
 
 # Field, cell, and its value: of "price" the ID of its bucket, of a sequence a list.
@@ -162,6 +175,93 @@ TEXTS = [
     ("tags", "", [""]),
     ("tags", "-", []),
     ("tags", "a, -", ["a", MISSING]),
+    *[("flag", text, 1) for text in ("true", "TRUE", "True", "tRuE", "1")],
+    *[("flag", text, 0) for text in ("false", "FALSE", "False", "0")],
+    *[("flag", text, MISSING) for text in ("", "NA")],
+    *[
+        ("flag", text, REFUSED)
+        for text in ("t", "yes", "2", "01", "+1", "1.0", " true", "true ", "\u0131", "\uff11", "-1")
+    ],
+    # times worked out by hand, and beside them those that every calendar gets wrong sometimes
+    ("moment", "1970-01-01", 0),
+    ("moment", "1970-01-02", 86400),
+    ("moment", "1969-12-31 23:59:59", -1),
+    ("moment", "2000-02-29T12:30", 951827400),
+    ("moment", "2000-03-01T00:00:00Z", 951868800),
+    ("moment", "1900-03-01", -2203891200),  # 1900 was no leap year
+    ("moment", "2026-11-28 22:15:30.999999", 1795904130),
+    ("moment", "2026-11-28 22:15:30.9", 1795904130),
+    ("moment", "2026-11-28T22:15:30+01:00", 1795900530),
+    ("moment", "2026-11-28T22:15:30-0330", 1795916730),
+    ("moment", "2026-11-28T22:15+02", 1795896900),
+    ("moment", "2026-11-28T22:15:30.123456789-00:00", 1795904130),
+    ("moment", "0001-01-01", -62135596800),
+    ("moment", "9999-12-31T23:59:59", 253402300799),
+    *[("moment", text, MISSING) for text in ("", "NULL")],
+    *[
+        ("moment", text, REFUSED)
+        for text in (
+            *("2026-02-29", "1900-02-29", "2026-13-01", "2026-00-10", "2026-01-00", "2026-04-31"),
+            *("2026-1-1", "26-01-01", "20260101", "2026/01/01", "2026-01-01T", "2026-01-01 24:00"),
+            *("2026-01-01 12", "2026-01-01 12:60", "2026-01-01 12:00:60", "2026-01-01  12:00"),
+            *("2026-01-01T12:00z", "2026-01-01t12:00", "2026-01-01T12:00:00.", "2026-01-01Z"),
+            *("2026-01-01T12:00:00.1234567890", "2026-01-01T12:00+24:00", "2026-01-01T12:00+1"),
+            *("2026-01-01T12:00+01:60", "0000-01-01", "0001-01-01T00:00+00:01", "-001-01-01"),
+            *("9999-12-31T23:59:59-00:01", "0", "1795904130", "now", " 2026-01-01", "2026-01-01\n"),
+            "\uff12026-01-01",
+        )
+    ],
+    ("iso_hour", "2026-11-28 22:15:30", 22),
+    ("iso_hour", "2026-11-28 22:15:30+05:30", 16),
+    ("iso_hour", "1969-12-31 23:00", 23),
+    ("iso_day", "2026-11-28", 28),
+    ("iso_day", "2024-02-29 23:59:59", 29),
+    ("iso_day", "1969-12-31", 31),
+    ("iso_day", "0001-01-01", 1),
+    ("iso_month", "2026-11-28", 11),
+    ("iso_month", "1900-02-28", 2),
+    ("iso_month", "9999-12-31", 12),
+    ("iso_month", "", MISSING),
+    ("delhi_hour", "2026-11-28 22:15:30", 3),
+    ("delhi_hour", "2026-11-28 18:29:59", 23),
+    ("delhi_hour", "2026-11-28 18:30:00", 0),
+    ("lima_weekday", "2026-11-28 04:59", 4),  # a Friday there, a Saturday in UTC
+    ("lima_weekday", "2026-11-28 05:00", 5),
+    ("lima_weekday", "1970-01-01", 2),  # a Wednesday there
+    ("epoch", "1795904130", 1795904130),
+    ("epoch", "1795904130.75", 1795904130),
+    ("epoch", "-1", -1),
+    ("epoch", "-1.5", -2),  # down
+    ("epoch", "-1.0", -1),
+    ("epoch", "+7", 7),
+    ("epoch", "007", 7),
+    ("epoch", "-0.5", -1),
+    ("epoch", "00", 0),
+    ("epoch", "253402300799", 253402300799),
+    ("epoch", "-62135596800", -62135596800),
+    *[("epoch", text, MISSING) for text in ("", "0")],
+    *[
+        ("epoch", text, REFUSED)
+        for text in (
+            *("253402300800", "-62135596801", "1e9", "1_0", " 1", "1.", ".5", "1,5", "nan", "inf"),
+            *("9" * 5000, "0x10", "\u0663", "1.5.5", "--1", "-", "2026-11-28", "1795904130.\u0663"),
+        )
+    ],
+    ("epoch_day", "951782400", 29),  # 29 February 2000
+    ("epoch_day", "-1", 31),
+    ("millis", "1795904130999", 1795904130),
+    ("millis", "-1", -1),
+    ("millis", "-1000", -1),
+    ("millis", "-1001", -2),
+    ("millis", "1500.9", 1),
+    ("millis", "253402300800000", REFUSED),
+    ("millis", "", MISSING),
+    ("millis_hour", "1795904130000", 22),
+    ("age", "1969-12-31", 2),
+    ("age", "1970-01-01", 3),
+    ("age", "2026-11-28", 4),
+    ("age", "", MISSING),
+    ("age", "5", REFUSED),
 ]
 
 # Field, type of the value, the value, what it counts as: values as a program or JSON gives them.
@@ -193,6 +293,32 @@ TYPED = [
     ("price", "infinity", None, 6),
     ("price", "boolean", True, REFUSED),
     ("price", "list", [["double", 1.0]], REFUSED),
+    ("flag", "boolean", True, 1),
+    ("flag", "boolean", False, 0),
+    ("flag", "integer", 1, 1),
+    ("flag", "integer", 0, 0),
+    ("flag", "integer", 2, REFUSED),
+    ("flag", "double", 1.0, REFUSED),
+    ("flag", "none", None, MISSING),
+    ("moment", "integer", 5, REFUSED),
+    ("moment", "nan", None, MISSING),
+    ("moment", "boolean", True, REFUSED),
+    ("epoch", "integer", 1795904130, 1795904130),
+    ("epoch", "integer", 0, 0),  # the marker is a text
+    ("epoch", "double", 1.75, 1),
+    ("epoch", "double", -1.5, -2),
+    ("epoch", "integer", 253402300800, REFUSED),
+    ("epoch", "integer", MAX, REFUSED),
+    ("epoch", "infinity", None, REFUSED),
+    ("epoch", "nan", None, MISSING),
+    ("epoch", "boolean", True, REFUSED),
+    ("epoch_day", "integer", -1, 31),
+    ("millis", "integer", -1, -1),
+    ("millis", "integer", 1795904130999, 1795904130),
+    ("millis", "double", 1999.5, 1),
+    ("millis_hour", "integer", 1795904130000, 22),
+    ("age", "none", None, MISSING),
+    ("age", "integer", 5, REFUSED),
     ("seen", "none", None, []),
     ("seen", "nan", None, []),
     ("seen", "list", [], []),

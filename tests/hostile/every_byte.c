@@ -21,7 +21,7 @@ static int outcome(const uint8_t *data, size_t size, float *results) {
   od_model *model;
   od_session *session;
   od_error error = {OD_OK, ""};
-  od_options options = {"portable", NULL, 1};
+  od_options options = {.kernels = "portable", .full_check = 1};
   if (od_open_memory(data, size, &options, &model, &error) != OD_OK) return error.text[0] ? 0 : -1;
   int ran = -1;
   if (od_input_count(model) <= ROOM && od_output_count(model) >= 1 &&

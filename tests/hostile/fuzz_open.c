@@ -46,7 +46,7 @@ static void run(const od_model *model) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  od_options options = {size % 2 ? "portable" : NULL, NULL, 0};
+  od_options options = {.kernels = size % 2 ? "portable" : NULL};
   od_model *model;
   od_error error;
   uint8_t *copy = aligned_alloc(64, (size + 63) / 64 * 64 + 64);

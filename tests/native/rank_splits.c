@@ -50,7 +50,7 @@ static int rank(const od_model *model, const void *const *inputs, uint32_t choic
 }
 
 static int rank_all(const char *path, const char *kernels, size_t rows, FILE *in, FILE *out) {
-  od_options options = {kernels, NULL, 1};
+  od_options options = {.kernels = kernels, .full_check = 1};
   od_model *model;
   od_error error;
   void *inputs[MOST];

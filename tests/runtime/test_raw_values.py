@@ -180,6 +180,8 @@ def test_matrices_are_sequences():
     assert SEEN.encode(matrix[:, :2]).tolist() == [[1, 2, 0], [5, 6, 0]]
     assert SEEN.encode(matrix[:, :0]).tolist() == [[0, 0, 0]] * 2
     assert SEEN.encode(matrix[:0]).shape == (0, 3)
+    unsigned = np.array([[2**64 - 1, 5]], dtype=np.uint64)  # keeps its bits, as a column does
+    assert SEEN.encode(unsigned).tolist() == [[-1, 5, 0]]
     words = Field("words", length=2, cells=Cells(("NA",)))
     got = words.encode(np.array([["a", "NA"], ["b", "c"]]))
     assert got.tolist() == [[hash_string("a"), 0], [hash_string("b"), hash_string("c")]]

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from zoo import (
     field_networks,
+    gated_networks,
     matrix_networks,
     next_item_networks,
     sequence_networks,
@@ -22,8 +23,6 @@ import ondevice
 from ondevice.converters import convert
 from ondevice.converters.source.arguments import arguments_of
 from ondevice.converters.source.torch_source import TorchSource
-from ondevice.converters.tables.packed_table import PackedTable, pack_table
-from ondevice.converters.tables.table_source import ArrayTable
 from ondevice.converters.verify.report import ConversionReport
 
 NETWORKS = (
@@ -32,6 +31,7 @@ NETWORKS = (
     *tabular_networks.NETWORKS,
     *sequence_networks.NETWORKS,
     *next_item_networks.NETWORKS,
+    *gated_networks.NETWORKS,
 )
 ENGINES = {
     "native": ("odm", "native"),
@@ -121,12 +121,6 @@ def differences(trained: Trained, folder: Path) -> dict[str, float]:
                 largest = max(largest, float(np.abs(got[output] - right).max()))
         found[name] = largest
     return found
-
-
-def quantised(module: nn.Module, name: str, codec: str) -> PackedTable:
-    """One of a module's tables as a file stores it."""
-    state = dict(module.named_parameters(remove_duplicate=False))
-    return pack_table(ArrayTable(state[name].detach().numpy()), codec, None)
 
 
 def first_score(outputs: object) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""Some fifty click networks, written the ways public libraries write them, in every target."""
+"""Sixty click networks, written the ways public libraries write them, in every target."""
 
 import shutil
 import warnings
 
 import pytest
+import torch
 from support.converters import legacy_dir
+from support.module_state import state_of, surroundings
 from zoo.comparison import (
     ENGINES,
     NETWORKS,
@@ -21,12 +23,24 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
 
+def _half_trained(part):
+    """Flags and gradients of a module that is still in training, of some parts only."""
+    if isinstance(part, torch.nn.Embedding | torch.nn.BatchNorm1d | torch.nn.Dropout):
+        part.train()
+    if isinstance(part, torch.nn.Linear):
+        part.weight.requires_grad_(False)
+
+
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
 def test_every_target_equals_torch(network, tmp_path):
     trained = train(network, rows=2048, epochs=1)
+    trained.module.apply(_half_trained)
+    before = state_of(trained.module), surroundings()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # the C engine must run it
         report = convert_to(trained, tmp_path)
+    assert (state_of(trained.module), surroundings()) == before
+    trained.module.eval()
     found = differences(trained, tmp_path)
     assert set(found) == set(ENGINES)
     assert max(found.values()) <= TOLERANCE

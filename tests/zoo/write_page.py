@@ -18,12 +18,11 @@ from zoo.comparison import (
     convert_to,
     differences,
     first_score,
-    quantised,
     train,
 )
 
+from ondevice.converters.tables.pack import pack_tables
 from ondevice.converters.verify.report import markdown_table
-from ondevice.odm import open_odm
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 HEAD = """# The zoo: click networks that convert
@@ -55,11 +54,11 @@ def main() -> None:
             convert_to(trained, folder)
             found = differences(trained, folder)
             tqdm.write(f"{network.__name__}: {max(found.values()):.1e}")
-            tables = open_odm(folder / "model.odm").plan.tables
-        changes = []
+        source, changes = trained.source, []
+        captured = source.capture()
         for codec in ("q8", "q4"):
-            stored = {name: quantised(trained.module, name, codec) for name in tables}
-            changes.append(trained.auc(first_score(trained.source(values, stored))) - full)
+            stored = pack_tables(captured, codec)
+            changes.append(trained.auc(first_score(source(values, stored))) - full)
         worst = max(worst, *found.values())
         rows.append(
             (

@@ -142,6 +142,9 @@ def _in_letters(rewrite: Rewrite, node: ir.Node, letters: list[str], out: str) -
             size_of.update(zip(term, array.shape, strict=True))
             continue
         layout = rewrite.layout_of(value)
+        for axis, group in enumerate(layout.groups):
+            if not group:  # an axis of size 1, which the other operand or the result has too
+                layout = with_unit_axis(rewrite.builder, layout, axis)
         terms.append(_term(layout, term, parts, unused))
         values.append(layout.value)
         size_of.update(zip(terms[-1], layout.sizes, strict=True))

@@ -21,6 +21,11 @@ from ondevice.errors import UnsupportedError
 def _batch_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     factors = batch_norm_factors(node)
     if factors is None or len(node.outputs) != 1:
+        statistics = [constant_array(value) for value in node.inputs[3:5]]
+        if node.attributes.get_int("training_mode", 0) or any(one is None for one in statistics):
+            raise UnsupportedError(
+                "it has no running statistics: it would mix the rows of a request"
+            )
         raise UnsupportedError("its parameters are not constant")
     shape = [-1] + [1] * (rank_of(node.inputs[0]) - 2)
     scale, shift = (array.reshape(shape) for array in factors)

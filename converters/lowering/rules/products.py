@@ -28,7 +28,9 @@ def _matmul(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
         sizes = shape_of(a)
         if left == 2 and isinstance(sizes[0], str) and right > 2:  # rows would become columns
             raise UnsupportedError("it mixes rows of the request")
-        return None
+        return _of_integers(builder, node)
+    if left > 1 and (summed := _of_integers(builder, node)):
+        return summed
     if left == 1:
         a = builder.op("Unsqueeze", a, builder.ints(0))
     if right == 1:
@@ -36,6 +38,20 @@ def _matmul(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     out = builder.op("MatMul", a, b)
     removed = [-2] * (left == 1) + [-1] * (right == 1)
     return [builder.op("Squeeze", out, builder.ints(*removed))]
+
+
+def _of_integers(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    """A product of integers, which TFLite's matrix operators lack, as products and their sum."""
+    left, right = node.inputs
+    if node.outputs[0].dtype != ir.DataType.INT64:
+        return None
+    if rank_of(right) == 1:
+        product = builder.op("Mul", left, right)
+        return [builder.op("ReduceSum", product, builder.ints(-1), keepdims=0)]
+    pairs = (builder.op("Unsqueeze", left, builder.ints(-1)), right)
+    if rank_of(right) > 2:
+        pairs = (pairs[0], builder.op("Unsqueeze", right, builder.ints(-3)))
+    return [builder.op("ReduceSum", builder.op("Mul", *pairs), builder.ints(-2), keepdims=0)]
 
 
 def _gemm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:

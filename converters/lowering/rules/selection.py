@@ -30,13 +30,37 @@ _REPEATING = {"Cast", "Expand", "ExpandRows", "Identity", "Reshape", "Unsqueeze"
 
 
 def _slice(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    if folded := fold_integers(builder, node) or _reversed_slice(builder, node):
+    if folded := fold_integers(builder, node):
         return folded
+    if whole := _to_a_free_end(builder, node):
+        return whole
+    if reversed_axes := _reversed_slice(builder, node):
+        return reversed_axes
     ends = required_integers(node.inputs[2])
     if not any(TO_THE_END <= end < _LARGEST for end in ends):
         return None
     plain = builder.ints(*(_LARGEST if end >= TO_THE_END else end for end in ends))
     return [builder.op("Slice", *node.inputs[:2], plain, *node.inputs[3:])]
+
+
+def _to_a_free_end(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    """A slice that ends with the free size of its axis, such as x[:len(x)]: with the last one."""
+    ends = integers(node.inputs[2])
+    if ends is None or not any(isinstance(end, str) for end in ends):
+        return None
+    given_axes, given_steps = optional_input(node, 3), optional_input(node, 4)
+    if given_steps is not None and min(required_integers(given_steps)) < 0:
+        return None
+    axes = list(range(len(ends))) if given_axes is None else required_integers(given_axes)
+    sizes = shape_of(first_input(node))
+    last = [
+        _LARGEST if isinstance(end, str) and end == sizes[axis] else end
+        for end, axis in zip(ends, axes, strict=True)
+    ]
+    numbers = [end for end in last if not isinstance(end, str)]
+    if len(numbers) < len(last):
+        return None
+    return [builder.op("Slice", *node.inputs[:2], builder.ints(*numbers), *node.inputs[3:])]
 
 
 def _reversed_slice(builder: NodeBuilder, node: ir.Node) -> Outputs | None:

@@ -30,6 +30,8 @@ from ondevice.converters.lowering.transposes import (
 )
 from ondevice.errors import UnsupportedError
 
+_NARROW = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
+
 
 def fold_integers(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     """Shape arithmetic whose result is known at conversion."""
@@ -226,9 +228,23 @@ def _transpose(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     return [x if perm == list(range(len(perm))) else builder.op("Transpose", x, perm=perm)]
 
 
+def _cast(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    """A cast to the type that there is already goes.
+
+    Raises:
+        UnsupportedError: an operator reads integers of 8 or 16 bits.
+    """
+    if folded := fold_integers(builder, node):
+        return folded
+    x, kind = first_input(node), node.outputs[0].dtype
+    if kind in _NARROW:
+        raise UnsupportedError("integers of 8 or 16 bits that an operator computes with")
+    return [builder.op("Identity", x)] if x.dtype == kind == ir.DataType.INT64 else None
+
+
 RULES: dict[str, Rule] = {
     "Add": fold_integers,
-    "Cast": fold_integers,
+    "Cast": _cast,
     "Concat": fold_integers,
     "ConstantOfShape": _constant_of_shape,
     "Div": fold_integers,

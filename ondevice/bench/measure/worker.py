@@ -52,6 +52,7 @@ from ondevice.bench.measure.requests import (
     split,
 )
 from ondevice.engines.native import NativeEngine
+from ondevice.engines.native_sizes import SizedNativeEngine
 from ondevice.errors import OnDeviceError, ParityError, UnsupportedError
 from ondevice.model import Model, load
 from ondevice.ranking import split_difference
@@ -284,7 +285,7 @@ def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Obser
     _check_rank(path, task)
     model = load(path, engine=task.engine, threads=task.threads)
     runner = model.runner
-    if not isinstance(runner, NativeEngine):
+    if not isinstance(runner, NativeEngine | SizedNativeEngine):
         raise UnsupportedError(
             f"{path}: the {model.engine} engine has no profile by operator; the native one has"
         )

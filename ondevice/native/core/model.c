@@ -1,4 +1,4 @@
-/* model.c: opens and closes a model: container, plan, places, constants. */
+/* model.c: opens and closes a model: container, plan, places. */
 #include "core/model.h"
 
 /* Every group of an index starts where the records before it end. */
@@ -25,17 +25,17 @@ static od_status check_indexes(const od_model *model, od_error *error) {
   return OD_OK;
 }
 
-static od_status read_all(od_model *model, const void *data, size_t size, int full_check,
-                          od_arena *scratch, od_error *error) {
+static od_status read_all(od_model *model, const void *data, size_t size,
+                          const od_options *options, od_arena *scratch, od_error *error) {
   od_container file;
+  int full_check = options ? options->full_check : -1;
   int check = full_check > 0 || (full_check < 0 && size <= OD_FULL_CHECK_BYTES);
   OD_CHECK(od_container_open(data, size, scratch, &file, error));
   /* bytes before their meaning: a damaged file is called damaged, not unsupported */
   if (check) OD_CHECK(od_container_verify(&file, scratch, error));
-  OD_CHECK(od_plan_read(model, &file, scratch, error));
+  OD_CHECK(od_plan_read(model, &file, options, scratch, error));
   if (check) OD_CHECK(check_indexes(model, error));
-  OD_CHECK(od_place(model, scratch, error));
-  return od_run_constants(model, error);
+  return od_place(model, scratch, error);
 }
 
 od_status od_open_memory(const void *data, size_t size, const od_options *options,
@@ -52,6 +52,8 @@ od_status od_open_memory(const void *data, size_t size, const od_options *option
   if (!model) return od_fail(error, OD_E_MEMORY, "out of memory for the model");
   od_zero(model, sizeof *model);
   model->own_allocator = *allocator;
+  model->file = data;
+  model->file_size = size;
   model->allocator = &model->own_allocator;
   model->arena.allocator = &model->own_allocator;
   model->kernels = od_kernels_choose(kernels);
@@ -60,7 +62,7 @@ od_status od_open_memory(const void *data, size_t size, const od_options *option
     status = od_fail(error, OD_E_UNSUPPORTED, "this processor has no kernels '%s'", kernels);
   } else {
     od_arena scratch = {&model->own_allocator, NULL};
-    status = read_all(model, data, size, options ? options->full_check : -1, &scratch, error);
+    status = read_all(model, data, size, options, &scratch, error);
     od_arena_release(&scratch);
   }
   if (status != OD_OK) {
@@ -69,6 +71,15 @@ od_status od_open_memory(const void *data, size_t size, const od_options *option
   }
   *out = model;
   return OD_OK;
+}
+
+od_status od_open_again(const od_model *model, const od_options *options, od_model **again,
+                        od_error *error) {
+  od_options same = options ? *options : (od_options){.kernels = NULL};
+  same.full_check = 0;
+  if (!same.allocator) same.allocator = model->allocator;
+  if (!same.kernels) same.kernels = model->kernels->name;
+  return od_open_memory(model->file, model->file_size, &same, again, error);
 }
 
 void od_close(od_model *model) {

@@ -12,6 +12,7 @@ typedef struct {
   od_dtype dtype;
   uint8_t batched;
   uint8_t rank;
+  uint8_t counts_rows; /* a shape whose first number is the rows', written 0 */
   uint32_t dims[OD_MAX_RANK];
   uint32_t size; /* elements a row (batched) or in all */
   const void *data; /* constants */
@@ -24,6 +25,19 @@ typedef struct {
   uint32_t root, root_offset; /* the end of the chain of parents */
   uint64_t place, single_place; /* roots: first byte in the rows' and in the context's memory */
 } od_value;
+
+/* The legal values of an ID, or of every one in a row; float32 ones lie between two numbers. */
+typedef struct {
+  int64_t low, high;
+  float below, above;
+  uint8_t limited; /* 0: every value is legal */
+} od_id_bound;
+
+typedef struct {
+  od_id_bound *bounds;
+  uint32_t count; /* 0: no limits; 1: the same for all elements of a row; otherwise one for each */
+  uint8_t unguarded; /* no lookup refuses what lies outside */
+} od_id_limits;
 
 typedef struct {
   od_op op;
@@ -42,6 +56,7 @@ typedef struct {
     od_where where;
     od_copied copied;
     od_pad pad;
+    od_shape_part shape_part;
     od_selection selection;
     od_element_selection elements;
     od_deep_selection deep;
@@ -60,12 +75,16 @@ struct od_model {
   void (*unmap)(void *data, size_t size); /* NULL: the memory is the caller's */
   void *mapped;
   size_t mapped_size;
+  const void *file; /* what was opened */
+  size_t file_size;
 
   const od_kernels *kernels;
   const char *info;
   size_t info_size;
   od_tensor *inputs, *outputs;
   uint32_t input_count, output_count;
+  od_id_limits *id_limits; /* by input */
+  uint32_t unguarded_inputs;
   int32_t *output_values;
 
   od_value *values;
@@ -84,15 +103,13 @@ struct od_model {
   uint32_t widest_units; /* largest padded number of outputs */
 };
 
-/* Read the plan, check it and infer all shapes (plan.c). */
-od_status od_plan_read(od_model *model, const od_container *container, od_arena *scratch,
-                       od_error *error);
+/* Read the plan, check it, infer all shapes and compute what is constant (plan.c). `options` may be
+ * NULL. */
+od_status od_plan_read(od_model *model, const od_container *container, const od_options *options,
+                       od_arena *scratch, od_error *error);
 
 /* Decide where every value lies (place.c). */
 od_status od_place(od_model *model, od_arena *scratch, od_error *error);
-
-/* Compute the nodes that depend only on constants (run.c). */
-od_status od_run_constants(od_model *model, od_error *error);
 
 /* Profiles (profile.c): zero all operators; add one step, begun at that time on the clock. */
 void od_profile_clear(const od_model *model, od_profile *profile);

@@ -2,7 +2,7 @@
  *
  * plan_tables.c reads its tables, plan_nodes.c its nodes, plan_lookups.c those that look up tables.
  */
-#include "core/plan.h"
+#include "core/id_limits.h"
 
 od_status od_plan_no_memory(od_planner *p) {
   return od_fail(p->error, OD_E_MEMORY, "out of memory for the plan");
@@ -94,7 +94,16 @@ static od_status read_tensor_name(od_planner *p, const char *name, od_tensor *te
   return tensor->name ? OD_OK : od_plan_no_memory(p);
 }
 
-/* An input's shape: the rows, whose number is free, and fixed axes. */
+/* The size of an axis: a number, or the name of a free one, which the options give. 0: neither. */
+static int64_t axis_size(const od_planner *p, const od_json *axis) {
+  int64_t size;
+  if (od_json_int(axis, 1, OD_MAX_ROW_ELEMENTS, &size)) return size;
+  for (size_t i = 0; p->options && axis->kind == OD_J_TEXT && i < p->options->size_count; i++)
+    if (od_equal(p->options->sizes[i].name, axis->text)) return p->options->sizes[i].size;
+  return 0;
+}
+
+/* An input's shape: the rows, whose number is free, and other axes. */
 static od_status read_shape(od_planner *p, const od_json *shape, od_tensor *tensor,
                             od_value *value) {
   value->size = tensor->rank = 1;
@@ -102,11 +111,13 @@ static od_status read_shape(od_planner *p, const od_json *shape, od_tensor *tens
     return od_fail(p->error, OD_E_UNSUPPORTED, "input '%s' has a fixed number of rows",
                    tensor->name);
   for (const od_json *d = shape->first->next; d; d = d->next) {
-    int64_t size;
-    if (!od_json_int(d, 1, OD_MAX_ROW_ELEMENTS, &size) ||
-        (uint64_t)size * value->size > OD_MAX_ROW_ELEMENTS)
+    int64_t size = axis_size(p, d);
+    if (!size && d->kind == OD_J_TEXT)
       return od_fail(p->error, OD_E_UNSUPPORTED,
-                     "input '%s' has an axis of free or too large size beside its rows",
+                     "input '%s' has a free axis beside its rows, '%s', whose size is not given",
+                     tensor->name, d->text);
+    if (!size || (uint64_t)size * value->size > OD_MAX_ROW_ELEMENTS)
+      return od_fail(p->error, OD_E_UNSUPPORTED, "input '%s' has an axis of too large a size",
                      tensor->name);
     value->dims[value->rank++] = tensor->dims[tensor->rank++] = (uint32_t)size;
     value->size *= (uint32_t)size;
@@ -137,7 +148,8 @@ static od_status read_input(od_planner *p, const od_json *names, const od_json *
   value->dtype = tensor->is_float ? OD_F32 : OD_I64;
   value->batched = 1;
   value->input = (int32_t)p->model->input_count++;
-  return read_shape(p, shape, tensor, value);
+  OD_CHECK(read_shape(p, shape, tensor, value));
+  return od_plan_id_limits(p, item, tensor, &p->model->id_limits[value->input]);
 }
 
 /* The description lists the inputs in the order of the public interface, with their shapes. */
@@ -147,7 +159,8 @@ static od_status read_inputs(od_planner *p, const od_json *plan, const od_json *
   if (!list || list->kind != OD_J_LIST || list->size != names->size)
     return od_fail(p->error, OD_E_FORMAT, "the description's inputs differ from the plan's");
   p->model->inputs = od_take(&p->model->arena, list->size, sizeof(od_tensor));
-  if (!p->model->inputs) return od_plan_no_memory(p);
+  p->model->id_limits = od_take(&p->model->arena, list->size, sizeof(od_id_limits));
+  if (!p->model->inputs || !p->model->id_limits) return od_plan_no_memory(p);
   for (const od_json *item = list->first; item; item = item->next)
     OD_CHECK(read_input(p, names, item));
   return OD_OK;
@@ -216,11 +229,11 @@ static od_status need_text(const od_container *file, const char *key, const od_j
                  key);
 }
 
-od_status od_plan_read(od_model *model, const od_container *file, od_arena *scratch,
-                       od_error *error) {
+od_status od_plan_read(od_model *model, const od_container *file, const od_options *options,
+                       od_arena *scratch, od_error *error) {
   const od_json *format, *version, *plan_text, *info_text, *number;
   od_json *plan, *info;
-  od_planner p = {model, file, scratch, error, NULL, NULL, 0, 0};
+  od_planner p = {model, file, scratch, error, options, NULL, NULL, 0, 0};
   OD_CHECK(need_text(file, "format", &format, error));
   if (!od_equal(format->text, "ondevice.odm"))
     return od_fail(error, OD_E_FORMAT, "a safetensors file, but not a native model");

@@ -9,6 +9,7 @@ typedef struct {
   const od_container *file;
   od_arena *scratch;
   od_error *error;
+  const od_options *options; /* NULL: all defaults */
   const char **slots_names; /* hash table: names of values */
   int32_t *slots;
   uint32_t slot_mask;

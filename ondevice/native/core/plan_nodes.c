@@ -18,7 +18,31 @@ static od_status read_operands(od_planner *p, const od_json *names, od_node *nod
   return OD_OK;
 }
 
-/* Type and shape of the result; memory for one that is computed now. */
+/* The number of the request's rows can only begin a shape: nothing computes with it. */
+static int may_read(const od_node *node, uint32_t operand, const od_value *value) {
+  if (!value->counts_rows) return 1;
+  return node->op == OD_OP_CONCAT ? operand == 0
+                                  : operand == 1 && (node->op == OD_OP_RESHAPE ||
+                                                     node->op == OD_OP_EXPAND);
+}
+
+/* A result that depends on constants only is computed at once: it may be a shape. */
+static od_status compute(od_planner *p, const od_node *node) {
+  const od_value *values = p->model->values;
+  od_rows in[OD_MAX_CONSTANT_INPUTS];
+  if (node->input_count > OD_MAX_CONSTANT_INPUTS)
+    return od_fail(p->error, OD_E_UNSUPPORTED, "plan: node %u has more than %u constant inputs",
+                   (uint64_t)node->number, (uint64_t)OD_MAX_CONSTANT_INPUTS);
+  for (uint32_t i = 0; i < node->input_count; i++)
+    in[i] = (od_rows){node->inputs[i] < 0 ? NULL : values[node->inputs[i]].data, 0};
+  char *out = (char *)(uintptr_t)values[node->output].data;
+  if (od_execute(node, values, in, out, 0, 1))
+    return od_fail(p->error, OD_E_FORMAT, "plan: node %u: an index or a divisor is out of range",
+                   (uint64_t)node->number);
+  return OD_OK;
+}
+
+/* Type and shape of the result; its elements if it is constant. */
 static od_status infer(od_planner *p, const od_json *item, od_node *node) {
   const od_json *attributes = od_json_member(item, "attributes");
   const od_operator_row *operator = &od_operators[node->op];
@@ -27,13 +51,20 @@ static od_status infer(od_planner *p, const od_json *item, od_node *node) {
   if (attributes && attributes->kind != OD_J_OBJECT)
     return od_fail(p->error, OD_E_FORMAT, "plan: node %u: attributes must be an object",
                    (uint64_t)node->number);
+  for (uint32_t i = 0; i < node->input_count; i++) {
+    if (node->inputs[i] < 0) continue;
+    if (!may_read(node, i, &p->model->values[node->inputs[i]]))
+      return od_refuse(&f, "it computes with the number of rows");
+    if (node->op == OD_OP_CONCAT)
+      out->counts_rows |= p->model->values[node->inputs[i]].counts_rows;
+  }
   OD_CHECK(operator->shape(&f));
   if (operator->view) return OD_OK;
   out->node = (int32_t)p->model->node_count;
   if (out->batched) return OD_OK;
   node->constant = 1;
   out->data = od_take(&p->model->arena, out->size, od_dtype_size(out->dtype));
-  return out->data ? OD_OK : od_plan_no_memory(p);
+  return out->data ? compute(p, node) : od_plan_no_memory(p);
 }
 
 static od_status read_node(od_planner *p, const od_json *item, uint32_t number) {

@@ -1,4 +1,5 @@
 /* run.c: sessions, and the execution of a request in chunks of rows. */
+#include "core/id_limits.h"
 #include "ops/ops.h"
 
 typedef struct {
@@ -165,11 +166,19 @@ void od_session_profile(od_session *session, od_profile *profile) {
   if (profile) od_profile_clear(session->model, profile);
 }
 
-static od_status report(const od_fault *fault, od_error *error) {
-  if (fault->kind == OD_FAULT_ID)
+/* What is rare is a function of its own: other requests pay a branch for it. */
+#define OD_APART __attribute__((noinline, cold))
+
+/* What a lookup refused, by the name of its input where the description states the limit. */
+OD_APART static od_status report(const od_session *s, const od_fault *fault,
+                                 const void *const *inputs, const uint8_t *is_context,
+                                 size_t rows, od_error *error) {
+  if (fault->kind == OD_FAULT_ID) {
+    OD_CHECK(od_check_ids(s->model, inputs, is_context, rows, 1, error));
     return od_fail(error, OD_E_INPUT,
                    "ID %i is outside 0..%u and the table has no out-of-vocabulary row", fault->id,
                    (uint64_t)fault->lookup->table->rows - 1);
+  }
   return od_fail(error, OD_E_FORMAT, "the index of a table does not match its records");
 }
 
@@ -282,10 +291,7 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
   if (trouble && !s->trouble) s->trouble = trouble, s->troubled = node->number;
 }
 
-/* The same steps with a profile: functions of their own, so that a request without it pays a
- * branch a step. */
-#define OD_APART __attribute__((noinline, cold))
-
+/* The same steps with a profile. */
 OD_APART static void execute_timed(od_session *s, uint32_t index, size_t rows) {
   uint64_t begun = s->profile->clock();
   execute(s, index, rows);
@@ -310,7 +316,7 @@ OD_INLINE void gather(const od_session *s, const od_gather *gathers, size_t coun
   else s->model->kernels->gather(gathers, count, rows, fault);
 }
 
-static od_status report_trouble(const od_session *s, od_error *error) {
+OD_APART static od_status report_trouble(const od_session *s, od_error *error) {
   return od_fail(error, OD_E_INPUT, "node %u: %s", (uint64_t)s->troubled,
                  s->trouble == OD_TROUBLE_ZERO ? "an integer divided by zero"
                                                : "an index is outside what it selects from");
@@ -358,6 +364,7 @@ static void copy_outputs(const od_session *s, size_t start, size_t rows, float *
 od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *const *outputs,
                  od_error *error) {
   const od_model *model = s->model;
+  if (model->unguarded_inputs) OD_CHECK(od_check_ids(model, inputs, NULL, rows, 0, error));
   s->trouble = OD_TROUBLE_NONE;
   s->fault.kind = OD_FAULT_NONE;
   poison_session(s);
@@ -369,11 +376,11 @@ od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *c
       s->gathers[i].ids = (const int64_t *)inputs[model->values[s->gather_inputs[i]].input] +
                           start * s->gathers[i].ids_step;
     gather(s, s->gathers, s->gather_count, chunk_rows, &fault);
-    if (fault.kind) return report(&fault, error);
+    if (fault.kind) return report(s, &fault, inputs, NULL, rows, error);
     if (s->read_count) locate_inputs(s, inputs, start);
     for (uint32_t i = 0; i < model->node_count; i++)
       if (runs(model, &model->nodes[i])) step(s, i, chunk_rows);
-    if (s->fault.kind) return report(&s->fault, error);
+    if (s->fault.kind) return report(s, &s->fault, inputs, NULL, rows, error);
     if (s->trouble) return report_trouble(s, error);
     copy_outputs(s, start, chunk_rows, outputs);
   }
@@ -459,6 +466,7 @@ od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_co
                   size_t rows, float *const *outputs, od_error *error) {
   const od_model *model = s->model;
   od_fault fault = {OD_FAULT_NONE, NULL, 0};
+  if (model->unguarded_inputs) OD_CHECK(od_check_ids(model, inputs, is_context, rows, 0, error));
   mark_shared(s, is_context);
   s->trouble = OD_TROUBLE_NONE;
   s->fault.kind = OD_FAULT_NONE;
@@ -486,25 +494,7 @@ od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_co
   od_zero(s->shared, model->value_count);
   od_zero(s->split, model->node_count);
   od_zero(s->partials, model->node_count * sizeof *s->partials);
-  if (fault.kind) return report(&fault, error);
-  if (s->fault.kind) return report(&s->fault, error);
+  if (fault.kind) return report(s, &fault, inputs, is_context, rows, error);
+  if (s->fault.kind) return report(s, &s->fault, inputs, is_context, rows, error);
   return s->trouble ? report_trouble(s, error) : OD_OK;
-}
-
-od_status od_run_constants(od_model *model, od_error *error) {
-  for (uint32_t i = 0; i < model->node_count; i++) {
-    const od_node *node = &model->nodes[i];
-    if (!node->constant) continue;
-    od_rows in[OD_MAX_CONSTANT_INPUTS];
-    if (node->input_count > OD_MAX_CONSTANT_INPUTS)
-      return od_fail(error, OD_E_UNSUPPORTED, "plan: node %u has more than %u constant inputs",
-                     (uint64_t)node->number, (uint64_t)OD_MAX_CONSTANT_INPUTS);
-    for (uint32_t j = 0; j < node->input_count; j++)
-      in[j] = (od_rows){node->inputs[j] < 0 ? NULL : model->values[node->inputs[j]].data, 0};
-    char *out = (char *)(uintptr_t)model->values[node->output].data;
-    if (od_execute(node, model->values, in, out, 0, 1))
-      return od_fail(error, OD_E_FORMAT, "plan: node %u: an index or a divisor is out of range",
-                     (uint64_t)node->number);
-  }
-  return OD_OK;
 }

@@ -46,6 +46,11 @@ typedef struct {
 } od_allocator;
 
 typedef struct {
+  const char *name;
+  uint32_t size;
+} od_axis_size;
+
+typedef struct {
   /* NULL: the fastest kernels this processor has. Otherwise one of "portable", "avx2",
    * "avx512vnni", "neon", "neon-dotprod", "neon-i8mm"; OD_E_UNSUPPORTED if it lacks them. */
   const char *kernels;
@@ -54,6 +59,10 @@ typedef struct {
   /* 1: check every byte of the file; 0: the header and all sizes; -1: every byte of files up to
    * 8 MiB. Whatever is chosen, no file makes the engine read or write out of bounds. */
   int full_check;
+  /* Sizes of free axes beside the rows, such as the length of a history, by their names in the
+   * description. Each must be given: OD_E_UNSUPPORTED otherwise. They hold for the opened model. */
+  const od_axis_size *sizes;
+  size_t size_count;
 } od_options;
 
 /* One input or output. dims[0] is 0: the number of rows, free for every request. */
@@ -79,6 +88,11 @@ OD_API od_status od_open_memory(const void *data, size_t size, const od_options 
 OD_API od_status od_open_path(const char *path, const od_options *options, od_model **model,
                               od_error *error);
 #endif
+
+/* Open a model's memory again, with other options, such as other sizes. Its bytes are not checked
+ * again. `model` must be closed after the other. */
+OD_API od_status od_open_again(const od_model *model, const od_options *options, od_model **again,
+                               od_error *error);
 
 /* Release a model. All its sessions must be closed before. NULL is allowed. */
 OD_API void od_close(od_model *model);

@@ -125,10 +125,12 @@ od_status od_shape_expand(const od_inference *f) {
   if (!od_is_plain(in) || !od_constant_ints(od_operand(f, 1), &target, &count))
     return od_refuse(f, "a constant shape needed");
   uint32_t in_rank = od_full_rank(in), rank = in_rank > count ? in_rank : count;
-  uint32_t first = in->batched ? 1 : 0;
-  if (rank > OD_MAX_RANK || !od_align(in, rank, from))
+  int per_row = od_operand(f, 1)->counts_rows && count == rank; /* also of a constant */
+  if (rank > OD_MAX_RANK || !od_align(in, rank, from) || (per_row && !in->batched && from[0] != 1))
     return od_refuse(f, "its rows would not stay its first axis");
-  if (first && count == rank && target[0] != 1) return od_refuse(f, "a fixed number of rows");
+  uint32_t first = in->batched || per_row ? 1 : 0;
+  if (first && count == rank && target[0] != 1 && !per_row)
+    return od_refuse(f, "a fixed number of rows");
   for (uint32_t i = first; i < rank; i++) {
     int64_t wanted = i < rank - count ? 1 : target[i - (rank - count)];
     if (wanted < 1 || wanted > OD_MAX_ROW_ELEMENTS ||
@@ -136,7 +138,7 @@ od_status od_shape_expand(const od_inference *f) {
       return od_refuse(f, "its shape does not fit its input");
     dims[i] = from[i] == 1 ? (uint32_t)wanted : from[i];
   }
-  return expanded(f, in, from + first, in->batched, dims + first, rank - first);
+  return expanded(f, in, from + first, (int)first, dims + first, rank - first);
 }
 
 /* A constant [1, ...] for every row of a batched value, which itself is not read. */

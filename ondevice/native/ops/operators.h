@@ -65,6 +65,7 @@
   ROW(Relu, OD_OP_RELU, od_shape_unary_numbers, od_loop_unary)                               \
   VIEW(Reshape, OD_OP_RESHAPE, od_shape_reshape)                                             \
   ROW(Round, OD_OP_ROUND, od_shape_unary_floats, od_loop_unary)                              \
+  ROW(Shape, OD_OP_SHAPE, od_shape_shape, od_loop_shape)                                     \
   ROW(Sigmoid, OD_OP_SIGMOID, od_shape_unary_floats, od_loop_unary)                          \
   ROW(Sign, OD_OP_SIGN, od_shape_unary_numbers, od_loop_unary)                               \
   ROW(Slice, OD_OP_SLICE, od_shape_slice, od_loop_copy)                                      \

@@ -96,6 +96,10 @@ typedef struct {
 } od_dense_node;
 
 typedef struct {
+  uint32_t start; /* the first of the operand's axes whose size is in the result */
+} od_shape_part;
+
+typedef struct {
   int32_t index; /* into the model's lookups */
 } od_lookup_node;
 

@@ -1,4 +1,4 @@
-/* views.c: operators that give the same elements another shape; nothing runs for them. */
+/* views.c: operators that give the same elements another shape, which run nothing; Shape. */
 #include "ops/ops.h"
 
 /* The result has the operand's memory; `full`: its axes, 0 for the rows. */
@@ -115,4 +115,31 @@ od_status od_shape_flatten(const od_inference *f) {
   uint32_t full[2] = {1, in->batched ? in->size : 1};
   for (uint32_t i = 0; !in->batched && i < in->rank; i++) full[(int64_t)i >= axis] *= in->dims[i];
   return view(f, in, full, 2);
+}
+
+static uint32_t clamped(int64_t axis, uint32_t rank) {
+  if (axis < 0) axis += rank;
+  return axis < 0 ? 0 : axis > (int64_t)rank ? rank : (uint32_t)axis;
+}
+
+/* Sizes of an operand's axes: a constant, in which 0 stands for the rows. */
+od_status od_shape_shape(const od_inference *f) {
+  const od_value *in = od_operand(f, 0);
+  OD_CHECK(need_plain(f, in));
+  uint32_t rank = od_full_rank(in);
+  uint32_t start = clamped(od_attribute_int(f, "start", 0), rank);
+  uint32_t end = clamped(od_attribute_int(f, "end", rank), rank);
+  if (end <= start) return od_refuse(f, "no axis");
+  f->node->shape_part.start = start;
+  f->out->counts_rows = (uint8_t)(in->batched && start == 0);
+  return od_set_dims(f, 0, OD_I64, (uint32_t[]){end - start}, 1);
+}
+
+od_trouble od_loop_shape(const od_node *node, const od_value *values, const char *const *in,
+                         char *out) {
+  const od_value *of = &values[node->inputs[0]];
+  (void)in;
+  for (uint32_t i = 0; i < values[node->output].size; i++)
+    ((int64_t *)(void *)out)[i] = od_full_dim(of, node->shape_part.start + i);
+  return OD_TROUBLE_NONE;
 }

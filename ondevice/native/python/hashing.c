@@ -52,13 +52,6 @@ static int read_text(PyObject *value, utf8_text *text) {
   return 0;
 }
 
-static int is_among(utf8_text text, const utf8_text *texts, Py_ssize_t count) {
-  for (Py_ssize_t i = 0; i < count; i++)
-    if (texts[i].size == text.size && !memcmp(texts[i].data, text.data, (size_t)text.size))
-      return 1;
-  return 0;
-}
-
 /* Markers of missing values: the tuple, and those of its texts that have UTF-8. */
 typedef struct {
   PyObject *tuple;

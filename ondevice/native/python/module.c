@@ -39,6 +39,7 @@ typedef struct {
   size_t idle_count, idle_room;
   PyObject **names; /* input names */
   size_t inputs;
+  PyObject *source; /* the Model whose memory this one uses, or NULL */
 } Model;
 
 static PyObject *raise(const od_error *error) {
@@ -380,15 +381,19 @@ static void destroy(PyObject *object) {
   for (size_t i = 0; self->names && i < self->inputs; i++) Py_XDECREF(self->names[i]);
   PyMem_Free(self->names);
   od_close(self->model);
+  Py_XDECREF(self->source);
   freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
   release(object);
   Py_DECREF(type);
 }
 
+static PyObject *resized(PyObject *object, PyObject *sizes);
+
 static PyMethodDef METHODS[] = {
     {"predict", predict, METH_O, "The first output for a dict of plain arrays, or None."},
     {"rank", (PyCFunction)(void (*)(void))rank, METH_FASTCALL,
      "The first output for one context and its candidates, or None."},
+    {"resized", resized, METH_O, "resized(sizes): a Model of the same file, as from open()."},
     {"run", (PyCFunction)(void (*)(void))run_checked, METH_FASTCALL,
      "All outputs for a tuple of checked arrays."},
     {"profile", (PyCFunction)(void (*)(void))profile_checked, METH_FASTCALL,
@@ -411,24 +416,27 @@ static PyType_Spec SPEC = {"ondevice._native.Model", sizeof(Model), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, SLOTS};
 static PyObject *model_type;
 
-/* open(path, kernels, full_check) */
-static PyObject *open_model(PyObject *module, PyObject *arguments) {
-  PyObject *path;
-  const char *kernels;
-  int full_check;
-  od_error error;
-  od_model *model;
-  od_status status;
-  (void)module;
-  if (!PyArg_ParseTuple(arguments, "O&zi", PyUnicode_FSConverter, &path, &kernels, &full_check))
-    return NULL;
-  od_options options = {kernels, NULL, full_check};
-  const char *name = PyBytes_AsString(path);
-  Py_BEGIN_ALLOW_THREADS;
-  status = od_open_path(name, &options, &model, &error);
-  Py_END_ALLOW_THREADS;
-  Py_DECREF(path);
-  if (status != OD_OK) return raise(&error);
+/* The sizes of free axes: a sequence of (name, size), whose texts `sizes` keeps alive. */
+static int read_sizes(PyObject *sizes, od_axis_size *read, size_t *count) {
+  Py_ssize_t size = PyTuple_Check(sizes) ? PyTuple_Size(sizes) : -1;
+  if (size < 0 || size > OD_MAX_INPUTS) {
+    PyErr_SetString(PyExc_TypeError, "sizes are a tuple of names with sizes");
+    return 0;
+  }
+  for (Py_ssize_t i = 0; i < size; i++) {
+    PyObject *item = PyTuple_GetItem(sizes, i);
+    if (!PyTuple_Check(item) ||
+        !PyArg_ParseTuple(item, "sI", &read[i].name, &read[i].size)) {
+      if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a size is a name and a number");
+      return 0;
+    }
+  }
+  *count = (size_t)size;
+  return 1;
+}
+
+/* A Model of an opened model, which it closes. */
+static PyObject *new_model(od_model *model, PyObject *source) {
   allocfunc make = (allocfunc)PyType_GetSlot((PyTypeObject *)(void *)model_type, Py_tp_alloc);
   Model *self = (Model *)(void *)make((PyTypeObject *)(void *)model_type, 0);
   if (!self) {
@@ -436,6 +444,8 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
     return NULL;
   }
   self->model = model;
+  self->source = source;
+  Py_XINCREF(source);
   self->inputs = od_input_count(model);
   if (self->inputs > OD_MAX_INPUTS) {
     Py_DECREF((PyObject *)self);
@@ -457,6 +467,43 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
   return (PyObject *)self;
 }
 
+static PyObject *resized(PyObject *object, PyObject *sizes) {
+  Model *self = (Model *)(void *)object;
+  od_axis_size read[OD_MAX_INPUTS];
+  od_options options = {.sizes = read};
+  od_error error;
+  od_model *model;
+  if (!read_sizes(sizes, read, &options.size_count)) return NULL;
+  if (od_open_again(self->model, &options, &model, &error) != OD_OK) return raise(&error);
+  return new_model(model, self->source ? self->source : object);
+}
+
+/* open(path, kernels, full_check, sizes) */
+static PyObject *open_model(PyObject *module, PyObject *arguments) {
+  PyObject *path, *sizes;
+  const char *kernels;
+  int full_check;
+  od_error error;
+  od_model *model;
+  od_status status;
+  od_axis_size read[OD_MAX_INPUTS];
+  (void)module;
+  if (!PyArg_ParseTuple(arguments, "O&ziO", PyUnicode_FSConverter, &path, &kernels, &full_check,
+                        &sizes))
+    return NULL;
+  od_options options = {.kernels = kernels, .full_check = full_check, .sizes = read};
+  if (!read_sizes(sizes, read, &options.size_count)) {
+    Py_DECREF(path);
+    return NULL;
+  }
+  const char *name = PyBytes_AsString(path);
+  Py_BEGIN_ALLOW_THREADS;
+  status = od_open_path(name, &options, &model, &error);
+  Py_END_ALLOW_THREADS;
+  Py_DECREF(path);
+  return status == OD_OK ? new_model(model, NULL) : raise(&error);
+}
+
 static PyObject *available(PyObject *module, PyObject *unused) {
   PyObject *list = PyList_New(0);
   const char *name;
@@ -470,7 +517,7 @@ static PyObject *available(PyObject *module, PyObject *unused) {
 }
 
 static PyMethodDef FUNCTIONS[] = {
-    {"open", open_model, METH_VARARGS, "open(path, kernels, full_check): a Model."},
+    {"open", open_model, METH_VARARGS, "open(path, kernels, full_check, sizes): a Model."},
     {"kernels_available", available, METH_NOARGS, "Kernels this processor can run, best first."},
     {"xxh64", hash_bytes, METH_VARARGS, "xxh64(data, seed)."},
     {"hash_integers", hash_integers, METH_VARARGS, "hash_integers(values, seed, hashes)."},

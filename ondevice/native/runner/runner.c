@@ -162,7 +162,7 @@ static float **allocate_results(const runner *r) {
 
 static void open_model(runner *r, const char *path) {
   od_error error;
-  od_options options = {NULL, NULL, -1};
+  od_options options = {.full_check = -1};
   uint64_t before = now_ns();
   check(od_open_path(path, &options, &r->model, &error), &error);
   check(od_session_open(r->model, &r->session, &error), &error);

@@ -1,13 +1,13 @@
 """The module that is converted: unwrapped, with plain parameters; the caller's stays as it was."""
 
 import dataclasses
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.module_state import state_of, surroundings
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -32,16 +32,6 @@ class Clicks(nn.Module):
     def forward(self, item, user):
         both = torch.cat([self.items(item), self.users(user)], -1)
         return torch.sigmoid(self.head(both)).squeeze(-1)
-
-
-def state_of(module):
-    """A digest of all parameters and buffers, and what else conversion might touch."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().numpy().tobytes())
-    flags = [(name, part.training, type(part).__name__) for name, part in module.named_modules()]
-    hooks = [len(part._forward_pre_hooks) for part in module.modules()]
-    return digest.hexdigest(), flags, hooks
 
 
 def assert_equal_everywhere(module, folder, right, request):
@@ -100,9 +90,9 @@ def test_computed_parameters_become_quantised_tables(rewrite, tmp_path):
     module.train()
     with torch.no_grad():
         module(ITEM, USER)  # spectral norm iterates in training
-    before = state_of(module)
+    before = state_of(module), surroundings()
     report = convert(module, (ITEM, USER), tmp_path, tables="f32")
-    assert state_of(module) == before
+    assert (state_of(module), surroundings()) == before
     small = convert(module, (ITEM, USER), tmp_path / "small", tables="q8", targets=["odm"])
     assert report.targets["odm"].table_bytes > 2.5 * small.targets["odm"].table_bytes
     with torch.no_grad():
@@ -252,3 +242,26 @@ def test_one_tensor_for_two_inputs(tmp_path):
 def test_what_is_no_module(tmp_path):
     with pytest.raises((SpecError, FileFormatError)):
         convert({"a": 1}, (ITEM,), tmp_path)
+
+
+class NamedAsInGraphs(Clicks):
+    """Parts that are called as attributes of torch's exported graphs."""
+
+    def __init__(self):
+        super().__init__()
+        self.graph, self.meta = nn.Linear(16, 16), nn.Parameter(torch.rand(16))
+        self.register_buffer("code", torch.rand(16))
+        self.meta_ = 0.5
+
+    def forward(self, item, user):
+        both = torch.cat([self.items(item), self.users(user)], -1)
+        both = self.graph(both * self.meta + self.code * self.meta_)
+        return torch.sigmoid(self.head(both)).squeeze(-1)
+
+
+def test_parts_may_be_called_as_torch_calls_its_own(tmp_path):
+    module = NamedAsInGraphs().eval()
+    convert(module, (ITEM, USER), tmp_path, tables="f32")
+    with torch.no_grad():
+        right = module(ITEM, USER).numpy()
+    assert_equal_everywhere(module, tmp_path, right, {"item": ITEM.numpy(), "user": USER.numpy()})

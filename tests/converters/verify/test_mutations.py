@@ -20,6 +20,7 @@ from torch.nn import functional
 import ondevice
 from ondevice.converters.source.torch_source import TorchSource
 from ondevice.converters.verify.verification import TOLERANCE, check_parity
+from ondevice.difference import largest_difference
 from ondevice.errors import InputError, OnDeviceError, ParityError, SpecError
 
 # `ondevice.converters.convert` is also the name of the function
@@ -109,6 +110,36 @@ class Recurrent(Clicks):
         return self.score(self.users(user), steps[:, -1])
 
 
+class Thresholds(Clicks):
+    """Numbers that are compared, clipped, rounded to buckets and divided, beside a table."""
+
+    def __init__(self):
+        super().__init__(8 + 5)
+
+    def forward(self, item, price):
+        cheap = torch.where(price < 0.4, price * 2.0, 0.25 - price)
+        bucket = torch.floor(price.clamp(0.1, 0.9) * 8.0) / 8.0
+        odd = ((price > 0.3) & (price <= 0.7)) | (price >= 0.95)
+        near = torch.remainder(price * 3.0, 0.5) - (price - 0.5).abs()
+        steps = torch.round(price * 4.0).sign() * torch.maximum(price, 1.0 - price)
+        parts = [cheap, bucket, odd.float(), near, steps]
+        return self.score(self.items(item), *(part.unsqueeze(-1) for part in parts))
+
+
+class Heads(Clicks):
+    """Two outputs by name, of other scales and shapes: a probability, and two prices."""
+
+    def __init__(self):
+        super().__init__()
+        self.prices = nn.Linear(8, 2)
+
+    def forward(self, item, user):
+        body = self.net[1](self.net[0](torch.cat([self.items(item), self.users(user)], -1)))
+        click = torch.sigmoid(self.net[2](body)).squeeze(-1)
+        prices = torch.exp(torch.tanh(self.prices(body))) * torch.tensor([1.0, 40.0])
+        return {"click": click, "prices": prices + click.unsqueeze(-1)}
+
+
 def examples(module):
     rng = np.random.default_rng(5)
     values = {
@@ -118,6 +149,7 @@ def examples(module):
         "hour": rng.integers(0, 24, 16),
         "length": rng.integers(1, 6, 16),
         "history": rng.integers(0, 50, (16, 5)),
+        "price": np.linspace(0, 1, 16, dtype=np.float32),
     }
     names = module.forward.__code__.co_varnames[1 : module.forward.__code__.co_argcount]
     return {name: torch.from_numpy(values[name]) for name in names}
@@ -139,7 +171,8 @@ FLIPPED = {
     "Less": "LessOrEqual", "LessOrEqual": "Less", "Greater": "GreaterOrEqual",
     "GreaterOrEqual": "Greater", "Max": "Min", "Min": "Max", "Add": "Sub", "Sub": "Add",
     "And": "Or", "Or": "And", "ReduceMax": "ReduceMin", "ReduceSum": "ReduceMean",
-    "Tanh": "Sigmoid", "Sigmoid": "Tanh", "Equal": "Less",
+    "Tanh": "Sigmoid", "Sigmoid": "Tanh", "Equal": "Less", "Floor": "Ceil", "Ceil": "Floor",
+    "Round": "Floor", "Abs": "Neg", "Neg": "Abs", "Exp": "Tanh", "Mul": "Add",
 }  # fmt: skip
 SWAPPED = ("Concat", "Div", "Less", "Lookup", "MatMul", "Sub", "Where")
 
@@ -264,6 +297,12 @@ def sample(source, inputs, rows=SAMPLE, seed=77):
     batch = {}
     for spec in inputs:
         shape = (rows, *spec.shape[1:])
+        if spec.dtype == "float32":  # between the examples', as far as verification promises
+            low, high = source.examples[spec.name].min(), source.examples[spec.name].max()
+            numbers = rng.uniform(low, high, shape)
+            rounded = rng.random(shape) < 0.3  # to the thresholds too
+            batch[spec.name] = np.where(rounded, numbers.round(2), numbers).astype(np.float32)
+            continue
         if spec.id_limit is not None:
             batch[spec.name] = rng.integers(spec.id_low, spec.id_limit, shape)
             continue
@@ -278,7 +317,7 @@ def sample(source, inputs, rows=SAMPLE, seed=77):
     return batch
 
 
-MODULES = (Plain, Computed, OneHot, Attention, Lengths, Recurrent)
+MODULES = (Plain, Computed, OneHot, Attention, Lengths, Recurrent, Thresholds, Heads)
 
 
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
@@ -291,7 +330,10 @@ def test_every_fault_that_changes_a_score_is_found(kind, tmp_path, capsys):
     source = TorchSource(module, examples(module))
     tables, models = conversion._pack(source.capture(), request)
     prepared = conversion._prepare(source, source, tables, models, request)
-    check_parity(conversion._write(prepared, request, tmp_path).values(), probabilities=True)
+    check_parity(
+        conversion._write(prepared, request, tmp_path).values(),
+        probabilities=prepared.expected.probabilities,
+    )
     others = sample(source, prepared.info.inputs)
     right = source(others, tables)
     counts, survivors, equivalent = Counter(), [], []
@@ -334,7 +376,7 @@ def tried(mutant, prepared, request, target, folder, others, right):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             written = conversion._write(replace(prepared, models=mutant), only, folder)
-            check_parity(written.values(), probabilities=True)
+            check_parity(written.values(), probabilities=prepared.expected.probabilities)
     except ParityError:
         return "caught"
     except (OnDeviceError, ValueError, TypeError, IndexError):
@@ -343,6 +385,7 @@ def tried(mutant, prepared, request, target, folder, others, right):
         got = ondevice.load(path).predict(others)
     except InputError:
         return "survived"
-    got = got if isinstance(got, dict) else {"output": got}
-    worst = max(float(np.abs(got[name] - right[name]).max()) for name in right)
+    got = got if isinstance(got, dict) else {next(iter(right)): got}
+    scales = prepared.expected.scales
+    worst = max(largest_difference(got[name], right[name], scales[name]) for name in right)
     return "equivalent" if worst <= TOLERANCE else "survived"

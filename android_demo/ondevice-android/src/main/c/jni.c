@@ -8,7 +8,7 @@
 
 #include "system.h"
 
-enum { MOST_INPUTS = 1024, ERROR_BYTES = 256 };
+enum { MOST_TENSORS = 1024, ERROR_BYTES = 256 };
 
 typedef struct {
   od_model *model;
@@ -49,7 +49,7 @@ static int copy_path(JNIEnv *env, jbyteArray path, char *text) {
 
 static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
   od_error why;
-  od_options options = {NULL, &od_page_allocator, -1};
+  od_options options = {.allocator = &od_page_allocator, .full_check = -1};
   if (refused) {
     tell(env, error, OD_E_SYSTEM, od_error_text(refused));
     return 0;
@@ -63,15 +63,11 @@ static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteAr
   opened->mapping = *mapping;
   od_status status =
       od_open_memory(mapping->data, mapping->size, &options, &opened->model, &why);
-  const char *fault = NULL;
-  size_t inputs = status == OD_OK ? od_input_count(opened->model) : 0;
-  if (inputs > MOST_INPUTS) fault = "more than 1024 inputs";
-  for (size_t i = 0; i < inputs; i++)
-    if (od_input(opened->model, i)->is_float) fault = "it takes numbers; Java gives only IDs";
-  if (fault) {
+  if (status == OD_OK && (od_input_count(opened->model) > MOST_TENSORS ||
+                          od_output_count(opened->model) > MOST_TENSORS)) {
     od_close(opened->model);
     status = OD_E_UNSUPPORTED;
-    tell(env, error, status, fault);
+    tell(env, error, status, "more than 1024 inputs or outputs");
   } else if (status != OD_OK) {
     tell(env, error, status, why.text);
   }
@@ -174,37 +170,59 @@ JNIEXPORT void JNICALL Java_ondevice_ctr_Native_closeSession(JNIEnv *env, jclass
   od_session_close(session_of(session));
 }
 
-/* Score rows. `ids` and `scores` are direct buffers of the session's own, which nobody else changes
- * meanwhile: the IDs of every input in turn, one row for a context input (`context` is null, or has
- * a byte for each input). Returns a status. */
+/* Where every input's values are in a buffer: in turn, each at a multiple of 8 bytes, one row of a
+ * context input. Returns how many bytes that takes, or one more than `room`. */
+static uint64_t find_inputs(const od_model *model, const uint8_t *shared, uint64_t rows,
+                            const char *at, uint64_t room, const void **places) {
+  uint64_t need = 0;
+  for (size_t i = 0; i < od_input_count(model); i++) {
+    const od_tensor *input = od_input(model, i);
+    uint64_t bytes = (shared[i] ? 1 : rows) * input->row_size * (input->is_float ? 4 : 8);
+    places[i] = at + need;
+    need += (bytes + 7) / 8 * 8;
+    if (need > room) return room + 1;
+  }
+  return need;
+}
+
+/* Likewise every output's scores. */
+static uint64_t find_outputs(const od_model *model, uint64_t rows, char *at, uint64_t room,
+                             float **places) {
+  uint64_t need = 0;
+  for (size_t i = 0; i < od_output_count(model); i++) {
+    places[i] = (float *)(void *)(at + need);
+    need += rows * od_output(model, i)->row_size * 4;
+    if (need > room) return room + 1;
+  }
+  return need;
+}
+
+/* Score rows. `values` and `scores` are direct buffers of the session's own, which nobody else
+ * changes meanwhile: the values of every input in turn, each at a multiple of 8 bytes, one row for a
+ * context input (`context` is null, or has a byte for each input); the scores of every output.
+ * Returns a status. */
 JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass cls, jlong model,
-                                                    jlong session, jobject ids, jint rows,
+                                                    jlong session, jobject values, jint rows,
                                                     jbyteArray context, jobject scores,
                                                     jbyteArray error) {
   const od_model *opened = model_of(model)->model;
-  size_t inputs = od_input_count(opened), outputs = od_output_count(opened);
-  const int64_t *at = (*env)->GetDirectBufferAddress(env, ids);
-  const void *places[MOST_INPUTS];
-  float *to = (*env)->GetDirectBufferAddress(env, scores), *results[MOST_INPUTS] = {0};
-  uint8_t shared[MOST_INPUTS] = {0};
-  uint64_t need = 0, room = (uint64_t)(*env)->GetDirectBufferCapacity(env, ids);
+  const char *from = (*env)->GetDirectBufferAddress(env, values);
+  char *to = (*env)->GetDirectBufferAddress(env, scores);
+  uint64_t room = (uint64_t)(*env)->GetDirectBufferCapacity(env, values);
+  uint64_t score_room = (uint64_t)(*env)->GetDirectBufferCapacity(env, scores);
+  const void *places[MOST_TENSORS];
+  float *results[MOST_TENSORS];
+  uint8_t shared[MOST_TENSORS] = {0};
   od_error why;
   (void)cls;
-  if (context) (*env)->GetByteArrayRegion(env, context, 0, (jsize)inputs, (jbyte *)shared);
-  for (size_t i = 0; i < inputs; i++) {
-    uint64_t count = (uint64_t)od_input(opened, i)->row_size * (shared[i] ? 1 : (uint64_t)rows);
-    places[i] = at + need;
-    need += count;
-    if (need * 8 > room) break;
-  }
-  uint64_t answers = (uint64_t)rows * od_output(opened, 0)->row_size * 4;
-  if (!at || !to || rows < 1 || outputs > MOST_INPUTS || need * 8 > room ||
-      answers > (uint64_t)(*env)->GetDirectBufferCapacity(env, scores) ||
-      (uintptr_t)at % 8 || (uintptr_t)to % 4) {
+  if (context)
+    (*env)->GetByteArrayRegion(env, context, 0, (jsize)od_input_count(opened), (jbyte *)shared);
+  if (!from || !to || rows < 1 || (uintptr_t)from % 8 || (uintptr_t)to % 4 ||
+      find_inputs(opened, shared, (uint64_t)rows, from, room, places) > room ||
+      find_outputs(opened, (uint64_t)rows, to, score_room, results) > score_room) {
     tell(env, error, OD_E_INPUT, "the buffers do not fit the request");
     return OD_E_INPUT;
   }
-  results[0] = to;
   od_status status = context
                          ? od_rank(session_of(session), places, shared, (size_t)rows, results, &why)
                          : od_run(session_of(session), places, (size_t)rows, results, &why);

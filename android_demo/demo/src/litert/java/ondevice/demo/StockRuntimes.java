@@ -2,6 +2,7 @@ package ondevice.demo;
 
 import android.content.Context;
 import java.io.File;
+import java.lang.reflect.Array;
 import java.io.IOException;
 import java.util.HashMap;
 import java.util.List;
@@ -50,7 +51,7 @@ final class StockRuntimes {
         }
 
         @Override
-        public Object request(Map<String, long[]> context, Map<String, long[]> rows,
+        public Object request(Map<String, Object> context, Map<String, Object> rows,
                 Map<String, Integer> rowSizes) {
             return new StockFiles.Request(context, rows, rowSizes);
         }
@@ -61,10 +62,10 @@ final class StockRuntimes {
             StockFiles.Request ids = (StockFiles.Request) request;
             Map<String, Object> inputs = new HashMap<String, Object>();
             int rows = 0;
-            for (Map.Entry<String, long[]> entry : ids.all.entrySet()) {
+            for (Map.Entry<String, Object> entry : ids.all.entrySet()) {
                 int width = ids.rowSizes.get(entry.getKey());
-                rows = entry.getValue().length / width;
-                inputs.put(entry.getKey(), width == 1 ? (Object) entry.getValue()
+                rows = Array.getLength(entry.getValue()) / width;
+                inputs.put(entry.getKey(), width == 1 ? entry.getValue()
                         : StockFiles.table(entry.getValue(), width));
             }
             Map<String, Object> outputs = new HashMap<String, Object>();

@@ -6,6 +6,7 @@ import java.io.File;
 import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
+import java.lang.reflect.Array;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.HashMap;
@@ -59,34 +60,38 @@ final class StockFiles {
 
     /** A request of rows: stock runtimes have no context, so its row is repeated. */
     static final class Request {
-        final Map<String, long[]> all;
+        final Map<String, Object> all;
         final Map<String, Integer> rowSizes;
 
-        Request(Map<String, long[]> context, Map<String, long[]> rows,
+        Request(Map<String, Object> context, Map<String, Object> rows,
                 Map<String, Integer> rowSizes) {
             this.rowSizes = rowSizes;
-            all = new HashMap<String, long[]>(rows);
+            all = new HashMap<String, Object>(rows);
             int count = 0;
-            for (Map.Entry<String, long[]> entry : rows.entrySet()) {
-                count = entry.getValue().length / rowSizes.get(entry.getKey());
+            for (Map.Entry<String, Object> entry : rows.entrySet()) {
+                count = Array.getLength(entry.getValue()) / rowSizes.get(entry.getKey());
             }
-            for (Map.Entry<String, long[]> entry : context.entrySet()) {
-                long[] one = entry.getValue();
-                long[] many = new long[count * one.length];
+            for (Map.Entry<String, Object> entry : context.entrySet()) {
+                Object one = entry.getValue();
+                int width = Array.getLength(one);
+                Object many = one instanceof float[] ? new float[count * width]
+                        : (Object) new long[count * width];
                 for (int row = 0; row < count; row++) {
-                    System.arraycopy(one, 0, many, row * one.length, one.length);
+                    System.arraycopy(one, 0, many, row * width, width);
                 }
                 all.put(entry.getKey(), many);
             }
         }
     }
 
-    /** IDs as rows of an array of arrays. */
-    static long[][] table(long[] ids, int width) {
-        long[][] rows = new long[ids.length / width][];
-        for (int row = 0; row < rows.length; row++) {
-            rows[row] = Arrays.copyOfRange(ids, row * width, (row + 1) * width);
+    /** IDs or numbers as rows of an array of arrays. */
+    static Object table(Object values, int width) {
+        int rows = Array.getLength(values) / width;
+        Class<?> kind = values instanceof float[] ? float.class : long.class;
+        Object table = Array.newInstance(kind, rows, width);
+        for (int row = 0; row < rows; row++) {
+            System.arraycopy(values, row * width, Array.get(table, row), 0, width);
         }
-        return rows;
+        return table;
     }
 }

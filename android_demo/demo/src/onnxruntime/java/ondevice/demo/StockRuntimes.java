@@ -7,6 +7,8 @@ import ai.onnxruntime.OrtSession;
 import android.content.Context;
 import java.io.File;
 import java.io.IOException;
+import java.lang.reflect.Array;
+import java.nio.FloatBuffer;
 import java.nio.LongBuffer;
 import java.util.HashMap;
 import java.util.List;
@@ -52,7 +54,7 @@ final class StockRuntimes {
         }
 
         @Override
-        public Object request(Map<String, long[]> context, Map<String, long[]> rows,
+        public Object request(Map<String, Object> context, Map<String, Object> rows,
                 Map<String, Integer> rowSizes) {
             return new StockFiles.Request(context, rows, rowSizes);
         }
@@ -62,11 +64,10 @@ final class StockRuntimes {
             StockFiles.Request ids = (StockFiles.Request) request;
             Map<String, OnnxTensor> tensors = new HashMap<String, OnnxTensor>();
             try {
-                for (Map.Entry<String, long[]> entry : ids.all.entrySet()) {
+                for (Map.Entry<String, Object> entry : ids.all.entrySet()) {
                     int width = ids.rowSizes.get(entry.getKey());
-                    long rows = entry.getValue().length / width;
-                    tensors.put(entry.getKey(), OnnxTensor.createTensor(environment,
-                            LongBuffer.wrap(entry.getValue()),
+                    long rows = Array.getLength(entry.getValue()) / width;
+                    tensors.put(entry.getKey(), tensor(entry.getValue(),
                             width == 1 ? new long[] {rows} : new long[] {rows, width}));
                 }
                 OrtSession.Result result = session.run(tensors);
@@ -79,6 +80,12 @@ final class StockRuntimes {
                     tensor.close();
                 }
             }
+        }
+
+        private OnnxTensor tensor(Object values, long[] shape) throws OrtException {
+            return values instanceof float[]
+                    ? OnnxTensor.createTensor(environment, FloatBuffer.wrap((float[]) values), shape)
+                    : OnnxTensor.createTensor(environment, LongBuffer.wrap((long[]) values), shape);
         }
 
         @Override

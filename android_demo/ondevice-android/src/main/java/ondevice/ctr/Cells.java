@@ -12,16 +12,21 @@ import java.util.regex.Pattern;
 final class Cells {
     private static final Pattern NUMBER =
             Pattern.compile("[+-]?([0-9]+\\.?[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+)?");
+    private static final String BOOLEAN = "true, false, 1 or 0";
     private static final int MOST_DIGITS = 19; // of an integer of 64 bits
 
     private final List<String> missing;
     private final String separator;
-    private final String part; // "hour" or "weekday" of a time YYMMDDHH; null: the whole text
+    private final String part; // of a time; without a form of YYMMDDHH; null: the whole
+    private final long utcOffset; // minutes by which the part's time is ahead of UTC
+    final String form; // how an integer is written: "boolean", a time's; null: as an integer
 
-    Cells(List<String> missing, String separator, String part) {
+    Cells(List<String> missing, String separator, String part, String form, long utcOffset) {
         this.missing = missing;
         this.separator = separator;
         this.part = part;
+        this.form = form;
+        this.utcOffset = utcOffset;
     }
 
     /** String, Long or Double; null where it is missing. Throws NumberFormatException. */
@@ -29,11 +34,59 @@ final class Cells {
         if (missing.contains(text)) {
             return null;
         }
+        if (form != null) {
+            return form.equals("boolean") ? (Object) truth(text)
+                    : (Object) ofSeconds(Times.ofText(text, form));
+        }
         if (part != null) {
             return part(text, part.equals("hour"));
         }
         return kind.equals("string") ? text
                 : kind.equals("integer") ? (Object) integer(text) : (Object) number(text);
+    }
+
+    /** The integer of a value of a field with a form that is no text. Throws NumberFormatException. */
+    long typed(Object value) {
+        if (!form.equals("boolean")) {
+            return ofSeconds(Times.ofValue(value, form));
+        }
+        if (value instanceof Boolean) {
+            return (Boolean) value ? 1 : 0;
+        }
+        boolean whole = value instanceof Long || value instanceof Integer
+                || value instanceof Short || value instanceof Byte;
+        long number = whole ? ((Number) value).longValue() : -1;
+        if (number == 0 || number == 1) {
+            return number;
+        }
+        throw new NumberFormatException(BOOLEAN);
+    }
+
+    private long ofSeconds(long seconds) {
+        return part == null ? seconds : Times.part(seconds, part, utcOffset);
+    }
+
+    private static long truth(String text) {
+        switch (asciiLower(text)) {
+            case "true":
+            case "1":
+                return 1;
+            case "false":
+            case "0":
+                return 0;
+            default:
+                throw new NumberFormatException(BOOLEAN);
+        }
+    }
+
+    /** The text with A to Z as a to z, and no other letter changed. */
+    private static String asciiLower(String text) {
+        StringBuilder out = new StringBuilder();
+        for (int i = 0; i < text.length(); i++) {
+            char letter = text.charAt(i);
+            out.append(letter >= 'A' && letter <= 'Z' ? (char) (letter + 32) : letter);
+        }
+        return out.toString();
     }
 
     /** The texts of a sequence's values; null where the whole text is missing. */

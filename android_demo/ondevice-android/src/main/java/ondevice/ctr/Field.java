@@ -71,7 +71,7 @@ final class Field {
         if (length == 0) {
             long[] out = new long[rows];
             for (int i = 0; i < rows; i++) {
-                out[i] = values instanceof long[] ? ofInteger(((long[]) values)[i])
+                out[i] = values instanceof long[] && !hasForm() ? ofInteger(((long[]) values)[i])
                         : encodeOne(at(values, i), i);
             }
             return out;
@@ -100,6 +100,10 @@ final class Field {
         return out;
     }
 
+    private boolean hasForm() {
+        return cells != null && cells.form != null;
+    }
+
     private static Object at(Object values, int i) {
         return values instanceof String[] ? ((String[]) values)[i]
                 : values instanceof double[] ? Double.valueOf(((double[]) values)[i])
@@ -117,6 +121,13 @@ final class Field {
         if (given instanceof String && cells != null) {
             try {
                 value = cells.value((String) given, kind);
+            } catch (NumberFormatException error) {
+                throw wrong(error.getMessage(), given, row);
+            }
+        }
+        if (hasForm() && given != null && !(given instanceof String) && !isNan(given)) {
+            try {
+                value = cells.typed(given);
             } catch (NumberFormatException error) {
                 throw wrong(error.getMessage(), given, row);
             }

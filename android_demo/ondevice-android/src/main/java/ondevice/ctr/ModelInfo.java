@@ -18,29 +18,35 @@ final class ModelInfo {
     private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
             "vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells");
     private static final List<String> CELL_KEYS = Arrays.asList("missing", "separator", "column",
-            "part");
+            "part", "form", "utc_offset");
+    private static final List<String> FORMS = Arrays.asList("boolean", "iso", "seconds",
+            "milliseconds");
+    private static final List<String> SHORT_PARTS = Arrays.asList("hour", "weekday");
+    private static final List<String> PARTS = Arrays.asList("hour", "weekday", "day", "month");
 
     final List<String> inputs = new ArrayList<String>();
-    final List<Long> idLimits = new ArrayList<Long>(); // -1: none
+    final List<Boolean> floats = new ArrayList<Boolean>(); // whether they take numbers
+    final List<long[]> lowest = new ArrayList<long[]>(); // IDs by element; or one for all
+    final List<long[]> highest = new ArrayList<long[]>();
     final List<Integer> rowSizes = new ArrayList<Integer>();
     final List<String> outputs = new ArrayList<String>();
     final Map<String, Field> fields = new LinkedHashMap<String, Field>();
     final Map<String, String> madeBy = new LinkedHashMap<String, String>();
-    final Map<String, long[]> testInputs = new HashMap<String, long[]>();
+    final Map<String, Object> testInputs = new HashMap<String, Object>(); // long[] or float[]
     final List<Ranking> rankings = new ArrayList<Ranking>();
-    float[] testOutput; // of the first output; null: no test vectors
+    final Map<String, float[]> testOutputs = new LinkedHashMap<String, float[]>(); // none: no tests
     double tolerance;
 
     /** The source model's scores of candidates, taken from the first rows of the test inputs. */
     static final class Ranking {
         final Set<String> context; // inputs whose first row is the context
         final int rows;
-        final float[] output; // of the first output
+        final Map<String, float[]> outputs;
 
-        Ranking(Set<String> context, int rows, float[] output) {
+        Ranking(Set<String> context, int rows, Map<String, float[]> outputs) {
             this.context = context;
             this.rows = rows;
-            this.output = output;
+            this.outputs = outputs;
         }
     }
 
@@ -74,12 +80,7 @@ final class ModelInfo {
 
     private void readInput(Map<String, Object> item) {
         inputs.add(text(item.get("name"), "inputs: name"));
-        Object limit = item.get("id_limit");
-        long most = limit == null ? -1 : integer(limit, "inputs: id_limit");
-        if (limit != null && most < 1) {
-            throw new ModelFileException("description: inputs: id_limit " + most);
-        }
-        idLimits.add(most);
+        floats.add(isFloat(item));
         long size = 1;
         List<Object> shape = list(item, "shape");
         for (Object extent : shape.subList(Math.min(1, shape.size()), shape.size())) {
@@ -89,6 +90,36 @@ final class ModelInfo {
             }
         }
         rowSizes.add((int) size);
+        readLimits(item);
+    }
+
+    private static boolean isFloat(Map<String, Object> item) {
+        String dtype = textOr(item, "dtype", "int64");
+        if (!dtype.equals("int64") && !dtype.equals("float32")) {
+            throw new ModelFileException("description: dtype " + dtype);
+        }
+        return dtype.equals("float32");
+    }
+
+    /** The legal IDs of every element of a row, which the engine checks. */
+    private void readLimits(Map<String, Object> item) {
+        Object limit = item.get("id_limit");
+        Object low = item.containsKey("id_low") ? item.get("id_low") : new Json.Number("0");
+        int count = limit instanceof List ? ((List<?>) limit).size()
+                : low instanceof List ? ((List<?>) low).size() : 1;
+        long[] lows = new long[count];
+        long[] highs = new long[count];
+        for (int i = 0; i < count; i++) {
+            Object most = limit instanceof List ? ((List<?>) limit).get(i) : limit;
+            Object least = low instanceof List ? ((List<?>) low).get(i) : low;
+            lows[i] = most == null ? Long.MIN_VALUE : integer(least, "inputs: id_low");
+            // 2^63 is the limit of IDs up to Long.MAX_VALUE
+            highs[i] = most == null ? Long.MAX_VALUE
+                    : most.toString().equals("9223372036854775808") ? Long.MAX_VALUE
+                    : integer(most, "inputs: id_limit") - 1;
+        }
+        lowest.add(lows);
+        highest.add(highs);
     }
 
     private void readField(Map<String, Object> item) {
@@ -143,22 +174,32 @@ final class ModelInfo {
             throw new ModelFileException("description: cells: empty separator");
         }
         String part = item.get("part") == null ? null : text(item.get("part"), "cells: part");
-        if (part != null && !part.equals("hour") && !part.equals("weekday")) {
-            throw new ModelFileException("description: cells: part " + part);
+        String form = item.get("form") == null ? null : text(item.get("form"), "cells: form");
+        long offset = item.get("utc_offset") == null ? 0
+                : number(item, "utc_offset").toLong();
+        if (form != null && !FORMS.contains(form)
+                || part != null && !(form == null ? SHORT_PARTS : PARTS).contains(part)
+                || part != null && "boolean".equals(form)
+                || offset != 0 && (part == null || form == null || Math.abs(offset) >= 24 * 60)) {
+            throw new ModelFileException("description: cells: form " + form + ", part " + part
+                    + " and utc_offset " + offset + " do not go together");
         }
-        return new Cells(missing, separator, part);
+        return new Cells(missing, separator, part, form, offset);
     }
 
     private void readVectors(Map<String, Object> vectors) {
         tolerance = number(vectors, "tolerance").toDouble();
         Map<String, Object> given = map(vectors.get("inputs"), "vectors");
         for (Map.Entry<String, Object> entry : given.entrySet()) {
-            testInputs.put(entry.getKey(), Base64.longs(data(entry.getValue())));
+            String text = data(entry.getValue());
+            testInputs.put(entry.getKey(), isFloat(map(entry.getValue(), "vectors"))
+                    ? Base64.floats(text) : (Object) Base64.longs(text));
         }
         Map<String, Object> expected = map(vectors.get("outputs"), "vectors");
-        Object output = expected.get(outputs.get(0));
-        if (output != null) {
-            testOutput = Base64.floats(data(output));
+        for (String name : outputs) {
+            if (expected.get(name) != null) {
+                testOutputs.put(name, Base64.floats(data(expected.get(name))));
+            }
         }
         if (vectors.containsKey("rankings")) { // files of older releases have none
             for (Object item : list(vectors, "rankings")) {
@@ -178,22 +219,34 @@ final class ModelInfo {
             throw new ModelFileException("description: rankings: context " + context
                     + ", outputs " + expected.keySet() + ": other names than the test vectors'");
         }
-        Object output = expected.get(outputs.get(0));
-        if (output == null) {
-            return; // as with the test outputs: only the first is compared
+        Map<String, float[]> scores = new LinkedHashMap<String, float[]>();
+        long rows = 0;
+        for (String name : testOutputs.keySet()) {
+            Object output = expected.get(name);
+            List<Object> shape = list(map(output, "rankings"), "shape");
+            long height = shape.isEmpty() ? 0 : integer(shape.get(0), "rankings: shape");
+            if (!scores.isEmpty() && height != rows) {
+                throw new ModelFileException("description: rankings: outputs differ in rows");
+            }
+            rows = height;
+            scores.put(name, Base64.floats(data(output)));
+            checkRows(rows, scores.get(name).length);
         }
-        List<Object> shape = list(map(output, "rankings"), "shape");
-        long rows = shape.isEmpty() ? 0 : integer(shape.get(0), "rankings: shape");
-        float[] scores = Base64.floats(data(output));
+        if (!scores.isEmpty()) {
+            rankings.add(new Ranking(context, (int) rows, scores));
+        }
+    }
+
+    /** The rows of ranked scores are the first ones of all test inputs. */
+    private void checkRows(long rows, int scores) {
         for (int i = 0; i < inputs.size(); i++) {
-            long[] values = testInputs.get(inputs.get(i));
-            int most = values == null ? 0 : values.length / rowSizes.get(i);
-            if (rows < 1 || rows > most || scores.length % rows != 0) {
+            Object values = testInputs.get(inputs.get(i));
+            int most = values == null ? 0 : Values.count(values) / rowSizes.get(i);
+            if (rows < 1 || rows > most || scores % rows != 0) {
                 throw new ModelFileException("description: rankings: " + rows + " rows of "
-                        + scores.length + " scores, where the test inputs have " + most + " rows");
+                        + scores + " scores, where the test inputs have " + most + " rows");
             }
         }
-        rankings.add(new Ranking(context, (int) rows, scores));
     }
 
     private static String data(Object array) {

@@ -81,6 +81,6 @@ final class Native {
     static native void closeSession(long session);
 
     /** Score rows; the buffers are direct, in native order. {@code context} may be null. */
-    static native int run(long model, long session, ByteBuffer ids, int rows, byte[] context,
+    static native int run(long model, long session, ByteBuffer values, int rows, byte[] context,
             ByteBuffer scores, byte[] error);
 }

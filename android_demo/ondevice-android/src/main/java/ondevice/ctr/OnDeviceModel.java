@@ -7,6 +7,8 @@ import java.io.File;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.FloatBuffer;
+import java.nio.LongBuffer;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -32,8 +34,7 @@ public final class OnDeviceModel implements Closeable {
     private final ModelDescription description;
     private final String[] inputNames;
     private final int[] rowSizes;
-    private final long[] idLimits;
-    private final int outputSize;
+    private final int[] outputSizes;
     private final Map<String, Integer> places = new HashMap<String, Integer>();
 
     private final Object lock = new Object();
@@ -45,19 +46,38 @@ public final class OnDeviceModel implements Closeable {
     /** Scratch memory of one request at a time. */
     private static final class Session {
         long handle;
-        ByteBuffer ids = ByteBuffer.allocateDirect(0);
+        ByteBuffer values = ByteBuffer.allocateDirect(0);
+        LongBuffer longs; // the same bytes
+        FloatBuffer floats;
         ByteBuffer scores = ByteBuffer.allocateDirect(0);
         final byte[] error = new byte[Native.ERROR_BYTES];
 
-        void makeRoom(long idBytes, long scoreBytes) {
-            if (idBytes > Integer.MAX_VALUE || scoreBytes > Integer.MAX_VALUE) {
+        void makeRoom(long bytes, long scoreBytes) {
+            if (bytes > Integer.MAX_VALUE || scoreBytes > Integer.MAX_VALUE) {
                 throw new InputException("the request is larger than 2 GiB: send fewer rows");
             }
-            if (ids.capacity() < idBytes) {
-                ids = ByteBuffer.allocateDirect((int) idBytes).order(ByteOrder.nativeOrder());
+            if (values.capacity() < bytes) {
+                values = ByteBuffer.allocateDirect((int) bytes).order(ByteOrder.nativeOrder());
+                longs = values.asLongBuffer();
+                floats = values.asFloatBuffer();
             }
             if (scores.capacity() < scoreBytes) {
                 scores = ByteBuffer.allocateDirect((int) scoreBytes).order(ByteOrder.nativeOrder());
+            }
+        }
+
+        /** The values of every input in turn, each at a multiple of 8 bytes. */
+        void put(Object[] arrays) {
+            int at = 0;
+            for (Object array : arrays) {
+                if (array instanceof float[]) {
+                    floats.position(at / 4);
+                    floats.put((float[]) array);
+                } else {
+                    longs.position(at / 8);
+                    longs.put((long[]) array);
+                }
+                at += (int) Values.bytes(array);
             }
         }
     }
@@ -141,7 +161,6 @@ public final class OnDeviceModel implements Closeable {
         int count = Native.count(handle, false);
         inputNames = new String[count];
         rowSizes = new int[count];
-        idLimits = new long[count];
         List<ModelDescription.Input> inputs = new ArrayList<ModelDescription.Input>();
         for (int i = 0; i < count; i++) {
             String name = new String(Native.name(handle, false, i), Native.UTF_8);
@@ -152,19 +171,27 @@ public final class OnDeviceModel implements Closeable {
                 throw new ModelFileException(where
                         + ": the inputs of its description are not those of its plan");
             }
-            idLimits[i] = info.idLimits.get(i);
             places.put(name, i);
             Field field = info.fields.get(name);
-            inputs.add(new ModelDescription.Input(name, rowSizes[i], idLimits[i],
-                    field == null ? null : field.kind));
+            inputs.add(new ModelDescription.Input(name, info.floats.get(i), rowSizes[i],
+                    info.lowest.get(i), info.highest.get(i), field == null ? null : field.kind));
         }
-        outputSize = Native.rowSize(handle, true, 0);
-        if (info.outputs.isEmpty() || outputSize < 1) {
+        outputSizes = new int[Native.count(handle, true)];
+        List<Integer> sizes = new ArrayList<Integer>();
+        for (int i = 0; i < outputSizes.length; i++) {
+            outputSizes[i] = Native.rowSize(handle, true, i);
+            sizes.add(outputSizes[i]);
+            if (outputSizes[i] < 1) {
+                throw new ModelFileException(where + ": an output without values");
+            }
+        }
+        if (info.outputs.isEmpty() || info.outputs.size() != outputSizes.length) {
             throw new ModelFileException(where + ": no output");
         }
-        int tests = info.testOutput == null ? 0 : info.testOutput.length / outputSize;
+        float[] test = info.testOutputs.get(info.outputs.get(0));
+        int tests = test == null ? 0 : test.length / outputSizes[0];
         String kernels = new String(Native.kernels(handle), Native.UTF_8);
-        description = new ModelDescription(inputs, new ArrayList<String>(info.outputs), outputSize,
+        description = new ModelDescription(inputs, new ArrayList<String>(info.outputs), sizes,
                 Native.bytes(handle), kernels, info.tolerance, tests,
                 new LinkedHashMap<String, String>(info.madeBy));
     }
@@ -187,20 +214,33 @@ public final class OnDeviceModel implements Closeable {
     }
 
     /**
-     * Click probabilities of rows: one value a row, or {@link ModelDescription#outputRowSize}.
+     * Click probabilities of rows: one value a row, or {@link ModelDescription#outputRowSize}. Of a
+     * model with several outputs, those of the first.
      *
      * @throws InputException a missing or unknown input, a wrong count or type, no row, or an ID
      *     that the model rejects
      * @throws ModelClosedException the model was closed
      */
     public float[] predict(Inputs inputs) {
-        long[][] ids = new long[inputNames.length][];
-        fill(ids, inputs);
+        return predict(inputs, 1)[0];
+    }
+
+    /**
+     * As {@link #predict}, all outputs: by name, in the model's order, row after row with
+     * {@link ModelDescription#outputRowSizes} values each.
+     */
+    public Map<String, float[]> predictAll(Inputs inputs) {
+        return named(predict(inputs, outputSizes.length));
+    }
+
+    private float[][] predict(Inputs inputs, int asked) {
+        Object[] arrays = new Object[inputNames.length];
+        fill(arrays, inputs, true);
         int rows = -1;
-        for (int i = 0; i < ids.length; i++) {
-            rows = checkedRows(i, ids[i], rows);
+        for (int i = 0; i < arrays.length; i++) {
+            rows = checkedRows(i, arrays[i], rows);
         }
-        return run(ids, null, rows, false);
+        return run(arrays, null, rows, false, asked);
     }
 
     /**
@@ -214,43 +254,48 @@ public final class OnDeviceModel implements Closeable {
      * @throws ModelClosedException the model was closed
      */
     public float[] rank(Inputs context, Inputs candidates) {
-        return rank(context, candidates, false);
+        return rank(context, candidates, false, 1)[0];
     }
 
-    /** As {@link #rank}, with scratch memory that no other request has used or will use. */
-    float[] rankAfresh(Inputs context, Inputs candidates) {
-        return rank(context, candidates, true);
+    /** As {@link #rank}, all outputs, as {@link #predictAll} gives them. */
+    public Map<String, float[]> rankAll(Inputs context, Inputs candidates) {
+        return named(rank(context, candidates, false, outputSizes.length));
     }
 
-    private float[] rank(Inputs context, Inputs candidates, boolean afresh) {
-        long[][] ids = new long[inputNames.length][];
+    /** As {@link #rankAll}, with scratch memory that no other request has used or will use. */
+    Map<String, float[]> rankAfresh(Inputs context, Inputs candidates) {
+        return named(rank(context, candidates, true, outputSizes.length));
+    }
+
+    private float[][] rank(Inputs context, Inputs candidates, boolean afresh, int asked) {
+        Object[] arrays = new Object[inputNames.length];
         byte[] shared = new byte[inputNames.length];
-        fill(ids, context, false);
-        for (int i = 0; i < ids.length; i++) {
-            shared[i] = (byte) (ids[i] == null ? 0 : 1);
+        fill(arrays, context, false);
+        for (int i = 0; i < arrays.length; i++) {
+            shared[i] = (byte) (arrays[i] == null ? 0 : 1);
         }
-        for (int i = 0; i < ids.length; i++) {
+        for (int i = 0; i < arrays.length; i++) {
             String name = inputNames[i];
-            if (ids[i] != null && (candidates.ids.containsKey(name)
+            if (arrays[i] != null && (candidates.direct.containsKey(name)
                     || candidates.raw.containsKey(name))) {
                 throw new InputException("input '" + name + "' is given as context and as candidate");
             }
         }
-        fill(ids, candidates);
+        fill(arrays, candidates, true);
         int rows = -1;
-        for (int i = 0; i < ids.length; i++) {
+        for (int i = 0; i < arrays.length; i++) {
             if (shared[i] == 0) {
-                rows = checkedRows(i, ids[i], rows);
-            } else if (ids[i].length != rowSizes[i]) {
+                rows = checkedRows(i, arrays[i], rows);
+            } else if (Values.count(arrays[i]) != rowSizes[i]) {
                 throw new InputException("context input '" + inputNames[i]
-                        + "': expected one row of " + rowSizes[i] + ", got " + ids[i].length
-                        + " values");
+                        + "': expected one row of " + rowSizes[i] + ", got "
+                        + Values.count(arrays[i]) + " values");
             }
         }
         if (rows < 0) {
             throw new InputException("no candidate inputs; give at least one input with N values");
         }
-        return run(ids, shared, rows, afresh);
+        return run(arrays, shared, rows, afresh, asked);
     }
 
     /**
@@ -272,13 +317,13 @@ public final class OnDeviceModel implements Closeable {
      * Run the file's own test vectors, and compare {@code rank} with {@code predict}: over every
      * split of up to 6 inputs into context and candidates, over a covering sample of the splits of
      * more. Every split is ranked with new scratch memory, so that no value that an earlier request
-     * left can pass for a right one. Of several outputs the first is compared.
+     * left can pass for a right one. All outputs are compared.
      *
      * @throws ModelFileException there are none inside, or they do not fit the model
      * @throws ModelClosedException the model was closed
      */
     public Verification verify() {
-        if (info.testOutput == null) {
+        if (info.testOutputs.isEmpty()) {
             throw new ModelFileException(where + ": no test vectors inside");
         }
         try {
@@ -288,11 +333,14 @@ public final class OnDeviceModel implements Closeable {
         }
     }
 
-    /** The IDs of the file's test vectors, row after row, by input; empty when it has none. */
-    public Map<String, long[]> testInputs() {
-        Map<String, long[]> copy = new LinkedHashMap<String, long[]>();
-        for (Map.Entry<String, long[]> entry : info.testInputs.entrySet()) {
-            copy.put(entry.getKey(), entry.getValue().clone());
+    /**
+     * The values of the file's test vectors, row after row, by input: IDs as {@code long[]}, numbers
+     * as {@code float[]}, which {@link Inputs#values} takes. Empty when it has none.
+     */
+    public Map<String, Object> testInputs() {
+        Map<String, Object> copy = new LinkedHashMap<String, Object>();
+        for (Map.Entry<String, Object> entry : info.testInputs.entrySet()) {
+            copy.put(entry.getKey(), Values.copy(entry.getValue()));
         }
         return copy;
     }
@@ -318,21 +366,25 @@ public final class OnDeviceModel implements Closeable {
         handle = 0;
     }
 
-    private void fill(long[][] ids, Inputs given) {
-        fill(ids, given, true);
-    }
-
-    /** Put the IDs of the given inputs in their places; with {@code all}, none may be missing. */
-    private void fill(long[][] ids, Inputs given, boolean all) {
-        for (Map.Entry<String, long[]> entry : given.ids.entrySet()) {
-            ids[place(entry.getKey())] = entry.getValue();
+    /** Put the values of the given inputs in their places; with {@code all}, none may be missing. */
+    private void fill(Object[] arrays, Inputs given, boolean all) {
+        for (Map.Entry<String, Object> entry : given.direct.entrySet()) {
+            int i = place(entry.getKey());
+            arrays[i] = Values.direct(inputNames[i], info.floats.get(i), entry.getValue());
         }
-        for (String name : given.raw.keySet()) {
-            ids[place(name)] = encode(name, given);
+        for (Map.Entry<String, Object> entry : given.raw.entrySet()) {
+            int i = place(entry.getKey());
+            if (!info.floats.get(i)) {
+                arrays[i] = encode(inputNames[i], given);
+            } else if (info.fields.containsKey(inputNames[i])) {
+                arrays[i] = Values.ofLongs(encode(inputNames[i], given));
+            } else {
+                arrays[i] = Values.ofNumbers(inputNames[i], rowSizes[i], entry.getValue());
+            }
         }
         StringBuilder missing = new StringBuilder();
-        for (int i = 0; all && i < ids.length; i++) {
-            if (ids[i] == null) {
+        for (int i = 0; all && i < arrays.length; i++) {
+            if (arrays[i] == null) {
                 missing.append(missing.length() == 0 ? "" : ", ").append(inputNames[i]);
             }
         }
@@ -358,11 +410,12 @@ public final class OnDeviceModel implements Closeable {
     }
 
     /** The rows of one input, which must be those of the inputs before it (-1: it is the first). */
-    private int checkedRows(int input, long[] ids, int rows) {
-        int height = ids.length / rowSizes[input];
-        if (height * rowSizes[input] != ids.length || height == 0) {
+    private int checkedRows(int input, Object array, int rows) {
+        int count = Values.count(array);
+        int height = count / rowSizes[input];
+        if (height * rowSizes[input] != count || height == 0) {
             throw new InputException("input '" + inputNames[input] + "': expected rows of "
-                    + rowSizes[input] + " values, got " + ids.length + " values");
+                    + rowSizes[input] + " values, got " + count + " values");
         }
         if (rows >= 0 && height != rows) {
             throw new InputException("inputs differ in rows: '" + inputNames[input] + "' has "
@@ -371,42 +424,43 @@ public final class OnDeviceModel implements Closeable {
         return height;
     }
 
-    private void checkLimit(int input, long[] ids) {
-        for (int i = 0; i < ids.length; i++) {
-            if (ids[i] < 0 || ids[i] >= idLimits[input]) {
-                throw new InputException("input '" + inputNames[input] + "': ID " + ids[i] + " at "
-                        + i + " is outside 0.." + (idLimits[input] - 1)
-                        + ", and its table has no out-of-vocabulary row");
-            }
+    /** The scores of the first outputs, as many as asked for. */
+    private float[][] run(Object[] arrays, byte[] shared, int rows, boolean afresh, int asked) {
+        long bytes = 0;
+        for (Object array : arrays) {
+            bytes += Values.bytes(array);
         }
-    }
-
-    private float[] run(long[][] ids, byte[] shared, int rows, boolean afresh) {
-        long count = 0;
-        for (int i = 0; i < ids.length; i++) {
-            count += ids[i].length;
-            if (idLimits[i] >= 0) {
-                checkLimit(i, ids[i]);
-            }
+        long scoreBytes = 0;
+        for (int size : outputSizes) {
+            scoreBytes += (long) rows * size * 4;
         }
         Session session = take(afresh);
         try {
-            session.makeRoom(count * 8, (long) rows * outputSize * 4);
-            java.nio.LongBuffer to = session.ids.asLongBuffer();
-            for (long[] values : ids) {
-                to.put(values);
-            }
-            int status = Native.run(handle, session.handle, session.ids, rows, shared,
+            session.makeRoom(bytes, scoreBytes);
+            session.put(arrays);
+            int status = Native.run(handle, session.handle, session.values, rows, shared,
                     session.scores, session.error);
             if (status != 0) {
                 throw Native.failure("", session.error);
             }
-            float[] scores = new float[rows * outputSize];
-            session.scores.asFloatBuffer().get(scores);
+            FloatBuffer from = session.scores.asFloatBuffer();
+            float[][] scores = new float[asked][];
+            for (int i = 0; i < asked; i++) {
+                scores[i] = new float[rows * outputSizes[i]];
+                from.get(scores[i]);
+            }
             return scores;
         } finally {
             give(session, afresh);
         }
+    }
+
+    private Map<String, float[]> named(float[][] scores) {
+        Map<String, float[]> all = new LinkedHashMap<String, float[]>();
+        for (int i = 0; i < scores.length; i++) {
+            all.put(description.outputs.get(i), scores[i]);
+        }
+        return all;
     }
 
     private Session take(boolean afresh) {

@@ -1,7 +1,6 @@
 package ondevice.ctr;
 
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -16,7 +15,7 @@ final class Verifier {
 
     private final OnDeviceModel model;
     private final ModelInfo info;
-    private double[] scales; // of the output, by the test vectors
+    private final Map<String, double[]> scales = new LinkedHashMap<String, double[]>(); // by output
     private final Map<String, Integer> rowSizes = new LinkedHashMap<String, Integer>();
 
     Verifier(OnDeviceModel model, ModelInfo info) {
@@ -29,37 +28,46 @@ final class Verifier {
 
     /** Throws InputException where the model refuses the test vectors. */
     Verification verify() {
-        float[] got = model.predict(inputs(info.testInputs));
-        scales = Verification.scales(info.testOutput, info.testOutput.length / rows());
+        for (Map.Entry<String, float[]> entry : info.testOutputs.entrySet()) {
+            float[] right = entry.getValue();
+            scales.put(entry.getKey(), Verification.scales(right, right.length / rows()));
+        }
+        double predicted = difference(model.predictAll(inputs(info.testInputs)), info.testOutputs);
         double rank = 0;
         for (ModelInfo.Ranking ranking : info.rankings) {
-            Map<String, long[]> request = firstRows(ranking.rows);
-            float[] ranked = rank(request, ranking.context);
             rank = Math.max(rank,
-                    Verification.largestDifference(ranked, ranking.output, scales));
+                    difference(rank(firstRows(ranking.rows), ranking.context), ranking.outputs));
         }
         rank = Math.max(rank, rankingDifference(firstRows(Math.min(rows(), MOST_ROWS))));
-        return new Verification(rows(),
-                Verification.largestDifference(got, info.testOutput, scales), rank,
-                info.tolerance);
+        return new Verification(rows(), predicted, rank, info.tolerance);
     }
 
     private int rows() {
         String first = info.inputs.get(0);
-        return info.testInputs.get(first).length / rowSizes.get(first);
+        return Values.count(info.testInputs.get(first)) / rowSizes.get(first);
+    }
+
+    /** The largest difference over the outputs that the file has scores of. */
+    private double difference(Map<String, float[]> got, Map<String, float[]> expected) {
+        double largest = 0;
+        for (Map.Entry<String, float[]> entry : expected.entrySet()) {
+            largest = Math.max(largest, Verification.largestDifference(got.get(entry.getKey()),
+                    entry.getValue(), scales.get(entry.getKey())));
+        }
+        return largest;
     }
 
     /**
      * The largest difference of rank from predict over all splits; infinity where only one of the
      * two refuses a request, or gives no number.
      */
-    private double rankingDifference(Map<String, long[]> request) {
+    private double rankingDifference(Map<String, Object> request) {
         double largest = 0;
         for (Set<String> context : contextSplits(info.inputs)) {
-            float[] expected = null;
-            float[] got = null;
+            Map<String, float[]> expected = null;
+            Map<String, float[]> got = null;
             try {
-                expected = model.predict(inputs(repeated(request, context)));
+                expected = model.predictAll(inputs(repeated(request, context)));
             } catch (InputException refused) {
                 // rank must refuse it too
             }
@@ -69,7 +77,10 @@ final class Verifier {
                 // predict must have refused it too
             }
             if (expected != null && got != null) {
-                largest = Math.max(largest, disagreement(got, expected));
+                for (String name : scales.keySet()) {
+                    largest = Math.max(largest, disagreement(got.get(name), expected.get(name),
+                            scales.get(name)));
+                }
             } else if (expected != got) {
                 largest = Double.POSITIVE_INFINITY;
             }
@@ -77,47 +88,47 @@ final class Verifier {
         return largest;
     }
 
-    private float[] rank(Map<String, long[]> request, Set<String> context) {
+    private Map<String, float[]> rank(Map<String, Object> request, Set<String> context) {
         Inputs single = new Inputs();
         Inputs candidates = new Inputs();
-        for (Map.Entry<String, long[]> entry : request.entrySet()) {
+        for (Map.Entry<String, Object> entry : request.entrySet()) {
             String name = entry.getKey();
             if (context.contains(name)) {
-                single.ids(name, Arrays.copyOf(entry.getValue(), rowSizes.get(name)));
+                single.values(name, Values.first(entry.getValue(), rowSizes.get(name)));
             } else {
-                candidates.ids(name, entry.getValue());
+                candidates.values(name, entry.getValue());
             }
         }
         return model.rankAfresh(single, candidates);
     }
 
     /** The rows that predict takes in the place of a ranking: the context's first row repeated. */
-    private Map<String, long[]> repeated(Map<String, long[]> request, Set<String> context) {
-        Map<String, long[]> rows = new LinkedHashMap<String, long[]>(request);
+    private Map<String, Object> repeated(Map<String, Object> request, Set<String> context) {
+        Map<String, Object> rows = new LinkedHashMap<String, Object>(request);
         for (String name : context) {
-            long[] values = request.get(name).clone();
+            Object values = Values.copy(request.get(name));
             int size = rowSizes.get(name);
-            for (int i = size; i < values.length; i++) {
-                values[i] = values[i - size];
+            for (int at = size; at < Values.count(values); at += size) {
+                System.arraycopy(values, 0, values, at, size);
             }
             rows.put(name, values);
         }
         return rows;
     }
 
-    private Map<String, long[]> firstRows(int rows) {
-        Map<String, long[]> request = new LinkedHashMap<String, long[]>();
+    private Map<String, Object> firstRows(int rows) {
+        Map<String, Object> request = new LinkedHashMap<String, Object>();
         for (Map.Entry<String, Integer> entry : rowSizes.entrySet()) {
             String name = entry.getKey();
-            request.put(name, Arrays.copyOf(info.testInputs.get(name), rows * entry.getValue()));
+            request.put(name, Values.first(info.testInputs.get(name), rows * entry.getValue()));
         }
         return request;
     }
 
-    private static Inputs inputs(Map<String, long[]> values) {
+    private static Inputs inputs(Map<String, Object> values) {
         Inputs inputs = new Inputs();
-        for (Map.Entry<String, long[]> entry : values.entrySet()) {
-            inputs.ids(entry.getKey(), entry.getValue());
+        for (Map.Entry<String, Object> entry : values.entrySet()) {
+            inputs.values(entry.getKey(), entry.getValue());
         }
         return inputs;
     }
@@ -184,7 +195,7 @@ final class Verifier {
     }
 
     /** As {@link Verification#largestDifference}; two NaN agree, a NaN and a number are infinitely far apart. */
-    private double disagreement(float[] got, float[] expected) {
+    private static double disagreement(float[] got, float[] expected, double[] scales) {
         double largest = got.length == expected.length ? 0 : Double.POSITIVE_INFINITY;
         for (int i = 0; i < got.length && i < expected.length; i++) {
             // equal where both are NaN, or the same infinity

@@ -72,6 +72,18 @@ final class Fixtures {
         return out;
     }
 
+    /** Values as the model takes them: by input an object of "ids" or of "floats". */
+    @SuppressWarnings("unchecked")
+    static Inputs direct(Object map) {
+        Inputs inputs = new Inputs();
+        for (Map.Entry<String, Object> entry : ((Map<String, Object>) map).entrySet()) {
+            Map<String, List<Object>> given = lists(entry.getValue());
+            inputs.values(entry.getKey(), given.containsKey("floats")
+                    ? floats(given.get("floats")) : (Object) longs(given.get("ids")));
+        }
+        return inputs;
+    }
+
     /** A value of tests/golden/cells.json as an app would give it. */
     static Object golden(String type, Object value) {
         if (type.equals("list")) {

@@ -160,14 +160,133 @@ public class OnDeviceModelTest {
         assertEquals(3, wrong); // only for what the source model ranked
     }
 
+    private static OnDeviceModel mixed() {
+        return OnDeviceModel.open(Fixtures.file("mixed.odm"));
+    }
+
+    /** Numbers, computed IDs and an embedding: every split of the inputs, and both outputs. */
     @Test
-    public void aModelThatTakesNumbersIsRefused() {
-        try {
-            OnDeviceModel.open(Fixtures.file("float_input.odm")).close();
-            fail("opened");
-        } catch (UnsupportedModelException error) {
-            assertTrue(error.getMessage(), error.getMessage().contains("it takes numbers"));
+    public void numbersAndIdsAreRankedInEverySplit() throws Exception {
+        @SuppressWarnings("unchecked")
+        Map<String, Object> mixed = (Map<String, Object>) Fixtures.json("mixed.json");
+        OnDeviceModel model = mixed();
+        int splits = 0;
+        for (Map<String, Object> item : Fixtures.objects(mixed.get("requests"))) {
+            Inputs context = Fixtures.direct(item.get("context"));
+            Inputs candidates = Fixtures.direct(item.get("candidates"));
+            Map<String, float[]> got = context.isEmpty() ? model.predictAll(candidates)
+                    : model.rankAll(context, candidates);
+            Map<String, List<Object>> expected = Fixtures.lists(item.get("outputs"));
+            assertEquals(Arrays.asList("count", "parts"), new ArrayList<String>(got.keySet()));
+            for (String name : expected.keySet()) {
+                assertArrayEquals(name, Fixtures.floats(expected.get(name)), got.get(name), CLOSE);
+            }
+            assertArrayEquals(got.get("count"), context.isEmpty() ? model.predict(candidates)
+                    : model.rank(context, candidates), 0);
+            splits++;
         }
+        assertEquals(31, splits);
+        model.close();
+    }
+
+    /** IDs outside the limits of their element, which Python refuses too. */
+    @Test
+    public void everyElementHasItsLimits() throws Exception {
+        @SuppressWarnings("unchecked")
+        Map<String, Object> mixed = (Map<String, Object>) Fixtures.json("mixed.json");
+        OnDeviceModel model = mixed();
+        int refused = 0;
+        for (Map<String, Object> item : Fixtures.objects(mixed.get("refused"))) {
+            try {
+                model.predict(Fixtures.direct(item.get("inputs")));
+                fail(item.toString());
+            } catch (InputException error) {
+                String said = error.getMessage();
+                assertTrue(said, said.contains("'" + item.get("input") + "'"));
+                assertTrue(said, said.contains("in row 1, ") && said.contains("outside"));
+                refused++;
+            }
+        }
+        assertEquals(10, refused);
+        List<ModelDescription.Input> inputs = model.describe().inputs;
+        assertEquals(-7, inputs.get(1).lowest(0));
+        assertEquals(7, inputs.get(1).highest(0));
+        assertEquals(-1, inputs.get(1).idLimit);
+        assertEquals(6, inputs.get(0).idLimit);
+        assertEquals(-2, inputs.get(2).lowest(2));
+        assertTrue(inputs.get(2).isLimited(0) && !inputs.get(2).isLimited(1));
+        assertTrue(inputs.get(4).isFloat && !inputs.get(2).isFloat);
+        assertEquals(Arrays.asList(1, 3), model.describe().outputRowSizes);
+        assertTrue(model.describe().toString(), model.describe().toString().contains("numbers"));
+        model.close();
+    }
+
+    private static Inputs mixedRow() {
+        return new Inputs().ids("user", 1).ids("day", -7).ids("columns", 3, -9, -2);
+    }
+
+    /** Whatever a number comes as, the model gets the same float32. */
+    @Test
+    public void numbersAreTakenInEveryForm() {
+        OnDeviceModel model = mixed();
+        float expected = model.predict(mixedRow().floats("price", 1).floats("matrix", 0, 1))[0];
+        List<List<Object>> rows = Collections.singletonList(Arrays.<Object>asList(false, 1.0));
+        Inputs[] same = {
+            mixedRow().ids("price", 1).ids("matrix", 0, 1),
+            mixedRow().booleans("price", true).booleans("matrix", false, true),
+            mixedRow().numbers("price", 1).integers("matrix", 0, 1),
+            mixedRow().raw("price", Collections.singletonList(1)).raw("matrix", rows),
+            mixedRow().values("price", new float[] {1}).values("matrix", new long[] {0, 1}),
+        };
+        for (Inputs inputs : same) {
+            assertEquals(expected, model.predict(inputs)[0], 0);
+        }
+        float tenth = model.predict(mixedRow().floats("price", 0.1f).floats("matrix", 0, 1))[0];
+        assertEquals(tenth,
+                model.predict(mixedRow().numbers("price", 0.1).floats("matrix", 0, 1))[0], 0);
+        model.close();
+    }
+
+    @Test
+    public void wrongNumbersAreRefused() {
+        OnDeviceModel model = mixed();
+        List<?> one = Collections.singletonList(1);
+        Object[][] wrong = {
+            {mixedRow().numbers("price", 1e39).floats("matrix", 0, 1), "too large for float32"},
+            {mixedRow().strings("price", "1").floats("matrix", 0, 1), "'price': expected numbers"},
+            {mixedRow().raw("price", Collections.singletonList(null)).floats("matrix", 0, 1),
+                "'price': expected 1 numbers, got null"},
+            {mixedRow().floats("price", 1).raw("matrix", one), "'matrix': expected 2 numbers"},
+            {mixedRow().floats("price", 1).raw("matrix", Collections.singletonList(
+                    Arrays.asList(1, 2, 3))), "'matrix': expected"},
+            {mixedRow().floats("price", 1).floats("matrix", 1), "'matrix': expected rows of 2"},
+            {mixedRow().floats("price", 1, 2).floats("matrix", 0, 1), "differ in rows"},
+            {mixedRow().floats("price", 1).floats("matrix", Float.NaN, 1), "'matrix': the ID in row"},
+            {new Inputs().floats("user", 1).ids("day", 0).ids("columns", 0, 0, 0).floats("price", 1)
+                    .floats("matrix", 0, 1), "'user': expected integer IDs, got float[]"},
+            {new Inputs().booleans("user", true).ids("day", 0).ids("columns", 0, 0, 0)
+                    .floats("price", 1).floats("matrix", 0, 1), "'user': expected integer IDs"},
+        };
+        for (Object[] item : wrong) {
+            try {
+                model.predict((Inputs) item[0]);
+                fail((String) item[1]);
+            } catch (InputException error) {
+                assertTrue(error.getMessage(), error.getMessage().contains((String) item[1]));
+            }
+        }
+        // no limit there: a number may be none
+        float[] none = model.predict(mixedRow().floats("price", Float.NaN).floats("matrix", 0, 1));
+        assertTrue(Float.isNaN(none[0]));
+        model.close();
+    }
+
+    @Test
+    public void everyOutputIsVerified() {
+        OnDeviceModel model = OnDeviceModel.open(Fixtures.file("wrong_second.odm"));
+        Verification found = model.verify();
+        assertTrue(!found.passed() && found.maxDifference > 0.1 && found.rankDifference < CLOSE);
+        model.close();
     }
 
     @Test
@@ -348,7 +467,7 @@ public class OnDeviceModelTest {
             {row().ids("other", 1), "unknown input 'other'; the model takes: user, colour, slot"},
             {new Inputs().ids("user").ids("colour").ids("slot"), "'user': expected rows of 1"},
             {new Inputs().ids("user", 1, 2).ids("colour", 1).ids("slot", 1), "differ in rows"},
-            {new Inputs().ids("user", 1).ids("colour", 1).ids("slot", 5), "ID 5 at 0 is outside 0..4"},
+            {new Inputs().ids("user", 1).ids("colour", 1).ids("slot", 5), "'slot': ID 5 in row 0, element 0 is outside 0..4"},
             {new Inputs().ids("user", 1).ids("colour", 1).ids("slot", -1), "ID -1"},
             {new Inputs().integers("user", 1).ids("colour", 1).ids("slot", 1), "expected strings"},
             {new Inputs().strings("user", "a").strings("colour", "b").ids("slot", 1),
@@ -371,7 +490,7 @@ public class OnDeviceModelTest {
             {row(), user, "'user' is given as context and as candidate"},
             {user, new Inputs().ids("colour", 1, 2).ids("slot", 1), "differ in rows"},
             {user, new Inputs().ids("colour", 1, 2), "missing inputs: slot"},
-            {user, new Inputs().ids("colour", 1, 2).ids("slot", 1, 9), "ID 9 at 1"},
+            {user, new Inputs().ids("colour", 1, 2).ids("slot", 1, 9), "'slot': ID 9 in row 1"},
         };
         for (Object[] item : ranks) {
             try {

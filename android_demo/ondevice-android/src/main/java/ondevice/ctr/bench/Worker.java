@@ -1,6 +1,7 @@
 package ondevice.ctr.bench;
 
 import java.io.Closeable;
+import java.lang.reflect.Array;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -53,7 +54,7 @@ public final class Worker {
          * Prepare IDs, input by input, as an app would hold them; one row of each in the context.
          * {@code rowSizes} says how many IDs of an input make a row.
          */
-        Object request(Map<String, long[]> context, Map<String, long[]> rows,
+        Object request(Map<String, Object> context, Map<String, Object> rows,
                 Map<String, Integer> rowSizes);
 
         /** Score what {@link #request} prepared. */
@@ -82,15 +83,15 @@ public final class Worker {
         }
 
         @Override
-        public Object request(Map<String, long[]> context, Map<String, long[]> rows,
+        public Object request(Map<String, Object> context, Map<String, Object> rows,
                 Map<String, Integer> rowSizes) {
             return new Inputs[] {inputs(context), inputs(rows)};
         }
 
-        private static Inputs inputs(Map<String, long[]> ids) {
+        private static Inputs inputs(Map<String, Object> values) {
             Inputs inputs = new Inputs();
-            for (Map.Entry<String, long[]> entry : ids.entrySet()) {
-                inputs.ids(entry.getKey(), entry.getValue());
+            for (Map.Entry<String, Object> entry : values.entrySet()) {
+                inputs.values(entry.getKey(), entry.getValue());
             }
             return inputs;
         }
@@ -114,8 +115,8 @@ public final class Worker {
     private final Task task;
     private final Source source;
     private final String emulator = SystemCalls.emulator();
-    private List<Map<String, long[]>> contexts;
-    private List<Map<String, long[]>> rows;
+    private List<Map<String, Object>> contexts;
+    private List<Map<String, Object>> rows;
     private final Map<String, Integer> rowSizes = new LinkedHashMap<String, Integer>();
     private Object[] requests;
 
@@ -335,33 +336,35 @@ public final class Worker {
     /** Draw {@code count} different requests, the same in every run. */
     private void draw(int size, int count) {
         OnDeviceModel model = source.requests();
-        Map<String, long[]> pool = model.testInputs();
+        Map<String, Object> pool = model.testInputs();
         Random random = new Random(0);
-        int height = RANDOM_ROWS;
+        int available = RANDOM_ROWS;
         for (ModelDescription.Input input : model.describe().inputs) {
             if (pool.get(input.name) == null) {
-                pool.put(input.name, randomIds(input, random));
+                pool.put(input.name, randomValues(input, random));
             }
             rowSizes.put(input.name, input.rowSize);
-            height = Math.min(height, pool.get(input.name).length / input.rowSize);
+            available = Math.min(available, Array.getLength(pool.get(input.name)) / input.rowSize);
         }
-        contexts = new ArrayList<Map<String, long[]>>();
-        rows = new ArrayList<Map<String, long[]>>();
+        contexts = new ArrayList<Map<String, Object>>();
+        rows = new ArrayList<Map<String, Object>>();
         for (int i = 0; i < count; i++) {
-            Map<String, long[]> context = new LinkedHashMap<String, long[]>();
-            Map<String, long[]> others = new LinkedHashMap<String, long[]>();
+            Map<String, Object> context = new LinkedHashMap<String, Object>();
+            Map<String, Object> others = new LinkedHashMap<String, Object>();
             int[] chosen = new int[size];
             for (int row = 0; row < size; row++) {
-                chosen[row] = random.nextInt(height);
+                chosen[row] = random.nextInt(available);
             }
             for (ModelDescription.Input input : model.describe().inputs) {
                 boolean shared = task.context.contains(input.name);
-                long[] ids = new long[(shared ? 1 : size) * input.rowSize];
-                for (int row = 0; row < ids.length / input.rowSize; row++) {
-                    System.arraycopy(pool.get(input.name), chosen[row] * input.rowSize, ids,
+                int height = shared ? 1 : size;
+                Object values = input.isFloat ? new float[height * input.rowSize]
+                        : (Object) new long[height * input.rowSize];
+                for (int row = 0; row < height; row++) {
+                    System.arraycopy(pool.get(input.name), chosen[row] * input.rowSize, values,
                             row * input.rowSize, input.rowSize);
                 }
-                (shared ? context : others).put(input.name, ids);
+                (shared ? context : others).put(input.name, values);
             }
             contexts.add(context);
             rows.add(others);
@@ -376,13 +379,23 @@ public final class Worker {
         }
     }
 
-    private static long[] randomIds(ModelDescription.Input input, Random random) {
+    private static Object randomValues(ModelDescription.Input input, Random random) {
         long[] ids = new long[RANDOM_ROWS * input.rowSize];
+        float[] numbers = new float[ids.length];
         for (int i = 0; i < ids.length; i++) {
-            long any = random.nextLong();
-            ids[i] = input.idLimit < 0 ? any : (any >>> 1) % input.idLimit;
+            int element = i % input.rowSize;
+            boolean limited = input.isLimited(element);
+            ids[i] = limited ? randomId(input, element, random) : random.nextLong();
+            numbers[i] = limited ? ids[i] : (float) random.nextGaussian();
         }
-        return ids;
+        return input.isFloat ? numbers : (Object) ids;
+    }
+
+    private static long randomId(ModelDescription.Input input, int element, Random random) {
+        long low = input.lowest(element);
+        long count = input.highest(element) - low + 1; // below 1: more than a long holds
+        long any = random.nextLong() >>> 1;
+        return low + (count < 1 ? any : any % count);
     }
 
     private void call(Engine engine, int turn) {

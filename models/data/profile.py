@@ -1,0 +1,346 @@
+"""A log's columns as they are: kinds, distinct values, missing shares, and what the label knows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from ondevice.cells import boolean, integer, number
+from ondevice.compression import decompressed
+from ondevice.delimited import DelimitedFormat
+from ondevice.errors import DataError, needs_extra
+from ondevice.models.data.arrow_chunks import ipc_chunks, parquet_chunks, table_chunks
+from ondevice.models.data.chunks import BadRows, Chunk, ObjectChunk, WithValues
+from ondevice.models.data.description import Kind
+from ondevice.models.data.json_rows import read_objects
+from ondevice.models.data.parts import LogFile
+from ondevice.models.data.rows import opened, read_rows
+from ondevice.times import TimeForm, seconds_of_text
+
+MARKERS = ("", "NA", "N/A", "nan", "NaN", "null", "NULL", "None", "none", "\\N", "-")
+LABEL_NAMES = ("click", "clicked", "is_click", "label", "target", "y", "is_clicked", "conversion")
+TIME_NAMES = ("ts", "time", "timestamp", "datetime", "date", "event_time", "created_at")
+SEPARATORS = ("|", ";", "^", ",")
+LEAK_AUC = 0.95
+_SECONDS = (9.0e8, 4.2e9)  # 1998 to 2103: what a column of times holds whatever its name
+_NAMED_SECONDS = (3.0e8, 4.2e9)  # from 1979 on, of a column that is called time or the like
+_DELIMITERS = (",", "\t", ";", "|")
+
+
+@dataclass
+class ColumnProfile:
+    """What one column holds.
+
+    Attributes:
+        name: of the column.
+        kind: the field's kind that fits all of its values; None: no field has such values.
+        rows: how many were looked at.
+        missing: how many have no value.
+        distinct: how many values there are.
+        markers: texts that mean "no value", as far as they occur.
+        examples: some values.
+        is_list: whether a row has several values.
+        separator: between them, in a text.
+        time_format: how times are written.
+        alone_auc: AUC of the best prediction of the label by this column alone; None: no label.
+    """
+
+    name: str
+    kind: Kind | None
+    rows: int
+    missing: int
+    distinct: int
+    markers: tuple[str, ...] = ()
+    examples: tuple[Any, ...] = ()
+    is_list: bool = False
+    separator: str | None = None
+    time_format: TimeForm | None = None
+    alone_auc: float | None = None
+
+
+@dataclass(frozen=True)
+class LogProfile:
+    """What a log holds.
+
+    Attributes:
+        rows: how many were looked at.
+        columns: in their order.
+        label: the column that is taken for the label; None: no column has only 0 and 1.
+        label_rate: the share of rows whose label is 1.
+        time: the column that is taken for the time of a row.
+        delimiter: of delimited text; None of other files.
+    """
+
+    rows: int
+    columns: tuple[ColumnProfile, ...]
+    label: str | None = None
+    label_rate: float = math.nan
+    time: str | None = None
+    delimiter: str | None = None
+
+
+@dataclass
+class _Values:
+    """The values of one column, row by row."""
+
+    values: list[Any] = field(default_factory=list)
+
+
+def profile_log(source: Any, files: list[LogFile], max_rows: int, label: str | None) -> LogProfile:
+    """Look at the first rows of a log.
+
+    Args:
+        source: a table, if there are no files.
+        files: of the log.
+        max_rows: how many rows are looked at.
+        label: the label's column; None: it is guessed.
+
+    Raises:
+        DataError: a file cannot be read, has no rows, or no column of the label's name.
+    """
+    delimiter = None
+    if files and files[0].format == "text":
+        delimiter = _delimiter_of(files[0])
+    names, columns = _collected(_chunks(source, files, delimiter), max_rows)
+    if label is not None and label not in columns:
+        raise DataError(f"no column {label!r}; the columns are {', '.join(names)}")
+    rows = len(columns[names[0]].values)
+    profiles = [_profile(name, columns[name].values) for name in names]
+    label = label or _label_of(profiles, columns)
+    rate = math.nan
+    if label is not None:
+        labels = _labels(columns[label].values)
+        rate = float(labels.mean())
+        for item in profiles:
+            if item.name != label:
+                item.alone_auc = _alone_auc(columns[item.name].values, labels)
+    return LogProfile(rows, tuple(profiles), label, rate, _time_of(profiles), delimiter)
+
+
+def _delimiter_of(file: LogFile) -> str:
+    """The character that cuts the first line into most cells. Raises DataError."""
+    with opened(file.path) as raw:
+        line = decompressed(raw, file.path.suffix).readline(1 << 20).decode("utf-8", "replace")
+    return max(_DELIMITERS, key=line.count)
+
+
+def _chunks(source: Any, files: list[LogFile], delimiter: str | None) -> Iterator[Chunk]:
+    """All columns of all files. Raises DataError."""
+    if not files:
+        yield from table_chunks(source, "the table")
+        return
+    for file in files:
+        chunks: Iterator[Chunk]
+        if file.format == "parquet":
+            chunks = parquet_chunks(file.path, None)
+        elif file.format == "arrow":
+            chunks = ipc_chunks(file.path)
+        elif file.format == "jsonl":
+            chunks = read_objects(file.path, (), BadRows())
+        else:
+            chunks = read_rows(file.path, DelimitedFormat(delimiter or ","))
+        for chunk in chunks:
+            yield WithValues(chunk, file.values) if file.values else chunk
+
+
+def _collected(chunks: Iterator[Chunk], max_rows: int) -> tuple[list[str], dict[str, _Values]]:
+    """The values of every column of the first rows. Raises DataError where there are none."""
+    columns: dict[str, _Values] = {}
+    rows = 0
+    for chunk in chunks:
+        names = list(chunk.names)
+        if isinstance(chunk, ObjectChunk):
+            names = list(dict.fromkeys(key for row in chunk.rows for key in row))
+        for name in names:
+            column = columns.setdefault(name, _Values([None] * rows))
+            column.values += _rows_of(chunk, name)
+        rows += len(chunk)
+        for column in columns.values():
+            column.values += [None] * (rows - len(column.values))
+        if rows >= max_rows:
+            break
+    if not rows:
+        raise DataError("the log has no rows")
+    for column in columns.values():
+        del column.values[max_rows:]
+    return list(columns), columns
+
+
+def _rows_of(chunk: Chunk, name: str) -> list[Any]:
+    """The raw values of a column, row by row; of an unsupported type as texts."""
+    if isinstance(chunk, ObjectChunk):
+        return [row.get(name) for row in chunk.rows]
+    column = chunk.values(name)
+    values = column.values.tolist() if isinstance(column.values, np.ndarray) else column.values
+    if isinstance(column.values, np.ndarray) and column.values.dtype.kind == "M":
+        values = column.values.astype("datetime64[us]").tolist()
+    if column.positions is None:
+        return list(values)
+    return [values[place] for place in column.positions.tolist()]
+
+
+def _profile(name: str, values: list[Any]) -> ColumnProfile:
+    """What the values of one column are."""
+    present = [value for value in values if not _is_missing(value)]
+    texts = {value for value in present if isinstance(value, str)}
+    markers = tuple(marker for marker in MARKERS if marker in texts)
+    span = _NAMED_SECONDS if name.lower() in TIME_NAMES else _SECONDS
+    kind, form = _kind_of(present, texts - set(markers), span)
+    if kind == "string" or not texts:  # "NA" may be a value of texts
+        markers = tuple(marker for marker in markers if marker in ("", "\\N", "NULL", "null"))
+    kept = [value for value in present if not (isinstance(value, str) and value in markers)]
+    is_list = bool(kept) and all(isinstance(value, list) for value in kept)
+    separator = None
+    if is_list:
+        kind = _kind_of_lists(kept)
+    elif kind == "string":
+        separator = _separator_of(kept)
+        is_list = separator is not None
+    counts = Counter(tuple(value) if isinstance(value, list) else value for value in kept)
+    examples = tuple(value for value, _ in counts.most_common(3))
+    return ColumnProfile(
+        name,
+        kind,
+        len(values),
+        len(values) - len(kept),
+        len(counts),
+        markers,
+        examples,
+        is_list,
+        separator,
+        form,
+    )
+
+
+def _kind_of(
+    present: list[Any], texts: set[str], span: tuple[float, float]
+) -> tuple[Kind | None, TimeForm | None]:
+    """The kind of single values, and how times are written; integers in `span` are times."""
+    types = {type(value) for value in present if not isinstance(value, str)}
+    if types and texts:
+        return None, None
+    if types == {bool}:
+        return "boolean", None
+    if types and all(issubclass(each, datetime) for each in types):
+        return "timestamp", "iso"
+    if types == {int}:
+        return ("timestamp", "seconds") if _are_seconds(present, span) else ("integer", None)
+    if types and types <= {int, float}:
+        return "number", None
+    if types:
+        return ("string" if types == {list} else None), None
+    if not texts:
+        return "string", None
+    if {text.lower() for text in texts} <= {"true", "false"} and _all(texts, boolean):
+        return "boolean", None
+    if _all(texts, integer):
+        numbers = [float(text) for text in texts]
+        return ("timestamp", "seconds") if _are_seconds(numbers, span) else ("integer", None)
+    if _all(texts, number) and not all(text.isdigit() for text in texts):
+        return "number", None  # digits beyond 64 bits are names
+    if _all(texts, lambda text: seconds_of_text(text, "iso")):
+        return "timestamp", "iso"
+    return "string", None
+
+
+def _kind_of_lists(lists: list[list[Any]]) -> Kind | None:
+    types = {type(value) for row in lists for value in row if value is not None}
+    if types <= {int}:
+        return "integer"
+    return "string" if types <= {str} else None
+
+
+def _are_seconds(numbers: list[Any], span: tuple[float, float]) -> bool:
+    """Whether all are seconds since 1970 within `span`, and several: IDs rarely lie so."""
+    inside = [span[0] <= value <= span[1] for value in numbers]
+    return len(inside) > 1 and all(inside)
+
+
+def _all(texts: set[str], parse: Callable[[str], Any]) -> bool:
+    try:
+        for text in texts:
+            parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _separator_of(texts: list[Any]) -> str | None:
+    """A separator that half of the texts have, with no space beside it: the texts are lists."""
+    for separator in SEPARATORS[:3]:
+        with_it = [text for text in texts if separator in text]
+        if 2 * len(with_it) > len(texts) and not any(f"{separator} " in text for text in with_it):
+            return separator
+    return None
+
+
+def _label_of(profiles: list[ColumnProfile], columns: dict[str, _Values]) -> str | None:
+    """The column of 0 and 1 whose name says so, or else the only one."""
+    binary = [
+        item.name
+        for item in profiles
+        if item.distinct == 2 and not item.missing and _is_binary(columns[item.name].values)
+    ]
+    named = [name for name in binary if name.lower() in LABEL_NAMES]
+    if named:
+        return min(named, key=lambda name: LABEL_NAMES.index(name.lower()))
+    return binary[0] if len(binary) == 1 else None
+
+
+def _is_binary(values: list[Any]) -> bool:
+    return set(map(str, values)) <= {"0", "1", "True", "False", "0.0", "1.0"}
+
+
+def _time_of(profiles: list[ColumnProfile]) -> str | None:
+    """The column of times, by name if there are several."""
+    times = [item.name for item in profiles if item.kind == "timestamp" and not item.missing]
+    named = [name for name in times if name.lower() in TIME_NAMES]
+    return (named or times or [None])[0]
+
+
+def _labels(values: list[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([str(value) in ("1", "True", "1.0") for value in values], dtype=np.float64)
+
+
+def _alone_auc(values: list[Any], labels: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
+    """AUC of the label rate by value, learned on even rows and measured on odd ones.
+
+    None where a half has one label only.
+    """
+    with needs_extra("the profile of a log", "train"):
+        from sklearn.metrics import roc_auc_score
+    even, odd = labels[::2], labels[1::2]
+    if not (0 < even.sum() < len(even) and 0 < odd.sum() < len(odd)):
+        return None
+    shown, clicked = Counter(map(repr, values[::2])), Counter[str]()
+    for value, label in zip(values[::2], even.tolist(), strict=True):
+        clicked[repr(value)] += int(label)
+    rate = even.mean()
+    by_value = [(clicked[key] + rate) / (shown[key] + 1) for key in map(repr, values[1::2])]
+    best = float(roc_auc_score(odd, by_value))
+    numbers = _as_numbers(values[1::2])
+    if numbers is not None:  # a number may order the rows though no value occurs twice
+        ordered = float(roc_auc_score(odd, numbers))
+        best = max(best, ordered, 1 - ordered)
+    return best
+
+
+def _as_numbers(values: list[Any]) -> list[float] | None:
+    try:
+        numbers = [
+            float(value) if not isinstance(value, datetime) else value.timestamp()
+            for value in values
+        ]
+    except (TypeError, ValueError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -46,6 +46,7 @@ from ondevice.models.data.splits import (
 )
 
 _SPLIT_HASH = "split hash"  # a key that decides the part of a row, dropped afterwards
+MAX_TEXTS = 1000  # the texts of a key with more distinct values are not kept
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def _read(
             rows = rules.rows(chunk, bad_rows)
             collected.add(_limited(rows, len(collected), reading.max_rows), part)
             if len(collected) == reading.max_rows:
-                return collected.log(name, bad_rows.count)
-    return collected.log(name, bad_rows.count)
+                return collected.log(name, bad_rows.count, rules.texts)
+    return collected.log(name, bad_rows.count, rules.texts)
 
 
 class CollectedRows:
@@ -145,12 +146,13 @@ class CollectedRows:
         self._builder.add_rows(rows)
         self._parts.append((len(rows.labels), part))
 
-    def log(self, name: str, refused: int) -> HashedLog:
+    def log(self, name: str, refused: int, texts: Mapping[str, Mapping[int, str]]) -> HashedLog:
         """The log of all rows, divided as the split says; add nothing after.
 
         Args:
             name: of the log.
             refused: how many rows could not be read.
+            texts: by key, the texts of its hashes: see `RowRules.texts`.
 
         Raises:
             DataError: no rows, or a part without rows or with rows of one label only.
@@ -164,6 +166,7 @@ class CollectedRows:
             settings=_settings(description),
             negative_sampling=description.negative_sampling,
             refused=refused,
+            key_texts={key: known for key, known in texts.items() if len(known) <= MAX_TEXTS},
         )
         if split is None:
             return log
@@ -175,7 +178,14 @@ class CollectedRows:
 
 
 class RowRules:
-    """What the columns of a chunk become."""
+    """What the columns of a chunk become.
+
+    Attributes:
+        description: of the columns.
+        split: whose columns are hashed too.
+        columns: that are read.
+        texts: by key, the texts of the hashes so far, until they are more than MAX_TEXTS.
+    """
 
     def __init__(self, description: LogDescription, split: SplitRule | None) -> None:
         self.description = description
@@ -187,6 +197,7 @@ class RowRules:
             )
             for label in description.labels.values()
         ]
+        self.texts: dict[str, dict[int, str]] = {key: {} for key in description.keys}
         self.columns = tuple(dict.fromkeys([*description.used, *(split.columns if split else ())]))
 
     def rows(self, chunk: Chunk, bad_rows: BadRows) -> Rows:
@@ -196,7 +207,10 @@ class RowRules:
         hashes = {item.field.name: hash_column(chunk, item, faults) for item in self.rules}
         times = self._times(chunk, faults)
         weights = self._weights(chunk, faults)
-        keys = {}
+        keys = {
+            key: _text_hashes(chunk, column, faults, self.texts[key])
+            for key, column in self.description.key_columns.items()
+        }
         if self.split is not None and self.split.by == "hash":
             keys[_SPLIT_HASH] = mixed_hash(
                 [_text_hashes(chunk, column, faults) for column in self.split.columns]
@@ -354,12 +368,24 @@ def _check_columns(
         raise DataError(f"{name}: {'; '.join(faults)} (the file's columns: {listed})")
 
 
-def _text_hashes(chunk: Chunk, column: str, faults: Faults) -> IdArray:
-    """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file."""
+def _text_hashes(
+    chunk: Chunk, column: str, faults: Faults, known: dict[int, str] | None = None
+) -> IdArray:
+    """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file.
+
+    Args:
+        chunk: the rows.
+        column: its name.
+        faults: of texts that are none.
+        known: takes the texts by hash, up to about MAX_TEXTS.
+    """
     found = chunk.values(column)
     texts = ["" if value is None else str(value) for value in found.values]
     try:
-        return found.spread(hash_texts(texts))
+        hashes = hash_texts(texts)
+        if known is not None and len(known) <= MAX_TEXTS:
+            known.update(zip(hashes.tolist(), texts, strict=True))
+        return found.spread(hashes)
     except InputError:
         faults.add(column, np.ones(len(chunk), dtype=bool), "expected text in the file's encoding")
         return np.zeros(len(chunk), np.int64)

@@ -57,7 +57,7 @@ def statistics(
                 for name, item in description.fields.items()
                 if any(feature.name in bins for feature in item.features(name, ()))
             }
-            again = replace(description, fields=chosen, ignore=("*",))
+            again = replace(description, fields=chosen, keys=(), ignore=("*",))
         numbers = NumberTask(again, most_bad=most_bad, bins=bins)
         results = _results(engine, numbers, fragments, BadRows(most_bad))
         counts = summed([counts, *(item.table for item in results)])
@@ -94,10 +94,13 @@ def encoded_log(
     task = EncodeTask(description, split, most_bad)
     collected, bad_rows = CollectedRows(description, split), BadRows(most_bad)
     results = _results(engine, task, fragments, bad_rows)
+    texts: dict[str, dict[int, str]] = {key: {} for key in description.keys}
     for part, result in zip(parts, results, strict=True):
+        for key, known in result.texts.items():
+            texts[key] |= known
         for batch in result.table.to_batches():
             collected.add(rows_of(batch), part)
-    return collected.log(name, bad_rows.count)
+    return collected.log(name, bad_rows.count, texts)
 
 
 def cache_encoded_log(

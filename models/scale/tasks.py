@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ class Result:
     Attributes:
         table: a pyarrow Table.
         bad_rows: the rows that were refused.
+        texts: of an encoded fragment: see `RowRules.texts`.
     """
 
     table: Any
     bad_rows: BadRows
+    texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 Task = Callable[[LogFile], Result]
@@ -61,9 +63,11 @@ class LogTask:
     split: SplitRule | None = None
     most_bad: int = 0
 
-    def rows(self, fragment: LogFile, bad_rows: BadRows) -> Iterator[Rows]:
+    def rows(
+        self, fragment: LogFile, bad_rows: BadRows, rules: RowRules | None = None
+    ) -> Iterator[Rows]:
         """The rows of a fragment, chunk by chunk. Raises DataError."""
-        rules = RowRules(self.description, self.split)
+        rules = rules or RowRules(self.description, self.split)
         for chunk in file_source(fragment, rules, bad_rows):
             yield rules.rows(chunk, bad_rows)
 
@@ -74,9 +78,9 @@ class EncodeTask(LogTask):
 
     def __call__(self, fragment: LogFile) -> Result:
         """The hashed rows. Raises DataError."""
-        bad_rows = BadRows(self.most_bad)
-        batches = [batch_of(rows) for rows in self.rows(fragment, bad_rows)]
-        return Result(pa.Table.from_batches(batches).combine_chunks(), bad_rows)
+        bad_rows, rules = BadRows(self.most_bad), RowRules(self.description, self.split)
+        batches = [batch_of(rows) for rows in self.rows(fragment, bad_rows, rules)]
+        return Result(pa.Table.from_batches(batches).combine_chunks(), bad_rows, rules.texts)
 
 
 @dataclass(frozen=True)

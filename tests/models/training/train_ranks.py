@@ -13,6 +13,7 @@ from support.torch import planted_log
 
 from ondevice.models import (
     BinaryCodeEmbedding,
+    ClickLog,
     ClickModel,
     FullEmbedding,
     NetworkConfig,
@@ -67,7 +68,19 @@ def pruned(model):
     return fit(model, SPLITS, FitConfig(settings, Widths("prune", epochs=1)), progress=False).phases
 
 
+def weighted(model):
+    """Rows of several weights, and a second label."""
+    logs = []
+    for log in (SPLITS.train, SPLITS.validation):
+        draws = np.random.default_rng(len(log))
+        labels = np.stack([log.labels, draws.integers(0, 2, len(log))], 1).astype(np.float32)
+        weights = draws.uniform(0.5, 3, len(log)).astype(np.float32)
+        logs.append(ClickLog(log.features, log.ids, labels, weights, ("label", "second")))
+    return {"train": train(model, *logs, QUICK, progress=False)}
+
+
 CASES = {
+    "weighted": (weighted, "binary", "dnn"),
     "binary codes": (binary_codes, "binary", "dnn"),
     "masks": (masks, "binary", "dnn"),
     "sparse": (sparse, "full", "deepfm"),
@@ -80,7 +93,8 @@ def train_all(folder: Path, ranks: Ranks) -> None:
     torch.set_num_threads(1)
     for case, (run, kind, network) in CASES.items():
         torch.manual_seed(ranks.rank)  # the first rank's weights count
-        model = ClickModel(tables(kind), NetworkConfig(network, hidden=(16,)))
+        labels = ("label", "second") if case == "weighted" else ("label",)
+        model = ClickModel(tables(kind), NetworkConfig(network, hidden=(16,)), labels=labels)
         phases = run(model)
         state = {name: value.numpy() for name, value in model.state_dict().items()}
         np.savez(folder / f"{case} {ranks.rank}.npz", **state)

@@ -110,6 +110,15 @@ def test_the_encoded_log_is_the_one_that_is_read(parts, tmp_path):
     assert len(features) == 1  # vocabularies and boundaries
 
 
+def test_texts_of_keys_are_those_that_are_read(parts):
+    for key in ("item", "request", "price"):
+        description = DESCRIPTION.with_keys([key])
+        log = read_log(parts[7], description, name="log")
+        again = encoded_log("log", log_files(parts[7]), description, None, 0, run_locally)
+        assert list(log.key_texts[key].items()) == list(again.key_texts[key].items())
+        assert np.array_equal(log.keys[key], again.keys[key])
+
+
 def test_train_maps_what_encode_left(parts, tmp_path, monkeypatch, capsys):
     columns_file = tmp_path / "columns.toml"
     columns_file.write_text(COLUMNS_TOML)

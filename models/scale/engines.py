@@ -67,13 +67,21 @@ class RayEngine:
         most = self.workers or _cpus(ray)
         shared, version, waiting = ray.put(task), ondevice.__version__, iter(fragments)
         ahead: deque[Any] = deque()
+        running: set[Any] = set()
         try:
             while True:
-                while len(ahead) < most and (fragment := next(waiting, None)) is not None:
+                # those done behind a slow task wait for their turn, up to as many as work
+                while len(running) < most and len(ahead) < 2 * most:
+                    if (fragment := next(waiting, None)) is None:
+                        break
                     ahead.append(run.remote(shared, fragment, version))
+                    running.add(ahead[-1])
                 if not ahead:
                     return
-                yield self._result(ray, ahead.popleft())
+                if ahead[0] in running:
+                    running.difference_update(ray.wait(list(running), num_returns=1)[0])
+                else:
+                    yield self._result(ray, ahead.popleft())
         finally:
             for left in ahead:  # an error, or nobody takes the rest
                 ray.cancel(left, force=True)

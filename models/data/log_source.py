@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ondevice.cells import Cells
 from ondevice.errors import DataError, InputError
-from ondevice.features import FeatureSpec, Field
+from ondevice.features import PADDING_ID, FeatureSpec, Field
 from ondevice.hashing import hash_texts
 from ondevice.models.data.arrow_chunks import ipc_chunks, parquet_chunks, table_chunks
 from ondevice.models.data.builder import LogBuilder, Rows, ordered_by_part
@@ -202,14 +202,14 @@ class RowRules:
 
     def rows(self, chunk: Chunk, bad_rows: BadRows) -> Rows:
         """The chunk's rows without those that cannot be read. Raises DataError."""
-        faults = Faults(chunk)
+        faults, description = Faults(chunk), self.description
         labels = [label_column(chunk, label, faults) for label in self.labels]
         hashes = {item.field.name: hash_column(chunk, item, faults) for item in self.rules}
         times = self._times(chunk, faults)
         weights = self._weights(chunk, faults)
         keys = {
-            key: _text_hashes(chunk, column, faults, self.texts[key])
-            for key, column in self.description.key_columns.items()
+            key: _text_hashes(chunk, column, faults, description.missing, self.texts[key])
+            for key, column in description.key_columns.items()
         }
         if self.split is not None and self.split.by == "hash":
             keys[_SPLIT_HASH] = mixed_hash(
@@ -369,7 +369,11 @@ def _check_columns(
 
 
 def _text_hashes(
-    chunk: Chunk, column: str, faults: Faults, known: dict[int, str] | None = None
+    chunk: Chunk,
+    column: str,
+    faults: Faults,
+    missing: Sequence[str] = (),
+    known: dict[int, str] | None = None,
 ) -> IdArray:
     """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file.
 
@@ -377,14 +381,17 @@ def _text_hashes(
         chunk: the rows.
         column: its name.
         faults: of texts that are none.
-        known: takes the texts by hash, up to about MAX_TEXTS.
+        missing: texts that mean "no value": PADDING_ID.
+        known: takes the other texts by hash, up to about MAX_TEXTS.
     """
     found = chunk.values(column)
     texts = ["" if value is None else str(value) for value in found.values]
     try:
         hashes = hash_texts(texts)
+        hashes[[text in missing for text in texts]] = PADDING_ID
         if known is not None and len(known) <= MAX_TEXTS:
             known.update(zip(hashes.tolist(), texts, strict=True))
+            known.pop(PADDING_ID, None)
         return found.spread(hashes)
     except InputError:
         faults.add(column, np.ones(len(chunk), dtype=bool), "expected text in the file's encoding")

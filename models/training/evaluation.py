@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -127,57 +127,74 @@ def label_reports(
     Args:
         log: the test part, both labels of each label in it.
         probabilities: of a model whose sampling is undone, [n] or [n, labels].
-        gauc: columns that group rows, int64 [n] of any integers.
+        gauc: columns that group rows, int64 [n]; those with PADDING_ID are in no group.
         segments: columns that divide rows.
         frequency: fields that divide rows by how often training saw their value.
     """
     unsampled = log.negative_sampling < 1
     weights = row_weights(log, unsampled=unsampled)
-    all_scores = probabilities.reshape(len(log), -1)
     reports = {}
     for place, name in enumerate(log.label_names):
-        labels, scores = log.labels.reshape(len(log), -1)[:, place], all_scores[:, place]
-        metrics = metrics_of(labels, scores, weights, unsampled=unsampled)
-
-        def segmented(
-            columns: Mapping[str, Groups] | None,
-            labels: FloatArray = labels,
-            scores: FloatArray = scores,
-        ) -> dict[str, list[Segment]]:
-            return {
-                key: _segments(labels, scores, groups, weights)
-                for key, groups in (columns or {}).items()
-            }
-
-        reports[name] = LabelReport(
-            rows=len(log),
-            auc=metrics.auc,
-            logloss=metrics.logloss,
-            base_logloss=base_log_loss(labels, weights),
-            predicted=float(np.average(scores.astype(np.float64), weights=weights)),
-            observed=float(np.average(labels.astype(np.float64), weights=weights)),
-            deciles=calibration_bins(labels, scores, weights),
+        labels = log.labels.reshape(len(log), -1)[:, place]
+        scores = probabilities.reshape(len(log), -1)[:, place]
+        report = _label_report(labels, scores, weights, unsampled)
+        reports[name] = replace(
+            report,
             gauc={
-                key: grouped_auc(labels, scores, groups, weights)
-                for key, groups in (gauc or {}).items()
+                column: grouped_auc(labels, scores, groups, weights, left_out=PADDING_ID)
+                for column, groups in (gauc or {}).items()
             },
             segments={
-                key: sorted(values, key=lambda item: -item.rows)[:MAX_SEGMENTS]
-                for key, values in segmented(segments).items()
+                column: _segments(labels, scores, groups, weights, MAX_SEGMENTS)
+                for column, groups in (segments or {}).items()
             },
-            frequency=segmented(frequency),
-            unsampled=unsampled,
+            frequency={
+                column: _segments(labels, scores, groups, weights)
+                for column, groups in (frequency or {}).items()
+            },
         )
     return reports
 
 
+def _label_report(
+    labels: FloatArray, scores: FloatArray, weights: FloatArray | None, unsampled: bool
+) -> LabelReport:
+    """The report of all rows together."""
+    metrics = metrics_of(labels, scores, weights, unsampled=unsampled)
+    return LabelReport(
+        rows=len(labels),
+        auc=metrics.auc,
+        logloss=metrics.logloss,
+        base_logloss=base_log_loss(labels, weights),
+        predicted=float(np.average(scores.astype(np.float64), weights=weights)),
+        observed=float(np.average(labels.astype(np.float64), weights=weights)),
+        deciles=calibration_bins(labels, scores, weights),
+        unsampled=unsampled,
+    )
+
+
 def _segments(
-    labels: FloatArray, scores: FloatArray, groups: Groups, weights: FloatArray | None
+    labels: FloatArray,
+    scores: FloatArray,
+    groups: Groups,
+    weights: FloatArray | None,
+    most: int | None = None,
 ) -> list[Segment]:
-    """The metrics of each group that has rows, in the groups' order."""
+    """The metrics of each group that has rows.
+
+    Args:
+        labels: of the rows, [n].
+        scores: likewise.
+        groups: likewise.
+        weights: likewise; None: all the same.
+        most: only so many, those with the most rows first; None: all, in the groups' order.
+    """
     each = group_metrics(labels, scores, groups.places, weights, len(groups.names))
+    places = np.flatnonzero(each.rows)
+    if most is not None:
+        places = places[np.argsort(-each.rows[places], kind="stable")][:most]
     segments = []
-    for place in np.flatnonzero(each.rows).tolist():
+    for place in places.tolist():
         rows, clicks = int(each.rows[place]), int(each.clicks[place])
         auc = None if np.isnan(each.auc[place]) else float(each.auc[place])
         segments.append(
@@ -219,7 +236,7 @@ def segments_of(log: HashedLog, name: str) -> Groups:
         hashes = hash_int64(integers, log.features[name].seed)
         texts = dict(zip(hashes.tolist(), map(str, integers.tolist()), strict=True))
     names = [
-        texts.get(value) or ("(missing)" if value == PADDING_ID or value in texts else _hex(value))
+        "(missing)" if value == PADDING_ID else texts.get(value, _hex(value)) or '""'
         for value in values.tolist()
     ]
     return Groups(places.reshape(-1), names)

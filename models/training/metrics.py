@@ -78,7 +78,7 @@ class GroupedAuc:
     Attributes:
         auc: of the groups with both labels; None if there is none.
         groups: how many there are; an AUC have `counted_groups` of them.
-        rows: in all groups; those with an AUC have `counted_rows`.
+        rows: in all groups and in none; groups with an AUC have `counted_rows`.
     """
 
     auc: float | None
@@ -144,6 +144,7 @@ def grouped_auc(
     probabilities: FloatArray,
     groups: npt.NDArray[np.int64],
     weights: FloatArray | None = None,
+    left_out: int | None = None,
 ) -> GroupedAuc:
     """GAUC: the AUC within each group, averaged by impressions.
 
@@ -152,7 +153,12 @@ def grouped_auc(
         probabilities: [n].
         groups: which group each row is in, any integers [n].
         weights: what each row counts for, [n]; None: all the same.
+        left_out: the number of rows that are in no group, as of unknown users.
     """
+    whole = len(labels)
+    if left_out is not None and not (grouped := groups != left_out).all():
+        labels, probabilities, groups = labels[grouped], probabilities[grouped], groups[grouped]
+        weights = None if weights is None else weights[grouped]
     distinct, places = np.unique(groups, return_inverse=True)
     each = group_metrics(labels, probabilities, places, weights, len(distinct))
     counted = ~np.isnan(each.auc)
@@ -160,7 +166,7 @@ def grouped_auc(
     if counted.any():
         auc = float(np.average(each.auc[counted], weights=each.weights[counted]))
     rows = int(each.rows[counted].sum())
-    return GroupedAuc(auc, len(distinct), int(counted.sum()), len(labels), rows)
+    return GroupedAuc(auc, len(distinct), int(counted.sum()), whole, rows)
 
 
 def auc_error(auc: float, clicks: int, others: int) -> float:

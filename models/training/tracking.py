@@ -92,19 +92,16 @@ def tracking(
             yield Tracker(to_writer)
     elif kind == "mlflow":
         library = _library("mlflow", "mlflow", option)
-        refusal = library.exceptions.MlflowException
+        errors = (library.exceptions.MlflowException, OSError)
         try:
             if place:
                 library.set_experiment(place)
             mlflow_run = library.start_run(run_name=name)
             library.log_params(_flat(settings))
-        except (refusal, OSError) as error:
+        except errors as error:
             raise OutputError(f"{option} {target}: no run can begin: {error}") from error
         with mlflow_run:
-            yield Tracker(
-                lambda values, epoch: library.log_metrics(dict(values), step=epoch),
-                (refusal, OSError),
-            )
+            yield Tracker(lambda values, n: library.log_metrics(dict(values), step=n), errors)
     else:
         raise InputError(f"{option}: expected {' or '.join(TRACKERS)}, got {target!r}")
 

@@ -127,8 +127,23 @@ def training_report(
         frequency=frequency_groups(train, test),
     )
     auc, fields = _importance(trained) if importance else (None, [])
+    return TrainingReport(
+        recipe=recipe,
+        data=_data(trained, log),
+        network=trained.model.settings.kind,
+        parameter_bytes=trained.parameter_bytes,
+        tables=_tables(trained),
+        phases=_phases(trained),
+        test=reports,
+        importance=fields,
+        importance_auc=auc,
+    )
+
+
+def _data(trained: Trained, log: HashedLog) -> dict[str, Any]:
+    """What is said of the log."""
     counts = [len(part) for part in trained.parts]
-    data = {
+    return {
         "name": log.name,
         "rows": len(log),
         "refused": log.refused,
@@ -136,7 +151,11 @@ def training_report(
         "negative_sampling": log.negative_sampling,
         "parts": dict(zip(("training", "validation", "test"), counts, strict=True)),
     }
-    phases = [
+
+
+def _phases(trained: Trained) -> list[dict[str, Any]]:
+    """Epochs by phase."""
+    return [
         {
             "name": name,
             "kept": history.best.number if history.epochs else None,
@@ -145,17 +164,6 @@ def training_report(
         }
         for name, history in trained.fitted.phases.items()
     ]
-    return TrainingReport(
-        recipe=recipe,
-        data=data,
-        network=trained.model.settings.kind,
-        parameter_bytes=trained.parameter_bytes,
-        tables=_tables(trained),
-        phases=phases,
-        test=reports,
-        importance=fields,
-        importance_auc=auc,
-    )
 
 
 def _importance(trained: Trained) -> tuple[float, list[Importance]]:

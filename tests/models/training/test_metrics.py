@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss, roc_auc_score
+from support.torch import make_log
 
 from ondevice.cli import main
 from ondevice.errors import DataError, InputError
@@ -15,7 +16,7 @@ from ondevice.features import FeatureSpec
 from ondevice.hashing import hash_int64, hash_texts
 from ondevice.models.data import HashedLog, open_log
 from ondevice.models.data.hashed import hashed_field
-from ondevice.models.training.evaluation import frequency_groups, segments_of
+from ondevice.models.training.evaluation import Groups, frequency_groups, label_reports, segments_of
 from ondevice.models.training.metrics import (
     auc_error,
     base_log_loss,
@@ -129,8 +130,9 @@ def test_segments_have_the_names_of_their_values():
     segments = segments_of(log, "item")
     assert [segments.names[place] for place in segments.places] == ["7", "(missing)", "7"]
     hashes = hash_texts(["US", "DE", ""])
-    log = log_of([1, 2, 3], {"country": hashes}, {"country": {int(hashes[0]): "US",
-                 int(hashes[1]): "DE", int(hashes[2]): ""}})  # fmt: skip
+    hashes[2] = 0
+    texts = {int(hashes[0]): "US", int(hashes[1]): "DE"}
+    log = log_of([1, 2, 3], {"country": hashes}, {"country": texts})
     segments = segments_of(log, "country")
     assert [segments.names[place] for place in segments.places] == ["US", "DE", "(missing)"]
 
@@ -247,3 +249,32 @@ def test_the_error_of_an_auc_is_its_spread_over_samples():
         scores = np.concatenate([draws.normal(1, 1, 60), draws.normal(0, 1, 200)])
         aucs.append(roc_auc_score(np.repeat([1, 0], [60, 200]), scores))
     assert auc_error(float(np.mean(aucs)), 60, 200) == pytest.approx(np.std(aucs), rel=0.15)
+
+
+def test_rows_without_a_value_are_in_no_group(tmp_path):
+    write_log(tmp_path, rows=600, countries=("DE", "", "US"))
+    log = open_keys(tmp_path, ["country"])
+    assert set(log.key_texts["country"].values()) == {"DE", "US"}
+    assert (log.keys["country"] == 0).sum() == 200
+    labels, scores, groups, weights = draw(groups=4)
+    known = groups != 0
+    result = grouped_auc(labels, scores, groups, weights, left_out=0)
+    expected = grouped_auc(labels[known], scores[known], groups[known], weights[known])
+    assert (result.auc, result.groups, result.rows) == (expected.auc, 3, 2000)
+
+
+def test_of_many_segments_the_largest_are_reported():
+    draws = np.random.default_rng(0)
+    values = np.concatenate([np.repeat(np.arange(1500), 2), np.repeat([7, 9], [50, 80])])
+    item = draws.permutation(values)
+    labels = (draws.random(len(item)) < 0.5).astype(np.float32)
+    log = make_log({"item": item}, labels)
+    groups = Groups(item, [str(number) for number in range(1500)])
+    report = label_reports(log, labels * 0.5 + 0.1, segments={"item": groups})["label"]
+    assert len(report.segments["item"]) == 1000
+    assert [(s.name, s.rows) for s in report.segments["item"][:3]] == [
+        ("9", 82),
+        ("7", 52),
+        ("0", 2),
+    ]
+    assert report.segments["item"][0].auc == 1

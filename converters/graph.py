@@ -17,6 +17,7 @@ from ondevice.spec import LookupSpec
 DOMAIN = "ondevice"
 LOOKUP = "Lookup"
 REPORTED_BYTES = 4096  # smaller constants are not worth a report, nor a table
+TREE_ENSEMBLE = "TreeEnsemble"  # its operands and attributes: ondevice.trees
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.lowering.batch_first.rewrite import batch_first
 from ondevice.converters.lowering.replace import replace_operators
 from ondevice.converters.source.fold import fold_constants
+from ondevice.converters.source.ml.rewrite import replace_ml
 from ondevice.converters.source.narrow_integers import widen_integers
 from ondevice.converters.source.narrow_rows import widen_rows
 from ondevice.converters.source.one_hot_layers import split_one_hot_layers
@@ -58,12 +59,18 @@ class Stage(Generic[Form]):
     reason: str
 
 
+_REPLACE_ML = Stage(
+    "replace ai.onnx.ml",
+    replace_ml,
+    "First: all other stages know the standard operators only.",
+)
 CLEANING: tuple[Stage[ir.Model], ...] = (
+    _REPLACE_ML,
     Stage(
         "simplify",
         simplify,
-        "First: every later stage looks for constants and for known shapes, which folding and "
-        "shape inference settle.",
+        "Before all others: they look for constants and for known shapes, which folding and shape "
+        "inference settle.",
     ),
     Stage(
         "fold constants",
@@ -97,12 +104,13 @@ CLEANING: tuple[Stage[ir.Model], ...] = (
 )
 
 CAREFUL_CLEANING: tuple[Stage[ir.Model], ...] = (
+    _REPLACE_ML,
     Stage(
         "simplify carefully",
         simplify_carefully,
         "In the place of simplifying, for a graph that it would change.",
     ),
-    *CLEANING[1:],
+    *CLEANING[2:],
 )
 
 CAPTURED: tuple[Stage[CapturedModel], ...] = (

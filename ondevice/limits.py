@@ -29,6 +29,12 @@ MAX_DENSE_UNITS = 65_536
 # constant: a small file must not reserve gigabytes.
 MAX_ROW_ELEMENTS = 2**24
 
+# Nodes of a tree ensemble, leaves included; the native file takes 12 bytes for each.
+MAX_TREE_NODES = 2**22
+
+# Branches between a tree's root and a leaf: a request does not take longer.
+MAX_TREE_DEPTH = 256
+
 # Axes of an array.
 MAX_RANK = 8
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import InputError
+from ondevice.trees import tree_ensemble
 
 Array = npt.NDArray[Any]
 Attributes = dict[str, Any]
@@ -318,6 +319,7 @@ OPERATORS: dict[str, Operator] = {
     "Tanh": _unary(np.tanh),
     "TopKIndices": _top_k_indices,
     "Transpose": _transpose,
+    "TreeEnsemble": tree_ensemble,
     "Unsqueeze": _unsqueeze,
     "Where": _where,
     "Xor": _logical(np.logical_xor),

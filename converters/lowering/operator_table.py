@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Collection, Iterator
 
 from ondevice.converters.lowering.rules.table import RULES
+from ondevice.converters.source.ml.rewrite import RULES as ML_RULES
 from ondevice.converters.targets.tflite.kernel_types import KERNEL_TYPES, VALUE_TYPES
 from ondevice.converters.targets.tflite.ops import OPERATORS as TFLITE
 from ondevice.ops import OPERATORS as NATIVE
@@ -23,6 +25,14 @@ runtimes, and the C engine refuses it. GRU and LSTM need a fixed number of steps
 
 | operator | ONNX | native | TFLite |
 |---|---|---|---|
+"""
+ML_HEAD = """
+## Operators of ai.onnx.ml
+
+In .onnx files of [scikit-learn, LightGBM and XGBoost](convert.md#trees-and-linear-models). They are
+rewritten by the operators above when a file is read; tree ensembles by `TreeEnsemble`, an operator
+of this project whose form in ONNX files is a TreeEnsembleRegressor. `ZipMap` is left out.
+
 """
 TYPES_HEAD = """
 ## Element types of TFLite's kernels
@@ -43,7 +53,8 @@ def table() -> str:
     """The page."""
     names = sorted({*RULES, *TFLITE, *NATIVE} - set(PROJECT_OPERATORS))
     rows = (f"| {name} | yes | {_how(name, NATIVE)} | {_how(name, TFLITE)} |" for name in names)
-    return HEAD + "\n".join(rows) + "\n" + TYPES_HEAD + "\n".join(_types()) + "\n"
+    ml = textwrap.fill(", ".join(sorted(ML_RULES)) + ".", 100) + "\n"
+    return HEAD + "\n".join(rows) + "\n" + ML_HEAD + ml + TYPES_HEAD + "\n".join(_types()) + "\n"
 
 
 def _types() -> Iterator[str]:

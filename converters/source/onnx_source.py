@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ondevice.converters.source.arguments import BATCH
 from ondevice.converters.source.export import OPSET
 from ondevice.converters.source.fold import origins
 from ondevice.converters.source.graph_reference import GraphReference
+from ondevice.converters.source.ml.operands import parameter_bytes
+from ondevice.converters.source.ml.outputs import number_outputs
 from ondevice.converters.source.names import name_values
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.id_origins import input_ids
@@ -50,14 +53,18 @@ class OnnxSource:
             ParityError: ONNX Runtime gives other results for its simplified graph.
         """
         self._path = path
-        read = _read(path)
+        proto = _loaded(path)
+        answers = number_outputs(proto)
+        read = _read(path, answers)
+        _warn_of_labels(path, proto, answers)
         self.names = tuple(str(value.name) for value in read.graph.inputs)
         self.outputs = tuple(str(value.name) for value in read.graph.outputs)
-        self._original = _session(path)
+        self._original = _session(path, None if answers is proto else answers)
         types = {item.name: item.type for item in self._original.get_inputs()}
         self._types = {name: _numpy_type(types[name]) for name in self.names}
         held = [value.const_value for value in read.graph.initializers.values()]
         self.weight_bytes = sum(item.nbytes for item in held if item is not None)
+        self.weight_bytes += parameter_bytes(read.graph)
         given = None if example_inputs is None else self._given_examples(read, example_inputs)
         self._captured, self._reference, self.examples = self._equal_graph(read, given)
 
@@ -182,16 +189,32 @@ def _is_float(value: ir.Value) -> bool:
     return value.dtype is not None and value.dtype.is_floating_point()
 
 
-def _read(path: Path) -> ir.Model:
-    """An ONNX model of this opset with known shapes, its batch free."""
+def _loaded(path: Path) -> onnx.ModelProto:
+    """The content of an .onnx file; raises FileFormatError where it is none."""
     try:
-        proto = onnx.load(path)
+        return onnx.load(path)
     except FileNotFoundError as error:
         raise FileFormatError(f"{path}: no such file, or its external data is missing") from error
     except Exception as error:  # protobuf has errors of its own
         raise FileFormatError(
             f"{path}: not an ONNX model: {' '.join(str(error).split())}"
         ) from error
+
+
+def _warn_of_labels(path: Path, given: onnx.ModelProto, used: onnx.ModelProto) -> None:
+    """Say which outputs are left out: the labels of a classifier's likeliest class."""
+    kept = {value.name for value in used.graph.output}
+    labels = [value.name for value in given.graph.output if value.name not in kept]
+    if labels:
+        warnings.warn(
+            f"{path.name}: {', '.join(map(repr, labels))} is left out, the label of the class of "
+            f"the greatest score; the files return {', '.join(map(repr, kept))}",
+            stacklevel=2,
+        )
+
+
+def _read(path: Path, proto: onnx.ModelProto) -> ir.Model:
+    """An ONNX model of this opset with known shapes, its batch free."""
     _check_tensors(path, proto.graph)
     try:
         if any(
@@ -238,8 +261,7 @@ def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
             what = "a tensor of strings" if text else _form(value.type)
             producer = f", made by {producers[value.name]}" if value.name in producers else ""
             hint = (
-                "; export the model without it (skl2onnx: options={'zipmap': False}), or make the "
-                "tensor of numbers before it the output"
+                "; make the tensor of numbers before it the output, such as a classifier's scores"
                 if kind == "output"
                 else "; give numbers or IDs in its place"
             )
@@ -258,17 +280,19 @@ def _form(kind: onnx.TypeProto) -> str:
     return f"an {name} value" if name == "optional" else f"a {name}"
 
 
-def _session(model: Path) -> Any:
+def _session(path: Path, changed: onnx.ModelProto | None) -> Any:
+    """ONNX Runtime with a file, or with what its content was changed to."""
     with needs_extra("converting an .onnx file", "onnx"):
         import onnxruntime as ort
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     try:
-        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        model = str(path) if changed is None else changed.SerializeToString()
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no public base class for its errors
         raise FileFormatError(
-            f"{model}: ONNX Runtime cannot open it: {' '.join(str(error).split())}"
+            f"{path}: ONNX Runtime cannot open it: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.converters.graph import CapturedLookup, PackedLookup
+from ondevice.converters.graph import DOMAIN, TREE_ENSEMBLE, CapturedLookup, PackedLookup
+from ondevice.converters.lowering.operands import constant_array
 from ondevice.converters.source.names import ORIGINAL_TYPE
 from ondevice.errors import InputError
 from ondevice.ops import OPERATORS, apply
+from ondevice.trees import BRANCH, index_of, kind_of
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +65,8 @@ class InputIds:
         lows: per element that is computed with, or a number: its least legal value.
         highs: per element that is computed with, or a number: its greatest legal value.
         numbers: per element: whether sums or matrices read it as a number, and no lookup as an ID.
+        thresholds: per element: the numbers with which tree ensembles compare it, ascending
+            float32.
     """
 
     limits: Array
@@ -74,6 +78,7 @@ class InputIds:
     lows: Array
     highs: Array
     numbers: Array
+    thresholds: list[Array]
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ def input_ids(
     limits[limits == -2] = -1
     computed = tracer.read & ~tracer.numbers & (limits == -1)
     numbers = tracer.read & tracer.numbers & (limits == -1)
+    thresholds = _thresholds(graph, tracer)
     out = {}
     for name, start in tracer.starts.items():
         shape = shapes[name]
@@ -144,8 +150,28 @@ def input_ids(
             tracer.lows[part],
             tracer.highs[part],
             numbers[part],
+            thresholds[part],
         )
     return out
+
+
+def _thresholds(graph: ir.Graph, tracer: _Tracer) -> list[Array]:
+    """By the place of each element: what tree ensembles compare it with."""
+    compared: list[list[Array]] = [[] for _ in range(tracer.size)]
+    for node in graph:
+        if node.domain != DOMAIN or node.op_type != TREE_ENSEMBLE:
+            continue
+        features = tracer.values.get(node.inputs[0])
+        thresholds, links = (constant_array(value) for value in node.inputs[1:3])
+        if not isinstance(features, _Places) or thresholds is None or links is None:
+            continue  # features that are computed have no values that are known to reach one
+        branch = kind_of(links) == BRANCH
+        tested, limits = index_of(links[branch]), thresholds[branch]
+        for place, at in enumerate(features.at[0]):
+            if at >= 0:
+                compared[at].append(limits[tested == place])
+    none = np.zeros(0, np.float32)
+    return [np.unique(np.concatenate([none, *arrays])) for arrays in compared]
 
 
 class _Tracer:

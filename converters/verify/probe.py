@@ -65,7 +65,7 @@ def probe_inputs(
     takes values of every magnitude between its least and its greatest legal one, and those near the
     graph's constants. Every other element takes the example's values, which the network may rely on
     (a count, a price); numbers also ones between their least and their greatest, thresholds among
-    them.
+    them, and those that trees compare them with, their neighbours and NaN.
 
     Args:
         inputs: the inputs.
@@ -148,6 +148,8 @@ def _column(
     if use.computed[column] and spec.dtype == "int64":
         low, high = int(use.lows[column]), int(use.highs[column])
         return _computed_with(values, kind, low, high, rng, near.integers)
+    if limit < 0 and use.thresholds[column].size:
+        return _at_thresholds(values, kind, use.thresholds[column], rng)
     if limit < 0 or use.numbers[column]:
         if spec.dtype != "float32" or examples.size == 0 or not _is_broken(examples):
             return values
@@ -198,6 +200,22 @@ def special_values(low: int, high: int, constants: Sequence[int]) -> list[int]:
     near = {constant + step for constant in constants for step in (-1, 0, 1)}
     ends = {low, low + 1, high - 1, high}
     return sorted(value for value in {*BORDERS, *near, *ends} if low <= value <= high)
+
+
+def _at_thresholds(
+    examples: Array, kind: Array, thresholds: Array, rng: np.random.Generator
+) -> Array:
+    """A quarter examples; the others thresholds and the numbers next to them, and some NaN."""
+    rows = len(examples)
+    chosen, step = rng.choice(thresholds, rows), rng.integers(-1, 2, rows)
+    if examples.dtype.kind == "i":
+        inside = np.clip(chosen, -(2.0**53), 2.0**53)
+        near = (np.floor(inside) + np.abs(step)).astype(np.int64)
+    else:
+        towards = np.where(step < 0, -np.inf, np.inf).astype(np.float32)
+        near = np.where(step == 0, chosen, np.nextafter(chosen, towards))
+        near = np.where(kind > 0.95, np.float32(np.nan), near)
+    return np.where(kind < 0.25, examples, near).astype(examples.dtype)
 
 
 def _is_broken(examples: Array) -> bool:

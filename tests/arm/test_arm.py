@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import arm
-from support.native import dense_node, random_table, write_model
+from support.native import dense_node, random_ensemble, random_table, write_model
 from support.tools import missing, require
 
 from ondevice.engines.numpy import NumpyEngine
@@ -22,6 +22,10 @@ from ondevice.spec import (
 )
 
 SEQUENCES = {"i": (4,), "k": (3,)}  # lookups that pool
+
+
+# Zeros are frequent among the vectors, and the smallest numbers must not count as zero.
+TREE_LIMITS = np.float32([0, -0.0, 1e-45, -1e-45, 0.5, -0.5, 1.5, -1.5])
 
 
 def random_ids(rng, specs, rows):
@@ -65,8 +69,13 @@ def random_model(path):
     w = rng.normal(size=(96, 70)).astype(np.float32)
     join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
     layers = [dense_node(c, "x", w, None, c, weights, relu=c == "q8") for c in ("q8", "f16", "f32")]
-    tail = [Node("Sigmoid", ("f32",), ("p",), {})]
-    outputs = ["x", "q8", "f16", "f32", "p"]
+    trees = random_ensemble(rng, features=96, trees=21, depth=6, targets=2, limits=TREE_LIMITS)
+    weights |= trees
+    tail = [
+        Node("Sigmoid", ("f32",), ("p",), {}),
+        Node("TreeEnsemble", ("x", *trees), ("trees",), {"targets": 2, "aggregate": "SUM"}),
+    ]
+    outputs = ["x", "q8", "f16", "f32", "p", "trees"]
     shapes = {name: ("batch", *SEQUENCES.get(name, ())) for name in specs}
     nodes = [join, *layers, *tail]
     return write_model(path, specs, tables, nodes, weights, outputs, shapes=shapes), specs
@@ -117,6 +126,7 @@ def test_kernels_under_emulation(processor, programs, tmp_path):
             assert said == (chosen if kernels == "auto" else kernels)
             np.testing.assert_array_equal(got["x"], expected["x"], err_msg=kernels)
             np.testing.assert_array_equal(got["q8"], expected["q8"], err_msg=kernels)
+            np.testing.assert_array_equal(got["trees"], expected["trees"], err_msg=kernels)
             for name in ("f16", "f32", "p"):
                 np.testing.assert_allclose(got[name], expected[name], atol=2e-5, err_msg=kernels)
 

@@ -17,6 +17,7 @@ from ondevice.spec import (
     multi_hash_spec,
     quotient_remainder_spec,
 )
+from ondevice.trees import BRANCH, SCORE, VECTOR, links
 
 
 def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None):
@@ -105,3 +106,47 @@ def dense_node(name, source, weight, bias, codec, weights, *, relu=False):
         "relu": int(relu),
     }
     return Node("Dense", (source, *(f"{name}.{part}" for part in parts)), (name,), attributes)
+
+
+def random_ensemble(rng, *, features, trees, depth, targets, outcomes=None, limits=None):
+    """The arrays of a `TreeEnsemble` of the native file by name.
+
+    Args:
+        rng: what draws them.
+        features: how many the tests choose from.
+        trees: how many.
+        depth: most branches on a path.
+        targets: of the scores.
+        outcomes: of tests; None: any of the 16.
+        limits: thresholds; None: quarters from -1 to 1.
+    """
+    limits = np.arange(-4, 5) / 4 if limits is None else limits
+    kinds, places, indices, tests, thresholds, vectors, roots = ([] for _ in range(7))
+    for _ in range(trees):
+        start = len(kinds)
+        roots.append(start)
+        for lists in (kinds, places, indices, tests, thresholds):
+            lists.append(0)
+        waiting = [(start, 0)]
+        while waiting:
+            at, level = waiting.pop(0)
+            if level < depth and rng.random() < 0.85:
+                first = len(kinds)
+                for lists in (kinds, places, indices, tests, thresholds):
+                    lists += [0, 0]
+                kinds[at], places[at], indices[at] = BRANCH, first, int(rng.integers(features))
+                tests[at] = int(rng.integers(16)) if outcomes is None else int(rng.choice(outcomes))
+                thresholds[at] = rng.choice(limits)
+                waiting += [(first, level + 1), (first + 1, level + 1)]
+            elif rng.random() < 0.5:
+                kinds[at], indices[at] = SCORE, int(rng.integers(targets))
+                thresholds[at] = rng.normal()
+            else:
+                kinds[at], places[at] = VECTOR, len(vectors)
+                vectors.append(rng.normal(size=targets))
+    return {
+        "thresholds": np.array(thresholds, np.float32),
+        "links": links(kinds, places, indices, tests),
+        "roots": np.array(roots, np.int64),
+        "vectors": np.array(vectors, np.float32).reshape(-1, targets),
+    }

@@ -1,4 +1,4 @@
-"""Lowering rules of normalisations: batch, layer, instance and group, and LogSoftmax."""
+"""Lowering rules of normalisations: batch, layer, instance, group and norm, and LogSoftmax."""
 
 from __future__ import annotations
 
@@ -89,10 +89,23 @@ def _log_softmax(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     return [builder.op("Sub", shifted, builder.op("Log", total))]
 
 
+def _lp_norm(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    """Vectors along an axis divided by their norm, 1 or 2; zeros stay."""
+    x, axis = first_input(node), builder.ints(node.attributes.get_int("axis", -1))
+    if node.attributes.get_int("p", 2) == 1:
+        size = builder.op("ReduceSum", builder.op("Abs", x), axis, keepdims=1)
+    else:
+        size = builder.op("ReduceSum", builder.op("Mul", x, x), axis, keepdims=1)
+        size = builder.op("Sqrt", size)
+    zero = builder.op("Equal", size, builder.constant(0.0))
+    return [builder.op("Div", x, builder.op("Where", zero, builder.constant(1.0), size))]
+
+
 RULES: dict[str, Rule] = {
     "BatchNormalization": _batch_norm,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "LogSoftmax": _log_softmax,
+    "LpNormalization": _lp_norm,
 }

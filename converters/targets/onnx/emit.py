@@ -28,6 +28,7 @@ from ondevice.converters.tables.row_arithmetic import (
 )
 from ondevice.converters.targets.onnx.dense import quantise_dense
 from ondevice.converters.targets.onnx.external_data import ExternalData
+from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
 from ondevice.spec import HIGH_BITS
 
 METADATA_KEY = "ondevice"
@@ -74,8 +75,11 @@ def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_
         _replace_by_call(graph, nodes[lookup.node.name], lookup, stored[lookup.table], functions)
     for function in functions.values():
         model.functions[function.identifier()] = function
+    has_trees = standard_trees(graph)
     graph.opset_imports.clear()
     graph.opset_imports.update({"": OPSET, DOMAIN: 1})
+    if has_trees:
+        graph.opset_imports[ML_DOMAIN] = ML_OPSET
     for name, value in graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and not isinstance(tensor, ir.ExternalTensor):

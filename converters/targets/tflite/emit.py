@@ -15,7 +15,7 @@ from ondevice.converters.dense.layers import (
     layer_report,
     nodes_of,
 )
-from ondevice.converters.graph import PackedLookup, PackedModel
+from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, fault
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.targets.tflite.dense import DenseWriter
@@ -61,7 +61,7 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
                 _add_dense(builder, dense, layer, node)
             elif node in builder.fused or node.op_type == "Constant":
                 continue
-            elif node.domain or node.op_type not in OPERATORS:
+            elif node.domain not in ("", DOMAIN) or node.op_type not in OPERATORS:
                 faults.append(fault(node))
             else:
                 _add_node(builder, node)

@@ -21,6 +21,7 @@ from ondevice.converters.targets.tflite.shapes import (
     reshape,
     transposed,
 )
+from ondevice.converters.targets.tflite.trees import write_trees
 from ondevice.converters.targets.tflite.writer import FREE, TYPES, Shape, Tensor
 from ondevice.errors import UnsupportedError
 
@@ -287,5 +288,6 @@ OPERATORS: dict[str, Translate] = {
     "Softmax": _softmax,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
+    "TreeEnsemble": write_trees,
     "Unsqueeze": _unsqueeze,
 }

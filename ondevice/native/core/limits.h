@@ -31,6 +31,10 @@
 #define OD_HIGH_BITS 31 /* of a mixed code */
 #define OD_TAIL_BYTES 64 /* behind a table's records, so that vectors may read on */
 
+/* Tree ensembles */
+#define OD_MAX_TREE_NODES 4194304
+#define OD_MAX_TREE_DEPTH 256 /* branches between a root and a leaf */
+
 /* Dense layers */
 #define OD_MAX_DENSE_FEATURES 65528
 #define OD_MAX_DENSE_UNITS 65536

@@ -63,6 +63,7 @@ typedef struct {
     od_arg arg;
     od_top_k top_k;
     od_cum_sum cum_sum;
+    od_trees trees;
     od_gemm gemm;
     od_matmul matmul;
   };

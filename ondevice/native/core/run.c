@@ -317,9 +317,13 @@ OD_INLINE void gather(const od_session *s, const od_gather *gathers, size_t coun
 }
 
 OD_APART static od_status report_trouble(const od_session *s, od_error *error) {
-  return od_fail(error, OD_E_INPUT, "node %u: %s", (uint64_t)s->troubled,
-                 s->trouble == OD_TROUBLE_ZERO ? "an integer divided by zero"
-                                               : "an index is outside what it selects from");
+  static const char *const texts[] = {
+      [OD_TROUBLE_NONE] = "",
+      [OD_TROUBLE_INDEX] = "an index is outside what it selects from",
+      [OD_TROUBLE_ZERO] = "an integer divided by zero",
+      [OD_TROUBLE_DEPTH] = "a tree has paths of more than " OD_DIGITS(OD_MAX_TREE_DEPTH) " branches",
+  };
+  return od_fail(error, OD_E_INPUT, "node %u: %s", (uint64_t)s->troubled, texts[s->trouble]);
 }
 
 static int runs(const od_model *model, const od_node *node) {

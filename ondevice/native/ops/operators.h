@@ -77,6 +77,7 @@
   ROW(Tanh, OD_OP_TANH, od_shape_unary_floats, od_loop_unary)                                \
   ROW(TopKIndices, OD_OP_TOP_K, od_shape_top_k, od_loop_top_k)                               \
   ROW(Transpose, OD_OP_TRANSPOSE, od_shape_transpose, od_loop_copy)                          \
+  ROWS(TreeEnsemble, OD_OP_TREE_ENSEMBLE, od_shape_trees, od_loop_trees)                     \
   VIEW(Unsqueeze, OD_OP_UNSQUEEZE, od_shape_unsqueeze)                                       \
   ROW(Where, OD_OP_WHERE, od_shape_where, od_loop_where)                                     \
   ROW(Xor, OD_OP_XOR, od_shape_logic, od_loop_logic)

@@ -59,7 +59,12 @@ od_status od_broadcast(const od_inference *f, uint32_t count, od_dtype dtype, od
 /* Loops */
 
 /* What can go wrong in an operator while a request runs. */
-typedef enum { OD_TROUBLE_NONE, OD_TROUBLE_INDEX, OD_TROUBLE_ZERO } od_trouble;
+typedef enum {
+  OD_TROUBLE_NONE,
+  OD_TROUBLE_INDEX,
+  OD_TROUBLE_ZERO,
+  OD_TROUBLE_DEPTH
+} od_trouble;
 
 /* A value's rows: the first, and the bytes from one to the next, 0 where all rows share one. */
 typedef struct {

@@ -79,6 +79,12 @@ typedef struct {
 } od_cum_sum;
 
 typedef struct {
+  uint32_t features, trees, targets;
+  uint8_t aggregate; /* od_aggregate */
+  uint8_t outcomes;  /* of all tests, but for NaN; 0: they differ */
+} od_trees;
+
+typedef struct {
   uint32_t rows, depth, columns; /* [rows, depth] times [depth, columns] */
   uint8_t transposed;            /* the second matrix is [columns, depth] */
   float alpha, beta;

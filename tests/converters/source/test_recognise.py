@@ -291,21 +291,21 @@ def test_a_graph_that_simplifying_spoils_is_simplified_less(tmp_path, monkeypatc
 
 def test_outputs_that_are_no_tensors_are_named(tmp_path):
     node = helper.make_node
-    kind = helper.make_map_type_proto(
-        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None)
-    )
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
     graph = helper.make_graph(
         [
             node("Softmax", ["x"], ["p"]),
-            node("ZipMap", ["p"], ["classes"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+            node("SequenceConstruct", ["p", "p"], ["classes"]),
         ],
         "graph",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
         [helper.make_value_info("classes", helper.make_sequence_type_proto(kind))],
     )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    opsets = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "in.onnx")
-    expected = r"output 'classes' is a sequence of maps, made by ZipMap.*options=\{'zipmap': False"
+    expected = (
+        r"output 'classes' is a sequence of tensors, made by SequenceConstruct.*before it the"
+    )
     with pytest.raises(UnsupportedError, match=expected):
         convert(tmp_path / "in.onnx", None, tmp_path / "out")
 

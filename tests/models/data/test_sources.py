@@ -266,7 +266,11 @@ def test_numbers_of_folders_are_compared_as_numbers(tmp_path):
 
 
 BAD_TABLES = [
-    ("click", pa.array([2] * ROWS), "row 1.*column 'click': expected the label 0 or 1, got int64 2"),
+    (
+        "click",
+        pa.array([2] * ROWS),
+        "row 1.*column 'click': expected the label 0 or 1, got int64 2",
+    ),
     ("click", pa.array([None] * ROWS, pa.int64()), "column 'click'.*expected the label"),
     ("user", pa.array([5] * ROWS), "column 'user': expected strings, got int64 5"),
     ("item", pa.array([1.5] * ROWS), "column 'item': expected integers, got float64"),

@@ -20,8 +20,10 @@ from ondevice.models.commands.options import (
     use_threads,
 )
 from ondevice.models.commands.outputs import add_output_options, check_output, check_writable
+from ondevice.models.data import HashedLog
 from ondevice.models.recipe import DEFAULT, Recipe, shipped_recipes
 from ondevice.models.training.codec_scores import codec_scores, codec_text
+from ondevice.models.training.distributed import Ranks, joined_ranks
 from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
@@ -43,12 +45,14 @@ EPILOG = """examples:
   ondevice train --data log --path log/ --columns log.toml --gauc user --segment country \
     --report training.html --out checkpoint
   ondevice train dnn --widths frequency --keep 0.2 --round q4 --out checkpoint
+  torchrun --nproc-per-node 4 -m ondevice train deepfm --out checkpoint
 
 A recipe is a TOML file that names the network, its tables, the training and the data; options
 override it (docs/recipes.md). Fields with up to 1000 values keep a row per value; larger ones get
 binary-code hash embeddings. Then adaptive masks learn how many dimensions each row keeps (other
 ways: --widths). With --round q4 the last epochs train with tables rounded as that codec stores
-them. Ctrl-C after the first epoch ends training and saves the best weights so far."""
+them. Ctrl-C after the first epoch ends training and saves the best weights so far. Under torchrun
+all processes train one model (docs/scale.md)."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -117,20 +121,36 @@ def run(args: argparse.Namespace) -> int:
         check_writable("--report", args.report.parent)
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
-    with tracking(args.log_to, recipe.name, asdict(recipe.experiment)) as tracker:
-        return _train(args, recipe, tracker)
+    with joined_ranks() as ranks:
+        heard = args.log_to if ranks.is_first else None
+        with tracking(heard, recipe.name, asdict(recipe.experiment)) as tracker:
+            log, trained = _train(args, recipe, ranks, tracker)
+            if ranks.is_first:
+                tracker.on_test(trained.by_label)
+                _save(args, recipe, log, trained)
+    return 0
 
 
-def _train(args: argparse.Namespace, recipe: Recipe, tracker: Tracker) -> int:
-    """Train a recipe, print the metrics, save; the tracker hears of every epoch."""
+def _train(
+    args: argparse.Namespace, recipe: Recipe, ranks: Ranks, tracker: Tracker
+) -> tuple[HashedLog, Trained]:
+    """Read the log and train a recipe on it; the tracker hears of every epoch."""
     keys = (*recipe.source.keys, *args.gauc, *args.segment)
-    log = open_source(replace(recipe.source, keys=keys))
+    source = replace(recipe.source, keys=keys)
+    if source.cache is None:
+        log = open_source(source)
+    else:  # one rank of each host reads for the others
+        log = ranks.one_first(lambda: open_source(source))
     check_keys(log, [*args.gauc, *args.segment])
-    print(described(log))  # noqa: T201
+    if ranks.is_first:
+        print(described(log))  # noqa: T201
     compressed = recipe.compress and not args.full
     train = train_compressed if compressed else train_full
-    trained = train(log, recipe.experiment, on_epoch=tracker.on_epoch)
-    tracker.on_test(trained.by_label)
+    return log, train(log, recipe.experiment, on_epoch=tracker.on_epoch)
+
+
+def _save(args: argparse.Namespace, recipe: Recipe, log: HashedLog, trained: Trained) -> None:
+    """Save the checkpoint and reports, and print what the model is worth. Raises OutputError."""
     report = training_report(
         trained,
         log,
@@ -158,7 +178,6 @@ def _train(args: argparse.Namespace, recipe: Recipe, tracker: Tracker) -> int:
     if trained.fitted.interrupted:
         print("interrupted: these are the best weights so far", file=sys.stderr)  # noqa: T201
     print(f"saved in {args.out}; next: ondevice convert {args.out} --out DIR")  # noqa: T201
-    return 0
 
 
 def _summary(trained: Trained) -> str:

@@ -52,12 +52,15 @@ class LogFile:
         below: the folders below the given path, and the file's name.
         values: by column, the values that folders such as `dt=2026-10-01` give all of its rows;
             "" where the folder stands for a missing value.
+        groups: of a Parquet file, the row groups that are read: the first, and the one after the
+            last; None: all.
     """
 
     path: Path
     format: FileFormat
     below: tuple[str, ...]
     values: dict[str, str] = field(default_factory=dict)
+    groups: tuple[int, int] | None = None
 
 
 def find_files(paths: Sequence[str | Path], where: str | None = None) -> list[LogFile]:

@@ -19,7 +19,7 @@ from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
 BUILT_IN = {
     "inspect": "show what a model file holds, byte by byte",
     "verify": "check a model file's bytes and its test vectors on this machine",
-    "run": "score CSV or JSON lines",
+    "run": "score CSV, JSON lines or Parquet",
     "bench": "measure latency, load time and memory",
 }
 # Commands that need an extra; ondevice.models registers them as entry points of the group

@@ -90,7 +90,7 @@ def _log(recipe: Recipe, ranks: Ranks) -> HashedLog:
     """The log, read by each rank; where it is cached, by one of each host for the others."""
     if recipe.source.cache is None:
         return open_source(recipe.source)
-    return ranks.one_first(lambda: open_source(recipe.source))
+    return ranks.leader_first(lambda: open_source(recipe.source))
 
 
 def _save(args: argparse.Namespace, recipe: Recipe, log: HashedLog, trained: Trained) -> None:

@@ -140,7 +140,7 @@ def _train(
     if source.cache is None:
         log = open_source(source)
     else:  # one rank of each host reads for the others
-        log = ranks.one_first(lambda: open_source(source))
+        log = ranks.leader_first(lambda: open_source(source))
     check_keys(log, [*args.gauc, *args.segment])
     if ranks.is_first:
         print(described(log))  # noqa: T201

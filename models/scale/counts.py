@@ -163,38 +163,38 @@ class LogStatistics:
 
 def wanted_bins(counts: Any, description: LogDescription) -> dict[str, IdArray]:
     """By field with numbers, the bins that hold its quantiles: what `numbers_of` counts next."""
-    found = _Counts(counts)
+    counted = _Counts(counts)
     bins = {}
     for item in description.features:
-        if item.encoding == "bucket" and (summary := found.summary(item.name)).count:
+        if item.encoding == "bucket" and (summary := counted.summary(item.name)).count:
             bins[item.name] = summary.bins_of(summary.ranks(np.array(SHARES)))
     return bins
 
 
 def statistics_of(counts: Any, description: LogDescription) -> LogStatistics:
     """The statistics of summed counts, those of `numbers_of` among them."""
-    found = _Counts(counts)
+    counted = _Counts(counts)
     fields = []
     for item in description.features:
-        missing = found.single(item.name, "missing")
+        missing = counted.single(item.name, "missing")
         if item.encoding == "bucket":
-            summary, quantiles = found.summary(item.name), None
+            summary, quantiles = counted.summary(item.name), None
             if summary.count:
                 ranks = summary.ranks(np.array(SHARES))
-                numbers = summary.numbers_at(ranks, found.of(item.name, "number"))
+                numbers = summary.numbers_at(ranks, counted.of(item.name, "number"))
                 quantiles = tuple(map(float, numbers))
-            infinite = found.single(item.name, "infinite")
+            infinite = counted.single(item.name, "infinite")
             fields.append(
                 FieldStatistics(item.name, item.kind, missing, infinite, quantiles=quantiles)
             )
         else:
-            occur = found.of(item.name, "value").counts
+            occur = counted.of(item.name, "value").counts
             once = int((occur == 1).sum())
             fields.append(
                 FieldStatistics(item.name, item.kind, missing, distinct=len(occur), once=once)
             )
-    labels = {name: found.single(name, "label") for name in description.labels}
-    rows, refused = found.single("", "rows"), found.single("", "refused")
+    labels = {name: counted.single(name, "label") for name in description.labels}
+    rows, refused = counted.single("", "rows"), counted.single("", "refused")
     return LogStatistics(rows, refused, labels, tuple(fields))
 
 

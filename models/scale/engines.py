@@ -97,7 +97,7 @@ class RayEngine:
                 named = [line for line in str(error).splitlines() if "System error" in line]
                 raise WorkerError(
                     f"a worker cannot take a task: {(named or [type(error).__name__])[0]}; every "
-                    f"node needs ondevice {ondevice.__version__} and Python as here"
+                    f"node needs ondevice {ondevice.__version__} and the Python of this process"
                 ) from error
             raise
         except ray.exceptions.RayError as error:

@@ -61,10 +61,10 @@ def statistics(
         numbers = NumberTask(again, most_bad=most_bad, bins=bins)
         results = _results(engine, numbers, fragments, BadRows(most_bad))
         counts = summed([counts, *(item.table for item in results)])
-    found = statistics_of(counts, description)
-    if not found.rows:
+    counted = statistics_of(counts, description)
+    if not counted.rows:
         raise DataError("no row of the log can be read")
-    return found
+    return counted
 
 
 def encoded_log(

@@ -100,14 +100,14 @@ class Ranks:
                     "binary-code tables"
                 )
         shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
-        mine = {
+        facts = {
             "rows of the training split": len(train),
             "labels of the training split": zlib.crc32(train.labels.tobytes()),
             "tables and layers": zlib.crc32(json.dumps(shapes).encode()),
             "settings": str(settings),
         }
-        first = self.from_first(lambda: mine)
-        if wrong := [name for name, value in mine.items() if value != first[name]]:
+        first = self.from_first(lambda: facts)
+        if wrong := [name for name, value in facts.items() if value != first[name]]:
             raise RankError(f"rank {self.rank} and rank 0 differ in: {', '.join(wrong)}")
 
     def broadcast(self, model: nn.Module) -> None:
@@ -178,7 +178,7 @@ class Ranks:
         received: T = json.loads(bytes(sent.tolist()))
         return received
 
-    def one_first(self, make: Callable[[], T]) -> T:
+    def leader_first(self, make: Callable[[], T]) -> T:
         """What `make` returns on this rank, called by one rank of each host before the others.
 
         So the first one can leave a cache to the others. Raises RankError.
@@ -195,7 +195,7 @@ class Ranks:
         """Say in one line that communication failed. Raises RankError."""
         try:
             yield
-        except RuntimeError as error:  # torch.distributed's errors are such
+        except RuntimeError as error:  # the class of torch.distributed's errors
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise RankError(
                 f"rank {self.rank} of {self.world} lost the others, of which one has ended: {first}"

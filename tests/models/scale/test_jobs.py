@@ -50,16 +50,16 @@ def model(folder, parts):
 
 def test_statistics_are_those_of_the_values(parts):
     values = columns()
-    found = statistics(log_files(parts[7]), DESCRIPTION, 0, run_locally).to_json()
-    assert found["rows"] == ROWS and found["refused"] == 0
-    assert found["labels"] == {
+    counted = statistics(log_files(parts[7]), DESCRIPTION, 0, run_locally).to_json()
+    assert counted["rows"] == ROWS and counted["refused"] == 0
+    assert counted["labels"] == {
         "click": {"rows": sum(values["click"]), "rate": sum(values["click"]) / ROWS}
     }
     for name in ("user", "item", "tags"):
         cells = values[name] if name != "tags" else [tag for row in values[name] for tag in row]
         occur = Counter(cell for cell in cells if cell is not None)
         missing = sum(cell is None or cell == [] for cell in values[name])
-        assert found["fields"][name] == {
+        assert counted["fields"][name] == {
             "kind": DESCRIPTION.fields[name].kind,
             "missing": missing,
             "missing_share": missing / ROWS,
@@ -69,7 +69,7 @@ def test_statistics_are_those_of_the_values(parts):
     prices = [price for price in values["price"] if price is not None and np.isfinite(price)]
     ordered = sorted(prices)
     expected = [ordered[int(np.ceil(share * (len(prices) - 1)))] for share in SHARES]
-    price = found["fields"]["price"]
+    price = counted["fields"]["price"]
     assert list(price["quantiles"].values()) == expected
     assert price["infinite"] == 1 and price["missing"] == ROWS - len(prices) - 1
 
@@ -167,8 +167,8 @@ def test_bad_rows_of_all_parts_count_together(tmp_path):
     for row in (3, 400, 690):
         values["click"][row] = 7
     paths = write_parts(tmp_path, 3, values)
-    found = statistics(log_files(paths), DESCRIPTION, 3, run_locally)
-    assert (found.rows, found.refused) == (ROWS - 3, 3)
+    counted = statistics(log_files(paths), DESCRIPTION, 3, run_locally)
+    assert (counted.rows, counted.refused) == (ROWS - 3, 3)
     reading = Reading(bad_rows=BadRows(3))
     log = read_log(paths, DESCRIPTION, name="log", reading=reading)
     again = encoded_log("log", log_files(paths), DESCRIPTION, None, 3, run_locally)

@@ -69,8 +69,8 @@ def test_commands_give_what_one_process_gives(cluster, paths, model, tmp_path, c
         assert main([*scores, "--out", str(out / "scores"), *engine]) == 0
         files = sorted(path for path in out.rglob("*") if path.is_file())
         assert len(files) == 1 + 7
-        found = {path.relative_to(out): path.read_bytes() for path in files}
-        written.append((Path(f"{out}.json").read_bytes(), found))
+        contents = {path.relative_to(out): path.read_bytes() for path in files}
+        written.append((Path(f"{out}.json").read_bytes(), contents))
     assert written[0] == written[1]
     assert capsys.readouterr().out.count("700 rows scored") == 2
 

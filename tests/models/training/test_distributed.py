@@ -61,34 +61,41 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_end_with_the_weights_of_one_process(folders, case):
     two, one = folders
-    first, second, alone = (
+    first, second, single = (
         np.load(folder / f"{case} {rank}.npz") for folder, rank in ((two, 0), (two, 1), (one, 0))
     )
-    assert first.files == second.files == alone.files
-    for name in alone.files:
+    assert first.files == second.files == single.files
+    for name in single.files:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-        np.testing.assert_allclose(first[name], alone[name], rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(first[name], single[name], rtol=0, atol=1e-4, err_msg=name)
     texts = [(two / f"{case} {rank}.json").read_text() for rank in (0, 1)]
     assert texts[0] == texts[1]  # all ranks know the metrics
     expected = json.loads((one / f"{case} 0.json").read_text())
     for phase, epochs in json.loads(texts[0]).items():
-        for epoch, alone_epoch in zip(epochs, expected.pop(phase), strict=True):
-            assert epoch[:2] == pytest.approx(alone_epoch[:2], abs=1e-4)
-            assert epoch[2] == alone_epoch[2]  # the mean width
+        for epoch, single_epoch in zip(epochs, expected.pop(phase), strict=True):
+            assert epoch[:2] == pytest.approx(single_epoch[:2], abs=1e-4)
+            assert epoch[2] == single_epoch[2]  # the mean width
     assert not expected
+
+
+def test_ranks_with_different_logs_do_not_train(folders):
+    (text,) = (path.read_text() for path in folders[0].glob("error *"))
+    assert text == (
+        "rank 1 and rank 0 differ in: rows of the training split, labels of the training split"
+    )
 
 
 def test_the_command_trains_and_writes_once(tmp_path):
     output = together("-m", "ondevice", *TRAIN, "--out", tmp_path / "two")
     assert output.count("saved in") == output.count("impressions") == 1
-    alone = subprocess.run(
+    single = subprocess.run(
         [sys.executable, "-m", "ondevice", *TRAIN, "--out", tmp_path / "one"],
         env=ENVIRONMENT,
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    scores = [line for line in alone.splitlines() if "test AUC" in line]
+    scores = [line for line in single.splitlines() if "test AUC" in line]
     assert scores and scores[0] in output
     states = [load_checkpoint(tmp_path / name).model.state_dict() for name in ("one", "two")]
     for name, value in states[0].items():

@@ -23,7 +23,7 @@ from ondevice.models import (
     train,
 )
 from ondevice.models.layers.rounding import Rounding
-from ondevice.models.training.distributed import Ranks, joined_ranks
+from ondevice.models.training.distributed import RankError, Ranks, joined_ranks
 from ondevice.models.training.phases import FitConfig, fit
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.widths import Widths
@@ -108,7 +108,16 @@ def train_all(folder: Path, ranks: Ranks) -> None:
         (folder / f"{case} {ranks.rank}.json").write_text(json.dumps(facts))
 
 
+def check_another_log(folder: Path, ranks: Ranks) -> None:
+    model = ClickModel(tables("full"), (4,))
+    try:
+        ranks.check(model, planted_log(100 + ranks.rank, 1), QUICK)
+    except RankError as error:
+        (folder / f"error {ranks.rank}").write_text(str(error))
+
+
 if __name__ == "__main__":
     with joined_ranks() as joined:
         assert joined.world == 2
         train_all(Path(sys.argv[1]), joined)
+        check_another_log(Path(sys.argv[1]), joined)

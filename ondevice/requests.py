@@ -25,7 +25,7 @@ from ondevice.info import InputSpec
 
 TextFormat = Literal["csv", "jsonl"]
 Format = Literal["csv", "jsonl", "parquet", "arrow"]
-_FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "csv",
@@ -83,11 +83,11 @@ def format_of(name: str) -> Format:
     path = Path(name)
     packed = path.suffix.lower() in SUFFIXES
     suffix = (path.with_suffix("") if packed else path).suffix.lower()
-    known = _FORMATS.get(suffix)
+    known = FORMATS.get(suffix)
     if known is None:
         raise InputError(
             f"{name}: cannot tell the format by its name; expected one that ends in "
-            f"{', '.join(_FORMATS)}, text also with {', '.join(SUFFIXES)}"
+            f"{', '.join(FORMATS)}, text also with {', '.join(SUFFIXES)}"
         )
     if packed and known in ("parquet", "arrow"):
         raise InputError(f"{name}: {known} inside {path.suffix} is not read; unpack it")

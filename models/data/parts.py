@@ -7,26 +7,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from urllib.parse import unquote
 
 from ondevice.compression import SUFFIXES
 from ondevice.errors import DataError, InputError
+from ondevice.requests import FORMATS, Format
 
-FileFormat = Literal["text", "jsonl", "parquet", "arrow"]
-_FORMATS: dict[str, FileFormat] = {
-    ".csv": "text",
-    ".tsv": "text",
-    ".txt": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".feather": "arrow",
-    ".arrow": "arrow",
-    ".ipc": "arrow",
-}
 _HIVE = re.compile(r"([^=]+)=(.*)")
 _CONDITION = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|==|=|!=|<|>)\s*(.+?)\s*")
 # Folders that Hive writes for a missing value of a partition column.
@@ -48,7 +34,7 @@ class LogFile:
 
     Attributes:
         path: the file.
-        format: what it holds.
+        format: what it holds; "csv" stands for all delimited text.
         below: the folders below the given path, and the file's name.
         values: by column, the values that folders such as `dt=2026-10-01` give all of its rows;
             "" where the folder stands for a missing value.
@@ -57,7 +43,7 @@ class LogFile:
     """
 
     path: Path
-    format: FileFormat
+    format: Format
     below: tuple[str, ...]
     values: dict[str, str] = field(default_factory=dict)
     groups: tuple[int, int] | None = None
@@ -121,17 +107,17 @@ def _of_folder(folder: Path) -> list[LogFile]:
     if not files:
         seen = ", ".join(others[:5]) or "nothing"
         raise DataError(
-            f"{folder}: no file of a log; expected names that end in {', '.join(_FORMATS)}, also "
+            f"{folder}: no file of a log; expected names that end in {', '.join(FORMATS)}, also "
             f"with {', '.join(SUFFIXES)}; it holds {seen}"
         )
     return files
 
 
-def _format_of(path: Path) -> FileFormat | None:
+def _format_of(path: Path) -> Format | None:
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         suffix = Path(path.stem).suffix.lower()
-    return _FORMATS.get(suffix)
+    return FORMATS.get(suffix)
 
 
 def _log_file(path: Path, below: tuple[str, ...]) -> LogFile:
@@ -143,7 +129,7 @@ def _log_file(path: Path, below: tuple[str, ...]) -> LogFile:
     for name in path.parts[:-1]:
         if match := _HIVE.fullmatch(name):
             values[match[1]] = "" if match[2] == _NO_VALUE else unquote(match[2])
-    return LogFile(path, _format_of(path) or "text", below, values)
+    return LogFile(path, _format_of(path) or "csv", below, values)
 
 
 def _conditions(where: str | None) -> list[tuple[str, str, str]]:

@@ -105,7 +105,7 @@ def profile_log(source: Any, files: list[LogFile], max_rows: int, label: str | N
         DataError: a file cannot be read, has no rows, or no column of the label's name.
     """
     delimiter = None
-    if files and files[0].format == "text":
+    if files and files[0].format == "csv":
         delimiter = _delimiter_of(files[0])
     names, columns = _collected(_chunks(source, files, delimiter), max_rows)
     if label is not None and label not in columns:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.engine import COMPILER, ENGINE, NATIVE, WARNED, needs_compiler, needs_sanitizers
+from support.engine import (
+    COMPILER,
+    ENGINE,
+    FEATURES,
+    NATIVE,
+    WARNED,
+    needs_compiler,
+    needs_sanitizers,
+)
 from support.runtime import write_small_model
 from support.tools import missing, needs
 
@@ -78,12 +86,13 @@ def test_features_of_processors_that_hide_their_vector(sanitized, tmp_path):
 
 @needs_compiler
 @needs(missing("readelf"))
-def test_freestanding_library_needs_nothing(tmp_path):
+@pytest.mark.parametrize("more", [[], FEATURES], ids=["engine", "with features"])
+def test_freestanding_library_needs_nothing(tmp_path, more):
     library = tmp_path / "libondevice.so"
     subprocess.run(
         [COMPILER, *WARNED, "-DONDEVICE_FREESTANDING", "-ffreestanding", "-fPIC", "-shared",
-         "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *ENGINE, "-o",
-         library, "-lgcc"], check=True,
+         "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *ENGINE, *more,
+         "-o", library, "-lgcc"], check=True,
     )  # fmt: skip
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)
     assert "NEEDED" not in needed.stdout

@@ -206,7 +206,22 @@ def test_wrong_specifications_are_refused_as_python_refuses_them(program, tmp_pa
         FeatureSpec.from_json(features)
     path = write_description(tmp_path, features)
     done = subprocess.run([program, path], capture_output=True, text=True, input="")
-    assert done.returncode == 1 and re.match("! (feature|features|model desc)", done.stdout), done
+    assert done.returncode == 1 and done.stdout.startswith("! feature") and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ([of(name=f"f{n}") for n in range(4097)], "features: more than 4096"),
+        ([of(cells={"missing": ["\ud800"]})], "second half of a surrogate pair"),
+        ([of(cells={"missing": ["\0"]})], "a character other than zero"),
+    ],
+)
+def test_what_only_python_reads_is_refused(program, tmp_path, features, message):
+    FeatureSpec.from_json(features)
+    path = write_description(tmp_path, features)
+    done = subprocess.run([program, path], capture_output=True, text=True, input="")
+    assert done.returncode == 1 and message in done.stdout and not done.stderr
 
 
 def test_settings_left_out_and_shared_vocabularies(program, tmp_path):

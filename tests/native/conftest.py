@@ -14,7 +14,7 @@ def sanitized(tmp_path_factory):
     subprocess.run([*command, "-c", *POSIX], check=True, cwd=folder)
     objects = sorted(map(str, folder.glob("*.o")))
 
-    def build(source, program):
-        subprocess.run([*command, str(source), *objects, "-o", program], check=True)
+    def build(source, program, *more):
+        subprocess.run([*command, str(source), *more, *objects, "-o", program], check=True)
 
     return build

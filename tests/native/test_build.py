@@ -8,11 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.engine import COMPILER, ENGINE, NATIVE, WARNED, needs_compiler, needs_sanitizers
+from support.engine import (
+    COMPILER,
+    ENGINE,
+    FEATURES,
+    NATIVE,
+    WARNED,
+    needs_compiler,
+    needs_sanitizers,
+)
 from support.runtime import write_small_model
 from support.tools import missing, needs
 
 import ondevice
+from ondevice.cells import Cells
+
+
+def built_as_it_says(name, folder):
+    """The example `name`, built by the command that its first lines give."""
+    copy = shutil.copytree(NATIVE, folder / f"{name} copy")
+    text = (copy / "examples" / f"{name}.c").read_text()
+    command = re.search(rf"^ \*   (cc .*?-o {name})$", text, re.DOTALL | re.MULTILINE)
+    words = command[1].replace(" *  ", "").replace("cc ", f"{COMPILER} ", 1)
+    subprocess.run(["sh", "-c", words], cwd=copy, check=True)
+    return copy / name
 
 
 @needs_sanitizers
@@ -20,14 +39,35 @@ def test_example_program(sanitized, tmp_path):
     """Built by the command that its first lines give, and under the sanitizers."""
     model = tmp_path / "m.odm"
     write_small_model(model)
-    copy = shutil.copytree(NATIVE, tmp_path / "native")
-    source = copy / "examples" / "predict.c"
-    command = re.search(r"^ \*   (cc .*?-o predict)$", source.read_text(), re.DOTALL | re.MULTILINE)
-    words = command[1].replace(" *  ", "").replace("cc ", f"{COMPILER} ", 1)
-    subprocess.run(["sh", "-c", words], cwd=copy, check=True)
-    scored(copy / "predict", model)
-    sanitized(source, tmp_path / "predict")
+    scored(built_as_it_says("predict", tmp_path), model)
+    sanitized(NATIVE / "examples" / "predict.c", tmp_path / "predict")
     scored(tmp_path / "predict", model)
+
+
+@needs_sanitizers
+def test_example_program_of_raw_values(sanitized, tmp_path):
+    """Built both ways, too: it scores what Python scores, and names what is wrong."""
+    model = tmp_path / "m.odm"
+    write_small_model(model, cells=Cells(("", "NA")))
+    sanitized(NATIVE / "examples" / "score_raw.c", tmp_path / "score_raw", *FEATURES)
+    for program in (built_as_it_says("score_raw", tmp_path), tmp_path / "score_raw"):
+        for words, raw in (
+            (["user=anna", "colour=+7", "slot=003"], {"user": "anna", "colour": 7, "slot": 3}),
+            (["slot=4", "user=NA"], {"user": None, "colour": None, "slot": 4}),
+        ):
+            done = subprocess.run([program, model, *words], capture_output=True, text=True)
+            loaded = ondevice.load(model, engine="numpy")
+            expected = loaded.predict({name: [value] for name, value in raw.items()}, raw=True)[0]
+            assert done.stderr == ""
+            assert float(done.stdout.rsplit(" ", 1)[1]) == pytest.approx(float(expected), abs=2e-6)
+        for words, message in (
+            (["slot=x"], "feature 'slot': expected a signed 64-bit integer, got text 'x'"),
+            (["slots=1"], "slots=1: expected NAME=VALUE of a feature"),
+            (["slot=5"], "slot"),  # beyond the table
+        ):
+            done = subprocess.run([program, model, *words], capture_output=True, text=True)
+            assert done.returncode == 1 and done.stdout == ""
+            assert message in done.stderr and done.stderr.count("\n") == 1
 
 
 def scored(program, model):
@@ -78,12 +118,13 @@ def test_features_of_processors_that_hide_their_vector(sanitized, tmp_path):
 
 @needs_compiler
 @needs(missing("readelf"))
-def test_freestanding_library_needs_nothing(tmp_path):
+@pytest.mark.parametrize("more", [[], FEATURES], ids=["engine", "with features"])
+def test_freestanding_library_needs_nothing(tmp_path, more):
     library = tmp_path / "libondevice.so"
     subprocess.run(
         [COMPILER, *WARNED, "-DONDEVICE_FREESTANDING", "-ffreestanding", "-fPIC", "-shared",
-         "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *ENGINE, "-o",
-         library, "-lgcc"], check=True,
+         "-nostdlib", "-fno-stack-protector", "-Wl,--no-undefined", "-Wl,-z,defs", *ENGINE, *more,
+         "-o", library, "-lgcc"], check=True,
     )  # fmt: skip
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)
     assert "NEEDED" not in needed.stdout

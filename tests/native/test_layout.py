@@ -1,23 +1,21 @@
-"""The engine's folder: the list of sources is complete, and comments name files that exist."""
+"""The engine's folder: the lists of sources are complete, and comments name files that exist."""
 
 import re
 
 import pytest
-from support.engine import NATIVE
+from support.engine import ENGINE, FEATURES, NATIVE
 
-LIST = NATIVE / "sources.txt"
-pytestmark = pytest.mark.skipif(not LIST.exists(), reason="no sources beside the package")
+pytestmark = pytest.mark.skipif(not ENGINE, reason="no sources beside the package")
 SYSTEM = re.compile(r"^\s*#include <")
 FILE = re.compile(r"\b[\w/]+\.[ch]\b")
 
 
-def test_every_source_is_listed_once_and_nothing_else():
-    listed = [line for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
-    folders = ("core", "kernels", "ops")
-    present = [
-        str(path.relative_to(NATIVE)) for f in folders for path in NATIVE.glob(f"{f}/**/*.c")
-    ]
-    assert listed == sorted(present)
+@pytest.mark.parametrize(
+    ("sources", "folders"), [(ENGINE, ("core", "kernels", "ops")), (FEATURES, ("features",))]
+)
+def test_every_source_is_listed_once_and_nothing_else(sources, folders):
+    present = [str(path) for folder in folders for path in NATIVE.glob(f"{folder}/**/*.c")]
+    assert sources == sorted(present)
 
 
 def test_files_begin_with_their_name_and_name_only_files_that_exist():

@@ -20,10 +20,10 @@ SAME = {
     "TAIL_BYTES": records.TAIL_BYTES,
 }
 # Limits of other formats and of the Python side only.
-PYTHON_ONLY = {"MAX_LENGTH", "MAX_TFLITE_ELEMENTS", "MAX_UNPACKED_PER_BYTE"}
+PYTHON_ONLY = {"MAX_TFLITE_ELEMENTS", "MAX_UNPACKED_PER_BYTE"}
 # Limits of the engine only: files within Python's limits that it refuses, or its own workings.
 NATIVE_ONLY = {
-    "MAX_CHECKED_MEMBERS",
+    "MAX_CHECKED_MEMBERS", "MAX_FEATURES",
     "MAX_CONSTANT_INPUTS", "MAX_CODE_BITS", "MAX_PLACED_VALUES", "MAX_SESSION_BYTES",
     "MIN_CHUNK_ROWS", "MAX_CHUNK_ROWS", "CHUNK_BYTES", "MAX_INPUTS",
 }  # fmt: skip

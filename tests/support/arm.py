@@ -25,10 +25,10 @@ def cannot_build(architecture):
     return lacking or cannot_link(COMPILERS[architecture], "-static")
 
 
-def build(architecture, folder):
-    """The static test program of an architecture."""
-    program = folder / f"run_requests_{architecture}"
-    command = [COMPILERS[architecture], *FLAGS, str(PROGRAM), *POSIX, "-o",
+def build(architecture, folder, source=PROGRAM, *more):
+    """A static test program of an architecture: the source and `more` beside the engine's."""
+    program = folder / f"{source.stem}_{architecture}"
+    command = [COMPILERS[architecture], *FLAGS, str(source), *more, *POSIX, "-o",
                str(program)]  # fmt: skip
     subprocess.run(command, check=True)
     return program

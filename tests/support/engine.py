@@ -1,4 +1,4 @@
-"""The C engine's sources as every build takes them: `ondevice/native/sources.txt`."""
+"""The C sources as every build takes them: the engine's, and those of the reader of raw values."""
 
 import shutil
 from pathlib import Path
@@ -13,13 +13,15 @@ COMPILER = shutil.which("gcc") or shutil.which("clang")
 WARNED = ["-std=c11", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", *INCLUDES]
 
 
-def _listed():
-    path = NATIVE / "sources.txt"  # not in a wheel
+def listed(name):
+    """The C files that a list of sources names, in its order; none where it is not installed."""
+    path = NATIVE / name  # not in a wheel
     lines = path.read_text().splitlines() if path.exists() else []
     return [str(NATIVE / line) for line in lines if line and not line.startswith("#")]
 
 
-ENGINE = _listed()  # needs no operating system
+ENGINE = listed("sources.txt")  # needs no operating system
+FEATURES = listed("features/sources.txt")
 POSIX = [*ENGINE, str(NATIVE / "platform" / "posix.c")] if ENGINE else []
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
 NO_SOURCES = "" if ENGINE else "no sources beside the package"

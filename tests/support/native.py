@@ -6,6 +6,7 @@ import numpy as np
 
 from ondevice.codecs import quantise
 from ondevice.dense import pack_dense
+from ondevice.features import FeatureSpec
 from ondevice.info import InputSpec, ModelInfo
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
@@ -19,8 +20,10 @@ from ondevice.spec import (
 )
 from ondevice.trees import BRANCH, SCORE, VECTOR, links
 
+NO_FEATURES = FeatureSpec()
 
-def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None):
+
+def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None, features=NO_FEATURES):
     """A model whose input i of specs feeds a lookup with output "<name>.vector"."""
     lookups = tuple(
         Node("Lookup", (name,), (f"{name}.vector",), {}, name, spec) for name, spec in specs.items()
@@ -42,7 +45,7 @@ def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None):
         )
         for name, spec in specs.items()
     )
-    info = ModelInfo(inputs=inputs, outputs=tuple(outputs))
+    info = ModelInfo(inputs=inputs, outputs=tuple(outputs), features=features)
     write_odm(path, plan, info, weights, packed)
     return path
 

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from dataclasses import replace
 
 import numpy as np
 
@@ -55,8 +56,8 @@ def small_weights():
     }
 
 
-def write_small_model(path, *, vectors=True):
-    """Write the model; its inputs are user, colour and slot."""
+def write_small_model(path, *, vectors=True, cells=None):
+    """Write the model; its inputs are user, colour and slot, their texts read as `cells`."""
     tables, widths = small_tables()
     packed = {
         name: pack_records(
@@ -93,7 +94,7 @@ def write_small_model(path, *, vectors=True):
             InputSpec("slot", id_limit=SPECS["slot"].rows),
         ),
         outputs=("probability",),
-        features=FEATURES,
+        features=FeatureSpec(tuple(replace(field, cells=cells) for field in FEATURES.fields)),
         vectors=test,
         made_by={"ondevice-ctr": "test"},
     )

@@ -1,6 +1,8 @@
 /* json.c: a strict JSON reader (RFC 8259) with bounded depth and number of values. */
 #include "core/json.h"
 
+#include "core/utf8.h"
+
 typedef struct {
   const char *p, *end, *start, *what;
   od_arena *arena;
@@ -55,25 +57,6 @@ static char *put_utf8(char *to, uint32_t code) {
   return to;
 }
 
-/* Length of the valid UTF-8 sequence at p, 0 if there is none. */
-static size_t utf8_length(const char *p, const char *end) {
-  const unsigned char *u = (const unsigned char *)p;
-  size_t room = (size_t)(end - p), need;
-  uint32_t code, least;
-  if (u[0] < 0x80) return 1;
-  if (u[0] >= 0xC2 && u[0] < 0xE0) need = 2, code = u[0] & 31u, least = 0x80;
-  else if (u[0] >= 0xE0 && u[0] < 0xF0) need = 3, code = u[0] & 15u, least = 0x800;
-  else if (u[0] >= 0xF0 && u[0] < 0xF5) need = 4, code = u[0] & 7u, least = 0x10000;
-  else return 0;
-  if (room < need) return 0;
-  for (size_t i = 1; i < need; i++) {
-    if ((u[i] & 0xC0) != 0x80) return 0;
-    code = code << 6 | (u[i] & 63u);
-  }
-  if (code < least || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return 0;
-  return need;
-}
-
 static od_status read_escape(reader *r, char **to) {
   static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
   if (r->end - r->p < 2) return fault(r, "an escape");
@@ -116,7 +99,7 @@ static od_status read_text(reader *r, const char **text, size_t *size) {
     } else if (c < 0x20) {
       return fault(r, "no control character in a string");
     } else {
-      size_t length = utf8_length(r->p, r->end);
+      size_t length = od_utf8_length(r->p, r->end);
       if (!length) return fault(r, "valid UTF-8");
       for (; length; length--) *to++ = *r->p++;
     }

@@ -48,6 +48,10 @@
 #define OD_MAX_CHUNK_ROWS 64
 #define OD_CHUNK_BYTES 393216 /* of a chunk's rows: they stay in a second-level cache */
 
+/* The feature specification */
+#define OD_MAX_FEATURES 4096
+#define OD_MAX_LENGTH 4096 /* IDs of a sequence */
+
 /* The Python module */
 #define OD_MAX_INPUTS 1024
 

@@ -25,10 +25,12 @@ class ClickLog:
         weights: float32 [n], what a row counts for, above 0; None: every row counts 1.
         label_names: of the labels.
         keys: further columns by name, int64 [n], that are no input.
+        negative_sampling: the share of the rows without a click (whose first label is 0) that the
+            log holds, above 0 and at most 1.
 
     Raises:
-        InputError: a missing or unknown field, a wrong shape or dtype, a label other than 0, 1, or
-            a weight that is not above 0.
+        InputError: a missing or unknown field, a wrong shape or dtype, a label other than 0, 1, a
+            weight that is not above 0, or a share out of range.
     """
 
     features: FeatureSpec
@@ -37,6 +39,7 @@ class ClickLog:
     weights: npt.NDArray[np.float32] | None = None
     label_names: tuple[str, ...] = ("label",)
     keys: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    negative_sampling: float = 1.0
 
     def __post_init__(self) -> None:
         faults = _faults(self)
@@ -91,6 +94,9 @@ def _faults(log: ClickLog) -> list[str]:
             faults.append(f"IDs of {name!r} must be {needed}, got {ids.dtype} {list(ids.shape)}")
     if (wrong := _first(labels, lambda part: ~np.isin(part, (0.0, 1.0)))) is not None:
         faults.append(f"labels must be 0 or 1, got {labels[wrong]} in row {wrong}")
+    if not 0 < log.negative_sampling <= 1:
+        share = log.negative_sampling
+        faults.append(f"negative_sampling must be above 0 and at most 1, got {share}")
     weights = log.weights
     if weights is not None:
         if weights.dtype != np.float32 or weights.shape != (len(labels),):

@@ -15,6 +15,8 @@ from ondevice.spec import LookupSpec
 
 MAX_LAYERS = 64
 MAX_LAYER_SIZE = 65536
+MAX_LABELS = 64
+ONE_LABEL = ("label",)
 
 Kind = Literal["dnn", "wide_deep", "deepfm", "dcn", "din"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -98,14 +100,16 @@ class ModelConfig:
         network: what computes the click from the vectors.
         histories: by name of a history (IDs int64 [batch, length], padded with 0), the field
             whose table it shares.
+        labels: names of what is predicted; the network has an output of its last layer for each.
 
     Raises:
-        SpecError: no or doubled fields, or a setting out of range.
+        SpecError: no or doubled fields or labels, or a setting out of range.
     """
 
     embeddings: Mapping[str, EmbeddingConfig]
     network: NetworkConfig = field(default_factory=NetworkConfig)
     histories: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ONE_LABEL
 
     def __post_init__(self) -> None:
         faults = _config_faults(self)
@@ -123,7 +127,7 @@ class ModelConfig:
             for name, table in self.embeddings.items()
         ]
         rest = {"network": asdict(self.network), "histories": dict(self.histories)}
-        return json.dumps({"embeddings": fields, **rest})
+        return json.dumps({"embeddings": fields, **rest, "labels": list(self.labels)})
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
@@ -135,10 +139,17 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, data: object) -> ModelConfig:
-        """Build from decoded JSON, checking every type. Raises SpecError."""
-        keys = {"embeddings", "network", "histories"}
-        if not isinstance(data, dict) or set(data) != keys:
+        """Build from decoded JSON, checking every type; without labels it has one.
+
+        Raises:
+            SpecError: an unknown or missing key, a wrong type, or settings that do not fit.
+        """
+        keys = {"embeddings", "network", "histories", "labels"}
+        if not isinstance(data, dict) or {"labels", *data} != keys:
             raise SpecError(f"model configuration: expected an object with keys {sorted(keys)}")
+        labels = data.get("labels", list(ONE_LABEL))
+        if not isinstance(labels, list):
+            raise SpecError(f"model configuration: 'labels' must be a list, got {labels!r}")
         if not isinstance(data["embeddings"], list):
             raise SpecError("model configuration: 'embeddings' must be a list")
         if not isinstance(data["histories"], dict):
@@ -149,7 +160,8 @@ class ModelConfig:
             if name in tables:
                 raise SpecError(f"model configuration: field {name!r} appears twice")
             tables[name] = table
-        return cls(tables, NetworkConfig.from_dict(data["network"]), data["histories"])
+        network = NetworkConfig.from_dict(data["network"])
+        return cls(tables, network, data["histories"], tuple(labels))
 
 
 def _config_faults(config: ModelConfig) -> list[str]:
@@ -181,6 +193,13 @@ def _config_faults(config: ModelConfig) -> list[str]:
             )
         elif config.embeddings[target].spec.pooling != "none":
             faults.append(f"history {name!r}: the table of {target!r} is pooled itself")
+    labels = config.labels
+    if not 1 <= len(labels) <= MAX_LABELS or not all(
+        isinstance(name, str) and name for name in labels
+    ):
+        faults.append(f"1..{MAX_LABELS} labels with names needed, got {list(labels)}")
+    elif len(set(labels)) < len(labels):
+        faults.append(f"labels named twice: {', '.join(labels)}")
     dims = {table.spec.dim for table in config.embeddings.values()}
     if config.network.kind == "deepfm" and len(dims) > 1:
         faults.append(f"deepfm needs vectors of one width, got {sorted(dims)}")

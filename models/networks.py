@@ -23,7 +23,13 @@ from ondevice.models.layers.interactions import (
 )
 from ondevice.models.layers.joint_tables import JointTables
 from ondevice.models.layers.row_index import row_counts
-from ondevice.models.network_config import EmbeddingConfig, MaskConfig, ModelConfig, NetworkConfig
+from ondevice.models.network_config import (
+    ONE_LABEL,
+    EmbeddingConfig,
+    MaskConfig,
+    ModelConfig,
+    NetworkConfig,
+)
 from ondevice.spec import LookupSpec, Pooling
 
 _WIDE = ("wide_deep", "deepfm")
@@ -31,6 +37,9 @@ _WIDE = ("wide_deep", "deepfm")
 
 class ClickModel(nn.Module):
     """Field vectors -> a network -> click probability; see NetworkConfig for the networks.
+
+    Of several labels each has its output of the last layer, and of the wide part; all else they
+    share.
 
     Parameters are called `embeddings.<field>.weight`, `network.<n>.weight` and so on; a field name
     that a module cannot carry is escaped (see `module_key`).
@@ -41,6 +50,7 @@ class ClickModel(nn.Module):
         embeddings: Mapping[str, Embedding],
         network: NetworkConfig | tuple[int, ...] = (128, 64),
         histories: Mapping[str, str] | None = None,
+        labels: tuple[str, ...] = ONE_LABEL,
     ) -> None:
         """See ModelConfig for the settings; a tuple stands for a "dnn" of these hidden sizes.
 
@@ -51,6 +61,7 @@ class ClickModel(nn.Module):
         self.fields = tuple(embeddings)
         self.settings = NetworkConfig(hidden=network) if isinstance(network, tuple) else network
         self.histories = dict(histories or {})
+        self.labels = labels
         self.embeddings = nn.ModuleDict(
             {module_key(name): table for name, table in embeddings.items()}
         )
@@ -69,12 +80,16 @@ class ClickModel(nn.Module):
         width += sum(specs[target].dim for target in self.histories.values())
         wide = specs if kind in _WIDE else {}
         self.wide = nn.ModuleDict(
-            {module_key(name): Embedding(_wide_spec(spec)) for name, spec in wide.items()}
+            {
+                module_key(name): Embedding(_wide_spec(spec, len(labels)))
+                for name, spec in wide.items()
+            }
         )
         self.cross = None
         if kind == "dcn":
             self.cross = CrossNetwork(width, self.settings.cross_layers, self.settings.cross_rank)
-        self.network = _network(width, self.settings, width if self.cross else 0)
+        beside = width if self.cross else 0
+        self.network = _network(width, self.settings, beside, len(labels))
         self._joint: JointTables | None = None
         self._mask_group: MaskGroup | None = None
 
@@ -91,7 +106,7 @@ class ClickModel(nn.Module):
             table = self.embedding(name)
             mask = None if table.mask is None else _mask_config(table.mask)
             tables[name] = EmbeddingConfig(table.spec, mask)
-        return ModelConfig(tables, self.settings, self.histories)
+        return ModelConfig(tables, self.settings, self.histories, self.labels)
 
     def embedding(self, field: str) -> Embedding:
         """The table of `field`. Raises InputError when there is none."""
@@ -131,14 +146,21 @@ class ClickModel(nn.Module):
         tables = [*self.embeddings.values(), *self.wide.values()]
         return [table for table in tables if isinstance(table, Embedding)]
 
-    def forward(self, ids: dict[str, Tensor]) -> Tensor:
-        """Click probability float32 [batch] of ids; see `forward_logits`. Raises InputError."""
-        return torch.sigmoid(self.forward_logits(ids))
+    def forward(self, ids: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """Click probability float32 [batch] of ids; of several labels a dict of them by name.
+
+        Raises:
+            InputError: see `forward_logits`.
+        """
+        probabilities = torch.sigmoid(self.forward_logits(ids))
+        if len(self.labels) == 1:
+            return probabilities
+        return {name: probabilities[:, place] for place, name in enumerate(self.labels)}
 
     def forward_logits(
         self, ids: dict[str, Tensor], levels: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Log-odds of a click, float32 [batch], of ids by input name.
+        """Log-odds of a click, float32 [batch], of several labels [batch, labels], of ids by input.
 
         Args:
             ids: int64 [batch] per field, int64 [batch, length] per history.
@@ -159,13 +181,18 @@ class ClickModel(nn.Module):
         deep: Tensor = self.network[:-1](joined)
         if self.cross is not None:
             deep = torch.cat([self.cross(joined), deep], -1)
-        logits: Tensor = self.network[-1](deep).squeeze(-1)
+        logits = self._by_label(self.network[-1](deep))
         for name, table in zip(self.fields, self.wide.values(), strict=False):
-            logits = logits + table(ids[name]).squeeze(-1)
+            logits = logits + self._by_label(table(ids[name]))
         if self.settings.kind == "deepfm":
             dim = vectors[self.fields[0]].shape[-1]
-            logits = logits + pair_interactions(joined.reshape(-1, joined.shape[1] // dim, dim))
+            pairs = pair_interactions(joined.reshape(-1, joined.shape[1] // dim, dim))
+            logits = logits + (pairs if len(self.labels) == 1 else pairs.unsqueeze(-1))
         return logits
+
+    def _by_label(self, values: Tensor) -> Tensor:
+        """Values [batch, labels] as `forward_logits` gives them."""
+        return values.squeeze(-1) if len(self.labels) == 1 else values
 
     def _vectors(
         self, ids: Mapping[str, Tensor], levels: Mapping[str, Tensor]
@@ -209,7 +236,7 @@ def build(config: ModelConfig) -> ClickModel:
                 spec.rows, spec.row_dim, settings.levels, settings.temperature, settings.hidden
             )
         tables[name] = Embedding(spec, mask=mask)
-    return ClickModel(tables, config.network, config.histories)
+    return ClickModel(tables, config.network, config.histories, config.labels)
 
 
 def table_counts(model: ClickModel, train: ClickLog) -> dict[str, npt.NDArray[np.int64]]:
@@ -269,7 +296,7 @@ def module_key(field: str) -> str:
 _EMPTY = nn.ModuleDict()
 
 
-def _network(width: int, settings: NetworkConfig, beside: int) -> nn.Sequential:
+def _network(width: int, settings: NetworkConfig, beside: int, outputs: int) -> nn.Sequential:
     """Hidden layers over `width`, and a linear layer over their output and `beside` more."""
     layers: list[nn.Module] = []
     for size in settings.hidden:
@@ -280,12 +307,12 @@ def _network(width: int, settings: NetworkConfig, beside: int) -> nn.Sequential:
         if settings.dropout:
             layers.append(nn.Dropout(settings.dropout))
         width = size
-    return nn.Sequential(*layers, nn.Linear(width + beside, 1))
+    return nn.Sequential(*layers, nn.Linear(width + beside, outputs))
 
 
-def _wide_spec(spec: LookupSpec) -> LookupSpec:
-    """The lookup of one weight per value, in a table of the same rows."""
-    return replace(spec, dim=1, fuse="sum")
+def _wide_spec(spec: LookupSpec, labels: int) -> LookupSpec:
+    """The lookup of one weight per value and label, in a table of the same rows."""
+    return replace(spec, dim=labels, fuse="sum")
 
 
 def _mask_config(mask: AdaptiveMask) -> MaskConfig:

@@ -35,6 +35,7 @@ class Source:
         bad_rows: how many rows of a log may be refused, as "skip:100".
         cache: folder that keeps the encoded log for the next run.
         max_rows: use only so many rows.
+        keys: fields or other columns that metrics group rows by.
     """
 
     name: str = "synthetic"
@@ -45,6 +46,7 @@ class Source:
     bad_rows: str | None = None
     cache: str | None = None
     max_rows: int | None = None
+    keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in DATASETS:

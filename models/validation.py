@@ -106,7 +106,7 @@ def validation_from_arrays(path: Path, label: str) -> Validation:
 
 
 def validation_from_log(log: HashedLog, features: FeatureSpec) -> Validation:
-    """The validation split of a data set, encoded as the model expects.
+    """The validation split of a data set, encoded as the model expects, with its first label.
 
     Raises:
         InputError: the log lacks a field of the model, or has another one of that name, or has
@@ -121,7 +121,8 @@ def validation_from_log(log: HashedLog, features: FeatureSpec) -> Validation:
             raise InputError(f"{log.name}: its field {field.name!r} is hashed unlike the model's")
         _check_cells(log, field, present)
     part = encoded(split(log)[1], features)
-    return Validation(part.ids, part.labels, f"validation split of {log.name}")
+    labels = part.labels.reshape(len(part), -1)[:, 0]
+    return Validation(part.ids, labels, f"validation split of {log.name}", part.weights)
 
 
 def _check_cells(log: HashedLog, field: Field, present: Field) -> None:

@@ -53,6 +53,7 @@ class Validation:
         inputs: values by input name, int64 or float32 [rows, ...].
         labels: float32 [rows], 0 or 1, both present.
         source: what the rows are, for the model card.
+        weights: what each row counts for, float32 [rows]; None: all the same.
 
     Raises:
         InputError: another shape, other labels, or only one of the labels.
@@ -61,6 +62,7 @@ class Validation:
     inputs: dict[str, Array]
     labels: FloatArray
     source: str = "validation rows"
+    weights: FloatArray | None = None
 
     def __post_init__(self) -> None:
         labels = self.labels
@@ -70,6 +72,8 @@ class Validation:
             raise InputError(f"validation: an AUC needs both labels, got {len(labels)} rows of one")
         if wrong := [name for name, ids in self.inputs.items() if len(ids) != len(labels)]:
             raise InputError(f"validation: not one value per label in {', '.join(wrong)}")
+        if self.weights is not None and self.weights.shape != labels.shape:
+            raise InputError(f"validation: weights must be float32 [{len(labels)}]")
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -79,7 +83,7 @@ class Validation:
         """Area under the ROC curve of scores float32 [rows]."""
         with needs_extra("the AUC of a validation set", "train"):
             from sklearn.metrics import roc_auc_score
-        return float(roc_auc_score(self.labels, scores))
+        return float(roc_auc_score(self.labels, scores, sample_weight=self.weights))
 
     def batches(self) -> Iterator[dict[str, Array]]:
         """The inputs, SCORE_BATCH rows at a time."""

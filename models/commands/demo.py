@@ -184,11 +184,13 @@ def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:
 def _scored(target: str, report: ConversionReport, test: ClickLog) -> Scored:
     item = report.targets[target]
     model = ondevice.load(item.path)
-    scores = [
-        model.predict({name: ids[start : start + SCORE_BATCH] for name, ids in test.ids.items()})
-        for start in range(0, len(test), SCORE_BATCH)
-    ]
-    auc = float(roc_auc_score(test.labels, np.concatenate(scores)))
+    scores = []
+    for start in range(0, len(test), SCORE_BATCH):
+        rows = slice(start, start + SCORE_BATCH)
+        score = model.predict({name: ids[rows] for name, ids in test.ids.items()})
+        scores.append(score[model.outputs[0]] if isinstance(score, dict) else score)
+    labels = test.labels.reshape(len(test), -1)[:, 0]
+    auc = float(roc_auc_score(labels, np.concatenate(scores), sample_weight=test.weights))
     tables = sum(table.total for table in inspect(item.path).tables)
     size_of_all = file_bytes(item.path)
     return Scored(target, str(item.path), size_of_all, tables, auc, item.max_difference)

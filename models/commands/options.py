@@ -193,6 +193,7 @@ def open_source(source: Source) -> HashedLog:
         bad_rows=source.bad_rows,
         cache=None if source.cache is None else Path(source.cache),
         max_rows=source.max_rows,
+        keys=source.keys,
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
+from ondevice.atomic import atomic_path
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.commands.options import (
@@ -16,15 +19,19 @@ from ondevice.models.commands.options import (
     recipe_of,
     use_threads,
 )
-from ondevice.models.commands.outputs import add_output_options, check_output
-from ondevice.models.recipe import DEFAULT, shipped_recipes
+from ondevice.models.commands.outputs import add_output_options, check_output, check_writable
+from ondevice.models.recipe import DEFAULT, Recipe, shipped_recipes
 from ondevice.models.training.codec_scores import codec_scores, codec_text
 from ondevice.models.training.experiment import (
+    Trained,
     checkpoint_extra,
     train_compressed,
     train_full,
 )
 from ondevice.models.training.phases import phases_text
+from ondevice.models.training.report_page import training_page
+from ondevice.models.training.tracking import Tracker, tracking
+from ondevice.models.training.training_report import check_keys, metrics_text, training_report
 from ondevice.text_table import size, table
 
 EPILOG = """examples:
@@ -33,6 +40,8 @@ EPILOG = """examples:
   ondevice train din --data ml1m --path ml-1m --epochs 2 --out checkpoint
   ondevice train my.toml --out checkpoint
   ondevice train dnn --full --out uncompressed
+  ondevice train --data log --path log/ --columns log.toml --gauc user --segment country \
+    --report training.html --out checkpoint
   ondevice train dnn --widths frequency --keep 0.2 --round q4 --out checkpoint
 
 A recipe is a TOML file that names the network, its tables, the training and the data; options
@@ -57,6 +66,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full", action="store_true", help="train the uncompressed reference instead"
     )
+    _add_report_options(parser)
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    """What is measured beside the AUC, and where it is written."""
+    parser.add_argument(
+        "--gauc",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a field or other column of the log, such as the user: also give the mean of the AUCs "
+        "within each of its values; may be repeated",
+    )
+    parser.add_argument(
+        "--segment",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a field or other column of the log, such as the country: also give the metrics of "
+        "each of its values; may be repeated",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="write a page with learning curves, calibration, segments and what fields contribute",
+    )
+    parser.add_argument(
+        "--log-to",
+        metavar="TRACKER",
+        help="also send the metrics of every epoch to tensorboard (or tensorboard:FOLDER, default "
+        "runs) or to mlflow (or mlflow:EXPERIMENT), whose packages must be installed",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all metrics to FILE (docs/metrics.md)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,23 +112,61 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         raise InputError("give --out, the folder for the checkpoint")
-    check_output(args.out, [], force=args.force, checkpoint=args.out)
+    check_output(args.out, [], force=args.force, checkpoint=args.out, json=args.json)
+    if args.report is not None:
+        check_writable("--report", args.report.parent)
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
-    log = open_source(recipe.source)
+    with tracking(args.log_to, recipe.name, asdict(recipe.experiment)) as tracker:
+        return _train(args, recipe, tracker)
+
+
+def _train(args: argparse.Namespace, recipe: Recipe, tracker: Tracker) -> int:
+    """Train a recipe, print the metrics, save; the tracker hears of every epoch."""
+    keys = (*recipe.source.keys, *args.gauc, *args.segment)
+    log = open_source(replace(recipe.source, keys=keys))
+    check_keys(log, [*args.gauc, *args.segment])
     print(described(log))  # noqa: T201
     compressed = recipe.compress and not args.full
-    trained = (train_compressed if compressed else train_full)(log, recipe.experiment)
+    train = train_compressed if compressed else train_full
+    trained = train(log, recipe.experiment, on_epoch=tracker.on_epoch)
+    tracker.on_test(trained.by_label)
+    report = training_report(
+        trained,
+        log,
+        recipe.name,
+        gauc=args.gauc,
+        segments=args.segment,
+        importance=args.json is not None or args.report is not None,
+    )
+    if args.report is not None:
+        with atomic_path(args.report) as temporary:
+            temporary.write_text(training_page(report), encoding="utf-8")
+    if args.json is not None:
+        with atomic_path(args.json) as temporary:
+            text = json.dumps(report.to_json(), indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
     scores = codec_scores(trained.model, trained.splits.test)
     extra = checkpoint_extra(trained, log) | {"codecs": [asdict(score) for score in scores]}
     features = trained.splits.train.features
     save_checkpoint(args.out, trained.model, features, extra, counts=trained.fitted.counts)
     print(  # noqa: T201
-        f"{recipe.name}: test AUC {trained.test.auc:.4f}, log loss {trained.test.logloss:.4f} "
-        f"after {trained.epochs} epochs; {size(trained.parameter_bytes)} of float32 parameters\n"
+        f"{recipe.name}: {_summary(trained)} after {trained.epochs} epochs; "
+        f"{size(trained.parameter_bytes)} of float32 parameters\n{metrics_text(report)}\n\n"
         f"{phases_text(trained.fitted)}\n\n{codec_text(scores)}\n"
     )
     if trained.fitted.interrupted:
         print("interrupted: these are the best weights so far", file=sys.stderr)  # noqa: T201
     print(f"saved in {args.out}; next: ondevice convert {args.out} --out DIR")  # noqa: T201
     return 0
+
+
+def _summary(trained: Trained) -> str:
+    """The test metrics of each label, and which log they are of."""
+    several = len(trained.by_label) > 1
+    texts = [
+        f"{f'{name}: ' if several else ''}test AUC {item.auc:.4f}, log loss {item.logloss:.4f}"
+        f"{' (of the log before its negatives were sampled)' if item.unsampled else ''}"
+        for name, item in trained.by_label.items()
+    ]
+    return "; ".join(texts)

@@ -85,6 +85,7 @@ def save_log(path: Path, log: HashedLog) -> None:
     facts = {name: getattr(log, name) for name in _FACTS}
     facts["features"] = log.features.to_json()
     facts["settings"] = {name: asdict(asked) for name, asked in log.settings.items()}
+    facts["key_texts"] = log.key_texts
     facts["version"] = VERSION
     batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
     batch = batch.replace_schema_metadata({_KEY: json.dumps(facts).encode()})
@@ -118,6 +119,10 @@ def load_log(path: Path) -> HashedLog:
             settings={n: FieldSettings(**asked) for n, asked in facts["settings"].items()},
             negative_sampling=facts["negative_sampling"],
             refused=facts["refused"],
+            key_texts={
+                key: {int(value): text for value, text in texts.items()}
+                for key, texts in facts.get("key_texts", {}).items()
+            },
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SpecError) as error:
         raise FileFormatError(f"{path}: no encoded log: {error}") from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -135,6 +135,7 @@ class LogDescription:
         weight: the column of a row's weight in training and in metrics, a number above 0.
         negative_sampling: the share of the rows without a click that the log holds; the model's
             probabilities are calibrated back to the unsampled log. 1: all of them.
+        keys: fields or other columns that metrics group rows by; the log carries their hashes.
         split: which rows are for training, validation and test; None: by time, where there is one,
             else at random.
 
@@ -154,6 +155,7 @@ class LogDescription:
     time_format: TimeForm | None = None
     weight: str | None = None
     negative_sampling: float = 1.0
+    keys: tuple[str, ...] = ()
     split: SplitRule | None = None
 
     def __post_init__(self) -> None:
@@ -181,9 +183,30 @@ class LogDescription:
         columns = [label.column for label in self.labels.values()]
         columns += [item.column or name for name, item in self.fields.items()]
         columns += [column for column in (self.time, self.weight) if column is not None]
+        columns += self.key_columns.values()
         if self.split is not None:
             columns += self.split.columns
         return list(dict.fromkeys(columns))
+
+    @property
+    def key_columns(self) -> dict[str, str]:
+        """The column of each key: that of the field of its name, else the one of its name."""
+        return {
+            name: (self.fields[name].column if name in self.fields else None) or name
+            for name in self.keys
+        }
+
+    def with_keys(self, names: Iterable[str]) -> LogDescription:
+        """The description with more keys; parts of timestamps are fields already.
+
+        Raises:
+            SpecError: a key that cannot be one.
+        """
+        parts = {feature.name for feature in self.features} - set(self.fields)
+        added = [name for name in names if name not in parts]
+        keys = tuple(dict.fromkeys([*self.keys, *added]))
+        ignore = tuple(column for column in self.ignore if column not in added)
+        return replace(self, keys=keys, ignore=ignore)
 
     @classmethod
     def from_dict(cls, data: object) -> LogDescription:
@@ -285,7 +308,7 @@ def _field_faults(item: LogField) -> list[str]:
 
 _TOP = (
     *("label", "labels", "fields", "ignore", "columns", "delimiter", "quote", "encoding"),
-    *("missing", "time", "time_format", "weight", "negative_sampling", "split"),
+    *("missing", "time", "time_format", "weight", "negative_sampling", "keys", "split"),
 )
 _TEXTS = ("delimiter", "quote", "encoding", "time", "weight")
 _FIELD_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -325,7 +348,7 @@ def _description(data: object) -> LogDescription:
         "labels": _labels(data, faults),
         "fields": _fields(data.get("fields"), faults),
     }
-    for key in ("ignore", "columns", "missing"):
+    for key in ("ignore", "columns", "missing", "keys"):
         if key in data:
             settings[key] = _strings(data[key], key, faults)
     for key in _TEXTS:

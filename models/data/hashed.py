@@ -69,6 +69,7 @@ class HashedLog:
             orders a user's rows and is no feature.
         weights: float32 [n], what a row counts for; None: every row counts 1.
         keys: further columns by name, int64 [n], that are no input: hashes of texts.
+        key_texts: by key, the texts of its hashes, where it has few distinct values.
         label_names: of the labels.
         bounds: the rows before bounds[0] are for training, those from bounds[1] on for the test,
             those between for validation; None: `split` divides the rows at random.
@@ -93,6 +94,7 @@ class HashedLog:
     settings: Mapping[str, FieldSettings] = field(default_factory=dict)
     negative_sampling: float = 1.0
     refused: int = 0
+    key_texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes, dtypes and encodings. Raises InputError."""
@@ -268,7 +270,8 @@ def _without_nan(bits: IdArray) -> IdArray:
 def encoded(log: HashedLog, features: FeatureSpec) -> ClickLog:
     """A log's hashes as the IDs of fields that are encoded already."""
     ids = {field.name: _ids(field, log.hashes[field.name]) for field in features.fields}
-    return ClickLog(features, ids, log.labels, log.weights, log.label_names, log.keys)
+    others = (log.weights, log.label_names, log.keys, log.negative_sampling)
+    return ClickLog(features, ids, log.labels, *others)
 
 
 def _ids(item: Field, hashes: IdArray) -> IdArray:

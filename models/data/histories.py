@@ -66,7 +66,8 @@ def add_history(
         _keys(part.hashes[history.user], moment, users, moments)
         for part, moment in zip(parts, times, strict=True)
     ]
-    clicks = np.flatnonzero((train.labels == 1) & (train.hashes[history.user] != PADDING_ID))
+    clicked = train.labels.reshape(len(train), -1)[:, 0] == 1
+    clicks = np.flatnonzero(clicked & (train.hashes[history.user] != PADDING_ID))
     clicks = clicks[np.argsort(keys[0][clicks], kind="stable")]
     # its values are read as the item's are; the log itself has no column of them
     cells = None if item.cells is None else replace(item.cells, column=None)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ondevice.cells import Cells
 from ondevice.errors import DataError, InputError
-from ondevice.features import FeatureSpec, Field
+from ondevice.features import PADDING_ID, FeatureSpec, Field
 from ondevice.hashing import hash_texts
 from ondevice.models.data.arrow_chunks import ipc_chunks, parquet_chunks, table_chunks
 from ondevice.models.data.builder import LogBuilder, Rows, ordered_by_part
@@ -46,6 +46,7 @@ from ondevice.models.data.splits import (
 )
 
 _SPLIT_HASH = "split hash"  # a key that decides the part of a row, dropped afterwards
+MAX_TEXTS = 1000  # the texts of a key with more distinct values are not kept
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def _read(
         settings=_settings(description),
         negative_sampling=description.negative_sampling,
         refused=bad_rows.count,
+        key_texts={key: texts for key, texts in rules.texts.items() if len(texts) <= MAX_TEXTS},
     )
     if split is None:
         return log
@@ -160,16 +162,20 @@ class _Rules:
             )
             for label in description.labels.values()
         ]
+        self.texts: dict[str, dict[int, str]] = {key: {} for key in description.keys}
         self.columns = tuple(dict.fromkeys([*description.used, *(split.columns if split else ())]))
 
     def rows(self, chunk: Chunk, bad_rows: BadRows) -> Rows:
         """The chunk's rows without those that cannot be read. Raises DataError."""
-        faults = Faults(chunk)
+        faults, description = Faults(chunk), self.description
         labels = [label_column(chunk, label, faults) for label in self.labels]
         hashes = {item.field.name: hash_column(chunk, item, faults) for item in self.rules}
         times = self._times(chunk, faults)
         weights = self._weights(chunk, faults)
-        keys = {}
+        keys = {
+            key: _text_hashes(chunk, column, faults, description.missing, self.texts[key])
+            for key, column in description.key_columns.items()
+        }
         if self.split is not None and self.split.by == "hash":
             keys[_SPLIT_HASH] = mixed_hash(
                 [_text_hashes(chunk, column, faults) for column in self.split.columns]
@@ -309,12 +315,31 @@ def _check_columns(
         raise DataError(f"{name}: {'; '.join(faults)} (the file's columns: {listed})")
 
 
-def _text_hashes(chunk: Chunk, column: str, faults: Faults) -> IdArray:
-    """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file."""
+def _text_hashes(
+    chunk: Chunk,
+    column: str,
+    faults: Faults,
+    missing: Sequence[str] = (),
+    known: dict[int, str] | None = None,
+) -> IdArray:
+    """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file.
+
+    Args:
+        chunk: the rows.
+        column: its name.
+        faults: of texts that are none.
+        missing: texts that mean "no value": PADDING_ID.
+        known: takes the other texts by hash, up to about MAX_TEXTS.
+    """
     found = chunk.values(column)
     texts = ["" if value is None else str(value) for value in found.values]
     try:
-        return found.spread(hash_texts(texts))
+        hashes = hash_texts(texts)
+        hashes[[text in missing for text in texts]] = PADDING_ID
+        if known is not None and len(known) <= MAX_TEXTS:
+            known.update(zip(hashes.tolist(), texts, strict=True))
+            known.pop(PADDING_ID, None)
+        return found.spread(hashes)
     except InputError:
         faults.add(column, np.ones(len(chunk), dtype=bool), "expected text in the file's encoding")
         return np.zeros(len(chunk), np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def open_log(
     cache: Path | None = None,
     seed: int = 0,
     max_rows: int | None = None,
+    keys: Sequence[str] = (),
 ) -> HashedLog:
     """Load a data set by name, or read a log.
 
@@ -54,6 +55,8 @@ def open_log(
         cache: a folder in which the encoded log of files is kept, to be mapped the next time.
         seed: of "synthetic"; the others are what their files hold.
         max_rows: read only so many rows ("synthetic": draw so many); None for all (its default).
+        keys: fields or other columns of a log that metrics group rows by, beside those of its
+            description; of the other data sets they can only be fields.
 
     Raises:
         InputError: an unknown name, or an argument missing or out of place.
@@ -88,7 +91,7 @@ def open_log(
             f"data set {name!r} needs a description of its columns: give a .toml or .json file "
             "with --columns (docs/data.md shows one; `ondevice describe` writes one)"
         )
-    description = _described(columns)
+    description = _described(columns).with_keys(keys)
     if isinstance(bad_rows, str):
         bad_rows = BadRows.from_text(bad_rows)
     rule = _split_rule(split, description, by_position=name == "csv")

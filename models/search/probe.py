@@ -70,7 +70,7 @@ class Probe:
         self.dim = dim
         self._network = model.network
         rows = validation.take(np.arange(min(PROBE_ROWS, len(validation))))
-        self._labels = rows.labels
+        self._labels, self._weights = rows.labels, rows.weights
         self._counts = data.counts
         self._rows = {name: data.rows_of_values(name) for name in model.fields}
         self._fields: dict[str, _RoundedTable] = {}
@@ -91,7 +91,7 @@ class Probe:
         """AUC on the validation rows with tables as in `designs`."""
         vectors = [item.vectors(designs[name]) for name, item in self._fields.items()]
         logits = self._network(torch.cat(vectors, -1)).squeeze(-1)
-        return float(roc_auc_score(self._labels, logits.numpy()))
+        return float(roc_auc_score(self._labels, logits.numpy(), sample_weight=self._weights))
 
     def bytes(self, designs: Mapping[str, TableDesign]) -> int:
         """Planned bytes of the tables."""

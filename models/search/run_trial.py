@@ -31,6 +31,7 @@ from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData
 from ondevice.models.training.experiment import example_ids
 from ondevice.models.training.phases import FitConfig, fit, rounded
+from ondevice.models.training.row_weights import undo_sampling
 from ondevice.models.training.shift import shift_tables
 from ondevice.models.training.trainer import evaluate, train
 
@@ -54,6 +55,7 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
     features = splits.train.features
     examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
     counts = table_counts(model, splits.train)
+    undo_sampling(model, splits.train.negative_sampling)
     save_checkpoint(target / "checkpoint", model, features, {"examples": examples}, counts=counts)
     tensors = {name: torch.tensor(ids) for name, ids in examples.items()}
     report = convert(
@@ -126,7 +128,7 @@ def _auc(path: Path, log: ClickLog) -> float:
         model.predict({name: ids[start : start + SCORE_BATCH] for name, ids in log.ids.items()})
         for start in range(0, len(log), SCORE_BATCH)
     ]
-    return float(roc_auc_score(log.labels, np.concatenate(scores)))
+    return float(roc_auc_score(log.labels, np.concatenate(scores), sample_weight=log.weights))
 
 
 def _read(path: Path, trial: Trial) -> TrialResult:

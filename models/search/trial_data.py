@@ -42,6 +42,10 @@ class TrialData:
         for name, hashes in self.log.hashes.items():
             digest.update(name.encode() + np.ascontiguousarray(hashes).tobytes())
         digest.update(np.ascontiguousarray(self.log.labels).tobytes())
+        if self.log.weights is not None:
+            digest.update(np.ascontiguousarray(self.log.weights).tobytes())
+        if self.log.negative_sampling != 1:
+            digest.update(str(self.log.negative_sampling).encode())
         return digest.digest()
 
     @cached_property
@@ -93,7 +97,8 @@ class TrialData:
             is_known = known[order[place]] == hashes
             ids[item.name] = np.where(is_known, order[place] + FIRST_VOCABULARY_ID, OOV_ID)
             ids[item.name][hashes == PADDING_ID] = PADDING_ID
-        return ClickLog(features, ids, part.labels)
+        others = (part.weights, part.label_names, part.keys, part.negative_sampling)
+        return ClickLog(features, ids, part.labels, *others)
 
     def encoded(self, trial: Trial) -> Splits:
         """The parts as a trial needs them.
@@ -136,7 +141,16 @@ class TrialData:
 
 
 def prepare(log: HashedLog) -> TrialData:
-    """Split a log and count its training values. Raises InputError when it has sequences."""
+    """Split a log and count its training values.
+
+    Raises:
+        InputError: the log has sequences or several labels.
+    """
+    if len(log.label_names) > 1:
+        raise InputError(
+            f"compression trials weigh what fields and tables cost one label's AUC; the log has "
+            f"{', '.join(log.label_names)}: describe it with one of them (label = ...)"
+        )
     if sequences := [item.name for item in log.features.fields if item.length is not None]:
         raise InputError(f"compression trials take no sequences: {', '.join(sequences)}")
     parts = split(log)

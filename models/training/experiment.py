@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ondevice.codecs import Codec
 from ondevice.errors import InputError
 from ondevice.limits import MAX_LENGTH
 from ondevice.models.click_log import ClickLog, Splits
@@ -27,9 +28,11 @@ from ondevice.models.designs import Design, compressed_embeddings, full_embeddin
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.network_config import NetworkConfig
 from ondevice.models.networks import ClickModel
-from ondevice.models.training.phases import FitConfig, Fitted, fit, rounded
+from ondevice.models.training.metrics import Metrics
+from ondevice.models.training.phases import FitConfig, Fitted, OnEpoch, fit, rounded
 from ondevice.models.training.refit import Refit
-from ondevice.models.training.trainer import Metrics, TrainConfig, evaluate
+from ondevice.models.training.row_weights import undo_sampling
+from ondevice.models.training.trainer import TrainConfig, metrics_by_label, predict
 from ondevice.models.training.widths import Widths
 
 EXAMPLES = 64
@@ -121,13 +124,25 @@ class Trained:
     """A trained model, the split it was trained on, and its metrics on the test split.
 
     Attributes:
-        test: with the tables as the experiment's rounding says, else as they are.
+        parts: the log's parts before their values became IDs.
+        probabilities: of the test part, float32 [n] or [n, labels], with the tables as `codec`
+            stores them.
+        by_label: test metrics of each label, of these probabilities.
+        codec: what the experiment rounds tables to, else "f32".
     """
 
     model: ClickModel
     splits: Splits
-    test: Metrics
+    parts: tuple[HashedLog, HashedLog, HashedLog]
+    probabilities: npt.NDArray[np.float32]
+    by_label: dict[str, Metrics]
     fitted: Fitted
+    codec: Codec = "f32"
+
+    @property
+    def test(self) -> Metrics:
+        """Test metrics of the first label."""
+        return next(iter(self.by_label.values()))
 
     @property
     def epochs(self) -> int:
@@ -149,35 +164,62 @@ class Trained:
         )
 
 
-def train_full(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
+def train_full(
+    log: HashedLog,
+    experiment: Experiment,
+    *,
+    progress: bool = True,
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
     """The uncompressed reference: one float32 row per training value of every field."""
     parts, histories = _parts(log, experiment)
     names = [item.name for item in log.features.fields if item.encoding == "hash"]
     splits = _encoded(parts, names, experiment)
     torch.manual_seed(experiment.training.seed)
     tables = full_embeddings(splits.train, experiment.design.dim, log.settings)
-    model = ClickModel(tables, experiment.network, histories)
+    model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
-    fitted = fit(model, splits, config, progress=progress)
-    return Trained(model, splits, evaluate(model, splits.test), fitted)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
+    undo_sampling(model, log.negative_sampling)
+    return _tested(model, parts, splits, fitted, "f32")
 
 
-def train_compressed(log: HashedLog, experiment: Experiment, *, progress: bool = True) -> Trained:
+def train_compressed(
+    log: HashedLog,
+    experiment: Experiment,
+    *,
+    progress: bool = True,
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
     """Binary-code tables for large fields, kept widths for the rows of all tables."""
     parts, histories = _parts(log, experiment)
     splits = _encoded(parts, small_fields(parts[0], experiment.design), experiment)
     counts = cardinalities(parts[0])
     torch.manual_seed(experiment.training.seed)
     tables = compressed_embeddings(splits.train, counts, experiment.design, log.settings)
-    model = ClickModel(tables, experiment.network, histories)
+    model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(
         experiment.training, experiment.widths, experiment.rounding, experiment.refit
     )
-    fitted = fit(model, splits, config, progress=progress)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
+    undo_sampling(model, log.negative_sampling)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
+    return _tested(model, parts, splits, fitted, codec)
+
+
+def _tested(
+    model: ClickModel,
+    parts: tuple[HashedLog, HashedLog, HashedLog],
+    splits: Splits,
+    fitted: Fitted,
+    codec: Codec,
+) -> Trained:
+    """The result of a training, measured on the test part; the model's sampling is undone."""
     with rounded(model, codec):
-        test = evaluate(model, splits.test)
-    return Trained(model, splits, test, fitted)
+        scores = predict(model, splits.test)
+    sampled = splits.test.negative_sampling < 1
+    by_label = metrics_by_label(splits.test, scores, unsampled=sampled)
+    return Trained(model, splits, parts, scores, by_label, fitted, codec)
 
 
 def _parts(
@@ -210,6 +252,7 @@ def checkpoint_extra(trained: Trained, log: HashedLog) -> dict[str, Any]:
         },
         "table_codecs": codecs,
         "test": asdict(trained.test),
+        "test_by_label": {name: asdict(item) for name, item in trained.by_label.items()},
         "epochs": trained.epochs,
         "examples": {name: ids.tolist() for name, ids in example_ids(trained.splits.test).items()},
     }

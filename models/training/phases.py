@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from ondevice.models.click_log import Splits
 from ondevice.models.layers.rounding import Rounding, TableRounding
 from ondevice.models.networks import ClickModel, attach_masks, table_counts
 from ondevice.models.training.refit import Refit, fixed_network
-from ondevice.models.training.trainer import History, TrainConfig, evaluate, train
+from ondevice.models.training.trainer import Epoch, History, TrainConfig, evaluate, train
 from ondevice.models.training.widths import (
     Widths,
     attach_thresholds,
@@ -27,6 +28,9 @@ from ondevice.models.training.widths import (
     pruned_widths,
 )
 from ondevice.text_table import table
+
+# Takes the name of a phase and an epoch of it.
+OnEpoch = Callable[[str, Epoch], None]
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def fit(
     *,
     trained: bool = False,
     progress: bool = True,
+    on_epoch: OnEpoch | None = None,
 ) -> Fitted:
     """Fit a model, in place; it ends in evaluation mode with frozen widths.
 
@@ -91,13 +96,14 @@ def fit(
         config: the phases.
         trained: skip the first phase, since the model is trained already.
         progress: show a bar on stderr, if that is a terminal.
+        on_epoch: called after every epoch with the name of its phase; see `train`.
 
     Raises:
         TrainingError: the loss is not finite.
         SpecError: the codec cannot hold the tables.
         DataError, InputError: the splits do not fit the model or one another.
     """
-    phases = _Phases(model, splits, config, trained, progress)
+    phases = _Phases(model, splits, config, trained, progress, on_epoch)
     widths = config.widths
     if widths.method == "frequency":
         phases.widths_by_frequency()
@@ -119,10 +125,16 @@ class _Phases:
     """The phases of one `fit`; once interrupted, the later ones do nothing."""
 
     def __init__(
-        self, model: ClickModel, splits: Splits, config: FitConfig, trained: bool, progress: bool
+        self,
+        model: ClickModel,
+        splits: Splits,
+        config: FitConfig,
+        trained: bool,
+        progress: bool,
+        on_epoch: OnEpoch | None,
     ) -> None:
         self.model, self.splits, self.config = model, splits, config
-        self.trained, self.progress = trained, progress
+        self.trained, self.progress, self.on_epoch = trained, progress, on_epoch
         self.fitted = Fitted(counts=table_counts(model, splits.train))
 
     def widths_by_frequency(self) -> None:
@@ -205,11 +217,14 @@ class _Phases:
     ) -> None:
         """One phase, from the weights `before` if they are at hand already."""
         model, splits = self.model, self.splits
+        on_epoch = None if self.on_epoch is None else partial(self.on_epoch, phase)
         later = bool(self.trained or self.fitted.phases)
         if later and before is None:
             before = copy.deepcopy(model.state_dict())
         try:
-            history = train(model, splits.train, splits.validation, settings, self.progress)
+            history = train(
+                model, splits.train, splits.validation, settings, self.progress, on_epoch
+            )
         except KeyboardInterrupt:  # before the phase had a whole epoch
             if before is None:
                 raise

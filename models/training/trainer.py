@@ -6,9 +6,9 @@ import copy
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ondevice.errors import DataError, OnDeviceError, SpecError, needs_extra
+from ondevice.errors import DataError, InputError, OnDeviceError, SpecError
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.training.mask_learner import MaskLearner
+from ondevice.models.training.metrics import Metrics, metrics_of
 from ondevice.models.training.refit import RowPrior
+from ondevice.models.training.row_weights import row_weights, training_weights
 
 # How often an epoch updates the codec's scales if rows are rounded; each update takes about as long
 # as packing the tables.
@@ -100,17 +102,10 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Area under the ROC curve, and mean negative log-likelihood (natural logarithm)."""
-
-    auc: float
-    logloss: float
-
-
-@dataclass(frozen=True)
 class Epoch:
-    """One pass: mean training loss (without penalty), validation metrics, mean kept width of the
-    masked rows (None without masks), wall-clock seconds of training and of validation.
+    """One pass: mean training loss (without penalty), validation metrics of the first label, mean
+    kept width of the masked rows (None without masks), wall-clock seconds of training and of
+    validation, validation metrics by label.
     """
 
     number: int
@@ -119,6 +114,7 @@ class Epoch:
     mean_width: float | None
     seconds: float
     validation_seconds: float
+    by_label: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 @dataclass
@@ -159,8 +155,13 @@ def train(
     validation: ClickLog,
     config: TrainConfig | None = None,
     progress: bool = True,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> History:
     """Train by Adam on binary cross-entropy, stop early on validation AUC, keep the best weights.
+
+    Rows count by their weights, where the log has any. What the model learns are the
+    probabilities of the log as it is sampled: see `undo_sampling`. Of several labels the loss is
+    the mean of theirs, and the first decides when to stop.
 
     The model is changed in place, stays on its device and ends in evaluation mode. Ctrl-C after
     at least one whole epoch ends training early and quietly: the best weights so far are restored
@@ -172,6 +173,8 @@ def train(
         validation: decides when to stop and which weights to keep.
         config: settings; the defaults if None.
         progress: show a bar on stderr, if that is a terminal.
+        on_epoch: called after every epoch. What it raises ends training; random numbers that it
+            draws change nothing.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -179,11 +182,11 @@ def train(
         InputError: the log's fields or IDs do not fit the model.
     """
     config = config or TrainConfig()
-    _check_splits(train, validation)
+    _check_splits(model, train, validation)
     history = History()
     best_state: dict[str, Tensor] | None = None
     device = next(model.parameters()).device
-    data = _tensors(train, device)
+    data = _tensors(train, device, training_weights(train))
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(config.seed)
@@ -197,9 +200,13 @@ def train(
                 epoch = _epoch(
                     model, data, validation, optimizers, learner, prior, config, number, progress
                 )
-                if history.add(epoch, config.width_tolerance):
+                is_best = history.add(epoch, config.width_tolerance)
+                if is_best:
                     best_state = copy.deepcopy(model.state_dict())
-                elif number - history.best.number >= config.patience:
+                if on_epoch is not None:
+                    with torch.random.fork_rng(devices=cuda):
+                        on_epoch(epoch)
+                if not is_best and number - history.best.number >= config.patience:
                     break
         except KeyboardInterrupt:
             if best_state is None:
@@ -214,47 +221,87 @@ def train(
 
 @torch.no_grad()
 def predict(model: ClickModel, log: ClickLog, batch: int = 8192) -> npt.NDArray[np.float32]:
-    """Click probabilities float32 [len(log)], in evaluation mode; the mode is restored."""
+    """Click probabilities float32 [n], of several labels [n, labels], in evaluation mode.
+
+    The model's mode is restored.
+
+    Raises:
+        InputError: the log's fields or IDs do not fit the model.
+    """
     if batch < 1:
         raise SpecError(f"batch must be at least 1, got {batch}")
     was_training = model.training
     model.eval()
     try:
-        ids, _ = _tensors(log, next(model.parameters()).device)
-        parts = [
-            model({name: values[start : start + batch] for name, values in ids.items()}).cpu()
-            for start in range(0, len(log), batch)
-        ]
+        ids = _tensors(log, next(model.parameters()).device).ids
+        parts = []
+        for start in range(0, len(log), batch):
+            rows = {name: values[start : start + batch] for name, values in ids.items()}
+            parts.append(torch.sigmoid(model.forward_logits(rows)).cpu())
     finally:
         model.train(was_training)
-    probabilities: npt.NDArray[np.float32] = torch.cat([torch.empty(0), *parts]).numpy()
+    shape = (0,) if len(model.labels) == 1 else (0, len(model.labels))
+    probabilities: npt.NDArray[np.float32] = torch.cat([torch.empty(shape), *parts]).numpy()
     return probabilities
 
 
-def evaluate(model: ClickModel, log: ClickLog, batch: int = 8192) -> Metrics:
-    """AUC and log loss on a log.
+def evaluate(
+    model: ClickModel, log: ClickLog, batch: int = 8192, *, unsampled: bool = False
+) -> Metrics:
+    """AUC and log loss of the first label on a log; see `evaluate_labels`."""
+    return next(iter(evaluate_labels(model, log, batch, unsampled=unsampled).values()))
+
+
+def evaluate_labels(
+    model: ClickModel, log: ClickLog, batch: int = 8192, *, unsampled: bool = False
+) -> dict[str, Metrics]:
+    """AUC and log loss of each label of a log, whose rows count by their weights.
+
+    Args:
+        model: in any mode, which is restored.
+        log: both labels must be in it.
+        batch: rows at once.
+        unsampled: measure for the log before its negatives were sampled (see `row_weights`), as
+            `undo_sampling` calibrates a model; without, for the log as it is. Labels other than
+            the first are always measured for the whole log, for which they are trained.
 
     Raises:
         DataError: the log has not both labels, so there is no AUC.
         TrainingError: the model's output is not finite.
-        InputError: the log's fields or IDs do not fit the model.
+        InputError: the log's fields, labels or IDs do not fit the model.
     """
-    with needs_extra("evaluation", "train"):  # large: a conversion does without
-        from sklearn.metrics import log_loss, roc_auc_score
-    _check_both_labels(log, "evaluation")
-    probabilities = predict(model, log, batch).astype(np.float64)
+    _check_label_names(model, log, "evaluation")
+    return metrics_by_label(log, predict(model, log, batch), unsampled=unsampled)
+
+
+def metrics_by_label(
+    log: ClickLog, probabilities: npt.NDArray[np.float32], *, unsampled: bool = False
+) -> dict[str, Metrics]:
+    """Metrics of what `predict` returned for a log; see `evaluate_labels`.
+
+    Raises:
+        DataError, TrainingError: as `evaluate_labels`.
+    """
+    _check_labels(log, "evaluation")
     if not np.isfinite(probabilities).all():
         raise TrainingError("the model's output is not finite")
-    # float32 reaches 0 and 1; the same clip as for any 32-bit probability keeps the loss finite
-    edge = float(np.finfo(np.float32).eps)
-    clipped = np.clip(probabilities, edge, 1 - edge)
-    auc = float(roc_auc_score(log.labels, probabilities))
-    return Metrics(auc, float(log_loss(log.labels, clipped, labels=[0, 1])))
+    metrics = {}
+    columns = zip(columns_of(log.labels), columns_of(probabilities), strict=True)
+    for place, (labels, scores) in enumerate(columns):
+        whole = unsampled or (place > 0 and log.negative_sampling < 1)
+        weights = row_weights(log, unsampled=whole)
+        metrics[log.label_names[place]] = metrics_of(labels, scores, weights, unsampled=whole)
+    return metrics
+
+
+def columns_of(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Values [n] or [n, labels] as [labels, n]."""
+    return values.reshape(len(values), -1).T
 
 
 def _epoch(
     model: ClickModel,
-    data: tuple[dict[str, Tensor], Tensor],
+    data: _Data,
     validation: ClickLog,
     optimizers: list[torch.optim.Optimizer],
     learner: MaskLearner,
@@ -270,17 +317,18 @@ def _epoch(
     started = time.perf_counter()
     loss = _train_epoch(model, data, optimizers, learner, prior, config, number, progress)
     trained = time.perf_counter()
-    metrics = evaluate(model, validation)
+    metrics = evaluate_labels(model, validation)
     masks = model.masks().values()
     rows = sum(mask.rows for mask in masks)
     width = sum(int(mask.widths().sum()) for mask in masks) / rows if rows else None
     done = time.perf_counter()
-    return Epoch(number, loss, metrics, width, trained - started, done - trained)
+    first = next(iter(metrics.values()))
+    return Epoch(number, loss, first, width, trained - started, done - trained, metrics)
 
 
 def _train_epoch(
     model: ClickModel,
-    data: tuple[dict[str, Tensor], Tensor],
+    data: _Data,
     optimizers: list[torch.optim.Optimizer],
     learner: MaskLearner,
     prior: RowPrior | None,
@@ -306,18 +354,18 @@ def _train_epoch(
     model.train()
     if not any(item.requires_grad for item in model.network.parameters()):
         model.network.eval()  # a fixed network neither drops activations nor follows the batch
-    total, count = 0.0, len(data[1])
+    total, count = 0.0, len(data.labels)
     steps = -(-count // config.batch)
     every = max(1, steps // ROUNDING_REFRESHES)
     hidden = not (progress and sys.stderr.isatty())
     with tqdm(total=count, desc=f"epoch {number}", unit="row", disable=hidden) as bar:
-        for step, (ids, labels) in enumerate(_batches(data, config.batch)):
+        for step, (ids, labels, weights) in enumerate(_batches(data, config.batch)):
             if step % every == 0:
                 for table in model.tables():
                     if step == 0 or not table.sparse:  # a large table's scales cost seconds
                         table.refresh_rounding()
             logits = model.forward_logits(ids, learner.levels())
-            loss = functional.binary_cross_entropy_with_logits(logits, labels)
+            loss = functional.binary_cross_entropy_with_logits(logits, labels, weights)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise TrainingError(
@@ -338,18 +386,26 @@ def _train_epoch(
     return total / count
 
 
-def _batches(
-    data: tuple[dict[str, Tensor], Tensor], batch: int
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+class _Data(NamedTuple):
+    """Rows as tensors: IDs by input, labels, and factors of their losses (None: 1)."""
+
+    ids: dict[str, Tensor]
+    labels: Tensor
+    weights: Tensor | None
+
+    def at(self, rows: Tensor | slice) -> _Data:
+        """Some of the rows."""
+        ids = {name: values[rows] for name, values in self.ids.items()}
+        weights = None if self.weights is None else self.weights[rows]
+        return _Data(ids, self.labels[rows], weights)
+
+
+def _batches(data: _Data, batch: int) -> Iterator[_Data]:
     """Batches in a fresh random order; shuffling once and slicing beats gathering per batch."""
-    ids, labels = data
-    for order in _windows(len(labels)):
-        order = order.to(labels.device)
-        shuffled = {name: values[order] for name, values in ids.items()}
-        targets = labels[order]
-        for start in range(0, len(targets), batch):
-            rows = slice(start, start + batch)
-            yield {name: values[rows] for name, values in shuffled.items()}, targets[rows]
+    for order in _windows(len(data.labels)):
+        shuffled = data.at(order.to(data.labels.device))
+        for start in range(0, len(shuffled.labels), batch):
+            yield shuffled.at(slice(start, start + batch))
 
 
 def _windows(rows: int) -> Iterator[Tensor]:
@@ -408,22 +464,41 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
     return optimizers
 
 
-def _tensors(log: ClickLog, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+def _tensors(
+    log: ClickLog, device: torch.device, weights: npt.NDArray[np.float32] | None = None
+) -> _Data:
     with warnings.catch_warnings():  # a mapped log is not writable, and nobody writes into it
         warnings.filterwarnings("ignore", "The given NumPy array is not writ")
         ids = {name: torch.as_tensor(values).to(device) for name, values in log.ids.items()}
-        return ids, torch.as_tensor(log.labels).to(device)
+        factors = None if weights is None else torch.as_tensor(weights).to(device)
+        return _Data(ids, torch.as_tensor(log.labels).to(device), factors)
 
 
-def _check_splits(train: ClickLog, validation: ClickLog) -> None:
+def _check_splits(model: ClickModel, train: ClickLog, validation: ClickLog) -> None:
     if not len(train):
         raise DataError("the training split is empty")
-    _check_both_labels(validation, "validation")
+    for log, what in ((train, "training"), (validation, "validation")):
+        _check_label_names(model, log, what)
+    _check_labels(validation, "validation")
 
 
-def _check_both_labels(log: ClickLog, what: str) -> None:
-    clicks = int(log.labels.sum())
-    if not 0 < clicks < len(log):
-        raise DataError(
-            f"{what} needs both labels for an AUC; {len(log)} impressions have {clicks} clicks"
+def _check_label_names(model: ClickModel, log: ClickLog, what: str) -> None:
+    """Of one label the name does not matter. Raises InputError."""
+    expected, names = model.labels, log.label_names
+    if len(names) != len(expected) or (len(names) > 1 and names != expected):
+        raise InputError(
+            f"{what}: the model predicts {', '.join(expected)}; the log's labels are "
+            f"{', '.join(names)}"
         )
+
+
+def _check_labels(log: ClickLog, what: str) -> None:
+    """Check that each label is 0 in some rows and 1 in others. Raises DataError."""
+    for name, labels in zip(log.label_names, columns_of(log.labels), strict=True):
+        clicks = int(labels.sum(dtype=np.float64))
+        if not 0 < clicks < len(log):
+            of_label = f" of {name!r}" if len(log.label_names) > 1 else ""
+            raise DataError(
+                f"{what} needs both labels{of_label} for an AUC; {len(log)} impressions have "
+                f"{clicks} clicks"
+            )

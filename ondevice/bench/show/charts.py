@@ -94,8 +94,8 @@ def boxes(rows: Sequence[Box], label: str) -> str:
         light = " light" if row.dashed else ""
         parts.append(
             f'<g class="s{row.series % SERIES}{light}"><title>{escape(row.hover)}</title>'
-            + _text(PAD, top + 14, row.label, "name")
-            + _text(WIDTH - PAD, top + 14, microseconds(p[50]), "value", "end")
+            + text(PAD, top + 14, row.label, "name")
+            + text(WIDTH - PAD, top + 14, microseconds(p[50]), "value", "end")
             + f'<line class="stroke" x1="{x1:.1f}" x2="{x99:.1f}" y1="{middle}" y2="{middle}"/>'
             + f'<rect class="fill" x="{x25:.1f}" y="{middle - 6}" width="{wide:.1f}" height="12" '
             'rx="3"/>'
@@ -107,7 +107,7 @@ def boxes(rows: Sequence[Box], label: str) -> str:
             + f'<line class="median" x1="{x50:.1f}" x2="{x50:.1f}" y1="{middle - 6}" '
             f'y2="{middle + 6}"/></g>'
         )
-    return _svg(height, label, parts)
+    return svg(height, label, parts)
 
 
 def cumulative(rows: Sequence[Box], label: str) -> str:
@@ -122,7 +122,7 @@ def cumulative(rows: Sequence[Box], label: str) -> str:
         parts.append(
             f'<line class="grid" x1="{left}" x2="{WIDTH - PAD}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
-        parts.append(_text(left - 5, y + 4, f"{percent} %", "tick", "end"))
+        parts.append(text(left - 5, y + 4, f"{percent} %", "tick", "end"))
     for row in rows:
         places = [
             f"{axis.at(value):.1f} {bottom - (bottom - top) * percent / 100:.1f}"
@@ -133,7 +133,7 @@ def cumulative(rows: Sequence[Box], label: str) -> str:
             f'<g class="s{row.series % SERIES}{dash}"><title>{escape(row.hover)}</title>'
             f'<path class="curve" d="M{" L".join(places)}"/></g>'
         )
-    return _svg(bottom + AXIS, label, parts)
+    return svg(bottom + AXIS, label, parts)
 
 
 def bars(rows: Sequence[Bar], label: str) -> str:
@@ -148,8 +148,8 @@ def bars(rows: Sequence[Bar], label: str) -> str:
         top, x = number * ROW, float(PAD)
         marks = [
             f"<g><title>{escape(row.hover)}</title>",
-            _text(PAD, top + 14, row.label, "name"),
-            _text(WIDTH - PAD, top + 14, row.text, "value", "end"),
+            text(PAD, top + 14, row.label, "name"),
+            text(WIDTH - PAD, top + 14, row.text, "value", "end"),
             f'<rect class="track" x="{PAD}" y="{top + 20}" width="{WIDTH - 2 * PAD}" height="11" '
             'rx="3"/>',
         ]
@@ -168,7 +168,7 @@ def bars(rows: Sequence[Bar], label: str) -> str:
                 f'M{high:.1f} {y - 3} v6"/>'
             )
         parts.append("".join(marks) + "</g>")
-    return _svg(ROW * len(rows) + 2, label, parts)
+    return svg(ROW * len(rows) + 2, label, parts)
 
 
 def scatter(points: Sequence[Point], label: str, x_format: Format, y_format: Format) -> str:
@@ -189,7 +189,7 @@ def scatter(points: Sequence[Point], label: str, x_format: Format, y_format: For
             f'<line class="grid" x1="{left}" x2="{WIDTH - PAD}" y1="{at(value):.1f}" '
             f'y2="{at(value):.1f}"/>'
         )
-        parts.append(_text(left - 5, at(value) + 4, y_format(value), "tick", "end"))
+        parts.append(text(left - 5, at(value) + 4, y_format(value), "tick", "end"))
     best = list(frontier(points))
     path = " L".join(f"{axis.at(p.x):.1f} {at(p.y):.1f}" for p in best)
     parts.append(f'<path class="frontier" d="M{path}"/>')
@@ -208,10 +208,10 @@ def scatter(points: Sequence[Point], label: str, x_format: Format, y_format: For
         parts.append(
             f'<g class="s{point.series % SERIES}"><title>{escape(hover)}</title>'
             f'<circle class="fill" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-            + _text(x + (-9 if end else 9), text_y, point.label, "name", "end" if end else "start")
+            + text(x + (-9 if end else 9), text_y, point.label, "name", "end" if end else "start")
             + "</g>"
         )
-    return _svg(bottom + AXIS, label, parts)
+    return svg(bottom + AXIS, label, parts)
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
@@ -244,12 +244,12 @@ def intervals(rows: Sequence[Interval], label: str) -> str:
                     f'{middle - 4} v8 M{high:.1f} {middle - 4} v8"/>')  # fmt: skip
         parts.append(
             f'<g class="{kind}"><title>{escape(row.hover)}</title>'
-            + _text(PAD, top + 14, row.label, "name")
-            + _text(WIDTH - PAD, top + 14, f"{row.ratio:.2f}x", "value", "end")
+            + text(PAD, top + 14, row.label, "name")
+            + text(WIDTH - PAD, top + 14, f"{row.ratio:.2f}x", "value", "end")
             + line
             + f'<circle class="fill" cx="{axis.at(row.ratio):.1f}" cy="{middle}" r="5"/></g>'
         )
-    return _svg(height, label, parts)
+    return svg(height, label, parts)
 
 
 class _LogAxis:
@@ -297,19 +297,21 @@ class _LogAxis:
             wide = TICK_LETTER * len(content)
             begin = x - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
             if begin >= free:
-                parts.append(_text(x, bottom - 8, content, "tick", anchor))
+                parts.append(text(x, bottom - 8, content, "tick", anchor))
                 free = begin + wide + TICK_LETTER
         return "".join(parts)
 
 
-def _text(x: float, y: float, content: str, kind: str, anchor: str = "start") -> str:
+def text(x: float, y: float, content: str, kind: str, anchor: str = "start") -> str:
+    """Text of a class at a place; long names are cut."""
     if kind == "name" and len(content) > 40:
         content = content[:39] + "…"
     return (f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
             f"{escape(content)}</text>")  # fmt: skip
 
 
-def _svg(height: float, label: str, parts: Sequence[str]) -> str:
+def svg(height: float, label: str, parts: Sequence[str]) -> str:
+    """A chart of these parts, WIDTH units wide."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">'
         + "".join(parts)

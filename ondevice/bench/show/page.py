@@ -21,6 +21,7 @@ from ondevice.bench.show.charts import (
     scatter,
 )
 from ondevice.bench.show.compare import compare
+from ondevice.bench.show.document import card, document, folded
 from ondevice.bench.show.tables import device_text, notes, request_text, sections
 from ondevice.errors import InputError
 from ondevice.text_table import size
@@ -45,14 +46,7 @@ def page(reports: Sequence[Report]) -> str:
     body += _profiles(reports)
     body += [_device(report, _letter(number, reports)) for number, report in enumerate(reports)]
     body += [_tables(report, _letter(number, reports)) for number, report in enumerate(reports)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'  # a browser would ask a server for one
-        f"<title>{escape(_title(reports))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(_title(reports), body)
 
 
 class _View:
@@ -206,7 +200,7 @@ def _latencies(view: _View) -> Iterable[str]:
         title = f"{name} row{'s' if not name.endswith(' 1') else ''}"
         title = title.replace(" rows", " candidates") if name.startswith("rank") else title
         charts = boxes(rows, f"latency of {name}") + "<h4>Answered within</h4>"
-        cards.append(_card(title, charts + cumulative(rows, f"shares of {name}")))
+        cards.append(card(title, charts + cumulative(rows, f"shares of {name}")))
     yield f'<div class="grid">{"".join(cards)}</div>'
 
 
@@ -236,7 +230,7 @@ def _size_card(view: _View) -> str:
             files = ", ".join(f"{file.name} {size(file.bytes)}" for file in model.files)
             name = _letter(series.report, view.reports) + model.name
             rows.append(Bar(name, [(f"s{number % 8}", model.bytes)], size(model.bytes), files))
-    return _card("On disk", bars(rows, "bytes on disk")) if rows else ""
+    return card("On disk", bars(rows, "bytes on disk")) if rows else ""
 
 
 def _memory_cards(view: _View) -> Iterable[str]:
@@ -267,7 +261,7 @@ def _memory_cards(view: _View) -> Iterable[str]:
             )
         if rows:
             note = "Full colour: anonymous memory. Pale: mapped files, which the system can drop."
-            yield _card(title, bars(rows, title), note)
+            yield card(title, bars(rows, title), note)
 
 
 def _start_cards(view: _View) -> Iterable[str]:
@@ -296,9 +290,7 @@ def _start_cards(view: _View) -> Iterable[str]:
                 )
             )
         if rows:
-            yield _card(
-                title, bars(rows, title), "Cold: the file's pages were dropped from memory."
-            )
+            yield card(title, bars(rows, title), "Cold: the file's pages were dropped from memory.")
 
 
 def _frontier_cards(view: _View) -> Iterable[str]:
@@ -317,7 +309,7 @@ def _frontier_cards(view: _View) -> Iterable[str]:
         digits = min(6, max(2, 2 - math.floor(math.log10(spread)))) if spread else 4
         chart = scatter(compared, f"{name} by size", size, lambda y, d=digits: f"{y:.{d}f}")  # type: ignore[misc]
         note = "The line joins files that no other one beats in both size and accuracy."
-        yield _card(f"{name} by size on disk", chart, note)
+        yield card(f"{name} by size on disk", chart, note)
 
 
 def _profiles(reports: Sequence[Report]) -> Iterable[str]:
@@ -346,7 +338,7 @@ def _profile(report: Report, item: Profile, letter: str) -> str:
     clock = (f" Reading the clock adds {microseconds(item.overhead_us.p50)} to each."
              if item.overhead_us else "")  # fmt: skip
     title = f"{letter}{name}: {item.call} {item.rows}"
-    return _card(title, bars(rows, title), f"Mean times.{clock}")
+    return card(title, bars(rows, title), f"Mean times.{clock}")
 
 
 def _device(report: Report, letter: str) -> str:
@@ -387,86 +379,9 @@ def _conditions(report: Report) -> str:
         cpus = "unknown" if item.conditions.affinity is None else str(len(item.conditions.affinity))
         rows.append((f"{report.models[item.model].name}, {item.engine}: {what}", *clocks, *heats,
                      " to ".join(f"{load:g}" for load in loads) or "unknown", cpus))  # fmt: skip
-    return _folded("Device before and after each measurement", [("", header, rows)])
+    return folded("Device before and after each measurement", [("", header, rows)])
 
 
 def _tables(report: Report, letter: str) -> str:
     tables = [(section.title, section.header, section.rows) for section in sections(report)]
-    return _folded(f"{letter}All figures as tables", tables)
-
-
-def _folded(
-    title: str, tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]
-) -> str:
-    parts = []
-    for name, header, rows in tables:
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-        )
-        caption = f"<h3>{escape(name)}</h3>" if name else ""
-        parts.append(f'{caption}<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-                     f"<tbody>{body}</tbody></table></div>")  # fmt: skip
-    return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
-
-
-def _card(title: str, chart: str, note: str = "") -> str:
-    foot = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f'<section class="card"><h3>{escape(title)}</h3>{chart}{foot}</section>'
-
-
-STYLE = """
-:root{--bg:#f6f7f9;--card:#fff;--ink:#1b2430;--soft:#5d6878;--line:#e3e7ed;--track:#eef1f5;
---c0:#2f6fde;--c1:#e07a1f;--c2:#1f9d78;--c3:#b0479f;--c4:#c23b3b;--c5:#6a58c9;--c6:#8a7a12;--c7:#3b8ea5;
---good:#1f9d78;--bad:#c23b3b;--same:#7d8796}
-@media(prefers-color-scheme:dark){:root{--bg:#12161c;--card:#1b212a;--ink:#e8ecf2;--soft:#9aa6b6;
---line:#2c343f;--track:#262d37;--c0:#6da0ff;--c1:#f2a45c;--c2:#4ecba4;--c3:#d98acb;--c4:#ef7f7f;
---c5:#a497f0;--c6:#cdbd55;--c7:#78c0d3;--good:#4ecba4;--bad:#ef7f7f;--same:#98a2b0}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);
-font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1180px;margin:0 auto;padding:20px 14px 60px}
-h1{font-size:26px;margin:0 0 6px}h2{font-size:19px;margin:34px 0 6px}
-h3{font-size:15px;margin:0 0 8px}
-h4{font-size:12.5px;margin:12px 0 4px;color:var(--soft);font-weight:600}
-p{margin:6px 0}header p{color:var(--soft)}header b{color:var(--ink)}
-.note{color:var(--soft);font-size:13px;margin:6px 0 10px}.card .note{margin:8px 0 0}
-.warning{background:#fff3cd;color:#5c4700;padding:10px 12px;border-radius:8px}
-.grid{display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr))}
-.grid.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));margin:14px 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px;
-min-width:0}
-.card ul{margin:0;padding-left:18px}.card li{margin:3px 0;overflow-wrap:anywhere}
-.key h3{display:flex;align-items:center;gap:8px;margin:0;overflow-wrap:anywhere}
-.key i{width:12px;height:12px;border-radius:4px;background:var(--s);flex:none}
-.key p{color:var(--soft);font-size:13px;margin:2px 0 8px}
-dl{display:grid;grid-template-columns:1fr auto;gap:4px 14px;margin:0}
-dt{color:var(--soft);overflow-wrap:anywhere}dd{margin:0;text-align:right;font-weight:600;
-font-variant-numeric:tabular-nums}
-.facts{grid-template-columns:minmax(90px,auto) 1fr}.facts dd{text-align:left;
-font-weight:400;overflow-wrap:anywhere}
-svg{display:block;width:100%;height:auto;max-width:560px}
-svg text{font-size:12.5px;fill:var(--ink);paint-order:stroke;stroke:var(--card);stroke-width:3px}
-svg .tick{font-size:10.5px;fill:var(--soft)}
-svg .value{font-weight:600}svg .grid{stroke:var(--line);stroke-width:1}
-.s0{--s:var(--c0)}.s1{--s:var(--c1)}.s2{--s:var(--c2)}.s3{--s:var(--c3)}.s4{--s:var(--c4)}
-.s5{--s:var(--c5)}.s6{--s:var(--c6)}.s7{--s:var(--c7)}
-.better{--s:var(--good)}.worse{--s:var(--bad)}.same{--s:var(--same)}
-svg .fill{fill:var(--s)}svg .stroke{stroke:var(--s);stroke-width:2;fill:none}
-svg .light .fill{opacity:.45}svg .light .stroke{opacity:.6}
-svg .light.fill{opacity:.45}
-svg .curve{stroke:var(--s);stroke-width:2.2;fill:none;stroke-linejoin:round}
-svg .light .curve{stroke-dasharray:5 4;opacity:.75}
-svg .median{stroke:var(--card);stroke-width:2.5}svg .track{fill:var(--track)}
-svg .whisker{stroke:var(--ink);stroke-width:1.3;fill:none;opacity:.7}
-svg .frontier{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:4 4;fill:none}
-svg .one{stroke:var(--ink);stroke-width:1.5}
-details{margin:16px 0;background:var(--card);border:1px solid var(--line);border-radius:12px;
-padding:12px 14px}
-summary{cursor:pointer;font-weight:600}details h3{margin:18px 0 6px}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13px;
-font-variant-numeric:tabular-nums;margin-top:8px}
-th,td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left;padding-left:0}th{color:var(--soft);font-weight:600}
-@media print{body{background:#fff}.card,details{break-inside:avoid}}
-"""
+    return folded(f"{letter}All figures as tables", tables)

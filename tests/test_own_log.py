@@ -60,6 +60,15 @@ def test_scores_of_the_log_and_of_the_device(walked):
     table = pq.read_table(folder / "scores.parquet")
     assert table.column_names == ["user", "film", "clicked", "score"]
     assert table.num_rows == 1500
-    scores = [float(word) for word in re.findall(r"0\.\d+", printed[-1])]
+    scores = [float(word) for word in re.findall(r"0\.\d+", printed[6])]
     assert len(scores) == 3
     assert scores[0] > scores[1]  # films with even numbers are liked more
+
+
+def test_a_new_day_gives_rows_to_new_films_and_improves_on_the_model_before(walked):
+    _, printed = walked
+    text = next(text for text in printed if "rows for new values" in text)
+    assert "rows for new values: film 40" in text
+    before = float(re.search(r"^before: test AUC (0\.\d+)", text, re.MULTILINE)[1])
+    after = float(re.search(r"^dnn: test AUC (0\.\d+)", text, re.MULTILINE)[1])
+    assert after > before

@@ -135,8 +135,9 @@ def _check_cells(log: HashedLog, field: Field, present: Field) -> None:
     """
     if field.cells is None or present.cells is None:
         return
-    if present.cells.part != field.cells.part:
-        raise InputError(f"{log.name}: its field {field.name!r} is another part of a time")
+    mine, theirs = field.cells, present.cells
+    if (mine.form, mine.part, mine.utc_offset) != (theirs.form, theirs.part, theirs.utc_offset):
+        raise InputError(f"{log.name}: its field {field.name!r} is another part or form of a time")
     read, meant = set(present.cells.missing), set(field.cells.missing)
     values = log.hashes[field.name]
     differs = read != meant and field.length is not None  # what fills up looks like a missing value
@@ -155,10 +156,11 @@ def _check_cells(log: HashedLog, field: Field, present: Field) -> None:
 
 def _marker_values(field: Field, markers: set[str]) -> npt.NDArray[np.int64]:
     """What a log holds for these texts where they are no markers, int64 [n]."""
+    cells = replace(field.cells or Cells(), missing=())
     found = []
     for text in markers:
         with contextlib.suppress(ValueError):  # no value of the field's kind: no log holds it
-            found.append(Cells(()).value(text, field.kind))
+            found.append(cells.value(text, field.kind))
     if field.kind == "number":
         return np.array(found, np.float64).view(np.int64)
     return field.hashes(found)

@@ -227,6 +227,7 @@ def _csv_batches(
 ) -> Iterator[Batch]:
     """Batches of rows of cells. Raises InputError."""
     reader = row_reader(_lines(source), features.text_format)
+    rows: Iterator[tuple[int, list[str]]]
     rows = ((reader.line_num, cells) for cells in reader if cells)  # without blank lines
     try:
         start = next(rows, None)

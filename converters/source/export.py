@@ -22,7 +22,9 @@ from ondevice.converters.source.arguments import (
 )
 from ondevice.converters.source.encoder_padding import encoder_padding
 from ondevice.converters.source.fixed_rows import numbers_of_rows
+from ondevice.converters.source.packed_sequences import packed_sequences
 from ondevice.converters.source.stand_ins import Evaluation, stand_ins
+from ondevice.converters.source.traced_len import traced_len
 from ondevice.errors import SpecError, UnsupportedError
 
 OPSET = 21
@@ -42,7 +44,14 @@ def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Mod
     """
     shapes, rows = arguments.dynamic_shapes(module, axes), len(arguments.tensors[0])
     try:
-        with evaluating(module), _quiet(), stand_ins(module), numbers_of_rows(rows) as places:
+        with (
+            evaluating(module),
+            _quiet(),
+            stand_ins(module),
+            packed_sequences(),
+            traced_len(module),
+            numbers_of_rows(rows) as places,
+        ):
             program = torch.onnx.export(
                 module,
                 # or a last dictionary would be taken for keyword arguments
@@ -70,7 +79,7 @@ def _check_free_rows(graph: ir.Graph, rows: int, places: Sequence[str]) -> None:
         raise UnsupportedError(
             f"the module's graph is for the {rows} rows of the example only "
             f"(input {', '.join(map(str, fixed))}): it turns the number of rows into a Python "
-            f"number{' at ' + ' and '.join(places) if places else ''}, as len(x), int(x.shape[0]), "
+            f"number{' at ' + ' and '.join(places) if places else ''}, as int(x.shape[0]), "
             "range(x.size(0)) or a comparison does; x.shape[0] and x.size(0) as sizes, -1, or "
             "tensor operations such as expand keep it free"
         )

@@ -21,7 +21,7 @@ _NOT_USERS = tuple(str(Path(file).parent) for file in (torch.__file__, logging._
 def numbers_of_rows(rows: int) -> Iterator[list[str]]:
     """Collect "file:line" of every place inside the block where a traced size becomes `rows`.
 
-    `len(x)`, `int(x.shape[0])`, `range(x.size(0))` and comparisons do that. torch says so in a note
+    `int(x.shape[0])`, `range(x.size(0))` and comparisons do that. torch says so in a note
     to its logger, and at that moment the place is on the stack.
     """
     logger = logging.getLogger(_LOGGER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -68,14 +69,24 @@ class _StandIns(TorchFunctionMode):
             if value.dtype == torch.bool
         }
         self._counts: list[Any] = []  # results of torch.arange: 0, 1, 2, ...
+        self._answers: list[tuple[Any, bool]] = []  # whether any or all rows do something
         self._functions: dict[Any, Function] = {
             functional.embedding_bag: self._embedding_bag,
             functional.scaled_dot_product_attention: self._attention,
             functional.rrelu: self._rrelu,
             torch.Tensor.__setitem__: self._set_masked,
+            torch.Tensor.__bool__: self._answer,
+            torch.Tensor.any: self._asked(torch.Tensor.any, True),
+            torch.any: self._asked(torch.any, True),
+            torch.Tensor.all: self._asked(torch.Tensor.all, False),
+            torch.all: self._asked(torch.all, False),
             torch.arange: self._arange,
             torch.bucketize: self._bucketize,
+            torch.column_stack: _column_stack,
             torch.dstack: self._depth_stack,
+            torch.scatter_add: _scatter_add,
+            torch.Tensor.scatter_add: _scatter_add,
+            torch.Tensor.scatter_add_: _in_place(_scatter_add),
             torch.hstack: lambda parts: torch.cat(list(parts), min(1, parts[0].dim() - 1)),
             torch.isin: self._is_in,
             torch.adaptive_avg_pool1d: self._pool_all,
@@ -131,16 +142,22 @@ class _StandIns(TorchFunctionMode):
         return pooled(vectors, mode, counted)
 
     def _attention(self, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Any:
-        """Attention of three axes as attention of four with one head."""
-        if query.dim() != 3:
+        """Attention of three axes as one head; zeros where a mask leaves a step nothing to see."""
+        mask: Any = rest[0] if rest else options.get("attn_mask")
+        chooses = mask is not None and mask.dtype == torch.bool
+        if query.dim() != 3 and not chooses:
             return NotImplemented
-        if rest and isinstance(rest[0], torch.Tensor) and rest[0].dim() == 3:
-            rest = (rest[0].unsqueeze(1), *rest[1:])
-        mask = options.get("attn_mask")
-        if mask is not None and mask.dim() == 3:
-            options["attn_mask"] = mask.unsqueeze(1)
-        heads = (part.unsqueeze(1) for part in (query, key, value))
-        return functional.scaled_dot_product_attention(*heads, *rest, **options).squeeze(1)
+        one_head = query.dim() == 3
+        if one_head:
+            query, key, value = (part.unsqueeze(1) for part in (query, key, value))
+            mask = mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask
+        options.update(zip(("dropout_p", "is_causal"), rest[1:], strict=False))
+        found = functional.scaled_dot_product_attention(
+            query, key, value, **{**options, "attn_mask": mask}
+        )
+        if chooses:  # the exporter's softmax over nothing is a mean
+            found = torch.where(mask.any(-1, keepdim=True), found, 0.0)
+        return found.squeeze(1) if one_head else found
 
     def _masked_select(self, input: Any, mask: Any, **options: Any) -> Any:
         """Selection by a mask that is a buffer of the module: its places are known."""
@@ -163,6 +180,27 @@ class _StandIns(TorchFunctionMode):
         if tuple(input.shape[input.dim() - axes :]) != tuple(mask.shape):
             return NotImplemented
         return input.flatten(input.dim() - axes)[..., places].reshape(-1)
+
+    def _asked(self, function: Function, answer: bool) -> Function:
+        """A call of any or all over every row of a batch, whose answer for a branch is known.
+
+        A row's score is the same beside whatever rows: also beside one for which the answer of
+        `any` is true, or that of `all` false. The branch of that batch computes it.
+        """
+
+        def asked(input: Any, *rest: Any, **options: Any) -> Any:
+            result = function(input, *rest, **options)
+            over_rows = not rest and not options and input.dim() > 0
+            if over_rows and isinstance(input.shape[0], torch.SymInt):
+                self._answers.append((result, answer))
+            return result
+
+        return asked
+
+    def _answer(self, condition: Any) -> Any:
+        """The branch of a module that asks `if mask.any()`."""
+        known = (answer for result, answer in self._answers if result is condition)
+        return next(known, NotImplemented)
 
     def _arange(self, *bounds: Any, **options: Any) -> Any:
         numbers = torch.arange(*bounds, **options)
@@ -218,6 +256,22 @@ class _StandIns(TorchFunctionMode):
         return functional.leaky_relu(input, (lower + upper) / 2)
 
 
+def _scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
+    """Sums at the places of each row [batch, n], by comparing every index with every place."""
+    if input.dim() != 2 or dim not in (1, -1) or tuple(index.shape) != tuple(src.shape):
+        return NotImplemented
+    places = index.unsqueeze(-1) == torch.arange(input.shape[1])
+    nothing = torch.zeros((), dtype=src.dtype)
+    return input + torch.where(places, src.unsqueeze(-1), nothing).sum(1)
+
+
+def _column_stack(parts: Any) -> Any:
+    """Columns side by side, as their common type."""
+    columns = [part if part.dim() > 1 else part.reshape(-1, 1) for part in parts]
+    kind = reduce(torch.promote_types, (column.dtype for column in columns))
+    return torch.cat([column.to(kind) for column in columns], 1)
+
+
 _DIVISIONS = (torch.div, torch.divide, torch.Tensor.div, torch.Tensor.divide)
 _FLOOR_DIVISIONS = (
     torch.floor_divide, torch.Tensor.floor_divide, torch.Tensor.__floordiv__,
@@ -254,7 +308,8 @@ class Evaluation(TorchFunctionMode):
     """Calls that would still train, or change the module, in evaluation mode.
 
     Dropout is left out, also where a module calls the function without saying training=False. An
-    embedding with max_norm shortens the vectors that it returns, not the rows of the module.
+    embedding with max_norm shortens the vectors that it returns, not the rows of the module. Packed
+    sequences longer than their steps are an error: torch would count up to any length.
     """
 
     def __torch_function__(
@@ -274,6 +329,8 @@ class Evaluation(TorchFunctionMode):
                     stacklevel=2,
                 )
             return given["input"]
+        if function is torch._pack_padded_sequence:
+            _check_lengths(*args)
         if function is functional.embedding:
             names = ("input", "weight", "padding_idx", "max_norm", "norm_type")
             given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
@@ -281,3 +338,11 @@ class Evaluation(TorchFunctionMode):
                 vectors = functional.embedding(given["input"], given["weight"])
                 return shortened(vectors, given["max_norm"], given.get("norm_type", 2.0))
         return function(*args, **(kwargs or {}))
+
+
+def _check_lengths(input: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> None:
+    steps = input.shape[1 if batch_first else 0]
+    if lengths.max() > steps:
+        raise ValueError(
+            f"pack_padded_sequence: expected lengths up to {steps} steps, got {lengths.max()}"
+        )

@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from ondevice.atomic import atomic_path
-from ondevice.codecs import CODECS, DENSE_CODECS
+from ondevice.codecs import CODECS, DENSE_CODECS, Codec
 from ondevice.converters import convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.user_module import example_tensors, load_arrays, load_module
+from ondevice.converters.tables.pack import OTHERS
 from ondevice.converters.tables.weights import Weights
 from ondevice.converters.verify.report import ConversionReport, FittedTable, report_text
 from ondevice.converters.verify.verification import Validation
@@ -187,6 +188,7 @@ class _Request:
     counts: dict[str, IdArray] | None = None
     about: dict[str, str] = field(default_factory=dict)
     dynamic_axes: DynamicAxes | None = None
+    codecs: Mapping[str, Codec] = field(default_factory=dict)  # of single inputs' tables
 
 
 def run(args: argparse.Namespace) -> int:
@@ -219,7 +221,7 @@ def run(args: argparse.Namespace) -> int:
         request.example,
         args.out,
         targets=args.targets,
-        tables=args.tables,
+        tables={OTHERS: args.tables, **request.codecs} if request.codecs else args.tables,
         dense=args.dense,
         float_layers=args.float_layers,
         calibration=request.calibration,
@@ -276,7 +278,16 @@ def _checkpoint(args: argparse.Namespace) -> _Request:
         None if rows is None else rows_from_file(rows, checkpoint.features),
         training_counts(log, checkpoint) if log is not None and counted else None,
         about(checkpoint),
+        codecs=_described_codecs(checkpoint, folder),
     )
+
+
+def _described_codecs(checkpoint: Checkpoint, folder: Path) -> dict[str, Codec]:
+    """The codecs that the log's description asks of single fields. Raises FileFormatError."""
+    codecs = checkpoint.extra.get("table_codecs", {})
+    if not isinstance(codecs, dict) or not set(map(str, codecs.values())) <= set(CODECS):
+        raise FileFormatError(f"{folder}: table_codecs must be codecs by field, got {codecs!r}")
+    return codecs
 
 
 def _user_module(args: argparse.Namespace) -> _Request:

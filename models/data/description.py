@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ondevice.cells import Cells, RawKind
+from ondevice.cells import Cells, Form, RawKind
+from ondevice.codecs import CODECS
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError, SpecError
 from ondevice.features import Field
@@ -100,7 +101,7 @@ class LogField:
             )
         is_list = self.list or self.kind == "tokens"
         separator = self.separator or (" " if self.kind == "tokens" else "|")
-        form = "boolean" if self.kind == "boolean" else None
+        form: Form | None = "boolean" if self.kind == "boolean" else None
         cells = Cells(markers, separator, column, form=form)
         kinds: dict[str, RawKind] = {"integer": "integer", "boolean": "integer", "number": "number"}
         length = self.length if is_list else None
@@ -301,6 +302,8 @@ def _field_faults(item: LogField) -> list[str]:
         faults.append(f"scale must be one of {', '.join(SCALES)}, got {item.scale!r}")
     if (item.buckets is not None or item.scale is not None) and item.kind != "number":
         faults.append("buckets and scale are for numbers")
+    if item.codec is not None and item.codec not in CODECS:
+        faults.append(f"codec must be one of {', '.join(CODECS)}, got {item.codec!r}")
     if item.vocabulary is False and item.min_count > 1:
         faults.append("min_count needs a vocabulary")
     return faults
@@ -443,8 +446,8 @@ def _field(name: str, item: object, faults: list[str]) -> LogField:
     return LogField(**settings)
 
 
-def _minutes(text: str, name: str, faults: list[str]) -> int:
-    if match := _OFFSET.fullmatch(text):
+def _minutes(text: object, name: str, faults: list[str]) -> int:
+    if match := _OFFSET.fullmatch(str(text)):
         sign, hours, minutes = match.groups()
         if int(hours) < 24 and int(minutes) < 60:
             return (-1 if sign == "-" else 1) * (60 * int(hours) + int(minutes))

@@ -232,8 +232,8 @@ def _sources(
         DataError: a name that says no part, in a split by folders; a file without rows.
     """
     if not files:
-        chunks = table_chunks(source, "the table")
-        yield 0, _checked("the table", chunks, columns, description)
+        table: Iterator[Chunk] = table_chunks(source, "the table")
+        yield 0, _checked("the table", table, columns, description)
         return
     for file in files:
         part = part_of_name(file.below)

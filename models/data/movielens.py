@@ -251,8 +251,7 @@ def _joined(
     label = LabelRule("rating", at_least(LIKED))
     order = ML1M_CSV.fields if name == "ml1m" else ML_LATEST_SMALL_CSV.fields
     fields = tuple(
-        hashed_field(field, item.kind, None if item.missing is None else Cells(item.missing))
-        for field, item in order.items()
+        feature for field, item in order.items() for feature in item.features(field, ("",))
     )
     builder = LogBuilder(FeatureSpec(fields), "timestamp")
     chunks = read_rows(

@@ -301,7 +301,7 @@ def _time_of(profiles: list[ColumnProfile]) -> str | None:
     """The column of times, by name if there are several."""
     times = [item.name for item in profiles if item.kind == "timestamp" and not item.missing]
     named = [name for name in times if name.lower() in TIME_NAMES]
-    return (named or times or [None])[0]
+    return next(iter(named or times), None)
 
 
 def _labels(values: list[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:

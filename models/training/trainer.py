@@ -419,7 +419,7 @@ def _windows(rows: int) -> Iterator[Tensor]:
         yield torch.randperm(rows)
         return
     blocks = torch.randperm(-(-rows // BLOCK_ROWS))
-    for chosen in blocks.split(WINDOW_ROWS // BLOCK_ROWS):
+    for chosen in torch.split(blocks, WINDOW_ROWS // BLOCK_ROWS):
         numbers = (chosen[:, None] * BLOCK_ROWS + torch.arange(BLOCK_ROWS)).reshape(-1)
         numbers = numbers[numbers < rows]
         yield numbers[torch.randperm(len(numbers))]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ondevice.errors import InputError
-from ondevice.models.data import split
-from ondevice.models.data.csv_source import CsvDescription, CsvField, csv_log
+from ondevice.models.data import LogDescription, LogField, LogLabel, read_log, split
 from ondevice.models.data.hashed import encode
 from ondevice.models.validation import validation_from_log
 
@@ -18,8 +17,10 @@ def log_of(tmp_path, texts, kind="string", missing=("",)):
     lines = [f"{text},{number % 2}" for number, text in enumerate(texts * 30)]
     path = tmp_path / "log.csv"
     path.write_text("\n".join(["site,click", *lines]) + "\n", encoding="utf-8")
-    described = CsvDescription("click", {"site": CsvField(kind, missing=missing)})
-    return csv_log(path, described, name="log")
+    described = LogDescription(
+        {"click": LogLabel("click")}, {"site": LogField(kind, missing=missing)}
+    )
+    return read_log(path, described, name="log")
 
 
 def features_of(log):

@@ -25,6 +25,8 @@ from ondevice.converters.tables.pack import pack_tables
 from ondevice.converters.verify.report import markdown_table
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
+# Written by benchmarks/library_networks/run.py; stays as it is.
+NEXT_SECTION = "## Networks of installed libraries"
 HEAD = """# The zoo: click networks that convert
 
 Written by `PYTHONPATH=tests python -m zoo.write_page`. {count} networks, written for this project
@@ -74,7 +76,9 @@ def main() -> None:
         for package in ("torch", "onnxruntime", "ai-edge-litert", "numpy")
     )
     head = HEAD.format(count=len(NETWORKS), worst=worst, versions=versions)
-    PAGE.write_text(head + markdown_table(rows) + "\n", encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    below = page[page.find(NEXT_SECTION) :] if NEXT_SECTION in page else ""
+    PAGE.write_text(f"{head}{markdown_table(rows)}\n\n{below}".rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

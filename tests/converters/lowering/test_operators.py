@@ -44,6 +44,21 @@ def masked_attention(x, ids, m):
     return torch.softmax(scores, -1) @ x
 
 
+def causal_attention(x, seen):
+    """Attention to earlier steps; a step whose earlier ones are all masked is zero in torch."""
+    steps = x.shape[1]
+    mask = torch.ones(steps, steps, dtype=torch.bool).tril() & seen[:, None, :]
+    return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+
+def any_marked(x, ids):
+    """Rows without a marked ID are the same by both ways."""
+    marked = ids < 3
+    if marked.any():
+        x = torch.where(marked.unsqueeze(-1), x.tanh(), x)
+    return x * 2
+
+
 def pooled(x, ids, m):
     mask = (ids != 0).float()
     length = (ids > 0).sum(1, keepdim=True).clamp(min=1)
@@ -352,6 +367,11 @@ FAMILIES = {
         lambda x: torch.bmm(x, x.mT)[:, torch.tensor([0, 0, 3]), torch.tensor([1, 4, 2])]
     ),
     "top_k_inside": unary(lambda x: x.topk(2, dim=1).values * torch.tensor([[1.0], [2.0]])),
+    "columns": unary(lambda x: torch.column_stack([x[:, 0, 0], (x[:, 1] > 0).long()]) * 2),
+    "nothing_to_see": lambda x, ids, m: causal_attention(x, ids > 2),
+    "any_marked": lambda x, ids, m: any_marked(x, ids),
+    "all_known": lambda x, ids, m: x * 2 if (ids > 0).all() else x * (1 + (ids > 0)[..., None]),
+    "added_at": lambda x, ids, m: torch.zeros(len(x), 50).scatter_add(1, ids, x[..., 0]),
     "joined": unary(lambda x: torch.hstack([x[:, 0], x[:, 2]]) * 2),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import ondevice
 from ondevice.converters import convert
 from ondevice.converters.source.fixed_rows import numbers_of_rows
 from ondevice.errors import UnsupportedError
@@ -24,8 +25,8 @@ class Sized(nn.Module):
 
 
 def by_len(x, ids):
-    bias = torch.zeros(len(ids), 8)
-    return (x + bias).sum(1)
+    rows = [x[row].sum() for row in range(len(ids))]
+    return torch.stack(rows)
 
 
 def by_int(x, ids):
@@ -57,6 +58,20 @@ def test_a_size_that_stays_free_is_no_number(tmp_path):
 
     convert(Sized(free), EXAMPLE, tmp_path, tables="f32", targets=["odm"])
     assert (tmp_path / "model.odm").is_file()
+
+
+def test_len_as_a_size_stays_free(tmp_path):
+    def counted(x, ids):
+        if len(x) != len(ids) or len([ids]) != 1:
+            raise ValueError
+        return (x.reshape(len(ids), 2, 4) + torch.zeros(len(x), 2, 4)).flatten(1).sum(1)
+
+    module = Sized(counted)
+    convert(module, EXAMPLE, tmp_path, tables="f32", targets=["odm"])
+    ids = torch.arange(9)
+    found = ondevice.load(tmp_path / "model.odm").predict({"ids": ids.numpy()})
+    assert found == pytest.approx(module(ids).detach().numpy(), abs=1e-5)
+    assert "len" not in globals()
 
 
 def test_the_logger_of_torch_is_left_as_it_was():

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ondevice.atomic import atomic_path
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -42,6 +44,7 @@ from ondevice.models.training.phases import phases_text
 from ondevice.models.training.report_page import training_page
 from ondevice.models.training.tracking import Tracker, tracking
 from ondevice.models.training.training_report import check_keys, metrics_text, training_report
+from ondevice.models.training.training_state import TrainingState, log_digest
 from ondevice.text_table import size, table
 
 EPILOG = """examples:
@@ -60,7 +63,8 @@ A recipe is a TOML file that names the network, its tables, the training and the
 override it (docs/recipes.md). Fields with up to 1000 values keep a row per value; larger ones get
 binary-code hash embeddings. Then adaptive masks learn how many dimensions each row keeps (other
 ways: --widths). With --round q4 the last epochs train with tables rounded as that codec stores
-them. Ctrl-C after the first epoch ends training and saves the best weights so far.
+them. Ctrl-C after the first epoch ends training and saves the best weights so far; the same command
+with --resume goes on, also after a crash.
 
 With --from, a trained model goes on with the days of --path: its network, tables and kept widths
 stay, and values that are new get rows (docs/own_log.md#every-day)."""
@@ -87,6 +91,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CHECKPOINT",
         help="go on with this trained model, on new days",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where this command was interrupted or killed (its state is in a hidden folder "
+        "beside --out); with nothing to go on from, start",
     )
     _add_report_options(parser)
 
@@ -139,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable("--report", args.report.parent)
     if args.start is not None:
         _check_start(args)
+    _check_state(args)
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
     with tracking(args.log_to, recipe.name, asdict(recipe.experiment)) as tracker:
@@ -152,10 +163,11 @@ def _train(args: argparse.Namespace, recipe: Recipe, tracker: Tracker) -> int:
     log = open_source(replace(recipe.source, keys=keys))
     check_keys(log, [*args.gauc, *args.segment])
     print(described(log))  # noqa: T201
+    state = _state(args, recipe, log, checkpoint)
     if checkpoint is None:
-        result = _from_scratch(args, recipe, log, tracker)
+        result = _from_scratch(args, recipe, log, tracker, state)
     else:
-        result = _continued(checkpoint, recipe, log, tracker)
+        result = _continued(checkpoint, recipe, log, tracker, state)
     trained, before = result.trained, result.before
     tracker.on_test(trained.by_label)
     report = training_report(
@@ -187,7 +199,10 @@ def _train(args: argparse.Namespace, recipe: Recipe, tracker: Tracker) -> int:
         f"{phases_text(trained.fitted)}\n\n{codec_text(scores)}\n"
     )
     if trained.fitted.interrupted:
-        print("interrupted: these are the best weights so far", file=sys.stderr)  # noqa: T201
+        text = "interrupted: these are the best weights so far; to go on, add --resume --force"
+        print(text, file=sys.stderr)  # noqa: T201
+    else:
+        TrainingState.remove(_state_folder(args.out))
     print(f"saved in {args.out}; next: ondevice convert {args.out} --out DIR")  # noqa: T201
     return 0
 
@@ -202,20 +217,65 @@ class _Result:
     added: Mapping[str, int] = field(default_factory=dict)
 
 
+def _state_folder(out: Path) -> Path:
+    """Where the state of an unfinished training is."""
+    absolute = out.absolute()
+    return absolute.parent / f".{absolute.name}.training"
+
+
+def _check_state(args: argparse.Namespace) -> None:
+    """Refuse to drop an unfinished training unasked. Raises InputError."""
+    folder = _state_folder(args.out)
+    if TrainingState.exists(folder) and not args.resume and not args.force:
+        raise InputError(
+            f"--out {args.out}: an earlier run was not finished, its state is in {folder}; add "
+            "--resume to go on, or --force to start anew"
+        )
+
+
+def _state(
+    args: argparse.Namespace, recipe: Recipe, log: HashedLog, checkpoint: Checkpoint | None
+) -> TrainingState:
+    """The state that this run goes on from, or an empty one. Raises InputError, FileFormatError."""
+    folder = _state_folder(args.out)
+    settings = {
+        "experiment": asdict(recipe.experiment),
+        "compressed": recipe.compress and not args.full,
+        "from": None if checkpoint is None else checkpoint.weights_sha256,
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "data": log_digest(log),
+    }
+    if not args.resume:
+        TrainingState.remove(folder)
+        return TrainingState(folder, settings)
+    state = TrainingState(folder, settings)
+    begun = TrainingState.exists(folder)
+    text = f"going on from {folder}" if begun else "nothing to go on from: a new training starts"
+    print(text, file=sys.stderr)  # noqa: T201
+    return state
+
+
 def _from_scratch(
-    args: argparse.Namespace, recipe: Recipe, log: HashedLog, tracker: Tracker
+    args: argparse.Namespace, recipe: Recipe, log: HashedLog, tracker: Tracker, state: TrainingState
 ) -> _Result:
     """Train a new model."""
     compressed = recipe.compress and not args.full
     train = train_compressed if compressed else train_full
     experiment = recipe.experiment
-    trained = train(log, experiment, on_epoch=tracker.on_epoch)
+    trained = train(log, experiment, on_epoch=tracker.on_epoch, state=state)
     rounding = experiment.rounding if compressed else None
     history = history_in(log, experiment)
     return _Result(trained, checkpoint_extra(trained, log, history=history, rounding=rounding))
 
 
-def _continued(checkpoint: Checkpoint, recipe: Recipe, log: HashedLog, tracker: Tracker) -> _Result:
+def _continued(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    log: HashedLog,
+    tracker: Tracker,
+    state: TrainingState,
+) -> _Result:
     """Train the model of a checkpoint on."""
     asked = history_in(log, recipe.experiment) if checkpoint.model.histories else None
     history = history_of(checkpoint, asked)
@@ -227,6 +287,7 @@ def _continued(checkpoint: Checkpoint, recipe: Recipe, log: HashedLog, tracker: 
         rounding=rounding,
         history=history,
         on_epoch=tracker.on_epoch,
+        state=state,
     )
     extra = checkpoint_extra(continued.trained, log, history=history, rounding=rounding)
     extra["continues"] = {

@@ -20,6 +20,7 @@ from ondevice.models.training.metrics import Metrics
 from ondevice.models.training.phases import FitConfig, OnEpoch, fit, rounded
 from ondevice.models.training.row_weights import undo_sampling
 from ondevice.models.training.trainer import TrainConfig, evaluate_labels
+from ondevice.models.training.training_state import TrainingState
 from ondevice.models.training.widths import Widths
 
 
@@ -48,6 +49,7 @@ def continue_training(
     history: History | None = None,
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
+    state: TrainingState | None = None,
 ) -> Continued:
     """Train a model on, on a log of new days.
 
@@ -62,6 +64,7 @@ def continue_training(
         history: what the model's history is computed of; see `history_of`.
         progress: show a bar on stderr, if that is a terminal.
         on_epoch: called after every epoch with the name of its phase.
+        state: saves every epoch; what it holds already is not trained again.
 
     Raises:
         InputError: the log's fields are not read as the checkpoint's were.
@@ -79,7 +82,7 @@ def continue_training(
     splits = Splits(*(encoded(part, grown.features) for part in parts))
     undo_sampling(model, 1 / log.negative_sampling)  # from the whole log to the one at hand
     config = FitConfig(training, Widths("whole"), rounding)
-    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch, state=state)
     undo_sampling(model, log.negative_sampling)
     fitted.counts = {name: grown.counts[name] + fitted.counts[name] for name in grown.counts}
     return Continued(tested(model, parts, splits, fitted, codec), before, grown.added)

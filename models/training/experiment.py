@@ -33,6 +33,7 @@ from ondevice.models.training.phases import FitConfig, Fitted, OnEpoch, fit, rou
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.row_weights import undo_sampling
 from ondevice.models.training.trainer import TrainConfig, metrics_by_label, predict
+from ondevice.models.training.training_state import TrainingState
 from ondevice.models.training.widths import Widths
 
 EXAMPLES = 64
@@ -170,6 +171,7 @@ def train_full(
     *,
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
+    state: TrainingState | None = None,
 ) -> Trained:
     """The uncompressed reference: one float32 row per training value of every field."""
     history = history_in(log, experiment)
@@ -181,7 +183,7 @@ def train_full(
     tables = full_embeddings(splits.train, experiment.design.dim, log.settings)
     model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
-    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch, state=state)
     undo_sampling(model, log.negative_sampling)
     return tested(model, parts, splits, fitted, "f32")
 
@@ -192,6 +194,7 @@ def train_compressed(
     *,
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
+    state: TrainingState | None = None,
 ) -> Trained:
     """Binary-code tables for large fields, kept widths for the rows of all tables."""
     history = history_in(log, experiment)
@@ -205,7 +208,7 @@ def train_compressed(
     config = FitConfig(
         experiment.training, experiment.widths, experiment.rounding, experiment.refit
     )
-    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch, state=state)
     undo_sampling(model, log.negative_sampling)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
     return tested(model, parts, splits, fitted, codec)

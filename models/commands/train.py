@@ -67,7 +67,7 @@ them. Ctrl-C after the first epoch ends training and saves the best weights so f
 with --resume goes on, also after a crash.
 
 With --from, a trained model goes on with the days of --path: its network, tables and kept widths
-stay, and values that are new get rows (docs/own_log.md#every-day)."""
+stay, and values that are new get rows (docs/own_log.md#6-every-day)."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

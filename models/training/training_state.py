@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,7 +21,7 @@ from torch import Tensor
 from ondevice.atomic import atomic_path
 from ondevice.errors import FileFormatError, InputError
 from ondevice.models.data import HashedLog
-from ondevice.models.data.statistics import chunks
+from ondevice.models.data.statistics import CHUNK
 from ondevice.models.networks import ClickModel
 from ondevice.models.training.history import Epoch, History
 from ondevice.models.training.metrics import Metrics
@@ -186,14 +187,17 @@ class TrainingState:
 def log_digest(log: HashedLog) -> str:
     """BLAKE2b of all that training reads of a log, in hexadecimal."""
     digest = hashlib.blake2b(digest_size=16)
-    columns = {**log.hashes, "labels": log.labels, "times": log.times, "weights": log.weights}
+    columns: dict[str, npt.NDArray[Any] | None] = {
+        **{f"field {name}": values for name, values in log.hashes.items()},
+        **{"labels": log.labels, "times": log.times, "weights": log.weights},
+    }
     plain = [log.features.to_json(), log.bounds, log.label_names, log.negative_sampling]
     settings = {name: asdict(item) for name, item in log.settings.items()}
     digest.update(json.dumps([plain, settings, list(columns)]).encode())
     for values in columns.values():
         if values is not None:
-            for chunk in chunks(values):
-                digest.update(np.ascontiguousarray(chunk).data)
+            for start in range(0, len(values), CHUNK):
+                digest.update(np.ascontiguousarray(values[start : start + CHUNK]).data)
     return digest.hexdigest()
 
 

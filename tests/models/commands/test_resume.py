@@ -35,22 +35,22 @@ table_optimizer = "{optimizer}"
 [data]
 max_rows = 1500
 """
-# Kills itself by SIGKILL, as the system does, right after it has saved its epoch number argv[1].
+# Sends itself the signal argv[2] right after it has saved its epoch number argv[1].
 KILLED = """
-import os, signal, sys
+import os, sys
 from ondevice.cli import main
 from ondevice.models.training.training_state import PhaseState
 
 save, left = PhaseState.save, [int(sys.argv[1])]
 
-def save_and_die(self, *arguments):
+def save_and_signal(self, *arguments):
     save(self, *arguments)
     left[0] -= 1
     if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(sys.argv[2]))
 
-PhaseState.save = save_and_die
-sys.exit(main(sys.argv[2:]))
+PhaseState.save = save_and_signal
+sys.exit(main(sys.argv[3:]))
 """
 
 
@@ -60,10 +60,17 @@ def recipe(folder, widths="amtl", optimizer="adam"):
     return str(path)
 
 
+def signalled(epoch, number, *arguments):
+    """A `train` command that gets a signal after so many epochs of all phases."""
+    command = [sys.executable, "-c", KILLED, str(epoch), str(int(number)), "train"]
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+
+
 def killed(epoch, *arguments):
-    """A `train` command that dies after so many epochs of all phases."""
-    command = [sys.executable, "-c", KILLED, str(epoch), "train", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    """A `train` command that is killed, as the system does it."""
+    done = signalled(epoch, signal.SIGKILL, *arguments)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -137,3 +144,14 @@ def test_a_continued_training_resumes_too(tmp_path, capsys):
     killed(2, *command, "--out", tmp_path / "next")
     assert main(["train", *command, "--out", str(tmp_path / "next"), "--resume"]) == 0
     assert weights(tmp_path / "next") == weights(tmp_path / "whole")
+
+
+def test_a_training_that_ctrl_c_ended_goes_on(tmp_path):
+    settings, out = recipe(tmp_path, "whole"), tmp_path / "checkpoint"
+    assert main(["train", settings, "--out", str(tmp_path / "whole")]) == 0
+    done = signalled(1, signal.SIGINT, settings, "--out", out)
+    assert done.returncode == 0 and "add --resume --force" in done.stderr
+    assert weights(out) != weights(tmp_path / "whole")  # the best so far
+    assert main(["train", settings, "--out", str(out), "--resume"]) == 1  # nothing is replaced
+    assert main(["train", settings, "--out", str(out), "--resume", "--force"]) == 0
+    assert weights(out) == weights(tmp_path / "whole")

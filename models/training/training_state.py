@@ -189,7 +189,9 @@ def log_digest(log: HashedLog) -> str:
     digest = hashlib.blake2b(digest_size=16)
     columns: dict[str, npt.NDArray[Any] | None] = {
         **{f"field {name}": values for name, values in log.hashes.items()},
-        **{"labels": log.labels, "times": log.times, "weights": log.weights},
+        "labels": log.labels,
+        "times": log.times,
+        "weights": log.weights,
     }
     plain = [log.features.to_json(), log.bounds, log.label_names, log.negative_sampling]
     settings = {name: asdict(item) for name, item in log.settings.items()}

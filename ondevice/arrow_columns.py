@@ -70,6 +70,8 @@ def column_of(array: Any) -> ValueColumn:
         return ValueColumn([None], np.zeros(len(array), np.int64))
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_string_view(kind):
         array = array.cast(pa.string())
+    if types.is_uint64(kind):
+        array = array.view(pa.int64())  # the 64 bits are kept, as of numpy's unsigned arrays
     if types.is_decimal(kind):
         array = array.cast(pa.float64())
     if types.is_floating(array.type):

@@ -19,7 +19,7 @@ from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
 BUILT_IN = {
     "inspect": "show what a model file holds, byte by byte",
     "verify": "check a model file's bytes and its test vectors on this machine",
-    "run": "score CSV or JSON lines",
+    "run": "score CSV, JSON lines or Parquet",
     "bench": "measure latency, load time and memory",
 }
 # Commands that need an extra; ondevice.models registers them as entry points of the group
@@ -28,6 +28,9 @@ EXTRA = {
     "demo": ("train, compress, convert three ways, run and measure in one go", "dev"),
     "describe": ("look at a click log and write the description of its columns", "train"),
     "train": ("train a click model with compressed embeddings", "train"),
+    "stats": ("count a log exactly: values, missing ones, quantiles, labels", "train"),
+    "encode": ("hash a log once, for training to map", "train"),
+    "score": ("score Parquet files by several workers", "train"),
     "compress": ("find the best model for a budget of table bytes or lost AUC", "train"),
     "convert": ("write a trained model as .odm, .onnx and .tflite", "train"),
     "export-android": ("write a model and a catalogue as assets of the Android demo app", "train"),

@@ -138,7 +138,7 @@ def read_requests(
     Raises:
         InputError: names the line, the input, what was expected and what came.
     """
-    fields = _fields_of(model, ids)
+    fields = fields_of(model, ids)
     if text_format == "csv":
         features = FeatureSpec() if ids else model.features
         cells = [field_of_cells(item) for item in fields]
@@ -156,21 +156,44 @@ def read_table(
         MissingDependencyError: pyarrow is not installed.
     """
     pa = pyarrow()
-    fields = _fields_of(model, ids)
+    fields = fields_of(model, ids)
     try:
         first = 0
         for piece in _pieces(path, table_format, batch):
-            names = piece.schema.names
-            places = _places(names, fields, "the file")
-            columns = {name: piece.column(place) for name, place in places.items()}
-            yield Batch(
-                {item.name: _of_array(item, columns[item.name], first) for item in fields},
-                {name: piece.column(name) for name in _kept(keep, names, "the file")},
-            )
+            yield requests_of(piece, fields, keep, first)
             first += piece.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{path}: cannot be read as {table_format}: {lines[0]}") from error
+
+
+def requests_of(piece: Any, fields: Sequence[Field], keep: Sequence[str], first: int) -> Batch:
+    """The requests of a record batch.
+
+    Args:
+        piece: a pyarrow RecordBatch.
+        fields: of the inputs: see `fields_of`.
+        keep: see `read_requests`.
+        first: the number of its first row, from 0, for messages.
+
+    Raises:
+        InputError: a column is absent, or a value is none of its field; names the row.
+    """
+    names = piece.schema.names
+    places = _places(names, fields, "the file")
+    columns = {name: piece.column(place) for name, place in places.items()}
+    return Batch(
+        {item.name: _of_array(item, columns[item.name], first) for item in fields},
+        {name: piece.column(name) for name in _kept(keep, names, "the file")},
+    )
+
+
+def columns_of(names: Sequence[str], fields: Sequence[Field], keep: Sequence[str]) -> list[str]:
+    """Which of a file's columns `requests_of` reads. Raises InputError for an absent one."""
+    places = _places(names, fields, "the file").values()
+    return list(
+        dict.fromkeys([*(names[place] for place in places), *_kept(keep, names, "the file")])
+    )
 
 
 def _pieces(path: Path, table_format: Format, batch: int) -> Iterator[Any]:
@@ -210,7 +233,7 @@ def _of_array(item: Field, array: Any, first: int) -> IdArray:
         raise
 
 
-def _fields_of(model: Described, ids: bool) -> list[Field]:
+def fields_of(model: Described, ids: bool) -> list[Field]:
     """How the inputs are read. Raises InputError."""
     if not ids and not model.features.fields:
         raise InputError(f"{model.path}: no feature specification inside; give IDs with --ids")

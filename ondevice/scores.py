@@ -122,20 +122,34 @@ class ParquetScores:
             OSError: the disk refuses.
         """
         pa = self._pa
-        arrays = named_scores(outputs, rows)
-        columns = dict(kept or {})
-        _refuse_doubled(columns, arrays)
-        for name, array in arrays.items():
-            flat = pa.array(np.ascontiguousarray(array, np.float32).reshape(-1))
-            size = array.size // max(rows, 1)
-            columns[name] = flat if size == 1 else pa.FixedSizeListArray.from_arrays(flat, size)
         try:
-            table = pa.table(columns)
+            table = score_table(outputs, rows, kept)
             if self._writer is None:
                 self._writer = self._parquet.ParquetWriter(self._path, table.schema)
             self._writer.write_table(table.cast(self._writer.schema))
         except (pa.ArrowException, ValueError) as error:
             raise InputError(f"--keep: a column has no single type for Parquet: {error}") from error
+
+
+def score_table(
+    outputs: Mapping[str, FloatArray], rows: int, kept: Mapping[str, Any] | None = None
+) -> Any:
+    """A pyarrow Table of kept columns and scores; see `ScoreWriter.write`.
+
+    Raises:
+        UnsupportedError: an output has no row for every request.
+        InputError: a kept column has the name of a score's.
+        pyarrow.ArrowException, ValueError: a kept column has values of several types.
+    """
+    pa = pyarrow()
+    arrays = named_scores(outputs, rows)
+    columns = dict(kept or {})
+    _refuse_doubled(columns, arrays)
+    for name, array in arrays.items():
+        flat = pa.array(np.ascontiguousarray(array, np.float32).reshape(-1))
+        size = array.size // max(rows, 1)
+        columns[name] = flat if size == 1 else pa.FixedSizeListArray.from_arrays(flat, size)
+    return pa.table(columns)
 
 
 def named_scores(outputs: Mapping[str, FloatArray], rows: int) -> dict[str, FloatArray]:

@@ -32,6 +32,7 @@ from ondevice.models.training.continuation import (
     history_of,
     rounding_of,
 )
+from ondevice.models.training.distributed import Ranks, joined_ranks
 from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
@@ -58,13 +59,15 @@ EPILOG = """examples:
   ondevice train dnn --widths frequency --keep 0.2 --round q4 --out checkpoint
   ondevice train --from checkpoint --data log --path log/dt=2026-10-13 --columns log.toml \
     --epochs 1 --out next
+  torchrun --nproc-per-node 4 -m ondevice train deepfm --out checkpoint
 
 A recipe is a TOML file that names the network, its tables, the training and the data; options
 override it (docs/recipes.md). Fields with up to 1000 values keep a row per value; larger ones get
 binary-code hash embeddings. Then adaptive masks learn how many dimensions each row keeps (other
 ways: --widths). With --round q4 the last epochs train with tables rounded as that codec stores
 them. Ctrl-C after the first epoch ends training and saves the best weights so far; the same command
-with --resume goes on, also after a crash.
+with --resume goes on, also after a crash. Under torchrun all processes train one model
+(docs/scale.md).
 
 With --from, a trained model goes on with the days of --path: its network, tables and kept widths
 stay, and values that are new get rows (docs/own_log.md#6-every-day)."""
@@ -152,24 +155,41 @@ def run(args: argparse.Namespace) -> int:
     _check_state(args)
     use_threads(args)
     recipe = recipe_of(args, args.recipe)
-    with tracking(args.log_to, recipe.name, asdict(recipe.experiment)) as tracker:
-        return _train(args, recipe, tracker)
+    with joined_ranks() as ranks:
+        heard = args.log_to if ranks.is_first else None
+        with tracking(heard, recipe.name, asdict(recipe.experiment)) as tracker:
+            if args.resume and ranks.world > 1:
+                raise InputError("--resume: training by several processes saves no state")
+            log, result = _train(args, recipe, ranks, tracker)
+            if ranks.is_first:
+                tracker.on_test(result.trained.by_label)
+                _save(args, recipe, log, result)
+    return 0
 
 
-def _train(args: argparse.Namespace, recipe: Recipe, tracker: Tracker) -> int:
-    """Train a recipe, print the metrics, save; the tracker hears of every epoch."""
+def _train(
+    args: argparse.Namespace, recipe: Recipe, ranks: Ranks, tracker: Tracker
+) -> tuple[HashedLog, _Result]:
+    """Read the log and train a recipe on it; the tracker hears of every epoch."""
     checkpoint = None if args.start is None else load_checkpoint(args.start)
     keys = (*recipe.source.keys, *args.gauc, *args.segment)
-    log = open_source(replace(recipe.source, keys=keys))
+    source = replace(recipe.source, keys=keys)
+    if source.cache is None:
+        log = open_source(source)
+    else:  # one rank of each host reads for the others
+        log = ranks.leader_first(lambda: open_source(source))
     check_keys(log, [*args.gauc, *args.segment])
-    print(described(log))  # noqa: T201
-    state = _state(args, recipe, log, checkpoint)
+    if ranks.is_first:
+        print(described(log))  # noqa: T201
+    state = None if ranks.world > 1 else _state(args, recipe, log, checkpoint)
     if checkpoint is None:
-        result = _from_scratch(args, recipe, log, tracker, state)
-    else:
-        result = _continued(checkpoint, recipe, log, tracker, state)
+        return log, _from_scratch(args, recipe, log, tracker, state)
+    return log, _continued(checkpoint, recipe, log, tracker, state)
+
+
+def _save(args: argparse.Namespace, recipe: Recipe, log: HashedLog, result: _Result) -> None:
+    """Save the checkpoint and reports, and print what the model is worth. Raises OutputError."""
     trained, before = result.trained, result.before
-    tracker.on_test(trained.by_label)
     report = training_report(
         trained,
         log,
@@ -204,7 +224,6 @@ def _train(args: argparse.Namespace, recipe: Recipe, tracker: Tracker) -> int:
     else:
         TrainingState.remove(_state_folder(args.out))
     print(f"saved in {args.out}; next: ondevice convert {args.out} --out DIR")  # noqa: T201
-    return 0
 
 
 @dataclass(frozen=True)
@@ -257,7 +276,11 @@ def _state(
 
 
 def _from_scratch(
-    args: argparse.Namespace, recipe: Recipe, log: HashedLog, tracker: Tracker, state: TrainingState
+    args: argparse.Namespace,
+    recipe: Recipe,
+    log: HashedLog,
+    tracker: Tracker,
+    state: TrainingState | None,
 ) -> _Result:
     """Train a new model."""
     compressed = recipe.compress and not args.full
@@ -274,7 +297,7 @@ def _continued(
     recipe: Recipe,
     log: HashedLog,
     tracker: Tracker,
-    state: TrainingState,
+    state: TrainingState | None,
 ) -> _Result:
     """Train the model of a checkpoint on."""
     asked = history_in(log, recipe.experiment) if checkpoint.model.histories else None

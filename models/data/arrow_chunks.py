@@ -56,12 +56,15 @@ class ArrowChunk:
         return f"{self.source}, row {self.first + row + 1}{group}"
 
 
-def parquet_chunks(path: Path, used: Collection[str] | None) -> Iterator[ArrowChunk]:
+def parquet_chunks(
+    path: Path, used: Collection[str] | None, groups: tuple[int, int] | None = None
+) -> Iterator[ArrowChunk]:
     """The rows of a Parquet file, one row group after the other.
 
     Args:
         path: the file.
         used: the columns to read, None for all; those that the file lacks are left to the caller.
+        groups: the first row group to read, and the one after the last; None: all.
 
     Raises:
         DataError: the file is absent or damaged.
@@ -79,8 +82,9 @@ def parquet_chunks(path: Path, used: Collection[str] | None) -> Iterator[ArrowCh
         _reading(path, "Parquet"),
         parquet.ParquetFile(path, memory_map=True, read_dictionary=texts) as file,
     ):
-        first = 0
-        for group in range(file.metadata.num_row_groups):
+        begin, end = groups or (0, file.metadata.num_row_groups)
+        first = sum(file.metadata.row_group(group).num_rows for group in range(begin))
+        for group in range(begin, end):
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=present):
                 yield ArrowChunk(str(path), names, batch, first, group)
                 first += batch.num_rows

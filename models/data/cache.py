@@ -7,10 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ondevice.atomic import atomic_path
 from ondevice.errors import FileFormatError, SpecError, needs_extra
@@ -18,6 +14,7 @@ from ondevice.features import FeatureSpec
 from ondevice.models.data.description import LogDescription
 from ondevice.models.data.hashed import FieldSettings, HashedLog
 from ondevice.models.data.parts import LogFile
+from ondevice.models.data.row_batches import batch_of, rows_of
 from ondevice.models.data.splits import SplitRule
 
 with needs_extra("reading Parquet and Arrow", "train"):
@@ -75,20 +72,12 @@ def cached_log(folder: Path, key: str, read: Callable[[], HashedLog]) -> HashedL
 
 def save_log(path: Path, log: HashedLog) -> None:
     """Write a log as one record batch, complete or not at all. Raises OutputError."""
-    arrays: dict[str, Any] = {f"field {name}": _arrow(v) for name, v in log.hashes.items()}
-    arrays["labels"] = _arrow(log.labels)
-    if log.times is not None:
-        arrays["times"] = _arrow(log.times)
-    if log.weights is not None:
-        arrays["weights"] = _arrow(log.weights)
-    arrays |= {f"key {name}": _arrow(values) for name, values in log.keys.items()}
     facts = {name: getattr(log, name) for name in _FACTS}
     facts["features"] = log.features.to_json()
     facts["settings"] = {name: asdict(asked) for name, asked in log.settings.items()}
     facts["key_texts"] = log.key_texts
     facts["version"] = VERSION
-    batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
-    batch = batch.replace_schema_metadata({_KEY: json.dumps(facts).encode()})
+    batch = batch_of(log).replace_schema_metadata({_KEY: json.dumps(facts).encode()})
     with (
         atomic_path(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -105,15 +94,15 @@ def load_log(path: Path) -> HashedLog:
         facts = json.loads(batch.schema.metadata[_KEY])
         if facts["version"] != VERSION:
             raise FileFormatError(f"{path}: an encoded log of version {facts['version']}")
-        columns = {name: _numpy(batch.column(name)) for name in batch.schema.names}
+        rows = rows_of(batch)
         return HashedLog(
             name=facts["name"],
             features=FeatureSpec.from_json(facts["features"]),
-            hashes=_of_prefix("field ", columns),
-            labels=columns["labels"],
-            times=columns.get("times"),
-            weights=columns.get("weights"),
-            keys=_of_prefix("key ", columns),
+            hashes=dict(rows.hashes),
+            labels=rows.labels,
+            times=rows.times,
+            weights=rows.weights,
+            keys=rows.keys,
             label_names=tuple(facts["label_names"]),
             bounds=None if facts["bounds"] is None else tuple(facts["bounds"]),
             settings={n: FieldSettings(**asked) for n, asked in facts["settings"].items()},
@@ -126,29 +115,3 @@ def load_log(path: Path) -> HashedLog:
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SpecError) as error:
         raise FileFormatError(f"{path}: no encoded log: {error}") from error
-
-
-def _arrow(values: npt.NDArray[Any]) -> Any:
-    """An array [n] or [n, length] as Arrow's, without a copy."""
-    flat = np.ascontiguousarray(values).reshape(-1)
-    kind = pa.from_numpy_dtype(flat.dtype)
-    array = pa.Array.from_buffers(kind, len(flat), [None, pa.py_buffer(flat)])
-    return array if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(array, values.shape[1])
-
-
-def _numpy(array: Any) -> npt.NDArray[Any]:
-    """The mapped values [n] or [n, length] of an array without missing values."""
-    if pa.types.is_fixed_size_list(array.type):
-        size = array.type.list_size
-        flat: npt.NDArray[Any] = array.flatten().to_numpy(zero_copy_only=True)
-        return flat.reshape(-1, size)
-    values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=True)
-    return values
-
-
-def _of_prefix(prefix: str, columns: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    return {
-        name.removeprefix(prefix): values
-        for name, values in columns.items()
-        if name.startswith(prefix)
-    }

@@ -91,8 +91,8 @@ def read_log(
     """
     reading = reading or Reading()
     bad_rows = reading.bad_rows or BadRows()
-    name = name or _name_of(source)
-    files = _files(source, reading.where)
+    name = name or name_of_log(source)
+    files = log_files(source, reading.where)
 
     def read() -> HashedLog:
         return _read(source, files, description, name, reading, split, bad_rows)
@@ -115,42 +115,85 @@ def _read(
     bad_rows: BadRows,
 ) -> HashedLog:
     """The log of files, or of a table if there are none. Raises DataError; see `read_log`."""
-    rules = _Rules(description, split)
-    features = FeatureSpec(description.features, description.text_format, description.columns)
-    builder = LogBuilder(features, labels=tuple(description.labels))
-    file_parts: list[tuple[int, int]] = []  # rows and part of each file
-    for part, chunks in _sources(
-        source, files, description, reading, rules.columns, bad_rows, split
-    ):
-        before = len(builder)
+    rules = RowRules(description, split)
+    collected = CollectedRows(description, split)
+    for part, chunks in _sources(source, files, rules, reading, bad_rows):
         for chunk in chunks:
-            builder.add_rows(_limited(rules.rows(chunk, bad_rows), builder, reading.max_rows))
-            if len(builder) == reading.max_rows:
-                break
-        file_parts.append((len(builder) - before, part))
-        if len(builder) == reading.max_rows:
-            break
-    log = builder.build(name)
-    if not len(log):
-        raise DataError(f"{name}: no rows")
-    log = replace(
-        log,
-        settings=_settings(description),
-        negative_sampling=description.negative_sampling,
-        refused=bad_rows.count,
-        key_texts={key: texts for key, texts in rules.texts.items() if len(texts) <= MAX_TEXTS},
-    )
-    if split is None:
-        return log
-    parts = _parts(log, split, file_parts)
-    keys = {key: values for key, values in log.keys.items() if key != _SPLIT_HASH}
-    log = ordered_by_part(replace(log, keys=keys), parts)
-    _check_labels(log, description)
-    return log
+            rows = rules.rows(chunk, bad_rows)
+            collected.add(_limited(rows, len(collected), reading.max_rows), part)
+            if len(collected) == reading.max_rows:
+                return collected.log(name, bad_rows.count, rules.texts)
+    return collected.log(name, bad_rows.count, rules.texts)
 
 
-class _Rules:
-    """What the columns of a chunk become."""
+class CollectedRows:
+    """The rows of a log so far, and the part that each row's file says."""
+
+    def __init__(self, description: LogDescription, split: SplitRule | None) -> None:
+        """No rows yet."""
+        self._description = description
+        self._split = split
+        features = FeatureSpec(description.features, description.text_format, description.columns)
+        self._builder = LogBuilder(features, labels=tuple(description.labels))
+        self._parts: list[tuple[int, int]] = []  # how many rows, and their part
+
+    def __len__(self) -> int:
+        """Rows so far."""
+        return len(self._builder)
+
+    def add(self, rows: Rows, part: int) -> None:
+        """Append rows of a file that says this part."""
+        self._builder.add_rows(rows)
+        self._parts.append((len(rows.labels), part))
+
+    def log(self, name: str, refused: int, texts: Mapping[str, Mapping[int, str]]) -> HashedLog:
+        """The log of all rows, divided as the split says; add nothing after.
+
+        Args:
+            name: of the log.
+            refused: how many rows could not be read.
+            texts: by key, the texts of its hashes: see `RowRules.texts`.
+
+        Raises:
+            DataError: no rows, or a part without rows or with rows of one label only.
+        """
+        description, split = self._description, self._split
+        log = self._builder.build(name)
+        if not len(log):
+            raise DataError(f"{name}: no rows")
+        log = replace(
+            log,
+            settings=_settings(description),
+            negative_sampling=description.negative_sampling,
+            refused=refused,
+            key_texts={key: known for key, known in texts.items() if len(known) <= MAX_TEXTS},
+        )
+        if split is None:
+            return log
+        parts = _parts(log, split, self._parts)
+        keys = {key: values for key, values in log.keys.items() if key != _SPLIT_HASH}
+        try:
+            ordered = ordered_by_part(replace(log, keys=keys), parts)
+            _check_labels(ordered, description)
+        except DataError as error:
+            if split.by != "random":
+                raise
+            raise DataError(
+                f"{error}; a random split keeps equal rows together: where a log has few different "
+                "rows, give it a time column, or split it by hash:COLUMN"
+            ) from error
+        return ordered
+
+
+class RowRules:
+    """What the columns of a chunk become.
+
+    Attributes:
+        description: of the columns.
+        split: whose columns are hashed too.
+        columns: that are read.
+        texts: by key, the texts of the hashes so far, until they are more than MAX_TEXTS.
+    """
 
     def __init__(self, description: LogDescription, split: SplitRule | None) -> None:
         self.description = description
@@ -210,8 +253,8 @@ class _Rules:
         return weights
 
 
-def _files(source: Any, where: str | None) -> list[LogFile]:
-    """The files of paths; none of a table. Raises DataError."""
+def log_files(source: Any, where: str | None = None) -> list[LogFile]:
+    """The files of paths: see `find_files`; none of a table. Raises DataError, InputError."""
     if not _are_paths(source):
         return []
     return find_files([source] if isinstance(source, str | Path) else list(source), where)
@@ -220,11 +263,9 @@ def _files(source: Any, where: str | None) -> list[LogFile]:
 def _sources(
     source: Any,
     files: Sequence[LogFile],
-    description: LogDescription,
+    rules: RowRules,
     reading: Reading,
-    columns: tuple[str, ...],
     bad_rows: BadRows,
-    split: SplitRule | None,
 ) -> Iterator[tuple[int, Iterator[Chunk]]]:
     """The chunks of each file with the part that its name says, or of a table (part 0).
 
@@ -232,18 +273,38 @@ def _sources(
         DataError: a name that says no part, in a split by folders; a file without rows.
     """
     if not files:
-        table: Iterator[Chunk] = table_chunks(source, "the table")
-        yield 0, _checked("the table", table, columns, description)
-        return
+        yield 0, table_source(source, "the table", rules)
     for file in files:
-        part = part_of_name(file.below)
-        if part is None and split is not None and split.by == "folders":
-            raise DataError(
-                f"{file.path}: a split by folders needs a file or folder called train, "
-                "validation or test"
-            )
-        chunks = _with_values(_file_chunks(file, description, columns, reading, bad_rows), file)
-        yield part or 0, _checked(str(file.path), chunks, columns, description)
+        yield part_of_file(file, rules.split), file_source(file, rules, bad_rows, reading)
+
+
+def part_of_file(file: LogFile, split: SplitRule | None) -> int:
+    """The part that a file's name says, else training; none may be missing in a split by folders.
+
+    Raises:
+        DataError: it is missing there.
+    """
+    part = part_of_name(file.below)
+    if part is None and split is not None and split.by == "folders":
+        raise DataError(
+            f"{file.path}: a split by folders needs a file or folder called train, "
+            "validation or test"
+        )
+    return part or 0
+
+
+def file_source(
+    file: LogFile, rules: RowRules, bad_rows: BadRows, reading: Reading | None = None
+) -> Iterator[Chunk]:
+    """The chunks of a file, with its folders' values. Raises DataError: see `read_log`."""
+    description, columns = rules.description, rules.columns
+    chunks = _file_chunks(file, description, columns, reading or Reading(), bad_rows)
+    return _checked(str(file.path), _with_values(chunks, file), columns, description)
+
+
+def table_source(source: Any, name: str, rules: RowRules) -> Iterator[Chunk]:
+    """The chunks of a table: see `table_chunks`. Raises DataError, InputError."""
+    return _checked(name, table_chunks(source, name), rules.columns, rules.description)
 
 
 def _file_chunks(
@@ -255,7 +316,7 @@ def _file_chunks(
 ) -> Iterator[Chunk]:
     """The rows of one file, by its format."""
     if file.format == "parquet":
-        return parquet_chunks(file.path, columns)
+        return parquet_chunks(file.path, columns, file.groups)
     if file.format == "arrow":
         return ipc_chunks(file.path)
     if file.format == "jsonl":
@@ -376,8 +437,8 @@ def _at_random(log: HashedLog, split: SplitRule, chunk: int = 1 << 18) -> PartAr
     return parts
 
 
-def _limited(rows: Rows, builder: LogBuilder, max_rows: int | None) -> Rows:
-    left = len(rows.labels) if max_rows is None else max_rows - len(builder)
+def _limited(rows: Rows, before: int, max_rows: int | None) -> Rows:
+    left = len(rows.labels) if max_rows is None else max_rows - before
     return rows if len(rows.labels) <= left else rows.take(np.arange(left))
 
 
@@ -414,7 +475,8 @@ def _are_paths(source: Any) -> bool:
     return is_listed and all(isinstance(item, str | Path) for item in source)
 
 
-def _name_of(source: Any) -> str:
+def name_of_log(source: Any) -> str:
+    """The name of the first file or folder of a log; "table" of a table."""
     if not _are_paths(source):
         return "table"
     first = source if isinstance(source, str | Path) else source[0]

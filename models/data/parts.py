@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from ondevice.compression import SUFFIXES
 from ondevice.errors import DataError, InputError
@@ -51,12 +52,15 @@ class LogFile:
         below: the folders below the given path, and the file's name.
         values: by column, the values that folders such as `dt=2026-10-01` give all of its rows;
             "" where the folder stands for a missing value.
+        groups: of a Parquet file, the row groups that are read: the first, and the one after the
+            last; None: all.
     """
 
     path: Path
     format: FileFormat
     below: tuple[str, ...]
     values: dict[str, str] = field(default_factory=dict)
+    groups: tuple[int, int] | None = None
 
 
 def find_files(paths: Sequence[str | Path], where: str | None = None) -> list[LogFile]:
@@ -131,11 +135,14 @@ def _format_of(path: Path) -> FileFormat | None:
 
 
 def _log_file(path: Path, below: tuple[str, ...]) -> LogFile:
-    """A file with the values of its folders, those above the given path included."""
+    """A file with the values of its folders, those above the given path included.
+
+    Hive writes characters that a folder's name cannot have as %3A and the like.
+    """
     values = {}
     for name in path.parts[:-1]:
         if match := _HIVE.fullmatch(name):
-            values[match[1]] = "" if match[2] == _NO_VALUE else match[2]
+            values[match[1]] = "" if match[2] == _NO_VALUE else unquote(match[2])
     return LogFile(path, _format_of(path) or "text", below, values)
 
 

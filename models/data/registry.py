@@ -94,12 +94,12 @@ def open_log(
     description = _described(columns).with_keys(keys)
     if isinstance(bad_rows, str):
         bad_rows = BadRows.from_text(bad_rows)
-    rule = _split_rule(split, description, by_position=name == "csv")
+    rule = split_rule(split, description, by_position=name == "csv")
     reading = Reading(where, max_rows, bad_rows, cache)
     return read_log(path, description, reading=reading, split=rule)
 
 
-def _split_rule(
+def split_rule(
     given: SplitRule | str | None, description: LogDescription, by_position: bool
 ) -> SplitRule | None:
     """How a log is divided; None, as data set "csv" always was, by row number at random."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ondevice.models.networks import ClickModel
+from ondevice.models.training.distributed import current_ranks
 
 # Widths change slowly, and a pass through the twins costs a fifth of a step. The step
 # size grows alike, so that widths move as far in an epoch as with an update every step. A choice of
@@ -56,12 +57,16 @@ class MaskLearner:
             self.update()
 
     def update(self) -> None:
-        """Update the twins from the gradients since the last update, if there are any."""
+        """Update the twins from the gradients since the last update, if there are any.
+
+        Of several ranks, each has a part of these gradients: they are summed.
+        """
         if self._optimizer is not None and self._steps:
             gradients = [
                 torch.zeros_like(leaf) if leaf.grad is None else leaf.grad / self._steps
                 for leaf in self._leaves.values()
             ]
+            current_ranks().sum_dense(gradients)
             self._optimizer.zero_grad(set_to_none=True)
             outputs = list(self._live.values())
             if self._penalty:

@@ -16,9 +16,10 @@ from ondevice.codecs import Codec
 from ondevice.models.click_log import Splits
 from ondevice.models.layers.rounding import Rounding, TableRounding
 from ondevice.models.networks import ClickModel, attach_masks, table_counts
+from ondevice.models.training.distributed import current_ranks
 from ondevice.models.training.history import Epoch, History
 from ondevice.models.training.refit import Refit, fixed_network
-from ondevice.models.training.trainer import TrainConfig, evaluate, train
+from ondevice.models.training.trainer import TrainConfig, shared_metrics, train
 from ondevice.models.training.training_state import TrainingState
 from ondevice.models.training.widths import (
     Widths,
@@ -91,7 +92,8 @@ def fit(
     Each phase goes on from the best weights of the one before, and keeps its own best by the
     validation AUC; refitting and rounding keep the weights they began with if these are as good.
     Masks are learned on refitted rows, with the network fixed, if there is a refit.
-    Ctrl-C ends the phase with its best weights so far, and skips the rest.
+    Ctrl-C ends the phase with its best weights so far, and skips the rest; of several ranks it
+    ends all.
 
     Args:
         model: new, or trained already (a warm start).
@@ -239,7 +241,7 @@ class _Phases:
                 state=state,
             )
         except KeyboardInterrupt:  # before the phase had a whole epoch
-            if before is None:
+            if before is None or current_ranks().world > 1:
                 raise
             model.eval()
             model.load_state_dict(before)
@@ -248,7 +250,8 @@ class _Phases:
 
     def _run_if_better(self, phase: str, settings: TrainConfig) -> None:
         before = copy.deepcopy(self.model.state_dict())
-        auc = evaluate(self.model, self.splits.validation).auc
+        metrics = shared_metrics(self.model, self.splits.validation)
+        auc = next(iter(metrics.values())).auc
         self._run(phase, settings, before)
         epochs = self.fitted.phases[phase].epochs
         if epochs and max(epoch.validation.auc for epoch in epochs) <= auc:

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ondevice.errors import DataError, InputError, OnDeviceError, SpecError
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel, table_counts
+from ondevice.models.training.distributed import current_ranks
 from ondevice.models.training.history import Epoch, History
 from ondevice.models.training.mask_learner import MaskLearner
 from ondevice.models.training.metrics import Metrics, metrics_of
@@ -65,8 +66,8 @@ class TrainConfig:
             of the best one, the narrowest is kept (0: the best one).
         width_penalty: lambda of the optional penalty lambda * (expected width per masked row).
         row_penalty: lambda of the optional penalty lambda * |row|^2 of every row, see `Refit`.
-        seed: fixes the order of impressions and the dropout; with the same thread count and
-            initial weights, the result repeats exactly.
+        seed: fixes the order of impressions and the dropout; with the same thread count, number of
+            ranks and initial weights, the result repeats exactly.
 
     Raises:
         SpecError: a setting out of range.
@@ -120,7 +121,9 @@ def train(
 
     The model is changed in place, stays on its device and ends in evaluation mode. Ctrl-C after
     at least one whole epoch ends training early and quietly: the best weights so far are restored
-    and `History.interrupted` is set; before that it is raised on.
+    and `History.interrupted` is set; before that, and always with several ranks, it is raised on.
+    Ranks (see `joined_ranks`) train together: each on its rows of every batch, from the weights
+    of rank 0.
 
     Args:
         model: new or already trained.
@@ -130,14 +133,16 @@ def train(
         progress: show a bar on stderr, if that is a terminal.
         on_epoch: called after every epoch. What it raises ends training; random numbers that it
             draws change nothing.
-        state: saves every epoch; what it holds already is not trained again.
+        state: saves every epoch; what it holds already is not trained again. For one process only.
 
     Raises:
         TrainingError: the loss is not finite.
         DataError: a split is empty, or validation has one label only.
         InputError: the log's fields or IDs do not fit the model.
+        SpecError, RankError: see `Ranks.check`.
     """
     config = config or TrainConfig()
+    ranks = current_ranks()
     _check_splits(model, train, validation)
     history = History()
     best_state: dict[str, Tensor] | None = None
@@ -145,21 +150,25 @@ def train(
     data = _tensors(train, device, training_weights(train))
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + ranks.rank)  # each rank drops other activations
+        orders = torch.Generator().manual_seed(config.seed)  # the same on all
         optimizers = _optimizers(model, config)
+        ranks.check(model, train, config)
+        ranks.broadcast(model)
         learner = MaskLearner(model, config.learning_rate, config.width_penalty)
         prior = None
         if config.row_penalty:
             prior = RowPrior(model, table_counts(model, train), config.row_penalty)
         learning = [*optimizers, *learner.optimizers]
         if state is not None:
-            best_state = state.restore(model, learning, history, device)
+            best_state = state.restore(model, learning, history, orders)
         try:
             for number in range(len(history.epochs) + 1, config.epochs + 1):
                 if history.epochs and number - 1 - history.best.number >= config.patience:
                     break
                 epoch = _epoch(
-                    model, data, validation, optimizers, learner, prior, config, number, progress
+                    *(model, data, validation, optimizers, learner, prior, config, number),
+                    *(orders, progress),
                 )
                 if history.add(epoch, config.width_tolerance):
                     best_state = copy.deepcopy(model.state_dict())
@@ -167,9 +176,9 @@ def train(
                     with torch.random.fork_rng(devices=cuda):
                         on_epoch(epoch)
                 if state is not None and best_state is not None:
-                    state.save(model, best_state, learning, history, device)
+                    state.save(model, best_state, learning, history, orders)
         except KeyboardInterrupt:
-            if best_state is None:
+            if best_state is None or ranks.world > 1:
                 raise
             history.interrupted = True
     if best_state is not None:
@@ -259,6 +268,22 @@ def columns_of(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return values.reshape(len(values), -1).T
 
 
+def shared_metrics(model: ClickModel, log: ClickLog) -> dict[str, Metrics]:
+    """What `evaluate_labels` says, on every rank; rank 0 evaluates.
+
+    Raises:
+        DataError, InputError, TrainingError: as `evaluate_labels`.
+        RankError: another rank has ended.
+    """
+    ranks = current_ranks()
+    if ranks.world == 1:
+        return evaluate_labels(model, log)
+    sent = ranks.from_first(
+        lambda: {name: asdict(item) for name, item in evaluate_labels(model, log).items()}
+    )
+    return {name: Metrics(**item) for name, item in sent.items()}
+
+
 def _epoch(
     model: ClickModel,
     data: _Data,
@@ -268,6 +293,7 @@ def _epoch(
     prior: RowPrior | None,
     config: TrainConfig,
     number: int,
+    orders: torch.Generator,
     progress: bool,
 ) -> Epoch:
     """Train over the split once, see `_train_epoch`, then validate and take the seconds of both.
@@ -275,9 +301,9 @@ def _epoch(
     Raises TrainingError: the loss or the model's output is not finite.
     """
     started = time.perf_counter()
-    loss = _train_epoch(model, data, optimizers, learner, prior, config, number, progress)
+    loss = _train_epoch(model, data, optimizers, learner, prior, config, number, orders, progress)
     trained = time.perf_counter()
-    metrics = evaluate_labels(model, validation)
+    metrics = shared_metrics(model, validation)
     masks = model.masks().values()
     rows = sum(mask.rows for mask in masks)
     width = sum(int(mask.widths().sum()) for mask in masks) / rows if rows else None
@@ -294,6 +320,7 @@ def _train_epoch(
     prior: RowPrior | None,
     config: TrainConfig,
     number: int,
+    orders: torch.Generator,
     progress: bool,
 ) -> float:
     """One pass over the training split; the mean loss of an impression, without penalties.
@@ -306,6 +333,7 @@ def _train_epoch(
         prior: the penalty of the rows of a batch; None for none.
         config: the batch size.
         number: of the epoch, from 1 on.
+        orders: draws the order of the impressions.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
@@ -314,36 +342,62 @@ def _train_epoch(
     model.train()
     if not any(item.requires_grad for item in model.network.parameters()):
         model.network.eval()  # a fixed network neither drops activations nor follows the batch
-    total, count = 0.0, len(data.labels)
+    ranks, total, count = current_ranks(), 0.0, len(data.labels)
     steps = -(-count // config.batch)
     every = max(1, steps // ROUNDING_REFRESHES)
-    hidden = not (progress and sys.stderr.isatty())
+    hidden = not (progress and ranks.is_first and sys.stderr.isatty())
     with tqdm(total=count, desc=f"epoch {number}", unit="row", disable=hidden) as bar:
-        for step, (ids, labels, weights) in enumerate(_batches(data, config.batch)):
+        for step, (rows, size) in enumerate(_batches(data, config.batch, orders)):
             if step % every == 0:
                 for table in model.tables():
                     if step == 0 or not table.sparse:  # a large table's scales cost seconds
                         table.refresh_rounding()
-            logits = model.forward_logits(ids, learner.levels())
-            loss = functional.binary_cross_entropy_with_logits(logits, labels, weights)
-            value = float(loss.detach())
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            value = _backward(model, learner, prior, rows, size)
             if not np.isfinite(value):
                 raise TrainingError(
                     f"the loss became {value} in epoch {number}, after {bar.n or 0} impressions; "
                     f"try a learning rate below {config.learning_rate:g}"
                 )
-            if prior is not None:
-                loss = loss + prior(ids)
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            ranks.sum_gradients(optimizers)
             for optimizer in optimizers:
                 optimizer.step()
             learner.step()
-            total += value * len(labels)
-            bar.update(len(labels))
+            total += value * len(rows.labels)
+            bar.update(size)
     learner.update()
-    return total / count
+    return ranks.sum(total) / count
+
+
+def _backward(
+    model: ClickModel,
+    learner: MaskLearner,
+    prior: RowPrior | None,
+    rows: _Data,
+    size: int,
+) -> float:
+    """Add this rank's part of a batch's gradients; its mean loss, without penalties.
+
+    Args:
+        model: whose parameters get gradients.
+        learner: holds the masks' levels, which get some too.
+        prior: the penalty of the rows of a batch; None for none.
+        rows: those of this rank; there may be none.
+        size: how many rows all ranks have.
+    """
+    levels = learner.levels()
+    if not len(rows.labels):
+        return 0.0
+    logits = model.forward_logits(rows.ids, levels)
+    loss = functional.binary_cross_entropy_with_logits(logits, rows.labels, rows.weights)
+    value = float(loss.detach())
+    if prior is not None:
+        loss = loss + prior(rows.ids)
+    if len(rows.labels) < size:
+        loss = loss * (len(rows.labels) / size)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return value
 
 
 class _Data(NamedTuple):
@@ -360,15 +414,20 @@ class _Data(NamedTuple):
         return _Data(ids, self.labels[rows], weights)
 
 
-def _batches(data: _Data, batch: int) -> Iterator[_Data]:
-    """Batches in a fresh random order; shuffling once and slicing beats gathering per batch."""
-    for order in _windows(len(data.labels)):
+def _batches(data: _Data, batch: int, orders: torch.Generator) -> Iterator[tuple[_Data, int]]:
+    """Batches in a fresh random order; shuffling once and slicing beats gathering per batch.
+
+    Yields this rank's rows, and the size of the batch of all ranks.
+    """
+    ranks = current_ranks()
+    for window in _windows(len(data.labels), orders):
+        order, parts = ranks.batches(window, batch)
         shuffled = data.at(order.to(data.labels.device))
-        for start in range(0, len(shuffled.labels), batch):
-            yield shuffled.at(slice(start, start + batch))
+        for rows, size in parts:
+            yield shuffled.at(rows), size
 
 
-def _windows(rows: int) -> Iterator[Tensor]:
+def _windows(rows: int, orders: torch.Generator) -> Iterator[Tensor]:
     """Row numbers int64 in random order, a window at a time: every row once.
 
     Up to WINDOW_ROWS rows are one window, and any order of them is possible. Of more rows, which
@@ -376,13 +435,13 @@ def _windows(rows: int) -> Iterator[Tensor]:
     so little is in memory at once, and pages are read in one go.
     """
     if rows <= WINDOW_ROWS:
-        yield torch.randperm(rows)
+        yield torch.randperm(rows, generator=orders)
         return
-    blocks = torch.randperm(-(-rows // BLOCK_ROWS))
+    blocks = torch.randperm(-(-rows // BLOCK_ROWS), generator=orders)
     for chosen in torch.split(blocks, WINDOW_ROWS // BLOCK_ROWS):
         numbers = (chosen[:, None] * BLOCK_ROWS + torch.arange(BLOCK_ROWS)).reshape(-1)
         numbers = numbers[numbers < rows]
-        yield numbers[torch.randperm(len(numbers))]
+        yield numbers[torch.randperm(len(numbers), generator=orders)]
 
 
 def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -43,7 +43,7 @@ class PhaseState:
         best: Mapping[str, Tensor],
         optimizers: Sequence[torch.optim.Optimizer],
         history: History,
-        device: torch.device,
+        orders: torch.Generator,
     ) -> None:
         """Replace the saved state by that after an epoch, complete or not at all.
 
@@ -52,7 +52,7 @@ class PhaseState:
             best: the weights of the best epoch, which may be this one.
             optimizers: all of them, always in the same order.
             history: of the phase.
-            device: of the model, whose random numbers are saved too.
+            orders: what draws the order of the rows; its state is saved, and torch's own.
 
         Raises:
             OutputError: the file cannot be written.
@@ -66,6 +66,8 @@ class PhaseState:
                 tensors[name] = value
             else:
                 numbers[name] = value
+        device = next(model.parameters()).device
+        tensors["random/orders"] = orders.get_state()
         tensors["random/cpu"] = torch.get_rng_state()
         if device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(device)
@@ -85,7 +87,7 @@ class PhaseState:
         model: ClickModel,
         optimizers: Sequence[torch.optim.Optimizer],
         history: History,
-        device: torch.device,
+        orders: torch.Generator,
     ) -> dict[str, Tensor] | None:
         """Put everything back as it was when it was saved, if it was.
 
@@ -93,7 +95,7 @@ class PhaseState:
             model: as the phase began; it gets the saved weights.
             optimizers: fresh ones.
             history: empty; it gets the epochs.
-            device: of the model.
+            orders: what draws the order of the rows.
 
         Returns:
             The weights of the best epoch; None where nothing is saved.
@@ -116,6 +118,8 @@ class PhaseState:
                 _restore_optimizer(optimizer, _below(f"optimizer/{place}/", saved))
             history.epochs = [_epoch(item) for item in data["epochs"]]
             history.kept = history.epochs[data["best"] - 1]
+            device = next(model.parameters()).device
+            orders.set_state(tensors["random/orders"])
             torch.set_rng_state(tensors["random/cpu"])
             if device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["random/cuda"], device)

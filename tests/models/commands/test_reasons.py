@@ -21,6 +21,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "monday.csv").write_text(LOG)
     (tmp_path / "log.csv.zst").write_bytes(b"\x28\xb5\x2f\xfd\x04\x00")
+    (tmp_path / "log.zip").write_bytes(b"PK\x03\x04 and more")
+    (tmp_path / "p.csv").write_bytes(b"PAR1 and more")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "log.bz2").write_bytes(b"BZh91AY")
     (tmp_path / "packed.csv").write_bytes(gzip.compress(LOG.encode()))
     (tmp_path / "model.odm").write_bytes(b"some bytes")
@@ -39,17 +42,20 @@ def fault(capsys, *arguments):
     ("options", "reason", "step"),
     [
         ("--data csv --path log.csv", "needs a description", "with --columns"),
-        ("--columns columns.toml", "'synthetic' takes no description", "goes with --data csv"),
-        ("--data csv --path logs --columns columns.toml", "got a folder", "it holds monday.csv"),
-        ("--data csv --path log.csv.zst --columns columns.toml", "a .zst file", "unpack it first"),
-        ("--data csv --path log.bz2 --columns columns.toml", "a .bz2 file", "unpack it first"),
+        ("--columns columns.toml", "--columns goes with --data log", "not with 'synthetic'"),
+        ("--split time", "--split goes with --data log", "not with 'synthetic'"),
+        ("--data csv --path empty --columns columns.toml", "no file of a log", ".parquet"),
+        ("--data log --path log.csv.zst --columns columns.toml", "truncated", "log.csv.zst"),
+        ("--data csv --path log.bz2 --columns columns.toml", "truncated", "log.bz2"),
+        ("--data log --path log.zip --columns columns.toml", "a .zip file", "unpack it first"),
+        ("--data log --path p.csv --columns columns.toml", "a .parquet file", "end in .parquet"),
         (
             "--data csv --path packed.csv --columns columns.toml",
             "a .gz file",
             "let its name end in .gz",
         ),
-        ("--data criteo --path log.csv.zst", "a .zst file", "unpack it first"),
-        ("--data ml1m --path log.csv.zst", "a .zst file", "unpack it first"),
+        ("--data criteo --path log.zip", "a .zip file", "unpack it first"),
+        ("--data ml1m --path log.zip", "a .zip file", "unpack it first"),
         ("--data criteo --path logs", "none of these files is there", "looked for train.tsv"),
         ("--data ml1m", "is read from files", "give their path"),
     ],

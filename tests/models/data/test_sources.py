@@ -258,6 +258,34 @@ def test_folders_globs_and_hive(tmp_path, reference):
             opened_log(tmp_path / "logs", where=where)
 
 
+def test_names_of_folders_are_decoded(tmp_path):
+    for day in ("2026-10-01 12%3A00", "__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / f"dt={day}").mkdir()
+        pq.write_table(arrow_table(), tmp_path / f"dt={day}" / "a.parquet")
+    described = DESCRIPTION | {"fields": DESCRIPTION["fields"] | {"dt": "string"}}
+    log = open_log(tmp_path, columns=described, split="random")
+    assert set(log.hashes["dt"].tolist()) == {0, hash_of("dt", "2026-10-01 12:00")}
+
+
+def test_unsigned_integers_keep_their_bits_beside_missing_ones():
+    values = [2**63 + n % 7 for n in range(ROWS)]
+    place = arrow_table().schema.get_field_index("item")
+    logs = []
+    for first in (values[0], None):
+        column = pa.array([first, *values[1:]], pa.uint64())
+        table = arrow_table().set_column(place, "item", column)
+        logs.append(open_log(table, columns=DESCRIPTION, split="time"))
+    differ = logs[0].hashes["item"] != logs[1].hashes["item"]
+    assert differ.sum() == 1
+    assert logs[1].hashes["item"][differ].tolist() == [0]
+
+
+def test_few_different_rows_are_not_split_at_random():
+    table = pa.table({"click": [n % 2 for n in range(100)], "item": [n % 3 for n in range(100)]})
+    with pytest.raises(DataError, match=r"keeps equal rows together.*hash:COLUMN"):
+        open_log(table, columns={"label": "click", "fields": {"item": "integer"}})
+
+
 def test_numbers_of_folders_are_compared_as_numbers(tmp_path):
     for hour in (9, 10):
         (tmp_path / f"hour={hour}").mkdir()

@@ -1,0 +1,113 @@
+"""`ondevice describe` guesses what a log's columns are, and what it writes can be trained on."""
+
+import json
+import tomllib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ondevice.cli import main
+from ondevice.models.data import LogDescription, open_log
+
+ROWS = 600
+
+
+def rows():
+    rng = np.random.default_rng(1)
+    for n in range(ROWS):
+        click = int(rng.random() < 0.3)
+        yield {
+            "request": f"r{n:06d}",
+            "click": click,
+            "shown_at": f"2026-10-{1 + n * 28 // ROWS:02d} {rng.integers(24):02d}:15:00",
+            "user": f"user {rng.integers(40)}",
+            "item": str(rng.choice(["007", "12", "NA", "4"])),
+            "price": str(rng.choice(["1.5", "0.25", "", "3"])),
+            "genres": str(rng.choice(["a|b", "b", "a|c|d", "c|d"])),
+            "mobile": str(rng.choice(["true", "False"])),
+            "dwell": click * 100 + int(rng.integers(50)),
+            "constant": "x",
+            "hash": str(2**63 + int(rng.integers(2**40))),
+        }
+
+
+EXPECTED = {
+    "user": "string",
+    "item": {"kind": "integer", "missing": ["", "NA"]},
+    "price": "number",
+    "genres": {"kind": "string", "list": True},
+    "mobile": "boolean",
+    "shown_at": {"kind": "timestamp", "format": "iso"},
+}
+IGNORED = {"request", "dwell", "constant", "hash"}
+
+
+def write(folder, kind):
+    path = folder / f"log.{kind}"
+    table = list(rows())
+    separator = {"csv": ",", "tsv": "\t", "txt": ";"}.get(kind)
+    if separator:
+        lines = [table[0].keys(), *(row.values() for row in table)]
+        path.write_text("".join(separator.join(map(str, line)) + "\n" for line in lines))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    else:
+        pq.write_table(pa.Table.from_pylist(table), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "txt", "jsonl", "parquet"])
+def test_the_draft_describes_the_log(kind, tmp_path, capsys):
+    path, draft = write(tmp_path, kind), tmp_path / "columns.toml"
+    assert main(["describe", str(path), "--out", str(draft)]) == 0
+    text = capsys.readouterr().out
+    assert "dwell predicts the label by itself (AUC 1.000)" in text
+    data = tomllib.loads(draft.read_text("utf-8"))
+    assert (data["label"], data["time"]) == ("click", "shown_at")
+    assert data["fields"] == EXPECTED
+    assert set(data["ignore"]) == IGNORED
+    log = open_log(path, columns=draft)
+    assert len(log) == ROWS
+    assert log.bounds == (480, 540)
+    assert LogDescription.from_file(draft).labels.keys() == {"click"}
+
+
+def test_json_and_an_existing_file(tmp_path, capsys):
+    path = write(tmp_path, "csv")
+    assert main(["describe", str(path), "--json", "--max-rows", "100"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["rows"] == 100
+    assert [item["name"] for item in data["columns"]] == list(next(rows()))
+    (tmp_path / "columns.toml").write_text("mine")
+    assert main(["describe", str(path), "--out", str(tmp_path / "columns.toml")]) == 1
+    assert "give --force" in capsys.readouterr().err
+    assert (tmp_path / "columns.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.csv"], "absent.csv: no such file or folder"),
+        (["log.csv", "--label", "clicks"], "no column 'clicks'"),
+        (["log.csv", "--max-rows", "1"], "--max-rows must be at least 2"),
+        (["log.csv", "--where", "dt > 1"], "names 'dt'"),
+        (["empty.csv"], "empty.csv: the file is empty"),
+    ],
+)
+def test_mistakes(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "csv")
+    (tmp_path / "empty.csv").write_text("")
+    assert main(["describe", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_log_without_a_label_says_so(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("a,b\n" + "".join(f"{n},{n % 7}\n" for n in range(50)))
+    assert main(["describe", str(tmp_path / "log.csv"), "--out", str(tmp_path / "c.toml")]) == 0
+    assert "no label found" in capsys.readouterr().out
+    assert "FILL IN" in (tmp_path / "c.toml").read_text()

@@ -89,7 +89,6 @@ def grow(
     state = model.state_dict()
     tables = dict(model.config.embeddings)
     moved = dict(counts)
-    vocabularies = {features[name].seed: item.vocabulary for name, item in moves.items()}
     for name, item in moves.items():
         table = tables[name]
         tables[name] = EmbeddingConfig(replace(table.spec, rows=len(item.sources)), table.mask)
@@ -101,14 +100,20 @@ def grow(
         grown = build(replace(model.config, embeddings=tables))
     grown.eval()
     grown.load_state_dict(state, assign=True)
+    added = {name: len(item.new) for name, item in moves.items()}
+    return Grown(grown, _with_vocabularies(features, moves), moved, added)
+
+
+def _with_vocabularies(features: FeatureSpec, moves: Mapping[str, _Moves]) -> FeatureSpec:
+    """The features with larger vocabularies, also of histories, which hash as their items do."""
+    larger = {features[name].seed: item.vocabulary for name, item in moves.items()}
     fields = tuple(
-        replace(field, vocabulary=vocabularies[field.seed])
-        if field.vocabulary is not None and field.seed in vocabularies
+        replace(field, vocabulary=larger[field.seed])
+        if field.vocabulary is not None and field.seed in larger
         else field
         for field in features.fields
     )
-    added = {name: len(item.new) for name, item in moves.items()}
-    return Grown(grown, replace(features, fields=fields), moved, added)
+    return replace(features, fields=fields)
 
 
 def _moves(model: ClickModel, features: FeatureSpec, name: str, train: HashedLog) -> _Moves | None:

@@ -24,9 +24,9 @@ with needs_extra("ondevice.models", "train"):
     )
     from ondevice.models.networks import ClickModel, attach_masks, build
     from ondevice.models.shrink import compress_embeddings
+    from ondevice.models.training.history import History
     from ondevice.models.training.metrics import Metrics
     from ondevice.models.training.trainer import (
-        History,
         TrainConfig,
         TrainingError,
         evaluate,

@@ -50,7 +50,11 @@ def test_the_draft_is_a_description(walked):
 
 def test_training_uses_the_latest_days_as_test(walked):
     _, printed = walked
-    assert "rows: training 14,400, validation 1,800, test 1,800" in " ".join(printed[3].split())
+    counts = re.search(r"rows: training (\S+), validation (\S+), test (\S+)", printed[3]).groups()
+    rows = [int(count.replace(",", "")) for count in counts]
+    assert sum(rows) == 18_000
+    # rows of one hour share a part, and an hour has about 60
+    assert all(abs(a - b) < 100 for a, b in zip(rows, (14_400, 1_800, 1_800), strict=True))
     auc = float(re.search(r"test AUC (0\.\d+)", printed[3])[1])
     assert auc > 0.65  # a model that knows films and hours: the draw has 0.75 at best
 
@@ -60,6 +64,15 @@ def test_scores_of_the_log_and_of_the_device(walked):
     table = pq.read_table(folder / "scores.parquet")
     assert table.column_names == ["user", "film", "clicked", "score"]
     assert table.num_rows == 1500
-    scores = [float(word) for word in re.findall(r"0\.\d+", printed[-1])]
+    scores = [float(word) for word in re.findall(r"0\.\d+", printed[6])]
     assert len(scores) == 3
     assert scores[0] > scores[1]  # films with even numbers are liked more
+
+
+def test_a_new_day_gives_rows_to_new_films_and_improves_on_the_model_before(walked):
+    _, printed = walked
+    text = next(text for text in printed if "rows for new values" in text)
+    assert "rows for new values: film 40" in text
+    before = float(re.search(r"^before: test AUC (0\.\d+)", text, re.MULTILINE)[1])
+    after = float(re.search(r"^dnn: test AUC (0\.\d+)", text, re.MULTILINE)[1])
+    assert after > before

@@ -42,6 +42,7 @@ from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
     example_ids,
+    history_in,
     train_compressed,
     train_full,
 )
@@ -109,7 +110,9 @@ def run(args: argparse.Namespace) -> int:
         args.out / "checkpoint",
         small.model,
         features,
-        checkpoint_extra(small, log),
+        checkpoint_extra(
+            small, log, history=history_in(log, experiment), rounding=experiment.rounding
+        ),
         counts=small.fitted.counts,
     )
     examples = {name: torch.from_numpy(ids) for name, ids in example_ids(small.splits.test).items()}

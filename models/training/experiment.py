@@ -33,6 +33,7 @@ from ondevice.models.training.phases import FitConfig, Fitted, OnEpoch, fit, rou
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.row_weights import undo_sampling
 from ondevice.models.training.trainer import TrainConfig, metrics_by_label, predict
+from ondevice.models.training.training_state import TrainingState
 from ondevice.models.training.widths import Widths
 
 EXAMPLES = 64
@@ -170,18 +171,21 @@ def train_full(
     *,
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
+    state: TrainingState | None = None,
 ) -> Trained:
     """The uncompressed reference: one float32 row per training value of every field."""
-    parts, histories = _parts(log, experiment)
+    history = history_in(log, experiment)
+    parts = parts_of(log, history)
+    histories = {} if history is None else {history.name: history.item}
     names = [item.name for item in log.features.fields if item.encoding == "hash"]
     splits = _encoded(parts, names, experiment)
     torch.manual_seed(experiment.training.seed)
     tables = full_embeddings(splits.train, experiment.design.dim, log.settings)
     model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
-    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch, state=state)
     undo_sampling(model, log.negative_sampling)
-    return _tested(model, parts, splits, fitted, "f32")
+    return tested(model, parts, splits, fitted, "f32")
 
 
 def train_compressed(
@@ -190,9 +194,12 @@ def train_compressed(
     *,
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
+    state: TrainingState | None = None,
 ) -> Trained:
     """Binary-code tables for large fields, kept widths for the rows of all tables."""
-    parts, histories = _parts(log, experiment)
+    history = history_in(log, experiment)
+    parts = parts_of(log, history)
+    histories = {} if history is None else {history.name: history.item}
     splits = _encoded(parts, small_fields(parts[0], experiment.design), experiment)
     counts = cardinalities(parts[0])
     torch.manual_seed(experiment.training.seed)
@@ -201,13 +208,13 @@ def train_compressed(
     config = FitConfig(
         experiment.training, experiment.widths, experiment.rounding, experiment.refit
     )
-    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch)
+    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch, state=state)
     undo_sampling(model, log.negative_sampling)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
-    return _tested(model, parts, splits, fitted, codec)
+    return tested(model, parts, splits, fitted, codec)
 
 
-def _tested(
+def tested(
     model: ClickModel,
     parts: tuple[HashedLog, HashedLog, HashedLog],
     splits: Splits,
@@ -222,15 +229,15 @@ def _tested(
     return Trained(model, splits, parts, scores, by_label, fitted, codec)
 
 
-def _parts(
-    log: HashedLog, experiment: Experiment
-) -> tuple[tuple[HashedLog, HashedLog, HashedLog], dict[str, str]]:
-    """The three parts, with a history if configured, and whose table each history shares."""
+def parts_of(log: HashedLog, history: History | None) -> tuple[HashedLog, HashedLog, HashedLog]:
+    """The three parts of a log, with the history if there is one. Raises InputError."""
     parts = split(log)
-    if experiment.history is None:
-        return parts, {}
-    history = experiment.history.resolve(log)
-    return add_history(parts, history), {history.name: history.item}
+    return parts if history is None else add_history(parts, history)
+
+
+def history_in(log: HashedLog, experiment: Experiment) -> History | None:
+    """The history that an experiment adds to this log, if any. Raises InputError."""
+    return None if experiment.history is None else experiment.history.resolve(log)
 
 
 def _encoded(
@@ -240,8 +247,16 @@ def _encoded(
     return encode(*parts, vocabulary_fields=names, buckets=numeric.buckets, scale=numeric.scale)
 
 
-def checkpoint_extra(trained: Trained, log: HashedLog) -> dict[str, Any]:
-    """What a checkpoint says beside the weights: data, metrics, and IDs to probe conversions."""
+def checkpoint_extra(
+    trained: Trained,
+    log: HashedLog,
+    *,
+    history: History | None = None,
+    rounding: Rounding | None = None,
+) -> dict[str, Any]:
+    """What a checkpoint says beside the weights: data, metrics, IDs to probe conversions, and what
+    `continue_training` needs: of what its history is computed, and how its tables were rounded.
+    """
     codecs = {name: asked.codec for name, asked in log.settings.items() if asked.codec is not None}
     return {
         "data": {
@@ -251,6 +266,10 @@ def checkpoint_extra(trained: Trained, log: HashedLog) -> dict[str, Any]:
             "best_auc": log.best_auc,
         },
         "table_codecs": codecs,
+        "training": {
+            "history": None if history is None else asdict(history),
+            "rounding": None if rounding is None else asdict(rounding),
+        },
         "test": asdict(trained.test),
         "test_by_label": {name: asdict(item) for name, item in trained.by_label.items()},
         "epochs": trained.epochs,

@@ -36,6 +36,11 @@ class MaskLearner:
         self._leaves: dict[str, Tensor] = {}
         self._steps = 0
 
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """What updates the twins; between epochs the learner remembers nothing else."""
+        return [] if self._optimizer is None else [self._optimizer]
+
     def levels(self) -> dict[str, Tensor]:
         """The level masks to use in this step, by field; `step` follows the backward pass."""
         if not self._leaves:

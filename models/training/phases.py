@@ -17,8 +17,10 @@ from ondevice.models.click_log import Splits
 from ondevice.models.layers.rounding import Rounding, TableRounding
 from ondevice.models.networks import ClickModel, attach_masks, table_counts
 from ondevice.models.training.distributed import current_ranks
+from ondevice.models.training.history import Epoch, History
 from ondevice.models.training.refit import Refit, fixed_network
-from ondevice.models.training.trainer import Epoch, History, TrainConfig, shared_metrics, train
+from ondevice.models.training.trainer import TrainConfig, shared_metrics, train
+from ondevice.models.training.training_state import TrainingState
 from ondevice.models.training.widths import (
     Widths,
     attach_thresholds,
@@ -83,6 +85,7 @@ def fit(
     trained: bool = False,
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
+    state: TrainingState | None = None,
 ) -> Fitted:
     """Fit a model, in place; it ends in evaluation mode with frozen widths.
 
@@ -99,13 +102,14 @@ def fit(
         trained: skip the first phase, since the model is trained already.
         progress: show a bar on stderr, if that is a terminal.
         on_epoch: called after every epoch with the name of its phase; see `train`.
+        state: saves every epoch; what it holds already is not trained again.
 
     Raises:
         TrainingError: the loss is not finite.
         SpecError: the codec cannot hold the tables.
         DataError, InputError: the splits do not fit the model or one another.
     """
-    phases = _Phases(model, splits, config, trained, progress, on_epoch)
+    phases = _Phases(model, splits, config, trained, progress, on_epoch, state)
     widths = config.widths
     if widths.method == "frequency":
         phases.widths_by_frequency()
@@ -134,9 +138,11 @@ class _Phases:
         trained: bool,
         progress: bool,
         on_epoch: OnEpoch | None,
+        state: TrainingState | None,
     ) -> None:
         self.model, self.splits, self.config = model, splits, config
         self.trained, self.progress, self.on_epoch = trained, progress, on_epoch
+        self.state = state
         self.fitted = Fitted(counts=table_counts(model, splits.train))
 
     def widths_by_frequency(self) -> None:
@@ -224,8 +230,15 @@ class _Phases:
         if later and before is None:
             before = copy.deepcopy(model.state_dict())
         try:
+            state = None if self.state is None else self.state.phase(phase)
             history = train(
-                model, splits.train, splits.validation, settings, self.progress, on_epoch
+                model,
+                splits.train,
+                splits.validation,
+                settings,
+                progress=self.progress,
+                on_epoch=on_epoch,
+                state=state,
             )
         except KeyboardInterrupt:  # before the phase had a whole epoch
             if before is None or current_ranks().world > 1:

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from ondevice.errors import InputError, MissingDependencyError, OutputError, writing
+from ondevice.models.training.history import Epoch
 from ondevice.models.training.metrics import Metrics
-from ondevice.models.training.trainer import Epoch
 
 TRACKERS = ("tensorboard", "mlflow")
 # Sends metrics by name, and the number of the epoch they are of, counted through all phases.

@@ -6,8 +6,8 @@ import copy
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,10 +21,12 @@ from ondevice.errors import DataError, InputError, OnDeviceError, SpecError
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.training.distributed import current_ranks
+from ondevice.models.training.history import Epoch, History
 from ondevice.models.training.mask_learner import MaskLearner
 from ondevice.models.training.metrics import Metrics, metrics_of
 from ondevice.models.training.refit import RowPrior
 from ondevice.models.training.row_weights import row_weights, training_weights
+from ondevice.models.training.training_state import PhaseState
 
 # How often an epoch updates the codec's scales if rows are rounded; each update takes about as long
 # as packing the tables.
@@ -102,54 +104,6 @@ class TrainConfig:
             raise SpecError("training: " + "; ".join(faults))
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One pass: mean training loss (without penalty), validation metrics of the first label, mean
-    kept width of the masked rows (None without masks), wall-clock seconds of training and of
-    validation, validation metrics by label.
-    """
-
-    number: int
-    train_loss: float
-    validation: Metrics
-    mean_width: float | None
-    seconds: float
-    validation_seconds: float
-    by_label: Mapping[str, Metrics] = field(default_factory=dict)
-
-
-@dataclass
-class History:
-    """What happened; the model holds the weights of `best`: the highest validation AUC, or within
-    TrainConfig.width_tolerance of it the narrowest rows.
-    """
-
-    epochs: list[Epoch] = field(default_factory=list)
-    interrupted: bool = False
-    kept: Epoch | None = None
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch whose weights the model holds."""
-        if self.kept is None:
-            raise SpecError("training had no whole epoch, so there is no best one")
-        return self.kept
-
-    def add(self, epoch: Epoch, tolerance: float) -> bool:
-        """Append an epoch; whether its weights are the ones to keep."""
-        self.epochs.append(epoch)
-        floor = max(item.validation.auc for item in self.epochs) - tolerance
-        best_so_far, better = self.kept, epoch.validation.auc >= floor
-        if better and best_so_far is not None and best_so_far.validation.auc >= floor:
-            if tolerance and epoch.mean_width is not None and best_so_far.mean_width is not None:
-                better = epoch.mean_width < best_so_far.mean_width
-            else:
-                better = epoch.validation.auc > best_so_far.validation.auc
-        if better:
-            self.kept = epoch
-        return better
-
-
 def train(
     model: ClickModel,
     train: ClickLog,
@@ -157,6 +111,7 @@ def train(
     config: TrainConfig | None = None,
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
+    state: PhaseState | None = None,
 ) -> History:
     """Train by Adam on binary cross-entropy, stop early on validation AUC, keep the best weights.
 
@@ -178,6 +133,7 @@ def train(
         progress: show a bar on stderr, if that is a terminal.
         on_epoch: called after every epoch. What it raises ends training; random numbers that it
             draws change nothing.
+        state: saves every epoch; what it holds already is not trained again. For one process only.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -203,20 +159,24 @@ def train(
         prior = None
         if config.row_penalty:
             prior = RowPrior(model, table_counts(model, train), config.row_penalty)
+        learning = [*optimizers, *learner.optimizers]
+        if state is not None:
+            best_state = state.restore(model, learning, history, orders)
         try:
-            for number in range(1, config.epochs + 1):
+            for number in range(len(history.epochs) + 1, config.epochs + 1):
+                if history.epochs and number - 1 - history.best.number >= config.patience:
+                    break
                 epoch = _epoch(
                     *(model, data, validation, optimizers, learner, prior, config, number),
                     *(orders, progress),
                 )
-                is_best = history.add(epoch, config.width_tolerance)
-                if is_best:
+                if history.add(epoch, config.width_tolerance):
                     best_state = copy.deepcopy(model.state_dict())
                 if on_epoch is not None:
                     with torch.random.fork_rng(devices=cuda):
                         on_epoch(epoch)
-                if not is_best and number - history.best.number >= config.patience:
-                    break
+                if state is not None and best_state is not None:
+                    state.save(model, best_state, learning, history, orders)
         except KeyboardInterrupt:
             if best_state is None or ranks.world > 1:
                 raise

@@ -123,3 +123,12 @@ def test_the_folder_of_a_bare_name_is_checked(tmp_path, monkeypatch):
     (tmp_path / "new").write_text("a file")
     with pytest.raises(InputError, match="--out new: expected a folder, but new is a file"):
         outputs.check_writable("--out", outputs.Path("new"))
+
+
+def test_going_on_leaves_no_choice_of_tables(trained, tmp_path, capsys):
+    capsys.readouterr()
+    command = ("train", "--from", trained / "checkpoint", "--out", tmp_path / "next")
+    error = refused(capsys, *command, "--dim", 4, "--full")
+    assert "stay as they are; leave out --full, --dim" in error
+    assert main([str(word) for word in (*command, "--max-rows", 500, "--epochs", 1)]) == 0
+    assert "before: test AUC" in capsys.readouterr().out

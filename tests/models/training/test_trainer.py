@@ -32,7 +32,7 @@ from ondevice.models import (
     row_counts,
     train,
 )
-from ondevice.models.training.trainer import Epoch
+from ondevice.models.training.history import Epoch
 
 TRAIN, VALIDATION, TEST = (
     planted_log(count, seed) for count, seed in ((6000, 1), (2000, 2), (2000, 3))

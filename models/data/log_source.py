@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ondevice.cells import Cells
-from ondevice.errors import DataError, InputError
-from ondevice.features import PADDING_ID, FeatureSpec, Field
-from ondevice.hashing import hash_texts
+from ondevice.errors import DataError
 from ondevice.models.data.arrow_chunks import ipc_chunks, parquet_chunks, table_chunks
-from ondevice.models.data.builder import LogBuilder, Rows, ordered_by_part
+from ondevice.models.data.builder import Rows
 from ondevice.models.data.cache import cache_key, cached_log
 from ondevice.models.data.chunks import BadRows, Chunk, ObjectChunk, WithValues
-from ondevice.models.data.columns import (
-    Faults,
-    LabelRule,
-    Rule,
-    at_least,
-    encoded_column,
-    hash_column,
-    label_column,
-    number_column,
-    rule_of,
-    zero_one,
-)
+from ondevice.models.data.collected_rows import CollectedRows
 from ondevice.models.data.description import LogDescription
-from ondevice.models.data.hashed import FieldSettings, HashedLog, IdArray
+from ondevice.models.data.hashed import HashedLog
 from ondevice.models.data.json_rows import read_objects
 from ondevice.models.data.parts import LogFile, find_files
+from ondevice.models.data.row_rules import RowRules
 from ondevice.models.data.rows import read_rows
 from ondevice.models.data.splits import (
-    PARTS,
-    PartArray,
     SplitRule,
-    mixed_hash,
-    part_of_hash,
     part_of_name,
-    part_of_time,
 )
-
-_SPLIT_HASH = "split hash"  # a key that decides the part of a row, dropped afterwards
-MAX_TEXTS = 1000  # the texts of a key with more distinct values are not kept
 
 
 @dataclass(frozen=True)
@@ -124,133 +102,6 @@ def _read(
             if len(collected) == reading.max_rows:
                 return collected.log(name, bad_rows.count, rules.texts)
     return collected.log(name, bad_rows.count, rules.texts)
-
-
-class CollectedRows:
-    """The rows of a log so far, and the part that each row's file says."""
-
-    def __init__(self, description: LogDescription, split: SplitRule | None) -> None:
-        """No rows yet."""
-        self._description = description
-        self._split = split
-        features = FeatureSpec(description.features, description.text_format, description.columns)
-        self._builder = LogBuilder(features, labels=tuple(description.labels))
-        self._parts: list[tuple[int, int]] = []  # how many rows, and their part
-
-    def __len__(self) -> int:
-        """Rows so far."""
-        return len(self._builder)
-
-    def add(self, rows: Rows, part: int) -> None:
-        """Append rows of a file that says this part."""
-        self._builder.add_rows(rows)
-        self._parts.append((len(rows.labels), part))
-
-    def log(self, name: str, refused: int, texts: Mapping[str, Mapping[int, str]]) -> HashedLog:
-        """The log of all rows, divided as the split says; add nothing after.
-
-        Args:
-            name: of the log.
-            refused: how many rows could not be read.
-            texts: by key, the texts of its hashes: see `RowRules.texts`.
-
-        Raises:
-            DataError: no rows, or a part without rows or with rows of one label only.
-        """
-        description, split = self._description, self._split
-        log = self._builder.build(name)
-        if not len(log):
-            raise DataError(f"{name}: no rows")
-        log = replace(
-            log,
-            settings=_settings(description),
-            negative_sampling=description.negative_sampling,
-            refused=refused,
-            key_texts={key: known for key, known in texts.items() if len(known) <= MAX_TEXTS},
-        )
-        if split is None:
-            return log
-        parts = _parts(log, split, self._parts)
-        keys = {key: values for key, values in log.keys.items() if key != _SPLIT_HASH}
-        try:
-            ordered = ordered_by_part(replace(log, keys=keys), parts)
-            _check_labels(ordered, description)
-        except DataError as error:
-            if split.by != "random":
-                raise
-            raise DataError(
-                f"{error}; a random split keeps equal rows together: where a log has few different "
-                "rows, give it a time column, or split it by hash:COLUMN"
-            ) from error
-        return ordered
-
-
-class RowRules:
-    """What the columns of a chunk become.
-
-    Attributes:
-        description: of the columns.
-        split: whose columns are hashed too.
-        columns: that are read.
-        texts: by key, the texts of the hashes so far, until they are more than MAX_TEXTS.
-    """
-
-    def __init__(self, description: LogDescription, split: SplitRule | None) -> None:
-        self.description = description
-        self.split = split
-        self.rules = [rule_of(field) for field in description.features]
-        self.labels = [
-            LabelRule(
-                label.column, zero_one if label.at_least is None else at_least(label.at_least)
-            )
-            for label in description.labels.values()
-        ]
-        self.texts: dict[str, dict[int, str]] = {key: {} for key in description.keys}
-        self.columns = tuple(dict.fromkeys([*description.used, *(split.columns if split else ())]))
-
-    def rows(self, chunk: Chunk, bad_rows: BadRows) -> Rows:
-        """The chunk's rows without those that cannot be read. Raises DataError."""
-        faults, description = Faults(chunk), self.description
-        labels = [label_column(chunk, label, faults) for label in self.labels]
-        hashes = {item.field.name: hash_column(chunk, item, faults) for item in self.rules}
-        times = self._times(chunk, faults)
-        weights = self._weights(chunk, faults)
-        keys = {
-            key: _text_hashes(chunk, column, faults, description.missing, self.texts[key])
-            for key, column in description.key_columns.items()
-        }
-        if self.split is not None and self.split.by == "hash":
-            keys[_SPLIT_HASH] = mixed_hash(
-                [_text_hashes(chunk, column, faults) for column in self.split.columns]
-            ).view(np.int64)
-        together = labels[0] if len(labels) == 1 else np.stack(labels, axis=1)
-        rows = Rows(hashes, together, times, weights, keys)
-        if not faults.rows.any():
-            return rows
-        faults.refuse(bad_rows)
-        return rows.take(np.flatnonzero(~faults.rows))
-
-    def _times(self, chunk: Chunk, faults: Faults) -> IdArray | None:
-        column = self.description.time
-        if column is None:
-            return None
-        form = self.description.time_format
-        values = chunk.values(column).values
-        if form is None and isinstance(values, np.ndarray) and values.dtype.kind == "M":
-            form = "iso"  # any form but none: these are times already
-        field = Field(column, "integer", "id", cells=Cells((), form=form))
-        return encoded_column(chunk, Rule(field, column), faults)
-
-    def _weights(self, chunk: Chunk, faults: Faults) -> npt.NDArray[np.float32] | None:
-        column = self.description.weight
-        if column is None:
-            return None
-        field = Field(column, "number", "bucket", cells=Cells(()))
-        weights = number_column(chunk, Rule(field, column), faults).astype(np.float32)
-        wrong = ~((weights > 0) & np.isfinite(weights)) & ~faults.rows
-        if wrong.any():
-            faults.add(column, wrong, "expected a weight above 0, and finite")
-        return weights
 
 
 def log_files(source: Any, where: str | None = None) -> list[LogFile]:
@@ -376,96 +227,9 @@ def _check_columns(
         raise DataError(f"{name}: {'; '.join(faults)} (the file's columns: {listed})")
 
 
-def _text_hashes(
-    chunk: Chunk,
-    column: str,
-    faults: Faults,
-    missing: Sequence[str] = (),
-    known: dict[int, str] | None = None,
-) -> IdArray:
-    """Hashes of a column's values as texts, so that 5 and "5" are equal in every kind of file.
-
-    Args:
-        chunk: the rows.
-        column: its name.
-        faults: of texts that are none.
-        missing: texts that mean "no value": PADDING_ID.
-        known: takes the other texts by hash, up to about MAX_TEXTS.
-    """
-    found = chunk.values(column)
-    texts = ["" if value is None else str(value) for value in found.values]
-    try:
-        hashes = hash_texts(texts)
-        hashes[[text in missing for text in texts]] = PADDING_ID
-        if known is not None and len(known) <= MAX_TEXTS:
-            known.update(zip(hashes.tolist(), texts, strict=True))
-            known.pop(PADDING_ID, None)
-        return found.spread(hashes)
-    except InputError:
-        faults.add(column, np.ones(len(chunk), dtype=bool), "expected text in the file's encoding")
-        return np.zeros(len(chunk), np.int64)
-
-
-def _parts(log: HashedLog, split: SplitRule, file_parts: Sequence[tuple[int, int]]) -> PartArray:
-    """The part of each row, uint8 [n]. Raises DataError."""
-    if split.by == "folders":
-        counts, parts = zip(*file_parts, strict=True)
-        return np.repeat(np.array(parts, np.uint8), counts)
-    if split.by == "time":
-        if log.times is None:
-            raise InputError("a split by time needs the column of times in the description")
-        return part_of_time(log.times, split, log.name)
-    if split.by == "hash":
-        return part_of_hash(log.keys[_SPLIT_HASH].view(np.uint64), split.shares)
-    return _at_random(log, split)
-
-
-def _at_random(log: HashedLog, split: SplitRule, chunk: int = 1 << 18) -> PartArray:
-    """Parts by a hash of the whole row: of its fields, labels and time. Equal rows share one."""
-    parts = np.empty(len(log), np.uint8)
-    for start in range(0, len(log), chunk):
-        rows = slice(start, start + chunk)
-        columns = [
-            column
-            for values in log.hashes.values()
-            for column in values[rows].reshape(len(values[rows]), -1).T
-        ]
-        columns += list(log.labels[rows].reshape(len(log.labels[rows]), -1).T.astype(np.int64))
-        if log.times is not None:
-            columns.append(log.times[rows])
-        parts[rows] = part_of_hash(mixed_hash(columns), split.shares)
-    return parts
-
-
 def _limited(rows: Rows, before: int, max_rows: int | None) -> Rows:
     left = len(rows.labels) if max_rows is None else max_rows - before
     return rows if len(rows.labels) <= left else rows.take(np.arange(left))
-
-
-def _check_labels(log: HashedLog, description: LogDescription) -> None:
-    """Refuse a part whose rows all have one label: it has no AUC. Raises DataError."""
-    for number, part in enumerate(PARTS):
-        labels = log.part(number).labels.reshape(-1, len(log.label_names))
-        clicks = labels.sum(axis=0, dtype=np.float64)
-        for name, count in zip(log.label_names, clicks.tolist(), strict=True):
-            if not 0 < count < len(labels):
-                column = description.labels[name].column
-                raise DataError(
-                    f"{log.name}: the label column {column!r} is {'1' if count else '0'} in all "
-                    f"{len(labels)} rows for {part}; both labels are needed"
-                )
-
-
-def _settings(description: LogDescription) -> dict[str, FieldSettings]:
-    """What the description asks of each field's table."""
-    names = [item.name for item in fields(FieldSettings)]
-    settings = {}
-    for name, item in description.fields.items():
-        asked = FieldSettings(**{key: getattr(item, key) for key in names})
-        if asked != FieldSettings():
-            for feature in item.features(name, description.missing):
-                settings[feature.name] = asked
-    return settings
 
 
 def _are_paths(source: Any) -> bool:

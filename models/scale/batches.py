@@ -13,8 +13,9 @@ from ondevice.errors import needs_extra
 from ondevice.model import Model
 from ondevice.models.data.chunks import BadRows
 from ondevice.models.data.description import LogDescription
-from ondevice.models.data.log_source import RowRules, table_source
+from ondevice.models.data.log_source import table_source
 from ondevice.models.data.row_batches import batch_of
+from ondevice.models.data.row_rules import RowRules
 from ondevice.models.data.splits import SplitRule
 from ondevice.models.scale.counts import counts_of, summed
 from ondevice.requests import fields_of, requests_of

@@ -11,9 +11,10 @@ from typing import Any
 from ondevice.errors import DataError
 from ondevice.models.data.cache import cache_key, cached_log
 from ondevice.models.data.chunks import BadRows
+from ondevice.models.data.collected_rows import CollectedRows
 from ondevice.models.data.description import LogDescription
 from ondevice.models.data.hashed import HashedLog
-from ondevice.models.data.log_source import CollectedRows, part_of_file
+from ondevice.models.data.log_source import part_of_file
 from ondevice.models.data.parts import LogFile
 from ondevice.models.data.row_batches import rows_of
 from ondevice.models.data.splits import SplitRule

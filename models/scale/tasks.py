@@ -17,9 +17,10 @@ from ondevice.model import Model, load, model_files, sha256
 from ondevice.models.data.builder import Rows
 from ondevice.models.data.chunks import BadRows
 from ondevice.models.data.description import LogDescription
-from ondevice.models.data.log_source import RowRules, file_source
+from ondevice.models.data.log_source import file_source
 from ondevice.models.data.parts import LogFile
 from ondevice.models.data.row_batches import batch_of
+from ondevice.models.data.row_rules import RowRules
 from ondevice.models.data.splits import SplitRule
 from ondevice.models.scale.batches import score_batches
 from ondevice.models.scale.counts import counts_of, numbers_of, summed

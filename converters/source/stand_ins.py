@@ -68,13 +68,15 @@ class _StandIns(TorchFunctionMode):
             for name, value in _tensors(module)
             if value.dtype == torch.bool
         }
+        self._flags = list(_plain_flags(module))
         self._counts: list[Any] = []  # results of torch.arange: 0, 1, 2, ...
-        self._answers: list[tuple[Any, bool]] = []  # whether any or all rows do something
+        self._answers: list[tuple[Any, bool]] = []  # tensors whose value a branch may ask
         self._functions: dict[Any, Function] = {
             functional.embedding_bag: self._embedding_bag,
             functional.scaled_dot_product_attention: self._attention,
             functional.rrelu: self._rrelu,
             torch.Tensor.__setitem__: self._set_masked,
+            torch.Tensor.unbind: self._each_flag,
             torch.Tensor.__bool__: self._answer,
             torch.Tensor.any: self._asked(torch.Tensor.any, True),
             torch.any: self._asked(torch.any, True),
@@ -202,6 +204,15 @@ class _StandIns(TorchFunctionMode):
         known = (answer for result, answer in self._answers if result is condition)
         return next(known, NotImplemented)
 
+    def _each_flag(self, input: Any, dim: int = 0) -> Any:
+        """A loop over a constant vector of flags: a branch may ask each of them."""
+        values = next((values for known, values in self._flags if known is input), None)
+        if values is None:
+            return NotImplemented
+        flags = input.unbind(dim)
+        self._answers += zip(flags, values, strict=True)
+        return flags
+
     def _arange(self, *bounds: Any, **options: Any) -> Any:
         numbers = torch.arange(*bounds, **options)
         if len(bounds) == 1:
@@ -296,6 +307,14 @@ def _in_place(function: Function) -> Function:
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     return chain(module.named_buffers(), module.named_parameters())
+
+
+def _plain_flags(module: nn.Module) -> Iterator[tuple[torch.Tensor, list[bool]]]:
+    """Vectors of flags that are plain attributes of a module's parts, and their values."""
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, torch.Tensor) and value.dtype == torch.bool and value.dim() == 1:
+                yield value, value.tolist()
 
 
 _DROPOUTS = (

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ondevice.converters.source.chosen_rows import ChosenRows
 from ondevice.converters.source.integer_division import integer_quotient
 from ondevice.converters.source.prepared import shortened
 from ondevice.errors import UnsupportedError
@@ -68,6 +69,7 @@ class _StandIns(TorchFunctionMode):
             for name, value in _tensors(module)
             if value.dtype == torch.bool
         }
+        self._rows = ChosenRows()
         self._flags = list(_plain_flags(module))
         self._counts: list[Any] = []  # results of torch.arange: 0, 1, 2, ...
         self._answers: list[tuple[Any, bool]] = []  # tensors whose value a branch may ask
@@ -75,6 +77,7 @@ class _StandIns(TorchFunctionMode):
             functional.embedding_bag: self._embedding_bag,
             functional.scaled_dot_product_attention: self._attention,
             functional.rrelu: self._rrelu,
+            torch.Tensor.__getitem__: self._rows.chosen,
             torch.Tensor.__setitem__: self._set_masked,
             torch.Tensor.unbind: self._each_flag,
             torch.Tensor.__bool__: self._answer,
@@ -172,6 +175,8 @@ class _StandIns(TorchFunctionMode):
             None,
         )
         axes = mask.dim()
+        if places is None and self._rows.chooses(input, mask):
+            return input.reshape(-1)
         if places is None:
             raise UnsupportedError(
                 "masked_select by a mask that is no buffer of the module; keep a constant mask in "
@@ -235,7 +240,9 @@ class _StandIns(TorchFunctionMode):
         return input.mean(-1, keepdim=True) if pools_all else NotImplemented
 
     def _set_masked(self, target: Any, place: Any, value: Any) -> Any:
-        """x[mask] = number."""
+        """x[mask] = number, or the rows that the mask chose."""
+        if self._rows.put_back(target, place, value):
+            return None
         mask = isinstance(place, torch.Tensor) and place.dtype == torch.bool
         if not mask or not isinstance(value, int | float):
             return NotImplemented

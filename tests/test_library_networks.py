@@ -76,6 +76,19 @@ def test_a_difference_is_a_failure(benchmark):
     assert not benchmark["run"].passed(found)
 
 
+def test_the_page_names_the_commits_of_rows_that_are_not_from_one(benchmark):
+    def head(*commits):
+        results = {engine: {"difference": 0.0} for engine in ("native", "onnx", "tflite")}
+        rows = {
+            f"a/{place}": {"results": results, "note": "", "commit": commit}
+            for place, commit in enumerate(commits)
+        }
+        return benchmark["page"].section({"versions": {}, "networks": rows})
+
+    assert "at different commits: 2 of abc, 1 of def." in head("abc", "def", "abc")
+    assert "commit" not in head("abc", "abc")
+
+
 def test_the_page_shows_the_stored_results(benchmark):
     page, run = benchmark["page"], benchmark["run"]
     stored = json.loads(run.RESULTS.read_text(encoding="utf-8"))

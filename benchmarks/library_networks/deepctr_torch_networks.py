@@ -94,7 +94,7 @@ def _history(build: Callable[..., Any], note: str = "", **options: Any) -> Calla
     return make
 
 
-EMPTY = "takes the rows with an empty history out of the batch, with every gru_type"
+STEPPED = "steps through a packed history by its batch_sizes"
 HIDDEN = {"dnn_hidden_units": (16, 8)}
 TASKS = {"task_types": ["binary", "binary"], "task_names": ["click", "buy"]}
 
@@ -126,7 +126,10 @@ NETWORKS = {
     ),
     "AFN": _fields(models.AFN, ltl_hidden_size=16, afn_dnn_hidden_units=(16, 8)),
     "DIN": _history(models.DIN, att_weight_normalization=True, **HIDDEN),
-    "DIEN": _history(models.DIEN, EMPTY, gru_type="GRU", **HIDDEN),
+    **{
+        f"DIEN, {kind}": _history(models.DIEN, note, gru_type=kind, **HIDDEN)
+        for kind, note in {"GRU": "", "AIGRU": "", "AGRU": STEPPED, "AUGRU": STEPPED}.items()
+    },
     "SharedBottom": _fields(models.SharedBottom, wide=False, **TASKS),
     "ESMM": _fields(models.ESMM, wide=False, **TASKS),
     "MMOE": _fields(models.MMOE, wide=False, **TASKS),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ engine runs the native file. Each is built by the library's public interface wit
 tables and weights, untrained. In the table: the largest difference, or why there is none.
 [benchmarks/library_networks](../benchmarks/library_networks) has the networks, the versions that
 they need, and the command that writes this section:
-`python benchmarks/library_networks/run.py`.
+`python benchmarks/library_networks/run.py`.{commits}
 
 {versions}.
 
@@ -45,9 +46,19 @@ def section(stored: Mapping[str, Any]) -> str:
         passing=passing,
         count=len(networks),
         libraries=len({title.split("/")[0] for title in networks}),
+        commits=_commits(networks.values()),
         versions=", ".join(f"{name} {version}" for name, version in stored["versions"].items()),
     )
     return head + "\n".join(lines) + "\n"
+
+
+def _commits(results: Iterable[Mapping[str, Any]]) -> str:
+    """Which commits the rows come from, where that is more than one."""
+    rows = Counter(found["commit"] for found in results if "commit" in found)
+    if len(rows) < 2:
+        return ""
+    each = ", ".join(f"{count} of {name}" for name, count in rows.items())
+    return f" Rows were measured at different commits: {each}."
 
 
 def _cell(result: Mapping[str, Any]) -> str:

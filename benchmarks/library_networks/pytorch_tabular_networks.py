@@ -72,7 +72,6 @@ NETWORKS = {
     "AutoInt": _case(models.AutoIntConfig, attn_embed_dim=16, **ATTENTION),
     "TabNet": _case(
         models.TabNetModelConfig,
-        "its batch norm over parts of a batch counts them by int(np.ceil(x.shape[0] / size))",
         n_steps=2,
     ),
     "GANDALF": _case(models.GANDALFConfig, gflu_stages=2),

@@ -118,7 +118,6 @@ NETWORKS = {
     "TabNet": _case(
         _plain,
         tabular.TabNet,
-        "its batch norm over parts of a batch counts them by int(np.ceil(x.shape[0] / size))",
         n_steps=2,
     ),
     "TabNet, ghost_bn=False": _case(_plain, tabular.TabNet, n_steps=2, ghost_bn=False),

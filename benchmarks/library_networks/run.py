@@ -21,6 +21,7 @@ import io
 import json
 import multiprocessing
 import re
+import subprocess
 import tempfile
 import warnings
 from importlib import metadata
@@ -201,6 +202,12 @@ def selected(only: list[str] | None) -> list[tuple[str, str]]:
     return [(lib, name) for lib, name in names if any(text in f"{lib}/{name}" for text in only)]
 
 
+def commit() -> str:
+    """The commit that is checked out, which a result is of."""
+    command = ["git", "-C", str(FOLDER), "rev-parse", "--short=7", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def store(networks: dict[str, Any]) -> None:
     """Write results.json: the networks in the order of their libraries' files."""
     ordered = {
@@ -226,7 +233,7 @@ def main() -> None:
     stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     networks = stored.get("networks", {}) if arguments.only else {}
     for library, name in selected(arguments.only):
-        found = examine_apart(library, name, arguments.seconds)
+        found = {**examine_apart(library, name, arguments.seconds), "commit": commit()}
         networks[f"{library}/{name}"] = found
         print(f"{'passed' if passed(found) else 'FAILED'} {library}/{name}", flush=True)
         if not passed(found):

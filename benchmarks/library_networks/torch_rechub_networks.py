@@ -222,7 +222,6 @@ NETWORKS = {
         ),
         "seq",
         mode="user",
-        note="makes its positions by numpy.tile, of the example's number of rows",
     ),
     "STAMP": _matcher(lambda: matching.STAMP(_whole_history(), 0.3, 0.3), "hist_item"),
     "NARM": _matcher(lambda: matching.NARM(_whole_history(), 8, 0.0, 0.0), "hist_item"),

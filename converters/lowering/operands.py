@@ -108,6 +108,10 @@ def fill_value(node: ir.Node) -> Array:
 def batch_norm_factors(node: ir.Node) -> tuple[Array, Array] | None:
     """Scale and shift of a BatchNormalization, float32 [channels] each: y = x * scale + shift.
 
+    They are rounded as torch rounds them, since a file is compared with torch: a scale that is
+    computed in float64 differs from torch's for every row alike, and layers behind it, such as a
+    sparsemax, multiply the difference.
+
     None where one of its parameters is not constant, or the request's own statistics are used.
     """
     if node.attributes.get_int("training_mode", 0):
@@ -115,9 +119,11 @@ def batch_norm_factors(node: ir.Node) -> tuple[Array, Array] | None:
     parameters = [constant_array(value) for value in node.inputs[1:5]]
     if any(array is None for array in parameters):
         return None
-    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in parameters)
-    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-    return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
+    gamma, beta, mean, variance = (np.asarray(array, np.float32) for array in parameters)
+    epsilon = np.float32(node.attributes.get_float("epsilon", 1e-5))
+    scale = np.float32(1) / np.sqrt(variance + epsilon) * gamma
+    shift = beta.astype(np.float64) - mean.astype(np.float64) * scale  # torch rounds it once
+    return scale, shift.astype(np.float32)
 
 
 def triangle_mask(node: ir.Node) -> Array:

@@ -22,9 +22,11 @@ from ondevice.converters.source.arguments import (
 )
 from ondevice.converters.source.encoder_padding import encoder_padding
 from ondevice.converters.source.fixed_rows import numbers_of_rows
+from ondevice.converters.source.ghost_norms import ghost_norms
 from ondevice.converters.source.packed_sequences import packed_sequences
 from ondevice.converters.source.stand_ins import Evaluation, stand_ins
 from ondevice.converters.source.traced_len import traced_len
+from ondevice.converters.source.traced_tile import traced_tile
 from ondevice.errors import SpecError, UnsupportedError
 
 OPSET = 21
@@ -48,8 +50,10 @@ def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Mod
             evaluating(module),
             _quiet(),
             stand_ins(module),
+            ghost_norms(module),
             packed_sequences(),
             traced_len(module),
+            traced_tile(),
             numbers_of_rows(rows) as places,
         ):
             program = torch.onnx.export(

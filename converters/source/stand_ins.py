@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ondevice.converters.source.chosen_rows import ChosenRows
 from ondevice.converters.source.integer_division import integer_quotient
 from ondevice.converters.source.prepared import shortened
 from ondevice.errors import UnsupportedError
@@ -68,13 +69,17 @@ class _StandIns(TorchFunctionMode):
             for name, value in _tensors(module)
             if value.dtype == torch.bool
         }
+        self._rows = ChosenRows()
+        self._flags = list(_plain_flags(module))
         self._counts: list[Any] = []  # results of torch.arange: 0, 1, 2, ...
-        self._answers: list[tuple[Any, bool]] = []  # whether any or all rows do something
+        self._answers: list[tuple[Any, bool]] = []  # tensors whose value a branch may ask
         self._functions: dict[Any, Function] = {
             functional.embedding_bag: self._embedding_bag,
             functional.scaled_dot_product_attention: self._attention,
             functional.rrelu: self._rrelu,
+            torch.Tensor.__getitem__: self._rows.chosen,
             torch.Tensor.__setitem__: self._set_masked,
+            torch.Tensor.unbind: self._each_flag,
             torch.Tensor.__bool__: self._answer,
             torch.Tensor.any: self._asked(torch.Tensor.any, True),
             torch.any: self._asked(torch.any, True),
@@ -170,6 +175,8 @@ class _StandIns(TorchFunctionMode):
             None,
         )
         axes = mask.dim()
+        if places is None and self._rows.chooses(input, mask):
+            return input.reshape(-1)
         if places is None:
             raise UnsupportedError(
                 "masked_select by a mask that is no buffer of the module; keep a constant mask in "
@@ -202,6 +209,15 @@ class _StandIns(TorchFunctionMode):
         known = (answer for result, answer in self._answers if result is condition)
         return next(known, NotImplemented)
 
+    def _each_flag(self, input: Any, dim: int = 0) -> Any:
+        """A loop over a constant vector of flags: a branch may ask each of them."""
+        values = next((values for known, values in self._flags if known is input), None)
+        if values is None:
+            return NotImplemented
+        flags = input.unbind(dim)
+        self._answers += zip(flags, values, strict=True)
+        return flags
+
     def _arange(self, *bounds: Any, **options: Any) -> Any:
         numbers = torch.arange(*bounds, **options)
         if len(bounds) == 1:
@@ -224,7 +240,9 @@ class _StandIns(TorchFunctionMode):
         return input.mean(-1, keepdim=True) if pools_all else NotImplemented
 
     def _set_masked(self, target: Any, place: Any, value: Any) -> Any:
-        """x[mask] = number."""
+        """x[mask] = number, or the rows that the mask chose."""
+        if self._rows.put_back(target, place, value):
+            return None
         mask = isinstance(place, torch.Tensor) and place.dtype == torch.bool
         if not mask or not isinstance(value, int | float):
             return NotImplemented
@@ -296,6 +314,14 @@ def _in_place(function: Function) -> Function:
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     return chain(module.named_buffers(), module.named_parameters())
+
+
+def _plain_flags(module: nn.Module) -> Iterator[tuple[torch.Tensor, list[bool]]]:
+    """Vectors of flags that are plain attributes of a module's parts, and their values."""
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, torch.Tensor) and value.dtype == torch.bool and value.dim() == 1:
+                yield value, value.tolist()
 
 
 _DROPOUTS = (

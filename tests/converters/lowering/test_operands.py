@@ -56,6 +56,11 @@ def test_batch_norm_factors_are_those_of_torch():
     scale, shift = batch_norm_factors(node)
     assert scale.dtype == shift.dtype == np.float32
     np.testing.assert_allclose(x.numpy() * scale + shift, layer(x).detach().numpy(), atol=1e-6)
+    with torch.no_grad():  # torch's rounding of both shows where the rest is zero
+        np.testing.assert_array_equal(layer(torch.zeros(1, 5))[0].numpy(), shift)
+        layer.bias.zero_()
+        layer.running_mean.zero_()
+        np.testing.assert_array_equal(layer(torch.ones(1, 5))[0].numpy(), scale)
 
 
 def test_batch_norm_of_computed_parameters_has_no_factors():

@@ -61,8 +61,9 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _memory(tensor: torch.Tensor) -> int:
-    # a sparse tensor has no memory of one piece
-    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+    # a sparse tensor has no memory of one piece, a parameter of a lazy module none yet
+    has_memory = tensor.layout == torch.strided and not nn.parameter.is_lazy(tensor)
+    return tensor.untyped_storage()._cdata if has_memory else id(tensor)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:

@@ -136,7 +136,10 @@ def write_scores(files: Sequence[LogFile], task: ScoreTask, folder: Path, engine
     """
     parquet: Any = importlib.import_module("pyarrow.parquet")
     if wrong := [str(file.path) for file in files if file.format != "parquet"]:
-        raise DataError(f"{wrong[0]}: only Parquet files are scored by several workers; ondevice run scores others")
+        raise DataError(
+            f"{wrong[0]}: only Parquet files are scored by several workers; "
+            "`ondevice run` scores others"
+        )
     rows = 0
     for number, result in enumerate(engine(task, fragments_of(files))):
         parquet.write_table(result.table, folder / f"part-{number:05}.parquet")

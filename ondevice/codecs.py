@@ -1,4 +1,4 @@
-"""The row codecs (f32, f16, q8, q4, q3, q2, q1): the one quantisation rule, tables of quantised rows."""
+"""The row codecs (f32, f16, q8 to q1): the one quantisation rule, tables of quantised rows."""
 
 from __future__ import annotations
 

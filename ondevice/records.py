@@ -1,11 +1,12 @@
 """Row records: how the native file stores a table's quantised, truncated rows bit by bit.
 
 A record is one row: its float16 scale if the table has row scales, then its kept values. Records
-follow one another without gaps, so rows of narrow codes share bytes; the first value is in the lowest
-bits. When rows keep different widths, an index finds them: 12-byte groups, each a uint32 with the
-byte at which the group's first record begins and 64 bits of width codes: 16 of 4 bits, 32 of 2 or
-64 of 1. A row's width is min(dim, base + step * code), so a record's place is the group's plus an
-affine function of the sum of the codes before it: no scan, and at most 0.75 bytes of index a row.
+follow one another without gaps, so rows of narrow codes share bytes; the first value is in the
+lowest bits. When rows keep different widths, an index finds them: 12-byte groups, each a uint32
+with the byte at which the group's first record begins and 64 bits of width codes: 16 of 4 bits,
+32 of 2 or 64 of 1. A row's width is min(dim, base + step * code), so a record's place is the
+group's plus an affine function of the sum of the codes before it: no scan, and at most 0.75 bytes
+of index a row.
 """
 
 from __future__ import annotations

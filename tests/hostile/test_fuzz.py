@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from support.engine import INCLUDES, POSIX
-from support.native import write_hybrids, write_narrow
+from support.native import write_hybrids, write_narrow, write_sections
 from support.runtime import write_small_model
 from support.tools import FUZZER_PROGRAM, cannot_link, needs
 
@@ -22,6 +22,7 @@ def test_fuzz_open_and_run(tmp_path):
     write_small_model(corpus / "small.odm", vectors=False)
     write_narrow(corpus / "narrow.odm")
     write_hybrids(corpus / "hybrids.odm")
+    write_sections(corpus / "sections.odm")
     for fixture in HERE.glob("*.odm"):
         shutil.copy(fixture, corpus)
     # vector kernels without instrumentation: clang takes minutes for their unrolled loops, and the

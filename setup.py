@@ -16,7 +16,8 @@ ENGINE = [
     if line and not line.startswith("#")
 ]
 BINDING = [str(NATIVE / "python" / name) for name in ("module.c", "hashing.c")]
-SOURCES = [*ENGINE, str(NATIVE / "platform/posix.c"), *BINDING]
+PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "threads.c")]
+SOURCES = [*ENGINE, *PLATFORM, *BINDING]
 
 # Folders of the repository and their import names. Every folder with an __init__.py is a package.
 FOLDERS = {"ondevice": "ondevice", "converters": "ondevice.converters", "models": "ondevice.models"}
@@ -28,7 +29,7 @@ PACKAGES = sorted(
 
 # Flags of GCC and clang. Without contraction, the kernels promise the same rounding on every
 # processor. Tables for unwinding the stack take 15 kB, and C raises nothing.
-REQUIRED_FLAGS = ("-std=c11", "-O2", "-ffp-contract=off")
+REQUIRED_FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-pthread")
 # Asked for where the compiler knows them: clang has no cost model, for instance.
 OPTIONAL_FLAGS = (
     "-ftree-vectorize",
@@ -41,7 +42,7 @@ OPTIONAL_FLAGS = (
 )
 # Of the GNU linker and lld: no symbols; the binding calls the engine directly, not by a table that
 # others might change. Apple's linker knows neither and needs neither.
-LINK_FLAGS = () if sys.platform in ("darwin", "win32") else ("-Wl,-s", "-Wl,-Bsymbolic")
+LINK_FLAGS = () if sys.platform in ("darwin", "win32") else ("-Wl,-s", "-Wl,-Bsymbolic", "-pthread")
 
 
 class BuildEngine(build_ext):

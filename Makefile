@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint runners runner-here clean
+.PHONY: help android check demo test test-legacy fuzz lint runners runner-here web clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -59,6 +59,9 @@ runners: ## static programs that measure on ARM boards and phones: seconds
 runner-here:
 	mkdir -p $(RUNNERS)
 	$(CC) $(RUNNER_FLAGS) $(if $(findstring clang,$(shell $(CC) --version)),,$(GCC_FLAGS)) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-$$(uname -m)
+
+web: ## the engine for browsers and Node, as web/dist: seconds (clang and wasm-ld, or ziglang)
+	$(PYTHON) web/build.py
 
 # The Android library and demo app, with Debian's tools instead of an SDK. The app takes the model of
 # `make demo` where there is one, else one that is trained in seconds.

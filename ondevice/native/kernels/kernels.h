@@ -136,9 +136,11 @@ extern const od_kernels od_kernels_avx512vnni;
 extern const od_kernels od_kernels_neon;
 extern const od_kernels od_kernels_neon_dotprod;
 extern const od_kernels od_kernels_neon_i8mm;
+extern const od_kernels od_kernels_wasm_simd;
 
 /* What the processor and its operating system support (cpu.c); 0 on other architectures. */
 int od_cpu_any(void);
+int od_cpu_none(void);
 int od_cpu_avx2(void);
 int od_cpu_avx512vnni(void);
 int od_cpu_neon(void);

@@ -2,6 +2,8 @@
 #include "core/half.h"
 #include "kernels/kernels.h"
 
+#if !defined(__wasm_simd128__) /* a module with vectors has no use for them, and is smaller without */
+
 #define VW 8
 #define FLOAT_ROWS 2
 #define FLOAT_BLOCKS 1
@@ -78,4 +80,13 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "gather_body.h"
 #include "dense_body.h"
 
-const od_kernels od_kernels_portable = {"portable", od_cpu_any, gather, dense};
+#define GATHER gather
+#define DENSE dense
+#define SUPPORTED od_cpu_any
+#else
+#define GATHER NULL
+#define DENSE NULL
+#define SUPPORTED od_cpu_none
+#endif
+
+const od_kernels od_kernels_portable = {"portable", SUPPORTED, GATHER, DENSE};

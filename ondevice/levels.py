@@ -18,7 +18,8 @@ def fit_levels(
 ) -> FloatArray:
     """Levels of least squared error for every column, by the algorithm of Lloyd and Max.
 
-    It begins with the best of all partitions of at most BINS bins of the column's values. A column with at most 2**bits different values gets exactly these. Where rows keep different
+    It begins with the best of all partitions of at most BINS bins of the column's values. A
+    column with at most 2**bits different values gets exactly these. Where rows keep different
     widths, zero is a level: it stands for what a row does not keep. The result depends on the
     arguments only.
 
@@ -145,8 +146,9 @@ def _best_partition(mass: Doubles, total: Doubles, squares: Doubles, count: int)
     """The first bins of `count` runs of bins of least squared error, and the number of bins.
 
     Args:
-        mass, total, squares: sums of weights, of weighted values and of their squares over all
-            bins before each, and over all: float64 [bins + 1].
+        mass: sums of weights over all bins before each, and over all: float64 [bins + 1].
+        total: the same of weighted values.
+        squares: the same of weighted squares.
         count: at most the number of bins.
     """
     bins = len(mass) - 1
@@ -165,4 +167,4 @@ def _best_partition(mass: Doubles, total: Doubles, squares: Doubles, count: int)
     edges = [bins]
     for choice in reversed(choices):
         edges.append(int(choice[edges[-1] - 1]))
-    return [*reversed(edges + [0])]
+    return [*reversed([*edges, 0])]

@@ -1,11 +1,12 @@
 """Row records: how the native file stores a table's quantised, truncated rows bit by bit.
 
 A record is one row: its float16 scale if the table has row scales, then its kept values. Records
-follow one another without gaps, so rows of narrow codes share bytes; the first value is in the lowest
-bits. When rows keep different widths, an index finds them: 12-byte groups, each a uint32 with the
-byte at which the group's first record begins and 64 bits of width codes: 16 of 4 bits, 32 of 2 or
-64 of 1. A row's width is min(dim, base + step * code), so a record's place is the group's plus an
-affine function of the sum of the codes before it: no scan, and at most 0.75 bytes of index a row.
+follow one another without gaps, so rows of narrow codes share bytes; the first value is in the
+lowest bits. When rows keep different widths, an index finds them: 12-byte groups, each a uint32
+with the byte at which the group's first record begins and 64 bits of width codes: 16 of 4 bits,
+32 of 2 or 64 of 1. A row's width is min(dim, base + step * code), so a record's place is the
+group's plus an affine function of the sum of the codes before it: no scan, and at most 0.75 bytes
+of index a row.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ondevice.codecs import (
     FloatArray,
     QuantTable,
     ScaleAxis,
-    StoredTable,
+    StoredSection,
 )
 from ondevice.container import Reserved
 from ondevice.errors import FileFormatError, SpecError
@@ -292,7 +293,7 @@ def pack_records(table: QuantTable) -> RecordTable:
     return RecordTable(stream.layout, records, stream.index, stream.scales)
 
 
-def stream_records(table: StoredTable) -> RecordStream:
+def stream_records(table: StoredSection) -> RecordStream:
     """Store a quantised table as records, in the layout that takes the fewest bytes.
 
     Kept widths are rounded up to what the layout's width codes can express.
@@ -310,7 +311,7 @@ def stream_records(table: StoredTable) -> RecordStream:
     return RecordStream(layout, records, index, _stored_scales(table))
 
 
-def _stored_scales(table: StoredTable) -> FloatArray:
+def _stored_scales(table: StoredSection) -> FloatArray:
     """What stands beside the records: column scales, levels, or nothing; one dimension."""
     for scales in (table.column_scales, table.levels):
         if scales is not None:
@@ -318,7 +319,7 @@ def _stored_scales(table: StoredTable) -> FloatArray:
     return np.empty(0, np.float32)
 
 
-def _choose_layout(table: StoredTable) -> RecordLayout:
+def _choose_layout(table: StoredSection) -> RecordLayout:
     """The layout of least bytes: whole rows, or any size of width code."""
     counts = np.zeros(table.dim + 1, dtype=np.int64)
     if table.widths is None:

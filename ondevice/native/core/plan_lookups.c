@@ -208,7 +208,8 @@ static od_status read_lookup(const od_inference *f, const od_json *item, const c
   if (lookup->has_padding) lookup->special |= OD_SPECIAL_PADDING;
   if (lookup->residues || lookup->head || lookup->fuse == OD_FUSE_MUL || lookup->pooling)
     lookup->special |= OD_SPECIAL_RARE;
-  int rare = (lookup->special & OD_SPECIAL_RARE) || lookup->table->scale == OD_SCALE_LEVELS;
+  int rare = (lookup->special & OD_SPECIAL_RARE) || lookup->table->sections ||
+             lookup->table->scale == OD_SCALE_LEVELS;
   lookup->fuse_as = rare ? OD_FUSE_RARE : lookup->table->codec;
   return OD_OK;
 }

@@ -86,6 +86,7 @@ def fit(
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
     state: TrainingState | None = None,
+    targets: npt.NDArray[np.float32] | None = None,
 ) -> Fitted:
     """Fit a model, in place; it ends in evaluation mode with frozen widths.
 
@@ -103,13 +104,14 @@ def fit(
         progress: show a bar on stderr, if that is a terminal.
         on_epoch: called after every epoch with the name of its phase; see `train`.
         state: saves every epoch; what it holds already is not trained again.
+        targets: what all phases learn in place of the training labels; see `train`.
 
     Raises:
         TrainingError: the loss is not finite.
         SpecError: the codec cannot hold the tables.
         DataError, InputError: the splits do not fit the model or one another.
     """
-    phases = _Phases(model, splits, config, trained, progress, on_epoch, state)
+    phases = _Phases(model, splits, config, trained, progress, on_epoch, state, targets)
     widths = config.widths
     if widths.method == "frequency":
         phases.widths_by_frequency()
@@ -139,10 +141,11 @@ class _Phases:
         progress: bool,
         on_epoch: OnEpoch | None,
         state: TrainingState | None,
+        targets: npt.NDArray[np.float32] | None,
     ) -> None:
         self.model, self.splits, self.config = model, splits, config
         self.trained, self.progress, self.on_epoch = trained, progress, on_epoch
-        self.state = state
+        self.state, self.targets = state, targets
         self.fitted = Fitted(counts=table_counts(model, splits.train))
 
     def widths_by_frequency(self) -> None:
@@ -239,6 +242,7 @@ class _Phases:
                 progress=self.progress,
                 on_epoch=on_epoch,
                 state=state,
+                targets=self.targets,
             )
         except KeyboardInterrupt:  # before the phase had a whole epoch
             if before is None or current_ranks().world > 1:

@@ -112,6 +112,7 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
     state: PhaseState | None = None,
+    targets: npt.NDArray[np.float32] | None = None,
 ) -> History:
     """Train by Adam on binary cross-entropy, stop early on validation AUC, keep the best weights.
 
@@ -134,11 +135,13 @@ def train(
         on_epoch: called after every epoch. What it raises ends training; random numbers that it
             draws change nothing.
         state: saves every epoch; what it holds already is not trained again. For one process only.
+        targets: probabilities to learn in place of the labels, float32 and of their shape; see
+            `distillation`. None: the labels.
 
     Raises:
         TrainingError: the loss is not finite.
         DataError: a split is empty, or validation has one label only.
-        InputError: the log's fields or IDs do not fit the model.
+        InputError: the log's fields or IDs do not fit the model, or the targets the labels.
         SpecError, RankError: see `Ranks.check`.
     """
     config = config or TrainConfig()
@@ -147,7 +150,7 @@ def train(
     history = History()
     best_state: dict[str, Tensor] | None = None
     device = next(model.parameters()).device
-    data = _tensors(train, device, training_weights(train))
+    data = _tensors(train, device, training_weights(train), targets)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(config.seed + ranks.rank)  # each rank drops other activations
@@ -401,7 +404,7 @@ def _backward(
 
 
 class _Data(NamedTuple):
-    """Rows as tensors: IDs by input, labels, and factors of their losses (None: 1)."""
+    """Rows as tensors: IDs by input, labels or targets, factors of their losses (None: 1)."""
 
     ids: dict[str, Tensor]
     labels: Tensor
@@ -484,13 +487,36 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
 
 
 def _tensors(
-    log: ClickLog, device: torch.device, weights: npt.NDArray[np.float32] | None = None
+    log: ClickLog,
+    device: torch.device,
+    weights: npt.NDArray[np.float32] | None = None,
+    targets: npt.NDArray[np.float32] | None = None,
 ) -> _Data:
+    """A log's rows on a device, with factors of their losses and targets in place of labels.
+
+    Raises:
+        InputError: targets that are no probabilities of the labels' shape.
+    """
+    labels = log.labels if targets is None else _checked_targets(targets, log.labels.shape)
     with warnings.catch_warnings():  # a mapped log is not writable, and nobody writes into it
         warnings.filterwarnings("ignore", "The given NumPy array is not writ")
         ids = {name: torch.as_tensor(values).to(device) for name, values in log.ids.items()}
         factors = None if weights is None else torch.as_tensor(weights).to(device)
-        return _Data(ids, torch.as_tensor(log.labels).to(device), factors)
+        return _Data(ids, torch.as_tensor(labels).to(device), factors)
+
+
+def _checked_targets(
+    targets: npt.NDArray[np.float32], shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    if targets.shape != shape or targets.dtype != np.float32:
+        raise InputError(
+            f"targets must be float32 {list(shape)}, got {targets.dtype} {list(targets.shape)}"
+        )
+    if len(targets) and not (targets.min() >= 0 and targets.max() <= 1):
+        raise InputError(
+            f"targets must be probabilities, got {targets.min():g} to {targets.max():g}"
+        )
+    return targets
 
 
 def _check_splits(model: ClickModel, train: ClickLog, validation: ClickLog) -> None:

@@ -189,7 +189,7 @@ def binary_code_spec(
     dim: int,
     *,
     code_bits: int,
-    t: int,
+    t: int | Sequence[int],
     strategy: Strategy = "succession",
     shared: bool = False,
     fuse: Fuse = "sum",
@@ -202,7 +202,9 @@ def binary_code_spec(
     Args:
         dim: output width.
         code_bits: S, how many low bits of the ID are used (1..64).
-        t: Succession: bits per block, n = ceil(S/t). Skip: n = t+1 blocks of every n-th bit.
+        t: Succession: bits per block, n = ceil(S/t); or the bits of each block, S together, which
+            gives any number of rows as a sum of powers of two (a choice of this project). Skip:
+            n = t+1 blocks of every n-th bit.
         strategy: "succession" or "skip".
         shared: one row range for all blocks instead of one per block.
         fuse: how the block rows become one vector.
@@ -233,10 +235,19 @@ def binary_code_spec(
     )
 
 
-def _bit_runs(code_bits: int, t: int, strategy: Strategy) -> list[tuple[int, int, int]]:
+def _bit_runs(
+    code_bits: int, t: int | Sequence[int], strategy: Strategy
+) -> list[tuple[int, int, int]]:
     """First bit, stride and number of bits of every block of a code. Raises SpecError."""
     if not 1 <= code_bits <= 64:
         raise SpecError(f"code_bits must be 1..64, got {code_bits}")
+    if not isinstance(t, int):
+        if strategy != "succession" or sum(t) != code_bits or min(t) < 1:
+            raise SpecError(
+                f"blocks of given sizes: succession, positive bits that add up to code_bits "
+                f"{code_bits} needed, got {strategy} of {list(t)}"
+            )
+        return [(sum(t[:number]), 1, bits) for number, bits in enumerate(t)]
     if strategy == "succession":
         if not 1 <= t <= code_bits:
             raise SpecError(f"succession: t must be 1..{code_bits} (code_bits), got {t}")

@@ -5,6 +5,7 @@ Sources of the schemes are named where `ondevice.spec` makes their specification
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -234,7 +235,7 @@ class BinaryCodeEmbedding(Embedding):
         self,
         dim: int,
         code_bits: int,
-        t: int,
+        t: int | Sequence[int],
         *,
         strategy: Strategy = "succession",
         shared: bool = False,

@@ -17,6 +17,9 @@ GOLDEN_RATIO = 0x9E3779B97F4A7C15
 def cut(code_bits, t, strategy):
     """Bit positions of each block, least significant first."""
     bits = list(range(code_bits))
+    if isinstance(t, list):
+        starts = [sum(t[:number]) for number in range(len(t))]
+        return [bits[start : start + size] for start, size in zip(starts, t, strict=True)]
     if strategy == "succession":
         return [bits[start : start + t] for start in range(0, code_bits, t)]
     return [bits[start :: t + 1] for start in range(t + 1)]
@@ -82,6 +85,8 @@ def main():
         (64, 3, "skip"),
         (64, 6, "skip"),
         (64, 63, "skip"),
+        (17, [9, 5, 3], "succession"),
+        (64, [3, 29, 1, 28, 3], "succession"),
     ]
     cases = [
         case(code_bits, t, strategy, shared, multiplier, ids)

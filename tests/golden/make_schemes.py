@@ -69,7 +69,9 @@ def case(method, settings, ids, *, dim, fuse="sum", head=0, padding_id=0):
     spec |= {"code_bits": 0, "multiplier": 1, "blocks": []}
     if method == "binary_code":
         bits, t = settings["code_bits"], settings["t"]
-        cuts = [list(range(start, min(start + t, bits))) for start in range(0, bits, t)]
+        sizes = t if isinstance(t, list) else [t] * (bits // t) + [bits % t] * (bits % t > 0)
+        starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        cuts = [list(range(a, a + size)) for a, size in zip(starts, sizes, strict=True)]
         count, factor = len(cuts), settings["multiplier"]
         first = head * (count if fuse == "concat" else 1)
         offsets = [first + sum(2 ** len(cut) for cut in cuts[:c]) for c in range(count)]
@@ -171,6 +173,18 @@ def main():
         case("binary_code", code | {"code_bits": 33, "t": 11}, ids, dim=4, fuse="mean", head=98),
         case("binary_code", code | {"t": 10}, ids, dim=4, fuse="concat", head=8),
         case("binary_code", code | {"code_bits": 64, "t": 16}, ids, dim=4, head=100),
+        case("binary_code", code | {"code_bits": 17, "t": [9, 5, 3]}, ids, dim=4),
+        case(
+            "binary_code", code | {"code_bits": 40, "t": [3, 10, 11, 16]}, ids, dim=4, fuse="mean"
+        ),
+        case(
+            "binary_code",
+            code | {"code_bits": 43, "t": [11, 10, 12, 10]},
+            ids,
+            dim=4,
+            fuse="concat",
+            head=8,
+        ),
     ]
     text = ",\n".join(json.dumps(item, separators=(",", ":")) for item in cases)
     path = Path(__file__).with_name("schemes.json")

@@ -202,9 +202,10 @@ def binary_code_spec(
     Args:
         dim: output width.
         code_bits: S, how many low bits of the ID are used (1..64).
-        t: Succession: bits per block, n = ceil(S/t); or the bits of each block, S together, which
-            gives any number of rows as a sum of powers of two (a choice of this project). Skip:
-            n = t+1 blocks of every n-th bit.
+        t: Succession: bits per block, n = ceil(S/t). Skip: n = t+1 blocks of every n-th bit. Or the
+            bits of each block, which gives any number of rows as a sum of powers of two;
+            together at least S, and if they are more, blocks overlap, spread over the code (a
+            choice of this project).
         strategy: "succession" or "skip".
         shared: one row range for all blocks instead of one per block.
         fuse: how the block rows become one vector.
@@ -242,12 +243,16 @@ def _bit_runs(
     if not 1 <= code_bits <= 64:
         raise SpecError(f"code_bits must be 1..64, got {code_bits}")
     if not isinstance(t, int):
-        if strategy != "succession" or sum(t) != code_bits or min(t) < 1:
+        total = sum(t)
+        if strategy != "succession" or total < code_bits or not 1 <= min(t) <= max(t) <= code_bits:
             raise SpecError(
-                f"blocks of given sizes: succession, positive bits that add up to code_bits "
-                f"{code_bits} needed, got {strategy} of {list(t)}"
+                f"blocks of given sizes: succession, 1..{code_bits} bits each and code_bits "
+                f"{code_bits} or more together needed, got {strategy} of {list(t)}"
             )
-        return [(sum(t[:number]), 1, bits) for number, bits in enumerate(t)]
+        return [
+            (sum(t[:number]) * (code_bits - bits) // max(1, total - bits), 1, bits)
+            for number, bits in enumerate(t)
+        ]
     if strategy == "succession":
         if not 1 <= t <= code_bits:
             raise SpecError(f"succession: t must be 1..{code_bits} (code_bits), got {t}")

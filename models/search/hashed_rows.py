@@ -8,7 +8,7 @@ more of them in the same bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -91,24 +91,24 @@ class BinaryCode:
     """A binary code (Succession) of blocks of different powers of two of rows.
 
     Attributes:
-        splits: how often the largest block is halved, see `spending_blocks`.
-        fuse: see LookupSpec. With "concat", `splits` is the number of blocks.
+        blocks: how many; None: the fewest that spend the rows.
+        fuse: see LookupSpec; "concat" needs a number of blocks.
         scrambled: whether IDs are multiplied by SCRAMBLE.
     """
 
-    splits: int = 0
+    blocks: int | None = None
     fuse: Fuse = "sum"
     scrambled: bool = False
 
     def lookup(self, values: int, rows: int, dim: int) -> LookupSpec:
         """See Form."""
-        if self.fuse == "concat":
-            bits = powers_of_two(rows * self.splits, self.splits)
+        if self.blocks is None:
+            bits = spending_blocks(rows)
         else:
-            bits = spending_blocks(rows, self.splits)
+            bits = level_blocks(rows * (self.blocks if self.fuse == "concat" else 1), self.blocks)
         return binary_code_spec(
             dim,
-            code_bits=sum(bits),
+            code_bits=min(64, sum(bits)),
             t=bits,
             fuse=self.fuse,
             multiplier=SCRAMBLE if self.scrambled else 1,
@@ -123,11 +123,13 @@ class EqualBlocks:
         blocks: how many.
         skip: cut by Skip instead of Succession.
         shared: all blocks read the same rows.
+        fuse: see LookupSpec; not "concat", whose rows are narrower.
     """
 
     blocks: int = 2
     skip: bool = False
     shared: bool = False
+    fuse: Fuse = "sum"
 
     def lookup(self, values: int, rows: int, dim: int) -> LookupSpec:
         """See Form."""
@@ -138,6 +140,7 @@ class EqualBlocks:
             t=self.blocks - 1 if self.skip else bits,
             strategy="skip" if self.skip else "succession",
             shared=self.shared,
+            fuse=self.fuse,
         )
 
 
@@ -146,8 +149,11 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "hashing": Hashing(),
         "multi-hash, 2": MultiHash(2),
         "multi-hash, 3": MultiHash(3),
+        "multi-hash, 2, mul": MultiHash(2, "mul"),
+        "multi-hash, 3, mul": MultiHash(3, "mul"),
         "multi-hash, 2 concatenated": MultiHash(2, "concat"),
         "multi-hash, 4 concatenated": MultiHash(4, "concat"),
+        "multi-hash, 8 concatenated": MultiHash(8, "concat"),
         "quotient-remainder": QuotientRemainder(even=False),
         "quotient-remainder, mul": QuotientRemainder(even=False, fuse="mul"),
         "quotient-remainder, even": QuotientRemainder(),
@@ -155,48 +161,52 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "quotient-remainder, even, concatenated": QuotientRemainder(fuse="concat"),
         "BH, 2 equal blocks": EqualBlocks(2),
         "BH, 3 equal blocks": EqualBlocks(3),
+        "BH, 2 equal blocks, mul": EqualBlocks(2, fuse="mul"),
         "BH, 2 equal blocks, skip": EqualBlocks(2, skip=True),
         "BH, 2 equal blocks, shared": EqualBlocks(2, shared=True),
         "BH": BinaryCode(),
         "BH, scrambled": BinaryCode(scrambled=True),
-        "BH, largest block halved": BinaryCode(1),
-        "BH, largest blocks halved twice": BinaryCode(2),
+        "BH, mul": BinaryCode(fuse="mul"),
+        "BH, 4 blocks": BinaryCode(4),
+        "BH, 4 blocks, mul": BinaryCode(4, fuse="mul"),
         "BH, 4 blocks concatenated": BinaryCode(4, "concat"),
+        "BH, 8 blocks concatenated": BinaryCode(8, "concat"),
     }
 )
 
 
-def powers_of_two(rows: int, most: int) -> tuple[int, ...]:
-    """The exponents, falling, of `most` powers of two whose sum is the largest up to `rows`.
-
-    Fewer where the sum is exact before; 2**0 is none of them.
-    """
-    bits: list[int] = []
-    while rows >= 2 and len(bits) < most:
-        bits.append(rows.bit_length() - 1)
-        rows -= 1 << bits[-1]
-    while len(bits) < most and max(bits) > 1:
-        bits = _halved(bits)
-    return tuple(bits)
-
-
-def spending_blocks(rows: int, splits: int = 0) -> tuple[int, ...]:
-    """Bits of the fewest blocks whose rows number `rows`, but for UNSPENT of them.
-
-    Args:
-        rows: at least 2.
-        splits: how often the largest block is halved: that makes two of it.
-    """
+def spending_blocks(rows: int) -> tuple[int, ...]:
+    """Bits of the fewest blocks whose rows number `rows` (at least 2), but for UNSPENT of them."""
     bits, left = [], rows
     while left >= max(2, UNSPENT * rows):
         bits.append(left.bit_length() - 1)
         left -= 1 << bits[-1]
-    for _ in range(splits):
-        if max(bits) > 1:
-            bits = _halved(bits)
-    while sum(bits) > 64:  # bits of a hash
-        bits.pop()
     return tuple(bits)
+
+
+def level_blocks(rows: int, count: int) -> tuple[int, ...]:
+    """Bits, falling, of `count` blocks of at most `rows` rows together, as equal as they can be.
+
+    Most blocks have 2**t or 2**(t+1) rows. As few as leave no more than UNSPENT unspent are
+    smaller: each has the largest power of two that is left. A block has at least 2 rows.
+    """
+    best: tuple[int, ...] = ()
+    for small in range(count):
+        level = count - small
+        # each small block keeps at least 2 rows
+        t = min(((rows - 2 * small) // level).bit_length() - 1, rows.bit_length() - 1)
+        left = rows - (level << t) - 2 * small
+        raised = min(level, left >> t)
+        bits = [t + 1] * raised + [t] * (level - raised)
+        left += 2 * small - (raised << t)
+        for number in range(small):
+            bits.append((left - 2 * (small - 1 - number)).bit_length() - 1)
+            left -= 1 << bits[-1]
+        if not best or _rows(bits) > _rows(best):
+            best = tuple(sorted(bits, reverse=True))
+        if _rows(best) >= (1 - UNSPENT) * rows:
+            break
+    return best
 
 
 def hashed_designs(
@@ -228,9 +238,5 @@ def hashed_designs(
     return tables
 
 
-def _halved(bits: list[int]) -> list[int]:
-    """The largest block made two, still falling."""
-    largest = max(bits)
-    rest = list(bits)
-    rest.remove(largest)
-    return sorted([*rest, largest - 1, largest - 1], reverse=True)
+def _rows(bits: Sequence[int]) -> int:
+    return sum(1 << number for number in bits)

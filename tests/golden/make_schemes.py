@@ -70,7 +70,11 @@ def case(method, settings, ids, *, dim, fuse="sum", head=0, padding_id=0):
     if method == "binary_code":
         bits, t = settings["code_bits"], settings["t"]
         sizes = t if isinstance(t, list) else [t] * (bits // t) + [bits % t] * (bits % t > 0)
-        starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        whole = sum(sizes)  # more than there are bits: blocks overlap
+        starts = [
+            int(Fraction(sum(sizes[:number]), max(1, whole - size)) * (bits - size))
+            for number, size in enumerate(sizes)
+        ]
         cuts = [list(range(a, a + size)) for a, size in zip(starts, sizes, strict=True)]
         count, factor = len(cuts), settings["multiplier"]
         first = head * (count if fuse == "concat" else 1)
@@ -175,7 +179,7 @@ def main():
         case("binary_code", code | {"code_bits": 64, "t": 16}, ids, dim=4, head=100),
         case("binary_code", code | {"code_bits": 17, "t": [9, 5, 3]}, ids, dim=4),
         case(
-            "binary_code", code | {"code_bits": 40, "t": [3, 10, 11, 16]}, ids, dim=4, fuse="mean"
+            "binary_code", code | {"code_bits": 40, "t": [9, 10, 11, 16]}, ids, dim=4, fuse="mean"
         ),
         case(
             "binary_code",

@@ -13,7 +13,7 @@ from ondevice.models.search.hashed_rows import (
     EqualBlocks,
     QuotientRemainder,
     hashed_designs,
-    powers_of_two,
+    level_blocks,
     spending_blocks,
 )
 from ondevice.models.search.run_trial import run_trial
@@ -60,26 +60,32 @@ def test_written_bytes_are_those_planned(form, tmp_path):
 
 def test_blocks_of_powers_of_two():
     assert spending_blocks(264) == (8, 3)
-    assert spending_blocks(264, splits=1) == (7, 7, 3)
-    assert spending_blocks(264, splits=2) == (7, 6, 6, 3)
     assert spending_blocks(2) == (1,)
-    assert spending_blocks(2, splits=3) == (1,)
-    assert sum(spending_blocks(2**30 - 1, splits=4)) <= 64  # bits of a hash
-    assert powers_of_two(1000, 2) == (9, 8)
-    assert powers_of_two(1024, 4) == (8, 8, 8, 8)
-    for rows in range(2, 3000):
-        blocks = spending_blocks(rows)
-        assert 0.99 * rows <= sum(2**bits for bits in blocks) <= rows or rows < 100
-        assert rows - sum(2**bits for bits in blocks) <= max(1, 0.01 * rows)
+    assert level_blocks(264, 2) == (8, 3)
+    assert level_blocks(264, 3) == (7, 7, 3)
+    assert level_blocks(264, 4) == (7, 6, 6, 3)
+    assert level_blocks(1024, 4) == (8, 8, 8, 8)
+    assert level_blocks(8, 4) == (1, 1, 1, 1)
+    for rows in range(16, 3000):
+        blocks = [spending_blocks(rows), *(level_blocks(rows, count) for count in (2, 4, 8))]
+        assert [len(bits) for bits in blocks[1:]] == [2, 4, 8]
+        for bits in blocks:
+            assert min(bits) >= 1
+            assert sum(2**size for size in bits) <= rows
+        assert rows - sum(2**size for size in blocks[0]) <= max(1, 0.01 * rows)
 
 
 def test_shapes_of_codes_and_quotients():
-    code = BinaryCode(1).lookup(10_000, 264, 8)
+    code = BinaryCode(3).lookup(10_000, 264, 8)
     assert [(block.start, block.bits, block.offset) for block in code.blocks] == [
         (0, 7, 0),
         (7, 7, 128),
         (14, 3, 256),
     ]
+    wide = BinaryCode(8, "concat").lookup(10_000, 2775, 16)  # 86 bits of 64: blocks overlap
+    assert wide.code_bits == 64
+    assert max(block.start + block.bits for block in wide.blocks) == 64
+    assert len({block.start for block in wide.blocks}) == 8
     skip = EqualBlocks(2, skip=True).lookup(10_000, 64, 8)
     assert [(block.start, block.stride, block.bits) for block in skip.blocks] == [
         (0, 2, 5),

@@ -116,6 +116,29 @@ class BinaryCode:
 
 
 @dataclass(frozen=True)
+class OverlappingBlocks:
+    """A binary code of equal blocks, each with the largest power of two of the rows.
+
+    Their row ranges overlap so far that all rows are spent (a choice of this project).
+    """
+
+    blocks: int = 2
+    fuse: Fuse = "mul"
+
+    def lookup(self, values: int, rows: int, dim: int) -> LookupSpec:
+        """See Form."""
+        rows *= self.blocks if self.fuse == "concat" else 1
+        bits = min(rows.bit_length() - 1, 64 // self.blocks)
+        return binary_code_spec(
+            dim,
+            code_bits=bits * self.blocks,
+            t=bits,
+            rows=min(rows, self.blocks << bits),
+            fuse=self.fuse,
+        )
+
+
+@dataclass(frozen=True)
 class EqualBlocks:
     """A binary code of equal blocks, as published: it can leave up to half of the rows unspent.
 
@@ -166,6 +189,8 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "BH, 2 equal blocks, shared": EqualBlocks(2, shared=True),
         "BH": BinaryCode(),
         "BH, scrambled": BinaryCode(scrambled=True),
+        "BH, 2 overlapping blocks": OverlappingBlocks(fuse="sum"),
+        "BH, 2 overlapping blocks, mul": OverlappingBlocks(),
         "BH, mul": BinaryCode(fuse="mul"),
         "BH, 4 blocks": BinaryCode(4),
         "BH, 4 blocks, mul": BinaryCode(4, fuse="mul"),

@@ -508,7 +508,7 @@ def _set_learning_rates(
 
     They follow from the history only, so a training that goes on has them too.
     """
-    decay = config.plateau_factor ** history.plateaus
+    decay = config.plateau_factor**history.plateaus
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = decay * group.setdefault("initial_lr", group["lr"])

@@ -235,7 +235,7 @@ def test_a_resumed_training_has_the_rates_of_the_plateaus_before(tmp_path):
 
 def test_table_weight_decay_needs_dense_adam():
     settings = TrainConfig(table_optimizer="sparse_adam", table_weight_decay=0.1)
-    with pytest.raises(SpecError, match="table_weight_decay.*sparse_adam"):
+    with pytest.raises(SpecError, match=r"table_weight_decay.*sparse_adam"):
         train(make_model(), TRAIN, VALIDATION, settings, progress=False)
 
 

@@ -70,6 +70,7 @@ class TrainConfig:
         width_tolerance: validation AUC that may be lost for narrower rows: of the epochs within it
             of the best one, the narrowest is kept (0: the best one).
         width_penalty: lambda of the optional penalty lambda * (expected width per masked row).
+        mask_speed: the twins of masks learn this many times faster than the weights.
         row_penalty: lambda of the optional penalty lambda * |row|^2 of every row, see `Refit`.
         seed: fixes the order of impressions and the dropout; with the same thread count, number of
             ranks and initial weights, the result repeats exactly.
@@ -89,6 +90,7 @@ class TrainConfig:
     plateau_factor: float = 1.0
     width_penalty: float = 0.0
     width_tolerance: float = 0.0
+    mask_speed: float = 1.0
     row_penalty: float = 0.0
     seed: int = 0
 
@@ -98,8 +100,14 @@ class TrainConfig:
             for name, value in (("epochs", self.epochs), ("batch", self.batch))
             if value < 1
         ]
-        if not self.learning_rate > 0:
-            faults.append(f"learning_rate must be positive, got {self.learning_rate}")
+        faults += [
+            f"{name} must be positive, got {value}"
+            for name, value in (
+                ("learning_rate", self.learning_rate),
+                ("mask_speed", self.mask_speed),
+            )
+            if not value > 0
+        ]
         if self.patience < 1:
             faults.append(f"patience must be at least 1, got {self.patience}")
         if not 0 < self.plateau_factor <= 1:
@@ -167,7 +175,8 @@ def train(
         optimizers = _optimizers(model, config)
         ranks.check(model, train, config)
         ranks.broadcast(model)
-        learner = MaskLearner(model, config.learning_rate, config.width_penalty)
+        mask_rate = config.learning_rate * config.mask_speed
+        learner = MaskLearner(model, mask_rate, config.width_penalty)
         prior = None
         if config.row_penalty:
             prior = RowPrior(model, table_counts(model, train), config.row_penalty)

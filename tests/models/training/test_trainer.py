@@ -233,6 +233,22 @@ def test_a_resumed_training_has_the_rates_of_the_plateaus_before(tmp_path):
     assert same(snapshot(resumed), snapshot(whole))
 
 
+@pytest.mark.parametrize("speed", [1.0, 7.0])
+def test_the_first_update_of_the_twins_is_one_step_of_adam_at_their_rate(speed):
+    model = make_model()
+    attach_masks(model, TRAIN)
+    flats = {name: mask.twins.flat.detach().clone() for name, mask in model.masks().items()}
+    log = make_log({name: ids[:400] for name, ids in TRAIN.ids.items()}, TRAIN.labels[:400])
+    settings = TrainConfig(
+        epochs=1, batch=100, learning_rate=1e-3, width_penalty=1.0, mask_speed=speed
+    )
+    train(model, log, VALIDATION, settings, progress=False)
+    for name, mask in model.masks().items():
+        moved = (mask.twins.flat.detach() - flats[name]).abs().max()
+        # gradients of four steps make an update, whose size is four times the rate
+        assert moved.item() == pytest.approx(4 * 1e-3 * speed, rel=1e-3)
+
+
 def test_table_weight_decay_needs_dense_adam():
     settings = TrainConfig(table_optimizer="sparse_adam", table_weight_decay=0.1)
     with pytest.raises(SpecError, match=r"table_weight_decay.*sparse_adam"):
@@ -399,6 +415,7 @@ def test_unusable_logs_are_refused():
         {"width_tolerance": -1.0},
         {"weight_decay": -1.0},
         {"table_weight_decay": -1.0},
+        {"mask_speed": 0.0},
         {"plateau_factor": 0.0},
         {"plateau_factor": 1.1},
         {"plateau_factor": float("nan")},

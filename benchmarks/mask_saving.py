@@ -51,6 +51,9 @@ NETWORKS = {
     "deepfm": NetworkConfig("deepfm", HIDDEN),
     "dcn": NetworkConfig("dcn", HIDDEN, cross_layers=2, cross_rank=32),
 }
+# With --regularised, as the published results on Frappe_x1 train (examples/frappe_x1).
+REGULARISED_NETWORK: dict[str, Any] = {"batch_norm": True, "dropout": 0.2}
+REGULARISED_TRAINING: dict[str, Any] = {"table_weight_decay": 0.05, "plateau_factor": 0.1}
 METHODS = ("rule", "rule_after", "prune")
 # The share of dimensions that a rule or PEP keeps is halved so often until its bytes fit.
 BISECTIONS = 20
@@ -73,12 +76,13 @@ def main() -> None:
                 args.epochs,
                 args.batch,
                 args.learning_rate,
-                table_weight_decay=args.table_weight_decay,
-                patience=1,
+                patience=args.patience,
                 seed=seed,
+                **(REGULARISED_TRAINING if args.regularised else {}),
             )
+            layers = REGULARISED_NETWORK if args.regularised else {}
             folder = args.work / f"{args.data}-{network}-{seed}"
-            case = Case(splits, NETWORKS[network], args.dim, training, folder)
+            case = Case(splits, replace(NETWORKS[network], **layers), args.dim, training, folder)
             key = {"data": args.name or args.data, "network": network, "seed": str(seed)}
             done = {row["method"]: row for row in rows if key.items() <= row.items()}
             for method in ("full", "masks", *args.methods):
@@ -114,7 +118,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--table-weight-decay", type=float, default=0.0)
+    parser.add_argument("--patience", type=int, default=1)
+    parser.add_argument("--regularised", action="store_true", help="batch norm, dropout, decay")
     parser.add_argument("--work", type=Path, required=True, help="folder of trained phases")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()

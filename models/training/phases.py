@@ -64,8 +64,8 @@ class Fitted:
     """What happened in each phase, by name and in order.
 
     Attributes:
-        phases: "train", "widths", "retrain", "refit 10" (one for each penalty) and "rounding", as
-            far as they took place.
+        phases: "train", "retrain", "refit 10" (one for each penalty), "widths", "refit 10 of cut
+            rows" and "rounding", as far as they took place.
         counts: per field int64 [rows], how often the training split reads each row.
     """
 
@@ -97,7 +97,8 @@ def fit(
 
     Each phase goes on from the best weights of the one before, and keeps its own best by the
     validation AUC; refitting and rounding keep the weights they began with if these are as good.
-    Masks are learned on refitted rows, with the network fixed, if there is a refit.
+    Masks are learned on refitted rows, with the network fixed, if there is a refit, and the rows
+    that they cut are refitted once more.
     Ctrl-C ends the phase with its best weights so far, and skips the rest; of several ranks it
     ends all.
 
@@ -183,18 +184,22 @@ class _Phases:
             attach_widths(model, pruned_widths(model, widths.keep))
             self._run("retrain", training)
 
-    def refit(self) -> None:
-        """Fit the rows further under each prior in turn, with the network fixed."""
+    def refit(self, what: str = "") -> None:
+        """Fit the rows further under each prior in turn, with the network fixed; `what` ends the
+        names of these phases.
+        """
         if self.config.refit is None:
             return
         with fixed_network(self.model):
             for penalty in self.config.refit.penalties:
                 if not self.fitted.interrupted:
                     settings = _refit_settings(self.config.training, self.config.refit, penalty)
-                    self._run_if_better(f"refit {penalty:g}", settings)
+                    self._run_if_better(f"refit {penalty:g}{what}", settings)
 
     def learn_masks(self) -> None:
-        """Learn widths on the trained model; with a refit, under its prior and a fixed network."""
+        """Learn widths on the trained model; with a refit, under its prior and a fixed network, and
+        then fit the cut rows on, which followed widths that moved.
+        """
         if self.fitted.interrupted:
             return
         model, epochs, refit = self.model, self.config.widths.epochs, self.config.refit
@@ -217,6 +222,11 @@ class _Phases:
         )
         with fixed_network(model):
             self._run("widths", settings)
+        if self.fitted.interrupted:
+            return
+        for mask in model.masks().values():
+            mask.freeze()
+        self.refit(" of cut rows")
 
     def round(self) -> None:
         """Go on training with rounded tables."""

@@ -136,7 +136,11 @@ def test_masks_are_learned_on_refitted_rows_with_the_network_fixed():
     network = {name: value.clone() for name, value in model.network.state_dict().items()}
     config = FitConfig(QUICK, Widths("amtl", penalty=0.1), refit=Refit((1.0,)))
     fitted = fit(model, SPLITS, config, trained=True, progress=False)
-    assert list(fitted.phases) == ["refit 1", "widths"]
+    assert list(fitted.phases) == ["refit 1", "widths", "refit 1 of cut rows"]
+    learned, last = (fitted.phases[name] for name in list(fitted.phases)[1:])
+    assert {epoch.mean_width for epoch in last.epochs} == {learned.best.mean_width}
+    reached = evaluate(model, SPLITS.validation).auc
+    assert reached == max(learned.best.validation.auc, last.best.validation.auc)
     after = model.network.state_dict()
     assert all(torch.equal(after[name], network[name]) for name in list(network)[1:])
     # only the first layer is turned to the tables' axes, which keeps its columns' norms together

@@ -3,15 +3,16 @@
 python benchmarks/mask_saving.py --data epinions --path DIR --work FOLDER --out masks_epinions.csv
 
 All models train under the same settings and then refit their rows with the network fixed. "masks"
-are learned after that: of --penalties, the smallest model that validates no worse than the full
-one is chosen, or else the one that validates best. The others get the bytes of that model: "rule"
-fixes widths by frequency before training, "rule_after" cuts the refitted model by the same rule and
-refits it again, "prune" (PEP) learns thresholds after training. Bytes are those of all tables in
-float32 in the .odm file. Trained phases are kept under --work and rows in --out, so a second call
-continues.
+are learned after that, and the model trains on: of --penalties, the smallest model that validates
+no worse than the full one is chosen, or else the one that validates best. The others get the bytes
+of that model: "rule" fixes widths by frequency before training, "rule_after" cuts the refitted
+model by the same rule and trains on as masks do, "prune" (PEP) learns thresholds after training and
+trains on. "full_on" is the full model, trained on too. Bytes are those of all tables in float32 in
+the .odm file. Trained phases are kept under --work and rows in --out, so a second call continues.
 """
 
 import argparse
+import copy
 import csv
 import shutil
 from collections.abc import Callable, Mapping
@@ -54,7 +55,7 @@ NETWORKS = {
 # With --regularised, as the published results on Frappe_x1 train (examples/frappe_x1).
 REGULARISED_NETWORK: dict[str, Any] = {"batch_norm": True, "dropout": 0.2}
 REGULARISED_TRAINING: dict[str, Any] = {"table_weight_decay": 0.05, "plateau_factor": 0.1}
-METHODS = ("rule", "rule_after", "prune")
+METHODS = ("full_on", "rule", "rule_after", "prune")
 # The share of dimensions that a rule or PEP keeps is halved so often until its bytes fit.
 BISECTIONS = 20
 
@@ -169,6 +170,8 @@ class Case:
         match method:
             case "full":
                 self.fitted(model, Widths("whole"))
+            case "full_on":
+                self.train_on(self.fitted(model, Widths("whole")))
             case "rule":
                 keep = fitting(by_rule, model, most)
                 self.fitted(model, Widths("frequency", keep=keep))
@@ -176,7 +179,7 @@ class Case:
                 self.fitted(model, Widths("whole"))
                 order_dimensions(model, counts)
                 attach_widths(model, by_rule(fitting(by_rule, model, most)))
-                fit(model, self.splits, refit, trained=True, progress=False)
+                self.train_on(model)
             case "prune":
                 first = replace(refit, refit=None)
                 kept = TrainingState(self.folder / "full", {})
@@ -191,6 +194,16 @@ class Case:
                 train(model, self.splits.train, self.splits.validation, self.training, False)
                 fit(model, self.splits, refit, trained=True, progress=False)
         return self.figures(model)
+
+    def train_on(self, model: ClickModel) -> None:
+        """What `fit` does with a model whose masks are learned: train on if better, refit."""
+        before = copy.deepcopy(model.state_dict())
+        floor = evaluate(model, self.splits.validation).auc
+        train(model, self.splits.train, self.splits.validation, self.training, progress=False)
+        if evaluate(model, self.splits.validation).auc <= floor:
+            model.load_state_dict(before)
+        config = FitConfig(self.training, Widths("whole"), refit=Refit())
+        fit(model, self.splits, config, trained=True, progress=False)
 
     def masks(self, penalties: list[float]) -> dict[str, Any]:
         """What masks reach with the penalty that the validation split chooses; see above."""

@@ -64,7 +64,7 @@ class Fitted:
     """What happened in each phase, by name and in order.
 
     Attributes:
-        phases: "train", "retrain", "refit 10" (one for each penalty), "widths", "refit 10 of cut
+        phases: "train", "refit 10" (one for each penalty), "widths", "retrain", "refit 10 of cut
             rows" and "rounding", as far as they took place.
         counts: per field int64 [rows], how often the training split reads each row.
     """
@@ -96,9 +96,10 @@ def fit(
     """Fit a model, in place; it ends in evaluation mode with frozen widths.
 
     Each phase goes on from the best weights of the one before, and keeps its own best by the
-    validation AUC; refitting and rounding keep the weights they began with if these are as good.
-    Masks are learned on refitted rows, with the network fixed, if there is a refit, and the rows
-    that they cut are refitted once more.
+    validation AUC; refitting and rounding, and training with the rows that masks cut, keep the
+    weights they began with if these are as good.
+    Masks are learned on refitted rows, with the network fixed, if there is a refit; then the whole
+    model trains on with the cut rows, and these are refitted once more.
     Ctrl-C ends the phase with its best weights so far, and skips the rest; of several ranks it
     ends all.
 
@@ -198,7 +199,7 @@ class _Phases:
 
     def learn_masks(self) -> None:
         """Learn widths on the trained model; with a refit, under its prior and a fixed network, and
-        then fit the cut rows on, which followed widths that moved.
+        then let the network learn the cut rows, and refit these, which followed widths that moved.
         """
         if self.fitted.interrupted:
             return
@@ -226,6 +227,7 @@ class _Phases:
             return
         for mask in model.masks().values():
             mask.freeze()
+        self._run_if_better("retrain", self.config.training)
         self.refit(" of cut rows")
 
     def round(self) -> None:

@@ -1,6 +1,6 @@
 """Kept dimensions, bytes and AUC of the ways to choose widths, beside the full model, row per seed.
 
-python benchmarks/mask_saving.py --data epinions --path DIR --work FOLDER --out masks_epinions.csv
+python benchmarks/mask_saving.py --data epinions --path DIR --work FOLDER --out widths_epinions.csv
 
 All models train under the same settings and then refit their rows with the network fixed. "masks"
 are learned after that, and the model trains on: of --penalties, the smallest model that validates

@@ -161,7 +161,7 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
             data,
             "training",
             base.training,
-            without=("width_penalty", "width_tolerance", "row_penalty"),
+            without=("width_penalty", "width_tolerance", "mask_speed", "row_penalty"),
         ),
         widths=_section(data, "widths", base.widths),
         refit=_section(data, "refit", Refit()) if "refit" in data else None,

@@ -60,11 +60,17 @@ class TrainConfig:
             long-tailed log with 318,000 rows, "adam" took 1.5 times as long per epoch and reached
             an AUC 0.008 higher (momentum goes on moving rare rows), hence the high threshold.
         sparse_from: see `table_optimizer`.
-        weight_decay: L2 penalty of the network's (not the tables') parameters.
+        weight_decay: L2 penalty of the network's (not the tables') parameters: Adam's gradient of
+            a weight w grows by weight_decay * w.
+        table_weight_decay: the same of the tables, all rows in every step, so that rows shrink
+            between the impressions that read them. Needs dense Adam (see `table_optimizer`).
         patience: stop after this many epochs without a better validation AUC.
+        plateau_factor: after each epoch without a better validation AUC all learning rates are
+            multiplied by this; 1 leaves them.
         width_tolerance: validation AUC that may be lost for narrower rows: of the epochs within it
             of the best one, the narrowest is kept (0: the best one).
         width_penalty: lambda of the optional penalty lambda * (expected width per masked row).
+        mask_speed: the twins of masks learn this many times faster than the weights.
         row_penalty: lambda of the optional penalty lambda * |row|^2 of every row, see `Refit`.
         seed: fixes the order of impressions and the dropout; with the same thread count, number of
             ranks and initial weights, the result repeats exactly.
@@ -79,9 +85,12 @@ class TrainConfig:
     table_optimizer: TableOptimizer = "auto"
     sparse_from: int = 2_000_000
     weight_decay: float = 0.0
+    table_weight_decay: float = 0.0
     patience: int = 2
+    plateau_factor: float = 1.0
     width_penalty: float = 0.0
     width_tolerance: float = 0.0
+    mask_speed: float = 1.0
     row_penalty: float = 0.0
     seed: int = 0
 
@@ -91,11 +100,22 @@ class TrainConfig:
             for name, value in (("epochs", self.epochs), ("batch", self.batch))
             if value < 1
         ]
-        if not self.learning_rate > 0:
-            faults.append(f"learning_rate must be positive, got {self.learning_rate}")
+        faults += [
+            f"{name} must be positive, got {value}"
+            for name, value in (
+                ("learning_rate", self.learning_rate),
+                ("mask_speed", self.mask_speed),
+            )
+            if not value > 0
+        ]
         if self.patience < 1:
             faults.append(f"patience must be at least 1, got {self.patience}")
-        penalties = ("width_penalty", "width_tolerance", "row_penalty", "weight_decay")
+        if not 0 < self.plateau_factor <= 1:
+            faults.append(f"plateau_factor must be above 0, at most 1, got {self.plateau_factor}")
+        penalties = (
+            *("width_penalty", "width_tolerance", "row_penalty"),
+            *("weight_decay", "table_weight_decay"),
+        )
         if not min(getattr(self, name) for name in penalties) >= 0:
             faults.append(f"{', '.join(penalties)} must not be negative")
         if self.table_optimizer not in ("auto", "adam", "sparse_adam"):
@@ -158,7 +178,8 @@ def train(
         optimizers = _optimizers(model, config)
         ranks.check(model, train, config)
         ranks.broadcast(model)
-        learner = MaskLearner(model, config.learning_rate, config.width_penalty)
+        mask_rate = config.learning_rate * config.mask_speed
+        learner = MaskLearner(model, mask_rate, config.width_penalty)
         prior = None
         if config.row_penalty:
             prior = RowPrior(model, table_counts(model, train), config.row_penalty)
@@ -169,6 +190,7 @@ def train(
             for number in range(len(history.epochs) + 1, config.epochs + 1):
                 if history.epochs and number - 1 - history.best.number >= config.patience:
                     break
+                _set_learning_rates(learning, config, history)
                 epoch = _epoch(
                     *(model, data, validation, optimizers, learner, prior, config, number),
                     *(orders, progress),
@@ -466,10 +488,15 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
     grouped = {id(weight) for kinds in (groups, thresholds) for w in kinds.values() for weight in w}
     grouped |= {id(weight) for mask in model.masks().values() for weight in mask.parameters()}
     others = [item for item in model.parameters() if item.requires_grad and id(item) not in grouped]
-    if config.weight_decay:
+    if config.table_weight_decay and groups["sparse_adam"]:
+        raise SpecError(
+            "training: table_weight_decay shrinks all rows in every step, which sparse_adam does "
+            "not; set table_optimizer to adam, or raise sparse_from"
+        )
+    if config.weight_decay or config.table_weight_decay:
         dense: list[dict[str, Any]] = [
             {"params": others, "weight_decay": config.weight_decay},
-            {"params": groups["adam"]},
+            {"params": groups["adam"], "weight_decay": config.table_weight_decay},
         ]
     else:  # every group costs a call a step
         dense = [{"params": [*others, *groups["adam"]]}]
@@ -484,6 +511,19 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
     if groups["sparse_adam"]:
         optimizers.append(torch.optim.SparseAdam(sparse, lr=config.learning_rate))
     return optimizers
+
+
+def _set_learning_rates(
+    optimizers: list[torch.optim.Optimizer], config: TrainConfig, history: History
+) -> None:
+    """Set the rates of the next epoch: those of the start, decayed once for each plateau.
+
+    They follow from the history only, so a training that goes on has them too.
+    """
+    decay = config.plateau_factor**history.plateaus
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = decay * group.setdefault("initial_lr", group["lr"])
 
 
 def _tensors(

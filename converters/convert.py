@@ -452,6 +452,7 @@ def _checked_features(features: FeatureSpec | None, names: Sequence[str]) -> Fea
     """The features, none by default; raises SpecError where they are not of these inputs."""
     if features is None:
         return FeatureSpec()
+    features = features.with_short_hashes()
     if {item.name for item in features.fields} != set(names):
         known = ", ".join(item.name for item in features.fields)
         raise SpecError(f"features are for {known}; the module's inputs are {', '.join(names)}")
@@ -507,4 +508,4 @@ def _emit(target: str, prepared: _Prepared, file: Path) -> Draft:
         return emit_odm(model, file, prepared.info, prepared.plan)
     emit = emit_onnx if target == "onnx" else emit_tflite
     info = replace(prepared.info, tables=stored_tables(model))
-    return emit(model, file, info.to_text(), prepared.plan)
+    return emit(model, file, info.to_bytes(), prepared.plan)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 class Model:
-    info_text: str
+    description: bytes
     kernels: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]

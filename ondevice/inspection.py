@@ -94,7 +94,7 @@ def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo]:
         return opened, opened.info
     if suffix == ".tflite" and path.is_file():  # no runtime: it would follow any offset
         check_structure(path)
-        return None, ModelInfo.from_text(read_info(path))
+        return None, ModelInfo.from_bytes(read_info(path))
     return None, open_engine(path, "auto", 1)[2]
 
 

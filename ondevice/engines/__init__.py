@@ -79,12 +79,12 @@ def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
         from ondevice.engines.onnx import OnnxEngine
 
         onnx_engine = OnnxEngine(path, threads)
-        return onnx_engine, ModelInfo.from_text(onnx_engine.info_text)
+        return onnx_engine, ModelInfo.from_bytes(onnx_engine.description)
     if engine == "tflite":
         from ondevice.engines.tflite import TfliteEngine
         from ondevice.tflite_file import read_info
 
-        info = ModelInfo.from_text(read_info(path))
+        info = ModelInfo.from_bytes(read_info(path))
         return TfliteEngine(path, threads), info
     if engine == "native":
         return _open_native(path, threads)
@@ -113,4 +113,4 @@ def _open_native(path: Path, threads: int) -> tuple[Engine, ModelInfo]:
         raise MissingDependencyError(
             "the native engine is not compiled in this installation of ondevice"
         ) from error
-    return native, ModelInfo.from_text(native.info_text)
+    return native, ModelInfo.from_bytes(native.description)

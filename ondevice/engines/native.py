@@ -24,7 +24,7 @@ class NativeEngine:
 
     Attributes:
         runtime: "native" and the kernels in use, such as "native avx2".
-        info_text: the file's description.
+        description: the file's description.
         predict: the quick way for a dict of int64 arrays: the first output, or None for a
             request that is not plain and must be checked and converted first.
         rank: likewise for a context and its candidates.
@@ -70,7 +70,7 @@ class NativeEngine:
 
     def _describe(self) -> None:
         self.runtime = f"native {self._model.kernels}"
-        self.info_text: str = self._model.info_text
+        self.description: bytes = self._model.description
         self.predict = self._model.predict
         self.rank = self._model.rank
         self._inputs: tuple[str, ...] = self._model.inputs

@@ -28,7 +28,7 @@ class SizedNativeEngine:
 
     Attributes:
         runtime: as of NativeEngine.
-        info_text: the file's description.
+        description: the file's description.
     """
 
     def __init__(self, path: Path, info: ModelInfo, threads: int = 1) -> None:
@@ -50,7 +50,7 @@ class SizedNativeEngine:
         sizes = _known_sizes(info)
         self._first = NativeEngine(path, sizes=sizes, threads=threads)
         self.runtime = self._first.runtime
-        self.info_text = self._first.info_text
+        self.description = self._first.description
         self._open: OrderedDict[Sizes, NativeEngine] = OrderedDict(
             {tuple(sorted(sizes.items())): self._first}
         )

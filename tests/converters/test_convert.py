@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import struct
+import zlib
 
 import numpy as np
 import onnx
@@ -171,16 +172,37 @@ def test_inspect_adds_up(converted):
             assert 0 < table.kept <= table.dim
 
 
+def inflated(array):
+    """A text of a native file: its size, then a DEFLATE stream."""
+    text = zlib.decompress(array.tobytes()[4:], -15)
+    assert len(text) == int.from_bytes(array.tobytes()[:4], "little")
+    return text
+
+
+def small_arrays(arrays):
+    """The arrays that share one entry of the header, by docs/format.md."""
+    dtypes = {"F32": "<f4", "F16": "<f2", "I8": "i1", "U8": "u1", "I64": "<i8"}
+    small, position = {}, 0
+    for name, (dtype, shape) in json.loads(inflated(arrays["ondevice.index"])).items():
+        count = int(np.prod(shape))
+        data = arrays["ondevice.small"].tobytes()
+        small[name] = np.frombuffer(data, dtypes[dtype], count, position).reshape(shape)
+        position += small[name].nbytes
+    assert 0 <= len(arrays["ondevice.small"]) - position < 8
+    return small
+
+
 def test_native_file_opens_as_safetensors(converted):
     _, _, folder, _ = converted
     with safe_open(folder / "model.odm", framework="np") as file:
-        names = list(file.keys())
-        assert "table.embeddings.user.weight.records" in names
-        assert json.loads(file.metadata()["plan"])["outputs"]
-        dense = [
-            node for node in json.loads(file.metadata()["plan"])["nodes"] if node["op"] == "Dense"
-        ]
-        weight = file.get_tensor(f"weight.{dense[0]['inputs'][1]}")
+        assert file.metadata() == {"format": "ondevice.odm", "format_version": "3"}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays |= small_arrays(arrays)
+    assert "table.embeddings.user.weight.records" in arrays
+    plan = json.loads(inflated(arrays["ondevice.plan"]))
+    assert plan["outputs"]
+    dense = [node for node in plan["nodes"] if node["op"] == "Dense"]
+    weight = arrays[f"weight.{dense[0]['inputs'][1]}"]
     assert weight.shape == (48 * 16,)  # packed: 48 features, 16 units
 
 
@@ -255,7 +277,9 @@ def test_features_travel_in_every_file(tmp_path):
     for target in TARGETS:
         model = ondevice.load(tmp_path / f"model.{target}")
         assert [field.name for field in model.features.fields] == list(click_model().fields)
-        assert model.features["city"].vocabulary.tolist() == vocabulary.tolist()
+        city = model.features["city"]
+        assert city.hash_bits == 58  # 3 and 99 differ in bit 6 first
+        assert city.vocabulary.tolist() == [-1, 0, 1]
         scores.append(model.predict(raw, raw=True))
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
     np.testing.assert_allclose(scores[2], scores[0], atol=1e-6)

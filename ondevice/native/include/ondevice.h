@@ -102,7 +102,8 @@ OD_API const od_tensor *od_input(const od_model *model, size_t index);
 OD_API size_t od_output_count(const od_model *model);
 OD_API const od_tensor *od_output(const od_model *model, size_t index);
 
-/* The model's description (JSON, not zero-terminated): inputs, features, test vectors. */
+/* The model's description: inputs, features, test vectors. It is JSON and, in files of version 3,
+ * a zero byte and the arrays that the JSON refers to (docs/format.md). */
 OD_API const char *od_info(const od_model *model, size_t *size);
 
 /* Name of the kernels in use. */

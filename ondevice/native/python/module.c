@@ -360,11 +360,11 @@ static PyObject *profile_checked(PyObject *object, PyObject *const *arguments,
   return result;
 }
 
-static PyObject *info_text(PyObject *object, void *closure) {
+static PyObject *description(PyObject *object, void *closure) {
   size_t size;
   const char *text = od_info(((Model *)(void *)object)->model, &size);
   (void)closure;
-  return PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "strict");
+  return PyBytes_FromStringAndSize(text, (Py_ssize_t)size);
 }
 
 static PyObject *kernels_name(PyObject *object, void *closure) {
@@ -421,7 +421,7 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL}};
 
 static PyGetSetDef GETTERS[] = {
-    {"info_text", info_text, NULL, "The model's description, JSON.", NULL},
+    {"description", description, NULL, "The model's description: JSON, then arrays.", NULL},
     {"kernels", kernels_name, NULL, "Name of the kernels in use.", NULL},
     {"inputs", input_names, NULL, "Names of the inputs, in order.", NULL},
     {"outputs", output_names, NULL, "Names of the outputs, in order.", NULL},

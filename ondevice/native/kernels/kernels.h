@@ -3,6 +3,7 @@
 #define ONDEVICE_KERNELS_H
 
 #include "core/base.h"
+#include "kernels/vectors.h"
 
 typedef enum {
   OD_CODEC_F32,
@@ -122,6 +123,15 @@ typedef struct {
   uint32_t *counts; /* [tiles] */
 } od_dense_scratch;
 
+/* out [rows, 16] = a [rows, depth] times b [depth, 16]. Steps are elements a row. */
+enum { OD_PANEL = 16 };
+typedef struct {
+  const float *a, *b;
+  float *out;
+  size_t a_step, b_step, out_step;
+  uint32_t rows, depth;
+} od_product;
+
 typedef struct {
   const char *name;
   int (*supported)(void);
@@ -132,6 +142,8 @@ typedef struct {
   void (*dense)(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                 const od_range *ranges, size_t range_count, const float *initial, uint32_t relu,
                 float *out, size_t out_step, const od_dense_scratch *scratch);
+  void (*product)(const od_product *product);
+  const od_vectors *vectors; /* loops of other operators */
 } od_kernels;
 
 /* Codes are quantised to 127 steps; below this largest magnitude a row counts as zero, because

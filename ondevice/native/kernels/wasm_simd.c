@@ -83,14 +83,12 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "q8_sizes.h"
 #include "gather_body.h"
 #include "dense_body.h"
+#include "product_body.h"
 
-#define GATHER gather
-#define DENSE dense
-#define SUPPORTED od_cpu_any /* or the module would not have been compiled */
+#define KERNELS od_cpu_any, gather, dense, product, &od_vectors_portable
 #else
-#define GATHER NULL
-#define DENSE NULL
-#define SUPPORTED od_cpu_none
+#define KERNELS od_cpu_none, NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_wasm_simd = {"wasm-simd", SUPPORTED, GATHER, DENSE};
+/* Supported wherever it is compiled: an engine without vectors refuses the whole module. */
+const od_kernels od_kernels_wasm_simd = {"wasm-simd", KERNELS};

@@ -29,6 +29,7 @@ const STATUS = [null, InputError, FileFormatError, UnsupportedError, MemoryError
 const RAW = { missing: 0, text: 1, integer: 2, number: 3, boolean: 4 };
 const RAW_BYTES = 16; // of an od_raw_value: type, size, value
 const SPARE_BYTES = 16 << 20; // a closed model's memory up to this size serves the next model
+const FIRST_SIZE = 8; // of a free axis, until a request says another
 const MOST_SIZES = 16; // variants of a model of free axes, before memory starts again
 const TWO_32 = 4294967296;
 
@@ -136,23 +137,18 @@ class Model {
     this.#instance = instance;
     this.#engine = instance.exports;
     this.#memory = instance.exports.memory;
-    let info = null;
     try {
-      this.#open(bytes, []);
-    } catch (error) {
-      info = error instanceof UnsupportedError ? peekInfo(bytes) : null;
-      const free = info === null ? [] : freeAxes(info);
-      if (!free.length) {
-        this.#leave();
-        throw error;
-      }
       try {
-        this.#open(bytes, free.map((name) => [name, 8]));
-      } catch (second) {
-        this.#leave();
-        throw second;
+        this.#open(bytes, []);
+      } catch (error) {
+        const free = error instanceof UnsupportedError ? this.#freeAxes(bytes) : [];
+        if (!free.length) throw error;
+        this.#open(bytes, free.map((name) => [name, FIRST_SIZE]));
+        this.#bytes = bytes.slice();
       }
-      this.#bytes = bytes.slice();
+    } catch (error) {
+      if (this.#engine) this.#leave();
+      throw error;
     }
     this.#names = new Set(this.#inputs.map((item) => item.name));
   }
@@ -175,7 +171,7 @@ class Model {
   /** The file's description, parsed. */
   get info() {
     const engine = this.#use();
-    return JSON.parse(decoder.decode(new Uint8Array(this.#memory.buffer, engine.info(), engine.info_size())));
+    return this.#json(engine.info(), engine.info_size());
   }
 
   /** The kernels in use, such as "wasm-simd". */
@@ -256,6 +252,25 @@ class Model {
     this.#variants = 1;
     this.#sizes = String(sizes);
     this.#describe();
+  }
+
+  /** A description: JSON, then perhaps a zero byte and the arrays that it refers to. */
+  #json(at, size) {
+    const bytes = new Uint8Array(this.#memory.buffer, at, size);
+    const end = bytes.indexOf(0);
+    return JSON.parse(decoder.decode(end < 0 ? bytes : bytes.subarray(0, end)));
+  }
+
+  /** Names of the axes, beside the rows, whose sizes a file leaves free. */
+  #freeAxes(bytes) {
+    const engine = this.#engine;
+    engine.reset();
+    const place = engine.allocate(bytes.length);
+    new Uint8Array(this.#memory.buffer).set(bytes, place);
+    this.#check(this.#call(() => engine.describe(place, bytes.length)));
+    const { inputs } = this.#json(engine.described(), engine.described_size());
+    const named = inputs.flatMap((item) => item.shape.slice(1).filter((axis) => typeof axis === "string"));
+    return [...new Set(named)];
   }
 
   #sizeList(sizes) {
@@ -592,20 +607,4 @@ function integerFault(value) {
   if (typeof value === "bigint") return `${value} does not fit 64 bits`;
   if (typeof value === "number") return `expected an integer, got ${value}`;
   return `expected an integer (Number or BigInt), got ${kindOf(value)}`;
-}
-
-/** The description of a file that the engine did not open: the JSON of a safetensors header. */
-function peekInfo(bytes) {
-  try {
-    const size = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
-    const header = JSON.parse(decoder.decode(bytes.subarray(8, 8 + size)));
-    return JSON.parse(header.__metadata__.info);
-  } catch {
-    return null;
-  }
-}
-
-function freeAxes(info) {
-  const named = info.inputs.flatMap((item) => item.shape.slice(1).filter((axis) => typeof axis === "string"));
-  return [...new Set(named)];
 }

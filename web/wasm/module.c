@@ -2,7 +2,7 @@
  *
  * Memory is handed out upwards and never taken back one by one: the instance goes, or starts again
  * by reset(). A request's arrays lie above everything else, from `top` on. */
-#include "core/base.h"
+#include "core/container.h"
 #include "ondevice_features.h"
 
 #define EXPORT(name) __attribute__((export_name(name)))
@@ -76,6 +76,26 @@ EXPORT("resize") int32_t resize(const od_axis_size *sizes, uint32_t count) {
   od_status status = od_open_again(model, &options, &model, &error);
   return status == OD_OK ? (int32_t)open_session() : (int32_t)status;
 }
+
+static const char *described;
+static size_t described_size;
+
+/* Find the description of a file that was not opened, such as one of free axes. */
+EXPORT("describe") int32_t describe(const uint8_t *data, uint32_t size) {
+  od_arena arena = {&allocator, NULL};
+  od_container file;
+  od_status status = od_container_open(data, size, &arena, &file, &error);
+  if (status != OD_OK) return (int32_t)status;
+  const od_json *text = od_json_member(file.metadata, "info"); /* format versions 1 and 2 */
+  if (!text || text->kind != OD_J_TEXT)
+    return (int32_t)od_container_text(&file, "ondevice.info", &arena, &described, &described_size,
+                                      &error);
+  described = text->text;
+  described_size = text->size;
+  return OD_OK;
+}
+EXPORT("described") const char *description(void) { return described; }
+EXPORT("described_size") uint32_t description_size(void) { return (uint32_t)described_size; }
 
 EXPORT("kernels") const char *kernels(void) { return od_kernels_in_use(model); }
 

@@ -181,9 +181,9 @@ def test_several_labels_have_targets_of_their_own():
         for part in (SPLITS.train, SPLITS.validation, SPLITS.test)
     ]
     splits = Splits(*logs)
-    targets = teachers(
-        splits=splits, build=lambda: make_model(labels=("click", "skip"))
-    ).targets(progress=False)
+    targets = teachers(splits=splits, build=lambda: make_model(labels=("click", "skip"))).targets(
+        progress=False
+    )
     assert targets.shape == (3000, 2)
     said = (targets - 0.4 * splits.train.labels) / 0.6
     assert np.corrcoef(said.T)[0, 1] < -0.9

@@ -118,6 +118,8 @@ def _check_lookup(where: str, node: Node, tables: dict[str, RecordLayout]) -> No
             f"{where}: table {node.table!r} is {layout.rows} x {layout.dim}, "
             f"its lookup expects {expected[0]} x {expected[1]}"
         )
+    if node.lookup.retrieval is not None:
+        layout.check_cells(node.lookup.retrieval.bits)
 
 
 def _node(item: Any) -> Node:

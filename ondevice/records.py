@@ -114,6 +114,19 @@ class RecordLayout:
         """Size of the index."""
         return -(-self.rows // self.group_rows) * GROUP_BYTES if self.width_step else 0
 
+    def check_cells(self, bits: int) -> None:
+        """Check that rows can be cells of a retrieval structure: whole rows of codes of `bits`.
+
+        Raises:
+            FileFormatError: they cannot.
+        """
+        whole = not self.width_step and self.width_base == self.dim
+        if not whole or self.scale_axis != "column" or BITS[self.codec] != bits:
+            raise FileFormatError(
+                f"cells must be whole rows of codes of {bits} bits with column scales, got "
+                f"{self.codec} with scale axis {self.scale_axis!r}"
+            )
+
     def _value_bits(self, count: int) -> int:
         bits = count * BITS[self.codec]
         return -(-bits // 8) * 8 if self.width_bits is None else bits
@@ -228,6 +241,26 @@ class RecordTable:
             out *= self.scales
         out[np.arange(layout.dim) >= widths[:, None]] = 0
         return out.reshape(*rows.shape, layout.dim)
+
+    def read_sums(self, rows: npt.NDArray[np.int64]) -> FloatArray:
+        """Sums of the codes of rows, column by column modulo 2**bits, dequantised.
+
+        The table must be one that `check_cells` accepts.
+
+        Args:
+            rows: int64 [..., n], all in range.
+
+        Returns:
+            float32 [..., dim].
+        """
+        unit = BITS[self.layout.codec]
+        columns = np.arange(self.layout.dim) * unit
+        places = (rows * self.layout.base_bits)[..., None] + columns
+        pairs = self.records[places // 8] | self.records[places // 8 + 1].astype(np.uint16) << 8
+        codes = (pairs >> (places % 8).astype(np.uint16)).astype(np.uint8)
+        # whatever is above a code's bits is shifted out, and so are the carries of the sum
+        sums = codes.sum(axis=-2, dtype=np.uint8) << np.uint8(8 - unit)
+        return (sums.view(np.int8) >> np.int8(8 - unit)).astype(np.float32) * self.scales
 
     def _locate(
         self, rows: npt.NDArray[np.int64]

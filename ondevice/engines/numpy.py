@@ -44,7 +44,9 @@ class NumpyEngine:
         for node in plan.nodes:
             read = [values[name] for name in node.inputs]
             if node.lookup is not None and node.table is not None:
-                out = look_up(node.lookup, read[0], tables[node.table].read)
+                table = tables[node.table]
+                read_rows = table.read if node.lookup.retrieval is None else table.read_sums
+                out = look_up(node.lookup, read[0], read_rows)
             elif node.op == DENSE:
                 out = self._layers[node.outputs[0]](read[0])
             else:

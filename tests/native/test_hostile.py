@@ -6,7 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
-from support.native import write_hybrids, write_narrow
+from support.native import write_hybrids, write_model, write_narrow
+from support.retrieval import random_structure
 from support.runtime import write_small_model
 
 import ondevice
@@ -84,13 +85,17 @@ STRANGE = [0, -1, 1, 2, 15, 63, 64, 2**31 - 1, 2**31, 2**32, 2**63, 2**64, 1.5, 
            None, True, [], {}, [0] * 9, "batch"]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["small", "hybrids"])
+@pytest.mark.parametrize("kind", ["small", "hybrids", "retrieval"])
 def test_plans_of_a_hostile_author(kind, small, tmp_path):
     """Right checksums around every value of the plan made strange: no crash, no wrong type."""
     data, ids = small[0], IDS
     if kind == "hybrids":
         ids = write_hybrids(tmp_path / "hybrids.odm")
         data = (tmp_path / "hybrids.odm").read_bytes()
+    if kind == "retrieval":
+        built, known, *_ = random_structure("q4", 3, 20, bits=4)
+        write_model(tmp_path / "r.odm", {"a": built.spec}, {"a": built.table}, [], {}, ["a.vector"])
+        data, ids = (tmp_path / "r.odm").read_bytes(), {"a": known}
     plan = {}
     rewritten(data, plan.update)  # reads it
     length = int.from_bytes(data[:8], "little")

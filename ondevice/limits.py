@@ -12,6 +12,12 @@ MAX_ROWS = 2**31 - 1
 # Values of an embedding row.
 MAX_DIM = 1024
 
+# Sections of a table: consecutive rows with a codec of their own. A lookup searches them in order.
+MAX_SECTIONS = 16
+
+# Bits of a code with fitted levels: a codebook takes 4 * 2**bits bytes a column.
+MAX_LEVEL_BITS = 4
+
 # Rows that one ID reads: a code of 64 bits has at most one block a bit. The C kernels keep them on
 # the stack.
 MAX_BLOCKS = 64

@@ -30,13 +30,13 @@ class PackedTable:
         source: the float table.
         codec: how a value is stored.
         widths: how many dimensions of each row are stored [rows], or None when rows are whole.
-        column_scales: float32 [dim]; None where rows have scales, or the codec has none.
+        table_scales: what `quantise_rows` needs, see `Survey.scales`.
     """
 
     source: TableSource
     codec: Codec
     widths: npt.NDArray[np.integer] | None
-    column_scales: FloatArray | None
+    table_scales: FloatArray | None
 
     @property
     def rows(self) -> int:
@@ -53,7 +53,19 @@ class PackedTable:
         """See StoredTable."""
         if self.codec in FLOAT_CODECS:
             return None
-        return "row" if self.column_scales is None else "column"
+        if self.table_scales is None:
+            return "row"
+        return "column" if self.table_scales.ndim == 1 else "levels"
+
+    @property
+    def column_scales(self) -> FloatArray | None:
+        """See StoredTable."""
+        return self.table_scales if self.scale_axis == "column" else None
+
+    @property
+    def levels(self) -> FloatArray | None:
+        """See StoredTable."""
+        return self.table_scales if self.scale_axis == "levels" else None
 
     @property
     def parts(self) -> tuple[PackedTable]:
@@ -66,14 +78,14 @@ class PackedTable:
         for values in self.source.chunks():
             stop = start + len(values)
             widths = None if self.widths is None else self.widths[start:stop]
-            yield quantise_rows(values, self.codec, widths, self.column_scales)
+            yield quantise_rows(values, self.codec, widths, self.table_scales)
             start = stop
 
     def read(self, rows: IntArray) -> FloatArray:
         """Rows as a file gives them back: int64 [n], all in range -> float32 [n, dim]."""
         widths = None if self.widths is None else self.widths[rows]
         values = self.source.read(rows)
-        return quantise_rows(values, self.codec, widths, self.column_scales).dequantise()
+        return quantise_rows(values, self.codec, widths, self.table_scales).dequantise()
 
 
 def pack_table(source: TableSource, codec: Codec, widths: npt.ArrayLike | None) -> PackedTable:
@@ -94,4 +106,4 @@ def pack_table(source: TableSource, codec: Codec, widths: npt.ArrayLike | None) 
         stop = start + len(values)
         survey.add(values, None if widths is None else widths[start:stop])
         start = stop
-    return PackedTable(source, codec, widths, survey.column_scales(codec))
+    return PackedTable(source, codec, widths, survey.scales(codec))

@@ -101,7 +101,7 @@ static od_status read_residues(const od_inference *f, const od_json *list, od_lo
 
 static int fits_cells(const od_table *table, int64_t bits) {
   return od_codecs[table->codec].scaled && (int64_t)table->bits == bits && !table->width_step &&
-         table->width_base == table->dim && table->scale == OD_SCALE_COLUMN;
+         table->width_base == table->dim && table->scale != OD_SCALE_ROW;
 }
 
 static od_status read_retrieval(const od_inference *f, const od_json *item, int64_t rows,
@@ -119,7 +119,7 @@ static od_status read_retrieval(const od_inference *f, const od_json *item, int6
     return bad_lookup(f, "the last row is for unknown IDs where there are fingerprints");
   if (hashes * window > cells) return bad_lookup(f, "its windows do not fit the cells");
   if (!fits_cells(lookup->table, bits))
-    return bad_lookup(f, "cells must be whole rows of codes of its bits with column scales");
+    return bad_lookup(f, "cells must be whole rows of codes of its bits with column scales or levels");
   od_retrieval *r = lookup->retrieval = od_take(&f->model->arena, 1, sizeof *r);
   if (!r) return no_memory(f);
   r->hashes = (uint32_t)hashes, r->window = (uint32_t)window;
@@ -257,7 +257,8 @@ static od_status read_lookup(const od_inference *f, const od_json *item, const c
   if (lookup->has_padding) lookup->special |= OD_SPECIAL_PADDING;
   if (lookup->residues || lookup->retrieval || lookup->head || lookup->fuse == OD_FUSE_MUL || lookup->pooling)
     lookup->special |= OD_SPECIAL_RARE;
-  lookup->fuse_as = lookup->special & OD_SPECIAL_RARE ? OD_FUSE_RARE : lookup->table->codec;
+  int rare = (lookup->special & OD_SPECIAL_RARE) || lookup->table->scale == OD_SCALE_LEVELS;
+  lookup->fuse_as = rare ? OD_FUSE_RARE : lookup->table->codec;
   return OD_OK;
 }
 

@@ -21,8 +21,11 @@ static od_status read_codec(od_planner *p, const od_json *item, od_table *table)
   if (axis->kind == OD_J_TEXT && od_equal(axis->text, "row")) table->scale = OD_SCALE_ROW;
   else if (axis->kind == OD_J_TEXT && od_equal(axis->text, "column"))
     table->scale = OD_SCALE_COLUMN;
+  else if (axis->kind == OD_J_TEXT && od_equal(axis->text, "levels"))
+    table->scale = OD_SCALE_LEVELS;
   else if (axis->kind != OD_J_NULL) return bad_table(p, item->key, "unknown scale axis");
-  if ((table->scale != OD_SCALE_NONE) != od_codecs[table->codec].scaled)
+  if ((table->scale != OD_SCALE_NONE) != od_codecs[table->codec].scaled ||
+      (table->scale == OD_SCALE_LEVELS && od_codecs[table->codec].bits > OD_MAX_LEVEL_BITS))
     return bad_table(p, item->key, "codec and scale axis do not fit each other");
   return OD_OK;
 }
@@ -52,7 +55,7 @@ static od_status read_layout(od_planner *p, const od_json *item, od_table *table
   OD_CHECK(read_codec(p, item, table));
   OD_CHECK(read_sizes(p, item, table));
   uint32_t base = table->width_base, step = table->width_step;
-  if (!width_bits && (table->codec == OD_CODEC_Q2 ||
+  if (!width_bits && (table->codec >= OD_CODEC_Q3 || table->scale == OD_SCALE_LEVELS ||
                       (table->codec == OD_CODEC_Q4 && step && ((step | base) & 1))))
     return bad_table(p, item->key, "rows of version 1 grow by whole bytes");
   if (width_bits && (!od_json_int(width_bits, 0, 4, &bits) || bits == 3 || !bits != !step))
@@ -93,11 +96,12 @@ static od_status read_table(od_planner *p, const od_json *item, od_table *table)
   } else if (table->payload != ((uint64_t)table->rows * table->base_bits + 7) / 8) {
     return bad_table(p, table->name, "its records have a wrong size");
   }
-  if (table->scale == OD_SCALE_COLUMN) {
+  if (table->scale == OD_SCALE_COLUMN || table->scale == OD_SCALE_LEVELS) {
+    uint32_t bits = table->scale == OD_SCALE_LEVELS ? od_codecs[table->codec].bits : 0;
     const uint8_t *scales;
     OD_CHECK(table_part(p, table, ".scales", OD_F32, &scales, &bytes));
-    if (bytes != (uint64_t)table->dim * 4)
-      return bad_table(p, table->name, "its column scales have a wrong size");
+    if (bytes != ((uint64_t)table->dim << bits) * 4)
+      return bad_table(p, table->name, "its column scales or levels have a wrong size");
     table->scales = (const float *)(const void *)scales;
   }
   return OD_OK;

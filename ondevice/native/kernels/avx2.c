@@ -33,10 +33,10 @@ OD_INLINE vf vf_load_q8(const uint8_t *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 OD_INLINE vf vf_codes(uint64_t bits, int size) {
-  __m256i up2 = _mm256_setr_epi32(30, 28, 26, 24, 22, 20, 18, 16);
-  __m256i up4 = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
   __m256i words = _mm256_set1_epi32((int)(uint32_t)bits);
-  __m256i codes = _mm256_sllv_epi32(words, size == 4 ? up4 : up2); /* to the top of the lanes */
+  __m256i up = _mm256_setr_epi32(32 - size, 32 - 2 * size, 32 - 3 * size, 32 - 4 * size,
+                                 32 - 5 * size, 32 - 6 * size, 32 - 7 * size, 32 - 8 * size);
+  __m256i codes = _mm256_sllv_epi32(words, up); /* to the top of the lanes */
   return _mm256_cvtepi32_ps(_mm256_srai_epi32(codes, 32 - size));
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {

@@ -51,6 +51,27 @@ OD_INLINE uint64_t bits_from(const uint8_t *at, uint32_t shift, uint32_t count) 
   return count <= 56 ? bits : bits | (uint64_t)at[8] << 1 << (63 - shift);
 }
 
+/* The same from a bit on that need not lie in the first byte. */
+OD_INLINE uint64_t code_bits(const uint8_t *at, uint32_t bit, uint32_t count) {
+  return bits_from(at + (bit >> 3), bit & 7, count);
+}
+
+/* Values [column, column + VW) of one record, by the codebooks of their columns. */
+static __attribute__((noinline)) vf level_part(const entry *e, const od_table *table,
+                                               uint32_t column) {
+  static const uint8_t sizes[] = {[OD_CODEC_Q4] = 4, [OD_CODEC_Q3] = 3, [OD_CODEC_Q2] = 2, [OD_CODEC_Q1] = 1};
+  if (e->width <= column) return vf_set1(0);
+  uint32_t size = sizes[table->codec], left = e->width - column;
+  uint64_t codes = code_bits(e->at, e->row + size * column, VW * size);
+  const float *levels = table->scales + ((size_t)column << size);
+  float lanes[VW];
+  for (uint32_t i = 0; i < VW; i++) {
+    lanes[i] = i < left ? levels[(size_t)i << size | (codes & ((1u << size) - 1))] : 0;
+    codes >>= size;
+  }
+  return vf_load(lanes);
+}
+
 /* Values [column, column + VW) of one record. */
 OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column, od_codec codec) {
   if (column && e->width <= column) return vf_set1(0);
@@ -61,8 +82,12 @@ OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column,
     part = vf_codes(od_load64(values + column / 2), 4);
   else if (codec == OD_CODEC_Q4)
     part = vf_codes(bits_from(values + column / 2, e->row, VW * 4), 4);
+  else if (codec == OD_CODEC_Q3)
+    part = vf_codes(code_bits(values, e->row + 3 * column, VW * 3), 3);
   else if (codec == OD_CODEC_Q2)
     part = vf_codes(bits_from(values + column / 4, e->row, VW * 2), 2);
+  else if (codec == OD_CODEC_Q1)
+    part = vf_codes(code_bits(values, e->row + column, VW), 1);
   else if (codec == OD_CODEC_F16) part = vf_load_f16(values + 2 * (size_t)column);
   else part = vf_load((const float *)(const void *)(values + 4 * (size_t)column));
   if (table->scale == OD_SCALE_ROW)
@@ -96,7 +121,9 @@ static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entri
     float *to = j->out + column;
     vf value = vf_set1(product ? 1 : 0);
     for (uint32_t b = 0; b < j->count; b++) {
-      vf part = record_part(entries + b, table, column, table->codec);
+      vf part = table->scale == OD_SCALE_LEVELS
+                    ? level_part(entries + b, table, column)
+                    : record_part(entries + b, table, column, table->codec);
       value = product ? vf_mul(value, part) : vf_add(value, part);
     }
     if (lookup->fuse == OD_FUSE_MEAN && j->count > 1) /* an ID of the head has one row */
@@ -152,7 +179,7 @@ static void flush(gather_state *state) {
       case OD_CODEC_Q2: fuse(j, e, OD_CODEC_Q2); break;
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
       case OD_CODEC_F32: fuse(j, e, OD_CODEC_F32); break;
-      default: fuse_rare(j, e, state->scales[i]); break;
+      default: fuse_rare(j, e, j->lookup->pooling ? state->scales[i] : 1); break;
     }
   }
   state->job_count = state->entry_count = 0;

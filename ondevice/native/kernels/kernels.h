@@ -4,8 +4,17 @@
 
 #include "core/base.h"
 
-typedef enum { OD_CODEC_F32, OD_CODEC_F16, OD_CODEC_Q8, OD_CODEC_Q4, OD_CODEC_Q2 } od_codec;
-typedef enum { OD_SCALE_NONE, OD_SCALE_ROW, OD_SCALE_COLUMN } od_scale;
+typedef enum {
+  OD_CODEC_F32,
+  OD_CODEC_F16,
+  OD_CODEC_Q8,
+  OD_CODEC_Q4,
+  OD_CODEC_Q3,
+  OD_CODEC_Q2,
+  OD_CODEC_Q1
+} od_codec;
+/* Levels: codes are numbers of the column's levels, which stand in place of the scales. */
+typedef enum { OD_SCALE_NONE, OD_SCALE_ROW, OD_SCALE_COLUMN, OD_SCALE_LEVELS } od_scale;
 typedef enum { OD_FUSE_SUM, OD_FUSE_MEAN, OD_FUSE_CONCAT, OD_FUSE_MUL } od_fuse;
 typedef enum { OD_POOL_NONE, OD_POOL_SUM, OD_POOL_MEAN } od_pooling;
 
@@ -23,7 +32,7 @@ typedef struct {
   const uint8_t *records;
   uint64_t payload; /* bytes of records, without the 64 zero bytes after them */
   const uint8_t *index; /* NULL: all rows have the same width */
-  const float *scales;
+  const float *scales; /* [dim], or levels: [dim][2^bits] */
 } od_table;
 
 typedef struct {

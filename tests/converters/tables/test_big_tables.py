@@ -83,7 +83,7 @@ def test_quantisation_does_not_depend_on_chunks(monkeypatch):
             survey = ondevice.codecs.Survey(*values.shape)
             for start in range(0, len(values), 448):
                 survey.add(values[start : start + 448], None)
-            scales = survey.column_scales(codec, axis)
+            scales = survey.scales(codec, axis)
             parts = [
                 ondevice.codecs.quantise_rows(values[start : start + 448], codec, None, scales)
                 for start in range(0, len(values), 448)

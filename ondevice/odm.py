@@ -149,7 +149,7 @@ def _open_table(container: Container, name: str, layout: RecordLayout) -> Record
     }
     if layout.width_step:
         parts["index"] = container.array(f"table.{name}.index")
-    if layout.scale_axis == "column":
+    if layout.scale_count:
         parts["scales"] = container.array(f"table.{name}.scales")
     for part, dtype in (("records", np.uint8), ("index", np.uint8), ("scales", np.float32)):
         if parts[part].dtype != dtype or parts[part].ndim != 1:

@@ -134,8 +134,8 @@ class RecordLayout:
         whole = not self.width_step and self.width_base == self.dim
         if not whole or self.scale_axis in (None, "row") or BITS[self.codec] != bits:
             raise FileFormatError(
-                f"cells must be whole rows of codes of {bits} bits with column scales or levels, got "
-                f"{self.codec} with scale axis {self.scale_axis!r}"
+                f"cells must be whole rows of codes of {bits} bits with column scales or levels, "
+                f"got {self.codec} with scale axis {self.scale_axis!r}"
             )
 
     def _value_bits(self, count: int) -> int:

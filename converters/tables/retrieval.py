@@ -26,8 +26,8 @@ class RetrievalTable:
 
     Attributes:
         spec: how an ID finds its row.
-        table: codes int8 [cells, dim + fingerprints] with column scales, then the row for unknown
-            IDs where there are fingerprints.
+        table: codes int8 [cells, dim + fingerprints], then the row for unknown IDs where there
+            are fingerprints; a fingerprint's value is its code.
     """
 
     spec: LookupSpec
@@ -48,7 +48,7 @@ def build_retrieval(
 
     Args:
         ids: int64 [n], distinct 64-bit hashes.
-        rows: their rows [n, dim], integer codes with column scales, none of them cut.
+        rows: their rows [n, dim], integer codes with column scales or levels, none of them cut.
         fingerprint_bits: 0..8, rounded up to whole codes; 2 ** -bits of all other IDs pass for one
             of `ids`, and read the sum of some cells. With 0 all do.
         unknown: codes [dim] of the row that all others read; zeros by default. Without
@@ -100,10 +100,8 @@ def _windows(count: int) -> int:
 
 def _checked_codes(ids: npt.NDArray[np.int64], rows: QuantTable) -> npt.NDArray[np.uint8]:
     """The rows' codes; raises SpecError for what is none, and for duplicates."""
-    if rows.codec not in CODE_RANGE or rows.scale_axis != "column" or rows.widths is not None:
-        raise SpecError(
-            "a retrieval structure holds whole rows of integer codes with column scales"
-        )
+    if rows.codec not in CODE_RANGE or rows.scale_axis == "row" or rows.widths is not None:
+        raise SpecError("cells hold whole rows of integer codes with column scales or levels")
     if ids.shape != (rows.rows,) or ids.dtype != np.int64:
         raise SpecError(f"IDs must be int64 [{rows.rows}], got {ids.dtype} {list(ids.shape)}")
     ordered = np.sort(ids)
@@ -121,7 +119,12 @@ def _table(
         if unknown is not None:
             last[0, : rows.dim] = np.asarray(unknown)
         solved = np.concatenate([solved, last.astype(np.uint8)])
-    up = np.uint8(8 - BITS[rows.codec])
-    signed = (solved << up).view(np.int8) >> up.view(np.int8)
+    bits = BITS[rows.codec]
+    if rows.levels is not None:
+        values = (solved & np.uint8(2**bits - 1)).view(np.int8)
+        numbers = np.tile(np.arange(2**bits, dtype=np.float32), (columns, 1))
+        return replace(rows, values=values, scales=np.concatenate([rows.levels, numbers]))
+    up = np.uint8(8 - bits)
+    values = (solved << up).view(np.int8) >> up.view(np.int8)
     scales = np.concatenate([np.asarray(rows.scales, np.float32), np.ones(columns, np.float32)])
-    return replace(rows, values=signed, scales=scales)
+    return replace(rows, values=values, scales=scales)

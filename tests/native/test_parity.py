@@ -380,11 +380,15 @@ def test_golden_retrieval(case, tmp_path):
 
 
 @pytest.mark.parametrize("dim", [1, 2, 7, 16, 33, 100])
-@pytest.mark.parametrize(("codec", "bits"), [("q2", 3), ("q4", 0), ("q4", 8), ("q8", 8)])
-def test_retrieval_is_the_same_bit_by_bit(codec, bits, dim, tmp_path):
+@pytest.mark.parametrize(
+    ("codec", "bits", "levels"),
+    [("q2", 3, False), ("q4", 0, False), ("q4", 8, False), ("q8", 8, False), ("q3", 6, False),
+     ("q1", 5, False), ("q4", 4, True), ("q3", 3, True), ("q2", 0, True), ("q1", 8, True)],
+)  # fmt: skip
+def test_retrieval_is_the_same_bit_by_bit(codec, bits, levels, dim, tmp_path):
     """Known, unknown and padding IDs, single and pooled."""
     rng = np.random.default_rng(dim)
-    built, known, *_ = random_structure(codec, dim, 300, bits=bits, seed=dim)
+    built, known, *_ = random_structure(codec, dim, 300, bits=bits, seed=dim, levels=levels)
     for shape, pooling in (((), "none"), ((7,), "sum"), ((7,), "mean")):
         spec = replace(built.spec, pooling=pooling)
         path, shapes = tmp_path / f"{pooling}.odm", {"a": ("batch", *shape)}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ondevice.codecs import CODE_RANGE, QuantTable
+from ondevice.codecs import BITS, CODE_RANGE, QuantTable
 from ondevice.converters.tables.retrieval import build_retrieval
 from ondevice.spec import LookupSpec
 
@@ -25,16 +25,17 @@ def golden(case):
     return LookupSpec.from_json(case["spec"]), table, ids, np.array(case["vectors"], np.float32)
 
 
-def random_structure(codec, dim, count, *, bits, seed=0, padding_id=0):
+def random_structure(codec, dim, count, *, bits, seed=0, padding_id=0, levels=False):
     """A structure of `count` random IDs: itself, the IDs, their vectors and the unknown one's."""
     rng = np.random.default_rng(seed)
-    low, high = CODE_RANGE[codec]
+    low, high = (0, 2 ** BITS[codec] - 1) if levels else CODE_RANGE[codec]
     ids = rng.integers(-(2**63), 2**63, count)
     codes = rng.integers(low, high + 1, (count + 1, dim)).astype(np.int8)
-    scales = rng.normal(size=dim).astype(np.float32)
+    shape = (dim, 2 ** BITS[codec]) if levels else (dim,)
+    scales = rng.normal(size=shape).astype(np.float32)
     rows = QuantTable(codec, codes[:-1], scales)
     built = build_retrieval(
         ids, rows, fingerprint_bits=bits, unknown=codes[-1], padding_id=padding_id
     )
-    vectors = codes.astype(np.float32) * scales
+    vectors = scales[np.arange(dim), codes] if levels else codes.astype(np.float32) * scales
     return built, ids, vectors[:-1], vectors[-1]

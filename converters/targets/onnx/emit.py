@@ -21,6 +21,8 @@ from ondevice.converters.tables.byte_codes import byte_codes, codes_per_byte, pa
 from ondevice.converters.tables.column_blocks import BlockWriter, ColumnBlocks, cut
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.tables.row_arithmetic import (
+    ResidueArithmetic,
+    cell_arithmetic,
     head_arithmetic,
     residue_arithmetic,
     row_arithmetic,
@@ -29,7 +31,7 @@ from ondevice.converters.tables.row_arithmetic import (
 from ondevice.converters.targets.onnx.dense import quantise_dense
 from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
-from ondevice.spec import HIGH_BITS
+from ondevice.spec import HIGH_BITS, Retrieval
 
 METADATA_KEY = "ondevice"
 OPSET = 21
@@ -49,6 +51,7 @@ FUNCTION_NAMES = {
     "full": "TableLookup",
     "binary_code": "BinaryCodeLookup",
     "hash": "HashLookup",
+    "retrieval": "RetrievalLookup",
 }
 
 
@@ -212,16 +215,24 @@ class _Body:
         self._codec = stored.table.codec
         # a row beyond the table, also where its last byte has room for more rows
         self._outside = stored.table.rows + 8 * stored.blocks.shared_bytes
-        values = self._read(self._table_rows(stored.table.rows - 1), stored)
-        if lookup.column_scales is not None:
-            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
-            values = self._op("Mul", values, scales)
-        vectors = self._pool(self._zero_padding(self._fuse(values)))
+        if self.spec.retrieval is not None:
+            fused = self._retrieved(self.spec.retrieval, stored)
+        else:
+            fused = self._read_and_fuse(lookup, stored)
+        vectors = self._pool(self._zero_padding(fused))
         if several:
             vectors = self._op("Reshape", vectors, self._constant([0, -1]))
         self.output = vectors
         self.output.name = "vectors"
         self.key = f"{len(self.inputs)},{len(self._tables)}:" + ";".join(self._signature)
+
+    def _read_and_fuse(self, lookup: PackedLookup, stored: _StoredTable) -> ir.Value:
+        """Vectors of all schemes but retrieval: the rows of the IDs, fused."""
+        values = self._read(self._table_rows(stored.table.rows - 1), stored)
+        if lookup.column_scales is not None:
+            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
+            values = self._op("Mul", values, scales)
+        return self._fuse(values)
 
     def function(self, name: str) -> ir.Function:
         graph = ir.Graph(
@@ -287,8 +298,11 @@ class _Body:
         )
 
     def _hash_rows(self, zero_row: int) -> ir.Value:
-        """Rows of hashes. Mod of int64 has the sign of the modulus: it is floored."""
-        numbers = residue_arithmetic(self.specs, zero_row, self._starts)
+        """Rows of hashes."""
+        return self._residues(residue_arithmetic(self.specs, zero_row, self._starts))
+
+    def _residues(self, numbers: ResidueArithmetic) -> ir.Value:
+        """IDs [...] to rows [..., residues]. Mod of int64 has the sign of the modulus: floored."""
         code = self._op("Unsqueeze", self.ids, self._constant([-1]))
         if numbers.high or (numbers.multipliers != 1).any():
             code = self._cast(code, ir.DataType.UINT64)
@@ -303,6 +317,51 @@ class _Body:
             rows = self._op("Div", rows, self._constant(squeeze_single_input(numbers.divisors)))
         offsets = squeeze_single_input(numbers.offsets)
         return self._op("Add", rows, self._constant(offsets)) if offsets.any() else rows
+
+    def _retrieved(self, cells: Retrieval, stored: _StoredTable) -> ir.Value:
+        """Rows float32 [..., dim] of a retrieval structure: sums of codes, unless unknown.
+
+        Codes are whole numbers in float32, so their sums and differences are exact.
+        """
+        spec = self.spec
+        numbers = self._residues(cell_arithmetic(spec))
+        places = self._op(
+            "Add",
+            self._columns(numbers, 0, cells.hashes),
+            self._columns(numbers, cells.hashes, cells.hashes + 1),
+        )
+        codes = self._read_codes(places, stored)
+        total = self._op("ReduceSum", codes, self._constant([-2]), keepdims=0)
+        row = self._columns(total, 0, spec.dim) if cells.fingerprints else total
+        half = self._constant(2 ** (cells.bits - 1), np.float32)
+        row = self._op("Sub", self._modulo(self._op("Add", row, half), cells.bits), half)
+        if cells.fingerprints:
+            expected = self._columns(numbers, cells.hashes + 1, len(spec.retrieval_residues()))
+            found = self._columns(total, spec.dim, spec.row_dim)
+            difference = self._op("Sub", found, self._cast(expected, ir.DataType.FLOAT))
+            wrong = self._op(
+                "ReduceMax", self._modulo(difference, cells.bits), self._constant([-1]), keepdims=1
+            )
+            unknown = self._op("Greater", wrong, self._constant(0.0, np.float32))
+            place = self._constant(np.full((1,) * (self.rank + 1), spec.oov_row))
+            last = self._read_codes(place, stored)
+            last = self._op("Squeeze", self._columns(last, 0, spec.dim), self._constant([-2]))
+            row = self._op("Where", unknown, last, row)
+        scales = self._tables[-1]
+        if cells.fingerprints:
+            scales = self._columns(scales, 0, spec.dim)
+        return self._op("Mul", row, scales)
+
+    def _modulo(self, values: ir.Value, bits: int) -> ir.Value:
+        """Whole numbers float32 modulo 2**bits: 0..2**bits-1."""
+        size = self._constant(2**bits, np.float32)
+        share = self._op("Mul", values, self._constant(2.0**-bits, np.float32))
+        return self._op("Sub", values, self._op("Mul", self._op("Floor", share), size))
+
+    def _columns(self, values: ir.Value, start: int, stop: int) -> ir.Value:
+        """Entries start..stop-1 of the last axis."""
+        bounds = (self._constant([place]) for place in (start, stop))
+        return self._op("Slice", values, *bounds, self._constant([-1]))
 
     def _code_rows(self, zero_row: int) -> ir.Value:
         """Rows of binary codes."""
@@ -365,13 +424,7 @@ class _Body:
             if codes_of_byte is not None and parts.shared_bytes:
                 values.append(self._read_shared(source, place, codes_of_byte, table))
                 continue
-            codes = self._op("Gather", source, place, axis=0)
-            if codes_of_byte is not None:
-                values.append(self._unpack(codes, codes_of_byte, block.columns))
-            else:
-                values.append(
-                    codes if table.codec == "f32" else self._cast(codes, ir.DataType.FLOAT)
-                )
+            values.append(self._read_block(source, place, codes_of_byte, block.columns))
         joined = values[0] if len(values) == 1 else self._op("Concat", *values, axis=-1)
         if scales is None:
             return joined
@@ -379,6 +432,23 @@ class _Body:
             scales = self._cast(self._op("Gather", scales, rows, axis=0), ir.DataType.FLOAT)
             scales = self._op("Unsqueeze", scales, self._constant([-1]))
         return self._op("Mul", joined, scales)
+
+    def _read_block(
+        self, source: ir.Value, rows: ir.Value, codes_of_byte: ir.Value | None, columns: int
+    ) -> ir.Value:
+        """Values float32 [..., columns] of a block without scales, whose rows are whole bytes."""
+        codes = self._op("Gather", source, rows, axis=0)
+        if codes_of_byte is not None:
+            return self._unpack(codes, codes_of_byte, columns)
+        return codes if self._codec == "f32" else self._cast(codes, ir.DataType.FLOAT)
+
+    def _read_codes(self, rows: ir.Value, stored: _StoredTable) -> ir.Value:
+        """Codes float32 [..., n, row_dim] of the cells [..., n] of a retrieval structure."""
+        table, source = stored.table, self._tables[0]
+        codes_of_byte = self._tables[1] if table.codec in NARROW_CODECS else None
+        if codes_of_byte is not None and stored.blocks.shared_bytes:
+            return self._read_shared(source, rows, codes_of_byte, table)
+        return self._read_block(source, rows, codes_of_byte, table.dim)
 
     def _read_shared(
         self, block: ir.Value, rows: ir.Value, codes_of_byte: ir.Value, table: StoredTable

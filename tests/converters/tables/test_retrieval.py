@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.retrieval import CASES, case_name, golden, random_structure
 
-from ondevice.codecs import quantise
+from ondevice.codecs import BITS, quantise
 from ondevice.converters.tables import retrieval
 from ondevice.converters.tables.peeling import Cells, peel, solve
 from ondevice.converters.tables.retrieval import build_retrieval
@@ -27,18 +27,25 @@ def test_golden_vectors(case):
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100, 3000])
-@pytest.mark.parametrize(("codec", "bits"), [("q4", 0), ("q4", 4), ("q4", 5), ("q2", 1), ("q8", 8)])
-def test_every_id_reads_its_row(count, codec, bits):
-    built, ids, vectors, unknown = random_structure(codec, 3, count, bits=bits, seed=count)
+@pytest.mark.parametrize("levels", [False, True])
+@pytest.mark.parametrize(
+    ("codec", "bits"),
+    [("q4", 0), ("q4", 4), ("q4", 5), ("q3", 4), ("q2", 1), ("q1", 3), ("q1", 0), ("q8", 8)],
+)
+def test_every_id_reads_its_row(count, codec, bits, levels):
+    levels = levels and codec != "q8"
+    built, ids, vectors, unknown = random_structure(
+        codec, 3, count, bits=bits, seed=count, levels=levels
+    )
     read = pack_records(built.table).read_sums
     np.testing.assert_array_equal(look_up(built.spec, ids, read), vectors)
     np.testing.assert_array_equal(look_up(built.spec, np.array([0]), read), np.zeros((1, 3)))
     others = np.random.default_rng(99).integers(-(2**63), 2**63, 20_000)
     known = (look_up(built.spec, others, read) != unknown).any(axis=-1).mean()
-    width = {"q2": 2, "q4": 4, "q8": 8}[codec]
+    width = BITS[codec]
     expected = 2.0 ** -(width * -(-bits // width)) if bits else 1.0
-    # a stranger's row may equal that of unknown IDs: 64 codes at least
-    assert abs(known - expected) < 0.02 + 0.3 * expected * (codec == "q2")
+    # a stranger's row is that of unknown IDs by chance, one of 2**(3 * width)
+    assert abs(known - expected * (1 - 0.5 ** (3 * width))) < 0.02
 
 
 def test_cells_for_an_id():

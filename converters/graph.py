@@ -29,12 +29,15 @@ class CapturedLookup:
         spec: how IDs become rows.
         table: name of the source module's parameter, also the table's name in every target.
         widths: uint8 or uint16 [rows], how many dimensions of each row are stored; or None.
+        scales: of a retrieval structure, whose table holds codes: what their sums are multiplied
+            by [row_dim], or levels that they count to [row_dim, 2**bits]; otherwise None.
     """
 
     node: ir.Node
     spec: LookupSpec
     table: str
     widths: npt.NDArray[np.integer] | None
+    scales: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,12 @@ from ondevice.converters.graph import (
     PackedModel,
 )
 from ondevice.converters.initializers import drop_unused_initializers
-from ondevice.converters.tables.packed_table import PackedTable, pack_table
+from ondevice.converters.tables.packed_table import (
+    CODEC_OF_BITS,
+    CellTable,
+    PackedTable,
+    pack_table,
+)
 from ondevice.errors import SpecError
 
 # The key for the codec of all tables that have no key, and their codec where this key is missing.
@@ -89,6 +94,11 @@ def _packed(captured: CapturedModel, name: str, codec: Codec) -> PackedTable:
         actual, expected = [table.rows, table.dim], [lookup.spec.rows, lookup.spec.row_dim]
         if actual != expected:
             raise SpecError(f"table {name!r}: expected shape {expected}, got {actual}")
+    if (cells := lookups[0].spec.retrieval) is not None:
+        scales = lookups[0].scales
+        if scales is None:
+            raise SpecError(f"table {name!r}: the cells of a retrieval structure have no scales")
+        return CellTable(table, CODEC_OF_BITS[cells.bits], None, scales)
     try:
         return pack_table(table, codec, _shared_widths(lookups))
     except SpecError as error:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import (
+    BITS,
+    CODE_RANGE,
     FLOAT_CODECS,
     Codec,
     FloatArray,
@@ -20,6 +22,8 @@ from ondevice.codecs import (
     quantise_rows,
 )
 from ondevice.converters.tables.table_source import TableSource
+
+CODEC_OF_BITS: dict[int, Codec] = {BITS[codec]: codec for codec in CODE_RANGE}
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,20 @@ class PackedTable:
         widths = None if self.widths is None else self.widths[rows]
         values = self.source.read(rows)
         return quantise_rows(values, self.codec, widths, self.table_scales).dequantise()
+
+
+@dataclass(frozen=True)
+class CellTable(PackedTable):
+    """The cells of a retrieval structure: the source holds codes, whole numbers in float32."""
+
+    def chunks(self) -> Iterator[QuantTable]:
+        """See TablePart."""
+        for codes in self.source.chunks():
+            yield QuantTable(self.codec, codes.astype(np.int8), self.table_scales)
+
+    def read(self, rows: IntArray) -> FloatArray:
+        """Codes of some cells: int64 [n], all in range -> float32 [n, row_dim]."""
+        return self.source.read(rows)
 
 
 def pack_table(source: TableSource, codec: Codec, widths: npt.ArrayLike | None) -> PackedTable:

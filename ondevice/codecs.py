@@ -64,8 +64,8 @@ class TablePart(Protocol):
         """The rows in order, in tables of `chunk_rows(dim)` rows; the last one may be shorter."""
 
 
-class StoredTable(Protocol):
-    """A quantised table as a writer of files sees it, whether or not it is in memory."""
+class StoredSection(Protocol):
+    """Rows of one codec as a writer of files sees them, whether or not they are in memory."""
 
     @property
     def codec(self) -> Codec:
@@ -98,6 +98,25 @@ class StoredTable(Protocol):
     @property
     def parts(self) -> tuple[TablePart, ...]:
         """The parts whose rows, in order, are the table's; for most tables, the table itself."""
+
+
+class StoredTable(Protocol):
+    """A quantised table as a writer of files sees it."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a whole row."""
+
+    @property
+    def sections(self) -> tuple[StoredSection, ...]:
+        """Consecutive rows, each of one codec; of most tables, all rows.
+
+        A section may be narrower than the table; the values that it lacks are zero.
+        """
 
 
 def value_dtype(codec: Codec) -> np.dtype[Any]:
@@ -166,6 +185,11 @@ class QuantTable:
 
     @property
     def parts(self) -> tuple[QuantTable]:
+        """See `StoredSection`."""
+        return (self,)
+
+    @property
+    def sections(self) -> tuple[QuantTable]:
         """See `StoredTable`."""
         return (self,)
 

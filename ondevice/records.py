@@ -24,7 +24,7 @@ from ondevice.codecs import (
     FloatArray,
     QuantTable,
     ScaleAxis,
-    StoredTable,
+    StoredSection,
 )
 from ondevice.container import Reserved
 from ondevice.errors import FileFormatError, SpecError
@@ -330,7 +330,7 @@ def pack_records(table: QuantTable) -> RecordTable:
     return RecordTable(stream.layout, records, stream.index, stream.scales)
 
 
-def stream_records(table: StoredTable) -> RecordStream:
+def stream_records(table: StoredSection) -> RecordStream:
     """Store a quantised table as records, in the layout that takes the fewest bytes.
 
     Kept widths are rounded up to what the layout's width codes can express.
@@ -348,7 +348,7 @@ def stream_records(table: StoredTable) -> RecordStream:
     return RecordStream(layout, records, index, _stored_scales(table))
 
 
-def _stored_scales(table: StoredTable) -> FloatArray:
+def _stored_scales(table: StoredSection) -> FloatArray:
     """What stands beside the records: column scales, levels, or nothing; one dimension."""
     for scales in (table.column_scales, table.levels):
         if scales is not None:
@@ -356,7 +356,7 @@ def _stored_scales(table: StoredTable) -> FloatArray:
     return np.empty(0, np.float32)
 
 
-def _choose_layout(table: StoredTable) -> RecordLayout:
+def _choose_layout(table: StoredSection) -> RecordLayout:
     """The layout of least bytes: whole rows, or any size of width code."""
     counts = np.zeros(table.dim + 1, dtype=np.int64)
     if table.widths is None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.native import dense_node, random_table, write_model
+from support.native import dense_node, random_sections, random_table, write_model
 from support.retrieval import CASES, case_name, golden, random_structure
 from support.runtime import write_small_model
 
@@ -99,17 +99,21 @@ def lookup_cases(draw):
             padding_id=draw(st.sampled_from([None, 0, -1])),
             head=draw(st.sampled_from([0, 0, 5])),
         )
-    codec = draw(st.sampled_from(CODECS))
-    axis = draw(st.sampled_from(["row", "column"]))
+    sections = spec.rows > 1 and draw(st.booleans())
+    codec = None if sections else draw(st.sampled_from(CODECS))
+    axis = draw(st.sampled_from(["row", "column", "levels"]))
     return spec, codec, axis, draw(st.booleans()), draw(st.integers(0, 2**32 - 1))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=lookup_cases(), rows=st.integers(1, 130), seed=st.integers(0, 999))
 def test_lookups_are_the_same_bit_by_bit(tmp_path_factory, case, rows, seed):
     spec, codec, axis, truncated, table_seed = case
     rng = np.random.default_rng([seed, table_seed])
-    table = random_table(spec, codec, rng, truncated=truncated, axis=axis)
+    if codec is None:
+        table = random_sections(spec, rng, truncated=truncated)
+    else:
+        table = random_table(spec, codec, rng, truncated=truncated, axis=axis)
     path = tmp_path_factory.mktemp("lookup") / "m.odm"
     shapes = [()]
     if spec.padding_id is not None:

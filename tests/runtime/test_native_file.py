@@ -162,7 +162,7 @@ def change_plan(change):
     ("change", "fault"),
     [
         (lambda metadata, arrays: metadata.pop("plan"), "plan"),
-        (lambda metadata, arrays: metadata.update(format_version="3"), "format version 3"),
+        (lambda metadata, arrays: metadata.update(format_version="4"), "format version 4"),
         (lambda metadata, arrays: metadata.update(info="{}"), "model description"),
         (lambda metadata, arrays: arrays.pop("weight.w1"), "'weight.w1' is missing"),
         (lambda metadata, arrays: arrays.pop("table.user.index"), "is missing"),

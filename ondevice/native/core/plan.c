@@ -238,8 +238,9 @@ od_status od_plan_read(od_model *model, const od_container *file, const od_optio
   if (!od_equal(format->text, "ondevice.odm"))
     return od_fail(error, OD_E_FORMAT, "a safetensors file, but not a native model");
   OD_CHECK(need_text(file, "format_version", &version, error));
-  if (!od_equal(version->text, "1") && !od_equal(version->text, "2"))
-    return od_fail(error, OD_E_FORMAT, "format version %s; this release reads versions 1 and 2",
+  if (!od_equal(version->text, "1") && !od_equal(version->text, "2") &&
+      !od_equal(version->text, "3"))
+    return od_fail(error, OD_E_FORMAT, "format version %s; this release reads versions 1, 2 and 3",
                    version->text);
   OD_CHECK(need_text(file, "plan", &plan_text, error));
   OD_CHECK(need_text(file, "info", &info_text, error));

@@ -100,7 +100,7 @@ static od_status read_residues(const od_inference *f, const od_json *list, od_lo
 /* Retrieval structures */
 
 static int fits_cells(const od_table *table, int64_t bits) {
-  return od_codecs[table->codec].scaled && (int64_t)table->bits == bits && !table->width_step &&
+  return !table->sections && od_codecs[table->codec].scaled && (int64_t)table->bits == bits && !table->width_step &&
          table->width_base == table->dim && table->scale != OD_SCALE_ROW;
 }
 
@@ -257,7 +257,8 @@ static od_status read_lookup(const od_inference *f, const od_json *item, const c
   if (lookup->has_padding) lookup->special |= OD_SPECIAL_PADDING;
   if (lookup->residues || lookup->retrieval || lookup->head || lookup->fuse == OD_FUSE_MUL || lookup->pooling)
     lookup->special |= OD_SPECIAL_RARE;
-  int rare = (lookup->special & OD_SPECIAL_RARE) || lookup->table->scale == OD_SCALE_LEVELS;
+  int rare = (lookup->special & OD_SPECIAL_RARE) || lookup->table->sections ||
+             lookup->table->scale == OD_SCALE_LEVELS;
   lookup->fuse_as = rare ? OD_FUSE_RARE : lookup->table->codec;
   return OD_OK;
 }

@@ -24,6 +24,7 @@ typedef struct {
   job jobs[JOBS + OD_MAX_BLOCKS];
   float scales[JOBS + OD_MAX_BLOCKS]; /* of jobs that pool: what the sum so far is multiplied by */
   entry entries[ENTRIES];
+  const od_table *sections[ENTRIES]; /* of entries of tables in sections */
   uint32_t job_count, entry_count;
   od_fault *fault;
 } gather_state;
@@ -111,9 +112,10 @@ OD_INLINE void fuse(const job *j, const entry *entries, od_codec codec) {
 }
 
 /* The same with everything that rare lookups may have; one copy for all codecs, to stay small. */
-static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entries,
+static __attribute__((noinline)) void fuse_rare(const job *j, const gather_state *state,
                                                 float scale) {
   const od_lookup *lookup = j->lookup;
+  const entry *entries = state->entries + j->first;
   const od_table *table = lookup->table;
   int product = lookup->fuse == OD_FUSE_MUL;
   for (uint32_t column = 0; column < lookup->row_dim; column += VW) {
@@ -121,6 +123,7 @@ static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entri
     float *to = j->out + column;
     vf value = vf_set1(product ? 1 : 0);
     for (uint32_t b = 0; b < j->count; b++) {
+      if (lookup->table->sections) table = state->sections[j->first + b];
       vf part = table->scale == OD_SCALE_LEVELS
                     ? level_part(entries + b, table, column)
                     : record_part(entries + b, table, column, table->codec);
@@ -160,15 +163,23 @@ OD_INLINE void locate(entry *e, uint32_t count, const od_table *table, gather_st
   }
 }
 
+OD_INLINE void locate_rows(entry *e, uint32_t count, const od_table *table, gather_state *state) {
+  if (!table->index) return;
+  if (table->width_bits == 4) locate(e, count, table, state, 4);
+  else if (table->width_bits == 2) locate(e, count, table, state, 2);
+  else locate(e, count, table, state, 1);
+}
+
+static __attribute__((noinline)) void locate_in_sections(gather_state *state, const job *j) {
+  for (uint32_t i = j->first; i < j->first + j->count; i++)
+    locate_rows(state->entries + i, 1, state->sections[i], state);
+}
+
 static void flush(gather_state *state) {
   for (uint32_t i = 0; i < state->job_count; i++) {
     const job *j = &state->jobs[i];
-    const od_table *table = j->lookup->table;
-    if (!table->index) continue;
-    entry *e = state->entries + j->first;
-    if (table->width_bits == 4) locate(e, j->count, table, state, 4);
-    else if (table->width_bits == 2) locate(e, j->count, table, state, 2);
-    else locate(e, j->count, table, state, 1);
+    if (j->lookup->table->sections) locate_in_sections(state, j);
+    else locate_rows(state->entries + j->first, j->count, j->lookup->table, state);
   }
   for (uint32_t i = 0; i < state->job_count; i++) {
     const job *j = &state->jobs[i];
@@ -179,13 +190,18 @@ static void flush(gather_state *state) {
       case OD_CODEC_Q2: fuse(j, e, OD_CODEC_Q2); break;
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
       case OD_CODEC_F32: fuse(j, e, OD_CODEC_F32); break;
-      default: fuse_rare(j, e, j->lookup->pooling ? state->scales[i] : 1); break;
+      default: fuse_rare(j, state, j->lookup->pooling ? state->scales[i] : 1); break;
     }
   }
   state->job_count = state->entry_count = 0;
 }
 
 OD_INLINE void add_entry(gather_state *state, const od_table *table, uint32_t row) {
+  if (table->sections) { /* the sections have as many rows as the table: the search ends */
+    const od_table *section = table->sections;
+    for (; row >= section->rows; section++) row -= section->rows;
+    state->sections[state->entry_count] = table = section;
+  }
   entry *e = &state->entries[state->entry_count++];
   e->width = table->width_base;
   if (table->index) {
@@ -237,13 +253,13 @@ OD_INLINE void flush_if_full(gather_state *state) {
 }
 
 /* One ID of a retrieval structure: its record is computed, and read at once. */
-static __attribute__((noinline)) void retrieve(const od_lookup *lookup, int64_t id, float *out,
-                                               float scale) {
+static __attribute__((noinline)) void retrieve(gather_state *state, const od_lookup *lookup,
+                                               int64_t id, float *out, float scale) {
   uint8_t record[OD_RECORD_ROOM];
   od_retrieve(lookup, id, record);
-  entry e = {record, 0, lookup->dim};
-  job j = {lookup, out, 0, 1};
-  fuse_rare(&j, &e, scale);
+  job j = {lookup, out, state->entry_count, 1};
+  state->entries[j.first] = (entry){record, 0, lookup->dim}; /* not counted: nobody else reads it */
+  fuse_rare(&j, state, scale);
 }
 
 /* One vector of one ID, or of `pooled` IDs: their sum, in order, or their mean. */
@@ -259,7 +275,7 @@ static __attribute__((noinline)) void add_rare(gather_state *state, const od_loo
     if (lookup->has_padding && ids[i] == lookup->padding) continue;
     if (lookup->retrieval) {
       left--;
-      retrieve(lookup, ids[i], out, left ? 1.0f : share);
+      retrieve(state, lookup, ids[i], out, left ? 1.0f : share);
       continue;
     }
     uint32_t count = od_rare_rows(lookup, ids[i], rows), first = state->job_count;

@@ -18,8 +18,9 @@ typedef enum { OD_SCALE_NONE, OD_SCALE_ROW, OD_SCALE_COLUMN, OD_SCALE_LEVELS } o
 typedef enum { OD_FUSE_SUM, OD_FUSE_MEAN, OD_FUSE_CONCAT, OD_FUSE_MUL } od_fuse;
 typedef enum { OD_POOL_NONE, OD_POOL_SUM, OD_POOL_MEAN } od_pooling;
 
-/* A table of records (docs/format.md). */
-typedef struct {
+/* A table of records (docs/format.md). One in sections has no records of its own: its rows, dim and
+ * payload are those of all sections. */
+typedef struct od_table {
   const char *name;
   od_codec codec;
   od_scale scale;
@@ -33,6 +34,8 @@ typedef struct {
   uint64_t payload; /* bytes of records, without the 64 zero bytes after them */
   const uint8_t *index; /* NULL: all rows have the same width */
   const float *scales; /* [dim], or levels: [dim][2^bits] */
+  const struct od_table *sections; /* NULL: one codec for all rows */
+  uint32_t section_count;
 } od_table;
 
 typedef struct {

@@ -83,6 +83,8 @@ class PackedLookup:
         table: key of PackedModel.tables; lookups may share a table.
         column_scales: float32 [len(specs), row_dim], the column scales of each input where their
             tables were joined; None otherwise.
+        cell_values: of a retrieval structure whose table is `split_cells`: what sums of codes
+            stand for, scales float32 [dim] or levels [dim, 2**bits]; None otherwise.
     """
 
     node: ir.Node
@@ -90,6 +92,7 @@ class PackedLookup:
     table: str
     column_scales: npt.NDArray[np.float32] | None = None
     starts: tuple[int, ...] = (0,)
+    cell_values: npt.NDArray[np.float32] | None = None
 
     @property
     def spec(self) -> LookupSpec:

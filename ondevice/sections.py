@@ -62,6 +62,27 @@ class Section:
 
 
 Sections = tuple[Section, ...]
+# How a table is stored: one codec for all rows, or sections.
+TableCodec = Codec | Sections
+
+
+def table_codec(value: str | Sequence[Section]) -> TableCodec:
+    """A codec's name, the text of sections, or sections, checked. Raises SpecError."""
+    if not isinstance(value, str):
+        check_sections(value)
+        return tuple(value)
+    if value in CODECS:
+        return value
+    if re.search("[x:,]", value) is None:
+        raise SpecError(
+            f"unknown codec {value!r}; choose from {', '.join(CODECS)}, or sections: {SYNTAX}"
+        )
+    return parse_sections(value)
+
+
+def codec_text(codec: TableCodec) -> str:
+    """The text that `table_codec` reads."""
+    return codec if isinstance(codec, str) else sections_text(codec)
 
 
 def parse_sections(text: str) -> Sections:

@@ -128,10 +128,10 @@ def _table_rows(packed: PackedModel) -> list[tuple[str, ...]]:
         if method not in seen.setdefault(lookup.table, []):
             seen[lookup.table].append(method)
     for name, methods in seen.items():
-        stored = packed.tables[name]
-        dimensions = stored.dim if stored.widths is None else float(stored.widths.mean())
-        shape = f"{stored.rows:,} x {stored.dim}"
-        rows.append((f"`{name}`", shape, f"{dimensions:.1f}", stored.codec, "; ".join(methods)))
+        for stored in packed.tables[name].sections:
+            dimensions = stored.dim if stored.widths is None else float(stored.widths.mean())
+            shape = f"{stored.rows:,} x {stored.dim}"
+            rows.append((f"`{name}`", shape, f"{dimensions:.1f}", stored.codec, "; ".join(methods)))
     return rows
 
 

@@ -9,7 +9,6 @@ from support.tflite import Lookup, build
 
 from ondevice.converters import pipeline
 from ondevice.converters.tables.draft import fill
-from ondevice.converters.targets.merge import merge_lookups
 from ondevice.converters.targets.onnx.emit import emit_onnx
 from ondevice.converters.targets.tflite.emit import emit_tflite
 from ondevice.engines.onnx import OnnxEngine
@@ -26,10 +25,10 @@ def engines(specs, table, folder):
         Lookup(spec, table.codec, sequence=None if spec.pooling == "none" else 5, table=TABLE)
         for spec in specs
     ]
-    packed = merge_lookups(replace(build(lookups).packed, tables={TABLE: table}))
+    models = pipeline.TargetModels(replace(build(lookups).packed, tables={TABLE: table}))
     fill(
-        emit_onnx(packed, folder / "model.onnx", ""),
-        emit_tflite(pipeline.run(packed, pipeline.LOWERING), folder / "model.tflite", ""),
+        emit_onnx(models.of("onnx"), folder / "model.onnx", ""),
+        emit_tflite(models.of("tflite"), folder / "model.tflite", ""),
     )
     return OnnxEngine(folder / "model.onnx"), TfliteEngine(folder / "model.tflite")
 
@@ -43,11 +42,15 @@ def test_golden_vectors(case, tmp_path):
 
 
 @pytest.mark.parametrize("dim", [1, 2, 9])
-@pytest.mark.parametrize(("codec", "bits"), [("q4", 0), ("q4", 4), ("q2", 4), ("q2", 1), ("q8", 8)])
-def test_retrieval_in_stock_runtimes(codec, bits, dim, tmp_path):
+@pytest.mark.parametrize(
+    ("codec", "bits", "levels"),
+    [("q4", 0, False), ("q4", 4, False), ("q2", 4, False), ("q2", 1, False), ("q8", 8, False),
+     ("q3", 3, False), ("q1", 2, False), ("q4", 4, True), ("q3", 0, True), ("q1", 3, True)],
+)  # fmt: skip
+def test_retrieval_in_stock_runtimes(codec, bits, levels, dim, tmp_path):
     """Known, unknown and padding IDs, alone and pooled, with rows that share bytes."""
     rng = np.random.default_rng(dim)
-    built, known, *_ = random_structure(codec, dim, 900, bits=bits, seed=dim)
+    built, known, *_ = random_structure(codec, dim, 900, bits=bits, seed=dim, levels=levels)
     specs = [replace(built.spec, pooling=pooling) for pooling in ("none", "sum", "mean")]
     ids = {}
     for number, shape in enumerate([(200,), (200, 5), (200, 5)]):

@@ -37,8 +37,8 @@ CODE_RANGE: dict[Codec, tuple[int, int]] = {
     "q1": (-1, 0),
 }
 INTEGER_CODECS = tuple(CODE_RANGE)
-# Codecs whose levels are fitted where that has the lower error; q4 gains little (docs/codecs.md).
-FITTED_CODECS: tuple[Codec, ...] = ("q3", "q1")
+# Codecs that get levels where these have the lower error; q4 gains nothing (docs/codecs.md).
+FITTED_CODECS: tuple[Codec, ...] = ("q3", "q2", "q1")
 
 # Scales tried for a narrow codec, as shares of the scale that clips nothing. Trained columns have
 # outliers at tens of standard deviations; a row is short, and its largest value a few.

@@ -22,6 +22,10 @@ MAX_LEVEL_BITS = 4
 # the stack.
 MAX_BLOCKS = 64
 
+# Cells of a retrieval structure that one ID reads, and columns of fingerprints in a cell.
+MAX_HASHES = 8
+MAX_FINGERPRINTS = 8
+
 # Nodes of a plan; the C engine sizes arrays by them at load.
 MAX_NODES = 65_536
 

@@ -163,7 +163,10 @@ def _method(spec: LookupSpec) -> str:
         parts.append(f"{spec.code_bits} bits in blocks of {bits}")
     if spec.residues:
         parts.append(f"{', '.join(str(residue.rows) for residue in spec.residues)} rows")
-    if spec.rows_per_id > 1:
+    if spec.retrieval is not None:
+        bits = spec.retrieval.fingerprints * spec.retrieval.bits
+        parts.append(f"{spec.cells} cells, {bits} bits of fingerprint")
+    elif spec.rows_per_id > 1:
         parts.append(spec.fuse)
     if spec.pooling != "none":
         parts.append(f"{spec.pooling} over a sequence")

@@ -128,7 +128,7 @@ def main() -> None:
             figures = measured(folder, variant.codec, log)
             rows.append({"model": variant.name, "seed": seed, **figures})
             write(rows)
-    page()
+            page()
 
 
 def seeded(experiment: Experiment, seed: int) -> Experiment:
@@ -170,7 +170,7 @@ def figures_of(auc: float, logloss: float, table_bytes: int, file_bytes: int) ->
 
 
 def measured(folder: Path, codec: Codec, log: HashedLog) -> dict[str, Any]:
-    """Convert a checkpoint, tables to `codec` and dense layers to q8, and test the written file."""
+    """Convert a checkpoint, tables to `codec` and dense layers to f16, and test the written file."""
     stored = folder.with_name(f"{folder.name}-{codec}-figures.json")
     if stored.exists():
         figures: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
@@ -178,7 +178,7 @@ def measured(folder: Path, codec: Codec, log: HashedLog) -> dict[str, Any]:
     checkpoint = load_checkpoint(folder)
     examples = {name: torch.tensor(ids) for name, ids in checkpoint.extra["examples"].items()}
     out = folder.with_name(f"{folder.name}-{codec}")
-    options = {"tables": codec, "dense": "q8", "features": checkpoint.features}
+    options = {"tables": codec, "dense": "f16", "features": checkpoint.features}
     report = convert(checkpoint.model, (examples,), out, targets=("odm",), **options)
     path = report.targets["odm"].path
     test = encoded(log.part(2), checkpoint.features)

@@ -25,6 +25,7 @@ OD_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+OD_INLINE vf vf_relu(vf v) { return _mm512_max_ps(_mm512_setzero_ps(), v); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   return _mm512_maskz_mov_ps((__mmask16)((1u << count) - 1), v);
 }

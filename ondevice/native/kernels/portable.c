@@ -38,6 +38,10 @@ OD_INLINE vf vf_add(vf a, vf b) {
   return a;
 }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
+OD_INLINE vf vf_relu(vf v) {
+  EACH_LANE v.lane[i] = v.lane[i] < 0 ? 0 : v.lane[i];
+  return v;
+}
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   EACH_LANE v.lane[i] = i < count ? v.lane[i] : 0;
   return v;

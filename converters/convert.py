@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import nn
 
 import ondevice
-from ondevice.codecs import BITS, CODECS, DENSE_CODECS, Codec, DenseCodec
+from ondevice.codecs import BITS, DENSE_CODECS, DenseCodec
 from ondevice.converters.dense.calibration import calibrate
 from ondevice.converters.dense.layers import DensePlan, check_layers
 from ondevice.converters.graph import CapturedModel, UncompressedTable
@@ -69,6 +69,7 @@ from ondevice.converters.verify.verification import (
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import ModelInfo
+from ondevice.sections import TableCodec, codec_text, resolve_sections, table_codec
 from ondevice.temporary import temporary_folder
 
 TARGETS = tuple(TARGET_STAGES)
@@ -87,7 +88,7 @@ class _Request:
     """The settings of a conversion; see the arguments of `convert`."""
 
     targets: Sequence[str]
-    tables: Codec | Mapping[str, Codec]
+    tables: str | TableCodec | Mapping[str, str | TableCodec]
     dense: DenseCodec
     float_layers: tuple[str, ...]
     calibration: Mapping[str, Array] | None
@@ -134,7 +135,7 @@ def convert(
     out_dir: str | Path,
     *,
     targets: Sequence[str] = TARGETS,
-    tables: Codec | Mapping[str, Codec] = DEFAULT_CODEC,
+    tables: str | TableCodec | Mapping[str, str | TableCodec] = DEFAULT_CODEC,
     dense: DenseCodec = "f32",
     float_layers: Sequence[str] = (),
     calibration: Mapping[str, Array] | None = None,
@@ -162,8 +163,9 @@ def convert(
             .onnx file: arrays by input name, or None for random ones.
         out_dir: folder for `name`.odm, `name`.onnx (with `name`.onnx.data) and `name`.tflite.
         targets: which of "odm", "onnx", "tflite" to write.
-        tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32"; or codecs by input
-            or table, such as {"item": "q4", "*": "q8"}, where "*" stands for all others.
+        tables: codec of the embedding tables: "q8", "q4", "q3", "q2", "q1", "f16" or "f32"; or
+            sections of them, such as "q8:1000,q4x8:20000,q1" (`ondevice.sections`); or either by
+            input or table, such as {"item": "q4", "*": "q8"}, where "*" stands for all others.
         dense: codec of dense layers: "f32", "f16", or "q8" (int8 weights, a scale per output
             channel, and int8 activations); each has its tolerance, DENSE_TOLERANCE.
         float_layers: module paths of dense layers that stay float32, such as "tower.4"; "tower"
@@ -369,12 +371,12 @@ def _report(
     )
 
 
-def _codecs_text(tables: Codec | Mapping[str, Codec]) -> str:
+def _codecs_text(tables: str | TableCodec | Mapping[str, str | TableCodec]) -> str:
     """Codecs as text: "q8", or "item q4, others q8"."""
-    if isinstance(tables, str):
-        return tables
+    if not isinstance(tables, Mapping):
+        return codec_text(table_codec(tables))
     parts = {"others" if name == OTHERS else name: codec for name, codec in tables.items()}
-    return ", ".join(f"{name} {codec}" for name, codec in parts.items())
+    return ", ".join(f"{name} {codec_text(table_codec(codec))}" for name, codec in parts.items())
 
 
 def _check_request(request: _Request) -> None:
@@ -385,8 +387,11 @@ def _check_request(request: _Request) -> None:
         faults.append(f"unknown targets {', '.join(unknown)}; choose from {', '.join(TARGETS)}")
     if not targets:
         faults.append("no targets")
-    if isinstance(tables, str) and tables not in CODECS:
-        faults.append(f"unknown codec {tables!r}; choose from {', '.join(CODECS)}")
+    for codec in tables.values() if isinstance(tables, Mapping) else [tables]:
+        try:
+            table_codec(codec)
+        except SpecError as error:
+            faults.append(str(error))
     if dense not in DENSE_CODECS:
         faults.append(f"unknown dense codec {dense!r}; choose from {', '.join(DENSE_CODECS)}")
     if request.calibration is not None and dense != "q8":
@@ -397,15 +402,26 @@ def _check_request(request: _Request) -> None:
         raise SpecError("conversion: " + "; ".join(faults))
 
 
-def _code_bytes(captured: CapturedModel, codecs: Mapping[str, Codec]) -> int:
+def _code_bytes(captured: CapturedModel, codecs: Mapping[str, TableCodec]) -> int:
     """The least number of bytes of the codes of all tables, without scales."""
-    values = {
-        lookup.table: lookup.spec.rows * lookup.spec.row_dim
-        if lookup.widths is None
-        else int(lookup.widths.sum(dtype=np.int64))
-        for lookup in captured.lookups
-    }
-    return sum(count * BITS[codecs[name]] for name, count in values.items()) // 8
+    widths = {lookup.table: lookup.widths for lookup in captured.lookups}
+    shapes = {lookup.table: (lookup.spec.rows, lookup.spec.row_dim) for lookup in captured.lookups}
+    return sum(_code_bits(codecs[name], *shapes[name], widths[name]) for name in shapes) // 8
+
+
+def _code_bits(
+    codec: TableCodec, rows: int, dim: int, widths: npt.NDArray[np.integer] | None
+) -> int:
+    """Bits of the codes of a table [rows, dim] with kept widths [rows]."""
+    if isinstance(codec, str):
+        return BITS[codec] * (rows * dim if widths is None else int(widths.sum(dtype=np.int64)))
+    bits, start = 0, 0
+    for section in resolve_sections(codec, rows, dim):
+        count, width = section.rows or 0, section.width or dim
+        part = None if widths is None else np.minimum(widths[start : start + count], width)
+        bits += _code_bits(section.codec, count, width, part)
+        start += count
+    return bits
 
 
 def _source(

@@ -83,9 +83,11 @@ class TableBytes:
     """Bytes of one stored embedding table, part by part.
 
     Attributes:
+        rows, dim: of a table in sections, which has an entry for each: those of the section.
         kept: mean kept dimensions per row.
         payload: quantised values. scales: their scales. widths: what says how many dimensions a
-            row keeps. permutation: what says where a row lies, in targets that sort rows.
+                row keeps. permutation: what says where a row lies, in targets that sort rows.
+        first_row: of the section in its table.
     """
 
     name: str
@@ -98,6 +100,7 @@ class TableBytes:
     scales: int
     widths: int
     permutation: int
+    first_row: int = 0
 
     @property
     def total(self) -> int:
@@ -128,7 +131,7 @@ class ModelInfo:
             "inputs": [_described(item) for item in self.inputs],
             "outputs": list(self.outputs),
             "features": self.features.to_json(packer),
-            "tables": [asdict(table) for table in self.tables],
+            "tables": [_stored_table(table) for table in self.tables],
             "made_by": self.made_by,
         }
         if self.vectors is not None:
@@ -172,6 +175,11 @@ class ModelInfo:
             raise FileFormatError(f"model description: {error!r}") from error
         except SpecError as error:
             raise FileFormatError(f"model description: {error}") from error
+
+
+def _stored_table(table: TableBytes) -> dict[str, Any]:
+    """A table for the description; the first row of a table is left out."""
+    return {key: value for key, value in asdict(table).items() if key != "first_row" or value}
 
 
 def _described(item: InputSpec) -> dict[str, Any]:

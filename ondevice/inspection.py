@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from ondevice.info import InputSpec, ModelInfo, TableBytes
 from ondevice.model import file_bytes, sha256
 from ondevice.odm import PLAN, OdmFile, open_odm
 from ondevice.records import TAIL_BYTES, RecordTable
+from ondevice.section_records import Records
 from ondevice.tflite_file import check_structure, read_info
 
 
@@ -250,11 +252,21 @@ def _lookups(opened: OdmFile) -> tuple[LookupUse, ...]:
 
 
 def _native_tables(opened: OdmFile) -> tuple[TableBytes, ...]:
-    return tuple(native_table(name, table) for name, table in opened.tables.items())
+    return tuple(item for name, table in opened.tables.items() for item in table_bytes(name, table))
 
 
-def native_table(name: str, table: RecordTable) -> TableBytes:
-    """Bytes of a native file's table, part by part."""
+def table_bytes(name: str, table: Records) -> list[TableBytes]:
+    """Bytes of a native file's table, part by part; of one in sections, of every section."""
+    if isinstance(table, RecordTable):
+        return [_section_bytes(name, table, 0)]
+    sections = table.sections
+    firsts = itertools.accumulate((part.layout.rows for part in sections), initial=0)
+    return [
+        _section_bytes(name, part, first) for part, first in zip(sections, firsts, strict=False)
+    ]
+
+
+def _section_bytes(name: str, table: RecordTable, first_row: int) -> TableBytes:
     layout = table.layout
     row_scales = layout.rows * layout.scale_bits // 8
     return TableBytes(
@@ -268,4 +280,5 @@ def native_table(name: str, table: RecordTable) -> TableBytes:
         scales=row_scales + table.scales.nbytes,
         widths=table.index.nbytes,
         permutation=0,
+        first_row=first_row,
     )

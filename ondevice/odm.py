@@ -17,7 +17,14 @@ from ondevice.errors import FileFormatError
 from ondevice.info import ModelInfo
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Plan
-from ondevice.records import RecordLayout, RecordStream, RecordTable
+from ondevice.records import RecordStream, RecordTable
+from ondevice.section_records import (
+    Layout,
+    Records,
+    SectionedLayout,
+    SectionedRecords,
+    SectionedStream,
+)
 
 FORMAT = "ondevice.odm"
 FORMAT_VERSION = "3"
@@ -44,7 +51,7 @@ class OdmFile:
     info: ModelInfo
     description: bytes
     weights: dict[str, Array]
-    tables: dict[str, RecordTable]
+    tables: dict[str, Records]
 
     def verify(self) -> None:
         """Check every byte and every table index. Raises FileFormatError."""
@@ -58,7 +65,7 @@ def write_odm(
     plan: Plan,
     info: ModelInfo,
     weights: Mapping[str, Array],
-    tables: Mapping[str, RecordTable],
+    tables: Mapping[str, Records],
 ) -> None:
     """Write a native model to `path`."""
     writer = odm_writer(path, plan, info, weights, tables)
@@ -71,7 +78,7 @@ def odm_writer(
     plan: Plan,
     info: ModelInfo,
     weights: Mapping[str, Array],
-    tables: Mapping[str, RecordTable | RecordStream],
+    tables: Mapping[str, Records | RecordStream | SectionedStream],
 ) -> ContainerWriter:
     """Create a native model that lacks its header and the records of streams; see `records_of`."""
     arrays: dict[str, Array | Reserved] = {f"weight.{name}": weights[name] for name in plan.weights}
@@ -145,7 +152,7 @@ def _check_pooling(path: Path, plan: Plan, info: ModelInfo) -> None:
             raise FileFormatError(f"{path}: pooling needs IDs with a sequence axis: {node.inputs}")
 
 
-def _table_parts(table: RecordTable | RecordStream) -> dict[str, Array | Reserved]:
+def _table_parts(table: Records | RecordStream | SectionedStream) -> dict[str, Array | Reserved]:
     parts: dict[str, Array | Reserved] = {"records": table.records}
     if table.index.size:
         parts["index"] = table.index
@@ -154,19 +161,25 @@ def _table_parts(table: RecordTable | RecordStream) -> dict[str, Array | Reserve
     return parts
 
 
-def _open_table(container: Container, name: str, layout: RecordLayout) -> RecordTable:
+def _open_table(container: Container, name: str, layout: Layout) -> Records:
     parts: dict[str, Array] = {
         "records": container.array(records_of(name)),
         "index": np.empty(0, dtype=np.uint8),
         "scales": np.empty(0, dtype=np.float32),
     }
-    if layout.width_step:
+    sections = layout.sections if isinstance(layout, SectionedLayout) else (layout,)
+    if any(section.index_bytes for section in sections):
         parts["index"] = container.array(f"table.{name}.index")
-    if layout.scale_axis == "column":
+    if any(section.scale_count for section in sections):
         parts["scales"] = container.array(f"table.{name}.scales")
     for part, dtype in (("records", np.uint8), ("index", np.uint8), ("scales", np.float32)):
         if parts[part].dtype != dtype or parts[part].ndim != 1:
             raise FileFormatError(f"{container.path}: table {name!r}: {part} has a wrong type")
-    table = RecordTable(layout, parts["records"], parts["index"], parts["scales"])
+    arrays = parts["records"], parts["index"], parts["scales"]
+    table: Records
+    if isinstance(layout, SectionedLayout):
+        table = SectionedRecords(layout, *arrays)
+    else:
+        table = RecordTable(layout, *arrays)
     table.check_sizes(name)
     return table

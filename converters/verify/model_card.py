@@ -143,10 +143,10 @@ def _table_rows(packed: PackedModel) -> list[tuple[str, ...]]:
         if method not in seen.setdefault(lookup.table, []):
             seen[lookup.table].append(method)
     for name, methods in seen.items():
-        stored = packed.tables[name]
-        dimensions = stored.dim if stored.widths is None else float(stored.widths.mean())
-        shape = f"{stored.rows:,} x {stored.dim}"
-        rows.append((f"`{name}`", shape, f"{dimensions:.1f}", stored.codec, "; ".join(methods)))
+        for stored in packed.tables[name].sections:
+            dimensions = stored.dim if stored.widths is None else float(stored.widths.mean())
+            shape = f"{stored.rows:,} x {stored.dim}"
+            rows.append((f"`{name}`", shape, f"{dimensions:.1f}", stored.codec, "; ".join(methods)))
     return rows
 
 
@@ -178,7 +178,10 @@ def _method(spec: LookupSpec) -> str:
         parts.append(f"{spec.code_bits} bits in blocks of {bits}")
     if spec.residues:
         parts.append(f"{', '.join(str(residue.rows) for residue in spec.residues)} rows")
-    if spec.rows_per_id > 1:
+    if spec.retrieval is not None:
+        bits = spec.retrieval.fingerprints * spec.retrieval.bits
+        parts.append(f"{spec.cells} cells, {bits} bits of fingerprint")
+    elif spec.rows_per_id > 1:
         parts.append(spec.fuse)
     if spec.pooling != "none":
         parts.append(f"{spec.pooling} over a sequence")

@@ -20,7 +20,6 @@ from ondevice.bench.report import Report, Spread, write_report
 from ondevice.bench.show.page import page
 from ondevice.bench.show.tables import microseconds
 from ondevice.bench.targets.local import LocalMachine
-from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
@@ -37,6 +36,7 @@ from ondevice.models.commands.options import (
 )
 from ondevice.models.commands.outputs import add_output_options, check_output
 from ondevice.models.commands.runtimes import check_runtimes
+from ondevice.models.commands.table_codecs import add_tables_option, tables_of
 from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
@@ -77,9 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_data_options(parser)
     add_training_options(parser)
-    parser.add_argument(
-        "--tables", choices=CODECS, default="q4", help="codec of the tables (default: q4)"
-    )
+    add_tables_option(parser, "q4")
     add_output_options(parser, "folder (default: demo-out)", default=Path("demo-out"))
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="measuring time per batch size (default: 1)"
@@ -115,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         counts=small.fitted.counts,
     )
     examples = {name: torch.from_numpy(ids) for name, ids in example_ids(small.splits.test).items()}
-    report = convert(small.model, (examples,), args.out, tables=args.tables, features=features)
+    report = convert(small.model, (examples,), args.out, tables=tables_of(args), features=features)
     _say(started, f"converted and verified:\n{report_text(report)}")
     scored = [_scored(target, report, small.splits.test) for target in report.targets]
     measured = _measured(scored, args.seconds)

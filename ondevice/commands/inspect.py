@@ -37,9 +37,10 @@ def _text(result: Inspection) -> str:
         *("table", "rows", "dim", "kept", "codec", "scale"),
         *("payload B", "scales B", "widths B", "permutation B"),
     )
+    sectioned = {item.name for item in result.tables if item.first_row}
     rows = [
         (
-            item.name,
+            f"{item.name} from row {item.first_row}" if item.name in sectioned else item.name,
             str(item.rows),
             str(item.dim),
             f"{item.kept:.1f}",

@@ -6,8 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from support.native import write_hybrids, write_narrow
+from support.native import write_hybrids, write_model, write_narrow
 from support.odm_parts import put_together, take_apart
+from support.retrieval import random_structure
 from support.runtime import write_small_model
 
 import ondevice
@@ -94,12 +95,16 @@ def strange_files(source, path, part):
             yield rewritten(source, path, change, part)
 
 
-@pytest.mark.parametrize("kind", ["small", "hybrids"])
+@pytest.mark.parametrize("kind", ["small", "hybrids", "retrieval"])
 def test_plans_of_a_hostile_author(kind, tmp_path):
     """Right checksums around every value of the plan made strange: no crash, no wrong type."""
     ids, source = IDS, tmp_path / "source.odm"
     if kind == "hybrids":
         ids = write_hybrids(source)
+    elif kind == "retrieval":
+        built, known, *_ = random_structure("q4", 3, 20, bits=4)
+        write_model(source, {"a": built.spec}, {"a": built.table}, [], {}, ["a.vector"])
+        ids = {"a": known}
     else:
         write_small_model(source)
     opened = 0

@@ -73,7 +73,9 @@ def emit_tflite(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = 
         _add_output(builder, value)
     writer.write(path, info)
     reports = (*dense.reports, *(layer_report(x, "float") for x in layers if x.codec == "f32"))
-    return Draft(path, reports, [table.rows_writer() for table in tables.values()])
+    return Draft(
+        path, reports, [writer for table in tables.values() for writer in table.rows_writers()]
+    )
 
 
 def _signature(value: ir.Value) -> tuple[Shape, np.dtype[np.generic]]:

@@ -128,6 +128,26 @@ OD_API od_status od_rank(od_session *session, const void *const *inputs,
                          const uint8_t *is_context, size_t rows, float *const *outputs,
                          od_error *error);
 
+#ifndef ONDEVICE_FREESTANDING
+/* Threads that share the rows of large requests (platform/threads.c). A pool serves one request at a
+ * time, and its threads sleep between requests. In a child after fork() it works with the calling
+ * thread only. Scores are the same to the bit for any number of threads. */
+typedef struct od_pool od_pool;
+
+/* A thread gets at least so many rows: waking one takes some 10 us, in which a small network scores
+ * about ten rows, so that a tenth of its time is lost at the most. */
+#define OD_POOL_ROWS 128
+
+/* `threads` counts the caller's: 1..1024. The model must stay open until od_pool_close. */
+OD_API od_status od_pool_open(const od_model *model, size_t threads, od_pool **pool,
+                              od_error *error);
+OD_API void od_pool_close(od_pool *pool);
+
+/* Score `rows` rows as od_run does or, where `is_context` is not NULL, as od_rank does. */
+OD_API od_status od_pool_run(od_pool *pool, const void *const *inputs, const uint8_t *is_context,
+                             size_t rows, float *const *outputs, od_error *error);
+#endif
+
 /* Where time goes. `time` is in the unit of the caller's clock, `bytes` what the operator reads and
  * writes: operands and results in full, for lookups the records of mean length. */
 typedef struct {

@@ -175,6 +175,11 @@ TABLES = {
     **{widths: full(1000, widths=widths) for widths in ("whole", "random", "descending")},
     "shared_1": full(1000, 1, codec="q2"),
     "shared_3": full(1000, 3, codec="q4"),
+    "levels": full(1000, 3, codec="q3", scale_axis="levels"),
+    "levels_1": full(1000, 1, codec="q1", scale_axis="levels"),
+    "sections": full(1000, 3, codec="q8:10,q4x1:90,q1"),
+    "sections_whole_last": full(1000, 8, codec="q1:10,q8"),
+    "narrow": full(1000, 8, codec="q8x4"),
 }
 
 

@@ -39,11 +39,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class OdmFile:
-    """An opened native model; arrays are views of the mapped file."""
+    """An opened native model; arrays are views of the mapped file.
+
+    Attributes:
+        info: the description, read.
+        description: as it is in the file (`ModelInfo.to_bytes`).
+    """
 
     container: Container
     plan: Plan
     info: ModelInfo
+    description: bytes
     weights: dict[str, Array]
     tables: dict[str, Records]
 
@@ -118,7 +124,7 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
     _check_pooling(path, plan, info)
     weights = {name: container.array(f"weight.{name}") for name in plan.weights}
     tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
-    opened = OdmFile(container, plan, info, weights, tables)
+    opened = OdmFile(container, plan, info, description, weights, tables)
     if full_check or (full_check is None and container.data.size <= FULL_CHECK_BYTES):
         opened.verify()
     return opened

@@ -24,8 +24,7 @@ from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
 from ondevice.errors import InputError
-from ondevice.inspection import inspect
-from ondevice.model import file_bytes
+from ondevice.inspection import FileParts
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.click_log import ClickLog
 from ondevice.models.commands.export_android import catalogue_of, synthetic_rows
@@ -70,12 +69,12 @@ RESULTS = ("model.odm", "model.onnx", "model.tflite", "bench.json", "bench.html"
 
 @dataclass(frozen=True)
 class Scored:
-    """One model file: its size, bytes of its tables, its AUC on the test split."""
+    """One model file: what its bytes are for, its AUC on the test split."""
 
     target: str
     path: str
     file_bytes: int
-    table_bytes: int
+    parts: FileParts
     auc: float
     max_difference: float
 
@@ -159,14 +158,19 @@ def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:
     """The table: the float32 reference beside every file, in the order of the report's models."""
     header = ["", "float32, torch", *(f"model.{item.target}" for item in scored)]
     sizes = [full.parameter_bytes, *(item.file_bytes for item in scored)]
-    tables = [full.table_bytes, *(item.table_bytes for item in scored)]
+    tables = [full.table_bytes, *(item.parts.tables for item in scored)]
+    networks = [full.parameter_bytes - full.table_bytes, *(item.parts.network for item in scored)]
+    rest = [item.parts.description + item.parts.vectors + item.parts.padding for item in scored]
     aucs = [full.test.auc, *(item.auc for item in scored)]
     rows = [
         ["engine", "-", *(item.runtime for item in measured.memories)],
-        ["size", *(size(count) for count in sizes)],
+        ["file", *(size(count) for count in sizes)],
         ["times smaller", *(f"{sizes[0] / count:.1f}x" for count in sizes)],
-        ["embedding tables", *(size(count) for count in tables)],
-        ["tables, times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
+        ["  embedding tables", *(size(count) for count in tables)],
+        ["  times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
+        ["  map of raw values", "-", *(size(item.parts.map) for item in scored)],
+        ["  network", *(size(count) for count in networks)],
+        ["  description, test vectors", "-", *(size(count) for count in rest)],
         ["test AUC", *(f"{auc:.4f}" for auc in aucs)],
         ["share of float32 AUC", *(f"{auc / aucs[0]:.2%}" for auc in aucs)],
         ["largest difference from torch", "-", *(f"{i.max_difference:.0e}" for i in scored)],
@@ -199,9 +203,7 @@ def _scored(target: str, report: ConversionReport, test: ClickLog) -> Scored:
         scores.append(score[model.outputs[0]] if isinstance(score, dict) else score)
     labels = test.labels.reshape(len(test), -1)[:, 0]
     auc = float(roc_auc_score(labels, np.concatenate(scores), sample_weight=test.weights))
-    tables = sum(table.total for table in inspect(item.path).tables)
-    size_of_all = file_bytes(item.path)
-    return Scored(target, str(item.path), size_of_all, tables, auc, item.max_difference)
+    return Scored(target, str(item.path), item.bytes, item.parts, auc, item.max_difference)
 
 
 def _measured(scored: list[Scored], seconds: float) -> Report:

@@ -76,7 +76,7 @@ def test_test_vectors_travel_inside(converted, target):
     _, _, folder, report = converted
     result = verify(folder / f"model.{target}")
     assert result.passed
-    assert result.rows == 64
+    assert result.rows == 32
     assert report.targets[target].checked_rows == 1 + 2 + 17 + 1024
     assert report.targets[target].max_difference <= 1e-6
 

@@ -235,7 +235,7 @@ def test_command_stopped_by_ctrl_c_continues(tmp_path, capsys):
         text=True,
     )
     deadline = time.monotonic() + 180
-    while not list(out.glob("trials/*/result.json")) and time.monotonic() < deadline:
+    while not list(out.glob("trials/*/descent-*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     printed, complaints = process.communicate(timeout=120)

@@ -2,10 +2,9 @@
 
     python benchmarks/codec_error.py --data epinions --path DIR --dims 1 2 --min-count 4
 
-Trains full tables once for each width, then rounds them without further training. The codecs are
-compared with rules that were not chosen: a scale that clips nothing, and other levels for two bits.
-Prints Markdown; error is the sum of squared differences over the sum of squares, all tables
-together.
+Trains full tables once for each width, then rounds them without further training, with scales of
+every axis. Prints Markdown; error is the sum of squared differences over the sum of squares, all
+tables together.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ondevice.codecs import COLUMN_CLIPS, quantise
+from ondevice.codecs import NARROW_CODECS, Codec, ScaleAxis, quantise
 from ondevice.models.click_log import ClickLog
 from ondevice.models.data import DATASETS, encode, open_log, split
 from ondevice.models.designs import full_embeddings
@@ -29,32 +28,19 @@ from ondevice.models.training.trainer import TrainConfig, train
 Table = npt.NDArray[np.float32]
 
 
-def rounded(values: Table, levels: list[float], clips: tuple[float, ...] = COLUMN_CLIPS) -> Table:
-    """Each column rounded to multiples of one scale; of `clips` the one with the least error."""
-    steps = np.array(levels, dtype=np.float32)
-    out = np.empty_like(values)
-    for number, column in enumerate(values.T):
-        least = np.inf
-        for clip in clips:
-            scaled = np.abs(column).max() / steps.max() * np.float32(clip) * steps
-            nearest = scaled[np.searchsorted((scaled[1:] + scaled[:-1]) / 2, column)]
-            error = float(np.square(nearest - column).sum())
-            if error < least:
-                least, out[:, number] = error, nearest
-    return out
+def by(codec: Codec, axis: ScaleAxis | None) -> Callable[[Table], Table]:
+    """Rounding to a codec with scales of an axis, by default the one that is chosen."""
+    return lambda values: quantise(values, codec, scale_axis=axis).dequantise()
 
 
 RULES: dict[str, Callable[[Table], Table]] = {
     "f32": lambda values: values,
-    "q8": lambda values: quantise(values, "q8").dequantise(),
-    "q4": lambda values: quantise(values, "q4").dequantise(),
-    "q4, by column": lambda values: quantise(values, "q4", scale_axis="column").dequantise(),
-    "4 bits, nothing clipped": lambda values: rounded(values, list(range(-7, 8)), (1.0,)),
-    "q2": lambda values: quantise(values, "q2").dequantise(),
-    "q2, by column": lambda values: quantise(values, "q2", scale_axis="column").dequantise(),
-    "2 bits, nothing clipped": lambda values: rounded(values, [-1, 0, 1], (1.0,)),
-    "2 bits, levels -1, 0, 1": lambda values: rounded(values, [-1, 0, 1]),
-    "2 bits, levels -3, -1, 1, 3": lambda values: rounded(values, [-3, -1, 1, 3]),
+    "q8": by("q8", None),
+    **{
+        f"{codec}, {axis}": by(codec, axis)
+        for codec in NARROW_CODECS
+        for axis in ("row", "column", "levels")
+    },
 }
 
 

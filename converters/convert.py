@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import nn
 
 import ondevice
-from ondevice.codecs import BITS, CODECS, DENSE_CODECS, Codec, DenseCodec
+from ondevice.codecs import BITS, DENSE_CODECS, DenseCodec
 from ondevice.converters.dense.calibration import calibrate
 from ondevice.converters.dense.layers import DensePlan, check_layers
 from ondevice.converters.graph import CapturedModel, UncompressedTable
@@ -48,11 +48,13 @@ from ondevice.converters.verify.model_card import model_card
 from ondevice.converters.verify.number_inputs import limited, number_requests
 from ondevice.converters.verify.report import ConversionReport, FittedTable, TargetReport
 from ondevice.converters.verify.requests import (
+    MOST_VECTOR_ROWS,
+    VECTOR_ROWS,
     Domain,
     domain_of,
     input_specs,
-    ranking_vectors,
     requests_of,
+    vectors_of,
 )
 from ondevice.converters.verify.verification import (
     TOLERANCE,
@@ -66,7 +68,8 @@ from ondevice.converters.verify.verification import (
 )
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
-from ondevice.info import ModelInfo, TestVectors
+from ondevice.info import ModelInfo
+from ondevice.sections import TableCodec, codec_text, resolve_sections, table_codec
 from ondevice.temporary import temporary_folder
 
 TARGETS = tuple(TARGET_STAGES)
@@ -76,7 +79,6 @@ TARGETS = tuple(TARGET_STAGES)
 # MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
-VECTOR_ROWS = 64
 
 Array = npt.NDArray[Any]
 
@@ -86,7 +88,7 @@ class _Request:
     """The settings of a conversion; see the arguments of `convert`."""
 
     targets: Sequence[str]
-    tables: Codec | Mapping[str, Codec]
+    tables: str | TableCodec | Mapping[str, str | TableCodec]
     dense: DenseCodec
     float_layers: tuple[str, ...]
     calibration: Mapping[str, Array] | None
@@ -95,6 +97,7 @@ class _Request:
     validation: Validation | None
     about: Mapping[str, str]
     fitted: tuple[FittedTable, ...]
+    vectors: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def convert(
     out_dir: str | Path,
     *,
     targets: Sequence[str] = TARGETS,
-    tables: Codec | Mapping[str, Codec] = DEFAULT_CODEC,
+    tables: str | TableCodec | Mapping[str, str | TableCodec] = DEFAULT_CODEC,
     dense: DenseCodec = "f32",
     float_layers: Sequence[str] = (),
     calibration: Mapping[str, Array] | None = None,
@@ -144,6 +147,7 @@ def convert(
     weights: str | Path | None = None,
     original: nn.Module | None = None,
     fitted: Sequence[FittedTable] = (),
+    vectors: int = VECTOR_ROWS,
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
@@ -159,8 +163,9 @@ def convert(
             .onnx file: arrays by input name, or None for random ones.
         out_dir: folder for `name`.odm, `name`.onnx (with `name`.onnx.data) and `name`.tflite.
         targets: which of "odm", "onnx", "tflite" to write.
-        tables: codec of the embedding tables: "q8", "q4", "q2", "f16" or "f32"; or codecs by input
-            or table, such as {"item": "q4", "*": "q8"}, where "*" stands for all others.
+        tables: codec of the embedding tables: "q8", "q4", "q3", "q2", "q1", "f16" or "f32"; or
+            sections of them, such as "q8:1000,q4x8:20000,q1" (`ondevice.sections`); or either by
+            input or table, such as {"item": "q4", "*": "q8"}, where "*" stands for all others.
         dense: codec of dense layers: "f32", "f16", or "q8" (int8 weights, a scale per output
             channel, and int8 activations); each has its tolerance, DENSE_TOLERANCE.
         float_layers: module paths of dense layers that stay float32, such as "tower.4"; "tower"
@@ -180,6 +185,9 @@ def convert(
         original: the trained module that `compress_embeddings` compressed to `module`: AUC and
             changes of outputs are then relative to it.
         fitted: what `compress_embeddings` reports on its tables, for the report and the card.
+        vectors: rows of test vectors in every file, with the module's answers, that
+            `ondevice verify` repeats on the device; fewer where they would take more than 64 KiB.
+            0: none, and `verify` can only check bytes. Conversion verifies the same anyway.
 
     Raises:
         UnsupportedError: targets cannot express the module: every operator that one of them lacks
@@ -201,6 +209,7 @@ def convert(
         validation=validation,
         about=about or {},
         fitted=tuple(fitted),
+        vectors=vectors,
     )
     _check_request(request)
     release_file_pages()  # of imports
@@ -256,17 +265,11 @@ def _prepare(
     inputs = domain.inputs
     requests = [requests_of(source, domain, rows) for rows in BATCHES]
     batches = [item.answered for item in requests]
-    test_inputs = requests_of(source, domain, VECTOR_ROWS).answered
     info = ModelInfo(
         inputs=inputs,
         outputs=source.outputs,
         features=_checked_features(request.features, source.names),
-        vectors=TestVectors(
-            inputs=test_inputs,
-            outputs=source(test_inputs, tables),
-            tolerance=DENSE_TOLERANCE[request.dense],
-            rankings=ranking_vectors(source, tables, test_inputs),
-        ),
+        vectors=vectors_of(source, domain, tables, request.vectors, DENSE_TOLERANCE[request.dense]),
         made_by=_versions(),
     )
     expected = expected_of(source, trained, batches, tables, request.validation, inputs)
@@ -347,6 +350,7 @@ def _report(
 ) -> ConversionReport:
     """The report of a conversion; `targets` are the measured files at their final paths."""
     expected, validation = prepared.expected, request.validation
+    vectors = prepared.info.vectors
     return ConversionReport(
         targets=targets,
         codec=_codecs_text(request.tables),
@@ -363,15 +367,16 @@ def _report(
         fitted_auc=expected.own_auc,
         uncompressed=prepared.uncompressed,
         made_by=prepared.info.made_by,
+        vector_rows=0 if vectors is None else len(next(iter(vectors.inputs.values()))),
     )
 
 
-def _codecs_text(tables: Codec | Mapping[str, Codec]) -> str:
+def _codecs_text(tables: str | TableCodec | Mapping[str, str | TableCodec]) -> str:
     """Codecs as text: "q8", or "item q4, others q8"."""
-    if isinstance(tables, str):
-        return tables
+    if not isinstance(tables, Mapping):
+        return codec_text(table_codec(tables))
     parts = {"others" if name == OTHERS else name: codec for name, codec in tables.items()}
-    return ", ".join(f"{name} {codec}" for name, codec in parts.items())
+    return ", ".join(f"{name} {codec_text(table_codec(codec))}" for name, codec in parts.items())
 
 
 def _check_request(request: _Request) -> None:
@@ -382,25 +387,41 @@ def _check_request(request: _Request) -> None:
         faults.append(f"unknown targets {', '.join(unknown)}; choose from {', '.join(TARGETS)}")
     if not targets:
         faults.append("no targets")
-    if isinstance(tables, str) and tables not in CODECS:
-        faults.append(f"unknown codec {tables!r}; choose from {', '.join(CODECS)}")
+    for codec in tables.values() if isinstance(tables, Mapping) else [tables]:
+        try:
+            table_codec(codec)
+        except SpecError as error:
+            faults.append(str(error))
     if dense not in DENSE_CODECS:
         faults.append(f"unknown dense codec {dense!r}; choose from {', '.join(DENSE_CODECS)}")
     if request.calibration is not None and dense != "q8":
         faults.append(f"calibration rows are for q8 layers, but dense is {dense!r}")
+    if type(request.vectors) is not int or not 0 <= request.vectors <= MOST_VECTOR_ROWS:
+        faults.append(f"vectors must be 0..{MOST_VECTOR_ROWS} rows, got {request.vectors!r}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
 
 
-def _code_bytes(captured: CapturedModel, codecs: Mapping[str, Codec]) -> int:
+def _code_bytes(captured: CapturedModel, codecs: Mapping[str, TableCodec]) -> int:
     """The least number of bytes of the codes of all tables, without scales."""
-    values = {
-        lookup.table: lookup.spec.rows * lookup.spec.row_dim
-        if lookup.widths is None
-        else int(lookup.widths.sum(dtype=np.int64))
-        for lookup in captured.lookups
-    }
-    return sum(count * BITS[codecs[name]] for name, count in values.items()) // 8
+    widths = {lookup.table: lookup.widths for lookup in captured.lookups}
+    shapes = {lookup.table: (lookup.spec.rows, lookup.spec.row_dim) for lookup in captured.lookups}
+    return sum(_code_bits(codecs[name], *shapes[name], widths[name]) for name in shapes) // 8
+
+
+def _code_bits(
+    codec: TableCodec, rows: int, dim: int, widths: npt.NDArray[np.integer] | None
+) -> int:
+    """Bits of the codes of a table [rows, dim] with kept widths [rows]."""
+    if isinstance(codec, str):
+        return BITS[codec] * (rows * dim if widths is None else int(widths.sum(dtype=np.int64)))
+    bits, start = 0, 0
+    for section in resolve_sections(codec, rows, dim):
+        count, width = section.rows or 0, section.width or dim
+        part = None if widths is None else np.minimum(widths[start : start + count], width)
+        bits += _code_bits(section.codec, count, width, part)
+        start += count
+    return bits
 
 
 def _source(
@@ -436,6 +457,7 @@ def _checked_features(features: FeatureSpec | None, names: Sequence[str]) -> Fea
     """The features, none by default; raises SpecError where they are not of these inputs."""
     if features is None:
         return FeatureSpec()
+    features = features.with_short_hashes()
     if {item.name for item in features.fields} != set(names):
         known = ", ".join(item.name for item in features.fields)
         raise SpecError(f"features are for {known}; the module's inputs are {', '.join(names)}")
@@ -491,4 +513,4 @@ def _emit(target: str, prepared: _Prepared, file: Path) -> Draft:
         return emit_odm(model, file, prepared.info, prepared.plan)
     emit = emit_onnx if target == "onnx" else emit_tflite
     info = replace(prepared.info, tables=stored_tables(model))
-    return emit(model, file, info.to_text(), prepared.plan)
+    return emit(model, file, info.to_bytes(), prepared.plan)

@@ -12,9 +12,19 @@ MAX_ROWS = 2**31 - 1
 # Values of an embedding row.
 MAX_DIM = 1024
 
+# Sections of a table: consecutive rows with a codec of their own. A lookup searches them in order.
+MAX_SECTIONS = 16
+
+# Bits of a code with fitted levels: a codebook takes 4 * 2**bits bytes a column.
+MAX_LEVEL_BITS = 4
+
 # Rows that one ID reads: a code of 64 bits has at most one block a bit. The C kernels keep them on
 # the stack.
 MAX_BLOCKS = 64
+
+# Cells of a retrieval structure that one ID reads, and columns of fingerprints in a cell.
+MAX_HASHES = 8
+MAX_FINGERPRINTS = 8
 
 # Nodes of a plan; the C engine sizes arrays by them at load.
 MAX_NODES = 65_536
@@ -34,6 +44,9 @@ MAX_TREE_NODES = 2**22
 
 # Branches between a tree's root and a leaf: a request does not take longer.
 MAX_TREE_DEPTH = 256
+
+# Threads that share a request, and requests at once: no processor has more cores.
+MAX_THREADS = 1024
 
 # Axes of an array.
 MAX_RANK = 8

@@ -11,16 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.container import Container, ContainerWriter, Reserved, open_container
+from ondevice.deflated import deflate
 from ondevice.dense import DENSE
 from ondevice.errors import FileFormatError
 from ondevice.info import ModelInfo
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Plan
-from ondevice.records import RecordLayout, RecordStream, RecordTable
+from ondevice.records import RecordStream, RecordTable
+from ondevice.section_records import (
+    Layout,
+    Records,
+    SectionedLayout,
+    SectionedRecords,
+    SectionedStream,
+)
 
 FORMAT = "ondevice.odm"
-FORMAT_VERSION = "2"
-READABLE_VERSIONS = ("1", "2")
+FORMAT_VERSION = "3"
+READABLE_VERSIONS = ("1", "2", "3")
+PLAN, INFO = "ondevice.plan", "ondevice.info"  # deflated arrays; in versions 1 and 2 metadata
 # Files up to this size have all their bytes checked at load (about 8 ms); larger ones on demand,
 # because reading everything would undo what mapping the file saves.
 FULL_CHECK_BYTES = 8 * 2**20
@@ -30,13 +39,19 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class OdmFile:
-    """An opened native model; arrays are views of the mapped file."""
+    """An opened native model; arrays are views of the mapped file.
+
+    Attributes:
+        info: the description, read.
+        description: as it is in the file (`ModelInfo.to_bytes`).
+    """
 
     container: Container
     plan: Plan
     info: ModelInfo
+    description: bytes
     weights: dict[str, Array]
-    tables: dict[str, RecordTable]
+    tables: dict[str, Records]
 
     def verify(self) -> None:
         """Check every byte and every table index. Raises FileFormatError."""
@@ -50,7 +65,7 @@ def write_odm(
     plan: Plan,
     info: ModelInfo,
     weights: Mapping[str, Array],
-    tables: Mapping[str, RecordTable],
+    tables: Mapping[str, Records],
 ) -> None:
     """Write a native model to `path`."""
     writer = odm_writer(path, plan, info, weights, tables)
@@ -63,19 +78,16 @@ def odm_writer(
     plan: Plan,
     info: ModelInfo,
     weights: Mapping[str, Array],
-    tables: Mapping[str, RecordTable | RecordStream],
+    tables: Mapping[str, Records | RecordStream | SectionedStream],
 ) -> ContainerWriter:
     """Create a native model that lacks its header and the records of streams; see `records_of`."""
     arrays: dict[str, Array | Reserved] = {f"weight.{name}": weights[name] for name in plan.weights}
     for name in plan.tables:
         for part, array in _table_parts(tables[name]).items():
             arrays[f"table.{name}.{part}"] = array
-    metadata = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "plan": plan.to_text(),
-        "info": info.to_text(),
-    }
+    for name, text in ((PLAN, plan.to_text().encode()), (INFO, info.to_bytes())):
+        arrays[name] = np.frombuffer(deflate(text), np.uint8)
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION}
     return ContainerWriter(path, arrays, metadata)
 
 
@@ -102,20 +114,28 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
     if version not in READABLE_VERSIONS:
         raise FileFormatError(
             f"{path}: format version {version}; this release reads versions "
-            f"{' and '.join(READABLE_VERSIONS)}"
+            f"{', '.join(READABLE_VERSIONS[:-1])} and {READABLE_VERSIONS[-1]}"
         )
-    plan = Plan.from_text(container.metadata.get("plan", ""))
-    info = ModelInfo.from_text(container.metadata.get("info", ""))
+    plan_text, description = _texts(container, version)
+    plan, info = Plan.from_text(plan_text), ModelInfo.from_bytes(description)
     _check_operators(path, plan)
     if {item.name for item in info.inputs} != set(plan.inputs) or info.outputs != plan.outputs:
         raise FileFormatError(f"{path}: the description's inputs or outputs differ from the plan's")
     _check_pooling(path, plan, info)
     weights = {name: container.array(f"weight.{name}") for name in plan.weights}
     tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
-    opened = OdmFile(container, plan, info, weights, tables)
+    opened = OdmFile(container, plan, info, description, weights, tables)
     if full_check or (full_check is None and container.data.size <= FULL_CHECK_BYTES):
         opened.verify()
     return opened
+
+
+def _texts(container: Container, version: str) -> tuple[bytes, bytes]:
+    """Plan and description. Raises FileFormatError."""
+    if version in ("1", "2"):
+        metadata = container.metadata
+        return metadata.get("plan", "").encode(), metadata.get("info", "").encode()
+    return container.text(PLAN), container.text(INFO)
 
 
 def _check_operators(path: Path, plan: Plan) -> None:
@@ -132,7 +152,7 @@ def _check_pooling(path: Path, plan: Plan, info: ModelInfo) -> None:
             raise FileFormatError(f"{path}: pooling needs IDs with a sequence axis: {node.inputs}")
 
 
-def _table_parts(table: RecordTable | RecordStream) -> dict[str, Array | Reserved]:
+def _table_parts(table: Records | RecordStream | SectionedStream) -> dict[str, Array | Reserved]:
     parts: dict[str, Array | Reserved] = {"records": table.records}
     if table.index.size:
         parts["index"] = table.index
@@ -141,19 +161,25 @@ def _table_parts(table: RecordTable | RecordStream) -> dict[str, Array | Reserve
     return parts
 
 
-def _open_table(container: Container, name: str, layout: RecordLayout) -> RecordTable:
+def _open_table(container: Container, name: str, layout: Layout) -> Records:
     parts: dict[str, Array] = {
         "records": container.array(records_of(name)),
         "index": np.empty(0, dtype=np.uint8),
         "scales": np.empty(0, dtype=np.float32),
     }
-    if layout.width_step:
+    sections = layout.sections if isinstance(layout, SectionedLayout) else (layout,)
+    if any(section.index_bytes for section in sections):
         parts["index"] = container.array(f"table.{name}.index")
-    if layout.scale_axis == "column":
+    if any(section.scale_count for section in sections):
         parts["scales"] = container.array(f"table.{name}.scales")
     for part, dtype in (("records", np.uint8), ("index", np.uint8), ("scales", np.float32)):
         if parts[part].dtype != dtype or parts[part].ndim != 1:
             raise FileFormatError(f"{container.path}: table {name!r}: {part} has a wrong type")
-    table = RecordTable(layout, parts["records"], parts["index"], parts["scales"])
+    arrays = parts["records"], parts["index"], parts["scales"]
+    table: Records
+    if isinstance(layout, SectionedLayout):
+        table = SectionedRecords(layout, *arrays)
+    else:
+        table = RecordTable(layout, *arrays)
     table.check_sizes(name)
     return table

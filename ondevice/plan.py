@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.limits import MAX_NODES
 from ondevice.records import RecordLayout
+from ondevice.section_records import Layout, layout_from_json, layout_to_json
 from ondevice.spec import LookupSpec
 
 LOOKUP = "Lookup"
@@ -39,7 +40,7 @@ class Plan:
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     weights: tuple[str, ...]
-    tables: dict[str, RecordLayout]
+    tables: dict[str, Layout]
 
     def __post_init__(self) -> None:
         known = {*self.inputs, *self.weights}
@@ -73,13 +74,13 @@ class Plan:
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
             "weights": list(self.weights),
-            "tables": {name: asdict(layout) for name, layout in self.tables.items()},
+            "tables": {name: layout_to_json(layout) for name, layout in self.tables.items()},
             "nodes": nodes,
         }
         return json.dumps(data, separators=(",", ":"))
 
     @classmethod
-    def from_text(cls, text: str) -> Plan:
+    def from_text(cls, text: str | bytes) -> Plan:
         """Read what `to_text` wrote. Raises FileFormatError for anything else."""
         try:
             data = json.loads(text)
@@ -90,7 +91,7 @@ class Plan:
                 outputs=_names(data["outputs"]),
                 nodes=tuple(_node(item) for item in data["nodes"]),
                 weights=_names(data["weights"]),
-                tables={name: _layout(item) for name, item in data["tables"].items()},
+                tables={name: layout_from_json(item) for name, item in data["tables"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise FileFormatError(f"plan: {error!r}") from error
@@ -98,13 +99,7 @@ class Plan:
             raise FileFormatError(f"plan: {error}") from error
 
 
-def _layout(item: dict[str, Any]) -> RecordLayout:
-    if item.get("width_bits", 0) is None:  # absent in version 1, never null
-        raise ValueError("width_bits is null")
-    return RecordLayout(**item)
-
-
-def _check_lookup(where: str, node: Node, tables: dict[str, RecordLayout]) -> None:
+def _check_lookup(where: str, node: Node, tables: dict[str, Layout]) -> None:
     if (node.op == LOOKUP) != (node.lookup is not None):
         raise FileFormatError(f"{where}: exactly the Lookup nodes have a lookup specification")
     if node.lookup is None:
@@ -118,6 +113,10 @@ def _check_lookup(where: str, node: Node, tables: dict[str, RecordLayout]) -> No
             f"{where}: table {node.table!r} is {layout.rows} x {layout.dim}, "
             f"its lookup expects {expected[0]} x {expected[1]}"
         )
+    if node.lookup.retrieval is not None:
+        if not isinstance(layout, RecordLayout):
+            raise FileFormatError(f"{where}: cells of a retrieval structure are in no sections")
+        layout.check_cells(node.lookup.retrieval.bits)
 
 
 def _node(item: Any) -> Node:

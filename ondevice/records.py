@@ -1,11 +1,12 @@
 """Row records: how the native file stores a table's quantised, truncated rows bit by bit.
 
 A record is one row: its float16 scale if the table has row scales, then its kept values. Records
-follow one another without gaps, so rows of q4 and q2 share bytes; the first value is in the lowest
-bits. When rows keep different widths, an index finds them: 12-byte groups, each a uint32 with the
-byte at which the group's first record begins and 64 bits of width codes: 16 of 4 bits, 32 of 2 or
-64 of 1. A row's width is min(dim, base + step * code), so a record's place is the group's plus an
-affine function of the sum of the codes before it: no scan, and at most 0.75 bytes of index a row.
+follow one another without gaps, so rows of narrow codes share bytes; the first value is in the
+lowest bits. When rows keep different widths, an index finds them: 12-byte groups, each a uint32
+with the byte at which the group's first record begins and 64 bits of width codes: 16 of 4 bits,
+32 of 2 or 64 of 1. A row's width is min(dim, base + step * code), so a record's place is the
+group's plus an affine function of the sum of the codes before it: no scan, and at most 0.75 bytes
+of index a row.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from ondevice.codecs import (
     FloatArray,
     QuantTable,
     ScaleAxis,
-    StoredTable,
+    StoredSection,
 )
 from ondevice.container import Reserved
 from ondevice.errors import FileFormatError, SpecError
-from ondevice.limits import MAX_DIM, MAX_ROWS
+from ondevice.levels import read_levels
+from ondevice.limits import MAX_DIM, MAX_LEVEL_BITS, MAX_ROWS
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -65,7 +67,9 @@ class RecordLayout:
             faults.append(f"unknown codec {self.codec!r}")
         elif (self.scale_axis is None) != (self.codec in FLOAT_CODECS):
             faults.append(f"codec {self.codec} with scale axis {self.scale_axis!r}")
-        if self.scale_axis not in (None, "row", "column"):
+        elif self.scale_axis == "levels" and BITS[self.codec] > MAX_LEVEL_BITS:
+            faults.append(f"codec {self.codec} with levels")
+        if self.scale_axis not in (None, "row", "column", "levels"):
             faults.append(f"unknown scale axis {self.scale_axis!r}")
         sizes = (self.rows, self.dim, self.width_base, self.width_step)
         if any(not isinstance(size, int) or isinstance(size, bool) for size in sizes):
@@ -80,8 +84,8 @@ class RecordLayout:
         elif self.width_bits is None:
             if self.codec == "q4" and self.width_step and (self.width_step | self.width_base) % 2:
                 faults.append(f"q4 rows of version 1 grow by whole bytes, so by twos: {sizes}")
-            elif self.codec == "q2":
-                faults.append("q2 needs width_bits")
+            elif self.codec in ("q3", "q2", "q1") or self.scale_axis == "levels":
+                faults.append(f"{self.codec} with scale axis {self.scale_axis} needs width_bits")
         elif type(self.width_bits) is not int or self.width_bits not in (
             WIDTH_BITS if self.width_step else (0,)
         ):
@@ -93,6 +97,13 @@ class RecordLayout:
     def scale_bits(self) -> int:
         """Bits of the scale that begins a record."""
         return SCALE_BITS if self.scale_axis == "row" else 0
+
+    @property
+    def scale_count(self) -> int:
+        """Float32 numbers in the array of column scales or levels."""
+        if self.scale_axis == "levels":
+            return self.dim << BITS[self.codec]
+        return self.dim if self.scale_axis == "column" else 0
 
     @property
     def base_bits(self) -> int:
@@ -114,6 +125,19 @@ class RecordLayout:
         """Size of the index."""
         return -(-self.rows // self.group_rows) * GROUP_BYTES if self.width_step else 0
 
+    def check_cells(self, bits: int) -> None:
+        """Check that rows can be cells of a retrieval structure: whole rows of codes of `bits`.
+
+        Raises:
+            FileFormatError: they cannot.
+        """
+        whole = not self.width_step and self.width_base == self.dim
+        if not whole or self.scale_axis in (None, "row") or BITS[self.codec] != bits:
+            raise FileFormatError(
+                f"cells must be whole rows of codes of {bits} bits with column scales or levels, "
+                f"got {self.codec} with scale axis {self.scale_axis!r}"
+            )
+
     def _value_bits(self, count: int) -> int:
         bits = count * BITS[self.codec]
         return -(-bits // 8) * 8 if self.width_bits is None else bits
@@ -124,7 +148,7 @@ class RecordTable:
     """A table in its stored form; arrays may be views of a mapped file.
 
     records: uint8, all records and TAIL_BYTES zeros. index: uint8 [layout.index_bytes].
-    scales: float32 [dim] for column scales, else empty.
+    scales: float32 [dim] for column scales, [dim * 2**bits] for levels, else empty.
     """
 
     layout: RecordLayout
@@ -143,10 +167,10 @@ class RecordTable:
             raise FileFormatError(
                 f"table {name!r}: index has {self.index.size} bytes, expected {layout.index_bytes}"
             )
-        expected_scales = layout.dim if layout.scale_axis == "column" else 0
-        if self.scales.size != expected_scales:
+        if self.scales.size != layout.scale_count:
             raise FileFormatError(
-                f"table {name!r}: {self.scales.size} column scales, expected {expected_scales}"
+                f"table {name!r}: {self.scales.size} column scales or levels, "
+                f"expected {layout.scale_count}"
             )
         payload = self.records.size - TAIL_BYTES
         if layout.width_step == 0 and payload != -(-layout.rows * layout.base_bits // 8):
@@ -218,7 +242,7 @@ class RecordTable:
             raw = (raw[:, :-1] >> shift | raw[:, 1:].astype(np.uint16) << (8 - shift)).astype(
                 np.uint8
             )
-        values = _decode_values(raw[:, layout.scale_bits // 8 : -(-bits // 8)], layout.codec)
+        values = self._decode(raw[:, layout.scale_bits // 8 : -(-bits // 8)])
         if layout.scale_axis == "row":
             values *= raw[:, :2].copy().view("<f2").astype(np.float32)
         out = np.zeros((flat.size, layout.dim), dtype=np.float32)
@@ -228,6 +252,43 @@ class RecordTable:
             out *= self.scales
         out[np.arange(layout.dim) >= widths[:, None]] = 0
         return out.reshape(*rows.shape, layout.dim)
+
+    def read_sums(self, rows: npt.NDArray[np.int64]) -> FloatArray:
+        """Sums of the codes of rows, column by column modulo 2**bits, dequantised.
+
+        The table must be one that `check_cells` accepts.
+
+        Args:
+            rows: int64 [..., n], all in range.
+
+        Returns:
+            float32 [..., dim].
+        """
+        layout, unit = self.layout, BITS[self.layout.codec]
+        columns = np.arange(layout.dim) * unit
+        places = (rows * layout.base_bits)[..., None] + columns
+        pairs = self.records[places // 8] | self.records[places // 8 + 1].astype(np.uint16) << 8
+        codes = (pairs >> (places % 8).astype(np.uint16)).astype(np.uint8)
+        sums = codes.sum(axis=-2, dtype=np.uint8) & np.uint8(2**unit - 1)
+        values = self._values(sums.reshape(-1, layout.dim)).reshape(sums.shape)
+        return values * self.scales if layout.scale_axis == "column" else values
+
+    def _decode(self, raw: Bytes) -> FloatArray:
+        """Records without their scales, uint8 [rows, bytes], as float32 [rows, values or more]."""
+        layout = self.layout
+        if layout.codec in FLOAT_CODECS:
+            little = np.ascontiguousarray(raw)
+            return little.view("<f2" if layout.codec == "f16" else "<f4").astype(np.float32)
+        return self._values(_unsigned_codes(raw, BITS[layout.codec]))
+
+    def _values(self, codes: Bytes) -> FloatArray:
+        """Codes uint8 [rows, values] as float32, by the levels if the table has any."""
+        layout = self.layout
+        if layout.scale_axis == "levels":
+            levels = self.scales.reshape(layout.dim, -1)
+            return read_levels(codes[:, : layout.dim], levels)
+        up = np.uint8(8 - BITS[layout.codec])  # the sign bit to the top, and back with the sign
+        return ((codes << up).view(np.int8) >> up.view(np.int8)).astype(np.float32)
 
     def _locate(
         self, rows: npt.NDArray[np.int64]
@@ -269,7 +330,7 @@ def pack_records(table: QuantTable) -> RecordTable:
     return RecordTable(stream.layout, records, stream.index, stream.scales)
 
 
-def stream_records(table: StoredTable) -> RecordStream:
+def stream_records(table: StoredSection) -> RecordStream:
     """Store a quantised table as records, in the layout that takes the fewest bytes.
 
     Kept widths are rounded up to what the layout's width codes can express.
@@ -284,11 +345,18 @@ def stream_records(table: StoredTable) -> RecordStream:
     if layout.width_step:
         index, total = _build_index(layout, np.asarray(table.widths))
     records = Reserved(np.dtype(np.uint8), (total + TAIL_BYTES,))
-    scales = np.empty(0, np.float32) if table.column_scales is None else table.column_scales
-    return RecordStream(layout, records, index, scales)
+    return RecordStream(layout, records, index, _stored_scales(table))
 
 
-def _choose_layout(table: StoredTable) -> RecordLayout:
+def _stored_scales(table: StoredSection) -> FloatArray:
+    """What stands beside the records: column scales, levels, or nothing; one dimension."""
+    for scales in (table.column_scales, table.levels):
+        if scales is not None:
+            return scales.reshape(-1)
+    return np.empty(0, np.float32)
+
+
+def _choose_layout(table: StoredSection) -> RecordLayout:
     """The layout of least bytes: whole rows, or any size of width code."""
     counts = np.zeros(table.dim + 1, dtype=np.int64)
     if table.widths is None:
@@ -326,7 +394,7 @@ def _lengths(layout: RecordLayout, widths: npt.NDArray[np.integer]) -> npt.NDArr
 
 def _pack_rows(table: QuantTable, lengths: npt.NDArray[np.int64], group_rows: int) -> Bytes:
     """All records, `lengths` bits each; every group of rows begins at a whole byte."""
-    unit = min(BITS[table.codec], 8)
+    unit = _unit_bits(table.codec)
     units = _units(table, unit)
     counts = lengths // unit
     if unit == 8 and (counts == counts[0]).all():
@@ -344,12 +412,22 @@ def _pack_rows(table: QuantTable, lengths: npt.NDArray[np.int64], group_rows: in
     return _join(units[np.arange(longest) < counts[:, None]], unit)
 
 
+def _unit_bits(codec: Codec) -> int:
+    """Bits of the pieces that records are put together from: a code's, if they divide a byte."""
+    bits = min(BITS[codec], 8)
+    return bits if 8 % bits == 0 else 1
+
+
 def _units(table: QuantTable, unit: int) -> Bytes:
-    """Scale and values of every row in units of 2, 4 or 8 bits, uint8 [rows, units]."""
+    """Scale and values of every row in units of 1, 2, 4 or 8 bits, uint8 [rows, units]."""
     if table.codec in FLOAT_CODECS:
         little = "<f2" if table.codec == "f16" else "<f4"
         return np.ascontiguousarray(table.values.astype(little)).view(np.uint8)
-    values = table.values.astype(np.int8, copy=False).view(np.uint8) & np.uint8(2**unit - 1)
+    bits = BITS[table.codec]
+    values = table.values.astype(np.int8, copy=False).view(np.uint8) & np.uint8(2**bits - 1)
+    if unit < bits:
+        parts = values[:, :, None] >> np.arange(0, bits, unit, dtype=np.uint8)
+        values = (parts & np.uint8(2**unit - 1)).reshape(table.rows, -1)
     if table.scale_axis != "row":
         return values
     scales = np.asarray(table.scales).astype("<f2").view(np.uint8).reshape(table.rows, 2)
@@ -357,7 +435,7 @@ def _units(table: QuantTable, unit: int) -> Bytes:
 
 
 def _split(raw: Bytes, unit: int) -> Bytes:
-    """Bytes [rows, n] as units of 2, 4 or 8 bits [rows, n * 8 / unit], lowest bits first."""
+    """Bytes [rows, n] as units of 1, 2, 4 or 8 bits [rows, n * 8 / unit], lowest bits first."""
     if unit == 8:
         return raw
     shifts = np.arange(0, 8, unit, dtype=np.uint8)
@@ -377,13 +455,17 @@ def _join(units: Bytes, unit: int) -> Bytes:
     return joined
 
 
-def _decode_values(raw: Bytes, codec: Codec) -> FloatArray:
+def _unsigned_codes(raw: Bytes, bits: int) -> Bytes:
+    """Bytes [rows, n] as all the codes of `bits` bits that they hold [rows, codes]."""
     raw = np.ascontiguousarray(raw)
-    if codec in FLOAT_CODECS:
-        return raw.view("<f2" if codec == "f16" else "<f4").astype(np.float32)
-    unit = BITS[codec]
-    up = np.uint8(8 - unit)  # the sign bit to the top, and back with the sign
-    return ((_split(raw, unit) << up).view(np.int8) >> up.view(np.int8)).astype(np.float32)
+    if 8 % bits == 0:
+        return _split(raw, bits)
+    single = np.unpackbits(raw, axis=1, bitorder="little")
+    count = single.shape[1] // bits
+    codes = np.zeros((len(raw), count), dtype=np.uint8)
+    for number in range(bits):
+        codes |= single[:, number : count * bits : bits] << np.uint8(number)
+    return codes
 
 
 def _whole_bytes(bits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

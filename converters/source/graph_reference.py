@@ -20,7 +20,7 @@ from ondevice.codecs import FloatArray, IntArray
 from ondevice.converters.graph import CapturedModel
 from ondevice.converters.tables.draft import fill
 from ondevice.converters.tables.pack import pack
-from ondevice.converters.tables.packed_table import PackedTable
+from ondevice.converters.tables.packed_table import PackedTable, float_table
 from ondevice.converters.tables.table_source import TableSource
 from ondevice.converters.targets.onnx.emit import emit_onnx
 from ondevice.difference import largest_difference
@@ -99,8 +99,7 @@ class _Stored:
 
     def chunks(self) -> Iterator[FloatArray]:
         """See TableSource."""
-        for chunk in self.table.chunks():
-            yield chunk.dequantise()
+        yield from self.table.dequantised()
 
     def read(self, rows: IntArray) -> FloatArray:
         """See TableSource."""
@@ -113,10 +112,10 @@ class _Session:
     def __init__(self, captured: CapturedModel, tables: Mapping[str, TableSource]) -> None:
         with needs_extra("verifying derived tables", "onnx"):
             import onnxruntime as ort
-        packed = {name: PackedTable(table, "f32", None, None) for name, table in tables.items()}
+        packed = {name: float_table(table) for name, table in tables.items()}
         self._folder = tempfile.TemporaryDirectory(prefix="ondevice.")
         file = Path(self._folder.name) / "graph.onnx"
-        fill(emit_onnx(pack(captured, packed), file, ""))
+        fill(emit_onnx(pack(captured, packed), file, b""))
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1

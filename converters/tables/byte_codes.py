@@ -1,4 +1,4 @@
-"""Codes of 4 and 2 bits in bytes, for targets that gather whole bytes."""
+"""Codes of 4 bits and fewer in bytes, for targets that gather whole bytes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import BITS, Codec
+
+
+def fill_bytes(codec: Codec) -> bool:
+    """Whether whole codes fill a byte; others continue in the next byte."""
+    return BITS[codec] % 8 == 0 or 8 % BITS[codec] == 0
 
 
 def codes_per_byte(codec: Codec) -> int:
@@ -22,8 +27,13 @@ def pack_codes(
 
     Returns:
         uint8 [rows, ceil(columns / codes_per_byte)]; where rows share bytes, the codes of all rows
-        one after another, uint8 [ceil(rows * columns / codes_per_byte)].
+        one after another, uint8 [ceil(rows * columns * bits / 8)]; they must where codes do not
+        fill bytes.
     """
+    if not fill_bytes(codec):
+        flat = codes.reshape(-1).astype(np.int8).view(np.uint8)
+        bits = flat[:, None] >> np.arange(BITS[codec], dtype=np.uint8) & np.uint8(1)
+        return np.packbits(bits, bitorder="little")
     if rows_share_bytes:
         return pack_codes(codes.reshape(1, -1), codec).reshape(-1)
     per_byte, bits = codes_per_byte(codec), BITS[codec]

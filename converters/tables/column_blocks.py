@@ -8,14 +8,23 @@ every block j, so a row that does not reach a block reads zeros.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, Codec, QuantTable, StoredTable, value_dtype
+from ondevice.codecs import (
+    BITS,
+    Codec,
+    QuantTable,
+    StoredSection,
+    StoredTable,
+    TablePart,
+    value_dtype,
+)
 from ondevice.converters.graph import PackedModel
+from ondevice.converters.tables.byte_codes import fill_bytes
 from ondevice.info import TableBytes
 
 BLOCK_COLUMNS = 4
@@ -62,7 +71,7 @@ class ColumnBlocks:
             one after another.
     """
 
-    table: StoredTable
+    table: StoredSection
     blocks: tuple[Block, ...]
     zero_row: bool
     row_scales: bool
@@ -72,8 +81,9 @@ class ColumnBlocks:
     def block_shape(self, number: int) -> tuple[int, ...]:
         """Shape of a block as it is stored: codes narrower than a byte are packed."""
         block, bits = self.blocks[number], BITS[self.table.codec]
-        if self.shared_bytes:
-            return (-(-block.rows * block.columns * bits // 8),)
+        if self.shared_bytes:  # the last code too is read from two bytes, where codes may be in two
+            size = -(-block.rows * block.columns * bits // 8)
+            return (size + (not fill_bytes(self.table.codec)),)
         return (block.rows, -(-block.columns * bits // 8) if bits < 8 else block.columns)
 
     def row_bits(self, place: int | str) -> int:
@@ -94,13 +104,22 @@ def rows_share_bytes(codec: Codec, rows: int, dim: int) -> bool:
     return bits < SHORT_ROW_BITS and saved >= LEAST_SAVING and rows * dim < 2**31
 
 
-def cut(table: StoredTable) -> ColumnBlocks:
+def is_bit_stream(table: StoredSection) -> bool:
+    """Whether codes are stored one after another and taken out by arithmetic: levels, and q3.
+
+    Levels are looked up by the code and its column; signed codes of whole bytes, by the byte.
+    """
+    return table.levels is not None or not fill_bytes(table.codec)
+
+
+def cut(table: StoredSection) -> ColumnBlocks:
     """Cut a table into column blocks, or into a single one where cutting saves nothing."""
     row_scales = table.scale_axis == "row"
     only = (Block(0, table.dim, table.rows, False),)
-    shared = rows_share_bytes(table.codec, table.rows, table.dim)
+    stream = is_bit_stream(table)
+    shared = stream or rows_share_bytes(table.codec, table.rows, table.dim)
     whole = ColumnBlocks(table, only, False, row_scales, None, shared)
-    if table.widths is None:
+    if table.widths is None or stream:  # a zero row has no code where zero is no level
         return whole
     histogram = _histogram(table)
     counts = [int(histogram[start + 1 :].sum()) for start in range(0, table.dim, BLOCK_COLUMNS)]
@@ -141,6 +160,7 @@ class BlockWriter:
                 as the file stores them.
         """
         self.table = blocks.table
+        self.parts: tuple[TablePart, ...] = blocks.table.parts
         self._blocks, self._offsets, self._encode = blocks, offsets, encode
         self._row = 0
         # of rows that share bytes: the last ones, which do not fill a byte yet
@@ -218,18 +238,30 @@ def stored_tables(packed: PackedModel) -> tuple[TableBytes, ...]:
         if lookup.column_scales is not None
     }
     return tuple(
-        _table_bytes(name, table, column_scales.get(name, 0))
+        item
         for name, table in packed.tables.items()
+        for item in _sections_bytes(name, table, column_scales.get(name, 0))
     )
 
 
-def _table_bytes(name: str, table: StoredTable, column_scale_bytes: int) -> TableBytes:
-    """The bytes of a table; `column_scale_bytes` is the size of the scales at the lookup."""
+def _sections_bytes(name: str, table: StoredTable, column_scale_bytes: int) -> list[TableBytes]:
+    """The bytes of each section; `column_scale_bytes` is the size of the scales at the lookup."""
+    firsts = np.cumsum([0, *(section.rows for section in table.sections)]).tolist()
+    items = [
+        _table_bytes(name, section, first)
+        for section, first in zip(table.sections, firsts, strict=False)
+    ]
+    return [replace(items[0], scales=items[0].scales + column_scale_bytes), *items[1:]]
+
+
+def _table_bytes(name: str, table: StoredSection, first_row: int) -> TableBytes:
+    """The bytes of a section."""
     parts = cut(table)
     if parts.row_scales:
         scale_bytes = 2 * table.rows
     else:
-        scale_bytes = 0 if table.column_scales is None else table.column_scales.nbytes
+        stored = (table.column_scales, table.levels)
+        scale_bytes = sum(scales.nbytes for scales in stored if scales is not None)
     return TableBytes(
         name=name,
         rows=table.rows,
@@ -238,13 +270,14 @@ def _table_bytes(name: str, table: StoredTable, column_scale_bytes: int) -> Tabl
         codec=table.codec,
         scale_axis=table.scale_axis,
         payload=_payload(parts),
-        scales=column_scale_bytes + scale_bytes,
+        scales=scale_bytes,
         widths=0,
         permutation=_positions(parts),
+        first_row=first_row,
     )
 
 
-def _histogram(table: StoredTable) -> npt.NDArray[np.int64]:
+def _histogram(table: StoredSection) -> npt.NDArray[np.int64]:
     """How many rows have each width, int64 [dim + 1]."""
     widths = np.asarray(table.widths)
     counts = np.zeros(table.dim + 1, dtype=np.int64)

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from ondevice.codecs import QuantTable, StoredTable, TablePart
+from ondevice.codecs import QuantTable, TablePart
 from ondevice.converters.dense.layers import LayerReport
 
 
 class TableWriter(Protocol):
-    """Writes one table into a file that has room for it."""
+    """Writes one table, or a section of it, into a file that has room for it."""
 
     @property
-    def table(self) -> StoredTable:
-        """The table."""
+    def parts(self) -> tuple[TablePart, ...]:
+        """The parts whose rows it writes, in order."""
 
     def write(self, file: BinaryIO, chunk: QuantTable) -> None:
         """Write the next rows; a chunk belongs to one part of the table, and parts are in order."""
@@ -56,7 +56,7 @@ def fill(*drafts: Draft) -> None:
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(draft.path.open("r+b")) for draft in drafts]
         writes = [
-            _TableWrite(file, writer, deque(writer.table.parts))
+            _TableWrite(file, writer, deque(writer.parts))
             for file, draft in zip(files, drafts, strict=True)
             for writer in draft.tables
         ]

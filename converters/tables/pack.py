@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import CODECS, Codec
+from ondevice.codecs import Codec
 from ondevice.converters.graph import (
     DOMAIN,
     LOOKUP,
@@ -19,8 +19,14 @@ from ondevice.converters.graph import (
     PackedModel,
 )
 from ondevice.converters.initializers import drop_unused_initializers
-from ondevice.converters.tables.packed_table import PackedTable, pack_table
+from ondevice.converters.tables.packed_table import (
+    CODEC_OF_BITS,
+    CellSection,
+    PackedTable,
+    pack_table,
+)
 from ondevice.errors import SpecError
+from ondevice.sections import TableCodec, codec_text, table_codec
 
 # The key for the codec of all tables that have no key, and their codec where this key is missing.
 OTHERS = "*"
@@ -28,7 +34,7 @@ DEFAULT_CODEC: Codec = "q8"
 
 
 def pack_tables(
-    captured: CapturedModel, codec: Codec | Mapping[str, Codec]
+    captured: CapturedModel, codec: str | TableCodec | Mapping[str, str | TableCodec]
 ) -> dict[str, PackedTable]:
     """Check every table and choose its scales, in one pass over each table.
 
@@ -36,8 +42,8 @@ def pack_tables(
 
     Args:
         captured: the graph.
-        codec: of all tables; or by the name of a table, or of an input that is looked up in it
-            (the table's name has priority), and OTHERS for the rest.
+        codec: of all tables, or their sections; or by the name of a table, or of an input that is
+            looked up in it (the table's name has priority), and OTHERS for the rest.
 
     Raises:
         SpecError: a table has another shape than its lookup says, or cannot be quantised; a name
@@ -55,10 +61,12 @@ def pack(captured: CapturedModel, tables: Mapping[str, PackedTable]) -> PackedMo
     return PackedModel(captured.model, lookups, tables)
 
 
-def table_codecs(captured: CapturedModel, codec: Codec | Mapping[str, Codec]) -> dict[str, Codec]:
-    """The codec of each table; see `pack_tables`. Raises SpecError."""
-    if isinstance(codec, str):
-        return dict.fromkeys(captured.tables, codec)
+def table_codecs(
+    captured: CapturedModel, codec: str | TableCodec | Mapping[str, str | TableCodec]
+) -> dict[str, TableCodec]:
+    """The codec of each table, or its sections; see `pack_tables`. Raises SpecError."""
+    if not isinstance(codec, Mapping):
+        return dict.fromkeys(captured.tables, table_codec(codec))
     readers: dict[str, set[str]] = {name: set() for name in captured.tables}
     for lookup in captured.lookups:
         ids = lookup.node.inputs[0]
@@ -70,25 +78,31 @@ def table_codecs(captured: CapturedModel, codec: Codec | Mapping[str, Codec]) ->
             f"codecs for {', '.join(unknown)}: no such table or input; there are "
             f"{', '.join(sorted(known))}"
         )
-    if wrong := sorted({item for item in codec.values() if item not in CODECS}):
-        raise SpecError(f"unknown codecs {', '.join(wrong)}; choose from {', '.join(CODECS)}")
-    codecs: dict[str, Codec] = {}
+    asked = {name: table_codec(value) for name, value in codec.items()}
+    codecs: dict[str, TableCodec] = {}
     for table, names in readers.items():
-        by_input = {codec[name] for name in names if name in codec}
-        if table not in codec and len(by_input) > 1:
-            raise SpecError(f"table {table!r}: its inputs ask for {' and '.join(sorted(by_input))}")
-        others = codec.get(OTHERS, DEFAULT_CODEC)
-        codecs[table] = codec.get(table, min(by_input, default=others))
+        by_input = {asked[name] for name in names if name in asked}
+        if table not in asked and len(by_input) > 1:
+            texts = sorted(map(codec_text, by_input))
+            raise SpecError(f"table {table!r}: its inputs ask for {' and '.join(texts)}")
+        others = asked.get(OTHERS, DEFAULT_CODEC)
+        codecs[table] = asked.get(table, by_input.pop() if by_input else others)
     return codecs
 
 
-def _packed(captured: CapturedModel, name: str, codec: Codec) -> PackedTable:
+def _packed(captured: CapturedModel, name: str, codec: TableCodec) -> PackedTable:
     table = captured.tables[name]
     lookups = [lookup for lookup in captured.lookups if lookup.table == name]
     for lookup in lookups:
         actual, expected = [table.rows, table.dim], [lookup.spec.rows, lookup.spec.row_dim]
         if actual != expected:
             raise SpecError(f"table {name!r}: expected shape {expected}, got {actual}")
+    if (cells := lookups[0].spec.retrieval) is not None:
+        scales = lookups[0].scales
+        if scales is None:
+            raise SpecError(f"table {name!r}: the cells of a retrieval structure have no scales")
+        section = CellSection(table, CODEC_OF_BITS[cells.bits], None, scales)
+        return PackedTable(table.dim, (section,))
     try:
         return pack_table(table, codec, _shared_widths(lookups))
     except SpecError as error:

@@ -117,5 +117,25 @@ class FileTable:
             rest = rest[count:]
 
 
+@dataclass(frozen=True)
+class SourceRows:
+    """Rows `start` to `start` + `rows` of another table, cut to their first `dim` values."""
+
+    source: TableSource
+    start: int
+    rows: int
+    dim: int
+
+    def chunks(self) -> Iterator[FloatArray]:
+        """See TableSource."""
+        step = chunk_rows(self.dim)
+        for first in range(0, self.rows, step):
+            yield self.read(np.arange(first, min(first + step, self.rows)))
+
+    def read(self, rows: IntArray) -> FloatArray:
+        """See TableSource."""
+        return np.ascontiguousarray(self.source.read(rows + self.start)[:, : self.dim])
+
+
 def _state(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns

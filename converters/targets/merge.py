@@ -18,6 +18,7 @@ from ondevice.codecs import (
     Codec,
     QuantTable,
     ScaleAxis,
+    StoredSection,
     StoredTable,
     TablePart,
     value_dtype,
@@ -115,7 +116,7 @@ def _groups(
         if lookup is None or key is None:
             continue
         group = open_groups.setdefault(key, [])
-        if group and _rows([*group, lookup], tables) > _most_rows(tables[lookup.table]):
+        if group and _rows([*group, lookup], tables) > _most_rows(tables[lookup.table].sections[0]):
             finished.append(open_groups.pop(key))
             group = open_groups.setdefault(key, [])
         group.append(lookup)
@@ -125,11 +126,13 @@ def _groups(
 
 def _key(lookup: PackedLookup, tables: dict[str, StoredTable]) -> tuple[object, ...] | None:
     """What must be equal in lookups that are merged; None for a lookup that cannot be merged."""
-    spec, table = lookup.spec, tables[lookup.table]
+    spec, table = lookup.spec, _only_section(tables[lookup.table])
+    if table is None:
+        return None
     ids, vectors = lookup.node.inputs[0], lookup.node.outputs[0]
     single = ids is not None and ids.shape is not None and len(ids.shape) == 1
     runs = max((len(block) for block in spec.pieces(32)), default=0)
-    if spec.scheme == "full" or spec.fuse not in ("sum", "mean"):
+    if spec.scheme in ("full", "retrieval") or spec.fuse not in ("sum", "mean"):
         return None
     if not single or runs > MOST_RUNS:
         return None
@@ -143,7 +146,19 @@ def _key(lookup: PackedLookup, tables: dict[str, StoredTable]) -> tuple[object, 
     return (*stored, spec.scheme, bits, spec.dim, spec.fuse, rows, padded)
 
 
-def _most_rows(table: StoredTable) -> int:
+def _only_section(table: StoredTable) -> StoredSection | None:
+    """The section that is the whole table; None: it has several, or levels, whose codes differ."""
+    section = table.sections[0]
+    whole = len(table.sections) == 1 and section.dim == table.dim
+    return section if whole and section.levels is None else None
+
+
+def _joinable(tables: dict[str, StoredTable], names: Sequence[str]) -> list[StoredSection]:
+    """The sections that are these tables, which `_only_section` has."""
+    return [tables[name].sections[0] for name in names]
+
+
+def _most_rows(table: StoredSection) -> int:
     """How many rows a joined table may have."""
     return MOST_TRUNCATED_ROWS if table.widths is not None else 2**31 - 1
 
@@ -157,10 +172,10 @@ def _merged(members: list[PackedLookup], tables: dict[str, StoredTable], name: s
     """One lookup node over the joined tables of its members, which end with a row of zeros."""
     names = list(dict.fromkeys(lookup.table for lookup in members))
     starts = dict(zip(names, np.cumsum([0, *(tables[n].rows for n in names)]), strict=False))
-    joined = _joined([tables[n] for n in names])
-    tables[name] = joined
+    tables[name] = _joined(_joinable(tables, names))
     specs = tuple(lookup.spec for lookup in members)
-    column_scales = [tables[member.table].column_scales for member in members]
+    members_tables = _joinable(tables, [member.table for member in members])
+    column_scales = [table.column_scales for table in members_tables]
     present = [scales for scales in column_scales if scales is not None]
     stacked = np.stack(present) if present else None
     node = ir.Node(
@@ -190,36 +205,38 @@ def _add_zero_rows(lookups: dict[ir.Node, PackedLookup], tables: dict[str, Store
             continue
         if lookup.spec.scheme == "full":
             raise UnsupportedError(f"table {lookup.table!r} is a hybrid's, and read as a plain one")
-        scales = tables[lookup.table].column_scales
+        only = _only_section(tables[lookup.table])
+        scales = None if only is None else only.column_scales
         if scales is not None:
             lookups[node] = replace(lookup, column_scales=scales[None])
     for name in lacking:
-        tables[name] = _joined([tables[name]])
+        only = _only_section(tables[name])
+        tables[name] = _with_zero_row(tables[name]) if only is None else _joined([only])
 
 
 @dataclass(frozen=True)
 class JoinedTable:
     """The rows of several tables in the same storage format, then a row of zeros.
 
-    A `StoredTable` for targets that join tables; column scales stay with the lookups.
+    A `StoredSection` for targets that join tables; column scales stay with the lookups.
     """
 
-    tables: tuple[StoredTable, ...]
+    tables: tuple[StoredSection, ...]
     widths: npt.NDArray[np.integer] | None
 
     @property
     def codec(self) -> Codec:
-        """See StoredTable."""
+        """See StoredSection."""
         return self.tables[0].codec
 
     @property
     def rows(self) -> int:
-        """See StoredTable."""
+        """See StoredSection."""
         return sum(table.rows for table in self.tables) + 1
 
     @property
     def dim(self) -> int:
-        """See StoredTable."""
+        """See StoredSection."""
         return self.tables[0].dim
 
     @property
@@ -232,6 +249,15 @@ class JoinedTable:
         """None: they belong to the lookups."""
 
     @property
+    def levels(self) -> None:
+        """None: tables with levels are not joined."""
+
+    @property
+    def sections(self) -> tuple[JoinedTable]:
+        """See StoredSection."""
+        return (self,)
+
+    @property
     def parts(self) -> tuple[TablePart, ...]:
         """See StoredTable; the last part is the row of zeros."""
         scales = np.ones(1, np.float16) if self.scale_axis == "row" else None
@@ -241,7 +267,26 @@ class JoinedTable:
         return (*parts, QuantTable(self.codec, zeros, scales, widths))
 
 
-def _joined(tables: Sequence[StoredTable]) -> JoinedTable:
+@dataclass(frozen=True)
+class ExtendedTable:
+    """A `StoredTable` with more sections than the one that it extends."""
+
+    dim: int
+    sections: tuple[StoredSection, ...]
+
+    @property
+    def rows(self) -> int:
+        """See StoredTable."""
+        return sum(section.rows for section in self.sections)
+
+
+def _with_zero_row(table: StoredTable) -> ExtendedTable:
+    """A table whose codes have no common zero: the row of zeros is a section."""
+    zeros = QuantTable("f32", np.zeros((1, 1), np.float32))
+    return ExtendedTable(table.dim, (*table.sections, zeros))
+
+
+def _joined(tables: Sequence[StoredSection]) -> JoinedTable:
     widths = [table.widths for table in tables if table.widths is not None]
     joined = np.concatenate([*widths, np.zeros(1, np.uint8)]) if widths else None
     return JoinedTable(tuple(tables), joined)

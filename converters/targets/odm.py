@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import QuantTable, StoredTable
+from ondevice.codecs import QuantTable, StoredSection, StoredTable, TablePart
 from ondevice.container import ContainerWriter
 from ondevice.converters.dense.layers import (
     ALL_FLOAT,
@@ -32,6 +31,7 @@ from ondevice.odm import odm_writer, records_of
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Attribute, Node, Plan
 from ondevice.records import TAIL, RecordStream, stream_records
+from ondevice.section_records import SectionedStream, stream_sections
 
 
 def emit_odm(
@@ -52,7 +52,7 @@ def emit_odm(
         LackingOperatorsError: operators that the native engine lacks, all listed.
     """
     graph = packed.model.graph
-    tables = {name: stream_records(table) for name, table in sorted(packed.tables.items())}
+    tables = {name: _stream(table) for name, table in sorted(packed.tables.items())}
     weights = _weights(graph)
     layers = find_dense_layers(graph, plan)
     nodes = _plan_nodes(packed, layers, weights)
@@ -113,22 +113,51 @@ def _plan_nodes(
     return nodes
 
 
-@dataclass(frozen=True)
-class _RecordWriter:
-    """A `TableWriter` of records; `name` is their array in the container."""
+def _stream(table: StoredTable) -> RecordStream | SectionedStream:
+    """The records of a table: sections where it has several, or one narrower than its rows."""
+    if len(table.sections) == 1 and table.sections[0].dim == table.dim:
+        return stream_records(table.sections[0])
+    return stream_sections(table.dim, table.sections)
 
-    table: StoredTable
-    container: ContainerWriter
-    name: str
-    stream: RecordStream
+
+class _RecordWriter:
+    """A `TableWriter` of the records of a table, section after section, into one array."""
+
+    def __init__(
+        self,
+        table: StoredTable,
+        container: ContainerWriter,
+        name: str,
+        stream: RecordStream | SectionedStream,
+    ) -> None:
+        """Begin with the first row; `name` is the array in the container."""
+        self._sections: tuple[StoredSection, ...] = table.sections
+        self._container, self._name, self._stream = container, name, stream
+        self._section = self._row = 0
+
+    @property
+    def parts(self) -> tuple[TablePart, ...]:
+        """See TableWriter."""
+        return tuple(part for section in self._sections for part in section.parts)
 
     def write(self, file: BinaryIO, chunk: QuantTable) -> None:
         """Append the records of the next rows."""
-        self.container.append(file, self.name, self.stream.pack(chunk))
+        stream = self._stream
+        if isinstance(stream, RecordStream):
+            self._append(file, stream.pack(chunk))
+            return
+        self._append(file, stream.streams[self._section].pack(chunk))
+        self._row += chunk.rows
+        if self._row == self._sections[self._section].rows:
+            self._append(file, stream.gap(self._section))
+            self._section, self._row = self._section + 1, 0
 
     def finish(self, file: BinaryIO) -> None:
         """Append the zeros behind the last record."""
-        self.container.append(file, self.name, TAIL)
+        self._append(file, TAIL)
+
+    def _append(self, file: BinaryIO, records: npt.NDArray[np.uint8]) -> None:
+        self._container.append(file, self._name, records)
 
 
 def _dense_node(

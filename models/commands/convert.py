@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ondevice.atomic import atomic_path
-from ondevice.codecs import CODECS, DENSE_CODECS, Codec
+from ondevice.codecs import DENSE_CODECS, Codec
 from ondevice.converters import convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.source.arguments import DynamicAxes
@@ -24,14 +24,16 @@ from ondevice.converters.source.user_module import example_tensors, load_arrays,
 from ondevice.converters.tables.pack import OTHERS
 from ondevice.converters.tables.weights import Weights
 from ondevice.converters.verify.report import ConversionReport, FittedTable, report_text
+from ondevice.converters.verify.requests import VECTOR_ROWS
 from ondevice.converters.verify.verification import Validation
-from ondevice.errors import FileFormatError, InputError
+from ondevice.errors import FileFormatError, InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.model import sha256
 from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from ondevice.models.commands.options import add_data_options, open_source, source_of
 from ondevice.models.commands.outputs import add_output_options, check_output
 from ondevice.models.commands.runtimes import check_runtimes
+from ondevice.models.commands.table_codecs import add_tables_option, tables_of
 from ondevice.models.data import HashedLog, split
 from ondevice.models.data.hashed import encoded
 from ondevice.models.layers.row_index import row_counts
@@ -44,6 +46,7 @@ from ondevice.models.validation import (
     validation_from_file,
     validation_from_log,
 )
+from ondevice.sections import TableCodec, table_codec
 
 REPORTS = ("report.json", "md")  # beside the model files
 
@@ -119,9 +122,7 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
     )
-    parser.add_argument(
-        "--tables", choices=CODECS, default="q8", help="codec of the tables (default: q8)"
-    )
+    add_tables_option(parser, "q8")
     parser.add_argument(
         "--dense",
         choices=DENSE_CODECS,
@@ -134,6 +135,14 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PATH",
         help="layers that stay float32, such as network.4",
+    )
+    parser.add_argument(
+        "--vectors",
+        type=int,
+        default=VECTOR_ROWS,
+        metavar="ROWS",
+        help="rows of test vectors in every file, for ondevice verify; 0: none "
+        f"(default: {VECTOR_ROWS})",
     )
     parser.add_argument(
         "--calibration",
@@ -188,7 +197,7 @@ class _Request:
     counts: dict[str, IdArray] | None = None
     about: dict[str, str] = field(default_factory=dict)
     dynamic_axes: DynamicAxes | None = None
-    codecs: Mapping[str, Codec] = field(default_factory=dict)  # of single inputs' tables
+    codecs: Mapping[str, TableCodec] = field(default_factory=dict)  # of single inputs' tables
 
 
 def run(args: argparse.Namespace) -> int:
@@ -204,6 +213,7 @@ def run(args: argparse.Namespace) -> int:
         request = _user_module(args)
     else:
         request = _checkpoint(args)
+    tables = tables_of(args, request.codecs)
     module, original, weights = request.module, None, request.weights
     fitted: list[FittedTable] = []
     if isinstance(module, nn.Module) and _fits_tables(args):
@@ -214,14 +224,14 @@ def run(args: argparse.Namespace) -> int:
             row_ratio=args.row_ratio,
             width_error=args.width_error,
             counts=request.counts,
-            codec=args.tables,
+            codec=_only_codec(tables),
         )
     report = convert(
         module,
         request.example,
         args.out,
         targets=args.targets,
-        tables={OTHERS: args.tables, **request.codecs} if request.codecs else args.tables,
+        tables=tables,
         dense=args.dense,
         float_layers=args.float_layers,
         calibration=request.calibration,
@@ -233,6 +243,7 @@ def run(args: argparse.Namespace) -> int:
         weights=weights,
         original=original,
         fitted=fitted,
+        vectors=args.vectors,
     )
     return _finish(args, report)
 
@@ -253,6 +264,14 @@ def _check_source(model: str) -> None:
             "or .onnx file it was made from"
         )
     raise InputError(f"{model}: {expected}; it is a file of another kind")
+
+
+def _only_codec(tables: TableCodec | Mapping[str, TableCodec]) -> Codec:
+    """The codec of tables that are fitted: one for all rows. Raises InputError."""
+    codec = tables[OTHERS] if isinstance(tables, Mapping) else tables
+    if not isinstance(codec, str):
+        raise InputError("--row-ratio and --width-error take one codec for all tables, no sections")
+    return codec
 
 
 def _fits_tables(args: argparse.Namespace) -> bool:
@@ -282,12 +301,15 @@ def _checkpoint(args: argparse.Namespace) -> _Request:
     )
 
 
-def _described_codecs(checkpoint: Checkpoint, folder: Path) -> dict[str, Codec]:
+def _described_codecs(checkpoint: Checkpoint, folder: Path) -> dict[str, TableCodec]:
     """The codecs that the log's description asks of single fields. Raises FileFormatError."""
     codecs = checkpoint.extra.get("table_codecs", {})
-    if not isinstance(codecs, dict) or not set(map(str, codecs.values())) <= set(CODECS):
-        raise FileFormatError(f"{folder}: table_codecs must be codecs by field, got {codecs!r}")
-    return codecs
+    try:
+        return {name: table_codec(str(codec)) for name, codec in codecs.items()}
+    except (SpecError, AttributeError) as error:
+        raise FileFormatError(
+            f"{folder}: table_codecs must be codecs by field, got {codecs!r}: {error}"
+        ) from error
 
 
 def _user_module(args: argparse.Namespace) -> _Request:

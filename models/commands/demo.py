@@ -20,12 +20,10 @@ from ondevice.bench.report import Report, Spread, write_report
 from ondevice.bench.show.page import page
 from ondevice.bench.show.tables import microseconds
 from ondevice.bench.targets.local import LocalMachine
-from ondevice.codecs import CODECS
 from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
-from ondevice.inspection import inspect
-from ondevice.model import file_bytes
+from ondevice.inspection import FileParts
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.click_log import ClickLog
 from ondevice.models.commands.options import (
@@ -38,6 +36,7 @@ from ondevice.models.commands.options import (
 )
 from ondevice.models.commands.outputs import add_output_options, check_output
 from ondevice.models.commands.runtimes import check_runtimes
+from ondevice.models.commands.table_codecs import add_tables_option, tables_of
 from ondevice.models.training.experiment import (
     Trained,
     checkpoint_extra,
@@ -64,12 +63,12 @@ RESULTS = ("model.odm", "model.onnx", "model.tflite", "bench.json", "bench.html"
 
 @dataclass(frozen=True)
 class Scored:
-    """One model file: its size, bytes of its tables, its AUC on the test split."""
+    """One model file: what its bytes are for, its AUC on the test split."""
 
     target: str
     path: str
     file_bytes: int
-    table_bytes: int
+    parts: FileParts
     auc: float
     max_difference: float
 
@@ -78,9 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_data_options(parser)
     add_training_options(parser)
-    parser.add_argument(
-        "--tables", choices=CODECS, default="q4", help="codec of the tables (default: q4)"
-    )
+    add_tables_option(parser, "q4")
     add_output_options(parser, "folder (default: demo-out)", default=Path("demo-out"))
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="measuring time per batch size (default: 1)"
@@ -116,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         counts=small.fitted.counts,
     )
     examples = {name: torch.from_numpy(ids) for name, ids in example_ids(small.splits.test).items()}
-    report = convert(small.model, (examples,), args.out, tables=args.tables, features=features)
+    report = convert(small.model, (examples,), args.out, tables=tables_of(args), features=features)
     _say(started, f"converted and verified:\n{report_text(report)}")
     scored = [_scored(target, report, small.splits.test) for target in report.targets]
     measured = _measured(scored, args.seconds)
@@ -154,14 +151,19 @@ def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:
     """The table: the float32 reference beside every file, in the order of the report's models."""
     header = ["", "float32, torch", *(f"model.{item.target}" for item in scored)]
     sizes = [full.parameter_bytes, *(item.file_bytes for item in scored)]
-    tables = [full.table_bytes, *(item.table_bytes for item in scored)]
+    tables = [full.table_bytes, *(item.parts.tables for item in scored)]
+    networks = [full.parameter_bytes - full.table_bytes, *(item.parts.network for item in scored)]
+    rest = [item.parts.description + item.parts.vectors + item.parts.padding for item in scored]
     aucs = [full.test.auc, *(item.auc for item in scored)]
     rows = [
         ["engine", "-", *(item.runtime for item in measured.memories)],
-        ["size", *(size(count) for count in sizes)],
+        ["file", *(size(count) for count in sizes)],
         ["times smaller", *(f"{sizes[0] / count:.1f}x" for count in sizes)],
-        ["embedding tables", *(size(count) for count in tables)],
-        ["tables, times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
+        ["  embedding tables", *(size(count) for count in tables)],
+        ["  times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
+        ["  map of raw values", "-", *(size(item.parts.map) for item in scored)],
+        ["  network", *(size(count) for count in networks)],
+        ["  description, test vectors", "-", *(size(count) for count in rest)],
         ["test AUC", *(f"{auc:.4f}" for auc in aucs)],
         ["share of float32 AUC", *(f"{auc / aucs[0]:.2%}" for auc in aucs)],
         ["largest difference from torch", "-", *(f"{i.max_difference:.0e}" for i in scored)],
@@ -194,9 +196,7 @@ def _scored(target: str, report: ConversionReport, test: ClickLog) -> Scored:
         scores.append(score[model.outputs[0]] if isinstance(score, dict) else score)
     labels = test.labels.reshape(len(test), -1)[:, 0]
     auc = float(roc_auc_score(labels, np.concatenate(scores), sample_weight=test.weights))
-    tables = sum(table.total for table in inspect(item.path).tables)
-    size_of_all = file_bytes(item.path)
-    return Scored(target, str(item.path), size_of_all, tables, auc, item.max_difference)
+    return Scored(target, str(item.path), item.bytes, item.parts, auc, item.max_difference)
 
 
 def _measured(scored: list[Scored], seconds: float) -> Report:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ondevice.cells import Cells, Form, RawKind
-from ondevice.codecs import CODECS
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError, SpecError
 from ondevice.features import Field
@@ -19,6 +18,7 @@ from ondevice.limits import MAX_LENGTH
 from ondevice.models.data.buckets import MAX_BUCKETS, SCALES, Scale
 from ondevice.models.data.hashed import hashed_field
 from ondevice.models.data.splits import SplitRule
+from ondevice.sections import table_codec
 from ondevice.times import TimeForm, TimePart
 
 Kind = Literal["string", "integer", "number", "boolean", "timestamp", "tokens"]
@@ -47,7 +47,8 @@ class LogField:
         dim: width of the embedding vector; None: the experiment's.
         scheme: how values share rows; None: the experiment's.
         ratio: values per row; None: the experiment's.
-        codec: of the table in a converted file; None: what the conversion is asked for.
+        codec: of the table in a converted file, or its sections as a text
+            (`ondevice.sections`); None: what the conversion is asked for.
         vocabulary: whether every value has a row of its own; None: if there are few values.
         min_count: a vocabulary keeps values with so many training rows; the rest are one value.
         buckets: of numbers, at most so many; None: the experiment's.
@@ -302,8 +303,11 @@ def _field_faults(item: LogField) -> list[str]:
         faults.append(f"scale must be one of {', '.join(SCALES)}, got {item.scale!r}")
     if (item.buckets is not None or item.scale is not None) and item.kind != "number":
         faults.append("buckets and scale are for numbers")
-    if item.codec is not None and item.codec not in CODECS:
-        faults.append(f"codec must be one of {', '.join(CODECS)}, got {item.codec!r}")
+    if item.codec is not None:
+        try:
+            table_codec(item.codec)
+        except SpecError as error:
+            faults.append(str(error))
     if item.vocabulary is False and item.min_count > 1:
         faults.append("min_count needs a vocabulary")
     return faults

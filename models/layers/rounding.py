@@ -46,7 +46,7 @@ class TableRounding(nn.Module):
     for bit.
 
     Attributes:
-        scales: float32 [rows] or [dim] of q codecs, None otherwise.
+        scales: float32 [rows] or [dim] of q codecs, or levels [dim, 2**bits]; None otherwise.
     """
 
     scales: Tensor | None
@@ -78,6 +78,8 @@ class TableRounding(nn.Module):
             rounded = exact.half().float()
         elif self.scales is None:
             return values
+        elif self.scales.ndim == 2:
+            rounded = _nearest_levels(exact, self.scales)
         else:
             scales = self.scales[rows].unsqueeze(-1) if self.by_row else self.scales
             low, high = CODE_RANGE[self.codec]
@@ -87,6 +89,17 @@ class TableRounding(nn.Module):
         # the value is exactly the rounded one, the gradient that of the values
         passed: Tensor = _PassThrough.apply(values, rounded)  # type: ignore[no-untyped-call]
         return passed
+
+
+def _nearest_levels(values: Tensor, levels: Tensor) -> Tensor:
+    """The nearest level of each value [..., dim], the lower of two; levels [dim, 2**bits]."""
+    wide = levels.double()
+    middles = (wide[:, 1:] + wide[:, :-1]) / 2
+    codes = torch.zeros(values.shape, dtype=torch.int64, device=values.device)
+    for middle in middles.T:
+        codes += values > middle
+    nearest: Tensor = levels[torch.arange(len(levels), device=levels.device), codes]
+    return nearest
 
 
 class _PassThrough(torch.autograd.Function):

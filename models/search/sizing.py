@@ -74,7 +74,7 @@ def designs(
     """
     needed = {name: count + FIRST_VOCABULARY_ID for name, count in values.items()}
     least = {name: min(needed[name], fewest_rows(method, values[name])) for name in values}
-    shares = _water_level(needed, least, rows)
+    shares = water_level(needed, least, rows)
     if shares is None:
         return None
     tables = {
@@ -162,7 +162,7 @@ def _remainders(ids: int, rows: int) -> int:
     return math.isqrt(ids) + 1
 
 
-def _water_level(
+def water_level(
     needed: Mapping[str, int], least: Mapping[str, int], rows: int
 ) -> dict[str, int] | None:
     """Rows per field: the same number for all, but within `least` and `needed` of each field.

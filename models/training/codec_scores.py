@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ondevice.codecs import CODECS, Codec, quantise
-from ondevice.inspection import native_table
+from ondevice.inspection import table_bytes
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel
 from ondevice.models.training.phases import rounded
@@ -68,7 +68,7 @@ def _stored(model: ClickModel, codec: Codec) -> tuple[int, float]:
         weight = item.weight.numpy(force=True)
         widths = None if item.mask is None else item.mask.widths().numpy(force=True)
         quantised = quantise(weight, codec, widths=widths)
-        stored += native_table("", pack_records(quantised)).total
+        stored += sum(item.total for item in table_bytes("", pack_records(quantised)))
         exact = quantise(weight, "f32", widths=widths).dequantise()
         off += float(np.sum((quantised.dequantise() - exact) ** 2))
         total += float(np.sum(exact**2))

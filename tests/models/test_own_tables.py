@@ -99,7 +99,7 @@ def test_codecs_of_fields(trained):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"codec": "q5"}, "codec must be one of"),
+        ({"codec": "q5"}, "unknown codec 'q5'"),
         ({"dim": 0}, "dim must be at least 1"),
         ({"ratio": 0.5}, "ratio must be at least 1"),
         ({"kind": "number", "list": True}, "a list of kind number"),

@@ -6,7 +6,7 @@ from ondevice import codecs
 
 
 def test_lists_are_the_types():
-    assert codecs.CODECS == get_args(codecs.Codec) == ("f32", "f16", "q8", "q4", "q2")
+    assert codecs.CODECS == get_args(codecs.Codec) == ("f32", "f16", "q8", "q4", "q3", "q2", "q1")
     assert codecs.DENSE_CODECS == get_args(codecs.DenseCodec) == ("f32", "f16", "q8")
     assert set(codecs.FLOAT_CODECS) | set(codecs.INTEGER_CODECS) == set(codecs.CODECS)
     assert set(codecs.NARROW_CODECS) == {c for c, bits in codecs.BITS.items() if bits < 8}
@@ -17,4 +17,4 @@ def test_every_codec_has_its_bits_and_range():
     for codec in codecs.INTEGER_CODECS:
         low, high = codecs.CODE_RANGE[codec]
         bits = codecs.BITS[codec]
-        assert -(2 ** (bits - 1)) <= low < 0 < high <= 2 ** (bits - 1) - 1
+        assert -(2 ** (bits - 1)) <= low < 0 <= high <= 2 ** (bits - 1) - 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ondevice.codecs import CODECS, quantise
+from ondevice.codecs import BITS, CODECS, quantise
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.records import TAIL_BYTES, RecordLayout, RecordTable, pack_records
 
@@ -32,7 +32,7 @@ def test_rounding_is_half_to_even():
     assert row.values[0].tolist() == [127, 0, 2, 2, 0, -2]
 
 
-@pytest.mark.parametrize(("codec", "lowest"), [("q4", -8), ("q2", -2)])
+@pytest.mark.parametrize(("codec", "lowest"), [("q4", -8), ("q3", -4), ("q2", -2)])
 def test_narrow_codes_by_hand(codec, lowest):
     """The value furthest from zero gets the lowest code, so a positive one a negative scale."""
     table = quantise([[1.0, 0.5, -0.25, 0.0]], codec, scale_axis="column")
@@ -92,6 +92,8 @@ def test_record_bytes_by_hand_q4_row_scales():
         ("q4", [[-8], [7], [-1], [1], [2]], [0x78, 0x1F, 0x02]),
         ("q2", [[-2], [1], [-1], [0], [1]], [0b00_11_01_10, 0b01]),
         ("q2", [[-2, 1, -2], [0, -2, 1]], [0b00_10_01_10, 0b01_10]),
+        ("q3", [[-4, 3, -4], [0, -4, 1]], [0b00_011_100, 0b1_100_000_1, 0b00]),
+        ("q1", [[-1], [0], [-1], [-1]], [0b1101]),
     ],
 )
 def test_rows_share_bytes_by_hand(codec, values, expected):
@@ -134,9 +136,11 @@ def tables(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(tables(), st.sampled_from(CODECS), st.sampled_from([None, "row", "column"]))
+@given(tables(), st.sampled_from(CODECS), st.sampled_from([None, "row", "column", "levels"]))
 def test_records_hold_the_quantised_table(table, codec, axis):
     values, widths = table
+    if axis == "levels" and BITS[codec] > 4:
+        axis = None
     quantised = quantise(values, codec, widths=widths, scale_axis=axis)
     packed = pack_records(quantised)
     packed.validate("t")
@@ -166,13 +170,13 @@ def test_error_of_q8_is_at_most_half_a_step(table, axis):
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("codec", ["q8", "q4", "q2"])
+@pytest.mark.parametrize("codec", ["q8", "q4", "q3", "q2", "q1"])
 def test_width_index_and_rounding_cost_at_most_a_byte_a_row(codec, dim):
     rng, rows = np.random.default_rng(0), 10_000
     for widths in (rng.integers(1, dim + 1, rows), np.minimum(rng.geometric(0.5, rows), dim)):
         values = rng.normal(size=(rows, dim)).astype(np.float32)
         packed = pack_records(quantise(values, codec, widths=widths, scale_axis="column"))
-        kept = int(widths.sum()) * {"q8": 8, "q4": 4, "q2": 2}[codec] / 8
+        kept = int(widths.sum()) * BITS[codec] / 8
         assert kept <= packed.records.size - TAIL_BYTES <= kept + rows
         assert packed.records.size - TAIL_BYTES + packed.index.size <= kept + rows
 
@@ -190,7 +194,7 @@ def test_scale_axis_is_chosen_by_error_at_equal_bytes():
     [
         ([[1.0, float("nan")]], {}, "not finite, first in row 0"),
         ([1.0], {}, r"shape \[rows, dim\], got \[1\]"),
-        ([[1.0]], {"codec": "q3"}, "unknown codec 'q3'"),
+        ([[1.0]], {"codec": "q5"}, "unknown codec 'q5'"),
         ([[1.0]], {"widths": [2]}, "widths must be 0..1"),
         ([[1.0]], {"widths": [1, 1]}, r"integers of shape \[1\]"),
         ([[1e30]], {"scale_axis": "row"}, "exceeds float16"),
@@ -204,7 +208,12 @@ def test_faults_are_named(table, settings, fault):
 
 def test_layout_and_index_are_checked():
     with pytest.raises(FileFormatError, match="unknown codec"):
-        RecordLayout("q3", None, 1, 1, 1, 0)
+        RecordLayout("q5", None, 1, 1, 1, 0)
+    with pytest.raises(FileFormatError, match="codec q8 with levels"):
+        RecordLayout("q8", "levels", 1, 1, 1, 0, 0)
+    for codec, axis in (("q3", "column"), ("q1", "row"), ("q4", "levels")):
+        with pytest.raises(FileFormatError, match="needs width_bits"):
+            RecordLayout(codec, axis, 1, 1, 1, 0)
     with pytest.raises(FileFormatError, match="grow by whole bytes"):
         RecordLayout("q4", "row", 1, 8, 1, 2)
     for bits in (3, 8, 0, -1, 2.0, True, "2"):

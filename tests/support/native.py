@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from ondevice.codecs import quantise
+from ondevice.codecs import BITS, CODECS, INTEGER_CODECS, quantise
 from ondevice.dense import pack_dense
-from ondevice.features import FeatureSpec
+from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec, ModelInfo
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
 from ondevice.records import pack_records
+from ondevice.section_records import pack_sections
+from ondevice.sections import Section, SectionedTable, quantise_sections
 from ondevice.spec import (
     binary_code_spec,
     full_spec,
@@ -28,7 +30,10 @@ def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None, fe
     lookups = tuple(
         Node("Lookup", (name,), (f"{name}.vector",), {}, name, spec) for name, spec in specs.items()
     )
-    packed = {name: pack_records(table) for name, table in tables.items()}
+    packed = {
+        name: pack_sections(table) if isinstance(table, SectionedTable) else pack_records(table)
+        for name, table in tables.items()
+    }
     plan = Plan(
         inputs=tuple(specs),
         outputs=tuple(outputs),
@@ -73,8 +78,27 @@ def random_table(spec, codec, rng, *, truncated, axis=None):
     """A quantised table of random values, with random kept widths when `truncated`."""
     values = rng.normal(size=(spec.rows, spec.row_dim)).astype(np.float32)
     widths = rng.integers(0, spec.row_dim + 1, spec.rows) if truncated else None
-    axis = axis if codec in ("q8", "q4", "q2") else None
+    axis = axis if codec in INTEGER_CODECS else None
+    if axis == "levels" and BITS[codec] > 4:
+        axis = "column"
     return quantise(values, codec, widths=widths, scale_axis=axis)
+
+
+def random_sections(spec, rng, *, truncated):
+    """A table of random values in two to five random sections; one row is a section too."""
+    values = rng.normal(size=(spec.rows, spec.row_dim)).astype(np.float32)
+    widths = rng.integers(0, spec.row_dim + 1, spec.rows) if truncated else None
+    count = int(rng.integers(2, 1 + min(5, spec.rows)))
+    cuts = np.sort(rng.choice(np.arange(1, spec.rows), count - 1, replace=False))
+    sections = []
+    for rows in np.diff([0, *cuts, spec.rows]).tolist():
+        codec = str(rng.choice(CODECS))
+        axes = [None] if codec not in INTEGER_CODECS else [None, "row", "column"]
+        axes += ["levels"] * (BITS[codec] <= 4)
+        width = int(rng.integers(1, spec.row_dim + 1))
+        axis = axes[int(rng.integers(len(axes)))]
+        sections.append(Section(rows, codec, width, axis))
+    return quantise_sections(values, sections, widths=widths)
 
 
 def write_hybrids(path):
@@ -93,6 +117,21 @@ def write_hybrids(path):
     ids = {name: np.array([1, 3, 4, -2]) for name in specs}
     ids["hashes"] = np.array([[1, 0, 5], [0, 0, 0], [-7, 2, 2**62], [4, 4, 4]])
     return ids
+
+
+def write_described(path):
+    """A lookup whose description refers to arrays: a vocabulary with two owners, boundaries."""
+    rng = np.random.default_rng(6)
+    known = np.unique(rng.integers(-(2**63), 2**63 - 1, 20))
+    fields = (
+        Field("word", "string", "vocabulary", 3, known),
+        Field("words", "string", "vocabulary", 3, known, length=2, unknown="hash"),
+        Field("price", "number", "bucket", boundaries=np.array([-0.5, 2.0, 1e40])),
+    )
+    spec = full_spec(len(known) + 2, 3, oov_row=1)
+    table = random_table(spec, "q4", rng, truncated=False, axis="column")
+    features = FeatureSpec(fields).with_short_hashes()
+    write_model(path, {"word": spec}, {"word": table}, [], {}, ["word.vector"], features=features)
 
 
 def dense_node(name, source, weight, bias, codec, weights, *, relu=False):

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ondevice.codecs import QuantTable, quantise
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
+from ondevice.sections import SectionedTable, parse_sections, quantise_sections
 from ondevice.spec import (
     LookupSpec,
     Residue,
@@ -31,7 +32,7 @@ class Lookup:
     """One lookup of a hand-built model: spec, table settings, and the sequence axis, if any."""
 
     spec: LookupSpec
-    codec: str = "q8"
+    codec: str = "q8"  # or the text of sections
     scale_axis: str | None = None
     widths: str = "whole"  # or "random", "descending", "one", "even"
     sequence: int | str | None = None
@@ -45,7 +46,7 @@ class Built:
     lookups: list[Lookup]
     inputs: list[str]
     weights: dict[str, np.ndarray] = field(default_factory=dict)
-    tables: dict[str, QuantTable] = field(default_factory=dict)
+    tables: dict[str, QuantTable | SectionedTable] = field(default_factory=dict)
 
 
 def hybrid(head: int = 50, **settings: Any) -> Lookup:
@@ -120,11 +121,43 @@ SCHEME_CASES: dict[str, list[Lookup]] = {
         hybrid(head=3, code_bits=24, t=6, codec="q4", scale_axis="row", widths="random"),
         hybrid(head=0, code_bits=8, t=4, codec="q4", scale_axis="row", widths="random"),
     ],
+    "levels_and_scales": [
+        Lookup(full_spec(70, 3, oov_row=0), "q1", "levels"),
+        Lookup(full_spec(71, 1), "q2", "levels"),
+        Lookup(full_spec(70, 7, padding_id=0), "q3", "levels", widths="random"),
+        Lookup(full_spec(70, 8), "q4", "levels"),
+        Lookup(full_spec(75, 5), "q3", "column"),
+        Lookup(full_spec(75, 9), "q3", "row", widths="random"),
+        Lookup(full_spec(75, 12), "q1", "row"),
+    ],
+    "levels_of_hashes": [
+        Lookup(hashing_spec(97, 5, padding_id=0, head=50), "q2", "levels"),
+        Lookup(multi_hash_spec(99, 8, head=40, padding_id=7), "q1", "levels", widths="random"),
+        Lookup(quotient_remainder_spec(900, 8, remainders=30, fuse="mul"), "q3", "levels"),
+        hybrid(fuse="concat", t=10, codec="q4", scale_axis="levels"),
+        pooled(hybrid(padding_id=0, codec="q3", scale_axis="levels"), "mean"),
+    ],
+    "sections_full": [
+        Lookup(full_spec(500, 6, oov_row=1), "q8:10,q4x4:90,q3x3:100,q1x1"),
+        Lookup(full_spec(300, 1), "f32:5,q3:100,q1"),
+        Lookup(full_spec(40, 8, padding_id=0), "f16x4:5,f32:1,q2"),
+        Lookup(full_spec(40, 8), "q8x2"),
+        Lookup(full_spec(200, 16, oov_row=199), "q8:9,q4:40,q2", widths="random"),
+    ],
+    "sections_of_hashes": [
+        Lookup(hashing_spec(97, 8, padding_id=0, head=50), "q8:50,q2x4"),
+        Lookup(multi_hash_spec(500, 8, hashes=3, fuse="mean", head=40), "q4:30,q3:50,q1"),
+        Lookup(multi_hash_spec(99, 8, fuse="concat", head=40), "q8:9,q1x3"),
+        Lookup(quotient_remainder_spec(900, 8, remainders=30, fuse="mul"), "q8:20,q4"),
+        hybrid(padding_id=0, codec="q8:50,q4x4", widths="random"),
+        pooled(hybrid(padding_id=0, codec="q8:50,q3"), "mean", "steps"),
+        pooled(Lookup(full_spec(50, 8, padding_id=0, oov_row=1), "q8:5,q1"), "sum"),
+    ],
     "merged_means": [hybrid(fuse="mean"), hybrid(head=1, fuse="mean", multiplier=3)],
 }
 
 
-def make_table(lookup: Lookup, seed: int) -> QuantTable:
+def make_table(lookup: Lookup, seed: int) -> QuantTable | SectionedTable:
     rng = np.random.default_rng(seed)
     rows, dim = lookup.spec.rows, lookup.spec.row_dim
     values = rng.normal(size=(rows, dim)).astype(np.float32)
@@ -137,6 +170,8 @@ def make_table(lookup: Lookup, seed: int) -> QuantTable:
         widths = np.ones(rows, np.int64)
     elif lookup.widths == "even":
         widths = np.full(rows, dim // 2)
+    if ":" in lookup.codec or "x" in lookup.codec:
+        return quantise_sections(values, parse_sections(lookup.codec), widths=widths)
     axis = None if lookup.codec in ("f32", "f16") else lookup.scale_axis
     return quantise(values, lookup.codec, widths=widths, scale_axis=axis)  # type: ignore[arg-type]
 
@@ -156,7 +191,7 @@ def build(lookups: list[Lookup], seed: int = 0, hidden: int = 8) -> Built:
     The concatenated vectors are the second output, so that a test sees the lookups unblurred.
     """
     rng = np.random.default_rng(seed)
-    tables: dict[str, QuantTable] = {}
+    tables: dict[str, QuantTable | SectionedTable] = {}
     initializers: dict[str, ir.Value] = {}
     inputs: dict[str, ir.Value] = {}
     nodes: list[ir.Node] = []
@@ -282,8 +317,22 @@ def reference_vector(spec: LookupSpec, values: np.ndarray, wanted: int) -> np.nd
     return (total / len(rows) if spec.fuse == "mean" else total).astype(np.float32)
 
 
-def plain_values(table: QuantTable) -> np.ndarray:
+def plain_values(table: QuantTable | SectionedTable) -> np.ndarray:
     """The dequantised table, from the codec's definition."""
+    if isinstance(table, SectionedTable):
+        whole = np.zeros((table.rows, table.dim), np.float32)
+        start = 0
+        for section in table.sections:
+            stop = start + section.rows
+            whole[start:stop, : section.dim] = plain_values(section)
+            start = stop
+        return whole
+    if table.scales is not None and table.scales.ndim == 2:
+        columns = zip(table.scales, table.values.T, strict=True)
+        values = np.stack([book[code] for book, code in columns], axis=1)
+        if table.widths is not None:
+            values[np.arange(table.dim) >= table.widths[:, None]] = 0
+        return values
     values = table.values.astype(np.float32)
     if table.scales is None:
         return values

@@ -5,6 +5,7 @@ Tables are external data beside the file, so ONNX Runtime maps them instead of r
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,26 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ondevice.codecs import NARROW_CODECS, Codec, StoredTable
+from ondevice.codecs import BITS, CODE_RANGE, NARROW_CODECS, Codec, StoredSection, StoredTable
 from ondevice.converters.dense.layers import ALL_FLOAT, DensePlan
 from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
 from ondevice.converters.initializers import add_initializer, add_tensor
-from ondevice.converters.tables.byte_codes import byte_codes, codes_per_byte, pack_codes
-from ondevice.converters.tables.column_blocks import BlockWriter, ColumnBlocks, cut
+from ondevice.converters.tables.byte_codes import (
+    byte_codes,
+    codes_per_byte,
+    fill_bytes,
+    pack_codes,
+)
+from ondevice.converters.tables.column_blocks import (
+    BlockWriter,
+    ColumnBlocks,
+    cut,
+    is_bit_stream,
+)
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.tables.row_arithmetic import (
+    ResidueArithmetic,
+    cell_arithmetic,
     head_arithmetic,
     residue_arithmetic,
     row_arithmetic,
@@ -29,9 +42,10 @@ from ondevice.converters.tables.row_arithmetic import (
 from ondevice.converters.targets.onnx.dense import quantise_dense
 from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
-from ondevice.spec import HIGH_BITS
+from ondevice.deflated import deflate
+from ondevice.engines.onnx import METADATA_KEY
+from ondevice.spec import HIGH_BITS, Retrieval
 
-METADATA_KEY = "ondevice"
 OPSET = 21
 IR_VERSION = 10
 LEAST_EXTERNAL = 256  # bytes; smaller constants stay in the .onnx file
@@ -41,24 +55,24 @@ VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "f16": np.dtype(np.float16),
     "q8": np.dtype(np.int8),
-    "q4": np.dtype(np.uint8),
-    "q2": np.dtype(np.uint8),
+    **dict.fromkeys(NARROW_CODECS, np.dtype(np.uint8)),
 }
 
 FUNCTION_NAMES = {
     "full": "TableLookup",
     "binary_code": "BinaryCodeLookup",
     "hash": "HashLookup",
+    "retrieval": "RetrievalLookup",
 }
 
 
-def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT) -> Draft:
+def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = ALL_FLOAT) -> Draft:
     """Write an .onnx file and its external data, `path` + ".data", with room for the tables.
 
     Args:
         packed: the model; it is not changed.
         path: the .onnx file to write; the caller writes to a temporary folder and renames.
-        info: description stored under the metadata key "ondevice".
+        info: description (`ModelInfo.to_bytes`), for the metadata.
         plan: how dense layers are stored.
     """
     model = packed.model.clone()
@@ -87,11 +101,12 @@ def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_
             external = array.nbytes >= LEAST_EXTERNAL
             value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
-    model.metadata_props[METADATA_KEY] = info
+    model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(info)).decode("ascii")
     model.ir_version = IR_VERSION
     data.write()
     ir.save(model, path)
-    writers = [BlockWriter(item.blocks, item.offsets, item.payload) for item in stored.values()]
+    sections = [section for table in stored.values() for section in table.sections]
+    writers = [BlockWriter(item.blocks, item.offsets, item.payload) for item in sections]
     return Draft(data.path, layers, writers)
 
 
@@ -99,6 +114,25 @@ class _StoredTable:
     """The initializers of a table, shared by all lookups that read it."""
 
     def __init__(self, graph: ir.Graph, data: ExternalData, name: str, table: StoredTable) -> None:
+        self.rows, self.dim = table.rows, table.dim
+        several = len(table.sections) > 1
+        self.sections = [
+            _StoredSection(graph, data, f"{name}.{number}" if several else name, section)
+            for number, section in enumerate(table.sections)
+        ]
+
+    @property
+    def values(self) -> list[ir.Value]:
+        """The initializers of all sections, in order."""
+        return [value for section in self.sections for value in section.values]
+
+
+class _StoredSection:
+    """The initializers of a section of a table."""
+
+    def __init__(
+        self, graph: ir.Graph, data: ExternalData, name: str, table: StoredSection
+    ) -> None:
         self.table = table
         self.blocks: ColumnBlocks = cut(table)
         self.offsets: dict[int | str, int] = {}
@@ -106,7 +140,12 @@ class _StoredTable:
         dtype = VALUE_DTYPES[table.codec]
         for number in range(len(self.blocks.blocks)):
             self._add(graph, data, f"{name}.values.{number}", number, dtype)
-        if table.codec in NARROW_CODECS:
+        if table.levels is not None:
+            levels = table.levels.reshape(-1)
+            self.values.append(add_initializer(graph, f"{name}.levels", levels))
+        elif not fill_bytes(table.codec):
+            self.values.append(_signed_codes(graph, table.codec))
+        elif table.codec in NARROW_CODECS:
             self.values.append(_shared_codes(graph, table.codec))
         if self.blocks.row_scales:
             self._add(graph, data, f"{name}.scales", "scales", np.dtype(np.float16))
@@ -139,6 +178,14 @@ def _shared_codes(graph: ir.Graph, codec: Codec) -> ir.Value:
     """The codes of all 256 bytes, one array for all tables of a codec."""
     name = f"ondevice.codes.{codec}"
     return graph.initializers.get(name) or add_initializer(graph, name, byte_codes(codec))
+
+
+def _signed_codes(graph: ir.Graph, codec: Codec) -> ir.Value:
+    """The values of the codes 0, 1, ... of a codec's two's complement."""
+    name = f"ondevice.signed.{codec}"
+    low, high = CODE_RANGE[codec]
+    values = np.array([*range(high + 1), *range(low, 0)], dtype=np.float32)
+    return graph.initializers.get(name) or add_initializer(graph, name, values)
 
 
 def _replace_by_call(
@@ -209,19 +256,26 @@ class _Body:
         self._tables = [self._input(f"table_{i}") for i in range(len(stored.values))]
         self.ids = self._stacked() if several else self.inputs[0]
         self.rank = 2 if several else rank
-        self._codec = stored.table.codec
-        # a row beyond the table, also where its last byte has room for more rows
-        self._outside = stored.table.rows + 8 * stored.blocks.shared_bytes
-        values = self._read(self._table_rows(stored.table.rows - 1), stored)
-        if lookup.column_scales is not None:
-            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
-            values = self._op("Mul", values, scales)
-        vectors = self._pool(self._zero_padding(self._fuse(values)))
+        # a row beyond the table, also where its last bytes have room for more rows
+        self._outside = stored.rows + 8
+        if self.spec.retrieval is not None:
+            fused = self._retrieved(self.spec.retrieval, lookup, stored)
+        else:
+            fused = self._read_and_fuse(lookup, stored)
+        vectors = self._pool(self._zero_padding(fused))
         if several:
             vectors = self._op("Reshape", vectors, self._constant([0, -1]))
         self.output = vectors
         self.output.name = "vectors"
         self.key = f"{len(self.inputs)},{len(self._tables)}:" + ";".join(self._signature)
+
+    def _read_and_fuse(self, lookup: PackedLookup, stored: _StoredTable) -> ir.Value:
+        """Vectors of all schemes but retrieval: the rows of the IDs, fused."""
+        values = self._read(self._table_rows(stored.rows - 1), stored)
+        if lookup.column_scales is not None:
+            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
+            values = self._op("Mul", values, scales)
+        return self._fuse(values)
 
     def function(self, name: str) -> ir.Function:
         graph = ir.Graph(
@@ -287,8 +341,11 @@ class _Body:
         )
 
     def _hash_rows(self, zero_row: int) -> ir.Value:
-        """Rows of hashes. Mod of int64 has the sign of the modulus: it is floored."""
-        numbers = residue_arithmetic(self.specs, zero_row, self._starts)
+        """Rows of hashes."""
+        return self._residues(residue_arithmetic(self.specs, zero_row, self._starts))
+
+    def _residues(self, numbers: ResidueArithmetic) -> ir.Value:
+        """IDs [...] to rows [..., residues]. Mod of int64 has the sign of the modulus: floored."""
         code = self._op("Unsqueeze", self.ids, self._constant([-1]))
         if numbers.high or (numbers.multipliers != 1).any():
             code = self._cast(code, ir.DataType.UINT64)
@@ -303,6 +360,55 @@ class _Body:
             rows = self._op("Div", rows, self._constant(squeeze_single_input(numbers.divisors)))
         offsets = squeeze_single_input(numbers.offsets)
         return self._op("Add", rows, self._constant(offsets)) if offsets.any() else rows
+
+    def _retrieved(self, cells: Retrieval, lookup: PackedLookup, stored: _StoredTable) -> ir.Value:
+        """Rows float32 [..., dim] of a retrieval structure: sums of codes, unless unknown.
+
+        Codes are whole numbers in float32, so their sums and differences are exact.
+        """
+        spec = self.spec
+        numbers = self._residues(cell_arithmetic(spec))
+        places = self._op(
+            "Add",
+            self._columns(numbers, 0, cells.hashes),
+            self._columns(numbers, cells.hashes, cells.hashes + 1),
+        )
+        total = self._op("ReduceSum", self._read(places, stored), self._constant([-2]), keepdims=0)
+        if not cells.fingerprints:
+            return self._cell_values(total, cells.bits, lookup)
+        expected = self._columns(numbers, cells.hashes + 1, len(spec.retrieval_residues()))
+        present = self._columns(total, spec.dim, spec.row_dim)
+        difference = self._op("Sub", present, self._cast(expected, ir.DataType.FLOAT))
+        wrong = self._op(
+            "ReduceMax", self._modulo(difference, cells.bits), self._constant([-1]), keepdims=1
+        )
+        unknown = self._op("Greater", wrong, self._constant(0.0, np.float32))
+        place = self._constant(np.full((1,) * (self.rank + 1), spec.oov_row))
+        last = self._op("Squeeze", self._read(place, stored), self._constant([-2]))
+        codes = self._op("Where", unknown, last, total)
+        return self._cell_values(self._columns(codes, 0, spec.dim), cells.bits, lookup)
+
+    def _cell_values(self, codes: ir.Value, bits: int, lookup: PackedLookup) -> ir.Value:
+        """What sums of codes float32 [..., dim] stand for, modulo 2**bits."""
+        values = np.asarray(lookup.cell_values, dtype=np.float32)
+        if values.ndim == 1:
+            half = self._constant(2 ** (bits - 1), np.float32)
+            codes = self._op("Sub", self._modulo(self._op("Add", codes, half), bits), half)
+            return self._op("Mul", codes, self._constant(values, np.float32))
+        numbers = self._cast(self._modulo(codes, bits), ir.DataType.INT64)
+        numbers = self._op("Add", numbers, self._constant(np.arange(len(values)) << bits))
+        return self._op("Gather", self._constant(values.reshape(-1), np.float32), numbers, axis=0)
+
+    def _modulo(self, values: ir.Value, bits: int) -> ir.Value:
+        """Whole numbers float32 modulo 2**bits: 0..2**bits-1."""
+        size = self._constant(2**bits, np.float32)
+        share = self._op("Mul", values, self._constant(2.0**-bits, np.float32))
+        return self._op("Sub", values, self._op("Mul", self._op("Floor", share), size))
+
+    def _columns(self, values: ir.Value, start: int, stop: int) -> ir.Value:
+        """Entries start..stop-1 of the last axis."""
+        bounds = (self._constant([place]) for place in (start, stop))
+        return self._op("Slice", values, *bounds, self._constant([-1]))
 
     def _code_rows(self, zero_row: int) -> ir.Value:
         """Rows of binary codes."""
@@ -348,9 +454,45 @@ class _Body:
         return selected
 
     def _read(self, rows: ir.Value, stored: _StoredTable) -> ir.Value:
-        """Dequantised rows float32 [..., rows_per_id, row_dim]: gather first, dequantise after."""
-        table, parts = stored.table, stored.blocks
+        """Dequantised rows float32 [..., rows_per_id, row_dim]: gather first, dequantise after.
+
+        Every section is read; a row outside one reads its first or last row, which is dropped. A
+        row beyond the table fails in the last section.
+        """
         tables = list(self._tables)
+        values: list[ir.Value] = []
+        start, last = 0, len(stored.sections) - 1
+        for number, section in enumerate(stored.sections):
+            inside = rows
+            if start:
+                inside = self._op("Sub", rows, self._constant(start))
+                inside = self._op("Max", inside, self._constant(0))
+            if number < last:
+                inside = self._op("Min", inside, self._constant(section.table.rows - 1))
+            read = self._read_section(inside, section, tables)
+            values.append(self._whole(read, section.table.dim, stored.dim))
+            start += section.table.rows
+        chosen, stop = values.pop(), start - stored.sections[-1].table.rows
+        for section in reversed(stored.sections[:-1]):
+            before = self._op("Less", rows, self._constant(stop))
+            before = self._op("Unsqueeze", before, self._constant([-1]))
+            chosen = self._op("Where", before, values.pop(), chosen)
+            stop -= section.table.rows
+        return chosen
+
+    def _whole(self, values: ir.Value, width: int, dim: int) -> ir.Value:
+        """Values of a section, filled with zeros to whole rows."""
+        if width == dim:
+            return values
+        pads = [0] * (2 * (self.rank + 2))
+        pads[-1] = dim - width
+        return self._op("Pad", values, self._constant(pads), self._constant(0.0, np.float32))
+
+    def _read_section(
+        self, rows: ir.Value, stored: _StoredSection, tables: list[ir.Value]
+    ) -> ir.Value:
+        """Dequantised rows of a section; its inputs are taken from the front of `tables`."""
+        table, parts = stored.table, stored.blocks
         blocks = [tables.pop(0) for _ in parts.blocks]
         codes_of_byte = tables.pop(0) if table.codec in NARROW_CODECS else None
         scaled = parts.row_scales or table.column_scales is not None
@@ -362,12 +504,15 @@ class _Body:
             place = rows
             if parts.zero_row:
                 place = self._op("Min", rows, self._constant(block.rows - 1))
+            if codes_of_byte is not None and is_bit_stream(table):
+                values.append(self._read_stream(source, place, codes_of_byte, table))
+                continue
             if codes_of_byte is not None and parts.shared_bytes:
                 values.append(self._read_shared(source, place, codes_of_byte, table))
                 continue
             codes = self._op("Gather", source, place, axis=0)
             if codes_of_byte is not None:
-                values.append(self._unpack(codes, codes_of_byte, block.columns))
+                values.append(self._unpack(codes, codes_of_byte, block.columns, table.codec))
             else:
                 values.append(
                     codes if table.codec == "f32" else self._cast(codes, ir.DataType.FLOAT)
@@ -380,14 +525,45 @@ class _Body:
             scales = self._op("Unsqueeze", scales, self._constant([-1]))
         return self._op("Mul", joined, scales)
 
+    def _code_places(self, rows: ir.Value, dim: int) -> ir.Value:
+        """The number of each code of rows in their table: int64 [...] -> int64 [..., dim]."""
+        places = self._op("Unsqueeze", rows, self._constant([-1]))
+        if dim > 1:
+            places = self._op("Mul", places, self._constant(dim))
+            places = self._op("Add", places, self._constant(np.arange(dim)))
+        return places
+
+    def _read_stream(
+        self, block: ir.Value, rows: ir.Value, values: ir.Value, table: StoredSection
+    ) -> ir.Value:
+        """Values float32 [..., dim] of codes that are taken out of a stream of bits.
+
+        `values` has the levels of all columns, or the value of each code.
+        """
+        bits = BITS[table.codec]
+        places = self._code_places(rows, table.dim)
+        # eight codes are as many bytes as a code has bits
+        eight = self._constant(8)
+        bit = self._op("Mul", self._op("Mod", places, eight), self._constant(bits))
+        group = self._op("Mul", self._op("Div", places, eight), self._constant(bits))
+        byte = self._op("Add", group, self._op("Div", bit, eight))
+        word = self._cast(self._op("Gather", block, byte, axis=0), ir.DataType.INT64)
+        if not fill_bytes(table.codec):
+            following = self._op("Add", byte, self._constant(1))
+            high = self._cast(self._op("Gather", block, following, axis=0), ir.DataType.INT64)
+            word = self._op("Add", word, self._op("Mul", high, self._constant(256)))
+        powers = self._constant(2 ** np.arange(8))
+        divisor = self._op("Gather", powers, self._op("Mod", bit, eight), axis=0)
+        code = self._op("Mod", self._op("Div", word, divisor), self._constant(2**bits))
+        if table.levels is not None and table.dim > 1:
+            code = self._op("Add", code, self._constant(np.arange(table.dim) * 2**bits))
+        return self._op("Gather", values, code, axis=0)
+
     def _read_shared(
-        self, block: ir.Value, rows: ir.Value, codes_of_byte: ir.Value, table: StoredTable
+        self, block: ir.Value, rows: ir.Value, codes_of_byte: ir.Value, table: StoredSection
     ) -> ir.Value:
         """Values float32 [..., dim] of rows that share bytes: the byte of a code, then the code."""
-        places = self._op("Unsqueeze", rows, self._constant([-1]))
-        if table.dim > 1:
-            places = self._op("Mul", places, self._constant(table.dim))
-            places = self._op("Add", places, self._constant(np.arange(table.dim)))
+        places = self._code_places(rows, table.dim)
         count = self._constant(codes_per_byte(table.codec))
         stored_byte = self._op("Gather", block, self._op("Div", places, count), axis=0)
         first = self._op("Mul", self._cast(stored_byte, ir.DataType.INT64), count)
@@ -395,12 +571,14 @@ class _Body:
         flat = self._op("Reshape", codes_of_byte, self._constant([-1]))
         return self._op("Gather", flat, code, axis=0)
 
-    def _unpack(self, codes: ir.Value, codes_of_byte: ir.Value, width: int) -> ir.Value:
+    def _unpack(
+        self, codes: ir.Value, codes_of_byte: ir.Value, width: int, codec: Codec
+    ) -> ir.Value:
         """Values float32 [..., width] of narrow codes, looked up in the table of all 256 bytes."""
         values = self._op("Gather", codes_of_byte, self._cast(codes, ir.DataType.INT32), axis=0)
         shape = self._constant([0] * (self.rank + 1) + [-1])
         values = self._op("Reshape", values, shape)
-        if width % codes_per_byte(self._codec) == 0:
+        if width % codes_per_byte(codec) == 0:
             return values
         first, stop, axis = self._constant([0]), self._constant([width]), self._constant([-1])
         return self._op("Slice", values, first, stop, axis)

@@ -7,14 +7,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import BITS, NARROW_CODECS, Codec, StoredTable
+from ondevice.codecs import BITS, CODE_RANGE, NARROW_CODECS, Codec, StoredSection, StoredTable
 from ondevice.converters.graph import PackedLookup
-from ondevice.converters.tables.byte_codes import byte_codes, codes_per_byte, pack_codes
-from ondevice.converters.tables.column_blocks import BlockWriter, cut
+from ondevice.converters.tables.byte_codes import (
+    byte_codes,
+    codes_per_byte,
+    fill_bytes,
+    pack_codes,
+)
+from ondevice.converters.tables.column_blocks import BlockWriter, cut, is_bit_stream
 from ondevice.converters.tables.row_arithmetic import (
     HeadArithmetic,
     ResidueArithmetic,
     RowArithmetic,
+    cell_arithmetic,
     head_arithmetic,
     residue_arithmetic,
     row_arithmetic,
@@ -22,7 +28,8 @@ from ondevice.converters.tables.row_arithmetic import (
 )
 from ondevice.converters.targets.tflite.shapes import flat_size, reshape
 from ondevice.converters.targets.tflite.writer import Shape, Tensor, TfliteWriter
-from ondevice.spec import LookupSpec
+from ondevice.errors import UnsupportedError
+from ondevice.spec import LookupSpec, Retrieval
 
 # A byte table is two to nine times as fast as shifts for blocks of many bit runs (Skip), but takes
 # 256 int32 rows for each byte of the code. Its size may be this share of the embedding table's; a
@@ -34,8 +41,7 @@ VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "f16": np.dtype(np.int16),
     "q8": np.dtype(np.int8),
-    "q4": np.dtype(np.uint8),
-    "q2": np.dtype(np.uint8),
+    **dict.fromkeys(NARROW_CODECS, np.dtype(np.uint8)),
 }
 
 
@@ -46,7 +52,89 @@ class TfliteTable:
     """
 
     def __init__(self, writer: TfliteWriter, name: str, table: StoredTable) -> None:
-        """Reserve room for the table, as column blocks where truncation saves bytes."""
+        """Reserve room for the sections of the table."""
+        self.rows, self.dim = table.rows, table.dim
+        several = len(table.sections) > 1
+        self._writer = writer
+        self._sections = [
+            _TfliteSection(writer, f"{name}.{number}" if several else name, section)
+            for number, section in enumerate(table.sections)
+        ]
+        self.bytes = sum(section.bytes for section in self._sections)
+        # column scales of a table of one section are left to `scale_columns`
+        self._only = self._sections[0] if table.sections[0].dim == table.dim else None
+        self._only = None if several else self._only
+
+    def rows_writers(self) -> list[BlockWriter]:
+        """The writers of the rows into the file, once `TfliteWriter.write` has written it."""
+        return [section.rows_writer() for section in self._sections]
+
+    @property
+    def rejects_outside(self) -> bool:
+        """Whether reading a row beyond the table fails by itself; a negative one always fails."""
+        return self._only is not None and self._only.rejects_outside
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows int32 or int64 [...] to values float32 [..., dim], perhaps without column scales.
+
+        Every section is read; a row outside one reads its first or last row, which is dropped. A
+        negative row fails in GATHER, in the first section.
+        """
+        if self._only is not None:
+            return self._only.read(rows)
+        writer = self._writer
+        values: list[Tensor] = []
+        start, last = 0, len(self._sections) - 1
+        for number, section in enumerate(self._sections):
+            inside = rows
+            if start:
+                constant, zero = (writer.constant(n, rows.dtype) for n in (start, 0))
+                inside = writer.op("SUB", [rows, constant], rows.shape, rows.dtype)
+                inside = writer.op("MAXIMUM", [inside, zero], rows.shape, rows.dtype)
+            if number < last:
+                constant = writer.constant(section.table.rows - 1, rows.dtype)
+                inside = writer.op("MINIMUM", [inside, constant], rows.shape, rows.dtype)
+            values.append(self._whole(section.scale_columns(section.read(inside))))
+            start += section.table.rows
+        chosen, stop = values.pop(), start - self._sections[-1].table.rows
+        for section in reversed(self._sections[:-1]):
+            constant = writer.constant(stop, rows.dtype)
+            before = writer.op("LESS", [rows, constant], rows.shape, np.bool_)
+            before = reshape(writer, before, (*rows.shape, 1))
+            chosen = writer.op(
+                "SELECT_V2", [before, values.pop(), chosen], chosen.shape, np.float32
+            )
+            stop -= section.table.rows
+        return chosen
+
+    def scale_columns(self, vectors: Tensor) -> Tensor:
+        """Apply the column scales that `read` left out; they commute with sums over rows."""
+        return vectors if self._only is None else self._only.scale_columns(vectors)
+
+    def _whole(self, values: Tensor) -> Tensor:
+        """Values of a section, filled with zeros to whole rows."""
+        if values.shape[-1] == self.dim:
+            return values
+        places = [[0, 0]] * (len(values.shape) - 1) + [[0, self.dim - values.shape[-1]]]
+        constants = self._writer.constant(places, np.int32), self._writer.constant(0, np.float32)
+        shape = (*values.shape[:-1], self.dim)
+        return self._writer.op("PADV2", [values, *constants], shape, np.float32)
+
+
+class _TfliteSection:
+    """Rows of one codec in the file, as column blocks where truncation saves bytes."""
+
+    def __init__(self, writer: TfliteWriter, name: str, table: StoredSection) -> None:
+        """Reserve room for the rows.
+
+        Raises:
+            UnsupportedError: more codes that are read bit by bit than int32 can number.
+        """
+        if is_bit_stream(table) and table.rows * table.dim >= 2**31:
+            raise UnsupportedError(
+                f"table {name!r}: {table.rows} x {table.dim} codes with levels or of 3 bits exceed "
+                "what TFLite can number; use q8, q4 or q2 without levels"
+            )
         self.table = table
         self.bytes = table.rows * table.dim * BITS[table.codec] // 8
         self._writer = writer
@@ -95,7 +183,9 @@ class TfliteTable:
         """
         if self._positions is not None:
             rows = self._position(self._positions, rows)
-        if self._shared_bytes:
+        if is_bit_stream(self.table):
+            values = self._read_stream(rows)
+        elif self._shared_bytes:
             values = self._read_shared(rows)
         else:
             values = self._decode(self._read_blocks(rows))
@@ -117,16 +207,10 @@ class TfliteTable:
 
         In int32, as runtimes lack shifts and remainders of int64; rows out of range are -1.
         """
-        writer, dim, codec = self._writer, self.table.dim, self.table.codec
+        writer, codec = self._writer, self.table.codec
         per_byte = codes_per_byte(codec)
-        places = writer.cast(rows, np.int32)
-        places = reshape(writer, places, (*rows.shape, 1))
-        shape = (*rows.shape, dim)
-        if dim > 1:
-            constant = writer.constant(dim, np.int32)
-            places = writer.op("MUL", [places, constant], places.shape, np.int32)
-            constant = writer.constant(list(range(dim)), np.int32)
-            places = writer.op("ADD", [places, constant], shape, np.int32)
+        places = self._code_places(rows)
+        shape = places.shape
         shift = writer.constant([per_byte.bit_length() - 1], np.int32)
         stored = self._gather(
             self._blocks[0], writer.op("RIGHT_SHIFT", [places, shift], shape, np.int32)
@@ -136,6 +220,50 @@ class TfliteTable:
         within = writer.op("FLOOR_MOD", [places, number], shape, np.int32)
         code = writer.op("ADD", [first, within], shape, np.int32)
         return self._gather(writer.constant(byte_codes(codec).reshape(-1), np.float32), code)
+
+    def _code_places(self, rows: Tensor) -> Tensor:
+        """The number of each code of rows in their table: [...] -> int32 [..., dim]."""
+        writer, dim = self._writer, self.table.dim
+        places = writer.cast(rows, np.int32)
+        places = reshape(writer, places, (*rows.shape, 1))
+        if dim == 1:
+            return places
+        constant = writer.constant(dim, np.int32)
+        places = writer.op("MUL", [places, constant], places.shape, np.int32)
+        constant = writer.constant(list(range(dim)), np.int32)
+        return writer.op("ADD", [places, constant], (*rows.shape, dim), np.int32)
+
+    def _read_stream(self, rows: Tensor) -> Tensor:
+        """Values float32 [..., dim] of codes that are taken out of a stream of bits.
+
+        Eight codes are as many bytes as a code has bits.
+        """
+        writer, table, bits = self._writer, self.table, BITS[self.table.codec]
+        places = self._code_places(rows)
+        shape = places.shape
+
+        def calculate(opcode: str, left: Tensor, right: Tensor | int | list[int]) -> Tensor:
+            other = right if isinstance(right, Tensor) else writer.constant(right, np.int32)
+            return writer.op(opcode, [left, other], shape, np.int32)
+
+        bit = calculate("MUL", calculate("FLOOR_MOD", places, 8), bits)
+        group = calculate("MUL", calculate("RIGHT_SHIFT", places, [3]), bits)
+        byte = calculate("ADD", group, calculate("RIGHT_SHIFT", bit, [3]))
+        word = writer.cast(self._gather(self._blocks[0], byte), np.int32)
+        if not fill_bytes(table.codec):
+            high = self._gather(self._blocks[0], calculate("ADD", byte, 1))
+            word = calculate("ADD", word, calculate("MUL", writer.cast(high, np.int32), 256))
+        word = calculate("RIGHT_SHIFT", word, calculate("FLOOR_MOD", bit, 8))
+        code = calculate("FLOOR_MOD", word, 2**bits)
+        if table.levels is None:
+            low, top = CODE_RANGE[table.codec]
+            values = np.array([*range(top + 1), *range(low, 0)], dtype=np.float32)
+        else:
+            values = table.levels.reshape(-1)
+            if table.dim > 1:
+                firsts = list(range(0, table.dim << bits, 1 << bits))
+                code = calculate("ADD", code, firsts)
+        return self._gather(writer.constant(values, np.float32), code)
 
     def scale_columns(self, vectors: Tensor) -> Tensor:
         """Apply the column scales, if any; they commute with sums over rows."""
@@ -240,7 +368,9 @@ def write_lookup(
     if len(inputs) > 1:
         return _write_merged(writer, lookup, table, inputs)
     flat = first if len(first.shape) == 1 else reshape(writer, first, (flat_size(first.shape),))
-    if spec.scheme == "full":
+    if spec.retrieval is not None:
+        vectors = _retrieved(writer, lookup, spec.retrieval, table, flat)
+    elif spec.scheme == "full":
         vectors = table.scale_columns(table.read(_full_rows(writer, spec, table, flat)))
     else:
         rows = _hashed_rows(writer, lookup, table, flat)
@@ -262,13 +392,76 @@ def write_lookup(
     return writer.op("DIV", [total, count], total.shape, np.float32)
 
 
+def _retrieved(
+    writer: TfliteWriter, lookup: PackedLookup, cells: Retrieval, table: TfliteTable, ids: Tensor
+) -> Tensor:
+    """Vectors float32 [n, dim] of a retrieval structure: sums of codes, unless IDs are unknown.
+
+    Codes are whole numbers in float32, so their sums and differences are exact.
+    """
+    spec = lookup.spec
+    numbers = _rows_by_residues(writer, cell_arithmetic(spec), ids)
+    start = _slice(writer, numbers, cells.hashes, 1)
+    places = _slice(writer, numbers, 0, cells.hashes)
+    places = writer.op("ADD", [places, start], places.shape, np.int32)
+    codes = _sum_axis(writer, table.read(places), 1)
+    if not cells.fingerprints:
+        return _cell_values(writer, codes, cells.bits, lookup)
+    expected = _slice(writer, numbers, cells.hashes + 1, cells.fingerprints)
+    present = _slice(writer, codes, spec.dim, cells.fingerprints)
+    difference = writer.op(
+        "SUB", [present, writer.cast(expected, np.float32)], present.shape, np.float32
+    )
+    wrong = _sum_axis(writer, _modulo(writer, difference, cells.bits), 1)
+    unknown = writer.op("GREATER", [wrong, writer.constant(0, np.float32)], wrong.shape, np.bool_)
+    unknown = reshape(writer, unknown, (ids.shape[0], 1))
+    last = table.read(writer.constant([spec.oov_row], np.int32))
+    codes = writer.op("SELECT_V2", [unknown, last, codes], codes.shape, np.float32)
+    return _cell_values(writer, _slice(writer, codes, 0, spec.dim), cells.bits, lookup)
+
+
+def _cell_values(writer: TfliteWriter, codes: Tensor, bits: int, lookup: PackedLookup) -> Tensor:
+    """What sums of codes float32 [n, dim] stand for, modulo 2**bits."""
+    values = np.asarray(lookup.cell_values, dtype=np.float32)
+    if values.ndim == 1:
+        half = writer.constant(2 ** (bits - 1), np.float32)
+        codes = writer.op("ADD", [codes, half], codes.shape, np.float32)
+        codes = writer.op("SUB", [_modulo(writer, codes, bits), half], codes.shape, np.float32)
+        scales = writer.constant(values, np.float32)
+        return writer.op("MUL", [codes, scales], codes.shape, np.float32)
+    numbers = writer.cast(_modulo(writer, codes, bits), np.int32)
+    firsts = writer.constant(np.arange(len(values)) << bits, np.int32)
+    numbers = writer.op("ADD", [numbers, firsts], codes.shape, np.int32)
+    levels = writer.constant(values.reshape(-1), np.float32)
+    return writer.op("GATHER", [levels, numbers], codes.shape, np.float32, axis=0)
+
+
+def _modulo(writer: TfliteWriter, values: Tensor, bits: int) -> Tensor:
+    """Whole numbers float32 modulo 2**bits: 0..2**bits-1."""
+    share = writer.constant(2.0**-bits, np.float32)
+    quotient = writer.op("MUL", [values, share], values.shape, np.float32)
+    quotient = writer.op("FLOOR", [quotient], values.shape, np.float32)
+    whole = writer.op(
+        "MUL", [quotient, writer.constant(2.0**bits, np.float32)], values.shape, np.float32
+    )
+    return writer.op("SUB", [values, whole], values.shape, np.float32)
+
+
+def _slice(writer: TfliteWriter, values: Tensor, start: int, count: int) -> Tensor:
+    """`count` columns of a matrix [n, m], from column `start` on."""
+    if not start and count == values.shape[1]:
+        return values
+    begin, size = writer.constant([0, start], np.int32), writer.constant([-1, count], np.int32)
+    return writer.op("SLICE", [values, begin, size], (values.shape[0], count), values.dtype)
+
+
 def _write_merged(
     writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
 ) -> Tensor:
     """Sums or means float32 [n, inputs * dim] of the hashed rows of several inputs int64 [n]."""
     spec, count, size = lookup.spec, len(inputs), inputs[0].shape[0]
     ids = writer.op("PACK", inputs, (size, count), np.int64, axis=1, values_count=count)
-    zero_row = table.table.rows - 1
+    zero_row = table.rows - 1
     if spec.scheme == "hash":
         rows = _rows_by_residues(
             writer, residue_arithmetic(lookup.specs, zero_row, lookup.starts), ids
@@ -325,7 +518,7 @@ def _hashed_rows(
     writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, ids: Tensor
 ) -> Tensor:
     """Rows int32 [n, rows_per_id] of a hash or a binary code."""
-    zero_row = table.table.rows - 1
+    zero_row = table.rows - 1
     if lookup.spec.scheme == "hash":
         rows = _rows_by_residues(writer, residue_arithmetic(lookup.specs), ids)
     else:

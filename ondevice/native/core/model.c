@@ -3,6 +3,8 @@
 
 /* Every group of an index starts where the records before it end. */
 static int index_matches(const od_table *table) {
+  for (uint32_t i = 0; i < table->section_count; i++)
+    if (!index_matches(&table->sections[i])) return 0;
   uint64_t expected = 0, mask = ((uint64_t)1 << table->width_bits) - 1;
   uint32_t size = (uint32_t)1 << table->group_shift;
   for (uint32_t first = 0; table->index && first < table->rows; first += size) {

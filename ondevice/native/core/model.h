@@ -46,6 +46,7 @@ typedef struct {
   int32_t *inputs; /* values; -1: left out */
   int32_t output;
   uint8_t constant; /* computed at load */
+  const od_kernels *kernels;
   union {           /* the parameters of its operator */
     od_lookup_node lookup;
     od_dense_node dense;

@@ -77,6 +77,7 @@ static od_status read_node(od_planner *p, const od_json *item, uint32_t number) 
   od_node *node = &p->model->nodes[p->model->node_count];
   node->op = od_find_operator(op->text);
   node->number = number;
+  node->kernels = p->model->kernels;
   if (node->op == OD_OP_COUNT)
     return od_fail(p->error, OD_E_UNSUPPORTED, "plan: node %u: unknown operator '%s'",
                    (uint64_t)number, op->text);

@@ -33,10 +33,10 @@ OD_INLINE vf vf_load_q8(const uint8_t *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 OD_INLINE vf vf_codes(uint64_t bits, int size) {
-  __m256i up2 = _mm256_setr_epi32(30, 28, 26, 24, 22, 20, 18, 16);
-  __m256i up4 = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
   __m256i words = _mm256_set1_epi32((int)(uint32_t)bits);
-  __m256i codes = _mm256_sllv_epi32(words, size == 4 ? up4 : up2); /* to the top of the lanes */
+  __m256i up = _mm256_setr_epi32(32 - size, 32 - 2 * size, 32 - 3 * size, 32 - 4 * size,
+                                 32 - 5 * size, 32 - 6 * size, 32 - 7 * size, 32 - 8 * size);
+  __m256i codes = _mm256_sllv_epi32(words, up); /* to the top of the lanes */
   return _mm256_cvtepi32_ps(_mm256_srai_epi32(codes, 32 - size));
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
@@ -83,15 +83,27 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "q8_sizes.h"
 #include "gather_body.h"
 #include "dense_body.h"
+#include "product_body.h"
+
+#define LANES 8
+#define lanes_load(p, n) ((lanes)_mm256_maskload_ps(p, first_lanes(n)))
+#define lanes_store(p, v, n) _mm256_maskstore_ps(p, first_lanes(n), (__m256)(v))
+#define lanes_max(a, b) ((lanes)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define lanes_min(a, b) ((lanes)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define lanes_sqrt(v) ((lanes)_mm256_sqrt_ps((__m256)(v)))
+OD_INLINE __m256i first_lanes(size_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#include "vectors_body.h"
+
+static const od_vectors VECTORS = {pairs, maps, folds, softmax};
 
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
-#define GATHER gather
-#define DENSE dense
+#define KERNELS gather, dense, product, &VECTORS
 #else
-#define GATHER NULL
-#define DENSE NULL
+#define KERNELS NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_avx2 = {"avx2", od_cpu_avx2, GATHER, DENSE};
+const od_kernels od_kernels_avx2 = {"avx2", od_cpu_avx2, KERNELS};

@@ -32,13 +32,18 @@ OD_INLINE vf vf_load_q8(const uint8_t *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 OD_INLINE vf vf_codes(uint64_t bits, int size) {
+  __m512i up1 = _mm512_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16);
   __m512i up2 = _mm512_setr_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  __m512i up3 = _mm512_setr_epi32(29, 26, 23, 20, 17, 14, 11, 8, 29, 26, 23, 20, 17, 14, 11, 8);
   __m512i up4 = _mm512_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 12, 8, 4, 0);
   __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   __m512i words = _mm512_set1_epi32((int)(uint32_t)bits);
   if (size == 4)
     words = _mm512_permutexvar_epi32(half, _mm512_castsi128_si512(_mm_cvtsi64_si128((long long)bits)));
-  __m512i codes = _mm512_sllv_epi32(words, size == 4 ? up4 : up2); /* to the top of the lanes */
+  else if (size == 3)
+    words = _mm512_mask_set1_epi32(words, 0xff00, (int)(uint32_t)(bits >> 24));
+  __m512i up = size == 4 ? up4 : size == 3 ? up3 : size == 2 ? up2 : up1;
+  __m512i codes = _mm512_sllv_epi32(words, up); /* to the top of the lanes */
   return _mm512_cvtepi32_ps(_mm512_srai_epi32(codes, 32 - size));
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
@@ -112,15 +117,24 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "q8_sizes.h"
 #include "gather_body.h"
 #include "dense_body.h"
+#include "product_body.h"
+
+#define LANES 16
+#define lanes_load(p, n) ((lanes)_mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p))
+#define lanes_store(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), (__m512)(v))
+#define lanes_max(a, b) ((lanes)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define lanes_min(a, b) ((lanes)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define lanes_sqrt(v) ((lanes)_mm512_sqrt_ps((__m512)(v)))
+#include "vectors_body.h"
+
+static const od_vectors VECTORS = {pairs, maps, folds, softmax};
 
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
-#define GATHER gather
-#define DENSE dense
+#define KERNELS gather, dense, product, &VECTORS
 #else
-#define GATHER NULL
-#define DENSE NULL
+#define KERNELS NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_avx512vnni = {"avx512vnni", od_cpu_avx512vnni, GATHER, DENSE};
+const od_kernels od_kernels_avx512vnni = {"avx512vnni", od_cpu_avx512vnni, KERNELS};

@@ -24,6 +24,7 @@ typedef struct {
   job jobs[JOBS + OD_MAX_BLOCKS];
   float scales[JOBS + OD_MAX_BLOCKS]; /* of jobs that pool: what the sum so far is multiplied by */
   entry entries[ENTRIES];
+  const od_table *sections[ENTRIES]; /* of entries of tables in sections */
   uint32_t job_count, entry_count;
   od_fault *fault;
 } gather_state;
@@ -51,6 +52,27 @@ OD_INLINE uint64_t bits_from(const uint8_t *at, uint32_t shift, uint32_t count) 
   return count <= 56 ? bits : bits | (uint64_t)at[8] << 1 << (63 - shift);
 }
 
+/* The same from a bit on that need not lie in the first byte. */
+OD_INLINE uint64_t code_bits(const uint8_t *at, uint32_t bit, uint32_t count) {
+  return bits_from(at + (bit >> 3), bit & 7, count);
+}
+
+/* Values [column, column + VW) of one record, by the codebooks of their columns. */
+static __attribute__((noinline)) vf level_part(const entry *e, const od_table *table,
+                                               uint32_t column) {
+  static const uint8_t sizes[] = {[OD_CODEC_Q4] = 4, [OD_CODEC_Q3] = 3, [OD_CODEC_Q2] = 2, [OD_CODEC_Q1] = 1};
+  if (e->width <= column) return vf_set1(0);
+  uint32_t size = sizes[table->codec], left = e->width - column;
+  uint64_t codes = code_bits(e->at, e->row + size * column, VW * size);
+  const float *levels = table->scales + ((size_t)column << size);
+  float lanes[VW];
+  for (uint32_t i = 0; i < VW; i++) {
+    lanes[i] = i < left ? levels[(size_t)i << size | (codes & ((1u << size) - 1))] : 0;
+    codes >>= size;
+  }
+  return vf_load(lanes);
+}
+
 /* Values [column, column + VW) of one record. */
 OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column, od_codec codec) {
   if (column && e->width <= column) return vf_set1(0);
@@ -61,8 +83,12 @@ OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column,
     part = vf_codes(od_load64(values + column / 2), 4);
   else if (codec == OD_CODEC_Q4)
     part = vf_codes(bits_from(values + column / 2, e->row, VW * 4), 4);
+  else if (codec == OD_CODEC_Q3)
+    part = vf_codes(code_bits(values, e->row + 3 * column, VW * 3), 3);
   else if (codec == OD_CODEC_Q2)
     part = vf_codes(bits_from(values + column / 4, e->row, VW * 2), 2);
+  else if (codec == OD_CODEC_Q1)
+    part = vf_codes(code_bits(values, e->row + column, VW), 1);
   else if (codec == OD_CODEC_F16) part = vf_load_f16(values + 2 * (size_t)column);
   else part = vf_load((const float *)(const void *)(values + 4 * (size_t)column));
   if (table->scale == OD_SCALE_ROW)
@@ -86,9 +112,10 @@ OD_INLINE void fuse(const job *j, const entry *entries, od_codec codec) {
 }
 
 /* The same with everything that rare lookups may have; one copy for all codecs, to stay small. */
-static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entries,
+static __attribute__((noinline)) void fuse_rare(const job *j, const gather_state *state,
                                                 float scale) {
   const od_lookup *lookup = j->lookup;
+  const entry *entries = state->entries + j->first;
   const od_table *table = lookup->table;
   int product = lookup->fuse == OD_FUSE_MUL;
   for (uint32_t column = 0; column < lookup->row_dim; column += VW) {
@@ -96,7 +123,10 @@ static __attribute__((noinline)) void fuse_rare(const job *j, const entry *entri
     float *to = j->out + column;
     vf value = vf_set1(product ? 1 : 0);
     for (uint32_t b = 0; b < j->count; b++) {
-      vf part = record_part(entries + b, table, column, table->codec);
+      if (lookup->table->sections) table = state->sections[j->first + b];
+      vf part = table->scale == OD_SCALE_LEVELS
+                    ? level_part(entries + b, table, column)
+                    : record_part(entries + b, table, column, table->codec);
       value = product ? vf_mul(value, part) : vf_add(value, part);
     }
     if (lookup->fuse == OD_FUSE_MEAN && j->count > 1) /* an ID of the head has one row */
@@ -133,15 +163,23 @@ OD_INLINE void locate(entry *e, uint32_t count, const od_table *table, gather_st
   }
 }
 
+OD_INLINE void locate_rows(entry *e, uint32_t count, const od_table *table, gather_state *state) {
+  if (!table->index) return;
+  if (table->width_bits == 4) locate(e, count, table, state, 4);
+  else if (table->width_bits == 2) locate(e, count, table, state, 2);
+  else locate(e, count, table, state, 1);
+}
+
+static __attribute__((noinline)) void locate_in_sections(gather_state *state, const job *j) {
+  for (uint32_t i = j->first; i < j->first + j->count; i++)
+    locate_rows(state->entries + i, 1, state->sections[i], state);
+}
+
 static void flush(gather_state *state) {
   for (uint32_t i = 0; i < state->job_count; i++) {
     const job *j = &state->jobs[i];
-    const od_table *table = j->lookup->table;
-    if (!table->index) continue;
-    entry *e = state->entries + j->first;
-    if (table->width_bits == 4) locate(e, j->count, table, state, 4);
-    else if (table->width_bits == 2) locate(e, j->count, table, state, 2);
-    else locate(e, j->count, table, state, 1);
+    if (j->lookup->table->sections) locate_in_sections(state, j);
+    else locate_rows(state->entries + j->first, j->count, j->lookup->table, state);
   }
   for (uint32_t i = 0; i < state->job_count; i++) {
     const job *j = &state->jobs[i];
@@ -152,13 +190,18 @@ static void flush(gather_state *state) {
       case OD_CODEC_Q2: fuse(j, e, OD_CODEC_Q2); break;
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
       case OD_CODEC_F32: fuse(j, e, OD_CODEC_F32); break;
-      default: fuse_rare(j, e, state->scales[i]); break;
+      default: fuse_rare(j, state, j->lookup->pooling ? state->scales[i] : 1); break;
     }
   }
   state->job_count = state->entry_count = 0;
 }
 
 OD_INLINE void add_entry(gather_state *state, const od_table *table, uint32_t row) {
+  if (table->sections) { /* the sections have as many rows as the table: the search ends */
+    const od_table *section = table->sections;
+    for (; row >= section->rows; section++) row -= section->rows;
+    state->sections[state->entry_count] = table = section;
+  }
   entry *e = &state->entries[state->entry_count++];
   e->width = table->width_base;
   if (table->index) {
@@ -209,6 +252,16 @@ OD_INLINE void flush_if_full(gather_state *state) {
   if (state->job_count >= JOBS || state->entry_count > ENTRIES - OD_MAX_BLOCKS) flush(state);
 }
 
+/* One ID of a retrieval structure: its record is computed, and read at once. */
+static __attribute__((noinline)) void retrieve(gather_state *state, const od_lookup *lookup,
+                                               int64_t id, float *out, float scale) {
+  uint8_t record[OD_RECORD_ROOM];
+  od_retrieve(lookup, id, record);
+  job j = {lookup, out, state->entry_count, 1};
+  state->entries[j.first] = (entry){record, 0, lookup->dim}; /* not counted: nobody else reads it */
+  fuse_rare(&j, state, scale);
+}
+
 /* One vector of one ID, or of `pooled` IDs: their sum, in order, or their mean. */
 static __attribute__((noinline)) void add_rare(gather_state *state, const od_lookup *lookup,
                                                const int64_t *ids, float *out) {
@@ -220,6 +273,11 @@ static __attribute__((noinline)) void add_rare(gather_state *state, const od_loo
   float share = lookup->pooling == OD_POOL_MEAN ? 1.0f / (float)left : 1.0f;
   for (uint32_t i = 0; left; i++) {
     if (lookup->has_padding && ids[i] == lookup->padding) continue;
+    if (lookup->retrieval) {
+      left--;
+      retrieve(state, lookup, ids[i], out, left ? 1.0f : share);
+      continue;
+    }
     uint32_t count = od_rare_rows(lookup, ids[i], rows), first = state->job_count;
     add_jobs(state, lookup, out, count ? count : lookup->block_count);
     left--;

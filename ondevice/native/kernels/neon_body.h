@@ -32,10 +32,10 @@ OD_INLINE vf vf_load_q8(const uint8_t *p) {
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(codes))));
 }
 OD_INLINE vf vf_codes(uint64_t bits, int size) {
-  static const int32_t up4[4] = {28, 24, 20, 16}, up2[4] = {30, 28, 26, 24};
+  static const int32_t lanes[4] = {1, 2, 3, 4};
   int32x4_t codes = vdupq_n_s32((int32_t)(uint32_t)bits); /* each code to the top of its lane */
-  codes = vshlq_s32(codes, vld1q_s32(size == 4 ? up4 : up2));
-  return vcvtq_f32_s32(size == 4 ? vshrq_n_s32(codes, 28) : vshrq_n_s32(codes, 30));
+  codes = vshlq_s32(codes, vmlsq_n_s32(vdupq_n_s32(32), vld1q_s32(lanes), size));
+  return vcvtq_f32_s32(vshlq_s32(codes, vdupq_n_s32(size - 32)));
 }
 #if defined(__aarch64__)
 OD_INLINE vf vf_load_f16(const uint8_t *p) {

@@ -24,7 +24,6 @@ typedef struct {
 
 typedef struct {
   od_walk walk;
-  uint8_t repeats; /* an operand has fewer elements than the result */
   uint8_t fmod;    /* Mod: the remainder has the dividend's sign */
 } od_binary;
 

@@ -2,18 +2,48 @@
 #include "core/codecs.h"
 #include "ops/ops.h"
 
-static void product(uint32_t m, uint32_t k, uint32_t n, int transposed, const float *a,
-                    const float *b, float *out) {
-  for (uint32_t i = 0; i < m; i++) {
-    float *row = out + (size_t)i * n;
-    for (uint32_t j = 0; j < n; j++) row[j] = 0;
-    if (transposed) {
-      for (uint32_t j = 0; j < n; j++)
-        for (uint32_t l = 0; l < k; l++) row[j] += a[(size_t)i * k + l] * b[(size_t)j * k + l];
-    } else {
-      for (uint32_t l = 0; l < k; l++)
-        for (uint32_t j = 0; j < n; j++) row[j] += a[(size_t)i * k + l] * b[(size_t)l * n + j];
+enum { DEEP = 256 }; /* of a panel in memory */
+
+/* Up to 16 columns of b from `first` on, beside zeros. */
+static void pack(float *panel, const float *b, size_t row_step, size_t column_step, uint32_t depth,
+                 uint32_t width) {
+  for (uint32_t l = 0; l < depth; l++)
+    for (uint32_t j = 0; j < OD_PANEL; j++)
+      panel[l * OD_PANEL + j] = j < width ? b[l * row_step + j * column_step] : 0;
+}
+
+/* Columns that are not 16 neighbours in memory go through a panel, their results through another. */
+static void packed_product(const od_kernels *kernels, uint32_t m, uint32_t k, uint32_t n,
+                           int transposed, uint32_t first, uint32_t width, const float *a,
+                           const float *b, float *out) {
+  enum { ROWS = 12 };
+  float panel[DEEP * OD_PANEL], results[ROWS * OD_PANEL];
+  size_t row_step = transposed ? 1 : n, column_step = transposed ? k : 1;
+  for (uint32_t l = 0; l < k; l += DEEP) {
+    uint32_t depth = k - l < DEEP ? k - l : DEEP;
+    pack(panel, b + l * row_step + first * column_step, row_step, column_step, depth, width);
+    for (uint32_t i = 0; i < m; i += ROWS) {
+      uint32_t rows = m - i < ROWS ? m - i : ROWS;
+      od_product p = {a + (size_t)i * k + l, panel, results, k, OD_PANEL, OD_PANEL, rows, depth};
+      kernels->product(&p);
+      for (uint32_t r = 0; r < rows; r++) {
+        float *to = out + (size_t)(i + r) * n + first, *from = results + r * OD_PANEL;
+        for (uint32_t j = 0; j < width; j++) to[j] = l ? to[j] + from[j] : from[j];
+      }
     }
+  }
+}
+
+/* out [m, n] = a [m, k] times b [k, n], or b [n, k] transposed. */
+static void product(const od_kernels *kernels, uint32_t m, uint32_t k, uint32_t n, int transposed,
+                    const float *a, const float *b, float *out) {
+  for (uint32_t j = 0; j < n; j += OD_PANEL) {
+    if (n >= OD_PANEL && j + OD_PANEL > n) j = n - OD_PANEL; /* some columns a second time */
+    uint32_t width = n - j < OD_PANEL ? n - j : OD_PANEL;
+    od_product p = {a, b + j, out + j, k, n, n, m, k};
+    if (transposed || width < OD_PANEL)
+      packed_product(kernels, m, k, n, transposed, j, width, a, b, out);
+    else kernels->product(&p);
   }
 }
 
@@ -44,7 +74,7 @@ od_trouble od_loop_gemm(const od_node *node, const od_value *values, const char 
   const float *bias = OD_FLOATS(in[2]);
   uint32_t biases = bias ? values[node->inputs[2]].size : 0;
   float *to = (float *)(void *)out;
-  product(gemm->rows, gemm->depth, gemm->columns, gemm->transposed, OD_FLOATS(in[0]),
+  product(node->kernels, gemm->rows, gemm->depth, gemm->columns, gemm->transposed, OD_FLOATS(in[0]),
           OD_FLOATS(in[1]), to);
   for (uint32_t i = 0; i < gemm->rows * gemm->columns; i++) {
     float value = to[i] * gemm->alpha;
@@ -105,7 +135,7 @@ od_trouble od_loop_matmul(const od_node *node, const od_value *values, const cha
   (void)values;
   for (uint32_t i = 0; i < walk->rank; i++) count *= walk->shape[i];
   for (uint32_t i = 0; i < count; i++, od_step_on(&w, walk)) /* places count matrices */
-    product(m, k, n, 0, OD_FLOATS(in[0]) + (size_t)w.places[0] * m * k,
+    product(node->kernels, m, k, n, 0, OD_FLOATS(in[0]) + (size_t)w.places[0] * m * k,
             OD_FLOATS(in[1]) + (size_t)w.places[1] * k * n,
             (float *)(void *)out + (size_t)i * m * n);
   return OD_TROUBLE_NONE;

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,13 +76,13 @@ def test_same_bytes_from_memory_and_from_files_in_any_chunks(tmp_path, monkeypat
 def test_quantisation_does_not_depend_on_chunks(monkeypatch):
     values = np.random.default_rng(0).normal(size=(40_000, 24)).astype(np.float32)
     values[::1000] *= 30
-    for codec in ("q8", "q4", "q2"):
-        for axis in (None, "row", "column"):
+    for codec in ("q8", "q4", "q3", "q2", "q1"):
+        for axis in (None, "row", "column", *(() if codec == "q8" else ("levels",))):
             whole = ondevice.codecs.quantise(values, codec, scale_axis=axis)
             survey = ondevice.codecs.Survey(*values.shape)
             for start in range(0, len(values), 448):
                 survey.add(values[start : start + 448], None)
-            scales = survey.column_scales(codec, axis)
+            scales = survey.scales(codec, axis)
             parts = [
                 ondevice.codecs.quantise_rows(values[start : start + 448], codec, None, scales)
                 for start in range(0, len(values), 448)
@@ -199,7 +198,7 @@ class Noted:
     """A writer that notes what it gets."""
 
     def __init__(self, *parts):
-        self.table = SimpleNamespace(parts=parts)
+        self.parts = parts
         self.got = []
 
     def write(self, file, chunk):

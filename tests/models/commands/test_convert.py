@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 import ondevice
 from ondevice.cli import main
 from ondevice.features import FeatureSpec, Field
+from ondevice.inspection import inspect
 from ondevice.models import ClickModel, FullEmbedding, save_checkpoint
 
 ROWS = 300
@@ -339,3 +340,43 @@ def test_an_interruption_leaves_the_files_of_an_earlier_run(folder, tmp_path, nu
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert error.count("Traceback") == 0
     assert digests(tmp_path) == before
+
+
+def test_tables_in_sections_each_by_its_field(folder, capsys):
+    """The sections in the file are those that were asked for; the scores are the model's."""
+    options = ["--tables", "q4", "--tables", "item=q8:100,q4x4:400,q2x2", "--force"]
+    assert convert(folder, *options, "--targets", "odm", "onnx", "tflite") == 0
+    assert "item q8:100,q4x4:400,q2x2" in capsys.readouterr().out
+    for target in ("odm", "onnx", "tflite"):
+        tables = inspect(folder / "out" / f"model.{target}").tables
+        item = [
+            (table.first_row, table.rows, table.codec, table.dim)
+            for table in tables
+            if table.name == "embeddings.item.weight"
+        ]
+        assert item == [(0, 100, "q8", 8), (100, 400, "q4", 4), (500, 600, "q2", 2)]
+        assert {table.codec for table in tables if "user" in table.name} == {"q4"}
+    assert main(["inspect", str(folder / "out" / "model.odm")]) == 0
+    assert "embeddings.item.weight from row 500" in capsys.readouterr().out
+    assert main(["verify", str(folder / "out" / "model.odm")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "fault"),
+    [
+        (["q5"], 2, "unknown codec 'q5'; choose from f32, f16, q8, q4, q3, q2, q1, or sections"),
+        (["item=q8:10,"], 2, "cannot read ''; expected CODEC"),
+        (["=q8"], 2, "'=q8' lacks the field before ="),
+        (["q8:5000,q4"], 1, "are for 5000 rows, the table has"),
+        (["item=q8:100,q4:100"], 1, "are for 200 rows, the table has 1100"),
+        (["shop=q4"], 1, "codecs for shop: no such table or input"),
+        (["item=q4", "item=q8"], 1, "gives field 'item' two codecs"),
+    ],
+)
+def test_faults_of_tables_are_named(folder, capsys, options, status, fault):
+    arguments = [part for option in options for part in ("--tables", option)]
+    try:
+        assert convert(folder, *arguments, "--force") == status
+    except SystemExit as error:
+        assert error.code == status
+    assert fault in capsys.readouterr().err

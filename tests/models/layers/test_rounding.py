@@ -110,7 +110,7 @@ def test_scores_of_every_codec():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"codec": "q3"}, {"epochs": 0}, {"slower": 0.5}, {"slower": float("nan")}]
+    "settings", [{"codec": "q5"}, {"epochs": 0}, {"slower": 0.5}, {"slower": float("nan")}]
 )
 def test_bad_settings_are_refused(settings):
     with pytest.raises(SpecError):

@@ -177,7 +177,7 @@ def test_too_few_rows_are_said():
 def test_faults_name_what_is_wrong(data, tmp_path):
     for settings, match in (
         ({"dim": 0}, "dim must be at least 1"),
-        ({"codec": "q3"}, "codec must be one of"),
+        ({"codec": "q5"}, "codec must be one of"),
         ({"head": -1}, "head must not be negative"),
         ({"tail": "tree"}, "tail must be one of"),
         ({"tail": "hash"}, "tail 'hash' with size 0"),

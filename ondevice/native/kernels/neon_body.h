@@ -40,6 +40,12 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
   codes = vshlq_s32(codes, vmlsq_n_s32(vdupq_n_s32(32), vld1q_s32(lanes), size));
   return vcvtq_f32_s32(vshlq_s32(codes, vdupq_n_s32(size - 32)));
 }
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  float lanes[4];
+  for (int i = 0; i < 4; i++)
+    lanes[i] = i < count ? levels[(i << size) | (int)(codes >> (size * i) & ((1u << size) - 1))] : 0;
+  return vld1q_f32(lanes);
+}
 #if defined(__aarch64__)
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
   return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));

@@ -57,6 +57,11 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
   EACH_LANE v.lane[i] = (float)(((int)(bits >> (size * i) & (2u * (unsigned)sign - 1)) ^ sign) - sign);
   return v;
 }
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  vf v;
+  LANES v.lane[i] = i < count ? levels[(i << size) | (int)(codes >> (size * i) & ((1u << size) - 1))] : 0;
+  return v;
+}
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
   vf v;
   EACH_LANE v.lane[i] = od_half(od_load16(p + 2 * i));

@@ -194,11 +194,16 @@ def order_dimensions(model: ClickModel, counts: Mapping[str, IntArray]) -> bool:
 
 
 def _principal_axes(table: Embedding, counts: IntArray) -> Tensor:
-    """Orthogonal [row_dim, row_dim], the strongest axis first; none for a product of rows."""
+    """Orthogonal [row_dim, row_dim], the strongest axis first.
+
+    Rows that are multiplied can only be permuted: no other turn commutes with the product.
+    """
     weight = table.weight
-    if table.spec.fuse not in ("sum", "mean", "concat"):
-        return torch.eye(table.spec.row_dim, device=weight.device)
     share = torch.from_numpy(counts).to(weight.device, weight.dtype).unsqueeze(1)
+    if table.spec.fuse == "mul":
+        energy = (weight.square() * share).sum(0)
+        order = energy.argsort(descending=True, stable=True)
+        return torch.eye(len(order), device=weight.device)[:, order]
     moments = (weight * share).T @ weight
     axes: Tensor = torch.linalg.eigh(moments.double()).eigenvectors
     return axes.flip(1).to(weight.dtype)

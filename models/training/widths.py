@@ -202,7 +202,8 @@ def _turns(
     match kind:
         case "dnn" | "wide_deep":
             return {
-                name: torch.eye(len(item)).to(item) if name in products else _principal_axes(item)
+                # no other turn than a permutation commutes with a product of rows
+                name: _sorting(item) if name in products else _principal_axes(item)
                 for name, item in moments.items()
             }
         case "deepfm":

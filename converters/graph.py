@@ -29,12 +29,15 @@ class CapturedLookup:
         spec: how IDs become rows.
         table: name of the source module's parameter, also the table's name in every target.
         widths: uint8 or uint16 [rows], how many dimensions of each row are stored; or None.
+        scales: of a retrieval structure, whose table holds codes: what their sums are multiplied
+            by [row_dim], or levels that they count to [row_dim, 2**bits]; otherwise None.
     """
 
     node: ir.Node
     spec: LookupSpec
     table: str
     widths: npt.NDArray[np.integer] | None
+    scales: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class PackedLookup:
         table: key of PackedModel.tables; lookups may share a table.
         column_scales: float32 [len(specs), row_dim], the column scales of each input where their
             tables were joined; None otherwise.
+        cell_values: of a retrieval structure whose table is `split_cells`: what sums of codes
+            stand for, scales float32 [dim] or levels [dim, 2**bits]; None otherwise.
     """
 
     node: ir.Node
@@ -87,6 +92,7 @@ class PackedLookup:
     table: str
     column_scales: npt.NDArray[np.float32] | None = None
     starts: tuple[int, ...] = (0,)
+    cell_values: npt.NDArray[np.float32] | None = None
 
     @property
     def spec(self) -> LookupSpec:

@@ -38,6 +38,7 @@ from ondevice.converters.source.one_hot_layers import split_one_hot_layers
 from ondevice.converters.source.recognise import recognise_lookups
 from ondevice.converters.source.simplify import simplify, simplify_carefully
 from ondevice.converters.source.single_precision import single_precision
+from ondevice.converters.targets.cells import split_cells
 from ondevice.converters.targets.merge import merge_lookups
 from ondevice.converters.targets.onnx.integer_sums import exact_integer_sums
 
@@ -128,6 +129,12 @@ _MERGE = Stage(
     "Stock runtimes pay for every operator, the native engine does not. Before lowering: it looks "
     "for a Concat that one layer reads, which lowering may rewrite.",
 )
+_CELLS = Stage(
+    "split cells",
+    split_cells,
+    "Stock runtimes add codes as plain numbers; the native engine reads cells with their scales. "
+    "Before merging, which looks at the tables as they are stored.",
+)
 _EXACT = Stage(
     "exact integer sums",
     exact_integer_sums,
@@ -149,8 +156,8 @@ LOWERING: tuple[Stage[PackedModel], ...] = (
 )
 TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
     "odm": LOWERING,
-    "onnx": (_MERGE, _EXACT),  # ONNX Runtime has all of ONNX's operators
-    "tflite": (_MERGE, *LOWERING),
+    "onnx": (_CELLS, _MERGE, _EXACT),  # ONNX Runtime has all of ONNX's operators
+    "tflite": (_CELLS, _MERGE, *LOWERING),
 }
 
 

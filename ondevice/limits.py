@@ -22,6 +22,10 @@ MAX_LEVEL_BITS = 4
 # the stack.
 MAX_BLOCKS = 64
 
+# Cells of a retrieval structure that one ID reads, and columns of fingerprints in a cell.
+MAX_HASHES = 8
+MAX_FINGERPRINTS = 8
+
 # Nodes of a plan; the C engine sizes arrays by them at load.
 MAX_NODES = 65_536
 
@@ -40,6 +44,9 @@ MAX_TREE_NODES = 2**22
 
 # Branches between a tree's root and a leaf: a request does not take longer.
 MAX_TREE_DEPTH = 256
+
+# Threads that share a request, and requests at once: no processor has more cores.
+MAX_THREADS = 1024
 
 # Axes of an array.
 MAX_RANK = 8

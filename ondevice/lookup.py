@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import FloatArray, IntArray
 from ondevice.errors import InputError
-from ondevice.spec import LookupSpec
+from ondevice.spec import LookupSpec, Residue
 
 ReadRows = Callable[[IntArray], FloatArray]
 
@@ -19,6 +19,7 @@ NO_ROW = -1  # in the place of rows that an ID of the head does not read
 def table_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
     """Rows that each ID reads: int64 [...] -> int64 [..., rows_per_id].
 
+    Of a retrieval structure these are the cells, whether or not the ID is among its IDs.
     An ID of the head reads one row; NO_ROW stands in its other places, unless rows are
     concatenated.
 
@@ -28,6 +29,8 @@ def table_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
     ids = ids.astype(np.int64, copy=False)
     if spec.scheme == "full":
         return _full_rows(spec, ids)[..., None]
+    if spec.retrieval is not None:
+        return _cells(spec, ids)[0]
     rows = _block_rows(spec, ids) if spec.scheme == "binary_code" else _hash_rows(spec, ids)
     if spec.head:
         is_head = (ids >= 0) & (ids < spec.head)
@@ -35,10 +38,16 @@ def table_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
     return rows
 
 
+def fingerprints(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
+    """Fingerprints that IDs of a retrieval structure have: int64 [...] -> [..., fingerprints]."""
+    return _cells(spec, ids)[1]
+
+
 def look_up(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) -> FloatArray:
     """Embedding vectors: int64 [...] -> float32 [..., dim]; without the last axis where pooled.
 
-    `read_rows` maps int64 row numbers [...] to dequantised rows float32 [..., row_dim].
+    `read_rows` maps int64 row numbers [...] to dequantised rows float32 [..., row_dim]; for a
+    retrieval structure it is `RecordTable.read_sums`, of cells [..., n].
     Rows are fused in order with float32 operations, and so are vectors that are pooled.
 
     Raises:
@@ -46,7 +55,9 @@ def look_up(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) -
     """
     if spec.pooling != "none" and ids.ndim < 2:
         raise InputError(f"pooling needs IDs [rows, ..., length], got {list(ids.shape)}")
-    vectors = _fused(spec, ids, read_rows)
+    ids = ids.astype(np.int64, copy=False)
+    retrieve = spec.retrieval is not None
+    vectors = _retrieved(spec, ids, read_rows) if retrieve else _fused(spec, ids, read_rows)
     if spec.padding_id is not None:
         vectors[ids == spec.padding_id] = 0
     return vectors if spec.pooling == "none" else _pooled(spec, ids, vectors)
@@ -70,6 +81,24 @@ def _fused(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) ->
         is_head = (ids >= 0) & (ids < spec.head)
         out *= np.where(is_head, np.float32(1), share)[..., None]
     return out
+
+
+def _retrieved(spec: LookupSpec, ids: npt.NDArray[np.int64], read_sums: ReadRows) -> FloatArray:
+    """Rows that the cells of the IDs add up to; the last row where a fingerprint is wrong."""
+    cells, expected = _cells(spec, ids)
+    rows = read_sums(cells)
+    if spec.oov_row is not None and spec.retrieval is not None:
+        differences = rows[..., spec.dim :].astype(np.int64) - expected
+        unknown = (differences % 2**spec.retrieval.bits).any(axis=-1)
+        rows[unknown] = read_sums(np.array([spec.oov_row]))
+    return rows[..., : spec.dim].copy()
+
+
+def _cells(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> tuple[IntArray, IntArray]:
+    """Cells int64 [..., hashes] and fingerprints int64 [..., fingerprints] of IDs."""
+    numbers = _residues(spec.retrieval_residues(), ids)
+    count = spec.rows_per_id
+    return numbers[..., :count] + numbers[..., count : count + 1], numbers[..., count + 1 :]
 
 
 def _pooled(spec: LookupSpec, ids: npt.NDArray[np.int64], vectors: FloatArray) -> FloatArray:
@@ -109,8 +138,13 @@ def _block_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
 
 
 def _hash_rows(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> IntArray:
-    rows = np.empty((*ids.shape, len(spec.residues)), dtype=np.int64)
-    for number, residue in enumerate(spec.residues):
+    return _residues(spec.residues, ids)
+
+
+def _residues(residues: Sequence[Residue], ids: npt.NDArray[np.int64]) -> IntArray:
+    """What each residue makes of the IDs: int64 [..., residues]."""
+    rows = np.empty((*ids.shape, len(residues)), dtype=np.int64)
+    for number, residue in enumerate(residues):
         code = _code(ids, residue.multiplier)
         if residue.bits < 64:
             code >>= np.uint64(64 - residue.bits)

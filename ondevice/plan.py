@@ -8,6 +8,7 @@ from typing import Any
 
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.limits import MAX_NODES
+from ondevice.records import RecordLayout
 from ondevice.section_records import Layout, layout_from_json, layout_to_json
 from ondevice.spec import LookupSpec
 
@@ -79,7 +80,7 @@ class Plan:
         return json.dumps(data, separators=(",", ":"))
 
     @classmethod
-    def from_text(cls, text: str) -> Plan:
+    def from_text(cls, text: str | bytes) -> Plan:
         """Read what `to_text` wrote. Raises FileFormatError for anything else."""
         try:
             data = json.loads(text)
@@ -112,6 +113,10 @@ def _check_lookup(where: str, node: Node, tables: dict[str, Layout]) -> None:
             f"{where}: table {node.table!r} is {layout.rows} x {layout.dim}, "
             f"its lookup expects {expected[0]} x {expected[1]}"
         )
+    if node.lookup.retrieval is not None:
+        if not isinstance(layout, RecordLayout):
+            raise FileFormatError(f"{where}: cells of a retrieval structure are in no sections")
+        layout.check_cells(node.lookup.retrieval.bits)
 
 
 def _node(item: Any) -> Node:

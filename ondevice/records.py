@@ -125,6 +125,19 @@ class RecordLayout:
         """Size of the index."""
         return -(-self.rows // self.group_rows) * GROUP_BYTES if self.width_step else 0
 
+    def check_cells(self, bits: int) -> None:
+        """Check that rows can be cells of a retrieval structure: whole rows of codes of `bits`.
+
+        Raises:
+            FileFormatError: they cannot.
+        """
+        whole = not self.width_step and self.width_base == self.dim
+        if not whole or self.scale_axis in (None, "row") or BITS[self.codec] != bits:
+            raise FileFormatError(
+                f"cells must be whole rows of codes of {bits} bits with column scales or levels, "
+                f"got {self.codec} with scale axis {self.scale_axis!r}"
+            )
+
     def _value_bits(self, count: int) -> int:
         bits = count * BITS[self.codec]
         return -(-bits // 8) * 8 if self.width_bits is None else bits
@@ -240,13 +253,37 @@ class RecordTable:
         out[np.arange(layout.dim) >= widths[:, None]] = 0
         return out.reshape(*rows.shape, layout.dim)
 
+    def read_sums(self, rows: npt.NDArray[np.int64]) -> FloatArray:
+        """Sums of the codes of rows, column by column modulo 2**bits, dequantised.
+
+        The table must be one that `check_cells` accepts.
+
+        Args:
+            rows: int64 [..., n], all in range.
+
+        Returns:
+            float32 [..., dim].
+        """
+        layout, unit = self.layout, BITS[self.layout.codec]
+        columns = np.arange(layout.dim) * unit
+        places = (rows * layout.base_bits)[..., None] + columns
+        pairs = self.records[places // 8] | self.records[places // 8 + 1].astype(np.uint16) << 8
+        codes = (pairs >> (places % 8).astype(np.uint16)).astype(np.uint8)
+        sums = codes.sum(axis=-2, dtype=np.uint8) & np.uint8(2**unit - 1)
+        values = self._values(sums.reshape(-1, layout.dim)).reshape(sums.shape)
+        return values * self.scales if layout.scale_axis == "column" else values
+
     def _decode(self, raw: Bytes) -> FloatArray:
         """Records without their scales, uint8 [rows, bytes], as float32 [rows, values or more]."""
         layout = self.layout
         if layout.codec in FLOAT_CODECS:
             little = np.ascontiguousarray(raw)
             return little.view("<f2" if layout.codec == "f16" else "<f4").astype(np.float32)
-        codes = _unsigned_codes(raw, BITS[layout.codec])
+        return self._values(_unsigned_codes(raw, BITS[layout.codec]))
+
+    def _values(self, codes: Bytes) -> FloatArray:
+        """Codes uint8 [rows, values] as float32, by the levels if the table has any."""
+        layout = self.layout
         if layout.scale_axis == "levels":
             levels = self.scales.reshape(layout.dim, -1)
             return read_levels(codes[:, : layout.dim], levels)

@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args
 
 from ondevice.errors import SpecError
 from ondevice.hashing import xxh64
-from ondevice.limits import MAX_BLOCKS, MAX_DIM, MAX_ROWS
+from ondevice.limits import MAX_BLOCKS, MAX_DIM, MAX_FINGERPRINTS, MAX_HASHES, MAX_ROWS
 
-Scheme = Literal["full", "binary_code", "hash"]
+Scheme = Literal["full", "binary_code", "hash", "retrieval"]
 Strategy = Literal["succession", "skip"]
 Fuse = Literal["sum", "concat", "mean", "mul"]
 Pooling = Literal["none", "sum", "mean"]
 
+CODE_BITS = (1, 2, 3, 4, 8)  # of the cells of a retrieval structure
 HIGH_BITS = 31  # of a mixed code: what is left of a uint32 is a non-negative int32 everywhere
 
 
@@ -53,6 +54,29 @@ class Residue:
 
 
 @dataclass(frozen=True)
+class Retrieval:
+    """Where a retrieval structure keeps an ID's row; its cells are rows of codes.
+
+    Hash c of an ID is the 31 highest bits of (id * m_c) mod 2**64, with an odd m_c drawn from
+    `seed` as in `multi_hash_spec`. With h `hashes`, cell i of an ID is
+    (hash h) mod (cells - h * window + 1) + i * window + (hash i) mod window: each in a part of its
+    own of a stretch of cells. Codes of the cells, added column by column modulo 2**bits, are the
+    ID's row. Then come `fingerprints` columns more: column j must be (hash h + 1 + j) mod 2**bits,
+    or the ID is not among those that the structure was built for.
+
+    Source: M. Dietzfelbinger, S. Walzer, "Dense Peelable Random Uniform Hypergraphs", ESA 2019
+    (cells close together); T. M. Graf, D. Lemire, "Binary Fuse Filters", 2022. Sums instead of XOR
+    are a choice of this project: every target has them.
+    """
+
+    hashes: int
+    window: int
+    bits: int
+    seed: int = 0
+    fingerprints: int = 0
+
+
+@dataclass(frozen=True)
 class BitPiece:
     """Contiguous bits inside one machine word: ((word >> shift) & mask) * weight."""
 
@@ -73,6 +97,8 @@ class LookupSpec:
     scheme "hash": every one of `residues` selects a row.
     The rows of an ID are fused by sum, mean, concat or mul (entry by entry). Every 64-bit pattern
     is a legal ID, except in a full table without an `oov_row`.
+    scheme "retrieval": the sum of several cells' codes is the row (see `Retrieval`); an ID with a
+    wrong fingerprint reads `oov_row`, which is the last row of the table, behind the cells.
 
     A hybrid is a binary code or a hash with `head` > 0: an ID in [0, head) reads a row of its own,
     row `id`, and no other; with fuse concat, rows id * n + c for c in 0..n-1.
@@ -100,6 +126,7 @@ class LookupSpec:
     residues: tuple[Residue, ...] = ()
     head: int = 0
     pooling: Pooling = "none"
+    retrieval: Retrieval | None = None
 
     def __post_init__(self) -> None:
         faults = _faults(self)
@@ -108,13 +135,25 @@ class LookupSpec:
 
     @property
     def row_dim(self) -> int:
-        """Width of one stored row: dim, or dim / blocks when rows are concatenated."""
+        """Width of one stored row: dim, or dim / blocks when rows are concatenated.
+
+        Cells of a retrieval structure have columns of fingerprints besides.
+        """
+        if self.retrieval is not None:
+            return self.dim + self.retrieval.fingerprints
         return self.dim // self.rows_per_id if self.fuse == "concat" else self.dim
 
     @property
     def rows_per_id(self) -> int:
         """How many rows an ID outside the head reads."""
+        if self.retrieval is not None:
+            return self.retrieval.hashes
         return max(1, len(self.blocks), len(self.residues))
+
+    @property
+    def cells(self) -> int:
+        """How many rows of the table are cells of a retrieval structure."""
+        return self.rows - (self.oov_row is not None)
 
     @property
     def head_rows(self) -> int:
@@ -124,7 +163,7 @@ class LookupSpec:
     @property
     def kind(self) -> str:
         """The scheme in the words of the literature, such as "hybrid hash"."""
-        name = {"full": "full", "binary_code": "binary code"}.get(self.scheme, "")
+        name = self.scheme.replace("_", " ")
         if self.scheme == "hash":
             if any(residue.divisor > 1 for residue in self.residues):
                 name = "quotient-remainder"
@@ -136,6 +175,28 @@ class LookupSpec:
         """Per block, the contiguous bit runs that make up its value, in words of `word_bits`."""
         return [_block_pieces(block, word_bits) for block in self.blocks]
 
+    def retrieval_residues(self) -> tuple[Residue, ...]:
+        """What a retrieval structure makes of an ID, one for each of its hashes.
+
+        The places of the cells within their stretch, its start, and the fingerprints.
+        """
+        cells = self.retrieval
+        if cells is None:
+            return ()
+        moduli = [cells.window] * cells.hashes
+        moduli += [self.cells - cells.hashes * cells.window + 1]
+        moduli += [2**cells.bits] * cells.fingerprints
+        factors = _factors(len(moduli), cells.seed)
+        return tuple(
+            Residue(
+                modulus,
+                cells.window * number if number < cells.hashes else 0,
+                multiplier=factor,
+                bits=HIGH_BITS,
+            )
+            for number, (modulus, factor) in enumerate(zip(moduli, factors, strict=True))
+        )
+
     def to_json(self) -> str:
         """Canonical JSON text (sorted keys, no spaces)."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
@@ -143,7 +204,8 @@ class LookupSpec:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready object; keys that format version 1 does not know are left out if unused."""
         data = asdict(self)
-        for name, unused in (("residues", ()), ("head", 0), ("pooling", "none")):
+        later = {"residues": (), "head": 0, "pooling": "none", "retrieval": None}
+        for name, unused in later.items():
             if data[name] == unused:
                 del data[name]
         return data
@@ -173,6 +235,8 @@ class LookupSpec:
         try:
             blocks = tuple(Block(**block) for block in lists["blocks"])
             residues = tuple(Residue(**residue) for residue in lists["residues"])
+            if fields.get("retrieval") is not None:
+                fields["retrieval"] = Retrieval(**fields["retrieval"])
             return cls(blocks=blocks, residues=residues, **fields)
         except TypeError as error:
             raise SpecError(f"lookup specification: {error}") from error
@@ -189,9 +253,10 @@ def binary_code_spec(
     dim: int,
     *,
     code_bits: int,
-    t: int,
+    t: int | Sequence[int],
     strategy: Strategy = "succession",
     shared: bool = False,
+    rows: int | None = None,
     fuse: Fuse = "sum",
     multiplier: int = 1,
     padding_id: int | None = None,
@@ -202,9 +267,14 @@ def binary_code_spec(
     Args:
         dim: output width.
         code_bits: S, how many low bits of the ID are used (1..64).
-        t: Succession: bits per block, n = ceil(S/t). Skip: n = t+1 blocks of every n-th bit.
+        t: Succession: bits per block, n = ceil(S/t). Skip: n = t+1 blocks of every n-th bit. Or the
+            bits of each block, which gives any number of rows as a sum of powers of two;
+            together at least S, and if they are more, blocks overlap, spread over the code (a
+            choice of this project).
         strategy: "succession" or "skip".
         shared: one row range for all blocks instead of one per block.
+        rows: of all blocks together, without the head; fewer than they have one by one: their row
+            ranges overlap, spread evenly (a choice of this project). None: each its own range.
         fuse: how the block rows become one vector.
         multiplier: odd 64-bit factor that scrambles sequential IDs; 1 leaves IDs as they are.
         padding_id: ID that yields the zero vector.
@@ -215,14 +285,15 @@ def binary_code_spec(
     """
     runs = _bit_runs(code_bits, t, strategy)
     first = _head_rows(head, len(runs), fuse)
-    blocks, offset = [], first
-    for start, stride, bits in runs:
-        blocks.append(Block(start, stride, bits, first if shared else offset))
-        offset += 2**bits
-    rows = first + max(2**bits for _, _, bits in runs) if shared else offset
+    sizes = [1 << bits for _, _, bits in runs]
+    total = max(sizes) if shared else sum(sizes) if rows is None else rows
+    if not max(sizes) <= total <= sum(sizes):
+        raise SpecError(f"rows of blocks of {sizes} must be within {max(sizes)}..{sum(sizes)}")
+    offsets = [0] * len(sizes) if shared else _spread(sizes, total)
+    blocks = [Block(*run, first + offset) for run, offset in zip(runs, offsets, strict=True)]
     return LookupSpec(
         "binary_code",
-        rows,
+        first + total,
         dim,
         padding_id=padding_id,
         code_bits=code_bits,
@@ -233,10 +304,19 @@ def binary_code_spec(
     )
 
 
-def _bit_runs(code_bits: int, t: int, strategy: Strategy) -> list[tuple[int, int, int]]:
+def _bit_runs(
+    code_bits: int, t: int | Sequence[int], strategy: Strategy
+) -> list[tuple[int, int, int]]:
     """First bit, stride and number of bits of every block of a code. Raises SpecError."""
     if not 1 <= code_bits <= 64:
         raise SpecError(f"code_bits must be 1..64, got {code_bits}")
+    if not isinstance(t, int):
+        if strategy != "succession" or sum(t) < code_bits or not 1 <= min(t) <= max(t) <= code_bits:
+            raise SpecError(
+                f"blocks of given sizes: succession, 1..{code_bits} bits each and code_bits "
+                f"{code_bits} or more together needed, got {strategy} of {list(t)}"
+            )
+        return [(start, 1, bits) for start, bits in zip(_spread(t, code_bits), t, strict=True)]
     if strategy == "succession":
         if not 1 <= t <= code_bits:
             raise SpecError(f"succession: t must be 1..{code_bits} (code_bits), got {t}")
@@ -247,6 +327,17 @@ def _bit_runs(code_bits: int, t: int, strategy: Strategy) -> list[tuple[int, int
             raise SpecError(f"skip: t must be 0..{code_bits - 1} (code_bits - 1), got {t}")
         return [(start, n, -(-(code_bits - start) // n)) for start in range(n)]
     raise SpecError(f"strategy must be 'succession' or 'skip', got {strategy!r}")
+
+
+def _spread(sizes: Sequence[int], total: int) -> list[int]:
+    """Where pieces of these sizes begin in a range of `total`, one after another, even spread.
+
+    They overlap if they have more than `total` together.
+    """
+    return [
+        sum(sizes[:number]) * (total - size) // max(1, sum(sizes) - size)
+        for number, size in enumerate(sizes)
+    ]
 
 
 def hashing_spec(
@@ -299,10 +390,9 @@ def multi_hash_spec(
     """
     if not 1 <= hashes <= MAX_BLOCKS:
         raise SpecError(f"1..{MAX_BLOCKS} hashes needed, got {hashes}")
-    factors = [xxh64(number.to_bytes(8, "little"), seed) | 1 for number in range(hashes)]
     residues = [
         Residue(rows, 0 if shared else rows * number, multiplier=factor, bits=HIGH_BITS)
-        for number, factor in enumerate(factors)
+        for number, factor in enumerate(_factors(hashes, seed))
     ]
     return _hash_spec(residues, dim, fuse, padding_id, head)
 
@@ -342,6 +432,11 @@ def quotient_remainder_spec(
     return _hash_spec(residues, dim, fuse, padding_id, head)
 
 
+def _factors(count: int, seed: int) -> list[int]:
+    """Odd 64-bit factors of independent hashes; see `multi_hash_spec`."""
+    return [xxh64(number.to_bytes(8, "little"), seed) | 1 for number in range(count)]
+
+
 def _hash_spec(
     residues: Sequence[Residue], dim: int, fuse: Fuse, padding_id: int | None, head: int
 ) -> LookupSpec:
@@ -375,6 +470,8 @@ def _faults(spec: LookupSpec) -> list[str]:
         faults.append(f"pooling must be none, sum or mean, got {spec.pooling!r}")
     elif spec.pooling != "none" and spec.padding_id is None:
         faults.append("pooling needs a padding_id")
+    if spec.retrieval is not None and spec.scheme != "retrieval":
+        faults.append(f"scheme {spec.scheme!r} takes no retrieval")
     if spec.scheme == "full":
         if spec.oov_row is not None and not 0 <= spec.oov_row < spec.rows:
             faults.append(f"oov_row must be a row 0..{spec.rows - 1}, got {spec.oov_row}")
@@ -386,6 +483,8 @@ def _faults(spec: LookupSpec) -> list[str]:
         faults += _shared_faults(spec) + _binary_code_faults(spec)
     elif spec.scheme == "hash":
         faults += _shared_faults(spec) + _hash_faults(spec)
+    elif spec.scheme == "retrieval":
+        faults += _retrieval_faults(spec)
     else:
         faults.append(f"unknown scheme {spec.scheme!r} ({', '.join(get_args(Scheme))})")
     return faults
@@ -419,6 +518,8 @@ def _type_faults(spec: LookupSpec) -> list[str]:
         for name, value in (("padding_id", spec.padding_id), ("oov_row", spec.oov_row))
         if value is not None
     }
+    if isinstance(spec.retrieval, Retrieval):
+        values |= {f"retrieval.{name}": value for name, value in asdict(spec.retrieval).items()}
     for number, block in enumerate(spec.blocks):
         values |= {f"blocks[{number}].{name}": value for name, value in asdict(block).items()}
     for number, residue in enumerate(spec.residues):
@@ -469,6 +570,34 @@ def _hash_faults(spec: LookupSpec) -> list[str]:
             faults.append(f"residue {number}: bits must be 64 or {HIGH_BITS}, got {residue.bits}")
         if residue.offset < 0 or residue.offset + residue.rows > spec.rows:
             faults.append(f"residue {number} reaches beyond row {spec.rows - 1}: {residue}")
+    return faults
+
+
+def _retrieval_faults(spec: LookupSpec) -> list[str]:
+    cells = spec.retrieval
+    if not isinstance(cells, Retrieval):
+        return ["a retrieval structure needs its hashes, window, bits, seed and fingerprints"]
+    faults = []
+    if spec.blocks or spec.residues or spec.code_bits or spec.multiplier != 1 or spec.head:
+        faults.append("a retrieval structure takes no blocks, residues, code_bits or head")
+    if spec.fuse != "sum":
+        faults.append(f"a retrieval structure takes no fuse, got {spec.fuse!r}")
+    if cells.bits not in CODE_BITS:
+        faults.append(f"retrieval.bits must be one of {CODE_BITS}, got {cells.bits}")
+    if not 1 <= cells.hashes <= MAX_HASHES:
+        faults.append(f"retrieval.hashes must be 1..{MAX_HASHES}, got {cells.hashes}")
+    if not 0 <= cells.fingerprints <= MAX_FINGERPRINTS:
+        faults.append(f"retrieval.fingerprints must be 0..{MAX_FINGERPRINTS}")
+    if not 0 <= cells.seed < 2**31:
+        faults.append(f"retrieval.seed must be 0..2**31-1, got {cells.seed}")
+    if spec.oov_row not in (None if not cells.fingerprints else spec.rows - 1,):
+        faults.append(
+            "with fingerprints the last row is that for unknown IDs, without there is none"
+        )
+    if cells.window < 1 or cells.hashes * cells.window > spec.cells:
+        faults.append(
+            f"{cells.hashes} windows of {cells.window} cells must fit the {spec.cells} cells"
+        )
     return faults
 
 

@@ -376,6 +376,8 @@ def _captured(node: ir.Node) -> CapturedLookup:
     table, widths = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     if table is None or table.const_value is None or not table.name:
         raise UnsupportedError(f"{node.name}: its embedding table is not a constant of the module")
+    if spec.retrieval is not None and widths is not None:
+        return CapturedLookup(node, spec, table.name, None, _array(widths))
     row_widths = None if widths is None else _array(widths)
     return CapturedLookup(node, spec, table.name, row_widths)
 

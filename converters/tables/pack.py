@@ -19,7 +19,12 @@ from ondevice.converters.graph import (
     PackedModel,
 )
 from ondevice.converters.initializers import drop_unused_initializers
-from ondevice.converters.tables.packed_table import PackedTable, pack_table
+from ondevice.converters.tables.packed_table import (
+    CODEC_OF_BITS,
+    CellSection,
+    PackedTable,
+    pack_table,
+)
 from ondevice.errors import SpecError
 from ondevice.sections import TableCodec, codec_text, table_codec
 
@@ -92,6 +97,12 @@ def _packed(captured: CapturedModel, name: str, codec: TableCodec) -> PackedTabl
         actual, expected = [table.rows, table.dim], [lookup.spec.rows, lookup.spec.row_dim]
         if actual != expected:
             raise SpecError(f"table {name!r}: expected shape {expected}, got {actual}")
+    if (cells := lookups[0].spec.retrieval) is not None:
+        scales = lookups[0].scales
+        if scales is None:
+            raise SpecError(f"table {name!r}: the cells of a retrieval structure have no scales")
+        section = CellSection(table, CODEC_OF_BITS[cells.bits], None, scales)
+        return PackedTable(table.dim, (section,))
     try:
         return pack_table(table, codec, _shared_widths(lookups))
     except SpecError as error:

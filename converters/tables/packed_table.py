@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import (
+    BITS,
+    CODE_RANGE,
     FLOAT_CODECS,
     Codec,
     FloatArray,
@@ -21,6 +23,8 @@ from ondevice.codecs import (
 )
 from ondevice.converters.tables.table_source import SourceRows, TableSource
 from ondevice.sections import TableCodec, resolve_sections
+
+CODEC_OF_BITS: dict[int, Codec] = {BITS[codec]: codec for codec in CODE_RANGE}
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,20 @@ class PackedSection:
         widths = None if self.widths is None else self.widths[rows]
         values = self.source.read(rows)
         return quantise_rows(values, self.codec, widths, self.table_scales).dequantise()
+
+
+@dataclass(frozen=True)
+class CellSection(PackedSection):
+    """The cells of a retrieval structure: the source holds codes, whole numbers in float32."""
+
+    def chunks(self) -> Iterator[QuantTable]:
+        """See TablePart."""
+        for codes in self.source.chunks():
+            yield QuantTable(self.codec, codes.astype(np.int8), self.table_scales)
+
+    def read(self, rows: IntArray) -> FloatArray:
+        """Codes of some cells: int64 [n], all in range -> float32 [n, row_dim]."""
+        return self.source.read(rows)
 
 
 @dataclass(frozen=True)

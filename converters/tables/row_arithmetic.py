@@ -127,6 +127,17 @@ def residue_arithmetic(
     return ResidueArithmetic(multipliers, moduli, divisors, offsets, high)
 
 
+def cell_arithmetic(spec: LookupSpec) -> ResidueArithmetic:
+    """Arrays [1, hashes + 1 + fingerprints] for `spec.retrieval_residues()`, in their order."""
+    residues = spec.retrieval_residues()
+    multipliers = np.array([[residue.multiplier for residue in residues]], dtype=np.uint64)
+    moduli, divisors, offsets = (
+        np.array([[getattr(residue, name) for residue in residues]], dtype=np.int64)
+        for name in ("modulus", "divisor", "offset")
+    )
+    return ResidueArithmetic(multipliers, moduli, divisors, offsets, high=True)
+
+
 def head_arithmetic(
     specs: Sequence[LookupSpec], zero_row: int = 0, starts: Sequence[int] = (0,)
 ) -> HeadArithmetic | None:

@@ -132,7 +132,7 @@ def _key(lookup: PackedLookup, tables: dict[str, StoredTable]) -> tuple[object, 
     ids, vectors = lookup.node.inputs[0], lookup.node.outputs[0]
     single = ids is not None and ids.shape is not None and len(ids.shape) == 1
     runs = max((len(block) for block in spec.pieces(32)), default=0)
-    if spec.scheme == "full" or spec.fuse not in ("sum", "mean"):
+    if spec.scheme in ("full", "retrieval") or spec.fuse not in ("sum", "mean"):
         return None
     if not single or runs > MOST_RUNS:
         return None

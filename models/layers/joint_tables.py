@@ -48,13 +48,16 @@ class JointTables:
             InputError: ids are not int64, or out of range in a full table without an OOV row.
         """
         groups: dict[tuple[object, ...], list[int]] = {}
+        vectors: dict[int, Tensor] = {}
         for place, table in enumerate(self.tables):
+            if table.spec.retrieval is not None:
+                vectors[place] = table.vectors(ids[place], pooling=pooling)
+                continue
             is_separate = table.sparse or table.spec.rows > JOINT_ROWS
             mask = table.mask
             state = (mask is not None, mask is not None and mask.live)
             key = (table.spec.row_dim, *state, ids[place].shape, place if is_separate else -1)
             groups.setdefault(key, []).append(place)
-        vectors: dict[int, Tensor] = {}
         for places in groups.values():
             read = [_rows_and_absent(self.tables[place], ids[place]) for place in places]
             rows = [item for item, _ in read]

@@ -43,12 +43,13 @@ class RowIndex(nn.Module):
         for number, block in enumerate(pieces):
             for place, piece in enumerate(block):
                 table[:, number, place] = piece.shift, piece.mask, piece.weight
+        hashes = spec.residues or spec.retrieval_residues()
         offsets = [block.offset for block in spec.blocks]
-        offsets += [residue.offset for residue in spec.residues]
+        offsets += [residue.offset for residue in hashes]
         residues = {
-            "factors": [_signed(residue.multiplier) for residue in spec.residues],
-            "moduli": [residue.modulus for residue in spec.residues],
-            "divisors": [residue.divisor for residue in spec.residues],
+            "factors": [_signed(residue.multiplier) for residue in hashes],
+            "moduli": [residue.modulus for residue in hashes],
+            "divisors": [residue.divisor for residue in hashes],
         }
         # constants of the specification: not in the state, and real even under a meta device
         for name, values in zip(("shifts", "masks", "weights"), table, strict=True):
@@ -56,9 +57,9 @@ class RowIndex(nn.Module):
         for name, numbers in (("offsets", offsets), *residues.items()):
             self.register_buffer(name, _constant(np.array(numbers, np.int64)), persistent=False)
         self._factor = _signed(spec.multiplier)
-        self._plain = all(residue.multiplier == 1 for residue in spec.residues)
-        self._high = any(residue.bits == HIGH_BITS for residue in spec.residues)
-        self._divides = any(residue.divisor > 1 for residue in spec.residues)
+        self._plain = all(residue.multiplier == 1 for residue in hashes)
+        self._high = any(residue.bits == HIGH_BITS for residue in hashes)
+        self._divides = any(residue.divisor > 1 for residue in hashes)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows that each ID reads; a padding ID yields legal rows that nobody reads.
@@ -70,7 +71,10 @@ class RowIndex(nn.Module):
             raise InputError(f"IDs must be int64, got {ids.dtype}")
         if self.spec.scheme == "full":
             return self._full(ids).unsqueeze(-1)
-        rows = self._hashed(ids) if self.spec.residues else self._coded(ids)
+        if self.spec.retrieval is not None:
+            numbers, count = self.numbers(ids), self.spec.rows_per_id
+            return numbers[..., :count] + numbers[..., count : count + 1]
+        rows = self.numbers(ids) if self.spec.residues else self._coded(ids)
         if not self.spec.head:
             return rows
         in_head = ((ids >= 0) & (ids < self.spec.head)).unsqueeze(-1)
@@ -83,7 +87,11 @@ class RowIndex(nn.Module):
             return ids.unsqueeze(-1) * count + torch.arange(count, device=ids.device)
         return functional.pad(ids.unsqueeze(-1), (0, count - 1), value=NO_ROW)
 
-    def _hashed(self, ids: Tensor) -> Tensor:
+    def numbers(self, ids: Tensor) -> Tensor:
+        """What the residues make of ids int64 [...]: int64 [..., residues].
+
+        Of a retrieval structure these are `LookupSpec.retrieval_residues`.
+        """
         code = ids.unsqueeze(-1)
         if not self._plain:
             code = code * self.factors  # wraps modulo 2**64

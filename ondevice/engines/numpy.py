@@ -15,6 +15,7 @@ from ondevice.lookup import look_up
 from ondevice.odm import OdmFile
 from ondevice.ops import apply
 from ondevice.plan import Node
+from ondevice.records import RecordTable
 
 
 class NumpyEngine:
@@ -44,7 +45,10 @@ class NumpyEngine:
         for node in plan.nodes:
             read = [values[name] for name in node.inputs]
             if node.lookup is not None and node.table is not None:
-                out = look_up(node.lookup, read[0], tables[node.table].read)
+                table = tables[node.table]
+                is_cells = node.lookup.retrieval is not None and isinstance(table, RecordTable)
+                read_rows = table.read_sums if is_cells else table.read
+                out = look_up(node.lookup, read[0], read_rows)
             elif node.op == DENSE:
                 out = self._layers[node.outputs[0]](read[0])
             else:

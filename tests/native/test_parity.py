@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.native import dense_node, random_sections, random_table, write_model
+from support.retrieval import CASES, case_name, golden, random_structure
 from support.runtime import write_small_model
 
 import ondevice
@@ -371,3 +372,34 @@ def test_eight_threads_share_one_model(tmp_path):
 @given(data=st.binary(max_size=100), seed=st.integers(0, 2**64 - 1))
 def test_hash(data, seed):
     assert _native.xxh64(data, seed) == xxh64(data, seed)
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_name)
+def test_golden_retrieval(case, tmp_path):
+    spec, table, ids, vectors = golden(case)
+    write_model(tmp_path / "m.odm", {"a": spec}, {"a": table}, [], {}, ["a.vector"])
+    for kernels in KERNELS:
+        got = NativeEngine(tmp_path / "m.odm", kernels=kernels).run({"a": ids})["a.vector"]
+        np.testing.assert_array_equal(got, vectors, err_msg=kernels)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7, 16, 33, 100])
+@pytest.mark.parametrize(
+    ("codec", "bits", "levels"),
+    [("q2", 3, False), ("q4", 0, False), ("q4", 8, False), ("q8", 8, False), ("q3", 6, False),
+     ("q1", 5, False), ("q4", 4, True), ("q3", 3, True), ("q2", 0, True), ("q1", 8, True)],
+)  # fmt: skip
+def test_retrieval_is_the_same_bit_by_bit(codec, bits, levels, dim, tmp_path):
+    """Known, unknown and padding IDs, single and pooled."""
+    rng = np.random.default_rng(dim)
+    built, known, *_ = random_structure(codec, dim, 300, bits=bits, seed=dim, levels=levels)
+    for shape, pooling in (((), "none"), ((7,), "sum"), ((7,), "mean")):
+        spec = replace(built.spec, pooling=pooling)
+        path, shapes = tmp_path / f"{pooling}.odm", {"a": ("batch", *shape)}
+        write_model(path, {"a": spec}, {"a": built.table}, [], {}, ["a.vector"], shapes=shapes)
+        ids = some_ids(rng, 130, shape)
+        ids = {"a": np.where(rng.random(ids.shape) < 0.5, rng.choice(known, ids.shape), ids)}
+        expected = NumpyEngine(open_odm(path)).run(ids)["a.vector"]
+        for kernels in KERNELS:
+            got = NativeEngine(path, kernels=kernels).run(ids)["a.vector"]
+            np.testing.assert_array_equal(got, expected, err_msg=kernels)

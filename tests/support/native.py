@@ -6,7 +6,7 @@ import numpy as np
 
 from ondevice.codecs import BITS, CODECS, INTEGER_CODECS, quantise
 from ondevice.dense import pack_dense
-from ondevice.features import FeatureSpec
+from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec, ModelInfo
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
@@ -121,6 +121,21 @@ def write_hybrids(path):
     ids = {name: np.array([1, 3, 4, -2]) for name in specs}
     ids["hashes"] = np.array([[1, 0, 5], [0, 0, 0], [-7, 2, 2**62], [4, 4, 4]])
     return ids
+
+
+def write_described(path):
+    """A lookup whose description refers to arrays: a vocabulary with two owners, boundaries."""
+    rng = np.random.default_rng(6)
+    known = np.unique(rng.integers(-(2**63), 2**63 - 1, 20))
+    fields = (
+        Field("word", "string", "vocabulary", 3, known),
+        Field("words", "string", "vocabulary", 3, known, length=2, unknown="hash"),
+        Field("price", "number", "bucket", boundaries=np.array([-0.5, 2.0, 1e40])),
+    )
+    spec = full_spec(len(known) + 2, 3, oov_row=1)
+    table = random_table(spec, "q4", rng, truncated=False, axis="column")
+    features = FeatureSpec(fields).with_short_hashes()
+    write_model(path, {"word": spec}, {"word": table}, [], {}, ["word.vector"], features=features)
 
 
 def write_sections(path):

@@ -5,6 +5,7 @@ Tables are external data beside the file, so ONNX Runtime maps them instead of r
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from ondevice.converters.tables.column_blocks import (
 )
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.tables.row_arithmetic import (
+    ResidueArithmetic,
+    cell_arithmetic,
     head_arithmetic,
     residue_arithmetic,
     row_arithmetic,
@@ -39,9 +42,10 @@ from ondevice.converters.tables.row_arithmetic import (
 from ondevice.converters.targets.onnx.dense import quantise_dense
 from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
-from ondevice.spec import HIGH_BITS
+from ondevice.deflated import deflate
+from ondevice.engines.onnx import METADATA_KEY
+from ondevice.spec import HIGH_BITS, Retrieval
 
-METADATA_KEY = "ondevice"
 OPSET = 21
 IR_VERSION = 10
 LEAST_EXTERNAL = 256  # bytes; smaller constants stay in the .onnx file
@@ -58,16 +62,17 @@ FUNCTION_NAMES = {
     "full": "TableLookup",
     "binary_code": "BinaryCodeLookup",
     "hash": "HashLookup",
+    "retrieval": "RetrievalLookup",
 }
 
 
-def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT) -> Draft:
+def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = ALL_FLOAT) -> Draft:
     """Write an .onnx file and its external data, `path` + ".data", with room for the tables.
 
     Args:
         packed: the model; it is not changed.
         path: the .onnx file to write; the caller writes to a temporary folder and renames.
-        info: description stored under the metadata key "ondevice".
+        info: description (`ModelInfo.to_bytes`), for the metadata.
         plan: how dense layers are stored.
     """
     model = packed.model.clone()
@@ -96,7 +101,7 @@ def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_
             external = array.nbytes >= LEAST_EXTERNAL
             value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
-    model.metadata_props[METADATA_KEY] = info
+    model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(info)).decode("ascii")
     model.ir_version = IR_VERSION
     data.write()
     ir.save(model, path)
@@ -253,16 +258,24 @@ class _Body:
         self.rank = 2 if several else rank
         # a row beyond the table, also where its last bytes have room for more rows
         self._outside = stored.rows + 8
-        values = self._read(self._table_rows(stored.rows - 1), stored)
-        if lookup.column_scales is not None:
-            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
-            values = self._op("Mul", values, scales)
-        vectors = self._pool(self._zero_padding(self._fuse(values)))
+        if self.spec.retrieval is not None:
+            fused = self._retrieved(self.spec.retrieval, lookup, stored)
+        else:
+            fused = self._read_and_fuse(lookup, stored)
+        vectors = self._pool(self._zero_padding(fused))
         if several:
             vectors = self._op("Reshape", vectors, self._constant([0, -1]))
         self.output = vectors
         self.output.name = "vectors"
         self.key = f"{len(self.inputs)},{len(self._tables)}:" + ";".join(self._signature)
+
+    def _read_and_fuse(self, lookup: PackedLookup, stored: _StoredTable) -> ir.Value:
+        """Vectors of all schemes but retrieval: the rows of the IDs, fused."""
+        values = self._read(self._table_rows(stored.rows - 1), stored)
+        if lookup.column_scales is not None:
+            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
+            values = self._op("Mul", values, scales)
+        return self._fuse(values)
 
     def function(self, name: str) -> ir.Function:
         graph = ir.Graph(
@@ -328,8 +341,11 @@ class _Body:
         )
 
     def _hash_rows(self, zero_row: int) -> ir.Value:
-        """Rows of hashes. Mod of int64 has the sign of the modulus: it is floored."""
-        numbers = residue_arithmetic(self.specs, zero_row, self._starts)
+        """Rows of hashes."""
+        return self._residues(residue_arithmetic(self.specs, zero_row, self._starts))
+
+    def _residues(self, numbers: ResidueArithmetic) -> ir.Value:
+        """IDs [...] to rows [..., residues]. Mod of int64 has the sign of the modulus: floored."""
         code = self._op("Unsqueeze", self.ids, self._constant([-1]))
         if numbers.high or (numbers.multipliers != 1).any():
             code = self._cast(code, ir.DataType.UINT64)
@@ -344,6 +360,55 @@ class _Body:
             rows = self._op("Div", rows, self._constant(squeeze_single_input(numbers.divisors)))
         offsets = squeeze_single_input(numbers.offsets)
         return self._op("Add", rows, self._constant(offsets)) if offsets.any() else rows
+
+    def _retrieved(self, cells: Retrieval, lookup: PackedLookup, stored: _StoredTable) -> ir.Value:
+        """Rows float32 [..., dim] of a retrieval structure: sums of codes, unless unknown.
+
+        Codes are whole numbers in float32, so their sums and differences are exact.
+        """
+        spec = self.spec
+        numbers = self._residues(cell_arithmetic(spec))
+        places = self._op(
+            "Add",
+            self._columns(numbers, 0, cells.hashes),
+            self._columns(numbers, cells.hashes, cells.hashes + 1),
+        )
+        total = self._op("ReduceSum", self._read(places, stored), self._constant([-2]), keepdims=0)
+        if not cells.fingerprints:
+            return self._cell_values(total, cells.bits, lookup)
+        expected = self._columns(numbers, cells.hashes + 1, len(spec.retrieval_residues()))
+        present = self._columns(total, spec.dim, spec.row_dim)
+        difference = self._op("Sub", present, self._cast(expected, ir.DataType.FLOAT))
+        wrong = self._op(
+            "ReduceMax", self._modulo(difference, cells.bits), self._constant([-1]), keepdims=1
+        )
+        unknown = self._op("Greater", wrong, self._constant(0.0, np.float32))
+        place = self._constant(np.full((1,) * (self.rank + 1), spec.oov_row))
+        last = self._op("Squeeze", self._read(place, stored), self._constant([-2]))
+        codes = self._op("Where", unknown, last, total)
+        return self._cell_values(self._columns(codes, 0, spec.dim), cells.bits, lookup)
+
+    def _cell_values(self, codes: ir.Value, bits: int, lookup: PackedLookup) -> ir.Value:
+        """What sums of codes float32 [..., dim] stand for, modulo 2**bits."""
+        values = np.asarray(lookup.cell_values, dtype=np.float32)
+        if values.ndim == 1:
+            half = self._constant(2 ** (bits - 1), np.float32)
+            codes = self._op("Sub", self._modulo(self._op("Add", codes, half), bits), half)
+            return self._op("Mul", codes, self._constant(values, np.float32))
+        numbers = self._cast(self._modulo(codes, bits), ir.DataType.INT64)
+        numbers = self._op("Add", numbers, self._constant(np.arange(len(values)) << bits))
+        return self._op("Gather", self._constant(values.reshape(-1), np.float32), numbers, axis=0)
+
+    def _modulo(self, values: ir.Value, bits: int) -> ir.Value:
+        """Whole numbers float32 modulo 2**bits: 0..2**bits-1."""
+        size = self._constant(2**bits, np.float32)
+        share = self._op("Mul", values, self._constant(2.0**-bits, np.float32))
+        return self._op("Sub", values, self._op("Mul", self._op("Floor", share), size))
+
+    def _columns(self, values: ir.Value, start: int, stop: int) -> ir.Value:
+        """Entries start..stop-1 of the last axis."""
+        bounds = (self._constant([place]) for place in (start, stop))
+        return self._op("Slice", values, *bounds, self._constant([-1]))
 
     def _code_rows(self, zero_row: int) -> ir.Value:
         """Rows of binary codes."""

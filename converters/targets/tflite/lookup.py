@@ -20,6 +20,7 @@ from ondevice.converters.tables.row_arithmetic import (
     HeadArithmetic,
     ResidueArithmetic,
     RowArithmetic,
+    cell_arithmetic,
     head_arithmetic,
     residue_arithmetic,
     row_arithmetic,
@@ -28,7 +29,7 @@ from ondevice.converters.tables.row_arithmetic import (
 from ondevice.converters.targets.tflite.shapes import flat_size, reshape
 from ondevice.converters.targets.tflite.writer import Shape, Tensor, TfliteWriter
 from ondevice.errors import UnsupportedError
-from ondevice.spec import LookupSpec
+from ondevice.spec import LookupSpec, Retrieval
 
 # A byte table is two to nine times as fast as shifts for blocks of many bit runs (Skip), but takes
 # 256 int32 rows for each byte of the code. Its size may be this share of the embedding table's; a
@@ -367,7 +368,9 @@ def write_lookup(
     if len(inputs) > 1:
         return _write_merged(writer, lookup, table, inputs)
     flat = first if len(first.shape) == 1 else reshape(writer, first, (flat_size(first.shape),))
-    if spec.scheme == "full":
+    if spec.retrieval is not None:
+        vectors = _retrieved(writer, lookup, spec.retrieval, table, flat)
+    elif spec.scheme == "full":
         vectors = table.scale_columns(table.read(_full_rows(writer, spec, table, flat)))
     else:
         rows = _hashed_rows(writer, lookup, table, flat)
@@ -387,6 +390,69 @@ def write_lookup(
     count = _sum_axis(writer, reshape(writer, present, (*first.shape, 1), like=first), -2)
     count = writer.op("MAXIMUM", [count, writer.constant(1, np.float32)], count.shape, np.float32)
     return writer.op("DIV", [total, count], total.shape, np.float32)
+
+
+def _retrieved(
+    writer: TfliteWriter, lookup: PackedLookup, cells: Retrieval, table: TfliteTable, ids: Tensor
+) -> Tensor:
+    """Vectors float32 [n, dim] of a retrieval structure: sums of codes, unless IDs are unknown.
+
+    Codes are whole numbers in float32, so their sums and differences are exact.
+    """
+    spec = lookup.spec
+    numbers = _rows_by_residues(writer, cell_arithmetic(spec), ids)
+    start = _slice(writer, numbers, cells.hashes, 1)
+    places = _slice(writer, numbers, 0, cells.hashes)
+    places = writer.op("ADD", [places, start], places.shape, np.int32)
+    codes = _sum_axis(writer, table.read(places), 1)
+    if not cells.fingerprints:
+        return _cell_values(writer, codes, cells.bits, lookup)
+    expected = _slice(writer, numbers, cells.hashes + 1, cells.fingerprints)
+    present = _slice(writer, codes, spec.dim, cells.fingerprints)
+    difference = writer.op(
+        "SUB", [present, writer.cast(expected, np.float32)], present.shape, np.float32
+    )
+    wrong = _sum_axis(writer, _modulo(writer, difference, cells.bits), 1)
+    unknown = writer.op("GREATER", [wrong, writer.constant(0, np.float32)], wrong.shape, np.bool_)
+    unknown = reshape(writer, unknown, (ids.shape[0], 1))
+    last = table.read(writer.constant([spec.oov_row], np.int32))
+    codes = writer.op("SELECT_V2", [unknown, last, codes], codes.shape, np.float32)
+    return _cell_values(writer, _slice(writer, codes, 0, spec.dim), cells.bits, lookup)
+
+
+def _cell_values(writer: TfliteWriter, codes: Tensor, bits: int, lookup: PackedLookup) -> Tensor:
+    """What sums of codes float32 [n, dim] stand for, modulo 2**bits."""
+    values = np.asarray(lookup.cell_values, dtype=np.float32)
+    if values.ndim == 1:
+        half = writer.constant(2 ** (bits - 1), np.float32)
+        codes = writer.op("ADD", [codes, half], codes.shape, np.float32)
+        codes = writer.op("SUB", [_modulo(writer, codes, bits), half], codes.shape, np.float32)
+        scales = writer.constant(values, np.float32)
+        return writer.op("MUL", [codes, scales], codes.shape, np.float32)
+    numbers = writer.cast(_modulo(writer, codes, bits), np.int32)
+    firsts = writer.constant(np.arange(len(values)) << bits, np.int32)
+    numbers = writer.op("ADD", [numbers, firsts], codes.shape, np.int32)
+    levels = writer.constant(values.reshape(-1), np.float32)
+    return writer.op("GATHER", [levels, numbers], codes.shape, np.float32, axis=0)
+
+
+def _modulo(writer: TfliteWriter, values: Tensor, bits: int) -> Tensor:
+    """Whole numbers float32 modulo 2**bits: 0..2**bits-1."""
+    share = writer.constant(2.0**-bits, np.float32)
+    quotient = writer.op("MUL", [values, share], values.shape, np.float32)
+    quotient = writer.op("FLOOR", [quotient], values.shape, np.float32)
+    whole = writer.op(
+        "MUL", [quotient, writer.constant(2.0**bits, np.float32)], values.shape, np.float32
+    )
+    return writer.op("SUB", [values, whole], values.shape, np.float32)
+
+
+def _slice(writer: TfliteWriter, values: Tensor, start: int, count: int) -> Tensor:
+    """`count` columns of a matrix [n, m], from column `start` on."""
+    if not start and count == values.shape[1]:
+        return values
+    begin, size = writer.constant([0, start], np.int32), writer.constant([-1, count], np.int32)
+    return writer.op("SLICE", [values, begin, size], (values.shape[0], count), values.dtype)
 
 
 def _write_merged(

@@ -30,6 +30,8 @@
 #define OD_MAX_LEVEL_BITS 4 /* of a code with fitted levels */
 #define OD_MAX_BLOCKS 64 /* of a code, or residues of a hash */
 #define OD_MAX_CODE_BITS 64
+#define OD_MAX_HASHES 8 /* cells of a retrieval structure that an ID reads */
+#define OD_MAX_FINGERPRINTS 8 /* columns of a cell */
 #define OD_HIGH_BITS 31 /* of a mixed code */
 #define OD_TAIL_BYTES 64 /* behind a table's records, so that vectors may read on */
 
@@ -56,5 +58,6 @@
 
 /* The Python module */
 #define OD_MAX_INPUTS 1024
+#define OD_MAX_THREADS 1024 /* of a pool */
 
 #endif

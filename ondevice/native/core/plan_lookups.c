@@ -1,4 +1,5 @@
 /* plan_lookups.c: the shape rule of Lookup: its specification, checked against its table. */
+#include "core/codecs.h"
 #include "core/plan.h"
 #include "ops/ops.h"
 
@@ -96,6 +97,42 @@ static od_status read_residues(const od_inference *f, const od_json *list, od_lo
   return OD_OK;
 }
 
+/* Retrieval structures */
+
+static int fits_cells(const od_table *table, int64_t bits) {
+  return !table->sections && od_codecs[table->codec].scaled && (int64_t)table->bits == bits && !table->width_step &&
+         table->width_base == table->dim && table->scale != OD_SCALE_ROW;
+}
+
+static od_status read_retrieval(const od_inference *f, const od_json *item, int64_t rows,
+                                od_lookup *lookup) {
+  int64_t hashes, window, bits, seed, fingerprints;
+  if (!item || item->kind != OD_J_OBJECT || item->size != 5 ||
+      !od_json_int(od_json_member(item, "hashes"), 1, OD_MAX_HASHES, &hashes) ||
+      !od_json_int(od_json_member(item, "window"), 1, OD_MAX_ROWS, &window) ||
+      !od_json_int(od_json_member(item, "bits"), 1, 8, &bits) ||
+      !od_json_int(od_json_member(item, "seed"), 0, INT32_MAX, &seed) ||
+      !od_json_int(od_json_member(item, "fingerprints"), 0, OD_MAX_FINGERPRINTS, &fingerprints))
+    return bad_lookup(f, "retrieval is malformed");
+  int64_t cells = rows - lookup->has_oov;
+  if (lookup->has_oov != (fingerprints > 0) || (lookup->has_oov && lookup->oov != cells))
+    return bad_lookup(f, "the last row is for unknown IDs where there are fingerprints");
+  if (hashes * window > cells) return bad_lookup(f, "its windows do not fit the cells");
+  if (!fits_cells(lookup->table, bits))
+    return bad_lookup(f, "cells must be whole rows of codes of its bits with column scales or levels");
+  od_retrieval *r = lookup->retrieval = od_take(&f->model->arena, 1, sizeof *r);
+  if (!r) return no_memory(f);
+  r->hashes = (uint32_t)hashes, r->window = (uint32_t)window;
+  r->fingerprints = (uint32_t)fingerprints;
+  r->starts = (uint32_t)(cells - hashes * window + 1);
+  lookup->block_count = r->hashes;
+  for (uint8_t i = 0; i <= hashes + fingerprints; i++) {
+    uint8_t number[8] = {i};
+    r->multipliers[i] = od_hash(number, sizeof number, (uint64_t)seed) | 1;
+  }
+  return OD_OK;
+}
+
 /* The specification */
 
 typedef struct {
@@ -153,9 +190,12 @@ static od_status read_scheme(const od_inference *f, const od_json *item, const s
   const od_json *scheme = od_json_member(item, "scheme");
   const od_json *blocks = od_json_member(item, "blocks");
   const od_json *residues = od_json_member(item, "residues");
+  const od_json *retrieval = od_json_member(item, "retrieval");
   int has_blocks = blocks && (blocks->kind != OD_J_LIST || blocks->size);
   int has_residues = residues && (residues->kind != OD_J_LIST || residues->size);
   lookup->block_count = 1;
+  if (retrieval && retrieval->kind != OD_J_NULL && !od_equal(scheme->text, "retrieval"))
+    return bad_lookup(f, "only the scheme retrieval takes a retrieval");
   if (od_equal(scheme->text, "binary_code")) {
     if (s->code_bits < 1 || lookup->has_oov || has_residues)
       return bad_lookup(f, "a binary code needs 1.." OD_DIGITS(
@@ -166,6 +206,13 @@ static od_status read_scheme(const od_inference *f, const od_json *item, const s
     if (s->code_bits || lookup->has_oov || has_blocks || lookup->multiplier != 1)
       return bad_lookup(f, "a hash takes no code_bits, multiplier, blocks or oov_row");
     return read_residues(f, residues, lookup);
+  }
+  if (od_equal(scheme->text, "retrieval")) {
+    if (has_blocks || has_residues || s->code_bits || s->head || lookup->multiplier != 1 ||
+        lookup->fuse != OD_FUSE_SUM)
+      return bad_lookup(f, "a retrieval structure takes no code_bits, multiplier, blocks, residues, "
+                           "head or fuse");
+    return read_retrieval(f, retrieval, s->rows, lookup);
   }
   if (!od_equal(scheme->text, "full")) return bad_lookup(f, "unknown scheme");
   if (has_blocks || s->code_bits || lookup->multiplier != 1 || lookup->fuse != OD_FUSE_SUM ||
@@ -182,10 +229,12 @@ static od_status check_table(const od_inference *f, const sizes *s, od_lookup *l
       return bad_lookup(f, "concat needs dim divisible by the number of blocks");
     lookup->row_dim = lookup->dim / lookup->block_count;
   }
+  uint32_t table_dim = lookup->row_dim;
+  if (lookup->retrieval) table_dim += lookup->retrieval->fingerprints;
   int64_t head_rows = s->head * (lookup->fuse == OD_FUSE_CONCAT ? lookup->block_count : 1);
   if (head_rows > s->rows || (s->head && lookup->fuse == OD_FUSE_MUL))
     return bad_lookup(f, "its head does not fit the table, or its fuse");
-  if (lookup->table->rows != (uint64_t)s->rows || lookup->table->dim != lookup->row_dim)
+  if (lookup->table->rows != (uint64_t)s->rows || lookup->table->dim != table_dim)
     return bad_lookup(f, "its table has other sizes than it expects");
   return OD_OK;
 }
@@ -206,7 +255,7 @@ static od_status read_lookup(const od_inference *f, const od_json *item, const c
   OD_CHECK(check_table(f, &s, lookup));
   lookup->mean = (float)(1.0 / (double)lookup->block_count);
   if (lookup->has_padding) lookup->special |= OD_SPECIAL_PADDING;
-  if (lookup->residues || lookup->head || lookup->fuse == OD_FUSE_MUL || lookup->pooling)
+  if (lookup->residues || lookup->retrieval || lookup->head || lookup->fuse == OD_FUSE_MUL || lookup->pooling)
     lookup->special |= OD_SPECIAL_RARE;
   int rare = (lookup->special & OD_SPECIAL_RARE) || lookup->table->sections;
   uint32_t codec = lookup->table->codec;

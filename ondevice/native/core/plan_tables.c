@@ -59,6 +59,7 @@ static od_status read_layout(od_planner *p, const od_json *item, od_table *table
     return bad_table(p, table->name, "rows of version 1 grow by whole bytes");
   if (width_bits && (!od_json_int(width_bits, 0, 4, &bits) || bits == 3 || !bits != !step))
     return bad_table(p, table->name, "width_bits does not fit");
+  table->bits = od_codecs[table->codec].bits;
   table->scale_bytes = table->scale == OD_SCALE_ROW ? 2 : 0;
   table->width_bits = (uint32_t)bits;
   table->group_shift = bits == 4 ? 4 : bits == 2 ? 5 : 6;

@@ -25,6 +25,7 @@ OD_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+OD_INLINE vf vf_relu(vf v) { return _mm512_max_ps(_mm512_setzero_ps(), v); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   return _mm512_maskz_mov_ps((__mmask16)((1u << count) - 1), v);
 }
@@ -128,15 +129,24 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "q8_sizes.h"
 #include "gather_body.h"
 #include "dense_body.h"
+#include "product_body.h"
+
+#define LANES 16
+#define lanes_load(p, n) ((lanes)_mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p))
+#define lanes_store(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), (__m512)(v))
+#define lanes_max(a, b) ((lanes)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define lanes_min(a, b) ((lanes)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define lanes_sqrt(v) ((lanes)_mm512_sqrt_ps((__m512)(v)))
+#include "vectors_body.h"
+
+static const od_vectors VECTORS = {pairs, maps, folds, softmax};
 
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
-#define GATHER gather
-#define DENSE dense
+#define KERNELS gather, dense, product, &VECTORS
 #else
-#define GATHER NULL
-#define DENSE NULL
+#define KERNELS NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_avx512vnni = {"avx512vnni", od_cpu_avx512vnni, GATHER, DENSE};
+const od_kernels od_kernels_avx512vnni = {"avx512vnni", od_cpu_avx512vnni, KERNELS};

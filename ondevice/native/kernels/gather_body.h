@@ -272,6 +272,16 @@ OD_INLINE void flush_if_full(gather_state *state) {
   if (state->job_count >= JOBS || state->entry_count > ENTRIES - OD_MAX_BLOCKS) flush(state);
 }
 
+/* One ID of a retrieval structure: its record is computed, and read at once. */
+static __attribute__((noinline)) void retrieve(gather_state *state, const od_lookup *lookup,
+                                               int64_t id, float *out, float scale) {
+  uint8_t record[OD_RECORD_ROOM];
+  od_retrieve(lookup, id, record);
+  job j = {lookup, out, state->entry_count, 1};
+  state->entries[j.first] = (entry){record, 0, lookup->dim}; /* not counted: nobody else reads it */
+  fuse_rare(&j, state, scale);
+}
+
 /* One vector of one ID, or of `pooled` IDs: their sum, in order, or their mean. */
 static __attribute__((noinline)) void add_rare(gather_state *state, const od_lookup *lookup,
                                                const int64_t *ids, float *out) {
@@ -283,6 +293,11 @@ static __attribute__((noinline)) void add_rare(gather_state *state, const od_loo
   float share = lookup->pooling == OD_POOL_MEAN ? 1.0f / (float)left : 1.0f;
   for (uint32_t i = 0; left; i++) {
     if (lookup->has_padding && ids[i] == lookup->padding) continue;
+    if (lookup->retrieval) {
+      left--;
+      retrieve(state, lookup, ids[i], out, left ? 1.0f : share);
+      continue;
+    }
     uint32_t count = od_rare_rows(lookup, ids[i], rows), first = state->job_count;
     add_jobs(state, lookup, out, count ? count : lookup->block_count);
     left--;

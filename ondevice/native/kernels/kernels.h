@@ -3,6 +3,7 @@
 #define ONDEVICE_KERNELS_H
 
 #include "core/base.h"
+#include "kernels/vectors.h"
 
 typedef enum {
   OD_CODEC_F32,
@@ -24,6 +25,7 @@ typedef struct od_table {
   const char *name;
   od_codec codec;
   od_scale scale;
+  uint32_t bits; /* of a value */
   uint32_t rows, dim, width_base, width_step;
   uint32_t width_bits, group_shift; /* of a width code; a group has 2^group_shift codes in 64 bits */
   uint32_t scale_bytes;
@@ -49,16 +51,23 @@ typedef struct {
   uint32_t modulus, divisor, offset;
 } od_residue;
 
+/* A retrieval structure (docs/format.md): the factors of its hashes in their order. */
+typedef struct {
+  uint64_t multipliers[OD_MAX_HASHES + 1 + OD_MAX_FINGERPRINTS];
+  uint32_t hashes, window, starts, fingerprints;
+} od_retrieval;
+
 /* Two bits of od_lookup.special. Rare lookups leave the short way through the kernel: hashes,
- * heads, products and pooling. */
+ * heads, products, pooling and retrieval. */
 enum { OD_SPECIAL_PADDING = 1, OD_SPECIAL_RARE = 2, OD_FUSE_LEVELS = 128, OD_FUSE_RARE = 255 };
 
-/* Without blocks and residues it is a full table: the ID is the row. */
+/* Without blocks, residues and retrieval it is a full table: the ID is the row. */
 typedef struct {
   const od_table *table;
   od_block *blocks;
   od_residue *residues;
-  uint32_t block_count; /* of blocks or residues; 1 for a full table */
+  od_retrieval *retrieval;
+  uint32_t block_count; /* of blocks, residues or hashes; 1 for a full table */
   od_fuse fuse;
   uint32_t dim, row_dim;
   uint64_t multiplier;
@@ -78,6 +87,10 @@ typedef struct {
 
 /* Rows (at most OD_MAX_BLOCKS) of an ID of the head or under a hash, and their number; 0: neither (rows.c). */
 uint32_t od_rare_rows(const od_lookup *lookup, int64_t id, uint32_t *rows);
+
+/* The row of an ID in a retrieval structure, as a record that begins at a byte (retrieval.c). */
+enum { OD_RECORD_ROOM = OD_MAX_DIM + OD_MAX_FINGERPRINTS + OD_TAIL_BYTES };
+void od_retrieve(const od_lookup *lookup, int64_t id, uint8_t record[OD_RECORD_ROOM]);
 
 /* One lookup of a request: where its IDs are and its vectors go. Steps are elements a row. */
 typedef struct {
@@ -122,6 +135,15 @@ typedef struct {
   uint32_t *counts; /* [tiles] */
 } od_dense_scratch;
 
+/* out [rows, 16] = a [rows, depth] times b [depth, 16]. Steps are elements a row. */
+enum { OD_PANEL = 16 };
+typedef struct {
+  const float *a, *b;
+  float *out;
+  size_t a_step, b_step, out_step;
+  uint32_t rows, depth;
+} od_product;
+
 typedef struct {
   const char *name;
   int (*supported)(void);
@@ -132,6 +154,8 @@ typedef struct {
   void (*dense)(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                 const od_range *ranges, size_t range_count, const float *initial, uint32_t relu,
                 float *out, size_t out_step, const od_dense_scratch *scratch);
+  void (*product)(const od_product *product);
+  const od_vectors *vectors; /* loops of other operators */
 } od_kernels;
 
 /* Codes are quantised to 127 steps; below this largest magnitude a row counts as zero, because
@@ -148,9 +172,11 @@ extern const od_kernels od_kernels_avx512vnni;
 extern const od_kernels od_kernels_neon;
 extern const od_kernels od_kernels_neon_dotprod;
 extern const od_kernels od_kernels_neon_i8mm;
+extern const od_kernels od_kernels_wasm_simd;
 
 /* What the processor and its operating system support (cpu.c); 0 on other architectures. */
 int od_cpu_any(void);
+int od_cpu_none(void);
 int od_cpu_avx2(void);
 int od_cpu_avx512vnni(void);
 int od_cpu_neon(void);

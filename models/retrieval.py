@@ -1,0 +1,135 @@
+"""Replaces a trained model's vocabularies by retrieval structures: hashed IDs, and no map."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ondevice.codecs import FITTED_CODECS, FLOAT_CODECS, Codec, QuantTable, ScaleAxis, quantise
+from ondevice.converters.tables.retrieval import build_retrieval
+from ondevice.errors import InputError, ParityError
+from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID, PADDING_ID, FeatureSpec, Field
+from ondevice.models.layers.embeddings import Embedding
+from ondevice.models.layers.retrieval import RetrievalEmbedding
+from ondevice.models.networks import ClickModel, module_key
+
+IdArray = npt.NDArray[np.int64]
+
+
+def without_vocabularies(
+    model: ClickModel,
+    features: FeatureSpec,
+    codec: Codec | Mapping[str, Codec],
+    *,
+    fingerprint_bits: int = 4,
+    fields: Collection[str] | None = None,
+) -> tuple[ClickModel, FeatureSpec]:
+    """A copy of a model that reads hashes of raw values, with its tables quantised in cells.
+
+    A value of the vocabulary reads its row as `codec` rounds it, a missing one the zero vector.
+    Other values read the row for unknown ones, but for one in 2 ** fingerprint_bits, which reads
+    some sum of rows. The copy cannot be trained.
+
+    Args:
+        model: a trained model; it stays as it is.
+        features: how raw values become its IDs.
+        codec: of the tables, an integer one: of all fields, or by field.
+        fingerprint_bits: 0..8; see `build_retrieval`.
+        fields: whose vocabularies to replace; by default all that `replaceable` names.
+
+    Raises:
+        InputError: a field without a vocabulary, or a codec that is not for cells.
+        ParityError: a value does not read its row (which would be a fault of this project).
+    """
+    possible = replaceable(model, features)
+    chosen = set(possible if fields is None else fields)
+    if wrong := sorted(chosen - set(possible)):
+        raise InputError(
+            f"no vocabulary with a full table to replace: {', '.join(wrong)}; there are those of "
+            f"{', '.join(possible) or 'no field'}"
+        )
+    smaller = copy.deepcopy(model).eval()
+    for name in sorted(chosen):
+        stored = codec if isinstance(codec, str) else codec[name]
+        vocabulary, key = features[name].vocabulary, module_key(name)
+        for tables in (smaller.embeddings, smaller.wide):
+            for other, table in list(tables.items()):
+                if other == key and isinstance(table, Embedding) and vocabulary is not None:
+                    tables[key] = _replacement(table, vocabulary, stored, fingerprint_bits)
+    hashed = chosen | {name for name, target in model.histories.items() if target in chosen}
+    fields_without = tuple(
+        replace(item, encoding="hash", vocabulary=None) if item.name in hashed else item
+        for item in features.fields
+    )
+    return smaller, replace(features, fields=fields_without)
+
+
+def replaceable(model: ClickModel, features: FeatureSpec) -> tuple[str, ...]:
+    """Fields whose vocabulary can go: each value has a row of a full table, others share one."""
+    return tuple(name for name in model.fields if _fits(model.embedding(name), features[name]))
+
+
+def hashed_ids(field: Field, ids: IdArray) -> IdArray:
+    """The hashes of IDs of a field's vocabulary; an unknown value's is that of no value in it.
+
+    Raises:
+        InputError: the field has no vocabulary.
+    """
+    vocabulary = field.vocabulary
+    if vocabulary is None:
+        raise InputError(f"field {field.name!r} has no vocabulary")
+    unknown = next(number for number in range(1, len(vocabulary) + 2) if number not in vocabulary)
+    codes = np.concatenate([[PADDING_ID, unknown], vocabulary]).astype(np.int64)
+    is_known = (ids >= 0) & (ids < len(codes))
+    return np.where(is_known, codes[np.where(is_known, ids, OOV_ID)], unknown)
+
+
+def _fits(table: Embedding, field: Field) -> bool:
+    spec = table.spec
+    if field.vocabulary is None or field.unknown != "oov":
+        return False
+    rows = FIRST_VOCABULARY_ID + len(field.vocabulary)
+    settings = (spec.scheme, spec.rows, spec.padding_id, spec.oov_row)
+    return settings == ("full", rows, PADDING_ID, OOV_ID)
+
+
+def _replacement(
+    table: Embedding, vocabulary: IdArray, codec: Codec, fingerprint_bits: int
+) -> RetrievalEmbedding:
+    """The cells of a full table of a vocabulary's values."""
+    if codec in FLOAT_CODECS:
+        raise InputError(f"tables without a map hold codes of up to 8 bits, not {codec}")
+    rows = _quantised(table, codec)
+    values = QuantTable(rows.codec, rows.values[FIRST_VOCABULARY_ID:], rows.scales)
+    built = build_retrieval(
+        vocabulary,
+        values,
+        fingerprint_bits=fingerprint_bits,
+        unknown=rows.values[OOV_ID],
+        padding_id=PADDING_ID,
+    )
+    layer = RetrievalEmbedding(built.spec, built.table).eval()
+    with torch.no_grad():
+        read = layer(torch.from_numpy(vocabulary)).numpy()
+    present = vocabulary != PADDING_ID
+    if not np.array_equal(read[present], values.dequantise()[present]):
+        raise ParityError("values of the vocabulary do not read their rows from the cells")
+    return layer
+
+
+def _quantised(table: Embedding, codec: Codec) -> QuantTable:
+    """A full table's rows as codes with column scales or levels, whichever is nearer."""
+    weight = table.weight.detach().numpy()
+    if table.mask is not None:
+        kept = np.arange(table.spec.dim) < table.mask.widths()[:, None]
+        weight = np.where(kept, weight, np.float32(0))
+    axes: tuple[ScaleAxis, ...] = ("column",)
+    if codec in FITTED_CODECS:
+        axes = ("column", "levels")
+    tables = [quantise(weight, codec, scale_axis=axis) for axis in axes]
+    return min(tables, key=lambda item: float(np.square(item.dequantise() - weight).sum()))

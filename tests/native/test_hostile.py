@@ -214,15 +214,14 @@ def sections(tmp_path_factory):
     ids = write_sections(path)
     expected = NumpyEngine(open_odm(path)).run(ids)["x"]
     np.testing.assert_array_equal(NativeEngine(path).run(ids)["x"], expected)
-    return path.read_bytes(), ids
+    return path, ids
 
 
 def test_indexes_of_sections_that_lead_outside(sections, tmp_path):
     """Without the checks at load: an error in both engines, no read beyond the section."""
-    data = sections[0]
+    data = sections[0].read_bytes()
     path = tmp_path / "wild.odm"
-    path.write_bytes(data)
-    index = open_container(path).entries["table.full.index"]
+    index = open_container(sections[0]).entries["table.full.index"]
     start, stop = index.start, index.stop
     rows = np.arange(60)
     refused = 0
@@ -262,7 +261,7 @@ def test_sections_that_do_not_fit_are_refused(sections, tmp_path, part, key, val
     def change(plan):
         plan["tables"]["full"]["sections"][part][key] = value
 
-    path.write_bytes(rewritten(sections[0], change))
+    rewritten(sections[0], path, change)
     for opens in (NativeEngine, open_odm):
         with pytest.raises((FileFormatError, UnsupportedError)):
             opens(path)
@@ -276,7 +275,7 @@ def test_too_few_and_too_many_sections_are_refused(sections, tmp_path, count):
         parts = plan["tables"]["full"]["sections"]
         plan["tables"]["full"]["sections"] = (parts * 3)[:count]
 
-    path.write_bytes(rewritten(sections[0], change))
+    rewritten(sections[0], path, change)
     for opens in (NativeEngine, open_odm):
         with pytest.raises(FileFormatError, match="sections"):
             opens(path)
@@ -344,7 +343,7 @@ def test_paths_that_are_not_files(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # opening one would wait for a writer
     for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(FileFormatError, match="not a regular file"):
-            _native.open(str(path), None, 0, ())
+            _native.open(str(path), None, 0, (), 1)
 
 
 def test_missing_file_and_unknown_kernels(small, tmp_path):

@@ -59,10 +59,7 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
 }
 OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
   vf v;
-  EACH_LANE {
-    uint32_t code = (uint32_t)(codes >> (size * i)) & ((1u << size) - 1);
-    v.lane[i] = i < count ? levels[(uint32_t)i << size | code] : 0;
-  }
+  EACH_LANE v.lane[i] = i < count ? levels[(i << size) | (int)(codes >> (size * i) & ((1u << size) - 1))] : 0;
   return v;
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ class SectionedRecords:
     index: Bytes
     scales: FloatArray
 
-    @property
+    @cached_property
     def sections(self) -> tuple[RecordTable, ...]:
         """The sections; their arrays are views. Sizes must be checked before."""
         parts = []

@@ -40,7 +40,7 @@ class RetrievalEmbedding(Embedding):
         Codes are whole numbers, so float32 adds them exactly.
         """
         numbers, count = self.index.numbers(ids), self._cells.hashes
-        places = numbers[..., :count] + numbers[..., count : count + 1]
+        places = (numbers[..., :count] + numbers[..., count : count + 1]) % self.spec.cells
         codes = functional.embedding(places, self.weight).sum(-2)
         if self.spec.oov_row is not None:
             wrong = (codes[..., self.spec.dim :] - numbers[..., count + 1 :]) % self._size

@@ -371,6 +371,8 @@ class _Body:
             self._columns(numbers, 0, cells.hashes),
             self._columns(numbers, cells.hashes, cells.hashes + 1),
         )
+        if spec.cells_wrap:
+            places = self._op("Mod", places, self._constant(spec.cells))
         total = self._op("ReduceSum", self._read(places, stored), self._constant([-2]), keepdims=0)
         if not cells.fingerprints:
             return self._cell_values(total, cells.bits, lookup)

@@ -404,6 +404,9 @@ def _retrieved(
     start = _slice(writer, numbers, cells.hashes, 1)
     places = _slice(writer, numbers, 0, cells.hashes)
     places = writer.op("ADD", [places, start], places.shape, np.int32)
+    if spec.cells_wrap:
+        count = writer.constant(spec.cells, np.int32)
+        places = writer.op("FLOOR_MOD", [places, count], places.shape, np.int32)
     codes = _sum_axis(writer, table.read(places), 1)
     if not cells.fingerprints:
         return _cell_values(writer, codes, cells.bits, lookup)

@@ -52,7 +52,7 @@ class RetrievalEmbedding(Embedding):
 
     @property
     def _size(self) -> int:
-        return 2**self._cells.bits
+        return 1 << self._cells.bits
 
     def _values(self, codes: Tensor) -> Tensor:
         """Sums of codes [..., dim] modulo 2**bits, as the values that they stand for."""

@@ -418,7 +418,7 @@ def _retrieved(
     wrong = _sum_axis(writer, _modulo(writer, difference, cells.bits), 1)
     unknown = writer.op("GREATER", [wrong, writer.constant(0, np.float32)], wrong.shape, np.bool_)
     unknown = reshape(writer, unknown, (ids.shape[0], 1))
-    last = table.read(writer.constant([spec.oov_row], np.int32))
+    last = table.read(writer.constant([spec.cells], np.int32))
     codes = writer.op("SELECT_V2", [unknown, last, codes], codes.shape, np.float32)
     return _cell_values(writer, _slice(writer, codes, 0, spec.dim), cells.bits, lookup)
 

@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint runners runner-here clean
+.PHONY: help android check demo test test-legacy fuzz lint runners runner-here web clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -46,18 +46,22 @@ fuzz: $(VENV)/.installed ## the fuzzer of `make test` for ten minutes instead of
 
 # Static programs that measure on Android phones and boards without Python.
 RUNNERS := build/runners
-RUNNER_FLAGS := -std=c11 -O2 -ftree-vectorize -fvect-cost-model=dynamic -ffp-contract=off \
+RUNNER_FLAGS := -std=c11 -O2 -ftree-vectorize -ffp-contract=off \
 	-fno-math-errno -Wall -Wextra -Werror -static -s -I$(NATIVE) -I$(NATIVE)/include
+GCC_FLAGS := -fvect-cost-model=dynamic # clang refuses it
 RUNNER_SOURCES := $(addprefix $(NATIVE)/,runner/runner.c platform/posix.c $(shell grep -v '^\#' $(NATIVE)/sources.txt))
 
 runners: ## static programs that measure on ARM boards and phones: seconds
 	mkdir -p $(RUNNERS)
-	aarch64-linux-gnu-gcc $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-arm64
-	arm-linux-gnueabihf-gcc $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-armv7
+	aarch64-linux-gnu-gcc $(RUNNER_FLAGS) $(GCC_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-arm64
+	arm-linux-gnueabihf-gcc $(RUNNER_FLAGS) $(GCC_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-armv7
 
 runner-here:
 	mkdir -p $(RUNNERS)
-	$(CC) $(RUNNER_FLAGS) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-$$(uname -m)
+	$(CC) $(RUNNER_FLAGS) $(if $(findstring clang,$(shell $(CC) --version)),,$(GCC_FLAGS)) $(RUNNER_SOURCES) -o $(RUNNERS)/ondevice-runner-$$(uname -m)
+
+web: ## the engine for browsers and Node, as web/dist: seconds (clang and wasm-ld, or ziglang)
+	$(PYTHON) web/build.py
 
 # The Android library and demo app, with Debian's tools instead of an SDK. The app takes the model of
 # `make demo` where there is one, else one that is trained in seconds.

@@ -1,9 +1,13 @@
 """The native engine as an optional extension: where it cannot be compiled, numpy runs models."""
 
 import os
+import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 NATIVE = Path("ondevice/native")
 ENGINE = [
@@ -12,15 +16,62 @@ ENGINE = [
     if line and not line.startswith("#")
 ]
 BINDING = [str(NATIVE / "python" / name) for name in ("module.c", "hashing.c")]
-SOURCES = [*ENGINE, str(NATIVE / "platform/posix.c"), *BINDING]
+PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "threads.c")]
+SOURCES = [*ENGINE, *PLATFORM, *BINDING]
 
 # Folders of the repository and their import names. Every folder with an __init__.py is a package.
-FOLDERS = {"ondevice": "ondevice", "converters": "ondevice.converters", "models": "ondevice.models"}
+FOLDERS = {
+    "ondevice": "ondevice",
+    "converters": "ondevice.converters",
+    "models": "ondevice.models",
+    "web": "ondevice.web",
+}
 PACKAGES = sorted(
     ".".join([name, *path.parent.relative_to(folder).parts])
     for folder, name in FOLDERS.items()
     for path in Path(folder).rglob("__init__.py")
 )
+
+# Flags of GCC and clang. Without contraction, the kernels promise the same rounding on every
+# processor. Tables for unwinding the stack take 15 kB, and C raises nothing.
+REQUIRED_FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-pthread")
+# Asked for where the compiler knows them: clang has no cost model, for instance.
+OPTIONAL_FLAGS = (
+    "-ftree-vectorize",
+    "-fvect-cost-model=dynamic",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-g0",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
+)
+# Of the GNU linker and lld: no symbols; the binding calls the engine directly, not by a table that
+# others might change. Apple's linker knows neither and needs neither.
+LINK_FLAGS = () if sys.platform in ("darwin", "win32") else ("-Wl,-s", "-Wl,-Bsymbolic", "-pthread")
+
+
+class BuildEngine(build_ext):
+    """Compiles the engine with the flags that this compiler knows."""
+
+    def build_extension(self, extension: Extension) -> None:
+        """Add the flags, then compile."""
+        known = filter(self._knows, OPTIONAL_FLAGS)
+        extension.extra_compile_args = [*REQUIRED_FLAGS, *known]
+        super().build_extension(extension)
+
+    def _knows(self, flag: str) -> bool:
+        """Whether the compiler takes a flag without a warning."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "empty.c")
+            source.write_text("int ondevice_empty;\n", encoding="utf-8")
+            try:
+                self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=["-Werror", flag]
+                )
+            except CompileError:
+                return False
+        return True
+
 
 # ONDEVICE_PURE=1 makes the wheel without a compiled part, for any platform.
 PURE = os.environ.get("ONDEVICE_PURE") == "1"
@@ -36,25 +87,11 @@ setup(
             SOURCES,
             depends=[str(NATIVE / "sources.txt"), *sorted(map(str, NATIVE.rglob("*.h")))],
             include_dirs=[str(NATIVE), str(NATIVE / "include")],
-            # no contraction: the kernels promise the same rounding on every processor
-            extra_compile_args=[
-                *(
-                    "-std=c11",
-                    "-O2",
-                    "-ftree-vectorize",
-                    "-fvect-cost-model=dynamic",
-                    "-ffp-contract=off",
-                    "-fno-math-errno",
-                ),
-                *("-fvisibility=hidden", "-g0"),
-                # no tables for unwinding the stack: C raises nothing, and they take 15 kB
-                *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
-            ],
-            # the binding calls the engine directly, not by a table that others might change
-            extra_link_args=["-Wl,-s", "-Wl,-Bsymbolic"],
+            extra_link_args=list(LINK_FLAGS),
             py_limited_api=True,
             optional=True,
         )
     ],
+    cmdclass={"build_ext": BuildEngine},
     options={} if PURE else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

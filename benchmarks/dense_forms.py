@@ -114,7 +114,7 @@ def make(folder: Path) -> None:
             codec = "f32" if form == "float" else "q8"
             plan = DensePlan(codec, ranges=ranges(sizes) if form == "static" else {})
             emit_tflite(
-                pipeline.run(model, pipeline.LOWERING), folder / f"{name}-{form}.tflite", "", plan
+                pipeline.run(model, pipeline.LOWERING), folder / f"{name}-{form}.tflite", b"", plan
             )
         writer = TfliteWriter()
         x = writer.input("x", (FREE, sizes[0]), np.float32)

@@ -48,11 +48,13 @@ from ondevice.converters.verify.model_card import model_card
 from ondevice.converters.verify.number_inputs import limited, number_requests
 from ondevice.converters.verify.report import ConversionReport, FittedTable, TargetReport
 from ondevice.converters.verify.requests import (
+    MOST_VECTOR_ROWS,
+    VECTOR_ROWS,
     Domain,
     domain_of,
     input_specs,
-    ranking_vectors,
     requests_of,
+    vectors_of,
 )
 from ondevice.converters.verify.verification import (
     TOLERANCE,
@@ -66,7 +68,7 @@ from ondevice.converters.verify.verification import (
 )
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
-from ondevice.info import ModelInfo, TestVectors
+from ondevice.info import ModelInfo
 from ondevice.sections import TableCodec, codec_text, resolve_sections, table_codec
 from ondevice.temporary import temporary_folder
 
@@ -77,7 +79,6 @@ TARGETS = tuple(TARGET_STAGES)
 # MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
-VECTOR_ROWS = 64
 
 Array = npt.NDArray[Any]
 
@@ -96,6 +97,7 @@ class _Request:
     validation: Validation | None
     about: Mapping[str, str]
     fitted: tuple[FittedTable, ...]
+    vectors: int
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def convert(
     weights: str | Path | None = None,
     original: nn.Module | None = None,
     fitted: Sequence[FittedTable] = (),
+    vectors: int = VECTOR_ROWS,
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
@@ -182,6 +185,9 @@ def convert(
         original: the trained module that `compress_embeddings` compressed to `module`: AUC and
             changes of outputs are then relative to it.
         fitted: what `compress_embeddings` reports on its tables, for the report and the card.
+        vectors: rows of test vectors in every file, with the module's answers, that
+            `ondevice verify` repeats on the device; fewer where they would take more than 64 KiB.
+            0: none, and `verify` can only check bytes. Conversion verifies the same anyway.
 
     Raises:
         UnsupportedError: targets cannot express the module: every operator that one of them lacks
@@ -203,6 +209,7 @@ def convert(
         validation=validation,
         about=about or {},
         fitted=tuple(fitted),
+        vectors=vectors,
     )
     _check_request(request)
     release_file_pages()  # of imports
@@ -258,17 +265,11 @@ def _prepare(
     inputs = domain.inputs
     requests = [requests_of(source, domain, rows) for rows in BATCHES]
     batches = [item.answered for item in requests]
-    test_inputs = requests_of(source, domain, VECTOR_ROWS).answered
     info = ModelInfo(
         inputs=inputs,
         outputs=source.outputs,
         features=_checked_features(request.features, source.names),
-        vectors=TestVectors(
-            inputs=test_inputs,
-            outputs=source(test_inputs, tables),
-            tolerance=DENSE_TOLERANCE[request.dense],
-            rankings=ranking_vectors(source, tables, test_inputs),
-        ),
+        vectors=vectors_of(source, domain, tables, request.vectors, DENSE_TOLERANCE[request.dense]),
         made_by=_versions(),
     )
     expected = expected_of(source, trained, batches, tables, request.validation, inputs)
@@ -349,6 +350,7 @@ def _report(
 ) -> ConversionReport:
     """The report of a conversion; `targets` are the measured files at their final paths."""
     expected, validation = prepared.expected, request.validation
+    vectors = prepared.info.vectors
     return ConversionReport(
         targets=targets,
         codec=_codecs_text(request.tables),
@@ -365,6 +367,7 @@ def _report(
         fitted_auc=expected.own_auc,
         uncompressed=prepared.uncompressed,
         made_by=prepared.info.made_by,
+        vector_rows=0 if vectors is None else len(next(iter(vectors.inputs.values()))),
     )
 
 
@@ -393,6 +396,8 @@ def _check_request(request: _Request) -> None:
         faults.append(f"unknown dense codec {dense!r}; choose from {', '.join(DENSE_CODECS)}")
     if request.calibration is not None and dense != "q8":
         faults.append(f"calibration rows are for q8 layers, but dense is {dense!r}")
+    if type(request.vectors) is not int or not 0 <= request.vectors <= MOST_VECTOR_ROWS:
+        faults.append(f"vectors must be 0..{MOST_VECTOR_ROWS} rows, got {request.vectors!r}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
 
@@ -452,6 +457,7 @@ def _checked_features(features: FeatureSpec | None, names: Sequence[str]) -> Fea
     """The features, none by default; raises SpecError where they are not of these inputs."""
     if features is None:
         return FeatureSpec()
+    features = features.with_short_hashes()
     if {item.name for item in features.fields} != set(names):
         known = ", ".join(item.name for item in features.fields)
         raise SpecError(f"features are for {known}; the module's inputs are {', '.join(names)}")
@@ -507,4 +513,4 @@ def _emit(target: str, prepared: _Prepared, file: Path) -> Draft:
         return emit_odm(model, file, prepared.info, prepared.plan)
     emit = emit_onnx if target == "onnx" else emit_tflite
     info = replace(prepared.info, tables=stored_tables(model))
-    return emit(model, file, info.to_text(), prepared.plan)
+    return emit(model, file, info.to_bytes(), prepared.plan)

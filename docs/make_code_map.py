@@ -18,12 +18,13 @@ ROOMS = {
     "converters": "imported as `ondevice.converters`: torch or ONNX to .odm, .onnx and .tflite",
     "models": "imported as `ondevice.models`: layers, networks, data, training, search",
     "android_demo": "the Java library over the C engine, the demo app, and a build without an SDK",
+    "web": "the engine for browsers and Node, and what builds it",
     "examples": "short scripts to start from",
     "benchmarks": "what makes the figures in docs/",
     "docs": "what makes pages",
     "tests": "mirrors the packages; beside them ARM, Android, hostile files, the zoo",
 }
-SUFFIXES = (".py", ".pyi", ".c", ".h", ".java")
+SUFFIXES = (".py", ".pyi", ".c", ".h", ".java", ".js")
 INTRODUCTION = """# Code map
 
 Every source file, grouped by folder, with the sentence it opens with. Written by
@@ -72,7 +73,9 @@ def source_files() -> Iterator[tuple[str, list[Path]]]:
             path
             for path in (ROOT / room).rglob("*")
             if path.suffix in SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+            and not any(
+                part.startswith(".") or part == "dist" for part in path.relative_to(ROOT).parts
+            )
             and not any(path.is_relative_to(folder) for folder in nested)
         ]
         if files:

@@ -68,25 +68,29 @@ def small_fields(train: HashedLog, design: Design) -> list[str]:
     return names
 
 
-def code_blocks(values: int, ratio: float) -> tuple[int, int]:
-    """Code bits S and bits per block t for a field of `values` training values.
+def code_blocks(values: int, rows: int) -> tuple[int, int]:
+    """Blocks, and bits of each, of a code for a field of `values` training values.
 
-    The fewest blocks are taken whose codes keep the values apart and whose rows together number
-    about values / ratio; the block size is rounded to the nearest power of two.
+    The fewest blocks are taken whose codes keep the values apart; they have as many rows as the
+    smallest power of two with which all of them can fill `rows` rows. Where so few rows make no
+    code long enough, blocks are as many as may be.
     """
     needed = math.ceil(math.log2(max(values, 2))) + SPARE_CODE_BITS
     for blocks in range(2, MOST_BLOCKS + 1):
-        t = max(1, round(math.log2(max(values / ratio / blocks, 2))))
-        if t * blocks >= needed:
-            return min(64, t * blocks), t
-    return min(64, needed), math.ceil(needed / MOST_BLOCKS)
+        bits = max(1, (-(-rows // blocks) - 1).bit_length())
+        if bits * blocks >= needed:
+            break
+    return blocks, min(bits, 64 // blocks)
 
 
 def shared_embedding(values: int, design: Design) -> Embedding:
     """The table of a field of `values` hashed training values that share its rows.
 
-    Two hashes have half of the rows each. So have quotient and remainder, which tell all values of
-    a vocabulary apart from 2 * sqrt(values) rows on; hashes they take modulo the product.
+    The rows that a value reads are multiplied, entry by entry: sums of the same rows express far
+    less (docs/evidence/compression.md). Blocks of a code have powers of two of rows; their ranges
+    overlap, so that no row is missing or unspent. Two hashes have half of the rows each. So have
+    quotient and remainder, which tell all values of a vocabulary apart from 2 * sqrt(values) rows
+    on; hashes they take modulo the product.
     """
     rows = max(2, round(values / design.ratio))
     half = rows // 2
@@ -94,12 +98,18 @@ def shared_embedding(values: int, design: Design) -> Embedding:
         case "hash":
             return HashEmbedding(rows, design.dim)
         case "multi_hash":
-            return MultiHashEmbedding(half, design.dim, hashes=HASHES)
+            return MultiHashEmbedding(half, design.dim, hashes=HASHES, fuse="mul")
         case "quotient_remainder":
             pairs = min(half * (rows - half), MAX_ROWS - half)
-            return QuotientRemainderEmbedding(pairs, design.dim, remainders=half)
-    code_bits, t = code_blocks(values, design.ratio)
-    return BinaryCodeEmbedding(design.dim, code_bits, t)
+            return QuotientRemainderEmbedding(pairs, design.dim, remainders=half, fuse="mul")
+    blocks, bits = code_blocks(values, rows)
+    return BinaryCodeEmbedding(
+        design.dim,
+        blocks * bits,
+        bits,
+        rows=min(max(rows, 1 << bits), blocks << bits),
+        fuse="mul",
+    )
 
 
 def compressed_embeddings(

@@ -13,6 +13,7 @@ from ondevice.errors import InputError, SpecError
 from ondevice.models.data import DATASETS
 from ondevice.models.designs import Design, Sharing
 from ondevice.models.layers.rounding import Rounding
+from ondevice.models.training.distillation import Distillation
 from ondevice.models.training.experiment import Experiment, HistorySource
 from ondevice.models.training.refit import Refit
 
@@ -131,7 +132,8 @@ def parse_recipe(text: str, name: str, folder: Path) -> Recipe:
 def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
     """A recipe of decoded TOML; absent settings are those of `Experiment`.
 
-    A section that turns something on (refit, rounding, history) does so by being there.
+    A section that turns something on (refit, rounding, distillation, history) does so by being
+    there.
 
     Args:
         data: the file's content.
@@ -142,7 +144,7 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
         SpecError, InputError: an unknown key, a value of a wrong type or out of range.
     """
     sections = (
-        *("network", "tables", "widths", "refit", "rounding"),
+        *("network", "tables", "widths", "refit", "rounding", "distillation"),
         *("training", "numeric", "history", "data"),
     )
     _check_keys("", data, ("about", *sections))
@@ -159,11 +161,14 @@ def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:
             data,
             "training",
             base.training,
-            without=("width_penalty", "width_tolerance", "row_penalty"),
+            without=("width_penalty", "width_tolerance", "mask_speed", "row_penalty"),
         ),
         widths=_section(data, "widths", base.widths),
         refit=_section(data, "refit", Refit()) if "refit" in data else None,
         rounding=_section(data, "rounding", Rounding()) if "rounding" in data else None,
+        distillation=(
+            _section(data, "distillation", Distillation()) if "distillation" in data else None
+        ),
         numeric=_section(data, "numeric", base.numeric),
         history=history,
     )

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 class Model:
-    info_text: str
+    description: bytes
     kernels: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -22,7 +22,12 @@ class Model:
     ) -> tuple[int, list[tuple[int, int, int]]]: ...
 
 def open(
-    path: str | Path, kernels: str | None, full_check: int, sizes: tuple[tuple[str, int], ...], /
+    path: str | Path,
+    kernels: str | None,
+    full_check: int,
+    sizes: tuple[tuple[str, int], ...],
+    threads: int,
+    /,
 ) -> Model: ...
 def kernels_available() -> list[str]: ...
 def xxh64(data: bytes, seed: int, /) -> int: ...

@@ -13,6 +13,7 @@ from importlib import metadata
 from types import ModuleType
 
 import ondevice
+from ondevice.engines.native import is_compiled, kernels_available
 from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
 
 # Commands of the runtime, each a module with EPILOG, configure(parser) and run(args).
@@ -97,6 +98,20 @@ def _terminated(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
+class _ShowVersion(argparse.Action):
+    """Prints the version and whether this installation has the compiled engine."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print and exit."""
+        engine = (
+            f"native engine: {kernels_available()[0]}"
+            if is_compiled()
+            else "without the native engine, which was not compiled: numpy runs models, far slower"
+        )
+        print(f"ondevice {ondevice.__version__} ({engine})")  # noqa: T201
+        parser.exit()
+
+
 def _parser(wanted: str) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     """The parser; only the wanted command's module is loaded."""
     parser = argparse.ArgumentParser(
@@ -104,7 +119,9 @@ def _parser(wanted: str) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]
         description="Compressed click-through-rate models on phones and small boards.",
         epilog="example: ondevice demo",
     )
-    parser.add_argument("--version", action="version", version=f"ondevice {ondevice.__version__}")
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="show version and engine, and exit"
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     helps = {name: text for name, (text, _) in EXTRA.items()} | BUILT_IN
     commands = {}

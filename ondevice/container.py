@@ -1,9 +1,10 @@
 """A checked safetensors container: named, aligned arrays and text, mapped into memory.
 
 Format: https://github.com/huggingface/safetensors (8-byte header length, JSON header, one buffer
-without holes). On top of it: arrays start on 64-byte boundaries, large ones on pages, through
-named padding entries; the header's own CRC-32 is the first array, those of the other arrays are
-in the header.
+without holes). On top of it: arrays below 4 KiB lie together in one array, whose index is
+deflated, because an entry of the header takes a hundred bytes; others start on 64-byte boundaries,
+very large ones on pages, through named padding entries; the checksums are an array. In files of
+versions 1 and 2 every array has an entry, and checksums but the header's are in the header.
 """
 
 from __future__ import annotations
@@ -20,19 +21,24 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.deflated import deflate, inflate
 from ondevice.errors import FileFormatError
 from ondevice.limits import MAX_HEADER_BYTES, MAX_RANK
 
 Array = npt.NDArray[Any]
 
-HEADER_CRC = "ondevice.header_crc32"
+CHECKSUMS = "ondevice.crc32"  # of the header, then of the arrays in the order of their places
+INDEX = "ondevice.index"
+SMALL = "ondevice.small"
 PADDING_PREFIX = "ondevice.padding."
-CHECKSUMS = "crc32"
+HEADER_CRC = "ondevice.header_crc32"  # of versions 1 and 2
+OLD_CHECKSUMS = "crc32"  # of versions 1 and 2: metadata
+SMALL_BYTES = 4096  # arrays below it lie in the array SMALL
+SMALL_ALIGNMENT = 8
 ALIGNMENT = 64  # a cache line
 PAGE = 4096
-PAGED_BYTES = 16 * PAGE  # from this size on, an array starts on a page
+PAGED_BYTES = 256 * PAGE  # from this size on, an array starts on a page, at 0.4 % of its bytes
 ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
-WIDEST_CRC = 2**32 - 1  # as a number of JSON it takes the most digits
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
@@ -78,11 +84,17 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Container:
-    """An opened container; arrays are read-only views of the mapped file."""
+    """An opened container; arrays are read-only views of the mapped file.
+
+    Attributes:
+        entries: of all arrays by name, those within the array of small ones among them.
+        stored: names of the entries of the header, in the order of their places.
+    """
 
     path: Path
     metadata: dict[str, str]
     entries: dict[str, Entry]
+    stored: tuple[str, ...]
     header_bytes: int
     data: npt.NDArray[np.uint8]
 
@@ -96,6 +108,13 @@ class Container:
         entry = self.entries[name]
         return self.data[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape)
 
+    def text(self, name: str) -> bytes:
+        """The bytes that an array holds deflated. Raises FileFormatError."""
+        array = self.array(name)
+        if array.dtype != np.uint8 or array.ndim != 1:
+            raise FileFormatError(f"{self.path}: array {name!r} must be bytes in one dimension")
+        return inflate(array.tobytes(), f"{self.path}: array {name!r}")
+
     def verify(self) -> None:
         """Compare every array with its checksum.
 
@@ -103,79 +122,100 @@ class Container:
             FileFormatError: an array does not match, or has no checksum.
         """
         checksums = self._checksums()
-        for name, entry in self.entries.items():
-            if name == HEADER_CRC or name.startswith(PADDING_PREFIX):
-                continue
+        for name in self._checked():
+            entry = self.entries[name]
             if name not in checksums:
                 raise FileFormatError(f"{self.path}: array {name!r} has no checksum")
             if zlib.crc32(self.data[entry.start : entry.stop].data) != checksums[name]:
                 raise FileFormatError(f"{self.path}: array {name!r} is damaged (CRC-32 differs)")
 
+    def _checked(self) -> list[str]:
+        """Names of the arrays that have checksums."""
+        unchecked = (HEADER_CRC, CHECKSUMS)
+        names = (name for name in self.stored if name not in unchecked)
+        return [name for name in names if not name.startswith(PADDING_PREFIX)]
+
     def _checksums(self) -> dict[str, Any]:
+        if CHECKSUMS in self.entries:
+            return dict(zip(self._checked(), self.array(CHECKSUMS)[1:].tolist(), strict=False))
         try:
-            checksums = json.loads(self.metadata.get(CHECKSUMS, ""))
+            checksums = json.loads(self.metadata.get(OLD_CHECKSUMS, ""))
         except (json.JSONDecodeError, RecursionError) as error:
             raise FileFormatError(f"{self.path}: no checksums in the header") from error
         if not isinstance(checksums, dict):
             raise FileFormatError(f"{self.path}: no checksums in the header")
         return checksums
 
+    def check_header(self) -> None:
+        """Compare the header with its checksum. Raises FileFormatError."""
+        name = CHECKSUMS if CHECKSUMS in self.entries else HEADER_CRC
+        sums = self.array(name)
+        count = len(self._checked()) + 1 if name == CHECKSUMS else 1
+        if sums.dtype != np.dtype("<u4") or sums.shape != (count,):
+            raise FileFormatError(f"{self.path}: {name} must be {count} U32")
+        if zlib.crc32(self.data[: self.header_bytes].data) != int(sums[0]):
+            raise FileFormatError(f"{self.path}: the header is damaged (CRC-32 differs)")
+
 
 class ContainerWriter:
-    """Writes a container: plain arrays at once, reserved ones piece by piece, the header last."""
+    """Writes a container: plain arrays at once, reserved ones piece by piece, checksums last."""
 
     def __init__(
         self, path: Path, arrays: Mapping[str, Array | Reserved], metadata: Mapping[str, str]
     ) -> None:
         """Create `path` with all arrays but the reserved ones (see the module text)."""
-        self._path, self._metadata = path, metadata
-        self._layout: dict[str, Array | Reserved] = {HEADER_CRC: np.zeros(1, dtype="<u4")}
-        self._starts: dict[str, int] = {}
-        position = 4
-        for name, array in arrays.items():
-            stored = _storable(name, array)
-            alignment = PAGE if stored.nbytes >= PAGED_BYTES else ALIGNMENT
-            if gap := -position % alignment:
-                self._layout[f"{PADDING_PREFIX}{len(self._layout)}"] = np.zeros(gap, np.uint8)
-            self._layout[name], self._starts[name] = stored, position + gap
-            position += gap + stored.nbytes
-        # checksums are known only when everything is written, so space for the header is reserved
-        widest = dict.fromkeys(arrays, WIDEST_CRC)
-        self._header_bytes = len(_header(self._layout, metadata, widest))
-        self._checksums = dict.fromkeys(arrays, 0)
+        self._path = path
+        self._arrays = {name: _storable(name, array) for name, array in arrays.items()}
+        self._small_starts = _small_starts(self._arrays)
+        self._small = bytearray(_small_bytes(self._arrays, self._small_starts))
+        index = _index(self._arrays, self._small_starts)
+        self._layout, self._starts = _layout(self._arrays, index, len(self._small))
+        self._header = _header(self._layout, metadata)
+        self._checksums = dict.fromkeys(self._starts, 0)
         self._written = dict.fromkeys(arrays, 0)
         with path.open("wb") as file:
-            file.truncate(self._header_bytes + position)
-            for name in arrays:
-                array = self._layout[name]
+            file.truncate(len(self._header) + sum(item.nbytes for item in self._layout.values()))
+            self._write(file, INDEX, index)
+            for name, array in self._arrays.items():
                 if not isinstance(array, Reserved):
                     self.append(file, name, array)
 
     def append(self, file: BinaryIO, name: str, piece: Array) -> None:
         """Write the next elements of a reserved array; `file` is open for writing at any place."""
-        dtype = self._layout[name].dtype.newbyteorder("<")
-        data = np.ascontiguousarray(piece, dtype).reshape(-1)
-        raw = data.view(np.uint8).data
-        file.seek(self._header_bytes + self._starts[name] + self._written[name])
-        file.write(raw)
-        self._checksums[name] = zlib.crc32(raw, self._checksums[name])
-        self._written[name] += data.nbytes
+        dtype = self._arrays[name].dtype.newbyteorder("<")
+        raw = np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8)
+        written = self._written[name]
+        self._written[name] += raw.nbytes
+        if name not in self._small_starts:
+            self._write(file, name, raw, written)
+        elif self._written[name] <= self._arrays[name].nbytes:  # `finish` refuses others
+            start = self._small_starts[name] + written
+            self._small[start : start + raw.nbytes] = raw.tobytes()
+
+    def _write(self, file: BinaryIO, name: str, raw: npt.NDArray[np.uint8], at: int = 0) -> None:
+        """Write bytes of an array of the layout from byte `at` of it on."""
+        file.seek(len(self._header) + self._starts[name] + at)
+        file.write(raw.data)
+        self._checksums[name] = zlib.crc32(raw.data, self._checksums[name])
 
     def finish(self, file: BinaryIO) -> None:
-        """Write the header.
+        """Write the small arrays, the header and the checksums.
 
         Raises:
             FileFormatError: a reserved array is not complete.
         """
         for name, written in self._written.items():
-            if written != (expected := self._layout[name].nbytes):
+            if written != (expected := self._arrays[name].nbytes):
                 raise FileFormatError(
                     f"{self._path}: array {name!r}: {written} bytes came, {expected} were expected"
                 )
-        header = _header(self._layout, self._metadata, self._checksums, self._header_bytes)
+        self._write(file, SMALL, np.frombuffer(self._small, np.uint8))
+        places = sorted(self._starts, key=self._starts.__getitem__)
+        sums = [self._checksums[name] for name in places if name != CHECKSUMS]
         file.seek(0)
-        file.write(header)
-        file.write(zlib.crc32(header).to_bytes(4, "little"))
+        file.write(self._header)
+        sums.insert(0, zlib.crc32(self._header))
+        self._write(file, CHECKSUMS, np.array(sums, "<u4").view(np.uint8))
 
 
 def write_container(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
@@ -197,12 +237,11 @@ def open_container(path: Path) -> Container:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FileFormatError(f"{path}: __metadata__ must map names to texts")
     entries = _entries(path, header, header_bytes, data.size)
-    container = Container(path, metadata, entries, header_bytes, data)
-    expected = container.array(HEADER_CRC)
-    if expected.dtype != np.dtype("<u4") or expected.shape != (1,):
-        raise FileFormatError(f"{path}: {HEADER_CRC} must be one U32")
-    if zlib.crc32(data[:header_bytes].data) != int(expected[0]):
-        raise FileFormatError(f"{path}: the header is damaged (CRC-32 differs)")
+    stored = tuple(entries)
+    container = Container(path, metadata, entries, stored, header_bytes, data)
+    container.check_header()
+    if INDEX in entries:
+        entries.update(_small_entries(container))
     return container
 
 
@@ -215,16 +254,66 @@ def _storable(name: str, array: Array | Reserved) -> Array | Reserved:
     return np.asarray(array, dtype=little, order="C")  # ascontiguousarray gives scalars an axis
 
 
-def _header(
-    layout: Mapping[str, Array | Reserved],
-    metadata: Mapping[str, str],
-    checksums: Mapping[str, int],
-    size: int = 0,
-) -> bytes:
-    """The header, filled up with spaces to `size` bytes or more, so that the buffer is aligned."""
-    text = json.dumps(dict(checksums), sort_keys=True)
-    header: dict[str, Any] = {"__metadata__": {**metadata, CHECKSUMS: text}}
-    position = 0
+def _small_starts(arrays: Mapping[str, Array | Reserved]) -> dict[str, int]:
+    """Where each array below SMALL_BYTES begins in SMALL: wide elements first, so without gaps."""
+    names = [name for name, array in arrays.items() if array.nbytes < SMALL_BYTES]
+    starts, position = {}, 0
+    for name in sorted(names, key=lambda name: -arrays[name].dtype.itemsize):
+        starts[name] = position
+        position += arrays[name].nbytes
+    return starts
+
+
+def _small_bytes(arrays: Mapping[str, Array | Reserved], starts: Mapping[str, int]) -> int:
+    """Bytes of SMALL, filled up so that whatever follows is aligned."""
+    size = sum(arrays[name].nbytes for name in starts)
+    return size + -size % SMALL_ALIGNMENT
+
+
+def _index(
+    arrays: Mapping[str, Array | Reserved], starts: Mapping[str, int]
+) -> npt.NDArray[np.uint8]:
+    """The deflated JSON that says dtype and shape of the arrays in SMALL, in their order."""
+    items = {
+        name: [_NAMES[arrays[name].dtype.newbyteorder("<")], list(arrays[name].shape)]
+        for name in starts
+    }
+    text = json.dumps(items, separators=(",", ":"))
+    return np.frombuffer(deflate(text.encode("utf-8")), np.uint8)
+
+
+def _layout(
+    arrays: Mapping[str, Array | Reserved], index: npt.NDArray[np.uint8], small_bytes: int
+) -> tuple[dict[str, Array | Reserved], dict[str, int]]:
+    """What the header lists, in order, with paddings; and where each but those begins."""
+    large = {name: array for name, array in arrays.items() if array.nbytes >= SMALL_BYTES}
+    listed: dict[str, Array | Reserved] = {
+        SMALL: Reserved(np.dtype("u1"), (small_bytes,)),
+        CHECKSUMS: Reserved(np.dtype("<u4"), (3 + len(large),)),
+        INDEX: index,
+        **large,
+    }
+    layout: dict[str, Array | Reserved] = {}
+    starts, position = {}, 0
+    for name, array in listed.items():
+        if gap := -position % _alignment(name, array):
+            layout[f"{PADDING_PREFIX}{len(layout)}"] = np.zeros(gap, np.uint8)
+        layout[name], starts[name] = array, position + gap
+        position += gap + array.nbytes
+    return layout, starts
+
+
+def _alignment(name: str, array: Array | Reserved) -> int:
+    """The multiple of bytes at which an array of the header starts in the file."""
+    if name in (SMALL, CHECKSUMS, INDEX):
+        return {SMALL: SMALL_ALIGNMENT, CHECKSUMS: 4, INDEX: 1}[name]
+    return PAGE if array.nbytes >= PAGED_BYTES else ALIGNMENT
+
+
+def _header(layout: Mapping[str, Array | Reserved], metadata: Mapping[str, str]) -> bytes:
+    """The header, filled up with spaces, so that the buffer is aligned as its arrays need."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    position, alignment = 0, SMALL_ALIGNMENT
     for name, array in layout.items():
         header[name] = {
             "dtype": _NAMES[array.dtype.newbyteorder("<")],
@@ -232,11 +321,10 @@ def _header(
             "data_offsets": [position, position + array.nbytes],
         }
         position += array.nbytes
+        if not name.startswith(PADDING_PREFIX):
+            alignment = max(alignment, _alignment(name, array))
     encoded = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    paged = any(array.nbytes >= PAGED_BYTES for array in layout.values())
-    whole = len(encoded) + 8
-    whole += -whole % (PAGE if paged else ALIGNMENT)  # where the buffer starts
-    encoded = encoded.ljust(max(whole, size) - 8)
+    encoded += b" " * (-(len(encoded) + 8) % alignment)
     return len(encoded).to_bytes(8, "little") + encoded
 
 
@@ -284,7 +372,8 @@ def _entries(
         name: _entry(path, name, item, header_bytes, file_size) for name, item in header.items()
     }
     position = header_bytes
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+    entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)))
+    for name, entry in entries.items():
         if entry.start != position:
             raise FileFormatError(f"{path}: array {name!r} leaves a hole or overlaps another")
         position = entry.stop
@@ -295,23 +384,59 @@ def _entries(
     return entries
 
 
+def _small_entries(container: Container) -> dict[str, Entry]:
+    """The arrays within SMALL. Raises FileFormatError: no index, or not one that fits."""
+    path = container.path
+    text = container.text(INDEX)
+    try:
+        index = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: {INDEX} is not valid JSON: {error}") from error
+    if not isinstance(index, dict):
+        raise FileFormatError(f"{path}: {INDEX} must be a JSON object")
+    if SMALL not in container:
+        raise FileFormatError(f"{path}: array {SMALL!r} is missing")
+    whole = container.entries[SMALL]
+    entries, position = {}, whole.start
+    for name, item in index.items():
+        if name in container:
+            raise FileFormatError(f"{path}: array {name!r} occurs twice")
+        if not isinstance(item, list) or len(item) != 2:
+            raise FileFormatError(f"{path}: array {name!r}: expected a list of dtype and shape")
+        dtype, shape, size = _typed(f"{path}: array {name!r}: ", *item)
+        if size > whole.stop - position:
+            raise FileFormatError(f"{path}: array {name!r}: its {size} bytes leave {SMALL}")
+        entries[name] = Entry(dtype, shape, position, position + size)
+        position += size
+    if whole.stop - position >= SMALL_ALIGNMENT:
+        raise FileFormatError(f"{path}: {whole.stop - position} bytes of {SMALL} are no array's")
+    return entries
+
+
 def _entry(path: Path, name: str, item: Any, header_bytes: int, file_size: int) -> Entry:
     fault = f"{path}: array {name!r}: "
     if not isinstance(item, dict) or item.keys() != ENTRY_KEYS:
         raise FileFormatError(fault + "expected dtype, shape and data_offsets")
-    if not isinstance(item["dtype"], str) or item["dtype"] not in _DTYPES:
-        raise FileFormatError(fault + f"unknown dtype {item['dtype']!r}")
-    dtype = _DTYPES[item["dtype"]]
-    shape, offsets = item["shape"], item["data_offsets"]
-    if not (_sizes(shape) and _sizes(offsets) and len(offsets) == 2 and len(shape) <= MAX_RANK):
-        raise FileFormatError(fault + "shape and data_offsets must be lists of sizes")
-    size = dtype.itemsize
-    for extent in shape:
-        size *= extent
+    dtype, shape, size = _typed(fault, item["dtype"], item["shape"])
+    offsets = item["data_offsets"]
+    if not _sizes(offsets) or len(offsets) != 2:
+        raise FileFormatError(fault + "data_offsets must be two sizes")
     start, stop = (header_bytes + cast(int, offset) for offset in offsets)
     if stop > file_size or stop - start != size:
         raise FileFormatError(fault + f"needs {size} bytes, has {offsets} of {file_size}")
-    return Entry(dtype, tuple(shape), start, stop)
+    return Entry(dtype, shape, start, stop)
+
+
+def _typed(fault: str, name: Any, shape: Any) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Dtype, shape and bytes of an array. Raises FileFormatError that begins with `fault`."""
+    if not isinstance(name, str) or name not in _DTYPES:
+        raise FileFormatError(fault + f"unknown dtype {name!r}")
+    if not _sizes(shape) or len(shape) > MAX_RANK:
+        raise FileFormatError(fault + f"shape must be a list of up to {MAX_RANK} sizes")
+    size = _DTYPES[name].itemsize
+    for extent in shape:
+        size *= extent
+    return _DTYPES[name], tuple(shape), size
 
 
 def _sizes(values: Any) -> bool:

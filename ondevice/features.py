@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.attached_arrays import ArrayPacker, Base64Packer, attached_hashes, attached_numbers
 from ondevice.cells import Cells, RawKind
 from ondevice.delimited import COMMAS, DelimitedFormat
-from ondevice.errors import InputError, SpecError
+from ondevice.errors import FileFormatError, InputError, SpecError
 from ondevice.hashing import IdArray, hash_int64
 from ondevice.limits import MAX_LENGTH
 from ondevice.raw_values import (
@@ -40,6 +40,10 @@ Unknown = Literal["oov", "hash"]
 PADDING_ID = 0  # a missing value; also what fills a short sequence
 OOV_ID = 1  # a value outside the vocabulary
 FIRST_VOCABULARY_ID = 2
+HASH_BITS = 64
+# A vocabulary in a file keeps so few bits of its hashes that an unseen value is taken for one of
+# its values with a chance of up to 2**-FALSE_MATCH_BITS; fewer still would not tell values apart.
+FALSE_MATCH_BITS = 16
 MISSING_BUCKET_ID = 1  # of a number that is missing or NaN: a trained row of its own
 FIRST_BUCKET_ID = 2
 
@@ -55,7 +59,7 @@ class Field:
         "vocabulary": 2 + the position of that hash in the sorted `vocabulary`, 1 if it is not
             there (out of vocabulary); with `unknown` "hash" it is that hash itself, which a table
             with a head of 2 + len(vocabulary) rows takes for the tail (but for a chance of one in
-            2**64 a head row);
+            2**64 a head row). Of each hash its highest `hash_bits` count;
         "id": an integer that is an ID already;
         "bucket": 2 + how many of the ascending `boundaries` are less than or equal to the number,
             only by comparisons of doubles, so that every language agrees to the bit; a missing
@@ -73,11 +77,12 @@ class Field:
     kind: RawKind = "string"
     encoding: Encoding = "hash"
     seed: int = 0
-    vocabulary: IdArray | None = None  # hashes as int64, ascending
+    vocabulary: IdArray | None = None  # hashes as int64, ascending, shifted right to hash_bits
     boundaries: FloatArray | None = None  # float64, ascending, finite
     length: int | None = None
     unknown: Unknown = "oov"
     cells: Cells | None = None
+    hash_bits: int = HASH_BITS  # of each hash of the vocabulary, the highest ones
 
     def __post_init__(self) -> None:
         """Check every setting, and those that depend on each other. Raises SpecError."""
@@ -94,14 +99,7 @@ class Field:
             faults.append("kind 'number' and encoding 'bucket' need each other")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
             faults.append(f"seed must be an integer 0..2**64-1, got {self.seed!r}")
-        if self.vocabulary is not None:
-            vocabulary = self.vocabulary
-            if self.encoding != "vocabulary":
-                faults.append(f"encoding {self.encoding!r} takes no vocabulary")
-            elif vocabulary.dtype != np.int64 or vocabulary.ndim != 1:
-                faults.append("vocabulary must be a one-dimensional int64 array")
-            elif np.any(vocabulary[1:] <= vocabulary[:-1]):
-                faults.append("vocabulary must be strictly ascending")
+        faults += _vocabulary_faults(self)
         if self.unknown not in get_args(Unknown):
             faults.append(f"unknown must be 'oov' or 'hash', got {self.unknown!r}")
         elif self.unknown == "hash" and self.encoding != "vocabulary":
@@ -218,7 +216,7 @@ class Field:
                     "its vocabulary is not in this file; "
                     "give IDs, or convert with the vocabulary included"
                 )
-            ids = vocabulary_ids(self.vocabulary, ids, self.unknown)
+            ids = vocabulary_ids(self.vocabulary, ids, self.unknown, self.hash_bits)
         if missing is not None:
             ids[missing] = PADDING_ID
         return ids
@@ -324,40 +322,61 @@ class FeatureSpec:
         """IDs of raw values, field by field. Raises InputError (see Field.encode)."""
         return {name: self[name].encode(values) for name, values in raw.items()}
 
-    def to_json(self) -> list[dict[str, Any]] | dict[str, Any]:
-        """A JSON-ready list, one object a field; a vocabulary as base64 of its little-endian
-        int64 values, boundaries likewise as doubles. A vocabulary that an earlier field has too
-        is stored once: the later one names the earlier as `vocabulary_of`. Where the log is no
-        CSV with commas, a header and UTF-8, it is an object of that list as `fields`, of
-        `text_format` and `columns`.
+    def with_short_hashes(self) -> FeatureSpec:
+        """These features with vocabularies that keep as few bits of a hash as a file needs.
+
+        IDs of the vocabulary's values stay; see FALSE_MATCH_BITS for others.
         """
+        short: dict[int, tuple[IdArray, int]] = {}
+        fields = []
+        for field in self.fields:
+            if field.vocabulary is None or field.hash_bits != HASH_BITS:
+                fields.append(field)
+                continue
+            if (key := id(field.vocabulary)) not in short:
+                bits = _bits_needed(field.vocabulary)
+                short[key] = (field.vocabulary >> (HASH_BITS - bits), bits)
+            vocabulary, bits = short[key]
+            fields.append(replace(field, vocabulary=vocabulary, hash_bits=bits))
+        return replace(self, fields=tuple(fields))
+
+    def to_json(self, packer: ArrayPacker | None = None) -> list[dict[str, Any]] | dict[str, Any]:
+        """A JSON-ready list, one object a field. A vocabulary that an earlier field has too is
+        stored once: the later one names the earlier as `vocabulary_of`. Where the log is no CSV
+        with commas, a header and UTF-8, it is an object of that list as `fields`, of `text_format`
+        and `columns`.
+
+        Args:
+            packer: where vocabularies and boundaries go; None: base64 in the JSON.
+        """
+        packer = packer or Base64Packer()
         owners: dict[int, str] = {}
         items = []
         for field in self.fields:
             owner = None
             if field.vocabulary is not None:
                 owner = owners.setdefault(id(field.vocabulary), field.name)
-            items.append(_field_to_json(field, owner if owner != field.name else None))
+            items.append(_field_to_json(field, owner if owner != field.name else None, packer))
         if self.text_format == COMMAS and self.columns is None:
             return items
         columns = None if self.columns is None else list(self.columns)
         return {"fields": items, "text_format": self.text_format.to_json(), "columns": columns}
 
     @classmethod
-    def from_json(cls, data: Any) -> FeatureSpec:
-        """Read what `to_json` wrote. Raises SpecError."""
+    def from_json(cls, data: Any, arrays: bytes = b"") -> FeatureSpec:
+        """Read what `to_json` wrote; `arrays` is what the packer attached. Raises SpecError."""
         if isinstance(data, dict):
-            return cls._from_object(data)
+            return cls._from_object(data, arrays)
         if not isinstance(data, list):
             raise SpecError(f"features: expected a list, got {type(data).__name__}")
         fields: dict[str, Field] = {}
         for number, item in enumerate(data):
-            field = _field_from_json(item, fields)
+            field = _field_from_json(item, fields, arrays)
             fields[field.name if field.name not in fields else f"{field.name} {number}"] = field
         return cls(tuple(fields.values()))
 
     @classmethod
-    def _from_object(cls, data: dict[str, Any]) -> FeatureSpec:
+    def _from_object(cls, data: dict[str, Any], arrays: bytes) -> FeatureSpec:
         """Read the form of `to_json` that names the log's layout. Raises SpecError."""
         if set(data) != {"fields", "text_format", "columns"} or isinstance(data["fields"], dict):
             raise SpecError(
@@ -369,19 +388,22 @@ class FeatureSpec:
                 raise SpecError(f"features: columns must be strings, got {shown(columns)}")
             columns = tuple(columns)
         text_format = DelimitedFormat.from_json(data["text_format"])
-        return cls(cls.from_json(data["fields"]).fields, text_format, columns)
+        return cls(cls.from_json(data["fields"], arrays).fields, text_format, columns)
 
 
-def vocabulary_ids(vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov") -> IdArray:
-    """IDs of value hashes in a sorted vocabulary of hashes.
+def vocabulary_ids(
+    vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov", hash_bits: int = HASH_BITS
+) -> IdArray:
+    """IDs of value hashes in a sorted vocabulary of the highest `hash_bits` of hashes.
 
     Where a hash is absent, OOV_ID or, with `unknown` "hash", the hash.
     """
     absent = hashes if unknown == "hash" else OOV_ID
     if not len(vocabulary):
         return np.full(hashes.shape, absent, dtype=np.int64)
-    position = vocabulary.searchsorted(hashes)
-    is_known = vocabulary.take(position, mode="clip") == hashes
+    keys = hashes if hash_bits == HASH_BITS else hashes >> (HASH_BITS - hash_bits)
+    position = vocabulary.searchsorted(keys)
+    is_known = vocabulary.take(position, mode="clip") == keys
     position += FIRST_VOCABULARY_ID
     return np.where(is_known, position, absent).astype(np.int64, copy=False)
 
@@ -407,6 +429,34 @@ def to_int64(values: npt.NDArray[Any], name: str) -> IdArray:
     return whole.view(np.int64) if unsigned else whole
 
 
+def _bits_needed(vocabulary: IdArray) -> int:
+    """Of sorted hashes, how many of the highest bits tell them apart and from other values."""
+    differing = (vocabulary[1:] ^ vocabulary[:-1]).view(np.uint64)
+    least = int(differing.min(initial=2**HASH_BITS - 1))
+    apart = HASH_BITS + 1 - least.bit_length()
+    others = max(0, len(vocabulary) - 1).bit_length() + FALSE_MATCH_BITS
+    return min(HASH_BITS, max(apart, others))
+
+
+def _vocabulary_faults(field: Field) -> list[str]:
+    """What is wrong with a field's vocabulary and its hash bits."""
+    bits, vocabulary = field.hash_bits, field.vocabulary
+    if type(bits) is not int or not 1 <= bits <= HASH_BITS:
+        return [f"hash_bits must be 1..{HASH_BITS}, got {bits!r}"]
+    if vocabulary is None:
+        return []
+    if field.encoding != "vocabulary":
+        return [f"encoding {field.encoding!r} takes no vocabulary"]
+    if vocabulary.dtype != np.int64 or vocabulary.ndim != 1:
+        return ["vocabulary must be a one-dimensional int64 array"]
+    if np.any(vocabulary[1:] <= vocabulary[:-1]):
+        return ["vocabulary must be strictly ascending"]
+    ends = vocabulary[[0, -1]].tolist() if len(vocabulary) else []
+    if any(end >> (bits - 1) not in (0, -1) for end in ends):
+        return [f"vocabulary must hold signed numbers of {bits} bits"]
+    return []
+
+
 def _boundary_faults(boundaries: FloatArray | None, encoding: str) -> list[str]:
     if boundaries is None:
         return []
@@ -419,12 +469,13 @@ def _boundary_faults(boundaries: FloatArray | None, encoding: str) -> list[str]:
     return []
 
 
-def _field_to_json(field: Field, vocabulary_of: str | None) -> dict[str, Any]:
+def _field_to_json(field: Field, vocabulary_of: str | None, packer: ArrayPacker) -> dict[str, Any]:
     """A JSON-ready object; settings at their defaults are left out.
 
     Args:
-        field: what to write; arrays become base64 of little-endian bytes.
+        field: what to write.
         vocabulary_of: an earlier field that has the same vocabulary, named instead of its values.
+        packer: where arrays go.
     """
     item: dict[str, Any] = {
         "name": field.name,
@@ -435,9 +486,11 @@ def _field_to_json(field: Field, vocabulary_of: str | None) -> dict[str, Any]:
     if vocabulary_of is not None:
         item["vocabulary_of"] = vocabulary_of
     elif field.vocabulary is not None:
-        item["vocabulary"] = _base64(field.vocabulary.astype("<i8"))
+        item["vocabulary"] = packer.hashes(field.vocabulary, field.hash_bits)
+    if field.hash_bits != HASH_BITS:
+        item["hash_bits"] = field.hash_bits
     if field.boundaries is not None:
-        item["boundaries"] = _base64(field.boundaries.astype("<f8"))
+        item["boundaries"] = packer.numbers(field.boundaries)
     if field.length is not None:
         item["length"] = field.length
     if field.unknown != "oov":
@@ -447,11 +500,7 @@ def _field_to_json(field: Field, vocabulary_of: str | None) -> dict[str, Any]:
     return item
 
 
-def _base64(array: npt.NDArray[Any]) -> str:
-    return base64.b64encode(array.tobytes()).decode("ascii")
-
-
-def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
+def _field_from_json(item: Any, earlier: Mapping[str, Field], arrays: bytes) -> Field:
     """Read what `_field_to_json` wrote; an `earlier` field may own its vocabulary.
 
     Raises:
@@ -460,15 +509,17 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
     if not isinstance(item, dict):
         raise SpecError(f"features: expected an object for each field, got {shown(item)}")
     known = {"name", "kind", "encoding", "seed"}
-    known |= {"vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells"}
+    known |= {"vocabulary", "vocabulary_of", "hash_bits", "boundaries", "length", "unknown"}
+    known |= {"cells"}
     if unknown := sorted(set(item) - known):
         raise SpecError(f"features: unknown keys {', '.join(map(str, unknown))}")
     settings = dict(item)
     try:
-        for name, stored, dtype in (("vocabulary", "<i8", "i8"), ("boundaries", "<f8", "f8")):
-            if settings.get(name) is not None:
-                data = base64.b64decode(settings[name], validate=True)
-                settings[name] = np.frombuffer(data, dtype=stored).astype(dtype)
+        if (stored := settings.get("vocabulary")) is not None:
+            bits = settings.get("hash_bits", HASH_BITS)
+            settings["vocabulary"] = attached_hashes(stored, arrays, bits)
+        if (stored := settings.get("boundaries")) is not None:
+            settings["boundaries"] = attached_numbers(stored, arrays, "float64")
         if (owner := settings.pop("vocabulary_of", None)) is not None:
             if owner not in earlier or settings.get("vocabulary") is not None:
                 raise SpecError(f"features: no field {owner!r} to take the vocabulary of")
@@ -476,5 +527,5 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field]) -> Field:
         if (cells := settings.get("cells")) is not None:
             settings["cells"] = Cells.from_json(cells)
         return Field(**settings)
-    except (TypeError, ValueError) as error:
+    except (FileFormatError, KeyError, TypeError, ValueError) as error:
         raise SpecError(f"features: {error}") from error

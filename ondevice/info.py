@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping
@@ -12,10 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.attached_arrays import AttachedPacker, attached_numbers
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 ValueArray = npt.NDArray[Any]  # int64 IDs or float32 values
 FloatArray = npt.NDArray[np.float32]
 
@@ -122,48 +123,51 @@ class ModelInfo:
     tables: tuple[TableBytes, ...] = ()
     made_by: dict[str, str] = field(default_factory=dict)
 
-    def to_text(self) -> str:
-        """JSON text; arrays inside are base64 of their little-endian bytes."""
+    def to_bytes(self) -> bytes:
+        """JSON, and if it has arrays, a zero byte and their bytes (see `attached_arrays`)."""
+        packer = AttachedPacker()
         data: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "inputs": [_described(item) for item in self.inputs],
             "outputs": list(self.outputs),
-            "features": self.features.to_json(),
+            "features": self.features.to_json(packer),
             "tables": [_stored_table(table) for table in self.tables],
             "made_by": self.made_by,
         }
         if self.vectors is not None:
             data["vectors"] = {
-                "inputs": _pack(self.vectors.inputs),
-                "outputs": _pack(self.vectors.outputs),
+                "inputs": _pack(self.vectors.inputs, packer),
+                "outputs": _pack(self.vectors.outputs, packer),
                 "tolerance": self.vectors.tolerance,
                 "rankings": [
-                    {"context": list(item.context), "outputs": _pack(item.outputs)}
+                    {"context": list(item.context), "outputs": _pack(item.outputs, packer)}
                     for item in self.vectors.rankings
                 ],
             }
-        return json.dumps(data, separators=(",", ":"))
+        text = json.dumps(data, separators=(",", ":")).encode()
+        return text + (b"\0" + packer.data if packer.data else b"")
 
     @classmethod
-    def from_text(cls, text: str) -> ModelInfo:
-        """Read what `to_text` wrote.
+    def from_bytes(cls, description: bytes) -> ModelInfo:
+        """Read what `to_bytes` wrote, or JSON of version 1.
 
         Raises:
             FileFormatError: not JSON, another version, or a wrong type somewhere.
         """
+        text, _, arrays = description.partition(b"\0")
         try:
             data = json.loads(text)
-            if data["version"] != FORMAT_VERSION:
+            if data["version"] not in READABLE_VERSIONS:
                 raise FileFormatError(
                     f"model description version {data['version']}; this release reads "
-                    f"version {FORMAT_VERSION}"
+                    f"versions {' and '.join(map(str, READABLE_VERSIONS))}"
                 )
             vectors = data.get("vectors")
             return cls(
                 inputs=tuple(_input(item) for item in data["inputs"]),
                 outputs=tuple(_text(name) for name in data["outputs"]),
-                features=FeatureSpec.from_json(data["features"]),
-                vectors=None if vectors is None else _vectors(vectors),
+                features=FeatureSpec.from_json(data["features"], arrays),
+                vectors=None if vectors is None else _vectors(vectors, arrays),
                 tables=tuple(TableBytes(**item) for item in data["tables"]),
                 made_by={_text(key): _text(value) for key, value in data["made_by"].items()},
             )
@@ -191,31 +195,21 @@ def _described(item: InputSpec) -> dict[str, Any]:
     return data
 
 
-def _pack(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    return {
-        name: {
-            "shape": list(array.shape),
-            "data": base64.b64encode(array.astype(_stored(array)).tobytes()).decode("ascii"),
-            "dtype": array.dtype.name,
-        }
-        for name, array in arrays.items()
-    }
+def _pack(arrays: Mapping[str, npt.NDArray[Any]], packer: AttachedPacker) -> dict[str, Any]:
+    return {name: packer.numbers(array) for name, array in arrays.items()}
 
 
-def _stored(array: npt.NDArray[Any]) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = array.dtype
-    return dtype.newbyteorder("<")
-
-
-def _unpack(data: Any, dtype: str) -> dict[str, npt.NDArray[Any]]:
-    arrays = {}
+def _unpack(data: Any, arrays: bytes, dtype: str) -> dict[str, npt.NDArray[Any]]:
+    """Arrays by name; `dtype` is what they are in version 1 where it does not say."""
+    unpacked = {}
     for name, item in data.items():
-        kind = _dtype(item.get("dtype", dtype))
-        raw = base64.b64decode(item["data"], validate=True)
-        flat = np.frombuffer(raw, dtype=kind.newbyteorder("<"))
-        # a copy, of numpy's own dtype object: the native engine takes no other without checks
-        arrays[_text(name)] = flat.reshape([int(size) for size in item["shape"]]).astype(kind)
-    return arrays
+        if "at" in item:
+            kind = "float32" if item["dtype"] == "F32" else "int64"
+            unpacked[_text(name)] = attached_numbers(item, arrays, kind)
+        else:
+            flat = attached_numbers(item["data"], b"", _dtype(item.get("dtype", dtype)).name)
+            unpacked[_text(name)] = flat.reshape([int(size) for size in item["shape"]])
+    return unpacked
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
@@ -225,11 +219,13 @@ def _dtype(name: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _vectors(data: Any) -> TestVectors:
-    inputs = _unpack(data["inputs"], "int64")
-    outputs = _unpack(data["outputs"], "float32")
+def _vectors(data: Any, arrays: bytes) -> TestVectors:
+    inputs = _unpack(data["inputs"], arrays, "int64")
+    outputs = _unpack(data["outputs"], arrays, "float32")
     rankings = tuple(
-        RankingVectors(tuple(map(_text, item["context"])), _unpack(item["outputs"], "float32"))
+        RankingVectors(
+            tuple(map(_text, item["context"])), _unpack(item["outputs"], arrays, "float32")
+        )
         for item in data.get("rankings", [])
     )
     for item in rankings:

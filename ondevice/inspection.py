@@ -1,19 +1,66 @@
-"""Look into a model file without running it: sizes of its tables part by part, hash, inputs."""
+"""Look into a model file without running it: what every byte is for, hash, inputs, lookups."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ondevice.container import PADDING_PREFIX, SMALL
+from ondevice.deflated import deflate
 from ondevice.engines import open_engine
+from ondevice.engines.onnx import OnnxEngine
 from ondevice.info import InputSpec, ModelInfo, TableBytes
 from ondevice.model import file_bytes, sha256
-from ondevice.odm import OdmFile, open_odm
+from ondevice.odm import PLAN, OdmFile, open_odm
 from ondevice.records import TAIL_BYTES, RecordTable
 from ondevice.section_records import Records
 from ondevice.tflite_file import check_structure, read_info
+
+
+@dataclass(frozen=True)
+class FileParts:
+    """What the bytes of a model's files are for; the parts add up to the files.
+
+    Attributes:
+        tables: embedding tables, with scales and what says where and how wide rows are.
+        map: vocabularies and bucket boundaries, which make IDs of raw values.
+        network: weights and the graph; in .onnx and .tflite also all that is not listed here.
+        description: inputs, fields and versions; in a native file also its header and checksums.
+        vectors: test vectors.
+        padding: alignment, in a native file.
+    """
+
+    tables: int
+    map: int
+    network: int
+    description: int
+    vectors: int
+    padding: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of the files."""
+        return sum(self.to_json().values())
+
+    def to_json(self) -> dict[str, int]:
+        """The parts by name."""
+        return asdict(self)
+
+
+PART_TITLES = ("tables", "map", "network", "description", "test vectors", "padding")
+
+
+def part_rows(parts: Mapping[str, FileParts]) -> list[tuple[str, ...]]:
+    """A table of bytes: a line for each model by name, a column for each part, header first."""
+    rows: list[tuple[str, ...]] = [("bytes of", *PART_TITLES, "file")]
+    for name, item in parts.items():
+        rows.append((name, *(f"{count:,}" for count in (*item.to_json().values(), item.total))))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -42,6 +89,7 @@ class Inspection:
 
     Attributes:
         header_bytes: of a native file, else None.
+        parts: what the bytes are for.
         tables: bytes of every embedding table, part by part.
         lookups: of a native file, else empty.
     """
@@ -50,6 +98,7 @@ class Inspection:
     file_bytes: int
     sha256: str
     header_bytes: int | None
+    parts: FileParts
     inputs: tuple[InputSpec, ...]
     tables: tuple[TableBytes, ...]
     lookups: tuple[LookupUse, ...]
@@ -68,12 +117,13 @@ def inspect(path: str | Path) -> Inspection:
         MissingDependencyError: an .onnx file, and ONNX Runtime is not installed.
     """
     location = Path(path)
-    opened, info = _opened(location)
+    opened, info, description = _opened(location)
     return Inspection(
         path=location,
         file_bytes=file_bytes(location),
         sha256=sha256(location),
         header_bytes=None if opened is None else opened.container.header_bytes,
+        parts=_parts(location, opened, info, description),
         inputs=info.inputs,
         tables=info.tables if opened is None else _native_tables(opened),
         lookups=() if opened is None else _lookups(opened),
@@ -81,21 +131,107 @@ def inspect(path: str | Path) -> Inspection:
     )
 
 
-def stored_tables(path: Path, info: ModelInfo) -> tuple[TableBytes, ...]:
-    """Bytes of every embedding table of a model file with this description."""
-    return _native_tables(open_odm(path)) if path.suffix.lower() == ".odm" else info.tables
+def file_parts(path: Path) -> FileParts:
+    """What the bytes of a model's files are for; raises as `inspect` does."""
+    return _parts(path, *_opened(path))
 
 
-def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo]:
-    """A native file, or None, and the description of any file."""
+def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo, bytes]:
+    """A native file, or None; the description of any file, read and as it is."""
     suffix = path.suffix.lower()
     if suffix == ".odm" and path.is_file():
         opened = open_odm(path)
-        return opened, opened.info
+        return opened, opened.info, opened.description
     if suffix == ".tflite" and path.is_file():  # no runtime: it would follow any offset
         check_structure(path)
-        return None, ModelInfo.from_text(read_info(path))
-    return None, open_engine(path, "auto", 1)[2]
+        description = read_info(path)
+        return None, ModelInfo.from_bytes(description), description
+    _, engine, info = open_engine(path, "auto", 1)
+    return None, info, engine.description if isinstance(engine, OnnxEngine) else info.to_bytes()
+
+
+def _parts(path: Path, opened: OdmFile | None, info: ModelInfo, description: bytes) -> FileParts:
+    """The parts of a file by what `_opened` returned."""
+    if opened is not None:
+        return _native_parts(opened)
+    measure = _base64_bytes if path.suffix.lower() == ".onnx" else _deflated_bytes
+    stored, mapped, vectors = _described(description, info, measure)
+    tables = sum(table.total for table in info.tables)
+    return FileParts(
+        tables=tables,
+        map=mapped,
+        network=file_bytes(path) - tables - stored,
+        description=stored - mapped - vectors,
+        vectors=vectors,
+        padding=0,
+    )
+
+
+def _native_parts(opened: OdmFile) -> FileParts:
+    """The parts of a native file, by the names of its arrays."""
+    container, stored = opened.container, opened.description
+    sizes = {name: entry.stop - entry.start for name, entry in container.entries.items()}
+    if SMALL in sizes:  # what is left fills it up
+        sizes[SMALL] -= sum(sizes[name] for name in sizes if name not in container.stored)
+    counts = Counter[str]()
+    for name, count in sizes.items():
+        counts[_part_of(name)] += count
+    header = container.data[: container.header_bytes].tobytes()
+    spaces = len(header) - len(header.rstrip(b" "))
+    plan = len(container.metadata.get("plan", ""))  # of versions 1 and 2
+    tails = TAIL_BYTES * len(opened.tables)
+    _, mapped, vectors = _described(stored, opened.info, _deflated_bytes)
+    described = counts["description"] + len(header) - spaces - plan
+    return FileParts(
+        tables=counts["tables"] - tails,
+        map=mapped,
+        network=counts["network"] + plan,
+        description=described - mapped - vectors,
+        vectors=vectors,
+        padding=counts["padding"] + spaces + tails,
+    )
+
+
+def _part_of(array: str) -> str:
+    """Which part of a native file an array belongs to."""
+    if array.startswith("table."):
+        return "tables"
+    if array.startswith("weight.") or array == PLAN:
+        return "network"
+    return "padding" if array == SMALL or array.startswith(PADDING_PREFIX) else "description"
+
+
+def _described(
+    description: bytes, info: ModelInfo, measure: Callable[[bytes], int]
+) -> tuple[int, int, int]:
+    """Bytes of a whole description, and of these what its map and its vectors add to the rest.
+
+    Args:
+        description: as it is in the file.
+        info: the same, read.
+        measure: bytes that a description of version 2 takes in the file.
+    """
+    text, _, _ = description.partition(b"\0")
+    data = json.loads(text)
+    if data["version"] == 1:  # stored as it is
+        fields = data["features"] if isinstance(data["features"], list) else []
+        keys = ("vocabulary", "boundaries")
+        mapped = sum(len(str(field[key])) for field in fields for key in keys if field.get(key))
+        vectors = len(json.dumps(data.get("vectors", ""), separators=(",", ":")))
+        return len(description), mapped, vectors
+    stored = measure(description)
+    unchecked = replace(info, vectors=None).to_bytes()
+    with_map = min(measure(unchecked), stored)
+    without = min(measure(unchecked.partition(b"\0")[0]), with_map)
+    return stored, with_map - without, stored - with_map
+
+
+def _deflated_bytes(description: bytes) -> int:
+    return len(deflate(description))
+
+
+def _base64_bytes(description: bytes) -> int:
+    return -(-len(deflate(description)) // 3) * 4
 
 
 def _lookups(opened: OdmFile) -> tuple[LookupUse, ...]:

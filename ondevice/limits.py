@@ -45,6 +45,9 @@ MAX_TREE_NODES = 2**22
 # Branches between a tree's root and a leaf: a request does not take longer.
 MAX_TREE_DEPTH = 256
 
+# Threads that share a request, and requests at once: no processor has more cores.
+MAX_THREADS = 1024
+
 # Axes of an array.
 MAX_RANK = 8
 

@@ -38,7 +38,9 @@ def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
         path: an .odm, .onnx or .tflite file.
         engine: "auto" takes the best engine for the file: "native" for .odm, or "numpy" where the
             native one is not compiled; "onnx"; "tflite".
-        threads: how many threads the engine may use for one request.
+        threads: how many threads the engine may use for one request. "native" shares the rows of
+            requests of 256 rows and more, and computes the same bits for any number; "numpy" takes
+            one.
 
     Raises:
         FileFormatError: the file is missing, damaged, or not written by ondevice.

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.container import Container, ContainerWriter, Reserved, open_container
+from ondevice.deflated import deflate
 from ondevice.dense import DENSE
 from ondevice.errors import FileFormatError
 from ondevice.info import ModelInfo
@@ -28,6 +29,7 @@ from ondevice.section_records import (
 FORMAT = "ondevice.odm"
 FORMAT_VERSION = "3"
 READABLE_VERSIONS = ("1", "2", "3")
+PLAN, INFO = "ondevice.plan", "ondevice.info"  # deflated arrays; in versions 1 and 2 metadata
 # Files up to this size have all their bytes checked at load (about 8 ms); larger ones on demand,
 # because reading everything would undo what mapping the file saves.
 FULL_CHECK_BYTES = 8 * 2**20
@@ -37,11 +39,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class OdmFile:
-    """An opened native model; arrays are views of the mapped file."""
+    """An opened native model; arrays are views of the mapped file.
+
+    Attributes:
+        info: the description, read.
+        description: as it is in the file (`ModelInfo.to_bytes`).
+    """
 
     container: Container
     plan: Plan
     info: ModelInfo
+    description: bytes
     weights: dict[str, Array]
     tables: dict[str, Records]
 
@@ -77,12 +85,9 @@ def odm_writer(
     for name in plan.tables:
         for part, array in _table_parts(tables[name]).items():
             arrays[f"table.{name}.{part}"] = array
-    metadata = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "plan": plan.to_text(),
-        "info": info.to_text(),
-    }
+    for name, text in ((PLAN, plan.to_text().encode()), (INFO, info.to_bytes())):
+        arrays[name] = np.frombuffer(deflate(text), np.uint8)
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION}
     return ContainerWriter(path, arrays, metadata)
 
 
@@ -111,18 +116,26 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
             f"{path}: format version {version}; this release reads versions "
             f"{', '.join(READABLE_VERSIONS[:-1])} and {READABLE_VERSIONS[-1]}"
         )
-    plan = Plan.from_text(container.metadata.get("plan", ""))
-    info = ModelInfo.from_text(container.metadata.get("info", ""))
+    plan_text, description = _texts(container, version)
+    plan, info = Plan.from_text(plan_text), ModelInfo.from_bytes(description)
     _check_operators(path, plan)
     if {item.name for item in info.inputs} != set(plan.inputs) or info.outputs != plan.outputs:
         raise FileFormatError(f"{path}: the description's inputs or outputs differ from the plan's")
     _check_pooling(path, plan, info)
     weights = {name: container.array(f"weight.{name}") for name in plan.weights}
     tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
-    opened = OdmFile(container, plan, info, weights, tables)
+    opened = OdmFile(container, plan, info, description, weights, tables)
     if full_check or (full_check is None and container.data.size <= FULL_CHECK_BYTES):
         opened.verify()
     return opened
+
+
+def _texts(container: Container, version: str) -> tuple[bytes, bytes]:
+    """Plan and description. Raises FileFormatError."""
+    if version in ("1", "2"):
+        metadata = container.metadata
+        return metadata.get("plan", "").encode(), metadata.get("info", "").encode()
+    return container.text(PLAN), container.text(INFO)
 
 
 def _check_operators(path: Path, plan: Plan) -> None:

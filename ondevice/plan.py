@@ -80,7 +80,7 @@ class Plan:
         return json.dumps(data, separators=(",", ":"))
 
     @classmethod
-    def from_text(cls, text: str) -> Plan:
+    def from_text(cls, text: str | bytes) -> Plan:
         """Read what `to_text` wrote. Raises FileFormatError for anything else."""
         try:
             data = json.loads(text)

@@ -261,9 +261,10 @@ def binary_code_spec(
     dim: int,
     *,
     code_bits: int,
-    t: int,
+    t: int | Sequence[int],
     strategy: Strategy = "succession",
     shared: bool = False,
+    rows: int | None = None,
     fuse: Fuse = "sum",
     multiplier: int = 1,
     padding_id: int | None = None,
@@ -274,9 +275,14 @@ def binary_code_spec(
     Args:
         dim: output width.
         code_bits: S, how many low bits of the ID are used (1..64).
-        t: Succession: bits per block, n = ceil(S/t). Skip: n = t+1 blocks of every n-th bit.
+        t: Succession: bits per block, n = ceil(S/t). Skip: n = t+1 blocks of every n-th bit. Or the
+            bits of each block, which gives any number of rows as a sum of powers of two;
+            together at least S, and if they are more, blocks overlap, spread over the code (a
+            choice of this project).
         strategy: "succession" or "skip".
         shared: one row range for all blocks instead of one per block.
+        rows: of all blocks together, without the head; fewer than they have one by one: their row
+            ranges overlap, spread evenly (a choice of this project). None: each its own range.
         fuse: how the block rows become one vector.
         multiplier: odd 64-bit factor that scrambles sequential IDs; 1 leaves IDs as they are.
         padding_id: ID that yields the zero vector.
@@ -287,14 +293,15 @@ def binary_code_spec(
     """
     runs = _bit_runs(code_bits, t, strategy)
     first = _head_rows(head, len(runs), fuse)
-    blocks, offset = [], first
-    for start, stride, bits in runs:
-        blocks.append(Block(start, stride, bits, first if shared else offset))
-        offset += 2**bits
-    rows = first + max(2**bits for _, _, bits in runs) if shared else offset
+    sizes = [1 << bits for _, _, bits in runs]
+    total = max(sizes) if shared else sum(sizes) if rows is None else rows
+    if not max(sizes) <= total <= sum(sizes):
+        raise SpecError(f"rows of blocks of {sizes} must be within {max(sizes)}..{sum(sizes)}")
+    offsets = [0] * len(sizes) if shared else _spread(sizes, total)
+    blocks = [Block(*run, first + offset) for run, offset in zip(runs, offsets, strict=True)]
     return LookupSpec(
         "binary_code",
-        rows,
+        first + total,
         dim,
         padding_id=padding_id,
         code_bits=code_bits,
@@ -305,10 +312,19 @@ def binary_code_spec(
     )
 
 
-def _bit_runs(code_bits: int, t: int, strategy: Strategy) -> list[tuple[int, int, int]]:
+def _bit_runs(
+    code_bits: int, t: int | Sequence[int], strategy: Strategy
+) -> list[tuple[int, int, int]]:
     """First bit, stride and number of bits of every block of a code. Raises SpecError."""
     if not 1 <= code_bits <= 64:
         raise SpecError(f"code_bits must be 1..64, got {code_bits}")
+    if not isinstance(t, int):
+        if strategy != "succession" or sum(t) < code_bits or not 1 <= min(t) <= max(t) <= code_bits:
+            raise SpecError(
+                f"blocks of given sizes: succession, 1..{code_bits} bits each and code_bits "
+                f"{code_bits} or more together needed, got {strategy} of {list(t)}"
+            )
+        return [(start, 1, bits) for start, bits in zip(_spread(t, code_bits), t, strict=True)]
     if strategy == "succession":
         if not 1 <= t <= code_bits:
             raise SpecError(f"succession: t must be 1..{code_bits} (code_bits), got {t}")
@@ -319,6 +335,17 @@ def _bit_runs(code_bits: int, t: int, strategy: Strategy) -> list[tuple[int, int
             raise SpecError(f"skip: t must be 0..{code_bits - 1} (code_bits - 1), got {t}")
         return [(start, n, -(-(code_bits - start) // n)) for start in range(n)]
     raise SpecError(f"strategy must be 'succession' or 'skip', got {strategy!r}")
+
+
+def _spread(sizes: Sequence[int], total: int) -> list[int]:
+    """Where pieces of these sizes begin in a range of `total`, one after another, even spread.
+
+    They overlap if they have more than `total` together.
+    """
+    return [
+        sum(sizes[:number]) * (total - size) // max(1, sum(sizes) - size)
+        for number, size in enumerate(sizes)
+    ]
 
 
 def hashing_spec(

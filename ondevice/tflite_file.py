@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from ondevice.deflated import inflate
 from ondevice.errors import FileFormatError
 from ondevice.limits import MAX_TFLITE_ELEMENTS
 
-METADATA_NAME = "ondevice"
+METADATA_NAME = "ondevice.info"  # a deflated description
+OLD_METADATA_NAME = "ondevice"  # JSON of version 1
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 
@@ -65,26 +67,27 @@ _OPTIONS_WITH_SHAPE = (17, 30)  # ReshapeOptions, SqueezeOptions: a vector in fi
 _WIDEST_SCALAR = 8  # bytes
 
 
-def read_info(path: Path) -> str:
-    """The text of the metadata entry "ondevice".
+def read_info(path: Path) -> bytes:
+    """The description in the metadata of a file (see `ModelInfo.from_bytes`).
 
-    The file is mapped; only its graph and the text itself are read.
+    The file is mapped; only its graph and the description itself are read.
 
     Raises:
         FileFormatError: no such file, not TFLite, damaged, or not written by ondevice.
     """
     with _open(path) as model:
         for entry in model.tables(6):
-            if entry.text(0) != METADATA_NAME.encode():
+            name = entry.text(0).decode(errors="replace")
+            if name not in (METADATA_NAME, OLD_METADATA_NAME):
                 continue
             buffers = model.tables(4)
             number = entry.uint32(1)
             if number >= len(buffers):
                 raise _FaultError(f"its description is buffer {number} of {len(buffers)}")
-            try:
-                return buffers[number].text(0).decode()
-            except UnicodeDecodeError as error:
-                raise _FaultError(f"its description is not UTF-8: {error}") from error
+            stored = buffers[number].text(0)
+            if name == OLD_METADATA_NAME:
+                return stored
+            return inflate(stored, f"{path}: its description")
     raise FileFormatError(f"{path}: a TFLite file, but not one written by ondevice")
 
 

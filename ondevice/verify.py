@@ -74,7 +74,10 @@ def verify(path: str | Path, *, engine: str = "auto") -> Verification:
     model = fresh()
     vectors = model.info.vectors
     if vectors is None or not vectors.outputs:
-        raise FileFormatError(f"{location}: no test vectors inside")
+        raise FileFormatError(
+            f"{location}: no test vectors inside: the file opens, but nothing says what it should "
+            "answer"
+        )
     scores = named_scores(model, model.predict(vectors.inputs))
     scales = {name: output_scale([right]) for name, right in vectors.outputs.items()}
     differences = [

@@ -1,13 +1,16 @@
 """The scripts in examples/ run as a newcomer runs them, and print what they should."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ondevice
+from ondevice.models.recipe import open_recipe
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -45,6 +48,34 @@ def test_train_on_my_log(log_folder):
     model = ondevice.load(folder / "my-log" / "models" / "model.odm", engine="numpy")
     again = model.rank({"user": ["user-4"], "hour": [20]}, {"film": ["film-8"]}, raw=True)
     assert float(again[0]) == pytest.approx(float(scores["film-8"]), abs=6e-4)
+
+
+@pytest.mark.parametrize("network", ["dnn", "deepfm", "dcn"])
+def test_recipes_of_the_public_yardstick(network, tmp_path):
+    """Each trains, in the published setting, on files of the columns and names it describes."""
+    draws = np.random.default_rng(0)
+    names = ["user", "item", "daytime", "weekday", "isweekend", "homework", "cost"]
+    names += ["weather", "country", "city"]
+    for part, rows in (("train", 400), ("valid", 80), ("test", 80)):
+        cells = [
+            [int(draws.integers(100 * n, 100 * n + 20)) for n in range(10)] for _ in range(rows)
+        ]
+        lines = [",".join(map(str, [row[0] % 2, *row])) for row in cells]
+        text = "\n".join([",".join(["label", *names]), *lines])
+        (tmp_path / f"{part}.csv").write_text(text + "\n")
+    recipe = EXAMPLES / "frappe_x1" / f"{network}.toml"
+    command = [sys.executable, "-m", "ondevice", "train", recipe, "--path", "*.csv"]
+    command += ["--epochs", "2", "--json", "figures.json", "--out", "checkpoint"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "training 400, validation 80, test 80" in done.stdout
+    network_of = json.loads((tmp_path / "checkpoint" / "config.json").read_text())["model"][
+        "network"
+    ]
+    assert (network_of["kind"], network_of["hidden"]) == (network, [400, 400, 400])
+    assert network_of["batch_norm"] and network_of["dropout"] == 0.2
+    experiment = open_recipe(str(recipe)).experiment
+    assert (experiment.design.dim, experiment.training.batch) == (10, 4096)
 
 
 def test_rank_candidates(tmp_path):

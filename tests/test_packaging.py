@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -40,11 +41,13 @@ def test_every_module_is_in_the_wheel(wheel):
         ("ondevice", "ondevice"),
         ("converters", "ondevice/converters"),
         ("models", "ondevice/models"),
+        ("web", "ondevice/web"),
     ):
         for file in (ROOT / folder).rglob("*.py"):
             expected.add(f"{target}/{file.relative_to(ROOT / folder)}")
     assert packed == expected
     assert "ondevice/py.typed" in archive.namelist()
+    assert "ondevice/web/live.html" in archive.namelist()
 
 
 def test_numpy_is_the_only_base_dependency(wheel):
@@ -56,29 +59,61 @@ def test_numpy_is_the_only_base_dependency(wheel):
     assert "Requires-Python: >=3.11" in metadata
 
 
+def installed(source, folder, variables):
+    """Build a wheel and unpack it: its path, its packages' folder, an environment for them."""
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    environment = os.environ | variables
+    subprocess.run([*build, str(source)], check=True, timeout=300, env=environment)
+    (path,) = folder.glob("*.whl")
+    site = folder / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(path)], check=True)
+    # with python -S: an editable install of this project would lend its compiled engine
+    packages = sysconfig.get_path("purelib")
+    return path, site, os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{packages}"}
+
+
+def python(folder, environment, *words):
+    """What Python without an editable install says; its exit code must be zero."""
+    command = [sys.executable, "-P", "-S", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+RUNTIME_TESTS = ("-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider",
+                 str(ROOT / "tests" / "runtime"))  # fmt: skip
+WHICH = (
+    "import ondevice; from ondevice.engines.native import is_compiled;"
+    "print(ondevice.__file__, is_compiled())"
+)
+
+
 def test_the_pure_wheel_runs_models_with_numpy(tmp_path):
     """The wheel for devices without a compiler, and the runtime's own tests on it."""
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
-    environment = os.environ | {"ONDEVICE_PURE": "1"}
-    subprocess.run([*build, str(ROOT)], check=True, timeout=300, env=environment)
-    (path,) = tmp_path.glob("*.whl")
+    path, site, environment = installed(ROOT, tmp_path, {"ONDEVICE_PURE": "1"})
     assert path.name == "ondevice_ctr-0.1.0-py3-none-any.whl"
-    site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(path)], check=True)
     assert not list(site.rglob("*.so"))
-    # -S: an editable install of this project would lend its compiled engine to the wheel
-    packages = sysconfig.get_path("purelib")
-    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{packages}"}
-    where = "import ondevice; from ondevice.engines.native import is_compiled;"
-    where += "print(ondevice.__file__, is_compiled())"
-    done = subprocess.run([sys.executable, "-P", "-S", "-c", where], capture_output=True, text=True,
-                          env=environment, cwd=tmp_path, check=True)  # fmt: skip
-    assert done.stdout.split() == [str(site / "ondevice" / "__init__.py"), "False"]
-    tests = [sys.executable, "-P", "-S", "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"),
-             "-p", "no:cacheprovider", str(ROOT / "tests" / "runtime")]  # fmt: skip
-    done = subprocess.run(tests, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-3000:]
+    said = python(tmp_path, environment, "-c", WHICH)
+    assert said.split() == [str(site / "ondevice" / "__init__.py"), "False"]
+    said = python(tmp_path, environment, "-m", "ondevice", "--version")
+    assert said.startswith("ondevice 0.1.0 (without the native engine, which was not compiled")
+    python(tmp_path, environment, *RUNTIME_TESTS)
+
+
+def test_clang_compiles_the_engine(tmp_path):
+    """clang refuses flags that GCC takes; such an install once had no engine and did not say so."""
+    if shutil.which("clang") is None:
+        assert "CI" not in os.environ, "CI installs clang"
+        pytest.skip("clang is not installed")
+    # a folder of its own: build/ holds objects of GCC
+    ignored = shutil.ignore_patterns(".git", ".venv*", "build", "demo-out", "*.so", "tests")
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=ignored)
+    _, site, environment = installed(source, tmp_path, {"CC": "clang"})
+    assert b"clang version" in (site / "ondevice" / "_native.abi3.so").read_bytes()
+    said = python(tmp_path, environment, "-c", WHICH)
+    assert said.split() == [str(site / "ondevice" / "__init__.py"), "True"]
+    python(tmp_path, environment, *RUNTIME_TESTS)
 
 
 def test_importing_ondevice_loads_nothing_heavy():
@@ -110,8 +145,8 @@ def imported_modules(path):
 @pytest.mark.parametrize(
     ("folder", "refused"),
     [
-        ("ondevice", ("ondevice.converters", "ondevice.models")),
-        ("converters", ("ondevice.models",)),
+        ("ondevice", ("ondevice.converters", "ondevice.models", "ondevice.web")),
+        ("converters", ("ondevice.models", "ondevice.web")),
     ],
 )
 def test_packages_import_in_one_direction(folder, refused):
@@ -131,7 +166,7 @@ def test_version_is_the_same_everywhere():
     done = subprocess.run(
         [sys.executable, "-m", "ondevice", "--version"], capture_output=True, text=True, check=True
     )
-    assert done.stdout == "ondevice 0.1.0\n"
+    assert re.fullmatch(r"ondevice 0\.1\.0 \(native engine: \w+\)\n", done.stdout)
     assert 'version = "0.1.0"' in (ROOT / "pyproject.toml").read_text()
     assert "## 0.1.0" in (ROOT / "CHANGELOG.md").read_text()
 

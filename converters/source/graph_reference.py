@@ -115,7 +115,7 @@ class _Session:
         packed = {name: float_table(table) for name, table in tables.items()}
         self._folder = tempfile.TemporaryDirectory(prefix="ondevice.")
         file = Path(self._folder.name) / "graph.onnx"
-        fill(emit_onnx(pack(captured, packed), file, ""))
+        fill(emit_onnx(pack(captured, packed), file, b""))
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1

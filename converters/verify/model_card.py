@@ -8,6 +8,7 @@ from ondevice.converters.graph import PackedModel
 from ondevice.converters.verify.report import (
     ConversionReport,
     accuracy_lines,
+    bytes_rows,
     fitted_rows,
     markdown_table,
     not_checked_lines,
@@ -32,12 +33,13 @@ def model_card(
     left = uncompressed_lines(report)
     sections = [
         f"# {_escaped(name)}",
-        f"Written by ondevice-ctr {report.made_by['ondevice-ctr']}. `ondevice verify FILE` repeats "
-        "the check against the test vectors inside a file, wherever it runs.",
+        f"Written by ondevice-ctr {report.made_by['ondevice-ctr']}.",
         markdown_table(_summary_rows(report)),
         "\n".join(_limits(report)),
         "## Files",
         markdown_table(_file_rows(report)),
+        markdown_table(bytes_rows(report)),
+        "The map makes IDs of raw values: vocabularies and bucket boundaries.",
         "## Methods",
         "\n".join(_methods(report)),
         *([markdown_table(_table_rows(packed))] if packed.tables else []),
@@ -49,7 +51,7 @@ def model_card(
         "## Parity",
         "The torch module, computing with the tables as the files store them, beside every file: "
         f"largest difference of {_output(report)} over ordinary, unseen, padding and extreme IDs. "
-        "64 such rows and torch's answers travel inside each file.",
+        + _vectors(report),
         markdown_table(parity_rows(report, folder=False)),
         *(["\n".join(f"- {line}" for line in missing)] if missing else []),
         "## Versions",
@@ -65,6 +67,9 @@ def _summary_rows(report: ConversionReport) -> list[tuple[str, ...]]:
         ("", "trained, float32", *(item.path.name for item in files)),
         ("bytes", f"{report.weight_bytes:,}", *(f"{item.bytes:,}" for item in files)),
         ("times smaller", "", *(f"{report.weight_bytes / item.bytes:.1f}" for item in files)),
+        ("bytes of tables", "", *(f"{item.parts.tables:,}" for item in files)),
+        ("bytes of the map", "", *(f"{item.parts.map:,}" for item in files)),
+        ("bytes of the network", "", *(f"{item.parts.network:,}" for item in files)),
     ]
     if report.source_auc is not None:
         rows.append(("AUC", f"{report.source_auc:.4f}", *(f"{item.auc:.4f}" for item in files)))
@@ -83,11 +88,21 @@ def _output(report: ConversionReport) -> str:
     return "a probability" if report.probabilities else "an output, in units of its scale,"
 
 
+def _vectors(report: ConversionReport) -> str:
+    """What of the comparison `ondevice verify` can repeat."""
+    if not report.vector_rows:
+        return "No test vectors travel inside the files."
+    return (
+        f"{report.vector_rows} such rows and torch's answers travel inside each file: "
+        "`ondevice verify FILE` repeats the check wherever it runs."
+    )
+
+
 def _limits(report: ConversionReport) -> list[str]:
     """What the figures of the summary do not cover."""
     lines = [
         "- Bytes of the trained model are its parameters; those of a file are all there is, "
-        "features and test vectors included; `ondevice inspect FILE` shows the parts."
+        "features and test vectors included."
     ]
     if report.source_auc is None:
         lines.append("- No AUC: the conversion was given no validation rows.")
@@ -95,12 +110,12 @@ def _limits(report: ConversionReport) -> list[str]:
 
 
 def _file_rows(report: ConversionReport) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("file", "bytes", "tables", "SHA-256")]
+    rows: list[tuple[str, ...]] = [("file", "bytes", "SHA-256")]
     for item in report.targets.values():
-        for number, (name, (count, digest)) in enumerate(item.files.items()):
-            last = number == len(item.files) - 1  # of an .onnx file the external data
-            tables = f"{item.table_bytes:,}" if last else ""
-            rows.append((f"`{name}`", f"{count:,}", tables, f"`{digest}`"))
+        rows += [
+            (f"`{name}`", f"{count:,}", f"`{digest}`")
+            for name, (count, digest) in item.files.items()
+        ]
     return rows
 
 

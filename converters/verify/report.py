@@ -10,6 +10,7 @@ from typing import Any
 
 from ondevice.converters.dense.layers import LayerReport
 from ondevice.converters.graph import UncompressedTable
+from ondevice.inspection import FileParts, part_rows
 from ondevice.text_table import size, table
 from ondevice.verify import Parity
 
@@ -48,8 +49,7 @@ class TargetReport:
 
     Attributes:
         path: where it lies.
-        bytes: its size, with the external data of an ONNX file.
-        table_bytes: of these the embedding tables.
+        parts: what its bytes are for, with the external data of an ONNX file.
         parity: one entry for every runtime of this machine that runs the file.
         not_checked: runtimes that claim to run the file but are missing here, with the reason.
         max_change: largest difference, in units of the output's scale, between the file and the
@@ -61,14 +61,23 @@ class TargetReport:
     """
 
     path: Path
-    bytes: int
-    table_bytes: int
+    parts: FileParts
     parity: tuple[Parity, ...]
     not_checked: tuple[str, ...]
     max_change: float
     auc: float | None
     files: dict[str, tuple[int, str]]
     layers: tuple[LayerReport, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Its size, with the external data of an ONNX file."""
+        return self.parts.total
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of its embedding tables."""
+        return self.parts.tables
 
     @property
     def runtime(self) -> str:
@@ -90,6 +99,8 @@ class TargetReport:
         return {
             **asdict(self),
             "path": str(self.path) if folder else self.path.name,
+            "bytes": self.bytes,
+            "table_bytes": self.table_bytes,
             "runtime": self.runtime,
             "max_difference": self.max_difference,
             "checked_rows": self.checked_rows,
@@ -116,6 +127,7 @@ class ConversionReport:
         fitted_auc: AUC of the module with these tables, before they are rounded.
         uncompressed: large constants that IDs select from and that files hold as they are.
         made_by: versions of the packages that wrote the files.
+        vector_rows: rows of test vectors in each file.
         probabilities: whether all outputs lie between 0 and 1: differences are then absolute,
             else relative to the output's scale (`ondevice.difference`).
     """
@@ -135,6 +147,7 @@ class ConversionReport:
     uncompressed: tuple[UncompressedTable, ...] = ()
     made_by: dict[str, str] = field(default_factory=dict)
     probabilities: bool = True
+    vector_rows: int = 0
 
     def to_json(self, *, folder: bool = True) -> dict[str, Any]:
         """A JSON-ready object; without `folder` paths are bare file names."""
@@ -178,12 +191,17 @@ def parity_rows(report: ConversionReport, *, folder: bool = True) -> list[tuple[
 
 def report_text(report: ConversionReport) -> str:
     """The report for the terminal: parity, then what rounding does to outputs and AUC."""
-    parts = [parity_rows(report)]
+    parts = [parity_rows(report), bytes_rows(report)]
     if report.fitted:
         parts.insert(0, fitted_rows(report.fitted))
     tables = [table(header, rows) for header, *rows in parts]
     notes = (*uncompressed_lines(report), *not_checked_lines(report))
-    return "\n".join([*tables, *accuracy_lines(report), *notes])
+    return "\n".join(["\n\n".join(tables), *accuracy_lines(report), *notes])
+
+
+def bytes_rows(report: ConversionReport) -> list[tuple[str, ...]]:
+    """What the bytes of every file are for, header first."""
+    return part_rows({item.path.name: item.parts for item in report.targets.values()})
 
 
 def fitted_rows(fitted: Sequence[FittedTable]) -> list[tuple[str, ...]]:

@@ -22,11 +22,14 @@ from ondevice.converters.verify.id_origins import LEAST, InputIds, input_ids
 from ondevice.converters.verify.legal_ids import answered_rows, with_legal_values
 from ondevice.converters.verify.probe import ANY, probe_inputs
 from ondevice.errors import SpecError
-from ondevice.info import InputSpec, RankingVectors
+from ondevice.info import InputSpec, RankingVectors, TestVectors
 from ondevice.ranking import context_splits, repeated_request
 
-# Rankings inside a file: few and short, since they travel to the device. `ondevice verify` compares
-# `rank` with `predict` for all other splits there.
+# Test vectors inside a file: few rows, and few and short rankings, since they travel to the device.
+# `ondevice verify` compares `rank` with `predict` for all other splits there.
+VECTOR_ROWS = 32
+MOST_VECTOR_ROWS = 4096
+MOST_VECTOR_BYTES = 65_536
 MOST_RANKINGS = 4
 RANKED_ROWS = 8
 # Rows of each batch that the source refuses and that every file is tried with.
@@ -148,6 +151,35 @@ def requests_of(source: Source, domain: Domain, rows: int) -> Requests:
     if not answered_rows(source, batch)[0].all():
         raise SpecError("the model fails, or returns NaN or infinity, for its own example inputs")
     return Requests(batch, refused)
+
+
+def vectors_of(
+    source: Source,
+    domain: Domain,
+    tables: Mapping[str, PackedTable],
+    rows: int,
+    tolerance: float,
+) -> TestVectors | None:
+    """Requests and the source's answers that travel in the files.
+
+    Args:
+        source: the model.
+        domain: what its inputs are.
+        tables: as files store them.
+        rows: how many, if they take at most MOST_VECTOR_BYTES, else fewer; 0: None is returned.
+        tolerance: how far an engine may be from the answers.
+    """
+    if not rows:
+        return None
+    inputs = requests_of(source, domain, rows).answered
+    outputs = source(inputs, tables)
+    size = sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
+    if size > MOST_VECTOR_BYTES:
+        rows = max(1, rows * MOST_VECTOR_BYTES // size)
+        inputs = requests_of(source, domain, rows).answered
+        outputs = source(inputs, tables)
+    rankings = ranking_vectors(source, tables, inputs)
+    return TestVectors(inputs=inputs, outputs=outputs, tolerance=tolerance, rankings=rankings)
 
 
 def ranking_vectors(

@@ -30,8 +30,8 @@ from ondevice.errors import (
     needs_extra,
 )
 from ondevice.info import InputSpec
-from ondevice.inspection import stored_tables
-from ondevice.model import Model, checked_inputs, file_bytes, model_files, sha256
+from ondevice.inspection import file_parts
+from ondevice.model import Model, checked_inputs, model_files, sha256
 from ondevice.ranking import named_scores, ranking_difference
 from ondevice.verify import Parity
 
@@ -269,8 +269,7 @@ def measure_file(file: Path, expected: Expected, tolerance: float) -> TargetRepo
         auc = expected.validation.auc(scores)
     return TargetReport(
         path=file,
-        bytes=file_bytes(file),
-        table_bytes=sum(table.total for table in stored_tables(file, models[0].info)),
+        parts=file_parts(file),
         parity=tuple(parity),
         not_checked=not_checked,
         max_change=float(np.max(changes)),

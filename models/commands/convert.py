@@ -24,6 +24,7 @@ from ondevice.converters.source.user_module import example_tensors, load_arrays,
 from ondevice.converters.tables.pack import OTHERS
 from ondevice.converters.tables.weights import Weights
 from ondevice.converters.verify.report import ConversionReport, FittedTable, report_text
+from ondevice.converters.verify.requests import VECTOR_ROWS
 from ondevice.converters.verify.verification import Validation
 from ondevice.errors import FileFormatError, InputError, SpecError
 from ondevice.features import FeatureSpec
@@ -139,6 +140,14 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         help="layers that stay float32, such as network.4",
     )
     parser.add_argument(
+        "--vectors",
+        type=int,
+        default=VECTOR_ROWS,
+        metavar="ROWS",
+        help="rows of test vectors in every file, for ondevice verify; 0: none "
+        f"(default: {VECTOR_ROWS})",
+    )
+    parser.add_argument(
         "--calibration",
         type=Path,
         metavar="FILE",
@@ -237,6 +246,7 @@ def run(args: argparse.Namespace) -> int:
         weights=weights,
         original=original,
         fitted=fitted,
+        vectors=args.vectors,
     )
     return _finish(args, report)
 

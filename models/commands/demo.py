@@ -23,10 +23,11 @@ from ondevice.bench.targets.local import LocalMachine
 from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
-from ondevice.inspection import inspect
-from ondevice.model import file_bytes
+from ondevice.errors import InputError
+from ondevice.inspection import FileParts
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.click_log import ClickLog
+from ondevice.models.commands.export_android import catalogue_of, synthetic_rows
 from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
@@ -47,6 +48,8 @@ from ondevice.models.training.experiment import (
     train_full,
 )
 from ondevice.text_table import size, table
+from ondevice.web.build import NoCompilerError
+from ondevice.web.live import live_page
 
 EPILOG = """examples:
   ondevice demo
@@ -59,17 +62,19 @@ split, measures it, prints one table, and writes a page with all figures (bench.
 SCORE_BATCH = 8192
 # What tells that a folder's results are a demo's: a demo may replace those of an earlier one.
 FINISHED, UNFINISHED = "demo.json", "demo.unfinished"
-RESULTS = ("model.odm", "model.onnx", "model.tflite", "bench.json", "bench.html")
+LIVE = "live.html"
+CANDIDATES = 100  # on the live page
+RESULTS = ("model.odm", "model.onnx", "model.tflite", "bench.json", "bench.html", LIVE)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model file: its size, bytes of its tables, its AUC on the test split."""
+    """One model file: what its bytes are for, its AUC on the test split."""
 
     target: str
     path: str
     file_bytes: int
-    table_bytes: int
+    parts: FileParts
     auc: float
     max_difference: float
 
@@ -128,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     model = args.out / "model.odm"
     print(  # noqa: T201
         f"\nall measurements as a page: {(args.out / 'bench.html').resolve()}\n"
+        f"{_live(args.out, small)}\n"
         f"files and all figures: {args.out}/ (demo.json, bench.json)\n"
         f"next: ondevice inspect {model}; ondevice verify {model}; ondevice bench {model}"
     )
@@ -152,14 +158,19 @@ def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:
     """The table: the float32 reference beside every file, in the order of the report's models."""
     header = ["", "float32, torch", *(f"model.{item.target}" for item in scored)]
     sizes = [full.parameter_bytes, *(item.file_bytes for item in scored)]
-    tables = [full.table_bytes, *(item.table_bytes for item in scored)]
+    tables = [full.table_bytes, *(item.parts.tables for item in scored)]
+    networks = [full.parameter_bytes - full.table_bytes, *(item.parts.network for item in scored)]
+    rest = [item.parts.description + item.parts.vectors + item.parts.padding for item in scored]
     aucs = [full.test.auc, *(item.auc for item in scored)]
     rows = [
         ["engine", "-", *(item.runtime for item in measured.memories)],
-        ["size", *(size(count) for count in sizes)],
+        ["file", *(size(count) for count in sizes)],
         ["times smaller", *(f"{sizes[0] / count:.1f}x" for count in sizes)],
-        ["embedding tables", *(size(count) for count in tables)],
-        ["tables, times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
+        ["  embedding tables", *(size(count) for count in tables)],
+        ["  times smaller", *(f"{tables[0] / count:.1f}x" for count in tables)],
+        ["  map of raw values", "-", *(size(item.parts.map) for item in scored)],
+        ["  network", *(size(count) for count in networks)],
+        ["  description, test vectors", "-", *(size(count) for count in rest)],
         ["test AUC", *(f"{auc:.4f}" for auc in aucs)],
         ["share of float32 AUC", *(f"{auc / aucs[0]:.2%}" for auc in aucs)],
         ["largest difference from torch", "-", *(f"{i.max_difference:.0e}" for i in scored)],
@@ -192,9 +203,7 @@ def _scored(target: str, report: ConversionReport, test: ClickLog) -> Scored:
         scores.append(score[model.outputs[0]] if isinstance(score, dict) else score)
     labels = test.labels.reshape(len(test), -1)[:, 0]
     auc = float(roc_auc_score(labels, np.concatenate(scores), sample_weight=test.weights))
-    tables = sum(table.total for table in inspect(item.path).tables)
-    size_of_all = file_bytes(item.path)
-    return Scored(target, str(item.path), size_of_all, tables, auc, item.max_difference)
+    return Scored(target, str(item.path), item.bytes, item.parts, auc, item.max_difference)
 
 
 def _measured(scored: list[Scored], seconds: float) -> Report:
@@ -206,6 +215,23 @@ def _measured(scored: list[Scored], seconds: float) -> Report:
         accuracy={Path(item.path).name: {"AUC": item.auc} for item in scored},
     )
     return run_plan(plan, LocalMachine())
+
+
+def _live(out: Path, small: Trained) -> str:
+    """Write the live page where that is possible, and say what came of it."""
+    counts = {f"embeddings.{name}.weight": rows for name, rows in small.fitted.counts.items()}
+    model = out / "model.odm"
+    try:
+        opened = ondevice.load(model)
+        catalogue = catalogue_of(opened, *synthetic_rows(opened, 0, CANDIDATES))
+        text = live_page(model, catalogue, counts)
+    except NoCompilerError as error:
+        return f"no live page ({LIVE}): it needs {error}"
+    except InputError as error:  # another log, whose users and items have no names
+        return f"no live page ({LIVE}): {error}"
+    with atomic_path(out / LIVE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return f"the model in a page, ranking as you type: {(out / LIVE).resolve()}"
 
 
 def _tables_text(trained: Trained) -> str:

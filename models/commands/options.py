@@ -16,6 +16,7 @@ from ondevice.models.data import DATASETS, HashedLog, cardinalities, open_log
 from ondevice.models.designs import SHARINGS
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.recipe import DEFAULT, Recipe, Source, open_recipe
+from ondevice.models.training.distillation import Distillation
 from ondevice.models.training.experiment import Experiment
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.widths import METHODS
@@ -104,6 +105,12 @@ def _add_compression_options(parser: argparse.ArgumentParser, base: Experiment) 
         help="then fit the rows on, under a prior, with the network fixed (default: the recipe's)",
     )
     parser.add_argument(
+        "--distil",
+        action="store_true",
+        help="learn from cross-fitted full models too, which are trained first: "
+        f"{Distillation().teachers} of them (default: the recipe's [distillation])",
+    )
+    parser.add_argument(
         "--round",
         choices=CODECS,
         help="train the last epochs with tables rounded to this codec (default: the recipe's)",
@@ -155,6 +162,8 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
     )
     if args.refit and experiment.refit is None:
         experiment = replace(experiment, refit=Refit())
+    if args.distil and experiment.distillation is None:
+        experiment = replace(experiment, distillation=Distillation())
     if args.round is not None:
         rounding = replace(experiment.rounding or Rounding(), codec=args.round)
         experiment = replace(experiment, rounding=rounding)

@@ -286,7 +286,19 @@ def _from_scratch(
     compressed = recipe.compress and not args.full
     train = train_compressed if compressed else train_full
     experiment = recipe.experiment
-    trained = train(log, experiment, on_epoch=tracker.on_epoch, state=state)
+    teachers = None
+    if experiment.distillation is not None and state is not None:
+        state.write_settings()  # teachers are worth going on from
+        cache = recipe.source.cache
+        teachers = state.folder if cache is None else Path(cache)
+    trained = train(
+        log,
+        experiment,
+        on_epoch=tracker.on_epoch,
+        state=state,
+        teachers=teachers,
+        note=lambda text: print(text, file=sys.stderr),  # noqa: T201
+    )
     rounding = experiment.rounding if compressed else None
     history = history_in(log, experiment)
     return _Result(trained, checkpoint_extra(trained, log, history=history, rounding=rounding))
@@ -325,7 +337,7 @@ def _check_start(args: argparse.Namespace) -> None:
     """Refuse options that a trained model leaves no choice of. Raises InputError."""
     settled = (
         *("full", "dim", "ratio", "scheme", "hidden"),
-        *("widths", "keep", "width_penalty", "refit"),
+        *("widths", "keep", "width_penalty", "refit", "distil"),
     )
     given = [name for name in settled if getattr(args, name) not in (None, False)]
     if given:

@@ -5,6 +5,7 @@ Sources of the schemes are named where `ondevice.spec` makes their specification
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -234,10 +235,11 @@ class BinaryCodeEmbedding(Embedding):
         self,
         dim: int,
         code_bits: int,
-        t: int,
+        t: int | Sequence[int],
         *,
         strategy: Strategy = "succession",
         shared: bool = False,
+        rows: int | None = None,
         fuse: Fuse = "sum",
         multiplier: int = 1,
         padding_id: int | None = 0,
@@ -252,6 +254,7 @@ class BinaryCodeEmbedding(Embedding):
             t=t,
             strategy=strategy,
             shared=shared,
+            rows=rows,
             fuse=fuse,
             multiplier=multiplier,
             padding_id=padding_id,

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from ondevice.codecs import BITS, FLOAT_CODECS, Codec, ScaleAxis
 from ondevice.features import FIRST_VOCABULARY_ID
 from ondevice.models.search.table_design import HASHES, TableDesign, code_bits
+from ondevice.records import SCALE_BITS
 
 Method = Literal[
     "full",
@@ -25,22 +26,35 @@ HEAD_SHARE = 0.75
 # From this width on, plans assume row scales; below it, column scales. `quantise` chose so on most
 # trained tables; a wrong guess only affects plans, since results count the written bytes.
 ROW_SCALES_FROM = 8
+# A value that owns a row is found by its hash.
+MAP_BYTES = 8
 
 
-def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> float:
-    """Bytes of a table in a native file: values and scales; the axis is guessed if None."""
-    values = rows * dim * BITS[codec] / 8
-    if codec in FLOAT_CODECS:
-        return values
-    by_row = dim >= ROW_SCALES_FROM if axis is None else axis == "row"
-    return values + (2 * rows if by_row else 4 * dim)
+def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> int:
+    """Bytes of a table of whole rows as `ondevice.records` writes it: values and scales.
+
+    Exact where `axis`, what a scale belongs to, is that of the written table; guessed if None.
+    """
+    scales = 4 * dim if _axis(dim, codec, axis) == "column" else 0
+    return math.ceil(rows * row_bits(dim, codec, axis) / 8) + scales
+
+
+def row_bits(dim: int, codec: Codec, axis: ScaleAxis | None = None) -> int:
+    """Bits of a row: its values, and its scale if it has one; the axis is guessed if None."""
+    return dim * BITS[codec] + (SCALE_BITS if _axis(dim, codec, axis) == "row" else 0)
 
 
 def planned_rows(budget: float, tables: int, dim: int, codec: Codec) -> int:
     """Rows of all tables together that about `budget` bytes pay for."""
     fixed = planned_bytes(0, dim, codec)
-    each = planned_bytes(1, dim, codec) - fixed
-    return max(0, int((budget - fixed * tables) / each))
+    return max(0, int((budget - fixed * tables) * 8 / row_bits(dim, codec)))
+
+
+def _axis(dim: int, codec: Codec, axis: ScaleAxis | None) -> ScaleAxis | None:
+    """What a scale belongs to; None for codecs without scales."""
+    if codec in FLOAT_CODECS or axis is not None:
+        return axis
+    return "row" if dim >= ROW_SCALES_FROM else "column"
 
 
 def designs(
@@ -60,7 +74,7 @@ def designs(
     """
     needed = {name: count + FIRST_VOCABULARY_ID for name, count in values.items()}
     least = {name: min(needed[name], fewest_rows(method, values[name])) for name in values}
-    shares = _water_level(needed, least, rows)
+    shares = water_level(needed, least, rows)
     if shares is None:
         return None
     tables = {
@@ -148,7 +162,7 @@ def _remainders(ids: int, rows: int) -> int:
     return math.isqrt(ids) + 1
 
 
-def _water_level(
+def water_level(
     needed: Mapping[str, int], least: Mapping[str, int], rows: int
 ) -> dict[str, int] | None:
     """Rows per field: the same number for all, but within `least` and `needed` of each field.

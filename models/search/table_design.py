@@ -22,7 +22,7 @@ HASHES = 2  # of a multi-hash tail
 # more values: one block more cost 0.05 AUC where a tail had 50 rows.
 HASH_BLOCKS = 3
 
-Tail = Literal["shared", "hash", "multi_hash", "quotient_remainder", "binary_code"]
+Tail = Literal["shared", "hash", "multi_hash", "quotient_remainder", "binary_code", "lookup"]
 TAILS: tuple[Tail, ...] = get_args(Tail)
 
 
@@ -38,7 +38,8 @@ class TableDesign:
             value's ID selects, as `ondevice.spec` says.
         size: of the tail. "hash": rows; "multi_hash": rows of each of two hashes;
             "quotient_remainder": remainders; "binary_code": bits of a block (succession, separate
-            rows, summed).
+            rows, summed); "lookup": none.
+        lookup: of the tail "lookup", for IDs that are hashes; no value owns a row then.
 
     Raises:
         SpecError: a setting out of range.
@@ -49,6 +50,7 @@ class TableDesign:
     head: int | None = None
     tail: Tail = "shared"
     size: int = 0
+    lookup: LookupSpec | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -60,8 +62,15 @@ class TableDesign:
             faults.append(f"head must not be negative, got {self.head}")
         if self.tail not in TAILS:
             faults.append(f"tail must be one of {', '.join(TAILS)}, got {self.tail!r}")
-        elif (self.tail == "shared") != (self.size == 0) or self.size < 0:
+        elif (self.tail in ("shared", "lookup")) != (self.size == 0) or self.size < 0:
             faults.append(f"tail {self.tail!r} with size {self.size}")
+        if (self.tail == "lookup") != (self.lookup is not None):
+            faults.append(f"tail {self.tail!r} with lookup {self.lookup}")
+        elif self.lookup is not None and (self.head != 0 or self.lookup.dim != self.dim):
+            faults.append(
+                f"a lookup of dim {self.dim} and head 0 are needed; got dim {self.lookup.dim} and "
+                f"head {self.head}"
+            )
         if faults:
             raise SpecError("table design: " + "; ".join(faults))
 
@@ -76,6 +85,8 @@ class TableDesign:
         value owns a row. The code of a binary-code tail has the bits that ranked IDs need, or
         HASH_BLOCKS blocks of hashes.
         """
+        if self.lookup is not None:
+            return self.lookup
         own_rows = self.rows_owned(values)
         if self.tail == "shared" or own_rows == values:
             return full_spec(own_rows + FIRST_VOCABULARY_ID, self.dim, oov_row=OOV_ID)

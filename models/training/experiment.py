@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,19 @@ from ondevice.models.designs import Design, compressed_embeddings, full_embeddin
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.network_config import NetworkConfig
 from ondevice.models.networks import ClickModel
+from ondevice.models.training.distillation import (
+    Distillation,
+    Note,
+    TeacherSet,
+    silent,
+    teacher_folder,
+)
 from ondevice.models.training.metrics import Metrics
 from ondevice.models.training.phases import FitConfig, Fitted, OnEpoch, fit, rounded
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.row_weights import undo_sampling
 from ondevice.models.training.trainer import TrainConfig, metrics_by_label, predict
-from ondevice.models.training.training_state import TrainingState
+from ondevice.models.training.training_state import TrainingState, log_digest
 from ondevice.models.training.widths import Widths
 
 EXAMPLES = 64
@@ -104,6 +112,8 @@ class Experiment:
         widths: how the kept widths of compressed tables are found.
         refit: how rows are refitted with the network fixed; None for not at all.
         rounding: the codec to train the last epochs of compressed tables for; None for none.
+        distillation: the full models whose probabilities are learned beside the labels; None: the
+            labels only.
         numeric: how numbers are put into buckets.
         history: the sequence field to add; None for none.
     """
@@ -116,6 +126,7 @@ class Experiment:
     widths: Widths = field(default_factory=Widths)
     refit: Refit | None = None
     rounding: Rounding | None = None
+    distillation: Distillation | None = None
     numeric: Numeric = field(default_factory=Numeric)
     history: HistorySource | None = None
 
@@ -172,8 +183,23 @@ def train_full(
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
     state: TrainingState | None = None,
+    teachers: Path | None = None,
+    note: Note = silent,
 ) -> Trained:
-    """The uncompressed reference: one float32 row per training value of every field."""
+    """The uncompressed reference: one float32 row per training value of every field.
+
+    Args:
+        log: what to train on.
+        experiment: how.
+        progress: show bars on stderr, if that is a terminal.
+        on_epoch: called after every epoch, see `fit`.
+        state: saves every epoch, see `fit`.
+        teachers: folder that keeps what distillation's teachers predict; None: nothing is kept.
+        note: told in a few words which teacher is trained.
+
+    Raises:
+        InputError, SpecError, DataError, TrainingError: see `fit` and `TeacherSet.targets`.
+    """
     history = history_in(log, experiment)
     parts = parts_of(log, history)
     histories = {} if history is None else {history.name: history.item}
@@ -183,7 +209,14 @@ def train_full(
     tables = full_embeddings(splits.train, experiment.design.dim, log.settings)
     model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit)
-    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch, state=state)
+    targets = _targets(log, parts, histories, experiment, progress, teachers, note)
+    fitted = fit(
+        *(model, splits, config),
+        progress=progress,
+        on_epoch=on_epoch,
+        state=state,
+        targets=targets,
+    )
     undo_sampling(model, log.negative_sampling)
     return tested(model, parts, splits, fitted, "f32")
 
@@ -195,8 +228,13 @@ def train_compressed(
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
     state: TrainingState | None = None,
+    teachers: Path | None = None,
+    note: Note = silent,
 ) -> Trained:
-    """Binary-code tables for large fields, kept widths for the rows of all tables."""
+    """Binary-code tables for large fields, kept widths for the rows of all tables.
+
+    For arguments and errors see `train_full`.
+    """
     history = history_in(log, experiment)
     parts = parts_of(log, history)
     histories = {} if history is None else {history.name: history.item}
@@ -208,10 +246,48 @@ def train_compressed(
     config = FitConfig(
         experiment.training, experiment.widths, experiment.rounding, experiment.refit
     )
-    fitted = fit(model, splits, config, progress=progress, on_epoch=on_epoch, state=state)
+    targets = _targets(log, parts, histories, experiment, progress, teachers, note)
+    fitted = fit(
+        *(model, splits, config),
+        progress=progress,
+        on_epoch=on_epoch,
+        state=state,
+        targets=targets,
+    )
     undo_sampling(model, log.negative_sampling)
     codec = experiment.rounding.codec if experiment.rounding else "f32"
     return tested(model, parts, splits, fitted, codec)
+
+
+def _targets(
+    log: HashedLog,
+    parts: tuple[HashedLog, HashedLog, HashedLog],
+    histories: dict[str, str],
+    experiment: Experiment,
+    progress: bool,
+    folder: Path | None,
+    note: Note,
+) -> npt.NDArray[np.float32] | None:
+    """What is learned in place of the training labels; None without distillation.
+
+    A teacher is the full model of the same network, refitted; see `train_full` for the arguments.
+    """
+    settings = experiment.distillation
+    if settings is None:
+        return None
+    names = [item.name for item in log.features.fields if item.encoding == "hash"]
+    splits = _encoded(parts, names, experiment)
+    config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit or Refit())
+
+    def build() -> ClickModel:
+        tables = full_embeddings(splits.train, settings.dim, log.settings)
+        return ClickModel(tables, experiment.network, histories, log.label_names)
+
+    if folder is not None:
+        inputs = [asdict(experiment.numeric), experiment.history and asdict(experiment.history)]
+        network = asdict(experiment.network)
+        folder = teacher_folder(folder, log_digest(log), settings, config, [network, inputs])
+    return TeacherSet(settings, build, splits, config, folder).targets(progress=progress, note=note)
 
 
 def tested(

@@ -42,6 +42,15 @@ class History:
             raise SpecError("training had no whole epoch, so there is no best one")
         return self.kept
 
+    @property
+    def plateaus(self) -> int:
+        """How many epochs had no better validation AUC than all before them."""
+        best, count = -1.0, 0
+        for epoch in self.epochs:
+            count += epoch.validation.auc <= best
+            best = max(best, epoch.validation.auc)
+        return count
+
     def add(self, epoch: Epoch, tolerance: float) -> bool:
         """Append an epoch; whether its weights are the ones to keep."""
         self.epochs.append(epoch)

@@ -22,7 +22,7 @@ class MaskLearner:
 
         Args:
             model: its live masks are learned; there may be none.
-            learning_rate: of the other weights.
+            learning_rate: of the twins, if they were updated in every step.
             penalty: price of a kept dimension: penalty * mean width of all rows is added to the
                 loss.
         """

@@ -32,6 +32,12 @@ from ondevice.models.training.widths import (
 )
 from ondevice.text_table import table
 
+# So many steps let the widths of a trained model settle (two epochs of a million rows in batches of
+# 1024). Twins that get fewer learn faster, up to a limit: on a log of 200,000 rows masks
+# hardly narrowed anything otherwise.
+MASK_STEPS = 1500
+MOST_MASK_SPEED = 10.0
+
 # Takes the name of a phase and an epoch of it.
 OnEpoch = Callable[[str, Epoch], None]
 
@@ -58,8 +64,8 @@ class Fitted:
     """What happened in each phase, by name and in order.
 
     Attributes:
-        phases: "train", "widths", "retrain", "refit 10" (one for each penalty) and "rounding", as
-            far as they took place.
+        phases: "train", "refit 10" (one for each penalty), "widths", "retrain", "refit 10 of cut
+            rows" and "rounding", as far as they took place.
         counts: per field int64 [rows], how often the training split reads each row.
     """
 
@@ -86,12 +92,15 @@ def fit(
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
     state: TrainingState | None = None,
+    targets: npt.NDArray[np.float32] | None = None,
 ) -> Fitted:
     """Fit a model, in place; it ends in evaluation mode with frozen widths.
 
     Each phase goes on from the best weights of the one before, and keeps its own best by the
-    validation AUC; refitting and rounding keep the weights they began with if these are as good.
-    Masks are learned on refitted rows, with the network fixed, if there is a refit.
+    validation AUC; refitting and rounding, and training with the rows that masks cut, keep the
+    weights they began with if these are as good.
+    Masks are learned on refitted rows, with the network fixed, if there is a refit; then the whole
+    model trains on with the cut rows, and these are refitted once more.
     Ctrl-C ends the phase with its best weights so far, and skips the rest; of several ranks it
     ends all.
 
@@ -103,13 +112,14 @@ def fit(
         progress: show a bar on stderr, if that is a terminal.
         on_epoch: called after every epoch with the name of its phase; see `train`.
         state: saves every epoch; what it holds already is not trained again.
+        targets: what all phases learn in place of the training labels; see `train`.
 
     Raises:
         TrainingError: the loss is not finite.
         SpecError: the codec cannot hold the tables.
         DataError, InputError: the splits do not fit the model or one another.
     """
-    phases = _Phases(model, splits, config, trained, progress, on_epoch, state)
+    phases = _Phases(model, splits, config, trained, progress, on_epoch, state, targets)
     widths = config.widths
     if widths.method == "frequency":
         phases.widths_by_frequency()
@@ -139,10 +149,11 @@ class _Phases:
         progress: bool,
         on_epoch: OnEpoch | None,
         state: TrainingState | None,
+        targets: npt.NDArray[np.float32] | None,
     ) -> None:
         self.model, self.splits, self.config = model, splits, config
         self.trained, self.progress, self.on_epoch = trained, progress, on_epoch
-        self.state = state
+        self.state, self.targets = state, targets
         self.fitted = Fitted(counts=table_counts(model, splits.train))
 
     def widths_by_frequency(self) -> None:
@@ -177,25 +188,35 @@ class _Phases:
             attach_widths(model, pruned_widths(model, widths.keep))
             self._run("retrain", training)
 
-    def refit(self) -> None:
-        """Fit the rows further under each prior in turn, with the network fixed."""
+    def refit(self, what: str = "") -> None:
+        """Fit the rows further under each prior in turn, with the network fixed; `what` ends the
+        names of these phases.
+        """
         if self.config.refit is None:
             return
         with fixed_network(self.model):
             for penalty in self.config.refit.penalties:
                 if not self.fitted.interrupted:
                     settings = _refit_settings(self.config.training, self.config.refit, penalty)
-                    self._run_if_better(f"refit {penalty:g}", settings)
+                    self._run_if_better(f"refit {penalty:g}{what}", settings)
 
     def learn_masks(self) -> None:
-        """Learn widths on the trained model; with a refit, under its prior and a fixed network."""
+        """Learn widths on the trained model; with a refit, under its prior and a fixed network, and
+        then let the network learn the cut rows, and refit these, which followed widths that moved.
+        """
         if self.fitted.interrupted:
             return
         model, epochs, refit = self.model, self.config.widths.epochs, self.config.refit
         order_dimensions(model, self.fitted.counts)
         attach_masks(model, self.splits.train, counts=self.fitted.counts)
+        steps = epochs * -(-len(self.splits.train) // self.config.training.batch)
         # patience beyond the epochs: widths need time, and the best epoch's are kept
-        settings = replace(self._priced(), epochs=epochs, patience=epochs)
+        settings = replace(
+            self._priced(),
+            epochs=epochs,
+            patience=epochs,
+            mask_speed=min(MOST_MASK_SPEED, max(1.0, MASK_STEPS / steps)),
+        )
         if refit is None:
             self._run("widths", settings)
             return
@@ -205,6 +226,12 @@ class _Phases:
         )
         with fixed_network(model):
             self._run("widths", settings)
+        if self.fitted.interrupted:
+            return
+        for mask in model.masks().values():
+            mask.freeze()
+        self._run_if_better("retrain", self.config.training)
+        self.refit(" of cut rows")
 
     def round(self) -> None:
         """Go on training with rounded tables."""
@@ -239,6 +266,7 @@ class _Phases:
                 progress=self.progress,
                 on_epoch=on_epoch,
                 state=state,
+                targets=self.targets,
             )
         except KeyboardInterrupt:  # before the phase had a whole epoch
             if before is None or current_ranks().world > 1:

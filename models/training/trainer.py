@@ -60,11 +60,17 @@ class TrainConfig:
             long-tailed log with 318,000 rows, "adam" took 1.5 times as long per epoch and reached
             an AUC 0.008 higher (momentum goes on moving rare rows), hence the high threshold.
         sparse_from: see `table_optimizer`.
-        weight_decay: L2 penalty of the network's (not the tables') parameters.
+        weight_decay: L2 penalty of the network's (not the tables') parameters: Adam's gradient of
+            a weight w grows by weight_decay * w.
+        table_weight_decay: the same of the tables, all rows in every step, so that rows shrink
+            between the impressions that read them. Needs dense Adam (see `table_optimizer`).
         patience: stop after this many epochs without a better validation AUC.
+        plateau_factor: after each epoch without a better validation AUC all learning rates are
+            multiplied by this; 1 leaves them.
         width_tolerance: validation AUC that may be lost for narrower rows: of the epochs within it
             of the best one, the narrowest is kept (0: the best one).
         width_penalty: lambda of the optional penalty lambda * (expected width per masked row).
+        mask_speed: the twins of masks learn this many times faster than the weights.
         row_penalty: lambda of the optional penalty lambda * |row|^2 of every row, see `Refit`.
         seed: fixes the order of impressions and the dropout; with the same thread count, number of
             ranks and initial weights, the result repeats exactly.
@@ -79,9 +85,12 @@ class TrainConfig:
     table_optimizer: TableOptimizer = "auto"
     sparse_from: int = 2_000_000
     weight_decay: float = 0.0
+    table_weight_decay: float = 0.0
     patience: int = 2
+    plateau_factor: float = 1.0
     width_penalty: float = 0.0
     width_tolerance: float = 0.0
+    mask_speed: float = 1.0
     row_penalty: float = 0.0
     seed: int = 0
 
@@ -91,11 +100,22 @@ class TrainConfig:
             for name, value in (("epochs", self.epochs), ("batch", self.batch))
             if value < 1
         ]
-        if not self.learning_rate > 0:
-            faults.append(f"learning_rate must be positive, got {self.learning_rate}")
+        faults += [
+            f"{name} must be positive, got {value}"
+            for name, value in (
+                ("learning_rate", self.learning_rate),
+                ("mask_speed", self.mask_speed),
+            )
+            if not value > 0
+        ]
         if self.patience < 1:
             faults.append(f"patience must be at least 1, got {self.patience}")
-        penalties = ("width_penalty", "width_tolerance", "row_penalty", "weight_decay")
+        if not 0 < self.plateau_factor <= 1:
+            faults.append(f"plateau_factor must be above 0, at most 1, got {self.plateau_factor}")
+        penalties = (
+            *("width_penalty", "width_tolerance", "row_penalty"),
+            *("weight_decay", "table_weight_decay"),
+        )
         if not min(getattr(self, name) for name in penalties) >= 0:
             faults.append(f"{', '.join(penalties)} must not be negative")
         if self.table_optimizer not in ("auto", "adam", "sparse_adam"):
@@ -112,6 +132,7 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
     state: PhaseState | None = None,
+    targets: npt.NDArray[np.float32] | None = None,
 ) -> History:
     """Train by Adam on binary cross-entropy, stop early on validation AUC, keep the best weights.
 
@@ -134,11 +155,13 @@ def train(
         on_epoch: called after every epoch. What it raises ends training; random numbers that it
             draws change nothing.
         state: saves every epoch; what it holds already is not trained again. For one process only.
+        targets: probabilities to learn in place of the labels, float32 and of their shape; see
+            `distillation`. None: the labels.
 
     Raises:
         TrainingError: the loss is not finite.
         DataError: a split is empty, or validation has one label only.
-        InputError: the log's fields or IDs do not fit the model.
+        InputError: the log's fields or IDs do not fit the model, or the targets the labels.
         SpecError, RankError: see `Ranks.check`.
     """
     config = config or TrainConfig()
@@ -147,7 +170,7 @@ def train(
     history = History()
     best_state: dict[str, Tensor] | None = None
     device = next(model.parameters()).device
-    data = _tensors(train, device, training_weights(train))
+    data = _tensors(train, device, training_weights(train), targets)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(config.seed + ranks.rank)  # each rank drops other activations
@@ -155,7 +178,8 @@ def train(
         optimizers = _optimizers(model, config)
         ranks.check(model, train, config)
         ranks.broadcast(model)
-        learner = MaskLearner(model, config.learning_rate, config.width_penalty)
+        mask_rate = config.learning_rate * config.mask_speed
+        learner = MaskLearner(model, mask_rate, config.width_penalty)
         prior = None
         if config.row_penalty:
             prior = RowPrior(model, table_counts(model, train), config.row_penalty)
@@ -166,6 +190,7 @@ def train(
             for number in range(len(history.epochs) + 1, config.epochs + 1):
                 if history.epochs and number - 1 - history.best.number >= config.patience:
                     break
+                _set_learning_rates(learning, config, history)
                 epoch = _epoch(
                     *(model, data, validation, optimizers, learner, prior, config, number),
                     *(orders, progress),
@@ -401,7 +426,7 @@ def _backward(
 
 
 class _Data(NamedTuple):
-    """Rows as tensors: IDs by input, labels, and factors of their losses (None: 1)."""
+    """Rows as tensors: IDs by input, labels or targets, factors of their losses (None: 1)."""
 
     ids: dict[str, Tensor]
     labels: Tensor
@@ -463,10 +488,15 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
     grouped = {id(weight) for kinds in (groups, thresholds) for w in kinds.values() for weight in w}
     grouped |= {id(weight) for mask in model.masks().values() for weight in mask.parameters()}
     others = [item for item in model.parameters() if item.requires_grad and id(item) not in grouped]
-    if config.weight_decay:
+    if config.table_weight_decay and groups["sparse_adam"]:
+        raise SpecError(
+            "training: table_weight_decay shrinks all rows in every step, which sparse_adam does "
+            "not; set table_optimizer to adam, or raise sparse_from"
+        )
+    if config.weight_decay or config.table_weight_decay:
         dense: list[dict[str, Any]] = [
             {"params": others, "weight_decay": config.weight_decay},
-            {"params": groups["adam"]},
+            {"params": groups["adam"], "weight_decay": config.table_weight_decay},
         ]
     else:  # every group costs a call a step
         dense = [{"params": [*others, *groups["adam"]]}]
@@ -483,14 +513,50 @@ def _optimizers(model: ClickModel, config: TrainConfig) -> list[torch.optim.Opti
     return optimizers
 
 
+def _set_learning_rates(
+    optimizers: list[torch.optim.Optimizer], config: TrainConfig, history: History
+) -> None:
+    """Set the rates of the next epoch: those of the start, decayed once for each plateau.
+
+    They follow from the history only, so a training that goes on has them too.
+    """
+    decay = config.plateau_factor**history.plateaus
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = decay * group.setdefault("initial_lr", group["lr"])
+
+
 def _tensors(
-    log: ClickLog, device: torch.device, weights: npt.NDArray[np.float32] | None = None
+    log: ClickLog,
+    device: torch.device,
+    weights: npt.NDArray[np.float32] | None = None,
+    targets: npt.NDArray[np.float32] | None = None,
 ) -> _Data:
+    """A log's rows on a device, with factors of their losses and targets in place of labels.
+
+    Raises:
+        InputError: targets that are no probabilities of the labels' shape.
+    """
+    labels = log.labels if targets is None else _checked_targets(targets, log.labels.shape)
     with warnings.catch_warnings():  # a mapped log is not writable, and nobody writes into it
         warnings.filterwarnings("ignore", "The given NumPy array is not writ")
         ids = {name: torch.as_tensor(values).to(device) for name, values in log.ids.items()}
         factors = None if weights is None else torch.as_tensor(weights).to(device)
-        return _Data(ids, torch.as_tensor(log.labels).to(device), factors)
+        return _Data(ids, torch.as_tensor(labels).to(device), factors)
+
+
+def _checked_targets(
+    targets: npt.NDArray[np.float32], shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    if targets.shape != shape or targets.dtype != np.float32:
+        raise InputError(
+            f"targets must be float32 {list(shape)}, got {targets.dtype} {list(targets.shape)}"
+        )
+    if len(targets) and not (targets.min() >= 0 and targets.max() <= 1):
+        raise InputError(
+            f"targets must be probabilities, got {targets.min():g} to {targets.max():g}"
+        )
+    return targets
 
 
 def _check_splits(model: ClickModel, train: ClickLog, validation: ClickLog) -> None:

@@ -158,47 +158,101 @@ def attach_widths(model: ClickModel, widths: Mapping[str, IntArray]) -> None:
 
 @torch.no_grad()
 def order_dimensions(model: ClickModel, counts: Mapping[str, IntArray]) -> bool:
-    """Rotate tables so that their leading dimensions hold most; predictions stay the same.
+    """Turn tables so that their leading dimensions hold most; predictions stay the same.
 
-    The axes are the principal ones of the rows, weighted by how often training reads them, and
-    the first layer is rotated back. That needs a first layer which is the only reader of the
-    vectors, and a linear one ("dnn", "wide_deep"); other networks are left as they are. A choice of
-    this project: rows are cut at their end, and training by itself gives no dimension a reason to
-    come first.
+    Rows are cut at their end, and training by itself gives no dimension a reason to come first.
+    What a network allows depends on how it reads the vectors (a choice of this project):
+
+    - "dnn", "wide_deep": only through a linear layer, so each table is rotated to the principal
+      axes of its rows, weighted by how often training reads them.
+    - "deepfm": also through inner products of the fields' vectors, which one rotation of all
+      tables leaves as they are; its axes are those of all rows together.
+    - "dcn": also entry by entry, so the dimensions of each table are only sorted.
+    - "din": left as it is, as are tables of which each network needs something else.
 
     Args:
-        model: changed in place.
+        model: changed in place; the layers that read the vectors are turned back.
         counts: per field int64 [rows].
 
     Returns:
-        Whether anything was rotated.
+        Whether anything was turned.
     """
-    if model.settings.kind not in LINEAR_READERS:
+    tables = {name: model.embedding(name) for name in model.fields}
+    turns = _turns(model.settings.kind, tables, counts)
+    if turns is None:
         return False
-    layer = model.network[0]
-    assert isinstance(layer, nn.Linear)  # noqa: S101 (each of these networks begins with one)
-    first = layer.weight
     readers = [*model.fields, *model.histories.values()]  # as forward_logits joins them
-    start = 0
-    turns = {name: _principal_axes(model.embedding(name), counts[name]) for name in model.fields}
-    for name in readers:
-        table = model.embedding(name)
-        for _ in range(table.spec.dim // table.spec.row_dim):  # concatenated rows: one after other
-            part = slice(start, start + table.spec.row_dim)
-            first[:, part] = first[:, part] @ turns[name]
-            start = part.stop
-    for name, turn in turns.items():
-        weight = model.embedding(name).weight
-        weight.copy_(weight @ turn)
+    parts = [
+        turns[name]
+        for name in readers
+        for _ in range(tables[name].spec.dim // tables[name].spec.row_dim)  # 1, but in a "concat"
+    ]
+    _turn_readers(model, torch.block_diag(*parts))  # type: ignore[no-untyped-call]
+    for name, table in tables.items():
+        table.weight.copy_(table.weight @ turns[name])
     return True
 
 
-def _principal_axes(table: Embedding, counts: IntArray) -> Tensor:
-    """Orthogonal [row_dim, row_dim], the strongest axis first; none for a product of rows."""
-    weight = table.weight
-    if table.spec.fuse not in ("sum", "mean", "concat"):
-        return torch.eye(table.spec.row_dim, device=weight.device)
+def _turns(
+    kind: str, tables: Mapping[str, Embedding], counts: Mapping[str, IntArray]
+) -> dict[str, Tensor] | None:
+    """Orthogonal [row_dim, row_dim] of each table, see `order_dimensions`; None for none."""
+    moments = {name: _moments(table, counts[name]) for name, table in tables.items()}
+    products = {name for name, table in tables.items() if table.spec.fuse == "mul"}
+    match kind:
+        case "dnn" | "wide_deep":
+            return {
+                # no other turn than a permutation commutes with a product of rows
+                name: _sorting(item) if name in products else _principal_axes(item)
+                for name, item in moments.items()
+            }
+        case "deepfm":
+            layouts = {(table.spec.dim, table.spec.row_dim) for table in tables.values()}
+            if products or len(layouts) > 1:  # a rotation of one is none of the others
+                return None
+            return dict.fromkeys(tables, _principal_axes(torch.stack([*moments.values()]).sum(0)))
+        case "dcn":
+            return {name: _sorting(item) for name, item in moments.items()}
+    return None
+
+
+def _moments(table: Embedding, counts: IntArray) -> Tensor:
+    """Second moments [row_dim, row_dim] of a table's rows, each as often as training reads it."""
+    weight = table.weight.detach()
     share = torch.from_numpy(counts).to(weight.device, weight.dtype).unsqueeze(1)
-    moments = (weight * share).T @ weight
+    return (weight * share).T @ weight
+
+
+def _principal_axes(moments: Tensor) -> Tensor:
+    """Orthogonal [row_dim, row_dim], the strongest axis first."""
     axes: Tensor = torch.linalg.eigh(moments.double()).eigenvectors
-    return axes.flip(1).to(weight.dtype)
+    return axes.flip(1).to(moments.dtype)
+
+
+def _sorting(moments: Tensor) -> Tensor:
+    """The permutation [row_dim, row_dim] that puts the strongest dimension first."""
+    order = moments.diagonal().argsort(descending=True, stable=True)
+    return torch.eye(len(order)).to(moments)[:, order]
+
+
+def _turn_readers(model: ClickModel, turn: Tensor) -> None:
+    """Adapt the layers that read all vectors in a row, x, to x @ turn (orthogonal).
+
+    For a "dcn" the turn is a permutation, and what its cross layers give is turned too.
+    """
+    width = len(turn)
+    first, last = model.network[0], model.network[-1]
+    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)  # noqa: S101 (see ClickModel)
+    if first is not last or model.cross is None:
+        first.weight.copy_(first.weight @ turn)
+        if model.cross is None:
+            return
+    else:  # no hidden layers: x itself is read beside the crossed vectors
+        last.weight[:, width:] = last.weight[:, width:] @ turn
+    last.weight[:, :width] = last.weight[:, :width] @ turn
+    for layer in model.cross.layers:
+        linear = [item for item in layer.modules() if isinstance(item, nn.Linear)]
+        reads, gives = linear[0], linear[-1]  # the same one, unless its matrix is of a low rank
+        reads.weight.copy_(reads.weight @ turn)
+        gives.weight.copy_(turn.T @ gives.weight)
+        gives.bias.copy_(gives.bias @ turn)

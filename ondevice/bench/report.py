@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,11 +123,21 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A measured model: all its files, and the accuracy its owner gave, such as {"AUC": 0.77}."""
+    """A measured model: all its files, and the accuracy its owner gave, such as {"AUC": 0.77}.
+
+    Attributes:
+        parts: what its bytes are for (`ondevice.inspection.FileParts`); empty if nobody said so.
+    """
 
     name: str
     files: tuple[ModelFile, ...]
     accuracy: dict[str, float]
+    parts: dict[str, int] = field(default_factory=dict)
+
+    def check(self, where: str) -> None:
+        """Raise FileFormatError unless the parts, if any, add up to the files."""
+        if self.parts and (min(self.parts.values()) < 0 or sum(self.parts.values()) != self.bytes):
+            raise FileFormatError(f"{where}.parts: they do not add up to {self.bytes} bytes")
 
     @property
     def bytes(self) -> int:

@@ -118,13 +118,25 @@ def _fields(kind: Any) -> dict[str, Callable[[Any, str], Any]]:
     return {name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
+@functools.cache
+def _optional_of(kind: Any) -> frozenset[str]:
+    """Members with a default, which earlier writers leave out."""
+    return frozenset(
+        item.name
+        for item in dataclasses.fields(kind)
+        if item.default is not dataclasses.MISSING
+        or item.default_factory is not dataclasses.MISSING
+    )
+
+
 def _object(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise _fault(where, "an object", data)
     fields = _fields(kind)
-    if missing := [name for name in fields if name not in data]:
+    if missing := [name for name in fields if name not in data and name not in _optional_of(kind)]:
         raise FileFormatError(f"{where}: {', '.join(missing)} missing")
-    value = kind(**{name: read(data[name], f"{where}.{name}") for name, read in fields.items()})
+    given = {name: read for name, read in fields.items() if name in data}
+    value = kind(**{name: read(data[name], f"{where}.{name}") for name, read in given.items()})
     check: Callable[[str], None] | None = getattr(value, "check", None)
     if check is not None:
         check(where)

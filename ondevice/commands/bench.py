@@ -115,7 +115,7 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
         type=int,
         nargs="+",
         default=[1],
-        help="threads for one request, in stock runtimes (default: 1)",
+        help="threads for one request; native shares 256 rows and more (default: 1)",
     )
     group.add_argument(
         "--workers",

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ondevice.errors import writing
-from ondevice.inspection import Inspection, inspect
+from ondevice.inspection import PART_TITLES, FileParts, Inspection, inspect
 from ondevice.text_table import size, table
 
 EPILOG = "example:\n  ondevice inspect model.odm"
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(result: Inspection) -> str:
-    """What a file holds: facts, its tables part by part, its lookups."""
+    """What a file holds: facts, what its bytes are for, its tables part by part, its lookups."""
     header = (
         *("table", "rows", "dim", "kept", "codec", "scale"),
         *("payload B", "scales B", "widths B", "permutation B"),
@@ -60,13 +60,23 @@ def _text(result: Inspection) -> str:
             f"  sha256     {result.sha256}",
             f"  inputs     {inputs}",
             f"  made by    {made_by}",
-            f"  tables     {sum(total)} bytes, network and description "
-            f"{result.file_bytes - sum(total)} bytes, header {result.header_bytes or '-'} bytes",
+            "",
+            _parts(result.parts),
             "",
             table(header, rows),
             *(("", _lookups(result)) if result.lookups else ()),
         )
     )
+
+
+def _parts(parts: FileParts) -> str:
+    """A line for each use of bytes, and for all."""
+    counts = (*parts.to_json().values(), parts.total)
+    rows = [
+        (title, f"{count:,}", f"{count / parts.total:.1%}")
+        for title, count in zip((*PART_TITLES, "file"), counts, strict=True)
+    ]
+    return table(("part", "bytes", "share"), rows)
 
 
 def _lookups(result: Inspection) -> str:

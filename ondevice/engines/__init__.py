@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, UnsupportedError
 from ondevice.info import ModelInfo
+from ondevice.limits import MAX_THREADS
 
 # The engines of a kind of file, best first; "auto" takes the first that can run it.
 ENGINES_OF_SUFFIX = {".odm": ("native", "numpy"), ".onnx": ("onnx",), ".tflite": ("tflite",)}
@@ -48,8 +49,8 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
     if engine not in ("auto", *fitting):
         can = " and ".join(map(repr, fitting))
         raise InputError(f"engine {engine!r} cannot run {suffix} files; {can} can")
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    if not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"threads must be 1..{MAX_THREADS}, got {threads}")
     if engine == "auto" and len(fitting) > 1:
         return _open_best(path, threads)
     chosen = fitting[0] if engine == "auto" else engine
@@ -78,15 +79,15 @@ def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
         from ondevice.engines.onnx import OnnxEngine
 
         onnx_engine = OnnxEngine(path, threads)
-        return onnx_engine, ModelInfo.from_text(onnx_engine.info_text)
+        return onnx_engine, ModelInfo.from_bytes(onnx_engine.description)
     if engine == "tflite":
         from ondevice.engines.tflite import TfliteEngine
         from ondevice.tflite_file import read_info
 
-        info = ModelInfo.from_text(read_info(path))
+        info = ModelInfo.from_bytes(read_info(path))
         return TfliteEngine(path, threads), info
     if engine == "native":
-        return _open_native(path)
+        return _open_native(path, threads)
     from ondevice.engines.numpy import NumpyEngine
     from ondevice.odm import open_odm
 
@@ -94,7 +95,7 @@ def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
     return NumpyEngine(opened), opened.info
 
 
-def _open_native(path: Path) -> tuple[Engine, ModelInfo]:
+def _open_native(path: Path, threads: int) -> tuple[Engine, ModelInfo]:
     from ondevice.engines.native import NativeEngine
     from ondevice.engines.native_sizes import SizedNativeEngine, has_free_axes
     from ondevice.odm import open_odm
@@ -102,14 +103,14 @@ def _open_native(path: Path) -> tuple[Engine, ModelInfo]:
     native: NativeEngine | SizedNativeEngine
     try:
         try:
-            native = NativeEngine(path)
+            native = NativeEngine(path, threads=threads)
         except UnsupportedError:
             info = open_odm(path, full_check=False).info
             if not has_free_axes(info):
                 raise
-            native = SizedNativeEngine(path, info)
+            native = SizedNativeEngine(path, info, threads)
     except ImportError as error:
         raise MissingDependencyError(
             "the native engine is not compiled in this installation of ondevice"
         ) from error
-    return native, ModelInfo.from_text(native.info_text)
+    return native, ModelInfo.from_bytes(native.description)

@@ -24,7 +24,7 @@ class NativeEngine:
 
     Attributes:
         runtime: "native" and the kernels in use, such as "native avx2".
-        info_text: the file's description.
+        description: the file's description.
         predict: the quick way for a dict of int64 arrays: the first output, or None for a
             request that is not plain and must be checked and converted first.
         rank: likewise for a context and its candidates.
@@ -37,6 +37,7 @@ class NativeEngine:
         kernels: str | None = None,
         full_check: bool | None = None,
         sizes: Mapping[str, int] | None = None,
+        threads: int = 1,
     ) -> None:
         """Map and check a native file.
 
@@ -46,6 +47,8 @@ class NativeEngine:
                 fastest.
             full_check: as in `ondevice.odm.open_odm`.
             sizes: of all free axes beside the rows, by name; requests must have them.
+            threads: that share the rows of a request of 256 rows or more; scores do not depend on
+                it.
 
         Raises:
             FileFormatError: the file is damaged or of another version.
@@ -57,7 +60,8 @@ class NativeEngine:
         chosen = kernels or os.environ.get(KERNELS_VARIABLE) or None
         check = -1 if full_check is None else int(full_check)
         try:
-            self._model: Any = _native.open(path, chosen, check, tuple((sizes or {}).items()))
+            free = tuple((sizes or {}).items())
+            self._model: Any = _native.open(path, chosen, check, free, threads)
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
         except UnsupportedError as error:
@@ -66,7 +70,7 @@ class NativeEngine:
 
     def _describe(self) -> None:
         self.runtime = f"native {self._model.kernels}"
-        self.info_text: str = self._model.info_text
+        self.description: bytes = self._model.description
         self.predict = self._model.predict
         self.rank = self._model.rank
         self._inputs: tuple[str, ...] = self._model.inputs

@@ -28,15 +28,16 @@ class SizedNativeEngine:
 
     Attributes:
         runtime: as of NativeEngine.
-        info_text: the file's description.
+        description: the file's description.
     """
 
-    def __init__(self, path: Path, info: ModelInfo) -> None:
+    def __init__(self, path: Path, info: ModelInfo, threads: int = 1) -> None:
         """Map and check a native file, and read its plan with sizes that it surely takes.
 
         Args:
             path: the .odm file.
             info: its description.
+            threads: as of NativeEngine.
 
         Raises:
             FileFormatError, UnsupportedError, ImportError: as of NativeEngine.
@@ -47,9 +48,9 @@ class SizedNativeEngine:
             for item in info.inputs
         }  # fmt: skip
         sizes = _known_sizes(info)
-        self._first = NativeEngine(path, sizes=sizes)
+        self._first = NativeEngine(path, sizes=sizes, threads=threads)
         self.runtime = self._first.runtime
-        self.info_text = self._first.info_text
+        self.description = self._first.description
         self._open: OrderedDict[Sizes, NativeEngine] = OrderedDict(
             {tuple(sorted(sizes.items())): self._first}
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.deflated import inflate
 from ondevice.errors import FileFormatError, InputError, needs_extra
 
-METADATA_KEY = "ondevice"
+METADATA_KEY = "ondevice.info"  # base64 of a deflated description
+OLD_METADATA_KEY = "ondevice"  # JSON of version 1
 
 
 class OnnxEngine:
@@ -34,10 +37,7 @@ class OnnxEngine:
                 f"{path}: ONNX Runtime cannot open it: {_one_line(error)}"
             ) from error
         self.runtime = f"onnxruntime {ort.__version__}"
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in metadata:
-            raise FileFormatError(f"{path}: an ONNX file, but not one written by ondevice")
-        self.info_text: str = metadata[METADATA_KEY]
+        self.description = _description(path, self._session.get_modelmeta().custom_metadata_map)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
@@ -47,6 +47,19 @@ class OnnxEngine:
         except Exception as error:
             raise InputError(f"ONNX Runtime rejects the request: {_one_line(error)}") from error
         return dict(zip(self._outputs, outputs, strict=True))
+
+
+def _description(path: Path, metadata: Mapping[str, str]) -> bytes:
+    """The description of a file with this metadata. Raises FileFormatError."""
+    if METADATA_KEY not in metadata:
+        if OLD_METADATA_KEY not in metadata:
+            raise FileFormatError(f"{path}: an ONNX file, but not one written by ondevice")
+        return metadata[OLD_METADATA_KEY].encode()
+    try:
+        packed = base64.b64decode(metadata[METADATA_KEY], validate=True)
+    except ValueError as error:
+        raise FileFormatError(f"{path}: its description is not base64: {error}") from error
+    return inflate(packed, f"{path}: its description")
 
 
 def _one_line(error: Exception) -> str:

@@ -9,24 +9,18 @@ from pathlib import Path
 import jni_library
 import numpy as np
 import pytest
+from support.odm_parts import put_together, take_apart
 from support.runtime import expected_probabilities, small_ids, write_small_model
 from support.tools import absent, missing
 
 import ondevice
 from ondevice.cli import main
 from ondevice.codecs import quantise
-from ondevice.container import (
-    CHECKSUMS,
-    HEADER_CRC,
-    PADDING_PREFIX,
-    open_container,
-    write_container,
-)
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec, ModelInfo, RankingVectors, TestVectors
-from ondevice.odm import write_odm
+from ondevice.odm import open_odm, write_odm
 from ondevice.plan import Node, Plan
 from ondevice.ranking import context_splits, repeated_request, split_request
 from ondevice.records import pack_records
@@ -49,6 +43,7 @@ CITIES = ["Paris", "Zürich", "世界", "🎬", "São Paulo"]
 
 
 def features():
+    """Fields of every kind; vocabularies keep as few bits of a hash as a converted file does."""
     city = Field("city", "string", seed=2**64 - 1)
     city = Field("city", "string", "vocabulary", 2**64 - 1, np.sort(city.hashes(CITIES)))
     colour = Field("colour", "integer", "vocabulary", 9)
@@ -63,7 +58,7 @@ def features():
             Field("seen", "string", "vocabulary", 2**64 - 1, city.vocabulary, length=3),
             Field("days", "integer", "hash", seed=3, length=2),
         )
-    )
+    ).with_short_hashes()
 
 
 SPECS = {
@@ -187,9 +182,31 @@ def write_fixtures(folder):
     write_app_fixtures(folder)
 
 
+def plain_vectors(vectors):
+    """Test vectors as JSON with arrays in base64, as in descriptions of version 1."""
+    parts = {"inputs": vectors.inputs, "outputs": vectors.outputs}
+    arrays = {
+        part: {
+            name: {
+                "shape": list(array.shape),
+                "data": base64.b64encode(array.tobytes()).decode(),
+                "dtype": array.dtype.name,
+            }
+            for name, array in values.items()
+        }
+        for part, values in parts.items()
+    }
+    return {**arrays, "tolerance": vectors.tolerance}
+
+
+def vectors_of(path):
+    """Test vectors of a file; see `plain_vectors`."""
+    return plain_vectors(open_odm(path).info.vectors)
+
+
 def ranked_vectors(source):
     """Test vectors of a file as JSON, with ranked scores of plain Python for two splits."""
-    vectors = json.loads(open_container(source).metadata["info"])["vectors"]
+    vectors = vectors_of(source)
     rows = {name: values[:8] for name, values in small_ids(32).items()}
     for context in (["user"], ["colour", "slot"]):
         scores = expected_probabilities(repeated_request(rows, context)).astype("<f4")
@@ -355,7 +372,7 @@ def write_mixed_fixtures(folder):
                 model.predict(wrong)
             refused.append({"input": name, "inputs": as_given(wrong)})
     (folder / "mixed.json").write_text(json.dumps({"requests": found, "refused": refused}))
-    vectors = json.loads(open_container(folder / "mixed.odm").metadata["info"])["vectors"]
+    vectors = vectors_of(folder / "mixed.odm")
     vectors["outputs"]["parts"] = altered(vectors["outputs"]["parts"], 5, 2)
     rewrite_info(folder / "mixed.odm", folder / "wrong_second.odm", {"vectors": vectors})
 
@@ -372,8 +389,9 @@ def write_ranked(folder):
     write_numbers_model(folder / "numbers.odm")
     raw = features().encode(raw_rows())
     score = ondevice.load(folder / "features.odm", engine="numpy").predict(raw)
-    many = ModelInfo(inputs=(), outputs=(), vectors=TestVectors(raw, {"probability": score}, 1e-5))
-    vectors = json.loads(many.to_text())["vectors"]  # seven inputs: a sample of the splits
+    vectors = plain_vectors(
+        TestVectors(raw, {"probability": score}, 1e-5)
+    )  # seven inputs: a sample of the splits
     rewrite_info(folder / "features.odm", folder / "sampled.odm", {"vectors": vectors})
     found = [
         {"model": f"{name}.odm", "passed": done.passed, "rows": done.rows,
@@ -394,7 +412,7 @@ def write_app_fixtures(folder):
     words = [str(folder / "small.odm"), "--users", str(folder / "users.csv")]
     words += ["--items", str(folder / "items.csv"), "--out", str(folder / "assets")]
     assert main(["export-android", *words]) == 0
-    wrong = json.loads(open_container(folder / "small.odm").metadata["info"])["vectors"]
+    wrong = vectors_of(folder / "small.odm")
     wrong["outputs"]["probability"]["data"] = base64.b64encode(bytes(4 * 32)).decode()
     rewrite_info(folder / "small.odm", folder / "wrong_vectors.odm", {"vectors": wrong})
     docs = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
@@ -408,7 +426,8 @@ def write_descriptions(folder):
     field = {"name": "user", "kind": "string", "encoding": "hash", "seed": 0}
 
     base = folder.parent / "small.odm"
-    inputs = json.loads(open_container(base).metadata["info"])["inputs"]
+    described = take_apart(base).info
+    inputs = described["inputs"]
 
     def with_input(**changes):
         return {"inputs": [{**inputs[0], **changes}, *inputs[1:]]}
@@ -425,13 +444,19 @@ def write_descriptions(folder):
         right = ranked_vectors(base)["rankings"][0]["outputs"]["probability"]
         return with_ranking(outputs={"probability": {**right, **changes}})
 
+    def with_vector(**changes):
+        vectors = json.loads(json.dumps(described["vectors"]))
+        vectors["inputs"]["user"] |= changes
+        return {"vectors": vectors}
+
+    hashes = {"count": 3, "at": 0}
     lies = {
         "inputs": {"inputs": [{"name": "user", "shape": ["batch"], "id_limit": None}]},
         "axis": with_input(shape=["batch", 2**31]),
         "id_limit": with_input(id_limit="5"),
         "id_low": with_input(id_low=[0, 0]),
         "neither-dtype": with_input(dtype="float64"),
-        "version": {"version": 2},
+        "version": {"version": 3},
         "features": {"features": {}},
         "feature-kind": with_field(kind="colour"),
         "unknown": with_field(more=1),
@@ -440,6 +465,20 @@ def write_descriptions(folder):
         "vocabulary-order": with_field(
             encoding="vocabulary", vocabulary="AQAAAAAAAAAAAAAAAAAAAA=="
         ),
+        "hash_bits": with_field(encoding="vocabulary", vocabulary=hashes, hash_bits=65),
+        "hashes": with_field(encoding="vocabulary", vocabulary={"count": 2**40, "at": 0}),
+        "hashes-negative": with_field(encoding="vocabulary", vocabulary={"count": -1, "at": 0}),
+        "leaves-hashes": with_field(encoding="vocabulary", vocabulary={"count": 3, "at": 10**9}),
+        "Elias-Fano": with_field(encoding="vocabulary", vocabulary=hashes, hash_bits=20),
+        "array-place": with_field(encoding="vocabulary", vocabulary={"count": 3}),
+        "array-dtype": with_field(
+            kind="number", encoding="bucket", boundaries={"dtype": "C64", "shape": [1], "at": 0}
+        ),
+        "array-shape": with_vector(shape=[2**62, 4]),
+        "array-negative": with_vector(shape=[-1]),
+        "array-of-nothing": with_vector(shape=None),
+        "leaves-array": with_vector(at=10**6),
+        "leaves-negative": with_vector(at=-1),
         "missing": with_field(cells={"missing": "NA"}),
         "cells-separator": with_field(cells={"missing": [], "separator": ""}),
         "part": with_field(kind="integer", cells={"missing": [], "part": "minute"}),
@@ -468,13 +507,6 @@ def write_descriptions(folder):
 
 def rewrite_info(source, target, change):
     """A copy of a model file whose description is changed; its checksums are right."""
-    container = open_container(source)
-    info = json.loads(container.metadata["info"])
-    text = "[" * 500 + "]" * 500 if change is None else json.dumps({**info, **change})
-    arrays = {
-        name: container.array(name)
-        for name in container.entries
-        if name != HEADER_CRC and not name.startswith(PADDING_PREFIX)
-    }
-    metadata = {name: value for name, value in container.metadata.items() if name != CHECKSUMS}
-    write_container(target, arrays, {**metadata, "info": text})
+    parts = take_apart(source)
+    parts.info = "[" * 500 + "]" * 500 if change is None else {**parts.info, **change}
+    put_together(target, parts)

@@ -23,7 +23,7 @@ NOT_IN_C = {
     ),
     **dict.fromkeys(
         ["DEFAULT_ROWS", "DEFAULT_GAPS_MS", "DEFAULT_SECONDS", "DEFAULT_PROCESSES", "PACED_BUDGET",
-         "MAX_SECONDS", "MAX_THREADS"], "the plan is Python's: the runner does one task"
+         "MAX_SECONDS"], "the plan is Python's: the runner does one task"
     ),
     **dict.fromkeys(
         ["FORMAT", "FORMAT_VERSION", "REPORT_DIGITS", "MAX_SENSORS", "MAX_SYSTEM_FILE"],
@@ -33,7 +33,6 @@ NOT_IN_C = {
 NOT_IN_JAVA = {
     "RANK_TOLERANCE": "the library verifies the file, which holds the tolerance",
     "PROFILE_REQUESTS": "the library has no profile by operator",
-    "MAX_THREADS": "the library sends one request at a time, in one thread",
 }
 ONLY_IN_C = {"MEMORIES": "the length of a table of the same file"}
 ONLY_IN_JAVA = {"VERSION": "the library's; tests/android/test_library.py compares it with Python's"}

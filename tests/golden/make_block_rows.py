@@ -8,6 +8,7 @@ Run: python tests/golden/make_block_rows.py
 
 import json
 import random
+from fractions import Fraction
 from pathlib import Path
 
 MASK = 2**64 - 1
@@ -17,6 +18,13 @@ GOLDEN_RATIO = 0x9E3779B97F4A7C15
 def cut(code_bits, t, strategy):
     """Bit positions of each block, least significant first."""
     bits = list(range(code_bits))
+    if isinstance(t, list):
+        whole = sum(t)  # more than there are bits: blocks overlap, each as far along as it can be
+        starts = [
+            int(Fraction(sum(t[:number]), max(1, whole - size)) * (code_bits - size))
+            for number, size in enumerate(t)
+        ]
+        return [bits[start : start + size] for start, size in zip(starts, t, strict=True)]
     if strategy == "succession":
         return [bits[start : start + t] for start in range(0, code_bits, t)]
     return [bits[start :: t + 1] for start in range(t + 1)]
@@ -82,6 +90,10 @@ def main():
         (64, 3, "skip"),
         (64, 6, "skip"),
         (64, 63, "skip"),
+        (17, [9, 5, 3], "succession"),
+        (64, [3, 29, 1, 28, 3], "succession"),
+        (40, [9, 9, 9, 9, 9, 9], "succession"),
+        (20, [3, 11, 10], "succession"),
     ]
     cases = [
         case(code_bits, t, strategy, shared, multiplier, ids)

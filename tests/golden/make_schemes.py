@@ -69,16 +69,25 @@ def case(method, settings, ids, *, dim, fuse="sum", head=0, padding_id=0):
     spec |= {"code_bits": 0, "multiplier": 1, "blocks": []}
     if method == "binary_code":
         bits, t = settings["code_bits"], settings["t"]
-        cuts = [list(range(start, min(start + t, bits))) for start in range(0, bits, t)]
+        sizes = t if isinstance(t, list) else [t] * (bits // t) + [bits % t] * (bits % t > 0)
+        whole = sum(sizes)  # more than there are bits: blocks overlap
+        starts = [
+            int(Fraction(sum(sizes[:number]), max(1, whole - size)) * (bits - size))
+            for number, size in enumerate(sizes)
+        ]
+        cuts = [list(range(a, a + size)) for a, size in zip(starts, sizes, strict=True)]
         count, factor = len(cuts), settings["multiplier"]
         first = head * (count if fuse == "concat" else 1)
-        offsets = [first + sum(2 ** len(cut) for cut in cuts[:c]) for c in range(count)]
+        sizes = [2 ** len(cut) for cut in cuts]
+        total = settings.get("rows", sum(sizes))  # fewer: ranges of rows overlap
+        shifts = [Fraction(total - size, max(1, sum(sizes) - size)) for size in sizes]
+        offsets = [first + int(sum(sizes[:c]) * shift) for c, shift in enumerate(shifts)]
         blocks = [
             {"start": cut[0], "stride": 1, "bits": len(cut), "offset": offset}
             for cut, offset in zip(cuts, offsets, strict=True)
         ]
         spec |= {"scheme": "binary_code", "code_bits": bits, "multiplier": factor, "blocks": blocks}
-        total = offsets[-1] + 2 ** len(cuts[-1])
+        total += first
 
         def tail(number):
             return [
@@ -171,6 +180,20 @@ def main():
         case("binary_code", code | {"code_bits": 33, "t": 11}, ids, dim=4, fuse="mean", head=98),
         case("binary_code", code | {"t": 10}, ids, dim=4, fuse="concat", head=8),
         case("binary_code", code | {"code_bits": 64, "t": 16}, ids, dim=4, head=100),
+        case("binary_code", code | {"code_bits": 17, "t": [9, 5, 3]}, ids, dim=4),
+        case("binary_code", code | {"t": 10, "rows": 1500}, ids, dim=4, fuse="mul"),
+        case("binary_code", code | {"t": 7, "rows": 140}, ids, dim=4, head=7),
+        case(
+            "binary_code", code | {"code_bits": 40, "t": [9, 10, 11, 14]}, ids, dim=4, fuse="mean"
+        ),
+        case(
+            "binary_code",
+            code | {"code_bits": 43, "t": [11, 10, 12, 10]},
+            ids,
+            dim=4,
+            fuse="concat",
+            head=8,
+        ),
     ]
     text = ",\n".join(json.dumps(item, separators=(",", ":")) for item in cases)
     path = Path(__file__).with_name("schemes.json")

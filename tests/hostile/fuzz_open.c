@@ -1,9 +1,11 @@
-/* fuzz_open.c: libFuzzer harness: opens a file from memory and, if it opens, runs and ranks it.
+/* fuzz_open.c: libFuzzer harness: opens a file from memory and, if it opens, reads its features,
+ * and runs and ranks it.
  *
- * The header's CRC-32 is put right first, so that mutations reach what lies behind it.
+ * The header's CRC-32 is put right first, so that mutations reach what lies behind it; plan and
+ * description of the corpus are in stored blocks of DEFLATE, so that they reach the JSON.
  *
  *   clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -I. -Iinclude platform/posix.c \
- *     $(grep -v '^#' sources.txt) ../../tests/hostile/fuzz_open.c -o fuzz_open
+ *     $(grep -hv '^#' sources.txt features/sources.txt) ../../tests/hostile/fuzz_open.c -o fuzz_open
  *   ./fuzz_open -max_total_time=60 CORPUS
  *
  * in ondevice/native.
@@ -13,6 +15,7 @@
 
 #include "core/hash.h"
 #include "ondevice.h"
+#include "ondevice_features.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -45,6 +48,29 @@ static void run(const od_model *model) {
   od_session_close(session);
 }
 
+static void read_features(const od_model *model) {
+  od_features *features;
+  size_t size;
+  const char *description = od_info(model, &size);
+  if (od_features_open(description, size, NULL, &features, NULL) == OD_OK)
+    od_features_close(features);
+}
+
+/* Where the header's checksum lies in the buffer: first, or, from version 3 on, where the header's
+ * own text says. */
+static size_t checksum_place(const uint8_t *header, size_t size) {
+  static const char KEY[] = "\"ondevice.crc32\":", OFFSETS[] = "\"data_offsets\":[";
+  char *text = calloc(size + 1, 1);
+  size_t place = 0;
+  if (!text) return 0;
+  memcpy(text, header, size);
+  char *at = strstr(text, KEY);
+  if (at) at = strstr(at, OFFSETS);
+  if (at) place = strtoul(at + sizeof OFFSETS - 1, NULL, 10);
+  free(text);
+  return place;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   od_options options = {.kernels = size % 2 ? "portable" : NULL};
   od_model *model;
@@ -59,10 +85,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
       od_crc crc;
       od_crc_prepare(&crc);
       uint32_t right = od_crc32(&crc, copy, 8 + (size_t)length);
-      memcpy(copy + 8 + length, &right, 4); /* where the writer puts the checksum */
+      size_t place = checksum_place(copy + 8, (size_t)length);
+      if (place > size - 12 - (size_t)length) place = 0;
+      memcpy(copy + 8 + length + place, &right, 4);
     }
   }
   if (od_open_memory(copy, size, &options, &model, &error) == OD_OK) {
+    read_features(model);
     run(model);
     od_close(model);
   }

@@ -5,12 +5,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from support.engine import INCLUDES, POSIX
-from support.native import write_hybrids, write_narrow
+from support.engine import FEATURES, INCLUDES, POSIX
+from support.native import write_described, write_hybrids, write_narrow, write_sections
+from support.odm_parts import put_together, stored, take_apart
 from support.runtime import write_small_model
 from support.tools import FUZZER_PROGRAM, cannot_link, needs
 
 HERE = Path(__file__).parent
+GOLDEN = HERE.parent / "golden"
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
 SECONDS = int(os.environ.get("ONDEVICE_FUZZ_SECONDS", "60"))
 
@@ -22,6 +24,11 @@ def test_fuzz_open_and_run(tmp_path):
     write_small_model(corpus / "small.odm", vectors=False)
     write_narrow(corpus / "narrow.odm")
     write_hybrids(corpus / "hybrids.odm")
+    write_sections(corpus / "sections.odm")
+    write_described(corpus / "described.odm")
+    for path in list(corpus.iterdir()):
+        put_together(corpus / f"stored_{path.name}", take_apart(path), stored)
+    shutil.copy(GOLDEN / "version2.odm", corpus)
     for fixture in HERE.glob("*.odm"):
         shutil.copy(fixture, corpus)
     # vector kernels without instrumentation: clang takes minutes for their unrolled loops, and the
@@ -33,7 +40,7 @@ def test_fuzz_open_and_run(tmp_path):
     sources += sorted(str(path) for path in tmp_path.glob("*.o"))
     build = subprocess.run(
         ["clang", "-std=c11", "-g", "-O1", *SANITIZERS, *INCLUDES, str(HERE / "fuzz_open.c"),
-         *sources, "-o", program],
+         *sources, *FEATURES, "-o", program],
         capture_output=True, text=True,
     )  # fmt: skip
     assert build.returncode == 0, build.stderr

@@ -31,7 +31,7 @@ def test_mutated_files_never_crash(tmp_path, seed):
     path = tmp_path / "model.tflite"
     built = build([hybrid(codec="q4", widths="random"), pooled(hybrid(padding_id=0), "mean")])
     info = ModelInfo(tuple(map(InputSpec, built.inputs)), ("probability",))
-    fill(emit_tflite(built.packed, path, info.to_text()))
+    fill(emit_tflite(built.packed, path, info.to_bytes()))
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, CHILD, path, str(seed), str(MUTATIONS)],

@@ -46,7 +46,7 @@ def test_there_are_cases() -> None:
 def test_case_agrees_with_reference(path: Path) -> None:
     engine = TfliteEngine(path)
     assert engine.runtime.startswith("tflite-runtime 2.14")
-    assert read_info(path) == "description"
+    assert read_info(path) == b"description"
     for ids, expected in batches(path):
         outputs = engine.run(ids)
         assert outputs.keys() == expected.keys()

@@ -32,10 +32,13 @@ from ondevice.models.designs import SHARINGS, Design, shared_embedding
 def test_shared_rows_follow_the_ratio(scheme, values, ratio):
     table = shared_embedding(values, Design(8, ratio=ratio, scheme=scheme))
     target = max(2, round(values / ratio))
-    if scheme == "binary_code":  # powers of two, and enough bits to tell the values apart
-        assert table.spec.rows <= max(64, 2 * target)
-    else:
-        assert target - 1 <= table.spec.rows <= target
+    assert target - 1 <= table.spec.rows <= target
+    if scheme == "binary_code" and values > 3:  # enough bits to tell the values apart
+        assert table.spec.code_bits >= np.log2(values) + 7
+        sizes = {block.bits for block in table.spec.blocks}
+        assert len(sizes) == 1
+        assert max(block.offset + 2**block.bits for block in table.spec.blocks) == table.spec.rows
+    assert table.spec.fuse == ("sum" if scheme == "hash" else "mul")
     ids = torch.randint(-(2**63), 2**63 - 1, (100,))
     assert table(ids).shape == (100, 8)
 

@@ -1,20 +1,23 @@
 """Damaged and hostile native files: a typed error or the same result, never anything else."""
 
-import json
+import contextlib
 import os
 import zlib
 
 import numpy as np
 import pytest
-from support.native import write_hybrids, write_model, write_narrow
+from support.native import write_hybrids, write_model, write_narrow, write_sections
+from support.odm_parts import put_together, take_apart
 from support.retrieval import random_structure
 from support.runtime import write_small_model
 
 import ondevice
+from ondevice.container import open_container
 from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
-from ondevice.odm import open_odm
+from ondevice.info import ModelInfo
+from ondevice.odm import INFO, PLAN, open_odm
 
 pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
 IDS = {name: np.array([1, 3, 4, 2], dtype=np.int64) for name in ("user", "colour", "slot")}
@@ -58,19 +61,11 @@ def test_every_byte_changed(small, tmp_path):
         assert outcome(path, expected) is None, place
 
 
-def rewritten(data, change):
-    """The file with its plan changed and all checksums right again: a hostile author's."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    plan = json.loads(header["__metadata__"]["plan"])
-    change(plan)
-    header["__metadata__"]["plan"] = json.dumps(plan, separators=(",", ":"))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + 8) % 64)
-    body = bytearray(data[8 + length :])
-    head = len(text).to_bytes(8, "little") + text
-    body[:4] = zlib.crc32(head).to_bytes(4, "little")
-    return head + bytes(body)
+def rewritten(source, path, change, part="plan"):
+    """The file with its plan or description changed and all checksums right: a hostile author's."""
+    parts = take_apart(source)
+    change(getattr(parts, part))
+    return put_together(path, parts)
 
 
 def leaves(value, path=()):
@@ -85,24 +80,9 @@ STRANGE = [0, -1, 1, 2, 15, 63, 64, 2**31 - 1, 2**31, 2**32, 2**63, 2**64, 1.5, 
            None, True, [], {}, [0] * 9, "batch"]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["small", "hybrids", "retrieval"])
-def test_plans_of_a_hostile_author(kind, small, tmp_path):
-    """Right checksums around every value of the plan made strange: no crash, no wrong type."""
-    data, ids = small[0], IDS
-    if kind == "hybrids":
-        ids = write_hybrids(tmp_path / "hybrids.odm")
-        data = (tmp_path / "hybrids.odm").read_bytes()
-    if kind == "retrieval":
-        built, known, *_ = random_structure("q4", 3, 20, bits=4)
-        write_model(tmp_path / "r.odm", {"a": built.spec}, {"a": built.table}, [], {}, ["a.vector"])
-        data, ids = (tmp_path / "r.odm").read_bytes(), {"a": known}
-    plan = {}
-    rewritten(data, plan.update)  # reads it
-    length = int.from_bytes(data[:8], "little")
-    plan = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["plan"])
-    path = tmp_path / "strange.odm"
-    opened = 0
-    for place in leaves(plan):
+def strange_files(source, path, part):
+    """Rewrite `path` with every value of a part made strange in every way."""
+    for place in leaves(getattr(take_apart(source), part)):
         if not place:
             continue
         for strange in STRANGE:
@@ -112,13 +92,105 @@ def test_plans_of_a_hostile_author(kind, small, tmp_path):
                     target = target[key]
                 target[place[-1]] = strange
 
-            path.write_bytes(rewritten(data, change))
-            try:
-                NativeEngine(path).run(ids)
-                opened += 1
-            except (FileFormatError, UnsupportedError, InputError):
-                continue
+            yield rewritten(source, path, change, part)
+
+
+@pytest.mark.parametrize("kind", ["small", "hybrids", "sections", "retrieval"])
+def test_plans_of_a_hostile_author(kind, tmp_path):
+    """Right checksums around every value of the plan made strange: no crash, no wrong type."""
+    ids, source = IDS, tmp_path / "source.odm"
+    if kind == "hybrids":
+        ids = write_hybrids(source)
+    elif kind == "sections":
+        ids = write_sections(source)
+    elif kind == "retrieval":
+        built, known, *_ = random_structure("q4", 3, 20, bits=4)
+        write_model(source, {"a": built.spec}, {"a": built.table}, [], {}, ["a.vector"])
+        ids = {"a": known}
+    else:
+        write_small_model(source)
+    opened = 0
+    for path in strange_files(source, tmp_path / "strange.odm", "plan"):
+        try:
+            NativeEngine(path).run(ids)
+            opened += 1
+        except (FileFormatError, UnsupportedError, InputError):
+            continue
     assert opened  # some changes are harmless, such as another padding ID
+
+
+def test_descriptions_of_a_hostile_author(tmp_path):
+    """Every value of the description made strange, those that refer to arrays among them: both
+    readers of Python refuse it or open it, with arrays of the shapes that it says.
+    """
+    source = tmp_path / "source.odm"
+    write_small_model(source)
+    refused = opened = 0
+    for path in strange_files(source, tmp_path / "strange.odm", "info"):
+        try:
+            ModelInfo.from_bytes(open_container(path).text(INFO))
+            opened += 1
+        except FileFormatError:
+            refused += 1
+        with contextlib.suppress(FileFormatError, UnsupportedError):
+            NativeEngine(path)
+    assert opened > 100
+    assert refused > 1000
+
+
+def packed(data, level, strategy):
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
+    return len(data).to_bytes(4, "little") + packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize("level", [0, 1, 6, 9])
+@pytest.mark.parametrize("strategy", [zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY])
+def test_deflate_of_every_kind_is_read(small, tmp_path, level, strategy):
+    """Stored blocks, the fixed code, codes of a block's own, with and without copies."""
+    source, path = tmp_path / "source.odm", tmp_path / "again.odm"
+    source.write_bytes(small[0])
+    parts = take_apart(source)
+    parts.info["made_by"] = {"x": "abc" * 30_000, "y": str(list(range(9000)))}
+    put_together(path, parts, lambda data: packed(data, level, strategy))
+    engine = NativeEngine(path)
+    assert ModelInfo.from_bytes(engine.description).made_by == parts.info["made_by"]
+    np.testing.assert_array_equal(engine.run(IDS)["probability"], small[1])
+
+
+@pytest.mark.parametrize("strategy", [zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED])
+def test_damaged_deflate_streams_are_read_as_zlib_reads_them(small, tmp_path, strategy):
+    """With right checksums: what zlib refuses, the engine refuses; else both read the same."""
+    source, path = tmp_path / "source.odm", tmp_path / "damaged.odm"
+    source.write_bytes(small[0])
+    parts = take_apart(source)
+    rng = np.random.default_rng(0)
+    length, same = None, 0
+    for _ in range(1500):
+
+        def damage(data):
+            stream = bytearray(packed(data, 9, strategy))
+            place = int(rng.integers(4, len(stream)))
+            stream[place] ^= 1 << int(rng.integers(8))
+            if rng.random() < 0.2:
+                del stream[place:]
+            return bytes(stream)
+
+        put_together(path, parts, damage)
+        container = open_container(path)
+        try:
+            expected = container.text(INFO), container.text(PLAN)
+        except FileFormatError:
+            with pytest.raises(FileFormatError):
+                NativeEngine(path)
+            continue
+        length = len(expected)
+        try:
+            assert NativeEngine(path).description == expected[0]
+            same += 1
+        except (FileFormatError, UnsupportedError) as error:
+            assert "DEFLATE" not in str(error)
+    assert length
+    assert same
 
 
 def test_index_that_leads_outside(tmp_path):
@@ -126,9 +198,7 @@ def test_index_that_leads_outside(tmp_path):
     path = tmp_path / "small.odm"
     write_small_model(path)
     data = bytearray(path.read_bytes())
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    start = 8 + length + header["table.user.index"]["data_offsets"][0]
+    start = open_container(path).entries["table.user.index"].start
     data[start : start + 4] = b"\xff\xff\xff\xff"
     path.write_bytes(data)
     with pytest.raises(FileFormatError, match="damaged"):
@@ -139,6 +209,80 @@ def test_index_that_leads_outside(tmp_path):
 
 
 @pytest.fixture(scope="module")
+def sections(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sections") / "sections.odm"
+    ids = write_sections(path)
+    expected = NumpyEngine(open_odm(path)).run(ids)["x"]
+    np.testing.assert_array_equal(NativeEngine(path).run(ids)["x"], expected)
+    return path.read_bytes(), ids
+
+
+def test_indexes_of_sections_that_lead_outside(sections, tmp_path):
+    """Without the checks at load: an error in both engines, no read beyond the section."""
+    data = sections[0]
+    path = tmp_path / "wild.odm"
+    path.write_bytes(data)
+    index = open_container(path).entries["table.full.index"]
+    start, stop = index.start, index.stop
+    rows = np.arange(60)
+    refused = 0
+    for place in range(start, stop, 4):
+        changed = bytearray(data)
+        changed[place : place + 4] = b"\xff\xff\xff\xff"
+        path.write_bytes(changed)
+        with pytest.raises(FileFormatError, match="damaged"):
+            NativeEngine(path)
+        ids = {"full": rows, "code": rows, "hashes": np.zeros((60, 3), np.int64)}
+        outcomes = []
+        for engine in (
+            NativeEngine(path, full_check=False),
+            NumpyEngine(open_odm(path, full_check=False)),
+        ):
+            try:
+                outcomes.append(engine.run(ids)["x"])
+            except FileFormatError as error:
+                assert "index" in str(error)
+                outcomes.append(np.zeros(0))
+                refused += 1
+        np.testing.assert_array_equal(*outcomes)
+    assert refused
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        *((0, "bytes", size) for size in (0, 59, 61, -1, 2**63, 1.5, "60", None)),
+        (0, "rows", 4), (1, "rows", 2**31 - 1), (1, "dim", 6), (1, "dim", 0), (2, "codec", "q3"),
+        (2, "codec", "q8"), (2, "scale_axis", None), (3, "width_bits", None), (4, "width_base", 9),
+    ],
+)  # fmt: skip
+def test_sections_that_do_not_fit_are_refused(sections, tmp_path, part, key, value):
+    path = tmp_path / "sections.odm"
+
+    def change(plan):
+        plan["tables"]["full"]["sections"][part][key] = value
+
+    path.write_bytes(rewritten(sections[0], change))
+    for opens in (NativeEngine, open_odm):
+        with pytest.raises((FileFormatError, UnsupportedError)):
+            opens(path)
+
+
+@pytest.mark.parametrize("count", [0, 17])
+def test_too_few_and_too_many_sections_are_refused(sections, tmp_path, count):
+    path = tmp_path / "sections.odm"
+
+    def change(plan):
+        parts = plan["tables"]["full"]["sections"]
+        plan["tables"]["full"]["sections"] = (parts * 3)[:count]
+
+    path.write_bytes(rewritten(sections[0], change))
+    for opens in (NativeEngine, open_odm):
+        with pytest.raises(FileFormatError, match="sections"):
+            opens(path)
+
+
+@pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
     path = tmp_path_factory.mktemp("narrow") / "narrow.odm"
     tables = write_narrow(path)
@@ -146,15 +290,14 @@ def narrow(tmp_path_factory):
     got = NativeEngine(path).run(ids)
     for name, table in tables.items():
         np.testing.assert_array_equal(got[f"{name}.vector"], table.dequantise())
-    return path.read_bytes(), ids
+    return path, ids
 
 
 @pytest.mark.parametrize("part", ["c", "d", "e"])
 def test_index_of_narrow_rows_that_leads_outside(narrow, tmp_path, part):
     """In C and in numpy, without the checks at load: an error, no read beyond the records."""
-    data, ids = bytearray(narrow[0]), narrow[1]
-    length = int.from_bytes(data[:8], "little")
-    start = 8 + length + json.loads(data[8 : 8 + length])[f"table.{part}.index"]["data_offsets"][0]
+    data, ids = narrow[0].read_bytes(), narrow[1]
+    start = open_container(narrow[0]).entries[f"table.{part}.index"].start
     path = tmp_path / "wild.odm"
     for place, strange in ((0, b"\xff\xff\xff\xff"), (12, b"\xff\xff\0\0"), (4, b"\xff" * 8)):
         changed = bytearray(data)
@@ -188,9 +331,7 @@ def test_index_of_narrow_rows_that_leads_outside(narrow, tmp_path, part):
 )  # fmt: skip
 def test_layouts_that_do_not_fit_are_refused(narrow, tmp_path, table, key, value):
     path = tmp_path / "layout.odm"
-    path.write_bytes(
-        rewritten(narrow[0], lambda plan: plan["tables"][table].__setitem__(key, value))
-    )
+    rewritten(narrow[0], path, lambda plan: plan["tables"][table].__setitem__(key, value))
     with pytest.raises((FileFormatError, UnsupportedError)):
         NativeEngine(path)
     with pytest.raises((FileFormatError, UnsupportedError)):

@@ -161,10 +161,9 @@ FAULTS = [
 def test_both_readers_refuse_the_same_limits(fault, tmp_path, monkeypatch):
     """What is no bound of an ID, or not one for each element."""
     spec = InputSpec("x", ("batch", 3), id_limit=5)
-    text = ModelInfo((spec,), ("sum",)).to_text()
-    data = json.loads(text)
+    data = json.loads(ModelInfo((spec,), ("sum",)).to_bytes())
     data["inputs"][0] |= fault
-    monkeypatch.setattr(ModelInfo, "to_text", lambda self: json.dumps(data))
+    monkeypatch.setattr(ModelInfo, "to_bytes", lambda self: json.dumps(data).encode())
     path = write_computed(tmp_path / "m.odm", [spec])
     for engine in ("native", "numpy"):
         with pytest.raises(FileFormatError):

@@ -55,7 +55,7 @@ def test_the_number_of_axes_is_that_of_containers(tmp_path):
         if accepted:
             assert container.open_container(path).array("a").ndim == rank
         else:
-            with pytest.raises(container.FileFormatError, match="lists of sizes"):
+            with pytest.raises(container.FileFormatError, match="list of up to 8 sizes"):
                 container.open_container(path)
 
 

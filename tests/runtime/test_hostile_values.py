@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,10 +156,10 @@ def test_names_that_cannot_be_printed_are_refused(tmp_path, model):
     from ondevice.errors import FileFormatError
     from ondevice.info import ModelInfo
 
-    text = json.loads(model.info.to_text())
+    text = json.loads(replace(model.info, vectors=None).to_bytes().partition(b"\0")[0])
     text["inputs"][0]["name"] = "\ud800"
     with pytest.raises(FileFormatError, match="surrogates"):
-        ModelInfo.from_text(json.dumps(text))
+        ModelInfo.from_bytes(json.dumps(text).encode())
 
 
 def test_many_fields_are_checked_in_linear_time():

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.native import dense_node, write_model
+from support.odm_parts import put_together, take_apart
 from support.runtime import expected_probabilities, header_of, small_ids, write_small_model
 
 import ondevice
 from ondevice.codecs import quantise
-from ondevice.container import HEADER_CRC, open_container, write_container
+from ondevice.container import CHECKSUMS, SMALL, open_container, write_container
 from ondevice.engines.native import is_compiled
 from ondevice.errors import FileFormatError, OnDeviceError
 from ondevice.odm import open_odm
@@ -36,19 +37,47 @@ def test_layout_is_safetensors(model_bytes):
     buffer = model_bytes[8 + length :]
     metadata = header.pop("__metadata__")
     assert metadata["format"] == "ondevice.odm"
-    assert (8 + length) % 64 == 0
-    checksums = json.loads(metadata["crc32"])
+    assert (8 + length) % 8 == 0
+    place = header[CHECKSUMS]["data_offsets"][0]
+    checksums = list(struct.unpack_from(f"<{header[CHECKSUMS]['shape'][0]}I", buffer, place))
+    assert checksums.pop(0) == zlib.crc32(model_bytes[: 8 + length])
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         start, stop = entry["data_offsets"]
         assert start == end  # no holes
         end = stop
-        if name in checksums:
-            assert (8 + length + start) % 64 == 0
-            assert zlib.crc32(buffer[start:stop]) == checksums[name]
+        if name != CHECKSUMS:
+            assert zlib.crc32(buffer[start:stop]) == checksums.pop(0)
     assert end == len(buffer)
-    start = header[HEADER_CRC]["data_offsets"][0]
-    assert struct.unpack_from("<I", buffer, start)[0] == zlib.crc32(model_bytes[: 8 + length])
+    assert not checksums
+
+
+def test_arrays_are_aligned_and_small_ones_share_an_entry(tmp_path):
+    """Elements start at multiples of their size, arrays of 4 KiB at 64, of 1 MiB at 4096 bytes."""
+    arrays = {
+        "bytes": np.arange(5, dtype=np.uint8),
+        "wide": np.arange(3, dtype=np.int64),
+        "number": np.array(1.5, np.float32),
+        "none": np.zeros((0, 4), np.float32),
+        "medium": np.arange(4099, dtype=np.uint8),
+        "halves": np.arange(1023 * 2, dtype=np.float16).reshape(2, 1023),
+        "large": np.arange(2**18, dtype=np.float32),
+        "medium too": np.arange(5000, dtype=np.uint8),
+    }
+    path = tmp_path / "arrays.odm"
+    write_container(path, arrays, {})
+    container = open_container(path)
+    container.verify()
+    for name, array in arrays.items():
+        assert container.array(name).dtype == array.dtype
+        np.testing.assert_array_equal(container.array(name), array)
+        multiple = 4096 if array.nbytes >= 2**20 else 64 if array.nbytes >= 4096 else array.itemsize
+        assert container.entries[name].start % multiple == 0
+    small = container.entries[SMALL]
+    assert {name for name in arrays if name not in container.stored} == {
+        name for name in arrays
+        if small.start <= container.entries[name].start < container.entries[name].stop <= small.stop
+    } | {"none"}  # fmt: skip
 
 
 def test_every_truncation_fails(model_bytes, tmp_path):
@@ -133,51 +162,38 @@ def test_other_safetensors_files_are_told_apart(tmp_path):
 
 
 def rewritten(model_bytes, tmp_path, change):
-    """The small model with its plan changed and all checksums right."""
+    """The small model with parts changed and all checksums right."""
     source = tmp_path / "source.odm"
     source.write_bytes(model_bytes)
-    container = open_container(source)
-    arrays = {
-        name: container.array(name)
-        for name in container.entries
-        if not name.startswith("ondevice.")
-    }
-    metadata = dict(container.metadata)
-    change(metadata, arrays)
-    path = tmp_path / "rewritten.odm"
-    write_container(path, arrays, metadata)
-    return path
+    parts = take_apart(source)
+    change(parts)
+    return put_together(tmp_path / "rewritten.odm", parts)
 
 
 def change_plan(change):
-    def apply(metadata, arrays):
-        plan = json.loads(metadata["plan"])
-        change(plan)
-        metadata["plan"] = json.dumps(plan)
-
-    return apply
+    return lambda parts: change(parts.plan)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda metadata, arrays: metadata.pop("plan"), "plan"),
-        (lambda metadata, arrays: metadata.update(format_version="4"), "format version 4"),
-        (lambda metadata, arrays: metadata.update(info="{}"), "model description"),
-        (lambda metadata, arrays: arrays.pop("weight.w1"), "'weight.w1' is missing"),
-        (lambda metadata, arrays: arrays.pop("table.user.index"), "is missing"),
+        (lambda parts: setattr(parts, "plan", None), "'ondevice.plan' is missing"),
+        (lambda parts: parts.metadata.update(format_version="4"), "format version 4"),
+        (lambda parts: setattr(parts, "info", {}), "model description"),
+        (lambda parts: parts.arrays.pop("weight.w1"), "'weight.w1' is missing"),
+        (lambda parts: parts.arrays.pop("table.user.index"), "is missing"),
         (
-            lambda metadata, arrays: arrays.update(
-                {"table.user.records": arrays["table.user.records"][:-1]}
+            lambda parts: parts.arrays.update(
+                {"table.user.records": parts.arrays["table.user.records"][:-1]}
             ),
             "index does not match",
         ),
         (
-            lambda metadata, arrays: arrays.update({"table.slot.records": np.zeros(9, np.uint8)}),
+            lambda parts: parts.arrays.update({"table.slot.records": np.zeros(9, np.uint8)}),
             "records have",
         ),
         (
-            lambda metadata, arrays: arrays.update({"table.slot.scales": np.zeros(2, np.int32)}),
+            lambda parts: parts.arrays.update({"table.slot.scales": np.zeros(2, np.int32)}),
             "wrong type",
         ),
         (change_plan(lambda plan: plan["nodes"][3].update(op="Exec")), "unknown operators: Exec"),
@@ -198,8 +214,8 @@ def test_contradicting_contents_are_refused(model_bytes, tmp_path, change, fault
 
 
 def test_shapes_that_do_not_fit_fail_typed(model_bytes, tmp_path):
-    def narrow(metadata, arrays):
-        arrays["weight.w1"] = np.zeros((8, 3), np.float32)
+    def narrow(parts):
+        parts.arrays["weight.w1"] = np.zeros((8, 3), np.float32)
 
     model = ondevice.load(rewritten(model_bytes, tmp_path, narrow))
     with pytest.raises(OnDeviceError, match="Gemm of shapes"):
@@ -219,15 +235,18 @@ def test_large_files_are_checked_on_demand(model_bytes, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["numpy", "native"])
-def test_files_of_version_1_stay_readable(engine):
-    """Written by the last release of version 1: padded q4 rows, sixteen width codes a group."""
+@pytest.mark.parametrize(("version", "inputs"), [("1", 9), ("2", 9)])
+def test_files_of_earlier_versions_stay_readable(engine, version, inputs):
+    """Written by the last release of version 1: padded q4 rows, sixteen width codes a group; and of
+    version 2: an entry for every array, plan, description, vectors and checksums in the header.
+    """
     if engine == "native" and not is_compiled():
         pytest.skip("the native engine is not compiled")
-    path = Path(__file__).parents[1] / "golden" / "version1.odm"
+    path = Path(__file__).parents[1] / "golden" / f"version{version}.odm"
     opened = open_odm(path)
-    assert opened.container.metadata["format_version"] == "1"
+    assert opened.container.metadata["format_version"] == version
     vectors = opened.info.vectors
-    assert len(vectors.inputs) == 9
+    assert len(vectors.inputs) == inputs
     got = ondevice.load(path, engine=engine).runner.run(vectors.inputs)
     for name, expected in vectors.outputs.items():
         np.testing.assert_array_equal(got[name], expected, err_msg=name)
@@ -241,8 +260,8 @@ def test_many_empty_arrays_open_in_linear_time(model_bytes, tmp_path, engine):
     for count in (20_000, 80_000):
         path = tmp_path / f"{count}.odm"
 
-        def fill(metadata, arrays, count=count):
-            arrays.update({f"empty.{i}": np.zeros(0, np.uint8) for i in range(count, 0, -1)})
+        def fill(parts, count=count):
+            parts.arrays.update({f"empty.{i}": np.zeros(0, np.uint8) for i in range(count, 0, -1)})
 
         rewritten(model_bytes, tmp_path, fill).rename(path)
         gc.collect()

@@ -5,6 +5,7 @@ Tables are external data beside the file, so ONNX Runtime maps them instead of r
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ from ondevice.converters.tables.row_arithmetic import (
 from ondevice.converters.targets.onnx.dense import quantise_dense
 from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
+from ondevice.deflated import deflate
+from ondevice.engines.onnx import METADATA_KEY
 from ondevice.spec import HIGH_BITS, Retrieval
 
-METADATA_KEY = "ondevice"
 OPSET = 21
 IR_VERSION = 10
 LEAST_EXTERNAL = 256  # bytes; smaller constants stay in the .onnx file
@@ -64,13 +66,13 @@ FUNCTION_NAMES = {
 }
 
 
-def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT) -> Draft:
+def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = ALL_FLOAT) -> Draft:
     """Write an .onnx file and its external data, `path` + ".data", with room for the tables.
 
     Args:
         packed: the model; it is not changed.
         path: the .onnx file to write; the caller writes to a temporary folder and renames.
-        info: description stored under the metadata key "ondevice".
+        info: description (`ModelInfo.to_bytes`), for the metadata.
         plan: how dense layers are stored.
     """
     model = packed.model.clone()
@@ -99,7 +101,7 @@ def emit_onnx(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_
             external = array.nbytes >= LEAST_EXTERNAL
             value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
-    model.metadata_props[METADATA_KEY] = info
+    model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(info)).decode("ascii")
     model.ir_version = IR_VERSION
     data.write()
     ir.save(model, path)

@@ -26,7 +26,7 @@ from ondevice.converters.targets.tflite.writer import FREE, TYPES, Shape, Tflite
 from ondevice.errors import UnsupportedError
 
 
-def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = ALL_FLOAT) -> Draft:
+def emit_tflite(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = ALL_FLOAT) -> Draft:
     """Write `path`, one file with graph, description and room for the tables.
 
     Free sizes, such as the batch, stay free: they are 1 until the runtime resizes its inputs.
@@ -35,7 +35,7 @@ def emit_tflite(packed: PackedModel, path: Path, info: str, plan: DensePlan = AL
         packed: the model, of the operators in docs/operators.md (`pipeline.LOWERING`); it is not
             changed.
         path: the .tflite file to write; the caller writes to a temporary place and renames.
-        info: description, stored as the metadata entry "ondevice".
+        info: description (`ModelInfo.to_bytes`), for the metadata.
         plan: how dense layers are stored.
 
     Raises:

@@ -18,12 +18,13 @@ import numpy.typing as npt
 import tflite
 
 from ondevice.converters.targets.tflite.kernel_types import VALUES_INPUT, check_kernel
+from ondevice.deflated import deflate
 from ondevice.errors import UnsupportedError
+from ondevice.tflite_file import METADATA_NAME
 
 FREE = -1  # a size that is known only when the model runs
 SCHEMA_VERSION = 3
 FILE_IDENTIFIER = b"TFL3"
-METADATA_NAME = "ondevice"
 SIGNATURE_KEY = "serving_default"
 
 # Flatbuffer offsets are 31 bits; some are left for the graph itself.
@@ -302,13 +303,13 @@ class TfliteWriter:
         taken = tensor.index in (*self._inputs, *self._outputs)
         return not taken and not self._tensors[tensor.index].buffer
 
-    def write(self, path: Path, info: str) -> None:
-        """Write the file, with `info` as the metadata entry "ondevice".
+    def write(self, path: Path, info: bytes) -> None:
+        """Write the file, with `info` in its metadata.
 
         Raises:
             UnsupportedError: the file would exceed TFLite's limit of 2 GB.
         """
-        payload = [*self._buffers, (np.frombuffer(info.encode(), np.uint8), TENSOR_ALIGNMENT)]
+        payload = [*self._buffers, (np.frombuffer(deflate(info), np.uint8), TENSOR_ALIGNMENT)]
         total = sum(array.nbytes + alignment for array, alignment in payload)
         check_file_size(total)
         builder = flatbuffers.Builder(0)

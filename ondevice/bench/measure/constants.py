@@ -40,8 +40,6 @@ MAX_ROWS = 1_000_000
 PACED_BUDGET = 3
 # Seconds of a measurement, and between two requests, at most: a day.
 MAX_SECONDS = 86_400
-# Threads of a request and requests at once at most: no processor has more cores.
-MAX_THREADS = 1024
 
 # What is measured unless the user says otherwise: rows of a request, milliseconds between
 # requests (0: back to back), seconds for each kind of request, processes for each measurement.

@@ -16,12 +16,12 @@ from ondevice.bench.measure.constants import (
     MAX_REQUESTS,
     MAX_ROWS,
     MAX_SECONDS,
-    MAX_THREADS,
     PACED_BUDGET,
 )
 from ondevice.bench.measure.observation import Task
 from ondevice.engines import ENGINES_OF_SUFFIX
 from ondevice.errors import InputError
+from ondevice.limits import MAX_THREADS
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,7 @@ def _engines(path: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
 
 def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Measurement]:
     """All measurements of one model in one engine: starts, memory, requests, profiles."""
-    takes_threads = path.suffix.lower() != ".odm"  # native and numpy use one thread a request
-    threads = plan.threads if takes_threads else (min(plan.threads),)
+    threads = (min(plan.threads),) if engine == "numpy" else plan.threads  # it takes one
     largest = max((*plan.rows, *plan.rank))
     begin = Task("start", engine, threads[0])
     yield Measurement(model, begin, drop_pages=True)

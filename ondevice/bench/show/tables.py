@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from ondevice.bench.report import Device, Latency, Profile, Report, Spread, State, Subject
+from ondevice.inspection import PART_TITLES, FileParts
 from ondevice.text_table import size, table
 
 SPREAD_COLUMNS = ("count", "mean", "sd", "min", "p50", "p90", "p95", "p99", "max")
@@ -88,7 +90,7 @@ def figures(report: Report) -> Iterable[tuple[Subject, str, str, str, Spread]]:
 
 def sections(report: Report) -> list[Section]:
     """The tables of a report; those without rows are left out."""
-    tables = [_latency(report), _starts(report), _memory(report)]
+    tables = [_latency(report), _starts(report), _memory(report), _bytes(report)]
     tables += [_profile(report, profile) for profile in report.profiles]
     return [section for section in tables if section.rows]
 
@@ -219,6 +221,17 @@ def _starts(report: Report) -> Section:
         ),
         tuple(rows),
     )
+
+
+def _bytes(report: Report) -> Section:
+    """What the bytes of the files are for; models whose writer did not say so are left out."""
+    names = [item.name for item in dataclasses.fields(FileParts)]
+    rows = [
+        (model.name, *(f"{model.parts.get(name, 0):,}" for name in names), f"{model.bytes:,}")
+        for model in report.models
+        if model.parts
+    ]
+    return Section("Bytes on disk: what they are for", ("file", *PART_TITLES, "all"), tuple(rows))
 
 
 def _memory(report: Report) -> Section:

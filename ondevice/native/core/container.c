@@ -1,9 +1,16 @@
-/* container.c: checks a container's header: JSON, types, offsets without holes, checksums. */
+/* container.c: checks a container's header: JSON, types, offsets without holes, checksums.
+ *
+ * Version 3 has its checksums in an array, and small arrays together in another, whose index is
+ * deflated. */
 #include "core/container.h"
 
 #include "core/hash.h"
+#include "core/inflate.h"
 
-#define HEADER_CRC "ondevice.header_crc32"
+#define CHECKSUMS "ondevice.crc32"
+#define INDEX "ondevice.index"
+#define SMALL "ondevice.small"
+#define HEADER_CRC "ondevice.header_crc32" /* of versions 1 and 2 */
 #define PADDING "ondevice.padding."
 
 static const struct {
@@ -31,6 +38,30 @@ static od_status bad_entry(od_error *error, const char *name, const char *expect
   return od_fail(error, OD_E_FORMAT, "array '%s': %s", name, expected);
 }
 
+/* Dtype and shape of an array, and how many bytes they take. */
+static od_status read_type(const char *name, const od_json *dtype, const od_json *shape,
+                           od_entry *entry, uint64_t *bytes, od_error *error) {
+  if (dtype->kind != OD_J_TEXT) return bad_entry(error, name, "dtype must be a text");
+  unsigned index = 0;
+  while (index < OD_DTYPES && !od_equal(DTYPES[index].name, dtype->text)) index++;
+  if (index == OD_DTYPES) return bad_entry(error, name, "unknown dtype");
+  if (shape->kind != OD_J_LIST || shape->size > OD_MAX_RANK)
+    return bad_entry(error, name, "shape must be a list of sizes");
+  int64_t number;
+  *bytes = DTYPES[index].size;
+  for (const od_json *d = shape->first; d; d = d->next) {
+    if (!od_json_int(d, 0, INT64_MAX, &number))
+      return bad_entry(error, name, "shape must hold sizes");
+    if (number && *bytes > UINT64_MAX / (uint64_t)number)
+      return bad_entry(error, name, "shape is too large");
+    *bytes *= (uint64_t)number;
+    entry->dims[entry->rank++] = (uint64_t)number;
+  }
+  entry->name = name;
+  entry->dtype = (od_dtype)index;
+  return OD_OK;
+}
+
 static od_status read_entry(const od_json *item, uint64_t header, uint64_t file, od_entry *entry,
                             od_error *error) {
   const char *name = item->key;
@@ -38,41 +69,39 @@ static od_status read_entry(const od_json *item, uint64_t header, uint64_t file,
   const od_json *offsets = od_json_member(item, "data_offsets");
   if (!dtype || !shape || !offsets || item->size != 3)
     return bad_entry(error, name, "expected dtype, shape and data_offsets");
-  if (dtype->kind != OD_J_TEXT) return bad_entry(error, name, "dtype must be a text");
-  unsigned index = 0;
-  while (index < OD_DTYPES && !od_equal(DTYPES[index].name, dtype->text)) index++;
-  if (index == OD_DTYPES) return bad_entry(error, name, "unknown dtype");
-  if (shape->kind != OD_J_LIST || shape->size > OD_MAX_RANK || offsets->kind != OD_J_LIST ||
-      offsets->size != 2)
-    return bad_entry(error, name, "shape and data_offsets must be lists of sizes");
-  uint64_t bytes = DTYPES[index].size;
-  int64_t number, range[2];
-  for (const od_json *d = shape->first; d; d = d->next) {
-    if (!od_json_int(d, 0, INT64_MAX, &number))
-      return bad_entry(error, name, "shape must hold sizes");
-    if (number && bytes > UINT64_MAX / (uint64_t)number)
-      return bad_entry(error, name, "shape is too large");
-    bytes *= (uint64_t)number;
-    entry->dims[entry->rank++] = (uint64_t)number;
-  }
+  if (offsets->kind != OD_J_LIST || offsets->size != 2)
+    return bad_entry(error, name, "data_offsets must be two sizes");
+  uint64_t bytes;
+  int64_t range[2];
+  OD_CHECK(read_type(name, dtype, shape, entry, &bytes, error));
   if (!od_json_int(offsets->first, 0, INT64_MAX, &range[0]) ||
       !od_json_int(offsets->first->next, 0, INT64_MAX, &range[1]) || range[0] > range[1] ||
       (uint64_t)range[1] > file - header || (uint64_t)(range[1] - range[0]) != bytes)
     return bad_entry(error, name, "its bytes do not fit its shape or the file; cut off?");
-  entry->name = name;
-  entry->dtype = (od_dtype)index;
   entry->start = header + (uint64_t)range[0];
   entry->stop = header + (uint64_t)range[1];
+  return OD_OK;
+}
+
+static od_status no_memory(od_error *error) {
+  return od_fail(error, OD_E_MEMORY, "out of memory for the header");
+}
+
+/* Sort all arrays by name, and refuse one that is there twice. */
+static od_status sort_entries(od_container *c, od_error *error) {
+  od_sort((void **)c->entries, c->count, by_name);
+  for (size_t i = 1; i < c->count; i++)
+    if (od_equal(c->entries[i - 1]->name, c->entries[i]->name))
+      return bad_entry(error, c->entries[i]->name, "occurs twice");
   return OD_OK;
 }
 
 static od_status read_entries(od_container *c, const od_json *root, uint64_t header,
                               od_arena *arena, od_error *error) {
   od_entry *entries = od_take(arena, root->size, sizeof *entries);
-  od_entry **order = od_take(arena, root->size, sizeof *order);
+  c->stored = od_take(arena, root->size, sizeof *c->stored);
   c->entries = od_take(arena, root->size, sizeof *c->entries);
-  if (!entries || !order || !c->entries)
-    return od_fail(error, OD_E_MEMORY, "out of memory for the header");
+  if (!entries || !c->stored || !c->entries) return no_memory(error);
   for (const od_json *item = root->first; item; item = item->next) {
     if (od_equal(item->key, "__metadata__")) {
       if (c->metadata) return od_fail(error, OD_E_FORMAT, "__metadata__ occurs twice");
@@ -80,23 +109,91 @@ static od_status read_entries(od_container *c, const od_json *root, uint64_t hea
       continue;
     }
     OD_CHECK(read_entry(item, header, c->size, &entries[c->count], error));
-    order[c->count] = c->entries[c->count] = &entries[c->count];
+    c->stored[c->count] = c->entries[c->count] = &entries[c->count];
     c->count++;
   }
-  od_sort((void **)order, c->count, by_place);
+  c->stored_count = c->count;
+  od_sort((void **)c->stored, c->count, by_place);
   uint64_t position = header;
   for (size_t i = 0; i < c->count; i++) {
-    if (order[i]->start != position)
-      return bad_entry(error, order[i]->name, "leaves a hole or overlaps another");
-    position = order[i]->stop;
+    if (c->stored[i]->start != position)
+      return bad_entry(error, c->stored[i]->name, "leaves a hole or overlaps another");
+    position = c->stored[i]->stop;
   }
   if (position != c->size)
     return od_fail(error, OD_E_FORMAT, "arrays end at byte %u, the file has %u; cut off?",
                    position, (uint64_t)c->size);
-  od_sort((void **)c->entries, c->count, by_name);
-  for (size_t i = 1; i < c->count; i++)
-    if (od_equal(c->entries[i - 1]->name, c->entries[i]->name))
-      return bad_entry(error, c->entries[i]->name, "occurs twice");
+  return sort_entries(c, error);
+}
+
+/* Add the arrays that lie within the array of small ones, in the order of their index. */
+static od_status read_small(od_container *c, const od_json *index, const od_entry *whole,
+                            od_arena *arena, od_error *error) {
+  size_t count = c->count + index->size;
+  od_entry *entry = od_take(arena, index->size, sizeof *entry);
+  od_entry **all = od_take(arena, count, sizeof *all);
+  if (!entry || !all) return no_memory(error);
+  for (size_t i = 0; i < c->count; i++) all[i] = c->entries[i];
+  c->entries = all;
+  uint64_t position = whole->start, bytes;
+  for (const od_json *item = index->first; item; item = item->next, entry++) {
+    if (item->kind != OD_J_LIST || item->size != 2)
+      return bad_entry(error, item->key, "expected a list of dtype and shape");
+    OD_CHECK(read_type(item->key, item->first, item->first->next, entry, &bytes, error));
+    if (bytes > whole->stop - position)
+      return bad_entry(error, item->key, "it leaves the array of small ones");
+    entry->start = position;
+    entry->stop = position += bytes;
+    c->entries[c->count++] = entry;
+  }
+  if (whole->stop - position >= 8)
+    return bad_entry(error, SMALL, "some of its bytes are no array's");
+  return sort_entries(c, error);
+}
+
+static od_status read_index(od_container *c, od_arena *arena, od_error *error) {
+  const od_entry *whole = od_container_find(c, SMALL, "", "");
+  const char *text;
+  size_t size;
+  od_json *index;
+  if (!od_container_find(c, INDEX, "", "")) return OD_OK; /* version 1 or 2 */
+  OD_CHECK(od_container_text(c, INDEX, arena, &text, &size, error));
+  OD_CHECK(od_json_parse(text, size, INDEX, arena, &index, error));
+  if (index->kind != OD_J_OBJECT)
+    return od_fail(error, OD_E_FORMAT, INDEX " must be a JSON object");
+  if (!whole) return bad_entry(error, SMALL, "is missing");
+  return read_small(c, index, whole, arena, error);
+}
+
+static int starts_with(const char *text, const char *prefix) {
+  while (*prefix && *text == *prefix) text++, prefix++;
+  return *prefix == 0;
+}
+
+/* Whether an array has a checksum. */
+static int is_checked(const od_entry *entry) {
+  return !od_equal(entry->name, HEADER_CRC) && !od_equal(entry->name, CHECKSUMS) &&
+         !starts_with(entry->name, PADDING);
+}
+
+/* Compare the header with its checksum, and count the others. */
+static od_status check_header(od_container *c, size_t header, od_arena *arena, od_error *error) {
+  const od_entry *sums = od_container_find(c, CHECKSUMS, "", "");
+  uint64_t count = 1;
+  if (sums) {
+    for (size_t i = 0; i < c->stored_count; i++) count += (uint64_t)is_checked(c->stored[i]);
+    c->checksums = c->data + sums->start;
+  } else {
+    sums = od_container_find(c, HEADER_CRC, "", "");
+  }
+  if (!sums) return od_fail(error, OD_E_FORMAT, "array '" HEADER_CRC "' is missing");
+  if (sums->dtype != OD_U32 || sums->rank != 1 || sums->dims[0] != count)
+    return od_fail(error, OD_E_FORMAT, "%s must be %u U32", sums->name, count);
+  od_crc *tables = od_take(arena, 1, sizeof *tables);
+  if (!tables) return no_memory(error);
+  od_crc_prepare(tables);
+  if (od_crc32(tables, c->data, header) != od_load32(c->data + sums->start))
+    return od_fail(error, OD_E_FORMAT, "the header is damaged (CRC-32 differs)");
   return OD_OK;
 }
 
@@ -124,47 +221,61 @@ od_status od_container_open(const void *data, size_t size, od_arena *arena,
   for (const od_json *m = c->metadata ? c->metadata->first : NULL; m; m = m->next)
     if (m->kind != OD_J_TEXT)
       return od_fail(error, OD_E_FORMAT, "__metadata__ must map names to texts");
-  const od_entry *crc = od_container_find(c, HEADER_CRC, "", "");
-  if (!crc) return od_fail(error, OD_E_FORMAT, "array '" HEADER_CRC "' is missing");
-  if (crc->dtype != OD_U32 || crc->rank != 1 || crc->dims[0] != 1)
-    return od_fail(error, OD_E_FORMAT, HEADER_CRC " must be one U32");
-  od_crc *tables = od_take(arena, 1, sizeof *tables);
-  if (!tables) return od_fail(error, OD_E_MEMORY, "out of memory for the header");
-  od_crc_prepare(tables);
-  if (od_crc32(tables, data, 8 + (size_t)length) != od_load32(c->data + crc->start))
-    return od_fail(error, OD_E_FORMAT, "the header is damaged (CRC-32 differs)");
-  return OD_OK;
+  OD_CHECK(check_header(c, 8 + (size_t)length, arena, error));
+  return read_index(c, arena, error);
 }
 
-static int starts_with(const char *text, const char *prefix) {
-  while (*prefix && *text == *prefix) text++, prefix++;
-  return *prefix == 0;
+static od_status compare(const od_container *c, const od_crc *tables, const od_entry *entry,
+                         uint32_t expected, od_error *error) {
+  size_t size = (size_t)(entry->stop - entry->start);
+  if (od_crc32(tables, c->data + entry->start, size) == expected) return OD_OK;
+  return bad_entry(error, entry->name, "is damaged (CRC-32 differs)");
 }
 
-od_status od_container_verify(const od_container *c, od_arena *arena, od_error *error) {
+/* Versions 1 and 2: the checksums are JSON. */
+static od_status verify_named(const od_container *c, const od_crc *tables, od_arena *arena,
+                              od_error *error) {
   const od_json *text = od_json_member(c->metadata, "crc32");
   od_json *checksums;
   if (!text) return od_fail(error, OD_E_FORMAT, "no checksums in the header");
   OD_CHECK(od_json_parse(text->text, text->size, "checksums", arena, &checksums, error));
-  od_crc *tables = od_take(arena, 1, sizeof *tables);
-  if (!tables) return od_fail(error, OD_E_MEMORY, "out of memory for checksums");
-  od_crc_prepare(tables);
   const od_json *next = checksums->first; /* written in the order of names, nearly always */
   for (size_t i = 0; i < c->count; i++) {
     const od_entry *entry = c->entries[i];
-    if (od_equal(entry->name, HEADER_CRC) || starts_with(entry->name, PADDING)) continue;
+    if (!is_checked(entry)) continue;
     const od_json *stored = next;
     if (!stored || checksums->kind != OD_J_OBJECT || !od_equal(stored->key, entry->name))
       stored = od_json_member(checksums, entry->name);
     if (!stored) return bad_entry(error, entry->name, "has no checksum");
     next = stored->next;
     int64_t expected;
-    size_t size = (size_t)(entry->stop - entry->start);
-    if (!od_json_int(stored, 0, UINT32_MAX, &expected) ||
-        od_crc32(tables, c->data + entry->start, size) != (uint32_t)expected)
-      return bad_entry(error, entry->name, "is damaged (CRC-32 differs)");
+    if (!od_json_int(stored, 0, UINT32_MAX, &expected))
+      return bad_entry(error, entry->name, "its checksum is no number");
+    OD_CHECK(compare(c, tables, entry, (uint32_t)expected, error));
   }
   return OD_OK;
+}
+
+od_status od_container_verify(const od_container *c, od_arena *arena, od_error *error) {
+  od_crc *tables = od_take(arena, 1, sizeof *tables);
+  if (!tables) return od_fail(error, OD_E_MEMORY, "out of memory for checksums");
+  od_crc_prepare(tables);
+  if (!c->checksums) return verify_named(c, tables, arena, error);
+  const uint8_t *next = c->checksums;
+  for (size_t i = 0; i < c->stored_count; i++)
+    if (is_checked(c->stored[i]))
+      OD_CHECK(compare(c, tables, c->stored[i], od_load32(next += 4), error));
+  return OD_OK;
+}
+
+od_status od_container_text(const od_container *c, const char *name, od_arena *arena,
+                            const char **text, size_t *size, od_error *error) {
+  const od_entry *entry = od_container_find(c, name, "", "");
+  if (!entry) return bad_entry(error, name, "is missing");
+  if (entry->dtype != OD_U8 || entry->rank != 1)
+    return bad_entry(error, name, "must be bytes in one dimension");
+  return od_inflate(c->data + entry->start, (size_t)(entry->stop - entry->start), name, arena,
+                    text, size, error);
 }
 
 /* Compare `name` with the concatenation of three texts. */

@@ -19,8 +19,11 @@ typedef struct {
 typedef struct {
   const uint8_t *data;
   size_t size;
-  od_entry **entries; /* by name */
+  od_entry **entries; /* by name, those within the array of small ones among them */
   size_t count;
+  od_entry **stored; /* what the header lists, by place */
+  size_t stored_count;
+  const uint8_t *checksums; /* 32 bits each, the header's first; NULL: versions 1 and 2 */
   const od_json *metadata;
 } od_container;
 
@@ -32,6 +35,10 @@ od_status od_container_open(const void *data, size_t size, od_arena *arena,
 
 /* Compare every array with its checksum. */
 od_status od_container_verify(const od_container *container, od_arena *arena, od_error *error);
+
+/* The text that an array holds deflated, in the arena, zero-terminated. */
+od_status od_container_text(const od_container *container, const char *name, od_arena *arena,
+                            const char **text, size_t *size, od_error *error);
 
 /* The array called prefix + name + suffix, aligned for its type; NULL when the file has none. */
 const od_entry *od_container_find(const od_container *container, const char *prefix,

@@ -58,5 +58,6 @@
 
 /* The Python module */
 #define OD_MAX_INPUTS 1024
+#define OD_MAX_THREADS 1024 /* of a pool */
 
 #endif

@@ -229,9 +229,32 @@ static od_status need_text(const od_container *file, const char *key, const od_j
                  key);
 }
 
+typedef struct {
+  const char *text;
+  size_t size;
+} text_span;
+
+/* Plan and description; the description stays, in the model's arena. */
+static od_status read_texts(od_planner *p, const char *version, text_span *plan, text_span *info) {
+  const od_json *plan_text, *info_text;
+  if (od_equal(version, "3")) {
+    OD_CHECK(od_container_text(p->file, "ondevice.plan", p->scratch, &plan->text, &plan->size,
+                               p->error));
+    return od_container_text(p->file, "ondevice.info", &p->model->arena, &info->text, &info->size,
+                             p->error);
+  }
+  OD_CHECK(need_text(p->file, "plan", &plan_text, p->error));
+  OD_CHECK(need_text(p->file, "info", &info_text, p->error));
+  *plan = (text_span){plan_text->text, plan_text->size};
+  info->text = od_take_text(&p->model->arena, info_text->text, info_text->size);
+  info->size = info_text->size;
+  return info->text ? OD_OK : od_plan_no_memory(p);
+}
+
 od_status od_plan_read(od_model *model, const od_container *file, const od_options *options,
                        od_arena *scratch, od_error *error) {
-  const od_json *format, *version, *plan_text, *info_text, *number;
+  const od_json *format, *version, *number;
+  text_span plan_text = {NULL, 0}, info_text = {NULL, 0};
   od_json *plan, *info;
   od_planner p = {model, file, scratch, error, options, NULL, NULL, 0, 0};
   OD_CHECK(need_text(file, "format", &format, error));
@@ -242,22 +265,22 @@ od_status od_plan_read(od_model *model, const od_container *file, const od_optio
       !od_equal(version->text, "3"))
     return od_fail(error, OD_E_FORMAT, "format version %s; this release reads versions 1, 2 and 3",
                    version->text);
-  OD_CHECK(need_text(file, "plan", &plan_text, error));
-  OD_CHECK(need_text(file, "info", &info_text, error));
-  OD_CHECK(od_json_parse(plan_text->text, plan_text->size, "plan", scratch, &plan, error));
-  OD_CHECK(
-      od_json_parse(info_text->text, info_text->size, "model description", scratch, &info, error));
+  OD_CHECK(read_texts(&p, version->text, &plan_text, &info_text));
+  OD_CHECK(od_json_parse(plan_text.text, plan_text.size, "plan", scratch, &plan, error));
+  /* behind a zero byte follow the arrays that the description refers to */
+  OD_CHECK(od_json_parse(info_text.text, od_length(info_text.text), "model description", scratch,
+                         &info, error));
   number = od_json_member(info, "version");
   int64_t info_version;
-  if (!od_json_int(number, 1, 1, &info_version))
-    return od_fail(error, OD_E_FORMAT, "model description: this release reads version 1");
-  model->info = od_take_text(&model->arena, info_text->text, info_text->size);
-  if (!model->info) return od_plan_no_memory(&p);
-  model->info_size = info_text->size;
+  if (!od_json_int(number, 1, 2, &info_version))
+    return od_fail(error, OD_E_FORMAT, "model description: this release reads versions 1 and 2");
+  model->info = info_text.text;
+  model->info_size = info_text.size;
   OD_CHECK(make_names(&p, plan));
   OD_CHECK(read_inputs(&p, plan, info));
   OD_CHECK(read_weights(&p, plan));
   OD_CHECK(od_plan_tables(&p, plan));
   OD_CHECK(od_plan_nodes(&p, plan));
-  return read_outputs(&p, plan, info);
+  OD_CHECK(read_outputs(&p, plan, info));
+  return od_fold_transposes(model, scratch, error);
 }

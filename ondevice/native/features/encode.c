@@ -50,6 +50,7 @@ static od_status bucket(const od_feature *feature, const od_raw_value *value, in
 static od_status vocabulary_id(const od_feature *feature, int64_t hash, int64_t *id,
                                od_error *error) {
   size_t low = 0, high = feature->vocabulary_count;
+  int64_t key = hash >> (64 - feature->hash_bits);
   if (!feature->vocabulary)
     return od_fail(error, OD_E_INPUT,
                    "feature '%s': its vocabulary is not in this file; give IDs, or convert with "
@@ -57,10 +58,10 @@ static od_status vocabulary_id(const od_feature *feature, int64_t hash, int64_t 
                    feature->name);
   while (low < high) {
     size_t middle = low + (high - low) / 2;
-    if (feature->vocabulary[middle] < hash) low = middle + 1;
+    if (feature->vocabulary[middle] < key) low = middle + 1;
     else high = middle;
   }
-  if (low < feature->vocabulary_count && feature->vocabulary[low] == hash)
+  if (low < feature->vocabulary_count && feature->vocabulary[low] == key)
     *id = (int64_t)low + FIRST_VOCABULARY_ID;
   else *id = feature->keeps_unknown ? hash : OOV_ID;
   return OD_OK;

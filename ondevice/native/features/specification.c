@@ -3,6 +3,7 @@
 
 #include "core/json.h"
 #include "core/model.h"
+#include "features/arrays.h"
 #include "features/base64.h"
 
 enum { MOST_OFFSET = 24 * 60 - 1 }; /* minutes of a time zone */
@@ -12,14 +13,15 @@ static const char *const UNKNOWNS[] = {"oov", "hash", NULL};
 static const char *const FORMS[] = {"", "boolean", "iso", "seconds", "milliseconds", NULL};
 static const char *const PARTS[] = {"", "hour", "weekday", "day", "month", NULL};
 static const char *const FIELD_KEYS[] = {"name",       "kind",          "encoding",   "seed",
-                                         "vocabulary", "vocabulary_of", "boundaries", "length",
-                                         "unknown",    "cells",         NULL};
+                                         "vocabulary", "vocabulary_of", "hash_bits",  "boundaries",
+                                         "length",     "unknown",       "cells",      NULL};
 static const char *const CELL_KEYS[] = {"missing", "separator",  "column", "part",
                                         "form",    "utc_offset", NULL};
 
 typedef struct {
   od_features *features;
   const char *name; /* of the feature that is read */
+  od_attached attached;
   od_error *error;
 } spec_reader;
 
@@ -131,16 +133,36 @@ static od_status read_cells(const spec_reader *r, const od_json *object, od_feat
 
 /* Arrays */
 
-static od_status read_words(const spec_reader *r, const od_json *text, void **words,
-                            size_t *count) {
-  if (text->kind != OD_J_TEXT) return wrong(r, "arrays must be base64");
-  return od_base64_words(text->text, text->size, &r->features->arena, words, count, r->error);
+static od_status read_hashes(const spec_reader *r, const od_json *item, od_feature *feature) {
+  int64_t *hashes;
+  void *words;
+  if (item->kind == OD_J_OBJECT) {
+    OD_CHECK(od_attached_hashes(item, feature->hash_bits, r->attached, &r->features->arena,
+                                &hashes, &feature->vocabulary_count, r->error));
+    feature->vocabulary = hashes;
+    return OD_OK;
+  }
+  if (item->kind != OD_J_TEXT) return wrong(r, "its vocabulary must be base64 or an array");
+  OD_CHECK(od_base64_words(item->text, item->size, &r->features->arena, &words,
+                           &feature->vocabulary_count, r->error));
+  feature->vocabulary = words;
+  return OD_OK;
+}
+
+/* Whether the ends of an ascending vocabulary are signed numbers of its hash bits. */
+static int fits_bits(const od_feature *feature) {
+  if (!feature->vocabulary_count || feature->hash_bits == 64) return 1;
+  int64_t most = (int64_t)1 << (feature->hash_bits - 1);
+  return feature->vocabulary[0] >= -most &&
+         feature->vocabulary[feature->vocabulary_count - 1] < most;
 }
 
 static od_status read_vocabulary(const spec_reader *r, const od_json *object, od_feature *feature) {
-  const od_json *text = setting(object, "vocabulary");
+  const od_json *text = setting(object, "vocabulary"), *size = od_json_member(object, "hash_bits");
+  int64_t bits = 64;
   const od_json *owner = setting(object, "vocabulary_of");
-  void *words;
+  if (size && !od_json_int(size, 1, 64, &bits)) return wrong(r, "its hash_bits must be 1..64");
+  feature->hash_bits = (uint8_t)bits;
   if (owner) {
     const od_feature *other =
         owner->kind == OD_J_TEXT ? od_feature_find(r->features, owner->text) : NULL;
@@ -148,24 +170,32 @@ static od_status read_vocabulary(const spec_reader *r, const od_json *object, od
     feature->vocabulary = other->vocabulary;
     feature->vocabulary_count = other->vocabulary_count;
   } else if (text) {
-    OD_CHECK(read_words(r, text, &words, &feature->vocabulary_count));
-    feature->vocabulary = words;
+    OD_CHECK(read_hashes(r, text, feature));
   }
   if (feature->vocabulary && feature->encoding != OD_ENCODE_VOCABULARY)
     return wrong(r, "only the encoding 'vocabulary' has one");
   for (size_t i = 1; text && i < feature->vocabulary_count; i++)
     if (feature->vocabulary[i] <= feature->vocabulary[i - 1])
       return wrong(r, "its vocabulary is not ascending");
-  return OD_OK;
+  return fits_bits(feature) ? OD_OK : wrong(r, "its vocabulary has more than its hash_bits");
 }
 
 static od_status read_boundaries(const spec_reader *r, const od_json *object, od_feature *feature) {
   const od_json *text = setting(object, "boundaries");
   void *words;
+  double *values;
   if (!text) return OD_OK;
   if (feature->encoding != OD_ENCODE_BUCKET) return wrong(r, "only buckets have boundaries");
-  OD_CHECK(read_words(r, text, &words, &feature->boundary_count));
-  const double *values = feature->boundaries = words;
+  if (text->kind == OD_J_OBJECT) {
+    OD_CHECK(od_attached_doubles(text, r->attached, &r->features->arena, &values,
+                                 &feature->boundary_count, r->error));
+  } else {
+    if (text->kind != OD_J_TEXT) return wrong(r, "its boundaries must be base64 or an array");
+    OD_CHECK(od_base64_words(text->text, text->size, &r->features->arena, &words,
+                             &feature->boundary_count, r->error));
+    values = words;
+  }
+  feature->boundaries = values;
   for (size_t i = 0; i < feature->boundary_count; i++)
     if (!(values[i] - values[i] == 0) || (i && !(values[i] > values[i - 1])))
       return wrong(r, "its boundaries are not finite and ascending");
@@ -221,10 +251,14 @@ static od_status read_all(od_features *features, const char *description, size_t
                           od_arena *scratch, od_error *error) {
   od_json *root;
   int64_t version;
-  spec_reader r = {features, "", error};
-  OD_CHECK(od_json_parse(description, size, "model description", scratch, &root, error));
-  if (!od_json_int(od_json_member(root, "version"), 1, 1, &version))
-    return od_fail(error, OD_E_FORMAT, "model description: this release reads version 1");
+  size_t text = 0; /* behind a zero byte follow the arrays */
+  while (text < size && description[text]) text++;
+  spec_reader r = {features, "", {NULL, 0}, error};
+  if (text < size)
+    r.attached = (od_attached){(const uint8_t *)description + text + 1, size - text - 1};
+  OD_CHECK(od_json_parse(description, text, "model description", scratch, &root, error));
+  if (!od_json_int(od_json_member(root, "version"), 1, 2, &version))
+    return od_fail(error, OD_E_FORMAT, "model description: this release reads versions 1 and 2");
   const od_json *list = od_json_member(root, "features");
   if (list && list->kind == OD_J_OBJECT) list = od_json_member(list, "fields");
   if (!list || list->kind != OD_J_LIST)

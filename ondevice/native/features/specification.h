@@ -13,6 +13,7 @@ struct od_feature {
   uint64_t seed;
   const int64_t *vocabulary; /* hashes, ascending; NULL: not in the file */
   size_t vocabulary_count;
+  uint8_t hash_bits; /* of each hash, the highest ones */
   const double *boundaries; /* ascending and finite; NULL: not in the file */
   size_t boundary_count;
   uint32_t length; /* of a sequence; 0: a single value */

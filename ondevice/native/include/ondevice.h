@@ -102,7 +102,8 @@ OD_API const od_tensor *od_input(const od_model *model, size_t index);
 OD_API size_t od_output_count(const od_model *model);
 OD_API const od_tensor *od_output(const od_model *model, size_t index);
 
-/* The model's description (JSON, not zero-terminated): inputs, features, test vectors. */
+/* The model's description: inputs, features, test vectors. It is JSON and, in files of version 3,
+ * a zero byte and the arrays that the JSON refers to (docs/format.md). */
 OD_API const char *od_info(const od_model *model, size_t *size);
 
 /* Name of the kernels in use. */
@@ -126,6 +127,26 @@ OD_API od_status od_run(od_session *session, const void *const *inputs, size_t r
 OD_API od_status od_rank(od_session *session, const void *const *inputs,
                          const uint8_t *is_context, size_t rows, float *const *outputs,
                          od_error *error);
+
+#ifndef ONDEVICE_FREESTANDING
+/* Threads that share the rows of large requests (platform/threads.c). A pool serves one request at a
+ * time, and its threads sleep between requests. In a child after fork() it works with the calling
+ * thread only. Scores are the same to the bit for any number of threads. */
+typedef struct od_pool od_pool;
+
+/* A thread gets at least so many rows: waking one takes some 10 us, in which a small network scores
+ * about ten rows, so that a tenth of its time is lost at the most. */
+#define OD_POOL_ROWS 128
+
+/* `threads` counts the caller's: 1..1024. The model must stay open until od_pool_close. */
+OD_API od_status od_pool_open(const od_model *model, size_t threads, od_pool **pool,
+                              od_error *error);
+OD_API void od_pool_close(od_pool *pool);
+
+/* Score `rows` rows as od_run does or, where `is_context` is not NULL, as od_rank does. */
+OD_API od_status od_pool_run(od_pool *pool, const void *const *inputs, const uint8_t *is_context,
+                             size_t rows, float *const *outputs, od_error *error);
+#endif
 
 /* Where time goes. `time` is in the unit of the caller's clock, `bytes` what the operator reads and
  * writes: operands and results in full, for lookups the records of mean length. */

@@ -69,7 +69,7 @@ static inline od_raw_value od_raw_boolean(int boolean) {
   return value;
 }
 
-/* Read the features of a model's description, which is what od_info returns and is not needed
+/* Read the features of a model's description, which is all that od_info returns and is not needed
  * afterwards. `allocator` NULL: malloc and free (not available in a freestanding build).
  * OD_E_FORMAT: no valid specification. `error` may be NULL, as everywhere. */
 OD_API od_status od_features_open(const char *description, size_t size,

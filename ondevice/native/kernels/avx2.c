@@ -25,6 +25,7 @@ OD_INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+OD_INLINE vf vf_relu(vf v) { return _mm256_max_ps(_mm256_setzero_ps(), v); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes)));
@@ -38,6 +39,15 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
                                  32 - 5 * size, 32 - 6 * size, 32 - 7 * size, 32 - 8 * size);
   __m256i codes = _mm256_sllv_epi32(words, up); /* to the top of the lanes */
   return _mm256_cvtepi32_ps(_mm256_srai_epi32(codes, 32 - size));
+}
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  __m256i down = _mm256_setr_epi32(0, size, 2 * size, 3 * size, 4 * size, 5 * size, 6 * size, 7 * size);
+  __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32((int)(uint32_t)codes), down);
+  code = _mm256_and_si256(code, _mm256_set1_epi32((1 << size) - 1));
+  __m256i place = _mm256_or_si256(_mm256_slli_epi32(lanes, size), code);
+  __m256 keep = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes));
+  return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), levels, place, keep, 4);
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -83,15 +93,27 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "q8_sizes.h"
 #include "gather_body.h"
 #include "dense_body.h"
+#include "product_body.h"
+
+#define LANES 8
+#define lanes_load(p, n) ((lanes)_mm256_maskload_ps(p, first_lanes(n)))
+#define lanes_store(p, v, n) _mm256_maskstore_ps(p, first_lanes(n), (__m256)(v))
+#define lanes_max(a, b) ((lanes)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define lanes_min(a, b) ((lanes)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define lanes_sqrt(v) ((lanes)_mm256_sqrt_ps((__m256)(v)))
+OD_INLINE __m256i first_lanes(size_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#include "vectors_body.h"
+
+static const od_vectors VECTORS = {pairs, maps, folds, softmax};
 
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
-#define GATHER gather
-#define DENSE dense
+#define KERNELS gather, dense, product, &VECTORS
 #else
-#define GATHER NULL
-#define DENSE NULL
+#define KERNELS NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_avx2 = {"avx2", od_cpu_avx2, GATHER, DENSE};
+const od_kernels od_kernels_avx2 = {"avx2", od_cpu_avx2, KERNELS};

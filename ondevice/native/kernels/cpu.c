@@ -2,6 +2,7 @@
 #include "kernels/kernels.h"
 
 int od_cpu_any(void) { return 1; }
+int od_cpu_none(void) { return 0; }
 
 int od_cpu_lists(const char *text, size_t size, const char *word) {
   static const char name[] = "Features";
@@ -142,7 +143,7 @@ int od_cpu_i8mm(void) { return 0; }
 
 static const od_kernels *const ALL[] = {
     &od_kernels_avx512vnni, &od_kernels_avx2, &od_kernels_neon_i8mm, &od_kernels_neon_dotprod,
-    &od_kernels_neon,       &od_kernels_portable,
+    &od_kernels_neon,       &od_kernels_wasm_simd, &od_kernels_portable,
 };
 
 const char *od_kernels_available(size_t index) {

@@ -3,6 +3,7 @@
 #define ONDEVICE_KERNELS_H
 
 #include "core/base.h"
+#include "kernels/vectors.h"
 
 typedef enum {
   OD_CODEC_F32,
@@ -58,7 +59,7 @@ typedef struct {
 
 /* Two bits of od_lookup.special. Rare lookups leave the short way through the kernel: hashes,
  * heads, products, pooling and retrieval. */
-enum { OD_SPECIAL_PADDING = 1, OD_SPECIAL_RARE = 2, OD_FUSE_RARE = 255 };
+enum { OD_SPECIAL_PADDING = 1, OD_SPECIAL_RARE = 2, OD_FUSE_LEVELS = 128, OD_FUSE_RARE = 255 };
 
 /* Without blocks, residues and retrieval it is a full table: the ID is the row. */
 typedef struct {
@@ -77,7 +78,7 @@ typedef struct {
   uint32_t oov;
   float mean; /* 1 / block_count */
   uint32_t ids_per_row;
-  uint32_t fuse_as; /* the table's codec, or OD_FUSE_RARE */
+  uint32_t fuse_as; /* the table's codec, with levels OD_FUSE_LEVELS more, or OD_FUSE_RARE */
   od_pooling pooling;
   uint32_t pooled; /* how many IDs in succession make one vector; 1 without pooling */
   uint32_t vectors_per_row;
@@ -134,6 +135,15 @@ typedef struct {
   uint32_t *counts; /* [tiles] */
 } od_dense_scratch;
 
+/* out [rows, 16] = a [rows, depth] times b [depth, 16]. Steps are elements a row. */
+enum { OD_PANEL = 16 };
+typedef struct {
+  const float *a, *b;
+  float *out;
+  size_t a_step, b_step, out_step;
+  uint32_t rows, depth;
+} od_product;
+
 typedef struct {
   const char *name;
   int (*supported)(void);
@@ -144,6 +154,8 @@ typedef struct {
   void (*dense)(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                 const od_range *ranges, size_t range_count, const float *initial, uint32_t relu,
                 float *out, size_t out_step, const od_dense_scratch *scratch);
+  void (*product)(const od_product *product);
+  const od_vectors *vectors; /* loops of other operators */
 } od_kernels;
 
 /* Codes are quantised to 127 steps; below this largest magnitude a row counts as zero, because
@@ -160,9 +172,11 @@ extern const od_kernels od_kernels_avx512vnni;
 extern const od_kernels od_kernels_neon;
 extern const od_kernels od_kernels_neon_dotprod;
 extern const od_kernels od_kernels_neon_i8mm;
+extern const od_kernels od_kernels_wasm_simd;
 
 /* What the processor and its operating system support (cpu.c); 0 on other architectures. */
 int od_cpu_any(void);
+int od_cpu_none(void);
 int od_cpu_avx2(void);
 int od_cpu_avx512vnni(void);
 int od_cpu_neon(void);

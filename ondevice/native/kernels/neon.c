@@ -67,12 +67,11 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "q8_sizes.h"
 #include "gather_body.h"
 #include "dense_body.h"
+#include "product_body.h"
 
-#define GATHER gather
-#define DENSE dense
+#define KERNELS gather, dense, product, &od_vectors_portable
 #else
-#define GATHER NULL
-#define DENSE NULL
+#define KERNELS NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_neon = {"neon", od_cpu_neon, GATHER, DENSE};
+const od_kernels od_kernels_neon = {"neon", od_cpu_neon, KERNELS};

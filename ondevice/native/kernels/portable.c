@@ -2,6 +2,8 @@
 #include "core/half.h"
 #include "kernels/kernels.h"
 
+#if !defined(__wasm_simd128__) /* a module with vectors has no use for them, and is smaller without */
+
 #define VW 8
 #define FLOAT_ROWS 2
 #define FLOAT_BLOCKS 1
@@ -14,7 +16,7 @@ typedef struct {
   float lane[VW];
 } vf;
 
-#define LANES for (int i = 0; i < VW; i++)
+#define EACH_LANE for (int i = 0; i < VW; i++)
 
 OD_INLINE vf vf_load(const float *p) {
   vf v;
@@ -24,36 +26,48 @@ OD_INLINE vf vf_load(const float *p) {
 OD_INLINE void vf_store(float *p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
 OD_INLINE vf vf_set1(float x) {
   vf v;
-  LANES v.lane[i] = x;
+  EACH_LANE v.lane[i] = x;
   return v;
 }
 OD_INLINE vf vf_mul(vf a, vf b) {
-  LANES a.lane[i] *= b.lane[i];
+  EACH_LANE a.lane[i] *= b.lane[i];
   return a;
 }
 OD_INLINE vf vf_add(vf a, vf b) {
-  LANES a.lane[i] += b.lane[i];
+  EACH_LANE a.lane[i] += b.lane[i];
   return a;
 }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
+OD_INLINE vf vf_relu(vf v) {
+  EACH_LANE v.lane[i] = v.lane[i] < 0 ? 0 : v.lane[i];
+  return v;
+}
 OD_INLINE vf vf_keep(vf v, int32_t count) {
-  LANES v.lane[i] = i < count ? v.lane[i] : 0;
+  EACH_LANE v.lane[i] = i < count ? v.lane[i] : 0;
   return v;
 }
 OD_INLINE vf vf_load_q8(const uint8_t *p) {
   vf v;
-  LANES v.lane[i] = (float)(int8_t)p[i];
+  EACH_LANE v.lane[i] = (float)(int8_t)p[i];
   return v;
 }
 OD_INLINE vf vf_codes(uint64_t bits, int size) {
   vf v;
   int sign = 1 << (size - 1);
-  LANES v.lane[i] = (float)(((int)(bits >> (size * i) & (2u * (unsigned)sign - 1)) ^ sign) - sign);
+  EACH_LANE v.lane[i] = (float)(((int)(bits >> (size * i) & (2u * (unsigned)sign - 1)) ^ sign) - sign);
+  return v;
+}
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  vf v;
+  EACH_LANE {
+    uint32_t code = (uint32_t)(codes >> (size * i)) & ((1u << size) - 1);
+    v.lane[i] = i < count ? levels[(uint32_t)i << size | code] : 0;
+  }
   return v;
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
   vf v;
-  LANES v.lane[i] = od_half(od_load16(p + 2 * i));
+  EACH_LANE v.lane[i] = od_half(od_load16(p + 2 * i));
   return v;
 }
 OD_INLINE float half_value(uint16_t half) { return od_half(half); }
@@ -77,5 +91,29 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "q8_sizes.h"
 #include "gather_body.h"
 #include "dense_body.h"
+#include "product_body.h"
 
-const od_kernels od_kernels_portable = {"portable", od_cpu_any, gather, dense};
+#define KERNELS od_cpu_any, gather, dense, product
+#else
+#define KERNELS od_cpu_none, NULL, NULL, NULL
+#endif
+
+/* Compilers make SSE2 or NEON of them on 64-bit processors, where these are always there. */
+#define LANES 4
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#define lanes_max(a, b) ((lanes)_mm_max_ps((__m128)(a), (__m128)(b)))
+#define lanes_min(a, b) ((lanes)_mm_min_ps((__m128)(a), (__m128)(b)))
+#define lanes_sqrt(v) ((lanes)_mm_sqrt_ps((__m128)(v)))
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define lanes_sqrt(v) ((lanes)vsqrtq_f32((float32x4_t)(v)))
+#else
+#include "ops/maths.h"
+#define lanes_sqrt(v) ((lanes){od_sqrt((v)[0]), od_sqrt((v)[1]), od_sqrt((v)[2]), od_sqrt((v)[3])})
+#endif
+#include "vectors_body.h"
+
+const od_vectors od_vectors_portable = {pairs, maps, folds, softmax};
+
+const od_kernels od_kernels_portable = {"portable", KERNELS, &od_vectors_portable};

@@ -6,14 +6,38 @@ static void walk_over(od_walk *walk, const uint32_t *dims, uint32_t rank) {
   od_copy(walk->shape, dims, sizeof(uint32_t) * rank);
 }
 
+/* What a span's loop copies: elements of so many bytes. */
+typedef struct {
+  const od_node *node;
+  uint32_t bytes;
+} copied;
+
+static void copy_span(const od_span *span, void *context) {
+  const copied *c = context;
+  uint32_t words = c->bytes / 4;
+  if (span->n0 == 1) { /* steps as in transposes */
+    for (size_t i = 0; i < span->n1; i++)
+      od_move(c->bytes, span->out, (int64_t)i * span->out1, span->in[0], (int64_t)i * span->in1[0]);
+  } else if (words == 1 || (words && span->in0[0])) {
+    od_span floats = *span;
+    floats.n0 *= words, floats.in1[0] *= words, floats.out1 *= words;
+    c->node->kernels->vectors->maps(OD_MAP_COPY, 0, &floats);
+  } else {
+    for (size_t i1 = 0; i1 < span->n1; i1++)
+      for (size_t i = 0; i < span->n0; i++)
+        od_move(c->bytes, span->out, (int64_t)i1 * span->out1 + (int64_t)i, span->in[0],
+                (int64_t)i1 * span->in1[0] + (int64_t)i * span->in0[0]);
+  }
+}
+
 /* Transpose, Slice, Expand, ExpandRows: a walk over the operand. */
-od_trouble od_loop_copy(const od_node *node, const od_value *values, const char *const *in,
-                        char *out) {
-  uint32_t size = values[node->output].size;
+od_trouble od_loop_copy(const od_node *node, const od_value *values, const od_rows *in, char *out,
+                        size_t out_step, size_t rows) {
   uint32_t bytes = (uint32_t)od_dtype_size(values[node->output].dtype);
-  od_walker w = {{0}, {node->copied.start, 0, 0}};
-  for (uint32_t i = 0; i < size; i++, od_step_on(&w, &node->copied.walk))
-    od_move(bytes, out, i, in[0], w.places[0]);
+  copied context = {node, bytes};
+  od_rows from = {in[0].data + (size_t)node->copied.start * bytes, in[0].step};
+  od_each_span(&node->copied.walk, (uint32_t[]){bytes, 0, 0, bytes}, &from, out, out_step, rows,
+               copy_span, &context);
   return OD_TROUBLE_NONE;
 }
 
@@ -85,6 +109,14 @@ static od_status slice_axis(const od_inference *f, int64_t start, int64_t end, i
   return OD_OK;
 }
 
+/* Whether a walk's elements are neighbours in memory, in order. */
+static int without_gaps(const od_walk *walk) {
+  int64_t step = 1;
+  for (uint32_t i = walk->rank; i-- > 0; step *= walk->shape[i])
+    if (walk->shape[i] != 1 && walk->strides[0][i] != step) return 0;
+  return 1;
+}
+
 od_status od_shape_slice(const od_inference *f) {
   const od_value *in = od_operand(f, 0);
   slices s = {0, NULL, NULL, NULL, NULL};
@@ -107,6 +139,11 @@ od_status od_shape_slice(const od_inference *f) {
     OD_CHECK(slice_axis(f, s.starts[i], s.ends[i], step, &dims[dim], &walk->strides[0][dim]));
   }
   walk_over(walk, dims, in->rank);
+  if (in->batched && without_gaps(walk)) {
+    f->node->view = 1;
+    f->out->parent = f->node->inputs[0];
+    f->out->offset = f->node->copied.start;
+  }
   return od_set_dims(f, in->batched, in->dtype, dims, in->rank);
 }
 
@@ -235,16 +272,19 @@ od_status od_shape_concat(const od_inference *f) {
 od_trouble od_loop_concat(const od_node *node, const od_value *values, const od_rows *in, char *out,
                           size_t out_step, size_t rows) {
   const od_axis *axis = &node->concat;
-  size_t before = 0, bytes = od_dtype_size(values[node->output].dtype);
-  size_t whole = (size_t)axis->length * axis->inner * bytes;
+  uint32_t bytes = (uint32_t)od_dtype_size(values[node->output].dtype), before = 0;
+  uint32_t whole = axis->length * axis->inner;
+  copied context = {node, bytes};
   for (uint32_t i = 0; i < node->input_count; i++) {
-    size_t part = values[node->inputs[i]].size / axis->outer * bytes;
-    if (in[i].data != out + before || in[i].step != out_step)
-      for (size_t row = 0; row < rows; row++)
-        for (uint32_t o = 0; o < axis->outer; o++)
-          od_copy(out + row * out_step + o * whole + before,
-                  in[i].data + row * in[i].step + o * part, part);
+    uint32_t part = values[node->inputs[i]].size / axis->outer;
+    char *to = out + (size_t)before * bytes;
     before += part;
+    if (in[i].data == to && in[i].step == out_step) continue;
+    for (size_t row = 0; row < rows; row++) {
+      od_span span = {{in[i].data + row * in[i].step}, to + row * out_step, axis->outer, part,
+                      {part}, whole, {1}};
+      copy_span(&span, &context);
+    }
   }
   return OD_TROUBLE_NONE;
 }

@@ -8,7 +8,6 @@ od_status od_shape_arithmetic(const od_inference *f) {
   od_binary *binary = &f->node->binary;
   OD_CHECK(od_need_numbers(f, 2));
   OD_CHECK(od_broadcast(f, 2, od_operand(f, 0)->dtype, &binary->walk));
-  for (uint32_t i = 0; i < 2; i++) binary->repeats |= od_operand(f, i)->size != f->out->size;
   binary->fmod = od_attribute_flag(f, "fmod", 0) != 0;
   return OD_OK;
 }
@@ -19,18 +18,28 @@ od_status od_shape_arithmetic_floats(const od_inference *f) {
   return od_shape_arithmetic(f);
 }
 
-static float combine(const od_node *node, float a, float b) {
-  switch (node->op) {
-    case OD_OP_ADD: return a + b;
-    case OD_OP_SUB: return a - b;
-    case OD_OP_MUL: return a * b;
-    case OD_OP_DIV: return a / b;
-    case OD_OP_MAX: return a != a || a > b ? a : b;
-    case OD_OP_MIN: return a != a || a < b ? a : b;
-    case OD_OP_PRELU: return a < 0 ? a * b : a;
-    case OD_OP_MOD: return od_mod(a, b, node->binary.fmod);
-    default: return od_pow(a, b);
+/* What a span's loop needs of its node. */
+typedef struct {
+  const od_node *node;
+  od_dtype dtype; /* of the operands */
+  od_trouble trouble;
+} elementwise;
+
+/* Both loops of a span: x, y and z are the operands' places, i the result's. */
+#define OVER_SPAN(...)                                                                     \
+  for (size_t i1 = 0; i1 < span->n1; i1++) {                                                  \
+    int64_t x = (int64_t)i1 * span->in1[0], y = (int64_t)i1 * span->in1[1], i = (int64_t)i1 * span->out1; \
+    for (size_t i0 = 0; i0 < span->n0; i0++, i++, x += span->in0[0], y += span->in0[1]) __VA_ARGS__  \
   }
+
+static void run_spans(const od_node *node, const od_value *values, const od_walk *walk,
+                      uint32_t operands, const od_rows *in, char *out, size_t out_step, size_t rows,
+                      od_span_loop loop, elementwise *context) {
+  uint32_t bytes[4] = {0, 0, 0, (uint32_t)od_dtype_size(values[node->output].dtype)};
+  for (uint32_t p = 0; p < operands; p++)
+    bytes[p] = (uint32_t)od_dtype_size(values[node->inputs[p]].dtype);
+  *context = (elementwise){node, values[node->inputs[0]].dtype, OD_TROUBLE_NONE};
+  od_each_span(walk, bytes, in, out, out_step, rows, loop, context);
 }
 
 /* Sums and products wrap; a division by zero is a fault. */
@@ -53,42 +62,47 @@ static int64_t combine_ints(const od_node *node, int64_t a, int64_t b, od_troubl
   return !node->binary.fmod && rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
 }
 
-/* Float32 operands that do not repeat. */
-static void combine_whole(const od_node *node, uint32_t size, const float *a, const float *b,
-                          float *out) {
-  switch (node->op) {
-    case OD_OP_ADD:
-      for (uint32_t i = 0; i < size; i++) out[i] = a[i] + b[i];
-      break;
-    case OD_OP_SUB:
-      for (uint32_t i = 0; i < size; i++) out[i] = a[i] - b[i];
-      break;
-    case OD_OP_MUL:
-      for (uint32_t i = 0; i < size; i++) out[i] = a[i] * b[i];
-      break;
-    default:
-      for (uint32_t i = 0; i < size; i++) out[i] = combine(node, a[i], b[i]);
+static od_pair pair_of(od_op op) {
+  switch (op) {
+    case OD_OP_ADD: return OD_PAIR_ADD;
+    case OD_OP_SUB: return OD_PAIR_SUB;
+    case OD_OP_MUL: return OD_PAIR_MUL;
+    case OD_OP_DIV: return OD_PAIR_DIV;
+    case OD_OP_MAX: return OD_PAIR_MAX;
+    case OD_OP_MIN: return OD_PAIR_MIN;
+    case OD_OP_PRELU: return OD_PAIR_PRELU;
+    default: return OD_PAIR_COUNT; /* Pow, Mod */
   }
 }
 
-od_trouble od_loop_arithmetic(const od_node *node, const od_value *values, const char *const *in,
-                              char *out) {
-  const od_walk *walk = &node->binary.walk;
-  uint32_t size = values[node->output].size;
-  float *floats = (float *)(void *)out;
-  int64_t *ints = (int64_t *)(void *)out;
-  od_trouble trouble = OD_TROUBLE_NONE;
-  od_walker w = {{0}, {0, 0, 0}};
-  if (values[node->output].dtype == OD_I64)
-    for (uint32_t i = 0; i < size; i++, od_step_on(&w, walk))
-      ints[i] = combine_ints(node, OD_INTS(in[0])[w.places[0]], OD_INTS(in[1])[w.places[1]],
-                             &trouble);
-  else if (!node->binary.repeats)
-    combine_whole(node, size, OD_FLOATS(in[0]), OD_FLOATS(in[1]), floats);
-  else
-    for (uint32_t i = 0; i < size; i++, od_step_on(&w, walk))
-      floats[i] = combine(node, OD_FLOATS(in[0])[w.places[0]], OD_FLOATS(in[1])[w.places[1]]);
-  return trouble;
+static void combine_vectors(const od_span *span, void *context) {
+  const od_node *node = ((elementwise *)context)->node;
+  node->kernels->vectors->pairs(pair_of(node->op), span);
+}
+
+static void combine_rarely(const od_span *span, void *context) {
+  const od_node *node = ((elementwise *)context)->node;
+  const float *a = span->in[0], *b = span->in[1];
+  float *out = span->out;
+  OVER_SPAN(out[i] = node->op == OD_OP_MOD ? od_mod(a[x], b[y], node->binary.fmod)
+                                           : od_pow(a[x], b[y]);)
+}
+
+static void combine_whole(const od_span *span, void *context) {
+  elementwise *e = context;
+  const int64_t *a = span->in[0], *b = span->in[1];
+  int64_t *out = span->out;
+  if (e->node->op == OD_OP_ADD) OVER_SPAN(out[i] = (int64_t)((uint64_t)a[x] + (uint64_t)b[y]);)
+  else OVER_SPAN(out[i] = combine_ints(e->node, a[x], b[y], &e->trouble);)
+}
+
+od_trouble od_loop_arithmetic(const od_node *node, const od_value *values, const od_rows *in,
+                              char *out, size_t out_step, size_t rows) {
+  elementwise context;
+  od_span_loop loop = pair_of(node->op) == OD_PAIR_COUNT ? combine_rarely : combine_vectors;
+  if (values[node->output].dtype == OD_I64) loop = combine_whole;
+  run_spans(node, values, &node->binary.walk, 2, in, out, out_step, rows, loop, &context);
+  return context.trouble;
 }
 
 /* Comparisons */
@@ -121,19 +135,21 @@ static uint8_t accepted_orders(od_op op) {
 
 #define ORDER(a, b) ((a) < (b) ? LESS : (a) == (b) ? SAME : (a) > (b) ? GREATER : 0)
 
-od_trouble od_loop_comparison(const od_node *node, const od_value *values, const char *const *in,
-                              char *out) {
-  od_dtype dtype = values[node->inputs[0]].dtype;
-  uint32_t size = values[node->output].size;
-  uint8_t accepted = accepted_orders(node->op);
-  od_walker w = {{0}, {0, 0, 0}};
-  for (uint32_t i = 0; i < size; i++, od_step_on(&w, &node->binary.walk)) {
-    int64_t x = w.places[0], y = w.places[1];
-    int order = dtype == OD_F32   ? ORDER(OD_FLOATS(in[0])[x], OD_FLOATS(in[1])[y])
-                : dtype == OD_I64 ? ORDER(OD_INTS(in[0])[x], OD_INTS(in[1])[y])
-                                  : ORDER(OD_BYTES(in[0])[x], OD_BYTES(in[1])[y]);
-    out[i] = (order & accepted) != 0;
-  }
+static void compare(const od_span *span, void *context) {
+  elementwise *e = context;
+  uint8_t accepted = accepted_orders(e->node->op), *out = span->out;
+  const float *a = span->in[0], *b = span->in[1];
+  const int64_t *p = span->in[0], *q = span->in[1];
+  const uint8_t *s = span->in[0], *t = span->in[1];
+  if (e->dtype == OD_F32) OVER_SPAN(out[i] = (ORDER(a[x], b[y]) & accepted) != 0;)
+  else if (e->dtype == OD_I64) OVER_SPAN(out[i] = (ORDER(p[x], q[y]) & accepted) != 0;)
+  else OVER_SPAN(out[i] = (ORDER(s[x], t[y]) & accepted) != 0;)
+}
+
+od_trouble od_loop_comparison(const od_node *node, const od_value *values, const od_rows *in,
+                              char *out, size_t out_step, size_t rows) {
+  elementwise context;
+  run_spans(node, values, &node->binary.walk, 2, in, out, out_step, rows, compare, &context);
   return OD_TROUBLE_NONE;
 }
 
@@ -141,15 +157,20 @@ od_trouble od_loop_comparison(const od_node *node, const od_value *values, const
 
 od_status od_shape_logic(const od_inference *f) { return two_of_one_type(f); }
 
-od_trouble od_loop_logic(const od_node *node, const od_value *values, const char *const *in,
-                         char *out) {
-  od_dtype dtype = values[node->inputs[0]].dtype;
-  uint32_t size = values[node->output].size;
-  od_walker w = {{0}, {0, 0, 0}};
-  for (uint32_t i = 0; i < size; i++, od_step_on(&w, &node->binary.walk)) {
-    int p = od_truth(dtype, in[0], w.places[0]), q = od_truth(dtype, in[1], w.places[1]);
-    out[i] = (char)(node->op == OD_OP_AND ? p && q : node->op == OD_OP_OR ? p || q : p != q);
-  }
+static void decide(const od_span *span, void *context) {
+  elementwise *e = context;
+  uint8_t *out = span->out;
+  od_op op = e->node->op;
+  OVER_SPAN({
+    int p = od_truth(e->dtype, span->in[0], x), q = od_truth(e->dtype, span->in[1], y);
+    out[i] = (uint8_t)(op == OD_OP_AND ? p && q : op == OD_OP_OR ? p || q : p != q);
+  })
+}
+
+od_trouble od_loop_logic(const od_node *node, const od_value *values, const od_rows *in, char *out,
+                         size_t out_step, size_t rows) {
+  elementwise context;
+  run_spans(node, values, &node->binary.walk, 2, in, out, out_step, rows, decide, &context);
   return OD_TROUBLE_NONE;
 }
 
@@ -181,33 +202,25 @@ od_status od_shape_unary_floats(const od_inference *f) {
   return od_same_as(f, od_operand(f, 0));
 }
 
-static float sigmoid(float x) {
-  float small = od_exp(x < 0 ? x : -x);
-  return x < 0 ? small / (1 + small) : 1 / (1 + small);
-}
-
-static float hyperbolic_tangent(float x) {
-  float size = x < 0 ? -x : x;
-  if (size < 0.1f) { /* the series: the quotient below would cancel */
-    float s = x * x;
-    return x * (1 + s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315))));
+static od_map map_of(od_op op) {
+  switch (op) {
+    case OD_OP_RELU: return OD_MAP_RELU;
+    case OD_OP_LEAKY_RELU: return OD_MAP_LEAKY_RELU;
+    case OD_OP_ABS: return OD_MAP_ABS;
+    case OD_OP_NEG: return OD_MAP_NEG;
+    case OD_OP_SQRT: return OD_MAP_SQRT;
+    case OD_OP_RECIPROCAL: return OD_MAP_RECIPROCAL;
+    case OD_OP_EXP: return OD_MAP_EXP;
+    case OD_OP_SIGMOID: return OD_MAP_SIGMOID;
+    case OD_OP_TANH: return OD_MAP_TANH;
+    default: return OD_MAP_COUNT;
   }
-  float small = od_exp(-2 * size);
-  float value = (1 - small) / (1 + small);
-  return x < 0 ? -value : value;
 }
 
+/* Functions that kernels do not have. */
 static float apply(const od_node *node, float x) {
   switch (node->op) {
-    case OD_OP_RELU: return x < 0 ? 0 : x;
-    case OD_OP_SIGMOID: return sigmoid(x);
-    case OD_OP_TANH: return hyperbolic_tangent(x);
-    case OD_OP_ABS: return x < 0 ? -x : x == 0 ? 0 : x;
-    case OD_OP_NEG: return -x;
-    case OD_OP_SQRT: return od_sqrt(x);
-    case OD_OP_EXP: return od_exp(x);
     case OD_OP_LOG: return (float)od_log_double(x);
-    case OD_OP_RECIPROCAL: return 1 / x;
     case OD_OP_FLOOR: return od_floor(x);
     case OD_OP_CEIL: return od_ceil(x);
     case OD_OP_ROUND: return od_round(x);
@@ -215,7 +228,6 @@ static float apply(const od_node *node, float x) {
     case OD_OP_ERF: return od_erf(x);
     case OD_OP_SOFTPLUS:
       return x != x ? x : (x > 0 ? x : 0) + (float)od_log_double(1 + od_exp_double(x < 0 ? x : -x));
-    case OD_OP_LEAKY_RELU: return x < 0 ? x * node->unary.alpha : x;
     default: /* OD_OP_ELU */
       return x > 0 || x != x ? x : node->unary.alpha * (float)(od_exp_double(x) - 1);
   }
@@ -231,18 +243,32 @@ static int64_t apply_int(od_op op, int64_t x) {
   }
 }
 
-od_trouble od_loop_unary(const od_node *node, const od_value *values, const char *const *in,
-                         char *out) {
-  uint32_t size = values[node->output].size;
-  const float *from = OD_FLOATS(in[0]);
-  float *to = (float *)(void *)out;
-  if (values[node->output].dtype == OD_I64)
-    for (uint32_t i = 0; i < size; i++)
-      ((int64_t *)(void *)out)[i] = apply_int(node->op, OD_INTS(in[0])[i]);
-  else if (node->op == OD_OP_RELU) /* a loop that compilers turn into vectors */
-    for (uint32_t i = 0; i < size; i++) to[i] = from[i] < 0 ? 0 : from[i];
-  else
-    for (uint32_t i = 0; i < size; i++) to[i] = apply(node, from[i]);
+static void map_vectors(const od_span *span, void *context) {
+  const od_node *node = ((elementwise *)context)->node;
+  node->kernels->vectors->maps(map_of(node->op), node->unary.alpha, span);
+}
+
+static void map_rarely(const od_span *span, void *context) {
+  const od_node *node = ((elementwise *)context)->node;
+  const float *from = span->in[0];
+  float *out = span->out;
+  OVER_SPAN({ out[i] = apply(node, from[x]); (void)y; })
+}
+
+static void map_whole(const od_span *span, void *context) {
+  od_op op = ((elementwise *)context)->node->op;
+  const int64_t *from = span->in[0];
+  int64_t *out = span->out;
+  OVER_SPAN({ out[i] = apply_int(op, from[x]); (void)y; })
+}
+
+od_trouble od_loop_unary(const od_node *node, const od_value *values, const od_rows *in, char *out,
+                         size_t out_step, size_t rows) {
+  elementwise context;
+  od_walk walk = {1, {values[node->output].size}, {{1}}};
+  od_span_loop loop = map_of(node->op) == OD_MAP_COUNT ? map_rarely : map_vectors;
+  if (values[node->output].dtype == OD_I64) loop = map_whole;
+  run_spans(node, values, &walk, 1, in, out, out_step, rows, loop, &context);
   return OD_TROUBLE_NONE;
 }
 

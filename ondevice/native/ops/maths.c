@@ -1,29 +1,6 @@
 /* maths.c: exponential, logarithm, root, error function and powers without a C library. */
 #include "ops/maths.h"
 
-/* exp(x): 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf). */
-float od_exp(float x) {
-  if (!(x > -103.9f)) return x != x ? x : 0; /* below: rounds to zero */
-  if (x > 88.72f) return __builtin_inff();
-  float k = x * 1.44269504f;
-  int32_t whole = (int32_t)(k + (k < 0 ? -0.5f : 0.5f));
-  float w = (float)whole, r = x - w * 0.693359375f;
-  r = r - w * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1;
-  for (; whole < -126; whole += 24) p *= 0x1p-24f; /* results below the normal range */
-  if (whole > 127) p *= 2, whole--;
-  uint32_t bits = (uint32_t)(whole + 127) << 23;
-  float power;
-  __builtin_memcpy(&power, &bits, 4);
-  return p * power;
-}
-
 static double power_of_two(int32_t exponent) { /* -1022..1023 */
   uint64_t bits = (uint64_t)(exponent + 1023) << 52;
   double value;

@@ -4,7 +4,6 @@
 
 #include "core/base.h"
 
-float od_exp(float x);         /* to about 1e-7 relative */
 double od_exp_double(double x); /* to about 1e-15 relative */
 double od_log_double(double x);
 float od_sqrt(float x);        /* correctly rounded */

@@ -98,6 +98,13 @@ OD_INLINE void od_step_on(od_walker *w, const od_walk *walk) {
   }
 }
 
+/* Call `loop` for spans that cover all rows of a walk.
+ *
+ * bytes: of an element of each of three operands, 0 where there is none, and of the result. */
+typedef void (*od_span_loop)(const od_span *span, void *context);
+void od_each_span(const od_walk *walk, const uint32_t *bytes, const od_rows *in, char *out,
+                  size_t out_step, size_t rows, od_span_loop loop, void *context);
+
 int od_truth(od_dtype dtype, const char *data, int64_t at);
 
 /* Copy an element of 1, 4 or 8 bytes. */

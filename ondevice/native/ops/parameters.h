@@ -24,7 +24,6 @@ typedef struct {
 
 typedef struct {
   od_walk walk;
-  uint8_t repeats; /* an operand has fewer elements than the result */
   uint8_t fmod;    /* Mod: the remainder has the dividend's sign */
 } od_binary;
 
@@ -90,9 +89,13 @@ typedef struct {
   float alpha, beta;
 } od_gemm;
 
+/* [rows, depth] times [depth, columns], for every element of the walk: operands and result. Steps are in
+ * elements: from row to row, and of the second matrix from column to column too. */
 typedef struct {
-  od_walk walk; /* over matrices */
+  od_walk walk;
   uint32_t rows, depth, columns;
+  uint32_t a_step, b_row, b_column, out_step;
+  uint8_t plain; /* the request's rows times a constant matrix: no walk */
 } od_matmul;
 
 typedef struct {

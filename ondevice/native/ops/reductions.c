@@ -1,5 +1,4 @@
 /* reductions.c: sums, means, products and extremes along axes, and softmax. */
-#include "ops/maths.h"
 #include "ops/ops.h"
 
 /* Which of the operand's full axes go, as bits. */
@@ -47,17 +46,14 @@ od_status od_shape_reduce_mean(const od_inference *f) {
   return od_shape_reduce(f);
 }
 
-static float reduce_floats(od_op op, const od_axis *axis, const float *from) {
-  float value = op == OD_OP_REDUCE_PROD ? 1.0f : 0.0f;
-  if (op == OD_OP_REDUCE_MAX || op == OD_OP_REDUCE_MIN) value = *from;
+/* What kernels do not have. */
+static float reduce_rarely(od_op op, const od_axis *axis, const float *from) {
+  float value = op == OD_OP_REDUCE_PROD ? 1.0f : *from;
   for (uint32_t j = 0; j < axis->length; j++, from += axis->inner) {
     float x = *from;
-    if (op == OD_OP_REDUCE_PROD) value *= x;
-    else if (op == OD_OP_REDUCE_MAX) value = x > value || x != x ? x : value;
-    else if (op == OD_OP_REDUCE_MIN) value = x < value || x != x ? x : value;
-    else value += x;
+    value = op == OD_OP_REDUCE_PROD ? value * x : x < value || x != x ? x : value;
   }
-  return op == OD_OP_REDUCE_MEAN ? value / (float)axis->length : value;
+  return value;
 }
 
 static int64_t reduce_ints(od_op op, const od_axis *axis, const int64_t *from) {
@@ -77,17 +73,42 @@ static int64_t reduce_ints(od_op op, const od_axis *axis, const int64_t *from) {
   }
 }
 
-od_trouble od_loop_reduce(const od_node *node, const od_value *values, const char *const *in,
-                          char *out) {
+/* Of rows that follow each other without gaps, all are one: how many outer axes there are then. */
+static size_t joined_rows(size_t *rows, size_t in_step, size_t in_bytes, size_t out_step,
+                          size_t out_bytes) {
+  size_t outer = *rows;
+  if (*rows == 1 || in_step != in_bytes || out_step != out_bytes) return 1;
+  *rows = 1;
+  return outer;
+}
+
+static void reduce_row(const od_node *node, const od_axis *axis, size_t outer, int whole,
+                       const char *in, char *out) {
+  const od_vectors *vectors = node->kernels->vectors;
+  const float *floats = OD_FLOATS(in);
+  float *to = (float *)(void *)out;
+  if (!whole && node->op != OD_OP_REDUCE_PROD && node->op != OD_OP_REDUCE_MIN) {
+    od_fold fold = node->op == OD_OP_REDUCE_MAX ? OD_FOLD_MAX : OD_FOLD_SUM;
+    float divisor = node->op == OD_OP_REDUCE_MEAN ? (float)axis->length : 1;
+    vectors->folds(fold, floats, outer, axis->length, axis->inner, divisor, to);
+    return;
+  }
+  for (size_t o = 0; o < outer; o++)
+    for (uint32_t i = 0; i < axis->inner; i++) {
+      size_t from = o * axis->length * axis->inner + i, at = o * axis->inner + i;
+      if (whole) ((int64_t *)(void *)out)[at] = reduce_ints(node->op, axis, OD_INTS(in) + from);
+      else to[at] = reduce_rarely(node->op, axis, floats + from);
+    }
+}
+
+od_trouble od_loop_reduce(const od_node *node, const od_value *values, const od_rows *in, char *out,
+                          size_t out_step, size_t rows) {
   const od_axis *axis = &node->reduction;
   int whole = values[node->output].dtype == OD_I64;
-  for (uint32_t o = 0; o < axis->outer; o++)
-    for (uint32_t i = 0; i < axis->inner; i++) {
-      size_t from = (size_t)o * axis->length * axis->inner + i, to = (size_t)o * axis->inner + i;
-      if (whole)
-        ((int64_t *)(void *)out)[to] = reduce_ints(node->op, axis, OD_INTS(in[0]) + from);
-      else ((float *)(void *)out)[to] = reduce_floats(node->op, axis, OD_FLOATS(in[0]) + from);
-    }
+  size_t bytes = whole ? 8 : 4, size = (size_t)axis->outer * axis->inner * bytes;
+  size_t outer = axis->outer * joined_rows(&rows, in[0].step, size * axis->length, out_step, size);
+  for (size_t row = 0; row < rows; row++)
+    reduce_row(node, axis, outer, whole, in[0].data + row * in[0].step, out + row * out_step);
   return OD_TROUBLE_NONE;
 }
 
@@ -100,26 +121,13 @@ od_status od_shape_softmax(const od_inference *f) {
   return od_same_as(f, in);
 }
 
-od_trouble od_loop_softmax(const od_node *node, const od_value *values, const char *const *operands,
-                           char *result) {
+od_trouble od_loop_softmax(const od_node *node, const od_value *values, const od_rows *in,
+                           char *out, size_t out_step, size_t rows) {
   const od_axis *axis = &node->reduction;
-  const float *in = OD_FLOATS(operands[0]);
-  float *out = (float *)(void *)result;
-  (void)values;
-  for (uint32_t o = 0; o < axis->outer; o++)
-    for (uint32_t i = 0; i < axis->inner; i++) {
-      size_t first = (size_t)o * axis->length * axis->inner + i;
-      float largest = in[first], sum = 0;
-      for (uint32_t j = 1; j < axis->length; j++) {
-        float x = in[first + (size_t)j * axis->inner];
-        largest = x > largest ? x : largest;
-      }
-      for (uint32_t j = 0; j < axis->length; j++) {
-        size_t at = first + (size_t)j * axis->inner;
-        out[at] = od_exp(in[at] - largest);
-        sum += out[at];
-      }
-      for (uint32_t j = 0; j < axis->length; j++) out[first + (size_t)j * axis->inner] /= sum;
-    }
+  size_t size = (size_t)values[node->output].size * 4;
+  size_t outer = axis->outer * joined_rows(&rows, in[0].step, size, out_step, size);
+  for (size_t row = 0; row < rows; row++)
+    node->kernels->vectors->softmax(OD_FLOATS(in[0].data + row * in[0].step), outer, axis->length,
+                                    axis->inner, (float *)(void *)(out + row * out_step));
   return OD_TROUBLE_NONE;
 }

@@ -9,16 +9,31 @@ od_status od_shape_where(const od_inference *f) {
   return od_broadcast(f, 3, a->dtype, &f->node->where.walk);
 }
 
-od_trouble od_loop_where(const od_node *node, const od_value *values, const char *const *in,
-                         char *out) {
-  od_dtype test = values[node->inputs[0]].dtype;
-  uint32_t size = values[node->output].size;
-  uint32_t bytes = (uint32_t)od_dtype_size(values[node->output].dtype);
-  od_walker w = {{0}, {0, 0, 0}};
-  for (uint32_t i = 0; i < size; i++, od_step_on(&w, &node->where.walk)) {
-    int which = od_truth(test, in[0], w.places[0]) ? 1 : 2;
-    od_move(bytes, out, i, in[which], w.places[which]);
+typedef struct {
+  od_dtype test;
+  uint32_t bytes; /* of a chosen element */
+} chooser;
+
+static void choose(const od_span *span, void *context) {
+  const chooser *c = context;
+  for (size_t i1 = 0; i1 < span->n1; i1++) {
+    int64_t at[3], i = (int64_t)i1 * span->out1;
+    for (int p = 0; p < 3; p++) at[p] = (int64_t)i1 * span->in1[p];
+    for (size_t i0 = 0; i0 < span->n0; i0++, i++) {
+      int which = od_truth(c->test, span->in[0], at[0]) ? 1 : 2;
+      od_move(c->bytes, span->out, i, span->in[which], at[which]);
+      for (int p = 0; p < 3; p++) at[p] += span->in0[p];
+    }
   }
+}
+
+od_trouble od_loop_where(const od_node *node, const od_value *values, const od_rows *in, char *out,
+                         size_t out_step, size_t rows) {
+  chooser context = {values[node->inputs[0]].dtype,
+                     (uint32_t)od_dtype_size(values[node->output].dtype)};
+  uint32_t bytes[4] = {(uint32_t)od_dtype_size(context.test), context.bytes, context.bytes,
+                       context.bytes};
+  od_each_span(&node->where.walk, bytes, in, out, out_step, rows, choose, &context);
   return OD_TROUBLE_NONE;
 }
 

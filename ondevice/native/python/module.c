@@ -24,7 +24,7 @@ typedef struct {
   int flags;
 } array_layout;
 
-enum { C_CONTIGUOUS = 1, ALIGNED = 0x100, RELEASE_ROWS = 16 };
+enum { C_CONTIGUOUS = 1, ALIGNED = 0x100, RELEASE_ROWS = 16, SHARED_ROWS = 2 * OD_POOL_ROWS };
 
 static struct {
   PyObject *ndarray, *int64, *uint64, *float32, *empty;
@@ -37,6 +37,9 @@ typedef struct {
   od_model *model;
   od_session **idle; /* sessions that no call is using; guarded by the interpreter lock */
   size_t idle_count, idle_room;
+  size_t threads;
+  od_pool *pool; /* of several threads, or NULL */
+  int pool_busy; /* guarded by the interpreter lock */
   PyObject **names; /* input names */
   size_t inputs;
   PyObject *source; /* the Model whose memory this one uses, or NULL */
@@ -55,13 +58,10 @@ static PyObject *raise(const od_error *error) {
   return NULL;
 }
 
-static od_session *take_session(Model *self) {
+static od_session *take_session(Model *self, od_error *error) {
   od_session *session;
-  od_error error;
   if (self->idle_count) return self->idle[--self->idle_count];
-  if (od_session_open(self->model, &session, &error) == OD_OK) return session;
-  raise(&error);
-  return NULL;
+  return od_session_open(self->model, &session, error) == OD_OK ? session : NULL;
 }
 
 static void give_session(Model *self, od_session *session) {
@@ -129,6 +129,39 @@ static PyObject *new_array(Model *self, size_t output, Py_ssize_t rows, float **
   return array;
 }
 
+/* Score by the pool if it is there and free, else by a session; a profile needs a session. */
+static od_status score(Model *self, const void *const *ids, const uint8_t *context, size_t rows,
+                       float *const *outputs, od_profile *profile, od_error *error) {
+  od_status status;
+  if (self->threads > 1 && !self->pool_busy && !profile && rows >= SHARED_ROWS) {
+    if (!self->pool) { /* at the first request that needs it: a model may never get one */
+      status = od_pool_open(self->model, self->threads, &self->pool, error);
+      if (status != OD_OK) return status;
+    }
+    self->pool_busy = 1;
+    Py_BEGIN_ALLOW_THREADS;
+    status = od_pool_run(self->pool, ids, context, rows, outputs, error);
+    Py_END_ALLOW_THREADS;
+    self->pool_busy = 0;
+    return status;
+  }
+  od_session *session = take_session(self, error);
+  if (!session) return error->status;
+  if (profile) od_session_profile(session, profile);
+  if (rows >= RELEASE_ROWS) {
+    Py_BEGIN_ALLOW_THREADS;
+    status = context ? od_rank(session, ids, context, rows, outputs, error)
+                     : od_run(session, ids, rows, outputs, error);
+    Py_END_ALLOW_THREADS;
+  } else { /* a few microseconds: releasing the lock costs more */
+    status = context ? od_rank(session, ids, context, rows, outputs, error)
+                     : od_run(session, ids, rows, outputs, error);
+  }
+  if (profile) od_session_profile(session, NULL);
+  give_session(self, session);
+  return status;
+}
+
 /* Run with `arrays` (borrowed) kept alive by the caller. `context` NULL: a plain request;
  * `profile` NULL: nothing is timed. */
 static PyObject *run(Model *self, const void *const *ids, const uint8_t *context,
@@ -147,31 +180,17 @@ static PyObject *run(Model *self, const void *const *ids, const uint8_t *context
       return NULL;
     }
   }
-  od_session *session = take_session(self);
-  if (session) {
-    if (profile) od_session_profile(session, profile);
-    if (rows >= RELEASE_ROWS) {
-      Py_BEGIN_ALLOW_THREADS;
-      status = context ? od_rank(session, ids, context, (size_t)rows, outputs, &error)
-                       : od_run(session, ids, (size_t)rows, outputs, &error);
-      Py_END_ALLOW_THREADS;
-    } else { /* a few microseconds: releasing the lock costs more */
-      status = context ? od_rank(session, ids, context, (size_t)rows, outputs, &error)
-                       : od_run(session, ids, (size_t)rows, outputs, &error);
-    }
-    if (profile) od_session_profile(session, NULL);
-    give_session(self, session);
-    if (status != OD_OK) {
-      raise(&error);
-    } else if (!all) {
-      result = arrays[0];
-      Py_INCREF(result);
-    } else {
-      result = PyTuple_New((Py_ssize_t)count);
-      for (size_t i = 0; result && i < count; i++) {
-        Py_INCREF(arrays[i]);
-        PyTuple_SetItem(result, (Py_ssize_t)i, arrays[i]);
-      }
+  status = score(self, ids, context, (size_t)rows, outputs, profile, &error);
+  if (status != OD_OK) {
+    raise(&error);
+  } else if (!all) {
+    result = arrays[0];
+    Py_INCREF(result);
+  } else {
+    result = PyTuple_New((Py_ssize_t)count);
+    for (size_t i = 0; result && i < count; i++) {
+      Py_INCREF(arrays[i]);
+      PyTuple_SetItem(result, (Py_ssize_t)i, arrays[i]);
     }
   }
   for (size_t i = 0; i < count; i++) Py_DECREF(arrays[i]);
@@ -341,11 +360,11 @@ static PyObject *profile_checked(PyObject *object, PyObject *const *arguments,
   return result;
 }
 
-static PyObject *info_text(PyObject *object, void *closure) {
+static PyObject *description(PyObject *object, void *closure) {
   size_t size;
   const char *text = od_info(((Model *)(void *)object)->model, &size);
   (void)closure;
-  return PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "strict");
+  return PyBytes_FromStringAndSize(text, (Py_ssize_t)size);
 }
 
 static PyObject *kernels_name(PyObject *object, void *closure) {
@@ -376,6 +395,7 @@ static PyObject *input_names(PyObject *object, void *closure) {
 static void destroy(PyObject *object) {
   Model *self = (Model *)(void *)object;
   PyTypeObject *type = Py_TYPE(object);
+  od_pool_close(self->pool);
   while (self->idle_count) od_session_close(self->idle[--self->idle_count]);
   PyMem_Free(self->idle);
   for (size_t i = 0; self->names && i < self->inputs; i++) Py_XDECREF(self->names[i]);
@@ -401,7 +421,7 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL}};
 
 static PyGetSetDef GETTERS[] = {
-    {"info_text", info_text, NULL, "The model's description, JSON.", NULL},
+    {"description", description, NULL, "The model's description: JSON, then arrays.", NULL},
     {"kernels", kernels_name, NULL, "Name of the kernels in use.", NULL},
     {"inputs", input_names, NULL, "Names of the inputs, in order.", NULL},
     {"outputs", output_names, NULL, "Names of the outputs, in order.", NULL},
@@ -436,7 +456,7 @@ static int read_sizes(PyObject *sizes, od_axis_size *read, size_t *count) {
 }
 
 /* A Model of an opened model, which it closes. */
-static PyObject *new_model(od_model *model, PyObject *source) {
+static PyObject *new_model(od_model *model, PyObject *source, size_t threads) {
   allocfunc make = (allocfunc)PyType_GetSlot((PyTypeObject *)(void *)model_type, Py_tp_alloc);
   Model *self = (Model *)(void *)make((PyTypeObject *)(void *)model_type, 0);
   if (!self) {
@@ -447,6 +467,7 @@ static PyObject *new_model(od_model *model, PyObject *source) {
   self->source = source;
   Py_XINCREF(source);
   self->inputs = od_input_count(model);
+  self->threads = threads;
   if (self->inputs > OD_MAX_INPUTS) {
     Py_DECREF((PyObject *)self);
     PyErr_SetString(numpy.unsupported_error, "more than " OD_DIGITS(OD_MAX_INPUTS) " inputs");
@@ -475,21 +496,22 @@ static PyObject *resized(PyObject *object, PyObject *sizes) {
   od_model *model;
   if (!read_sizes(sizes, read, &options.size_count)) return NULL;
   if (od_open_again(self->model, &options, &model, &error) != OD_OK) return raise(&error);
-  return new_model(model, self->source ? self->source : object);
+  return new_model(model, self->source ? self->source : object, self->threads);
 }
 
-/* open(path, kernels, full_check, sizes) */
+/* open(path, kernels, full_check, sizes, threads) */
 static PyObject *open_model(PyObject *module, PyObject *arguments) {
   PyObject *path, *sizes;
   const char *kernels;
   int full_check;
+  unsigned threads;
   od_error error;
   od_model *model;
   od_status status;
   od_axis_size read[OD_MAX_INPUTS];
   (void)module;
-  if (!PyArg_ParseTuple(arguments, "O&ziO", PyUnicode_FSConverter, &path, &kernels, &full_check,
-                        &sizes))
+  if (!PyArg_ParseTuple(arguments, "O&ziOI", PyUnicode_FSConverter, &path, &kernels, &full_check,
+                        &sizes, &threads))
     return NULL;
   od_options options = {.kernels = kernels, .full_check = full_check, .sizes = read};
   if (!read_sizes(sizes, read, &options.size_count)) {
@@ -501,7 +523,7 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
   status = od_open_path(name, &options, &model, &error);
   Py_END_ALLOW_THREADS;
   Py_DECREF(path);
-  return status == OD_OK ? new_model(model, NULL) : raise(&error);
+  return status == OD_OK ? new_model(model, NULL, threads) : raise(&error);
 }
 
 static PyObject *available(PyObject *module, PyObject *unused) {
@@ -517,7 +539,7 @@ static PyObject *available(PyObject *module, PyObject *unused) {
 }
 
 static PyMethodDef FUNCTIONS[] = {
-    {"open", open_model, METH_VARARGS, "open(path, kernels, full_check, sizes): a Model."},
+    {"open", open_model, METH_VARARGS, "open(path, kernels, full_check, sizes, threads): a Model."},
     {"kernels_available", available, METH_NOARGS, "Kernels this processor can run, best first."},
     {"xxh64", hash_bytes, METH_VARARGS, "xxh64(data, seed)."},
     {"hash_integers", hash_integers, METH_VARARGS, "hash_integers(values, seed, hashes)."},

@@ -26,7 +26,7 @@ SCHEMES = json.loads(GOLDEN.read_text("utf-8"))
 def test_onnx_agrees_with_reference(name, tmp_path):
     """The same cases run in TFLite in test_tflite.py."""
     built = build(SCHEME_CASES[name])
-    fill(emit_onnx(merge_lookups(built.packed), tmp_path / "model.onnx", "description"))
+    fill(emit_onnx(merge_lookups(built.packed), tmp_path / "model.onnx", b"description"))
     engine = OnnxEngine(tmp_path / "model.onnx")
     for batch in BATCHES:
         ids = make_ids(built, batch, seed=batch)
@@ -69,8 +69,8 @@ def test_golden_vectors(case, tmp_path):
     ids |= {"field_1": sequences, "field_2": sequences}
     expected = np.concatenate([case["vectors"][:count], *case["pooled"].values()], axis=1)
     fill(
-        emit_onnx(merged, tmp_path / "model.onnx", ""),
-        emit_tflite(pipeline.run(merged, pipeline.LOWERING), tmp_path / "model.tflite", ""),
+        emit_onnx(merged, tmp_path / "model.onnx", b""),
+        emit_tflite(pipeline.run(merged, pipeline.LOWERING), tmp_path / "model.tflite", b""),
     )
     for engine in (OnnxEngine(tmp_path / "model.onnx"), TfliteEngine(tmp_path / "model.tflite")):
         got = engine.run(ids)["vectors"]

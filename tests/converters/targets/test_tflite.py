@@ -144,7 +144,7 @@ CASES |= SCHEME_CASES
 def emit(built: Built, folder: Path, name: str = "model") -> Path:
     path = folder / f"{name}.tflite"
     packed = merge_lookups(built.packed) if name in SCHEME_CASES else built.packed
-    fill(emit_tflite(pipeline.run(packed, pipeline.LOWERING), path, "description"))
+    fill(emit_tflite(pipeline.run(packed, pipeline.LOWERING), path, b"description"))
     return path
 
 
@@ -296,7 +296,7 @@ def test_file_over_2_gb_is_refused_before_writing(tmp_path: Path) -> None:
     rows = np.broadcast_to(np.int8(0), (2**31, 1))  # no memory behind it
     writer.table("table", rows)
     with pytest.raises(UnsupportedError, match="limited to 2 GB"):
-        writer.write(tmp_path / "model.tflite", "")
+        writer.write(tmp_path / "model.tflite", b"")
     assert not list(tmp_path.iterdir())
 
 
@@ -335,7 +335,7 @@ def run_operator(
         emit_tflite(
             pipeline.run(PackedModel(ir.Model(graph, ir_version=10), (), {}), pipeline.LOWERING),
             path,
-            "",
+            b"",
         )
     )
     engine = TfliteEngine(path)
@@ -549,8 +549,8 @@ def test_runtime_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "åß∂ \U0001f600", "x" * 100_000])
 def test_description_comes_back(text: str, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
-    fill(emit_tflite(pipeline.run(build([code()]).packed, pipeline.LOWERING), path, text))
-    assert read_info(path) == text
+    fill(emit_tflite(pipeline.run(build([code()]).packed, pipeline.LOWERING), path, text.encode()))
+    assert read_info(path) == text.encode()
 
 
 def test_files_of_others_are_told_apart(tmp_path: Path) -> None:
@@ -566,8 +566,8 @@ def test_files_of_others_are_told_apart(tmp_path: Path) -> None:
                 function(path)
     with pytest.raises(FileFormatError, match="cannot be read"):
         read_info(tmp_path / "missing.tflite")
-    fill(emit_tflite(pipeline.run(build([code()]).packed, pipeline.LOWERING), path, "text"))
-    path.write_bytes(path.read_bytes().replace(b"ondevice\x00", b"somebody\x00"))
+    fill(emit_tflite(pipeline.run(build([code()]).packed, pipeline.LOWERING), path, b"text"))
+    path.write_bytes(path.read_bytes().replace(b"ondevice.info\x00", b"somebody.else\x00"))
     with pytest.raises(FileFormatError, match="not one written by ondevice"):
         read_info(path)
 

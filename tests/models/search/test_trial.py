@@ -7,19 +7,28 @@ from torch import nn
 
 import ondevice
 import ondevice.models.search.run_trial as compression
+from ondevice.codecs import CODECS, FLOAT_CODECS, quantise
 from ondevice.converters import convert
 from ondevice.errors import FileFormatError, InputError, SpecError
 from ondevice.features import FeatureSpec, Field
-from ondevice.inspection import inspect
+from ondevice.inspection import inspect, native_table
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.data import open_log
 from ondevice.models.data.synthetic import synthetic_data
 from ondevice.models.search.run_trial import folder_of, run_trial
-from ondevice.models.search.sizing import METHODS, block_rows, designs, fewest_rows, planned_rows
+from ondevice.models.search.sizing import (
+    METHODS,
+    block_rows,
+    designs,
+    fewest_rows,
+    planned_bytes,
+    planned_rows,
+)
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial
 from ondevice.models.search.trial_data import prepare
 from ondevice.models.training.widths import Widths
+from ondevice.records import pack_records
 
 VOCABULARIES = {"user": 400, "item": 150, "hour": 24}
 
@@ -224,3 +233,19 @@ def test_codecs_of_unknown_tables_are_refused(tmp_path):
     with pytest.raises(SpecError, match="unknown codecs q5"):
         convert(TwoTables().eval(), example, tmp_path, tables={"u": "q5"})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("axis", ["row", "column"])
+def test_planned_bytes_are_those_of_written_records(codec, axis):
+    rng = np.random.default_rng(0)
+    for rows, dim in ((1, 1), (7, 1), (103, 1), (9, 3), (64, 16), (1001, 5)):
+        values = rng.standard_normal((rows, dim)).astype(np.float32)
+        if codec in FLOAT_CODECS:
+            stored = quantise(values, codec)
+        elif dim == 1 and axis == "row":
+            continue  # a scale of two bytes for each value of one: never written
+        else:
+            stored = quantise(values, codec, scale_axis=axis)
+        written = native_table("t", pack_records(stored))
+        assert planned_bytes(rows, dim, codec, stored.scale_axis) == written.total

@@ -130,17 +130,36 @@ def test_bad_settings_are_refused(settings):
         Refit(**settings)
 
 
-def test_masks_are_learned_on_refitted_rows_with_the_network_fixed():
+def test_masks_are_learned_on_refitted_rows_and_these_settle_once_they_are_cut():
+    model = make_model()
+    fit(model, SPLITS, FitConfig(QUICK, Widths("whole")), progress=False)
+    config = FitConfig(QUICK, Widths("amtl", penalty=0.1), refit=Refit((1.0,)))
+    fitted = fit(model, SPLITS, config, trained=True, progress=False)
+    names = ["refit 1", "widths", "retrain", "refit 1 of cut rows"]
+    assert list(fitted.phases) == names
+    learned, *after = (fitted.phases[name] for name in names[1:])
+    cut = {epoch.mean_width for history in after for epoch in history.epochs}
+    assert cut == {learned.best.mean_width} and 1 <= learned.best.mean_width < 8
+    # no phase loses what was reached before it
+    reached = evaluate(model, SPLITS.validation).auc
+    bests = [history.best.validation.auc for history in (learned, *after)]
+    assert reached == max(bests)
+
+
+def test_masks_under_a_refit_are_learned_with_the_network_fixed():
     model = make_model()
     fit(model, SPLITS, FitConfig(QUICK, Widths("whole")), progress=False)
     network = {name: value.clone() for name, value in model.network.state_dict().items()}
+    seen = {}
+
+    def on_epoch(phase, epoch):
+        seen[phase] = {n: v.clone() for n, v in model.network.state_dict().items()}
+
     config = FitConfig(QUICK, Widths("amtl", penalty=0.1), refit=Refit((1.0,)))
-    fitted = fit(model, SPLITS, config, trained=True, progress=False)
-    assert list(fitted.phases) == ["refit 1", "widths"]
-    after = model.network.state_dict()
-    assert all(torch.equal(after[name], network[name]) for name in list(network)[1:])
+    fit(model, SPLITS, config, trained=True, progress=False, on_epoch=on_epoch)
+    first, *others = network
+    assert all(torch.equal(seen["widths"][name], network[name]) for name in others)
     # only the first layer is turned to the tables' axes, which keeps its columns' norms together
-    first = next(iter(network))
-    torch.testing.assert_close(after[first].norm(), network[first].norm())
-    assert 1 <= fitted.phases["widths"].best.mean_width < 8
+    torch.testing.assert_close(seen["widths"][first].norm(), network[first].norm())
+    assert not torch.equal(seen["retrain"][first], seen["widths"][first])
     assert evaluate(model, SPLITS.test).auc > 0.84

@@ -33,6 +33,7 @@ from ondevice.models import (
     train,
 )
 from ondevice.models.training.history import Epoch
+from ondevice.models.training.training_state import TrainingState
 
 TRAIN, VALIDATION, TEST = (
     planted_log(count, seed) for count, seed in ((6000, 1), (2000, 2), (2000, 3))
@@ -48,9 +49,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_model(kind="full", seed=0, **settings):
+def make_model(rows="full", seed=0, **settings):
     torch.manual_seed(seed)
-    if kind == "full":
+    if rows == "full":
         tables = {"user": FullEmbedding(52, 4), "item": FullEmbedding(42, 4)}
     else:
         tables = {
@@ -147,6 +148,111 @@ def test_early_stopping_restores_the_best_weights():
     assert history.best.number == best + 1
     assert evaluate(model, VALIDATION) == history.epochs[best].validation
     assert scores[best] > scores[-1]
+
+
+def noisy_log():
+    """Random labels: validation gets worse in some epochs and better in others."""
+    draws = np.random.default_rng(0)
+    columns = {name: draws.integers(2, 40, 500) for name in ("user", "item")}
+    return make_log(columns, draws.random(500) < 0.5)
+
+
+def torch_weights(model, log, settings, decay, epochs):
+    """The weights after each epoch of a plain torch loop: L2 in the loss, a scheduler of torch.
+
+    Batches hold the whole log, so that their order is the same.
+    """
+    ids = {name: torch.from_numpy(values) for name, values in log.ids.items()}
+    labels = torch.from_numpy(log.labels)
+    tables = [table.weight for table in model.tables()]
+    rest = [item for item in model.parameters() if not any(item is table for table in tables)]
+    optimizer = torch.optim.Adam([*tables, *rest], lr=settings.learning_rate)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max", settings.plateau_factor, patience=0, threshold=0.0
+    )
+    snapshots, rates = [], []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.zero_grad()
+        penalty = sum(table.square().sum() for table in tables) * decay[0] / 2
+        penalty += sum(item.square().sum() for item in rest) * decay[1] / 2
+        probability = torch.sigmoid(model.forward_logits(ids))
+        (torch.nn.functional.binary_cross_entropy(probability, labels) + penalty).backward()
+        optimizer.step()
+        snapshots.append(snapshot(model))
+        scheduler.step(evaluate(model, VALIDATION).auc)
+    return snapshots, rates
+
+
+@pytest.mark.parametrize("kind", ["dnn", "wide_deep"])
+def test_weight_decay_and_plateaus_are_those_of_torch(kind):
+    log, epochs, decay = noisy_log(), 8, (0.05, 0.01)
+    settings = TrainConfig(
+        epochs=epochs,
+        batch=len(log),
+        learning_rate=0.1,
+        weight_decay=decay[1],
+        table_weight_decay=decay[0],
+        patience=epochs,
+        plateau_factor=0.3,
+    )
+    expected, rates = torch_weights(make_model(kind=kind), log, settings, decay, epochs)
+    model, taken = make_model(kind=kind), []
+    train(
+        *(model, log, VALIDATION, settings),
+        progress=False,
+        on_epoch=lambda epoch: taken.append(snapshot(model)),
+    )
+    assert len(set(rates)) > 2  # validation got worse more than once
+    for ours, theirs in zip(taken, expected, strict=True):
+        for name in theirs:
+            torch.testing.assert_close(ours[name], theirs[name], atol=2e-5, rtol=2e-4)
+
+
+def test_a_resumed_training_has_the_rates_of_the_plateaus_before(tmp_path):
+    log = noisy_log()
+    settings = TrainConfig(
+        epochs=8, batch=64, learning_rate=2e-2, patience=8, plateau_factor=0.3, seed=4
+    )
+    whole = make_model()
+    history = train(whole, log, VALIDATION, settings, progress=False)
+
+    def stop(epoch):
+        if epoch.number == 5:
+            raise OSError("the machine went away")
+
+    before = make_model()
+    with pytest.raises(OSError, match="went away"):
+        state = TrainingState(tmp_path, {}).phase("train")
+        train(before, log, VALIDATION, settings, False, stop, state)
+    resumed = make_model()
+    state = TrainingState(tmp_path, {}).phase("train")
+    again = train(resumed, log, VALIDATION, settings, False, None, state)
+    assert History(epochs=history.epochs[:4]).plateaus > 0
+    assert [item.validation for item in again.epochs] == [x.validation for x in history.epochs]
+    assert same(snapshot(resumed), snapshot(whole))
+
+
+@pytest.mark.parametrize("speed", [1.0, 7.0])
+def test_the_first_update_of_the_twins_is_one_step_of_adam_at_their_rate(speed):
+    model = make_model()
+    attach_masks(model, TRAIN)
+    flats = {name: mask.twins.flat.detach().clone() for name, mask in model.masks().items()}
+    log = make_log({name: ids[:400] for name, ids in TRAIN.ids.items()}, TRAIN.labels[:400])
+    settings = TrainConfig(
+        epochs=1, batch=100, learning_rate=1e-3, width_penalty=1.0, mask_speed=speed
+    )
+    train(model, log, VALIDATION, settings, progress=False)
+    for name, mask in model.masks().items():
+        moved = (mask.twins.flat.detach() - flats[name]).abs().max()
+        # gradients of four steps make an update, whose size is four times the rate
+        assert moved.item() == pytest.approx(4 * 1e-3 * speed, rel=1e-3)
+
+
+def test_table_weight_decay_needs_dense_adam():
+    settings = TrainConfig(table_optimizer="sparse_adam", table_weight_decay=0.1)
+    with pytest.raises(SpecError, match=r"table_weight_decay.*sparse_adam"):
+        train(make_model(), TRAIN, VALIDATION, settings, progress=False)
 
 
 def test_the_narrowest_epoch_within_the_tolerance_is_kept():
@@ -308,6 +414,11 @@ def test_unusable_logs_are_refused():
         {"width_penalty": -1.0},
         {"width_tolerance": -1.0},
         {"weight_decay": -1.0},
+        {"table_weight_decay": -1.0},
+        {"mask_speed": 0.0},
+        {"plateau_factor": 0.0},
+        {"plateau_factor": 1.1},
+        {"plateau_factor": float("nan")},
         {"table_optimizer": "sgd"},
     ],
 )

@@ -6,7 +6,14 @@ import torch
 from support.torch import make_log, planted_log
 
 from ondevice.errors import SpecError
-from ondevice.models import BinaryCodeEmbedding, ClickModel, FullEmbedding, Splits
+from ondevice.models import (
+    BinaryCodeEmbedding,
+    ClickModel,
+    FullEmbedding,
+    NetworkConfig,
+    QuotientRemainderEmbedding,
+    Splits,
+)
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.layers.soft_threshold import SoftThreshold
 from ondevice.models.networks import table_counts
@@ -120,25 +127,91 @@ def test_rotation_leaves_predictions_and_puts_the_strong_dimensions_first():
         "a": FullEmbedding(40, 6, std=1.0),
         "b": BinaryCodeEmbedding(6, 9, 3, fuse="concat", std=1.0),
         "c": BinaryCodeEmbedding(6, 9, 3, std=1.0),
+        "d": BinaryCodeEmbedding(6, 9, 3, fuse="mul", std=1.0),
     }
     with torch.no_grad():  # all energy of a on one hidden direction, but for little noise
         line = torch.randn(6)
         tables["a"].weight.copy_(torch.randn(40, 1) * line + 0.01 * torch.randn(40, 6))
         tables["a"].weight[0].zero_()
+        tables["d"].weight.mul_(torch.tensor([1.0, 3.0, 0.5, 2.0, 0.25, 4.0]))
     model = ClickModel(tables, (8,), {"h": "a"}).eval()
     draws = np.random.default_rng(0)
-    columns = {name: draws.integers(1, 40, 500) for name in "abc"}
+    columns = {name: draws.integers(1, 40, 500) for name in "abcd"}
     log = make_log(columns, draws.random(500) < 0.5)
     ids = {name: torch.from_numpy(values) for name, values in log.ids.items()}
     ids["h"] = torch.from_numpy(draws.integers(0, 40, (500, 3)))
     before = model.forward_logits(ids)
+    product = model.embedding("d")
+    products = product.weight.detach().clone()
     assert order_dimensions(model, table_counts(model, log))
     torch.testing.assert_close(model.forward_logits(ids), before, rtol=1e-4, atol=1e-4)
     energy = model.embedding("a").weight.detach().square().sum(0)
     assert energy[0] > 0.99 * energy.sum()
-    product = ClickModel({"a": FullEmbedding(5, 4)}, (4,))
-    product.settings = type(product.settings)(kind="dcn")
-    assert not order_dimensions(product, {"a": np.ones(5, np.int64)})
+    columns_before, columns_after = (item.sort(0).values for item in (products, product.weight))
+    assert sorted(columns_before.T.tolist()) == sorted(columns_after.T.tolist())  # only permuted
+    read = torch.from_numpy(table_counts(model, log)["d"]).unsqueeze(1)
+    strength = (product.weight.square() * read).sum(0)
+    assert (strength[:-1] > strength[1:]).all()
+
+
+def turned_model(kind, **settings):
+    """A model with large random weights, IDs and counts of its rows."""
+    torch.manual_seed(0)
+    tables = {
+        "a": FullEmbedding(40, 6, std=1.0),
+        "b": BinaryCodeEmbedding(6, 9, 3, std=1.0),
+        "c": FullEmbedding(40, 6, std=1.0),
+    }
+    model = ClickModel(tables, NetworkConfig(kind=kind, **settings), {"h": "a"})
+    draws = np.random.default_rng(0)
+    log = make_log({name: draws.integers(1, 40, 500) for name in "abc"}, draws.random(500) < 0.5)
+    ids = {name: torch.from_numpy(values) for name, values in log.ids.items()}
+    ids["h"] = torch.from_numpy(draws.integers(0, 40, (500, 3)))
+    return model.eval(), ids, table_counts(model, log)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("deepfm", {"hidden": (8,)}),
+        ("dcn", {"hidden": (8, 4), "batch_norm": True}),
+        ("dcn", {"hidden": (8,), "cross_rank": 3}),
+        ("dcn", {"hidden": (), "cross_layers": 2}),
+        ("dnn", {"hidden": ()}),
+    ],
+)
+def test_networks_that_read_vectors_otherwise_keep_their_predictions_too(kind, settings):
+    model, ids, counts = turned_model(kind, **settings)
+    before = model.forward_logits(ids)
+    weights = {name: model.embedding(name).weight.detach().clone() for name in "abc"}
+    assert order_dimensions(model, counts)
+    torch.testing.assert_close(model.forward_logits(ids), before, rtol=1e-4, atol=1e-3)
+    energies = []
+    for name, earlier in weights.items():
+        weight = model.embedding(name).weight.detach()
+        assert not torch.allclose(weight, earlier)
+        energies.append(((weight**2).T @ torch.from_numpy(counts[name]).float()).numpy())
+    ordered = [sum(energies)] if kind == "deepfm" else energies  # of one rotation the sum falls
+    assert all((np.diff(energy) <= 1e-3).all() for energy in ordered)
+
+
+def test_networks_without_a_turn_are_left_as_they_are():
+    for model, counts in (
+        (turned_model("din", hidden=(8,))[::2]),
+        (
+            ClickModel(
+                {
+                    "a": FullEmbedding(5, 4),
+                    "b": QuotientRemainderEmbedding(9, 4, remainders=3, fuse="mul"),
+                },
+                NetworkConfig(kind="deepfm"),
+            ),
+            {"a": np.ones(5, np.int64), "b": np.ones(6, np.int64)},
+        ),
+    ):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        assert not order_dimensions(model, counts)
+        assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
 
 
 def test_rounding_keeps_what_it_began_with_if_that_is_better():

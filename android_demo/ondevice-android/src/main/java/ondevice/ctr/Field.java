@@ -17,18 +17,20 @@ final class Field {
     final String encoding;
     final long seed;
     final long[] vocabulary; // hashes, ascending; null: not in the file
+    final int hashBits; // of each hash of the vocabulary, the highest ones
     final boolean keepsUnknown; // a value outside the vocabulary keeps its hash as ID
     final double[] boundaries; // ascending; null: none
     final int length; // of a sequence; 0: a single value
     final Cells cells; // how texts are read; null: a text is a string as it is
 
-    Field(String name, String kind, String encoding, long seed, long[] vocabulary,
+    Field(String name, String kind, String encoding, long seed, long[] vocabulary, int hashBits,
             String unknown, double[] boundaries, int length, Cells cells) {
         this.name = name;
         this.kind = kind;
         this.encoding = encoding;
         this.seed = seed;
         this.vocabulary = vocabulary;
+        this.hashBits = hashBits;
         this.keepsUnknown = unknown.equals("hash");
         this.boundaries = boundaries;
         this.length = length;
@@ -40,6 +42,7 @@ final class Field {
                 || vocabulary != null && !encoding.equals("vocabulary")
                 || !(unknown.equals("oov") || keepsUnknown && encoding.equals("vocabulary"))
                 || boundaries != null && !encoding.equals("bucket")
+                || hashBits < 1 || hashBits > 64
                 || length < 0 || length > MOST_LENGTH || length > 0 && encoding.equals("bucket")) {
             throw new ModelFileException("feature '" + name + "': " + kind + ", " + encoding
                     + ", length " + length + " do not go together");
@@ -48,6 +51,12 @@ final class Field {
             if (vocabulary[i] <= vocabulary[i - 1]) {
                 throw new ModelFileException("feature '" + name + "': vocabulary not ascending");
             }
+        }
+        if (vocabulary != null && vocabulary.length > 0 && hashBits < 64
+                && (vocabulary[0] < -(1L << hashBits - 1)
+                        || vocabulary[vocabulary.length - 1] >= 1L << hashBits - 1)) {
+            throw new ModelFileException("feature '" + name + "': hashes of more than " + hashBits
+                    + " bits");
         }
         for (int i = 0; boundaries != null && i < boundaries.length; i++) {
             double low = i == 0 ? Double.NEGATIVE_INFINITY : boundaries[i - 1];
@@ -179,7 +188,7 @@ final class Field {
             throw new InputException("field '" + name + "': its vocabulary is not in this file; "
                     + "give IDs, or convert with the vocabulary included");
         }
-        int place = Arrays.binarySearch(vocabulary, hash);
+        int place = Arrays.binarySearch(vocabulary, hash >> 64 - hashBits);
         return place >= 0 ? place + FIRST_VOCABULARY_ID : keepsUnknown ? hash : OOV_ID;
     }
 

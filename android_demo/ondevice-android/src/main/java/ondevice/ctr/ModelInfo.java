@@ -14,9 +14,10 @@ import java.util.Set;
  * It comes from outside, so every type and size is checked.
  */
 final class ModelInfo {
-    private static final long VERSION = 1;
+    private static final long NEWEST_VERSION = 2;
     private static final List<String> FIELD_KEYS = Arrays.asList("name", "kind", "encoding", "seed",
-            "vocabulary", "vocabulary_of", "boundaries", "length", "unknown", "cells");
+            "vocabulary", "vocabulary_of", "hash_bits", "boundaries", "length", "unknown",
+            "cells");
     private static final List<String> CELL_KEYS = Arrays.asList("missing", "separator", "column",
             "part", "form", "utc_offset");
     private static final List<String> FORMS = Arrays.asList("boolean", "iso", "seconds",
@@ -36,6 +37,7 @@ final class ModelInfo {
     final List<Ranking> rankings = new ArrayList<Ranking>();
     final Map<String, float[]> testOutputs = new LinkedHashMap<String, float[]>(); // none: no tests
     double tolerance;
+    private final AttachedArrays arrays;
 
     /** The source model's scores of candidates, taken from the first rows of the test inputs. */
     static final class Ranking {
@@ -50,12 +52,16 @@ final class ModelInfo {
         }
     }
 
-    /** Read it. Throws ModelFileException. */
-    ModelInfo(String text) {
+    /** Read it: JSON, and in version 2 a zero byte and arrays. Throws ModelFileException. */
+    ModelInfo(byte[] description) {
+        int size = AttachedArrays.textBytes(description);
+        arrays = new AttachedArrays(description);
+        String text = new String(description, 0, size, Native.UTF_8);
         Map<String, Object> data = map(Json.parse(text), "description");
-        if (number(data, "version").toLong() != VERSION) {
-            throw new ModelFileException("model description version " + data.get("version")
-                    + "; this release reads version " + VERSION);
+        long version = number(data, "version").toLong();
+        if (version < 1 || version > NEWEST_VERSION) {
+            throw new ModelFileException("model description version " + version
+                    + "; this release reads versions 1 to " + NEWEST_VERSION);
         }
         for (Object item : list(data, "inputs")) {
             readInput(map(item, "inputs"));
@@ -131,7 +137,13 @@ final class ModelInfo {
         String name = text(item.get("name"), "features: name");
         Object stored = item.get("vocabulary");
         Object owner = item.get("vocabulary_of");
-        long[] vocabulary = stored == null ? null : Base64.longs(text(stored, "vocabulary"));
+        long bits = item.containsKey("hash_bits") ? number(item, "hash_bits").toLong() : 64;
+        if (bits < 1 || bits > 64) {
+            throw new ModelFileException("feature '" + name + "': hash_bits must be 1..64");
+        }
+        long[] vocabulary = stored == null ? null
+                : stored instanceof Map ? arrays.hashes(map(stored, "vocabulary"), (int) bits)
+                : Base64.longs(text(stored, "vocabulary"));
         if (owner != null) {
             Field other = fields.get(text(owner, "vocabulary_of"));
             if (other == null || vocabulary != null) {
@@ -154,8 +166,11 @@ final class ModelInfo {
         fields.put(name, new Field(name, textOr(item, "kind", "string"),
                 textOr(item, "encoding", "hash"),
                 seed == null ? 0 : ((Json.Number) seed).toUnsignedLong(), vocabulary,
+                (int) bits,
                 textOr(item, "unknown", "oov"),
-                bounds == null ? null : Base64.doubles(text(bounds, "boundaries")), (int) most,
+                bounds == null ? null
+                        : bounds instanceof Map ? arrays.doubles(map(bounds, "boundaries"))
+                        : Base64.doubles(text(bounds, "boundaries")), (int) most,
                 item.get("cells") == null ? null : cells(map(item.get("cells"), "cells"))));
     }
 
@@ -191,14 +206,12 @@ final class ModelInfo {
         tolerance = number(vectors, "tolerance").toDouble();
         Map<String, Object> given = map(vectors.get("inputs"), "vectors");
         for (Map.Entry<String, Object> entry : given.entrySet()) {
-            String text = data(entry.getValue());
-            testInputs.put(entry.getKey(), isFloat(map(entry.getValue(), "vectors"))
-                    ? Base64.floats(text) : (Object) Base64.longs(text));
+            testInputs.put(entry.getKey(), testInput(map(entry.getValue(), "vectors")));
         }
         Map<String, Object> expected = map(vectors.get("outputs"), "vectors");
         for (String name : outputs) {
             if (expected.get(name) != null) {
-                testOutputs.put(name, Base64.floats(data(expected.get(name))));
+                testOutputs.put(name, floats(expected.get(name)));
             }
         }
         if (vectors.containsKey("rankings")) { // files of older releases have none
@@ -229,7 +242,7 @@ final class ModelInfo {
                 throw new ModelFileException("description: rankings: outputs differ in rows");
             }
             rows = height;
-            scores.put(name, Base64.floats(data(output)));
+            scores.put(name, floats(output));
             checkRows(rows, scores.get(name).length);
         }
         if (!scores.isEmpty()) {
@@ -249,8 +262,20 @@ final class ModelInfo {
         }
     }
 
-    private static String data(Object array) {
-        return text(map(array, "vectors").get("data"), "vectors: data");
+    /** An array of test inputs: long[] or float[]; of version 1 in base64. */
+    private Object testInput(Map<String, Object> array) {
+        if (array.containsKey("at")) {
+            return "F32".equals(array.get("dtype")) ? arrays.floats(array)
+                    : (Object) arrays.longs(array);
+        }
+        String data = text(array.get("data"), "vectors: data");
+        return isFloat(array) ? Base64.floats(data) : (Object) Base64.longs(data);
+    }
+
+    private float[] floats(Object array) {
+        Map<String, Object> item = map(array, "vectors");
+        return item.containsKey("at") ? arrays.floats(item)
+                : Base64.floats(text(item.get("data"), "vectors: data"));
     }
 
     @SuppressWarnings("unchecked")

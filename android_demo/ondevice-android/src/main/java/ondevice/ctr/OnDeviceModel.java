@@ -202,7 +202,7 @@ public final class OnDeviceModel implements Closeable {
             throw new ModelFileException(where + ": the description is too large");
         }
         try {
-            return new ModelInfo(new String(text, Native.UTF_8));
+            return new ModelInfo(text);
         } catch (ModelFileException error) {
             throw new ModelFileException(where + ": " + error.getMessage());
         }

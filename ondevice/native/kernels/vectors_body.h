@@ -1,0 +1,334 @@
+/* vectors_body.h: the loops of vectors.h, compiled once for every instruction set.
+ *
+ * The including file defines LANES (4, 8 or 16). Vectors are those of GNU C, whose operators compile
+ * to the instruction set's own; it may define what those do not express:
+ *   lanes_load(p, n), lanes_store(p, v, n)  the first n < LANES lanes (the others are 0)
+ *   lanes_max(a, b), lanes_min(a, b)        a > b ? a : b, a < b ? a : b
+ *   lanes_sqrt(v)                           correctly rounded
+ */
+#include "kernels/vectors.h"
+
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t whole __attribute__((vector_size(4 * LANES)));
+
+enum { SUMS = 16, PARTS = SUMS / LANES };
+
+#if LANES == 16
+#define NUMBERS ((whole){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+#elif LANES == 8
+#define NUMBERS ((whole){0, 1, 2, 3, 4, 5, 6, 7})
+#else
+#define NUMBERS ((whole){0, 1, 2, 3})
+#endif
+#if defined(__clang__)
+#define TURNED(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else
+#define TURNED(v, ...) __builtin_shuffle(v, (whole){__VA_ARGS__})
+#endif
+
+OD_INLINE lanes load(const float *p) {
+  lanes v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+OD_INLINE void store(float *p, lanes v) { __builtin_memcpy(p, &v, sizeof v); }
+OD_INLINE lanes all(float x) { return x - (lanes){0}; }
+OD_INLINE lanes pick(whole mask, lanes yes, lanes no) {
+  return (lanes)((mask & (whole)yes) | (~mask & (whole)no));
+}
+OD_INLINE lanes magnitude(lanes x) { return (lanes)((whole)x & 0x7fffffff); }
+OD_INLINE lanes with_sign(lanes size, lanes sign) {
+  return (lanes)((whole)size | ((whole)sign & (int32_t)0x80000000));
+}
+
+#ifndef lanes_load
+OD_INLINE lanes lanes_load(const float *p, size_t n) {
+  lanes v = {0};
+  for (size_t i = 0; i < LANES - 1; i++)
+    if (i < n) v[i] = p[i];
+  return v;
+}
+OD_INLINE void lanes_store(float *p, lanes v, size_t n) {
+  for (size_t i = 0; i < LANES - 1; i++)
+    if (i < n) p[i] = v[i];
+}
+#endif
+#ifndef lanes_max
+OD_INLINE lanes lanes_max(lanes a, lanes b) { return pick(a > b, a, b); }
+OD_INLINE lanes lanes_min(lanes a, lanes b) { return pick(a < b, a, b); }
+#endif
+
+/* 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last place. The power is
+ * multiplied in two halves, so that results may overflow or lie below the normal range. */
+OD_INLINE lanes exponential(lanes x) {
+  whole zero = x < -104.0f; /* their results, which would be slow products below the normal range */
+  x = lanes_min(all(89.0f), (lanes)(~zero & (whole)x)); /* a NaN stays */
+  lanes shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+  whole k = (whole)shifted - 0x4B400000;
+  lanes w = shifted - 12582912.0f;
+  lanes r = x - w * 0.693359375f;
+  r = r - w * -2.12194440e-4f;
+  lanes p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  whole half = k >> 1;
+  p = p * (lanes)((half + 127) << 23) * (lanes)((k - half + 127) << 23);
+  return (lanes)(~zero & (whole)p);
+}
+
+OD_INLINE lanes sigmoid(lanes x) {
+  lanes small = exponential((lanes)((whole)x | (int32_t)0x80000000));
+  return pick(x < 0.0f, small, all(1.0f)) / (small + 1.0f);
+}
+
+/* A polynomial below 0.625 (Cephes tanhf), above it 1 - 2 / (exp(2x) + 1). */
+OD_INLINE lanes tangent(lanes x) {
+  lanes size = magnitude(x), s = x * x;
+  lanes p = s * -5.70498872745e-3f + 2.06390887954e-2f;
+  p = p * s + -5.37397155531e-2f;
+  p = p * s + 1.33314422036e-1f;
+  p = p * s + -3.33332819422e-1f;
+  p = p * s * x + x;
+  lanes large = 1.0f - 2.0f / (exponential(size + size) + 1.0f);
+  return pick(size < 0.625f, p, with_sign(large, x));
+}
+
+OD_INLINE lanes apply_map(od_map map, float alpha, lanes x) {
+  switch (map) {
+    case OD_MAP_RELU: return pick(x < 0.0f, all(0), x);
+    case OD_MAP_LEAKY_RELU: return pick(x < 0.0f, x * alpha, x);
+    case OD_MAP_ABS: return magnitude(x);
+    case OD_MAP_NEG: return -x;
+    case OD_MAP_SQRT: return lanes_sqrt(x);
+    case OD_MAP_RECIPROCAL: return 1.0f / x;
+    case OD_MAP_EXP: return exponential(x);
+    case OD_MAP_SIGMOID: return sigmoid(x);
+    case OD_MAP_TANH: return tangent(x);
+    default: return x;
+  }
+}
+
+OD_INLINE lanes apply_pair(od_pair pair, lanes a, lanes b) {
+  switch (pair) {
+    case OD_PAIR_ADD: return a + b;
+    case OD_PAIR_SUB: return a - b;
+    case OD_PAIR_MUL: return a * b;
+    case OD_PAIR_DIV: return a / b;
+    case OD_PAIR_MAX: return pick(a != a, a, lanes_max(a, b));
+    case OD_PAIR_MIN: return pick(a != a, a, lanes_min(a, b));
+    default: return pick(a < 0.0f, a * b, a);
+  }
+}
+
+/* An operand along the inner loop: its elements, or a vector of them in memory where there are fewer than
+ * LANES, or one that repeats. */
+typedef struct {
+  float room[LANES];
+  const float *at;
+  size_t moves; /* all bits, or none */
+} source;
+
+OD_INLINE void open_source(source *s, const float *in, int64_t moves, size_t n) {
+  s->at = s->room;
+  s->moves = 0;
+  if (!moves) store(s->room, all(*in));
+  else if (n < LANES) store(s->room, lanes_load(in, n));
+  else s->at = in, s->moves = ~(size_t)0;
+}
+
+/* The last vector begins LANES elements before the end: some elements are computed twice. n >= LANES. */
+#define ROW_LOOP(result)                              \
+  for (size_t i = 0; i < n; i += LANES) {             \
+    size_t at = i < n - LANES ? i : n - LANES;        \
+    store(out + at, result);                          \
+  }                                                   \
+  break;
+
+static void map_row(od_map map, float alpha, const float *in, size_t moves, float *out, size_t n) {
+#define X load(in + (at & moves))
+#define MAP_CASE(name) case name: ROW_LOOP(apply_map(name, alpha, X))
+  switch (map) {
+    MAP_CASE(OD_MAP_RELU) MAP_CASE(OD_MAP_LEAKY_RELU) MAP_CASE(OD_MAP_ABS) MAP_CASE(OD_MAP_NEG)
+    MAP_CASE(OD_MAP_SQRT) MAP_CASE(OD_MAP_RECIPROCAL) MAP_CASE(OD_MAP_EXP)
+    MAP_CASE(OD_MAP_SIGMOID) MAP_CASE(OD_MAP_TANH)
+    default: ROW_LOOP(X)
+  }
+}
+
+static void maps(od_map map, float alpha, const od_span *span) {
+  const float *in = span->in[0];
+  float *out = span->out, room[LANES];
+  size_t n = span->n0, width = n < LANES ? LANES : n;
+  source x;
+  for (size_t i = 0; i < span->n1; i++, in += span->in1[0], out += span->out1) {
+    open_source(&x, in, span->in0[0], n);
+    map_row(map, alpha, x.at, x.moves, n < LANES ? room : out, width);
+    if (n < LANES) lanes_store(out, load(room), n);
+  }
+}
+
+static void pair_row(od_pair pair, const source *x, const source *y, float *out, size_t n) {
+  const float *a = x->at, *b = y->at;
+  size_t a_moves = x->moves, b_moves = y->moves;
+#define PAIR_CASE(name) \
+  case name: ROW_LOOP(apply_pair(name, load(a + (at & a_moves)), load(b + (at & b_moves))))
+  switch (pair) {
+    PAIR_CASE(OD_PAIR_ADD) PAIR_CASE(OD_PAIR_SUB) PAIR_CASE(OD_PAIR_MUL) PAIR_CASE(OD_PAIR_DIV)
+    PAIR_CASE(OD_PAIR_MAX) PAIR_CASE(OD_PAIR_MIN)
+    default: ROW_LOOP(apply_pair(OD_PAIR_PRELU, load(a + (at & a_moves)), load(b + (at & b_moves))))
+  }
+}
+
+static void pairs(od_pair pair, const od_span *span) {
+  const float *a = span->in[0], *b = span->in[1];
+  float *out = span->out, room[LANES];
+  size_t n = span->n0, width = n < LANES ? LANES : n;
+  source x, y;
+  for (size_t i = 0; i < span->n1; i++, out += span->out1) {
+    open_source(&x, a, span->in0[0], n);
+    open_source(&y, b, span->in0[1], n);
+    pair_row(pair, &x, &y, n < LANES ? room : out, width);
+    if (n < LANES) lanes_store(out, load(room), n);
+    a += span->in1[0], b += span->in1[1];
+  }
+}
+
+enum { FOLD_NUMBERS = OD_FOLD_MAX + 1 }; /* the largest, where a NaN need not be found */
+
+/* A NaN among the values is the result, whether it is the value so far or the next. */
+OD_INLINE lanes join(od_fold fold, lanes so_far, lanes next) {
+  if (fold == OD_FOLD_SUM) return so_far + next;
+  if (fold == (od_fold)FOLD_NUMBERS) return lanes_max(next, so_far);
+  return pick(next != next, next, lanes_max(next, so_far));
+}
+
+OD_INLINE float join_one(od_fold fold, float so_far, float next) {
+  if (fold == OD_FOLD_SUM) return so_far + next;
+  return next > so_far || next != next ? next : so_far;
+}
+
+/* 16 lanes in halves: lane i and lane i + width, for each width down to 1. */
+OD_INLINE float fold_lanes(od_fold fold, const lanes *parts) {
+  lanes sum = parts[0];
+  if (PARTS == 2) sum = join(fold, parts[0], parts[1 % PARTS]);
+  if (PARTS == 4)
+    sum = join(fold, join(fold, parts[0], parts[2 % PARTS]),
+               join(fold, parts[1 % PARTS], parts[3 % PARTS]));
+#if LANES == 16
+  sum = join(fold, sum, TURNED(sum, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  sum = join(fold, sum, TURNED(sum, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  sum = join(fold, sum, TURNED(sum, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+#elif LANES == 8
+  sum = join(fold, sum, TURNED(sum, 4, 5, 6, 7, 0, 1, 2, 3));
+  sum = join(fold, sum, TURNED(sum, 2, 3, 0, 1, 6, 7, 4, 5));
+#else
+  sum = join(fold, sum, TURNED(sum, 2, 3, 0, 1));
+#endif
+  return join_one(fold, sum[0], sum[1]);
+}
+
+/* Up to LANES elements; lanes behind them hold the filler. */
+OD_INLINE lanes part(const float *p, size_t left, lanes filler) {
+  if (left >= LANES) return load(p);
+  return pick(NUMBERS < (int32_t)left, lanes_load(p, left), filler);
+}
+
+OD_INLINE void put(float *p, lanes value, size_t left) {
+  if (left >= LANES) store(p, value);
+  else lanes_store(p, value, left);
+}
+
+OD_INLINE float fold_row(od_fold fold, const float *in, size_t length) {
+  lanes sums[PARTS], filler = all(fold == OD_FOLD_SUM ? 0 : *in);
+  size_t i = 0;
+  for (int j = 0; j < PARTS; j++) sums[j] = filler;
+  for (; i + SUMS <= length; i += SUMS)
+    for (int j = 0; j < PARTS; j++) sums[j] = join(fold, sums[j], load(in + i + j * LANES));
+  for (int j = 0; i < length; i += LANES, j++)
+    sums[j] = join(fold, sums[j], part(in + i, length - i, filler));
+  return fold_lanes(fold, sums);
+}
+
+OD_INLINE void fold_loops(od_fold fold, const float *in, size_t outer, size_t length, size_t inner,
+                          float divisor, float *out) {
+  for (size_t o = 0; o < outer; o++, in += length * inner, out += inner) {
+    if (inner == 1) {
+      *out = fold_row(fold, in, length);
+      if (divisor != 1) *out /= divisor;
+      continue;
+    }
+    for (size_t i = 0; i < inner; i += LANES) {
+      size_t width = inner - i;
+      lanes sum = fold == OD_FOLD_SUM ? all(0) : part(in + i, width, all(0));
+      for (size_t j = 0; j < length; j++)
+        sum = join(fold, sum, part(in + j * inner + i, width, all(0)));
+      if (divisor != 1) sum = sum / divisor;
+      put(out + i, sum, width);
+    }
+  }
+}
+
+static void folds(od_fold fold, const float *in, size_t outer, size_t length, size_t inner,
+                  float divisor, float *out) {
+  if (fold == OD_FOLD_SUM) fold_loops(OD_FOLD_SUM, in, outer, length, inner, divisor, out);
+  else fold_loops(OD_FOLD_MAX, in, outer, length, inner, divisor, out);
+}
+
+OD_INLINE float largest_of(const float *in, size_t length) {
+  lanes most[PARTS], low = all(-__builtin_inff());
+  for (int j = 0; j < PARTS; j++) most[j] = low;
+  for (size_t i = 0, j = 0; i < length; i += LANES, j = (j + 1) % PARTS)
+    most[j] = lanes_max(part(in + i, length - i, low), most[j]);
+  return fold_lanes((od_fold)FOLD_NUMBERS, most);
+}
+
+/* The exponentials of a row less its largest value; returns their sum. */
+OD_INLINE float powers(const float *in, size_t length, float largest, float *out) {
+  lanes sums[PARTS], most = all(largest);
+  for (int j = 0; j < PARTS; j++) sums[j] = all(0);
+  for (size_t i = 0, j = 0; i < length; i += LANES, j = (j + 1) % PARTS) {
+    lanes value = exponential(part(in + i, length - i, most) - most);
+    put(out + i, value, length - i);
+    if (length - i < LANES) value = pick(NUMBERS < (int32_t)(length - i), value, all(0));
+    sums[j] = sums[j] + value;
+  }
+  return fold_lanes(OD_FOLD_SUM, sums);
+}
+
+/* Rows one step at a time, so that the processor overlaps them: within a row each step waits for the last. */
+static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
+  float largest[SUMS], sums[SUMS];
+  for (size_t r = 0; r < rows; r++) largest[r] = largest_of(in + r * length, length);
+  for (size_t r = 0; r < rows; r++)
+    sums[r] = powers(in + r * length, length, largest[r], out + r * length);
+  for (size_t r = 0; r < rows; r++, out += length) {
+    lanes factor = all(1.0f / sums[r]);
+    for (size_t i = 0; i < length; i += LANES)
+      put(out + i, part(out + i, length - i, factor) * factor, length - i);
+  }
+}
+
+/* The same for LANES neighbouring columns, or fewer. */
+static void softmax_columns(const float *in, size_t length, size_t inner, size_t width, float *out) {
+  lanes most = all(-__builtin_inff()), sum = all(0);
+  for (size_t j = 0; j < length; j++) most = lanes_max(part(in + j * inner, width, sum), most);
+  for (size_t j = 0; j < length; j++) {
+    lanes value = exponential(part(in + j * inner, width, most) - most);
+    sum = sum + value;
+    put(out + j * inner, value, width);
+  }
+  lanes factor = 1.0f / sum;
+  for (size_t j = 0; j < length; j++)
+    put(out + j * inner, part(out + j * inner, width, sum) * factor, width);
+}
+
+static void softmax(const float *in, size_t outer, size_t length, size_t inner, float *out) {
+  for (size_t o = 0; inner == 1 && o < outer; o += SUMS)
+    softmax_rows(in + o * length, outer - o < SUMS ? outer - o : SUMS, length, out + o * length);
+  for (size_t o = 0; inner > 1 && o < outer; o++, in += length * inner, out += length * inner)
+    for (size_t i = 0; i < inner; i += LANES)
+      softmax_columns(in + i, length, inner, inner - i, out + i);
+}

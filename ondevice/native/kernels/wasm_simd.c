@@ -1,0 +1,94 @@
+/* wasm_simd.c: kernels for WebAssembly with 128-bit vectors: browsers since 2021 to 2023, and Node. */
+#include "kernels/kernels.h"
+
+#if defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+
+#include "core/half.h"
+
+#define VW 4
+/* An engine maps vectors to 16 registers on x86-64: sums beyond them would go to memory. */
+#define FLOAT_ROWS 2
+#define FLOAT_BLOCKS 1
+#define FLOAT_WIDE 2
+#define Q8_ROWS 2
+#define Q8_BLOCKS 1
+#define Q8_WIDE 1
+
+typedef v128_t vf;
+
+OD_INLINE vf vf_load(const float *p) { return wasm_v128_load(p); }
+OD_INLINE void vf_store(float *p, vf v) { wasm_v128_store(p, v); }
+OD_INLINE vf vf_set1(float x) { return wasm_f32x4_splat(x); }
+OD_INLINE vf vf_mul(vf a, vf b) { return wasm_f32x4_mul(a, b); }
+OD_INLINE vf vf_add(vf a, vf b) { return wasm_f32x4_add(a, b); }
+OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
+OD_INLINE vf vf_keep(vf v, int32_t count) {
+  v128_t lanes = wasm_i32x4_const(0, 1, 2, 3);
+  return wasm_v128_and(v, wasm_i32x4_gt(wasm_i32x4_splat(count), lanes));
+}
+OD_INLINE vf vf_load_q8(const uint8_t *p) {
+  v128_t pairs = wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p));
+  return wasm_f32x4_convert_i32x4(wasm_i32x4_extend_low_i16x8(pairs));
+}
+OD_INLINE vf vf_codes(uint64_t bits, int size) {
+  uint32_t word = (uint32_t)bits; /* each code to the top of its lane, and back with its sign */
+  v128_t codes = wasm_i32x4_make((int32_t)(word << (32 - size)), (int32_t)(word << (32 - 2 * size)),
+                                 (int32_t)(word << (32 - 3 * size)),
+                                 (int32_t)(word << (32 - 4 * size)));
+  return wasm_f32x4_convert_i32x4(wasm_i32x4_shr(codes, (uint32_t)(32 - size)));
+}
+OD_INLINE vf vf_load_f16(const uint8_t *p) {
+  return wasm_f32x4_make(od_half(od_load16(p)), od_half(od_load16(p + 2)),
+                         od_half(od_load16(p + 4)), od_half(od_load16(p + 6)));
+}
+OD_INLINE float half_value(uint16_t half) { return od_half(half); }
+OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bits(code, mask); }
+
+/* Lanes 0 + 1 and 2 + 3 of a, then of b. */
+OD_INLINE v128_t pair_sums(v128_t a, v128_t b) {
+  return wasm_i32x4_add(wasm_i32x4_shuffle(a, b, 0, 2, 4, 6), wasm_i32x4_shuffle(a, b, 1, 3, 5, 7));
+}
+
+/* Half of a block of 16 outputs at a time, whose sums fit the registers for two rows. Four codes
+ * of two outputs meet the four codes of a row in one instruction, which adds products in pairs. */
+OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
+                       const uint16_t *list, uint32_t count, const int8_t *const *codes,
+                       const int32_t *sums, int positive, int32_t *out) {
+  size_t step = (size_t)layer->padded_units * 4;
+  (void)n, (void)sums, (void)positive;
+  for (uint32_t half = 0; half < 2; half++) {
+    const int8_t *weights = (const int8_t *)layer->weight + (size_t)unit * 4 + half * 32;
+    v128_t acc[Q8_ROWS][4];
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+      OD_UNROLL(8) for (uint32_t j = 0; j < 4; j++) acc[r][j] = wasm_i32x4_splat(0);
+    for (uint32_t i = 0; i < count; i++) {
+      const int8_t *w = weights + list[i] * step;
+      v128_t x[Q8_ROWS];
+      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) x[r] =
+          wasm_i16x8_extend_low_i8x16(wasm_v128_load32_splat(codes[r] + 4 * (size_t)list[i]));
+      OD_UNROLL(8) for (uint32_t j = 0; j < 4; j++) {
+        v128_t pair = wasm_i16x8_load8x8(w + 8 * j);
+        OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) acc[r][j] =
+            wasm_i32x4_add(acc[r][j], wasm_i32x4_dot_i16x8(pair, x[r]));
+      }
+    }
+    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
+      OD_UNROLL(8) for (uint32_t j = 0; j < 2; j++)
+        wasm_v128_store(out + r * 16 + half * 8 + 4 * j,
+                        pair_sums(acc[r][2 * j], acc[r][2 * j + 1]));
+  }
+}
+
+#include "q8_sizes.h"
+#include "gather_body.h"
+#include "dense_body.h"
+#include "product_body.h"
+
+#define KERNELS od_cpu_any, gather, dense, product, &od_vectors_portable
+#else
+#define KERNELS od_cpu_none, NULL, NULL, NULL, NULL
+#endif
+
+/* Supported wherever it is compiled: an engine without vectors refuses the whole module. */
+const od_kernels od_kernels_wasm_simd = {"wasm-simd", KERNELS};

@@ -1,0 +1,160 @@
+/* tasks.js: does what a test asks of web/ondevice.js, in Node or in a page, and says what came out.
+ *
+ * A task is an object with `do`, the name of a function below, and what that function reads. Integers
+ * come as texts, which become BigInts; a float that JSON lacks comes as "nan", "inf" or "-inf". */
+
+const SPECIAL = { nan: NaN, inf: Infinity, "-inf": -Infinity };
+
+function values(list) {
+  return list.map((value) => {
+    if (Array.isArray(value)) return values(value);
+    if (typeof value !== "string") return value;
+    return value in SPECIAL ? SPECIAL[value] : BigInt(value);
+  });
+}
+
+const request = (inputs) => Object.fromEntries(Object.entries(inputs).map(([name, list]) => [name, values(list)]));
+
+const plain = (scores) => Array.from(scores, (x) => (Number.isFinite(x) ? x : String(x)));
+
+function listed(result) {
+  if (result instanceof Float32Array) return plain(result);
+  return Object.fromEntries(Object.entries(result).map(([name, scores]) => [name, plain(scores)]));
+}
+
+/** Raw values of tests/golden/cells.json. */
+function golden(type, value) {
+  if (type === "list") return value.map(([kind, item]) => golden(kind, item));
+  if (type === "nan") return NaN;
+  if (type === "infinity") return Infinity;
+  if (type === "integer") return BigInt(value);
+  return value;
+}
+
+/** A small generator of pseudo-random numbers (xorshift32). */
+function random(seed) {
+  let state = seed || 1;
+  return (below) => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) % below;
+  };
+}
+
+export function does(api, read) {
+  const opened = async (task) => api.load(await read(task.model), task.wasm ? { wasm: await read(task.wasm) } : {});
+
+  return {
+    async scores(task) {
+      const model = await opened(task);
+      const result = [];
+      for (const { context, inputs } of task.requests)
+        result.push(listed(context ? model.rank(request(context), request(inputs)) : model.predict(request(inputs))));
+      const { kernels } = model;
+      model.close();
+      return { kernels, result };
+    },
+
+    async raw(task) {
+      const model = await opened(task);
+      const scores = task.context
+        ? model.rank(task.context, task.inputs, { raw: true })
+        : model.predict(task.inputs, { raw: true });
+      return listed(scores);
+    },
+
+    async cells(task) {
+      const model = await opened(task);
+      return task.cases.map(({ field, type, value }) => {
+        try {
+          return Array.from(model.encode(field, [golden(type, value)]), String);
+        } catch (error) {
+          return `${error.name}: ${error.message}`;
+        }
+      });
+    },
+
+    async description(task) {
+      const model = await opened(task);
+      return { inputs: model.inputs, outputs: model.outputs, kernels: model.kernels };
+    },
+
+    /** Changed and cut files: each must load and score, or be refused with a typed error. */
+    async mutants(task) {
+      const bytes = new Uint8Array(await read(task.model));
+      const below = random(task.seed);
+      const outcomes = {};
+      for (let i = 0; i < task.count; i++) {
+        const copy = bytes.slice(0, below(3) ? bytes.length : below(bytes.length));
+        for (let n = below(4); n >= 0 && copy.length; n--) copy[below(copy.length)] = below(256);
+        let outcome = "scored";
+        try {
+          const model = await api.load(copy);
+          model.predict(request(task.inputs));
+          model.close();
+        } catch (error) {
+          if (!(error instanceof api.OnDeviceError)) throw error;
+          outcome = error.name;
+        }
+        outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+      }
+      return outcomes;
+    },
+
+    /** Wrong requests and arguments: the error of each. */
+    async faults(task) {
+      const bytes = await read(task.model);
+      const model = await api.load(bytes);
+      const attempts = {
+        noObject: () => model.predict([1, 2]),
+        nothing: () => model.predict(null),
+        missing: () => model.predict({}),
+        unknown: () => model.predict({ ...request(task.inputs), other: [1] }),
+        fraction: () => model.predict({ ...request(task.inputs), [task.name]: [1.5] }),
+        text: () => model.predict({ ...request(task.inputs), [task.name]: ["1"] }),
+        unsafe: () => model.predict({ ...request(task.inputs), [task.name]: [2 ** 53] }),
+        wide: () => model.predict({ ...request(task.inputs), [task.name]: [2n ** 64n] }),
+        rows: () => model.predict({ ...request(task.inputs), [task.name]: [1, 2, 3, 4, 5] }),
+        empty: () => model.predict(Object.fromEntries(Object.keys(task.inputs).map((name) => [name, []]))),
+        scalar: () => model.predict({ ...request(task.inputs), [task.name]: 7 }),
+        both: () => model.rank(request(task.inputs), request(task.inputs)),
+        noCandidates: () => model.rank(request(task.inputs), {}),
+        huge: () => model.predict(Object.fromEntries(Object.keys(task.inputs).map((name) => [name, { length: 1e9 }]))),
+        hole: () => model.predict({ ...request(task.inputs), [task.name]: new Array(1) }),
+        source: () => api.load(42),
+        absent: () => api.load("no-such-file.odm"),
+        noModel: () => api.load(new Uint8Array([1, 2, 3])),
+        noEngine: () => api.load(bytes, { wasm: 3 }),
+        closed: () => {
+          model.close();
+          model.close();
+          model.predict(request(task.inputs));
+        },
+      };
+      const said = {};
+      for (const [name, attempt] of Object.entries(attempts)) {
+        try {
+          await attempt();
+          said[name] = "no error";
+        } catch (error) {
+          said[name] = `${error.name}: ${error.message}`;
+        }
+      }
+      return said;
+    },
+
+    /** The same model opened again and again: memory must not grow. */
+    async loads(task) {
+      const bytes = await read(task.model);
+      const held = [];
+      for (let i = 0; i < task.count; i++) {
+        const model = await api.load(bytes);
+        model.predict(request(task.inputs));
+        held.push(model.memoryBytes);
+        model.close();
+      }
+      return { first: held[0], most: Math.max(...held), last: held.at(-1) };
+    },
+  };
+}

@@ -1,0 +1,248 @@
+"""The engine in WebAssembly against the numpy engine: scores, raw values, hostile files, memory."""
+
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+from support import web
+from support.attention import request as attention_request
+from support.attention import write_attention
+from support.browser import LACKING as CHROMIUM_LACKING
+from support.native import random_table, write_model
+from support.random_plans import random_plan
+from support.raw_values import golden_value
+from support.tools import needs
+
+import ondevice
+from ondevice.codecs import quantise
+from ondevice.engines.numpy import NumpyEngine
+from ondevice.features import FeatureSpec
+from ondevice.odm import open_odm
+from ondevice.spec import binary_code_spec, full_spec, hashing_spec, multi_hash_spec
+
+pytestmark = needs(web.NODE_LACKING, web.CLANG_LACKING)
+PLANS = 40
+ROWS = 70  # more than the engine takes at once
+# What a page loads, raw and gzipped: stated in web/README.md.
+SIZES = {"ondevice.wasm": (160_000, 62_000), "ondevice-plain.wasm": (175_000, 65_000)}
+EXTREME = [0, 1, -1, 2**63 - 1, -(2**63), 2**31, 2**32 - 1, 2**53 + 1, -(2**53) - 1, 123456789012]
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    web.builder().build(folder)
+    return folder
+
+
+def as_json(array):
+    """An array as nested lists; integers and what JSON lacks as texts."""
+    if array.ndim > 1:
+        return [as_json(row) for row in array]
+    if array.dtype.kind in "iu":
+        return [str(int(value)) for value in array]
+    return [float(v) if math.isfinite(v) else str(float(v)) for v in array]
+
+
+def scored(model, requests, **more):
+    """A task: predict every request, given as (None or context, inputs)."""
+    listed = [
+        {"context": None if context is None else {n: as_json(v) for n, v in context.items()},
+         "inputs": {n: as_json(v) for n, v in inputs.items()}}
+        for context, inputs in requests
+    ]  # fmt: skip
+    return {"do": "scores", "model": str(model), "requests": listed, **more}
+
+
+def arrays(result, outputs, shapes):
+    """The answer of a request as float32 arrays by output."""
+    named = result if isinstance(result, dict) else {outputs[0]: result}
+    return {
+        n: np.array([float(x) for x in named[n]], np.float32).reshape(shapes[n]) for n in outputs
+    }
+
+
+def plans_and_requests(folder):
+    """Random models with their requests, and what numpy says to each."""
+    for seed in range(PLANS):
+        plan = random_plan(seed, ("f32", "q8")[seed % 2])
+        path = plan.write(folder / f"{seed}.odm")
+        request = plan.request(ROWS)
+        yield plan, path, request, NumpyEngine(open_odm(path)).run(request)
+
+
+def test_scores_of_random_models_with_and_without_vectors(dist, tmp_path):
+    """Both builds give the same bits, near to numpy's; rank agrees with predict."""
+    cases = list(plans_and_requests(tmp_path))
+    tasks = []
+    for plan, path, request, _ in cases:
+        requests = [(None, request)]
+        first = next((c for c in plan.splits() if c and len(c) < len(request)), None)
+        if first:
+            one = {n: request[n][:1] for n in first}
+            requests.append((one, {n: v for n, v in request.items() if n not in first}))
+            requests.append((None, {n: np.repeat(v[:1], ROWS, axis=0) if n in first else v
+                                    for n, v in request.items()}))  # fmt: skip
+        tasks.append(scored(path, requests))
+    vectors = web.in_node(dist, tasks)
+    plain = web.in_node(dist, [{**t, "wasm": str(dist / "ondevice-plain.wasm")} for t in tasks])
+    for (plan, _, _, expected), with_vectors, without in zip(cases, vectors, plain, strict=True):
+        assert with_vectors["kernels"] == "wasm-simd"
+        assert without["kernels"] == "portable"
+        assert with_vectors["result"] == without["result"]
+        shapes = {name: expected[name].shape for name in plan.outputs}
+        got = arrays(with_vectors["result"][0], plan.outputs, shapes)
+        for name in plan.outputs:
+            scale = 1 + np.abs(expected[name][np.isfinite(expected[name])]).max(initial=0)
+            np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-5 * scale)
+        if len(with_vectors["result"]) == 3 and plan.codec == "f32":  # q8 may round apart
+            ranked, repeated = (arrays(r, plan.outputs, shapes) for r in with_vectors["result"][1:])
+            for name in plan.outputs:
+                scale = 1 + np.abs(repeated[name]).max()
+                np.testing.assert_allclose(ranked[name], repeated[name], rtol=0, atol=2e-6 * scale)
+
+
+def lookup_models(folder):
+    """A model for each scheme and codec, whose IDs take all 64 bits."""
+    specs = {
+        "full": full_spec(50, 6, padding_id=0, oov_row=1),
+        "code": binary_code_spec(6, code_bits=64, t=11, padding_id=0, multiplier=2**63 + 12345),
+        "skip": binary_code_spec(6, code_bits=21, t=2, strategy="skip", fuse="concat"),
+        "hash": hashing_spec(97, 6, head=7),
+        "multi": multi_hash_spec(41, 6, hashes=3, seed=5, fuse="mean"),
+    }
+    for codec in ("f32", "f16", "q8", "q4", "q2"):
+        rng = np.random.default_rng(3)
+        tables = {
+            name: random_table(spec, codec, rng, truncated=codec == "q4", axis="column")
+            for name, spec in specs.items()
+        }
+        outputs = [f"{name}.vector" for name in specs]
+        yield write_model(folder / f"{codec}.odm", specs, tables, [], {}, outputs), outputs, specs
+
+
+def test_every_scheme_and_codec_reads_the_same_bits_as_numpy(dist, tmp_path):
+    ids = np.array(EXTREME + list(range(40)), np.int64)
+    models = list(lookup_models(tmp_path))
+    tasks = [scored(path, [(None, dict.fromkeys(specs, ids))]) for path, _, specs in models]
+    for wasm in ("ondevice.wasm", "ondevice-plain.wasm"):
+        answers = web.in_node(dist, [{**task, "wasm": str(dist / wasm)} for task in tasks])
+        for (path, outputs, specs), answer in zip(models, answers, strict=True):
+            expected = NumpyEngine(open_odm(path)).run(dict.fromkeys(specs, ids))
+            got = arrays(answer["result"][0], outputs, {n: expected[n].shape for n in outputs})
+            for name in outputs:
+                np.testing.assert_array_equal(got[name], expected[name], err_msg=f"{path} {name}")
+
+
+def exact(kind, value):
+    """A golden value with integers as texts, which JavaScript reads as BigInts."""
+    if kind == "list":
+        return [[item, exact(item, one)] for item, one in value]
+    return str(value) if kind == "integer" else value
+
+
+def test_golden_cells(dist, tmp_path):
+    """Raw values of every kind become the IDs that Python, C and Java make of them."""
+    golden = json.loads((web.ROOT / "tests" / "golden" / "cells.json").read_text("utf-8"))
+    features = FeatureSpec.from_json(golden["features"])
+    table = quantise(np.zeros((3, 2), np.float32), "f32")
+    path = write_model(tmp_path / "m.odm", {"a": full_spec(3, 2)}, {"a": table}, [], {},
+                       ["a.vector"], features=features)  # fmt: skip
+    cases = [{**case, "value": exact(case["type"], case["value"])} for case in golden["cases"]]
+    (answers,) = web.in_node(dist, [{"do": "cells", "model": str(path), "cases": cases}])
+    for case, answer in zip(golden["cases"], answers, strict=True):
+        value = golden_value(case["type"], case["value"])
+        given = value if isinstance(value, list) else [value]
+        if case["ids"] is None and any(isinstance(v, float) and v.is_integer() for v in given):
+            continue  # JavaScript has one kind of number: 3.0 is the integer 3
+        if case["ids"] is None:
+            assert isinstance(answer, str), case
+            assert answer.startswith("InputError"), case
+        else:
+            assert answer == [str(number) for number in case["ids"]], case
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small model of two fields and a dense layer, and a request."""
+    plan = random_plan(4, "q8")
+    path = plan.write(tmp_path_factory.mktemp("small") / "small.odm")
+    request = plan.request(3)
+    return path, {name: as_json(value) for name, value in request.items()}
+
+
+def test_changed_files_are_refused_or_score(dist, small):
+    path, inputs = small
+    task = {"do": "mutants", "model": str(path), "inputs": inputs, "count": 1500, "seed": 7}
+    (outcomes,) = web.in_node(dist, [task])
+    assert sum(outcomes.values()) == 1500
+    assert outcomes["FileFormatError"] > 1000
+    assert set(outcomes) <= {"FileFormatError", "scored", "UnsupportedError", "InputError"}
+
+
+def test_a_thousand_loads_take_no_more_memory(dist, small):
+    path, inputs = small
+    (held,) = web.in_node(dist, [{"do": "loads", "model": str(path), "inputs": inputs,
+                                  "count": 1000}])  # fmt: skip
+    assert held["most"] == held["first"] == held["last"]
+
+
+def test_wrong_requests_are_refused_with_typed_errors(dist, tmp_path):
+    spec = full_spec(9, 4)
+    tables = {name: random_table(spec, "q8", np.random.default_rng(0), truncated=False, axis="row")
+              for name in "ab"}  # fmt: skip
+    path = write_model(tmp_path / "m.odm", dict.fromkeys("ab", spec), tables, [], {}, ["a.vector"])
+    task = {"do": "faults", "model": str(path), "inputs": {"a": ["1"], "b": ["2"]}, "name": "a"}
+    (said,) = web.in_node(dist, [task])
+    assert {name: text.split(":")[0] for name, text in said.items()} == {
+        **dict.fromkeys(said, "InputError"),
+        "absent": "FileFormatError",
+        "noModel": "FileFormatError",
+        "closed": "OnDeviceError",
+    }
+    assert "beyond the integers that a Number holds exactly" in said["unsafe"]
+    assert "missing inputs: a, b" in said["missing"]
+    assert "the model is closed" in said["closed"]
+
+
+def test_free_axes_take_every_length(dist, tmp_path):
+    """More lengths than stay open at once, back and forth."""
+    expected = write_attention(tmp_path / "m.odm")
+    sizes = [(2, 3), (5, 1), (1, 40), (2, 3), *((3, steps) for steps in range(2, 26)), (5, 1)]
+    requests = [attention_request(rows, steps) for rows, steps in sizes]
+    (answer,) = web.in_node(dist, [scored(tmp_path / "m.odm", [(None, r) for r in requests])])
+    for request, result in zip(requests, answer["result"], strict=True):
+        right = expected(request)
+        got = arrays(result, list(right), {name: value.shape for name, value in right.items()})
+        for name in right:
+            np.testing.assert_allclose(got[name], right[name], rtol=2e-6, atol=2e-6)
+
+
+@needs(CHROMIUM_LACKING)
+def test_a_page_and_a_worker_score_as_numpy_does(dist, tmp_path):
+    """In real Chromium, under a policy that forbids eval."""
+    cases = list(plans_and_requests(tmp_path))[:6]
+    tasks = [scored(path.name, [(None, request)]) for _, path, request, _ in cases]
+    page, worker, console = web.in_chromium(dist, tasks, tmp_path)
+    assert console == []
+    assert page == worker
+    for (plan, _, _, expected), answer in zip(cases, page, strict=True):
+        assert answer["kernels"] == "wasm-simd"
+        got = arrays(
+            answer["result"][0], plan.outputs, {n: expected[n].shape for n in plan.outputs}
+        )
+        for name in plan.outputs:
+            scale = 1 + np.abs(expected[name]).max()
+            np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-5 * scale)
+
+
+def test_sizes_and_versions(dist):
+    for name, (raw, gzipped) in SIZES.items():
+        data = (dist / name).read_bytes()
+        assert len(data) <= raw, name
+        assert len(gzip.compress(data, 9)) <= gzipped, name
+    package = json.loads((web.ROOT / "web" / "package.json").read_text("utf-8"))
+    assert package["version"] == ondevice.__version__
+    assert "eval(" not in (web.ROOT / "web" / "ondevice.js").read_text("utf-8")

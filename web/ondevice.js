@@ -1,0 +1,687 @@
+/**
+ * ondevice in browsers and Node: scores .odm models with the C engine, compiled to WebAssembly.
+ *
+ *   import { load } from "ondevice-ctr";
+ *   const model = await load("model.odm");
+ *   model.predict({ user: [17n], item: [42] });            // Float32Array, one score a row
+ *   model.rank({ user: [17n] }, { item: [42, 43, 44] });   // one context, many candidates
+ *   model.predict({ user: ["u17"], item: ["i42"] }, { raw: true });
+ *   model.close();
+ */
+
+/** Base of all errors that this module throws on purpose. */
+export class OnDeviceError extends Error {
+  constructor(message) {
+    super(message);
+    this.name = new.target.name;
+  }
+}
+/** A request has a wrong name, shape, type or value. */
+export class InputError extends OnDeviceError {}
+/** A file is damaged, truncated, hostile or of another format or version. */
+export class FileFormatError extends OnDeviceError {}
+/** A valid file that this engine cannot run. */
+export class UnsupportedError extends OnDeviceError {}
+/** Memory ended. */
+export class MemoryError extends OnDeviceError {}
+
+const STATUS = [null, InputError, FileFormatError, UnsupportedError, MemoryError, OnDeviceError];
+const RAW = { missing: 0, text: 1, integer: 2, number: 3, boolean: 4 };
+const RAW_BYTES = 16; // of an od_raw_value: type, size, value
+const SPARE_BYTES = 16 << 20; // a closed model's memory up to this size serves the next model
+const FIRST_SIZE = 8; // of a free axis, until a request says another
+const MOST_SIZES = 16; // variants of a model of free axes, before memory starts again
+const TWO_32 = 4294967296;
+
+// (module (func (result v128) i32.const 0 i8x16.splat)): valid where engines know 128-bit vectors
+const VECTORS = new Uint8Array([
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11,
+]);
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8");
+
+const compiled = new Map(); // by address: a promise of a WebAssembly.Module
+const spare = new WeakMap(); // by module: an instance that a closed model has left
+
+/** Whether this JavaScript engine has 128-bit vectors; without them a slower module is used. */
+export function hasVectors() {
+  return WebAssembly.validate(VECTORS);
+}
+
+/**
+ * Open a model.
+ * @param source address or path of an .odm file, or its bytes (ArrayBuffer, typed array, Blob, Response)
+ * @param options.wasm the engine: an address, bytes or a WebAssembly.Module; by default the file beside this one
+ */
+export async function load(source, options = {}) {
+  const [bytes, module] = await Promise.all([
+    bytesOf(source, "the model"),
+    moduleOf(options.wasm ?? new URL(hasVectors() ? "./ondevice.wasm" : "./ondevice-plain.wasm", import.meta.url)),
+  ]);
+  let instance = spare.get(module);
+  spare.delete(module);
+  instance ??= await WebAssembly.instantiate(module, {});
+  return new Model(module, instance, bytes);
+}
+
+async function bytesOf(source, what) {
+  if (source instanceof ArrayBuffer) return new Uint8Array(source);
+  if (ArrayBuffer.isView(source)) return new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
+  if (typeof Blob !== "undefined" && source instanceof Blob) return new Uint8Array(await source.arrayBuffer());
+  if (typeof Response !== "undefined" && source instanceof Response) return bytesOfResponse(source, what);
+  if (typeof source !== "string" && !(source instanceof URL))
+    throw new InputError(`${what}: expected an address or bytes, got ${kindOf(source)}`);
+  const address = String(source);
+  if (isNode() && (address.startsWith("file:") || !/^[a-z][a-z0-9+.-]+:/i.test(address))) {
+    const { readFile } = await import("node:fs/promises");
+    try {
+      return new Uint8Array(await readFile(address.startsWith("file:") ? new URL(address) : address));
+    } catch (error) {
+      throw new FileFormatError(`${address}: cannot be read: ${error.message}`);
+    }
+  }
+  let response;
+  try {
+    response = await fetch(source);
+  } catch (error) {
+    throw new FileFormatError(`${address}: cannot be fetched: ${error.message}`);
+  }
+  return bytesOfResponse(response, address);
+}
+
+async function bytesOfResponse(response, what) {
+  if (!response.ok) throw new FileFormatError(`${what}: the server answered ${response.status}`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+function isNode() {
+  return typeof process !== "undefined" && Boolean(process.versions?.node);
+}
+
+async function moduleOf(source) {
+  if (source instanceof WebAssembly.Module) return source;
+  if (typeof source !== "string" && !(source instanceof URL))
+    return WebAssembly.compile(await bytesOf(source, "the engine"));
+  const address = String(source);
+  if (!compiled.has(address)) {
+    const promise = bytesOf(source, "the engine").then((bytes) => WebAssembly.compile(bytes));
+    compiled.set(address, promise);
+    promise.catch(() => compiled.delete(address)); // the next load may find it
+  }
+  return compiled.get(address);
+}
+
+function kindOf(value) {
+  if (value === null) return "null";
+  if (typeof value !== "object") return typeof value;
+  return value.constructor?.name ?? "object";
+}
+
+/** A model ready to score requests. Requests are synchronous; use a Worker for large ones. */
+class Model {
+  #module;
+  #instance;
+  #engine;
+  #memory;
+  #inputs;
+  #outputs;
+  #names;
+  #features = null;
+  #sizes = null; // of free axes, as a text
+  #variants = 0;
+  #bytes = null; // of the file, where axes are free: memory may have to start again
+
+  constructor(module, instance, bytes) {
+    this.#module = module;
+    this.#instance = instance;
+    this.#engine = instance.exports;
+    this.#memory = instance.exports.memory;
+    try {
+      try {
+        this.#open(bytes, []);
+      } catch (error) {
+        const free = error instanceof UnsupportedError ? this.#freeAxes(bytes) : [];
+        if (!free.length) throw error;
+        this.#open(bytes, free.map((name) => [name, FIRST_SIZE]));
+        this.#bytes = bytes.slice();
+      }
+    } catch (error) {
+      if (this.#engine) this.#leave();
+      throw error;
+    }
+    this.#names = new Set(this.#inputs.map((item) => item.name));
+  }
+
+  /** The inputs: name, "int64" or "float32", sizes after the rows (0: free), values in a row. */
+  get inputs() {
+    return this.#inputs.map(({ name, dtype, shape, size }) => ({ name, dtype, shape: [...shape], size }));
+  }
+
+  /** Names of the outputs; with several, predict and rank return an object of them. */
+  get outputs() {
+    return this.#outputs.map((item) => item.name);
+  }
+
+  /** Names of the fields that take raw values. */
+  get features() {
+    return [...this.#openedFeatures().keys()];
+  }
+
+  /** The file's description, parsed. */
+  get info() {
+    const engine = this.#use();
+    return this.#json(engine.info(), engine.info_size());
+  }
+
+  /** The embedding tables: name, rows, width, bytes of their rows and of the index of kept widths. */
+  get tables() {
+    const engine = this.#use();
+    return Array.from({ length: engine.table_count() }, (_, i) => {
+      const [rows, dim, bytes, index] = new Uint32Array(this.#memory.buffer, engine.table_sizes(i), 4);
+      return { name: this.#text(engine.table_name(i)), rows, dim, bytes: bytes + index };
+    });
+  }
+
+  /** The kernels in use, such as "wasm-simd". */
+  get kernels() {
+    return this.#text(this.#use().kernels());
+  }
+
+  /** Bytes of WebAssembly memory that this model holds. */
+  get memoryBytes() {
+    this.#use();
+    return this.#memory.buffer.byteLength;
+  }
+
+  /** Scores of rows: an array with a value (or a list of values) a row for every input. */
+  predict(inputs, { raw = false } = {}) {
+    this.#use();
+    const request = this.#checked(inputs, raw);
+    const rows = this.#rowsOf(request);
+    return this.#score(request, rows, null);
+  }
+
+  /** Scores of candidates for one context: inputs of one value, and inputs of one value a candidate. */
+  rank(context, candidates, { raw = false } = {}) {
+    this.#use();
+    const shared = objectOf(context, "the context");
+    const varied = objectOf(candidates, "the candidates");
+    const both = Object.keys(shared).filter((name) => Object.hasOwn(varied, name));
+    if (both.length) throw new InputError(`inputs given as context and as candidates: ${both.join(", ")}`);
+    if (!Object.keys(varied).length)
+      throw new InputError("no candidate inputs; give at least one input with a value a candidate");
+    const request = this.#checked({ ...shared, ...varied }, raw);
+    for (const item of request.filter((one) => Object.hasOwn(shared, one.name)))
+      if (item.rows !== 1)
+        throw new InputError(`context input '${item.name}': expected one value, got ${item.rows}`);
+    const mask = request.map((item) => (Object.hasOwn(shared, item.name) ? 1 : 0));
+    const rows = this.#rowsOf(request.filter((_, i) => !mask[i]));
+    return this.#score(request, rows, mask);
+  }
+
+  /** The IDs of a field's raw values, one after another: what `raw` does first. */
+  encode(name, values) {
+    this.#use();
+    const input = this.#inputs.find((item) => item.name === name) ?? { name, shape: [], size: 1 };
+    const { size, write } = this.#encoded(input, values);
+    const ids = new ArrayBuffer(8 * size);
+    write(ids, 0);
+    return new BigInt64Array(ids);
+  }
+
+  /**
+   * Compare the model with the answers of its source that travel in the file.
+   * @returns rows: how many; difference: the largest one, relative to the tolerance's scale; passed
+   */
+  verify() {
+    const engine = this.#use();
+    const description = new Uint8Array(this.#memory.buffer, engine.info(), engine.info_size()).slice();
+    const vectors = vectorsOf(description);
+    if (!vectors) return { rows: 0, difference: 0, tolerance: 0, passed: false };
+    const scores = this.predict(this.#rowsOfVectors(vectors.inputs));
+    const named = scores instanceof Float32Array ? { [this.outputs[0]]: scores } : scores;
+    let difference = 0;
+    for (const [name, right] of Object.entries(vectors.outputs)) {
+      const scale = Math.max(1, ...Array.from(right, Math.abs));
+      right.forEach((value, i) => {
+        const off = Math.abs(value - named[name][i]) / scale;
+        if (!(off <= difference)) difference = Object.is(value, named[name][i]) ? difference : off;
+      });
+    }
+    const rows = Object.values(vectors.inputs)[0].shape[0];
+    return { rows, difference, tolerance: vectors.tolerance, passed: difference <= vectors.tolerance };
+  }
+
+  #rowsOfVectors(inputs) {
+    const nested = (values, shape) => {
+      if (shape.length < 2) return Array.from(values);
+      const step = values.length / shape[0];
+      return Array.from({ length: shape[0] }, (_, i) => nested(values.slice(i * step, (i + 1) * step), shape.slice(1)));
+    };
+    return Object.fromEntries(Object.entries(inputs).map(([name, item]) => [name, nested(item.values, item.shape)]));
+  }
+
+  /** Give the memory back. The model cannot be used afterwards. */
+  close() {
+    if (this.#engine) this.#leave();
+  }
+
+  [Symbol.dispose ?? Symbol("dispose")]() {
+    this.close();
+  }
+
+  #leave() {
+    this.#engine.reset();
+    if (this.#memory.buffer.byteLength <= SPARE_BYTES) spare.set(this.#module, this.#instance);
+    this.#instance = this.#engine = this.#memory = this.#bytes = null;
+  }
+
+  #use() {
+    if (!this.#engine) throw new OnDeviceError("the model is closed");
+    return this.#engine;
+  }
+
+  #open(bytes, sizes) {
+    const engine = this.#engine;
+    engine.reset();
+    const place = engine.allocate(bytes.length);
+    if (!place) throw new MemoryError(`a model of ${bytes.length} bytes does not fit the memory`);
+    new Uint8Array(this.#memory.buffer).set(bytes, place);
+    const [list, count] = this.#sizeList(sizes);
+    this.#check(this.#call(() => engine.open(place, bytes.length, list, count)));
+    this.#variants = 1;
+    this.#sizes = String(sizes);
+    this.#describe();
+  }
+
+  /** A description: JSON, then perhaps a zero byte and the arrays that it refers to. */
+  #json(at, size) {
+    const bytes = new Uint8Array(this.#memory.buffer, at, size);
+    const end = bytes.indexOf(0);
+    return JSON.parse(decoder.decode(end < 0 ? bytes : bytes.subarray(0, end)));
+  }
+
+  /** Names of the axes, beside the rows, whose sizes a file leaves free. */
+  #freeAxes(bytes) {
+    const engine = this.#engine;
+    engine.reset();
+    const place = engine.allocate(bytes.length);
+    new Uint8Array(this.#memory.buffer).set(bytes, place);
+    this.#check(this.#call(() => engine.describe(place, bytes.length)));
+    const { inputs } = this.#json(engine.described(), engine.described_size());
+    const named = inputs.flatMap((item) => item.shape.slice(1).filter((axis) => typeof axis === "string"));
+    return [...new Set(named)];
+  }
+
+  #sizeList(sizes) {
+    const texts = sizes.map(([name]) => encoder.encode(name));
+    const place = this.#engine.allocate(8 * sizes.length + texts.reduce((sum, text) => sum + text.length + 1, 1));
+    if (!place) throw new MemoryError("memory ended");
+    const bytes = new Uint8Array(this.#memory.buffer);
+    const view = new DataView(this.#memory.buffer);
+    let at = place + 8 * sizes.length;
+    texts.forEach((text, i) => {
+      view.setUint32(place + 8 * i, at, true);
+      view.setUint32(place + 8 * i + 4, sizes[i][1], true);
+      bytes.set(text, at);
+      bytes[at + text.length] = 0;
+      at += text.length + 1;
+    });
+    return [place, sizes.length];
+  }
+
+  #describe() {
+    const engine = this.#engine;
+    const read = (get, index, names) => {
+      const at = get(index);
+      const view = new DataView(this.#memory.buffer);
+      const rank = view.getUint32(at + 8, true);
+      const shape = Array.from({ length: rank - 1 }, (_, i) => view.getUint32(at + 16 + 4 * i, true));
+      return {
+        name: this.#text(view.getUint32(at, true)),
+        dtype: view.getUint32(at + 4, true) ? "float32" : "int64",
+        shape,
+        size: view.getUint32(at + 12 + 4 * 8, true),
+        names,
+      };
+    };
+    const shapes = new Map(this.info.inputs.map((item) => [item.name, item.shape]));
+    this.#inputs = Array.from({ length: engine.input_count() }, (_, i) => read(engine.input, i));
+    for (const item of this.#inputs) item.axes = (shapes.get(item.name) ?? []).slice(1);
+    this.#outputs = Array.from({ length: engine.output_count() }, (_, i) => read(engine.output, i));
+  }
+
+  #text(at) {
+    const bytes = new Uint8Array(this.#memory.buffer);
+    return decoder.decode(bytes.subarray(at, bytes.indexOf(0, at)));
+  }
+
+  /** A call into the engine; a trap leaves it in no state to go on. */
+  #call(call) {
+    try {
+      return call();
+    } catch (error) {
+      if (!(error instanceof WebAssembly.RuntimeError) && !(error instanceof RangeError)) throw error;
+      this.#instance = this.#engine = this.#memory = null;
+      throw new OnDeviceError(`the engine stopped: ${error.message}`);
+    }
+  }
+
+  #check(status) {
+    if (status) throw new STATUS[status](this.#text(this.#engine.error_text()));
+  }
+
+  /** The values of every input in order: what to write, how many rows. */
+  #checked(inputs, raw) {
+    const given = objectOf(inputs, "the inputs");
+    const missing = this.#inputs.filter((item) => !Object.hasOwn(given, item.name)).map((item) => item.name);
+    const unknown = Object.keys(given).filter((name) => !this.#names.has(name));
+    if (missing.length || unknown.length) {
+      const faults = missing.length ? [`missing inputs: ${missing.join(", ")}`] : [];
+      if (unknown.length) faults.push(`unknown inputs: ${unknown.join(", ")}`);
+      throw new InputError(`${faults.join("; ")}; the model takes: ${[...this.#names].join(", ")}`);
+    }
+    if (raw) return this.#inputs.map((item) => this.#encoded(item, given[item.name]));
+    const request = this.#inputs.map((item) => flat(item, given[item.name]));
+    if (this.#bytes) this.#resize(request);
+    return request;
+  }
+
+  #rowsOf(request) {
+    const rows = request[0].rows;
+    if (!rows) throw new InputError(`input '${request[0].name}': the batch is empty; expected at least one row`);
+    const other = request.find((item) => item.rows !== rows);
+    if (other)
+      throw new InputError(`input '${other.name}' has ${other.rows} rows, input '${request[0].name}' has ${rows}`);
+    return rows;
+  }
+
+  /** Open the model for the sizes that a request's free axes have. */
+  #resize(request) {
+    const sizes = new Map();
+    request.forEach((item, i) => {
+      this.#inputs[i].axes.forEach((axis, place) => {
+        if (typeof axis !== "string") return;
+        const size = item.shape[place];
+        if ((sizes.get(axis) ?? size) !== size)
+          throw new InputError(`input '${item.name}': axis '${axis}' has size ${size}, elsewhere ${sizes.get(axis)}`);
+        sizes.set(axis, size);
+      });
+    });
+    const wanted = [...sizes].sort();
+    if (String(wanted) === this.#sizes) return;
+    this.#features = null;
+    if (this.#variants >= MOST_SIZES) {
+      this.#open(this.#bytes, wanted);
+      return;
+    }
+    const [list, count] = this.#sizeList(wanted);
+    const status = this.#call(() => this.#engine.resize(list, count));
+    if (status) {
+      const error = new STATUS[status === 3 ? 1 : status](this.#text(this.#engine.error_text()));
+      this.#open(this.#bytes, this.#sizes ? parseSizes(this.#sizes) : []);
+      throw error;
+    }
+    this.#variants += 1;
+    this.#sizes = String(wanted);
+    this.#describe();
+  }
+
+  #score(request, rows, mask) {
+    const engine = this.#engine;
+    let shared = 0;
+    if (mask) {
+      shared = this.#scratch(mask.length);
+      new Uint8Array(this.#memory.buffer).set(mask, shared);
+    }
+    const table = engine.lay_out(rows, shared);
+    if (!table) throw new MemoryError(`a request of ${rows} rows does not fit the memory`);
+    const buffer = this.#memory.buffer;
+    const places = new Uint32Array(buffer, table, request.length + this.#outputs.length);
+    for (let i = 0; i < request.length; i++) {
+      const input = this.#inputs[i];
+      if (request[i].size !== request[i].rows * input.size)
+        throw new InputError(
+          `input '${input.name}': expected ${input.size} values a row, got ${request[i].size} in ${request[i].rows} rows`,
+        );
+      request[i].write(buffer, places[i]);
+    }
+    this.#check(this.#call(() => (mask ? engine.rank(rows) : engine.run(rows))));
+    const results = this.#outputs.map((item, i) =>
+      new Float32Array(this.#memory.buffer, places[request.length + i], rows * item.size).slice(),
+    );
+    if (results.length === 1) return results[0];
+    return Object.fromEntries(this.#outputs.map((item, i) => [item.name, results[i]]));
+  }
+
+  #scratchPlace = 0;
+  #scratchSize = 0;
+  #scratchOf = null;
+
+  /** Bytes for what is passed to the engine, kept for the next call. */
+  #scratch(size) {
+    const state = `${this.#variants}:${this.#sizes}`;
+    if (this.#scratchOf !== state || this.#scratchSize < size) {
+      this.#scratchSize = Math.max(size, 2 * this.#scratchSize, 1024);
+      this.#scratchPlace = this.#engine.allocate(this.#scratchSize);
+      this.#scratchOf = state;
+      if (!this.#scratchPlace) throw new MemoryError("memory ended");
+    }
+    return this.#scratchPlace;
+  }
+
+  #openedFeatures() {
+    if (this.#features) return this.#features;
+    const engine = this.#use();
+    this.#check(this.#call(() => engine.open_features()));
+    this.#features = new Map();
+    for (let i = 0; i < engine.feature_count(); i++)
+      this.#features.set(this.#text(engine.feature_name(i)), { index: i, length: engine.feature_length(i) });
+    return this.#features;
+  }
+
+  #encoded(input, values) {
+    const feature = this.#openedFeatures().get(input.name);
+    if (!feature) throw new InputError(`input '${input.name}' takes no raw values: the file does not say how to read them`);
+    const list = listOf(input.name, values);
+    const ids = new BigInt64Array(list.length * feature.length);
+    list.forEach((value, row) => {
+      const isList = Array.isArray(value) || ArrayBuffer.isView(value);
+      const found = this.#encodeOne(feature, isList ? Array.from(value) : value, isList, `${input.name}[${row}]`);
+      ids.set(found, row * feature.length);
+    });
+    const shape = input.shape.length ? [feature.length] : [];
+    return wholeRequest(input.name, list.length, ids.length, shape, (buffer, at) =>
+      new BigInt64Array(buffer, at, ids.length).set(ids),
+    );
+  }
+
+  #encodeOne(feature, value, isList, where) {
+    const engine = this.#engine;
+    const values = isList ? value : [value];
+    const texts = values.map((item) => (typeof item === "string" ? wellFormed(item, where) : null));
+    const size = texts.reduce((sum, text) => sum + (text?.length ?? 0), 0);
+    const ids = this.#scratch(8 * feature.length + RAW_BYTES * values.length + size + 8);
+    const records = ids + 8 * feature.length;
+    const view = new DataView(this.#memory.buffer);
+    const bytes = new Uint8Array(this.#memory.buffer);
+    let at = records + RAW_BYTES * values.length;
+    values.forEach((item, i) => {
+      const record = records + RAW_BYTES * i;
+      if (texts[i]) {
+        bytes.set(texts[i], at);
+        view.setUint32(record, RAW.text, true);
+        view.setUint32(record + 4, texts[i].length, true);
+        view.setUint32(record + 8, at, true);
+        at += texts[i].length;
+      } else writeRaw(view, record, item, where);
+    });
+    const status = this.#call(() =>
+      isList ? engine.encode_list(feature.index, records, values.length, ids) : engine.encode(feature.index, records, ids),
+    );
+    if (status) throw new STATUS[status](`${where}: ${this.#text(engine.error_text())}`);
+    return new BigInt64Array(this.#memory.buffer, ids, feature.length);
+  }
+}
+
+function parseSizes(text) {
+  const parts = text.split(",");
+  return parts.length < 2 ? [] : parts.filter((_, i) => i % 2 === 0).map((name, i) => [name, Number(parts[2 * i + 1])]);
+}
+
+function objectOf(value, what) {
+  if (value === null || typeof value !== "object" || Array.isArray(value) || ArrayBuffer.isView(value))
+    throw new InputError(`${what}: expected an object with an array for every name, got ${kindOf(value)}`);
+  return value;
+}
+
+function listOf(name, values) {
+  if (!Array.isArray(values) && !ArrayBuffer.isView(values))
+    throw new InputError(`input '${name}': expected an array with a value a row, got ${kindOf(values)}`);
+  return Array.from(values);
+}
+
+function wholeRequest(name, rows, size, shape, write) {
+  return { name, rows, size, shape, write };
+}
+
+/** UTF-8 of a text. Half a surrogate pair has none. */
+function wellFormed(text, where) {
+  const bytes = encoder.encode(text);
+  if (text.isWellFormed ? !text.isWellFormed() : decoder.decode(bytes) !== text)
+    throw new InputError(`${where}: the text holds half a surrogate pair`);
+  return bytes;
+}
+
+function writeRaw(view, record, value, where) {
+  view.setUint32(record + 4, 0, true);
+  const type = (name) => view.setUint32(record, RAW[name], true);
+  if (value === null || value === undefined) type("missing");
+  else if (typeof value === "boolean") {
+    type("boolean");
+    view.setInt32(record + 8, value ? 1 : 0, true);
+  } else if (typeof value === "bigint" || Number.isSafeInteger(value)) {
+    const integer = BigInt(value);
+    if (integer < -(2n ** 63n) || integer >= 2n ** 63n)
+      throw new InputError(`${where}: ${integer} does not fit 64 bits`);
+    type("integer");
+    view.setBigInt64(record + 8, integer, true);
+  } else if (typeof value === "number") {
+    type("number");
+    view.setFloat64(record + 8, value, true);
+  } else throw new InputError(`${where}: expected a text, a number, a boolean or null, got ${kindOf(value)}`);
+}
+
+/** An input's values as one run of numbers: how many rows, their shape, and what writes them. */
+function flat(input, values) {
+  const { name } = input;
+  if (ArrayBuffer.isView(values) && !(values instanceof DataView)) {
+    const free = input.axes.filter((axis) => typeof axis === "string").length;
+    if (input.shape.length && free)
+      throw new InputError(`input '${name}': give an array of rows: its sizes are free`);
+    const rows = values.length / input.size;
+    if (!Number.isInteger(rows))
+      throw new InputError(`input '${name}': ${values.length} values are no whole number of rows of ${input.size}`);
+    return wholeRequest(name, rows, values.length, input.shape, writerOf(input, values));
+  }
+  if (!Array.isArray(values))
+    throw new InputError(`input '${name}': expected an array with a value a row, got ${kindOf(values)}`);
+  if (!input.shape.length) return wholeRequest(name, values.length, values.length, [], writerOf(input, values));
+  const all = [];
+  const shape = [];
+  let first = values[0];
+  for (let depth = 0; depth < input.shape.length; depth++) {
+    shape.push(first?.length ?? 0);
+    first = first?.[0];
+  }
+  const expected = shape.map((size, i) => (typeof input.axes[i] === "string" ? size : input.shape[i]));
+  gather(name, values, [values.length, ...expected], [], all);
+  return wholeRequest(name, values.length, all.length, expected, writerOf(input, all));
+}
+
+function gather(name, values, shape, path, all) {
+  const isArray = Array.isArray(values) || (ArrayBuffer.isView(values) && !(values instanceof DataView));
+  if (!isArray || values.length !== shape[0])
+    throw new InputError(
+      `input '${name}' at [${path.join(", ")}]: expected ${shape[0]} values, got ${isArray ? values.length : kindOf(values)}`,
+    );
+  if (shape.length === 1) for (const value of values) all.push(value);
+  else for (let i = 0; i < values.length; i++) gather(name, values[i], shape.slice(1), [...path, i], all);
+}
+
+function writerOf(input, values) {
+  if (input.dtype === "float32") return (buffer, at) => writeFloats(input.name, values, new Float32Array(buffer, at, values.length));
+  if (values instanceof BigInt64Array || values instanceof BigUint64Array)
+    return (buffer, at) => new BigUint64Array(buffer, at, values.length).set(new BigUint64Array(values.buffer, values.byteOffset, values.length));
+  return (buffer, at) => writeIntegers(input.name, values, buffer, at);
+}
+
+function writeFloats(name, values, to) {
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i];
+    if (typeof value !== "number") throw new InputError(`input '${name}', value ${i}: expected a number, got ${kindOf(value)}`);
+    to[i] = value;
+    if (Number.isFinite(value) && !Number.isFinite(to[i]))
+      throw new InputError(`input '${name}', value ${i}: ${value} is too large for float32`);
+  }
+}
+
+/** Numbers and BigInts as 64-bit integers: two halves of 32 bits, which is faster than BigInt(number). */
+function writeIntegers(name, values, buffer, at) {
+  const halves = new Int32Array(buffer, at, 2 * values.length);
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i];
+    if (typeof value === "number" && Number.isSafeInteger(value)) {
+      halves[2 * i] = value | 0; // the low 32 bits, also of negative and of large numbers
+      halves[2 * i + 1] = Math.floor(value / TWO_32);
+    } else if (typeof value === "bigint" && value >= -(2n ** 63n) && value < 2n ** 64n) {
+      halves[2 * i] = Number(BigInt.asIntN(32, value));
+      halves[2 * i + 1] = Number(BigInt.asIntN(32, value >> 32n));
+    } else throw new InputError(`input '${name}', value ${i}: ${integerFault(value)}`);
+  }
+}
+
+function integerFault(value) {
+  if (typeof value === "number" && Number.isInteger(value))
+    return `${value} is beyond the integers that a Number holds exactly; give a BigInt (${value > 0 ? "" : "-"}...n)`;
+  if (typeof value === "bigint") return `${value} does not fit 64 bits`;
+  if (typeof value === "number") return `expected an integer, got ${value}`;
+  return `expected an integer (Number or BigInt), got ${kindOf(value)}`;
+}
+
+const ARRAYS = { U8: Uint8Array, U16: Uint16Array, U32: Uint32Array, I64: BigInt64Array, F32: Float32Array, F64: Float64Array };
+
+/** The test vectors of a description, or null where the file has none. */
+function vectorsOf(description) {
+  const end = description.indexOf(0);
+  const { vectors } = JSON.parse(decoder.decode(end < 0 ? description : description.subarray(0, end)));
+  if (!vectors) return null;
+  const attached = description.subarray(end + 1);
+  const read = (item, usual) => {
+    const size = item.shape.reduce((a, b) => a * b, 1);
+    if (typeof item.data === "string") {
+      // version 1 of the description: base64
+      const bytes = Uint8Array.from(atob(item.data), (letter) => letter.charCodeAt(0));
+      const Kind = (item.dtype ?? usual) === "float32" ? Float32Array : BigInt64Array;
+      return { shape: item.shape, values: new Kind(bytes.buffer) };
+    }
+    const Kind = ARRAYS[item.dtype];
+    const stop = item.at + size * Kind.BYTES_PER_ELEMENT;
+    if (!(item.at >= 0 && stop <= attached.length)) throw new FileFormatError("a test vector leaves the file");
+    return { shape: item.shape, values: new Kind(attached.slice(item.at, stop).buffer) };
+  };
+  const all = (items, usual) =>
+    Object.fromEntries(Object.entries(items).map(([name, item]) => [name, read(item, usual)]));
+  try {
+    const outputs = all(vectors.outputs, "float32");
+    return {
+      inputs: all(vectors.inputs, "int64"),
+      outputs: Object.fromEntries(Object.entries(outputs).map(([name, item]) => [name, Array.from(item.values, Number)])),
+      tolerance: vectors.tolerance,
+    };
+  } catch (error) {
+    if (error instanceof OnDeviceError) throw error;
+    throw new FileFormatError(`test vectors: ${error.message}`);
+  }
+}

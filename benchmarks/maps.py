@@ -4,8 +4,9 @@ python benchmarks/maps.py --path EPINIONS --out maps_epinions.csv --work FOLDER
 python benchmarks/maps.py --build 1000000 10000000
 
 Models of the Epinions log of one dimension: all users and the items seen three times or more own
-rows. Trials are kept under --work, so a second call continues. --build measures how long building
-takes instead, and how many cells an ID takes.
+rows. Beside them, hashed rows of about the bytes of the structure with four bits of fingerprint.
+Trials are kept under --work, so a second call continues. --build measures instead how long building
+takes and how many cells an ID takes; --speed PATH PATH, how long a request takes of raw values.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from ondevice.atomic import atomic_path
 from ondevice.codecs import QuantTable
 from ondevice.converters import convert
 from ondevice.converters.tables.retrieval import build_retrieval
+from ondevice.features import vocabulary_ids
 from ondevice.inspection import inspect
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.data import open_log
@@ -39,6 +41,10 @@ from ondevice.models.training.refit import Refit
 FULL_BYTES, FULL_AUC = 17_763_200, 0.7494  # docs/evidence/compression.md
 LEAST = 3  # impressions of an item that owns a row
 FINGERPRINTS = (0, 1, 2, 4, 8)
+HASHED = {
+    "multi_hash": {"user": 22_000, "item": 51_000},  # rows of each of two hashes
+    "binary_code": {"user": 14, "item": 15},  # bits of each of three blocks
+}
 
 
 def main() -> None:
@@ -48,9 +54,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, help="CSV file")
     parser.add_argument("--work", type=Path, help="folder of the trials")
+    parser.add_argument("--speed", type=Path, nargs="+", help="model files, for raw requests")
     parser.add_argument("--build", type=int, nargs="+", help="numbers of IDs")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.speed:
+        log = open_log("epinions", args.path)
+        for path in args.speed:
+            print(path.name, speed(path, log), flush=True)
+        return
     if args.build:
         for count in args.build:
             print(build(count), flush=True)
@@ -60,10 +72,11 @@ def main() -> None:
     for seed in args.seeds:
         for codec in args.codecs:
             rows += measured(data, trial_of(data, codec, seed), args.work)
-            with atomic_path(args.out) as temporary, temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+        rows += [hashed(data, tail, seed, args.work) for tail in HASHED]
+        with atomic_path(args.out) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def trial_of(data: Any, codec: Any, seed: int) -> Trial:
@@ -76,25 +89,46 @@ def trial_of(data: Any, codec: Any, seed: int) -> Trial:
     return Trial(tables, seed=seed, epochs=15, batch=1024, learning_rate=2e-3, refit=Refit())
 
 
+def hashed(data: Any, tail: Any, seed: int, work: Path) -> dict[str, Any]:
+    """Rows of the raw hashes, without a map."""
+    tables = trial_of(data, "q4", seed).tables | {
+        name: TableDesign(1, "q4", 0, tail, size) for name, size in HASHED[tail].items()
+    }
+    result = run_trial(data, replace(trial_of(data, "q4", seed), tables=tables), work)
+    folder = folder_of(data, result.trial, work)
+    values = sum(map(len, data.values.values()))
+    cells = row("q4", seed, tail, values, folder / "model.odm", result.map_bytes)
+    return cells | quality(result.test_auc)
+
+
 def measured(data: Any, trial: Trial, work: Path) -> list[dict[str, Any]]:
     result = run_trial(data, trial, work)
     folder = folder_of(data, trial, work)
     checkpoint = load_checkpoint(folder / "checkpoint")
     owned = result.map_bytes // 8
-    codec = trial.tables["item"].codec
-    rows = [row(codec, trial.seed, "vocabulary", owned, folder / "model.odm", result.map_bytes)]
-    rows[0] |= quality(result.test_auc)
-    for bits in FINGERPRINTS:
-        model, features = without_vocabularies(
-            checkpoint.model, checkpoint.features, trial.codecs, fingerprint_bits=bits
-        )
+    rows = []
+    for bits in (None, *FINGERPRINTS):
+        model, features = checkpoint.model, checkpoint.features
+        if bits is not None:
+            model, features = without_vocabularies(
+                model, features, trial.codecs, fingerprint_bits=bits
+            )
         test = encoded(data.parts[2], features)
         examples = {name: torch.tensor(ids) for name, ids in example_ids(test).items()}
-        name = f"retrieval_{bits}"
-        report = convert(model, (examples,), folder, targets=("odm",), features=features, name=name)
+        name = "vocabulary" if bits is None else f"retrieval_{bits}"
+        report = convert(
+            model,
+            (examples,),
+            folder,
+            targets=("odm",),
+            tables=trial.codecs,
+            features=features,
+            name=name,
+        )
         path = report.targets["odm"].path
-        rows.append(row(codec, trial.seed, f"retrieval {bits}", owned, path, 0))
-        rows[-1] |= quality(auc(path, test))
+        map_bytes = result.map_bytes if bits is None else 0
+        cells = row(trial.tables["item"].codec, trial.seed, name, owned, path, map_bytes)
+        rows.append(cells | quality(auc(path, test)))
         print(rows[-1], flush=True)
     return rows
 
@@ -126,6 +160,28 @@ def auc(path: Path, log: Any) -> float:
         for start in range(0, len(log), SCORE_BATCH)
     ]
     return float(roc_auc_score(log.labels, np.concatenate(scores)))
+
+
+def speed(path: Path, log: Any) -> dict[str, float]:
+    """Microseconds of a request of 128 rows: from hashes to IDs, and from IDs to scores."""
+    model = ondevice.load(path)
+    hashes = {name: values[:128] for name, values in log.hashes.items()}
+    ids = {name: encoded_ids(model.features[name], values) for name, values in hashes.items()}
+    timings = {"encode": [], "predict": []}
+    for _ in range(300):
+        begun = time.perf_counter()
+        for name, values in hashes.items():
+            encoded_ids(model.features[name], values)
+        between = time.perf_counter()
+        model.predict(ids)
+        timings["encode"].append(between - begun)
+        timings["predict"].append(time.perf_counter() - between)
+    return {name: round(1e6 * float(np.median(times)), 1) for name, times in timings.items()}
+
+
+def encoded_ids(field: Any, hashes: Any) -> Any:
+    known = field.vocabulary
+    return hashes if known is None else vocabulary_ids(known, hashes)
 
 
 def build(count: int) -> dict[str, Any]:

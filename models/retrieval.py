@@ -31,9 +31,9 @@ def without_vocabularies(
 ) -> tuple[ClickModel, FeatureSpec]:
     """A copy of a model that reads hashes of raw values, with its tables quantised in cells.
 
-    A value of the vocabulary reads its row as `codec` rounds it, a missing one the zero vector.
-    Other values read the row for unknown ones, but for one in 2 ** fingerprint_bits, which reads
-    some sum of rows. The copy cannot be trained.
+    A value of the vocabulary reads its row as `codec` rounds it, and so does a missing one, or the
+    zero vector where the table has a padding ID. Other values read the row for unknown ones, but
+    for one in 2 ** fingerprint_bits, which reads some sum of rows. The copy cannot be trained.
 
     Args:
         model: a trained model; it stays as it is.
@@ -94,8 +94,8 @@ def _fits(table: Embedding, field: Field) -> bool:
     if field.vocabulary is None or field.unknown != "oov":
         return False
     rows = FIRST_VOCABULARY_ID + len(field.vocabulary)
-    settings = (spec.scheme, spec.rows, spec.padding_id, spec.oov_row)
-    return settings == ("full", rows, PADDING_ID, OOV_ID)
+    whole = (spec.scheme, spec.rows, spec.oov_row) == ("full", rows, OOV_ID)
+    return whole and spec.padding_id in (None, PADDING_ID)
 
 
 def _replacement(
@@ -105,19 +105,21 @@ def _replacement(
     if codec in FLOAT_CODECS:
         raise InputError(f"tables without a map hold codes of up to 8 bits, not {codec}")
     rows = _quantised(table, codec)
-    values = QuantTable(rows.codec, rows.values[FIRST_VOCABULARY_ID:], rows.scales)
+    keys = np.concatenate([[PADDING_ID, OOV_ID], vocabulary]).astype(np.int64)
+    stored = keys != PADDING_ID
+    stored[:FIRST_VOCABULARY_ID] = table.spec.padding_id is None, False  # a row for missing values
+    values = QuantTable(rows.codec, rows.values[stored], rows.scales)
     built = build_retrieval(
-        vocabulary,
+        keys[stored],
         values,
         fingerprint_bits=fingerprint_bits,
         unknown=rows.values[OOV_ID],
-        padding_id=PADDING_ID,
+        padding_id=table.spec.padding_id,
     )
     layer = RetrievalEmbedding(built.spec, built.table).eval()
     with torch.no_grad():
-        read = layer(torch.from_numpy(vocabulary)).numpy()
-    present = vocabulary != PADDING_ID
-    if not np.array_equal(read[present], values.dequantise()[present]):
+        read = layer(torch.from_numpy(keys[stored])).numpy()
+    if not np.array_equal(read, values.dequantise()):
         raise ParityError("values of the vocabulary do not read their rows from the cells")
     return layer
 

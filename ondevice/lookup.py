@@ -98,7 +98,8 @@ def _cells(spec: LookupSpec, ids: npt.NDArray[np.int64]) -> tuple[IntArray, IntA
     """Cells int64 [..., hashes] and fingerprints int64 [..., fingerprints] of IDs."""
     numbers = _residues(spec.retrieval_residues(), ids)
     count = spec.rows_per_id
-    return numbers[..., :count] + numbers[..., count : count + 1], numbers[..., count + 1 :]
+    cells = (numbers[..., :count] + numbers[..., count : count + 1]) % spec.cells
+    return cells, numbers[..., count + 1 :]
 
 
 def _pooled(spec: LookupSpec, ids: npt.NDArray[np.int64], vectors: FloatArray) -> FloatArray:

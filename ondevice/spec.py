@@ -59,10 +59,11 @@ class Retrieval:
 
     Hash c of an ID is the 31 highest bits of (id * m_c) mod 2**64, with an odd m_c drawn from
     `seed` as in `multi_hash_spec`. With h `hashes`, cell i of an ID is
-    (hash h) mod (cells - h * window + 1) + i * window + (hash i) mod window: each in a part of its
-    own of a stretch of cells. Codes of the cells, added column by column modulo 2**bits, are the
-    ID's row. Then come `fingerprints` columns more: column j must be (hash h + 1 + j) mod 2**bits,
-    or the ID is not among those that the structure was built for.
+    ((hash h) mod starts + i * window + (hash i) mod window) mod cells: each in a part of its own
+    of a stretch of cells, which may go on at the first cell behind the last. Codes of the cells,
+    added column by column modulo 2**bits, are the ID's row. Then come `fingerprints` columns more:
+    column j must be (hash h + 1 + j) mod 2**bits, or the ID is not among those that the structure
+    was built for.
 
     Source: M. Dietzfelbinger, S. Walzer, "Dense Peelable Random Uniform Hypergraphs", ESA 2019
     (cells close together); T. M. Graf, D. Lemire, "Binary Fuse Filters", 2022. Sums instead of XOR
@@ -71,6 +72,7 @@ class Retrieval:
 
     hashes: int
     window: int
+    starts: int
     bits: int
     seed: int = 0
     fingerprints: int = 0
@@ -156,6 +158,12 @@ class LookupSpec:
         return self.rows - (self.oov_row is not None)
 
     @property
+    def cells_wrap(self) -> bool:
+        """Whether the cells of an ID may go on at the first cell behind the last one."""
+        cells = self.retrieval
+        return cells is not None and cells.starts + cells.hashes * cells.window - 1 > self.cells
+
+    @property
     def head_rows(self) -> int:
         """Rows that belong to head IDs; they come first in the table."""
         return self.head * (self.rows_per_id if self.fuse == "concat" else 1)
@@ -184,7 +192,7 @@ class LookupSpec:
         if cells is None:
             return ()
         moduli = [cells.window] * cells.hashes
-        moduli += [self.cells - cells.hashes * cells.window + 1]
+        moduli += [cells.starts]
         moduli += [2**cells.bits] * cells.fingerprints
         factors = _factors(len(moduli), cells.seed)
         return tuple(
@@ -594,6 +602,8 @@ def _retrieval_faults(spec: LookupSpec) -> list[str]:
         faults.append(
             "with fingerprints the last row is that for unknown IDs, without there is none"
         )
+    if not 1 <= cells.starts <= min(spec.cells, MAX_ROWS - cells.hashes * cells.window):
+        faults.append(f"retrieval.starts must be 1..{spec.cells} cells, got {cells.starts}")
     if cells.window < 1 or cells.hashes * cells.window > spec.cells:
         faults.append(
             f"{cells.hashes} windows of {cells.window} cells must fit the {spec.cells} cells"

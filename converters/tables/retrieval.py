@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import BITS, CODE_RANGE, QuantTable
-from ondevice.converters.tables.peeling import Cells, peel, solve
+from ondevice.converters.tables.peeling import MOST_DENSE, order, solve
 from ondevice.errors import SpecError
 from ondevice.lookup import fingerprints as fingerprints_of
 from ondevice.lookup import table_rows
 from ondevice.spec import LookupSpec, Retrieval
 
 HASHES = 4
-# Seeds that are tried at each size, and sizes, each 1 % larger than the one before.
+# Seeds that are tried at each size, and sizes, at first 1 % larger than the one before.
 TRIES = 3
 SIZES = 40
+MOST_AROUND = 80_000  # IDs of a structure whose stretches go around; see _shapes
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def build_retrieval(
 ) -> RetrievalTable:
     """Build the structure that gives each of `ids` its row. The same arguments give the same one.
 
-    It takes about 60 bytes of memory an ID besides its arguments, and two seconds for a million.
+    It takes about 100 bytes of memory an ID besides its arguments (and up to 256 MB for the dense
+    system of tens of thousands), two seconds for 20,000 IDs and twenty for 10 million.
 
     Args:
         ids: int64 [n], distinct 64-bit hashes.
@@ -64,38 +67,56 @@ def build_retrieval(
         raise SpecError(f"fingerprints have 0..8 bits, got {fingerprint_bits}")
     bits, dim = BITS[rows.codec], rows.dim
     columns = -(-fingerprint_bits // bits)
-    for cells, seed in _attempts(len(ids)):
-        window = max(1, cells // (HASHES * _windows(len(ids))))
+    for shape in _shapes(len(ids)):
         spec = LookupSpec(
             "retrieval",
-            cells + (columns > 0),
+            shape.cells + (columns > 0),
             dim,
             padding_id=padding_id,
-            oov_row=cells if columns else None,
-            retrieval=Retrieval(HASHES, window, bits, seed, columns),
+            oov_row=shape.cells if columns else None,
+            retrieval=Retrieval(HASHES, shape.window, shape.starts, bits, shape.seed, columns),
         )
         places = table_rows(spec, ids).astype(np.int32)
-        order = peel(Cells(places, cells))
-        if order is None:
+        found = order(places, shape.cells, shape.most_dense)
+        if found is None:
             continue
         wanted = np.concatenate([codes, fingerprints_of(spec, ids).astype(np.uint8)], axis=1)
-        solved = solve(places, order, wanted, cells)
-        return RetrievalTable(spec, _table(solved, rows, columns, unknown))
+        solved = solve(places, found, wanted, shape.cells)
+        if solved is not None:
+            return RetrievalTable(spec, _table(solved, rows, columns, unknown))
     raise SpecError(f"no retrieval structure for these {len(ids)} IDs: they are no random hashes")
 
 
-def _attempts(count: int) -> list[tuple[int, int]]:
-    """Numbers of cells and seeds to try, small ones first."""
-    least = 1.06 if count > 2**18 else 1.1 if count > 2**14 else 1.2
-    sizes = [int(count * (least + 0.01 * step)) + HASHES for step in range(SIZES)]
-    sizes = list(dict.fromkeys([*sizes, 2 * count + 4 * HASHES]))
-    repeated = (size for size in sizes for _ in range(TRIES))
-    return [(size, seed) for seed, size in enumerate(repeated)]
+@dataclass(frozen=True)
+class _Shape:
+    """A number of cells, and what else decides where an ID's cells are."""
+
+    cells: int
+    window: int
+    starts: int
+    seed: int
+    most_dense: int
 
 
-def _windows(count: int) -> int:
-    """How many stretches of cells the structure is long: few where chance decides over many."""
-    return max(1, round(0.7 * count**0.3))
+def _shapes(count: int) -> Iterator[_Shape]:
+    """What to try in turn, small structures first.
+
+    A stretch may start anywhere: then some equations must be put off to begin with, about as many
+    as there are IDs in a window, and every cell is as likely as any other. Where there are so many
+    IDs that the dense system would grow too large, stretches do not go around, and peeling begins
+    at both ends, where cells have fewer IDs.
+    """
+    around = count <= MOST_AROUND
+    stretches = max(1, round(0.35 * count**0.42)) if around else round(0.7 * count**0.3)
+    least = 1.04 if around else 1.06
+    seed = 0
+    for step in range(SIZES):
+        cells = int(count * (least + 0.01 * step * (1 + step // 10))) + HASHES
+        window = max(1, cells // (HASHES * stretches))
+        starts = cells if around else cells - HASHES * window + 1
+        for _ in range(TRIES):
+            yield _Shape(cells, window, starts, seed, MOST_DENSE if around else 0)
+            seed += 1
 
 
 def _checked_codes(ids: npt.NDArray[np.int64], rows: QuantTable) -> npt.NDArray[np.uint8]:

@@ -179,8 +179,8 @@ def _method(spec: LookupSpec) -> str:
     if spec.residues:
         parts.append(f"{', '.join(str(residue.rows) for residue in spec.residues)} rows")
     if spec.retrieval is not None:
-        bits = spec.retrieval.fingerprints * spec.retrieval.bits
-        parts.append(f"{spec.cells} cells, {bits} bits of fingerprint")
+        size = spec.retrieval.fingerprints * spec.retrieval.bits
+        parts.append(f"{spec.cells} cells, {size} bits of fingerprint")
     elif spec.rows_per_id > 1:
         parts.append(spec.fuse)
     if spec.pooling != "none":

@@ -40,7 +40,7 @@ class RetrievalEmbedding(Embedding):
         Codes are whole numbers, so float32 adds them exactly.
         """
         numbers, count = self.index.numbers(ids), self._cells.hashes
-        places = numbers[..., :count] + numbers[..., count : count + 1]
+        places = (numbers[..., :count] + numbers[..., count : count + 1]) % self.spec.cells
         codes = functional.embedding(places, self.weight).sum(-2)
         if self.spec.oov_row is not None:
             wrong = (codes[..., self.spec.dim :] - numbers[..., count + 1 :]) % self._size
@@ -52,7 +52,7 @@ class RetrievalEmbedding(Embedding):
 
     @property
     def _size(self) -> int:
-        return 2**self._cells.bits
+        return 1 << self._cells.bits
 
     def _values(self, codes: Tensor) -> Tensor:
         """Sums of codes [..., dim] modulo 2**bits, as the values that they stand for."""

@@ -73,7 +73,7 @@ class RowIndex(nn.Module):
             return self._full(ids).unsqueeze(-1)
         if self.spec.retrieval is not None:
             numbers, count = self.numbers(ids), self.spec.rows_per_id
-            return numbers[..., :count] + numbers[..., count : count + 1]
+            return (numbers[..., :count] + numbers[..., count : count + 1]) % self.spec.cells
         rows = self.numbers(ids) if self.spec.residues else self._coded(ids)
         if not self.spec.head:
             return rows

@@ -46,8 +46,9 @@ class NumpyEngine:
             read = [values[name] for name in node.inputs]
             if node.lookup is not None and node.table is not None:
                 table = tables[node.table]
-                is_cells = node.lookup.retrieval is not None and isinstance(table, RecordTable)
-                read_rows = table.read_sums if is_cells else table.read
+                read_rows = table.read
+                if node.lookup.retrieval is not None and isinstance(table, RecordTable):
+                    read_rows = table.read_sums
                 out = look_up(node.lookup, read[0], read_rows)
             elif node.op == DENSE:
                 out = self._layers[node.outputs[0]](read[0])

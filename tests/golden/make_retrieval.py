@@ -26,15 +26,16 @@ def hashed(number, seed, which):
     return (number * factor % 2**64) >> 33
 
 
-def case(ids, *, bits, dim, cells, hashes, window, seed, fingerprints, padding_id):
+def case(ids, *, bits, dim, cells, hashes, window, starts, seed, fingerprints, padding_id):
     columns = dim + fingerprints
     rows = cells + (fingerprints > 0)
     table = [[random.getrandbits(bits) for _ in range(columns)] for _ in range(rows)]
     scales = [2.0 ** -(column % 5) for column in range(dim)] + [1.0] * fingerprints
 
     def places(number):
-        start = hashed(number, seed, hashes) % (cells - hashes * window + 1)
-        return [start + c * window + hashed(number, seed, c) % window for c in range(hashes)]
+        start = hashed(number, seed, hashes) % starts
+        hash_of = [hashed(number, seed, c) % window for c in range(hashes)]
+        return [(start + c * window + hash_of[c]) % cells for c in range(hashes)]
 
     def row(number):
         total = [0] * columns
@@ -63,6 +64,7 @@ def case(ids, *, bits, dim, cells, hashes, window, seed, fingerprints, padding_i
         "retrieval": {
             "hashes": hashes,
             "window": window,
+            "starts": starts,
             "bits": bits,
             "seed": seed,
             "fingerprints": fingerprints,
@@ -83,17 +85,20 @@ def main():
     random.seed(20170904)
     ids = [0, 1, 2, -1, -2, 2**63 - 1, -(2**63), 2**31 - 1, 2**31, 2**32, -(2**31), 96]
     ids += [random.getrandbits(64) - 2**63 for _ in range(60)]
-    common = {"hashes": 4, "window": 5, "seed": 0, "padding_id": 0}
+    common = {"hashes": 4, "window": 5, "starts": 31, "seed": 0, "padding_id": 0}
+    last = {"seed": 2**31 - 1, "starts": 700}
+    whole = {"padding_id": -1, "starts": 1}
+    other = {"seed": 7, "padding_id": 5}
     cases = [
         case(ids, bits=4, dim=1, cells=50, fingerprints=0, **common),
         case(ids, bits=4, dim=1, cells=50, fingerprints=1, **common),
         case(ids, bits=2, dim=1, cells=50, fingerprints=1, **common),
-        case(ids, bits=2, dim=3, cells=51, fingerprints=2, **common),
-        case(ids, bits=2, dim=5, cells=700, fingerprints=1, **common | {"seed": 2**31 - 1}),
-        case(ids, bits=4, dim=17, cells=20, fingerprints=1, **common | {"padding_id": -1}),
+        case(ids, bits=2, dim=3, cells=51, fingerprints=2, **common | {"starts": 51}),
+        case(ids, bits=2, dim=5, cells=700, fingerprints=1, **common | last),
+        case(ids, bits=4, dim=17, cells=20, fingerprints=1, **common | whole),
         case(ids, bits=8, dim=3, cells=50, fingerprints=0, **common),
-        case(ids, bits=4, dim=2, cells=9, hashes=3, window=3, seed=7, fingerprints=1, padding_id=5),
-        case(ids, bits=2, dim=4, cells=1, hashes=1, window=1, seed=1, fingerprints=1, padding_id=0),
+        case(ids, bits=4, dim=2, cells=9, hashes=3, window=3, starts=9, fingerprints=1, **other),
+        case(ids, bits=2, dim=4, cells=1, hashes=1, window=1, starts=1, fingerprints=1, **other),
     ]
     text = ",\n".join(json.dumps(item, separators=(",", ":")) for item in cases)
     path = Path(__file__).with_name("retrieval.json")

@@ -48,7 +48,8 @@ def trained(kind):
     embeddings = {}
     for name in ("user", "item", "colour"):
         rows = 2 + len(features[name].vocabulary)
-        embeddings[name] = Embedding(full_spec(rows, 4, padding_id=0, oov_row=1), std=1.0)
+        padding = None if name == "user" else 0  # a missing user has a row
+        embeddings[name] = Embedding(full_spec(rows, 4, padding_id=padding, oov_row=1), std=1.0)
     network = NetworkConfig(kind, (8,)) if kind != "dnn" else (8,)
     return ClickModel(embeddings, network, {"items": "item"}).eval(), features
 

@@ -373,6 +373,8 @@ class _Body:
             self._columns(numbers, 0, cells.hashes),
             self._columns(numbers, cells.hashes, cells.hashes + 1),
         )
+        if spec.cells_wrap:
+            places = self._op("Mod", places, self._constant(spec.cells))
         total = self._op("ReduceSum", self._read(places, stored), self._constant([-2]), keepdims=0)
         if not cells.fingerprints:
             return self._cell_values(total, cells.bits, lookup)
@@ -383,7 +385,7 @@ class _Body:
             "ReduceMax", self._modulo(difference, cells.bits), self._constant([-1]), keepdims=1
         )
         unknown = self._op("Greater", wrong, self._constant(0.0, np.float32))
-        place = self._constant(np.full((1,) * (self.rank + 1), spec.oov_row))
+        place = self._constant(np.full((1,) * (self.rank + 1), spec.cells))
         last = self._op("Squeeze", self._read(place, stored), self._constant([-2]))
         codes = self._op("Where", unknown, last, total)
         return self._cell_values(self._columns(codes, 0, spec.dim), cells.bits, lookup)

@@ -404,6 +404,9 @@ def _retrieved(
     start = _slice(writer, numbers, cells.hashes, 1)
     places = _slice(writer, numbers, 0, cells.hashes)
     places = writer.op("ADD", [places, start], places.shape, np.int32)
+    if spec.cells_wrap:
+        count = writer.constant(spec.cells, np.int32)
+        places = writer.op("FLOOR_MOD", [places, count], places.shape, np.int32)
     codes = _sum_axis(writer, table.read(places), 1)
     if not cells.fingerprints:
         return _cell_values(writer, codes, cells.bits, lookup)
@@ -415,7 +418,7 @@ def _retrieved(
     wrong = _sum_axis(writer, _modulo(writer, difference, cells.bits), 1)
     unknown = writer.op("GREATER", [wrong, writer.constant(0, np.float32)], wrong.shape, np.bool_)
     unknown = reshape(writer, unknown, (ids.shape[0], 1))
-    last = table.read(writer.constant([spec.oov_row], np.int32))
+    last = table.read(writer.constant([spec.cells], np.int32))
     codes = writer.op("SELECT_V2", [unknown, last, codes], codes.shape, np.float32)
     return _cell_values(writer, _slice(writer, codes, 0, spec.dim), cells.bits, lookup)
 

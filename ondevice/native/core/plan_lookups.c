@@ -106,25 +106,27 @@ static int fits_cells(const od_table *table, int64_t bits) {
 
 static od_status read_retrieval(const od_inference *f, const od_json *item, int64_t rows,
                                 od_lookup *lookup) {
-  int64_t hashes, window, bits, seed, fingerprints;
-  if (!item || item->kind != OD_J_OBJECT || item->size != 5 ||
+  int64_t hashes, window, starts, bits, seed, fingerprints, cells = rows - lookup->has_oov;
+  if (!item || item->kind != OD_J_OBJECT || item->size != 6 ||
       !od_json_int(od_json_member(item, "hashes"), 1, OD_MAX_HASHES, &hashes) ||
       !od_json_int(od_json_member(item, "window"), 1, OD_MAX_ROWS, &window) ||
+      !od_json_int(od_json_member(item, "starts"), 1, cells, &starts) ||
       !od_json_int(od_json_member(item, "bits"), 1, 8, &bits) ||
       !od_json_int(od_json_member(item, "seed"), 0, INT32_MAX, &seed) ||
       !od_json_int(od_json_member(item, "fingerprints"), 0, OD_MAX_FINGERPRINTS, &fingerprints))
     return bad_lookup(f, "retrieval is malformed");
-  int64_t cells = rows - lookup->has_oov;
   if (lookup->has_oov != (fingerprints > 0) || (lookup->has_oov && lookup->oov != cells))
     return bad_lookup(f, "the last row is for unknown IDs where there are fingerprints");
-  if (hashes * window > cells) return bad_lookup(f, "its windows do not fit the cells");
+  if (hashes * window > cells || starts + hashes * window > OD_MAX_ROWS)
+    return bad_lookup(f, "its windows do not fit the cells");
   if (!fits_cells(lookup->table, bits))
-    return bad_lookup(f, "cells must be whole rows of codes of its bits with column scales or levels");
+    return bad_lookup(f, "cells must be whole rows of codes of its bits with column scales or "
+                         "levels");
   od_retrieval *r = lookup->retrieval = od_take(&f->model->arena, 1, sizeof *r);
   if (!r) return no_memory(f);
   r->hashes = (uint32_t)hashes, r->window = (uint32_t)window;
   r->fingerprints = (uint32_t)fingerprints;
-  r->starts = (uint32_t)(cells - hashes * window + 1);
+  r->starts = (uint32_t)starts, r->cells = (uint32_t)cells;
   lookup->block_count = r->hashes;
   for (uint8_t i = 0; i <= hashes + fingerprints; i++) {
     uint8_t number[8] = {i};

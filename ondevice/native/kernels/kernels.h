@@ -54,7 +54,7 @@ typedef struct {
 /* A retrieval structure (docs/format.md): the factors of its hashes in their order. */
 typedef struct {
   uint64_t multipliers[OD_MAX_HASHES + 1 + OD_MAX_FINGERPRINTS];
-  uint32_t hashes, window, starts, fingerprints;
+  uint32_t cells, hashes, window, starts, fingerprints;
 } od_retrieval;
 
 /* Two bits of od_lookup.special. Rare lookups leave the short way through the kernel: hashes,

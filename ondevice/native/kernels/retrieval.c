@@ -42,8 +42,10 @@ void od_retrieve(const od_lookup *lookup, int64_t id, uint8_t record[OD_RECORD_R
   const od_retrieval *r = lookup->retrieval;
   uint32_t start = high_bits(r->multipliers[r->hashes], id) % r->starts;
   uint32_t rows[OD_MAX_HASHES];
-  for (uint32_t i = 0; i < r->hashes; i++, start += r->window)
-    rows[i] = start + high_bits(r->multipliers[i], id) % r->window;
+  for (uint32_t i = 0; i < r->hashes; i++, start += r->window) {
+    uint32_t place = start + high_bits(r->multipliers[i], id) % r->window;
+    rows[i] = place < r->cells ? place : place - r->cells;
+  }
   add_rows(lookup->table, rows, r->hashes, record);
   if (!known(lookup, id, record)) add_rows(lookup->table, &lookup->oov, 1, record);
 }

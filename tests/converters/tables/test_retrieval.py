@@ -9,7 +9,7 @@ from support.retrieval import CASES, case_name, golden, random_structure
 
 from ondevice.codecs import BITS, quantise
 from ondevice.converters.tables import retrieval
-from ondevice.converters.tables.peeling import Cells, peel, solve
+from ondevice.converters.tables.peeling import order, solve, solve_dense
 from ondevice.converters.tables.retrieval import build_retrieval
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.lookup import look_up, table_rows
@@ -52,7 +52,7 @@ def test_every_id_reads_its_row(count, codec, bits, levels):
 
 def test_cells_for_an_id():
     """What docs/format.md states of the size."""
-    for count, most in ((3000, 1.3), (30_000, 1.2), (300_000, 1.11)):
+    for count, most in ((300, 1.3), (3000, 1.06), (30_000, 1.06), (300_000, 1.11)):
         built, *_ = random_structure("q4", 1, count, bits=4)
         assert count < built.spec.cells <= most * count
 
@@ -82,22 +82,39 @@ def test_refusals():
 
 
 def test_fewer_cells_than_ids(monkeypatch):
-    monkeypatch.setattr(
-        retrieval, "_attempts", lambda count: [(count - 1, seed) for seed in (0, 1)]
-    )
+    few = [retrieval._Shape(39, 4, starts, 0, 39) for starts in (39, 24)]
+    monkeypatch.setattr(retrieval, "_shapes", lambda count: iter(few))
     with pytest.raises(SpecError, match="no retrieval structure for these 40 IDs"):
         random_structure("q4", 1, 40, bits=4)
 
 
 def test_peeling_by_hand():
-    """Equations a+b, b+c, c+d, and a cycle that nothing peels."""
+    """Equations a+b, b+c, c+d; and a cycle of three, solved by putting one of them off."""
     chain = np.array([[0, 1], [1, 2], [2, 3]], np.int32)
-    rounds = peel(Cells(chain, 4))
-    assert [sorted(taken.tolist()) for taken, _ in rounds] == [[0, 2], [1]]
+    found = order(chain, 4)
+    assert [sorted(taken.tolist()) for taken, _ in found.rounds] == [[0, 2], [1]]
+    assert not len(found.put_off)
     wanted = np.array([[7, 1], [250, 2], [9, 3]], np.uint8)
-    values = solve(chain, rounds, wanted, 4)
+    values = solve(chain, found, wanted, 4)
     np.testing.assert_array_equal(values[chain].sum(axis=1, dtype=np.uint8), wanted)
-    assert peel(Cells(np.array([[0, 1], [1, 2], [0, 2]], np.int32), 4)) is None
+    cycle = np.array([[0, 1, 3], [1, 2, 3], [0, 2, 3], [0, 1, 2]], np.int32)
+    assert order(cycle, 4, 0) is None
+    found = order(cycle, 4)
+    assert len(found.put_off)
+    wanted = np.array([[1], [2], [200], [4]], np.uint8)
+    values = solve(cycle, found, wanted, 4)
+    np.testing.assert_array_equal(values[cycle].sum(axis=1, dtype=np.uint8), wanted)
+
+
+def test_dense_systems_modulo_256():
+    """Against the product by plain integers; a matrix of even numbers has no inverse."""
+    rng = np.random.default_rng(3)
+    matrix = rng.integers(0, 256, (30, 44), dtype=np.uint8)
+    wanted = rng.integers(0, 256, (30, 2), dtype=np.uint8)
+    solved = solve_dense(matrix, wanted)
+    product = matrix.astype(np.int64) @ solved.astype(np.int64)
+    np.testing.assert_array_equal(product % 256, wanted)
+    assert solve_dense(matrix & 254, wanted) is None
 
 
 def test_cells_must_be_whole_codes_with_column_scales():
@@ -123,6 +140,8 @@ def test_cells_must_be_whole_codes_with_column_scales():
         ({"window": 0}, "windows of 0"),
         ({"window": 13}, "4 windows of 13 cells must fit the 50 cells"),
         ({"window": 1.0}, "window must be an integer"),
+        ({"starts": 0}, "starts must be 1..50"),
+        ({"starts": 51}, "starts must be 1..50"),
         ({"bits": 5}, "bits must be one of"),
         ({"seed": -1}, "seed must be"),
         ({"fingerprints": 9}, "fingerprints must be 0..8"),

@@ -20,7 +20,12 @@ PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "threads.c")
 SOURCES = [*ENGINE, *PLATFORM, *BINDING]
 
 # Folders of the repository and their import names. Every folder with an __init__.py is a package.
-FOLDERS = {"ondevice": "ondevice", "converters": "ondevice.converters", "models": "ondevice.models"}
+FOLDERS = {
+    "ondevice": "ondevice",
+    "converters": "ondevice.converters",
+    "models": "ondevice.models",
+    "web": "ondevice.web",
+}
 PACKAGES = sorted(
     ".".join([name, *path.parent.relative_to(folder).parts])
     for folder, name in FOLDERS.items()

@@ -3,8 +3,8 @@
 python benchmarks/compression.py --data epinions --path DIR --out rows_epinions.csv --work FOLDER
 
 All methods share the network, the training and the codec, and have the same rows to spend (see
-`ondevice.models.search.sizing`). IDs are frequency-ranked indices or, with --ids hashed, the
-hashes of raw values (for methods without rows of their own). Trials are kept under --work, so a
+`ondevice.models.search.sizing`). IDs are frequency-ranked indices; hashed_rows.py compares the
+methods where no ranking is known. Trials are kept under --work, so a
 second call continues; the CSV is rewritten after each seed.
 """
 
@@ -39,7 +39,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ratios", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=METHODS)
-    parser.add_argument("--ids", choices=("ranked", "hashed"), default="ranked")
     parser.add_argument("--zipf", type=float, help="exponent of the synthetic log")
     parser.add_argument("--epochs", type=int, default=15, help="at most; one without gain ends it")
     parser.add_argument("--batch", type=int, default=1024)
@@ -79,7 +78,7 @@ def main() -> None:
                     print(f"{method}: has no tables of {budget:.0f} bytes", flush=True)
                     continue
                 tables |= dict.fromkeys(buckets, TableDesign(dim, "q4"))
-                trial = Trial(tables, args.ids == "ranked", seed=seed, **training)
+                trial = Trial(tables, True, seed=seed, **training)
                 points.append((method, ratio, run_trial(data, trial, args.work)))
                 row(args.data, seed, *points[-1], full, show=True)
         rows += [row(args.data, seed, *point, full) for point in points]

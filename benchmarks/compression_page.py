@@ -1,4 +1,4 @@
-"""The tables and the plot of docs/evidence/compression.md, from the figures in docs/evidence.
+"""The tables and the plots of docs/evidence/compression.md, from the figures in docs/evidence.
 
 python benchmarks/compression_page.py
 """
@@ -6,6 +6,7 @@ python benchmarks/compression_page.py
 import csv
 import re
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -24,6 +25,12 @@ METHODS = {
 
 
 DATA = ("epinions", "ml1m", "synthetic")
+HASHED_DATA = ("epinions", "frappe_x1", "ml1m")
+HASHED_RATIOS = ("10", "100", "1000")
+HASHED_HEAD = (
+    "| wanted | form | bytes | rows read | values apart | AUC | of full | seeds |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
 TABLE_HEAD = (
     "| wanted | method | bytes | smaller | with map | AUC | of full | lift |\n"
     "|---|---|---|---|---|---|---|---|\n"
@@ -35,15 +42,68 @@ def main() -> None:
     page = DOCS / "evidence" / "compression.md"
     page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     plot()
+    plot_hashed()
 
 
 def with_tables(text: str) -> str:
-    """The page with its tables written anew between `<!-- rows NAME -->` and `<!-- end -->`."""
+    """The page with its tables written anew between `<!-- KIND NAME -->` and `<!-- end -->`."""
+    kinds: dict[str, Callable[[str], str]] = {
+        "rows": table,
+        "hashed": hashed_table,
+        "capacity": capacity_table,
+    }
 
     def section(match: re.Match[str]) -> str:
-        return f"<!-- rows {match[1]} -->\n{table(match[1])}<!-- end -->"
+        return f"<!-- {match[1]} {match[2]} -->\n{kinds[match[1]](match[2])}<!-- end -->"
 
-    return re.sub(r"<!-- rows (\w+) -->\n.*?<!-- end -->", section, text, flags=re.DOTALL)
+    pattern = rf"<!-- ({'|'.join(kinds)}) (\w+) -->\n.*?<!-- end -->"
+    return re.sub(pattern, section, text, flags=re.DOTALL)
+
+
+def hashed_table(name: str) -> str:
+    """Markdown: every form on hashed IDs, mean and standard deviation over the seeds it has."""
+    rows = read_rows(f"hashed_{name}.csv")
+    lines = [HASHED_HEAD]
+    for ratio in ("1", *HASHED_RATIOS):
+        at_ratio = [row for row in rows if row["wanted_ratio"] == ratio]
+        forms = dict.fromkeys(row["form"] for row in at_ratio)
+        for form in sorted(forms, key=lambda form: -mean_auc(at_ratio, form)):
+            chosen = [row for row in at_ratio if row["form"] == form]
+            size = statistics.mean(float(row["table_bytes"]) for row in chosen)
+            auc, share = spread(chosen, "test_auc"), spread(chosen, "auc_share")
+            apart = statistics.mean(float(row["values_apart"]) for row in chosen)
+            error = f" ± {auc[1]:.4f}" if len(chosen) > 1 else ""
+            lines.append(
+                f"| {ratio}x | {form} | {size:,.0f} | {chosen[0]['rows_per_id']} "
+                f"| {100 * apart:.1f}% | {auc[0]:.4f}{error} | {100 * share[0]:.2f}% "
+                f"| {len(chosen)} |\n"
+            )
+    return "".join(lines) + cost(rows)
+
+
+def cost(rows: list[dict[str, str]]) -> str:
+    """A sentence on the trainings and processor hours behind these rows."""
+    hours = sum(float(row["cpu_seconds"]) for row in rows) / 3600
+    return f"\n{len(rows)} trainings, {hours:.2f} hours of one core.\n"
+
+
+def mean_auc(rows: list[dict[str, str]], form: str) -> float:
+    """The mean test AUC of a form."""
+    return statistics.mean(float(row["test_auc"]) for row in rows if row["form"] == form)
+
+
+def capacity_table(name: str) -> str:
+    """Markdown: what share of the variance of values' log-odds each form expresses."""
+    rows = read_rows(f"capacity_{name}.csv")
+    ratios = list(dict.fromkeys(row["ratio"] for row in rows))
+    lines = [f"| form | {' | '.join(f'{ratio}x' for ratio in ratios)} | apart at {ratios[1]}x |\n"]
+    lines.append("|---|" + "---|" * (len(ratios) + 1) + "\n")
+    for form in dict.fromkeys(row["form"] for row in rows):
+        chosen = {row["ratio"]: row for row in rows if row["form"] == form}
+        shares = " | ".join(f"{100 * float(chosen[ratio]['fitted']):.1f}%" for ratio in ratios)
+        apart = 100 * float(chosen[ratios[1]]["values_apart"])
+        lines.append(f"| {form} | {shares} | {apart:.1f}% |\n")
+    return "".join(lines)
 
 
 def table(name: str) -> str:
@@ -116,6 +176,43 @@ def plot() -> None:
     panels[0].set_ylabel("% of the full model's test AUC")
     panels[0].legend(fontsize=6)
     figure.savefig(DOCS / "evidence" / "compression.png", dpi=110, metadata={"Software": None})
+
+
+def plot_hashed() -> None:
+    """Draw share of AUC of the forms on hashed IDs, one panel a data set, into hashed_rows.png."""
+    present = [name for name in HASHED_DATA if (DOCS / "evidence" / f"hashed_{name}.csv").is_file()]
+    figure = Figure(figsize=(3.6 * len(present), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(present), squeeze=False)[0]
+    colours: dict[str, str] = {}
+    for axes, data in zip(panels, present, strict=True):
+        rows = [row for row in read_rows(f"hashed_{data}.csv") if row["form"] != "full"]
+        for form in dict.fromkeys(row["form"] for row in rows):
+            colour = colours.setdefault(form, f"C{len(colours)}")
+            style = "-" if form.endswith("mul") else "--"
+            axes.errorbar(
+                *points(rows, form), marker="o", ms=3, lw=1, ls=style, color=colour, label=form
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(data)
+        axes.set_xlabel("bytes of all tables in the .odm file")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("% of the full model's test AUC")
+    panels[0].legend(fontsize=6)
+    figure.savefig(DOCS / "evidence" / "hashed_rows.png", dpi=110, metadata={"Software": None})
+
+
+def points(rows: list[dict[str, str]], form: str) -> tuple[list[float], list[float], list[float]]:
+    """A form's sizes, and the means and standard deviations of its shares of AUC in per cent."""
+    sizes, means, errors = [], [], []
+    for ratio in HASHED_RATIOS:
+        chosen = [row for row in rows if (row["form"], row["wanted_ratio"]) == (form, ratio)]
+        if chosen:
+            mean, error = spread(chosen, "auc_share")
+            sizes.append(statistics.mean(float(row["table_bytes"]) for row in chosen))
+            means.append(100 * mean)
+            errors.append(100 * error)
+    return sizes, means, errors
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def figures_of(auc: float, logloss: float, table_bytes: int, file_bytes: int) ->
 
 
 def measured(folder: Path, codec: Codec, log: HashedLog) -> dict[str, Any]:
-    """Convert a checkpoint, tables to `codec` and dense layers to f16, and test the written file."""
+    """Convert a checkpoint, tables to `codec`, dense layers to f16, and test the written file."""
     stored = folder.with_name(f"{folder.name}-{codec}-figures.json")
     if stored.exists():
         figures: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))

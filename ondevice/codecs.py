@@ -205,7 +205,8 @@ class QuantTable:
     def dequantise(self) -> FloatArray:
         """The table as float32 [rows, dim]."""
         if self.levels is not None:
-            return _masked(read_levels(self.values, self.levels), self.widths)
+            codes = self.values.astype(np.int8, copy=False)
+            return _masked(read_levels(codes, self.levels), self.widths)
         values = self.values.astype(np.float32)
         if self.scales is None:
             return values
@@ -406,7 +407,8 @@ class Survey:
         table = quantise_rows(sample.values, codec, sample.widths, scales)
         squares = np.mean((table.dequantise() - sample.values) ** 2, axis=1, dtype=np.float64)
         error = float(np.sqrt(np.average(squares, weights=sample.weights)))
-        return float(np.log2(max(error, 1e-30))) + BITS[codec] + scale_bits / kept
+        bits = BITS[codec] + float(scale_bits) / kept
+        return float(np.log2(max(error, 1e-30))) + bits
 
 
 def _axes(codec: Codec, dim: int, row_scales_fit: bool) -> tuple[ScaleAxis, ...]:

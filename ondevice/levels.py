@@ -61,7 +61,8 @@ def level_codes(values: FloatArray, levels: FloatArray) -> npt.NDArray[np.int8]:
 def read_levels(codes: npt.NDArray[np.integer], levels: FloatArray) -> FloatArray:
     """The levels of codes [rows, columns], columns at most the number of codebooks."""
     columns = np.arange(codes.shape[1])
-    return levels[columns, codes]
+    values: FloatArray = levels[columns, codes]
+    return values
 
 
 def exact_levels(different: FloatArray, count: int, *, with_zero: bool) -> FloatArray | None:
@@ -70,7 +71,8 @@ def exact_levels(different: FloatArray, count: int, *, with_zero: bool) -> Float
         different = np.union1d(different, np.zeros(1, np.float32))
     if not 0 < len(different) <= count:
         return None
-    return np.pad(different, (0, count - len(different)), mode="edge")
+    padded: FloatArray = np.pad(different, (0, count - len(different)), mode="edge")
+    return padded
 
 
 def _column_levels(
@@ -84,7 +86,9 @@ def _column_levels(
     if exact is not None:
         return exact
     points = different.astype(np.float64)
-    column = _Column(points, np.bincount(place.reshape(-1), weights, len(points)))
+    masses = np.zeros(len(points))
+    np.add.at(masses, place.reshape(-1), weights)
+    column = _Column(points, masses)
     return column.fit(column.first_levels(count), with_zero=with_zero).astype(np.float32)
 
 
@@ -133,8 +137,10 @@ class _Column:
             np.concatenate(([0.0], np.cumsum(np.add.reduceat(self.weights * power, firsts))))
             for power in (np.ones(len(place)), centred, centred**2)
         ]
-        edges = np.append(firsts, len(place))[_best_partition(*sums, count)]
-        return np.diff(self._sum[edges]) / np.diff(self._mass[edges])
+        parts = _best_partition(sums[0], sums[1], sums[2], count)
+        edges = np.append(firsts, len(place))[parts]
+        means: Doubles = np.diff(self._sum[edges]) / np.diff(self._mass[edges])
+        return means
 
     def _edges(self, levels: Doubles) -> npt.NDArray[np.int64]:
         """For every level the number of its first value, and the number of all values."""

@@ -41,11 +41,13 @@ def test_every_module_is_in_the_wheel(wheel):
         ("ondevice", "ondevice"),
         ("converters", "ondevice/converters"),
         ("models", "ondevice/models"),
+        ("web", "ondevice/web"),
     ):
         for file in (ROOT / folder).rglob("*.py"):
             expected.add(f"{target}/{file.relative_to(ROOT / folder)}")
     assert packed == expected
     assert "ondevice/py.typed" in archive.namelist()
+    assert "ondevice/web/live.html" in archive.namelist()
 
 
 def test_numpy_is_the_only_base_dependency(wheel):
@@ -143,8 +145,8 @@ def imported_modules(path):
 @pytest.mark.parametrize(
     ("folder", "refused"),
     [
-        ("ondevice", ("ondevice.converters", "ondevice.models")),
-        ("converters", ("ondevice.models",)),
+        ("ondevice", ("ondevice.converters", "ondevice.models", "ondevice.web")),
+        ("converters", ("ondevice.models", "ondevice.web")),
     ],
 )
 def test_packages_import_in_one_direction(folder, refused):

@@ -32,12 +32,14 @@ FAST = ("kernels/wasm_simd.c",)
 
 
 class NoCompilerError(RuntimeError):
-    """Neither clang with wasm-ld nor ziglang is installed."""
+    """Neither clang with wasm-ld nor ziglang is installed, or the C sources are not here."""
 
 
 def sources() -> list[Path]:
     """The C files of the module: the engine, the reader of raw values, and web/wasm/module.c."""
     lists = (NATIVE / "sources.txt", NATIVE / "features" / "sources.txt")
+    if not lists[0].is_file():
+        raise NoCompilerError("the engine's C files, which a checkout has and a wheel has not")
     lines = [line for path in lists for line in path.read_text(encoding="utf-8").splitlines()]
     files = [NATIVE / line for line in lines if line and not line.startswith("#")]
     return [*files, WEB / "wasm" / "module.c"]
@@ -50,7 +52,7 @@ def tools() -> tuple[list[str], list[str]]:
     if importlib.util.find_spec("ziglang"):
         zig = [sys.executable, "-m", "ziglang"]
         return [*zig, "cc", "-target", "wasm32-freestanding"], [*zig, "wasm-ld"]
-    raise NoCompilerError("clang with wasm-ld, or the Python package ziglang, is needed")
+    raise NoCompilerError("clang with wasm-ld, or the Python package ziglang")
 
 
 def build(out: Path) -> list[Path]:
@@ -82,7 +84,7 @@ def main() -> None:
         for path in build(parser.parse_args().out):
             print(f"{path}: {path.stat().st_size} bytes")  # noqa: T201
     except NoCompilerError as error:
-        sys.exit(f"web/build.py: {error}")
+        sys.exit(f"web/build.py needs {error}")
 
 
 if __name__ == "__main__":

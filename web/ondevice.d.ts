@@ -49,12 +49,15 @@ export interface Model {
   readonly features: string[];
   /** The file's description, parsed. */
   readonly info: unknown;
+  readonly tables: { name: string; rows: number; dim: number; bytes: number }[];
   readonly kernels: string;
   readonly memoryBytes: number;
   predict(inputs: Inputs): Scores;
   predict(inputs: RawInputs, options: { raw: true }): Scores;
   rank(context: Inputs, candidates: Inputs): Scores;
   rank(context: RawInputs, candidates: RawInputs, options: { raw: true }): Scores;
+  /** Compare the model with the answers of its source that travel in the file. */
+  verify(): { rows: number; difference: number; tolerance: number; passed: boolean };
   /** The IDs of a field's raw values, one after another. */
   encode(name: string, values: RawInputs[string]): BigInt64Array;
   /** Give the memory back. The model cannot be used afterwards. */

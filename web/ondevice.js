@@ -174,6 +174,15 @@ class Model {
     return this.#json(engine.info(), engine.info_size());
   }
 
+  /** The embedding tables: name, rows, width, bytes of their rows and of the index of kept widths. */
+  get tables() {
+    const engine = this.#use();
+    return Array.from({ length: engine.table_count() }, (_, i) => {
+      const [rows, dim, bytes, index] = new Uint32Array(this.#memory.buffer, engine.table_sizes(i), 4);
+      return { name: this.#text(engine.table_name(i)), rows, dim, bytes: bytes + index };
+    });
+  }
+
   /** The kernels in use, such as "wasm-simd". */
   get kernels() {
     return this.#text(this.#use().kernels());
@@ -219,6 +228,38 @@ class Model {
     const ids = new ArrayBuffer(8 * size);
     write(ids, 0);
     return new BigInt64Array(ids);
+  }
+
+  /**
+   * Compare the model with the answers of its source that travel in the file.
+   * @returns rows: how many; difference: the largest one, relative to the tolerance's scale; passed
+   */
+  verify() {
+    const engine = this.#use();
+    const description = new Uint8Array(this.#memory.buffer, engine.info(), engine.info_size()).slice();
+    const vectors = vectorsOf(description);
+    if (!vectors) return { rows: 0, difference: 0, tolerance: 0, passed: false };
+    const scores = this.predict(this.#rowsOfVectors(vectors.inputs));
+    const named = scores instanceof Float32Array ? { [this.outputs[0]]: scores } : scores;
+    let difference = 0;
+    for (const [name, right] of Object.entries(vectors.outputs)) {
+      const scale = Math.max(1, ...Array.from(right, Math.abs));
+      right.forEach((value, i) => {
+        const off = Math.abs(value - named[name][i]) / scale;
+        if (!(off <= difference)) difference = Object.is(value, named[name][i]) ? difference : off;
+      });
+    }
+    const rows = Object.values(vectors.inputs)[0].shape[0];
+    return { rows, difference, tolerance: vectors.tolerance, passed: difference <= vectors.tolerance };
+  }
+
+  #rowsOfVectors(inputs) {
+    const nested = (values, shape) => {
+      if (shape.length < 2) return Array.from(values);
+      const step = values.length / shape[0];
+      return Array.from({ length: shape[0] }, (_, i) => nested(values.slice(i * step, (i + 1) * step), shape.slice(1)));
+    };
+    return Object.fromEntries(Object.entries(inputs).map(([name, item]) => [name, nested(item.values, item.shape)]));
   }
 
   /** Give the memory back. The model cannot be used afterwards. */
@@ -607,4 +648,40 @@ function integerFault(value) {
   if (typeof value === "bigint") return `${value} does not fit 64 bits`;
   if (typeof value === "number") return `expected an integer, got ${value}`;
   return `expected an integer (Number or BigInt), got ${kindOf(value)}`;
+}
+
+const ARRAYS = { U8: Uint8Array, U16: Uint16Array, U32: Uint32Array, I64: BigInt64Array, F32: Float32Array, F64: Float64Array };
+
+/** The test vectors of a description, or null where the file has none. */
+function vectorsOf(description) {
+  const end = description.indexOf(0);
+  const { vectors } = JSON.parse(decoder.decode(end < 0 ? description : description.subarray(0, end)));
+  if (!vectors) return null;
+  const attached = description.subarray(end + 1);
+  const read = (item, usual) => {
+    const size = item.shape.reduce((a, b) => a * b, 1);
+    if (typeof item.data === "string") {
+      // version 1 of the description: base64
+      const bytes = Uint8Array.from(atob(item.data), (letter) => letter.charCodeAt(0));
+      const Kind = (item.dtype ?? usual) === "float32" ? Float32Array : BigInt64Array;
+      return { shape: item.shape, values: new Kind(bytes.buffer) };
+    }
+    const Kind = ARRAYS[item.dtype];
+    const stop = item.at + size * Kind.BYTES_PER_ELEMENT;
+    if (!(item.at >= 0 && stop <= attached.length)) throw new FileFormatError("a test vector leaves the file");
+    return { shape: item.shape, values: new Kind(attached.slice(item.at, stop).buffer) };
+  };
+  const all = (items, usual) =>
+    Object.fromEntries(Object.entries(items).map(([name, item]) => [name, read(item, usual)]));
+  try {
+    const outputs = all(vectors.outputs, "float32");
+    return {
+      inputs: all(vectors.inputs, "int64"),
+      outputs: Object.fromEntries(Object.entries(outputs).map(([name, item]) => [name, Array.from(item.values, Number)])),
+      tolerance: vectors.tolerance,
+    };
+  } catch (error) {
+    if (error instanceof OnDeviceError) throw error;
+    throw new FileFormatError(`test vectors: ${error.message}`);
+  }
 }

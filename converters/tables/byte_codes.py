@@ -32,8 +32,8 @@ def pack_codes(
     """
     if not fill_bytes(codec):
         flat = codes.reshape(-1).astype(np.int8).view(np.uint8)
-        bits = flat[:, None] >> np.arange(BITS[codec], dtype=np.uint8) & np.uint8(1)
-        return np.packbits(bits, bitorder="little")
+        single = flat[:, None] >> np.arange(BITS[codec], dtype=np.uint8) & np.uint8(1)
+        return np.packbits(single, bitorder="little")
     if rows_share_bytes:
         return pack_codes(codes.reshape(1, -1), codec).reshape(-1)
     per_byte, bits = codes_per_byte(codec), BITS[codec]

@@ -30,6 +30,7 @@ from ondevice.errors import FileFormatError, InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.model import sha256
 from ondevice.models.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+from ondevice.models.commands.map_option import add_map_option, without_map
 from ondevice.models.commands.options import add_data_options, open_source, source_of
 from ondevice.models.commands.outputs import add_output_options, check_output
 from ondevice.models.commands.runtimes import check_runtimes
@@ -56,6 +57,7 @@ IdArray = npt.NDArray[np.int64]
 EPILOG = """examples:
   ondevice convert checkpoint --out models
   ondevice convert checkpoint --out models --tables q4 --dense q8 --targets odm
+  ondevice convert checkpoint --out models --tables q4 --map retrieval:4
   ondevice convert mine.onnx --out models
   ondevice convert mypackage.net:make --weights net.safetensors --example rows.npz --out models
   ondevice convert net:make --example rows.npz --dynamic history:1=steps --out models
@@ -123,6 +125,7 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         "--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all"
     )
     add_tables_option(parser, "q8")
+    add_map_option(parser)
     parser.add_argument(
         "--dense",
         choices=DENSE_CODECS,
@@ -285,19 +288,27 @@ def _checkpoint(args: argparse.Namespace) -> _Request:
     if args.weights is not None or args.example is not None:
         raise InputError("--weights and --example go with package.module:factory or an .onnx file")
     checkpoint = load_checkpoint(folder)
+    weights: Path | None = folder / WEIGHTS
+    codecs = _described_codecs(checkpoint, folder)
+    if args.map is not None:
+        if _fits_tables(args):
+            raise InputError(
+                "--map retrieval stores trained rows; --row-ratio and --width-error fit others"
+            )
+        checkpoint, weights = without_map(checkpoint, args.map, tables_of(args, codecs)), None
     log = None if args.data is None else open_source(source_of(args, Source()))
     rows = args.calibration
     counted = log is not None and _fits_tables(args)
     return _Request(
         checkpoint.model,
         (examples(checkpoint, folder),),
-        folder / WEIGHTS,
+        weights,
         checkpoint.features,
         validation_of(args, checkpoint, log),
         None if rows is None else rows_from_file(rows, checkpoint.features),
         training_counts(log, checkpoint) if log is not None and counted else None,
         about(checkpoint),
-        codecs=_described_codecs(checkpoint, folder),
+        codecs=codecs,
     )
 
 
@@ -315,6 +326,7 @@ def _described_codecs(checkpoint: Checkpoint, folder: Path) -> dict[str, TableCo
 def _user_module(args: argparse.Namespace) -> _Request:
     """A module of the user's own: package.module:factory."""
     _no_data_set(args)
+    _no_map(args)
     if args.example is None:
         raise InputError("a module needs --example FILE.npz: a few rows of its inputs, by name")
     module = load_module(args.model)
@@ -333,6 +345,7 @@ def _user_module(args: argparse.Namespace) -> _Request:
 def _onnx_file(args: argparse.Namespace) -> _Request:
     """An .onnx file from elsewhere."""
     _no_data_set(args)
+    _no_map(args)
     _no_dynamic_axes(args)
     if args.weights is not None:
         raise InputError("--weights goes with package.module:factory; an .onnx file has its own")
@@ -367,6 +380,11 @@ def _no_dynamic_axes(args: argparse.Namespace) -> None:
             "--dynamic is for package.module:factory; a checkpoint and an .onnx file "
             "say themselves which sizes are free"
         )
+
+
+def _no_map(args: argparse.Namespace) -> None:
+    if args.map is not None:
+        raise InputError("--map retrieval is for a checkpoint, which knows its vocabularies")
 
 
 def _no_data_set(args: argparse.Namespace) -> None:

@@ -24,9 +24,11 @@ from ondevice.codecs import DENSE_CODECS
 from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
+from ondevice.errors import InputError
 from ondevice.inspection import FileParts
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.click_log import ClickLog
+from ondevice.models.commands.export_android import catalogue_of, synthetic_rows
 from ondevice.models.commands.options import (
     add_data_options,
     add_training_options,
@@ -47,6 +49,8 @@ from ondevice.models.training.experiment import (
     train_full,
 )
 from ondevice.text_table import size, table
+from ondevice.web.build import NoCompilerError
+from ondevice.web.live import live_page
 
 EPILOG = """examples:
   ondevice demo
@@ -59,7 +63,9 @@ split, measures it, prints one table, and writes a page with all figures (bench.
 SCORE_BATCH = 8192
 # What tells that a folder's results are a demo's: a demo may replace those of an earlier one.
 FINISHED, UNFINISHED = "demo.json", "demo.unfinished"
-RESULTS = ("model.odm", "model.onnx", "model.tflite", "bench.json", "bench.html")
+LIVE = "live.html"
+CANDIDATES = 100  # on the live page
+RESULTS = ("model.odm", "model.onnx", "model.tflite", "bench.json", "bench.html", LIVE)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
     model = args.out / "model.odm"
     print(  # noqa: T201
         f"\nall measurements as a page: {(args.out / 'bench.html').resolve()}\n"
+        f"{_live(args.out, small)}\n"
         f"files and all figures: {args.out}/ (demo.json, bench.json)\n"
         f"next: ondevice inspect {model}; ondevice verify {model}; ondevice bench {model}"
     )
@@ -222,6 +229,23 @@ def _measured(scored: list[Scored], seconds: float) -> Report:
         accuracy={Path(item.path).name: {"AUC": item.auc} for item in scored},
     )
     return run_plan(plan, LocalMachine())
+
+
+def _live(out: Path, small: Trained) -> str:
+    """Write the live page where that is possible, and say what came of it."""
+    counts = {f"embeddings.{name}.weight": rows for name, rows in small.fitted.counts.items()}
+    model = out / "model.odm"
+    try:
+        opened = ondevice.load(model)
+        catalogue = catalogue_of(opened, *synthetic_rows(opened, 0, CANDIDATES))
+        text = live_page(model, catalogue, counts)
+    except NoCompilerError as error:
+        return f"no live page ({LIVE}): it needs {error}"
+    except InputError as error:  # another log, whose users and items have no names
+        return f"no live page ({LIVE}): {error}"
+    with atomic_path(out / LIVE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return f"the model in a page, ranking as you type: {(out / LIVE).resolve()}"
 
 
 def _tables_text(trained: Trained) -> str:

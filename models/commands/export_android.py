@@ -157,8 +157,8 @@ def read_rows(path: Path, title: str, model: Model) -> list[Row]:
     return rows
 
 
-def synthetic_rows(model: Model, seed: int) -> tuple[list[Row], list[Row]]:
-    """The commonest users and items of the synthetic log, with the other values of their rows.
+def synthetic_rows(model: Model, seed: int, count: int = ITEMS) -> tuple[list[Row], list[Row]]:
+    """The commonest users and `count` items of the synthetic log, with their rows' other values.
 
     Raises:
         InputError: the model has other inputs than that log.
@@ -177,7 +177,7 @@ def synthetic_rows(model: Model, seed: int) -> tuple[list[Row], list[Row]]:
     ]
     items = [
         Row(f"Item {row['item']}, category {row['category']}, seller {row['seller']}", row)
-        for row in _firsts(values, "item", ITEM_FIELDS, ITEMS)
+        for row in _firsts(values, "item", ITEM_FIELDS, count)
     ]
     return users, items
 

@@ -16,7 +16,7 @@ from ondevice.codecs import INTEGER_CODECS, Codec, ScaleAxis, quantise
 from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel
-from ondevice.models.search.sizing import planned_bytes
+from ondevice.models.search.design_sizes import DesignSizes
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial_data import TrialData
 
@@ -33,25 +33,20 @@ class Point:
 
     Attributes:
         designs: of each field.
+        axes: of each field, what the scales of its table belong to.
         bytes: planned.
         auc: of the probe on validation rows, cut and rounded, not trained again.
-        row_bytes: what one row takes of the table that was cut last.
     """
 
     designs: dict[str, TableDesign]
+    axes: dict[str, ScaleAxis | None]
     bytes: int
     auc: float
-    row_bytes: float = 0.0
 
     def to_json(self) -> dict[str, object]:
         """A JSON-ready object."""
         tables = {name: asdict(item) for name, item in self.designs.items()}
-        return {
-            "designs": tables,
-            "bytes": self.bytes,
-            "auc": self.auc,
-            "row_bytes": self.row_bytes,
-        }
+        return {**self.__dict__, "designs": tables}
 
 
 class Probe:
@@ -64,15 +59,23 @@ class Probe:
         data: the prepared log.
         validation: encoded for that model.
         dim: width of its tables.
+        sizes: what designs take.
     """
 
-    def __init__(self, model: ClickModel, data: TrialData, validation: ClickLog, dim: int) -> None:
+    def __init__(
+        self,
+        model: ClickModel,
+        data: TrialData,
+        validation: ClickLog,
+        dim: int,
+        sizes: DesignSizes,
+    ) -> None:
         self.dim = dim
+        self._sizes = sizes
         self._network = model.network
         rows = validation.take(np.arange(min(PROBE_ROWS, len(validation))))
         self._labels, self._weights = rows.labels, rows.weights
         self._counts = data.counts
-        self._rows = {name: data.rows_of_values(name) for name in model.fields}
         self._fields: dict[str, _RoundedTable] = {}
         for name in model.fields:
             table = model.embedding(name).weight.numpy(force=True)
@@ -93,14 +96,14 @@ class Probe:
         logits = self._network(torch.cat(vectors, -1)).squeeze(-1)
         return float(roc_auc_score(self._labels, logits.numpy(), sample_weight=self._weights))
 
-    def bytes(self, designs: Mapping[str, TableDesign]) -> int:
-        """Planned bytes of the tables."""
-        return int(sum(self.table_bytes(name, design) for name, design in designs.items()))
+    def point(self, designs: Mapping[str, TableDesign], auc: float) -> Point:
+        """These designs with what they take."""
+        axes = {name: self._axis(name, design.codec) for name, design in designs.items()}
+        return Point(dict(designs), axes, self._sizes.total(designs, axes), auc)
 
-    def table_bytes(self, name: str, design: TableDesign) -> float:
-        """Planned bytes of one table, with scales as its whole table has them in this codec."""
-        rows = design.rows_owned(self._rows[name]) + FIRST_VOCABULARY_ID
-        return planned_bytes(rows, design.dim, design.codec, self._axis(name, design.codec))
+    def table_bytes(self, name: str, design: TableDesign) -> int:
+        """What one field takes, with scales as its whole table has them in this codec."""
+        return self._sizes.of(name, design, self._axis(name, design.codec))
 
     def _axis(self, name: str, codec: Codec) -> ScaleAxis | None:
         return self._fields[name].rounded(codec)[1]
@@ -133,8 +136,8 @@ class Probe:
         (greedy; a field is measured again only when it looks best).
         """
         designs = self.start()
-        current = self.auc(designs)
-        yield Point(dict(designs), self.bytes(designs), current)
+        point = self.point(designs, self.auc(designs))
+        yield point
         # -inf: not measured since the designs changed
         queue: list[tuple[float, str, str, int, float]] = []
         stamp = 0
@@ -145,7 +148,7 @@ class Probe:
         for name in designs:
             push(name, "bits")
             push(name, "rows")
-        while queue and self.bytes(designs) > smallest:
+        while queue and point.bytes > smallest:
             price, name, kind, measured, auc = heapq.heappop(queue)
             design = designs[name]
             after = self.fewer_bits(design) if kind == "bits" else self.fewer_rows(name, design)
@@ -154,17 +157,14 @@ class Probe:
             if measured != stamp:
                 auc = self.auc({**designs, name: after})
                 saved = self.table_bytes(name, design) - self.table_bytes(name, after)
-                price = (current - auc) / max(saved, 1e-9)
+                price = (point.auc - auc) / max(saved, 1e-9)
                 heapq.heappush(queue, (price, name, kind, stamp, auc))
                 continue
             designs = {**designs, name: after}
-            current, stamp = auc, stamp + 1
+            stamp += 1
             push(name, kind)
-            axis = self._axis(name, after.codec)
-            bytes_of_1, bytes_of_2 = (
-                planned_bytes(n, after.dim, after.codec, axis) for n in (1, 2)
-            )
-            yield Point(dict(designs), self.bytes(designs), current, bytes_of_2 - bytes_of_1)
+            point = self.point(designs, auc)
+            yield point
 
 
 class _RoundedTable:

@@ -9,24 +9,30 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
 import ondevice
 from ondevice.atomic import atomic_path
+from ondevice.codecs import ScaleAxis
 from ondevice.converters import convert
 from ondevice.errors import FileFormatError
 from ondevice.inspection import inspect
-from ondevice.models.checkpoint import save_checkpoint
+from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
 from ondevice.models.click_log import ClickLog, Splits
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.networks import ClickModel, table_counts
+from ondevice.models.search.adapted import adapted
+from ondevice.models.search.bootstrap import resampled_auc
+from ondevice.models.search.sizing import MAP_BYTES
 from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData
 from ondevice.models.training.experiment import example_ids
@@ -34,6 +40,8 @@ from ondevice.models.training.phases import FitConfig, fit, rounded
 from ondevice.models.training.row_weights import undo_sampling
 from ondevice.models.training.shift import shift_tables
 from ondevice.models.training.trainer import evaluate, train
+from ondevice.odm import open_odm
+from ondevice.temporary import temporary_folder
 
 SCORE_BATCH = 8192
 # The learning rate of rounding epochs is divided by this, as in `ondevice train`.
@@ -50,25 +58,21 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
     target = folder_of(data, trial, folder)
     if (target / "result.json").is_file():
         return _read(target / "result.json", trial)
+    started = time.monotonic()
     splits = data.encoded(trial)
-    model = trained_model(data, trial, splits, progress=progress)
-    features = splits.train.features
-    examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
-    counts = table_counts(model, splits.train)
+    model = trained_model(data, trial, splits, folder, progress=progress)
     undo_sampling(model, splits.train.negative_sampling)
-    save_checkpoint(target / "checkpoint", model, features, {"examples": examples}, counts=counts)
-    tensors = {name: torch.tensor(ids) for name, ids in examples.items()}
-    report = convert(
-        model, (tensors,), target, targets=("odm",), tables=trial.codecs, features=features
-    )
-    path = report.targets["odm"].path
-    owned = [trial.tables[name].rows_owned(len(values)) for name, values in data.values.items()]
+    size = _write(data, trial, model, splits, target)
+    path = target / "model.odm"
+    scores = _scores(path, splits.test)
+    test = splits.test
     result = TrialResult(
         trial=trial,
-        table_bytes=sum(table.total for table in inspect(path).tables),
-        map_bytes=8 * sum(owned),
-        validation_auc=_auc(path, splits.validation),
-        test_auc=_auc(path, splits.test),
+        **size.__dict__,
+        validation_auc=_auc(splits.validation, _scores(path, splits.validation)),
+        test_auc=_auc(test, scores),
+        resampled=resampled_auc(test.labels, scores, test.weights),
+        seconds=time.monotonic() - started,
     )
     with atomic_path(target / "result.json") as temporary:
         text = json.dumps(result.to_json(), indent=1)
@@ -76,27 +80,102 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
     return result
 
 
-def trained_model(
-    data: TrialData, trial: Trial, splits: Splits, *, progress: bool = True
-) -> ClickModel:
-    """A model of the trial's designs, trained."""
-    torch.manual_seed(trial.seed)
-    tables = {}
-    for item in splits.train.features.fields:
-        values = data.rows_of_values(item.name)
-        spec = trial.tables[item.name].spec(values, ranked=trial.ranked)
-        tables[item.name] = Embedding(spec)
-    model = ClickModel(tables, trial.hidden)
-    fitted = fit(
-        model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit), progress=progress
+@dataclass(frozen=True)
+class FileSize:
+    """Bytes of a written file and of its parts, as `TrialResult` has them."""
+
+    table_bytes: int
+    map_bytes: int
+    network_bytes: int
+    file_bytes: int
+
+
+def size_before_training(data: TrialData, trial: Trial, folder: Path) -> FileSize:
+    """What a trial's file will take, from a file that is written and thrown away.
+
+    Its rows and units come from the trial `start`, untrained after that. What training changes can
+    only be whether q8 tables (and others without levels) get scales of rows or of columns.
+    """
+    splits = data.encoded(trial)
+    model = _adapted(data, trial, splits, folder)
+    with temporary_folder(folder) as temporary:
+        return _write(data, trial, model, splits, temporary / "trial")
+
+
+def _write(
+    data: TrialData, trial: Trial, model: ClickModel, splits: Splits, target: Path
+) -> FileSize:
+    """Write checkpoint and model.odm of a trial to a folder."""
+    features = splits.train.features
+    examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
+    counts = table_counts(model, splits.train)
+    save_checkpoint(target / "checkpoint", model, features, {"examples": examples}, counts=counts)
+    tensors = {name: torch.tensor(ids) for name, ids in examples.items()}
+    report = convert(
+        model,
+        (tensors,),
+        target,
+        targets=("odm",),
+        tables=trial.codecs,
+        dense=trial.dense,
+        features=features,
     )
+    path = report.targets["odm"].path
+    owned = [trial.tables[name].rows_owned(len(values)) for name, values in data.values.items()]
+    return FileSize(
+        table_bytes=sum(table.total for table in inspect(path).tables),
+        map_bytes=0 if trial.ranked else MAP_BYTES * sum(owned),
+        network_bytes=sum(array.nbytes for array in open_odm(path).weights.values()),
+        file_bytes=path.stat().st_size,
+    )
+
+
+def trained_model(
+    data: TrialData, trial: Trial, splits: Splits, folder: Path, *, progress: bool = True
+) -> ClickModel:
+    """A model of the trial's designs, trained; `folder` has the trial from which it goes on.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; half a training is no result.
+    """
+    torch.manual_seed(trial.seed)
+    if trial.start:
+        model = _adapted(data, trial, splits, folder)
+    else:
+        tables = {}
+        for item in splits.train.features.fields:
+            values = data.rows_of_values(item.name)
+            spec = trial.tables[item.name].spec(values, ranked=trial.ranked)
+            tables[item.name] = Embedding(spec)
+        model = ClickModel(tables, trial.hidden)
+    config = FitConfig(trial.training, trial.widths, refit=trial.refit)
+    fitted = fit(model, splits, config, trained=trial.is_refit, progress=progress)
     shift_tables(model, trial.codecs, fitted.counts)
     interrupted = fitted.interrupted
     if trial.round_epochs and not interrupted:
         interrupted = _round(model, trial, splits, progress)
     if interrupted:
-        raise KeyboardInterrupt  # half a training is no result
+        raise KeyboardInterrupt
     return model
+
+
+def _adapted(data: TrialData, trial: Trial, splits: Splits, folder: Path) -> ClickModel:
+    """The model of the trial `start`, with this trial's rows and units."""
+    start = folder / trial.start
+    before = Trial.from_json(_settings(start))
+    model = adapted(load_checkpoint(start / "checkpoint").model, before, trial, data, splits.train)
+    undo_sampling(model, 1 / splits.train.negative_sampling)  # it is trained on the sampled log
+    return model
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The settings of a trial that is stored in a folder."""
+    try:
+        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        settings: dict[str, Any] = data["trial"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{folder}: not a stored trial to go on from: {error}") from error
+    return settings
 
 
 def _round(model: ClickModel, trial: Trial, splits: Splits, progress: bool) -> bool:
@@ -116,19 +195,34 @@ def _round(model: ClickModel, trial: Trial, splits: Splits, progress: bool) -> b
     return history.interrupted
 
 
+def written_axes(data: TrialData, trial: Trial, folder: Path) -> dict[str, ScaleAxis | None]:
+    """What the scales of each field's table belong to in the written file of a trial."""
+    opened = open_odm(folder_of(data, trial, folder) / "model.odm")
+    return {
+        node.inputs[0]: opened.tables[node.table].layout.scale_axis
+        for node in opened.plan.nodes
+        if node.table is not None
+    }
+
+
 def folder_of(data: TrialData, trial: Trial, folder: Path) -> Path:
     """Where `run_trial` stores a trial: named by its settings and the data themselves."""
     text = json.dumps(trial.to_json(), sort_keys=True)
     return folder / hashlib.sha256(text.encode() + data.digest).hexdigest()[:16]
 
 
-def _auc(path: Path, log: ClickLog) -> float:
+def _scores(path: Path, log: ClickLog) -> npt.NDArray[np.float32]:
+    """What the written file answers for a log, float32 [n]."""
     model = ondevice.load(path)
-    scores = [
+    parts = [
         model.predict({name: ids[start : start + SCORE_BATCH] for name, ids in log.ids.items()})
         for start in range(0, len(log), SCORE_BATCH)
     ]
-    return float(roc_auc_score(log.labels, np.concatenate(scores), sample_weight=log.weights))
+    return np.concatenate(parts)
+
+
+def _auc(log: ClickLog, scores: npt.NDArray[np.float32]) -> float:
+    return float(roc_auc_score(log.labels, scores, sample_weight=log.weights))
 
 
 def _read(path: Path, trial: Trial) -> TrialResult:
@@ -136,6 +230,7 @@ def _read(path: Path, trial: Trial) -> TrialResult:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("trial") != trial.to_json():
             raise ValueError("it is of other settings")
+        data["resampled"] = tuple(data["resampled"])
         return TrialResult(trial, **data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path}: not a trial's result: {error}") from error

@@ -26,6 +26,8 @@ HEAD_SHARE = 0.75
 # From this width on, plans assume row scales; below it, column scales. `quantise` chose so on most
 # trained tables; a wrong guess only affects plans, since results count the written bytes.
 ROW_SCALES_FROM = 8
+# A value that owns a row is found by its hash.
+MAP_BYTES = 8
 
 
 def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,44 @@ class SearchState:
             for name in names
             if self.settings.get(name) != settings.get(name)
         ]
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """The folder of one search among those in an output folder.
+
+    Attributes:
+        path: of this search's results.
+        before: its state, if it ran before.
+        others: of searches with this goal and other settings: their folder, and what differs.
+    """
+
+    path: Path
+    before: SearchState | None
+    others: tuple[str, ...]
+
+
+def folder_of_search(out: Path, name: str, settings: dict[str, Any]) -> SearchFolder:
+    """The folder of the search with these settings: `name`, or `name`-2 and so on.
+
+    A folder that holds anything else is left alone.
+
+    Raises:
+        FileFormatError: the state of an earlier search is damaged.
+    """
+    others: list[str] = []
+    for number in itertools.count(1):
+        path = out / (name if number == 1 else f"{name}-{number}")
+        before = read_state(path)
+        if before is None:
+            if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+                continue
+            return SearchFolder(path, None, tuple(others))
+        if differences := before.differences(settings):
+            others.append(f"{path} ({'; '.join(differences)})")
+        else:
+            return SearchFolder(path, before, tuple(others))
+    raise AssertionError("unreachable")
 
 
 def read_state(folder: Path) -> SearchState | None:

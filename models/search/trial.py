@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ondevice.codecs import Codec
+from ondevice.codecs import DENSE_CODECS, Codec, DenseCodec
 from ondevice.errors import SpecError
+from ondevice.models.search.bootstrap import standard_error
+from ondevice.models.search.measure import Measure
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.trainer import TrainConfig
@@ -34,6 +36,12 @@ class Trial:
         round_epochs: how many more epochs to train with tables rounded as they will be stored, at
             a quarter of the learning rate; they count if they validate better than rounding
             afterwards.
+        dense: codec of the network's layers in the file.
+        start: the folder name of a trained trial from which this one goes on (see
+            `models.search.adapted`): its rows and network are taken, and rows are refitted. Empty:
+            trained from new.
+        pruned: with `start`: its hidden layers are cut to `hidden`, and all is trained on for
+            `epochs` before rows are refitted.
 
     Raises:
         SpecError: a setting out of range.
@@ -49,11 +57,21 @@ class Trial:
     widths: Widths = WHOLE
     refit: Refit | None = None
     round_epochs: int = 0
+    dense: DenseCodec = "f32"
+    start: str = ""
+    pruned: bool = False
 
     def __post_init__(self) -> None:
         _ = self.training
+        if self.dense not in DENSE_CODECS:
+            raise SpecError(f"dense must be one of {', '.join(DENSE_CODECS)}, got {self.dense!r}")
         if self.round_epochs < 0:
             raise SpecError(f"rounding epochs must not be negative, got {self.round_epochs}")
+
+    @property
+    def is_refit(self) -> bool:
+        """Whether it only refits rows of another trial, with other values owning rows."""
+        return bool(self.start) and not self.pruned
 
     @property
     def training(self) -> TrainConfig:
@@ -78,6 +96,25 @@ class Trial:
         as_read: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists
         return as_read
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """Read what `to_json` gave. Raises SpecError."""
+        try:
+            tables = {name: TableDesign(**design) for name, design in data["tables"].items()}
+            refit = data["refit"]
+            if refit is not None:
+                refit = Refit(**{**refit, "penalties": tuple(refit["penalties"])})
+            settings = {
+                **data,
+                "tables": tables,
+                "hidden": tuple(data["hidden"]),
+                "widths": Widths(**data["widths"]),
+                "refit": refit,
+            }
+            return cls(**settings)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SpecError(f"not the settings of a trial: {error}") from error
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -85,18 +122,40 @@ class TrialResult:
 
     Attributes:
         table_bytes: all tables with scales and width indexes.
-        map_bytes: 8 for each value that owns a row, what raw IDs need on top; nothing if IDs
-            arrive as frequency-ranked indices.
+        map_bytes: what raw IDs need on top to find the values that own a row; nothing if IDs arrive
+            as frequency-ranked indices.
+        network_bytes: all weights that are no tables.
+        file_bytes: the whole file: these three, test vectors and the rest of the header.
         validation_auc: decides in a search.
         test_auc: only for reports.
+        resampled: the test AUC on bootstrap samples of the rows, the same rows for every trial.
+        seconds: how long training, writing and measuring took.
     """
 
     trial: Trial
     table_bytes: int
     map_bytes: int
+    network_bytes: int
+    file_bytes: int
     validation_auc: float
     test_auc: float
+    resampled: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+    def bytes(self, measure: Measure) -> int:
+        """The bytes of the whole file, or of its tables."""
+        return self.file_bytes if measure == "file" else self.table_bytes
+
+    @property
+    def header_bytes(self) -> int:
+        """What of the file is no table, map or network: test vectors, plan, padding."""
+        return self.file_bytes - self.table_bytes - self.map_bytes - self.network_bytes
+
+    @property
+    def test_error(self) -> float:
+        """The standard error of the test AUC."""
+        return standard_error(self.resampled)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready object."""
-        return {**self.__dict__, "trial": self.trial.to_json()}
+        return {**self.__dict__, "resampled": list(self.resampled), "trial": self.trial.to_json()}

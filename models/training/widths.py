@@ -187,7 +187,7 @@ def order_dimensions(model: ClickModel, counts: Mapping[str, IntArray]) -> bool:
         for name in readers
         for _ in range(tables[name].spec.dim // tables[name].spec.row_dim)  # 1, but in a "concat"
     ]
-    _turn_readers(model, torch.block_diag(*parts))
+    _turn_readers(model, torch.block_diag(*parts))  # type: ignore[no-untyped-call]
     for name, table in tables.items():
         table.weight.copy_(table.weight @ turns[name])
     return True
@@ -202,7 +202,8 @@ def _turns(
     match kind:
         case "dnn" | "wide_deep":
             return {
-                name: torch.eye(len(item)).to(item) if name in products else _principal_axes(item)
+                # no other turn than a permutation commutes with a product of rows
+                name: _sorting(item) if name in products else _principal_axes(item)
                 for name, item in moments.items()
             }
         case "deepfm":
@@ -250,7 +251,8 @@ def _turn_readers(model: ClickModel, turn: Tensor) -> None:
         last.weight[:, width:] = last.weight[:, width:] @ turn
     last.weight[:, :width] = last.weight[:, :width] @ turn
     for layer in model.cross.layers:
-        reads, gives = (layer, layer) if isinstance(layer, nn.Linear) else (layer[0], layer[1])
+        linear = [item for item in layer.modules() if isinstance(item, nn.Linear)]
+        reads, gives = linear[0], linear[-1]  # the same one, unless its matrix is of a low rank
         reads.weight.copy_(reads.weight @ turn)
         gives.weight.copy_(turn.T @ gives.weight)
         gives.bias.copy_(gives.bias @ turn)

@@ -13,6 +13,7 @@ from support.tools import missing, require
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.odm import open_odm
 from ondevice.plan import Node
+from ondevice.sections import parse_sections, quantise_sections
 from ondevice.spec import (
     binary_code_spec,
     full_spec,
@@ -56,20 +57,30 @@ def random_model(path):
             binary_code_spec(8, code_bits=20, t=10, fuse="concat", padding_id=2, head=5),
             pooling="sum",
         ),
+        "l": full_spec(60, 11, oov_row=1),  # levels
+        "m": multi_hash_spec(40, 9, hashes=2, head=3),
+        "n": full_spec(50, 7, oov_row=0),
+        "o": full_spec(200, 13, oov_row=0),  # sections
+        "q": multi_hash_spec(40, 6, hashes=3, fuse="mean", padding_id=1, head=9),
     }
     codecs = {"a": ("q4", "row"), "b": ("q8", "row"), "c": ("q8", "column"), "d": ("f16", None),
               "e": ("q4", "row"), "f": ("q2", "column"), "g": ("q4", "column"),
               "h": ("q8", "row"), "i": ("q4", "row"), "j": ("q8", "column"),
-              "k": ("f32", None)}  # fmt: skip
+              "k": ("f32", None), "l": ("q2", "levels"), "m": ("q3", "levels"),
+              "n": ("q1", "levels")}  # fmt: skip
     tables = {
-        name: random_table(spec, codecs[name][0], rng, truncated=name != "g", axis=codecs[name][1])
-        for name, spec in specs.items()
+        name: random_table(specs[name], codec, rng, truncated=name != "g", axis=axis)
+        for name, (codec, axis) in codecs.items()
     }
+    for name, text in (("o", "f32:3,f16:7,q8x9:20,q4:20,q3x5:30,q2:40,q1"), ("q", "q8:9,q3")):
+        values = rng.normal(size=(specs[name].rows, specs[name].row_dim)).astype(np.float32)
+        tables[name] = quantise_sections(values, parse_sections(text))
+    width = sum(spec.dim for spec in specs.values())
     weights = {}
-    w = rng.normal(size=(96, 70)).astype(np.float32)
+    w = rng.normal(size=(width, 70)).astype(np.float32)
     join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
     layers = [dense_node(c, "x", w, None, c, weights, relu=c == "q8") for c in ("q8", "f16", "f32")]
-    trees = random_ensemble(rng, features=96, trees=21, depth=6, targets=2, limits=TREE_LIMITS)
+    trees = random_ensemble(rng, features=width, trees=21, depth=6, targets=2, limits=TREE_LIMITS)
     weights |= trees
     tail = [
         Node("Sigmoid", ("f32",), ("p",), {}),

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from support.engine import FEATURES, INCLUDES, POSIX
-from support.native import write_described, write_hybrids, write_narrow
+from support.native import write_described, write_hybrids, write_narrow, write_sections
 from support.odm_parts import put_together, stored, take_apart
 from support.runtime import write_small_model
 from support.tools import FUZZER_PROGRAM, cannot_link, needs
@@ -24,6 +24,7 @@ def test_fuzz_open_and_run(tmp_path):
     write_small_model(corpus / "small.odm", vectors=False)
     write_narrow(corpus / "narrow.odm")
     write_hybrids(corpus / "hybrids.odm")
+    write_sections(corpus / "sections.odm")
     write_described(corpus / "described.odm")
     for path in list(corpus.iterdir()):
         put_together(corpus / f"stored_{path.name}", take_apart(path), stored)

@@ -6,11 +6,13 @@ import torch
 from support.retrieval import CASES, case_name, golden
 
 import ondevice
+from ondevice.cli import main
 from ondevice.codecs import quantise
 from ondevice.converters import convert
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.hashing import hash_texts
+from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.layers.retrieval import RetrievalEmbedding
 from ondevice.models.network_config import NetworkConfig
@@ -113,3 +115,48 @@ def test_refusals():
     ):
         with pytest.raises(InputError, match=fault):
             without_vocabularies(model, features, **settings)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    model, features = trained("dnn")
+    folder = tmp_path_factory.mktemp("trained") / "checkpoint"
+    examples = {name: ids.tolist() for name, ids in features.encode(RAW).items()}
+    save_checkpoint(folder, model, features, {"examples": examples})
+    return folder
+
+
+def test_convert_without_a_map(checkpoint, tmp_path, capsys):
+    """The command: files without vocabularies that score as those with them, and verify."""
+    for name, options in (("with", []), ("without", ["--map", "retrieval:8"])):
+        arguments = [str(checkpoint), "--out", str(tmp_path), "--name", name, "--tables", "q8"]
+        assert main(["convert", *arguments, *options]) == 0
+    expected = ondevice.load(tmp_path / "with.odm").predict(RAW, raw=True)
+    for suffix in ("odm", "onnx", "tflite"):
+        path = tmp_path / f"without.{suffix}"
+        model = ondevice.load(path)
+        assert all(item.vocabulary is None for item in model.features.fields)
+        np.testing.assert_allclose(model.predict(RAW, raw=True), expected, atol=2e-3)
+        assert main(["verify", str(path)]) == 0
+    sizes = [(tmp_path / f"{name}.odm").stat().st_size for name in ("with", "without")]
+    assert sizes[0] - sizes[1] > 4000  # of 8 bytes for each of 653 values, written as text
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "without.odm")]) == 0
+    assert "retrieval" in capsys.readouterr().out
+    requests = tmp_path / "requests.csv"
+    requests.write_text("user,item,colour,items\nuser 3,item 0,red,item 1|item 2\n")
+    assert main(["run", str(tmp_path / "without.odm"), str(requests), "--format", "csv"]) == 0
+
+
+def test_faults_of_the_option(checkpoint, tmp_path, capsys):
+    source = [str(checkpoint), "--out", str(tmp_path)]
+    for options, fault in (
+        (["--map", "retrieval", "--tables", "f16"], "not f16"),
+        (["--map", "retrieval", "--tables", "q4:9,q2"], "one codec for all rows"),
+        (["--map", "retrieval", "--row-ratio", "2"], "--row-ratio"),
+    ):
+        assert main(["convert", *source, *options]) == 1
+        assert fault in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["convert", *source, "--map", "retrieval:9"])
+    assert "F from 0 to 8" in capsys.readouterr().err

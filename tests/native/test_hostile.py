@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from support.native import write_hybrids, write_model, write_narrow
+from support.native import write_hybrids, write_model, write_narrow, write_sections
 from support.odm_parts import put_together, take_apart
 from support.retrieval import random_structure
 from support.runtime import write_small_model
@@ -95,12 +95,14 @@ def strange_files(source, path, part):
             yield rewritten(source, path, change, part)
 
 
-@pytest.mark.parametrize("kind", ["small", "hybrids", "retrieval"])
+@pytest.mark.parametrize("kind", ["small", "hybrids", "sections", "retrieval"])
 def test_plans_of_a_hostile_author(kind, tmp_path):
     """Right checksums around every value of the plan made strange: no crash, no wrong type."""
     ids, source = IDS, tmp_path / "source.odm"
     if kind == "hybrids":
         ids = write_hybrids(source)
+    elif kind == "sections":
+        ids = write_sections(source)
     elif kind == "retrieval":
         built, known, *_ = random_structure("q4", 3, 20, bits=4)
         write_model(source, {"a": built.spec}, {"a": built.table}, [], {}, ["a.vector"])
@@ -204,6 +206,79 @@ def test_index_that_leads_outside(tmp_path):
     engine = NativeEngine(path, full_check=False)
     with pytest.raises(FileFormatError, match="index"):
         engine.run(IDS)
+
+
+@pytest.fixture(scope="module")
+def sections(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sections") / "sections.odm"
+    ids = write_sections(path)
+    expected = NumpyEngine(open_odm(path)).run(ids)["x"]
+    np.testing.assert_array_equal(NativeEngine(path).run(ids)["x"], expected)
+    return path, ids
+
+
+def test_indexes_of_sections_that_lead_outside(sections, tmp_path):
+    """Without the checks at load: an error in both engines, no read beyond the section."""
+    data = sections[0].read_bytes()
+    path = tmp_path / "wild.odm"
+    index = open_container(sections[0]).entries["table.full.index"]
+    start, stop = index.start, index.stop
+    rows = np.arange(60)
+    refused = 0
+    for place in range(start, stop, 4):
+        changed = bytearray(data)
+        changed[place : place + 4] = b"\xff\xff\xff\xff"
+        path.write_bytes(changed)
+        with pytest.raises(FileFormatError, match="damaged"):
+            NativeEngine(path)
+        ids = {"full": rows, "code": rows, "hashes": np.zeros((60, 3), np.int64)}
+        outcomes = []
+        for engine in (
+            NativeEngine(path, full_check=False),
+            NumpyEngine(open_odm(path, full_check=False)),
+        ):
+            try:
+                outcomes.append(engine.run(ids)["x"])
+            except FileFormatError as error:
+                assert "index" in str(error)
+                outcomes.append(np.zeros(0))
+                refused += 1
+        np.testing.assert_array_equal(*outcomes)
+    assert refused
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        *((0, "bytes", size) for size in (0, 59, 61, -1, 2**63, 1.5, "60", None)),
+        (0, "rows", 4), (1, "rows", 2**31 - 1), (1, "dim", 6), (1, "dim", 0), (2, "codec", "q3"),
+        (2, "codec", "q8"), (2, "scale_axis", None), (3, "width_bits", None), (4, "width_base", 9),
+    ],
+)  # fmt: skip
+def test_sections_that_do_not_fit_are_refused(sections, tmp_path, part, key, value):
+    path = tmp_path / "sections.odm"
+
+    def change(plan):
+        plan["tables"]["full"]["sections"][part][key] = value
+
+    rewritten(sections[0], path, change)
+    for opens in (NativeEngine, open_odm):
+        with pytest.raises((FileFormatError, UnsupportedError)):
+            opens(path)
+
+
+@pytest.mark.parametrize("count", [0, 17])
+def test_too_few_and_too_many_sections_are_refused(sections, tmp_path, count):
+    path = tmp_path / "sections.odm"
+
+    def change(plan):
+        parts = plan["tables"]["full"]["sections"]
+        plan["tables"]["full"]["sections"] = (parts * 3)[:count]
+
+    rewritten(sections[0], path, change)
+    for opens in (NativeEngine, open_odm):
+        with pytest.raises(FileFormatError, match="sections"):
+            opens(path)
 
 
 @pytest.fixture(scope="module")

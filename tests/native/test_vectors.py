@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ondevice.engines.native import NativeEngine, is_compiled
+from ondevice.engines.numpy import NumpyEngine
 from ondevice.info import InputSpec, ModelInfo
-from ondevice.odm import write_odm
+from ondevice.odm import open_odm, write_odm
 from ondevice.plan import Node, Plan
 
 pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
@@ -201,3 +202,47 @@ def test_products(tmp_path):
         for kernels in KERNELS:
             got = NativeEngine(path, kernels=kernels).run({"a": a, "b": b})["y"]
             assert (np.abs(got - right) <= 1e-6 * scale).all(), (kernels, m, k, n)
+
+
+def attention(heads, steps, width, *, other_reader):
+    """Transposes before and after two products, as attention has them, also of axes of size 1."""
+    n = lambda op, i, o, **a: Node(op, tuple(i.split()), (o,), a)  # noqa: E731
+    nodes = [
+        n("Transpose", "q", "qt", perm=[0, 2, 1, 3]), n("Transpose", "k", "kt", perm=[0, 2, 3, 1]),
+        n("Transpose", "v", "vt", perm=[0, 2, 1, 3]),
+        n("MatMul", "qt kt", "scores"), n("MatMul", "scores vt", "mixed"),
+        n("Transpose", "mixed", "out", perm=[0, 2, 1, 3]),
+        n("Transpose", "scores", "turned", perm=[0, 1, 3, 2]),
+        n("MatMul", "turned qt", "again"), n("Transpose", "again", "again2", perm=[0, 3, 2, 1]),
+        n("MatMul", "turned vt", "twice"),
+        n("Transpose", "twice", "twice2", perm=[0, 2, 1, 3]),
+        n("Slice", "twice2 one two one", "part"), n("Add", "part part", "sum"),
+    ]  # fmt: skip
+    outputs = ["out", "again2", "twice2", "sum"]
+    if other_reader:
+        outputs += ["kt", "vt", "mixed", "twice"]
+    inputs = [InputSpec(key, ("batch", steps, heads, width), None, "float32") for key in "qkv"]
+    weights = {"one": np.array([1], np.int64), "two": np.array([2], np.int64)}
+    return nodes, inputs, outputs, weights
+
+
+@pytest.mark.parametrize("other_reader", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "steps", "width"), [(2, 26, 16), (1, 3, 5), (3, 2, 1), (2, 20, 33), (17, 2, 2)]
+)
+def test_transposes_around_products(tmp_path, heads, steps, width, other_reader):
+    nodes, inputs, outputs, weights = attention(heads, steps, width, other_reader=other_reader)
+    path = write(tmp_path / "m.odm", nodes, inputs, outputs, weights)
+    rng = np.random.default_rng(6)
+    request = {key: rng.normal(size=(70, steps, heads, width)).astype(np.float32) for key in "qkv"}
+    right = NumpyEngine(open_odm(path)).run(request)
+    for kernels in KERNELS:
+        engine = NativeEngine(path, kernels=kernels)
+        for name, value in engine.run(request).items():
+            np.testing.assert_allclose(value, right[name], rtol=1e-4, atol=1e-4, err_msg=name)
+        one = {"k": request["k"][:1]}
+        others = {key: request[key] for key in "qv"}
+        repeated = others | {"k": np.repeat(one["k"], 70, axis=0)}
+        ranked = engine.run_ranked(one, others)
+        for name, value in NumpyEngine(open_odm(path)).run(repeated).items():
+            np.testing.assert_allclose(ranked[name], value, rtol=1e-4, atol=1e-4, err_msg=name)

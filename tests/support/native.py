@@ -11,8 +11,8 @@ from ondevice.info import InputSpec, ModelInfo
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
 from ondevice.records import pack_records
-from ondevice.section_records import pack_sections
-from ondevice.sections import Section, SectionedTable, quantise_sections
+from ondevice.section_records import SectionedRecords, pack_sections
+from ondevice.sections import Section, SectionedTable, parse_sections, quantise_sections
 from ondevice.spec import (
     binary_code_spec,
     full_spec,
@@ -25,15 +25,19 @@ from ondevice.trees import BRANCH, SCORE, VECTOR, links
 NO_FEATURES = FeatureSpec()
 
 
+def stored(table):
+    """A quantised table, whole or in sections, as records; records as they are."""
+    if isinstance(table, SectionedTable):
+        return pack_sections(table)
+    return table if isinstance(table, SectionedRecords) else pack_records(table)
+
+
 def write_model(path, specs, tables, nodes, weights, outputs, *, shapes=None, features=NO_FEATURES):
     """A model whose input i of specs feeds a lookup with output "<name>.vector"."""
     lookups = tuple(
         Node("Lookup", (name,), (f"{name}.vector",), {}, name, spec) for name, spec in specs.items()
     )
-    packed = {
-        name: pack_sections(table) if isinstance(table, SectionedTable) else pack_records(table)
-        for name, table in tables.items()
-    }
+    packed = {name: stored(table) for name, table in tables.items()}
     plan = Plan(
         inputs=tuple(specs),
         outputs=tuple(outputs),
@@ -132,6 +136,32 @@ def write_described(path):
     table = random_table(spec, "q4", rng, truncated=False, axis="column")
     features = FeatureSpec(fields).with_short_hashes()
     write_model(path, {"word": spec}, {"word": table}, [], {}, ["word.vector"], features=features)
+
+
+def write_sections(path):
+    """Tables in sections of every scheme, with levels, scales and kept widths."""
+    specs = {
+        "full": full_spec(60, 5, oov_row=1),
+        "code": binary_code_spec(4, code_bits=6, t=3, fuse="concat", padding_id=0, head=2),
+        "hashes": replace(multi_hash_spec(9, 3, fuse="mean", padding_id=0), pooling="mean"),
+    }
+    texts = {
+        "full": "f32:3,q8x4:7,q4:10,q3:10,q2x3:10,q1x1",
+        "code": "q8:5,q2",
+        "hashes": "q4:8,q1",
+    }
+    rng = np.random.default_rng(9)
+    tables = {}
+    for name, spec in specs.items():
+        values = rng.normal(size=(spec.rows, spec.row_dim)).astype(np.float32)
+        widths = rng.integers(0, 6, 60) if name == "full" else None
+        tables[name] = quantise_sections(values, parse_sections(texts[name]), widths=widths)
+    join = Node("Concat", tuple(f"{name}.vector" for name in specs), ("x",), {"axis": 1})
+    shapes = {"hashes": ("batch", 3)}
+    write_model(path, specs, tables, [join], {}, ["x"], shapes=shapes)
+    ids = {name: np.array([1, 13, 44, -2]) for name in specs}
+    ids["hashes"] = np.array([[1, 0, 5], [0, 0, 0], [-7, 2, 2**62], [4, 4, 4]])
+    return ids
 
 
 def dense_node(name, source, weight, bias, codec, weights, *, relu=False):

@@ -52,18 +52,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
 
 
-def in_chromium(dist, tasks, folder):
-    """The answers of a page and of a Worker in it, and what the browser said on its console.
-
-    Args:
-        dist: what web/build.py wrote.
-        tasks: whose models are files of `folder`, named relative to it.
-        folder: is served on loopback.
-    """
-    shutil.copytree(dist, folder / "dist", dirs_exist_ok=True)
-    for name in ("tasks.js", "in_page.js", "page.html"):
-        shutil.copy(HERE / name, folder / name)
-    (folder / "tasks.json").write_text(json.dumps(tasks))
+def posted(folder, address):
+    """What a page of `folder`, served on loopback, posts to "answers"; and Chromium's console."""
     handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.answers = queue.Queue()
@@ -71,7 +61,7 @@ def in_chromium(dist, tasks, folder):
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
                    "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}",
                    "--remote-debugging-port=0",  # or it would end once the page is loaded
-                   f"http://127.0.0.1:{server.server_port}/page.html"]  # fmt: skip
+                   f"http://127.0.0.1:{server.server_port}/{address}"]  # fmt: skip
         with (folder / "console").open("wb") as said, subprocess.Popen(command, stderr=said) as run:
             try:
                 answers = json.loads(server.answers.get(timeout=180))
@@ -79,4 +69,20 @@ def in_chromium(dist, tasks, folder):
                 run.terminate()
         server.shutdown()
     lines = (folder / "console").read_text(errors="replace").splitlines()
-    return answers["page"], answers["worker"], [line for line in lines if "CONSOLE" in line]
+    return answers, [line for line in lines if "CONSOLE" in line]
+
+
+def in_chromium(dist, tasks, folder):
+    """The answers of a page and of a Worker in it, and what the browser said on its console.
+
+    Args:
+        dist: what web/build.py wrote.
+        tasks: whose models are files of `folder`, named relative to it.
+        folder: is served.
+    """
+    shutil.copytree(dist, folder / "dist", dirs_exist_ok=True)
+    for name in ("tasks.js", "in_page.js", "page.html"):
+        shutil.copy(HERE / name, folder / name)
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    answers, console = posted(folder, "page.html")
+    return answers["page"], answers["worker"], console

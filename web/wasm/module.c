@@ -2,7 +2,7 @@
  *
  * Memory is handed out upwards and never taken back one by one: the instance goes, or starts again
  * by reset(). A request's arrays lie above everything else, from `top` on. */
-#include "core/container.h"
+#include "core/model.h"
 #include "ondevice_features.h"
 
 #define EXPORT(name) __attribute__((export_name(name)))
@@ -116,6 +116,21 @@ EXPORT("output") const od_tensor *output(uint32_t index) { return od_output(mode
 
 static uint64_t place(uint64_t at, uint64_t rows, const od_tensor *tensor, uint32_t element) {
   return (at + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + rows * tensor->row_size * element;
+}
+
+EXPORT("table_count") uint32_t table_count(void) { return model->table_count; }
+EXPORT("table_name") const char *table_name(uint32_t index) { return model->tables[index].name; }
+
+/* What a table takes: rows, dim, bytes of its records, and of those bytes' index of widths. */
+EXPORT("table_sizes") const uint32_t *table_sizes(uint32_t index) {
+  static uint32_t sizes[4];
+  const od_table *table = &model->tables[index];
+  uint64_t groups = table->index ? ((uint64_t)table->rows >> table->group_shift) + 1 : 0;
+  sizes[0] = table->rows;
+  sizes[1] = table->dim;
+  sizes[2] = (uint32_t)table->payload;
+  sizes[3] = (uint32_t)(groups * 12); /* of 12 bytes a group */
+  return sizes;
 }
 
 /* Lay out a request of `rows` rows: the addresses of all inputs, then of all outputs, 64-byte

@@ -46,6 +46,8 @@ typedef struct {
   int32_t *inputs; /* values; -1: left out */
   int32_t output;
   uint8_t constant; /* computed at load */
+  uint8_t view;     /* runs nothing: its result is its operand's memory */
+  uint8_t omitted;  /* other nodes do its work (fold.c) */
   const od_kernels *kernels;
   union {           /* the parameters of its operator */
     od_lookup_node lookup;

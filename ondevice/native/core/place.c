@@ -129,6 +129,7 @@ od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
   }
   for (uint32_t i = 0; i < model->node_count; i++) {
     const od_node *node = &model->nodes[i];
+    if (node->omitted) continue;
     /* lookups of the model's inputs run before all others */
     int early = node->op == OD_OP_LOOKUP && !model->lookups[node->lookup.index].computed;
     uint32_t written = early ? 0 : i + 1;

@@ -257,9 +257,10 @@ static od_status read_lookup(const od_inference *f, const od_json *item, const c
   if (lookup->has_padding) lookup->special |= OD_SPECIAL_PADDING;
   if (lookup->residues || lookup->retrieval || lookup->head || lookup->fuse == OD_FUSE_MUL || lookup->pooling)
     lookup->special |= OD_SPECIAL_RARE;
-  int rare = (lookup->special & OD_SPECIAL_RARE) || lookup->table->sections ||
-             lookup->table->scale == OD_SCALE_LEVELS;
-  lookup->fuse_as = rare ? OD_FUSE_RARE : lookup->table->codec;
+  int rare = (lookup->special & OD_SPECIAL_RARE) || lookup->table->sections;
+  uint32_t codec = lookup->table->codec;
+  if (lookup->table->scale == OD_SCALE_LEVELS) codec += OD_FUSE_LEVELS;
+  lookup->fuse_as = rare ? OD_FUSE_RARE : codec;
   return OD_OK;
 }
 

@@ -58,8 +58,9 @@ static od_status infer(od_planner *p, const od_json *item, od_node *node) {
     if (node->op == OD_OP_CONCAT)
       out->counts_rows |= p->model->values[node->inputs[i]].counts_rows;
   }
+  node->view = operator->view;
   OD_CHECK(operator->shape(&f));
-  if (operator->view) return OD_OK;
+  if (node->view) return OD_OK;
   out->node = (int32_t)p->model->node_count;
   if (out->batched) return OD_OK;
   node->constant = 1;

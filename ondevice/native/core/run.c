@@ -197,10 +197,13 @@ static void run_dense(const od_session *s, const od_node *node, od_rows in, size
                              out_step, &s->scratch);
     return;
   }
-  for (size_t row = 0; row < rows; row++) /* several vectors a row */
-    for (uint32_t first = 0; first < node->dense.vectors; first += s->model->chunk_rows) {
-      size_t left = node->dense.vectors - first;
-      size_t chunk_vectors = left < s->model->chunk_rows ? left : s->model->chunk_rows;
+  size_t vectors = node->dense.vectors; /* several a row */
+  if (in.step == vectors * layer->features * 4 && out_step == vectors * layer->units)
+    vectors *= rows, rows = 1; /* without gaps: rows need not end a tile */
+  for (size_t row = 0; row < rows; row++)
+    for (size_t first = 0; first < vectors; first += s->vectors) {
+      size_t left = vectors - first;
+      size_t chunk_vectors = left < s->vectors ? left : s->vectors;
       s->model->kernels->dense(layer, from + row * (in.step / 4) + (size_t)first * layer->features,
                                layer->features, chunk_vectors, ranges, count, initial, relu,
                                out + row * out_step + (size_t)first * layer->units, layer->units,
@@ -233,7 +236,8 @@ static void locate_inputs(od_session *s, const void *const *inputs, size_t start
     const od_value *root = &model->values[value->root];
     location *l = &s->locations[s->read_inputs[i]];
     const char *values = inputs[root->input];
-    size_t step = root->size * od_dtype_size(root->dtype);
+    size_t bytes = od_dtype_size(root->dtype), step = root->size * bytes;
+    values += value->root_offset * bytes;
     l->context = (od_rows){values, 0};
     l->chunk = (od_rows){values + start * step, step};
   }
@@ -328,7 +332,7 @@ OD_APART static od_status report_trouble(const od_session *s, od_error *error) {
 
 static int runs(const od_model *model, const od_node *node) {
   if (node->op == OD_OP_LOOKUP) return model->lookups[node->lookup.index].computed;
-  return !od_operators[node->op].view && !node->constant;
+  return !node->view && !node->constant && !node->omitted;
 }
 
 /* Gathers of shared or of other lookups, rows starting at `start`. */
@@ -400,6 +404,7 @@ static void mark_shared(od_session *s, const uint8_t *is_context) {
   }
   for (uint32_t i = 0; i < model->node_count; i++) { /* in plan order: inputs come first */
     const od_node *node = &model->nodes[i];
+    if (node->omitted) continue;
     int shared = model->values[node->output].batched;
     for (uint32_t j = 0; j < node->input_count; j++)
       if (node->inputs[j] >= 0 && model->values[node->inputs[j]].batched)
@@ -457,8 +462,10 @@ static int only_split(const od_session *s, uint32_t concat) {
     for (uint32_t j = 0; runs(model, node) && j < node->input_count; j++)
       if (node->inputs[j] >= 0 && model->values[node->inputs[j]].batched &&
           model->values[node->inputs[j]].root == root && !s->partials[i]) {
-        /* readers of only a part do not need the whole */
-        if (model->values[node->inputs[j]].size == model->values[output].size) return 0;
+        /* readers of a part, which is computed in place, do not need the whole */
+        int32_t value = node->inputs[j];
+        while (value != output && model->values[value].node < 0) value = model->values[value].parent;
+        if (value == output) return 0;
       }
   }
   for (uint32_t i = 0; i < model->output_count; i++)

@@ -25,6 +25,7 @@ OD_INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+OD_INLINE vf vf_relu(vf v) { return _mm256_max_ps(_mm256_setzero_ps(), v); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes)));
@@ -38,6 +39,15 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
                                  32 - 5 * size, 32 - 6 * size, 32 - 7 * size, 32 - 8 * size);
   __m256i codes = _mm256_sllv_epi32(words, up); /* to the top of the lanes */
   return _mm256_cvtepi32_ps(_mm256_srai_epi32(codes, 32 - size));
+}
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  __m256i down = _mm256_setr_epi32(0, size, 2 * size, 3 * size, 4 * size, 5 * size, 6 * size, 7 * size);
+  __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32((int)(uint32_t)codes), down);
+  code = _mm256_and_si256(code, _mm256_set1_epi32((1 << size) - 1));
+  __m256i place = _mm256_or_si256(_mm256_slli_epi32(lanes, size), code);
+  __m256 keep = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes));
+  return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), levels, place, keep, 4);
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));

@@ -25,6 +25,7 @@ OD_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+OD_INLINE vf vf_relu(vf v) { return _mm512_max_ps(_mm512_setzero_ps(), v); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   return _mm512_maskz_mov_ps((__mmask16)((1u << count) - 1), v);
 }
@@ -45,6 +46,17 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
   __m512i up = size == 4 ? up4 : size == 3 ? up3 : size == 2 ? up2 : up1;
   __m512i codes = _mm512_sllv_epi32(words, up); /* to the top of the lanes */
   return _mm512_cvtepi32_ps(_mm512_srai_epi32(codes, 32 - size));
+}
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  __m512i eighth = _mm512_and_si512(lanes, _mm512_set1_epi32(7)); /* codes 8 to 15 from the high word */
+  __m512i words = _mm512_set1_epi32((int)(uint32_t)codes);
+  words = _mm512_mask_set1_epi32(words, 0xff00, (int)(uint32_t)(codes >> (8 * size)));
+  __m512i code = _mm512_srlv_epi32(words, _mm512_mullo_epi32(eighth, _mm512_set1_epi32(size)));
+  code = _mm512_and_si512(code, _mm512_set1_epi32((1 << size) - 1));
+  __m512i place = _mm512_or_si512(_mm512_slli_epi32(lanes, (unsigned)size), code);
+  __mmask16 keep = count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
+  return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), keep, place, levels, 4);
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));

@@ -1,6 +1,6 @@
 /* dense_body.h: dense layers, compiled once for every instruction set by the kernel files beside it.
  *
- * Beyond what gather_body.h needs the including file defines vf_fma and, for int8,
+ * Beyond what gather_body.h needs the including file defines vf_fma, vf_relu and, for int8,
  *   q8_tile(m, n, layer, unit, list, count, codes, sums, positive, out)
  * which writes the int32 sums of m rows by n blocks of 16 outputs from `unit` on to
  * out[m][16 * n], over the listed groups of 4 features. Its constants: Q8_ROWS and Q8_BLOCKS (rows
@@ -108,18 +108,22 @@ static uint32_t list_groups(const int8_t *codes, size_t step, uint32_t rows, uin
   return count;
 }
 
+/* Features in which one of the rows is not zero. */
 static uint32_t list_features(const float *in, size_t step, uint32_t rows, const od_range *ranges,
                               size_t range_count, uint16_t *restrict list) {
-  uint32_t count = 0;
-  for (size_t r = 0; r < range_count; r++) {
-    uint32_t start = ranges[r].start, stop = ranges[r].stop;
-    for (uint32_t i = start; i < stop; i++) {
-      uint32_t any = 0;
-      for (uint32_t row = 0; row < rows; row++) any |= float_bits(in[row * step + i]) << 1;
-      list[count] = (uint16_t)i;
-      count += any != 0;
+  enum { PIECE = 256 };
+  uint32_t words[PIECE], count = 0;
+  for (size_t r = 0; r < range_count; r++)
+    for (uint32_t start = ranges[r].start; start < ranges[r].stop; start += PIECE) {
+      uint32_t piece = ranges[r].stop - start < PIECE ? ranges[r].stop - start : PIECE;
+      for (uint32_t i = 0; i < piece; i++) words[i] = float_bits(in[start + i]) << 1;
+      for (uint32_t row = 1; row < rows; row++)
+        for (uint32_t i = 0; i < piece; i++) words[i] |= float_bits(in[row * step + start + i]) << 1;
+      uint32_t listed = list_words(words, piece, list + count);
+      for (uint32_t i = 0; start && i < listed; i++)
+        list[count + i] = (uint16_t)(list[count + i] + start);
+      count += listed;
     }
-  }
   return count;
 }
 
@@ -165,14 +169,22 @@ OD_INLINE vf load_weights(const od_dense *layer, size_t at, int half) {
   return vf_load((const float *)layer->weight + at);
 }
 
-/* m rows by n blocks of 16 outputs, kept in registers. */
+/* Where a tile's results begin, and where they go. */
+typedef struct {
+  const float *initial;
+  float *out;
+  size_t step;
+} float_end;
+
+/* m rows by n blocks of 16 outputs, kept in registers; activations follow (float_block). */
 OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
                           const uint16_t *list, uint32_t count, const float *const *in,
-                          float *out) {
+                          const float_end *end) {
   enum { PARTS = 16 / VW };
   vf sums[FLOAT_ROWS][MOST_BLOCKS * PARTS];
   OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
-    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++) sums[r][j] = vf_set1(0);
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++) sums[r][j] =
+        vf_load(end->initial + j * VW);
   for (uint32_t i = 0; i < count; i++) {
     size_t at = (size_t)list[i] * layer->padded_units + unit;
     vf values[FLOAT_ROWS];
@@ -185,12 +197,13 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
   }
   OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
     OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++)
-      vf_store(out + (size_t)r * n * 16 + j * VW, sums[r][j]);
+      vf_store(end->out + r * end->step + j * VW, sums[r][j]);
 }
 
-#define FLOAT_ARGUMENTS layer, unit, list, count, in, out
+#define FLOAT_ARGUMENTS layer, unit, list, count, in, end
 static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
-                        const uint16_t *list, uint32_t count, const float *const *in, float *out) {
+                        const uint16_t *list, uint32_t count, const float *const *in,
+                        const float_end *end) {
 #define F32_TILE(m, n, ...) float_tile(m, n, 0, __VA_ARGS__)
 #define F16_TILE(m, n, ...) float_tile(m, n, 1, __VA_ARGS__)
   if (half) {
@@ -222,18 +235,19 @@ static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32
                         const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
                         uint32_t count, const float *initial, uint32_t relu, float *out,
                         size_t out_step) {
-  float sums[FLOAT_ROWS * FLOAT_BLOCKS > FLOAT_WIDE ? FLOAT_ROWS * FLOAT_BLOCKS * 16
+  float room[FLOAT_ROWS * FLOAT_BLOCKS > FLOAT_WIDE ? FLOAT_ROWS * FLOAT_BLOCKS * 16
                                                     : FLOAT_WIDE * 16] __attribute__((aligned(64)));
-  const float *at[FLOAT_ROWS];
+  const float *at[FLOAT_ROWS] = {0};
+  uint32_t width = n * 16, units = layer->units - unit < width ? layer->units - unit : width;
+  int whole = rows == m && units == width; /* else there is no room for all results */
+  float_end end = {initial + unit, whole ? out + unit : room, whole ? out_step : width};
   for (uint32_t r = 0; r < m; r++) at[r] = in + (r < rows ? r : rows - 1) * in_step;
-  float_tiles(m, n, layer->codec == OD_CODEC_F16, layer, unit, list, count, at, sums);
-  uint32_t width = n * 16;
-  uint32_t units = layer->units - unit < width ? layer->units - unit : width;
-  for (uint32_t r = 0; r < rows; r++) {
-    float *row_sums = sums + (size_t)r * width;
-    for (uint32_t i = 0; i < width; i++) row_sums[i] += initial[unit + i];
-    finish(out + (size_t)r * out_step + unit, row_sums, units, relu);
-  }
+  float_tiles(m, n, layer->codec == OD_CODEC_F16, layer, unit, list, count, at, &end);
+  for (uint32_t r = 0; relu && r < rows; r++)
+    for (float *p = end.out + r * end.step, *stop = p + width; p < stop; p += VW)
+      vf_store(p, vf_relu(vf_load(p)));
+  for (uint32_t r = 0; !whole && r < rows; r++)
+    for (uint32_t i = 0; i < units; i++) out[r * out_step + unit + i] = room[r * width + i];
 }
 
 /* How many rows a kernel takes for `left` rows: 1, 2 or as many as it can. */

@@ -2,7 +2,8 @@
  *
  * The including file defines VW (lanes of a vector), the type vf and vf_load, vf_store, vf_set1,
  * vf_mul, vf_add, vf_keep (zero the lanes from a number on), vf_load_q8, vf_load_f16, vf_codes
- * (from the codes' bits), half_value and block_value. Values are code * scale, one multiplication, and rows are
+ * (from the codes' bits), vf_levels (levels of codes, and zero in the lanes from a number on),
+ * half_value and block_value. Values are code * scale, one multiplication, and rows are
  * added in block order, as in the numpy engine: results are the same bit by bit.
  */
 
@@ -57,20 +58,22 @@ OD_INLINE uint64_t code_bits(const uint8_t *at, uint32_t bit, uint32_t count) {
   return bits_from(at + (bit >> 3), bit & 7, count);
 }
 
-/* Values [column, column + VW) of one record, by the codebooks of their columns. */
-static __attribute__((noinline)) vf level_part(const entry *e, const od_table *table,
-                                               uint32_t column) {
-  static const uint8_t sizes[] = {[OD_CODEC_Q4] = 4, [OD_CODEC_Q3] = 3, [OD_CODEC_Q2] = 2, [OD_CODEC_Q1] = 1};
+/* Values [column, column + VW) of one record of codes of `size` bits, by their columns' levels. */
+OD_INLINE vf level_part(const entry *e, const od_table *table, uint32_t column, uint32_t size) {
   if (e->width <= column) return vf_set1(0);
-  uint32_t size = sizes[table->codec], left = e->width - column;
   uint64_t codes = code_bits(e->at, e->row + size * column, VW * size);
-  const float *levels = table->scales + ((size_t)column << size);
-  float lanes[VW];
-  for (uint32_t i = 0; i < VW; i++) {
-    lanes[i] = i < left ? levels[(size_t)i << size | (codes & ((1u << size) - 1))] : 0;
-    codes >>= size;
+  return vf_levels(table->scales + ((size_t)column << size), codes, (int)size,
+                   (int32_t)(e->width - column));
+}
+
+static __attribute__((noinline)) vf any_level_part(const entry *e, const od_table *table,
+                                                   uint32_t column) {
+  switch (table->codec) {
+    case OD_CODEC_Q4: return level_part(e, table, column, 4);
+    case OD_CODEC_Q3: return level_part(e, table, column, 3);
+    case OD_CODEC_Q2: return level_part(e, table, column, 2);
+    default: return level_part(e, table, column, 1);
   }
-  return vf_load(lanes);
 }
 
 /* Values [column, column + VW) of one record. */
@@ -111,6 +114,19 @@ OD_INLINE void fuse(const job *j, const entry *entries, od_codec codec) {
   }
 }
 
+/* The same of codes of `size` bits that count levels. */
+OD_INLINE void fuse_levels(const job *j, const entry *entries, uint32_t size) {
+  const od_lookup *lookup = j->lookup;
+  const od_table *table = lookup->table;
+  for (uint32_t column = 0; column < lookup->row_dim; column += VW) {
+    vf sum = level_part(entries, table, column, size);
+    for (uint32_t b = 1; b < j->count; b++)
+      sum = vf_add(sum, level_part(entries + b, table, column, size));
+    if (lookup->fuse == OD_FUSE_MEAN) sum = vf_mul(sum, vf_set1(lookup->mean));
+    store_part(j->out + column, sum, lookup->row_dim - column);
+  }
+}
+
 /* The same with everything that rare lookups may have; one copy for all codecs, to stay small. */
 static __attribute__((noinline)) void fuse_rare(const job *j, const gather_state *state,
                                                 float scale) {
@@ -125,7 +141,7 @@ static __attribute__((noinline)) void fuse_rare(const job *j, const gather_state
     for (uint32_t b = 0; b < j->count; b++) {
       if (lookup->table->sections) table = state->sections[j->first + b];
       vf part = table->scale == OD_SCALE_LEVELS
-                    ? level_part(entries + b, table, column)
+                    ? any_level_part(entries + b, table, column)
                     : record_part(entries + b, table, column, table->codec);
       value = product ? vf_mul(value, part) : vf_add(value, part);
     }
@@ -190,6 +206,10 @@ static void flush(gather_state *state) {
       case OD_CODEC_Q2: fuse(j, e, OD_CODEC_Q2); break;
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
       case OD_CODEC_F32: fuse(j, e, OD_CODEC_F32); break;
+      case OD_FUSE_LEVELS + OD_CODEC_Q4: fuse_levels(j, e, 4); break;
+      case OD_FUSE_LEVELS + OD_CODEC_Q3: fuse_levels(j, e, 3); break;
+      case OD_FUSE_LEVELS + OD_CODEC_Q2: fuse_levels(j, e, 2); break;
+      case OD_FUSE_LEVELS + OD_CODEC_Q1: fuse_levels(j, e, 1); break;
       default: fuse_rare(j, state, j->lookup->pooling ? state->scales[i] : 1); break;
     }
   }

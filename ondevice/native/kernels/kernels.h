@@ -59,7 +59,7 @@ typedef struct {
 
 /* Two bits of od_lookup.special. Rare lookups leave the short way through the kernel: hashes,
  * heads, products, pooling and retrieval. */
-enum { OD_SPECIAL_PADDING = 1, OD_SPECIAL_RARE = 2, OD_FUSE_RARE = 255 };
+enum { OD_SPECIAL_PADDING = 1, OD_SPECIAL_RARE = 2, OD_FUSE_LEVELS = 128, OD_FUSE_RARE = 255 };
 
 /* Without blocks, residues and retrieval it is a full table: the ID is the row. */
 typedef struct {
@@ -78,7 +78,7 @@ typedef struct {
   uint32_t oov;
   float mean; /* 1 / block_count */
   uint32_t ids_per_row;
-  uint32_t fuse_as; /* the table's codec, or OD_FUSE_RARE */
+  uint32_t fuse_as; /* the table's codec, with levels OD_FUSE_LEVELS more, or OD_FUSE_RARE */
   od_pooling pooling;
   uint32_t pooled; /* how many IDs in succession make one vector; 1 without pooling */
   uint32_t vectors_per_row;

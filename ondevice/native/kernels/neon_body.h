@@ -22,6 +22,9 @@ OD_INLINE vf vf_set1(float x) { return vdupq_n_f32(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+OD_INLINE vf vf_relu(vf v) {
+  return vbslq_f32(vcltq_f32(v, vdupq_n_f32(0)), vdupq_n_f32(0), v);
+}
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   static const int32_t lanes[4] = {0, 1, 2, 3};
   uint32x4_t mask = vcgtq_s32(vdupq_n_s32(count), vld1q_s32(lanes));
@@ -36,6 +39,12 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
   int32x4_t codes = vdupq_n_s32((int32_t)(uint32_t)bits); /* each code to the top of its lane */
   codes = vshlq_s32(codes, vmlsq_n_s32(vdupq_n_s32(32), vld1q_s32(lanes), size));
   return vcvtq_f32_s32(vshlq_s32(codes, vdupq_n_s32(size - 32)));
+}
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  float lanes[4];
+  for (int i = 0; i < 4; i++)
+    lanes[i] = i < count ? levels[(i << size) | (int)(codes >> (size * i) & ((1u << size) - 1))] : 0;
+  return vld1q_f32(lanes);
 }
 #if defined(__aarch64__)
 OD_INLINE vf vf_load_f16(const uint8_t *p) {

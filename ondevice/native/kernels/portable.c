@@ -38,6 +38,10 @@ OD_INLINE vf vf_add(vf a, vf b) {
   return a;
 }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
+OD_INLINE vf vf_relu(vf v) {
+  EACH_LANE v.lane[i] = v.lane[i] < 0 ? 0 : v.lane[i];
+  return v;
+}
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   EACH_LANE v.lane[i] = i < count ? v.lane[i] : 0;
   return v;
@@ -51,6 +55,11 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
   vf v;
   int sign = 1 << (size - 1);
   EACH_LANE v.lane[i] = (float)(((int)(bits >> (size * i) & (2u * (unsigned)sign - 1)) ^ sign) - sign);
+  return v;
+}
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  vf v;
+  EACH_LANE v.lane[i] = i < count ? levels[(i << size) | (int)(codes >> (size * i) & ((1u << size) - 1))] : 0;
   return v;
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {

@@ -61,8 +61,8 @@ OD_INLINE lanes lanes_min(lanes a, lanes b) { return pick(a < b, a, b); }
 /* 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last place. The power is
  * multiplied in two halves, so that results may overflow or lie below the normal range. */
 OD_INLINE lanes exponential(lanes x) {
-  x = lanes_min(all(89.0f), x); /* a NaN stays */
-  x = lanes_max(all(-104.0f), x);
+  whole zero = x < -104.0f; /* their results, which would be slow products below the normal range */
+  x = lanes_min(all(89.0f), (lanes)(~zero & (whole)x)); /* a NaN stays */
   lanes shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
   whole k = (whole)shifted - 0x4B400000;
   lanes w = shifted - 12582912.0f;
@@ -75,7 +75,8 @@ OD_INLINE lanes exponential(lanes x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   whole half = k >> 1;
-  return p * (lanes)((half + 127) << 23) * (lanes)((k - half + 127) << 23);
+  p = p * (lanes)((half + 127) << 23) * (lanes)((k - half + 127) << 23);
+  return (lanes)(~zero & (whole)p);
 }
 
 OD_INLINE lanes sigmoid(lanes x) {
@@ -195,9 +196,12 @@ static void pairs(od_pair pair, const od_span *span) {
   }
 }
 
+enum { FOLD_NUMBERS = OD_FOLD_MAX + 1 }; /* the largest, where a NaN need not be found */
+
 /* A NaN among the values is the result, whether it is the value so far or the next. */
 OD_INLINE lanes join(od_fold fold, lanes so_far, lanes next) {
   if (fold == OD_FOLD_SUM) return so_far + next;
+  if (fold == (od_fold)FOLD_NUMBERS) return lanes_max(next, so_far);
   return pick(next != next, next, lanes_max(next, so_far));
 }
 
@@ -273,22 +277,38 @@ static void folds(od_fold fold, const float *in, size_t outer, size_t length, si
   else fold_loops(OD_FOLD_MAX, in, outer, length, inner, divisor, out);
 }
 
-/* The exponentials of a row less its largest value, over their sum. */
-static void softmax_row(const float *in, size_t length, float *out) {
-  lanes sums[PARTS], low = all(-__builtin_inff());
-  for (int j = 0; j < PARTS; j++) sums[j] = low;
+OD_INLINE float largest_of(const float *in, size_t length) {
+  lanes most[PARTS], low = all(-__builtin_inff());
+  for (int j = 0; j < PARTS; j++) most[j] = low;
   for (size_t i = 0, j = 0; i < length; i += LANES, j = (j + 1) % PARTS)
-    sums[j] = lanes_max(part(in + i, length - i, low), sums[j]);
-  lanes largest = all(fold_lanes(OD_FOLD_MAX, sums));
+    most[j] = lanes_max(part(in + i, length - i, low), most[j]);
+  return fold_lanes((od_fold)FOLD_NUMBERS, most);
+}
+
+/* The exponentials of a row less its largest value; returns their sum. */
+OD_INLINE float powers(const float *in, size_t length, float largest, float *out) {
+  lanes sums[PARTS], most = all(largest);
   for (int j = 0; j < PARTS; j++) sums[j] = all(0);
   for (size_t i = 0, j = 0; i < length; i += LANES, j = (j + 1) % PARTS) {
-    lanes value = exponential(part(in + i, length - i, low) - largest);
-    sums[j] = sums[j] + value;
+    lanes value = exponential(part(in + i, length - i, most) - most);
     put(out + i, value, length - i);
+    if (length - i < LANES) value = pick(NUMBERS < (int32_t)(length - i), value, all(0));
+    sums[j] = sums[j] + value;
   }
-  lanes factor = 1.0f / all(fold_lanes(OD_FOLD_SUM, sums));
-  for (size_t i = 0; i < length; i += LANES)
-    put(out + i, part(out + i, length - i, low) * factor, length - i);
+  return fold_lanes(OD_FOLD_SUM, sums);
+}
+
+/* Rows one step at a time, so that the processor overlaps them: within a row each step waits for the last. */
+static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
+  float largest[SUMS], sums[SUMS];
+  for (size_t r = 0; r < rows; r++) largest[r] = largest_of(in + r * length, length);
+  for (size_t r = 0; r < rows; r++)
+    sums[r] = powers(in + r * length, length, largest[r], out + r * length);
+  for (size_t r = 0; r < rows; r++, out += length) {
+    lanes factor = all(1.0f / sums[r]);
+    for (size_t i = 0; i < length; i += LANES)
+      put(out + i, part(out + i, length - i, factor) * factor, length - i);
+  }
 }
 
 /* The same for LANES neighbouring columns, or fewer. */
@@ -306,10 +326,9 @@ static void softmax_columns(const float *in, size_t length, size_t inner, size_t
 }
 
 static void softmax(const float *in, size_t outer, size_t length, size_t inner, float *out) {
-  for (size_t o = 0; o < outer; o++, in += length * inner, out += length * inner) {
-    if (inner == 1) softmax_row(in, length, out);
-    else
-      for (size_t i = 0; i < inner; i += LANES)
-        softmax_columns(in + i, length, inner, inner - i, out + i);
-  }
+  for (size_t o = 0; inner == 1 && o < outer; o += SUMS)
+    softmax_rows(in + o * length, outer - o < SUMS ? outer - o : SUMS, length, out + o * length);
+  for (size_t o = 0; inner > 1 && o < outer; o++, in += length * inner, out += length * inner)
+    for (size_t i = 0; i < inner; i += LANES)
+      softmax_columns(in + i, length, inner, inner - i, out + i);
 }

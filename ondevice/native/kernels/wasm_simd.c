@@ -23,6 +23,7 @@ OD_INLINE vf vf_set1(float x) { return wasm_f32x4_splat(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return wasm_f32x4_mul(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return wasm_f32x4_add(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
+OD_INLINE vf vf_relu(vf v) { return wasm_f32x4_pmax(v, wasm_f32x4_splat(0)); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   v128_t lanes = wasm_i32x4_const(0, 1, 2, 3);
   return wasm_v128_and(v, wasm_i32x4_gt(wasm_i32x4_splat(count), lanes));
@@ -37,6 +38,12 @@ OD_INLINE vf vf_codes(uint64_t bits, int size) {
                                  (int32_t)(word << (32 - 3 * size)),
                                  (int32_t)(word << (32 - 4 * size)));
   return wasm_f32x4_convert_i32x4(wasm_i32x4_shr(codes, (uint32_t)(32 - size)));
+}
+OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t count) {
+  float lanes[4];
+  for (int i = 0; i < 4; i++)
+    lanes[i] = i < count ? levels[(i << size) | (int)(codes >> (size * i) & ((1u << size) - 1))] : 0;
+  return wasm_v128_load(lanes);
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
   return wasm_f32x4_make(od_half(od_load16(p)), od_half(od_load16(p + 2)),

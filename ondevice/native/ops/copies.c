@@ -109,6 +109,14 @@ static od_status slice_axis(const od_inference *f, int64_t start, int64_t end, i
   return OD_OK;
 }
 
+/* Whether a walk's elements are neighbours in memory, in order. */
+static int without_gaps(const od_walk *walk) {
+  int64_t step = 1;
+  for (uint32_t i = walk->rank; i-- > 0; step *= walk->shape[i])
+    if (walk->shape[i] != 1 && walk->strides[0][i] != step) return 0;
+  return 1;
+}
+
 od_status od_shape_slice(const od_inference *f) {
   const od_value *in = od_operand(f, 0);
   slices s = {0, NULL, NULL, NULL, NULL};
@@ -131,6 +139,11 @@ od_status od_shape_slice(const od_inference *f) {
     OD_CHECK(slice_axis(f, s.starts[i], s.ends[i], step, &dims[dim], &walk->strides[0][dim]));
   }
   walk_over(walk, dims, in->rank);
+  if (in->batched && without_gaps(walk)) {
+    f->node->view = 1;
+    f->out->parent = f->node->inputs[0];
+    f->out->offset = f->node->copied.start;
+  }
   return od_set_dims(f, in->batched, in->dtype, dims, in->rank);
 }
 

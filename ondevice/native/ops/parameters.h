@@ -89,9 +89,13 @@ typedef struct {
   float alpha, beta;
 } od_gemm;
 
+/* [rows, depth] times [depth, columns], for every element of the walk: operands and result. Steps are in
+ * elements: from row to row, and of the second matrix from column to column too. */
 typedef struct {
-  od_walk walk; /* over matrices */
+  od_walk walk;
   uint32_t rows, depth, columns;
+  uint32_t a_step, b_row, b_column, out_step;
+  uint8_t plain; /* the request's rows times a constant matrix: no walk */
 } od_matmul;
 
 typedef struct {

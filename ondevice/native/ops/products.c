@@ -13,36 +13,41 @@ static void pack(float *panel, const float *b, size_t row_step, size_t column_st
 }
 
 /* Columns that are not 16 neighbours in memory go through a panel, their results through another. */
-static void packed_product(const od_kernels *kernels, uint32_t m, uint32_t k, uint32_t n,
-                           int transposed, uint32_t first, uint32_t width, const float *a,
-                           const float *b, float *out) {
+static void packed_product(const od_kernels *kernels, const od_matmul *m, uint32_t first,
+                           uint32_t width, const float *a, const float *b, float *out) {
   enum { ROWS = 12 };
   float panel[DEEP * OD_PANEL], results[ROWS * OD_PANEL];
-  size_t row_step = transposed ? 1 : n, column_step = transposed ? k : 1;
-  for (uint32_t l = 0; l < k; l += DEEP) {
-    uint32_t depth = k - l < DEEP ? k - l : DEEP;
-    pack(panel, b + l * row_step + first * column_step, row_step, column_step, depth, width);
-    for (uint32_t i = 0; i < m; i += ROWS) {
-      uint32_t rows = m - i < ROWS ? m - i : ROWS;
-      od_product p = {a + (size_t)i * k + l, panel, results, k, OD_PANEL, OD_PANEL, rows, depth};
+  b += (size_t)first * m->b_column, out += first;
+  for (uint32_t l = 0; l < m->depth; l += DEEP) {
+    uint32_t depth = m->depth - l < DEEP ? m->depth - l : DEEP;
+    pack(panel, b + (size_t)l * m->b_row, m->b_row, m->b_column, depth, width);
+    if (width == OD_PANEL && m->depth <= DEEP) { /* results are whole */
+      od_product p = {a, panel, out, m->a_step, OD_PANEL, m->out_step, m->rows, depth};
+      kernels->product(&p);
+      continue;
+    }
+    for (uint32_t i = 0; i < m->rows; i += ROWS) {
+      uint32_t rows = m->rows - i < ROWS ? m->rows - i : ROWS;
+      od_product p = {a + (size_t)i * m->a_step + l, panel, results, m->a_step, OD_PANEL, OD_PANEL,
+                      rows, depth};
       kernels->product(&p);
       for (uint32_t r = 0; r < rows; r++) {
-        float *to = out + (size_t)(i + r) * n + first, *from = results + r * OD_PANEL;
+        float *to = out + (size_t)(i + r) * m->out_step, *from = results + r * OD_PANEL;
         for (uint32_t j = 0; j < width; j++) to[j] = l ? to[j] + from[j] : from[j];
       }
     }
   }
 }
 
-/* out [m, n] = a [m, k] times b [k, n], or b [n, k] transposed. */
-static void product(const od_kernels *kernels, uint32_t m, uint32_t k, uint32_t n, int transposed,
-                    const float *a, const float *b, float *out) {
+/* One product of two matrices. */
+static void product(const od_kernels *kernels, const od_matmul *m, const float *a, const float *b,
+                    float *out) {
+  uint32_t n = m->columns;
   for (uint32_t j = 0; j < n; j += OD_PANEL) {
     if (n >= OD_PANEL && j + OD_PANEL > n) j = n - OD_PANEL; /* some columns a second time */
     uint32_t width = n - j < OD_PANEL ? n - j : OD_PANEL;
-    od_product p = {a, b + j, out + j, k, n, n, m, k};
-    if (transposed || width < OD_PANEL)
-      packed_product(kernels, m, k, n, transposed, j, width, a, b, out);
+    od_product p = {a, b + j, out + j, m->a_step, m->b_row, m->out_step, m->rows, m->depth};
+    if (m->b_column != 1 || width < OD_PANEL) packed_product(kernels, m, j, width, a, b, out);
     else kernels->product(&p);
   }
 }
@@ -74,8 +79,10 @@ od_trouble od_loop_gemm(const od_node *node, const od_value *values, const char 
   const float *bias = OD_FLOATS(in[2]);
   uint32_t biases = bias ? values[node->inputs[2]].size : 0;
   float *to = (float *)(void *)out;
-  product(node->kernels, gemm->rows, gemm->depth, gemm->columns, gemm->transposed, OD_FLOATS(in[0]),
-          OD_FLOATS(in[1]), to);
+  od_matmul m = {.rows = gemm->rows, .depth = gemm->depth, .columns = gemm->columns,
+                 .a_step = gemm->depth, .b_row = gemm->transposed ? 1 : gemm->columns,
+                 .b_column = gemm->transposed ? gemm->depth : 1, .out_step = gemm->columns};
+  product(node->kernels, &m, OD_FLOATS(in[0]), OD_FLOATS(in[1]), to);
   for (uint32_t i = 0; i < gemm->rows * gemm->columns; i++) {
     float value = to[i] * gemm->alpha;
     if (bias) value += gemm->beta * bias[biases == 1 ? 0 : i % gemm->columns];
@@ -84,12 +91,21 @@ od_trouble od_loop_gemm(const od_node *node, const od_value *values, const char 
   return OD_TROUBLE_NONE;
 }
 
+/* Matrices without gaps. */
+static void whole_steps(od_matmul *m) {
+  m->a_step = m->depth;
+  m->b_row = m->out_step = m->columns;
+  m->b_column = 1;
+}
+
 /* Every row of the request times a constant matrix. */
 static od_status rows_times_matrix(const od_inference *f, const od_value *a, const od_value *b) {
   od_matmul *matmul = &f->node->matmul;
   if (b->batched || b->rank != 2 || b->dims[0] != a->dims[0])
     return od_refuse(f, "rows times a constant matrix needed");
   matmul->rows = 1, matmul->depth = b->dims[0], matmul->columns = b->dims[1];
+  whole_steps(matmul);
+  matmul->plain = 1;
   return od_set_dims(f, 1, OD_F32, &matmul->columns, 1);
 }
 
@@ -121,23 +137,29 @@ od_status od_shape_matmul(const od_inference *f) {
       return od_refuse(f, "its inputs' shapes do not fit each other");
     walk->shape[i] = dims[i] = x == 1 ? y : x;
   }
+  whole_steps(matmul);
   od_strides(left + first, walk->rank, walk->strides[0]);
   od_strides(right + first, walk->rank, walk->strides[1]);
+  for (uint32_t i = walk->rank, step = matmul->rows * matmul->columns; i-- > 0;) {
+    walk->strides[0][i] *= (int32_t)(matmul->rows * matmul->depth); /* of matrices, to elements */
+    walk->strides[1][i] *= (int32_t)(matmul->depth * matmul->columns);
+    walk->strides[2][i] = (int32_t)step;
+    step *= walk->shape[i];
+  }
   dims[walk->rank] = matmul->rows, dims[walk->rank + 1] = matmul->columns;
   return od_set_dims(f, batched, OD_F32, dims, walk->rank + 2);
 }
 
 od_trouble od_loop_matmul(const od_node *node, const od_value *values, const char *const *in,
                           char *out) {
-  uint32_t m = node->matmul.rows, k = node->matmul.depth, n = node->matmul.columns, count = 1;
-  const od_walk *walk = &node->matmul.walk;
+  const od_matmul *m = &node->matmul;
   od_walker w = {{0}, {0, 0, 0}};
+  uint32_t count = 1;
   (void)values;
-  for (uint32_t i = 0; i < walk->rank; i++) count *= walk->shape[i];
-  for (uint32_t i = 0; i < count; i++, od_step_on(&w, walk)) /* places count matrices */
-    product(node->kernels, m, k, n, 0, OD_FLOATS(in[0]) + (size_t)w.places[0] * m * k,
-            OD_FLOATS(in[1]) + (size_t)w.places[1] * k * n,
-            (float *)(void *)out + (size_t)i * m * n);
+  for (uint32_t i = 0; i < m->walk.rank; i++) count *= m->walk.shape[i];
+  for (uint32_t i = 0; i < count; i++, od_step_on(&w, &m->walk))
+    product(node->kernels, m, OD_FLOATS(in[0]) + w.places[0], OD_FLOATS(in[1]) + w.places[1],
+            (float *)(void *)out + w.places[2]);
   return OD_TROUBLE_NONE;
 }
 

@@ -296,7 +296,7 @@ def test_file_over_2_gb_is_refused_before_writing(tmp_path: Path) -> None:
     rows = np.broadcast_to(np.int8(0), (2**31, 1))  # no memory behind it
     writer.table("table", rows)
     with pytest.raises(UnsupportedError, match="limited to 2 GB"):
-        writer.write(tmp_path / "model.tflite", "")
+        writer.write(tmp_path / "model.tflite", b"")
     assert not list(tmp_path.iterdir())
 
 

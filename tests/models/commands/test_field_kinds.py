@@ -172,16 +172,17 @@ def test_compress_and_use(name, ratio, trials, tmp_path, capsys):
     options, requests = LOGS[name](tmp_path)
     out = tmp_path / "small"
     goal = ("--ratio", ratio, "--trials", trials)
-    assert "best: " in command(capsys, "compress", *options, *goal, "--out", out)
-    with (out / "frontier.csv").open() as file:
+    assert "best: a file of" in command(capsys, "compress", *options, *goal, "--out", out)
+    folder = out / f"tables-{ratio}x"
+    with (folder / "frontier.csv").open() as file:
         rows = list(csv.DictReader(file))
     whole = max(int(row["table bytes"]) for row in rows)
-    written = sum(table.total for table in inspect(out / "model.odm").tables)
+    written = sum(table.total for table in inspect(folder / "model.odm").tables)
     assert str(written) in [row["table bytes"] for row in rows]
     assert written <= whole / ratio  # tables of numbers are paid for by the budget too
-    counts = load_checkpoint(out / "checkpoint").counts
+    counts = load_checkpoint(folder / "checkpoint").counts
     assert {values.sum() > 0 for values in counts.values()} == {True}
-    files = [out / f"model.{target}" for target in ("odm", "onnx", "tflite")]
+    files = [folder / f"model.{target}" for target in ("odm", "onnx", "tflite")]
     command(capsys, "verify", *files)
     scores = [
         command(capsys, "run", file, requests_file(tmp_path, requests)).split()[1:]

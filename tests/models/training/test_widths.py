@@ -127,22 +127,31 @@ def test_rotation_leaves_predictions_and_puts_the_strong_dimensions_first():
         "a": FullEmbedding(40, 6, std=1.0),
         "b": BinaryCodeEmbedding(6, 9, 3, fuse="concat", std=1.0),
         "c": BinaryCodeEmbedding(6, 9, 3, std=1.0),
+        "d": BinaryCodeEmbedding(6, 9, 3, fuse="mul", std=1.0),
     }
     with torch.no_grad():  # all energy of a on one hidden direction, but for little noise
         line = torch.randn(6)
         tables["a"].weight.copy_(torch.randn(40, 1) * line + 0.01 * torch.randn(40, 6))
         tables["a"].weight[0].zero_()
+        tables["d"].weight.mul_(torch.tensor([1.0, 3.0, 0.5, 2.0, 0.25, 4.0]))
     model = ClickModel(tables, (8,), {"h": "a"}).eval()
     draws = np.random.default_rng(0)
-    columns = {name: draws.integers(1, 40, 500) for name in "abc"}
+    columns = {name: draws.integers(1, 40, 500) for name in "abcd"}
     log = make_log(columns, draws.random(500) < 0.5)
     ids = {name: torch.from_numpy(values) for name, values in log.ids.items()}
     ids["h"] = torch.from_numpy(draws.integers(0, 40, (500, 3)))
     before = model.forward_logits(ids)
+    product = model.embedding("d")
+    products = product.weight.detach().clone()
     assert order_dimensions(model, table_counts(model, log))
     torch.testing.assert_close(model.forward_logits(ids), before, rtol=1e-4, atol=1e-4)
     energy = model.embedding("a").weight.detach().square().sum(0)
     assert energy[0] > 0.99 * energy.sum()
+    columns_before, columns_after = (item.sort(0).values for item in (products, product.weight))
+    assert sorted(columns_before.T.tolist()) == sorted(columns_after.T.tolist())  # only permuted
+    read = torch.from_numpy(table_counts(model, log)["d"]).unsqueeze(1)
+    strength = (product.weight.square() * read).sum(0)
+    assert (strength[:-1] > strength[1:]).all()
 
 
 def turned_model(kind, **settings):

@@ -1,0 +1,130 @@
+"""Fits the designs of a probe to a size, by the bytes of written files where the file counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ondevice.codecs import DenseCodec
+from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes
+from ondevice.models.search.probe import Point
+from ondevice.models.search.run_trial import size_before_training
+from ondevice.models.search.trial import Trial
+from ondevice.models.search.trial_data import TrialData
+
+# How often a size is corrected before training.
+CORRECTIONS = 4
+UNIT_BLOCK = 16  # a native file stores units in blocks of so many
+# Shares of the hidden units with which networks are tried where the file counts.
+HIDDEN_SHARES = (1.0, 0.5, 0.25, 0.125)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Hidden sizes of a network and the codec of its layers."""
+
+    hidden: tuple[int, ...]
+    dense: DenseCodec
+
+    def __str__(self) -> str:
+        units = "-".join(map(str, self.hidden)) or "no hidden units"
+        return f"network {units} in {self.dense}"
+
+    def weights(self, inputs: int) -> int:
+        """How many weights it has for so many inputs."""
+        sizes = (inputs, *self.hidden, 1)
+        return sum(before * after for before, after in itertools.pairwise(sizes))
+
+
+def networks(hidden: tuple[int, ...]) -> tuple[Network, ...]:
+    """Networks from the given hidden sizes downwards, in whole blocks of units, in q8."""
+    sizes: list[tuple[int, ...]] = []
+    for share in HIDDEN_SHARES:
+        units = tuple(
+            min(size, max(UNIT_BLOCK, round(size * share / UNIT_BLOCK) * UNIT_BLOCK))
+            for size in hidden
+        )
+        if units not in sizes:
+            sizes.append(units)
+    return tuple(Network(units, "q8") for units in sizes)
+
+
+@dataclass
+class SizeFitter:
+    """Trials of a probe's designs that use a size to the byte.
+
+    Attributes:
+        data: the log.
+        folder: where trials are stored.
+        base: settings that all trials share.
+        sizes: what designs take.
+        header_bytes: of a file, what is no table, map or network; an estimate.
+    """
+
+    data: TrialData
+    folder: Path
+    base: Trial
+    sizes: DesignSizes
+    header_bytes: int
+    _rest: dict[tuple[str, Network], int] = field(default_factory=dict)
+
+    def promised(self, path: Sequence[Point], network: Network, most: int) -> float | None:
+        """The AUC that a probe promises within `most` bytes, without training; None: nothing fits.
+
+        The bytes of a file beside its tables and its map are an estimate.
+        """
+        rest = self.rest_of_file(path, network)
+        return next((point.auc for point in path if point.bytes <= most - rest), None)
+
+    def rest_of_file(self, path: Sequence[Point], network: Network) -> int:
+        """About what counts beside tables and map."""
+        if self.sizes.measure == "tables":
+            return 0
+        inputs = sum(design.dim for design in path[0].designs.values())
+        return self.header_bytes + network.weights(inputs)
+
+    def fitted(
+        self, path: Sequence[Point], probe: str, network: Network, most: int
+    ) -> Trial | None:
+        """The trial of a descent's first designs within `most` bytes; the rest pays for rows.
+
+        Args:
+            path: of the probe.
+            probe: the folder name of the whole model behind it.
+            network: of the trial.
+            most: bytes, of what the sizes measure.
+
+        Returns:
+            A trial that is trained from new; None if not even the last designs fit.
+        """
+        designs = [(point.designs, point.axes) for point in path]
+        if self.sizes.measure == "tables":
+            fitting = self.sizes.fitting(designs, most)
+            return None if fitting is None else self._trial(fitting[0], network)
+        best, key = None, (probe, network)
+        rest = self._rest.get(key, self.rest_of_file(path, network))
+        for _ in range(CORRECTIONS):
+            fitting = self.sizes.fitting(designs, most - rest)
+            if fitting is None and best is not None:
+                break
+            tables, axes = fitting or designs[-1]
+            trial = self._trial(tables, network)
+            size = self._file_bytes(trial, probe)
+            rest = size - self.sizes.total(tables, axes)
+            if size <= most:
+                best = trial
+            if LEAST_USE * most <= size <= most or (fitting is None and size > most):
+                break
+        self._rest[key] = rest
+        return best
+
+    def _trial(self, tables: Designs, network: Network) -> Trial:
+        return replace(self.base, tables=tables, hidden=network.hidden, dense=network.dense)
+
+    def _file_bytes(self, trial: Trial, probe: str) -> int:
+        """Bytes of a trial's file, written with the rows and units of the probe."""
+        pruned = trial.hidden != self.base.hidden
+        trial = replace(trial, start=probe, pruned=pruned)
+        return size_before_training(self.data, trial, self.folder).file_bytes

@@ -1,0 +1,1 @@
+"""The engine for browsers and Node: what builds it, and the live page."""

@@ -1,0 +1,364 @@
+/**
+ * live.js: the page that ranks candidates with a model inside it, and verifies, draws and measures models.
+ *
+ * web/live.py puts it behind the code of ondevice.js, whose `load` it calls, with the model, the
+ * engine and the catalogue as the JSON of #data.
+ */
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const bytesOfText = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
+const OBSERVATION_MS = 5; // of one observation, so that a clock rounded to 0.1 ms errs by 2 % at most
+const OBSERVATIONS = 40;
+const TYPED_MS = 4; // of the time shown while somebody types
+const ROWS = [1, 128];
+
+function add(parent, tag, text = "", attributes = {}) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  parent.append(made);
+  return made;
+}
+
+function sizeOf(bytes) {
+  if (bytes < 1000) return `${bytes} B`;
+  return bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function timeOf(microseconds) {
+  return microseconds < 1000 ? `${microseconds.toPrecision(3)} µs` : `${(microseconds / 1000).toPrecision(3)} ms`;
+}
+
+/** Microseconds of a call: repeated until the clock can tell. */
+function timed(call, least = OBSERVATION_MS) {
+  let repeats = 1;
+  for (;;) {
+    const before = performance.now();
+    for (let i = 0; i < repeats; i++) call();
+    const took = performance.now() - before;
+    if (took >= least) return { us: (1000 * took) / repeats, repeats };
+    repeats = took > 0 ? Math.min(repeats * 10, Math.ceil((1.3 * least * repeats) / took)) : repeats * 10;
+  }
+}
+
+// The ranking
+
+const wasm = bytesOfText(data.engine);
+const model = await load(bytesOfText(data.model), { wasm });
+const { users, items } = data.catalogue;
+const columns = (rows) =>
+  Object.fromEntries(Object.keys(rows[0].values).map((name) => [name, rows.map((row) => row.values[name])]));
+let context = { ...users[0].values };
+
+function shown() {
+  const wanted = at("filter").value.trim().toLowerCase();
+  return items.filter((item) => item.title.toLowerCase().includes(wanted));
+}
+
+function rank() {
+  const list = at("list");
+  const candidates = shown();
+  list.replaceChildren();
+  at("count").textContent = String(candidates.length);
+  if (!candidates.length) {
+    at("status").textContent = "No candidate has that in its name.";
+    return;
+  }
+  const shared = Object.fromEntries(Object.entries(context).map(([name, value]) => [name, [value]]));
+  const varied = columns(candidates);
+  let scores;
+  try {
+    scores = model.rank(shared, varied, { raw: true });
+  } catch (error) {
+    if (!(error instanceof OnDeviceError)) throw error;
+    at("status").textContent = error.message;
+    return;
+  }
+  const ids = (inputs) => Object.fromEntries(Object.entries(inputs).map(([name, values]) => [name, model.encode(name, values)]));
+  const encoded = [ids(shared), ids(varied)];
+  at("latency").textContent = timeOf(timed(() => model.rank(...encoded), TYPED_MS).us);
+  const order = Array.from(scores, (score, i) => [score, i]).sort((a, b) => b[0] - a[0]);
+  order.forEach(([score, i], place) => {
+    const line = add(list, "li");
+    add(line, "span", `${place + 1}.`);
+    add(line, "span", candidates[i].title);
+    add(line, "span", `${(100 * score).toFixed(1)} %`);
+    add(line, "i").style.width = `${(100 * score) / Math.max(order[0][0], 1e-9)}%`;
+  });
+  at("status").textContent = `Best: ${candidates[order[0][1]].title}, of ${candidates.length}.`;
+}
+
+function writeContext() {
+  const place = at("context");
+  place.replaceChildren();
+  for (const [name, value] of Object.entries(context)) {
+    const row = add(place, "p");
+    add(row, "label", name, { for: `value-${name}` });
+    const input = add(row, "input", "", { id: `value-${name}`, autocomplete: "off" });
+    input.value = value === null ? "" : String(value);
+    input.addEventListener("input", () => {
+      // a text is read as a cell of the training log is
+      context = { ...context, [name]: input.value };
+      let fault = "";
+      try {
+        model.encode(name, [input.value]);
+      } catch (error) {
+        fault = error.message;
+      }
+      input.classList.toggle("wrong", Boolean(fault));
+      input.setAttribute("aria-invalid", String(Boolean(fault)));
+      rank();
+    });
+  }
+}
+
+users.forEach((user, i) => add(at("user"), "option", user.title, { value: String(i) }));
+at("user").addEventListener("change", () => {
+  context = { ...users[Number(at("user").value)].values };
+  writeContext();
+  rank();
+});
+at("filter").addEventListener("input", rank);
+
+// The tables
+
+function drawTables(tables, place) {
+  place.replaceChildren();
+  const largest = Math.max(...tables.map((table) => table.bytes), 1);
+  for (const table of [...tables].sort((a, b) => b.bytes - a.bytes)) {
+    const row = add(place, "div", "", { class: "bar" });
+    add(row, "span", table.name.replace(/^embeddings\.|\.weight$/g, ""));
+    const right = add(row, "div");
+    const track = add(right, "div", "", { class: "track" });
+    add(track, "div", "", { class: "fill" }).style.width = `${(100 * table.bytes) / largest}%`;
+    const whole = 4 * table.rows * table.dim;
+    add(right, "small", `${sizeOf(table.bytes)}: ${table.rows.toLocaleString("en")} rows of ${table.dim}; as float32 ${sizeOf(whole)}, ${(whole / Math.max(table.bytes, 1)).toPrecision(3)} times as much`);
+  }
+}
+
+/** Mean kept width of rows by how often training read them: one group of bars a table. */
+function drawWidths(widths, place) {
+  const cut = widths.filter((table) => Math.min(...table.mean) < table.dim);
+  if (!cut.length) return;
+  add(place, "h3", "Kept dimensions, from the rows read most to those read least");
+  for (const table of cut) {
+    const row = add(place, "div", "", { class: "bar" });
+    add(row, "span", table.name.replace(/^embeddings\.|\.weight$/g, ""));
+    const ns = "http://www.w3.org/2000/svg";
+    const svg = document.createElementNS(ns, "svg");
+    svg.setAttribute("viewBox", "0 0 300 44");
+    svg.setAttribute("preserveAspectRatio", "none");
+    svg.setAttribute("role", "img");
+    const text = table.mean.map((mean) => mean.toFixed(1)).join(", ");
+    svg.setAttribute("aria-label", `${table.name}: kept of ${table.dim} dimensions: ${text}`);
+    table.mean.forEach((mean, i) => {
+      const bar = document.createElementNS(ns, "rect");
+      const step = 300 / table.mean.length;
+      const height = (40 * mean) / table.dim;
+      for (const [name, value] of Object.entries({ x: i * step + 1, y: 42 - height, width: step - 2, height, rx: 2 }))
+        bar.setAttribute(name, String(value));
+      bar.setAttribute("style", "fill:var(--c0)");
+      const title = document.createElementNS(ns, "title");
+      title.textContent = `${mean.toFixed(1)} of ${table.dim}`;
+      bar.append(title);
+      svg.append(bar);
+    });
+    row.append(svg);
+  }
+}
+
+// Measuring
+
+function quantile(sorted, share) {
+  const place = share * (sorted.length - 1);
+  const low = Math.floor(place);
+  return sorted[low] + (place - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
+}
+
+function spread(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const sd = values.length < 2 ? 0 : Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (values.length - 1));
+  const of = (share) => quantile(sorted, share);
+  return { count: values.length, mean, sd, min: of(0), p50: of(0.5), p90: of(0.9), p95: of(0.95), p99: of(0.99), max: of(1) };
+}
+
+/** Requests of random IDs from the file's own limits. */
+function requestOf(opened, rows) {
+  const described = new Map(opened.info.inputs.map((item) => [item.name, item]));
+  return Object.fromEntries(
+    opened.inputs.map((input) => {
+      const { id_limit: limit, id_low: low } = described.get(input.name) ?? {};
+      const size = rows * input.size;
+      const one = (i) => {
+        const least = Number(Array.isArray(low) ? low[i % input.size] : (low ?? 0));
+        const most = Number((Array.isArray(limit) ? limit[i % input.size] : limit) ?? 2 ** 31);
+        return least + Math.floor(Math.random() * (Math.min(most, 2 ** 31) - least));
+      };
+      const flatValues = Array.from({ length: size }, (_, i) => (input.dtype === "float32" ? Math.random() : one(i)));
+      if (!input.shape.length) return [input.name, flatValues];
+      const nested = (values, shape) =>
+        shape.length === 1 ? values : Array.from({ length: shape[0] }, (_, i) => nested(values.slice((i * values.length) / shape[0], ((i + 1) * values.length) / shape[0]), shape.slice(1)));
+      return [input.name, nested(flatValues, [rows, ...input.shape])];
+    }),
+  );
+}
+
+const pause = () => new Promise((done) => setTimeout(done, 0));
+
+async function latencies(opened, say) {
+  const results = [];
+  for (const rows of ROWS) {
+    const request = requestOf(opened, rows);
+    timed(() => opened.predict(request), 50); // until the engine's code is compiled at its best
+    const times = [];
+    let requests = 0;
+    for (let i = 0; i < OBSERVATIONS; i++) {
+      const { us, repeats } = timed(() => opened.predict(request));
+      times.push(us);
+      requests += repeats;
+      if (i % 8 === 0) {
+        say(`batch ${rows}: ${i} of ${OBSERVATIONS}`);
+        await pause();
+      }
+    }
+    results.push({ rows, times, requests });
+  }
+  return results;
+}
+
+async function sha256(bytes) {
+  const hash = await crypto.subtle.digest("SHA-256", bytes);
+  return Array.from(new Uint8Array(hash), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function reportOf(opened, file, measured) {
+  const nothing = { clocks: [], temperatures: [], throttled: [], load: null };
+  const subject = { model: 0, engine: "native", runtime: `native ${opened.kernels}`, threads: 1, conditions: { before: nothing, after: nothing, affinity: null } };
+  return {
+    format: "ondevice-bench",
+    version: 1,
+    created: new Date().toISOString().replace(/\.\d+Z$/, "Z"),
+    tool: `ondevice ${data.version} (web)`,
+    interrupted: false,
+    device: {
+      name: null,
+      cpu: "unknown: browsers do not say",
+      architecture: "wasm32",
+      cores: navigator.hardwareConcurrency || 1,
+      memory_bytes: null,
+      system: navigator.userAgent,
+      kernel: "unknown",
+      emulated: null,
+      versions: { ondevice: data.version },
+    },
+    models: [{ name: file.name, files: [{ name: file.name, bytes: file.bytes, sha256: file.sha256 }], accuracy: {} }],
+    starts: [],
+    memories: [],
+    latencies: measured.map(({ rows, times, requests }) => {
+      const sorted = [...times].sort((a, b) => a - b);
+      return {
+        ...subject,
+        call: "predict",
+        rows,
+        context: [],
+        gap_ms: 0,
+        workers: 1,
+        worker_kind: "thread",
+        requests,
+        latency_us: spread(times),
+        percentiles_us: Array.from({ length: 101 }, (_, i) => quantile(sorted, i / 100)),
+        bursts_us: [times],
+        rows_per_s: spread(times.map((us) => (1e6 * rows) / us)),
+        cpu_us: null,
+        energy_uj: null,
+        energy_meter: null,
+        overhead_us: null,
+      };
+    }),
+    profiles: [],
+  };
+}
+
+let report = null; // the last one
+
+async function measure(opened, file, place) {
+  const measured = await latencies(opened, (text) => (place.textContent = text));
+  place.textContent = "";
+  const table = add(add(place, "div", "", { class: "scroll" }), "table");
+  const head = add(table, "tr");
+  for (const text of ["request", "p50", "p95", "rows a second"]) add(head, "th", text);
+  for (const { rows, times } of measured) {
+    const line = add(table, "tr");
+    const { p50, p95 } = spread(times);
+    for (const text of [`${rows} row${rows > 1 ? "s" : ""}`, timeOf(p50), timeOf(p95), Math.round((1e6 * rows) / p50).toLocaleString("en")]) add(line, "td", text);
+  }
+  report = reportOf(opened, { ...file, sha256: file.sha256 ?? (await sha256(file.data)) }, measured);
+  const link = at("download");
+  URL.revokeObjectURL(link.href);
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(report, null, 1)], { type: "application/json" }));
+  link.download = `${file.name}.bench.json`;
+  link.hidden = false;
+}
+
+at("measure").addEventListener("click", async () => {
+  at("measure").disabled = true;
+  const file = { name: data.name, bytes: model_bytes.length, data: model_bytes, sha256: data.sha256 };
+  await measure(model, file, at("figures"));
+  at("measure").disabled = false;
+});
+
+// Another model
+
+async function open(file) {
+  const place = at("report");
+  place.replaceChildren();
+  let opened;
+  try {
+    const bytes = new Uint8Array(await file.arrayBuffer());
+    opened = await load(bytes, { wasm });
+    const checked = opened.verify();
+    const said = checked.rows
+      ? `${checked.rows} test rows ${checked.passed ? "agree" : "DIFFER"}: largest difference ${checked.difference.toPrecision(2)}, tolerance ${checked.tolerance}`
+      : "the file has no test vectors";
+    add(place, "p", `${file.name}: ${sizeOf(bytes.length)}; ${said}.`);
+    const inputs = opened.inputs.map((input) => `${input.name}${input.shape.length ? `[${input.shape}]` : ""}${input.dtype === "float32" ? " (float32)" : ""}`);
+    add(place, "p", `Inputs: ${inputs.join(", ")}. Outputs: ${opened.outputs.join(", ")}.`);
+    drawTables(opened.tables, add(place, "div"));
+    if (checked.passed || !checked.rows) await measure(opened, { name: file.name, bytes: bytes.length, data: bytes }, add(place, "div"));
+  } catch (error) {
+    if (!(error instanceof OnDeviceError)) throw error;
+    add(place, "p", `${file.name}: ${error.message}`, { class: "warning" });
+  } finally {
+    opened?.close();
+  }
+}
+
+const drop = at("drop");
+drop.addEventListener("click", () => at("file").click());
+drop.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" && event.key !== " ") return;
+  event.preventDefault();
+  at("file").click();
+});
+at("file").addEventListener("change", () => at("file").files[0] && open(at("file").files[0]));
+for (const kind of ["dragover", "dragleave", "drop"])
+  drop.addEventListener(kind, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+  });
+
+// Start
+
+const model_bytes = bytesOfText(data.model);
+at("bytes").textContent = sizeOf(model_bytes.length);
+at("table-bytes").textContent = sizeOf(model.tables.reduce((sum, table) => sum + table.bytes, 0));
+at("engine").textContent = model.kernels;
+drawTables(model.tables, at("bars"));
+drawWidths(data.widths, at("widths"));
+writeContext();
+rank();
+setTimeout(rank, 200); // once the engine's code is compiled at its best

@@ -35,6 +35,7 @@ HEADER_CRC = "ondevice.header_crc32"  # of versions 1 and 2
 OLD_CHECKSUMS = "crc32"  # of versions 1 and 2: metadata
 SMALL_BYTES = 4096  # arrays below it lie in the array SMALL
 SMALL_ALIGNMENT = 8
+OVERRUN = 64  # bytes at least that follow every array of bytes: loads of records may read on
 ALIGNMENT = 64  # a cache line
 PAGE = 4096
 PAGED_BYTES = 256 * PAGE  # from this size on, an array starts on a page, at 0.4 % of its bytes
@@ -255,18 +256,23 @@ def _storable(name: str, array: Array | Reserved) -> Array | Reserved:
 
 
 def _small_starts(arrays: Mapping[str, Array | Reserved]) -> dict[str, int]:
-    """Where each array below SMALL_BYTES begins in SMALL: wide elements first, so without gaps."""
+    """Where each array below SMALL_BYTES begins in SMALL: wide elements first, so with few gaps."""
     names = [name for name, array in arrays.items() if array.nbytes < SMALL_BYTES]
     starts, position = {}, 0
     for name in sorted(names, key=lambda name: -arrays[name].dtype.itemsize):
-        starts[name] = position
-        position += arrays[name].nbytes
+        starts[name] = position + _small_gap(position, arrays[name].dtype)
+        position = starts[name] + arrays[name].nbytes
     return starts
+
+
+def _small_gap(position: int, dtype: np.dtype[Any]) -> int:
+    """Zeros before the next array in SMALL: bytes may be records of wider values, so 4 it is."""
+    return -position % max(4, dtype.itemsize)
 
 
 def _small_bytes(arrays: Mapping[str, Array | Reserved], starts: Mapping[str, int]) -> int:
     """Bytes of SMALL, filled up so that whatever follows is aligned."""
-    size = sum(arrays[name].nbytes for name in starts)
+    size = max((start + arrays[name].nbytes for name, start in starts.items()), default=0)
     return size + -size % SMALL_ALIGNMENT
 
 
@@ -286,7 +292,9 @@ def _layout(
     arrays: Mapping[str, Array | Reserved], index: npt.NDArray[np.uint8], small_bytes: int
 ) -> tuple[dict[str, Array | Reserved], dict[str, int]]:
     """What the header lists, in order, with paddings; and where each but those begins."""
-    large = {name: array for name, array in arrays.items() if array.nbytes >= SMALL_BYTES}
+    names = [name for name, array in arrays.items() if array.nbytes >= SMALL_BYTES]
+    names.sort(key=lambda name: arrays[name].dtype != np.uint8)  # records need what follows them
+    large = {name: arrays[name] for name in names}
     listed: dict[str, Array | Reserved] = {
         SMALL: Reserved(np.dtype("u1"), (small_bytes,)),
         CHECKSUMS: Reserved(np.dtype("<u4"), (3 + len(large),)),
@@ -300,6 +308,9 @@ def _layout(
             layout[f"{PADDING_PREFIX}{len(layout)}"] = np.zeros(gap, np.uint8)
         layout[name], starts[name] = array, position + gap
         position += gap + array.nbytes
+    ends_in_records = large and arrays[names[-1]].dtype == np.uint8
+    if ends_in_records or position - small_bytes < OVERRUN:
+        layout[f"{PADDING_PREFIX}{len(layout)}"] = np.zeros(OVERRUN, np.uint8)
     return layout, starts
 
 
@@ -404,6 +415,7 @@ def _small_entries(container: Container) -> dict[str, Entry]:
         if not isinstance(item, list) or len(item) != 2:
             raise FileFormatError(f"{path}: array {name!r}: expected a list of dtype and shape")
         dtype, shape, size = _typed(f"{path}: array {name!r}: ", *item)
+        position += _small_gap(position - whole.start, dtype)
         if size > whole.stop - position:
             raise FileFormatError(f"{path}: array {name!r}: its {size} bytes leave {SMALL}")
         entries[name] = Entry(dtype, shape, position, position + size)

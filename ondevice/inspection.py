@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ondevice.container import PADDING_PREFIX, SMALL
+from ondevice.container import CHECKSUMS, PADDING_PREFIX, SMALL
 from ondevice.deflated import deflate
 from ondevice.engines import open_engine
 from ondevice.engines.onnx import OnnxEngine
@@ -171,7 +171,7 @@ def _native_parts(opened: OdmFile) -> FileParts:
     """The parts of a native file, by the names of its arrays."""
     container, stored = opened.container, opened.description
     sizes = {name: entry.stop - entry.start for name, entry in container.entries.items()}
-    if SMALL in sizes:  # what is left fills it up
+    if SMALL in sizes:  # what is left are gaps
         sizes[SMALL] -= sum(sizes[name] for name in sizes if name not in container.stored)
     counts = Counter[str]()
     for name, count in sizes.items():
@@ -179,7 +179,7 @@ def _native_parts(opened: OdmFile) -> FileParts:
     header = container.data[: container.header_bytes].tobytes()
     spaces = len(header) - len(header.rstrip(b" "))
     plan = len(container.metadata.get("plan", ""))  # of versions 1 and 2
-    tails = TAIL_BYTES * len(opened.tables)
+    tails = TAIL_BYTES * len(opened.tables) if CHECKSUMS not in container else 0
     _, mapped, vectors = _described(stored, opened.info, _deflated_bytes)
     described = counts["description"] + len(header) - spaces - plan
     return FileParts(

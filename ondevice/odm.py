@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.container import Container, ContainerWriter, Reserved, open_container
+from ondevice.container import (
+    CHECKSUMS,
+    Container,
+    ContainerWriter,
+    Reserved,
+    open_container,
+)
 from ondevice.deflated import deflate
 from ondevice.dense import DENSE
 from ondevice.errors import FileFormatError
 from ondevice.info import ModelInfo
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Plan
-from ondevice.records import RecordStream, RecordTable
+from ondevice.records import TAIL_BYTES, RecordStream, RecordTable
 from ondevice.section_records import (
     Layout,
     Records,
@@ -153,7 +159,13 @@ def _check_pooling(path: Path, plan: Plan, info: ModelInfo) -> None:
 
 
 def _table_parts(table: Records | RecordStream | SectionedStream) -> dict[str, Array | Reserved]:
-    parts: dict[str, Array | Reserved] = {"records": table.records}
+    """The arrays of a table; the zeros behind its records are not stored."""
+    records: Array | Reserved = table.records
+    if isinstance(records, Reserved):
+        records = Reserved(records.dtype, (records.nbytes - TAIL_BYTES,))
+    else:
+        records = records[:-TAIL_BYTES]
+    parts: dict[str, Array | Reserved] = {"records": records}
     if table.index.size:
         parts["index"] = table.index
     if table.scales.size:
@@ -161,9 +173,26 @@ def _table_parts(table: Records | RecordStream | SectionedStream) -> dict[str, A
     return parts
 
 
+def _records(container: Container, name: str) -> Array:
+    """A table's records and TAIL_BYTES behind them: in versions 1 and 2 zeros of its own, since
+    then whatever follows in the file.
+    """
+    records = container.array(records_of(name))
+    if CHECKSUMS not in container:
+        return records
+    entry = container.entries[records_of(name)]
+    stop = entry.stop + TAIL_BYTES
+    if records.dtype != np.uint8 or records.ndim != 1 or stop > container.data.size:
+        raise FileFormatError(
+            f"{container.path}: table {name!r}: records have a wrong type, or less than "
+            f"{TAIL_BYTES} bytes of the file follow them"
+        )
+    return container.data[entry.start : stop]
+
+
 def _open_table(container: Container, name: str, layout: Layout) -> Records:
     parts: dict[str, Array] = {
-        "records": container.array(records_of(name)),
+        "records": _records(container, name),
         "index": np.empty(0, dtype=np.uint8),
         "scales": np.empty(0, dtype=np.float32),
     }

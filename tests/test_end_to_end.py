@@ -42,10 +42,13 @@ def test_demo_prints_the_table(demo):
     _, done = demo
     lines = done.stdout.splitlines()
     for label in (
-        "size",
+        "file",
         "times smaller",
-        "tables, times smaller",
-        "embedding tables",
+        "  embedding tables",
+        "  times smaller",
+        "  map of raw values",
+        "  network",
+        "  description, test vectors",
         "test AUC",
         "share of float32 AUC",
         "largest difference from torch",
@@ -76,7 +79,8 @@ def test_demo_figures_hold(demo):
             size += path.with_name("model.onnx.data").stat().st_size
         assert item["file_bytes"] == size
         assert size < data["float32"]["bytes"] / 4
-        assert item["max_difference"] <= 1e-5
+        assert sum(item["parts"].values()) == size
+        assert item["max_difference"] <= 5e-4  # the network's weights are float16
         assert 0.5 < item["auc"] < 1
     report = json.loads((folder / "demo-out" / "bench.json").read_text())
     assert [model["name"] for model in report["models"]] == [

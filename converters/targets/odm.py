@@ -30,7 +30,7 @@ from ondevice.info import ModelInfo
 from ondevice.odm import odm_writer, records_of
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Attribute, Node, Plan
-from ondevice.records import TAIL, RecordStream, stream_records
+from ondevice.records import RecordStream, stream_records
 from ondevice.section_records import SectionedStream, stream_sections
 
 
@@ -153,8 +153,7 @@ class _RecordWriter:
             self._section, self._row = self._section + 1, 0
 
     def finish(self, file: BinaryIO) -> None:
-        """Append the zeros behind the last record."""
-        self._append(file, TAIL)
+        """See TableWriter; the records are complete."""
 
     def _append(self, file: BinaryIO, records: npt.NDArray[np.uint8]) -> None:
         self._container.append(file, self._name, records)

@@ -20,6 +20,7 @@ from ondevice.bench.report import Report, Spread, write_report
 from ondevice.bench.show.page import page
 from ondevice.bench.show.tables import microseconds
 from ondevice.bench.targets.local import LocalMachine
+from ondevice.codecs import DENSE_CODECS
 from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
@@ -84,6 +85,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     add_training_options(parser)
     add_tables_option(parser, "q4")
+    parser.add_argument(
+        "--dense",
+        choices=DENSE_CODECS,
+        default="f16",
+        help="codec of the network's layers (default: f16)",
+    )
     add_output_options(parser, "folder (default: demo-out)", default=Path("demo-out"))
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="measuring time per batch size (default: 1)"
@@ -119,7 +126,14 @@ def run(args: argparse.Namespace) -> int:
         counts=small.fitted.counts,
     )
     examples = {name: torch.from_numpy(ids) for name, ids in example_ids(small.splits.test).items()}
-    report = convert(small.model, (examples,), args.out, tables=tables_of(args), features=features)
+    report = convert(
+        small.model,
+        (examples,),
+        args.out,
+        tables=tables_of(args),
+        dense=args.dense,
+        features=features,
+    )
     _say(started, f"converted and verified:\n{report_text(report)}")
     scored = [_scored(target, report, small.splits.test) for target in report.targets]
     measured = _measured(scored, args.seconds)

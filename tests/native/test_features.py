@@ -15,6 +15,7 @@ from support.engine import FEATURES, needs_sanitizers
 from support.native import write_model
 from support.raw_values import answers, golden_value, request
 
+from ondevice import elias_fano
 from ondevice.codecs import quantise
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec, Field
@@ -46,11 +47,12 @@ def write_description(folder, features):
     return path
 
 
-def test_golden_cells_through_a_model(program, tmp_path):
+@pytest.mark.parametrize("features", [SPEC, SPEC.with_short_hashes()], ids=["whole", "short"])
+def test_golden_cells_through_a_model(program, tmp_path, features):
     table = quantise(np.zeros((3, 2), np.float32), "f32")
     spec = full_spec(3, 2)
     model = write_model(
-        tmp_path / "m.odm", {"a": spec}, {"a": table}, [], {}, ["a.vector"], features=SPEC
+        tmp_path / "m.odm", {"a": spec}, {"a": table}, [], {}, ["a.vector"], features=features
     )
     cases = GOLDEN["cases"]
     lines = [request(case["field"], golden_value(case["type"], case["value"])) for case in cases]
@@ -59,6 +61,55 @@ def test_golden_cells_through_a_model(program, tmp_path):
             assert isinstance(answer, str) and f"feature '{case['field']}'" in answer, case
         else:
             assert answer == case["ids"], case
+
+
+VOCABULARY = {"name": "a", "encoding": "vocabulary", "hash_bits": 20,
+              "vocabulary": {"count": 3, "at": 0}}  # fmt: skip
+NUMBERS = {"name": "a", "kind": "number", "encoding": "bucket",
+           "boundaries": {"dtype": "F32", "shape": [2], "at": 0}}  # fmt: skip
+CODE = elias_fano.encode(np.array([5, 9, 2**20 - 1], np.uint64), 20)
+ASCENDING = np.array([-1, 2.5], "<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("field", "arrays"),
+    [
+        *(({**VOCABULARY, **change}, CODE) for change in (
+            {"hash_bits": 0}, {"hash_bits": 65}, {"hash_bits": "20"}, {"hash_bits": 19},
+            {"vocabulary": {"count": 3, "at": 1}}, {"vocabulary": {"count": 4, "at": 0}},
+            {"vocabulary": {"count": -1, "at": 0}}, {"vocabulary": {"count": 2**62, "at": 0}},
+            {"vocabulary": {"count": 3, "at": -1}}, {"vocabulary": {"count": 3}},
+            {"vocabulary": {"count": 0, "at": 99}}, {"vocabulary": []},
+            {"encoding": "hash"},
+        )),
+        *((VOCABULARY, wrong) for wrong in (
+            b"", CODE[:-1], CODE[:-1] + b"\0", CODE[:-1] + b"\xff", bytes(len(CODE)),
+            b"\0" * 7 + CODE[7:],  # two equal numbers
+        )),
+        *(({**NUMBERS, "boundaries": NUMBERS["boundaries"] | change}, ASCENDING) for change in (
+            {"dtype": "F16"}, {"dtype": "F64"}, {"dtype": 1}, {"shape": [3]}, {"shape": [-1]},
+            {"shape": [2**62]}, {"shape": [1, 2]}, {"at": 1}, {"at": -1}, {"at": 2**63},
+        )),
+        (NUMBERS, np.array([2.5, -1], "<f4").tobytes()),
+        (NUMBERS, np.array([1, 1], "<f4").tobytes()),
+        (NUMBERS, np.array([1, np.inf], "<f4").tobytes()),
+    ],
+)  # fmt: skip
+def test_arrays_that_are_not_there_are_refused(program, tmp_path, field, arrays):
+    """By both readers; what is right is read by both."""
+    path = tmp_path / "description"
+    for right, good in ((VOCABULARY, CODE), (NUMBERS, ASCENDING)):
+        text = json.dumps({"version": 2, "features": [right]}).encode()
+        path.write_bytes(text + b"\0" + good)
+        assert subprocess.run([program, path], input=b"", capture_output=True).stdout == b""
+        FeatureSpec.from_json([right], good)
+    text = json.dumps({"version": 2, "features": [field]}).encode()
+    path.write_bytes(text + b"\0" + arrays)
+    done = subprocess.run([program, path], input=b"", capture_output=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith(b"! feature")
+    with pytest.raises(SpecError):
+        FeatureSpec.from_json([field], arrays)
 
 
 def in_python(field, value):

@@ -140,7 +140,9 @@ static od_status read_small(od_container *c, const od_json *index, const od_entr
     if (item->kind != OD_J_LIST || item->size != 2)
       return bad_entry(error, item->key, "expected a list of dtype and shape");
     OD_CHECK(read_type(item->key, item->first, item->first->next, entry, &bytes, error));
-    if (bytes > whole->stop - position)
+    uint64_t aligned = od_dtype_size(entry->dtype) == 8 ? 8 : 4; /* of records of wider values */
+    position += (aligned - (position - whole->start) % aligned) % aligned;
+    if (position > whole->stop || bytes > whole->stop - position)
       return bad_entry(error, item->key, "it leaves the array of small ones");
     entry->start = position;
     entry->stop = position += bytes;

@@ -96,10 +96,14 @@ static od_status read_arrays(od_planner *p, od_table *table, uint64_t groups, ui
   const uint8_t *numbers;
   uint64_t bytes;
   OD_CHECK(table_part(p, table, ".records", OD_U8, &table->records, &bytes));
-  if (bytes < OD_TAIL_BYTES)
+  /* vectors read on behind the records: versions 1 and 2 have zeros there for every table */
+  uint64_t behind = p->file->checksums
+                        ? p->file->size - (uint64_t)(table->records + bytes - p->file->data)
+                        : bytes;
+  if (behind < OD_TAIL_BYTES)
     return bad_table(p, table->name,
                      "records lack their " OD_DIGITS(OD_TAIL_BYTES) " tail bytes");
-  table->payload = bytes - OD_TAIL_BYTES;
+  table->payload = p->file->checksums ? bytes : bytes - OD_TAIL_BYTES;
   if (groups) {
     OD_CHECK(table_part(p, table, ".index", OD_U8, &table->index, &bytes));
     if (bytes != groups) return bad_table(p, table->name, "its index has a wrong size");

@@ -294,9 +294,10 @@ def binary_code_spec(
     runs = _bit_runs(code_bits, t, strategy)
     first = _head_rows(head, len(runs), fuse)
     sizes = [1 << bits for _, _, bits in runs]
-    total = max(sizes) if shared else sum(sizes) if rows is None else rows
-    if not max(sizes) <= total <= sum(sizes):
-        raise SpecError(f"rows of blocks of {sizes} must be within {max(sizes)}..{sum(sizes)}")
+    least, most = max(sizes), max(sizes) if shared else sum(sizes)
+    total = most if rows is None else rows
+    if not least <= total <= most:
+        raise SpecError(f"blocks of {sizes} rows have {least} to {most} together, got rows={rows}")
     offsets = [0] * len(sizes) if shared else _spread(sizes, total)
     blocks = [Block(*run, first + offset) for run, offset in zip(runs, offsets, strict=True)]
     return LookupSpec(

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from ondevice.codecs import Codec
 from ondevice.features import FIRST_VOCABULARY_ID
+from ondevice.models.designs import block_bits, code_blocks
 from ondevice.models.search.sizing import water_level
 from ondevice.models.search.table_design import TableDesign
 from ondevice.spec import (
@@ -117,23 +118,23 @@ class BinaryCode:
 
 @dataclass(frozen=True)
 class OverlappingBlocks:
-    """A binary code of equal blocks, each with the largest power of two of the rows.
+    """A binary code of equal blocks whose row ranges overlap so far that all rows are spent.
 
-    Their row ranges overlap so far that all rows are spent (a choice of this project).
+    A choice of this project; with `blocks` None, as many as `ondevice train` takes.
     """
 
-    blocks: int = 2
+    blocks: int | None = 2
     fuse: Fuse = "mul"
 
     def lookup(self, values: int, rows: int, dim: int) -> LookupSpec:
         """See Form."""
-        rows *= self.blocks if self.fuse == "concat" else 1
-        bits = min(rows.bit_length() - 1, 64 // self.blocks)
+        blocks = self.blocks or code_blocks(values, rows)[0]
+        bits = block_bits(rows, blocks)
         return binary_code_spec(
             dim,
-            code_bits=bits * self.blocks,
+            code_bits=bits * blocks,
             t=bits,
-            rows=min(rows, self.blocks << bits),
+            rows=min(rows, blocks << bits),
             fuse=self.fuse,
         )
 
@@ -186,12 +187,16 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "BH, 3 equal blocks": EqualBlocks(3),
         "BH, 2 equal blocks, mul": EqualBlocks(2, fuse="mul"),
         "BH, 2 equal blocks, skip": EqualBlocks(2, skip=True),
+        "BH, 2 equal blocks, skip, mul": EqualBlocks(2, skip=True, fuse="mul"),
         "BH, 2 equal blocks, shared": EqualBlocks(2, shared=True),
+        "BH, 2 equal blocks, shared, mul": EqualBlocks(2, shared=True, fuse="mul"),
         "BH": BinaryCode(),
         "BH, scrambled": BinaryCode(scrambled=True),
         "BH, 2 overlapping blocks": OverlappingBlocks(fuse="sum"),
         "BH, 2 overlapping blocks, mul": OverlappingBlocks(),
+        "BH as shipped: 2 to 4 overlapping blocks, mul": OverlappingBlocks(None),
         "BH, mul": BinaryCode(fuse="mul"),
+        "BH, scrambled, mul": BinaryCode(fuse="mul", scrambled=True),
         "BH, 4 blocks": BinaryCode(4),
         "BH, 4 blocks, mul": BinaryCode(4, fuse="mul"),
         "BH, 4 blocks concatenated": BinaryCode(4, "concat"),

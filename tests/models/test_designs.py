@@ -34,7 +34,7 @@ def test_shared_rows_follow_the_ratio(scheme, values, ratio):
     target = max(2, round(values / ratio))
     assert target - 1 <= table.spec.rows <= target
     if scheme == "binary_code" and values > 3:  # enough bits to tell the values apart
-        assert table.spec.code_bits >= np.log2(values) + 7
+        assert table.spec.code_bits >= np.log2(values) + 6
         sizes = {block.bits for block in table.spec.blocks}
         assert len(sizes) == 1
         assert max(block.offset + 2**block.bits for block in table.spec.blocks) == table.spec.rows

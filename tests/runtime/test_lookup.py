@@ -265,6 +265,24 @@ def test_contradictions_are_named(change, fault):
 
 
 @pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"t": (3, 4)}, "code_bits 8 or more together needed"),
+        ({"t": (9, 1)}, r"1\.\.8 bits each"),
+        ({"t": (8, 0)}, r"1\.\.8 bits each"),
+        ({"t": ()}, "or more together needed"),
+        ({"t": (4, 4), "strategy": "skip"}, "got skip"),
+        ({"t": 4, "rows": 15}, r"blocks of \[16, 16\] rows have 16 to 32 together, got rows=15"),
+        ({"t": 4, "rows": 33}, "16 to 32"),
+        ({"t": 4, "rows": 20, "shared": True}, "16 to 16"),
+    ],
+)
+def test_impossible_blocks_are_named(settings, fault):
+    with pytest.raises(SpecError, match=fault):
+        binary_code_spec(4, code_bits=8, **settings)
+
+
+@pytest.mark.parametrize(
     ("change", "fault"),
     [
         ({"modulus": 0}, "1 <= divisor <= modulus"),

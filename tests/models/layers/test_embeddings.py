@@ -50,14 +50,17 @@ def binary_specs(draw):
         t = draw(st.integers(1, min(code_bits, longest)))
     else:
         t = draw(st.integers(-(-code_bits // longest) - 1, code_bits - 1))
-    return binary_code_spec(
-        4,
-        code_bits=code_bits,
-        t=t,
-        strategy=strategy,
-        shared=draw(st.booleans()),
-        multiplier=draw(st.integers(0, 2**63 - 1)) * 2 + 1,
-    )
+    settings = {
+        "code_bits": code_bits,
+        "t": t,
+        "strategy": strategy,
+        "shared": draw(st.booleans()),
+        "multiplier": draw(st.integers(0, 2**63 - 1)) * 2 + 1,
+    }
+    spec = binary_code_spec(4, **settings)
+    least = max(2**block.bits for block in spec.blocks)
+    overlapping = draw(st.integers(least, spec.rows))
+    return binary_code_spec(4, **settings, rows=draw(st.sampled_from([None, overlapping])))
 
 
 int64s = st.one_of(st.integers(-(2**63), 2**63 - 1), st.sampled_from(EXTREME))

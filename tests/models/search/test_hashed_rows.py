@@ -11,6 +11,7 @@ from ondevice.models.search.hashed_rows import (
     FORMS,
     BinaryCode,
     EqualBlocks,
+    OverlappingBlocks,
     QuotientRemainder,
     hashed_designs,
     level_blocks,
@@ -86,6 +87,13 @@ def test_shapes_of_codes_and_quotients():
     assert wide.code_bits == 64
     assert max(block.start + block.bits for block in wide.blocks) == 64
     assert len({block.start for block in wide.blocks}) == 8
+    fitted = OverlappingBlocks(None).lookup(255_355, 2775, 16)
+    assert [(block.bits, block.offset) for block in fitted.blocks] == [
+        (10, 0),
+        (10, 1024 * (2775 - 1024) // 2048),
+        (10, 2775 - 1024),
+    ]
+    assert OverlappingBlocks(None).lookup(255_355, 27_750, 16).rows == 27_750
     skip = EqualBlocks(2, skip=True).lookup(10_000, 64, 8)
     assert [(block.start, block.stride, block.bits) for block in skip.blocks] == [
         (0, 2, 5),

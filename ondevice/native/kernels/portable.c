@@ -78,11 +78,6 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
   for (int u = 0; u < 16; u++) out[u] = acc[u];
 }
 
-#include "q8_sizes.h"
-#include "gather_body.h"
-#include "dense_body.h"
-#include "product_body.h"
-
 /* Compilers make SSE2 or NEON of them on 64-bit processors, where these are always there. */
 #define LANES 4
 #if defined(__x86_64__)
@@ -97,6 +92,11 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "ops/maths.h"
 #define lanes_sqrt(v) ((lanes){od_sqrt((v)[0]), od_sqrt((v)[1]), od_sqrt((v)[2]), od_sqrt((v)[3])})
 #endif
+#include "lanes_body.h"
+#include "q8_sizes.h"
+#include "gather_body.h"
+#include "dense_body.h"
+#include "product_body.h"
 #include "vectors_body.h"
 
 const od_vectors od_vectors_portable = {pairs, maps, folds, softmax};

@@ -97,6 +97,7 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "gather_body.h"
 #include "dense_body.h"
 #include "product_body.h"
+#define SOFTMAX_COLUMNS
 #include "vectors_body.h"
 
 const od_vectors od_vectors_portable = {pairs, maps, folds, softmax};

@@ -1,6 +1,6 @@
 /* vectors_body.h: the loops of vectors.h, compiled once for every instruction set.
  *
- * Takes lanes_body.h.
+ * Takes lanes_body.h. With SOFTMAX_COLUMNS it has its own softmax along other axes than the last.
  */
 #include "kernels/vectors.h"
 
@@ -235,24 +235,32 @@ static void softmax_rows(const float *in, size_t rows, size_t length, float *out
   }
 }
 
-/* The same for LANES neighbouring columns, or fewer. */
-static void softmax_columns(const float *in, size_t length, size_t inner, size_t width, float *out) {
-  lanes most = all(-__builtin_inff()), sum = all(0);
-  for (size_t j = 0; j < length; j++) most = lanes_max(part(in + j * inner, width, sum), most);
-  for (size_t j = 0; j < length; j++) {
-    lanes value = exponential(part(in + j * inner, width, most) - most);
-    sum = sum + value;
-    put(out + j * inner, value, width);
+#ifdef SOFTMAX_COLUMNS
+/* The same for all columns. */
+static void softmax_columns(const float *in, size_t length, size_t inner, float *out) {
+  for (size_t i = 0; i < inner; i += LANES, in += LANES, out += LANES) {
+    size_t width = inner - i;
+    lanes most = all(-__builtin_inff()), sum = all(0);
+    for (size_t j = 0; j < length; j++) most = lanes_max(part(in + j * inner, width, sum), most);
+    for (size_t j = 0; j < length; j++) {
+      lanes value = exponential(part(in + j * inner, width, most) - most);
+      sum = sum + value;
+      put(out + j * inner, value, width);
+    }
+    lanes factor = 1.0f / sum;
+    for (size_t j = 0; j < length; j++)
+      put(out + j * inner, part(out + j * inner, width, sum) * factor, width);
   }
-  lanes factor = 1.0f / sum;
-  for (size_t j = 0; j < length; j++)
-    put(out + j * inner, part(out + j * inner, width, sum) * factor, width);
 }
+#else /* rare: not worth the code for every instruction set */
+static void softmax_columns(const float *in, size_t length, size_t inner, float *out) {
+  od_vectors_portable.softmax(in, 1, length, inner, out);
+}
+#endif
 
 static void softmax(const float *in, size_t outer, size_t length, size_t inner, float *out) {
   for (size_t o = 0; inner == 1 && o < outer; o += SUMS)
     softmax_rows(in + o * length, outer - o < SUMS ? outer - o : SUMS, length, out + o * length);
   for (size_t o = 0; inner > 1 && o < outer; o++, in += length * inner, out += length * inner)
-    for (size_t i = 0; i < inner; i += LANES)
-      softmax_columns(in + i, length, inner, inner - i, out + i);
+    softmax_columns(in, length, inner, out);
 }

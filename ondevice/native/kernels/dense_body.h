@@ -85,15 +85,22 @@ OD_INLINE int32_t write_codes(const float *restrict in, uint32_t count, float in
   return total[0];
 }
 
-/* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
- * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
-static float quantise(const float *in, const od_range *ranges, size_t range_count, uint32_t padded,
-                      int8_t *codes, int32_t *sum, int32_t *signs) {
-  int32_t largest = 0, total = 0;
+/* Bits of a row's largest magnitude over the columns that count. */
+OD_INLINE int32_t largest_of_row(const float *in, const od_range *ranges, size_t range_count) {
+  int32_t largest = 0;
   for (size_t r = 0; r < range_count; r++) {
     int32_t bits = largest_bits(in + ranges[r].start, ranges[r].stop - ranges[r].start);
     largest = largest > bits ? largest : bits;
   }
+  return largest;
+}
+
+/* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
+ * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
+OD_INLINE float quantise(const float *in, const od_range *ranges, size_t range_count,
+                         uint32_t padded, int32_t largest, int8_t *codes, int32_t *sum,
+                         int32_t *signs) {
+  int32_t total = 0;
   float magnitude = bits_float((uint32_t)largest);
   int usable = largest < 0x7f800000 && magnitude >= OD_LEAST_MAGNITUDE;
   if (!usable || range_count != 1 || ranges[0].stop - ranges[0].start != padded)
@@ -108,6 +115,19 @@ static float quantise(const float *in, const od_range *ranges, size_t range_coun
   *sum = total;
   if (largest >= 0x7f800000) return bits_float(0x7fc00000u);
   return usable ? magnitude / 127.0f : 0;
+}
+
+/* Codes of a tile's rows. First all magnitudes: within a row each step waits for the last one. */
+static void quantise_tile(const float *in, size_t in_step, uint32_t rows, const od_range *ranges,
+                          size_t range_count, uint32_t padded, size_t row,
+                          const od_dense_scratch *s) {
+  int32_t largest[OD_TILE_ROWS], signs = 0;
+  for (uint32_t r = 0; r < rows; r++)
+    largest[r] = largest_of_row(in + r * in_step, ranges, range_count);
+  for (uint32_t r = 0; r < rows; r++)
+    s->scales[row + r] = quantise(in + r * in_step, ranges, range_count, padded, largest[r],
+                                  s->codes + (row + r) * padded, &s->sums[row + r], &signs);
+  s->positive[row / OD_TILE_ROWS] = signs >= 0;
 }
 
 /* Groups of 4 features in which one of the rows has a code that is not zero. */
@@ -278,16 +298,12 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
   int integer = layer->codec == OD_CODEC_Q8;
   uint32_t padded = integer ? od_padded(layer->features, OD_FEATURE_GROUP) : layer->features;
   size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS;
-  for (size_t row = 0; integer && row < rows; row++) {
-    int32_t signs = row % OD_TILE_ROWS == 0 ? 0 : (s->positive[row / OD_TILE_ROWS] ? 0 : -1);
-    s->scales[row] = quantise(in + row * in_step, ranges, range_count, padded,
-                              s->codes + row * padded, &s->sums[row], &signs);
-    s->positive[row / OD_TILE_ROWS] = signs >= 0;
-  }
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS;
     uint32_t tile_rows = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
     uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
+    if (integer)
+      quantise_tile(in + row * in_step, in_step, tile_rows, ranges, range_count, padded, row, s);
     s->counts[t] = integer
                        ? list_groups(s->codes + row * padded, padded, tile_rows, padded / 4, list)
                        : list_features(in + row * in_step, in_step, tile_rows, ranges, range_count,

@@ -7,10 +7,10 @@ its Python interface. Calls take turns in short bursts; the figure of a runtime 
 mean of process CPU time (or of wall clock), which other work on the machine disturbs least. A ratio
 is that of the fastest other runtime over that of the native engine: above 1 native is faster.
 
-    python benchmarks/topologies.py [--json FILE] [--table FILE] [--files FOLDER]
+    python benchmarks/topologies.py [--json FILE] [--page FILE] [--files FOLDER]
         [--only NAME ...] [--batch 1 8 128 1024] [--seconds 0.5]
 
-`--files` keeps the converted files for another run. `--table` writes the ratios as Markdown.
+`--files` keeps the converted files for another run. `--page` writes docs/evidence/topologies.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import json
 import os
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -366,6 +367,24 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def page(report: dict[str, Any]) -> str:
+    """The table with what it says and how it was made, as a page of the docs."""
+    loads = [load for by_batch in report["load"].values() for load in by_batch.values()]
+    sections = [
+        "# Ten networks in three runtimes",
+        "How many times faster the native engine is than the fastest other runtime with the files "
+        "that `convert` writes (ONNX Runtime with the .onnx, LiteRT with the .tflite), one thread "
+        "each, q8 / f32: tables and dense layers of that codec in all of them. Process CPU time of "
+        "a whole Python call, least mean of interleaved bursts; below 1 the native engine is "
+        f"slower. Load of the machine while it ran: {min(loads):.0f} to {max(loads):.0f}.",
+        markdown(report).rstrip(),
+        "Made by `python benchmarks/topologies.py --page docs/evidence/topologies.md`.",
+    ]
+    return (
+        "\n\n".join(textwrap.fill(s, 120) if i == 1 else s for i, s in enumerate(sections)) + "\n"
+    )
+
+
 def run(
     names: list[str], batches: list[int], folder: Path, seconds: float, note: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -399,7 +418,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--files", type=Path)
     parser.add_argument("--only", nargs="+", choices=list(TOPOLOGIES), default=list(TOPOLOGIES))
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
@@ -413,8 +432,8 @@ def main() -> None:
     print(markdown(report))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
-    if args.table:
-        args.table.write_text(markdown(report))
+    if args.page:
+        args.page.write_text(page(report))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import arm
+from support.engine import loaded_bytes
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
@@ -30,7 +31,7 @@ ARCHITECTURES = {
     "aarch64": ("arm64", "qemu-aarch64-static", "AArch64"),
     "armv7l": ("armhf", "qemu-arm-static", "ARM"),
 }
-SIZE_LIMIT = 200_000
+SIZE_LIMIT = 220_000  # docs/native.md
 # what the tests need, in releases without compiled parts (hypothesis has some since 6.150)
 PURE = ("pytest==9.2.0", "pluggy==1.7.0", "iniconfig==2.3.1", "packaging==26.3", "attrs==26.1.0",
         "hypothesis==6.135.0", "sortedcontainers==2.4.0", "Pygments==2.21.0",
@@ -120,7 +121,7 @@ def test_the_library_is_what_the_tag_says(boards, architecture, tmp_path):
     assert wheel.name.endswith(f"cp311-abi3-manylinux_{major}_{minor}_{architecture}.whl")
     assert (major, minor) == (2, 17)  # nothing newer than what the oldest tag promises
     assert set(wheels.libraries_needed(library)) <= {"libc.so.6"}
-    assert library.stat().st_size < SIZE_LIMIT
+    assert loaded_bytes(library) < SIZE_LIMIT
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

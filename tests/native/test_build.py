@@ -1,5 +1,6 @@
 """Building the core: the example program, the freestanding library, and doing without it."""
 
+import platform
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from support.engine import (
     FEATURES,
     NATIVE,
     WARNED,
+    loaded_bytes,
     needs_compiler,
     needs_sanitizers,
 )
@@ -22,6 +24,7 @@ from support.tools import missing, needs
 
 import ondevice
 from ondevice.cells import Cells
+from ondevice.engines.native import is_compiled
 
 
 def built_as_it_says(name, folder):
@@ -128,6 +131,15 @@ def test_freestanding_library_needs_nothing(tmp_path, more):
     )  # fmt: skip
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)
     assert "NEEDED" not in needed.stdout
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the limit is that of x86-64")
+@pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
+def test_the_extension_is_small():
+    """The limit of docs/native.md; tests/arm has that of the other architectures."""
+    from ondevice import _native
+
+    assert loaded_bytes(_native.__file__) < 250_000
 
 
 def test_without_the_extension_numpy_runs_and_says_so(tmp_path):

@@ -1,6 +1,7 @@
 """The C sources as every build takes them: the engine's, and those of the reader of raw values."""
 
 import shutil
+import struct
 from pathlib import Path
 
 from support.tools import cannot_link, needs
@@ -27,3 +28,20 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
 NO_SOURCES = "" if ENGINE else "no sources beside the package"
 needs_compiler = needs(cannot_link(COMPILER), NO_SOURCES)
 needs_sanitizers = needs(cannot_link(COMPILER, *SANITIZERS), NO_SOURCES)
+
+
+def loaded_bytes(library):
+    """Bytes of an ELF library that are mapped to run it: its loadable segments, without padding."""
+    data = Path(library).read_bytes()
+    wide = data[4] == 2
+    start, size, count = (
+        struct.unpack_from("<Q", data, 32)[0] if wide else struct.unpack_from("<I", data, 28)[0],
+        *struct.unpack_from("<HH", data, 54 if wide else 42),
+    )
+    total = 0
+    for i in range(count):
+        header = start + i * size
+        if struct.unpack_from("<I", data, header)[0] == 1:  # PT_LOAD
+            place, form = (header + 32, "<Q") if wide else (header + 16, "<I")
+            total += struct.unpack_from(form, data, place)[0]
+    return total

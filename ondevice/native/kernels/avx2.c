@@ -90,20 +90,21 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
       _mm256_storeu_si256((__m256i *)(void *)(out + (r * n * 2 + j) * 8), acc[r][j]);
 }
 
-#include "q8_sizes.h"
-#include "gather_body.h"
-#include "dense_body.h"
-#include "product_body.h"
-
 #define LANES 8
 #define lanes_load(p, n) ((lanes)_mm256_maskload_ps(p, first_lanes(n)))
 #define lanes_store(p, v, n) _mm256_maskstore_ps(p, first_lanes(n), (__m256)(v))
 #define lanes_max(a, b) ((lanes)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #define lanes_min(a, b) ((lanes)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define larger(a, b) ((whole)_mm256_max_epi32((__m256i)(a), (__m256i)(b)))
 #define lanes_sqrt(v) ((lanes)_mm256_sqrt_ps((__m256)(v)))
 OD_INLINE __m256i first_lanes(size_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
+#include "lanes_body.h"
+#include "q8_sizes.h"
+#include "gather_body.h"
+#include "dense_body.h"
+#include "product_body.h"
 #include "vectors_body.h"
 
 static const od_vectors VECTORS = {pairs, maps, folds, softmax};

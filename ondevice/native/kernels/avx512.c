@@ -126,17 +126,18 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
   else sign_tile(m, n, 0, layer, unit, list, count, codes, sums, out);
 }
 
-#include "q8_sizes.h"
-#include "gather_body.h"
-#include "dense_body.h"
-#include "product_body.h"
-
 #define LANES 16
 #define lanes_load(p, n) ((lanes)_mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p))
 #define lanes_store(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), (__m512)(v))
 #define lanes_max(a, b) ((lanes)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define lanes_min(a, b) ((lanes)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define larger(a, b) ((whole)_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
 #define lanes_sqrt(v) ((lanes)_mm512_sqrt_ps((__m512)(v)))
+#include "lanes_body.h"
+#include "q8_sizes.h"
+#include "gather_body.h"
+#include "dense_body.h"
+#include "product_body.h"
 #include "vectors_body.h"
 
 static const od_vectors VECTORS = {pairs, maps, folds, softmax};

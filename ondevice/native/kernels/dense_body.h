@@ -1,6 +1,6 @@
 /* dense_body.h: dense layers, compiled once for every instruction set by the kernel files beside it.
  *
- * Beyond what gather_body.h needs the including file defines vf_fma, vf_relu and, for int8,
+ * Takes lanes_body.h. Beyond what gather_body.h needs the including file defines vf_fma, vf_relu and, for int8,
  *   q8_tile(m, n, layer, unit, list, count, codes, sums, positive, out)
  * which writes the int32 sums of m rows by n blocks of 16 outputs from `unit` on to
  * out[m][16 * n], over the listed groups of 4 features. Its constants: Q8_ROWS and Q8_BLOCKS (rows
@@ -38,40 +38,69 @@ OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *l
 }
 #endif
 
+typedef int8_t code_lanes __attribute__((vector_size(LANES)));
+
+#define LARGER(a, b) larger(a, b)
+#ifndef larger
+OD_INLINE whole larger(whole a, whole b) { return (whole)pick(a > b, (lanes)a, (lanes)b); }
+#endif
+#define TOTAL(a, b) ((a) + (b))
+#define EITHER(a, b) ((a) | (b))
+
 /* Bits of the largest magnitude, which order like the magnitudes, NaN above all. */
 OD_INLINE int32_t largest_bits(const float *restrict in, uint32_t count) {
+  whole largest = {0};
+  uint32_t i = 0;
+  for (; i + LANES <= count; i += LANES) largest = larger((whole)magnitude(load(in + i)), largest);
+  if (i < count) largest = larger((whole)magnitude(lanes_load(in + i, count - i)), largest);
+  JOIN_LANES(largest, LARGER)
+  return largest[0];
+}
+
+OD_INLINE whole codes_of(lanes values, float inverse) {
+  /* adding 1.5 * 2^23 rounds to an integer, half to even, in the low bits */
+  lanes product = values * inverse;
+  return (whole)(product + 12582912.0f) - 0x4B400000;
+}
+
+OD_INLINE int32_t write_codes(const float *restrict in, uint32_t count, float inverse,
+                              int8_t *restrict codes, int32_t *signs) {
+  whole total = {0}, any = {0};
+  uint32_t i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    whole code = codes_of(load(in + i), inverse);
+    code_lanes bytes = __builtin_convertvector(code, code_lanes);
+    __builtin_memcpy(codes + i, &bytes, sizeof bytes);
+    total += code, any |= code;
+  }
+  if (i < count) {
+    whole code = codes_of(lanes_load(in + i, count - i), inverse);
+    code_lanes bytes = __builtin_convertvector(code, code_lanes);
+    for (uint32_t j = 0; i < count; i++, j++) codes[i] = bytes[j];
+    total += code, any |= code;
+  }
+  JOIN_LANES(total, TOTAL)
+  JOIN_LANES(any, EITHER)
+  *signs |= any[0];
+  return total[0];
+}
+
+/* Bits of a row's largest magnitude over the columns that count. */
+OD_INLINE int32_t largest_of_row(const float *in, const od_range *ranges, size_t range_count) {
   int32_t largest = 0;
-  for (uint32_t i = 0; i < count; i++) {
-    int32_t bits = (int32_t)(float_bits(in[i]) & 0x7fffffffu);
+  for (size_t r = 0; r < range_count; r++) {
+    int32_t bits = largest_bits(in + ranges[r].start, ranges[r].stop - ranges[r].start);
     largest = largest > bits ? largest : bits;
   }
   return largest;
 }
 
-OD_INLINE int32_t write_codes(const float *restrict in, uint32_t count, float inverse,
-                              int8_t *restrict codes, int32_t *signs) {
-  int32_t total = 0, any = 0;
-  for (uint32_t i = 0; i < count; i++) {
-    /* adding 1.5 * 2^23 rounds to an integer, half to even, in the low bits */
-    float product = in[i] * inverse;
-    int32_t code = (int32_t)(float_bits(product + 12582912.0f) - 0x4B400000u);
-    codes[i] = (int8_t)code;
-    total += code;
-    any |= code;
-  }
-  *signs |= any;
-  return total;
-}
-
 /* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
  * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
-static float quantise(const float *in, const od_range *ranges, size_t range_count, uint32_t padded,
-                      int8_t *codes, int32_t *sum, int32_t *signs) {
-  int32_t largest = 0, total = 0;
-  for (size_t r = 0; r < range_count; r++) {
-    int32_t bits = largest_bits(in + ranges[r].start, ranges[r].stop - ranges[r].start);
-    largest = largest > bits ? largest : bits;
-  }
+OD_INLINE float quantise(const float *in, const od_range *ranges, size_t range_count,
+                         uint32_t padded, int32_t largest, int8_t *codes, int32_t *sum,
+                         int32_t *signs) {
+  int32_t total = 0;
   float magnitude = bits_float((uint32_t)largest);
   int usable = largest < 0x7f800000 && magnitude >= OD_LEAST_MAGNITUDE;
   if (!usable || range_count != 1 || ranges[0].stop - ranges[0].start != padded)
@@ -86,6 +115,19 @@ static float quantise(const float *in, const od_range *ranges, size_t range_coun
   *sum = total;
   if (largest >= 0x7f800000) return bits_float(0x7fc00000u);
   return usable ? magnitude / 127.0f : 0;
+}
+
+/* Codes of a tile's rows. First all magnitudes: within a row each step waits for the last one. */
+static void quantise_tile(const float *in, size_t in_step, uint32_t rows, const od_range *ranges,
+                          size_t range_count, uint32_t padded, size_t row,
+                          const od_dense_scratch *s) {
+  int32_t largest[OD_TILE_ROWS], signs = 0;
+  for (uint32_t r = 0; r < rows; r++)
+    largest[r] = largest_of_row(in + r * in_step, ranges, range_count);
+  for (uint32_t r = 0; r < rows; r++)
+    s->scales[row + r] = quantise(in + r * in_step, ranges, range_count, padded, largest[r],
+                                  s->codes + (row + r) * padded, &s->sums[row + r], &signs);
+  s->positive[row / OD_TILE_ROWS] = signs >= 0;
 }
 
 /* Groups of 4 features in which one of the rows has a code that is not zero. */
@@ -127,20 +169,12 @@ static uint32_t list_features(const float *in, size_t step, uint32_t rows, const
   return count;
 }
 
-OD_INLINE void finish(float *out, const float *sums, uint32_t count, uint32_t relu) {
-  if (relu)
-    for (uint32_t i = 0; i < count; i++) out[i] = sums[i] < 0 ? 0 : sums[i];
-  else
-    for (uint32_t i = 0; i < count; i++) out[i] = sums[i];
-}
-
 static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t n,
                      const od_dense_scratch *s, uint32_t row, const uint16_t *list, uint32_t count,
                      uint32_t padded, uint32_t rows, const float *initial, uint32_t relu,
                      float *out, size_t out_step) {
   int32_t sums[Q8_ROWS * Q8_BLOCKS > Q8_WIDE ? Q8_ROWS * Q8_BLOCKS * 16 : Q8_WIDE * 16]
       __attribute__((aligned(64)));
-  float results[MOST_BLOCKS * 16] __attribute__((aligned(64)));
   const int8_t *codes[Q8_ROWS] = {0};
   int32_t code_sums[Q8_ROWS];
   for (uint32_t r = 0; r < m; r++) { /* rows beyond the last repeat it */
@@ -152,15 +186,17 @@ static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t 
   uint32_t width = n * 16;
   uint32_t units = layer->units - unit < width ? layer->units - unit : width;
   for (uint32_t r = 0; r < rows; r++) {
-    float scale = s->scales[row + r];
-    const float *unit_scales = layer->scale + unit, *bias = initial + unit;
+    float scale = s->scales[row + r], *to = out + (size_t)r * out_step + unit;
     const int32_t *row_sums = sums + (size_t)r * width;
-    for (uint32_t i = 0; i < width; i++) {
-      float step = scale * unit_scales[i];
-      float product = (float)row_sums[i] * step;
-      results[i] = product + bias[i];
+    for (uint32_t i = 0; i < units; i += LANES) {
+      whole sum;
+      __builtin_memcpy(&sum, row_sums + i, sizeof sum);
+      lanes step = scale * load(layer->scale + unit + i);
+      lanes product = __builtin_convertvector(sum, lanes) * step;
+      lanes result = product + load(initial + unit + i);
+      if (relu) result = pick(result < 0.0f, all(0), result);
+      put(to + i, result, units - i);
     }
-    finish(out + (size_t)r * out_step + unit, results, units, relu);
   }
 }
 
@@ -262,16 +298,12 @@ static void dense(const od_dense *layer, const float *in, size_t in_step, size_t
   int integer = layer->codec == OD_CODEC_Q8;
   uint32_t padded = integer ? od_padded(layer->features, OD_FEATURE_GROUP) : layer->features;
   size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS;
-  for (size_t row = 0; integer && row < rows; row++) {
-    int32_t signs = row % OD_TILE_ROWS == 0 ? 0 : (s->positive[row / OD_TILE_ROWS] ? 0 : -1);
-    s->scales[row] = quantise(in + row * in_step, ranges, range_count, padded,
-                              s->codes + row * padded, &s->sums[row], &signs);
-    s->positive[row / OD_TILE_ROWS] = signs >= 0;
-  }
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS;
     uint32_t tile_rows = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
     uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
+    if (integer)
+      quantise_tile(in + row * in_step, in_step, tile_rows, ranges, range_count, padded, row, s);
     s->counts[t] = integer
                        ? list_groups(s->codes + row * padded, padded, tile_rows, padded / 4, list)
                        : list_features(in + row * in_step, in_step, tile_rows, ranges, range_count,

@@ -64,6 +64,8 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
       vst1q_s32(out + r * n * 16 + 4 * j, pair_sums(acc[r][2 * j], acc[r][2 * j + 1]));
 }
 
+#define LANES 4
+#include "lanes_body.h"
 #include "q8_sizes.h"
 #include "gather_body.h"
 #include "dense_body.h"

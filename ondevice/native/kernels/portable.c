@@ -85,14 +85,6 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
   for (int u = 0; u < 16; u++) out[u] = acc[u];
 }
 
-#include "q8_sizes.h"
-#include "gather_body.h"
-#include "dense_body.h"
-#include "product_body.h"
-
-#define KERNELS od_cpu_any, gather, dense, product
-#else
-#define KERNELS od_cpu_none, NULL, NULL, NULL
 #endif
 
 /* Compilers make SSE2 or NEON of them on 64-bit processors, where these are always there. */
@@ -109,6 +101,20 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "ops/maths.h"
 #define lanes_sqrt(v) ((lanes){od_sqrt((v)[0]), od_sqrt((v)[1]), od_sqrt((v)[2]), od_sqrt((v)[3])})
 #endif
+#include "lanes_body.h"
+
+#if !defined(__wasm_simd128__)
+#include "q8_sizes.h"
+#include "gather_body.h"
+#include "dense_body.h"
+#include "product_body.h"
+
+#define KERNELS od_cpu_any, gather, dense, product
+#else
+#define KERNELS od_cpu_none, NULL, NULL, NULL
+#endif
+
+#define SOFTMAX_COLUMNS
 #include "vectors_body.h"
 
 const od_vectors od_vectors_portable = {pairs, maps, folds, softmax};

@@ -1,62 +1,10 @@
 /* vectors_body.h: the loops of vectors.h, compiled once for every instruction set.
  *
- * The including file defines LANES (4, 8 or 16). Vectors are those of GNU C, whose operators compile
- * to the instruction set's own; it may define what those do not express:
- *   lanes_load(p, n), lanes_store(p, v, n)  the first n < LANES lanes (the others are 0)
- *   lanes_max(a, b), lanes_min(a, b)        a > b ? a : b, a < b ? a : b
- *   lanes_sqrt(v)                           correctly rounded
+ * Takes lanes_body.h. With SOFTMAX_COLUMNS it has its own softmax along other axes than the last.
  */
 #include "kernels/vectors.h"
 
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef int32_t whole __attribute__((vector_size(4 * LANES)));
-
 enum { SUMS = 16, PARTS = SUMS / LANES };
-
-#if LANES == 16
-#define NUMBERS ((whole){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
-#elif LANES == 8
-#define NUMBERS ((whole){0, 1, 2, 3, 4, 5, 6, 7})
-#else
-#define NUMBERS ((whole){0, 1, 2, 3})
-#endif
-#if defined(__clang__)
-#define TURNED(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
-#else
-#define TURNED(v, ...) __builtin_shuffle(v, (whole){__VA_ARGS__})
-#endif
-
-OD_INLINE lanes load(const float *p) {
-  lanes v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-OD_INLINE void store(float *p, lanes v) { __builtin_memcpy(p, &v, sizeof v); }
-OD_INLINE lanes all(float x) { return x - (lanes){0}; }
-OD_INLINE lanes pick(whole mask, lanes yes, lanes no) {
-  return (lanes)((mask & (whole)yes) | (~mask & (whole)no));
-}
-OD_INLINE lanes magnitude(lanes x) { return (lanes)((whole)x & 0x7fffffff); }
-OD_INLINE lanes with_sign(lanes size, lanes sign) {
-  return (lanes)((whole)size | ((whole)sign & (int32_t)0x80000000));
-}
-
-#ifndef lanes_load
-OD_INLINE lanes lanes_load(const float *p, size_t n) {
-  lanes v = {0};
-  for (size_t i = 0; i < LANES - 1; i++)
-    if (i < n) v[i] = p[i];
-  return v;
-}
-OD_INLINE void lanes_store(float *p, lanes v, size_t n) {
-  for (size_t i = 0; i < LANES - 1; i++)
-    if (i < n) p[i] = v[i];
-}
-#endif
-#ifndef lanes_max
-OD_INLINE lanes lanes_max(lanes a, lanes b) { return pick(a > b, a, b); }
-OD_INLINE lanes lanes_min(lanes a, lanes b) { return pick(a < b, a, b); }
-#endif
 
 /* 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last place. The power is
  * multiplied in two halves, so that results may overflow or lie below the normal range. */
@@ -205,11 +153,6 @@ OD_INLINE lanes join(od_fold fold, lanes so_far, lanes next) {
   return pick(next != next, next, lanes_max(next, so_far));
 }
 
-OD_INLINE float join_one(od_fold fold, float so_far, float next) {
-  if (fold == OD_FOLD_SUM) return so_far + next;
-  return next > so_far || next != next ? next : so_far;
-}
-
 /* 16 lanes in halves: lane i and lane i + width, for each width down to 1. */
 OD_INLINE float fold_lanes(od_fold fold, const lanes *parts) {
   lanes sum = parts[0];
@@ -217,28 +160,9 @@ OD_INLINE float fold_lanes(od_fold fold, const lanes *parts) {
   if (PARTS == 4)
     sum = join(fold, join(fold, parts[0], parts[2 % PARTS]),
                join(fold, parts[1 % PARTS], parts[3 % PARTS]));
-#if LANES == 16
-  sum = join(fold, sum, TURNED(sum, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  sum = join(fold, sum, TURNED(sum, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  sum = join(fold, sum, TURNED(sum, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-#elif LANES == 8
-  sum = join(fold, sum, TURNED(sum, 4, 5, 6, 7, 0, 1, 2, 3));
-  sum = join(fold, sum, TURNED(sum, 2, 3, 0, 1, 6, 7, 4, 5));
-#else
-  sum = join(fold, sum, TURNED(sum, 2, 3, 0, 1));
-#endif
-  return join_one(fold, sum[0], sum[1]);
-}
-
-/* Up to LANES elements; lanes behind them hold the filler. */
-OD_INLINE lanes part(const float *p, size_t left, lanes filler) {
-  if (left >= LANES) return load(p);
-  return pick(NUMBERS < (int32_t)left, lanes_load(p, left), filler);
-}
-
-OD_INLINE void put(float *p, lanes value, size_t left) {
-  if (left >= LANES) store(p, value);
-  else lanes_store(p, value, left);
+#define JOIN(a, b) join(fold, a, b)
+  JOIN_LANES(sum, JOIN)
+  return sum[0];
 }
 
 OD_INLINE float fold_row(od_fold fold, const float *in, size_t length) {
@@ -311,24 +235,32 @@ static void softmax_rows(const float *in, size_t rows, size_t length, float *out
   }
 }
 
-/* The same for LANES neighbouring columns, or fewer. */
-static void softmax_columns(const float *in, size_t length, size_t inner, size_t width, float *out) {
-  lanes most = all(-__builtin_inff()), sum = all(0);
-  for (size_t j = 0; j < length; j++) most = lanes_max(part(in + j * inner, width, sum), most);
-  for (size_t j = 0; j < length; j++) {
-    lanes value = exponential(part(in + j * inner, width, most) - most);
-    sum = sum + value;
-    put(out + j * inner, value, width);
+#ifdef SOFTMAX_COLUMNS
+/* The same for all columns. */
+static void softmax_columns(const float *in, size_t length, size_t inner, float *out) {
+  for (size_t i = 0; i < inner; i += LANES, in += LANES, out += LANES) {
+    size_t width = inner - i;
+    lanes most = all(-__builtin_inff()), sum = all(0);
+    for (size_t j = 0; j < length; j++) most = lanes_max(part(in + j * inner, width, sum), most);
+    for (size_t j = 0; j < length; j++) {
+      lanes value = exponential(part(in + j * inner, width, most) - most);
+      sum = sum + value;
+      put(out + j * inner, value, width);
+    }
+    lanes factor = 1.0f / sum;
+    for (size_t j = 0; j < length; j++)
+      put(out + j * inner, part(out + j * inner, width, sum) * factor, width);
   }
-  lanes factor = 1.0f / sum;
-  for (size_t j = 0; j < length; j++)
-    put(out + j * inner, part(out + j * inner, width, sum) * factor, width);
 }
+#else /* rare: not worth the code for every instruction set */
+static void softmax_columns(const float *in, size_t length, size_t inner, float *out) {
+  od_vectors_portable.softmax(in, 1, length, inner, out);
+}
+#endif
 
 static void softmax(const float *in, size_t outer, size_t length, size_t inner, float *out) {
   for (size_t o = 0; inner == 1 && o < outer; o += SUMS)
     softmax_rows(in + o * length, outer - o < SUMS ? outer - o : SUMS, length, out + o * length);
   for (size_t o = 0; inner > 1 && o < outer; o++, in += length * inner, out += length * inner)
-    for (size_t i = 0; i < inner; i += LANES)
-      softmax_columns(in + i, length, inner, inner - i, out + i);
+    softmax_columns(in, length, inner, out);
 }

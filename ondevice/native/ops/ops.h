@@ -107,6 +107,12 @@ void od_each_span(const od_walk *walk, const uint32_t *bytes, const od_rows *in,
 
 int od_truth(od_dtype dtype, const char *data, int64_t at);
 
+/* Copy a few elements: pieces of a fixed size compile to moves, where a call would take longer. */
+OD_INLINE void od_copy_few(char *to, const char *from, size_t size) {
+  for (; size >= 16; to += 16, from += 16, size -= 16) __builtin_memcpy(to, from, 16);
+  od_copy(to, from, size);
+}
+
 /* Copy an element of 1, 4 or 8 bytes. */
 OD_INLINE void od_move(uint32_t bytes, char *to, int64_t i, const char *from, int64_t at) {
   if (bytes == 4) ((uint32_t *)(void *)to)[i] = ((const uint32_t *)(const void *)from)[at];

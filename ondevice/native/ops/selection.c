@@ -73,7 +73,7 @@ od_trouble od_loop_gather(const od_node *node, const od_value *values, const cha
   for (uint32_t o = 0; o < axis->outer; o++)
     for (uint32_t i = 0; i < node->selection.count; i++, out += block) {
       uint32_t index = checked(OD_INTS(in[1])[i], axis->length, &trouble);
-      od_copy(out, in[0] + ((size_t)o * axis->length + index) * block, block);
+      od_copy_few(out, in[0] + ((size_t)o * axis->length + index) * block, block);
     }
   return trouble;
 }

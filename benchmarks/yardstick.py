@@ -93,10 +93,10 @@ VARIANTS = (
     Variant(SMALL, 4, "q4"),
     Variant(SMALL, 1, "q4"),
     Variant(SMALL, 2, "q4"),
-    Variant(SMALL, 10, "q4"),
-    Variant(SMALL, 1, "q2"),
+    Variant(SMALL, 10, "q2"),
     Variant(SMALL, 1, "q2", ratio=4.0),
-    Variant(SMALL, 10, "q4", masks=True),
+    Variant(SMALL, 4, "q2"),
+    Variant(SMALL, 10, "q4"),
 )
 
 

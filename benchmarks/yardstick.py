@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from sklearn.metrics import log_loss, roc_auc_score
 
 import ondevice
@@ -92,10 +93,10 @@ VARIANTS = (
     Variant(SMALL, 4, "q4"),
     Variant(SMALL, 1, "q4"),
     Variant(SMALL, 2, "q4"),
-    Variant(SMALL, 10, "q4"),
-    Variant(SMALL, 1, "q2"),
+    Variant(SMALL, 10, "q2"),
     Variant(SMALL, 1, "q2", ratio=4.0),
-    Variant(SMALL, 10, "q4", masks=True),
+    Variant(SMALL, 4, "q2"),
+    Variant(SMALL, 10, "q4"),
 )
 
 
@@ -267,14 +268,19 @@ def plot(means: Means) -> None:
             mark = "s" if model == "dnn" else "^" if model.startswith("dnn") else "o"
             colour = "C1" if model.startswith("dnn") else "C0"
             axes.plot(means[model][place], means[model][2], mark, color=colour, ms=6)
+            if not model.startswith("dnn"):
+                text = model.partition(", ")[2].replace("masks", "\nmasks")
+                spot = (means[model][place], means[model][2])
+                axes.annotate(text, spot, (6, -3), textcoords="offset points", fontsize=7)
         for number, (label, auc) in enumerate([*PUBLISHED.values(), ("DCN", PUBLISHED_DCN)]):
             axes.axhline(auc, color=f"C{number + 2}", lw=0.8, ls="--", label=f"{label}, published")
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"bytes of {what}")
         axes.grid(alpha=0.3)
     panels[0].plot([], [], "s", color="C1", label="our DNN 400-400-400, float32")
     panels[0].plot([], [], "^", color="C1", label="the same, tables q8 and q4")
-    panels[0].plot([], [], "o", color="C0", label="smaller networks")
+    panels[0].plot([], [], "o", color="C0", label="hidden layers 128-64")
     panels[0].set_ylabel("test AUC on Frappe_x1")
     panels[0].legend(fontsize=7, loc="lower right")
     figure.savefig(EVIDENCE / "yardstick.png", dpi=110, metadata={"Software": None})

@@ -6,14 +6,17 @@ stopped continues where it was.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
@@ -27,10 +30,13 @@ from ondevice.models.click_log import ClickLog, Splits
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.networks import ClickModel, table_counts
-from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.search.table_design import TableDesign
+from ondevice.models.search.trial import WHOLE, Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData
+from ondevice.models.training.distillation import Note, TeacherSet, silent, teacher_folder
 from ondevice.models.training.experiment import example_ids
-from ondevice.models.training.phases import FitConfig, fit, rounded
+from ondevice.models.training.phases import FitConfig, fit, round_tables, rounded
+from ondevice.models.training.refit import Refit, fixed_network
 from ondevice.models.training.row_weights import undo_sampling
 from ondevice.models.training.shift import shift_tables
 from ondevice.models.training.trainer import evaluate, train
@@ -38,6 +44,8 @@ from ondevice.models.training.trainer import evaluate, train
 SCORE_BATCH = 8192
 # The learning rate of rounding epochs is divided by this, as in `ondevice train`.
 ROUNDING_SLOWER = Rounding().slower
+# Of refitted rows, which the network must not learn to trust again, and which are nearly settled.
+REFITTED_SLOWER = 10.0
 
 
 def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = True) -> TrialResult:
@@ -51,7 +59,8 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
     if (target / "result.json").is_file():
         return _read(target / "result.json", trial)
     splits = data.encoded(trial)
-    model = trained_model(data, trial, splits, progress=progress)
+    targets = distilled_targets(data, trial, folder, progress=progress)
+    model = trained_model(data, trial, splits, targets, progress=progress)
     features = splits.train.features
     examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
     counts = table_counts(model, splits.train)
@@ -76,10 +85,46 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
     return result
 
 
+def distilled_targets(
+    data: TrialData,
+    trial: Trial,
+    folder: Path,
+    *,
+    progress: bool = True,
+    note: Note = silent,
+) -> npt.NDArray[np.float32] | None:
+    """What the trial learns in place of the training labels; None without distillation.
+
+    A teacher has a float row for every value, the trial's network and training, and is refitted.
+    Teachers do not depend on the trial's designs or seed: all trials in `folder` share them.
+    """
+    settings = trial.distillation
+    if settings is None:
+        return None
+    config = FitConfig(trial.training, WHOLE, refit=trial.refit or Refit())
+
+    def build() -> ClickModel:
+        whole = TableDesign(settings.dim, "f32")
+        tables = {
+            name: Embedding(whole.spec(data.rows_of_values(name), ranked=True))
+            for name in data.fields
+        }
+        return ClickModel(tables, trial.hidden)
+
+    stored = teacher_folder(folder, data.digest.hex(), settings, config, list(trial.hidden))
+    teachers = TeacherSet(settings, build, data.ranked, config, stored)
+    return teachers.targets(progress=progress, note=note)
+
+
 def trained_model(
-    data: TrialData, trial: Trial, splits: Splits, *, progress: bool = True
+    data: TrialData,
+    trial: Trial,
+    splits: Splits,
+    targets: npt.NDArray[np.float32] | None = None,
+    *,
+    progress: bool = True,
 ) -> ClickModel:
-    """A model of the trial's designs, trained."""
+    """A model of the trial's designs, trained; `targets` are of `distilled_targets`."""
     torch.manual_seed(trial.seed)
     tables = {}
     for item in splits.train.features.fields:
@@ -88,29 +133,48 @@ def trained_model(
         tables[item.name] = Embedding(spec)
     model = ClickModel(tables, trial.hidden)
     fitted = fit(
-        model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit), progress=progress
+        *(model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit)),
+        progress=progress,
+        targets=targets,
     )
-    shift_tables(model, trial.codecs, fitted.counts)
+    codecs = {name: item for name, item in trial.codecs.items() if isinstance(item, str)}
+    shift_tables(model, codecs, fitted.counts)
     interrupted = fitted.interrupted
     if trial.round_epochs and not interrupted:
-        interrupted = _round(model, trial, splits, progress)
+        interrupted = _round(model, trial, splits, fitted.counts, targets, progress)
     if interrupted:
         raise KeyboardInterrupt  # half a training is no result
+    round_tables(model, trial.codecs, fitted.counts)
     return model
 
 
-def _round(model: ClickModel, trial: Trial, splits: Splits, progress: bool) -> bool:
-    """Train on with rounded tables; whether that was interrupted."""
+def _round(
+    model: ClickModel,
+    trial: Trial,
+    splits: Splits,
+    counts: Mapping[str, npt.NDArray[np.int64]],
+    targets: npt.NDArray[np.float32] | None,
+    progress: bool,
+) -> bool:
+    """Train on with rounded tables; whether that was interrupted.
+
+    Refitted rows are trained under the refit's first prior, with the network fixed.
+    """
+    refit = trial.refit
     settings = replace(
         trial.training,
         epochs=trial.round_epochs,
         patience=trial.round_epochs,
-        learning_rate=trial.learning_rate / ROUNDING_SLOWER,
+        learning_rate=trial.learning_rate / (REFITTED_SLOWER if refit else ROUNDING_SLOWER),
+        row_penalty=refit.penalties[0] if refit and refit.penalties else 0.0,
     )
     before = copy.deepcopy(model.state_dict())
-    with rounded(model, trial.codecs):
+    learning = fixed_network(model) if refit else contextlib.nullcontext()
+    with rounded(model, trial.codecs, counts), learning:
         least = evaluate(model, splits.validation).auc
-        history = train(model, splits.train, splits.validation, settings, progress)
+        history = train(
+            *(model, splits.train, splits.validation, settings, progress), targets=targets
+        )
         if history.best.validation.auc <= least:
             model.load_state_dict(before)
     return history.interrupted

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ondevice.codecs import CODECS, Codec
+from ondevice.codecs import CODECS, NARROW_CODECS, Codec
 from ondevice.errors import SpecError
 from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
+from ondevice.sections import Section, Sections, TableCodec, check_sections
 from ondevice.spec import (
     LookupSpec,
     binary_code_spec,
@@ -39,6 +40,9 @@ class TableDesign:
         size: of the tail. "hash": rows; "multi_hash": rows of each of two hashes;
             "quotient_remainder": remainders; "binary_code": bits of a block (succession, separate
             rows, summed).
+        sections: codecs of consecutive rows as (rows, codec), the rows of the most frequent values
+            first (those of IDs 0 and 1 before them); the last may have None for all that remain.
+            Narrow codecs have fitted levels. Empty: `codec` for all rows.
 
     Raises:
         SpecError: a setting out of range.
@@ -49,6 +53,7 @@ class TableDesign:
     head: int | None = None
     tail: Tail = "shared"
     size: int = 0
+    sections: tuple[tuple[int | None, Codec], ...] = ()
 
     def __post_init__(self) -> None:
         faults = []
@@ -62,8 +67,25 @@ class TableDesign:
             faults.append(f"tail must be one of {', '.join(TAILS)}, got {self.tail!r}")
         elif (self.tail == "shared") != (self.size == 0) or self.size < 0:
             faults.append(f"tail {self.tail!r} with size {self.size}")
+        # JSON gives lists
+        object.__setattr__(self, "sections", tuple((rows, code) for rows, code in self.sections))
+        if self.sections:
+            check_sections(self._sections())
+            if self.tail != "shared":
+                faults.append(f"sections need the tail 'shared', got {self.tail!r}")
         if faults:
             raise SpecError("table design: " + "; ".join(faults))
+
+    @property
+    def stored(self) -> TableCodec:
+        """How the table is stored, for `convert`."""
+        return self._sections() if self.sections else self.codec
+
+    def _sections(self) -> Sections:
+        return tuple(
+            Section(rows, codec, scale_axis="levels" if codec in NARROW_CODECS else None)
+            for rows, codec in self.sections
+        )
 
     def rows_owned(self, values: int) -> int:
         """How many of a field's values own a row."""

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ondevice.codecs import Codec
 from ondevice.errors import SpecError
 from ondevice.models.search.table_design import TableDesign
+from ondevice.models.training.distillation import Distillation
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.trainer import TrainConfig
 from ondevice.models.training.widths import Widths
+from ondevice.sections import TableCodec
 
 WHOLE = Widths("whole")
 
@@ -32,8 +33,10 @@ class Trial:
         widths: how kept widths of the rows are found.
         refit: how rows are refitted with the network fixed; None for not at all.
         round_epochs: how many more epochs to train with tables rounded as they will be stored, at
-            a quarter of the learning rate; they count if they validate better than rounding
-            afterwards.
+            a quarter of the learning rate, refitted rows at a tenth with the network fixed; they
+            count if they validate better than rounding afterwards.
+        distillation: the full models whose probabilities are learned beside the labels; None: the
+            labels only.
 
     Raises:
         SpecError: a setting out of range.
@@ -49,11 +52,17 @@ class Trial:
     widths: Widths = WHOLE
     refit: Refit | None = None
     round_epochs: int = 0
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         _ = self.training
         if self.round_epochs < 0:
             raise SpecError(f"rounding epochs must not be negative, got {self.round_epochs}")
+        if not self.ranked and any(design.sections for design in self.tables.values()):
+            raise SpecError(
+                "sections are of rows by falling frequency; a vocabulary's rows are in the order "
+                "of its hashes: use frequency-ranked IDs (ranked=True)"
+            )
 
     @property
     def training(self) -> TrainConfig:
@@ -67,14 +76,19 @@ class Trial:
         )
 
     @property
-    def codecs(self) -> dict[str, Codec]:
-        """The codec of each field's table, for `convert`."""
-        return {name: design.codec for name, design in self.tables.items()}
+    def codecs(self) -> dict[str, TableCodec]:
+        """The codec of each field's table or its sections, for `convert`."""
+        return {name: design.stored for name, design in self.tables.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready object."""
+        """A JSON-ready object; it lacks what is off and came later than stored results."""
         plain = {name: asdict(design) for name, design in self.tables.items()}
+        for design in plain.values():
+            if not design["sections"]:
+                del design["sections"]
         settings = {**asdict(replace(self, tables={})), "tables": plain}
+        if self.distillation is None:
+            del settings["distillation"]
         as_read: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists
         return as_read
 

@@ -1,7 +1,6 @@
 """Distillation: soft targets by hand, teachers that never saw what they score, stored once."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -181,9 +180,9 @@ def test_several_labels_have_targets_of_their_own():
         for part in (SPLITS.train, SPLITS.validation, SPLITS.test)
     ]
     splits = Splits(*logs)
-    targets = teachers(
-        splits=splits, build=lambda: make_model(labels=("click", "skip"))
-    ).targets(progress=False)
+    targets = teachers(splits=splits, build=lambda: make_model(labels=("click", "skip"))).targets(
+        progress=False
+    )
     assert targets.shape == (3000, 2)
     said = (targets - 0.4 * splits.train.labels) / 0.6
     assert np.corrcoef(said.T)[0, 1] < -0.9
@@ -292,7 +291,7 @@ def test_a_killed_train_goes_on_with_the_teachers_that_it_had(tmp_path):
         for folder in (tmp_path / "whole", tmp_path / "out")
     ]
     assert files[0] == files[1]
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".out")]
+    assert not list(tmp_path.glob(".out*"))
 
 
 def test_the_encoded_logs_cache_keeps_teachers_for_the_next_student(tmp_path):

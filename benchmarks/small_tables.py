@@ -3,14 +3,15 @@
 python benchmarks/small_tables.py --data epinions --path DIR --work FOLDER --out small.csv
 
 For each seed three models on frequency-ranked IDs: the full one (16 float dimensions, refitted)
-from labels, the full one distilled, and the small one. Its bits are planned on a distilled model
-of one float dimension with a row for every value; then it is trained from the start with the rows
-and codecs planned. Nothing is chosen by hand or by test rows. Teachers, trials and plans are kept
-under --work, so a second call continues. --validation-only writes no test AUC.
+from labels, the full one distilled, and the small one. Its bits are planned once, on a distilled
+model of one float dimension with a row for every value (seed 0); then it is trained from the start
+with the rows and codecs planned. Nothing is chosen by hand or by test rows. Teachers, trials and
+the plan are kept under --work, so a second call continues. --validation-only writes no test AUC.
 """
 
 import argparse
 import csv
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from typing import Any
 import torch
 
 from ondevice.atomic import atomic_path
+from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.data import DATASETS, open_log
 from ondevice.models.data.synthetic import DEFAULT_ROWS, synthetic_log
 from ondevice.models.search.bit_plan import plan_bits
-from ondevice.models.search.run_trial import distilled_targets, run_trial, trained_model
+from ondevice.models.search.run_trial import folder_of, run_trial
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData, prepare
@@ -84,8 +86,8 @@ def _measured(data: TrialData, base: Trial, args: argparse.Namespace) -> list[di
     trials = {}
     if not args.small_only:
         trials = {"full": full, "full, distilled": replace(distilled, tables=whole)}
-    small = _planned(data, distilled, full_bytes / args.ratio, args.work)
-    trials["small"] = replace(small, round_epochs=2)
+    tables = _planned(data, distilled, full_bytes / args.ratio, args.work)
+    trials["small"] = replace(distilled, tables=tables, round_epochs=2)
     rows = []
     for name, trial in trials.items():
         result = run_trial(data, trial, args.work, progress=False)
@@ -94,15 +96,23 @@ def _measured(data: TrialData, base: Trial, args: argparse.Namespace) -> list[di
     return rows
 
 
-def _planned(data: TrialData, trial: Trial, budget: float, work: Path) -> Trial:
-    """The trial with tables of at most `budget` bytes, planned on a probe of one dimension."""
-    one = replace(trial, tables={name: TableDesign(1, "f32") for name in data.fields})
-    targets = distilled_targets(data, one, work, progress=False, note=print)
-    model = trained_model(data, one, data.ranked, targets, progress=False)
-    owned = {name: data.rows_of_values(name) for name in data.fields}
-    tables = plan_bits(model, data.ranked, budget, owned)
-    tables |= {name: replace(tables[name], head=None) for name in data.numbers}
-    return replace(trial, tables=tables)
+def _planned(data: TrialData, trial: Trial, budget: float, work: Path) -> dict[str, TableDesign]:
+    """Tables of at most `budget` bytes, planned on a probe of one dimension."""
+    one = {name: TableDesign(1, "f32") for name in data.fields}
+    probe = replace(trial, tables=one, seed=0)
+    folder = folder_of(data, probe, work)
+    stored = folder / f"plan-{int(budget)}.json"
+    if not stored.is_file():
+        run_trial(data, probe, work, progress=False)
+        model = load_checkpoint(folder / "checkpoint").model
+        owned = {name: data.rows_of_values(name) for name in data.fields}
+        tables = plan_bits(model, data.ranked, budget, owned)
+        tables |= {name: replace(tables[name], head=None) for name in data.numbers}
+        with atomic_path(stored) as temporary:
+            plain = {name: asdict(design) for name, design in tables.items()}
+            temporary.write_text(json.dumps(plain), encoding="utf-8")
+    designs = json.loads(stored.read_text(encoding="utf-8"))
+    return {name: TableDesign(**design) for name, design in designs.items()}
 
 
 def _specs(data: TrialData, tables: dict[str, TableDesign]) -> list[Any]:

@@ -9,6 +9,7 @@ is the lowest whose bytes fit: reverse water-filling, over all fields at once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,8 @@ from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.search.table_design import TableDesign
 
 # What a class may be stored in, from the fewest bits on; None: no rows of its own.
-CHOICES: tuple[Codec | None, ...] = (None, "q1", "q2", "q3", "q4", "q8")
+CODECS: tuple[Codec, ...] = ("q1", "q2", "q3", "q4", "q8")
+CHOICES: tuple[Codec | None, ...] = (None, *CODECS)
 BATCH = 65_536
 # A class ends where counts have grown by this factor, or after a share of all rows.
 COUNT_STEP = 1.4
@@ -150,7 +152,7 @@ def _classes(
     shared = np.average(values, weights=np.maximum(matter, 1e-12)[:, None], axis=0)
     return [
         _RowClass(name, start, end, _errors(values[start:end], matter[start:end], float(shared[0])))
-        for start, end in zip(edges, edges[1:], strict=False)
+        for start, end in itertools.pairwise(edges)
     ]
 
 
@@ -158,8 +160,7 @@ def _errors(values: npt.NDArray[np.float32], matter: Doubles, shared: float) -> 
     """The weighted squared error, halved, of rows float32 [n, 1] in each of CHOICES."""
     errors = [float((matter * (values[:, 0] - shared) ** 2).sum()) / 2]
     weights = matter + max(float(matter.mean()), 1e-9) * 1e-6  # rows that nothing reads
-    for codec in CHOICES[1:]:
-        assert codec is not None
+    for codec in CODECS:
         axis: ScaleAxis = "column" if codec == "q8" else "levels"
         stored = quantise(values, codec, scale_axis=axis, counts=weights).dequantise()
         errors.append(float((matter * (values[:, 0] - stored[:, 0]) ** 2).sum()) / 2)

@@ -185,7 +185,7 @@ def _read_path(path: Path) -> list[Point]:
         items: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return [
             Point(
-                {name: TableDesign(**design) for name, design in item["designs"].items()},
+                {name: TableDesign.from_json(data) for name, data in item["designs"].items()},
                 dict(item["axes"]),
                 int(item["bytes"]),
                 float(item["auc"]),

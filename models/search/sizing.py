@@ -35,7 +35,8 @@ def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = No
 
     Exact where `axis`, what a scale belongs to, is that of the written table; guessed if None.
     """
-    scales = 4 * dim if _axis(dim, codec, axis) == "column" else 0
+    axis = _axis(dim, codec, axis)
+    scales = {"column": 4 * dim, "levels": 4 * dim << BITS[codec]}.get(axis or "row", 0)
     return math.ceil(rows * row_bits(dim, codec, axis) / 8) + scales
 
 

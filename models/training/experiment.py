@@ -277,9 +277,7 @@ def _targets(
         return None
     names = [item.name for item in log.features.fields if item.encoding == "hash"]
     splits = _encoded(parts, names, experiment)
-    config = FitConfig(
-        experiment.training, Widths("whole"), refit=experiment.refit or Refit()
-    )
+    config = FitConfig(experiment.training, Widths("whole"), refit=experiment.refit or Refit())
 
     def build() -> ClickModel:
         tables = full_embeddings(splits.train, settings.dim, log.settings)
@@ -289,9 +287,7 @@ def _targets(
         inputs = [asdict(experiment.numeric), experiment.history and asdict(experiment.history)]
         network = asdict(experiment.network)
         folder = teacher_folder(folder, log_digest(log), settings, config, [network, inputs])
-    return TeacherSet(settings, build, splits, config, folder).targets(
-        progress=progress, note=note
-    )
+    return TeacherSet(settings, build, splits, config, folder).targets(progress=progress, note=note)
 
 
 def tested(

@@ -110,7 +110,9 @@ def test_sizes_before_training_are_those_of_the_file(data, trained):
     ):
         planned = size_before_training(data, trial, folder)
         written = run_trial(data, trial, folder, progress=False)
-        assert planned.file_bytes == written.file_bytes < result.file_bytes
+        # the description is compressed, and so are test vectors, which training changes
+        assert abs(planned.file_bytes - written.file_bytes) < 200
+        assert written.file_bytes < result.file_bytes
         assert planned.table_bytes == written.table_bytes
         assert planned.network_bytes == written.network_bytes
         axes = written_axes(data, trial, folder)

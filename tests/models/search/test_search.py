@@ -38,12 +38,11 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def probed(data, tmp_path_factory):
+def probed(data):
     """A trained model, its encoded log and a probe of it."""
     trial = Trial({name: TableDesign(2, "f32") for name in data.values}, epochs=2)
     splits = data.encoded(trial)
-    folder = tmp_path_factory.mktemp("trials")
-    model = trained_model(data, trial, splits, folder, progress=False)
+    model = trained_model(data, trial, splits, progress=False)
     return model, splits, Probe(model, data, splits.validation, 2, DesignSizes(data))
 
 

@@ -140,6 +140,11 @@ def network_words(point: TrialResult) -> str:
     return f"{units} {point.trial.dense}"
 
 
+def map_words(point: TrialResult) -> str:
+    """How values find their rows, in a word or two."""
+    return "no vocabulary" if point.trial.map == "retrieval" else "vocabulary"
+
+
 def _words(design: TableDesign) -> str:
     head = "all" if design.head is None else str(design.head)
     tail = "" if design.tail == "shared" else f" + {design.tail} {design.size}"

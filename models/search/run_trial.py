@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,21 @@ import ondevice
 from ondevice.atomic import atomic_path
 from ondevice.codecs import ScaleAxis
 from ondevice.converters import convert
+from ondevice.converters.convert import TARGETS
+from ondevice.converters.verify.report import ConversionReport
 from ondevice.errors import FileFormatError
+from ondevice.features import FeatureSpec
 from ondevice.inspection import file_parts
 from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
 from ondevice.models.click_log import ClickLog, Splits
+from ondevice.models.data import HashedLog
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.networks import ClickModel, table_counts
+from ondevice.models.retrieval import hashed_ids, replaceable, without_vocabularies
 from ondevice.models.search.adapted import adapted
 from ondevice.models.search.bootstrap import resampled_auc
+from ondevice.models.search.measure import FINGERPRINT_BITS, RETRIEVAL_FROM
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import WHOLE, Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData
@@ -72,12 +78,12 @@ def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = T
     undo_sampling(model, splits.train.negative_sampling)
     size = _write(data, trial, model, splits, target)
     path = target / "model.odm"
-    scores = _scores(path, splits.test)
+    scores = _scores(path, splits.test, data.parts[2])
     test = splits.test
     result = TrialResult(
         trial=trial,
         **size.__dict__,
-        validation_auc=_auc(splits.validation, _scores(path, splits.validation)),
+        validation_auc=_auc(splits.validation, _scores(path, splits.validation, data.parts[1])),
         test_auc=_auc(test, scores),
         resampled=resampled_auc(test.labels, scores, test.weights),
         seconds=time.monotonic() - started,
@@ -118,17 +124,55 @@ def _write(
     examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
     counts = table_counts(model, splits.train)
     save_checkpoint(target / "checkpoint", model, features, {"examples": examples}, counts=counts)
-    tensors = {name: torch.tensor(ids) for name, ids in examples.items()}
-    report = convert(
+    report = write_files(model, features, examples, trial, target, ("odm",))
+    return _size(report.targets["odm"].path)
+
+
+def write_files(
+    model: ClickModel,
+    features: FeatureSpec,
+    examples: Mapping[str, npt.ArrayLike],
+    trial: Trial,
+    out: Path,
+    targets: Sequence[str] = TARGETS,
+) -> ConversionReport:
+    """Convert a trial's trained model as the trial says.
+
+    Args:
+        model: the trained model.
+        features: how raw values become its IDs.
+        examples: a few IDs by field.
+        trial: whose model it is.
+        out: folder of the files.
+        targets: which files to write.
+
+    Raises:
+        UnsupportedError, ParityError, InputError: see `convert`.
+    """
+    ids = {name: np.asarray(values, dtype=np.int64) for name, values in examples.items()}
+    codecs = trial.codecs
+    if trial.map == "retrieval":
+        chosen = []
+        for name in replaceable(model, features):
+            vocabulary = features[name].vocabulary
+            if vocabulary is not None and len(vocabulary) >= RETRIEVAL_FROM:
+                chosen.append(name)
+        narrow = {name: trial.tables[name].codec for name in chosen}
+        ids |= {name: hashed_ids(features[name], ids[name]) for name in chosen}
+        codecs = {name: codec for name, codec in codecs.items() if name not in narrow}
+        model, features = without_vocabularies(
+            model, features, narrow, fingerprint_bits=FINGERPRINT_BITS, fields=chosen
+        )
+    tensors = {name: torch.from_numpy(values) for name, values in ids.items()}
+    return convert(
         model,
         (tensors,),
-        target,
-        targets=("odm",),
-        tables=trial.codecs,
+        out,
+        targets=targets,
+        tables=codecs,
         dense=trial.dense,
         features=features,
     )
-    return _size(report.targets["odm"].path)
 
 
 def _size(path: Path) -> FileSize:
@@ -197,8 +241,8 @@ def trained_model(
         tables = {}
         for item in splits.train.features.fields:
             values = data.rows_of_values(item.name)
-            spec = trial.tables[item.name].spec(values, ranked=trial.ranked)
-            tables[item.name] = Embedding(spec)
+            number = item.name in data.numbers
+            tables[item.name] = Embedding(trial.spec(item.name, values, number=number))
         model = ClickModel(tables, trial.hidden)
     fitted = fit(
         *(model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit)),
@@ -285,11 +329,21 @@ def folder_of(data: TrialData, trial: Trial, folder: Path) -> Path:
     return folder / hashlib.sha256(text.encode() + data.digest).hexdigest()[:16]
 
 
-def _scores(path: Path, log: ClickLog) -> npt.NDArray[np.float32]:
-    """What the written file answers for a log, float32 [n]."""
+def _scores(path: Path, log: ClickLog, hashed: HashedLog) -> npt.NDArray[np.float32]:
+    """What the written file answers for a log, float32 [n].
+
+    Args:
+        path: of the file.
+        log: encoded as the model was trained.
+        hashed: the same rows, for fields that the file reads by their hashes.
+    """
     model = ondevice.load(path)
+    by_hash = {item.name for item in model.features.fields if item.encoding == "hash"}
+    ids = {
+        name: hashed.hashes[name] if name in by_hash else values for name, values in log.ids.items()
+    }
     parts = [
-        model.predict({name: ids[start : start + SCORE_BATCH] for name, ids in log.ids.items()})
+        model.predict({name: values[start : start + SCORE_BATCH] for name, values in ids.items()})
         for start in range(0, len(log), SCORE_BATCH)
     ]
     return np.concatenate(parts)

@@ -141,10 +141,11 @@ class Search:
         trial, size = result.trial, result.bytes(self.goal.measure)
         axes = written_axes(self.data, trial, self.folder)
         designs: Designs | None = None
+        sizes = replace(self._sizes, map=trial.map)
         if size > most:
-            designs = self._sizes.shrunk(trial.tables, axes, size - most)
+            designs = sizes.shrunk(trial.tables, axes, size - most)
         elif size < LEAST_USE * most:
-            designs = self._sizes.grown(trial.tables, axes, most - size)
+            designs = sizes.grown(trial.tables, axes, most - size)
         if designs is None or designs == trial.tables:
             return None
         return replace(trial, tables=designs, start=self._key(trial), pruned=False, round_epochs=0)

@@ -9,14 +9,16 @@ from typing import Any
 
 from ondevice.codecs import DENSE_CODECS, DenseCodec
 from ondevice.errors import SpecError
+from ondevice.features import PADDING_ID
 from ondevice.models.search.bootstrap import standard_error
-from ondevice.models.search.measure import Measure
+from ondevice.models.search.measure import RETRIEVAL_FROM, ROW_MAPS, Measure, RowMap
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.training.distillation import Distillation
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.trainer import TrainConfig
 from ondevice.models.training.widths import Widths
 from ondevice.sections import TableCodec
+from ondevice.spec import LookupSpec
 
 WHOLE = Widths("whole")
 
@@ -39,6 +41,9 @@ class Trial:
             a quarter of the learning rate, refitted rows at a tenth with the network fixed; they
             count if they validate better than rounding afterwards.
         dense: codec of the network's layers in the file.
+        map: how raw values find their rows in the file; "retrieval": in hashed cells, in fields
+            whose values each own a row or share one, from RETRIEVAL_FROM values with rows on. A
+            missing value then reads zeros.
         start: the folder name of a trained trial from which this one goes on (see
             `models.search.adapted`): its rows and network are taken, and rows are refitted. Empty:
             trained from new.
@@ -62,6 +67,7 @@ class Trial:
     refit: Refit | None = None
     round_epochs: int = 0
     dense: DenseCodec = "f32"
+    map: RowMap = "vocabulary"
     start: str = ""
     pruned: bool = False
     distillation: Distillation | None = None
@@ -70,6 +76,11 @@ class Trial:
         _ = self.training
         if self.dense not in DENSE_CODECS:
             raise SpecError(f"dense must be one of {', '.join(DENSE_CODECS)}, got {self.dense!r}")
+        if self.map not in ROW_MAPS or (self.map == "retrieval" and self.ranked):
+            raise SpecError(
+                f"map must be one of {', '.join(ROW_MAPS)}, retrieval for raw values only; got "
+                f"{self.map!r} with {'ranked' if self.ranked else 'raw'} values"
+            )
         if self.round_epochs < 0:
             raise SpecError(f"rounding epochs must not be negative, got {self.round_epochs}")
         if not self.ranked and any(design.sections for design in self.tables.values()):
@@ -77,6 +88,28 @@ class Trial:
                 "sections are of rows by falling frequency; a vocabulary's rows are in the order "
                 "of its hashes: use frequency-ranked IDs (ranked=True)"
             )
+
+    def retrieved(self, name: str, values: int) -> bool:
+        """Whether a field's values find their rows in cells; `values`: of training, no number's."""
+        design = self.tables[name]
+        return (
+            self.map == "retrieval"
+            and design.tail == "shared"
+            and design.rows_owned(values) >= RETRIEVAL_FROM
+        )
+
+    def spec(self, name: str, values: int, *, number: bool) -> LookupSpec:
+        """The lookup of a field while the trial trains.
+
+        Args:
+            name: of the field.
+            values: of training, or buckets of a number.
+            number: whether it is one.
+        """
+        spec = self.tables[name].spec(values, ranked=self.ranked)
+        if not number and self.retrieved(name, values):
+            return replace(spec, padding_id=PADDING_ID)
+        return spec
 
     @property
     def is_refit(self) -> bool:
@@ -108,7 +141,12 @@ class Trial:
         settings = {**asdict(replace(self, tables={})), "tables": plain}
         if self.distillation is None:
             del settings["distillation"]
-        for name, off in (("dense", "f32"), ("start", ""), ("pruned", False)):
+        for name, off in (
+            ("dense", "f32"),
+            ("map", "vocabulary"),
+            ("start", ""),
+            ("pruned", False),
+        ):
             if settings[name] == off:
                 del settings[name]
         as_read: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists

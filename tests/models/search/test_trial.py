@@ -236,7 +236,7 @@ def test_codecs_of_unknown_tables_are_refused(tmp_path):
     example = ({"u": torch.tensor([1, 2]), "i": torch.tensor([3, 4])},)
     with pytest.raises(SpecError, match=r"codecs for x: no such table or input; there are i, item"):
         convert(TwoTables().eval(), example, tmp_path, tables={"x": "q4"})
-    with pytest.raises(SpecError, match="unknown codec.* '?q5"):
+    with pytest.raises(SpecError, match=r"unknown codec.* '?q5"):
         convert(TwoTables().eval(), example, tmp_path, tables={"u": "q5"})
     assert not list(tmp_path.iterdir())
 

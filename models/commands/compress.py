@@ -52,9 +52,10 @@ do without file:.
 Trains whole tables of 16, 4, 2 and 1 dimensions, finds for each which rows and bits of which field
 cost the least AUC, then trains, writes and measures the most promising designs: how many values of
 a field own a row, how many dimensions and bits it has, what the other values read (one shared row,
-hashed rows, or the rows of a binary code), and, where the file counts, how many units the network
-has. A model that misses its size gets fewer or more rows and is fitted again. Models are chosen by
-the validation split.
+hashed rows, or the rows of a binary code), and, where the file counts, whether rows are found by a
+vocabulary or in hashed cells, and how many units the network has. The best one is trained again,
+taught by four full models. A model that misses its size gets fewer or more rows and is fitted
+again. Models are chosen by the validation split.
 
 OUT/trials has all that was trained, for every search in OUT to use. Each search has its folder in
 OUT, named by its goal, such as OUT/file-200000B: the best model (model.odm, .onnx, .tflite,

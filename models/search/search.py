@@ -3,9 +3,9 @@
 One whole model is trained for each of a few widths. Each is a probe: its tables are cut to fewer
 rows and rounded to fewer bits, field by field, where a byte saved costs the least validation AUC.
 Designs near the goal are then trained from the start, written and measured; what is a little too
-large or too small loses or gets rows and is refitted. Where the whole file counts, networks with
-fewer units are tried too. All is kept in a folder and nothing is random, so a stopped search
-continues and a repeated one ends the same.
+large or too small loses or gets rows and is refitted. Where the whole file counts, files without a
+vocabulary and networks with fewer units are tried too. All is kept in a folder and nothing is
+random, so a stopped search continues and a repeated one ends the same.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ondevice.atomic import atomic_path
-from ondevice.converters import convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import report_text
 from ondevice.errors import ParityError, SpecError, UnsupportedError
@@ -32,7 +31,7 @@ from ondevice.models.search.frontier import Frontier
 from ondevice.models.search.frontier_plot import write_plot
 from ondevice.models.search.goal import Goal, parse_goal
 from ondevice.models.search.outlook import outlook
-from ondevice.models.search.run_trial import folder_of
+from ondevice.models.search.run_trial import folder_of, write_files
 from ondevice.models.search.search import Search
 from ondevice.models.search.state import SearchFolder, SearchState, folder_of_search
 from ondevice.models.search.trial import Trial, TrialResult
@@ -53,9 +52,10 @@ do without file:.
 Trains whole tables of 16, 4, 2 and 1 dimensions, finds for each which rows and bits of which field
 cost the least AUC, then trains, writes and measures the most promising designs: how many values of
 a field own a row, how many dimensions and bits it has, what the other values read (one shared row,
-hashed rows, or the rows of a binary code), and, where the file counts, how many units the network
-has. A model that misses its size gets fewer or more rows and is fitted again. Models are chosen by
-the validation split.
+hashed rows, or the rows of a binary code), and, where the file counts, whether rows are found by a
+vocabulary or in hashed cells, and how many units the network has. The best one is trained again,
+taught by four full models. A model that misses its size gets fewer or more rows and is fitted
+again. Models are chosen by the validation split.
 
 OUT/trials has all that was trained, for every search in OUT to use. Each search has its folder in
 OUT, named by its goal, such as OUT/file-200000B: the best model (model.odm, .onnx, .tflite,
@@ -260,16 +260,13 @@ def _write_model(data: TrialData, best: TrialResult, trials: Path, out: Path) ->
         checkpoint.extra,
         counts=checkpoint.counts,
     )
-    settings: dict[str, Any] = {
-        "tables": best.trial.codecs,
-        "dense": best.trial.dense,
-        "features": checkpoint.features,
-    }
+    model, features, trial = checkpoint.model, checkpoint.features, best.trial
+    ids = {name: values.numpy() for name, values in probe.items()}
     try:
-        report = convert(checkpoint.model, (probe,), out, **settings)
+        report = write_files(model, features, ids, trial, out)
     except (UnsupportedError, ParityError) as error:
         print(f"only model.odm is written: {error}", file=sys.stderr)  # noqa: T201
-        report = convert(checkpoint.model, (probe,), out, targets=("odm",), **settings)
+        report = write_files(model, features, ids, trial, out, ("odm",))
         for name in ("model.onnx", "model.onnx.data", "model.tflite"):  # of the run before
             (out / name).unlink(missing_ok=True)
     return report_text(report)

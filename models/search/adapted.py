@@ -48,7 +48,8 @@ def adapted(
             raise SpecError(
                 f"trial: {name!r} cannot go on from {old} as {new}: only rows and codecs may differ"
             )
-        table = Embedding(new.spec(data.rows_of_values(name), ranked=trial.ranked))
+        values = data.rows_of_values(name)
+        table = Embedding(trial.spec(name, values, number=name in data.numbers))
         weight = trained.embedding(name).weight.numpy(force=True)
         rows = _rows(name, weight, old, new, data, ranked=trial.ranked)
         with torch.no_grad():

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ondevice.codecs import ScaleAxis
-from ondevice.models.search.measure import Measure
-from ondevice.models.search.sizing import MAP_BYTES, planned_bytes
+from ondevice.models.search.measure import RETRIEVAL_FROM, Measure, RowMap
+from ondevice.models.search.sizing import MAP_BYTES, planned_bytes, planned_cell_bytes
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial_data import TrialData
 
@@ -27,20 +27,26 @@ class DesignSizes:
         data: the log.
         measure: "tables": tables only; "file": with the map that finds values with rows.
         map_bytes: of the map, for each value with a row.
+        map: how values find their rows; with "retrieval" tables are estimates.
     """
 
     data: TrialData
     measure: Measure = "tables"
     map_bytes: float = MAP_BYTES
+    map: RowMap = "vocabulary"
 
     def of(self, name: str, design: TableDesign, axis: ScaleAxis | None) -> int:
         """Bytes of one field's table, and of its part of the map if that counts."""
         values = self.data.rows_of_values(name)
+        owned = design.rows_owned(values)
+        cells = design.tail == "shared" and name not in self.data.numbers
+        if self.map == "retrieval" and cells and owned >= RETRIEVAL_FROM:
+            return planned_cell_bytes(owned, design.dim, design.codec, axis)
         rows = design.spec(values, ranked=False).rows
         size = planned_bytes(rows, design.dim, design.codec, axis)
         if self.measure == "tables" or name in self.data.numbers:
             return size
-        return size + round(self.map_bytes * design.rows_owned(values))
+        return size + round(self.map_bytes * owned)
 
     def total(self, designs: Designs, axes: Axes) -> int:
         """Bytes of all fields."""

@@ -71,6 +71,8 @@ class Frontier:
             "share of AUC error": f"{100 * self.share_error(point):.2f}%",
             "lift ratio": f"{100 * lift:.1f}%",
             "network": network_words(point),
+            "rows found by": map_words(point),
+            "distilled": "no" if point.trial.distillation is None else "yes",
             "tables": described(point.trial.tables),
         }
 
@@ -78,7 +80,18 @@ class Frontier:
         """The reference and the frontier as a table; `best` is marked."""
         full = self.reference
         smaller = "file smaller" if self.measure == "file" else "tables smaller"
-        header = ("", "file", "tables", "map", "network", smaller, "dim", "units", "dense")
+        header = (
+            "",
+            "file",
+            "tables",
+            "map",
+            "network",
+            smaller,
+            "dim",
+            "rows by",
+            "units",
+            "dense",
+        )
         rows = []
         for point in [*(point for point in self.points if point != full), full]:
             mark = "full model" if point == full else "chosen" if point == best else ""
@@ -92,6 +105,7 @@ class Frontier:
                     *map(size, parts),
                     f"{full.bytes(self.measure) / point.bytes(self.measure):.1f}x",
                     str(max(design.dim for design in point.trial.tables.values())),
+                    "cells" if point.trial.map == "retrieval" else "map",
                     "-".join(map(str, point.trial.hidden)),
                     point.trial.dense,
                     f"{point.validation_auc:.4f}",
@@ -138,6 +152,11 @@ def network_words(point: TrialResult) -> str:
     """A network in words, such as "128-64 f32"."""
     units = "-".join(map(str, point.trial.hidden)) or "linear"
     return f"{units} {point.trial.dense}"
+
+
+def map_words(point: TrialResult) -> str:
+    """How values find their rows, in a word or two."""
+    return "hashed cells" if point.trial.map == "retrieval" else "vocabulary"
 
 
 def _words(design: TableDesign) -> str:

@@ -13,6 +13,7 @@ from ondevice.models.search.probe import Point
 from ondevice.models.search.size_fitter import Network, SizeFitter, networks
 from ondevice.models.search.table_design import HASH_BLOCKS, TableDesign, Tail
 from ondevice.models.search.trial import Trial, TrialResult
+from ondevice.models.training.distillation import Distillation
 
 # Sizes tried for the curve once the goal is met, as times smaller than the reference.
 CURVES: dict[Measure, tuple[float, ...]] = {
@@ -25,6 +26,8 @@ TAIL_SHARE = 0.1
 NETWORK_SHARE = 0.25
 # Epochs in which a network whose units were cut trains on.
 PRUNED_EPOCHS = 3
+# Full models that teach the best design; they are trained once for all searches in a folder.
+TEACHERS = Distillation(folds=4, seeds=1)
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,34 @@ class Proposals:
             if trial is not None:
                 yield Plan(_words(descent, network, self._goal), trial, most)
         if self._goal.measure == "file":
+            yield from self._without_map(network, most)
             yield from self._other_networks(place, most)
         best = self._best(most)
         if best is not None:
+            yield from self._distilled(best, most)
             yield from self._tails(best, most)
+
+    def _distilled(self, best: TrialResult, most: int) -> Iterator[Plan]:
+        """The best design, learning from full models' probabilities beside the labels."""
+        trial = replace(
+            best.trial, start="", pruned=False, epochs=self._base.epochs, distillation=TEACHERS
+        )
+        if best.trial.distillation is None:
+            what = f"the best so far, taught by {TEACHERS.teachers} full models"
+            yield Plan(what, trial, most)
+
+    def _without_map(self, network: Network, most: int) -> Iterator[Plan]:
+        """The two best widths, whose values find their rows in cells and no vocabulary.
+
+        What a vocabulary takes is left for rows and dimensions then.
+        """
+        for descent in self._ranked(network, most)[:2]:
+            trial = self._fitter.fitted(
+                descent.points, descent.probe, network, most, row_map="retrieval"
+            )
+            if trial is not None:
+                what = f"{_words(descent, network, self._goal)}, without a vocabulary"
+                yield Plan(what, trial, most)
 
     def _first_network(self, most: int) -> int:
         """The place of the largest network that leaves most of the budget to tables."""
@@ -122,7 +149,10 @@ class Proposals:
                 best = self._best(most)
                 descent = self._descents[0] if best is None else self._descent_of(best.trial)
                 network = self._networks[number]
-                trial = self._fitter.fitted(descent.points, descent.probe, network, most)
+                row_map = "vocabulary" if best is None else best.trial.map
+                trial = self._fitter.fitted(
+                    descent.points, descent.probe, network, most, row_map=row_map
+                )
                 if trial is None:
                     break
                 if network.hidden != self._base.hidden:

@@ -3,9 +3,9 @@
 One whole model is trained for each of a few widths. Each is a probe: its tables are cut to fewer
 rows and rounded to fewer bits, field by field, where a byte saved costs the least validation AUC.
 Designs near the goal are then trained from the start, written and measured; what is a little too
-large or too small loses or gets rows and is refitted. Where the whole file counts, networks with
-fewer units are tried too. All is kept in a folder and nothing is random, so a stopped search
-continues and a repeated one ends the same.
+large or too small loses or gets rows and is refitted. Where the whole file counts, files without a
+vocabulary and networks with fewer units are tried too. All is kept in a folder and nothing is
+random, so a stopped search continues and a repeated one ends the same.
 """
 
 from __future__ import annotations
@@ -141,10 +141,11 @@ class Search:
         trial, size = result.trial, result.bytes(self.goal.measure)
         axes = written_axes(self.data, trial, self.folder)
         designs: Designs | None = None
+        sizes = replace(self._sizes, map=trial.map)
         if size > most:
-            designs = self._sizes.shrunk(trial.tables, axes, size - most)
+            designs = sizes.shrunk(trial.tables, axes, size - most)
         elif size < LEAST_USE * most:
-            designs = self._sizes.grown(trial.tables, axes, most - size)
+            designs = sizes.grown(trial.tables, axes, most - size)
         if designs is None or designs == trial.tables:
             return None
         return replace(trial, tables=designs, start=self._key(trial), pruned=False, round_epochs=0)
@@ -185,7 +186,7 @@ def _read_path(path: Path) -> list[Point]:
         items: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return [
             Point(
-                {name: TableDesign(**design) for name, design in item["designs"].items()},
+                {name: TableDesign.from_json(data) for name, data in item["designs"].items()},
                 dict(item["axes"]),
                 int(item["bytes"]),
                 float(item["auc"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ondevice.codecs import DenseCodec
 from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes
+from ondevice.models.search.measure import RowMap
 from ondevice.models.search.probe import Point
 from ondevice.models.search.run_trial import size_before_training
 from ondevice.models.search.trial import Trial
@@ -59,7 +60,7 @@ class SizeFitter:
         data: the log.
         folder: where trials are stored.
         base: settings that all trials share.
-        sizes: what designs take.
+        sizes: what designs take with a vocabulary.
         header_bytes: of a file, what is no table, map or network; an estimate.
     """
 
@@ -68,7 +69,11 @@ class SizeFitter:
     base: Trial
     sizes: DesignSizes
     header_bytes: int
-    _rest: dict[tuple[str, Network], int] = field(default_factory=dict)
+    _rest: dict[tuple[str, Network, RowMap], int] = field(default_factory=dict)
+
+    def sizes_of(self, row_map: RowMap) -> DesignSizes:
+        """What designs take with this map."""
+        return replace(self.sizes, map=row_map)
 
     def promised(self, path: Sequence[Point], network: Network, most: int) -> float | None:
         """The AUC that a probe promises within `most` bytes, without training; None: nothing fits.
@@ -86,7 +91,12 @@ class SizeFitter:
         return self.header_bytes + network.weights(inputs)
 
     def fitted(
-        self, path: Sequence[Point], probe: str, network: Network, most: int
+        self,
+        path: Sequence[Point],
+        probe: str,
+        network: Network,
+        most: int,
+        row_map: RowMap = "vocabulary",
     ) -> Trial | None:
         """The trial of a descent's first designs within `most` bytes; the rest pays for rows.
 
@@ -95,24 +105,26 @@ class SizeFitter:
             probe: the folder name of the whole model behind it.
             network: of the trial.
             most: bytes, of what the sizes measure.
+            row_map: how values find their rows.
 
         Returns:
             A trial that is trained from new; None if not even the last designs fit.
         """
         designs = [(point.designs, point.axes) for point in path]
-        if self.sizes.measure == "tables":
-            fitting = self.sizes.fitting(designs, most)
-            return None if fitting is None else self._trial(fitting[0], network)
-        best, key = None, (probe, network)
+        sizes = self.sizes_of(row_map)
+        if sizes.measure == "tables":
+            fitting = sizes.fitting(designs, most)
+            return None if fitting is None else self._trial(fitting[0], network, row_map)
+        best, key = None, (probe, network, row_map)
         rest = self._rest.get(key, self.rest_of_file(path, network))
         for _ in range(CORRECTIONS):
-            fitting = self.sizes.fitting(designs, most - rest)
+            fitting = sizes.fitting(designs, most - rest)
             if fitting is None and best is not None:
                 break
             tables, axes = fitting or designs[-1]
-            trial = self._trial(tables, network)
+            trial = self._trial(tables, network, row_map)
             size = self._file_bytes(trial, probe)
-            rest = size - self.sizes.total(tables, axes)
+            rest = size - sizes.total(tables, axes)
             if size <= most:
                 best = trial
             if LEAST_USE * most <= size <= most or (fitting is None and size > most):
@@ -120,8 +132,10 @@ class SizeFitter:
         self._rest[key] = rest
         return best
 
-    def _trial(self, tables: Designs, network: Network) -> Trial:
-        return replace(self.base, tables=tables, hidden=network.hidden, dense=network.dense)
+    def _trial(self, tables: Designs, network: Network, row_map: RowMap) -> Trial:
+        return replace(
+            self.base, tables=tables, hidden=network.hidden, dense=network.dense, map=row_map
+        )
 
     def _file_bytes(self, trial: Trial, probe: str) -> int:
         """Bytes of a trial's file, written with the rows and units of the probe."""

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ondevice.codecs import BITS, FLOAT_CODECS, Codec, ScaleAxis
 from ondevice.features import FIRST_VOCABULARY_ID
+from ondevice.models.search.measure import FINGERPRINT_BITS
 from ondevice.models.search.table_design import HASHES, TableDesign, code_bits
 from ondevice.records import SCALE_BITS
 
@@ -28,6 +29,8 @@ HEAD_SHARE = 0.75
 ROW_SCALES_FROM = 8
 # A value that owns a row is found by its hash.
 MAP_BYTES = 8
+# Cells of a retrieval structure for each value, of more values than the first number.
+CELL_SHARES = ((2**18, 1.07), (2**14, 1.11), (0, 1.23))
 
 
 def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> int:
@@ -35,8 +38,17 @@ def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = No
 
     Exact where `axis`, what a scale belongs to, is that of the written table; guessed if None.
     """
-    scales = 4 * dim if _axis(dim, codec, axis) == "column" else 0
+    axis = _axis(dim, codec, axis)
+    scales = {"column": 4 * dim, "levels": 4 * dim << BITS[codec]}.get(axis or "row", 0)
     return math.ceil(rows * row_bits(dim, codec, axis) / 8) + scales
+
+
+def planned_cell_bytes(values: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> int:
+    """About the bytes of the cells in which values find their rows, fingerprints among them."""
+    fingerprints = -(-FINGERPRINT_BITS // BITS[codec])
+    spare = next(share for least, share in CELL_SHARES if values > least)
+    levels = 4 * dim << BITS[codec] if axis == "levels" else 4 * dim
+    return math.ceil(values * spare * (dim + fingerprints) * BITS[codec] / 8) + levels
 
 
 def row_bits(dim: int, codec: Codec, axis: ScaleAxis | None = None) -> int:

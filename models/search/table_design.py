@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from ondevice.codecs import CODECS, Codec
+from ondevice.codecs import CODECS, NARROW_CODECS, Codec
 from ondevice.errors import SpecError
 from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
+from ondevice.sections import Section, Sections, TableCodec, check_sections
 from ondevice.spec import (
     LookupSpec,
     binary_code_spec,
@@ -40,6 +42,9 @@ class TableDesign:
             "quotient_remainder": remainders; "binary_code": bits of a block (succession, separate
             rows, summed); "lookup": none.
         lookup: of the tail "lookup", for IDs that are hashes; no value owns a row then.
+        sections: codecs of consecutive rows as (rows, codec), the rows of the most frequent values
+            first (those of IDs 0 and 1 before them); the last may have None for all that remain.
+            Narrow codecs have fitted levels. Empty: `codec` for all rows.
 
     Raises:
         SpecError: a setting out of range.
@@ -51,6 +56,7 @@ class TableDesign:
     tail: Tail = "shared"
     size: int = 0
     lookup: LookupSpec | None = None
+    sections: tuple[tuple[int | None, Codec], ...] = ()
 
     def __post_init__(self) -> None:
         faults = []
@@ -71,8 +77,34 @@ class TableDesign:
                 f"a lookup of dim {self.dim} and head 0 are needed; got dim {self.lookup.dim} and "
                 f"head {self.head}"
             )
+        # JSON gives lists
+        object.__setattr__(self, "sections", tuple((rows, code) for rows, code in self.sections))
+        if self.sections:
+            check_sections(self._sections())
+            if self.tail != "shared":
+                faults.append(f"sections need the tail 'shared', got {self.tail!r}")
         if faults:
             raise SpecError("table design: " + "; ".join(faults))
+
+    @property
+    def stored(self) -> TableCodec:
+        """How the table is stored, for `convert`."""
+        return self._sections() if self.sections else self.codec
+
+    def _sections(self) -> Sections:
+        return tuple(
+            Section(rows, codec, scale_axis="levels" if codec in NARROW_CODECS else None)
+            for rows, codec in self.sections
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TableDesign:
+        """Read what `dataclasses.asdict` and JSON made of a design. Raises SpecError."""
+        lookup = data.get("lookup")
+        try:
+            return cls(**{**data, "lookup": lookup and LookupSpec.from_dict(lookup)})
+        except TypeError as error:
+            raise SpecError(f"not a table design: {error}") from error
 
     def rows_owned(self, values: int) -> int:
         """How many of a field's values own a row."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ondevice.codecs import DENSE_CODECS, Codec, DenseCodec
+from ondevice.codecs import DENSE_CODECS, DenseCodec
 from ondevice.errors import SpecError
+from ondevice.features import PADDING_ID
 from ondevice.models.search.bootstrap import standard_error
-from ondevice.models.search.measure import Measure
+from ondevice.models.search.measure import RETRIEVAL_FROM, ROW_MAPS, Measure, RowMap
 from ondevice.models.search.table_design import TableDesign
+from ondevice.models.training.distillation import Distillation
 from ondevice.models.training.refit import Refit
 from ondevice.models.training.trainer import TrainConfig
 from ondevice.models.training.widths import Widths
+from ondevice.sections import TableCodec
+from ondevice.spec import LookupSpec
 
 WHOLE = Widths("whole")
 
@@ -34,14 +38,19 @@ class Trial:
         widths: how kept widths of the rows are found.
         refit: how rows are refitted with the network fixed; None for not at all.
         round_epochs: how many more epochs to train with tables rounded as they will be stored, at
-            a quarter of the learning rate; they count if they validate better than rounding
-            afterwards.
+            a quarter of the learning rate, refitted rows at a tenth with the network fixed; they
+            count if they validate better than rounding afterwards.
         dense: codec of the network's layers in the file.
+        map: how raw values find their rows in the file; "retrieval": in hashed cells, in fields
+            whose values each own a row or share one, from RETRIEVAL_FROM values with rows on. A
+            missing value then reads zeros.
         start: the folder name of a trained trial from which this one goes on (see
             `models.search.adapted`): its rows and network are taken, and rows are refitted. Empty:
             trained from new.
         pruned: with `start`: its hidden layers are cut to `hidden`, and all is trained on for
             `epochs` before rows are refitted.
+        distillation: the full models whose probabilities are learned beside the labels; None: the
+            labels only.
 
     Raises:
         SpecError: a setting out of range.
@@ -58,15 +67,49 @@ class Trial:
     refit: Refit | None = None
     round_epochs: int = 0
     dense: DenseCodec = "f32"
+    map: RowMap = "vocabulary"
     start: str = ""
     pruned: bool = False
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         _ = self.training
         if self.dense not in DENSE_CODECS:
             raise SpecError(f"dense must be one of {', '.join(DENSE_CODECS)}, got {self.dense!r}")
+        if self.map not in ROW_MAPS or (self.map == "retrieval" and self.ranked):
+            raise SpecError(
+                f"map must be one of {', '.join(ROW_MAPS)}, retrieval for raw values only; got "
+                f"{self.map!r} with {'ranked' if self.ranked else 'raw'} values"
+            )
         if self.round_epochs < 0:
             raise SpecError(f"rounding epochs must not be negative, got {self.round_epochs}")
+        if not self.ranked and any(design.sections for design in self.tables.values()):
+            raise SpecError(
+                "sections are of rows by falling frequency; a vocabulary's rows are in the order "
+                "of its hashes: use frequency-ranked IDs (ranked=True)"
+            )
+
+    def retrieved(self, name: str, values: int) -> bool:
+        """Whether a field's values find their rows in cells; `values`: of training, no number's."""
+        design = self.tables[name]
+        return (
+            self.map == "retrieval"
+            and design.tail == "shared"
+            and design.rows_owned(values) >= RETRIEVAL_FROM
+        )
+
+    def spec(self, name: str, values: int, *, number: bool) -> LookupSpec:
+        """The lookup of a field while the trial trains.
+
+        Args:
+            name: of the field.
+            values: of training, or buckets of a number.
+            number: whether it is one.
+        """
+        spec = self.tables[name].spec(values, ranked=self.ranked)
+        if not number and self.retrieved(name, values):
+            return replace(spec, padding_id=PADDING_ID)
+        return spec
 
     @property
     def is_refit(self) -> bool:
@@ -85,14 +128,27 @@ class Trial:
         )
 
     @property
-    def codecs(self) -> dict[str, Codec]:
-        """The codec of each field's table, for `convert`."""
-        return {name: design.codec for name, design in self.tables.items()}
+    def codecs(self) -> dict[str, TableCodec]:
+        """The codec of each field's table or its sections, for `convert`."""
+        return {name: design.stored for name, design in self.tables.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready object."""
+        """A JSON-ready object; it lacks what is off and came later than stored results."""
         plain = {name: asdict(design) for name, design in self.tables.items()}
+        for design in plain.values():
+            if not design["sections"]:
+                del design["sections"]
         settings = {**asdict(replace(self, tables={})), "tables": plain}
+        if self.distillation is None:
+            del settings["distillation"]
+        for name, off in (
+            ("dense", "f32"),
+            ("map", "vocabulary"),
+            ("start", ""),
+            ("pruned", False),
+        ):
+            if settings[name] == off:
+                del settings[name]
         as_read: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists
         return as_read
 
@@ -100,8 +156,8 @@ class Trial:
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
         """Read what `to_json` gave. Raises SpecError."""
         try:
-            tables = {name: TableDesign(**design) for name, design in data["tables"].items()}
-            refit = data["refit"]
+            tables = {name: TableDesign.from_json(item) for name, item in data["tables"].items()}
+            refit, teachers = data["refit"], data.get("distillation")
             if refit is not None:
                 refit = Refit(**{**refit, "penalties": tuple(refit["penalties"])})
             settings = {
@@ -110,6 +166,7 @@ class Trial:
                 "hidden": tuple(data["hidden"]),
                 "widths": Widths(**data["widths"]),
                 "refit": refit,
+                "distillation": None if teachers is None else Distillation(**teachers),
             }
             return cls(**settings)
         except (KeyError, TypeError, AttributeError) as error:
@@ -122,10 +179,9 @@ class TrialResult:
 
     Attributes:
         table_bytes: all tables with scales and width indexes.
-        map_bytes: what raw IDs need on top to find the values that own a row; nothing if IDs arrive
-            as frequency-ranked indices.
-        network_bytes: all weights that are no tables.
-        file_bytes: the whole file: these three, test vectors and the rest of the header.
+        map_bytes: vocabularies and bucket boundaries, which find the rows of raw values.
+        network_bytes: weights that are no tables, and the plan that runs them.
+        file_bytes: the whole file: these three, test vectors, description and padding.
         validation_auc: decides in a search.
         test_auc: only for reports.
         resampled: the test AUC on bootstrap samples of the rows, the same rows for every trial.
@@ -140,7 +196,7 @@ class TrialResult:
     validation_auc: float
     test_auc: float
     resampled: tuple[float, ...] = ()
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
     def bytes(self, measure: Measure) -> int:
         """The bytes of the whole file, or of its tables."""

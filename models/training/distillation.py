@@ -30,6 +30,7 @@ from ondevice.models.training.phases import FitConfig, fit
 from ondevice.models.training.trainer import predict
 
 FloatArray = npt.NDArray[np.float32]
+FOLD_SEED = 100  # unlike the seed of a random split
 # Told in a few words what comes next.
 Note = Callable[[str], None]
 
@@ -158,7 +159,7 @@ class TeacherSet:
 
 def fold_numbers(rows: int, folds: int, repeat: int) -> npt.NDArray[np.int64]:
     """The fold of each row, int64 [rows], of sizes that differ by at most one."""
-    return np.random.default_rng(repeat).permutation(rows) % folds
+    return np.random.default_rng(FOLD_SEED + repeat).permutation(rows) % folds
 
 
 def teacher_folder(

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from ondevice.codecs import Codec
 from ondevice.models.click_log import Splits
 from ondevice.models.layers.rounding import Rounding, TableRounding
 from ondevice.models.networks import ClickModel, attach_masks, table_counts
@@ -30,6 +30,7 @@ from ondevice.models.training.widths import (
     order_dimensions,
     pruned_widths,
 )
+from ondevice.sections import TableCodec, quantise_sections
 from ondevice.text_table import table
 
 # So many steps let the widths of a trained model settle (two epochs of a million rows in batches of
@@ -314,22 +315,48 @@ def _rounding_settings(training: TrainConfig, rounding: Rounding) -> TrainConfig
 
 
 @contextmanager
-def rounded(model: ClickModel, codec: Codec | Mapping[str, Codec]) -> Iterator[None]:
+def rounded(
+    model: ClickModel,
+    codec: TableCodec | Mapping[str, TableCodec],
+    counts: Mapping[str, npt.NDArray[np.int64]] | None = None,
+) -> Iterator[None]:
     """Tables as the codec stores them, in training and in evaluation, while the block runs.
 
     Args:
         model: put back afterwards.
         codec: of all tables, or by field; the tables of fields not named stay as they are.
+        counts: per field int64 [rows], how often training reads each row, see `TableRounding`.
     """
-    if isinstance(codec, str):
-        chosen = [(item, codec) for item in model.tables()]
+    weights = {} if counts is None else counts
+    if isinstance(codec, Mapping):
+        chosen = [(model.embedding(name), item, weights.get(name)) for name, item in codec.items()]
     else:
-        chosen = [(model.embedding(name), item) for name, item in codec.items()]
-    for item, narrow in chosen:
-        item.rounding = TableRounding(narrow)
+        chosen = [(item, codec, None) for item in model.tables()]
+    for item, narrow, reads in chosen:
+        item.rounding = TableRounding(narrow, reads)
         item.refresh_rounding()
     try:
         yield
     finally:
         for item in model.tables():
             item.rounding = None
+
+
+@torch.no_grad()
+def round_tables(
+    model: ClickModel,
+    codecs: Mapping[str, TableCodec],
+    counts: Mapping[str, npt.NDArray[np.int64]],
+) -> None:
+    """Put in place of tables what the codecs store of them, so that the file has these levels.
+
+    Args:
+        model: changed in place; its tables have no masks.
+        codecs: per field how its table will be stored; only sections are rounded.
+        counts: per field int64 [rows], how often training reads each row: what its error counts.
+    """
+    for name, codec in codecs.items():
+        if not isinstance(codec, str):
+            weight = model.embedding(name).weight
+            stored = quantise_sections(weight.numpy(force=True), codec, counts[name])
+            weight.copy_(torch.from_numpy(stored.dequantise()))

@@ -90,7 +90,9 @@ def test_kinds_that_trials_do_not_take():
 
 def test_a_part_without_clicks_is_said():
     rows = range(60)
-    table = pa.table({"click": [n < 50 for n in rows], "user": [f"u{n % 7}" for n in rows]})
+    table = pa.table(
+        {"click": [n < 48 and n % 2 == 0 for n in rows], "user": [f"u{n % 7}" for n in rows]}
+    )
     table = table.append_column("moment", pa.array(list(rows)))
     columns = {"label": "click", "time": "moment", "fields": {"user": "string"}}
     with pytest.raises(DataError, match="'click' is 0 in all 6 rows for validation"):

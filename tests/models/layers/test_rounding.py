@@ -12,6 +12,7 @@ from ondevice.models.layers.rounding import Rounding, TableRounding
 from ondevice.models.training.codec_scores import codec_scores
 from ondevice.models.training.phases import rounded
 from ondevice.models.training.trainer import TrainConfig, evaluate, train
+from ondevice.sections import Section, quantise_sections
 
 CASES = ("normal", "outliers", "tiny", "zeros", "one dimension")
 
@@ -115,3 +116,39 @@ def test_scores_of_every_codec():
 def test_bad_settings_are_refused(settings):
     with pytest.raises(SpecError):
         Rounding(**settings)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_sections_round_each_with_its_codec_bit_for_bit(cut):
+    values = table_of("outliers")
+    counts = np.arange(300, 0, -1)
+    widths = np.random.default_rng(1).integers(1, 9, 300) if cut else None
+    sections = (
+        *(Section(30, "f32"), Section(40, "f16"), Section(50, "q8"), Section(60, "q4", 6)),
+        *(Section(70, "q2", scale_axis="levels"), Section(None, "q1", 3)),
+    )
+    layer = FullEmbedding(
+        300, 8, padding_id=None, mask=AdaptiveMask.from_widths(widths, 8) if cut else None
+    )
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(values))
+    layer.rounding = TableRounding(sections, counts)
+    layer.refresh_rounding()
+    layer.eval()
+    got = layer(torch.arange(300).flip(0).reshape(20, 15)).detach().numpy().reshape(300, 8)[::-1]
+    expected = quantise_sections(values, sections, counts, widths=widths).dequantise()
+    zero = np.float32(0)
+    assert (got + zero).tobytes() == (expected + zero).tobytes()
+    layer.weight.grad = None
+    upstream = torch.randn(300, 8)
+    layer(torch.arange(300)).backward(upstream)
+    kept = 1.0 if widths is None else torch.arange(8) < torch.from_numpy(widths)[:, None]
+    expected_gradient = upstream * kept
+    assert torch.equal(layer.weight.grad, expected_gradient)
+
+
+def test_sections_of_another_table_are_refused():
+    layer = FullEmbedding(20, 2)
+    layer.rounding = TableRounding((Section(30, "q4"),))
+    with pytest.raises(SpecError, match="for 30 rows, the table has 20"):
+        layer.refresh_rounding()

@@ -38,12 +38,11 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def probed(data, tmp_path_factory):
+def probed(data):
     """A trained model, its encoded log and a probe of it."""
     trial = Trial({name: TableDesign(2, "f32") for name in data.values}, epochs=2)
     splits = data.encoded(trial)
-    folder = tmp_path_factory.mktemp("trials")
-    model = trained_model(data, trial, splits, folder, progress=False)
+    model = trained_model(data, trial, splits, progress=False)
     return model, splits, Probe(model, data, splits.validation, 2, DesignSizes(data))
 
 
@@ -104,14 +103,15 @@ def test_heads_shrink_by_whole_counts(data, probed):
     assert seen[-1] == 0
     for head in seen[:-1]:
         assert counts[head - 1] > counts[head]  # equal counts stay together
-    assert probe.fewer_bits(TableDesign(2, "q2")) is None
+    assert probe.fewer_bits(TableDesign(2, "q1")) is None
 
 
 def test_a_search_fills_its_budget_and_repeats(data, tmp_path):
     goal = Goal(budget=400)
-    search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(4, 1), trials=5)
+    search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(4, 1), trials=6)
     results = list(search.run(lambda text: None))
-    assert sum(not item.trial.is_refit for item in results) == 5
+    assert sum(not item.trial.is_refit for item in results) == 6
+    assert any(item.trial.distillation for item in results)
     assert search.left
     assert results[0].trial.tables["user"] == TableDesign(4, "f32")
     best = goal.choose(Frontier(results[0], tuple(results)))

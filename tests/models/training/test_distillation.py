@@ -1,7 +1,6 @@
 """Distillation: soft targets by hand, teachers that never saw what they score, stored once."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -292,7 +291,7 @@ def test_a_killed_train_goes_on_with_the_teachers_that_it_had(tmp_path):
         for folder in (tmp_path / "whole", tmp_path / "out")
     ]
     assert files[0] == files[1]
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".out")]
+    assert not list(tmp_path.glob(".out*"))
 
 
 def test_the_encoded_logs_cache_keeps_teachers_for_the_next_student(tmp_path):

@@ -6,7 +6,8 @@ For each seed three models on frequency-ranked IDs: the full one (16 float dimen
 from labels, the full one distilled, and the small one. Its bits are planned once, on a distilled
 model of one float dimension with a row for every value (seed 0); then it is trained from the start
 with the rows and codecs planned. Nothing is chosen by hand or by test rows. Teachers, trials and
-the plan are kept under --work, so a second call continues. --validation-only writes no test AUC.
+the plan are kept under --work, so a second call continues. --validation-only writes no test AUC,
+--labels-only leaves the distillation out.
 """
 
 import argparse
@@ -70,6 +71,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=15, help="at most; one without gain ends it")
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--labels-only", action="store_true", help="no distillation")
     parser.add_argument("--small-only", action="store_true", help="leave out the full models")
     parser.add_argument("--validation-only", action="store_true", help="no test AUC")
     parser.add_argument("--out", type=Path, required=True, help="CSV file")
@@ -81,13 +83,16 @@ def _measured(data: TrialData, base: Trial, args: argparse.Namespace) -> list[di
     """The rows of one seed."""
     whole = {name: TableDesign(DIM, "f32") for name in data.fields}
     full = replace(base, tables=whole)
-    distilled = replace(base, distillation=Distillation())
+    distilled = replace(base, distillation=None if args.labels_only else Distillation())
     full_bytes = 4 * DIM * sum(spec.rows for spec in _specs(data, whole))
     trials = {}
     if not args.small_only:
-        trials = {"full": full, "full, distilled": replace(distilled, tables=whole)}
+        trials = {"full": full}
+        if not args.labels_only:
+            trials["full, distilled"] = replace(distilled, tables=whole)
     tables = _planned(data, distilled, full_bytes / args.ratio, args.work)
-    trials["small"] = replace(distilled, tables=tables, round_epochs=2)
+    small = "small, from labels" if args.labels_only else "small"
+    trials[small] = replace(distilled, tables=tables, round_epochs=2)
     rows = []
     for name, trial in trials.items():
         result = run_trial(data, trial, args.work, progress=False)

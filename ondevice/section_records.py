@@ -172,6 +172,10 @@ class SectionedRecords:
         for number, section in enumerate(self.sections):
             section.validate(f"{name} section {number}")
 
+    def widths(self) -> npt.NDArray[np.int64]:
+        """Kept dimensions of every row, int64 [rows]."""
+        return np.concatenate([section.widths() for section in self.sections])
+
     def mean_width(self) -> float:
         """Mean of the kept dimensions of all rows."""
         kept = sum(section.mean_width() * section.layout.rows for section in self.sections)

@@ -114,8 +114,8 @@ def test_stock_runtimes_give_the_golden_values(golden, tmp_path):
     built = build([Lookup(full_spec(*values.shape), "f32")])
     packed = replace(built.packed, tables={"table_0.weight": quantised(golden)})
     fill(
-        onnx.emit_onnx(packed, tmp_path / "model.onnx", ""),
-        emit_tflite(pipeline.run(packed, pipeline.LOWERING), tmp_path / "model.tflite", ""),
+        onnx.emit_onnx(packed, tmp_path / "model.onnx", b""),
+        emit_tflite(pipeline.run(packed, pipeline.LOWERING), tmp_path / "model.tflite", b""),
     )
     ids = {"field_0": np.arange(len(values))}
     for engine in (OnnxEngine(tmp_path / "model.onnx"), TfliteEngine(tmp_path / "model.tflite")):

@@ -27,8 +27,8 @@ def engines(specs, table, folder):
     ]
     models = pipeline.TargetModels(replace(build(lookups).packed, tables={TABLE: table}))
     fill(
-        emit_onnx(models.of("onnx"), folder / "model.onnx", ""),
-        emit_tflite(models.of("tflite"), folder / "model.tflite", ""),
+        emit_onnx(models.of("onnx"), folder / "model.onnx", b""),
+        emit_tflite(models.of("tflite"), folder / "model.tflite", b""),
     )
     return OnnxEngine(folder / "model.onnx"), TfliteEngine(folder / "model.tflite")
 

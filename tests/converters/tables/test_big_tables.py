@@ -22,7 +22,7 @@ import ondevice.converters.tables.packed_table
 from ondevice.converters import convert
 from ondevice.converters.tables.draft import Draft, fill
 from ondevice.converters.tables.file_pages import MAPS
-from ondevice.converters.tables.packed_table import PackedTable
+from ondevice.converters.tables.packed_table import PackedSection
 from ondevice.converters.tables.row_tensor import RowTensor
 from ondevice.converters.tables.weights import Weights
 from ondevice.errors import FileFormatError, InputError, SpecError, UnsupportedError
@@ -240,7 +240,7 @@ def test_a_conversion_reads_and_quantises_a_table_once_for_all_targets(tmp_path,
         rows.clear()
         with monkeypatch.context() as patch:
             patch.setattr(ondevice.converters.tables.packed_table, "quantise_rows", counting)
-            patch.setattr(PackedTable, "read", lambda self, rows: self.source.read(rows))
+            patch.setattr(PackedSection, "read", lambda self, rows: self.source.read(rows))
             convert(module, example, tmp_path / "out", tables="f32", targets=targets)
         assert sum(rows) == expected
 

@@ -97,7 +97,7 @@ def hashed(data: Any, tail: Any, seed: int, work: Path) -> dict[str, Any]:
     result = run_trial(data, replace(trial_of(data, "q4", seed), tables=tables), work)
     folder = folder_of(data, result.trial, work)
     values = sum(map(len, data.values.values()))
-    cells = row("q4", seed, tail, values, folder / "model.odm", result.map_bytes)
+    cells = row("q4", seed, tail, values, folder / "model.odm")
     return cells | quality(result.test_auc)
 
 
@@ -126,23 +126,22 @@ def measured(data: Any, trial: Trial, work: Path) -> list[dict[str, Any]]:
             name=name,
         )
         path = report.targets["odm"].path
-        map_bytes = result.map_bytes if bits is None else 0
-        cells = row(trial.tables["item"].codec, trial.seed, name, owned, path, map_bytes)
+        cells = row(trial.tables["item"].codec, trial.seed, name, owned, path)
         rows.append(cells | quality(auc(path, test)))
         print(rows[-1], flush=True)
     return rows
 
 
-def row(codec: str, seed: int, how: str, owned: int, path: Path, map_bytes: int) -> dict[str, Any]:
-    tables = sum(table.total for table in inspect(path).tables)
-    together = tables + map_bytes
+def row(codec: str, seed: int, how: str, owned: int, path: Path) -> dict[str, Any]:
+    parts = inspect(path).parts
+    together = parts.tables + parts.map
     return {
         "codec": codec,
         "seed": seed,
         "map": how,
         "values": owned,
-        "table_bytes": tables,
-        "map_bytes": map_bytes,
+        "table_bytes": parts.tables,
+        "map_bytes": parts.map,
         "file_bytes": path.stat().st_size,
         "bytes_per_value": round(together / owned, 3),
         "times_smaller": round(FULL_BYTES / together, 1),

@@ -128,7 +128,7 @@ def _quantised(table: Embedding, codec: Codec) -> QuantTable:
     """A full table's rows as codes with column scales or levels, whichever is nearer."""
     weight = table.weight.detach().numpy()
     if table.mask is not None:
-        kept = np.arange(table.spec.dim) < table.mask.widths()[:, None]
+        kept = np.arange(table.spec.dim) < table.mask.widths().numpy()[:, None]
         weight = np.where(kept, weight, np.float32(0))
     axes: tuple[ScaleAxis, ...] = ("column",)
     if codec in FITTED_CODECS:

@@ -11,7 +11,7 @@ from ondevice.codecs import FloatArray, IntArray
 from ondevice.errors import InputError
 from ondevice.spec import LookupSpec, Residue
 
-ReadRows = Callable[[IntArray], FloatArray]
+ReadRows = Callable[..., FloatArray]
 
 NO_ROW = -1  # in the place of rows that an ID of the head does not read
 
@@ -47,7 +47,7 @@ def look_up(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) -
     """Embedding vectors: int64 [...] -> float32 [..., dim]; without the last axis where pooled.
 
     `read_rows` maps int64 row numbers [...] to dequantised rows float32 [..., row_dim]; for a
-    retrieval structure it is `RecordTable.read_sums`, of cells [..., n].
+    retrieval structure it is `RecordTable.read_sums`, of cells [..., n] and `dim`.
     Rows are fused in order with float32 operations, and so are vectors that are pooled.
 
     Raises:
@@ -86,11 +86,11 @@ def _fused(spec: LookupSpec, ids: npt.NDArray[np.int64], read_rows: ReadRows) ->
 def _retrieved(spec: LookupSpec, ids: npt.NDArray[np.int64], read_sums: ReadRows) -> FloatArray:
     """Rows that the cells of the IDs add up to; the last row where a fingerprint is wrong."""
     cells, expected = _cells(spec, ids)
-    rows = read_sums(cells)
+    rows = read_sums(cells, spec.dim)
     if spec.oov_row is not None and spec.retrieval is not None:
         differences = rows[..., spec.dim :].astype(np.int64) - expected
         unknown = (differences % 2**spec.retrieval.bits).any(axis=-1)
-        rows[unknown] = read_sums(np.array([spec.oov_row]))
+        rows[unknown] = read_sums(np.array([spec.oov_row]), spec.dim)
     return rows[..., : spec.dim].copy()
 
 

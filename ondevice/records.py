@@ -253,16 +253,17 @@ class RecordTable:
         out[np.arange(layout.dim) >= widths[:, None]] = 0
         return out.reshape(*rows.shape, layout.dim)
 
-    def read_sums(self, rows: npt.NDArray[np.int64]) -> FloatArray:
-        """Sums of the codes of rows, column by column modulo 2**bits, dequantised.
+    def read_sums(self, rows: npt.NDArray[np.int64], width: int) -> FloatArray:
+        """Sums of the codes of rows, column by column modulo 2**bits.
 
         The table must be one that `check_cells` accepts.
 
         Args:
             rows: int64 [..., n], all in range.
+            width: how many columns to dequantise; the others are fingerprints.
 
         Returns:
-            float32 [..., dim].
+            float32 [..., dim], of fingerprints the codes.
         """
         layout, unit = self.layout, BITS[self.layout.codec]
         columns = np.arange(layout.dim) * unit
@@ -271,7 +272,10 @@ class RecordTable:
         codes = (pairs >> (places % 8).astype(np.uint16)).astype(np.uint8)
         sums = codes.sum(axis=-2, dtype=np.uint8) & np.uint8(2**unit - 1)
         values = self._values(sums.reshape(-1, layout.dim)).reshape(sums.shape)
-        return values * self.scales if layout.scale_axis == "column" else values
+        if layout.scale_axis == "column":
+            values = values * self.scales
+        values[..., width:] = sums[..., width:]
+        return values
 
     def _decode(self, raw: Bytes) -> FloatArray:
         """Records without their scales, uint8 [rows, bytes], as float32 [rows, values or more]."""

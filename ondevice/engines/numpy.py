@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ondevice.dense import DENSE, DenseLayer
 from ondevice.errors import FileFormatError
 from ondevice.limits import MAX_UNPACKED_PER_BYTE
-from ondevice.lookup import look_up
+from ondevice.lookup import ReadRows, look_up
 from ondevice.odm import OdmFile
 from ondevice.ops import apply
 from ondevice.plan import Node
@@ -46,7 +46,7 @@ class NumpyEngine:
             read = [values[name] for name in node.inputs]
             if node.lookup is not None and node.table is not None:
                 table = tables[node.table]
-                read_rows = table.read
+                read_rows: ReadRows = table.read
                 if node.lookup.retrieval is not None and isinstance(table, RecordTable):
                     read_rows = table.read_sums
                 out = look_up(node.lookup, read[0], read_rows)

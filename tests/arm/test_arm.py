@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support import arm
 from support.native import dense_node, random_ensemble, random_table, write_model
+from support.retrieval import CASES, golden
 from support.tools import missing, require
 
 from ondevice.engines.numpy import NumpyEngine
@@ -75,6 +76,9 @@ def random_model(path):
     for name, text in (("o", "f32:3,f16:7,q8x9:20,q4:20,q3x5:30,q2:40,q1"), ("q", "q8:9,q3")):
         values = rng.normal(size=(specs[name].rows, specs[name].row_dim)).astype(np.float32)
         tables[name] = quantise_sections(values, parse_sections(text))
+    for name, case in (("r", CASES[4]), ("s", CASES[5])):  # retrieval structures
+        specs[name], table = golden(case)[:2]
+        tables[name] = replace(table, scales=table.scales / 8)  # values of about one, as all others
     width = sum(spec.dim for spec in specs.values())
     weights = {}
     w = rng.normal(size=(width, 70)).astype(np.float32)
@@ -139,7 +143,9 @@ def test_kernels_under_emulation(processor, programs, tmp_path):
             np.testing.assert_array_equal(got["q8"], expected["q8"], err_msg=kernels)
             np.testing.assert_array_equal(got["trees"], expected["trees"], err_msg=kernels)
             for name in ("f16", "f32", "p"):
-                np.testing.assert_allclose(got[name], expected[name], atol=2e-5, err_msg=kernels)
+                np.testing.assert_allclose(
+                    got[name], expected[name], rtol=1e-6, atol=2e-5, err_msg=kernels
+                )
 
 
 def test_instruction_counts_repeat(programs, tmp_path):

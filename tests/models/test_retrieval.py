@@ -13,6 +13,7 @@ from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.hashing import hash_texts
 from ondevice.models.checkpoint import save_checkpoint
+from ondevice.models.layers.adaptive_mask import AdaptiveMask
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.layers.retrieval import RetrievalEmbedding
 from ondevice.models.network_config import NetworkConfig
@@ -106,6 +107,17 @@ def test_ids_of_a_vocabulary_as_hashes():
     assert hashes[5] not in item.vocabulary
     assert hashes[6] == 0
     assert hashed_ids(item, np.array([-1, 402])).tolist() == [hashes[5]] * 2
+
+
+def test_rows_are_cut_to_their_widths():
+    model, features = trained("dnn")
+    table = model.embedding("item")
+    table.mask = AdaptiveMask(np.arange(table.spec.rows), 4, 1.0, (4,)).eval()
+    table.mask.kept[:] = 3
+    smaller, _ = without_vocabularies(model, features, "q8", fields=["item"])
+    vectors = smaller.embedding("item")(torch.from_numpy(features["item"].vocabulary))
+    assert not vectors[:, 3].any()
+    assert vectors[:, 2].any()
 
 
 def test_refusals():

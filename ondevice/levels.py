@@ -8,6 +8,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
+LEAST_WEIGHT = 1e-9  # of a value, as a share of the largest one
 ITERATIONS = 200
 # Of a column's values, for the first levels: the best of all partitions of so many bins.
 BINS = 256
@@ -96,6 +97,8 @@ class _Column:
     """Different values of a column, ascending, with their weights and the sums up to each."""
 
     def __init__(self, points: Doubles, weights: Doubles) -> None:
+        # weights far below the others would vanish in the sums, and their means with them
+        weights = np.maximum(weights, LEAST_WEIGHT * weights.max(initial=0))
         self.points, self.weights = points, weights
         self._mass = np.concatenate(([0.0], np.cumsum(weights)))
         self._sum = np.concatenate(([0.0], np.cumsum(weights * points)))

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ondevice.errors import FileFormatError, SpecError
+from ondevice.errors import FileFormatError, OutputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.models.layers.replacements import RotatedEmbedding
 from ondevice.models.network_config import ModelConfig
@@ -78,7 +78,7 @@ def save_checkpoint(
     Raises:
         SpecError: `extra` is not plain JSON, the features or the counts are not the model's, a
             weight is not finite, or `directory` exists and is not a checkpoint.
-        OSError: the disk refuses.
+        OutputError, OSError: the disk refuses.
     """
     target = Path(directory)
     if target.exists() and not is_replaceable(target):
@@ -98,9 +98,12 @@ def save_checkpoint(
     if counts and (faults := _count_faults(model, counts)):
         raise SpecError(f"not saved, counts: {'; '.join(faults)}")
     with _replacing(target) as folder:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        if counts:
-            save_counts(dict(counts), folder / COUNTS)
+        try:
+            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+            if counts:
+                save_counts(dict(counts), folder / COUNTS)
+        except SafetensorError as error:  # what it makes of an OSError
+            raise OutputError(f"{target}: cannot be written: {error}") from error
         config = {
             "format": FORMAT,
             "version": VERSION,

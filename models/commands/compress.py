@@ -159,7 +159,7 @@ def _end(
     print(f"\n{_best_words(frontier, best)}\n\n{report}\n")  # noqa: T201
     if end == "out of time":
         print(f"out of time after {len(frontier.results)} models; the same command continues")  # noqa: T201
-    for line in outlook(search.goal, frontier, best, search.left):
+    for line in outlook(search.goal, frontier, best, search.left, end == "finished"):
         print(line)  # noqa: T201
     print(f"results: {folder.path} (frontier.csv, frontier.png, model.odm, checkpoint)")  # noqa: T201
     return 0

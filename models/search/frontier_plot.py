@@ -38,7 +38,8 @@ def write_plot(
     views = [Frontier(frontier.reference, frontier.results, measure) for measure in measures]
     named = _named(views, best)
     figure = Figure(
-        figsize=(2.0 + 5.5 * len(measures), 4.6 + 0.17 * len(named)), layout="constrained"
+        figsize=(11.0 if len(measures) == 1 else 13.0, 4.8 + 0.17 * len(named)),
+        layout="constrained",
     )
     figure.suptitle("How small can the model get, and how much of the AUC is left?")
     panels = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]

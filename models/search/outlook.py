@@ -15,7 +15,11 @@ RECENT = 5
 
 
 def outlook(
-    goal: Goal, frontier: Frontier, best: TrialResult | None, left: Sequence[str]
+    goal: Goal,
+    frontier: Frontier,
+    best: TrialResult | None,
+    left: Sequence[str],
+    finished: bool = True,
 ) -> list[str]:
     """Sentences for the end of a search.
 
@@ -24,6 +28,7 @@ def outlook(
         frontier: its results in the order in which they were measured.
         best: the chosen one.
         left: what the search would try next, in words.
+        finished: whether it ended by itself; otherwise what is left is not known.
     """
     results = frontier.results
     seconds = sum(result.seconds for result in results) / len(results)
@@ -35,12 +40,18 @@ def outlook(
             f"a model took {_duration(seconds)} on average: {more} of these would take about "
             f"{_duration(more * seconds)} (--trials {trained + more})",
         ]
+    elif not finished:
+        hour = max(1, int(HOUR / max(seconds, 0.1)))
+        lines = [
+            f"a model took {_duration(seconds)} on average: a further hour is about {hour} more, "
+            "as long as the search has plans"
+        ]
     else:
         lines = [
             "the search has tried all that it knows for this goal: a further hour of it gives "
             "nothing; --round-epochs 2 or another --seed might"
         ]
-    if left and best is not None and len(results) > RECENT:
+    if (left or not finished) and best is not None and len(results) > RECENT:
         lines.append(_trend(goal, frontier))
     if best is not None and best.test_error:
         lines.append(

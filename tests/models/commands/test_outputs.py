@@ -1,11 +1,13 @@
 """Outputs are checked before any work, and results are replaced only when asked."""
 
 import re
+import resource
 
 import pytest
 
 from ondevice.cli import main
-from ondevice.errors import InputError
+from ondevice.errors import InputError, OutputError
+from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
 from ondevice.models.commands import outputs
 
 TINY = ("--max-rows", "500", "--epochs", "1", "--hidden", "4", "--dim", "2")
@@ -115,6 +117,18 @@ def test_a_search_leaves_files_of_others_alone(trained, capsys):
     assert main([*arguments, "--out", str(trained / "models")]) == 0
     assert contents(trained / "models").items() >= before.items()
     assert (trained / "models" / "tables-1x" / "model.odm").is_file()
+
+
+def test_a_disk_that_refuses_a_checkpoint_is_named(trained, tmp_path):
+    saved = load_checkpoint(trained / "checkpoint")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"new: cannot be written: .*File too large"):
+            save_checkpoint(tmp_path / "new", saved.model, saved.features)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_folder_of_a_bare_name_is_checked(tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ static od_node *transpose_of(od_model *model, int32_t value) {
   return node && node->op == OD_OP_TRANSPOSE && !node->constant ? node : NULL;
 }
 
-/* Read operand `which` of a product where a transpose reads it. The value's leading axes are aligned to
- * the right of the product's. */
+/* Read operand `which` of a product where a transpose reads it. The value's leading axes are
+ * aligned to the right of the product's. */
 static int fold_operand(od_model *model, od_node *node, uint32_t which) {
   od_node *from = transpose_of(model, node->inputs[which]);
   od_matmul *m = &node->matmul;

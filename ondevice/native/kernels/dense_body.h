@@ -1,6 +1,7 @@
 /* dense_body.h: dense layers, compiled once for every instruction set by the kernel files beside it.
  *
- * Takes lanes_body.h. Beyond what gather_body.h needs the including file defines vf_fma, vf_relu and, for int8,
+ * Takes lanes_body.h. Beyond what gather_body.h needs the including file defines vf_fma, vf_relu
+ * and, for int8,
  *   q8_tile(m, n, layer, unit, list, count, codes, sums, positive, out)
  * which writes the int32 sums of m rows by n blocks of 16 outputs from `unit` on to
  * out[m][16 * n], over the listed groups of 4 features. Its constants: Q8_ROWS and Q8_BLOCKS (rows
@@ -160,7 +161,8 @@ static uint32_t list_features(const float *in, size_t step, uint32_t rows, const
       uint32_t piece = ranges[r].stop - start < PIECE ? ranges[r].stop - start : PIECE;
       for (uint32_t i = 0; i < piece; i++) words[i] = float_bits(in[start + i]) << 1;
       for (uint32_t row = 1; row < rows; row++)
-        for (uint32_t i = 0; i < piece; i++) words[i] |= float_bits(in[row * step + start + i]) << 1;
+        for (uint32_t i = 0; i < piece; i++)
+          words[i] |= float_bits(in[row * step + start + i]) << 1;
       uint32_t listed = list_words(words, piece, list + count);
       for (uint32_t i = 0; start && i < listed; i++)
         list[count + i] = (uint16_t)(list[count + i] + start);

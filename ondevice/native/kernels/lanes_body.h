@@ -1,7 +1,7 @@
 /* lanes_body.h: vectors of LANES floats or integers, for the bodies that the kernel files include.
  *
- * The including file defines LANES (4, 8 or 16). Vectors are those of GNU C, whose operators compile
- * to the instruction set's own; it may define what those do not express:
+ * The including file defines LANES (4, 8 or 16). Vectors are those of GNU C, whose operators
+ * compile to the instruction set's own; it may define what those do not express:
  *   lanes_load(p, n), lanes_store(p, v, n)  the first n < LANES lanes (the others are 0)
  *   lanes_max(a, b), lanes_min(a, b)        a > b ? a : b, a < b ? a : b
  *   lanes_sqrt(v)                           correctly rounded

@@ -1,7 +1,8 @@
 /* product_body.h: the product of two matrices, compiled once for every instruction set.
  *
- * Takes vf_load, vf_store, vf_set1, vf_fma, VW and FLOAT_ROWS of the including file (dense_body.h). The
- * terms of an element are added in order, with the processor's own multiply-add, as in dense layers.
+ * Takes vf_load, vf_store, vf_set1, vf_fma, VW and FLOAT_ROWS of the including file
+ * (dense_body.h). The terms of an element are added in order, with the processor's own
+ * multiply-add, as in dense layers.
  */
 
 enum { PARTS_OF_16 = OD_PANEL / VW };
@@ -31,6 +32,7 @@ static void product(const od_product *p) {
   for (; i + FLOAT_ROWS <= p->rows; i += FLOAT_ROWS)
     product_tile(FLOAT_ROWS, p, p->a + i * p->a_step, p->out + i * p->out_step);
 #endif
-  for (; i + 2 <= p->rows; i += 2) product_tile(2, p, p->a + i * p->a_step, p->out + i * p->out_step);
+  for (; i + 2 <= p->rows; i += 2)
+    product_tile(2, p, p->a + i * p->a_step, p->out + i * p->out_step);
   if (i < p->rows) product_tile(1, p, p->a + i * p->a_step, p->out + i * p->out_step);
 }

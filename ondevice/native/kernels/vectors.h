@@ -1,4 +1,4 @@
-/* vectors.h: the loops of operators over float32 arrays, one table of functions per instruction set.
+/* vectors.h: loops of operators over float32 arrays, one table of functions per instruction set.
  *
  * Every function gives the same bits with every instruction set: one order of operations, no fused
  * multiply-add, and sums in a fixed order.

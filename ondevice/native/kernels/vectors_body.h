@@ -6,8 +6,8 @@
 
 enum { SUMS = 16, PARTS = SUMS / LANES };
 
-/* 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last place. The power is
- * multiplied in two halves, so that results may overflow or lie below the normal range. */
+/* 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last place. The
+ * power is multiplied in two halves: results may overflow or lie below the normal range. */
 OD_INLINE lanes exponential(lanes x) {
   whole zero = x < -104.0f; /* their results, which would be slow products below the normal range */
   x = lanes_min(all(89.0f), (lanes)(~zero & (whole)x)); /* a NaN stays */
@@ -71,8 +71,8 @@ OD_INLINE lanes apply_pair(od_pair pair, lanes a, lanes b) {
   }
 }
 
-/* An operand along the inner loop: its elements, or a vector of them in memory where there are fewer than
- * LANES, or one that repeats. */
+/* An operand along the inner loop: its elements, or a vector of them in memory where there are
+ * fewer than LANES, or one that repeats. */
 typedef struct {
   float room[LANES];
   const float *at;
@@ -87,7 +87,8 @@ OD_INLINE void open_source(source *s, const float *in, int64_t moves, size_t n) 
   else s->at = in, s->moves = ~(size_t)0;
 }
 
-/* The last vector begins LANES elements before the end: some elements are computed twice. n >= LANES. */
+/* The last vector begins LANES elements before the end, so some elements are computed twice.
+ * n >= LANES. */
 #define ROW_LOOP(result)                              \
   for (size_t i = 0; i < n; i += LANES) {             \
     size_t at = i < n - LANES ? i : n - LANES;        \
@@ -222,7 +223,8 @@ OD_INLINE float powers(const float *in, size_t length, float largest, float *out
   return fold_lanes(OD_FOLD_SUM, sums);
 }
 
-/* Rows one step at a time, so that the processor overlaps them: within a row each step waits for the last. */
+/* Rows one step at a time, so that the processor overlaps them: within a row each step waits for
+ * the last. */
 static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
   float largest[SUMS], sums[SUMS];
   for (size_t r = 0; r < rows; r++) largest[r] = largest_of(in + r * length, length);

@@ -25,11 +25,13 @@ typedef struct {
   od_trouble trouble;
 } elementwise;
 
-/* Both loops of a span: x, y and z are the operands' places, i the result's. */
-#define OVER_SPAN(...)                                                                     \
+/* Both loops of a span: x and y are the operands' places, i the result's. */
+#define OVER_SPAN(...)                                                                        \
   for (size_t i1 = 0; i1 < span->n1; i1++) {                                                  \
-    int64_t x = (int64_t)i1 * span->in1[0], y = (int64_t)i1 * span->in1[1], i = (int64_t)i1 * span->out1; \
-    for (size_t i0 = 0; i0 < span->n0; i0++, i++, x += span->in0[0], y += span->in0[1]) __VA_ARGS__  \
+    int64_t x = (int64_t)i1 * span->in1[0], y = (int64_t)i1 * span->in1[1];                   \
+    int64_t i = (int64_t)i1 * span->out1;                                                     \
+    for (size_t i0 = 0; i0 < span->n0; i0++, i++, x += span->in0[0], y += span->in0[1])       \
+      __VA_ARGS__                                                                             \
   }
 
 static void run_spans(const od_node *node, const od_value *values, const od_walk *walk,

@@ -10,7 +10,8 @@ typedef struct {
   int64_t steps[OD_MAX_RANK + 1][PLACES];
 } nest;
 
-/* Append a loop inside the last one, or join both where one loop with the inner steps does the same. */
+/* Append a loop inside the last one, or join both where one loop with the inner steps does the
+ * same. */
 static void add_loop(nest *n, size_t count, const int64_t *steps) {
   if (count == 1) return;
   int joined = n->rank > 0;
@@ -38,7 +39,8 @@ static void make_nest(nest *n, const od_walk *walk, const od_rows *in, const uin
   }
 }
 
-/* Whether the innermost loop is one of a span: the result moves by 1, operands by 1 or not at all. */
+/* Whether the innermost loop is one of a span: the result moves by 1, operands by 1 or not at
+ * all. */
 static int is_inner(const nest *n) {
   if (!n->rank || n->steps[n->rank - 1][OUT] != 1) return 0;
   for (int p = 0; p < OUT; p++)
@@ -47,7 +49,8 @@ static int is_inner(const nest *n) {
 }
 
 /* The innermost loops as a span. */
-static void make_span(nest *n, const od_rows *in, const uint32_t *bytes, char *out, od_span *span) {
+static void make_span(nest *n, const od_rows *in, const uint32_t *bytes, char *out,
+                      od_span *span) {
   static const int64_t still[PLACES] = {0, 0, 0, 1};
   const int64_t *inner = still, *outer = still;
   span->n0 = span->n1 = 1;

@@ -64,6 +64,18 @@ def test_weights_move_levels():
     ]
 
 
+def test_weights_far_below_the_others_leave_finite_levels():
+    """Sums lose weights of 1e-13, so a bin of such values once had no mean: levels became NaN."""
+    values = np.random.default_rng(0).normal(size=(5000, 1)).astype(np.float32)
+    weights = np.full(5000, 1e-13)
+    weights[:10] = 1.0
+    levels = fit_levels(values, 3, weights)
+    assert np.isfinite(levels).all()
+    nearest = np.abs(values[:10] - levels).min(axis=1)
+    unweighted = np.abs(values[:10] - fit_levels(values, 3)).min(axis=1)
+    assert np.square(nearest).sum() < np.square(unweighted).sum()
+
+
 def test_bytes_by_hand():
     """The three bits of a code, lowest first, row after row; levels beside them."""
     values = np.float32([[3], [0], [7], [5], [1], [2], [4], [6]])

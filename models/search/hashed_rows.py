@@ -175,6 +175,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "multi-hash, 3": MultiHash(3),
         "multi-hash, 2, mul": MultiHash(2, "mul"),
         "multi-hash, 3, mul": MultiHash(3, "mul"),
+        "multi-hash, 4, mul": MultiHash(4, "mul"),
         "multi-hash, 2 concatenated": MultiHash(2, "concat"),
         "multi-hash, 4 concatenated": MultiHash(4, "concat"),
         "multi-hash, 8 concatenated": MultiHash(8, "concat"),

@@ -246,7 +246,7 @@ def compressed_table(means: Means) -> str:
     lines = ["| hidden layers, tables | tables | smaller | file | smaller | AUC | lost |\n"]
     lines += ["|---|---|---|---|---|---|---|\n"]
     full = means["dnn"]
-    for model, (tables, size, auc, _) in means.items():
+    for model, (tables, size, auc, _) in sorted(means.items(), key=lambda item: -item[1][0]):
         if model in PUBLISHED and model != "dnn":
             continue
         label = {"dnn": "400-400-400, 10 dim, f32"}.get(model, model)
@@ -269,9 +269,12 @@ def plot(means: Means) -> None:
             colour = "C1" if model.startswith("dnn") else "C0"
             axes.plot(means[model][place], means[model][2], mark, color=colour, ms=6)
             if not model.startswith("dnn"):
-                text = model.partition(", ")[2].replace("masks", "\nmasks")
+                text = model.partition(", ")[2]
                 spot = (means[model][place], means[model][2])
-                axes.annotate(text, spot, (6, -3), textcoords="offset points", fontsize=7)
+                side = {"q4": ((-6, -3), "right")}.get(text[-2:], ((6, -3), "left"))
+                axes.annotate(
+                    *(text, spot, side[0]), ha=side[1], textcoords="offset points", fontsize=7
+                )
         for number, (label, auc) in enumerate([*PUBLISHED.values(), ("DCN", PUBLISHED_DCN)]):
             axes.axhline(auc, color=f"C{number + 2}", lw=0.8, ls="--", label=f"{label}, published")
         axes.set_xscale("log")

@@ -41,7 +41,6 @@ from ondevice.models.training.experiment import (
     train_compressed,
     train_full,
 )
-from ondevice.models.training.refit import Refit
 from ondevice.models.training.training_state import TrainingState
 from ondevice.models.training.widths import Widths
 
@@ -56,14 +55,13 @@ PUBLISHED_DCN = 0.98342  # the first DCN, whose cross layers are of rank 1
 
 @dataclass(frozen=True)
 class Variant:
-    """A smaller model: sizes of the hidden layers, dimensions, codec of the tables, masks or not,
-    and values per row of the users and items (1: each has its own).
+    """A smaller model: sizes of the hidden layers, dimensions, codec of the tables, and values per
+    row of the users and items (1: each has its own).
     """
 
     hidden: tuple[int, ...]
     dim: int
     codec: Codec
-    masks: bool = False
     ratio: float = 1.0
 
     @property
@@ -71,7 +69,7 @@ class Variant:
         """Of the folder and in the table."""
         layers = "-".join(map(str, self.hidden))
         parts = [layers, f"{self.dim} dim", self.codec]
-        parts += ["masks"] * self.masks + [f"{self.ratio:g} values a row"] * (self.ratio > 1)
+        parts += [f"{self.ratio:g} values a row"] * (self.ratio > 1)
         return ", ".join(parts)
 
     def experiment(self, base: Experiment) -> Experiment:
@@ -82,9 +80,8 @@ class Variant:
             base,
             design=design,
             network=replace(base.network, hidden=self.hidden),
-            widths=Widths("amtl", penalty=0.001) if self.masks else Widths("whole"),
-            refit=Refit(penalties=()) if self.masks else None,  # masks under a fixed network
-            rounding=None if self.codec == "f32" else Rounding(self.codec, epochs=3),
+            widths=Widths("whole"),
+            rounding=Rounding(self.codec, epochs=3),
         )
 
 
@@ -246,7 +243,7 @@ def compressed_table(means: Means) -> str:
     lines = ["| hidden layers, tables | tables | smaller | file | smaller | AUC | lost |\n"]
     lines += ["|---|---|---|---|---|---|---|\n"]
     full = means["dnn"]
-    for model, (tables, size, auc, _) in means.items():
+    for model, (tables, size, auc, _) in sorted(means.items(), key=lambda item: -item[1][0]):
         if model in PUBLISHED and model != "dnn":
             continue
         label = {"dnn": "400-400-400, 10 dim, f32"}.get(model, model)
@@ -269,9 +266,12 @@ def plot(means: Means) -> None:
             colour = "C1" if model.startswith("dnn") else "C0"
             axes.plot(means[model][place], means[model][2], mark, color=colour, ms=6)
             if not model.startswith("dnn"):
-                text = model.partition(", ")[2].replace("masks", "\nmasks")
+                text = model.partition(", ")[2]
                 spot = (means[model][place], means[model][2])
-                axes.annotate(text, spot, (6, -3), textcoords="offset points", fontsize=7)
+                side = {"q4": ((-6, -3), "right")}.get(text[-2:], ((6, -3), "left"))
+                axes.annotate(
+                    *(text, spot, side[0]), ha=side[1], textcoords="offset points", fontsize=7
+                )
         for number, (label, auc) in enumerate([*PUBLISHED.values(), ("DCN", PUBLISHED_DCN)]):
             axes.axhline(auc, color=f"C{number + 2}", lw=0.8, ls="--", label=f"{label}, published")
         axes.set_xscale("log")

@@ -62,7 +62,7 @@ def test_kernels_take_what_the_table_says(opcode, tmp_path, monkeypatch):
     for dtype in VALUE_TYPES:
         writer = TfliteWriter()
         writer.output(operator(opcode, dtype, writer), "out")
-        writer.write(tmp_path / "one.tflite", "")
+        writer.write(tmp_path / "one.tflite", b"")
         if runs(tmp_path / "one.tflite"):
             taken.add(dtype)
     assert taken == set(KERNEL_TYPES.get(opcode, VALUE_TYPES))

@@ -56,7 +56,7 @@ def test_written_bytes_are_those_planned(form, tmp_path):
     assert tables is not None
     result = run_trial(data, Trial(tables, epochs=1), tmp_path, progress=False)
     assert 0.99 * 150 * 4 * 2 <= result.table_bytes <= 150 * 4 * 2
-    assert result.map_bytes == 8 * values["hour"]  # only a whole table needs to know its values
+    assert 0 < result.map_bytes < 8 * values["hour"]  # only a whole table needs to know its values
 
 
 def test_blocks_of_powers_of_two():

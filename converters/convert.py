@@ -113,6 +113,7 @@ class _Prepared:
         expected: the outputs with which those of the files are compared.
         calibration_rows: number of rows that determined the ranges of activations.
         weight_bytes: tables and weights of the trained module.
+        rounding: the largest change of an output by the rounding of tables.
         uncompressed: large constants that IDs select from and that are no tables.
     """
 
@@ -124,6 +125,7 @@ class _Prepared:
     expected: Expected
     calibration_rows: int
     weight_bytes: int
+    rounding: float
     uncompressed: tuple[UncompressedTable, ...] = ()
 
 
@@ -182,9 +184,11 @@ def convert(
         weights: safetensors files with the module's weights: one file, an index beside several,
             or a folder with either. Tables are read from there row by row and never held in
             memory; the module may be on the meta device, and is not changed.
-        original: the trained module that `compress_embeddings` compressed to `module`: AUC and
-            changes of outputs are then relative to it.
+        original: the trained module that `compress_embeddings` compressed to `module`, or whose
+            tables `module` has, rounded already: AUC and changes of outputs are then relative to
+            it.
         fitted: what `compress_embeddings` reports on its tables, for the report and the card.
+            Without it, all that `original` answers otherwise counts as rounding.
         vectors: rows of test vectors in every file, with the module's answers, that
             `ondevice verify` repeats on the device; fewer where they would take more than 64 KiB.
             0: none, and `verify` can only check bytes. Conversion verifies the same anyway.
@@ -277,6 +281,10 @@ def _prepare(
     if request.dense == "f32":  # rounded layers have no accuracy far from their examples
         numbers = number_requests(source, tables, domain.uses, domain.constants)
         expected = replace(expected, numbers=numbers)
+    rounding = max(map(expected.difference, expected.stored, expected.own))
+    if trained is not source and not request.fitted:
+        changes = [expected.difference(source(rows, tables), own) for rows, own in expected.trained]
+        rounding = max(rounding, *changes)
     calibration_rows = 0
     if request.calibration is not None:
         rows = checked_rows("calibration", inputs, request.calibration)
@@ -291,6 +299,7 @@ def _prepare(
         expected=expected,
         calibration_rows=calibration_rows,
         weight_bytes=trained.weight_bytes,
+        rounding=rounding,
     )
 
 
@@ -357,14 +366,14 @@ def _report(
         dense=request.dense,
         float_layers=request.float_layers,
         calibration_rows=prepared.calibration_rows,
-        quantisation_difference=max(map(expected.difference, expected.stored, expected.own)),
+        quantisation_difference=prepared.rounding,
         weight_bytes=prepared.weight_bytes,
         validation_rows=0 if validation is None else len(validation),
         validation_source="" if validation is None else validation.source,
         source_auc=expected.auc,
         probabilities=expected.probabilities,
         fitted=request.fitted,
-        fitted_auc=expected.own_auc,
+        fitted_auc=expected.own_auc if request.fitted else None,
         uncompressed=prepared.uncompressed,
         made_by=prepared.info.made_by,
         vector_rows=0 if vectors is None else len(next(iter(vectors.inputs.values()))),

@@ -9,11 +9,19 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from ondevice.codecs import FITTED_CODECS, FLOAT_CODECS, Codec, QuantTable, ScaleAxis, quantise
 from ondevice.converters.tables.retrieval import build_retrieval
 from ondevice.errors import InputError, ParityError
-from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID, PADDING_ID, FeatureSpec, Field
+from ondevice.features import (
+    FIRST_VOCABULARY_ID,
+    OOV_ID,
+    PADDING_ID,
+    FeatureSpec,
+    Field,
+    vocabulary_ids,
+)
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.layers.retrieval import RetrievalEmbedding
 from ondevice.models.networks import ClickModel, module_key
@@ -67,6 +75,32 @@ def without_vocabularies(
         for item in features.fields
     )
     return smaller, replace(features, fields=fields_without)
+
+
+class HashedModel(nn.Module):
+    """A trained model that reads the hashes of its copy of `without_vocabularies`, to compare them.
+
+    It only answers: a conversion cannot export it.
+    """
+
+    def __init__(self, model: ClickModel, features: FeatureSpec, hashed: FeatureSpec) -> None:
+        """Take the trained model with its features, and the features of the copy."""
+        super().__init__()
+        self.model = model
+        self.fields = tuple(
+            item for item in features.fields if hashed[item.name].encoding != item.encoding
+        )
+
+    def forward(self, ids: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """What the trained model answers; see `ClickModel.forward`."""
+        known = dict(ids)
+        for item in self.fields:
+            if item.vocabulary is not None:
+                hashes = ids[item.name].numpy(force=True)
+                rows = vocabulary_ids(item.vocabulary, hashes, item.unknown, item.hash_bits)
+                rows[hashes == PADDING_ID] = PADDING_ID
+                known[item.name] = torch.from_numpy(rows)
+        return self.model(known)  # type: ignore[no-any-return]
 
 
 def replaceable(model: ClickModel, features: FeatureSpec) -> tuple[str, ...]:

@@ -118,7 +118,8 @@ class ConversionReport:
         float_layers: paths of layers that were kept in float32.
         calibration_rows: rows that fixed the ranges of activations; 0 without.
         quantisation_difference: largest difference between the torch module with its tables and
-            with the dequantised ones, over the same rows.
+            with the dequantised ones, over the same rows; where tables came rounded, also from the
+            trained module, over its examples.
         weight_bytes: tables and weights of the trained module.
         validation_rows: rows that the AUCs were measured on; 0 without a validation set.
         validation_source: what these rows are.

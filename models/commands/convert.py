@@ -40,6 +40,7 @@ from ondevice.models.data.hashed import encoded
 from ondevice.models.layers.row_index import row_counts
 from ondevice.models.networks import module_key
 from ondevice.models.recipe import Source
+from ondevice.models.retrieval import HashedModel
 from ondevice.models.shrink import compress_embeddings
 from ondevice.models.validation import (
     rows_from_file,
@@ -201,6 +202,7 @@ class _Request:
     about: dict[str, str] = field(default_factory=dict)
     dynamic_axes: DynamicAxes | None = None
     codecs: Mapping[str, TableCodec] = field(default_factory=dict)  # of single inputs' tables
+    original: nn.Module | None = None  # with the tables before they were rounded
 
 
 def run(args: argparse.Namespace) -> int:
@@ -217,7 +219,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         request = _checkpoint(args)
     tables = tables_of(args, request.codecs)
-    module, original, weights = request.module, None, request.weights
+    module, original, weights = request.module, request.original, request.weights
     fitted: list[FittedTable] = []
     if isinstance(module, nn.Module) and _fits_tables(args):
         original = module if weights is None else Weights(weights).filled(module)
@@ -290,12 +292,15 @@ def _checkpoint(args: argparse.Namespace) -> _Request:
     checkpoint = load_checkpoint(folder)
     weights: Path | None = folder / WEIGHTS
     codecs = _described_codecs(checkpoint, folder)
+    original = None
     if args.map is not None:
         if _fits_tables(args):
             raise InputError(
                 "--map retrieval stores trained rows; --row-ratio and --width-error fit others"
             )
-        checkpoint, weights = without_map(checkpoint, args.map, tables_of(args, codecs)), None
+        trained = checkpoint
+        checkpoint, weights = without_map(trained, args.map, tables_of(args, codecs)), None
+        original = HashedModel(trained.model, trained.features, checkpoint.features)
     log = None if args.data is None else open_source(source_of(args, Source()))
     rows = args.calibration
     counted = log is not None and _fits_tables(args)
@@ -309,6 +314,7 @@ def _checkpoint(args: argparse.Namespace) -> _Request:
         training_counts(log, checkpoint) if log is not None and counted else None,
         about(checkpoint),
         codecs=codecs,
+        original=original,
     )
 
 

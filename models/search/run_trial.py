@@ -36,7 +36,7 @@ from ondevice.models.data import HashedLog
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.layers.rounding import Rounding
 from ondevice.models.networks import ClickModel, table_counts
-from ondevice.models.retrieval import hashed_ids, replaceable, without_vocabularies
+from ondevice.models.retrieval import HashedModel, hashed_ids, replaceable, without_vocabularies
 from ondevice.models.search.adapted import adapted
 from ondevice.models.search.bootstrap import resampled_auc
 from ondevice.models.search.measure import FINGERPRINT_BITS, RETRIEVAL_FROM
@@ -150,7 +150,7 @@ def write_files(
         UnsupportedError, ParityError, InputError: see `convert`.
     """
     ids = {name: np.asarray(values, dtype=np.int64) for name, values in examples.items()}
-    codecs = trial.codecs
+    original = None
     if trial.map == "retrieval":
         chosen = []
         for name in replaceable(model, features):
@@ -159,19 +159,21 @@ def write_files(
                 chosen.append(name)
         narrow = {name: trial.tables[name].codec for name in chosen}
         ids |= {name: hashed_ids(features[name], ids[name]) for name in chosen}
-        codecs = {name: codec for name, codec in codecs.items() if name not in narrow}
-        model, features = without_vocabularies(
+        smaller, hashed = without_vocabularies(
             model, features, narrow, fingerprint_bits=FINGERPRINT_BITS, fields=chosen
         )
+        original = HashedModel(model, features, hashed)
+        model, features = smaller, hashed
     tensors = {name: torch.from_numpy(values) for name, values in ids.items()}
     return convert(
         model,
         (tensors,),
         out,
         targets=targets,
-        tables=codecs,
+        tables=trial.codecs,
         dense=trial.dense,
         features=features,
+        original=original,
     )
 
 

@@ -1,5 +1,7 @@
 """Models without vocabularies: hashed IDs read the rows that the vocabulary's IDs did."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from ondevice.converters import convert
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.hashing import hash_texts
+from ondevice.inspection import file_parts
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.layers.adaptive_mask import AdaptiveMask
 from ondevice.models.layers.embeddings import Embedding
@@ -151,14 +154,40 @@ def test_convert_without_a_map(checkpoint, tmp_path, capsys):
         assert all(item.vocabulary is None for item in model.features.fields)
         np.testing.assert_allclose(model.predict(RAW, raw=True), expected, atol=2e-3)
         assert main(["verify", str(path)]) == 0
-    sizes = [(tmp_path / f"{name}.odm").stat().st_size for name in ("with", "without")]
-    assert sizes[0] - sizes[1] > 4000  # of 8 bytes for each of 653 values, written as text
+    with_map, without = (file_parts(tmp_path / f"{name}.odm") for name in ("with", "without"))
+    assert without.map == 0 < with_map.map
+    assert without.total < with_map.total
     capsys.readouterr()
     assert main(["inspect", str(tmp_path / "without.odm")]) == 0
     assert "retrieval" in capsys.readouterr().out
     requests = tmp_path / "requests.csv"
     requests.write_text("user,item,colour,items\nuser 3,item 0,red,item 1|item 2\n")
     assert main(["run", str(tmp_path / "without.odm"), str(requests), "--format", "csv"]) == 0
+
+
+def test_convert_without_a_map_counts_from_the_trained_model(checkpoint, tmp_path, capsys):
+    """AUC and changes are those from the trained rows, not from the rounded ones in the cells."""
+    lines = ["user,item,colour,items,label"]
+    for number in range(300):
+        colour = ("red", "green", "", "a strange one")[number % 4]
+        row = (USERS[number], ITEMS[number % 250], colour, f"item {number % 9}|item 2")
+        lines.append(",".join((*row, str(number % 7 // 4))))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join(lines) + "\n")
+    reports = {}
+    for name, options in (("with", []), ("without", ["--map", "retrieval:8"])):
+        arguments = [str(checkpoint), "--out", str(tmp_path / name), "--tables", "q1"]
+        arguments += ["--validation", str(rows), "--targets", "odm", *options]
+        assert main(["convert", *arguments]) == 0
+        text = (tmp_path / name / "model.report.json").read_text()
+        reports[name] = json.loads(text)
+    assert reports["with"]["quantisation_difference"] > 0.01
+    for key in ("source_auc", "weight_bytes"):
+        assert reports["without"][key] == reports["with"][key]
+    assert reports["without"]["fitted_auc"] is None
+    assert reports["without"]["quantisation_difference"] > 1e-3
+    assert reports["without"]["targets"]["odm"]["max_change"] > 0.01
+    assert "with fitted tables" not in capsys.readouterr().out
 
 
 def test_faults_of_the_option(checkpoint, tmp_path, capsys):

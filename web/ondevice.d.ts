@@ -10,6 +10,7 @@ export class UnsupportedError extends OnDeviceError {}
 /** Memory ended. */
 export class MemoryError extends OnDeviceError {}
 
+/** An address (in Node also a path), or bytes; views of a SharedArrayBuffer are copied. */
 export type Source = string | URL | ArrayBuffer | ArrayBufferView | Blob | Response;
 
 export interface LoadOptions {
@@ -56,7 +57,10 @@ export interface Model {
   predict(inputs: RawInputs, options: { raw: true }): Scores;
   rank(context: Inputs, candidates: Inputs): Scores;
   rank(context: RawInputs, candidates: RawInputs, options: { raw: true }): Scores;
-  /** Compare the model with the answers of its source that travel in the file. */
+  /**
+   * Compare the model with the answers of its source that travel in the file. `difference` is the largest, in
+   * units of the output's scale, as `ondevice verify` computes it; `rows` is 0 where the file has no answers.
+   */
   verify(): { rows: number; difference: number; tolerance: number; passed: boolean };
   /** The IDs of a field's raw values, one after another. */
   encode(name: string, values: RawInputs[string]): BigInt64Array;

@@ -32,6 +32,7 @@ const SPARE_BYTES = 16 << 20; // a closed model's memory up to this size serves 
 const FIRST_SIZE = 8; // of a free axis, until a request says another
 const MOST_SIZES = 16; // variants of a model of free axes, before memory starts again
 const TWO_32 = 4294967296;
+const MOST_BYTES = 2147483648; // of a module's memory
 
 // (module (func (result v128) i32.const 0 i8x16.splat)): valid where engines know 128-bit vectors
 const VECTORS = new Uint8Array([
@@ -61,14 +62,25 @@ export async function load(source, options = {}) {
   ]);
   let instance = spare.get(module);
   spare.delete(module);
-  instance ??= await WebAssembly.instantiate(module, {});
+  instance ??= await instanceOf(module);
   return new Model(module, instance, bytes);
+}
+
+async function instanceOf(module) {
+  let instance;
+  try {
+    instance = await WebAssembly.instantiate(module, {});
+  } catch (error) {
+    if (error instanceof RangeError) throw new MemoryError(`no memory for another model: ${error.message}`);
+  }
+  if (!instance?.exports.lay_out) throw new FileFormatError("the engine: a WebAssembly module of something else");
+  return instance;
 }
 
 async function bytesOf(source, what) {
   if (source instanceof ArrayBuffer) return new Uint8Array(source);
   if (ArrayBuffer.isView(source)) return new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
-  if (typeof Blob !== "undefined" && source instanceof Blob) return new Uint8Array(await source.arrayBuffer());
+  if (typeof Blob !== "undefined" && source instanceof Blob) return bytesOfBody(source, what);
   if (typeof Response !== "undefined" && source instanceof Response) return bytesOfResponse(source, what);
   if (typeof source !== "string" && !(source instanceof URL))
     throw new InputError(`${what}: expected an address or bytes, got ${kindOf(source)}`);
@@ -92,7 +104,16 @@ async function bytesOf(source, what) {
 
 async function bytesOfResponse(response, what) {
   if (!response.ok) throw new FileFormatError(`${what}: the server answered ${response.status}`);
-  return new Uint8Array(await response.arrayBuffer());
+  return bytesOfBody(response, what);
+}
+
+async function bytesOfBody(body, what) {
+  try {
+    return new Uint8Array(await body.arrayBuffer());
+  } catch (error) {
+    // a connection that broke, a file that was deleted, a body that was read before
+    throw new FileFormatError(`${what}: cannot be read: ${error.message}`);
+  }
 }
 
 function isNode() {
@@ -102,14 +123,23 @@ function isNode() {
 async function moduleOf(source) {
   if (source instanceof WebAssembly.Module) return source;
   if (typeof source !== "string" && !(source instanceof URL))
-    return WebAssembly.compile(await bytesOf(source, "the engine"));
+    return compiledFrom(await bytesOf(source, "the engine"), "the engine");
   const address = String(source);
   if (!compiled.has(address)) {
-    const promise = bytesOf(source, "the engine").then((bytes) => WebAssembly.compile(bytes));
+    const promise = bytesOf(source, "the engine").then((bytes) => compiledFrom(bytes, address));
     compiled.set(address, promise);
     promise.catch(() => compiled.delete(address)); // the next load may find it
   }
   return compiled.get(address);
+}
+
+async function compiledFrom(bytes, what) {
+  try {
+    // a copy where the bytes are shared, which WebAssembly refuses
+    return await WebAssembly.compile(bytes.buffer instanceof ArrayBuffer ? bytes : bytes.slice());
+  } catch (error) {
+    throw new FileFormatError(`${what}: no WebAssembly module: ${error.message}`);
+  }
 }
 
 function kindOf(value) {
@@ -128,7 +158,7 @@ class Model {
   #outputs;
   #names;
   #features = null;
-  #sizes = null; // of free axes, as a text
+  #sizes = []; // of free axes: pairs of name and size
   #variants = 0;
   #bytes = null; // of the file, where axes are free: memory may have to start again
 
@@ -143,7 +173,7 @@ class Model {
       } catch (error) {
         const free = error instanceof UnsupportedError ? this.#freeAxes(bytes) : [];
         if (!free.length) throw error;
-        this.#open(bytes, free.map((name) => [name, FIRST_SIZE]));
+        this.#open(bytes, free);
         this.#bytes = bytes.slice();
       }
     } catch (error) {
@@ -232,7 +262,7 @@ class Model {
 
   /**
    * Compare the model with the answers of its source that travel in the file.
-   * @returns rows: how many; difference: the largest one, relative to the tolerance's scale; passed
+   * @returns rows: how many; difference: the largest one, in units of the output's scale; tolerance; passed
    */
   verify() {
     const engine = this.#use();
@@ -241,15 +271,13 @@ class Model {
     if (!vectors) return { rows: 0, difference: 0, tolerance: 0, passed: false };
     const scores = this.predict(this.#rowsOfVectors(vectors.inputs));
     const named = scores instanceof Float32Array ? { [this.outputs[0]]: scores } : scores;
-    let difference = 0;
-    for (const [name, right] of Object.entries(vectors.outputs)) {
-      const scale = Math.max(1, ...Array.from(right, Math.abs));
-      right.forEach((value, i) => {
-        const off = Math.abs(value - named[name][i]) / scale;
-        if (!(off <= difference)) difference = Object.is(value, named[name][i]) ? difference : off;
-      });
-    }
     const rows = Object.values(vectors.inputs)[0].shape[0];
+    const differences = Object.entries(vectors.outputs).map(([name, right]) => {
+      if (named[name]?.length !== right.length || right.length % rows)
+        throw new FileFormatError(`test vectors: output '${name}' has another shape`);
+      return largestDifference(named[name], right, rows);
+    });
+    const difference = Math.max(0, ...differences); // NaN where one is
     return { rows, difference, tolerance: vectors.tolerance, passed: difference <= vectors.tolerance };
   }
 
@@ -283,35 +311,53 @@ class Model {
   }
 
   #open(bytes, sizes) {
-    const engine = this.#engine;
-    engine.reset();
-    const place = engine.allocate(bytes.length);
+    const place = this.#startWith(bytes);
+    const [list, count] = this.#sizeList(sizes);
+    this.#check(this.#call(() => this.#engine.open(place, bytes.length, list, count)));
+    this.#variants = 1;
+    this.#sizes = sizes;
+    this.#describe();
+  }
+
+  /** Forget all that memory holds and put a file into it: its address. */
+  #startWith(bytes) {
+    this.#engine.reset();
+    this.#features = null;
+    this.#scratchSize = 0;
+    const place = bytes.length <= MOST_BYTES ? this.#engine.allocate(bytes.length) : 0;
     if (!place) throw new MemoryError(`a model of ${bytes.length} bytes does not fit the memory`);
     new Uint8Array(this.#memory.buffer).set(bytes, place);
-    const [list, count] = this.#sizeList(sizes);
-    this.#check(this.#call(() => engine.open(place, bytes.length, list, count)));
-    this.#variants = 1;
-    this.#sizes = String(sizes);
-    this.#describe();
+    return place;
   }
 
   /** A description: JSON, then perhaps a zero byte and the arrays that it refers to. */
   #json(at, size) {
     const bytes = new Uint8Array(this.#memory.buffer, at, size);
     const end = bytes.indexOf(0);
-    return JSON.parse(decoder.decode(end < 0 ? bytes : bytes.subarray(0, end)));
+    try {
+      return JSON.parse(decoder.decode(end < 0 ? bytes : bytes.subarray(0, end)));
+    } catch (error) {
+      throw new FileFormatError(`the description is no JSON: ${error.message}`);
+    }
   }
 
-  /** Names of the axes, beside the rows, whose sizes a file leaves free. */
+  /** The axes, beside the rows, whose sizes a file leaves free: pairs of name and a size to open it with. */
   #freeAxes(bytes) {
-    const engine = this.#engine;
-    engine.reset();
-    const place = engine.allocate(bytes.length);
-    new Uint8Array(this.#memory.buffer).set(bytes, place);
-    this.#check(this.#call(() => engine.describe(place, bytes.length)));
-    const { inputs } = this.#json(engine.described(), engine.described_size());
-    const named = inputs.flatMap((item) => item.shape.slice(1).filter((axis) => typeof axis === "string"));
-    return [...new Set(named)];
+    const place = this.#startWith(bytes);
+    this.#check(this.#call(() => this.#engine.describe(place, bytes.length)));
+    const { inputs, vectors } = this.#json(this.#engine.described(), this.#engine.described_size());
+    const sizes = new Map();
+    try {
+      for (const { name, shape } of inputs)
+        shape.forEach((axis, place) => {
+          if (place && typeof axis === "string")
+            // the source model took the sizes of the test vectors; others it may refuse
+            sizes.set(axis, vectors?.inputs[name]?.shape[place] ?? FIRST_SIZE);
+        });
+    } catch (error) {
+      throw new FileFormatError(`the description of the inputs: ${error.message}`);
+    }
+    return [...sizes].sort();
   }
 
   #sizeList(sizes) {
@@ -346,7 +392,7 @@ class Model {
         names,
       };
     };
-    const shapes = new Map(this.info.inputs.map((item) => [item.name, item.shape]));
+    const shapes = new Map(this.info.inputs?.map((item) => [item.name, item.shape]));
     this.#inputs = Array.from({ length: engine.input_count() }, (_, i) => read(engine.input, i));
     for (const item of this.#inputs) item.axes = (shapes.get(item.name) ?? []).slice(1);
     this.#outputs = Array.from({ length: engine.output_count() }, (_, i) => read(engine.output, i));
@@ -382,8 +428,8 @@ class Model {
       if (unknown.length) faults.push(`unknown inputs: ${unknown.join(", ")}`);
       throw new InputError(`${faults.join("; ")}; the model takes: ${[...this.#names].join(", ")}`);
     }
-    if (raw) return this.#inputs.map((item) => this.#encoded(item, given[item.name]));
-    const request = this.#inputs.map((item) => flat(item, given[item.name]));
+    const read = raw ? (item) => this.#encoded(item, given[item.name]) : (item) => flat(item, given[item.name]);
+    const request = this.#inputs.map(read);
     if (this.#bytes) this.#resize(request);
     return request;
   }
@@ -410,22 +456,33 @@ class Model {
       });
     });
     const wanted = [...sizes].sort();
-    if (String(wanted) === this.#sizes) return;
-    this.#features = null;
-    if (this.#variants >= MOST_SIZES) {
-      this.#open(this.#bytes, wanted);
-      return;
+    const text = wanted.map(([axis, size]) => `${axis}=${size}`).join(", ");
+    if (wanted.some(([, size]) => !size)) throw new InputError(`free axes must have a size, got ${text}`);
+    if (String(wanted) === String(this.#sizes)) return;
+    const before = this.#sizes;
+    try {
+      this.#openWith(wanted);
+    } catch (error) {
+      if (this.#engine) this.#open(this.#bytes, before);
+      if (!(error instanceof UnsupportedError) && !(error instanceof FileFormatError)) throw error;
+      throw new InputError(`the model does not take the sizes ${text}: ${error.message}`);
     }
-    const [list, count] = this.#sizeList(wanted);
-    const status = this.#call(() => this.#engine.resize(list, count));
-    if (status) {
-      const error = new STATUS[status === 3 ? 1 : status](this.#text(this.#engine.error_text()));
-      this.#open(this.#bytes, this.#sizes ? parseSizes(this.#sizes) : []);
-      throw error;
+  }
+
+  /** Open the model with other sizes, beside those before where memory is left, else in their place. */
+  #openWith(sizes) {
+    if (this.#variants < MOST_SIZES) {
+      const [list, count] = this.#sizeList(sizes);
+      const status = this.#call(() => this.#engine.resize(list, count));
+      if (STATUS[status] !== MemoryError) {
+        this.#check(status);
+        this.#variants += 1;
+        this.#sizes = sizes;
+        this.#describe();
+        return;
+      }
     }
-    this.#variants += 1;
-    this.#sizes = String(wanted);
-    this.#describe();
+    this.#open(this.#bytes, sizes);
   }
 
   #score(request, rows, mask) {
@@ -457,16 +514,15 @@ class Model {
 
   #scratchPlace = 0;
   #scratchSize = 0;
-  #scratchOf = null;
 
   /** Bytes for what is passed to the engine, kept for the next call. */
   #scratch(size) {
-    const state = `${this.#variants}:${this.#sizes}`;
-    if (this.#scratchOf !== state || this.#scratchSize < size) {
-      this.#scratchSize = Math.max(size, 2 * this.#scratchSize, 1024);
-      this.#scratchPlace = this.#engine.allocate(this.#scratchSize);
-      this.#scratchOf = state;
-      if (!this.#scratchPlace) throw new MemoryError("memory ended");
+    if (this.#scratchSize < size) {
+      const grown = Math.max(size, 2 * this.#scratchSize, 1024);
+      const place = grown <= MOST_BYTES ? this.#engine.allocate(grown) : 0;
+      if (!place) throw new MemoryError(`${size} bytes of a request do not fit the memory`);
+      this.#scratchPlace = place;
+      this.#scratchSize = grown;
     }
     return this.#scratchPlace;
   }
@@ -487,7 +543,7 @@ class Model {
     const list = listOf(input.name, values);
     const ids = new BigInt64Array(list.length * feature.length);
     list.forEach((value, row) => {
-      const isList = Array.isArray(value) || ArrayBuffer.isView(value);
+      const isList = isArray(value);
       const found = this.#encodeOne(feature, isList ? Array.from(value) : value, isList, `${input.name}[${row}]`);
       ids.set(found, row * feature.length);
     });
@@ -525,9 +581,8 @@ class Model {
   }
 }
 
-function parseSizes(text) {
-  const parts = text.split(",");
-  return parts.length < 2 ? [] : parts.filter((_, i) => i % 2 === 0).map((name, i) => [name, Number(parts[2 * i + 1])]);
+function isArray(value) {
+  return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
 }
 
 function objectOf(value, what) {
@@ -537,8 +592,7 @@ function objectOf(value, what) {
 }
 
 function listOf(name, values) {
-  if (!Array.isArray(values) && !ArrayBuffer.isView(values))
-    throw new InputError(`input '${name}': expected an array with a value a row, got ${kindOf(values)}`);
+  if (!isArray(values)) throw new InputError(`input '${name}': expected an array with a value a row, got ${kindOf(values)}`);
   return Array.from(values);
 }
 
@@ -601,10 +655,9 @@ function flat(input, values) {
 }
 
 function gather(name, values, shape, path, all) {
-  const isArray = Array.isArray(values) || (ArrayBuffer.isView(values) && !(values instanceof DataView));
-  if (!isArray || values.length !== shape[0])
+  if (!isArray(values) || values.length !== shape[0])
     throw new InputError(
-      `input '${name}' at [${path.join(", ")}]: expected ${shape[0]} values, got ${isArray ? values.length : kindOf(values)}`,
+      `input '${name}' at [${path.join(", ")}]: expected ${isArray(values) ? `${shape[0]} values, got ${values.length}` : `an array, got ${kindOf(values)}`}`,
     );
   if (shape.length === 1) for (const value of values) all.push(value);
   else for (let i = 0; i < values.length; i++) gather(name, values[i], shape.slice(1), [...path, i], all);
@@ -648,6 +701,30 @@ function integerFault(value) {
   if (typeof value === "bigint") return `${value} does not fit 64 bits`;
   if (typeof value === "number") return `expected an integer, got ${value}`;
   return `expected an integer (Number or BigInt), got ${kindOf(value)}`;
+}
+
+/**
+ * The scale of an output for every position in its rows, as ondevice/difference.py defines it: 1 for
+ * probabilities, less for outputs that are all small, and typical magnitudes for others.
+ */
+function outputScales(values, rows) {
+  const width = values.length / rows;
+  return Float64Array.from({ length: width }, (_, column) => {
+    const all = Float64Array.from({ length: rows }, (_, row) => values[row * width + column]);
+    const magnitudes = all.map(Math.abs).sort();
+    const small = Math.min(Math.max(10 * magnitudes[rows - 1], 0.03), 1);
+    if (all.every((value) => value >= 0 && value <= 1)) return small;
+    return Math.max(4 * magnitudes[Math.floor((9 * (rows - 1)) / 10)], small);
+  });
+}
+
+/** The largest difference, relative to the output's scale or, if larger, to the value; NaN where either is. */
+function largestDifference(got, expected, rows) {
+  const scales = outputScales(expected, rows);
+  let largest = 0;
+  for (let i = 0; i < expected.length; i++)
+    largest = Math.max(largest, Math.abs(got[i] - expected[i]) / Math.max(Math.abs(expected[i]), scales[i % scales.length]));
+  return largest;
 }
 
 const ARRAYS = { U8: Uint8Array, U16: Uint16Array, U32: Uint32Array, I64: BigInt64Array, F32: Float32Array, F64: Float64Array };

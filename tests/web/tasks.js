@@ -75,6 +75,76 @@ export function does(api, read) {
       });
     },
 
+    /** Requests one after another: scores, or the error of those that are refused. */
+    async answers(task) {
+      const model = await opened(task);
+      return task.requests.map(({ context, inputs, raw, length }) => {
+        const given = raw ? inputs : request(inputs);
+        // a row of so many values, which as JSON would be long
+        for (const name of Object.keys(given)) if (length) given[name] = given[name].map((row) => (Array.isArray(row) ? Array(length).fill(row[0]) : row));
+        try {
+          return listed(context ? model.rank(request(context), given) : model.predict(given, { raw: Boolean(raw) }));
+        } catch (error) {
+          return `${error.name}: ${error.message}`;
+        }
+      });
+    },
+
+    async verified(task) {
+      return (await opened(task)).verify();
+    },
+
+    /** What the module exports, and the members of a model. */
+    async members(task) {
+      const model = await opened(task);
+      const members = Object.getOwnPropertyNames(Object.getPrototypeOf(model));
+      return { module: Object.keys(api), model: members.filter((name) => name !== "constructor") };
+    },
+
+    /** Sources that cannot be read, and modules that are no engine: the error of each. */
+    async sources(task) {
+      const bytes = await read(task.model);
+      const shared = (all) => {
+        const copy = new Uint8Array(new SharedArrayBuffer(all.length + 3), 3);
+        copy.set(all);
+        return copy;
+      };
+      const spent = new Response(bytes);
+      await spent.arrayBuffer();
+      const cut = new ReadableStream({ pull: (controller) => controller.error(new Error("cut")) });
+      const wasm = await read(task.wasm);
+      const attempts = {
+        missing: () => api.load(new Response("", { status: 404 })),
+        spent: () => api.load(spent),
+        cut: () => api.load(new Response(cut)),
+        shortEngine: () => api.load(bytes, { wasm: wasm.subarray(0, wasm.length >> 1) }),
+        otherEngine: () => api.load(bytes, { wasm: wasm.subarray(0, 8) }),
+        large: () => api.load(new Uint8Array(2 ** 31 + 1)),
+        blob: () => api.load(new Blob([bytes])),
+        response: () => api.load(new Response(bytes)),
+        sharedModel: () => api.load(shared(bytes)),
+        sharedEngine: () => api.load(bytes, { wasm: shared(wasm) }),
+      };
+      const said = {};
+      for (const [name, attempt] of Object.entries(attempts))
+        said[name] = await attempt().then((model) => model.kernels, (error) => `${error.name}: ${error.message}`);
+      return said;
+    },
+
+    /** Requests of changing sizes and texts: memory settles. */
+    async growth(task) {
+      const model = await opened(task);
+      const [name] = model.features;
+      const ask = (rows) => {
+        model.predict(Object.fromEntries(model.inputs.map((input) => [input.name, new Int32Array(rows)])));
+        model.encode(name, Array.from({ length: 3 }, () => "7".repeat(rows % 19)));
+      };
+      ask(300);
+      const { memoryBytes } = model;
+      for (let i = 0; i < task.count; i++) ask(1 + ((i * 7919) % 300));
+      return [memoryBytes, model.memoryBytes];
+    },
+
     async description(task) {
       const model = await opened(task);
       return { inputs: model.inputs, outputs: model.outputs, kernels: model.kernels };

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,10 +17,14 @@ from support.raw_values import golden_value
 from support.tools import needs
 
 import ondevice
+import ondevice.verify
 from ondevice.codecs import quantise
 from ondevice.engines.numpy import NumpyEngine
-from ondevice.features import FeatureSpec
-from ondevice.odm import open_odm
+from ondevice.features import FeatureSpec, Field
+from ondevice.info import InputSpec, ModelInfo, TestVectors
+from ondevice.odm import open_odm, write_odm
+from ondevice.plan import Node, Plan
+from ondevice.records import pack_records
 from ondevice.spec import binary_code_spec, full_spec, hashing_spec, multi_hash_spec
 
 pytestmark = needs(web.NODE_LACKING, web.CLANG_LACKING)
@@ -218,6 +223,138 @@ def test_free_axes_take_every_length(dist, tmp_path):
         got = arrays(result, list(right), {name: value.shape for name, value in right.items()})
         for name in right:
             np.testing.assert_allclose(got[name], right[name], rtol=2e-6, atol=2e-6)
+
+
+def test_a_refused_size_leaves_the_model_as_it_was(dist, tmp_path):
+    """Also where as many sizes are open as stay open, so that memory has to start again."""
+    expected = write_attention(tmp_path / "m.odm")
+    steps = range(2, 17)  # with the size of the start: as many as stay open
+    requests = [{"inputs": {n: as_json(v) for n, v in attention_request(2, size).items()}}
+                for size in steps]  # fmt: skip
+    one = {n: as_json(v) for n, v in attention_request(1, 1).items()}
+    huge, empty = {"inputs": one, "length": 5_000_000}, {**one, "history": [[]], "numbers": [[]]}
+    asked = [*requests, huge, {"inputs": empty}, requests[-1], requests[0]]
+    (answers,) = web.in_node(dist, [{"do": "answers", "model": str(tmp_path / "m.odm"),
+                                     "requests": asked}])  # fmt: skip
+    for size, answer in zip(steps, answers, strict=False):
+        right = expected(attention_request(2, size))["score"]
+        np.testing.assert_allclose(answer["score"], right, rtol=2e-6, atol=2e-6)
+    refused, nothing, *again = answers[len(steps) :]
+    assert refused.startswith("InputError: the model does not take the sizes steps=5000000: ")
+    assert nothing == "InputError: free axes must have a size, got steps=0"
+    assert again == [answers[len(steps) - 1], answers[0]]
+
+
+def write_positions(path, steps):
+    """A model of a free axis that takes as many steps only as it has positions."""
+    rng = np.random.default_rng(2)
+    table = rng.normal(size=(9, 4)).astype(np.float32)
+    weights = {
+        "positions": rng.normal(size=(1, steps, 4)).astype(np.float32),
+        "flat": np.array([0, 4 * steps]),
+        "w": rng.normal(size=(4 * steps, 1)).astype(np.float32),
+    }
+    nodes = (
+        Node("Lookup", ("history",), ("h",), {}, "t", full_spec(9, 4)),
+        Node("Add", ("h", "positions"), ("x",), {}),
+        Node("Reshape", ("x", "flat"), ("row",), {}),
+        Node("MatMul", ("row", "w"), ("y",), {}),
+    )
+    packed = pack_records(quantise(table, "f32"))
+    ids = rng.integers(0, 9, (3, steps))
+    right = (table[ids] + weights["positions"]).reshape(3, -1) @ weights["w"]
+    vectors = TestVectors({"history": ids}, {"y": right}, 1e-5)
+    plan = Plan(("history",), ("y",), nodes, tuple(weights), {"t": packed.layout})
+    inputs = (InputSpec("history", ("batch", "steps"), id_limit=9),)
+    write_odm(path, plan, ModelInfo(inputs, ("y",), vectors=vectors), weights, {"t": packed})
+    return ids, right
+
+
+def test_a_model_opens_with_the_sizes_of_its_test_vectors(dist, tmp_path):
+    ids, right = write_positions(tmp_path / "m.odm", 5)
+    path = str(tmp_path / "m.odm")
+    requests = [{"inputs": {"history": as_json(value)}} for value in (ids, ids[:, :3], ids)]
+    tasks = [{"do": "answers", "model": path, "requests": requests},
+             {"do": "verified", "model": path}]  # fmt: skip
+    (first, refused, last), verified = web.in_node(dist, tasks)
+    np.testing.assert_allclose(first, right[:, 0], rtol=1e-5, atol=1e-5)
+    assert last == first
+    assert refused.startswith("InputError: the model does not take the sizes steps=3: ")
+    assert verified["passed"]
+    assert verified["rows"] == 3
+
+
+def test_raw_lists_fit_a_free_axis(dist, tmp_path):
+    spec, table = hashing_spec(40, 4, padding_id=0), np.random.default_rng(3).normal(size=(40, 4))
+    packed = pack_records(quantise(table.astype(np.float32), "f32"))
+    nodes = (
+        Node("Lookup", ("history",), ("h",), {}, "t", spec),
+        Node("ReduceSum", ("h", "one"), ("y",), {"keepdims": 0}),
+    )
+    features = FeatureSpec((Field("history", "string", "hash", seed=3, length=5),))
+    weights = {"one": np.array([1])}
+    info = ModelInfo((InputSpec("history", ("batch", "steps")),), ("y",), features=features)
+    path = tmp_path / "m.odm"
+    write_odm(path, Plan(("history",), ("y",), nodes, ("one",), {"t": packed.layout}), info,
+              weights, {"t": packed})  # fmt: skip
+    raw = {"history": [["a", "b"], ["c"], [], list("defghij")]}
+    expected = ondevice.load(path, engine="numpy").predict(raw, raw=True)
+    (answers,) = web.in_node(dist, [{"do": "answers", "model": str(path),
+                                     "requests": [{"inputs": raw, "raw": True}]}])  # fmt: skip
+    np.testing.assert_allclose(answers[0], expected.ravel(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [0, 3e-6, 2e-4, 1e-3, math.nan, math.inf])
+@pytest.mark.parametrize("size", [0.001, 1, 50])
+def test_verify_measures_as_python_does(dist, tmp_path, size, change):
+    """A model whose test vectors are wrong by a little: small outputs, probabilities, logits."""
+    rng = np.random.default_rng(4)
+    values = (size * rng.uniform(-1 if size > 1 else 0, 1, (40, 3))).astype(np.float32)
+    ids = np.arange(40)
+    right = values.copy()
+    right[7, 1] += change
+    vectors = TestVectors({"a": ids}, {"a.vector": right}, 1e-5)
+    packed = pack_records(quantise(values, "f32"))
+    node = Node("Lookup", ("a",), ("a.vector",), {}, "a", full_spec(40, 3))
+    info = ModelInfo((InputSpec("a", id_limit=40),), ("a.vector",), vectors=vectors)
+    path = tmp_path / "m.odm"
+    write_odm(path, Plan(("a",), ("a.vector",), (node,), (), {"a": packed.layout}), info, {},
+              {"a": packed})  # fmt: skip
+    expected = ondevice.verify.verify(path, engine="numpy")
+    (got,) = web.in_node(dist, [{"do": "verified", "model": str(path)}])
+    assert got["passed"] == (expected.max_difference <= expected.tolerance)
+    if math.isfinite(change):
+        assert got["difference"] == pytest.approx(expected.max_difference, rel=1e-9)
+
+
+def test_sources_that_cannot_be_read_have_typed_errors(dist, small):
+    path, _ = small
+    (said,) = web.in_node(dist, [{"do": "sources", "model": str(path),
+                                  "wasm": str(dist / "ondevice.wasm")}])  # fmt: skip
+    for name in ("missing", "spent", "cut", "shortEngine", "otherEngine"):
+        assert said.pop(name).startswith("FileFormatError: the "), name
+    assert said.pop("large").startswith("MemoryError")
+    assert set(said.values()) == {"wasm-simd"}
+
+
+def test_requests_of_changing_sizes_take_no_more_memory(dist, tmp_path):
+    spec = full_spec(9, 4)
+    table = random_table(spec, "q8", np.random.default_rng(0), truncated=False, axis="row")
+    path = write_model(tmp_path / "m.odm", {"a": spec}, {"a": table}, [], {}, ["a.vector"],
+                       features=FeatureSpec((Field("a", "string", "hash", seed=1),)))  # fmt: skip
+    ((first, last),) = web.in_node(dist, [{"do": "growth", "model": str(path), "count": 5000}])
+    assert last == first
+
+
+def test_the_types_name_what_the_module_has(dist, small):
+    path, _ = small
+    (members,) = web.in_node(dist, [{"do": "members", "model": str(path)}])
+    types = (web.ROOT / "web" / "ondevice.d.ts").read_text("utf-8")
+    values = re.findall(r"^export (?:class|function) (\w+)", types, re.MULTILINE)
+    assert sorted(values) == sorted(members["module"])
+    model = re.search(r"^export interface Model \{(.*?)^\}", types, re.MULTILINE | re.DOTALL)[1]
+    typed = re.findall(r"^  (?:readonly )?(\w+)[(:]", model, re.MULTILINE)
+    assert set(typed) == set(members["model"])
 
 
 @needs(CHROMIUM_LACKING)

@@ -143,6 +143,7 @@ EXPORT("lay_out") const uint32_t *lay_out(uint32_t rows, const uint8_t *shared) 
     uint32_t element = tensor->is_float ? 4 : 8;
     is_context[i] = shared && shared[i];
     uint64_t own = is_context[i] ? 1 : rows, end = place(at, own, tensor, element);
+    if (end > UINT32_MAX) return NULL; /* at each step, or a sum of many could wrap around */
     addresses[i] = (uint32_t)(end - own * tensor->row_size * element);
     inputs[i] = (const void *)(uintptr_t)addresses[i];
     at = end;
@@ -150,11 +151,12 @@ EXPORT("lay_out") const uint32_t *lay_out(uint32_t rows, const uint8_t *shared) 
   for (uint32_t i = 0; i < output_count(); i++) {
     const od_tensor *tensor = od_output(model, i);
     uint64_t end = place(at, rows, tensor, 4);
+    if (end > UINT32_MAX) return NULL;
     addresses[count + i] = (uint32_t)(end - (uint64_t)rows * tensor->row_size * 4);
     outputs[i] = (float *)(uintptr_t)addresses[count + i];
     at = end;
   }
-  return at < UINT32_MAX && reach(at + ALIGNMENT) ? addresses : NULL;
+  return reach(at + ALIGNMENT) ? addresses : NULL;
 }
 
 /* Score what was laid out. */

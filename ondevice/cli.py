@@ -32,7 +32,7 @@ EXTRA = {
     "stats": ("count a log exactly: values, missing ones, quantiles, labels", "train"),
     "encode": ("hash a log once, for training to map", "train"),
     "score": ("score Parquet files by several workers", "train"),
-    "compress": ("find the best model for a budget of table bytes or lost AUC", "train"),
+    "compress": ("find the best model for a budget of bytes or of lost AUC", "train"),
     "convert": ("write a trained model as .odm, .onnx and .tflite", "train"),
     "export-android": ("write a model and a catalogue as assets of the Android demo app", "train"),
 }

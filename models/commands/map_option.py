@@ -27,9 +27,10 @@ def add_map_option(parser: argparse.ArgumentParser) -> None:
         "--map",
         type=_map,
         metavar="MAP",
-        help="of a checkpoint: how raw values find their rows. vocabulary: by a sorted list of "
-        "hashes, 8 bytes a value; retrieval[:F]: hashed cells hold the rows, no value is stored, "
-        f"and one unseen value in 2^F reads a wrong row (F: 0 to 8, {FINGERPRINT_BITS} by default)",
+        help="of a checkpoint: how raw values find their rows. vocabulary: by a packed list of "
+        "hashes, about 2.5 bytes a value; retrieval[:F]: hashed cells hold the rows, no value is "
+        "stored, and one unseen value in 2^F reads a wrong row "
+        f"(F: 0 to 8, {FINGERPRINT_BITS} by default)",
     )
 
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from ondevice.deflated import deflate, inflate
 from ondevice.errors import FileFormatError
 from ondevice.limits import MAX_HEADER_BYTES, MAX_RANK
+from ondevice.strict_json import parse_strictly
 
 Array = npt.NDArray[Any]
 
@@ -360,20 +361,12 @@ def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any
         )
     try:
         text = data[8 : 8 + length].tobytes().decode("utf-8")
-        header = json.loads(text, object_pairs_hook=unique_keys)
+        header = parse_strictly(text)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: the header is not valid JSON: {error}") from error
     if not isinstance(header, dict):
         raise FileFormatError(f"{path}: the header must be a JSON object")
     return header, 8 + length
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict, for json.loads. Raises ValueError if a key occurs twice."""
-    keys = dict(pairs)
-    if len(keys) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return keys
 
 
 def _entries(
@@ -400,7 +393,7 @@ def _small_entries(container: Container) -> dict[str, Entry]:
     path = container.path
     text = container.text(INDEX)
     try:
-        index = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
+        index = parse_strictly(text)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: {INDEX} is not valid JSON: {error}") from error
     if not isinstance(index, dict):

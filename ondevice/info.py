@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ondevice.attached_arrays import AttachedPacker, attached_numbers
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec
+from ondevice.strict_json import parse_strictly
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -156,8 +157,8 @@ class ModelInfo:
         """
         text, _, arrays = description.partition(b"\0")
         try:
-            data = json.loads(text)
-            if data["version"] not in READABLE_VERSIONS:
+            data = parse_strictly(text)
+            if type(data["version"]) is not int or data["version"] not in READABLE_VERSIONS:
                 raise FileFormatError(
                     f"model description version {data['version']}; this release reads "
                     f"versions {' and '.join(map(str, READABLE_VERSIONS))}"
@@ -234,7 +235,10 @@ def _vectors(data: Any, arrays: bytes) -> TestVectors:
             raise ValueError(f"rankings name {item.context}, {list(item.outputs)}")
         if len(sizes) != 1 or not 0 < sizes.pop() <= min(map(len, inputs.values())):
             raise ValueError("rankings have other rows than the inputs")
-    return TestVectors(inputs, outputs, float(data["tolerance"]), rankings)
+    tolerance = float(data["tolerance"])
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance {tolerance}")
+    return TestVectors(inputs, outputs, tolerance, rankings)
 
 
 def _input(item: Any) -> InputSpec:

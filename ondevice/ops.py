@@ -335,6 +335,6 @@ def apply(op: str, inputs: list[Array], attributes: Attributes) -> Array:
     try:
         with np.errstate(all="ignore"):  # infinities and NaN are results, as in every runtime
             return OPERATORS[op](inputs, attributes)
-    except (ValueError, IndexError, TypeError, KeyError, MemoryError) as error:
+    except (ValueError, IndexError, TypeError, KeyError, MemoryError, OverflowError) as error:
         shapes = ", ".join(str(list(array.shape)) for array in inputs)
         raise InputError(f"{op} of shapes {shapes}: {error}") from error

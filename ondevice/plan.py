@@ -11,6 +11,7 @@ from ondevice.limits import MAX_NODES
 from ondevice.records import RecordLayout
 from ondevice.section_records import Layout, layout_from_json, layout_to_json
 from ondevice.spec import LookupSpec
+from ondevice.strict_json import parse_strictly
 
 LOOKUP = "Lookup"
 
@@ -43,13 +44,17 @@ class Plan:
     tables: dict[str, Layout]
 
     def __post_init__(self) -> None:
+        if len(set(self.inputs)) != len(self.inputs):
+            raise FileFormatError(f"plan: an input occurs twice: {', '.join(self.inputs)}")
         known = {*self.inputs, *self.weights}
         for number, node in enumerate(self.nodes):
             where = f"plan: node {number} ({node.op})"
-            if unknown := [name for name in node.inputs if name and name not in known]:
+            if unknown := [name for name in node.inputs if name not in known]:
                 raise FileFormatError(f"{where} reads {unknown[0]!r} before it exists")
             if doubled := [name for name in node.outputs if name in known]:
                 raise FileFormatError(f"{where} writes {doubled[0]!r} again")
+            if len(node.outputs) != 1:
+                raise FileFormatError(f"{where} must have one output, got {len(node.outputs)}")
             known.update(node.outputs)
             _check_lookup(where, node, self.tables)
         if missing := [name for name in self.outputs if name not in known]:
@@ -83,7 +88,7 @@ class Plan:
     def from_text(cls, text: str | bytes) -> Plan:
         """Read what `to_text` wrote. Raises FileFormatError for anything else."""
         try:
-            data = json.loads(text)
+            data = parse_strictly(text)
             if len(data["nodes"]) > MAX_NODES:
                 raise FileFormatError(f"plan: more than {MAX_NODES} nodes")
             return cls(
@@ -104,6 +109,8 @@ def _check_lookup(where: str, node: Node, tables: dict[str, Layout]) -> None:
         raise FileFormatError(f"{where}: exactly the Lookup nodes have a lookup specification")
     if node.lookup is None:
         return
+    if len(node.inputs) != 1:
+        raise FileFormatError(f"{where}: needs one input, its IDs, got {list(node.inputs)}")
     if node.table not in tables:
         raise FileFormatError(f"{where}: table {node.table!r} is missing")
     layout = tables[node.table]

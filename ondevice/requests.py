@@ -17,11 +17,11 @@ import numpy.typing as npt
 from ondevice.arrow_columns import column_of, pyarrow
 from ondevice.cells import UNSPECIFIED
 from ondevice.compression import SUFFIXES, damage, decompressed
-from ondevice.container import unique_keys
 from ondevice.delimited import row_reader
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec
+from ondevice.strict_json import unique_keys
 
 TextFormat = Literal["csv", "jsonl"]
 Format = Literal["csv", "jsonl", "parquet", "arrow"]

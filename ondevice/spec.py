@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeVar, get_args
 
 from ondevice.errors import SpecError
 from ondevice.hashing import xxh64
 from ondevice.limits import MAX_BLOCKS, MAX_DIM, MAX_FINGERPRINTS, MAX_HASHES, MAX_ROWS
+from ondevice.strict_json import parse_strictly
 
 Scheme = Literal["full", "binary_code", "hash", "retrieval"]
 Strategy = Literal["succession", "skip"]
@@ -226,8 +227,8 @@ class LookupSpec:
             SpecError: not JSON, an unknown key, a wrong type, or a contradiction.
         """
         try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+            return cls.from_dict(parse_strictly(text))
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"lookup specification is not JSON: {error}") from error
 
     @classmethod
@@ -235,19 +236,37 @@ class LookupSpec:
         """Build a specification from decoded JSON, checking every type. Raises SpecError."""
         if not isinstance(data, dict):
             raise SpecError(f"lookup specification: expected an object, got {type(data).__name__}")
-        fields = dict(data)
-        lists = {name: fields.pop(name, []) for name in ("blocks", "residues")}
+        members = dict(data)
+        lists = {name: members.pop(name, []) for name in ("blocks", "residues")}
         for name, items in lists.items():
             if not isinstance(items, list):
                 raise SpecError(f"lookup specification: {name!r} must be a list")
         try:
-            blocks = tuple(Block(**block) for block in lists["blocks"])
-            residues = tuple(Residue(**residue) for residue in lists["residues"])
-            if fields.get("retrieval") is not None:
-                fields["retrieval"] = Retrieval(**fields["retrieval"])
-            return cls(blocks=blocks, residues=residues, **fields)
+            blocks = tuple(_from_all(Block, block) for block in lists["blocks"])
+            residues = tuple(_from_all(Residue, residue) for residue in lists["residues"])
+            if members.get("retrieval") is not None:
+                members["retrieval"] = _from_all(Retrieval, members["retrieval"])
+            return cls(blocks=blocks, residues=residues, **members)
         except TypeError as error:
             raise SpecError(f"lookup specification: {error}") from error
+
+
+Part = TypeVar("Part", Block, Residue, Retrieval)
+
+
+def _from_all(kind: type[Part], item: Any) -> Part:
+    """A part of a specification from decoded JSON, which must name all of its members.
+
+    Raises:
+        SpecError: one is missing or unknown.
+    """
+    names = [member.name for member in fields(kind)]
+    if not isinstance(item, dict) or set(item) != set(names):
+        raise SpecError(
+            f"lookup specification: {kind.__name__.lower()} needs exactly {', '.join(names)}, "
+            f"got {item!r}"
+        )
+    return kind(**item)
 
 
 def full_spec(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.compression import damage, decompressed
-from ondevice.container import unique_keys
 from ondevice.errors import DataError
 from ondevice.models.data.chunks import BadRows, ObjectChunk
 from ondevice.models.data.rows import CHUNK_ROWS, opened, progress
+from ondevice.strict_json import unique_keys
 
 
 def read_objects(path: Path, used: Collection[str], bad_rows: BadRows) -> Iterator[ObjectChunk]:

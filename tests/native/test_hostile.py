@@ -1,6 +1,7 @@
 """Damaged and hostile native files: a typed error or the same result, never anything else."""
 
 import contextlib
+import json
 import os
 import zlib
 
@@ -117,6 +118,72 @@ def test_plans_of_a_hostile_author(kind, tmp_path):
         except (FileFormatError, UnsupportedError, InputError):
             continue
     assert opened  # some changes are harmless, such as another padding ID
+
+
+def refused_by(engine, path):
+    try:
+        NativeEngine(path) if engine == "native" else open_odm(path)
+    except (FileFormatError, UnsupportedError):
+        return True
+    return False
+
+
+LOOKUPS = {
+    "unknown key": lambda node: node["lookup"].update(scrambled=True),
+    "head is null": lambda node: node["lookup"].update(head=None),
+    "no seed": lambda node: node["lookup"]["retrieval"].pop("seed"),
+    "no input": lambda node: node["inputs"].clear(),
+    "unnamed input": lambda node: node.update(inputs=[""]),
+    "two inputs": lambda node: node.update(inputs=["a", "a"]),
+    "two outputs": lambda node: node["outputs"].append("b.vector"),
+}
+
+
+@pytest.mark.parametrize("fault", LOOKUPS)
+def test_both_engines_refuse_the_same_lookups(fault, tmp_path):
+    """A key that one of them skips would be another lookup there."""
+    built, *_ = random_structure("q4", 3, 20, bits=4)
+    source = tmp_path / "source.odm"
+    write_model(source, {"a": built.spec}, {"a": built.table}, [], {}, ["a.vector"])
+    path = rewritten(source, tmp_path / "m.odm", lambda plan: LOOKUPS[fault](plan["nodes"][0]))
+    assert [refused_by(engine, path) for engine in ("native", "numpy")] == [True, True]
+    assert not refused_by("native", source) and not refused_by("numpy", source)
+
+
+@pytest.mark.parametrize("key", ["modulus", "offset", "divisor", "multiplier", "bits"])
+def test_both_engines_need_all_of_a_residue(key, tmp_path):
+    source = tmp_path / "source.odm"
+    write_hybrids(source)
+
+    def change(plan):
+        node = next(node for node in plan["nodes"] if node["lookup"].get("residues"))
+        node["lookup"]["residues"][0].pop(key)
+
+    path = rewritten(source, tmp_path / "m.odm", change)
+    assert [refused_by(engine, path) for engine in ("native", "numpy")] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "instead"),
+    [
+        ("plan", '"padding_id":null', '"padding_id":null,"padding_id":3'),
+        ("plan", '"inputs":["user"', '"inputs":["user","user"'),
+        ("plan", '"rows":68', '"rows":NaN'),
+        ("info", '"outputs":', '"outputs":["another"],"outputs":'),
+        ("info", '"version":2', '"version":2.0'),
+        ("info", '"version":2', '"version":2,"more":Infinity'),
+    ],
+)
+def test_both_engines_read_json_strictly(part, text, instead, tmp_path):
+    """Of a name that occurs twice, one reader would take the first value, another the last."""
+    source = tmp_path / "source.odm"
+    write_small_model(source)
+    parts = take_apart(source)
+    written = json.dumps(getattr(parts, part), separators=(",", ":"))
+    assert text in written
+    setattr(parts, part, written.replace(text, instead, 1))
+    path = put_together(tmp_path / "m.odm", parts)
+    assert [refused_by(engine, path) for engine in ("native", "numpy")] == [True, True]
 
 
 def test_descriptions_of_a_hostile_author(tmp_path):

@@ -230,6 +230,9 @@ def test_full_table_policies():
     assert table_rows(full_spec(5, 2, padding_id=-1), np.array([-1, 3]))[:, 0].tolist() == [0, 3]
 
 
+RESIDUE = {"modulus": 3, "offset": 0, "divisor": 1, "multiplier": 1, "bits": 64}
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -240,7 +243,8 @@ def test_full_table_policies():
         ({"code_bits": 65}, "code_bits must be 1..64"),
         ({"multiplier": 2}, "multiplier must be odd"),
         ({"oov_row": 0}, "no oov_row"),
-        ({"residues": [{"modulus": 3}]}, "takes no residues"),
+        ({"residues": [RESIDUE]}, "takes no residues"),
+        ({"residues": [{"modulus": 3}]}, "residue needs exactly modulus, offset, divisor"),
         ({"residues": 3}, "'residues' must be a list"),
         ({"residues": [{"surprise": 3}]}, "surprise"),
         ({"head": -1}, "head: its -1 rows"),

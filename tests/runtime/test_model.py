@@ -128,7 +128,7 @@ def test_load_says_what_is_wrong(path, tmp_path):
         ondevice.load(path, engine="gpu")
     with pytest.raises(InputError, match=r"'onnx' cannot run \.odm"):
         ondevice.load(path, engine="onnx")
-    with pytest.raises(InputError, match=r"threads must be 1\.\.1024"):
+    with pytest.raises(InputError, match=r"threads must be 1\.\.1024, got 0"):
         ondevice.load(path, threads=0)
 
 

@@ -141,16 +141,31 @@ typedef struct {
   int64_t rows, code_bits, head;
 } sizes;
 
+/* A key that this release does not know may change what an ID reads. */
+static od_status check_keys(const od_inference *f, const od_json *item) {
+  static const char *const keys[] = {"scheme",  "rows",       "dim",    "padding_id", "oov_row",
+                                     "fuse",    "code_bits",  "blocks", "multiplier", "residues",
+                                     "pooling", "head",       "retrieval"};
+  for (const od_json *member = item->first; member; member = member->next) {
+    size_t i = 0;
+    while (i < sizeof keys / sizeof *keys && !od_equal(keys[i], member->key)) i++;
+    if (i == sizeof keys / sizeof *keys)
+      return od_fail(f->error, OD_E_FORMAT, "plan: node %u (Lookup): unknown key '%s'",
+                     (uint64_t)f->node->number, member->key);
+  }
+  return OD_OK;
+}
+
 static od_status read_sizes(const od_inference *f, const od_json *item, od_lookup *lookup,
                             sizes *s) {
+  const od_json *stored_head = od_json_member(item, "head");
   int64_t dim, oov = 0, bits = 0, head = 0;
-  uint8_t has_head;
   if (!od_json_int(od_json_member(item, "rows"), 1, OD_MAX_ROWS, &s->rows) ||
       !od_json_int(od_json_member(item, "dim"), 1, OD_MAX_DIM, &dim) ||
       !optional_int(od_json_member(item, "padding_id"), INT64_MIN, INT64_MAX, &lookup->padding,
                     &lookup->has_padding) ||
       !optional_int(od_json_member(item, "oov_row"), 0, s->rows - 1, &oov, &lookup->has_oov) ||
-      !optional_int(od_json_member(item, "head"), 0, s->rows, &head, &has_head))
+      (stored_head && !od_json_int(stored_head, 0, s->rows, &head)))
     return bad_lookup(f, "scheme, rows, dim, padding_id, oov_row or head is wrong");
   if (od_json_member(item, "code_bits") &&
       !od_json_int(od_json_member(item, "code_bits"), 0, OD_MAX_CODE_BITS, &bits))
@@ -251,6 +266,7 @@ static od_status read_lookup(const od_inference *f, const od_json *item, const c
                    (uint64_t)f->node->number, table);
   if (!scheme || scheme->kind != OD_J_TEXT)
     return bad_lookup(f, "scheme, rows, dim, padding_id, oov_row or head is wrong");
+  OD_CHECK(check_keys(f, item));
   OD_CHECK(read_sizes(f, item, lookup, &s));
   OD_CHECK(read_ways(f, item, lookup));
   OD_CHECK(read_scheme(f, item, &s, lookup));

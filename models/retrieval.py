@@ -71,7 +71,9 @@ def without_vocabularies(
                     tables[key] = _replacement(table, vocabulary, stored, fingerprint_bits)
     hashed = chosen | {name for name, target in model.histories.items() if target in chosen}
     fields_without = tuple(
-        replace(item, encoding="hash", vocabulary=None) if item.name in hashed else item
+        replace(item, encoding="hash", vocabulary=None, vocabulary_groups=())
+        if item.name in hashed
+        else item
         for item in features.fields
     )
     return smaller, replace(features, fields=fields_without)

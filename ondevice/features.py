@@ -17,7 +17,7 @@ from ondevice.cells import Cells, RawKind
 from ondevice.delimited import COMMAS, DelimitedFormat
 from ondevice.errors import FileFormatError, InputError, SpecError
 from ondevice.hashing import IdArray, hash_int64
-from ondevice.limits import MAX_LENGTH
+from ondevice.limits import MAX_LENGTH, MAX_SECTIONS
 from ondevice.raw_values import (
     BoolArray,
     Column,
@@ -59,7 +59,9 @@ class Field:
         "vocabulary": 2 + the position of that hash in the sorted `vocabulary`, 1 if it is not
             there (out of vocabulary); with `unknown` "hash" it is that hash itself, which a table
             with a head of 2 + len(vocabulary) rows takes for the tail (but for a chance of one in
-            2**64 a head row). Of each hash its highest `hash_bits` count;
+            2**64 a head row). Of each hash its highest `hash_bits` count. A vocabulary in groups
+            is sorted within each: so values of a kind, say the frequent ones, have consecutive
+            IDs and their rows can be stored alike;
         "id": an integer that is an ID already;
         "bucket": 2 + how many of the ascending `boundaries` are less than or equal to the number,
             only by comparisons of doubles, so that every language agrees to the bit; a missing
@@ -83,6 +85,8 @@ class Field:
     unknown: Unknown = "oov"
     cells: Cells | None = None
     hash_bits: int = HASH_BITS  # of each hash of the vocabulary, the highest ones
+    # sizes of consecutive groups of the vocabulary, each ascending by itself; empty: one group
+    vocabulary_groups: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every setting, and those that depend on each other. Raises SpecError."""
@@ -216,7 +220,9 @@ class Field:
                     "its vocabulary is not in this file; "
                     "give IDs, or convert with the vocabulary included"
                 )
-            ids = vocabulary_ids(self.vocabulary, ids, self.unknown, self.hash_bits)
+            ids = vocabulary_ids(
+                self.vocabulary, ids, self.unknown, self.hash_bits, self.vocabulary_groups
+            )
         if missing is not None:
             ids[missing] = PADDING_ID
         return ids
@@ -334,7 +340,7 @@ class FeatureSpec:
                 fields.append(field)
                 continue
             if (key := id(field.vocabulary)) not in short:
-                bits = _bits_needed(field.vocabulary)
+                bits = _bits_needed(np.sort(field.vocabulary))
                 short[key] = (field.vocabulary >> (HASH_BITS - bits), bits)
             vocabulary, bits = short[key]
             fields.append(replace(field, vocabulary=vocabulary, hash_bits=bits))
@@ -350,12 +356,13 @@ class FeatureSpec:
             packer: where vocabularies and boundaries go; None: base64 in the JSON.
         """
         packer = packer or Base64Packer()
-        owners: dict[int, str] = {}
+        owners: dict[tuple[int, tuple[int, ...]], str] = {}
         items = []
         for field in self.fields:
             owner = None
             if field.vocabulary is not None:
-                owner = owners.setdefault(id(field.vocabulary), field.name)
+                key = id(field.vocabulary), field.vocabulary_groups
+                owner = owners.setdefault(key, field.name)
             items.append(_field_to_json(field, owner if owner != field.name else None, packer))
         if self.text_format == COMMAS and self.columns is None:
             return items
@@ -392,20 +399,37 @@ class FeatureSpec:
 
 
 def vocabulary_ids(
-    vocabulary: IdArray, hashes: IdArray, unknown: Unknown = "oov", hash_bits: int = HASH_BITS
+    vocabulary: IdArray,
+    hashes: IdArray,
+    unknown: Unknown = "oov",
+    hash_bits: int = HASH_BITS,
+    groups: Sequence[int] = (),
 ) -> IdArray:
-    """IDs of value hashes in a sorted vocabulary of the highest `hash_bits` of hashes.
+    """IDs of value hashes in a vocabulary of the highest `hash_bits` of hashes.
 
-    Where a hash is absent, OOV_ID or, with `unknown` "hash", the hash.
+    The vocabulary is sorted, or each of its consecutive `groups` (their sizes) is. Where a hash is
+    absent, OOV_ID or, with `unknown` "hash", the hash.
     """
     absent = hashes if unknown == "hash" else OOV_ID
     if not len(vocabulary):
         return np.full(hashes.shape, absent, dtype=np.int64)
     keys = hashes if hash_bits == HASH_BITS else hashes >> (HASH_BITS - hash_bits)
-    position = vocabulary.searchsorted(keys)
-    is_known = vocabulary.take(position, mode="clip") == keys
-    position += FIRST_VOCABULARY_ID
-    return np.where(is_known, position, absent).astype(np.int64, copy=False)
+    ids: Any = absent
+    first = FIRST_VOCABULARY_ID
+    for group in split_vocabulary(vocabulary, groups):
+        position = group.searchsorted(keys)
+        is_known = group.take(position, mode="clip") == keys
+        position += first
+        ids = np.where(is_known, position, ids)
+        first += len(group)
+    found: IdArray = ids.astype(np.int64, copy=False)
+    return found
+
+
+def split_vocabulary(vocabulary: IdArray, groups: Sequence[int]) -> list[IdArray]:
+    """The sorted groups of a vocabulary, of these sizes; it is one group where none are given."""
+    edges = list(itertools.accumulate(groups[:-1]))
+    return np.split(vocabulary, edges) if edges else [vocabulary]
 
 
 def bucket_ids(boundaries: FloatArray, numbers: FloatArray) -> IdArray:
@@ -440,18 +464,28 @@ def _bits_needed(vocabulary: IdArray) -> int:
 
 def _vocabulary_faults(field: Field) -> list[str]:
     """What is wrong with a field's vocabulary and its hash bits."""
-    bits, vocabulary = field.hash_bits, field.vocabulary
+    bits, vocabulary, groups = field.hash_bits, field.vocabulary, field.vocabulary_groups
     if type(bits) is not int or not 1 <= bits <= HASH_BITS:
         return [f"hash_bits must be 1..{HASH_BITS}, got {bits!r}"]
     if vocabulary is None:
-        return []
+        return ["vocabulary_groups without a vocabulary"] if groups else []
     if field.encoding != "vocabulary":
         return [f"encoding {field.encoding!r} takes no vocabulary"]
     if vocabulary.dtype != np.int64 or vocabulary.ndim != 1:
         return ["vocabulary must be a one-dimensional int64 array"]
-    if np.any(vocabulary[1:] <= vocabulary[:-1]):
-        return ["vocabulary must be strictly ascending"]
-    ends = vocabulary[[0, -1]].tolist() if len(vocabulary) else []
+    sizes = all(type(size) is int and size >= 1 for size in groups)
+    if not isinstance(groups, tuple) or not sizes or len(groups) > MAX_SECTIONS:
+        return [f"vocabulary_groups must be up to {MAX_SECTIONS} sizes of 1 or more"]
+    if groups and sum(groups) != len(vocabulary):
+        return [f"vocabulary_groups of {sum(groups)} values in all, of {len(vocabulary)}"]
+    parts = split_vocabulary(vocabulary, groups)
+    if any(np.any(part[1:] <= part[:-1]) for part in parts):
+        return ["vocabulary must be strictly ascending" + (" in each group" if groups else "")]
+    if len(parts) > 1:
+        ordered = np.sort(vocabulary)
+        if np.any(ordered[1:] == ordered[:-1]):
+            return ["a hash is in two groups of the vocabulary"]
+    ends = [end for part in parts if len(part) for end in part[[0, -1]].tolist()]
     if any(end >> (bits - 1) not in (0, -1) for end in ends):
         return [f"vocabulary must hold signed numbers of {bits} bits"]
     return []
@@ -486,7 +520,9 @@ def _field_to_json(field: Field, vocabulary_of: str | None, packer: ArrayPacker)
     if vocabulary_of is not None:
         item["vocabulary_of"] = vocabulary_of
     elif field.vocabulary is not None:
-        item["vocabulary"] = packer.hashes(field.vocabulary, field.hash_bits)
+        parts = split_vocabulary(field.vocabulary, field.vocabulary_groups)
+        stored = [packer.hashes(part, field.hash_bits) for part in parts]
+        item["vocabulary"] = stored if field.vocabulary_groups else stored[0]
     if field.hash_bits != HASH_BITS:
         item["hash_bits"] = field.hash_bits
     if field.boundaries is not None:
@@ -517,15 +553,31 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field], arrays: bytes) -> 
     try:
         if (stored := settings.get("vocabulary")) is not None:
             bits = settings.get("hash_bits", HASH_BITS)
-            settings["vocabulary"] = attached_hashes(stored, arrays, bits)
+            settings |= _stored_vocabulary(stored, arrays, bits)
         if (stored := settings.get("boundaries")) is not None:
             settings["boundaries"] = attached_numbers(stored, arrays, "float64")
         if (owner := settings.pop("vocabulary_of", None)) is not None:
             if owner not in earlier or settings.get("vocabulary") is not None:
                 raise SpecError(f"features: no field {owner!r} to take the vocabulary of")
             settings["vocabulary"] = earlier[owner].vocabulary
+            settings["vocabulary_groups"] = earlier[owner].vocabulary_groups
         if (cells := settings.get("cells")) is not None:
             settings["cells"] = Cells.from_json(cells)
         return Field(**settings)
     except (FileFormatError, KeyError, TypeError, ValueError) as error:
         raise SpecError(f"features: {error}") from error
+
+
+def _stored_vocabulary(stored: Any, arrays: bytes, bits: int) -> dict[str, Any]:
+    """The settings `vocabulary` and `vocabulary_groups` of what the JSON has for a vocabulary.
+
+    Raises:
+        SpecError: a list of no groups or of too many. Otherwise as `attached_hashes` does.
+    """
+    if not isinstance(stored, list):
+        return {"vocabulary": attached_hashes(stored, arrays, bits)}
+    if not 1 <= len(stored) <= MAX_SECTIONS:
+        raise SpecError(f"features: a vocabulary has 1 to {MAX_SECTIONS} groups, got {len(stored)}")
+    parts = [attached_hashes(part, arrays, bits) for part in stored]
+    groups = tuple(map(len, parts))
+    return {"vocabulary": np.concatenate(parts), "vocabulary_groups": groups}

@@ -289,6 +289,8 @@ def _ids_of(item: Field, hashes: IdArray) -> IdArray:
         return bucket_ids(item.boundaries, hashes.view(np.float64))
     if item.vocabulary is None:
         return hashes
-    ids = vocabulary_ids(item.vocabulary, hashes, item.unknown, item.hash_bits)
+    ids = vocabulary_ids(
+        item.vocabulary, hashes, item.unknown, item.hash_bits, item.vocabulary_groups
+    )
     ids[hashes == PADDING_ID] = PADDING_ID
     return ids

@@ -77,13 +77,15 @@ def _rows(
     """The rows float32 [rows, dim] of the new table of a field, from those of the old one."""
     values = data.rows_of_values(name)
     before, after = old.rows_owned(values), new.rows_owned(values)
-    if before == after:
+    if before == after and (ranked or old.groups(values) == new.groups(values)):
         return weight
     if new.tail != "shared" and not {before, after}.isdisjoint({0, values}):
         raise SpecError(f"trial: {name!r} cannot go on with {after} rows of values from {before}")
     order_before, order_after = (
-        np.arange(count) if ranked else np.argsort(np.argsort(data.values[name][:count]))
-        for count in (before, after)
+        np.arange(design.rows_owned(values))
+        if ranked or name in data.numbers
+        else np.argsort(design.order(data.values[name]))
+        for design in (old, new)
     )  # of the value of each frequency rank, its row, less two
     kept = min(before, after)
     head = np.repeat(weight[OOV_ID][None], after + FIRST_VOCABULARY_ID, axis=0)

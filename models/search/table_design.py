@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from ondevice.codecs import CODECS, NARROW_CODECS, Codec
 from ondevice.errors import SpecError
 from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
-from ondevice.sections import Section, Sections, TableCodec, check_sections
+from ondevice.hashing import IdArray
+from ondevice.sections import Section, Sections, TableCodec, check_sections, resolve_sections
 from ondevice.spec import (
     LookupSpec,
     binary_code_spec,
@@ -109,6 +113,32 @@ class TableDesign:
     def rows_owned(self, values: int) -> int:
         """How many of a field's values own a row."""
         return values if self.head is None else min(self.head, values)
+
+    def groups(self, values: int) -> tuple[int, ...]:
+        """How many of the values that own a row have it in each section; empty without sections.
+
+        Sections that hold rows of IDs 0 and 1 only are left out.
+
+        Raises:
+            SpecError: the sections are for another number of rows.
+        """
+        if not self.sections:
+            return ()
+        rows = self.rows_owned(values) + FIRST_VOCABULARY_ID
+        resolved = resolve_sections(self._sections(), rows, self.dim)
+        ends = list(itertools.accumulate(section.rows or 0 for section in resolved))
+        values_before = [0, *(max(0, end - FIRST_VOCABULARY_ID) for end in ends)]
+        return tuple(b - a for a, b in itertools.pairwise(values_before) if b > a)
+
+    def order(self, hashes: IdArray) -> IdArray:
+        """Of raw values by falling frequency, the ranks in the order of their rows: int64 [owned].
+
+        Rows are in the order of the values' hashes, with sections within each group of `groups`.
+        """
+        owned = self.rows_owned(len(hashes))
+        sizes = self.groups(len(hashes)) or (owned,)
+        ranks: IdArray = np.lexsort((hashes[:owned], np.repeat(np.arange(len(sizes)), sizes)))
+        return ranks
 
     def spec(self, values: int, *, ranked: bool) -> LookupSpec:
         """The lookup of a field with `values` training values or buckets; no ID is padding.

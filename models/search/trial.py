@@ -31,7 +31,8 @@ class Trial:
         tables: the design of each field's table; every bucket of a number owns a row (head None).
         ranked: IDs arrive as frequency-ranked indices: 2 for the most frequent training value, 3
             for the next, and so on, 1 for unseen ones; no vocabulary is shipped. Otherwise raw
-            values arrive: values that own a row are found in a vocabulary.
+            values arrive: values that own a row are found in a vocabulary, which has a group for
+            each section of a table's rows.
         hidden: sizes of the network's hidden layers.
         seed: of initial weights and training.
         epochs, batch, learning_rate: see TrainConfig.
@@ -83,11 +84,8 @@ class Trial:
             )
         if self.round_epochs < 0:
             raise SpecError(f"rounding epochs must not be negative, got {self.round_epochs}")
-        if not self.ranked and any(design.sections for design in self.tables.values()):
-            raise SpecError(
-                "sections are of rows by falling frequency; a vocabulary's rows are in the order "
-                "of its hashes: use frequency-ranked IDs (ranked=True)"
-            )
+        if self.map == "retrieval" and any(design.sections for design in self.tables.values()):
+            raise SpecError("cells hold rows of one codec: sections need the map 'vocabulary'")
 
     def retrieved(self, name: str, values: int) -> bool:
         """Whether a field's values find their rows in cells; `values`: of training, no number's."""

@@ -130,12 +130,13 @@ class TrialData:
         own_rows = design.rows_owned(len(values))
         if design.tail != "shared" and own_rows == 0:
             return item
-        known = np.sort(values[:own_rows])
+        known = values[design.order(values)]
         hashed = design.tail != "shared" and own_rows < len(values)
         return replace(
             item,
             encoding="vocabulary",
             vocabulary=known,
+            vocabulary_groups=design.groups(len(values)),
             unknown="hash" if hashed else "oov",
         )
 

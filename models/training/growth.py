@@ -10,7 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID, FeatureSpec
+from ondevice.features import (
+    FIRST_VOCABULARY_ID,
+    OOV_ID,
+    FeatureSpec,
+    split_vocabulary,
+    vocabulary_ids,
+)
 from ondevice.models.data import FieldSettings, HashedLog
 from ondevice.models.data.statistics import ValueCounts
 from ondevice.models.network_config import EmbeddingConfig
@@ -41,13 +47,15 @@ class _Moves:
     """Where the rows of a larger table come from.
 
     Attributes:
-        vocabulary: the larger one, ascending.
+        vocabulary: the larger one.
+        groups: of it, the new values in the last; see `Field.vocabulary_groups`.
         sources: int64 [rows], which old row each row is a copy of.
         new: int64 [new values], the rows of new values.
         reads: int64 [new values], how many training rows have each.
     """
 
     vocabulary: IdArray
+    groups: tuple[int, ...]
     sources: IdArray
     new: IdArray
     reads: IdArray
@@ -106,9 +114,12 @@ def grow(
 
 def _with_vocabularies(features: FeatureSpec, moves: Mapping[str, _Moves]) -> FeatureSpec:
     """The features with larger vocabularies, also of histories, which hash as their items do."""
-    larger = {features[name].seed: item.vocabulary for name, item in moves.items()}
+    larger = {
+        features[name].seed: {"vocabulary": item.vocabulary, "vocabulary_groups": item.groups}
+        for name, item in moves.items()
+    }
     fields = tuple(
-        replace(field, vocabulary=larger[field.seed])
+        replace(field, **larger[field.seed])
         if field.vocabulary is not None and field.seed in larger
         else field
         for field in features.fields
@@ -129,13 +140,15 @@ def _moves(model: ClickModel, features: FeatureSpec, name: str, train: HashedLog
     fresh = enough & ~np.isin(seen.values, known)
     if not fresh.any():
         return None
-    vocabulary = np.union1d(known, seen.values[fresh])
+    *before, last = split_vocabulary(known, field.vocabulary_groups)
+    parts = [*before, np.union1d(last, seen.values[fresh])]
+    vocabulary, groups = np.concatenate(parts), tuple(map(len, parts)) if before else ()
     sources = np.full(len(vocabulary) + FIRST_VOCABULARY_ID, OOV_ID, np.int64)
     sources[:FIRST_VOCABULARY_ID] = np.arange(FIRST_VOCABULARY_ID)
-    old = vocabulary.searchsorted(known) + FIRST_VOCABULARY_ID
+    old = vocabulary_ids(vocabulary, known, groups=groups)
     sources[old] = np.arange(len(known)) + FIRST_VOCABULARY_ID
-    new = vocabulary.searchsorted(seen.values[fresh]) + FIRST_VOCABULARY_ID
-    return _Moves(vocabulary, sources, new, seen.counts[fresh])
+    new = vocabulary_ids(vocabulary, seen.values[fresh], groups=groups)
+    return _Moves(vocabulary, groups, sources, new, seen.counts[fresh])
 
 
 def _move_rows(

@@ -17,6 +17,9 @@ MAX, MIN = 2**63 - 1, -(2**63)
 MARKERS = ["", "NA", "\\N"]
 EDGES = [-2.5, 0.0, 1.0, 1e300]
 KNOWN = [5, 7]  # of the field `place`
+# Of the field `rank`: values by falling frequency, the frequent ones in a group of their own; so
+# that a search over all hashes at once, or in the wrong order, finds other places.
+GROUPS = [["c", "a", "f"], ["e", "b", "d", "g", "h"], ["z"]]
 CELL_SETTINGS = ("separator", "part", "form", "utc_offset")
 
 
@@ -42,11 +45,13 @@ def packed(form, values):
 
 
 SORTED = sorted(hash_of("place", value) for value in KNOWN)
+RANKED = [sorted(hash_of("rank", value) for value in group) for group in GROUPS]
 FIELDS = [
     field("word", "string", "hash", MARKERS),
     field("blank", "string", "hash", ["-1"]),  # an empty cell is a text
     field("count", "integer", "hash", ["", "NA", "-1"]),
     field("place", "integer", "vocabulary", [""], vocabulary=packed("q", SORTED)),
+    field("rank", "string", "vocabulary", [""], vocabulary=[packed("q", g) for g in RANKED]),
     field("slot", "integer", "id", [""]),
     field("price", "number", "bucket", ["", "\\N"], boundaries=packed("d", EDGES)),
     field("seen", "string", "hash", ["", "NA"], length=3),
@@ -110,6 +115,8 @@ TEXTS = [
     ("place", "6", 6),
     ("place", "", MISSING),
     ("place", "five", REFUSED),
+    *[("rank", text, text) for text in ("a", "b", "c", "d", "e", "f", "g", "h", "z", "y")],
+    ("rank", "", MISSING),
     ("slot", "-0", 0),
     ("slot", "03", 3),
     ("slot", "", MISSING),
@@ -352,7 +359,14 @@ def ids_of_one(item, value):
         return value
     if item["encoding"] == "hash":
         return hash_of(item["name"], value)
-    return 2 + SORTED.index(hash_of(item["name"], value)) if value in KNOWN else 1
+    if item["name"] == "place":
+        return 2 + SORTED.index(hash_of("place", value)) if value in KNOWN else 1
+    number, first = hash_of("rank", value), 2
+    for group in RANKED:
+        if number in group:
+            return first + group.index(number)
+        first += len(group)
+    return 1
 
 
 def cases():

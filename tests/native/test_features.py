@@ -65,9 +65,11 @@ def test_golden_cells_through_a_model(program, tmp_path, features):
 
 VOCABULARY = {"name": "a", "encoding": "vocabulary", "hash_bits": 20,
               "vocabulary": {"count": 3, "at": 0}}  # fmt: skip
+GROUPS = {**VOCABULARY, "vocabulary": [{"count": 3, "at": 0}, {"count": 2, "at": 9}]}
 NUMBERS = {"name": "a", "kind": "number", "encoding": "bucket",
            "boundaries": {"dtype": "F32", "shape": [2], "at": 0}}  # fmt: skip
 CODE = elias_fano.encode(np.array([5, 9, 2**20 - 1], np.uint64), 20)
+IN_GROUPS = CODE + elias_fano.encode(np.array([4, 8], np.uint64), 20)
 ASCENDING = np.array([-1, 2.5], "<f4").tobytes()
 
 
@@ -82,6 +84,18 @@ ASCENDING = np.array([-1, 2.5], "<f4").tobytes()
             {"vocabulary": {"count": 0, "at": 99}}, {"vocabulary": []},
             {"encoding": "hash"},
         )),
+        *(({**GROUPS, "vocabulary": groups}, IN_GROUPS) for groups in (
+            GROUPS["vocabulary"][:1] * 2,  # every hash is in two groups
+            [*GROUPS["vocabulary"], {"count": 0, "at": 0}],
+            [*GROUPS["vocabulary"], 3], [*GROUPS["vocabulary"], None],
+            [GROUPS["vocabulary"]], [*GROUPS["vocabulary"], "not base64"],
+            [{"count": 3, "at": 0}, {"count": 3, "at": 9}],
+            [{"count": 1, "at": len(IN_GROUPS)}],
+            [""], ["AAAAAAAAAAA=", "AAAAAAAAAAA="], ["AAAAAAAAEAA="],
+            ["AAAAAAAAAAA="] * 17, ["AQAAAAAAAAAAAAAAAAAAAA=="],
+        )),
+        ({**GROUPS, "hash_bits": 19}, IN_GROUPS),
+        ({**GROUPS, "encoding": "id", "kind": "integer"}, IN_GROUPS),
         *((VOCABULARY, wrong) for wrong in (
             b"", CODE[:-1], CODE[:-1] + b"\0", CODE[:-1] + b"\xff", bytes(len(CODE)),
             b"\0" * 7 + CODE[7:],  # two equal numbers
@@ -98,7 +112,7 @@ ASCENDING = np.array([-1, 2.5], "<f4").tobytes()
 def test_arrays_that_are_not_there_are_refused(program, tmp_path, field, arrays):
     """By both readers; what is right is read by both."""
     path = tmp_path / "description"
-    for right, good in ((VOCABULARY, CODE), (NUMBERS, ASCENDING)):
+    for right, good in ((VOCABULARY, CODE), (GROUPS, IN_GROUPS), (NUMBERS, ASCENDING)):
         text = json.dumps({"version": 2, "features": [right]}).encode()
         path.write_bytes(text + b"\0" + good)
         assert subprocess.run([program, path], input=b"", capture_output=True).stdout == b""

@@ -47,23 +47,35 @@ static od_status bucket(const od_feature *feature, const od_raw_value *value, in
   return OD_OK;
 }
 
+/* How many hashes of a group are less than the key. */
+static size_t place_of(const od_hash_group *group, int64_t key) {
+  size_t low = 0, high = group->count;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    if (group->hashes[middle] < key) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 static od_status vocabulary_id(const od_feature *feature, int64_t hash, int64_t *id,
                                od_error *error) {
-  size_t low = 0, high = feature->vocabulary_count;
-  int64_t key = hash >> (64 - feature->hash_bits);
+  int64_t first = FIRST_VOCABULARY_ID, key = hash >> (64 - feature->hash_bits);
   if (!feature->vocabulary)
     return od_fail(error, OD_E_INPUT,
                    "feature '%s': its vocabulary is not in this file; give IDs, or convert with "
                    "the vocabulary included",
                    feature->name);
-  while (low < high) {
-    size_t middle = low + (high - low) / 2;
-    if (feature->vocabulary[middle] < key) low = middle + 1;
-    else high = middle;
+  for (uint32_t i = 0; i < feature->group_count; i++) {
+    const od_hash_group *group = &feature->vocabulary[i];
+    size_t place = place_of(group, key);
+    if (place < group->count && group->hashes[place] == key) {
+      *id = first + (int64_t)place;
+      return OD_OK;
+    }
+    first += (int64_t)group->count;
   }
-  if (low < feature->vocabulary_count && feature->vocabulary[low] == key)
-    *id = (int64_t)low + FIRST_VOCABULARY_ID;
-  else *id = feature->keeps_unknown ? hash : OOV_ID;
+  *id = feature->keeps_unknown ? hash : OOV_ID;
   return OD_OK;
 }
 

@@ -133,51 +133,84 @@ static od_status read_cells(const spec_reader *r, const od_json *object, od_feat
 
 /* Arrays */
 
-static od_status read_hashes(const spec_reader *r, const od_json *item, od_feature *feature) {
+static od_status read_group(const spec_reader *r, const od_json *item, uint32_t bits,
+                            od_hash_group *group) {
   int64_t *hashes;
   void *words;
   if (item->kind == OD_J_OBJECT) {
-    OD_CHECK(od_attached_hashes(item, feature->hash_bits, r->attached, &r->features->arena,
-                                &hashes, &feature->vocabulary_count, r->error));
-    feature->vocabulary = hashes;
-    return OD_OK;
+    OD_CHECK(od_attached_hashes(item, bits, r->attached, &r->features->arena, &hashes,
+                                &group->count, r->error));
+    group->hashes = hashes;
+  } else {
+    if (item->kind != OD_J_TEXT) return wrong(r, "its vocabulary must be base64 or an array");
+    OD_CHECK(od_base64_words(item->text, item->size, &r->features->arena, &words, &group->count,
+                             r->error));
+    group->hashes = words;
   }
-  if (item->kind != OD_J_TEXT) return wrong(r, "its vocabulary must be base64 or an array");
-  OD_CHECK(od_base64_words(item->text, item->size, &r->features->arena, &words,
-                           &feature->vocabulary_count, r->error));
-  feature->vocabulary = words;
+  for (size_t i = 1; i < group->count; i++)
+    if (group->hashes[i] <= group->hashes[i - 1])
+      return wrong(r, "its vocabulary is not ascending");
   return OD_OK;
 }
 
-/* Whether the ends of an ascending vocabulary are signed numbers of its hash bits. */
-static int fits_bits(const od_feature *feature) {
-  if (!feature->vocabulary_count || feature->hash_bits == 64) return 1;
-  int64_t most = (int64_t)1 << (feature->hash_bits - 1);
-  return feature->vocabulary[0] >= -most &&
-         feature->vocabulary[feature->vocabulary_count - 1] < most;
+/* Whether the ends of ascending hashes are signed numbers of so many bits. */
+static int fits_bits(const od_hash_group *group, uint32_t bits) {
+  if (!group->count || bits == 64) return 1;
+  int64_t most = (int64_t)1 << (bits - 1);
+  return group->hashes[0] >= -most && group->hashes[group->count - 1] < most;
+}
+
+static int share_a_hash(const od_hash_group *a, const od_hash_group *b) {
+  for (size_t i = 0, j = 0; i < a->count && j < b->count;) {
+    if (a->hashes[i] == b->hashes[j]) return 1;
+    if (a->hashes[i] < b->hashes[j]) i++;
+    else j++;
+  }
+  return 0;
+}
+
+/* One group of hashes, or a list of groups that are not empty. */
+static od_status read_groups(const spec_reader *r, const od_json *item, od_feature *feature) {
+  int is_list = item->kind == OD_J_LIST;
+  uint32_t count = 0;
+  if (is_list && (item->size < 1 || item->size > OD_MAX_SECTIONS))
+    return wrong(r, "its vocabulary must have 1 to " OD_DIGITS(OD_MAX_SECTIONS) " groups");
+  od_hash_group *groups = od_take(&r->features->arena, is_list ? item->size : 1, sizeof *groups);
+  if (!groups) return no_memory(r);
+  for (item = is_list ? item->first : item; item; item = is_list ? item->next : NULL, count++) {
+    OD_CHECK(read_group(r, item, feature->hash_bits, &groups[count]));
+    if (is_list && !groups[count].count) return wrong(r, "a group of its vocabulary is empty");
+    for (uint32_t i = 0; i < count; i++)
+      if (share_a_hash(&groups[i], &groups[count]))
+        return wrong(r, "a hash is in two groups of its vocabulary");
+  }
+  feature->vocabulary = groups;
+  feature->group_count = count;
+  return OD_OK;
 }
 
 static od_status read_vocabulary(const spec_reader *r, const od_json *object, od_feature *feature) {
-  const od_json *text = setting(object, "vocabulary"), *size = od_json_member(object, "hash_bits");
-  int64_t bits = 64;
+  const od_json *stored = setting(object, "vocabulary");
+  const od_json *size = od_json_member(object, "hash_bits");
   const od_json *owner = setting(object, "vocabulary_of");
+  int64_t bits = 64;
   if (size && !od_json_int(size, 1, 64, &bits)) return wrong(r, "its hash_bits must be 1..64");
   feature->hash_bits = (uint8_t)bits;
   if (owner) {
     const od_feature *other =
         owner->kind == OD_J_TEXT ? od_feature_find(r->features, owner->text) : NULL;
-    if (!other || text) return wrong(r, "no earlier feature to take the vocabulary of");
+    if (!other || stored) return wrong(r, "no earlier feature to take the vocabulary of");
     feature->vocabulary = other->vocabulary;
-    feature->vocabulary_count = other->vocabulary_count;
-  } else if (text) {
-    OD_CHECK(read_hashes(r, text, feature));
+    feature->group_count = other->group_count;
+  } else if (stored) {
+    OD_CHECK(read_groups(r, stored, feature));
   }
   if (feature->vocabulary && feature->encoding != OD_ENCODE_VOCABULARY)
     return wrong(r, "only the encoding 'vocabulary' has one");
-  for (size_t i = 1; text && i < feature->vocabulary_count; i++)
-    if (feature->vocabulary[i] <= feature->vocabulary[i - 1])
-      return wrong(r, "its vocabulary is not ascending");
-  return fits_bits(feature) ? OD_OK : wrong(r, "its vocabulary has more than its hash_bits");
+  for (uint32_t i = 0; i < feature->group_count; i++)
+    if (!fits_bits(&feature->vocabulary[i], feature->hash_bits))
+      return wrong(r, "its vocabulary has more than its hash_bits");
+  return OD_OK;
 }
 
 static od_status read_boundaries(const spec_reader *r, const od_json *object, od_feature *feature) {

@@ -6,13 +6,19 @@
 
 typedef enum { OD_ENCODE_HASH, OD_ENCODE_VOCABULARY, OD_ENCODE_ID, OD_ENCODE_BUCKET } od_encoding;
 
+/* Hashes of consecutive IDs, ascending. */
+typedef struct {
+  const int64_t *hashes;
+  size_t count;
+} od_hash_group;
+
 struct od_feature {
   const char *name;
   od_raw_kind kind;
   od_encoding encoding;
   uint64_t seed;
-  const int64_t *vocabulary; /* hashes, ascending; NULL: not in the file */
-  size_t vocabulary_count;
+  const od_hash_group *vocabulary; /* NULL: not in the file */
+  uint32_t group_count;
   uint8_t hash_bits; /* of each hash, the highest ones */
   const double *boundaries; /* ascending and finite; NULL: not in the file */
   size_t boundary_count;

@@ -14,8 +14,9 @@ from ondevice.inspection import inspect
 from ondevice.models import ClickModel, FullEmbedding, Splits
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.data.synthetic import synthetic_data
+from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.search.bit_plan import plan_bits, row_information
-from ondevice.models.search.run_trial import folder_of, run_trial
+from ondevice.models.search.run_trial import folder_of, run_trial, trained_model, write_files
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial
 from ondevice.models.search.trial_data import prepare
@@ -146,8 +147,87 @@ def test_designs_and_trials_with_sections_are_checked_and_read_back():
         TableDesign(1, sections=((5, "q5"),))
     with pytest.raises(SpecError, match="sections need the tail 'shared'"):
         TableDesign(1, "q4", 9, "hash", 5, sections=((5, "q4"),))
-    with pytest.raises(SpecError, match="falling frequency"):
-        Trial({"user": design}, ranked=False)
+    with pytest.raises(SpecError, match="need the map 'vocabulary'"):
+        Trial({"user": design}, map="retrieval")
+
+
+def test_each_section_of_raw_values_is_a_group():
+    design = TableDesign(1, "q4", 9, sections=((1, "q8"), (1, "q4"), (4, "q2"), (None, "q1")))
+    assert design.groups(50) == (4, 5)  # rows 0 and 1 have sections of their own
+    assert design.groups(8) == (4, 4)
+    hashes = np.array([7, -3, 9, 0, 5, 2, -8, 4, 1, 6, 3])
+    assert hashes[design.order(hashes)].tolist() == [-3, 0, 7, 9, -8, 1, 2, 4, 5]
+    assert TableDesign(1).groups(5) == ()
+    assert hashes[TableDesign(1, head=3).order(hashes)].tolist() == [-3, 7, 9]
+    with pytest.raises(SpecError, match="are for 6 rows, the table has 4"):
+        design.groups(2)
+
+
+def raw_of_hashes(field, most):
+    """By the hash of each of the synthetic log's values, the value."""
+    values = np.arange(most, dtype=np.int64)
+    return dict(zip(field.hashes(values).tolist(), values.tolist(), strict=True))
+
+
+def test_raw_values_in_sections_have_the_scores_of_ranked_ones(data, tmp_path):
+    """Rows of a trained ranked model, moved to the IDs that raw values encode to, score alike."""
+    tables = {
+        "user": TableDesign(1, "q3", 800, sections=((102, "q3"), (300, "q2"), (400, "q1"))),
+        "item": TableDesign(1, "q4", sections=((50, "q4"), (None, "q1"))),
+        "hour": TableDesign(1, "q8"),
+    }
+    trial = Trial(tables, ranked=True, epochs=1, batch=256)
+    ranked = trained_model(data, trial, data.ranked, progress=False)
+    splits = data.encoded(replace(trial, ranked=False))
+    features = splits.train.features
+    assert features["user"].vocabulary_groups == (100, 300, 400)
+    raw = ClickModel(
+        {name: Embedding(ranked.embedding(name).spec) for name in ranked.fields}, trial.hidden
+    )
+    raw.network.load_state_dict(ranked.network.state_dict())
+    columns = {}
+    for name in data.fields:
+        by_hash = raw_of_hashes(features[name], VOCABULARIES[name])
+        known = [by_hash[h] for h in data.values[name].tolist()]
+        columns[name] = [by_hash[h] for h in data.parts[2].hashes[name].tolist()]
+        rows = ranked.embedding(name).spec.rows
+        ids = [0, 1, *features[name].encode(known[: rows - 2]).tolist()]
+        assert sorted(ids) == list(range(rows))
+        with torch.no_grad():
+            raw.embedding(name).weight[ids] = ranked.embedding(name).weight
+    scores = []
+    for model, parts, out in ((ranked, data.ranked, "ranked"), (raw, splits, "raw")):
+        examples = {name: ids[:64] for name, ids in parts.test.ids.items()}
+        write_files(model, parts.test.features, examples, trial, tmp_path / out, ("odm",))
+        inputs = parts.test.ids if out == "ranked" else columns
+        scores.append(ondevice.load(tmp_path / out / "model.odm").predict(inputs, raw=out == "raw"))
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-6)
+    assert len(np.unique(scores[0])) > 100
+
+
+def test_a_trial_of_raw_values_in_sections(data, tmp_path):
+    """Its file scores as its checkpoint does, and stores its vocabularies in groups."""
+    tables = {
+        "user": TableDesign(1, "q3", 800, sections=((102, "q3"), (300, "q2"), (400, "q1"))),
+        "item": TableDesign(1, "q4", sections=((50, "q4"), (None, "q1"))),
+        "hour": TableDesign(1, "q8"),
+    }
+    trial = Trial(tables, epochs=1, batch=256, refit=Refit((3.0,), epochs=1), round_epochs=1)
+    result = run_trial(data, trial, tmp_path, progress=False)
+    folder = folder_of(data, trial, tmp_path)
+    model = ondevice.load(folder / "model.odm")
+    assert model.features["user"].vocabulary_groups == (100, 300, 400)
+    assert model.features["item"].vocabulary_groups == (48, len(data.values["item"]) - 48)
+    checkpoint = load_checkpoint(folder / "checkpoint").model
+    weight = checkpoint.embedding("user").weight.detach().numpy()[:, 0]
+    for rows, most in ((weight[:102], 8), (weight[102:402], 4), (weight[402:], 2)):
+        assert 1 < len(np.unique(rows)) <= most
+    test = data.encoded(trial).test
+    ids = {name: values[:500] for name, values in test.ids.items()}
+    with torch.no_grad():
+        scores = checkpoint({name: torch.from_numpy(values) for name, values in ids.items()})
+    np.testing.assert_allclose(model.predict(ids), scores.numpy(), atol=0.01)
+    assert result.test_auc > 0.55
 
 
 def test_what_is_off_does_not_change_where_older_results_are():

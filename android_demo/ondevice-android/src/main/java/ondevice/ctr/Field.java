@@ -11,19 +11,20 @@ final class Field {
     static final long MISSING_BUCKET_ID = 1;
     static final long FIRST_BUCKET_ID = 2;
     static final int MOST_LENGTH = 4096;
+    static final int MOST_GROUPS = 16;
 
     final String name;
     final String kind;
     final String encoding;
     final long seed;
-    final long[] vocabulary; // hashes, ascending; null: not in the file
+    final long[][] vocabulary; // hashes, ascending in each group; null: not in the file
     final int hashBits; // of each hash of the vocabulary, the highest ones
     final boolean keepsUnknown; // a value outside the vocabulary keeps its hash as ID
     final double[] boundaries; // ascending; null: none
     final int length; // of a sequence; 0: a single value
     final Cells cells; // how texts are read; null: a text is a string as it is
 
-    Field(String name, String kind, String encoding, long seed, long[] vocabulary, int hashBits,
+    Field(String name, String kind, String encoding, long seed, long[][] vocabulary, int hashBits,
             String unknown, double[] boundaries, int length, Cells cells) {
         this.name = name;
         this.kind = kind;
@@ -47,23 +48,51 @@ final class Field {
             throw new ModelFileException("feature '" + name + "': " + kind + ", " + encoding
                     + ", length " + length + " do not go together");
         }
-        for (int i = 1; vocabulary != null && i < vocabulary.length; i++) {
-            if (vocabulary[i] <= vocabulary[i - 1]) {
-                throw new ModelFileException("feature '" + name + "': vocabulary not ascending");
-            }
-        }
-        if (vocabulary != null && vocabulary.length > 0 && hashBits < 64
-                && (vocabulary[0] < -(1L << hashBits - 1)
-                        || vocabulary[vocabulary.length - 1] >= 1L << hashBits - 1)) {
-            throw new ModelFileException("feature '" + name + "': hashes of more than " + hashBits
-                    + " bits");
-        }
+        checkVocabulary();
         for (int i = 0; boundaries != null && i < boundaries.length; i++) {
             double low = i == 0 ? Double.NEGATIVE_INFINITY : boundaries[i - 1];
             if (!(boundaries[i] > low) || Double.isInfinite(boundaries[i])) {
                 throw new ModelFileException("feature '" + name + "': boundaries not ascending");
             }
         }
+    }
+
+    private void checkVocabulary() {
+        int groups = vocabulary == null ? 0 : vocabulary.length;
+        for (int g = 0; g < groups; g++) {
+            long[] group = vocabulary[g];
+            for (int i = 1; i < group.length; i++) {
+                if (group[i] <= group[i - 1]) {
+                    throw new ModelFileException("feature '" + name
+                            + "': vocabulary not ascending");
+                }
+            }
+            if (group.length > 0 && hashBits < 64 && (group[0] < -(1L << hashBits - 1)
+                    || group[group.length - 1] >= 1L << hashBits - 1)) {
+                throw new ModelFileException("feature '" + name + "': hashes of more than "
+                        + hashBits + " bits");
+            }
+            for (int before = 0; before < g; before++) {
+                if (shareHash(vocabulary[before], group)) {
+                    throw new ModelFileException("feature '" + name
+                            + "': a hash is in two groups of its vocabulary");
+                }
+            }
+        }
+    }
+
+    private static boolean shareHash(long[] a, long[] b) {
+        for (int i = 0, j = 0; i < a.length && j < b.length;) {
+            if (a[i] == b[j]) {
+                return true;
+            }
+            if (a[i] < b[j]) {
+                i++;
+            } else {
+                j++;
+            }
+        }
+        return false;
     }
 
     /** How many rows raw values are. */
@@ -188,8 +217,15 @@ final class Field {
             throw new InputException("field '" + name + "': its vocabulary is not in this file; "
                     + "give IDs, or convert with the vocabulary included");
         }
-        int place = Arrays.binarySearch(vocabulary, hash >> 64 - hashBits);
-        return place >= 0 ? place + FIRST_VOCABULARY_ID : keepsUnknown ? hash : OOV_ID;
+        long first = FIRST_VOCABULARY_ID;
+        for (long[] group : vocabulary) {
+            int place = Arrays.binarySearch(group, hash >> 64 - hashBits);
+            if (place >= 0) {
+                return first + place;
+            }
+            first += group.length;
+        }
+        return keepsUnknown ? hash : OOV_ID;
     }
 
     /** 2 + how many boundaries are less than or equal to the number. */

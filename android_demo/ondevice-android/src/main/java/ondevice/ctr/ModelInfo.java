@@ -141,9 +141,7 @@ final class ModelInfo {
         if (bits < 1 || bits > 64) {
             throw new ModelFileException("feature '" + name + "': hash_bits must be 1..64");
         }
-        long[] vocabulary = stored == null ? null
-                : stored instanceof Map ? arrays.hashes(map(stored, "vocabulary"), (int) bits)
-                : Base64.longs(text(stored, "vocabulary"));
+        long[][] vocabulary = stored == null ? null : groups(stored, name, (int) bits);
         if (owner != null) {
             Field other = fields.get(text(owner, "vocabulary_of"));
             if (other == null || vocabulary != null) {
@@ -172,6 +170,31 @@ final class ModelInfo {
                         : bounds instanceof Map ? arrays.doubles(map(bounds, "boundaries"))
                         : Base64.doubles(text(bounds, "boundaries")), (int) most,
                 item.get("cells") == null ? null : cells(map(item.get("cells"), "cells"))));
+    }
+
+    /** A vocabulary's hashes: one group, or a list of groups that are not empty. */
+    private long[][] groups(Object stored, String name, int bits) {
+        if (!(stored instanceof List)) {
+            return new long[][] {hashes(stored, bits)};
+        }
+        List<?> items = (List<?>) stored;
+        if (items.isEmpty() || items.size() > Field.MOST_GROUPS) {
+            throw new ModelFileException("feature '" + name + "': its vocabulary must have 1 to "
+                    + Field.MOST_GROUPS + " groups");
+        }
+        long[][] groups = new long[items.size()][];
+        for (int i = 0; i < groups.length; i++) {
+            groups[i] = hashes(items.get(i), bits);
+            if (groups[i].length == 0) {
+                throw new ModelFileException("feature '" + name + "': an empty group");
+            }
+        }
+        return groups;
+    }
+
+    private long[] hashes(Object stored, int bits) {
+        return stored instanceof Map ? arrays.hashes(map(stored, "vocabulary"), bits)
+                : Base64.longs(text(stored, "vocabulary"));
     }
 
     private static Cells cells(Map<String, Object> item) {

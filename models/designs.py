@@ -41,6 +41,8 @@ class Design:
         small: a field with at most this many training values keeps one row per value.
         ratio: the other fields get about this many times fewer rows than training values.
         scheme: how the values of those fields share rows.
+        fuse: of the rows that a value reads. Products express more than sums; where rows keep
+            widths of their own (masks), sums lose nothing of it and products do.
 
     Raises:
         SpecError: a setting out of range.
@@ -50,6 +52,7 @@ class Design:
     small: int = 1000
     ratio: float = 4.0
     scheme: Sharing = "binary_code"
+    fuse: Literal["mul", "sum"] = "mul"
 
     def __post_init__(self) -> None:
         if self.scheme not in SHARINGS:
@@ -92,8 +95,8 @@ def block_bits(rows: int, blocks: int) -> int:
 def shared_embedding(values: int, design: Design) -> Embedding:
     """The table of a field of `values` hashed training values that share its rows.
 
-    The rows that a value reads are multiplied, entry by entry: sums of the same rows express far
-    less (docs/evidence/compression.md). Blocks of a code have powers of two of rows; their ranges
+    The rows that a value reads are multiplied, entry by entry, unless the design says otherwise:
+    sums of the same rows express far less (docs/evidence/compression.md). Blocks of a code have powers of two of rows; their ranges
     overlap, so that no row is missing or unspent. Two hashes have half of the rows each. So have
     quotient and remainder, which tell all values of a vocabulary apart from 2 * sqrt(values) rows
     on; hashes they take modulo the product.
@@ -104,17 +107,17 @@ def shared_embedding(values: int, design: Design) -> Embedding:
         case "hash":
             return HashEmbedding(rows, design.dim)
         case "multi_hash":
-            return MultiHashEmbedding(half, design.dim, hashes=HASHES, fuse="mul")
+            return MultiHashEmbedding(half, design.dim, hashes=HASHES, fuse=design.fuse)
         case "quotient_remainder":
             pairs = min(half * (rows - half), MAX_ROWS - half)
-            return QuotientRemainderEmbedding(pairs, design.dim, remainders=half, fuse="mul")
+            return QuotientRemainderEmbedding(pairs, design.dim, remainders=half, fuse=design.fuse)
     blocks, bits = code_blocks(values, rows)
     return BinaryCodeEmbedding(
         design.dim,
         blocks * bits,
         bits,
         rows=min(max(rows, 1 << bits), blocks << bits),
-        fuse="mul",
+        fuse=design.fuse,
     )
 
 

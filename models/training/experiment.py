@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +241,10 @@ def train_compressed(
     splits = _encoded(parts, small_fields(parts[0], experiment.design), experiment)
     counts = cardinalities(parts[0])
     torch.manual_seed(experiment.training.seed)
-    tables = compressed_embeddings(splits.train, counts, experiment.design, log.settings)
+    design = experiment.design
+    if experiment.widths.method != "whole":  # a cut row would cut the products of all its values
+        design = replace(design, fuse="sum")
+    tables = compressed_embeddings(splits.train, counts, design, log.settings)
     model = ClickModel(tables, experiment.network, histories, log.label_names)
     config = FitConfig(
         experiment.training, experiment.widths, experiment.rounding, experiment.refit

@@ -114,12 +114,13 @@ def grow(
 
 def _with_vocabularies(features: FeatureSpec, moves: Mapping[str, _Moves]) -> FeatureSpec:
     """The features with larger vocabularies, also of histories, which hash as their items do."""
-    larger = {
-        features[name].seed: {"vocabulary": item.vocabulary, "vocabulary_groups": item.groups}
-        for name, item in moves.items()
-    }
+    larger = {features[name].seed: item for name, item in moves.items()}
     fields = tuple(
-        replace(field, **larger[field.seed])
+        replace(
+            field,
+            vocabulary=larger[field.seed].vocabulary,
+            vocabulary_groups=larger[field.seed].groups,
+        )
         if field.vocabulary is not None and field.seed in larger
         else field
         for field in features.fields

@@ -14,6 +14,7 @@ from ondevice.models.search.bootstrap import share_error
 from ondevice.models.search.measure import Measure
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import TrialResult
+from ondevice.sections import codec_text
 from ondevice.text_table import size, table
 
 
@@ -162,4 +163,4 @@ def map_words(point: TrialResult) -> str:
 def _words(design: TableDesign) -> str:
     head = "all" if design.head is None else str(design.head)
     tail = "" if design.tail == "shared" else f" + {design.tail} {design.size}"
-    return f"{head} x {design.dim} {design.codec}{tail}"
+    return f"{head} x {design.dim} {codec_text(design.stored)}{tail}"

@@ -1,5 +1,8 @@
 """Arrays behind a description: exact, narrow, in Elias-Fano code; and faults of references."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -117,6 +120,47 @@ def test_vocabularies_that_are_none_are_refused(changes):
              "vocabulary": {"count": 1, "at": 0}, **changes}  # fmt: skip
     with pytest.raises(SpecError):
         FeatureSpec.from_json([field], bytes(8))
+
+
+def test_a_vocabulary_in_groups_keeps_ids_with_short_hashes_and_is_read_back():
+    rng = np.random.default_rng(5)
+    values = rng.integers(-(2**63), 2**63 - 1, 700)
+    values[1] = values[650] + 1  # of two groups, told apart by the last bits only
+    parts = np.split(values, [3, 100])
+    known = np.concatenate([np.sort(part) for part in parts])
+    first = Field("a", "string", "vocabulary", 1, known, vocabulary_groups=(3, 97, 600))
+    whole = Field("c", "string", "vocabulary", 1, np.sort(known))
+    packer = AttachedPacker()
+    spec = FeatureSpec((first, replace(first, name="b", unknown="hash"), whole))
+    short = spec.with_short_hashes()
+    items = short.to_json(packer)
+    assert [len(items[0]["vocabulary"]), items[1].get("vocabulary_of")] == [3, "a"]
+    assert "vocabulary_of" not in items[2]  # the same hashes, but in other places
+    back = FeatureSpec.from_json(json.loads(json.dumps(items)), bytes(packer.data))
+    plain = FeatureSpec.from_json(spec.to_json())  # base64, whole hashes
+    hashes = np.concatenate([known, rng.integers(-(2**63), 2**63 - 1, 50)])
+    for read in (short, back, plain):
+        field = read["a"]
+        assert field.vocabulary_groups == read["b"].vocabulary_groups == (3, 97, 600)
+        settings = field.hash_bits, field.vocabulary_groups
+        ids = vocabulary_ids(field.vocabulary, hashes, "oov", *settings)
+        assert ids.tolist() == [*range(2, 702), *[1] * 50]
+        ids = vocabulary_ids(field.vocabulary, hashes, "hash", *settings)
+        assert ids[700:].tolist() == hashes[700:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [((2, 1), "3 values in all, of 4"), ((0, 4), "sizes of 1 or more"), ([2, 2], "sizes of 1"),
+     ((2, True, 1), "sizes of 1"), ((1,) * 17, "up to 16"), ((1, 3), "ascending in each group"),
+     ((3, 1), "a hash is in two groups"), ((), "strictly ascending")],
+)  # fmt: skip
+def test_groups_that_are_none_are_refused(groups, message):
+    known = np.array([4, 8, 9, 8] if groups == (3, 1) else [4, 8, 1, 3])
+    with pytest.raises(SpecError, match=message):
+        Field("a", "string", "vocabulary", 1, known, vocabulary_groups=groups)
+    with pytest.raises(SpecError, match="without a vocabulary"):
+        Field("a", "string", "vocabulary", vocabulary_groups=(1,))
 
 
 @pytest.mark.parametrize("count", [1, 2, 500, 70_000])

@@ -71,6 +71,25 @@ def test_rows_follow_their_values(users, data, trained):
     torch.testing.assert_close(rows[0], weight[0])
 
 
+def test_rows_follow_their_values_into_sections(data, trained):
+    before, _, _, model = trained
+    design = TableDesign(2, "q4", 90, sections=((32, "q4"), (None, "q2")))
+    trial = Trial({**before.tables, "user": design}, epochs=2, hidden=before.hidden)
+    splits = data.encoded(trial)
+    new = adapted(model, before, trial, data, splits.train)
+    weight, moved = model.embedding("user").weight, new.embedding("user").weight
+    old_ids, ids = data.encoded(before).test.ids["user"], splits.test.ids["user"]
+    had = old_ids != 1
+    torch.testing.assert_close(moved[ids[had]], weight[old_ids[had]])
+    assert set(ids[data.parts[2].hashes["user"] == data.values["user"][0]]) <= set(range(2, 32))
+    back = adapted(new, trial, before, data, data.encoded(before).train).embedding("user").weight
+    torch.testing.assert_close(back[2:], weight[2:])
+    # sections in other places, the same number of rows
+    other = Trial({**before.tables, "user": TableDesign(2, "q4", 90)}, hidden=before.hidden)
+    again = adapted(new, trial, other, data, data.encoded(other).train).embedding("user").weight
+    torch.testing.assert_close(again[data.encoded(other).test.ids["user"]], moved[ids])
+
+
 def test_what_cannot_go_on(data, trained):
     before, _, _, model = trained
     other = heads(before)

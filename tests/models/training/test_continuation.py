@@ -108,6 +108,25 @@ def test_a_grown_model_predicts_what_it_did_before(folder):
     assert grown.features["price"].boundaries is checkpoint.features["price"].boundaries
 
 
+def test_new_values_join_the_last_group_of_a_vocabulary(folder):
+    checkpoint = load_checkpoint(folder)
+    known = checkpoint.features["item"].vocabulary
+    grouped = np.concatenate([np.sort(known[::3]), np.sort(np.delete(known, np.s_[::3]))])
+    fields = tuple(
+        replace(field, vocabulary=grouped, vocabulary_groups=(10, 20))
+        if field.name in ("item", "history")
+        else field
+        for field in checkpoint.features.fields
+    )
+    features = replace(checkpoint.features, fields=fields)
+    train, _, test = with_history(checkpoint, day(1, (20, 60)))
+    grown = grow(checkpoint.model, features, checkpoint.counts, train)
+    assert grown.added == {"item": 30}
+    assert grown.features["item"].vocabulary_groups == (10, 50)
+    before = predict(checkpoint.model, encoded(test, features))
+    np.testing.assert_array_equal(predict(grown.model, encoded(test, grown.features)), before)
+
+
 def test_rows_widths_and_counts_of_old_values_move_along(folder):
     checkpoint = load_checkpoint(folder)
     old, field = checkpoint.model.embedding("item"), checkpoint.features["item"]

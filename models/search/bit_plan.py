@@ -23,6 +23,7 @@ from ondevice.features import FIRST_VOCABULARY_ID
 from ondevice.models.click_log import ClickLog, Splits
 from ondevice.models.networks import ClickModel, table_counts
 from ondevice.models.search.table_design import TableDesign
+from ondevice.section_records import SECTION_ALIGNMENT
 
 # What a class may be stored in, from the fewest bits on; None: no rows of its own.
 CODECS: tuple[Codec, ...] = ("q1", "q2", "q3", "q4", "q8")
@@ -198,9 +199,11 @@ def _bytes(chosen: _Chosen) -> int:
     """Bytes of the tables, with levels or a scale for each section, as the native file has them."""
     total = 0
     for name in dict.fromkeys(item.field for item, _ in chosen):
-        for rows, codec in _sections(name, chosen):
+        sections = _sections(name, chosen)
+        unit = SECTION_ALIGNMENT if len(sections) > 1 else 1
+        for rows, codec in sections:
             scales = 1 if codec == "q8" else 2 ** BITS[codec]
-            total += -(-rows * BITS[codec] // 8) + LEVEL_BYTES * scales
+            total += -(-rows * BITS[codec] // (8 * unit)) * unit + LEVEL_BYTES * scales
     return total
 
 

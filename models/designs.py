@@ -96,10 +96,10 @@ def shared_embedding(values: int, design: Design) -> Embedding:
     """The table of a field of `values` hashed training values that share its rows.
 
     The rows that a value reads are multiplied, entry by entry, unless the design says otherwise:
-    sums of the same rows express far less (docs/evidence/compression.md). Blocks of a code have powers of two of rows; their ranges
-    overlap, so that no row is missing or unspent. Two hashes have half of the rows each. So have
-    quotient and remainder, which tell all values of a vocabulary apart from 2 * sqrt(values) rows
-    on; hashes they take modulo the product.
+    sums of the same rows express far less (docs/evidence/compression.md). Blocks of a code have
+    powers of two of rows; their ranges overlap, so that no row is missing or unspent. Two hashes
+    have half of the rows each. So have quotient and remainder, which tell all values of a
+    vocabulary apart from 2 * sqrt(values) rows on; hashes they take modulo the product.
     """
     rows = max(2, round(values / design.ratio))
     half = rows // 2

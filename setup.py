@@ -34,7 +34,7 @@ PACKAGES = sorted(
 
 # Flags of GCC and clang. Without contraction, the kernels promise the same rounding on every
 # processor. Tables for unwinding the stack take 15 kB, and C raises nothing.
-REQUIRED_FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-pthread")
+REQUIRED_FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-pthread", "-DOD_OLDEST_GLIBC")
 # Asked for where the compiler knows them: clang has no cost model, for instance.
 OPTIONAL_FLAGS = (
     "-ftree-vectorize",

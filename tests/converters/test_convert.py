@@ -188,6 +188,8 @@ def small_arrays(arrays):
     for name, (dtype, shape) in json.loads(inflated(arrays["ondevice.index"])).items():
         count = int(np.prod(shape))
         data = arrays["ondevice.small"].tobytes()
+        unit = 8 if dtypes[dtype].endswith("8") else 4
+        position = -(-position // unit) * unit
         small[name] = np.frombuffer(data, dtypes[dtype], count, position).reshape(shape)
         position += small[name].nbytes
     assert 0 <= len(arrays["ondevice.small"]) - position < 8

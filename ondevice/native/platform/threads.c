@@ -9,6 +9,23 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Wheels run on old systems too: glibc 2.34 gave these functions a new version and kept the one that
+ * its first release for the processor had. */
+#if defined(OD_OLDEST_GLIBC) && defined(__GLIBC__)
+#if defined(__x86_64__)
+#define OD_FIRST_GLIBC "GLIBC_2.2.5"
+#elif defined(__aarch64__)
+#define OD_FIRST_GLIBC "GLIBC_2.17"
+#elif defined(__arm__)
+#define OD_FIRST_GLIBC "GLIBC_2.4"
+#endif
+#if defined(OD_FIRST_GLIBC)
+__asm__(".symver pthread_create, pthread_create@" OD_FIRST_GLIBC);
+__asm__(".symver pthread_join, pthread_join@" OD_FIRST_GLIBC);
+__asm__(".symver pthread_sigmask, pthread_sigmask@" OD_FIRST_GLIBC);
+#endif
+#endif
+
 enum { ROW_UNIT = 16 }; /* parts are multiples, so that tiles of rows stay full */
 
 typedef struct {

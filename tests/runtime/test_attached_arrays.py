@@ -16,10 +16,10 @@ from ondevice.features import FeatureSpec, Field, vocabulary_ids
 @pytest.mark.parametrize(
     ("numbers", "stored"),
     [
-        (np.array([[0, 255]]), "U8"),
-        (np.array([0, 256]), "U16"),
-        (np.array([2**32 - 1]), "U32"),
-        (np.array([2**32, -1, -(2**63), 2**63 - 1]), "I64"),
+        (np.array([[0, 255]], np.int64), "U8"),
+        (np.array([0, 256], np.int64), "U16"),
+        (np.array([2**32 - 1], np.int64), "U32"),
+        (np.array([2**32, -1, -(2**63), 2**63 - 1], np.int64), "I64"),
         (np.zeros((2, 0, 3), np.int64), "U8"),
         (np.array([1.5, np.nan, -0.0, np.inf], np.float32), "F32"),
         (np.array([1.0, 2.0], np.float32), "F32"),
@@ -32,7 +32,7 @@ from ondevice.features import FeatureSpec, Field, vocabulary_ids
 )
 def test_numbers_come_back_from_the_narrowest_dtype(numbers, stored):
     packer = AttachedPacker()
-    packer.numbers(np.array([7]))  # so that places are not 0
+    packer.numbers(np.array([7], np.int64))  # so that places are not 0
     item = packer.numbers(numbers)
     assert item == {"dtype": stored, "shape": list(numbers.shape), "at": 1}
     back = attached_numbers(item, bytes(packer.data), numbers.dtype.name)
@@ -156,7 +156,7 @@ def test_a_vocabulary_in_groups_keeps_ids_with_short_hashes_and_is_read_back():
      ((3, 1), "a hash is in two groups"), ((), "strictly ascending")],
 )  # fmt: skip
 def test_groups_that_are_none_are_refused(groups, message):
-    known = np.array([4, 8, 9, 8] if groups == (3, 1) else [4, 8, 1, 3])
+    known = np.array([4, 8, 9, 8] if groups == (3, 1) else [4, 8, 1, 3], np.int64)
     with pytest.raises(SpecError, match=message):
         Field("a", "string", "vocabulary", 1, known, vocabulary_groups=groups)
     with pytest.raises(SpecError, match="without a vocabulary"):
@@ -166,7 +166,7 @@ def test_groups_that_are_none_are_refused(groups, message):
 @pytest.mark.parametrize("count", [1, 2, 500, 70_000])
 def test_short_hashes_keep_ids_and_mistake_few_others(count):
     rng = np.random.default_rng(count)
-    known = np.unique(rng.integers(-(2**63), 2**63 - 1, count))
+    known = np.unique(rng.integers(-(2**63), 2**63 - 1, count, np.int64))
     spec = FeatureSpec((Field("a", "string", "vocabulary", 1, known),
                         Field("b", "string", "vocabulary", 1, known, length=2)))  # fmt: skip
     short = spec.with_short_hashes()

@@ -52,7 +52,7 @@ def test_every_kernel_reads_the_golden_bytes(golden, tmp_path):
     table, values = golden
     path = tmp_path / "m.odm"
     write_model(path, {"a": full_spec(*values.shape)}, {"a": table}, [], {}, ["a.vector"])
-    ids = {"a": np.random.default_rng(0).permutation(len(values))}
+    ids = {"a": np.random.default_rng(0).permutation(len(values)).astype(np.int64)}
     for kernels in _native.kernels_available():
         got = NativeEngine(path, kernels=kernels).run(ids)["a.vector"]
         np.testing.assert_array_equal(got, values[ids["a"]], err_msg=kernels)

@@ -26,9 +26,9 @@ FLAGS = (
 LINK = ("--no-entry", "--gc-sections", "--strip-all", "-z", "stack-size=262144", "--stack-first",
         "--max-memory=2147483648")  # fmt: skip
 BUILDS = {"ondevice.wasm": ("-msimd128",), "ondevice-plain.wasm": ()}
-# What requests spend their time in is compiled for speed, all else for size. (The vectors of other
-# operators are written out, so that size costs them nothing.)
-FAST = ("kernels/wasm_simd.c",)
+# What requests spend their time in is compiled for speed, in either build, all else for size. (The
+# vectors of other operators are written out, so that size costs them nothing.)
+FAST = ("kernels/wasm_simd.c", "kernels/portable.c")
 
 
 class NoCompilerError(RuntimeError):

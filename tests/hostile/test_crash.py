@@ -14,8 +14,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.engine import COMPILER
-from support.tools import cannot_link, needs
 
 from ondevice import manifest
 from ondevice.atomic import atomic_path
@@ -30,15 +28,6 @@ from crash.replay import crashes, lay_out, read_record, whole
 HERE = Path(__file__).parent / "crash"
 SAMPLES = int(os.environ.get("ONDEVICE_CRASH_SAMPLES", "3"))
 COMMANDS = os.environ.get("ONDEVICE_CRASH_COMMANDS", "train convert bench").split()
-pytestmark = needs(cannot_link(COMPILER, "-shared", "-fPIC"))
-
-
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory):
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
-    command = [COMPILER, "-O1", "-Wall", "-shared", "-fPIC", HERE / "shim.c", "-o", library]
-    subprocess.run([*command, "-ldl", "-pthread"], check=True)
-    return library
 
 
 @pytest.fixture(scope="module")

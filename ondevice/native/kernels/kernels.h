@@ -33,6 +33,7 @@ typedef struct od_table {
   uint32_t whole_bytes; /* every record begins and ends at a byte */
   const uint8_t *records;
   uint64_t payload; /* bytes of records, without the 64 zero bytes after them */
+  uint64_t stored;  /* bytes of all its arrays: the records, the index and the scales */
   const uint8_t *index; /* NULL: all rows have the same width */
   const float *scales; /* [dim], or levels: [dim][2^bits] */
   const struct od_table *sections; /* NULL: one codec for all rows */

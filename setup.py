@@ -16,7 +16,7 @@ ENGINE = [
     if line and not line.startswith("#")
 ]
 BINDING = [str(NATIVE / "python" / name) for name in ("module.c", "hashing.c")]
-PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "threads.c")]
+PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "mapped.c", "threads.c")]
 SOURCES = [*ENGINE, *PLATFORM, *BINDING]
 
 # Folders of the repository and their import names. Every folder with an __init__.py is a package.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.limits import MAX_THREADS
+from ondevice.publish import finish
 
 # The engines of a kind of file, best first; "auto" takes the first that can run it.
 ENGINES_OF_SUFFIX = {".odm": ("native", "numpy"), ".onnx": ("onnx",), ".tflite": ("tflite",)}
@@ -33,7 +34,8 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
     """Open a model file: the chosen engine's name, the engine, the file's description.
 
     Raises:
-        FileFormatError: no such file, an unknown suffix, or a damaged file.
+        FileFormatError: no such file, an unknown suffix, a damaged file, or one of an interrupted
+            update that this process cannot finish.
         InputError: an engine that does not exist or cannot run this kind of file.
         MissingDependencyError: the engine's runtime is not installed.
     """
@@ -41,6 +43,7 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
     if suffix not in ENGINES_OF_SUFFIX:
         known = ", ".join(sorted(ENGINES_OF_SUFFIX))
         raise FileFormatError(f"{path}: unknown kind of model file; expected one of {known}")
+    finish(path.parent)
     if not path.is_file():
         raise FileFormatError(f"{path}: no such file")
     fitting = ENGINES_OF_SUFFIX[suffix]
@@ -82,10 +85,11 @@ def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
         return onnx_engine, ModelInfo.from_bytes(onnx_engine.description)
     if engine == "tflite":
         from ondevice.engines.tflite import TfliteEngine
-        from ondevice.tflite_file import read_info
+        from ondevice.tflite_file import read_info, read_verified
 
-        info = ModelInfo.from_bytes(read_info(path))
-        return TfliteEngine(path, threads), info
+        data = read_verified(path)
+        info = ModelInfo.from_bytes(read_info(path, data))
+        return TfliteEngine(path, threads, data=data), info
     if engine == "native":
         return _open_native(path, threads)
     from ondevice.engines.numpy import NumpyEngine

@@ -20,6 +20,7 @@ from ondevice.ranking import (
     ranking_difference,
     split_request,
 )
+from ondevice.trust import Keys
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,26 @@ class Verification(Parity):
         return {**asdict(self), "path": str(self.path), "passed": self.passed}
 
 
-def verify(path: str | Path, *, engine: str = "auto") -> Verification:
+def verify(
+    path: str | Path,
+    *,
+    engine: str = "auto",
+    keys: Keys | None = None,
+    state: str | Path | None = None,
+) -> Verification:
     """Check a file's bytes (.odm), its test vectors, and ranking, in an engine of this machine.
+
+    With `keys`, who signed it is checked too; `keys` and `state` are those of `ondevice.load`.
 
     Raises:
         FileFormatError: the file is damaged or has no test vectors.
+        TrustError: it is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed.
     """
     location = Path(path)
     if location.suffix.lower() == ".odm" and location.is_file():
         open_odm(location, full_check=True)
-    fresh = functools.partial(load, location, engine=engine)
+    fresh = functools.partial(load, location, engine=engine, keys=keys, state=state)
     model = fresh()
     vectors = model.info.vectors
     if vectors is None or not vectors.outputs:

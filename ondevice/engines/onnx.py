@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.deflated import inflate
-from ondevice.errors import FileFormatError, InputError, needs_extra
+from ondevice.errors import FileFormatError, InputError, UnsupportedError, needs_extra
 
 METADATA_KEY = "ondevice.info"  # base64 of a deflated description
 OLD_METADATA_KEY = "ondevice"  # JSON of version 1
@@ -20,14 +21,28 @@ OLD_METADATA_KEY = "ondevice"  # JSON of version 1
 class OnnxEngine:
     """One ONNX Runtime session on the CPU; sessions may be run from several threads."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        """Open by path, so that tables in the external data file are mapped, not read."""
+    def __init__(
+        self, path: Path, threads: int = 1, external: Mapping[str, Path] | None = None
+    ) -> None:
+        """Open by path, so that tables in the external data file are mapped, not read.
+
+        Args:
+            path: the .onnx file.
+            threads: for one request.
+            external: where to map external data files instead, by the names that the file gives.
+
+        Raises:
+            FileFormatError: the runtime cannot open it, or it is not written by ondevice.
+            UnsupportedError: external data lies elsewhere, and the runtime is too old for that.
+            MissingDependencyError: no runtime is installed.
+        """
         with needs_extra("running an .onnx file", "onnx"):
             import onnxruntime as ort
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # a failed request is raised
+        self._external = _add_external(options, external or {})
         try:
             self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -47,6 +62,22 @@ class OnnxEngine:
         except Exception as error:
             raise InputError(f"ONNX Runtime rejects the request: {_one_line(error)}") from error
         return dict(zip(self._outputs, outputs, strict=True))
+
+
+def _add_external(options: Any, external: Mapping[str, Path]) -> list[mmap.mmap]:
+    """Map external data into a session; the maps must live as long. Raises UnsupportedError."""
+    if not external:
+        return []
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise UnsupportedError("signed .onnx files with external data need onnxruntime 1.23")
+    maps = []
+    for path in external.values():
+        with path.open("rb") as file:
+            maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    options.add_external_initializers_from_files_in_memory(
+        list(external), maps, [len(mapped) for mapped in maps]
+    )
+    return maps
 
 
 def _description(path: Path, metadata: Mapping[str, str]) -> bytes:

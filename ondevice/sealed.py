@@ -1,79 +1,88 @@
-"""Copies of files in memory that nobody can change: what was hashed is what runs (Linux)."""
+"""Digests inside .onnx and .tflite files, which have no checksums of their own.
+
+A file holds the mark "ondevice-sha256:" once; behind it stand 64 hexadecimal digits: the SHA-256 of
+the whole file with zeros in their place.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import mmap
-import os
-import stat
-from collections.abc import Iterator, Mapping
+import re
 from pathlib import Path
 
-from ondevice.errors import FileFormatError, UnsupportedError
-from ondevice.manifest import FileRecord
+from ondevice.errors import FileFormatError
 
-_SEALS = ("F_SEAL_WRITE", "F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
+MARK = b"ondevice-sha256:"
+DIGITS = 64
+UNSEALED = MARK + b"0" * DIGITS  # what a writer puts in first
+_SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
-@contextlib.contextmanager
-def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[dict[str, Path]]:
-    """Copy files into sealed memory and compare the copies with their records.
-
-    The paths, by file name, name the copies and work only within the block; what is mapped from
-    them then stays. No more than a record's length is ever copied.
+def read_file(path: Path) -> bytes:
+    """A file as private memory: nobody who truncates or overwrites it can change what was read.
 
     Raises:
-        FileFormatError: a file is missing, no regular file, or not as its record says.
-        UnsupportedError: the system has no sealed memory.
+        FileFormatError: it cannot be read, or is too large for the memory.
     """
-    if not hasattr(os, "memfd_create"):
-        raise UnsupportedError("signed models need sealed memory (memfd_create), as Linux has it")
-    with contextlib.ExitStack() as stack:
-        paths = {}
-        for name, record in records.items():
-            descriptor = os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            stack.callback(os.close, descriptor)
-            _copy(folder / name, descriptor, record)
-            paths[name] = Path(f"/proc/self/fd/{descriptor}")
-        yield paths
-
-
-def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
-    """Fill sealed memory with a file and compare it. Raises FileFormatError."""
     try:
-        # without O_NONBLOCK, opening a FIFO waits for its writer
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        raise FileFormatError(f"{path}: no such file, which the manifest lists") from error
+        return path.read_bytes()
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        status = os.fstat(source)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileFormatError(f"{path}: is not a regular file")
-        if status.st_size != record.length:
-            raise FileFormatError(
-                f"{path}: has {status.st_size} bytes, its manifest says {record.length}"
-            )
-        left = record.length
-        while left and (sent := os.sendfile(descriptor, source, None, left)):
-            left -= sent
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
-    finally:
-        os.close(source)
-    for seal in _SEALS:
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, getattr(fcntl, seal))
-    actual = _sha256(descriptor)
-    if left or actual != record.sha256:
-        raise FileFormatError(f"{path}: its SHA-256 is {actual}, its manifest says {record.sha256}")
+    except MemoryError as error:
+        raise FileFormatError(f"{path}: is too large for the memory of this machine") from error
 
 
-def _sha256(descriptor: int) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    if not os.fstat(descriptor).st_size:
-        return hashlib.sha256().hexdigest()
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped:
-        return hashlib.sha256(mapped).hexdigest()
+def seal(path: Path) -> None:
+    """Write the digest of a complete file behind its mark, in place of what stands there.
+
+    Raises:
+        ValueError: the mark is missing, or occurs again.
+        OSError: the file cannot be read or written.
+    """
+    data = path.read_bytes()
+    start = data.find(MARK)
+    if data.count(MARK) != 1 or start + len(UNSEALED) > len(data):
+        raise ValueError(
+            f"{path}: expected the mark {MARK!r} and digits once, got it {data.count(MARK)} times"
+        )
+    start += len(MARK)
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(_digest(data, start))
+
+
+def check_seal(path: Path, data: bytes) -> int | None:
+    """Compare a file's bytes with the digest in them.
+
+    Args:
+        path: begins the text of errors.
+        data: all bytes of the file.
+
+    Returns:
+        where the digest ends; None for a file without the mark.
+
+    Raises:
+        FileFormatError: the bytes differ.
+    """
+    start = data.find(MARK)
+    if start < 0:
+        return None
+    start += len(MARK)
+    if data[start : start + DIGITS] != _digest(data, start):
+        raise FileFormatError(f"{path}: is damaged (the SHA-256 inside differs from its bytes)")
+    return start + DIGITS
+
+
+def sha256_at(data: bytes, start: int) -> str | None:
+    """The SHA-256 written in hexadecimal at a place in a file; None where there is none."""
+    digits = data[start : start + DIGITS]
+    return digits.decode() if _SHA256.fullmatch(digits) else None
+
+
+def _digest(data: bytes, start: int) -> bytes:
+    """The SHA-256 of a file, in hexadecimal, with zeros where the digest itself stands."""
+    whole = memoryview(data)
+    digest = hashlib.sha256(whole[:start])
+    digest.update(b"0" * DIGITS)
+    digest.update(whole[start + DIGITS :])
+    return digest.hexdigest().encode()

@@ -7,7 +7,8 @@ from pathlib import Path
 from ondevice.engines import Engine, open_engine
 from ondevice.errors import FileFormatError, TrustError, UnsupportedError
 from ondevice.info import ModelInfo
-from ondevice.sealed import sealed_copies
+from ondevice.private_copies import sealed_copies
+from ondevice.publish import finish
 from ondevice.trust import Trust
 
 
@@ -19,9 +20,10 @@ def open_trusted(
     Raises:
         TrustError: the set is not trusted, or the file is not of it.
         FileFormatError, InputError, MissingDependencyError, UnsupportedError: as `open_engine` and
-            `ondevice.sealed.sealed_copies`.
+            `ondevice.private_copies.sealed_copies`.
         OutputError: the state file cannot be written.
     """
+    finish(path.parent)
     trusted = trust.check(path.parent)
     files = trusted.manifest.model_set.files
     if path.name not in files:

@@ -96,7 +96,8 @@ def _sign_set(
     unsigned = before if after == model_set else new_manifest(after)
     signatures = _added(unsigned.signatures, keys, unsigned.signed_bytes)
     _write(target, replace(unsigned, signatures=signatures))
-    return target, f"version {after.version}, {len(after.files)} files"
+    count = len(after.files)
+    return target, f"version {after.version}, {count} file{'s' if count > 1 else ''}"
 
 
 def _new_set(path: Path) -> ModelSet:

@@ -144,8 +144,8 @@ def _content(data: Any, where: str) -> RootContent:
 
 
 def _keys(data: Any, where: str) -> dict[str, PublicKey]:
-    if not isinstance(data, dict):
-        refuse(where, "keys must be an object")
+    if not isinstance(data, dict) or len(data) > 2 * MAX_MANIFEST_SIGNATURES:
+        refuse(where, f"keys must be an object of up to {2 * MAX_MANIFEST_SIGNATURES} keys")
     keys = {}
     for keyid, text in data.items():
         if not isinstance(text, str) or not _KEY.fullmatch(text):

@@ -104,7 +104,7 @@ def expiry_text(time: datetime | None) -> str | None:
         return None
     if time.tzinfo is None:
         raise SpecError(f"expires must have a time zone, got {time.isoformat()}")
-    return time.astimezone(UTC).replace(microsecond=0).strftime(TIME)
+    return time.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def check_keys(data: Any, keys: set[str], where: str) -> None:

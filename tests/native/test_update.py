@@ -17,6 +17,7 @@ from support.engine import (
     needs_compiler,
     needs_sanitizers,
 )
+from support.update import compiled_update
 
 from ondevice.errors import FileFormatError
 from ondevice.signatures import _SMALL_ORDER, PublicKey
@@ -28,18 +29,9 @@ MOST_BYTES = 60_000
 pytestmark = needs_compiler
 
 
-def compiled(folder, *flags):
-    """libondevice_update as a shared library."""
-    path = folder / "libondevice_update.so"
-    command = [COMPILER, *WARNED, "-Werror", "-O2", "-fPIC", "-shared", "-fvisibility=hidden",
-               "-Wconversion", *flags]  # fmt: skip
-    subprocess.run([*command, *listed("update/sources.txt"), "-o", path], check=True)
-    return path
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    return ctypes.CDLL(compiled(tmp_path_factory.mktemp("update"), "-s"))
+    return ctypes.CDLL(compiled_update(tmp_path_factory.mktemp("update")))
 
 
 @pytest.fixture(scope="module")

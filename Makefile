@@ -96,5 +96,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(COMPILED)
 
 $(LEGACY)/.installed: pyproject.toml constraints-legacy.txt $(COMPILED)
 	test -d $(LEGACY) || $(PYTHON) -m venv $(LEGACY)
-	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx]' pytest hypothesis setuptools
+	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx,sign]' pytest hypothesis setuptools
 	touch $@

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import mmap
 import os
@@ -64,6 +63,8 @@ def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
         raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
     finally:
         os.close(source)
+    import fcntl  # not on every system
+
     for seal in _SEALS:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, getattr(fcntl, seal))
     actual = _sha256(descriptor)

@@ -7,20 +7,19 @@ the newest root document, so that neither can be turned back.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ondevice.atomic import atomic_path
-from ondevice.errors import FileFormatError, InputError, TrustError
+from ondevice.atomic import atomic_path, make_folder
+from ondevice.errors import FileFormatError, InputError, TrustError, writing
 from ondevice.limits import MAX_MANIFEST_BYTES
 from ondevice.manifest import NAME, Manifest, read_manifest
+from ondevice.publish import locked
 from ondevice.roots import Root, parse_root
 from ondevice.signatures import PublicKey, Signers, public_keys
 from ondevice.signed_json import check_keys, read_version, refuse
@@ -62,6 +61,16 @@ class State:
         have signed the highest version there is.
         """
         return self.version if set(self.keyids) <= set(signers.keyids) else 0
+
+    def after(self, trusted: TrustedSet) -> State:
+        """The state once a set was used. One of an older root changes nothing."""
+        root = trusted.root
+        if root is None:
+            root = self.root
+        elif self.root is not None and _newer(root, self.root) is not root:
+            return self
+        version = max(self.least_version(trusted.signers), trusted.manifest.model_set.version)
+        return State(version, tuple(trusted.signers.keyids), root)
 
 
 @dataclass(frozen=True)
@@ -128,17 +137,14 @@ class Trust:
         """
         if self.state is None:
             return
-        with _locked(self.state.parent):
-            before = read_state(self.state)
-            least = before.least_version(trusted.signers)
-            after = State(
-                max(least, trusted.manifest.model_set.version),
-                tuple(trusted.signers.keyids),
-                before.root if trusted.root is None else _newer(trusted.root, before.root),
-            )
-            if after != before:
-                with atomic_path(self.state) as path:
-                    path.write_bytes(after.to_bytes())
+        with writing(self.state):
+            make_folder(self.state.parent)
+            with locked(self.state.parent):
+                before = read_state(self.state)
+                after = before.after(trusted)
+                if after != before:
+                    with atomic_path(self.state) as path:
+                        path.write_bytes(after.to_bytes())
 
     def _newest_root(self, root: Root, folder: Path) -> Root:
         """The newest root that this one leads to, through those that lie in the folder."""
@@ -187,7 +193,7 @@ def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
 
 def read_state(path: Path | None) -> State:
     """What a device remembers; nothing, if there is no such file. Raises FileFormatError."""
-    if path is None or not path.exists():
+    if path is None or not os.path.lexists(path):
         return State()
     try:
         data: Any = parse_strictly(read_document(path))
@@ -241,15 +247,3 @@ def _from_file(path: Path) -> Signers | Root:
 def _newer(root: Root, seen: Root | None) -> Root:
     """The one that was seen if its version is higher."""
     return root if seen is None or seen.content.version <= root.content.version else seen
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing a state file in this folder meanwhile."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -1,12 +1,14 @@
 """Signed sets: what is trusted loads in every engine, and whatever anybody forges does not."""
 
 import os
+import re
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from support.native import write_model
 from support.runtime import expected_probabilities, small_ids, write_small_model
 from support.signing import (
     LATER,
@@ -21,10 +23,19 @@ from support.signing import (
 
 import ondevice
 from ondevice import signatures
-from ondevice.errors import FileFormatError, InputError, MissingDependencyError, TrustError
+from ondevice.codecs import quantise
+from ondevice.errors import (
+    FileFormatError,
+    InputError,
+    MissingDependencyError,
+    OutputError,
+    TrustError,
+)
 from ondevice.manifest import NAME, parse_manifest
+from ondevice.odm import FULL_CHECK_BYTES
 from ondevice.roots import parse_root
 from ondevice.signatures import PublicKey, Signers, public_keys
+from ondevice.spec import full_spec
 from ondevice.trust import State, Trust, read_state, read_trust
 
 KEY = private_key(1)
@@ -317,6 +328,42 @@ def test_a_root_and_its_rotation(folder, first, tmp_path):
     ondevice.load(path, keys=parse_root(second, "2"), state=tmp_path / "other.json")
 
 
+def test_a_load_that_began_before_a_rotation_does_not_undo_it(folder, first, tmp_path):
+    """Two processes: one has checked by root 1 while the other remembers root 2."""
+    state = tmp_path / "state.json"
+    sign_folder(folder, KEY, version=5)
+    trust = read_trust(first, state, NOW)
+    checked = trust.check(folder)
+    (folder / "2.root.json").write_bytes(root(ROOTS, [NEXT], *ROOTS, version=2, thresholds=(2, 1)))
+    sign_folder(folder, NEXT, version=6)
+    ondevice.load(folder / "m.odm", keys=first, state=state)
+    before = state.read_bytes()
+    trust.remember(checked)
+    assert state.read_bytes() == before
+
+
+def test_many_processes_remember_the_highest_version(folder, tmp_path):
+    state = tmp_path / "state.json"
+    trust = Trust(Signers((KEY.public,)), state, NOW)
+    checked = []
+    for version in range(1, 41):
+        sign_folder(folder, KEY, version=version)
+        checked.append(trust.check(folder))
+    threads = [threading.Thread(target=trust.remember, args=(item,)) for item in checked[::-1]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read_state(state).version == 40
+
+
+def test_a_state_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    for state in (tmp_path, tmp_path / "file" / "state.json"):
+        with pytest.raises((OutputError, FileFormatError), match=re.escape(str(state))):
+            ondevice.load(folder / "m.odm", keys=KEY.public, state=state)
+
+
 @pytest.mark.parametrize(
     ("signers", "changes", "error"),
     [
@@ -404,3 +451,23 @@ def test_flipped_bits_of_a_root_are_refused(first):
             continue
         accepted.append(bytes(flipped))
     assert {item[:-1] for item in accepted} <= {good[:-1]}
+
+
+def test_a_large_file_runs_from_its_copy(tmp_path):
+    """Which the C engine maps; what happens to the file afterwards is nothing to it."""
+    rows = 300_000
+    table = quantise(np.arange(8 * rows, dtype=np.float32).reshape(rows, 8), "f32")
+    path = write_model(
+        tmp_path / "m.odm", {"a": full_spec(rows, 8)}, {"a": table}, [], {}, ["a.vector"]
+    )
+    assert path.stat().st_size > FULL_CHECK_BYTES
+    sign_folder(tmp_path, KEY)
+    model = ondevice.load(path, keys=KEY.public)
+    ids = {name: np.array([7, rows - 1]) for name in (item.name for item in model.inputs)}
+    expected = model.predict(ids)
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    path.write_bytes(b"")
+    np.testing.assert_array_equal(model.predict(ids), expected)
+    with pytest.raises(FileFormatError, match="0 bytes, its manifest says"):
+        ondevice.load(path, keys=KEY.public)

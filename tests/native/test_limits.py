@@ -20,10 +20,7 @@ SAME = {
     "TAIL_BYTES": records.TAIL_BYTES,
 }
 # Limits of other formats and of the Python side only.
-PYTHON_ONLY = {
-    "MAX_TFLITE_ELEMENTS", "MAX_UNPACKED_PER_BYTE",
-    "MAX_MANIFEST_BYTES", "MAX_MANIFEST_FILES", "MAX_MANIFEST_SIGNATURES", "MAX_MANIFEST_VERSION",
-}  # fmt: skip
+PYTHON_ONLY = {"MAX_TFLITE_ELEMENTS", "MAX_UNPACKED_PER_BYTE"}
 # Limits of the engine only: files within Python's limits that it refuses, or its own workings.
 NATIVE_ONLY = {
     "MAX_CHECKED_MEMBERS", "MAX_FEATURES",

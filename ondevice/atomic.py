@@ -43,11 +43,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary = folder / "file"
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             if status is not None:
                 _copy_permissions(temporary, status)
             temporary.replace(real)
-            _sync(real.parent)
+            sync(real.parent)
 
 
 def _status(target: Path) -> os.stat_result | None:
@@ -58,7 +58,7 @@ def _status(target: Path) -> os.stat_result | None:
         return None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until the disk has a file's bytes, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -13,6 +13,7 @@
 #define FLOAT_ROWS 6
 #define FLOAT_BLOCKS 4
 #define FLOAT_WIDE 13
+#define FLOAT_TALL 2
 #define Q8_ROWS 6
 #define Q8_BLOCKS 4
 #define Q8_WIDE 25
@@ -25,7 +26,7 @@ OD_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-OD_INLINE vf vf_relu(vf v) { return _mm512_max_ps(_mm512_setzero_ps(), v); } /* NaN stays */
+OD_INLINE vf vf_least(vf least, vf v) { return _mm512_max_ps(least, v); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   return _mm512_maskz_mov_ps((__mmask16)((1u << count) - 1), v);
 }

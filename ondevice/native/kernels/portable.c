@@ -38,8 +38,8 @@ OD_INLINE vf vf_add(vf a, vf b) {
   return a;
 }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
-OD_INLINE vf vf_relu(vf v) {
-  EACH_LANE v.lane[i] = v.lane[i] < 0 ? 0 : v.lane[i];
+OD_INLINE vf vf_least(vf least, vf v) {
+  EACH_LANE v.lane[i] = v.lane[i] < least.lane[i] ? least.lane[i] : v.lane[i];
   return v;
 }
 OD_INLINE vf vf_keep(vf v, int32_t count) {

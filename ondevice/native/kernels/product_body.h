@@ -5,8 +5,6 @@
  * multiply-add, as in dense layers.
  */
 
-enum { PARTS_OF_16 = OD_PANEL / VW };
-
 OD_INLINE void product_tile(uint32_t rows, const od_product *p, const float *a, float *out) {
   vf sums[FLOAT_ROWS][PARTS_OF_16];
   const float *b = p->b;

@@ -4,8 +4,6 @@
  */
 #include "kernels/vectors.h"
 
-enum { SUMS = 16, PARTS = SUMS / LANES };
-
 /* 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last place. The
  * power is multiplied in two halves: results may overflow or lie below the normal range. */
 OD_INLINE lanes exponential(lanes x) {
@@ -154,15 +152,9 @@ OD_INLINE lanes join(od_fold fold, lanes so_far, lanes next) {
   return pick(next != next, next, lanes_max(next, so_far));
 }
 
-/* 16 lanes in halves: lane i and lane i + width, for each width down to 1. */
 OD_INLINE float fold_lanes(od_fold fold, const lanes *parts) {
-  lanes sum = parts[0];
-  if (PARTS == 2) sum = join(fold, parts[0], parts[1 % PARTS]);
-  if (PARTS == 4)
-    sum = join(fold, join(fold, parts[0], parts[2 % PARTS]),
-               join(fold, parts[1 % PARTS], parts[3 % PARTS]));
 #define JOIN(a, b) join(fold, a, b)
-  JOIN_LANES(sum, JOIN)
+  JOIN_PARTS(sum, parts, JOIN)
   return sum[0];
 }
 

@@ -89,6 +89,17 @@ OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *l
 }
 #define HAS_LIST_WORDS
 
+/* The sum of codes, whose count is a multiple of 4. */
+OD_INLINE int32_t sum_codes(const int8_t *codes, uint32_t count) {
+  __m512i sum = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
+  for (uint32_t i = 0; i < count; i += 64) {
+    __mmask16 valid = count - i >= 64 ? (__mmask16)0xffff : (__mmask16)((1u << (count - i) / 4) - 1);
+    sum = dot(sum, ones, _mm512_maskz_loadu_epi32(valid, codes + i));
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+#define HAS_SUM_CODES
+
 /* vpdpbusd multiplies unsigned by signed bytes. Codes without a sign are the unsigned ones.
  * Otherwise weights enter as weight + 128, and 128 times the sum of a row's codes is taken off;
  * zero codes stay zero, so they can be skipped. */

@@ -9,7 +9,8 @@
  * FLOAT_BLOCKS, FLOAT_WIDE likewise, and FLOAT_TALL where there are registers for twice as many rows
  * of that many blocks.
  *
- * `positive` says that no code of the rows is negative, as after ReLU.
+ * `positive` says that no code of the rows is negative, as after ReLU. `sums` are those of the rows'
+ * codes where it does not and the file has sum_codes(codes, count).
  *
  * Zero inputs are skipped: what truncation and ReLU made zero costs nothing.
  */
@@ -72,26 +73,22 @@ OD_INLINE whole codes_of(lanes values, float inverse) {
   return (whole)(product + 12582912.0f) - 0x4B400000;
 }
 
-OD_INLINE int32_t write_codes(const float *restrict in, uint32_t count, float inverse,
-                              int8_t *restrict codes, int32_t *signs) {
-  whole total = {0}, any = {0};
+/* Codes of a row's columns; `any` has the sign bit of each that is negative. */
+OD_INLINE void write_codes(const float *restrict in, uint32_t count, float inverse,
+                           int8_t *restrict codes, whole *any) {
   uint32_t i = 0;
   for (; i + LANES <= count; i += LANES) {
     whole code = codes_of(load(in + i), inverse);
     code_lanes bytes = __builtin_convertvector(code, code_lanes);
     __builtin_memcpy(codes + i, &bytes, sizeof bytes);
-    total += code, any |= code;
+    *any |= code;
   }
   if (i < count) {
     whole code = codes_of(lanes_load(in + i, count - i), inverse);
     code_lanes bytes = __builtin_convertvector(code, code_lanes);
     for (uint32_t j = 0; i < count; i++, j++) codes[i] = bytes[j];
-    total += code, any |= code;
+    *any |= code;
   }
-  JOIN_LANES(total, TOTAL)
-  JOIN_LANES(any, EITHER)
-  *signs |= any[0];
-  return total[0];
 }
 
 /* Bits of a row's largest magnitude over the columns that count. */
@@ -107,9 +104,7 @@ OD_INLINE int32_t largest_of_row(const float *in, const od_range *ranges, size_t
 /* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
  * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
 OD_INLINE float quantise(const float *in, const od_range *ranges, size_t range_count,
-                         uint32_t padded, int32_t largest, int8_t *codes, int32_t *sum,
-                         int32_t *signs) {
-  int32_t total = 0;
+                         uint32_t padded, int32_t largest, int8_t *codes, whole *any) {
   float magnitude = bits_float((uint32_t)largest);
   int usable = largest < 0x7f800000 && magnitude >= OD_LEAST_MAGNITUDE;
   if (!usable || range_count != 1 || ranges[0].stop - ranges[0].start != padded)
@@ -118,10 +113,9 @@ OD_INLINE float quantise(const float *in, const od_range *ranges, size_t range_c
     float inverse = 127.0f / magnitude;
     for (size_t r = 0; r < range_count; r++) {
       uint32_t start = ranges[r].start;
-      total += write_codes(in + start, ranges[r].stop - start, inverse, codes + start, signs);
+      write_codes(in + start, ranges[r].stop - start, inverse, codes + start, any);
     }
   }
-  *sum = total;
   if (largest >= 0x7f800000) return bits_float(0x7fc00000u);
   return usable ? magnitude / 127.0f : 0;
 }
@@ -130,13 +124,19 @@ OD_INLINE float quantise(const float *in, const od_range *ranges, size_t range_c
 static void quantise_tile(const float *in, size_t in_step, uint32_t rows, const od_range *ranges,
                           size_t range_count, uint32_t padded, size_t row,
                           const od_dense_scratch *s) {
-  int32_t largest[OD_TILE_ROWS], signs = 0;
+  int32_t largest[OD_TILE_ROWS];
+  whole any = {0};
   for (uint32_t r = 0; r < rows; r++)
     largest[r] = largest_of_row(in + r * in_step, ranges, range_count);
   for (uint32_t r = 0; r < rows; r++)
     s->scales[row + r] = quantise(in + r * in_step, ranges, range_count, padded, largest[r],
-                                  s->codes + (row + r) * padded, &s->sums[row + r], &signs);
-  s->positive[row / OD_TILE_ROWS] = signs >= 0;
+                                  s->codes + (row + r) * padded, &any);
+  JOIN_LANES(any, EITHER)
+  s->positive[row / OD_TILE_ROWS] = any[0] >= 0;
+#ifdef HAS_SUM_CODES
+  for (uint32_t r = 0; any[0] < 0 && r < rows; r++)
+    s->sums[row + r] = sum_codes(s->codes + (row + r) * padded, padded);
+#endif
 }
 
 /* Groups of 4 features in which one of the rows has a code that is not zero. */
@@ -186,7 +186,7 @@ static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t 
   int32_t sums[Q8_ROWS * Q8_BLOCKS > Q8_WIDE ? Q8_ROWS * Q8_BLOCKS * 16 : Q8_WIDE * 16]
       __attribute__((aligned(64)));
   const int8_t *codes[Q8_ROWS] = {0};
-  int32_t code_sums[Q8_ROWS];
+  int32_t code_sums[Q8_ROWS] = {0};
   for (uint32_t r = 0; r < m; r++) { /* rows beyond the last repeat it */
     uint32_t at = row + (r < rows ? r : rows - 1);
     codes[r] = s->codes + (size_t)at * padded;
@@ -325,19 +325,27 @@ OD_INLINE uint32_t panel_blocks(uint32_t left, uint32_t most) {
   return (left + panels - 1) / panels;
 }
 
+/* Where many rows meet at most so many blocks of outputs, looking for zeros costs more than it
+ * saves. */
+enum { NARROW = 8 };
+
 static void dense_q8(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                      const od_range *ranges, size_t range_count, const float *initial,
                      uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
   uint32_t padded = od_padded(layer->features, OD_FEATURE_GROUP);
-  size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS;
+  uint32_t blocks = layer->padded_units / 16, most = rows == 1 ? Q8_WIDE : Q8_BLOCKS;
+  size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS, room = OD_LIST_ROOM(padded);
+  int all = rows > 2 && blocks <= NARROW;
+  for (uint32_t g = 0; all && g < padded / 4; g++) s->lists[g] = (uint16_t)g;
+  if (all) room = 0;
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS;
     uint32_t tile_rows = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
-    uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
     quantise_tile(in + row * in_step, in_step, tile_rows, ranges, range_count, padded, row, s);
-    s->counts[t] = list_groups(s->codes + row * padded, padded, tile_rows, padded / 4, list);
+    s->counts[t] = all ? padded / 4
+                       : list_groups(s->codes + row * padded, padded, tile_rows, padded / 4,
+                                     s->lists + t * room);
   }
-  uint32_t blocks = layer->padded_units / 16, most = rows == 1 ? Q8_WIDE : Q8_BLOCKS;
   if (most == MOST_BLOCKS && blocks != MOST_BLOCKS) most = 13; /* no tile has a size between */
   for (uint32_t block = 0, n; block < blocks; block += n) {
     n = panel_blocks(blocks - block, most);
@@ -346,8 +354,7 @@ static void dense_q8(const od_dense *layer, const float *in, size_t in_step, siz
       for (size_t row = t * OD_TILE_ROWS; row < end;) {
         uint32_t m = rows_at_once((uint32_t)(end - row), Q8_ROWS);
         uint32_t block_rows = end - row < m ? (uint32_t)(end - row) : m;
-        q8_block(layer, block * 16, m, n, s, (uint32_t)row, s->lists + t * OD_LIST_ROOM(padded),
-                 s->counts[t], padded, block_rows, initial, relu, out + row * out_step, out_step);
+        q8_block(layer, block * 16, m, n, s, (uint32_t)row, s->lists + t * room, s->counts[t], padded, block_rows, initial, relu, out + row * out_step, out_step);
         row += block_rows;
       }
     }
@@ -394,9 +401,6 @@ static uint32_t list_all(const od_range *ranges, size_t range_count, uint16_t *l
     for (uint32_t i = ranges[r].start; i < ranges[r].stop; i++) list[count++] = (uint16_t)i;
   return count;
 }
-
-/* Where many rows meet few outputs, looking for zeros costs more than it saves: NARROW blocks. */
-enum { NARROW = 4 };
 
 static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const float *initial,

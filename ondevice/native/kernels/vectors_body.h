@@ -4,13 +4,11 @@
  */
 #include "kernels/vectors.h"
 
-/* 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last place. The
- * power is multiplied in two halves: results may overflow or lie below the normal range. */
-OD_INLINE lanes exponential(lanes x) {
-  whole zero = x < -104.0f; /* their results, which would be slow products below the normal range */
-  x = lanes_min(all(89.0f), (lanes)(~zero & (whole)x)); /* a NaN stays */
+/* exp(x) as 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last
+ * place. */
+OD_INLINE lanes exponential_parts(lanes x, whole *k) {
   lanes shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
-  whole k = (whole)shifted - 0x4B400000;
+  *k = (whole)shifted - 0x4B400000;
   lanes w = shifted - 12582912.0f;
   lanes r = x - w * 0.693359375f;
   r = r - w * -2.12194440e-4f;
@@ -19,18 +17,37 @@ OD_INLINE lanes exponential(lanes x) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  return p * (r * r) + r + 1.0f;
+}
+
+/* Results may overflow or lie below the normal range: the power is multiplied in two halves. */
+OD_INLINE lanes exponential(lanes x) {
+  whole k, zero = x < -104.0f; /* their results, which would be slow products below the normal range */
+  lanes p = exponential_parts(lanes_min(all(89.0f), (lanes)(~zero & (whole)x)), &k); /* a NaN stays */
   whole half = k >> 1;
   p = p * (lanes)((half + 127) << 23) * (lanes)((k - half + 127) << 23);
   return (lanes)(~zero & (whole)p);
 }
 
+/* The same bits for x <= 0 and NaN, and for 0 <= x <= 40 and NaN. */
+OD_INLINE lanes exponential_down(lanes x) {
+  whole k, zero = x < -104.0f;
+  lanes p = exponential_parts((lanes)(~zero & (whole)x), &k);
+  p = p * (lanes)((k + 191) << 23) * 0x1p-64f; /* -150 <= k <= 0 */
+  return (lanes)(~zero & (whole)p);
+}
+OD_INLINE lanes exponential_up(lanes x) {
+  whole k;
+  lanes p = exponential_parts(x, &k);
+  return p * (lanes)((k + 127) << 23);
+}
+
 OD_INLINE lanes sigmoid(lanes x) {
-  lanes small = exponential((lanes)((whole)x | (int32_t)0x80000000));
+  lanes small = exponential_down((lanes)((whole)x | (int32_t)0x80000000));
   return pick(x < 0.0f, small, all(1.0f)) / (small + 1.0f);
 }
 
-/* A polynomial below 0.625 (Cephes tanhf), above it 1 - 2 / (exp(2x) + 1). */
+/* A polynomial below 0.625 (Cephes tanhf), above it 1 - 2 / (exp(2x) + 1), which is 1 from 10 on. */
 OD_INLINE lanes tangent(lanes x) {
   lanes size = magnitude(x), s = x * x;
   lanes p = s * -5.70498872745e-3f + 2.06390887954e-2f;
@@ -38,7 +55,8 @@ OD_INLINE lanes tangent(lanes x) {
   p = p * s + 1.33314422036e-1f;
   p = p * s + -3.33332819422e-1f;
   p = p * s * x + x;
-  lanes large = 1.0f - 2.0f / (exponential(size + size) + 1.0f);
+  lanes twice = lanes_min(all(20.0f), size + size); /* a NaN stays */
+  lanes large = 1.0f - 2.0f / (exponential_up(twice) + 1.0f);
   return pick(size < 0.625f, p, with_sign(large, x));
 }
 
@@ -207,7 +225,7 @@ OD_INLINE float powers(const float *in, size_t length, float largest, float *out
   lanes sums[PARTS], most = all(largest);
   for (int j = 0; j < PARTS; j++) sums[j] = all(0);
   for (size_t i = 0, j = 0; i < length; i += LANES, j = (j + 1) % PARTS) {
-    lanes value = exponential(part(in + i, length - i, most) - most);
+    lanes value = exponential_down(part(in + i, length - i, most) - most);
     put(out + i, value, length - i);
     if (length - i < LANES) value = pick(NUMBERS < (int32_t)(length - i), value, all(0));
     sums[j] = sums[j] + value;
@@ -237,7 +255,7 @@ static void softmax_columns(const float *in, size_t length, size_t inner, float 
     lanes most = all(-__builtin_inff()), sum = all(0);
     for (size_t j = 0; j < length; j++) most = lanes_max(part(in + j * inner, width, sum), most);
     for (size_t j = 0; j < length; j++) {
-      lanes value = exponential(part(in + j * inner, width, most) - most);
+      lanes value = exponential_down(part(in + j * inner, width, most) - most);
       sum = sum + value;
       put(out + j * inner, value, width);
     }

@@ -107,7 +107,7 @@ OD_INLINE __m256i first_lanes(size_t n) {
 #include "product_body.h"
 #include "vectors_body.h"
 
-static const od_vectors VECTORS = {pairs, maps, folds, softmax};
+static const od_vectors VECTORS = {pairs, maps, folds, dots, softmax};
 
 #if defined(__clang__)
 #pragma clang attribute pop

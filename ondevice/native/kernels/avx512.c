@@ -152,7 +152,7 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "product_body.h"
 #include "vectors_body.h"
 
-static const od_vectors VECTORS = {pairs, maps, folds, softmax};
+static const od_vectors VECTORS = {pairs, maps, folds, dots, softmax};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -73,69 +73,50 @@ OD_INLINE whole codes_of(lanes values, float inverse) {
   return (whole)(product + 12582912.0f) - 0x4B400000;
 }
 
-/* Codes of a row's columns; `any` has the sign bit of each that is negative. */
+/* Codes of a row's columns, and zeros up to a whole vector behind them, where nothing is written yet.
+ * `any` has the sign bit of each that is negative. */
 OD_INLINE void write_codes(const float *restrict in, uint32_t count, float inverse,
                            int8_t *restrict codes, whole *any) {
-  uint32_t i = 0;
-  for (; i + LANES <= count; i += LANES) {
-    whole code = codes_of(load(in + i), inverse);
+  for (uint32_t i = 0; i < count; i += LANES) {
+    whole code = codes_of(part(in + i, count - i, all(0)), inverse);
     code_lanes bytes = __builtin_convertvector(code, code_lanes);
     __builtin_memcpy(codes + i, &bytes, sizeof bytes);
     *any |= code;
   }
-  if (i < count) {
-    whole code = codes_of(lanes_load(in + i, count - i), inverse);
-    code_lanes bytes = __builtin_convertvector(code, code_lanes);
-    for (uint32_t j = 0; i < count; i++, j++) codes[i] = bytes[j];
-    *any |= code;
-  }
 }
 
-/* Bits of a row's largest magnitude over the columns that count. */
-OD_INLINE int32_t largest_of_row(const float *in, const od_range *ranges, size_t range_count) {
-  int32_t largest = 0;
-  for (size_t r = 0; r < range_count; r++) {
-    int32_t bits = largest_bits(in + ranges[r].start, ranges[r].stop - ranges[r].start);
-    largest = largest > bits ? largest : bits;
-  }
-  return largest;
-}
-
-/* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
- * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
-OD_INLINE float quantise(const float *in, const od_range *ranges, size_t range_count,
-                         uint32_t padded, int32_t largest, int8_t *codes, whole *any) {
-  float magnitude = bits_float((uint32_t)largest);
-  int usable = largest < 0x7f800000 && magnitude >= OD_LEAST_MAGNITUDE;
-  if (!usable || range_count != 1 || ranges[0].stop - ranges[0].start != padded)
-    od_zero(codes, padded);
-  if (usable) {
-    float inverse = 127.0f / magnitude;
-    for (size_t r = 0; r < range_count; r++) {
-      uint32_t start = ranges[r].start;
-      write_codes(in + start, ranges[r].stop - start, inverse, codes + start, any);
-    }
-  }
-  if (largest >= 0x7f800000) return bits_float(0x7fc00000u);
-  return usable ? magnitude / 127.0f : 0;
-}
-
-/* Codes of a tile's rows. First all magnitudes: within a row each step waits for the last one. */
+/* Symmetric int8 codes of a tile's rows: scale = largest magnitude / 127, code = round-half-even(x *
+ * (127 / largest)). A row with NaN or infinity gets the scale NaN. First all magnitudes: within a row
+ * each step waits for the last one. */
 static void quantise_tile(const float *in, size_t in_step, uint32_t rows, const od_range *ranges,
                           size_t range_count, uint32_t padded, size_t row,
                           const od_dense_scratch *s) {
   int32_t largest[OD_TILE_ROWS];
+  int8_t *codes = s->codes + row * padded;
   whole any = {0};
-  for (uint32_t r = 0; r < rows; r++)
-    largest[r] = largest_of_row(in + r * in_step, ranges, range_count);
-  for (uint32_t r = 0; r < rows; r++)
-    s->scales[row + r] = quantise(in + r * in_step, ranges, range_count, padded, largest[r],
-                                  s->codes + (row + r) * padded, &any);
+  if (range_count != 1 || ranges->start || ranges->stop + OD_FEATURE_GROUP <= padded)
+    od_zero(codes, (size_t)rows * padded);
+  for (uint32_t r = 0; r < rows; r++) {
+    largest[r] = 0;
+    for (size_t i = 0; i < range_count; i++) {
+      int32_t bits = largest_bits(in + r * in_step + ranges[i].start, ranges[i].stop - ranges[i].start);
+      largest[r] = largest[r] > bits ? largest[r] : bits;
+    }
+  }
+  for (uint32_t r = 0; r < rows; r++) {
+    float size = bits_float((uint32_t)largest[r]);
+    int usable = largest[r] < 0x7f800000 && size >= OD_LEAST_MAGNITUDE;
+    float inverse = usable ? 127.0f / size : 0;
+    s->scales[row + r] = largest[r] >= 0x7f800000 ? __builtin_nanf("") : usable ? size / 127.0f : 0;
+    for (size_t i = 0; i < range_count; i++)
+      write_codes(in + r * in_step + ranges[i].start, ranges[i].stop - ranges[i].start, inverse,
+                  codes + r * padded + ranges[i].start, &any);
+  }
   JOIN_LANES(any, EITHER)
   s->positive[row / OD_TILE_ROWS] = any[0] >= 0;
 #ifdef HAS_SUM_CODES
   for (uint32_t r = 0; any[0] < 0 && r < rows; r++)
-    s->sums[row + r] = sum_codes(s->codes + (row + r) * padded, padded);
+    s->sums[row + r] = sum_codes(codes + r * padded, padded);
 #endif
 }
 

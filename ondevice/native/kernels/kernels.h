@@ -128,7 +128,7 @@ typedef struct {
 
 /* Scratch memory of dense layers, for the session's rows. */
 typedef struct {
-  int8_t *codes; /* [rows, padded features], q8 */
+  int8_t *codes; /* [rows, padded features] and OD_TAIL_BYTES more, q8 */
   float *scales; /* [rows] */
   int32_t *sums; /* [rows]: sum of codes */
   uint8_t *positive; /* [tiles]: no code is negative */

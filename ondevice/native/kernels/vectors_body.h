@@ -212,6 +212,22 @@ static void folds(od_fold fold, const float *in, size_t outer, size_t length, si
   else fold_loops(OD_FOLD_MAX, in, outer, length, inner, divisor, out);
 }
 
+static void dots(const float *a, const int64_t *a_places, const float *b, const int64_t *b_places,
+                 size_t count, size_t length, float *out) {
+  for (size_t i = 0; i < count; i++) {
+    const float *x = a + (a_places ? (size_t)a_places[i] : i) * length;
+    const float *y = b + (b_places ? (size_t)b_places[i] : i) * length;
+    lanes sums[PARTS] = {{0}};
+    size_t l = 0;
+    for (; l + SUMS <= length; l += SUMS)
+      for (int j = 0; j < PARTS; j++)
+        sums[j] = sums[j] + load(x + l + j * LANES) * load(y + l + j * LANES);
+    for (int j = 0; l < length; l += LANES, j++)
+      sums[j] = sums[j] + part(x + l, length - l, all(0)) * part(y + l, length - l, all(0));
+    out[i] = fold_lanes(OD_FOLD_SUM, sums);
+  }
+}
+
 OD_INLINE float largest_of(const float *in, size_t length) {
   lanes most[PARTS], low = all(-__builtin_inff());
   for (int j = 0; j < PARTS; j++) most[j] = low;

@@ -6,7 +6,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 VENV := .venv
 LEGACY := .venv-legacy
 NATIVE := ondevice/native
-COMPILED := setup.py $(NATIVE)/sources.txt $(wildcard $(NATIVE)/*/*.[ch])
+COMPILED := setup.py $(wildcard $(NATIVE)/sources.txt $(NATIVE)/*/sources.txt $(NATIVE)/*/*.[ch])
 # The oldest supported environment: numpy 1.26 with tflite-runtime, whose last release has wheels
 # for Python 3.11 and below only.
 HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
@@ -96,5 +96,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(COMPILED)
 
 $(LEGACY)/.installed: pyproject.toml constraints-legacy.txt $(COMPILED)
 	test -d $(LEGACY) || $(PYTHON) -m venv $(LEGACY)
-	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx]' pytest hypothesis setuptools
+	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx,sign]' pytest hypothesis setuptools
 	touch $@

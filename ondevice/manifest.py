@@ -17,30 +17,30 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 from ondevice.errors import FileFormatError, SpecError
-from ondevice.limits import (
-    MAX_MANIFEST_BYTES,
-    MAX_MANIFEST_FILES,
-    MAX_MANIFEST_SIGNATURES,
-    MAX_MANIFEST_VERSION,
+from ondevice.limits import MAX_MANIFEST_BYTES, MAX_MANIFEST_FILES
+from ondevice.signed_json import (
+    START,
+    Signature,
+    check_keys,
+    expiry_text,
+    parse_signed,
+    read_expiry,
+    read_version,
+    refuse,
+    signed_json_bytes,
 )
-from ondevice.strict_json import parse_strictly
 
 NAME = "manifest.json"
 KIND = "ondevice model set"
 FORMAT = 1
-TIME = "%Y-%m-%dT%H:%M:%SZ"
 HASHED_BYTES = 2**20  # at once
 
-_HEX = re.compile(r"(?:[0-9a-f]{2})+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_START = b'{"signed":'
-_MIDDLE = b',"signatures":'
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ModelSet:
             "kind": KIND,
             "format": FORMAT,
             "version": self.version,
-            "expires": None if self.expires is None else _time_text(self.expires),
+            "expires": expiry_text(self.expires),
             "files": {
                 name: {"length": file.length, "sha256": file.sha256}
                 for name, file in self.files.items()
@@ -87,14 +87,6 @@ class ModelSet:
         except FileFormatError as error:
             raise SpecError(str(error)) from error
         return json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
-
-
-@dataclass(frozen=True)
-class Signature:
-    """A signature and the identifier of its key, both in hexadecimal."""
-
-    keyid: str
-    sig: str
 
 
 @dataclass(frozen=True)
@@ -111,9 +103,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The whole file."""
-        listed = [{"keyid": item.keyid, "sig": item.sig} for item in self.signatures]
-        signatures = json.dumps(listed, separators=(",", ":")).encode()
-        return _START + self.signed_bytes + _MIDDLE + signatures + b"}\n"
+        return signed_json_bytes(self.signed_bytes, self.signatures)
 
 
 def new_manifest(model_set: ModelSet, signatures: Iterable[Signature] = ()) -> Manifest:
@@ -148,18 +138,9 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         FileFormatError: no JSON, unknown or missing keys, a wrong type, a name that is not a plain
             file name, another kind or format, or more than a limit allows.
     """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise FileFormatError(f"{where}: a manifest has at most {MAX_MANIFEST_BYTES} bytes")
-    try:
-        content = parse_strictly(data)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{where}: is not valid JSON: {error}") from error
-    _check_keys(content, {"signed", "signatures"}, where)
-    return Manifest(
-        _model_set(content["signed"], f"{where}: signed"),
-        _signed_span(data, content["signed"], where),
-        _signatures(content["signatures"], where),
-    )
+    document = parse_signed(data, where)
+    model_set = _model_set(document.value, f"{where}: signed")
+    return Manifest(model_set, document.signed_bytes, document.signatures)
 
 
 def record(path: Path) -> FileRecord:
@@ -237,7 +218,7 @@ def check_beside(paths: Sequence[Path]) -> None:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError:
         return
-    if _START not in data and KIND.encode() not in data:  # the manifest of something else
+    if START not in data and KIND.encode() not in data:  # the manifest of something else
         return
     listed = parse_manifest(data, str(path))
     if any(item.name in listed.model_set.files for item in paths):
@@ -251,85 +232,29 @@ def is_plain_name(name: str) -> bool:
     return name.isprintable() and not set(name) & set('/\\:*?"<>|')
 
 
-def _signed_span(data: bytes, signed: Any, where: str) -> bytes:
-    """The bytes of the value of "signed". Raises FileFormatError unless laid out as documented."""
-    start = data.find(_START)
-    end = data.rfind(_MIDDLE)
-    if start != 0 or end < 0:
-        raise FileFormatError(f'{where}: expected {{"signed":...,"signatures":...}}, written so')
-    span = data[len(_START) : end]
-    try:
-        parsed = parse_strictly(span)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f'{where}: "signed" is not followed by "signatures"') from error
-    if parsed != signed:
-        raise FileFormatError(f'{where}: "signed" is not followed by "signatures"')
-    return span
-
-
 def _model_set(data: Any, where: str) -> ModelSet:
     """The value of "signed". Raises FileFormatError that begins with `where`."""
-    _check_keys(data, {"kind", "format", "version", "expires", "files"}, where)
+    check_keys(data, {"kind", "format", "version", "expires", "files"}, where)
     if data["kind"] != KIND:
-        _refuse(where, f"kind must be {KIND!r}, got {data['kind']!r}")
+        refuse(where, f"kind must be {KIND!r}, got {data['kind']!r}")
     if type(data["format"]) is not int or data["format"] != FORMAT:
-        _refuse(where, f"format must be {FORMAT}, got {data['format']!r}")
-    version = data["version"]
-    if type(version) is not int or not 1 <= version <= MAX_MANIFEST_VERSION:
-        _refuse(where, f"version must be 1..{MAX_MANIFEST_VERSION}, got {version!r}")
+        refuse(where, f"format must be {FORMAT}, got {data['format']!r}")
+    version = read_version(data["version"], where)
     files = data["files"]
     if not isinstance(files, dict) or not 1 <= len(files) <= MAX_MANIFEST_FILES:
-        _refuse(where, f"files must be an object of 1 to {MAX_MANIFEST_FILES} files")
+        refuse(where, f"files must be an object of 1 to {MAX_MANIFEST_FILES} files")
     records = {name: _file_record(name, item, where) for name, item in files.items()}
-    expires = None if data["expires"] is None else _time(data["expires"], where)
-    return ModelSet(records, version, expires)
+    return ModelSet(records, version, read_expiry(data["expires"], where))
 
 
 def _file_record(name: str, item: Any, where: str) -> FileRecord:
     if not is_plain_name(name):
-        _refuse(where, f"{name!r} is not a plain file name")
+        refuse(where, f"{name!r} is not a plain file name")
     where = f"{where}: file {name!r}"
-    _check_keys(item, {"length", "sha256"}, where)
+    check_keys(item, {"length", "sha256"}, where)
     length, sha256 = item["length"], item["sha256"]
     if type(length) is not int or not 0 <= length < 2**63:
-        _refuse(where, f"length must be 0..{2**63 - 1}, got {length!r}")
+        refuse(where, f"length must be 0..{2**63 - 1}, got {length!r}")
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-        _refuse(where, f"sha256 must be 64 digits 0-9, a-f, got {sha256!r}")
+        refuse(where, f"sha256 must be 64 digits 0-9, a-f, got {sha256!r}")
     return FileRecord(length, sha256)
-
-
-def _signatures(data: Any, where: str) -> tuple[Signature, ...]:
-    if not isinstance(data, list) or len(data) > MAX_MANIFEST_SIGNATURES:
-        _refuse(where, f"signatures must be a list of up to {MAX_MANIFEST_SIGNATURES}")
-    for item in data:
-        _check_keys(item, {"keyid", "sig"}, f"{where}: signature")
-        for key, value in item.items():
-            if not isinstance(value, str) or not _HEX.fullmatch(value):
-                _refuse(where, f"signature: {key} must be hexadecimal, got {value!r}")
-    return tuple(Signature(**item) for item in data)
-
-
-def _time(text: Any, where: str) -> datetime:
-    if isinstance(text, str) and _TIME.fullmatch(text):
-        try:
-            return datetime.strptime(text, TIME).replace(tzinfo=UTC)
-        except ValueError:
-            pass
-    return _refuse(where, f"expires must be null or like 2027-01-01T00:00:00Z, got {text!r}")
-
-
-def _time_text(time: datetime) -> str:
-    """A time as the manifest writes it. Raises SpecError: it has no time zone."""
-    if time.tzinfo is None:
-        raise SpecError(f"expires must have a time zone, got {time.isoformat()}")
-    return time.astimezone(UTC).replace(microsecond=0).strftime(TIME)
-
-
-def _check_keys(data: Any, keys: set[str], where: str) -> None:
-    if not isinstance(data, dict) or data.keys() != keys:
-        actual = sorted(data) if isinstance(data, dict) else type(data).__name__
-        _refuse(where, f"expected an object with the keys {sorted(keys)}, got {actual}")
-
-
-def _refuse(where: str, reason: str) -> NoReturn:
-    raise FileFormatError(f"{where}: {reason}")

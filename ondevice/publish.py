@@ -54,7 +54,7 @@ def publishing(
         (fresh / FILES).mkdir(parents=True)
         yield fresh / FILES
         records = _records(fresh / FILES) if with_manifest else {}
-        with _lock(folder):
+        with locked(folder):
             _move_committed(folder)
             if with_manifest:
                 _write_manifest(fresh / FILES, folder, records, removed)
@@ -87,7 +87,7 @@ def finish(folder: Path) -> None:
     if not os.path.lexists(folder / COMMITTED):
         return
     try:
-        with _lock(folder):
+        with locked(folder):
             _move_committed(folder)
     except OSError as error:
         raise FileFormatError(
@@ -177,7 +177,7 @@ def _is_trusted(committed: Path, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder; waits for others, who move files. None on Windows."""
     if sys.platform == "win32":
         yield

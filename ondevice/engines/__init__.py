@@ -30,8 +30,16 @@ class Engine(Protocol):
         """Outputs by name for checked IDs by input name."""
 
 
-def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, ModelInfo]:
+def open_engine(
+    path: Path, engine: str, threads: int, copies: Mapping[str, Path] | None = None
+) -> tuple[str, Engine, ModelInfo]:
     """Open a model file: the chosen engine's name, the engine, the file's description.
+
+    Args:
+        path: the model file.
+        engine: one of ENGINES, or "auto".
+        threads: for one request.
+        copies: where to read the model's files instead, by name; they may vanish afterwards.
 
     Raises:
         FileFormatError: no such file, an unknown suffix, a damaged file, or one of an interrupted
@@ -55,9 +63,9 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
     if not 1 <= threads <= MAX_THREADS:
         raise InputError(f"threads must be 1..{MAX_THREADS}, got {threads}")
     if engine == "auto" and len(fitting) > 1:
-        return _open_best(path, threads)
+        return _open_best(path if copies is None else copies[path.name], threads)
     chosen = fitting[0] if engine == "auto" else engine
-    return chosen, *_open(path, chosen, threads)
+    return chosen, *_open(path, chosen, threads, copies)
 
 
 def _open_best(path: Path, threads: int) -> tuple[str, Engine, ModelInfo]:
@@ -77,11 +85,16 @@ def _warn_once(fault: str) -> None:
     warnings.warn(f"{fault}; the slower numpy engine runs models", RuntimeWarning, stacklevel=5)
 
 
-def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
+def _open(
+    path: Path, engine: str, threads: int, copies: Mapping[str, Path] | None = None
+) -> tuple[Engine, ModelInfo]:
+    """Open a file, or its copy, in an engine."""
+    if copies is not None:
+        path = copies[path.name]
     if engine == "onnx":
         from ondevice.engines.onnx import OnnxEngine
 
-        onnx_engine = OnnxEngine(path, threads)
+        onnx_engine = OnnxEngine(path, threads, copies)
         return onnx_engine, ModelInfo.from_bytes(onnx_engine.description)
     if engine == "tflite":
         from ondevice.engines.tflite import TfliteEngine

@@ -30,8 +30,15 @@ _LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f
 class OnnxEngine:
     """One ONNX Runtime session on the CPU; sessions may be run from several threads."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, threads: int = 1, copies: Mapping[str, Path] | None = None
+    ) -> None:
         """Read the file and its data as private memory, compare their digests, open a session.
+
+        Args:
+            path: the .onnx file, or a copy of it.
+            threads: for one request.
+            copies: where files of external data are, by name; by default beside the file.
 
         Raises:
             FileFormatError: damaged, of different conversions, or nothing ONNX Runtime can open.
@@ -43,7 +50,7 @@ class OnnxEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # a failed request is raised
-        model, data, sealed = _read(path)
+        model, data, sealed = _read(path, copies)
         try:
             if data:
                 options.add_external_initializers_from_files_in_memory(
@@ -68,7 +75,7 @@ class OnnxEngine:
         return dict(zip(self._outputs, outputs, strict=True))
 
 
-def _read(path: Path) -> tuple[bytes, dict[str, bytes], bool]:
+def _read(path: Path, copies: Mapping[str, Path] | None) -> tuple[bytes, dict[str, bytes], bool]:
     """A file, its external data by name, and whether digests were compared.
 
     Raises:
@@ -77,7 +84,7 @@ def _read(path: Path) -> tuple[bytes, dict[str, bytes], bool]:
     for attempt in range(ATTEMPTS):
         model = read_file(path)
         end = check_seal(path, model)
-        data = {name: read_file(path.parent / name) for name in _data_names(path, model)}
+        data = {name: read_file(_located(path, name, copies)) for name in _data_names(path, model)}
         if end is None:
             return model, data, False
         expected = sha256_at(model, end + len(DATA_MARK))
@@ -90,6 +97,15 @@ def _read(path: Path) -> tuple[bytes, dict[str, bytes], bool]:
         f"{path}: its external data must have the SHA-256 {expected}, but {names} has another: "
         "damaged, or of another conversion"
     )
+
+
+def _located(path: Path, name: str, copies: Mapping[str, Path] | None) -> Path:
+    """Where a file of external data is. Raises FileFormatError: no copy of it was given."""
+    if copies is None:
+        return path.parent / name
+    if name not in copies:
+        raise FileFormatError(f"{path}: its external data {name!r} is not signed")
+    return copies[name]
 
 
 def _data_names(path: Path, model: bytes) -> list[str]:

@@ -9,7 +9,8 @@ import pytest
 from ondevice import manifest
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.limits import MAX_MANIFEST_BYTES
-from ondevice.manifest import FileRecord, ModelSet, Signature, new_manifest, parse_manifest
+from ondevice.manifest import FileRecord, ModelSet, new_manifest, parse_manifest
+from ondevice.signed_json import Signature
 
 SHA = hashlib.sha256(b"abc").hexdigest()
 EXPIRES = datetime(2027, 1, 1, tzinfo=UTC)

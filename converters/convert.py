@@ -68,6 +68,7 @@ from ondevice.converters.verify.verification import (
 )
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
+from ondevice.held_bytes import mapped_files
 from ondevice.info import ModelInfo
 from ondevice.publish import publishing
 from ondevice.sections import TableCodec, codec_text, resolve_sections, table_codec
@@ -312,7 +313,8 @@ def _write_verified(prepared: _Prepared, request: _Request, out: Path) -> Conver
         ParityError: a file differs from the module by more than its tolerance.
     """
     with publishing(out, with_manifest=True) as folder:
-        written = _write(prepared, request, folder)
+        with mapped_files():  # which nobody else writes, and which may exceed the memory
+            written = _write(prepared, request, folder)
         check_parity(written.values(), probabilities=prepared.expected.probabilities)
         targets = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
         report = _report(prepared, request, targets)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.arm import COMPILERS, cannot_build
 from support.engine import (
     COMPILER,
     SANITIZERS,
@@ -17,6 +18,7 @@ from support.engine import (
     needs_compiler,
     needs_sanitizers,
 )
+from support.tools import require
 from support.update import compiled_update
 
 from ondevice.errors import FileFormatError
@@ -203,3 +205,22 @@ def test_under_the_sanitizers(tmp_path):
         assert done.stderr == b"" and len(done.stdout) == len(cases)
         judged += done.stdout.decode()
     assert judged.count("1") == 117 + 21
+
+
+@pytest.mark.parametrize("architecture", sorted(COMPILERS))
+def test_on_arm_processors(architecture, tmp_path):
+    """The same judgement by other compilers, in words of 32 and of 64 bits."""
+    require(cannot_build(architecture))
+    source, program = tmp_path / "verify.c", tmp_path / "verify"
+    source.write_text(PROGRAM)
+    command = [COMPILERS[architecture], *WARNED, "-Werror", "-O2", "-static", str(source)]
+    subprocess.run([*command, *listed("update/sources.txt"), "-o", program], check=True)
+    for case, key, message, signature, result, flags in vectors("wycheproof_ed25519.json"):
+        if len(signature) != 64 or case % 3:
+            continue
+        done = subprocess.run(
+            [f"qemu-{architecture}-static", program, str(len(message))],
+            input=key + signature + message, capture_output=True, check=True,
+        )  # fmt: skip
+        valid = result == "valid" or (result == "acceptable" and flags == "MixedOrderPublicKey")
+        assert done.stdout == (b"1" if valid else b"0"), case

@@ -6,7 +6,7 @@
  */
 #include <jni.h>
 
-#include "system.h"
+#include "jni_parts.h"
 
 enum { MOST_TENSORS = 1024, ERROR_BYTES = 256 };
 
@@ -31,33 +31,32 @@ static jbyteArray bytes_of(JNIEnv *env, const char *text, size_t size) {
   return array;
 }
 
-static void tell(JNIEnv *env, jbyteArray error, od_status status, const char *text) {
+void od_tell(JNIEnv *env, jbyteArray error, od_status status, const char *text) {
   jbyte first = (jbyte)status;
   jsize size = (jsize)length_of(text) + 1; /* with the final zero */
   (*env)->SetByteArrayRegion(env, error, 0, 1, &first);
   (*env)->SetByteArrayRegion(env, error, 1, size, (const jbyte *)text);
 }
 
-/* A path of up to 4095 bytes; 0 when it is longer. */
-static int copy_path(JNIEnv *env, jbyteArray path, char *text) {
+int od_copy_text(JNIEnv *env, jbyteArray path, char *text) {
   jsize size = (*env)->GetArrayLength(env, path);
-  if (size > 4095) return 0;
+  if (size >= OD_PATH_BYTES) return 0;
   (*env)->GetByteArrayRegion(env, path, 0, size, (jbyte *)text);
   text[size] = 0;
   return 1;
 }
 
-static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
+jlong od_open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
   od_error why;
   od_options options = {.allocator = &od_page_allocator, .full_check = -1};
   if (refused) {
-    tell(env, error, OD_E_SYSTEM, od_error_text(refused));
+    od_tell(env, error, OD_E_SYSTEM, od_error_text(refused));
     return 0;
   }
   handle *opened = od_page_allocator.allocate(NULL, sizeof *opened);
   if (!opened) {
     od_unmap(mapping);
-    tell(env, error, OD_E_MEMORY, "out of memory for the model");
+    od_tell(env, error, OD_E_MEMORY, "out of memory for the model");
     return 0;
   }
   opened->mapping = *mapping;
@@ -67,9 +66,9 @@ static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteAr
                           od_output_count(opened->model) > MOST_TENSORS)) {
     od_close(opened->model);
     status = OD_E_UNSUPPORTED;
-    tell(env, error, status, "more than 1024 inputs or outputs");
+    od_tell(env, error, status, "more than 1024 inputs or outputs");
   } else if (status != OD_OK) {
-    tell(env, error, status, why.text);
+    od_tell(env, error, status, why.text);
   }
   if (status == OD_OK) return (jlong)(uintptr_t)opened;
   od_unmap(mapping);
@@ -79,15 +78,15 @@ static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteAr
 
 JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openPath(JNIEnv *env, jclass cls, jbyteArray path,
                                                           jbyteArray error) {
-  char text[4096];
+  char text[OD_PATH_BYTES];
   od_mapping mapping;
   (void)cls;
-  if (!copy_path(env, path, text)) {
-    tell(env, error, OD_E_SYSTEM, "the path is too long");
+  if (!od_copy_text(env, path, text)) {
+    od_tell(env, error, OD_E_SYSTEM, "the path is too long");
     return 0;
   }
   int refused = od_map_path(text, &mapping);
-  return open_mapping(env, refused, &mapping, error);
+  return od_open_mapping(env, refused, &mapping, error);
 }
 
 JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openDescriptor(JNIEnv *env, jclass cls, jint file,
@@ -96,7 +95,7 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openDescriptor(JNIEnv *env, jcl
   od_mapping mapping;
   (void)cls;
   int refused = od_map_descriptor(file, offset, size, &mapping);
-  return open_mapping(env, refused, &mapping, error);
+  return od_open_mapping(env, refused, &mapping, error);
 }
 
 JNIEXPORT void JNICALL Java_ondevice_ctr_Native_close(JNIEnv *env, jclass cls, jlong model) {
@@ -160,7 +159,7 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSession(JNIEnv *env, jclass
   (void)cls;
   od_status status = od_session_open(model_of(model)->model, &session, &why);
   if (status == OD_OK) return (jlong)(uintptr_t)session;
-  tell(env, error, status, why.text);
+  od_tell(env, error, status, why.text);
   return 0;
 }
 
@@ -220,13 +219,13 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass cls, jlo
   if (!from || !to || rows < 1 || (uintptr_t)from % 8 || (uintptr_t)to % 4 ||
       find_inputs(opened, shared, (uint64_t)rows, from, room, places) > room ||
       find_outputs(opened, (uint64_t)rows, to, score_room, results) > score_room) {
-    tell(env, error, OD_E_INPUT, "the buffers do not fit the request");
+    od_tell(env, error, OD_E_INPUT, "the buffers do not fit the request");
     return OD_E_INPUT;
   }
   od_status status = context
                          ? od_rank(session_of(session), places, shared, (size_t)rows, results, &why)
                          : od_run(session_of(session), places, (size_t)rows, results, &why);
-  if (status != OD_OK) tell(env, error, status, why.text);
+  if (status != OD_OK) od_tell(env, error, status, why.text);
   return (jint)status;
 }
 
@@ -237,7 +236,7 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_processTime(JNIEnv *
 
 JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_dropPages(JNIEnv *env, jclass cls,
                                                                       jbyteArray path) {
-  char text[4096];
+  char text[OD_PATH_BYTES];
   (void)cls;
-  return copy_path(env, path, text) ? od_drop_pages(text) : -1;
+  return od_copy_text(env, path, text) ? od_drop_pages(text) : -1;
 }

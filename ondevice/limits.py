@@ -76,3 +76,11 @@ MAX_MANIFEST_BYTES = 2**20
 MAX_MANIFEST_FILES = 1024
 MAX_MANIFEST_SIGNATURES = 16
 MAX_MANIFEST_VERSION = 2**53 - 1  # exact in every JSON library
+
+# Operations of a block of a delta file, and their data: whoever applies it holds one block.
+MAX_DELTA_BYTES = 65_536
+
+# The file that a delta makes: this many times the old one, and so many bytes more. A small delta
+# must not fill a disk.
+MAX_DELTA_GROWTH = 8
+MAX_DELTA_ADDED = 2**26

@@ -30,6 +30,7 @@ from ondevice.errors import (
     MissingDependencyError,
     OutputError,
     TrustError,
+    UnsupportedError,
 )
 from ondevice.manifest import NAME, parse_manifest
 from ondevice.odm import FULL_CHECK_BYTES
@@ -124,6 +125,18 @@ def test_a_file_under_another_name(folder):
     for path in (first, second):
         with pytest.raises(FileFormatError, match="manifest says"):
             ondevice.load(path, keys=KEY.public)
+
+
+def test_without_memory_for_copies(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with pytest.raises(FileFormatError, match="cannot be copied: Too many open files"):
+        ondevice.load(folder / "m.odm", keys=KEY.public)
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(UnsupportedError, match="memfd_create"):
+        ondevice.load(folder / "m.odm", keys=KEY.public)
 
 
 def test_without_a_manifest(folder):

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,8 +142,21 @@ def test_without_memory_for_copies(folder, monkeypatch):
 
 def test_without_a_manifest(folder):
     (folder / NAME).unlink()
-    with pytest.raises(FileFormatError, match="no such manifest"):
+    with pytest.raises(FileFormatError, match=r"manifest\.json: cannot be read: No such file"):
         ondevice.load(folder / "m.odm", keys=KEY.public)
+
+
+@pytest.mark.parametrize("name", [NAME, "2.root.json", "state.json"])
+def test_documents_that_are_no_files(folder, tmp_path, first, name):
+    """A FIFO would be waited for, for ever."""
+    path = tmp_path / name if name == "state.json" else folder / name
+    path.unlink(missing_ok=True)
+    for make in (os.mkfifo, Path.mkdir):
+        make(path)
+        with pytest.raises(FileFormatError, match=f"{name}: is not a regular file"):
+            ondevice.load(folder / "m.odm", keys=first, state=tmp_path / "state.json")
+        if make is os.mkfifo:
+            path.unlink()
 
 
 def test_what_was_checked_is_what_runs(folder):

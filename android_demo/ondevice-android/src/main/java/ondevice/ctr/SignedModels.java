@@ -250,11 +250,15 @@ public final class SignedModels {
         data.put("version", state.version);
         data.put("keyids", state.keyids);
         data.put("root", state.root);
+        byte[] text = Json.write(data).getBytes(Native.UTF_8);
+        if (stateFile.exists() && Arrays.equals(text, read(stateFile))) {
+            return;
+        }
         File fresh = new File(stateFile.getPath() + ".new");
         try {
             FileOutputStream out = new FileOutputStream(fresh);
             try {
-                out.write(Json.write(data).getBytes(Native.UTF_8));
+                out.write(text);
                 out.getFD().sync(); // its bytes before its name
             } finally {
                 out.close();

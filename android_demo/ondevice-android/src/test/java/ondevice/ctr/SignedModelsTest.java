@@ -97,6 +97,9 @@ public class SignedModelsTest {
         assertTrue(refuses(trusted, LATER + 1).contains("expired"));
         assertFalse(state.exists());
         opens(trusted, LATER);
+        assertTrue(state.setLastModified(1000));
+        opens(trusted, LATER);
+        assertEquals(1000, state.lastModified()); // nothing new is not written
         put("version4.json", "manifest.json");
         assertTrue(refuses(trusted, NOW).contains("version 4 is older than 5"));
         put("version6.json", "manifest.json");

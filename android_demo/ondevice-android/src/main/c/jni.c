@@ -4,16 +4,11 @@
  * files), which NewStringUTF does not take. A handle is the address of a `handle` or an od_session;
  * the Java side never passes one after closing it.
  */
-#include <jni.h>
-
 #include "jni_parts.h"
 
-enum { MOST_TENSORS = 1024, ERROR_BYTES = 256 };
+#include "system.h"
 
-typedef struct {
-  od_model *model;
-  od_mapping mapping;
-} handle;
+enum { MOST_TENSORS = 1024, ERROR_BYTES = 256 };
 
 static handle *model_of(jlong address) { return (handle *)(uintptr_t)address; }
 static od_session *session_of(jlong address) { return (od_session *)(uintptr_t)address; }
@@ -31,44 +26,45 @@ static jbyteArray bytes_of(JNIEnv *env, const char *text, size_t size) {
   return array;
 }
 
-void od_tell(JNIEnv *env, jbyteArray error, od_status status, const char *text) {
+void tell(JNIEnv *env, jbyteArray error, od_status status, const char *text) {
   jbyte first = (jbyte)status;
   jsize size = (jsize)length_of(text) + 1; /* with the final zero */
   (*env)->SetByteArrayRegion(env, error, 0, 1, &first);
   (*env)->SetByteArrayRegion(env, error, 1, size, (const jbyte *)text);
 }
 
-int od_copy_text(JNIEnv *env, jbyteArray path, char *text) {
+int copy_path(JNIEnv *env, jbyteArray path, char *text) {
   jsize size = (*env)->GetArrayLength(env, path);
-  if (size >= OD_PATH_BYTES) return 0;
+  if (size > 4095) return 0;
   (*env)->GetByteArrayRegion(env, path, 0, size, (jbyte *)text);
   text[size] = 0;
   return 1;
 }
 
-jlong od_open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
+jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
   od_error why;
   od_options options = {.allocator = &od_page_allocator, .full_check = -1};
   if (refused) {
-    od_tell(env, error, OD_E_SYSTEM, od_error_text(refused));
+    tell(env, error, OD_E_SYSTEM, od_error_text(refused));
     return 0;
   }
   handle *opened = od_page_allocator.allocate(NULL, sizeof *opened);
   if (!opened) {
     od_unmap(mapping);
-    od_tell(env, error, OD_E_MEMORY, "out of memory for the model");
+    tell(env, error, OD_E_MEMORY, "out of memory for the model");
     return 0;
   }
   opened->mapping = *mapping;
+  opened->memory = NULL;
   od_status status =
       od_open_memory(mapping->data, mapping->size, &options, &opened->model, &why);
   if (status == OD_OK && (od_input_count(opened->model) > MOST_TENSORS ||
                           od_output_count(opened->model) > MOST_TENSORS)) {
     od_close(opened->model);
     status = OD_E_UNSUPPORTED;
-    od_tell(env, error, status, "more than 1024 inputs or outputs");
+    tell(env, error, status, "more than 1024 inputs or outputs");
   } else if (status != OD_OK) {
-    od_tell(env, error, status, why.text);
+    tell(env, error, status, why.text);
   }
   if (status == OD_OK) return (jlong)(uintptr_t)opened;
   od_unmap(mapping);
@@ -78,15 +74,15 @@ jlong od_open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray 
 
 JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openPath(JNIEnv *env, jclass cls, jbyteArray path,
                                                           jbyteArray error) {
-  char text[OD_PATH_BYTES];
+  char text[4096];
   od_mapping mapping;
   (void)cls;
-  if (!od_copy_text(env, path, text)) {
-    od_tell(env, error, OD_E_SYSTEM, "the path is too long");
+  if (!copy_path(env, path, text)) {
+    tell(env, error, OD_E_SYSTEM, "the path is too long");
     return 0;
   }
   int refused = od_map_path(text, &mapping);
-  return od_open_mapping(env, refused, &mapping, error);
+  return open_mapping(env, refused, &mapping, error);
 }
 
 JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openDescriptor(JNIEnv *env, jclass cls, jint file,
@@ -95,7 +91,7 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openDescriptor(JNIEnv *env, jcl
   od_mapping mapping;
   (void)cls;
   int refused = od_map_descriptor(file, offset, size, &mapping);
-  return od_open_mapping(env, refused, &mapping, error);
+  return open_mapping(env, refused, &mapping, error);
 }
 
 JNIEXPORT void JNICALL Java_ondevice_ctr_Native_close(JNIEnv *env, jclass cls, jlong model) {
@@ -103,6 +99,7 @@ JNIEXPORT void JNICALL Java_ondevice_ctr_Native_close(JNIEnv *env, jclass cls, j
   (void)env, (void)cls;
   od_close(opened->model);
   od_unmap(&opened->mapping);
+  od_page_allocator.release(NULL, opened->memory);
   od_page_allocator.release(NULL, opened);
 }
 
@@ -159,7 +156,7 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSession(JNIEnv *env, jclass
   (void)cls;
   od_status status = od_session_open(model_of(model)->model, &session, &why);
   if (status == OD_OK) return (jlong)(uintptr_t)session;
-  od_tell(env, error, status, why.text);
+  tell(env, error, status, why.text);
   return 0;
 }
 
@@ -219,13 +216,13 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass cls, jlo
   if (!from || !to || rows < 1 || (uintptr_t)from % 8 || (uintptr_t)to % 4 ||
       find_inputs(opened, shared, (uint64_t)rows, from, room, places) > room ||
       find_outputs(opened, (uint64_t)rows, to, score_room, results) > score_room) {
-    od_tell(env, error, OD_E_INPUT, "the buffers do not fit the request");
+    tell(env, error, OD_E_INPUT, "the buffers do not fit the request");
     return OD_E_INPUT;
   }
   od_status status = context
                          ? od_rank(session_of(session), places, shared, (size_t)rows, results, &why)
                          : od_run(session_of(session), places, (size_t)rows, results, &why);
-  if (status != OD_OK) od_tell(env, error, status, why.text);
+  if (status != OD_OK) tell(env, error, status, why.text);
   return (jint)status;
 }
 
@@ -236,7 +233,7 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_processTime(JNIEnv *
 
 JNIEXPORT jlong JNICALL Java_ondevice_ctr_bench_SystemCalls_dropPages(JNIEnv *env, jclass cls,
                                                                       jbyteArray path) {
-  char text[OD_PATH_BYTES];
+  char text[4096];
   (void)cls;
-  return od_copy_text(env, path, text) ? od_drop_pages(text) : -1;
+  return copy_path(env, path, text) ? od_drop_pages(text) : -1;
 }

@@ -4,6 +4,8 @@
 #include "core/limits.h"
 #include "ondevice_update.h"
 
+enum { PATH_BYTES = 4096 };
+
 /* The bytes of an array, in pages of their own; NULL: too many, or no memory. */
 static char *bytes_in(JNIEnv *env, jbyteArray array, size_t *size) {
   jsize count = (*env)->GetArrayLength(env, array);
@@ -29,7 +31,7 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_readRoot(JNIEnv *env, jclass cls
   char *bytes = bytes_in(env, text, &size);
   (void)cls;
   if (!bytes) {
-    od_tell(env, error, OD_E_FORMAT, "a root document is too large");
+    tell(env, error, OD_E_FORMAT, "a root document is too large");
     return OD_E_FORMAT;
   }
   (*env)->GetByteArrayRegion(env, root, 0, sizeof read, (jbyte *)&read);
@@ -39,7 +41,7 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_readRoot(JNIEnv *env, jclass cls
   if (status == OD_OK)
     (*env)->SetByteArrayRegion(env, root, 0, sizeof read, (const jbyte *)&read);
   else
-    od_tell(env, error, status, why.text);
+    tell(env, error, status, why.text);
   return (jint)status;
 }
 
@@ -75,36 +77,56 @@ static od_manifest *manifest_in(JNIEnv *env, jbyteArray text, const od_signers *
   od_manifest *manifest;
   char *bytes = bytes_in(env, text, &size);
   if (!bytes) {
-    od_tell(env, error, OD_E_FORMAT, "the manifest is too large");
+    tell(env, error, OD_E_FORMAT, "the manifest is too large");
     return NULL;
   }
   od_status status = od_manifest_open(bytes, size, signers, least, now, &od_page_allocator,
                                       &manifest, &why);
   od_page_allocator.release(NULL, bytes);
-  if (status != OD_OK) od_tell(env, error, status, why.text);
+  if (status != OD_OK) tell(env, error, status, why.text);
   return manifest;
+}
+
+/* A copy of a file in memory of the process, if it is as the manifest says; NULL: `error` is filled.
+ * The mapping is given back, and then has the copy as its data. */
+static void *checked_copy(JNIEnv *env, const od_manifest *manifest, const char *name,
+                          od_mapping *mapping, jbyteArray error) {
+  od_error why;
+  size_t size = mapping->size;
+  void *copy = NULL;
+  if (od_manifest_find(manifest, name)->length != size)
+    tell(env, error, OD_E_FORMAT, "has another length than its manifest says");
+  else if (!(copy = od_page_allocator.allocate(NULL, size)))
+    tell(env, error, OD_E_MEMORY, "out of memory for the model");
+  else
+    __builtin_memcpy(copy, mapping->data, size);
+  od_unmap(mapping);
+  if (copy && od_manifest_check(manifest, name, copy, size, &why) != OD_OK) {
+    tell(env, error, why.status, why.text);
+    od_page_allocator.release(NULL, copy);
+    copy = NULL;
+  }
+  mapping->data = copy;
+  return copy;
 }
 
 /* Copy the file of a manifest and open the copy, if it is as signed. */
 static jlong open_listed(JNIEnv *env, const od_manifest *manifest, const char *name,
                          const char *path, jbyteArray error) {
-  od_error why;
   od_mapping mapping;
-  const od_file_record *file = od_manifest_find(manifest, name);
-  if (!file) {
-    od_tell(env, error, OD_E_UNTRUSTED, "the signed manifest does not list it");
+  if (!od_manifest_find(manifest, name)) {
+    tell(env, error, OD_E_UNTRUSTED, "the signed manifest does not list it");
     return 0;
   }
-  int refused = od_copy_path(path, file->length, &mapping);
-  if (!refused) {
-    od_status status = od_manifest_check(manifest, name, mapping.data, mapping.size, &why);
-    if (status != OD_OK) {
-      od_unmap(&mapping);
-      od_tell(env, error, status, why.text);
-      return 0;
-    }
-  }
-  return od_open_mapping(env, refused, &mapping, error);
+  int refused = od_map_path(path, &mapping);
+  if (refused) return open_mapping(env, refused, &mapping, error);
+  void *copy = checked_copy(env, manifest, name, &mapping, error);
+  jlong opened = copy ? open_mapping(env, 0, &mapping, error) : 0;
+  if (opened)
+    ((handle *)(uintptr_t)opened)->memory = copy;
+  else
+    od_page_allocator.release(NULL, copy);
+  return opened;
 }
 
 /* Open the file `name` at `path`, if the manifest lists it and enough of the keys (32 bytes each)
@@ -114,16 +136,16 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSigned(JNIEnv *env, jclass 
                                                             jbyteArray text, jbyteArray keys,
                                                             jint threshold, jlong least, jlong now,
                                                             jlongArray version, jbyteArray error) {
-  char where[OD_PATH_BYTES], file[OD_PATH_BYTES];
+  char where[PATH_BYTES], file[PATH_BYTES];
   od_signers signers;
   jsize size = (*env)->GetArrayLength(env, keys);
   (void)cls;
-  if (!od_copy_text(env, path, where) || !od_copy_text(env, name, file)) {
-    od_tell(env, error, OD_E_SYSTEM, "the path is too long");
+  if (!copy_path(env, path, where) || !copy_path(env, name, file)) {
+    tell(env, error, OD_E_SYSTEM, "the path is too long");
     return 0;
   }
   if (size > (jsize)sizeof signers.keys) {
-    od_tell(env, error, OD_E_INPUT, "more than 16 keys");
+    tell(env, error, OD_E_INPUT, "more than 16 keys");
     return 0;
   }
   signers.count = (uint32_t)size / 32;

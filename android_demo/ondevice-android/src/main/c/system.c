@@ -1,22 +1,22 @@
 /* system.c: maps files and takes memory with plain system calls of Linux, on three processors. */
 #include "system.h"
 
-enum { OK = 0, ENOENT_ = 2, EINTR_ = 4, EIO_ = 5, EACCES_ = 13, EINVAL_ = 22, EFBIG_ = 27, ENOMEM_ = 12 };
+enum { OK = 0, ENOENT_ = 2, EIO_ = 5, EACCES_ = 13, EINVAL_ = 22, EFBIG_ = 27, ENOMEM_ = 12 };
 enum { AT_CWD = -100, PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2 };
 enum { MAP_ANONYMOUS = 0x20, DONT_NEED = 4, PROCESS_CPUTIME = 2, REGULAR = 0100000 };
 enum { LARGEST_PAGE = 65536 }; /* Linux on ARM has pages of 4, 16 or 64 KiB */
 
 /* Offsets in the kernel's struct stat, which is the same on all three for the size. */
 #if defined(__aarch64__)
-enum { READ = 63, OPENAT = 56, CLOSE = 57, FSTAT = 80, MMAP = 222, MUNMAP = 215, FSYNC = 82 };
+enum { OPENAT = 56, CLOSE = 57, FSTAT = 80, MMAP = 222, MUNMAP = 215, FSYNC = 82 };
 enum { FADVISE = 223, MINCORE = 232, CLOCK_GETTIME = 113, FLAGS = 02000000 | 04000 };
 enum { STAT_MODE = 16, STAT_SIZE = 48, UNIT = 1 };
 #elif defined(__arm__)
-enum { READ = 3, OPENAT = 322, CLOSE = 6, FSTAT = 197, MMAP = 192, MUNMAP = 91, FSYNC = 118 };
+enum { OPENAT = 322, CLOSE = 6, FSTAT = 197, MMAP = 192, MUNMAP = 91, FSYNC = 118 };
 enum { FADVISE = 270, MINCORE = 219, CLOCK_GETTIME = 263, FLAGS = 02000000 | 04000 | 0400000 };
 enum { STAT_MODE = 16, STAT_SIZE = 48, UNIT = 4096 }; /* mmap2 counts units of 4 KiB */
 #elif defined(__x86_64__)
-enum { READ = 0, OPENAT = 257, CLOSE = 3, FSTAT = 5, MMAP = 9, MUNMAP = 11, FSYNC = 74 };
+enum { OPENAT = 257, CLOSE = 3, FSTAT = 5, MMAP = 9, MUNMAP = 11, FSYNC = 74 };
 enum { FADVISE = 221, MINCORE = 27, CLOCK_GETTIME = 228, FLAGS = 02000000 | 04000 };
 enum { STAT_MODE = 24, STAT_SIZE = 48, UNIT = 1 };
 #else
@@ -100,39 +100,6 @@ int od_map_path(const char *path, od_mapping *mapping) {
   *mapping = (od_mapping){NULL, 0, NULL, 0};
   if (failed(file)) return (int)-file;
   int result = od_map_descriptor((int)file, 0, -1, mapping);
-  call(CLOSE, file, 0, 0, 0, 0, 0);
-  return result;
-}
-
-/* Fill memory from a file that has exactly so many bytes. Returns 0 or an error number. */
-static int read_all(long file, char *to, size_t size) {
-  char behind;
-  for (size_t at = 0; at < size;) {
-    long got = call(READ, file, (long)(uintptr_t)(to + at), (long)(size - at), 0, 0, 0);
-    if (got == -EINTR_) continue;
-    if (failed(got)) return (int)-got;
-    if (!got) return EINVAL_;
-    at += (size_t)got;
-  }
-  return call(READ, file, (long)(uintptr_t)&behind, 1, 0, 0, 0) == 0 ? OK : EINVAL_;
-}
-
-int od_copy_path(const char *path, uint64_t size, od_mapping *mapping) {
-  *mapping = (od_mapping){NULL, 0, NULL, 0};
-  if (size > SIZE_MAX / 2) return EFBIG_;
-  long file = open_path(path);
-  if (failed(file)) return (int)-file;
-  int64_t whole = file_size((int)file);
-  int result = whole < 0 ? (int)-whole : (uint64_t)whole == size && size ? OK : EINVAL_;
-  long address = result == OK ? map((size_t)size, PROT_READ | PROT_WRITE,
-                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                              : -EINVAL_;
-  if (result == OK && failed(address)) result = (int)-address;
-  if (result == OK) {
-    *mapping = (od_mapping){(void *)address, (size_t)size, (void *)address, (size_t)size};
-    result = read_all(file, (char *)address, (size_t)size);
-    if (result != OK) od_unmap(mapping);
-  }
   call(CLOSE, file, 0, 0, 0, 0, 0);
   return result;
 }

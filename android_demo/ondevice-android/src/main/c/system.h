@@ -20,10 +20,6 @@ int od_map_path(const char *path, od_mapping *mapping);
  * afterwards. Returns 0 or a Linux error number; EINVAL for a part that is not in the file. */
 int od_map_descriptor(int file, int64_t offset, int64_t size, od_mapping *mapping);
 
-/* Copy a file of `size` bytes into memory that nobody else can change. Returns 0 or a Linux error
- * number; EINVAL for a file of another size. */
-int od_copy_path(const char *path, uint64_t size, od_mapping *mapping);
-
 void od_unmap(od_mapping *mapping);
 
 /* Memory in whole pages, straight from the system. */

@@ -347,3 +347,20 @@ def test_forgeries_and_roots_under_the_sanitizers(sanitized_answers):
         except OnDeviceError:
             expected.append(False)
     assert sanitized_answers("r", [good, *mutants]) == expected
+
+
+def test_strangers_cannot_make_it_take_memory(update):
+    """What nobody trusted signed is not read: a document of many values takes a few blocks."""
+    value = b"[" + b"[]," * 300_000 + b"0]"
+    stranger = resigned(value, private_key(9))
+    update.left = 4
+    try:
+        with pytest.raises(Refused, match="0 valid"):
+            update.manifest(stranger, TRUSTED)
+        update.left = 4
+        first = update.root(root(ROOTS, [KEY], *ROOTS))
+        update.left = 4
+        with pytest.raises(Refused, match="0 valid"):
+            update.root(stranger, first)
+    finally:
+        update.left = None

@@ -44,6 +44,7 @@ from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
 from ondevice.deflated import deflate
 from ondevice.engines.onnx import METADATA_KEY
+from ondevice.info import description_parts
 from ondevice.spec import HIGH_BITS, Retrieval
 
 OPSET = 21
@@ -101,7 +102,9 @@ def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = AL
             external = array.nbytes >= LEAST_EXTERNAL
             value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
-    model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(info)).decode("ascii")
+    model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(*description_parts(info))).decode(
+        "ascii"
+    )
     model.ir_version = IR_VERSION
     data.write()
     ir.save(model, path)

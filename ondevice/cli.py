@@ -24,6 +24,9 @@ BUILT_IN = {
     "delta": "write what changes between two model files",
     "update": "update a model file, or go back to the one before",
     "bench": "measure latency, load time and memory",
+    "keygen": "make a key that signs models",
+    "root": "say which keys may sign models",
+    "sign": "sign model files, or a root",
 }
 # Commands that need an extra; ondevice.models registers them as entry points of the group
 # "ondevice.commands", so the runtime never imports it.

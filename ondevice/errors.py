@@ -47,6 +47,10 @@ class ParityError(OnDeviceError):
     """A converted file does not reproduce its source model within tolerance."""
 
 
+class TrustError(OnDeviceError):
+    """Files are not signed by a trusted key, have expired, or are older than what was seen."""
+
+
 class MissingDependencyError(OnDeviceError):
     """An optional package is not installed; the message says how to install it."""
 

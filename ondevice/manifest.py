@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.limits import MAX_MANIFEST_BYTES, MAX_MANIFEST_FILES
 from ondevice.signed_json import (
+    START,
     Signature,
     check_keys,
     expiry_text,
@@ -200,6 +201,28 @@ def check(manifest: Manifest, folder: Path, names: Iterable[str] | None = None) 
         if name not in files:
             raise FileFormatError(f"{folder / name}: the manifest beside it does not list it")
         check_file(folder / name, files[name])
+
+
+def check_beside(paths: Sequence[Path]) -> None:
+    """Compare the files of a model, all in one folder, with the manifest beside them.
+
+    A folder without a manifest, or whose manifest lists none of them, is left alone.
+
+    Raises:
+        FileFormatError: a file has another length or SHA-256, or the manifest is damaged.
+    """
+    folder = paths[0].parent
+    path = folder / NAME
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError:
+        return
+    if START not in data and KIND.encode() not in data:  # the manifest of something else
+        return
+    listed = parse_manifest(data, str(path))
+    if any(item.name in listed.model_set.files for item in paths):
+        check(listed, folder, [item.name for item in paths])
 
 
 def is_plain_name(name: str) -> bool:

@@ -18,11 +18,12 @@ from ondevice.errors import FileFormatError, SpecError
 from ondevice.limits import MAX_MANIFEST_BYTES, MAX_MANIFEST_SIGNATURES, MAX_MANIFEST_VERSION
 from ondevice.strict_json import parse_strictly
 
+# What every signed document begins with.
+START = b'{"signed":'
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_START = b'{"signed":'
 _MIDDLE = b',"signatures":'
 
 
@@ -75,7 +76,7 @@ def signed_json_bytes(signed_bytes: bytes, signatures: Iterable[Signature]) -> b
     """The file of a signed document."""
     listed = [{"keyid": item.keyid, "sig": item.sig} for item in signatures]
     text = json.dumps(listed, separators=(",", ":")).encode()
-    return _START + signed_bytes + _MIDDLE + text + b"}\n"
+    return START + signed_bytes + _MIDDLE + text + b"}\n"
 
 
 def read_version(version: Any, where: str) -> int:
@@ -103,7 +104,7 @@ def expiry_text(time: datetime | None) -> str | None:
         return None
     if time.tzinfo is None:
         raise SpecError(f"expires must have a time zone, got {time.isoformat()}")
-    return time.astimezone(UTC).replace(microsecond=0).strftime(TIME)
+    return time.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def check_keys(data: Any, keys: set[str], where: str) -> None:
@@ -127,11 +128,11 @@ def _parsed(data: bytes, fault: str) -> Any:
 
 def _signed_span(data: bytes, signed: Any, where: str) -> bytes:
     """The bytes of the value of "signed". Raises FileFormatError unless laid out as documented."""
-    start = data.find(_START)
+    start = data.find(START)
     end = data.rfind(_MIDDLE)
     if start != 0 or end < 0:
         refuse(where, 'expected {"signed":...,"signatures":...}, written so')
-    span = data[len(_START) : end]
+    span = data[len(START) : end]
     fault = f'{where}: "signed" is not followed by "signatures"'
     if _parsed(span, fault) != signed:
         raise FileFormatError(fault)

@@ -20,7 +20,7 @@ from ondevice.errors import (
     ParityError,
 )
 from ondevice.manifest import record
-from ondevice.update import TRIES, boot, read_state, rollback, update
+from ondevice.update import TRIES, boot, read_update_state, rollback, update
 
 IDS = small_ids(8)
 
@@ -105,10 +105,10 @@ def test_links_stay_and_permissions_too(place):
 
 def test_boot_confirms_a_model_that_works(place):
     update(place / "model.odm", given(place, "d.odd"))
-    assert read_state(place / "model.odm").state == "trying"
+    assert read_update_state(place / "model.odm").state == "trying"
     expected = ondevice.load(given(place, "new.odm")).predict(IDS)
     assert (boot(place / "model.odm").predict(IDS) == expected).all()
-    assert read_state(place / "model.odm").state == "good"
+    assert read_update_state(place / "model.odm").state == "good"
     assert (boot(place / "model.odm").predict(IDS) == expected).all()
 
 
@@ -126,7 +126,7 @@ def test_boot_rolls_back_a_model_that_fails_its_vectors(place):
     expected = ondevice.load(given(place, "old.odm")).predict(IDS)
     assert (boot(place / "model.odm").predict(IDS) == expected).all()
     assert is_model(place, "old.odm")
-    assert read_state(place / "model.odm").rejected == record(given(place, "bad.odm")).sha256
+    assert read_update_state(place / "model.odm").rejected == record(given(place, "bad.odm")).sha256
 
 
 def test_boot_rolls_back_a_model_that_crashes_the_process(place, monkeypatch):
@@ -162,7 +162,7 @@ def test_a_state_that_cannot_be_read_is_tried_again(place, text):
     update(place / "model.odm", given(place, "d.odd"))
     (place / "model.odm.update.json").write_text(text)
     boot(place / "model.odm")
-    assert read_state(place / "model.odm").state == "good"
+    assert read_update_state(place / "model.odm").state == "good"
     assert is_model(place, "new.odm")
 
 
@@ -182,10 +182,10 @@ def test_killed_at_every_step_a_model_is_there_and_boots(place, work):
         steps += 1
         assert is_model(place, "old.odm") or is_model(place, "new.odm")
         boot(place / "model.odm", engine="numpy")
-        assert read_state(place / "model.odm") is None or (
-            read_state(place / "model.odm").state == "good"
+        assert read_update_state(place / "model.odm") is None or (
+            read_update_state(place / "model.odm").state == "good"
         )
-        state = read_state(place / "model.odm")
+        state = read_update_state(place / "model.odm")
         if state is not None and state.rejected:
             assert is_model(place, "old.odm")  # rolled back for good
         else:

@@ -79,6 +79,10 @@ struct od_model {
   void (*unmap)(void *data, size_t size); /* NULL: the memory is the caller's */
   void *mapped;
   size_t mapped_size;
+  /* Whether the file changed under its mapping since it was opened. NULL: nobody else can change
+   * the memory. Asked after every request, whose answer is then an error. */
+  int (*changed)(void *source);
+  void *source; /* of the model that was opened first; the platform's */
   const void *file; /* what was opened */
   size_t file_size;
 

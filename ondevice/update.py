@@ -94,8 +94,8 @@ def update(
 
     Raises:
         BaseMismatchError: the delta was computed from another file.
-        DowngradeError: the new set is not newer than the installed one, or this model was rolled
-            back before.
+        DowngradeError: the new set is older than the installed one, or this model was rolled back
+            before.
         TrustError: the new set is not signed by `keys`; see `ondevice.load`.
         FileFormatError: the delta, the new model or its manifest is damaged.
         InputError: the model belongs to a set, and the update brings no manifest.
@@ -269,12 +269,18 @@ def _checked_manifest(
             f"{where}: does not list {target.name} with {result.length} bytes and the SHA-256 "
             f"{result.sha256}"
         )
-    check(manifest, target.parent, [name for name in files if name != target.name])
+    others = [name for name in files if name != target.name and _is_model_file(name)]
+    check(manifest, target.parent, [name for name in others if (target.parent / name).exists()])
     if is_set:
         old, new = read_manifest(installed).model_set.version, manifest.model_set.version
-        if new <= old:
+        if new < old:
             raise DowngradeError(f"{where}: version {new}; version {old} is installed")
     return manifest
+
+
+def _is_model_file(name: str) -> bool:
+    """Whether a set's file is part of a model; reports and cards may be older than it."""
+    return name.endswith((".odm", ".onnx", ".onnx.data", ".tflite"))
 
 
 def _lists(manifest: Path, name: str) -> bool:

@@ -202,10 +202,10 @@ def test_killed_at_every_step_a_model_is_there_and_boots(place, work):
 
 @pytest.fixture
 def sets(tmp_path):
-    """A device with version 1 of a signed set, and version 2 with the delta to it."""
+    """A device with version 2 of a signed set, and version 3 with the delta to it."""
     old, new = write_pair(tmp_path / "given")
     device, tomorrow = tmp_path / "device", tmp_path / "tomorrow"
-    for folder, source, version in ((device, old, 1), (tomorrow, new, 2)):
+    for folder, source, version in ((device, old, 2), (tomorrow, new, 3)):
         folder.mkdir()
         shutil.copy(source, folder / "model.odm")
         sign_folder(folder, KEY, version=version)
@@ -225,8 +225,8 @@ def test_a_signed_set_is_updated_with_its_manifest_and_back(sets, source):
         assert (device / name).read_bytes() == (tomorrow / name).read_bytes()
     ondevice.load(tomorrow / "model.odm", keys=KEY.public, now=NOW)
     rollback(device / "model.odm")
-    boot(device / "model.odm", **trusted)  # version 2 was never used, so version 1 is not too old
-    assert read_manifest(device / "manifest.json").model_set.version == 1
+    boot(device / "model.odm", **trusted)  # version 3 was never used, so version 2 is not too old
+    assert read_manifest(device / "manifest.json").model_set.version == 2
 
 
 def test_a_signed_set_that_fails_at_boot_goes_back_with_its_manifest(sets):
@@ -238,14 +238,14 @@ def test_a_signed_set_that_fails_at_boot_goes_back_with_its_manifest(sets):
     state["sha256"] = record(bad).sha256
     (device / "model.odm.update.json").write_text(json.dumps(state))
     boot(device / "model.odm", keys=KEY.public, now=NOW)
-    assert read_manifest(device / "manifest.json").model_set.version == 1
+    assert read_manifest(device / "manifest.json").model_set.version == 2
 
 
 def test_an_older_set_is_refused(sets):
     device, tomorrow = sets
     shutil.copy(device / "model.odm", tomorrow / "model.odm")
     sign_folder(tomorrow, KEY, version=1, names=["model.odm"])
-    with pytest.raises(DowngradeError, match="version 1; version 1 is installed"):
+    with pytest.raises(DowngradeError, match="version 1; version 2 is installed"):
         update(device / "model.odm", tomorrow / "model.odm")
 
 
@@ -267,7 +267,8 @@ def test_another_signature_and_none_are_refused(sets):
 def test_a_manifest_of_other_files_is_refused(sets):
     device, tomorrow = sets
     shutil.copy(device / "model.odm", tomorrow / "second.odm")
-    sign_folder(tomorrow, KEY, version=3, names=["model.odm", "second.odm"])
+    shutil.copy(tomorrow / "model.odm", device / "second.odm")
+    sign_folder(tomorrow, KEY, version=4, names=["model.odm", "second.odm"])
     with pytest.raises(FileFormatError, match=r"second\.odm"):
         update(device / "model.odm", tomorrow / "model.odm")
-    assert read_manifest(device / "manifest.json").model_set.version == 1
+    assert read_manifest(device / "manifest.json").model_set.version == 2

@@ -13,6 +13,7 @@ from importlib import metadata
 from types import ModuleType
 
 import ondevice
+from ondevice.arguments import Parser
 from ondevice.engines.native import is_compiled, kernels_available
 from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             parser, commands = _parser(words[0] if words else "")
-            options = parser.parse_args(words)
+            options = parser.parse_command(words)
             code = int(commands[options.command].run(options))
         except SystemExit:  # argparse ends --help, which printed something, so
             _flush_output()
@@ -117,9 +118,9 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _parser(wanted: str) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
+def _parser(wanted: str) -> tuple[Parser, dict[str, ModuleType]]:
     """The parser; only the wanted command's module is loaded."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ondevice",
         description="Compressed click-through-rate models on phones and small boards.",
         epilog="example: ondevice demo",

@@ -32,11 +32,19 @@ def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[d
     with contextlib.ExitStack() as stack:
         paths = {}
         for name, record in records.items():
-            descriptor = os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            descriptor = _new_memory(folder / name)
             stack.callback(os.close, descriptor)
             _copy(folder / name, descriptor, record)
             paths[name] = Path(f"/proc/self/fd/{descriptor}")
         yield paths
+
+
+def _new_memory(path: Path) -> int:
+    """A descriptor of memory for a file's copy. Raises FileFormatError: the system has none."""
+    try:
+        return os.memfd_create("ondevice", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
 
 
 def _copy(path: Path, descriptor: int, record: FileRecord) -> None:

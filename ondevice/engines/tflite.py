@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.engines.quiet import without_start_line
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError
 from ondevice.tflite_file import check_structure, read_verified
 
@@ -49,7 +50,8 @@ class TfliteEngine:
         check_structure(path, data)  # the runtimes follow a damaged file's offsets and crash
         try:
             self._interpreter = make_interpreter(model_content=data, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with without_start_line():
+                self._interpreter.allocate_tensors()
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
         except (RuntimeError, ValueError) as error:

@@ -1,7 +1,6 @@
 """The C library applies deltas as Python does: golden ones, faults, mutants, on ARM."""
 
 import ctypes
-import hashlib
 import io
 import random
 import subprocess
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.arm import COMPILERS, cannot_build
-from support.deltas import block, header, mutants, operation, write_pair
+from support.delta_programs import check_program, golden, goldens, in_python
+from support.deltas import mutants, write_pair
 from support.engine import (
     COMPILER,
     SANITIZERS,
@@ -24,11 +24,9 @@ from support.engine import (
 from support.tools import require
 from support.update import Error, compiled_update
 
-from ondevice.delta.apply import apply_delta
 from ondevice.delta.create import create_delta
 from ondevice.errors import OnDeviceError
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "deltas"
 PROGRAM = Path(__file__).with_name("apply_deltas.c")
 INPUT, FORMAT, MEMORY, SYSTEM = 1, 2, 4, 5
 MOST_BYTES = 60_000
@@ -126,20 +124,6 @@ def library(tmp_path_factory):
     return Library(compiled_update(tmp_path_factory.mktemp("delta")))
 
 
-def in_python(delta, old):
-    new = io.BytesIO()
-    apply_delta(io.BytesIO(delta), io.BytesIO(old), new, ("d", "o"))
-    return new.getvalue()
-
-
-def goldens():
-    return sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-
-
-def golden(name):
-    return ((GOLDEN / name / part).read_bytes() for part in ("d.odd", "old", "new"))
-
-
 @pytest.mark.parametrize("inflate", [False, True])
 @pytest.mark.parametrize("name", goldens())
 def test_golden_deltas(library, name, inflate):
@@ -206,30 +190,3 @@ def test_goldens_and_mutants_on_arm(tmp_path, architecture):
     require(cannot_build(architecture))
     program = built(tmp_path, COMPILERS[architecture], "-static")
     check_program([f"qemu-{architecture}-static", program], tmp_path)
-
-
-def check_program(command, folder):
-    """The program applies one delta a triple of files; it prints what came of each."""
-    cases = []
-    for name in goldens():
-        delta, old, new = golden(name)
-        cases.append((delta, old, new))
-    delta, old, new = golden("model")
-    for mutant in mutants(delta, random.Random(7), 400):  # noqa: S311
-        try:
-            cases.append((mutant, old, in_python(mutant, old)))
-        except OnDeviceError:
-            cases.append((mutant, old, None))
-    bomb = header(b"", b"")[:16] + (2**26).to_bytes(8, "little") + header(b"", b"")[24:]
-    cases.append((bomb + block(operation(3, 10), bytes(60_000), sizes=(2, 10, 78)), b"", None))
-    arguments = []
-    for number, case in enumerate(cases):
-        for part, data in zip(("d", "o"), case, strict=False):
-            path = folder / f"{number}{part}"
-            path.write_bytes(data)
-            arguments.append(path)
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = done.stdout.splitlines()
-    for line, (_, _, new) in zip(lines, cases, strict=True):
-        assert line == ("refused" if new is None else hashlib.sha256(new).hexdigest())

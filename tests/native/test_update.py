@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import json
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def vectors(name):
 
 def test_the_library_is_small(library):
     assert loaded_bytes(library._name) <= MOST_BYTES
+
+
+def test_the_command_of_the_documentation(tmp_path):
+    """Compiles the whole library, without a warning."""
+    page = Path(__file__).parents[2] / "docs" / "signing.md"
+    command = re.search(r"```sh\n(cc .*?)```", page.read_text(), re.DOTALL)[1]
+    built = tmp_path / "libondevice_update.so"
+    command = command.replace("cc ", f"{COMPILER} -Wall -Wextra -Werror ", 1)
+    subprocess.run(
+        ["sh", "-c", command.replace(built.name, str(built))], cwd=page.parents[1], check=True
+    )
+    assert ctypes.CDLL(built).od_manifest_open
+    assert loaded_bytes(built) <= MOST_BYTES
 
 
 def test_vectors_of_the_rfc(valid):

@@ -53,7 +53,7 @@ typedef struct {
     od_lookup_node lookup;
     od_dense_node dense;
     od_axis concat; /* of the result */
-    od_axis reduction; /* and softmax: of the operand */
+    od_reduction reduction; /* and softmax: of the operand */
     od_unary unary;
     od_binary binary;
     od_where where;

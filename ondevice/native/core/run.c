@@ -97,7 +97,7 @@ static int make_scratch(od_session *s) {
     s->partial_count += node->dense.concat >= 0;
   }
   size_t vectors = s->vectors = rows > most ? rows : most, tiles = vectors / OD_TILE_ROWS + 1;
-  s->scratch.codes = od_take(&s->arena, vectors, wide);
+  s->scratch.codes = od_take(&s->arena, vectors * wide + OD_TAIL_BYTES, 1);
   s->scratch.scales = od_take(&s->arena, vectors, sizeof(float));
   s->scratch.sums = od_take(&s->arena, vectors, sizeof(int32_t));
   s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));

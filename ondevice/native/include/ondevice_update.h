@@ -74,6 +74,7 @@ OD_API void od_manifest_close(od_manifest *manifest);
 OD_API uint64_t od_manifest_version(const od_manifest *manifest);
 OD_API size_t od_manifest_count(const od_manifest *manifest);
 OD_API const od_file_record *od_manifest_file(const od_manifest *manifest, size_t index);
+OD_API const od_file_record *od_manifest_find(const od_manifest *manifest, const char *name);
 
 /* Whether bytes in memory are the file of that name. They must be memory that nobody else can
  * change, and the same that is used afterwards: no file that is mapped and can be written. */

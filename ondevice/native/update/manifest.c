@@ -117,13 +117,17 @@ const od_file_record *od_manifest_file(const od_manifest *manifest, size_t index
   return index < manifest->count ? &manifest->files[index] : NULL;
 }
 
+const od_file_record *od_manifest_find(const od_manifest *manifest, const char *name) {
+  for (size_t i = 0; i < manifest->count; i++)
+    if (od_equal(manifest->files[i].name, name)) return &manifest->files[i];
+  return NULL;
+}
+
 od_status od_manifest_check(const od_manifest *manifest, const char *name, const void *data,
                             size_t size, od_error *error) {
-  const od_file_record *file = NULL;
+  const od_file_record *file = od_manifest_find(manifest, name);
   uint8_t digest[32];
   od_sha256 hash;
-  for (size_t i = 0; i < manifest->count; i++)
-    if (od_equal(manifest->files[i].name, name)) file = &manifest->files[i];
   if (!file)
     return od_fail(error, OD_E_UNTRUSTED, "%s: the signed manifest does not list it", name);
   if (file->length != size)

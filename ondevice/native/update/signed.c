@@ -126,10 +126,10 @@ static int read_time(const od_json *value, int64_t *seconds) {
   if (year < 1 || month < 1 || month > 12 || day < 1 || hour < 0 || hour > 23 || minute < 0 ||
       minute > 59 || second < 0 || second > 59 || day > DAYS[month - 1] + (month == 2 && leap))
     return 0;
-  int64_t before = year - 1, days = before * 365 + before / 4 - before / 100 + before / 400;
+  int before = year - 1, days = before * 365 + before / 4 - before / 100 + before / 400;
   for (int i = 0; i < month - 1; i++) days += DAYS[i] + (i == 1 && leap);
   days += day - 1 - 719162; /* days from year 1 to 1970 */
-  *seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+  *seconds = (int64_t)days * 86400 + hour * 3600 + minute * 60 + second;
   return 1;
 }
 

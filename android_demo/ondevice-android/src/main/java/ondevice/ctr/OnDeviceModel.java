@@ -142,7 +142,7 @@ public final class OnDeviceModel implements Closeable {
         return opened(Native.openDescriptor(descriptor, offset, size, error), where, error);
     }
 
-    private static OnDeviceModel opened(long handle, String where, byte[] error) {
+    static OnDeviceModel opened(long handle, String where, byte[] error) {
         if (handle == 0) {
             throw Native.failure(where, error);
         }

@@ -30,6 +30,7 @@ from ondevice.converters.source.torch_source import Source, TorchSource
 from ondevice.converters.tables.column_blocks import stored_tables
 from ondevice.converters.tables.draft import Draft, fill
 from ondevice.converters.tables.file_pages import release_file_pages
+from ondevice.converters.tables.like import SLACK, Like
 from ondevice.converters.tables.pack import (
     DEFAULT_CODEC,
     OTHERS,
@@ -99,6 +100,7 @@ class _Request:
     about: Mapping[str, str]
     fitted: tuple[FittedTable, ...]
     vectors: int
+    like: Like | None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class _Prepared:
         weight_bytes: tables and weights of the trained module.
         rounding: the largest change of an output by the rounding of tables.
         uncompressed: large constants that IDs select from and that are no tables.
+        like: an earlier file whose codes are kept.
     """
 
     models: TargetModels
@@ -128,6 +131,7 @@ class _Prepared:
     weight_bytes: int
     rounding: float
     uncompressed: tuple[UncompressedTable, ...] = ()
+    like: Like | None = None
 
 
 @one_thread()
@@ -151,6 +155,8 @@ def convert(
     original: nn.Module | None = None,
     fitted: Sequence[FittedTable] = (),
     vectors: int = VECTOR_ROWS,
+    like: str | Path | None = None,
+    slack: float = SLACK,
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
@@ -194,6 +200,10 @@ def convert(
         vectors: rows of test vectors in every file, with the module's answers, that
             `ondevice verify` repeats on the device; fewer where they would take more than 64 KiB.
             0: none, and `verify` can only check bytes. Conversion verifies the same anyway.
+        like: the .odm file that devices have: its scales, levels and, where they are still good,
+            its codes are kept, so that an update is small (docs/updates.md).
+        slack: with `like`: by how much of the distance of two codes the error of a value may be
+            larger than need be, so that its code stays; 0 to 1.
 
     Raises:
         UnsupportedError: targets cannot express the module: every operator that one of them lacks
@@ -217,6 +227,7 @@ def convert(
         about=about or {},
         fitted=tuple(fitted),
         vectors=vectors,
+        like=None if like is None else Like.read(Path(like), slack),
     )
     _check_request(request)
     release_file_pages()  # of imports
@@ -241,6 +252,8 @@ def _pack(
     passes = 2 + (request.calibration is not None)
     captured = replace(captured, tables=with_progress_bar(captured.tables, passes))
     tables = pack_tables(captured, request.tables)
+    if request.like is not None:
+        tables = request.like.tables(tables)
     models = TargetModels(pack(captured, tables))
     return tables, models
 
@@ -303,6 +316,7 @@ def _prepare(
         calibration_rows=calibration_rows,
         weight_bytes=trained.weight_bytes,
         rounding=rounding,
+        like=request.like,
     )
 
 
@@ -518,7 +532,7 @@ def _emit(target: str, prepared: _Prepared, file: Path) -> Draft:
     """Write one target's file without its tables."""
     model = prepared.models.of(target)
     if target == "odm":
-        return emit_odm(model, file, prepared.info, prepared.plan)
+        return emit_odm(model, file, prepared.info, prepared.plan, prepared.like)
     emit = emit_onnx if target == "onnx" else emit_tflite
     info = replace(prepared.info, tables=stored_tables(model))
     return emit(model, file, info.to_bytes(), prepared.plan)

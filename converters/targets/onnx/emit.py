@@ -45,6 +45,7 @@ from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
 from ondevice.deflated import deflate
 from ondevice.engines.onnx import DATA_MARK, METADATA_KEY, SEAL_KEY
+from ondevice.info import description_parts
 from ondevice.manifest import record_of
 from ondevice.sealed import DIGITS, UNSEALED, seal
 from ondevice.spec import HIGH_BITS, Retrieval
@@ -104,7 +105,8 @@ def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = AL
             external = array.nbytes >= LEAST_EXTERNAL
             value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
-    model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(info)).decode("ascii")
+    described = deflate(*description_parts(info))
+    model.metadata_props[METADATA_KEY] = base64.b64encode(described).decode("ascii")
     model.metadata_props[SEAL_KEY] = (UNSEALED + DATA_MARK).decode() + "0" * DIGITS
     model.ir_version = IR_VERSION
     data.write()

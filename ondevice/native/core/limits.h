@@ -57,6 +57,9 @@
 #define OD_MAX_LENGTH 4096 /* IDs of a sequence */
 
 /* Signed documents */
+#define OD_MAX_DELTA_BYTES 65536
+#define OD_MAX_DELTA_GROWTH 8
+#define OD_MAX_DELTA_ADDED 67108864
 #define OD_MAX_MANIFEST_BYTES 1048576
 #define OD_MAX_MANIFEST_FILES 1024
 #define OD_MAX_MANIFEST_SIGNATURES 16

@@ -189,11 +189,11 @@ static void inflate_all(inflater *z) {
   if (z->out_place != z->out_size || z->in_place != z->in_size) z->failed = 1;
 }
 
-od_status od_inflate(const uint8_t *stored, size_t size, const char *what, od_arena *arena,
-                     const char **text, size_t *text_size, od_error *error) {
+od_status od_inflate(const uint8_t *stored, size_t size, const char *what, uint32_t most,
+                     od_arena *arena, const char **text, size_t *text_size, od_error *error) {
   size_t stream = size < 4 ? 0 : size - 4, all = size < 4 ? 0 : od_load32(stored);
-  if (!stream || all > OD_MAX_HEADER_BYTES || all / MOST_EXPANSION > stream)
-    return od_fail(error, OD_E_FORMAT, "%s: %u bytes cannot come from a stream of %u", what,
+  if (!stream || all > most || all / MOST_EXPANSION > stream)
+    return od_fail(error, OD_E_FORMAT, "%s: %u bytes are too many, or cannot come from a stream of %u", what,
                    (uint64_t)all, (uint64_t)stream);
   inflater *z = od_take(arena, 1, sizeof *z);
   uint8_t *out = od_take(arena, all + 1, 1);

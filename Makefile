@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint runners runner-here web clean
+.PHONY: help android check demo test test-legacy fuzz lint soak runners runner-here web clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -43,6 +43,9 @@ endif
 
 fuzz: $(VENV)/.installed ## the fuzzers of `make test` for half an hour instead of a minute
 	ONDEVICE_FUZZ_SECONDS=600 ONDEVICE_MUTANTS=100000 $(VENV)/bin/python -m pytest tests/hostile
+
+soak: $(VENV)/.installed ## a model file is replaced under load for an hour; memory must stay
+	ONDEVICE_SOAK_SECONDS=1800 ONDEVICE_SWITCHES=10000 $(VENV)/bin/python -m pytest tests/runtime/test_live.py -k go_on -o junit_family=xunit1 --junit-xml build/soak.xml
 
 # Static programs that measure on Android phones and boards without Python.
 RUNNERS := build/runners

@@ -5,7 +5,7 @@ The C engine has the same table in ondevice/native/ops/attributes.c.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 LARGEST_FLOAT = 3.4028234663852886e38  # float32
@@ -71,12 +71,10 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    if type(value) not in (int, float) or abs(value) > LARGEST_FLOAT:
-        return False
-    return value == value
+    return type(value) in (int, float) and bool(abs(value) <= LARGEST_FLOAT)
 
 
-_KINDS = {
+_KINDS: dict[str, Callable[[Any], bool]] = {
     "INT": _is_int,
     "REAL": _is_real,
     "TEXT": lambda value: isinstance(value, str),

@@ -15,6 +15,7 @@ from types import ModuleType
 import ondevice
 from ondevice.engines.native import is_compiled, kernels_available
 from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
+from ondevice.printable import printable
 
 # Commands of the runtime, each a module with EPILOG, configure(parser) and run(args).
 BUILT_IN = {
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _flush_output()
         return code
     except OnDeviceError as error:
-        print(f"ondevice: {error}", file=sys.stderr)  # noqa: T201
+        print(printable(f"ondevice: {error}"), file=sys.stderr)  # noqa: T201
         _drop_output()
         return 1
     except KeyboardInterrupt:
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return READER_GONE
     except OSError as error:
-        print(f"ondevice: {error}", file=sys.stderr)  # noqa: T201
+        print(printable(f"ondevice: {error}"), file=sys.stderr)  # noqa: T201
         _drop_output()
         return 1
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.attached_arrays import Attached, AttachedPacker, attached_numbers
-from ondevice.errors import FileFormatError, SpecError
+from ondevice.errors import PARSE_ERRORS, FileFormatError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.limits import MAX_RANK
 from ondevice.strict_json import parse_strictly
@@ -175,7 +175,7 @@ class ModelInfo:
                 tables=tuple(TableBytes(**item) for item in data["tables"]),
                 made_by={_text(key): _text(value) for key, value in data["made_by"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except PARSE_ERRORS as error:
             raise FileFormatError(f"model description: {error!r}") from error
         except SpecError as error:
             raise FileFormatError(f"model description: {error}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ondevice.attributes import Attribute, check_attributes
-from ondevice.errors import FileFormatError, SpecError
+from ondevice.errors import PARSE_ERRORS, FileFormatError, SpecError
 from ondevice.limits import MAX_INPUTS, MAX_NODES
 from ondevice.records import RecordLayout
 from ondevice.section_records import Layout, layout_from_json, layout_to_json
@@ -104,7 +104,7 @@ class Plan:
                 weights=_names(data["weights"]),
                 tables={name: layout_from_json(item) for name, item in data["tables"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except PARSE_ERRORS as error:
             raise FileFormatError(f"plan: {error!r}") from error
         except SpecError as error:
             raise FileFormatError(f"plan: {error}") from error

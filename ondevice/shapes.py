@@ -7,6 +7,7 @@ demand more (rows must stay independent), are in ondevice/native/ops.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,21 +163,19 @@ def _check_trees(node: Node, read: list[Array], stored: bool) -> None:
 
 def _work(node: Node, read: list[Array], out: Array) -> int:
     """About how many steps a node takes: elements read or written, and products summed up."""
-    if node.op == "MatMul":
-        return out.size * read[0].shape[-1]
-    if node.op == "Gemm":
-        return out.size * read[0].shape[0 if node.attributes.get("transA", 0) else 1]
-    if node.op == DENSE:
-        return out.size * read[0].shape[-1]
+    axis: Any
+    size, results = math.prod(read[0].shape) if read else 0, math.prod(out.shape)
+    if node.op in ("MatMul", "Gemm", DENSE):
+        axis = 0 if node.attributes.get("transA", 0) else -1
+        return results * int(read[0].shape[axis])
     if node.lookup is not None:
-        return read[0].size * node.lookup.dim
+        return size * node.lookup.dim
     if node.op == "TreeEnsemble":
-        return len(read[0]) * len(read[3]) * (MAX_TREE_DEPTH + out.shape[-1])
+        return len(read[0]) * len(read[3]) * (MAX_TREE_DEPTH + int(out.shape[-1]))
     if node.op == "TopKIndices":
-        return read[0].size * int(node.attributes.get("k", 1))
-    if node.op.startswith(("Reduce", "Arg")):
-        return read[0].size
-    return out.size
+        axis = node.attributes.get("axis", -1)
+        return size * int(out.shape[axis])
+    return size if node.op.startswith(("Reduce", "Arg")) else results
 
 
 def _infer(node: Node, read: list[Array]) -> Array:

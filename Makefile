@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint soak runners runner-here web clean
+.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -89,15 +89,25 @@ lint: $(VENV)/.installed ## style and types: half a minute
 	ONDEVICE_PURE=1 $(VENV)/bin/python $(PIP) install --no-deps --target build/types .
 	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p ondevice
 
+lock: ## write the lock files anew, after a change of pyproject.toml or constraints: a minute
+	$(PYTHON) .ci/lock.py
+
 clean: ## remove environments and what was built
 	rm -rf $(VENV) $(LEGACY) build dist demo-out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(COMPILED)
+# Packages come by the hashes of the lock files, which .ci/lock.py writes; then the project alone.
+LOCKED := install --no-deps --require-hashes -r
+IS_CUDA := import importlib.metadata as m, sys; sys.exit("+cpu" in m.version("torch"))
+
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-cuda.lock $(COMPILED)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP) install -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python $(PIP) $(LOCKED) requirements.lock
+	if $(VENV)/bin/python -c '$(IS_CUDA)'; then $(VENV)/bin/python $(PIP) $(LOCKED) requirements-cuda.lock; fi
+	$(VENV)/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 
-$(LEGACY)/.installed: pyproject.toml constraints-legacy.txt $(COMPILED)
+$(LEGACY)/.installed: pyproject.toml requirements-legacy.lock $(COMPILED)
 	test -d $(LEGACY) || $(PYTHON) -m venv $(LEGACY)
-	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx]' pytest hypothesis setuptools
+	$(LEGACY)/bin/python $(PIP) $(LOCKED) requirements-legacy.lock
+	$(LEGACY)/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	touch $@

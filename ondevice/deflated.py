@@ -25,16 +25,20 @@ def deflate(*parts: bytes) -> bytes:
     return sum(map(len, parts)).to_bytes(SIZE_BYTES, "little") + packed + packer.flush()
 
 
-def inflate(data: bytes, what: str) -> bytes:
+def inflate(data: bytes, what: str, most: int = MAX_HEADER_BYTES) -> bytes:
     """What `deflate` was given; `what` names it in errors.
 
     Raises:
-        FileFormatError: the stream is damaged, or of another size than it says.
+        FileFormatError: the stream is damaged, of another size than it says, or of more than
+            `most` bytes.
     """
     size = int.from_bytes(data[:SIZE_BYTES], "little")
     stream = data[SIZE_BYTES:]
-    if size > min(MAX_HEADER_BYTES, MOST_EXPANSION * len(stream)):
-        raise FileFormatError(f"{what}: {size} bytes cannot come from a stream of {len(stream)}")
+    if size > min(most, MOST_EXPANSION * len(stream)):
+        raise FileFormatError(
+            f"{what}: {size} bytes are more than {most}, or cannot come from a stream of "
+            f"{len(stream)}"
+        )
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         unpacked = unpacker.decompress(stream, size + 1)

@@ -21,6 +21,7 @@ from ondevice.deflated import deflate
 from ondevice.dense import DENSE
 from ondevice.errors import FileFormatError
 from ondevice.info import ModelInfo, description_parts
+from ondevice.limits import MAX_PLAN_BYTES
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Plan
 from ondevice.records import TAIL_BYTES, RecordStream, RecordTable
@@ -142,7 +143,7 @@ def _texts(container: Container, version: str) -> tuple[bytes, bytes]:
     if version in ("1", "2"):
         metadata = container.metadata
         return metadata.get("plan", "").encode(), metadata.get("info", "").encode()
-    return container.text(PLAN), container.text(INFO)
+    return container.text(PLAN, MAX_PLAN_BYTES), container.text(INFO)
 
 
 def _check_operators(path: Path, plan: Plan) -> None:

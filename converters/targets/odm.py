@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ondevice.attributes import Attribute
 from ondevice.codecs import QuantTable, StoredSection, StoredTable, TablePart
 from ondevice.container import ContainerWriter
 from ondevice.converters.dense.layers import (
@@ -30,7 +31,7 @@ from ondevice.errors import UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.odm import odm_writer, records_of
 from ondevice.ops import OPERATORS
-from ondevice.plan import LOOKUP, Attribute, Node, Plan
+from ondevice.plan import LOOKUP, Node, Plan
 from ondevice.records import RecordStream, stream_records
 from ondevice.section_records import SectionedStream, stream_sections
 

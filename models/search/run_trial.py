@@ -27,7 +27,7 @@ from ondevice.codecs import ScaleAxis
 from ondevice.converters import convert
 from ondevice.converters.convert import TARGETS
 from ondevice.converters.verify.report import ConversionReport
-from ondevice.errors import FileFormatError
+from ondevice.errors import PARSE_ERRORS, FileFormatError
 from ondevice.features import FeatureSpec
 from ondevice.inspection import file_parts
 from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
@@ -277,7 +277,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     try:
         data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         settings: dict[str, Any] = data["trial"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except PARSE_ERRORS as error:
         raise FileFormatError(f"{folder}: not a stored trial to go on from: {error}") from error
     return settings
 
@@ -364,5 +364,5 @@ def _read(path: Path, trial: Trial) -> TrialResult:
             data |= _size(path.with_name("model.odm")).__dict__
         data["resampled"] = tuple(data.get("resampled", ()))
         return TrialResult(trial, **data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except PARSE_ERRORS as error:
         raise FileFormatError(f"{path}: not a trial's result: {error}") from error

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.atomic import atomic_path
-from ondevice.errors import FileFormatError, SpecError
+from ondevice.errors import PARSE_ERRORS, FileFormatError
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes
 from ondevice.models.search.goal import Goal
@@ -198,5 +198,5 @@ def _read_path(path: Path) -> list[Point]:
             )
             for item in items
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
+    except PARSE_ERRORS as error:
         raise FileFormatError(f"{path}: not a stored descent: {error}") from error

@@ -54,9 +54,10 @@ typedef struct od_arena_block od_arena_block;
 typedef struct {
   const od_allocator *allocator;
   od_arena_block *last;
+  uint64_t *left; /* bytes that may still be taken, by arenas that share them; NULL: any number */
 } od_arena;
 
-void *od_take(od_arena *arena, size_t count, size_t size); /* NULL: out of memory or overflow */
+void *od_take(od_arena *arena, size_t count, size_t size); /* NULL: out of memory */
 char *od_take_text(od_arena *arena, const char *text, size_t size);
 void od_arena_release(od_arena *arena);
 

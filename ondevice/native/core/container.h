@@ -36,9 +36,9 @@ od_status od_container_open(const void *data, size_t size, od_arena *arena,
 /* Compare every array with its checksum. */
 od_status od_container_verify(const od_container *container, od_arena *arena, od_error *error);
 
-/* The text that an array holds deflated, in the arena, zero-terminated. */
-od_status od_container_text(const od_container *container, const char *name, od_arena *arena,
-                            const char **text, size_t *size, od_error *error);
+/* The text that an array holds deflated, of `most` bytes at most, in the arena, zero-terminated. */
+od_status od_container_text(const od_container *container, const char *name, uint32_t most,
+                            od_arena *arena, const char **text, size_t *size, od_error *error);
 
 /* The array called prefix + name + suffix, aligned for its type; NULL when the file has none. */
 const od_entry *od_container_find(const od_container *container, const char *prefix,

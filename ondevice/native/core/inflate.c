@@ -202,11 +202,11 @@ int od_inflate_into(const uint8_t *stream, size_t size, uint8_t *out, size_t out
   return z->failed;
 }
 
-od_status od_inflate(const uint8_t *stored, size_t size, const char *what, od_arena *arena,
-                     const char **text, size_t *text_size, od_error *error) {
+od_status od_inflate(const uint8_t *stored, size_t size, const char *what, uint32_t most,
+                     od_arena *arena, const char **text, size_t *text_size, od_error *error) {
   size_t stream = size < 4 ? 0 : size - 4, all = size < 4 ? 0 : od_load32(stored);
-  if (!stream || all > OD_MAX_HEADER_BYTES || all / MOST_EXPANSION > stream)
-    return od_fail(error, OD_E_FORMAT, "%s: %u bytes cannot come from a stream of %u", what,
+  if (!stream || all > most || all / MOST_EXPANSION > stream)
+    return od_fail(error, OD_E_FORMAT, "%s: %u bytes are too many, or cannot come from a stream of %u", what,
                    (uint64_t)all, (uint64_t)stream);
   void *z = od_take(arena, 1, OD_INFLATE_BYTES);
   uint8_t *out = od_take(arena, all + 1, 1);

@@ -159,6 +159,7 @@ static od_status read_number(reader *r, od_json *value) {
     exponent += minus ? -written : written;
   }
   real = scaled(real, exponent);
+  if (real - real != 0) return fault(r, "a number within the range of a double");
   value->kind = exact ? OD_J_INT : OD_J_REAL;
   value->magnitude = magnitude;
   value->real = value->negative ? -real : real;

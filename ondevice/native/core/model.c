@@ -63,9 +63,15 @@ od_status od_open_memory(const void *data, size_t size, const od_options *option
   if (!model->kernels) {
     status = od_fail(error, OD_E_UNSUPPORTED, "this processor has no kernels '%s'", kernels);
   } else {
-    od_arena scratch = {&model->own_allocator, NULL};
+    uint64_t left = (uint64_t)OD_MAX_LOAD_BYTES + size;
+    od_arena scratch = {.allocator = &model->own_allocator, .left = &left};
+    model->arena.left = &left;
     status = read_all(model, data, size, options, &scratch, error);
+    model->arena.left = NULL;
     od_arena_release(&scratch);
+    if (status == OD_E_MEMORY && !left)
+      status = od_fail(error, OD_E_FORMAT, "opening it takes more than %u bytes beside its own",
+                       (uint64_t)OD_MAX_LOAD_BYTES);
   }
   if (status != OD_OK) {
     od_close(model);

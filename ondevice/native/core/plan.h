@@ -14,6 +14,8 @@ typedef struct {
   int32_t *slots;
   uint32_t slot_mask;
   uint32_t value_room;
+  uint64_t constant_elements, constant_work; /* of values computed now */
+  uint64_t row_work;                         /* of a row of a request */
 } od_planner;
 
 od_status od_plan_no_memory(od_planner *p);
@@ -21,6 +23,10 @@ od_status od_plan_no_memory(od_planner *p);
 /* A member of an object that must have this kind; lists of names hold texts only. */
 od_status od_plan_need(od_planner *p, const od_json *object, const char *key, od_kind kind,
                        const od_json **out);
+
+/* An object whose members all have one of `count` names: another key may change what it means. */
+od_status od_plan_keys(const od_planner *p, const od_json *object, const char *what,
+                       const char *const *keys, size_t count);
 
 /* Values by name: -1 when there is none; a new one, which must not exist. */
 int32_t od_plan_find_value(const od_planner *p, const char *name);

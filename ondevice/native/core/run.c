@@ -109,7 +109,7 @@ static int make_scratch(od_session *s) {
 }
 
 od_status od_session_open(const od_model *model, od_session **session, od_error *error) {
-  od_arena arena = {model->allocator, NULL};
+  od_arena arena = {.allocator = model->allocator};
   *session = NULL;
   od_session *s = od_take(&arena, 1, sizeof *s);
   if (!s) return out_of_memory(error);

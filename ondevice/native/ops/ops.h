@@ -23,6 +23,8 @@ typedef od_status (*od_shape_rule)(const od_inference *f);
 od_status od_refuse(const od_inference *f, const char *why);
 
 const od_value *od_operand(const od_inference *f, uint32_t i); /* NULL: left out */
+/* Every attribute must be one of the operator's, and of its type (attributes.c). */
+od_status od_check_attributes(const od_inference *f);
 int64_t od_attribute_int(const od_inference *f, const char *name, int64_t fallback);
 int od_attribute_flag(const od_inference *f, const char *name, int fallback);
 float od_attribute_real(const od_inference *f, const char *name, float fallback);
@@ -134,6 +136,10 @@ extern const od_operator_row od_operators[OD_OP_COUNT]; /* by od_op */
 
 /* The operator of a name, or OD_OP_COUNT. */
 od_op od_find_operator(const char *name);
+
+/* About how many steps a node takes for a row, or for its constant result: elements that it writes
+ * or reads, and products that it sums up. */
+uint64_t od_work(const od_node *node, const od_value *values);
 
 /* Run the loop of a node over rows of its operands. */
 od_trouble od_execute(const od_node *node, const od_value *values, const od_rows *in, char *out,

@@ -50,6 +50,7 @@ def with_tables(text: str) -> str:
         "rows": table,
         "hashed": hashed_table,
         "capacity": capacity_table,
+        "standing": standing_table,
     }
 
     def section(match: re.Match[str]) -> str:
@@ -78,6 +79,34 @@ def hashed_table(name: str) -> str:
                 f"| {len(chosen)} |\n"
             )
     return "".join(lines) + cost(rows)
+
+
+SHIPPED = "BH as shipped: 2 to 4 overlapping blocks, mul"
+
+
+def standing_table(_: str) -> str:
+    """Markdown: the shipped form beside the best form of each log and size on hashed IDs."""
+    lines = ["| log | wanted | first | AUC | as shipped | behind by | standard deviation |\n"]
+    lines.append("|---|---|---|---|---|---|---|\n")
+    for name in hashed_logs():
+        rows = read_rows(f"hashed_{name}.csv")
+        for ratio in HASHED_RATIOS:
+            at_ratio = [row for row in rows if row["wanted_ratio"] == ratio]
+            forms = {
+                form: spread([row for row in at_ratio if row["form"] == form], "test_auc")
+                for form in dict.fromkeys(row["form"] for row in at_ratio)
+            }
+            if SHIPPED not in forms:
+                continue
+            shipped = forms[SHIPPED]
+            best = max(forms, key=lambda form: (forms[form][0], form == SHIPPED))
+            first = "as shipped" if best == SHIPPED else best
+            larger = max(shipped[1], forms[best][1])
+            lines.append(
+                f"| {name} | {ratio}x | {first} | {forms[best][0]:.4f} | {shipped[0]:.4f} "
+                f"| {forms[best][0] - shipped[0]:.4f} | {larger:.4f} |\n"
+            )
+    return "".join(lines)
 
 
 def cost(rows: list[dict[str, str]]) -> str:

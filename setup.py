@@ -41,6 +41,7 @@ OPTIONAL_FLAGS = (
     "-fvect-cost-model=dynamic",
     "-fno-math-errno",
     "-fvisibility=hidden",
+    "-fno-align-functions",
     "-g0",
     "-fno-asynchronous-unwind-tables",
     "-fno-unwind-tables",

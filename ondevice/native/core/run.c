@@ -108,7 +108,7 @@ static int make_scratch(od_session *s) {
          s->scratch.counts && s->scratch.positive && s->partial;
 }
 
-od_status od_session_open(const od_model *model, od_session **session, od_error *error) {
+OD_COLD od_status od_session_open(const od_model *model, od_session **session, od_error *error) {
   od_arena arena = {model->allocator, NULL};
   *session = NULL;
   od_session *s = od_take(&arena, 1, sizeof *s);

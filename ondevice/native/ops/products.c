@@ -61,7 +61,7 @@ static void packed_product(const od_kernels *kernels, const od_matmul *m, uint32
 }
 
 /* One product of two matrices. */
-static void product(const od_kernels *kernels, const od_matmul *m, const float *a, const float *b,
+static __attribute__((noinline)) void product(const od_kernels *kernels, const od_matmul *m, const float *a, const float *b,
                     float *out) {
   uint32_t n = m->columns;
   for (uint32_t j = 0; j < n; j += OD_PANEL) {

@@ -42,7 +42,7 @@ OD_INLINE uint32_t od_padded(uint32_t count, uint32_t group) {
   return (count + group - 1) / group * group;
 }
 
-/* What runs when a model is opened: compiled for size. */
+/* What runs when a model is opened, or rarely: compiled for size. */
 #define OD_COLD __attribute__((cold))
 
 void od_copy(void *to, const void *from, size_t size);

@@ -48,6 +48,7 @@ OPTIONAL_FLAGS = (
     "-fvect-cost-model=dynamic",
     "-fno-math-errno",
     "-fvisibility=hidden",
+    "-fno-align-functions",
     "-g0",
     "-fno-asynchronous-unwind-tables",
     "-fno-unwind-tables",

@@ -21,8 +21,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
 CUDA = ("cuda-", "nvidia-", "triton")
-LEGACY = ("numpy<2", "tflite-runtime==2.14.0", "onnxruntime", "pytest", "hypothesis", "setuptools",
-          "cryptography")
+LEGACY = (
+    "numpy<2",
+    "tflite-runtime==2.14.0",
+    "onnxruntime",
+    "pytest",
+    "hypothesis",
+    "setuptools",
+    "cryptography",
+)
 COMPILE = ("pip", "compile", "--generate-hashes", "--no-emit-index-url", "--no-header", "--no-config",
            "--no-annotate", "--quiet")  # fmt: skip
 HEADERS = {

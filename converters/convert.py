@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,8 @@ TARGETS = tuple(TARGET_STAGES)
 # MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
+InputForm = Literal["named", "matrix"]
+INPUT_FORMS = get_args(InputForm)
 
 Array = npt.NDArray[Any]
 
@@ -98,6 +100,7 @@ class _Request:
     about: Mapping[str, str]
     fitted: tuple[FittedTable, ...]
     vectors: int
+    inputs: InputForm
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ def convert(
     original: nn.Module | None = None,
     fitted: Sequence[FittedTable] = (),
     vectors: int = VECTOR_ROWS,
+    inputs: InputForm = "named",
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
@@ -192,6 +196,9 @@ def convert(
         vectors: rows of test vectors in every file, with the module's answers, that
             `ondevice verify` repeats on the device; fewer where they would take more than 64 KiB.
             0: none, and `verify` can only check bytes. Conversion verifies the same anyway.
+        inputs: "matrix" makes the int64 inputs [batch] of .onnx and .tflite the columns of one
+            input, "ids" int64 [batch, fields], in their order: stock runtimes charge for every
+            input. `ondevice.load` takes named inputs anyway.
 
     Raises:
         UnsupportedError: targets cannot express the module: every operator that one of them lacks
@@ -214,6 +221,7 @@ def convert(
         about=about or {},
         fitted=tuple(fitted),
         vectors=vectors,
+        inputs=inputs,
     )
     _check_request(request)
     release_file_pages()  # of imports
@@ -238,7 +246,7 @@ def _pack(
     passes = 2 + (request.calibration is not None)
     captured = replace(captured, tables=with_progress_bar(captured.tables, passes))
     tables = pack_tables(captured, request.tables)
-    models = TargetModels(pack(captured, tables))
+    models = TargetModels(pack(captured, tables), matrix=request.inputs == "matrix")
     return tables, models
 
 
@@ -407,6 +415,8 @@ def _check_request(request: _Request) -> None:
         faults.append(f"calibration rows are for q8 layers, but dense is {dense!r}")
     if type(request.vectors) is not int or not 0 <= request.vectors <= MOST_VECTOR_ROWS:
         faults.append(f"vectors must be 0..{MOST_VECTOR_ROWS} rows, got {request.vectors!r}")
+    if request.inputs not in INPUT_FORMS:
+        faults.append(f"unknown inputs {request.inputs!r}; choose from {', '.join(INPUT_FORMS)}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
 

@@ -18,7 +18,7 @@ from torch import nn
 from ondevice.atomic import atomic_path
 from ondevice.codecs import DENSE_CODECS, Codec
 from ondevice.converters import convert
-from ondevice.converters.convert import TARGETS
+from ondevice.converters.convert import INPUT_FORMS, TARGETS
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.user_module import example_tensors, load_arrays, load_module
 from ondevice.converters.tables.pack import OTHERS
@@ -149,6 +149,13 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         f"(default: {VECTOR_ROWS})",
     )
     parser.add_argument(
+        "--input",
+        choices=INPUT_FORMS,
+        default="named",
+        help="matrix: the IDs of .onnx and .tflite are the columns of one input, 'ids' "
+        "[batch, fields], which stock runtimes read faster (default: named)",
+    )
+    parser.add_argument(
         "--calibration",
         type=Path,
         metavar="FILE",
@@ -249,6 +256,7 @@ def run(args: argparse.Namespace) -> int:
         original=original,
         fitted=fitted,
         vectors=args.vectors,
+        inputs=args.input,
     )
     return _finish(args, report)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.engines.columns import by_columns
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.limits import MAX_THREADS
@@ -79,13 +80,15 @@ def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
         from ondevice.engines.onnx import OnnxEngine
 
         onnx_engine = OnnxEngine(path, threads)
-        return onnx_engine, ModelInfo.from_bytes(onnx_engine.description)
+        info = ModelInfo.from_bytes(onnx_engine.description)
+        return by_columns(onnx_engine, [item.name for item in info.inputs]), info
     if engine == "tflite":
         from ondevice.engines.tflite import TfliteEngine
         from ondevice.tflite_file import read_info
 
         info = ModelInfo.from_bytes(read_info(path))
-        return TfliteEngine(path, threads), info
+        engine_of_file = TfliteEngine(path, threads)
+        return by_columns(engine_of_file, [item.name for item in info.inputs]), info
     if engine == "native":
         return _open_native(path, threads)
     from ondevice.engines.numpy import NumpyEngine

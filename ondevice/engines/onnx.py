@@ -38,6 +38,7 @@ class OnnxEngine:
             ) from error
         self.runtime = f"onnxruntime {ort.__version__}"
         self.description = _description(path, self._session.get_modelmeta().custom_metadata_map)
+        self.input_names = [item.name for item in self._session.get_inputs()]
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:

@@ -34,6 +34,7 @@ from ondevice.converters.tables.column_blocks import (
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.tables.row_arithmetic import (
     ResidueArithmetic,
+    RowArithmetic,
     cell_arithmetic,
     head_arithmetic,
     residue_arithmetic,
@@ -432,29 +433,59 @@ class _Body:
         return self._op("Slice", values, *bounds, self._constant([-1]))
 
     def _code_rows(self, zero_row: int) -> ir.Value:
-        """Rows of binary codes."""
-        numbers = row_arithmetic(self.specs, 64, zero_row, self._starts)
-        code = self._cast(self.ids, ir.DataType.UINT64)
-        if (numbers.multipliers != 1).any():
-            code = self._op(
-                "Mul", code, self._constant(squeeze_single_input(numbers.multipliers), np.uint64)
-            )
-        code = self._each_row(code)
-        single_runs = numbers.masks.shape[2] == 1
-        if not single_runs:
-            code = self._op("Unsqueeze", code, self._constant([0]))
-        shifts, masks = (
-            self._by_row(array.astype(np.uint64)) for array in (numbers.shifts, numbers.masks)
-        )
-        bits = self._op("BitShift", code, shifts, direction="RIGHT")
-        bits = self._op("BitwiseAnd", bits, masks)
-        values = self._cast(bits, ir.DataType.INT64)
-        if not single_runs:
+        """Rows of binary codes; in 32 bits where codes have no more: not every runtime has 64."""
+        halves = row_arithmetic(self.specs, 32, zero_row, self._starts)
+        if not halves.words[halves.masks > 0].any():
+            numbers, values = halves, self._low_bits(halves)
+        else:
+            numbers = row_arithmetic(self.specs, 64, zero_row, self._starts)
+            values = self._wide_bits(numbers)
+        values = self._cast(values, ir.DataType.INT64)
+        if numbers.masks.shape[2] > 1:
             values = self._op("Mul", values, self._by_row(numbers.weights))
             values = self._op("ReduceSum", values, self._constant([0]), keepdims=0)
         if not numbers.offsets.any():
             return values
         return self._op("Add", values, self._by_row(numbers.offsets))
+
+    def _wide_bits(self, numbers: RowArithmetic) -> ir.Value:
+        """The bits uint64 of every run of codes of 64 bits, in the shape of `_by_row`."""
+        code = self._code(numbers, np.dtype(np.uint64))
+        shifts, masks = (
+            self._by_row(array.astype(np.uint64)) for array in (numbers.shifts, numbers.masks)
+        )
+        bits = self._op("BitShift", code, shifts, direction="RIGHT")
+        return self._op("BitwiseAnd", bits, masks)
+
+    def _low_bits(self, numbers: RowArithmetic) -> ir.Value:
+        """The bits int32 of every run of the low halves of codes, in the shape of `_by_row`.
+
+        Operators of int32 only: OpenVINO computes those of 64 bits and of unsigned integers in
+        int32. Masked bits are divided by a power of two without a rest, and masked again in case
+        the sign was among them.
+        """
+        code = self._code(numbers, np.dtype(np.int32))
+        masks, places = numbers.masks.astype(np.uint32), numbers.shifts.astype(np.uint32)
+        in_place = masks << places
+        bits = self._op("BitwiseAnd", code, self._by_row(in_place.view(np.int32)))
+        if places.any():
+            powers = (np.uint32(1) << places).view(np.int32)
+            bits = self._op("Div", bits, self._by_row(powers))
+        if (in_place >> np.uint32(31)).any():
+            bits = self._op("BitwiseAnd", bits, self._by_row(masks.view(np.int32)))
+        return bits
+
+    def _code(self, numbers: RowArithmetic, dtype: np.dtype[Any]) -> ir.Value:
+        """Codes of a dtype with the axes of `_each_row`, and one of runs before where several."""
+        code = self._cast(self.ids, ir.DataType.from_numpy(dtype))
+        if (numbers.multipliers != 1).any():
+            low = numbers.multipliers & np.uint64(2 ** (8 * dtype.itemsize) - 1)
+            factors = low.astype(f"uint{8 * dtype.itemsize}").view(dtype)
+            code = self._op("Mul", code, self._constant(squeeze_single_input(factors), dtype))
+        code = self._each_row(code)
+        if numbers.masks.shape[2] > 1:
+            code = self._op("Unsqueeze", code, self._constant([0]))
+        return code
 
     def _full_rows(self) -> ir.Value:
         """The ID where it is a row, else the out-of-vocabulary row.

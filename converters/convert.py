@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +81,8 @@ TARGETS = tuple(TARGET_STAGES)
 # MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
+InputForm = Literal["named", "matrix"]
+INPUT_FORMS = get_args(InputForm)
 
 Array = npt.NDArray[Any]
 
@@ -101,6 +103,7 @@ class _Request:
     fitted: tuple[FittedTable, ...]
     vectors: int
     like: Like | None
+    inputs: InputForm
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ def convert(
     vectors: int = VECTOR_ROWS,
     like: str | Path | None = None,
     slack: float = SLACK,
+    inputs: InputForm = "named",
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
@@ -204,6 +208,9 @@ def convert(
             its codes are kept, so that an update is small (docs/updates.md).
         slack: with `like`: by how much of the distance of two codes the error of a value may be
             larger than need be, so that its code stays; 0 to 1.
+        inputs: "matrix" makes the int64 inputs [batch] of .onnx and .tflite the columns of one
+            input, "ids" int64 [batch, fields], in their order: stock runtimes charge for every
+            input. `ondevice.load` takes named inputs anyway.
 
     Raises:
         UnsupportedError: targets cannot express the module: every operator that one of them lacks
@@ -228,6 +235,7 @@ def convert(
         fitted=tuple(fitted),
         vectors=vectors,
         like=None if like is None else Like.read(Path(like), slack),
+        inputs=inputs,
     )
     _check_request(request)
     release_file_pages()  # of imports
@@ -254,7 +262,7 @@ def _pack(
     tables = pack_tables(captured, request.tables)
     if request.like is not None:
         tables = request.like.tables(tables)
-    models = TargetModels(pack(captured, tables))
+    models = TargetModels(pack(captured, tables), matrix=request.inputs == "matrix")
     return tables, models
 
 
@@ -420,6 +428,8 @@ def _check_request(request: _Request) -> None:
         faults.append(f"calibration rows are for q8 layers, but dense is {dense!r}")
     if type(request.vectors) is not int or not 0 <= request.vectors <= MOST_VECTOR_ROWS:
         faults.append(f"vectors must be 0..{MOST_VECTOR_ROWS} rows, got {request.vectors!r}")
+    if request.inputs not in INPUT_FORMS:
+        faults.append(f"unknown inputs {request.inputs!r}; choose from {', '.join(INPUT_FORMS)}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
 

@@ -146,7 +146,7 @@ public final class SignedModels {
         long handle = Native.openSigned(path.getBytes(Native.UTF_8),
                 file.getName().getBytes(Native.UTF_8), manifest, signers, threshold, least, now,
                 version, error);
-        OnDeviceModel model = OnDeviceModel.opened(handle, path, error);
+        OnDeviceModel model = OnDeviceModel.opened(handle, path, new RowThreads(1), error);
         state.version = Math.max(least, version[0]);
         return model;
     }

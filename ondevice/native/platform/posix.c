@@ -1,29 +1,16 @@
-/* posix.c: memory from malloc and files by mmap; not part of a freestanding build. */
+/* posix.c: files by mmap, and the clock; not part of a freestanding build. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "core/model.h"
+#include "platform/allocator.h"
+#include "platform/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
-
-static void *allocate(void *user, size_t size) {
-  (void)user;
-  return malloc(size);
-}
-
-static void release(void *user, void *memory) {
-  (void)user;
-  free(memory);
-}
-
-const od_allocator *od_default_allocator(void) {
-  static const od_allocator allocator = {allocate, release, NULL};
-  return &allocator;
-}
 
 static void unmap(void *data, size_t size) { munmap(data, size); }
 
@@ -62,4 +49,10 @@ od_status od_open_path(const char *path, const od_options *options, od_model **m
   (*model)->mapped = data;
   (*model)->mapped_size = size;
   return OD_OK;
+}
+
+uint64_t od_clock_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }

@@ -22,7 +22,12 @@ BUILT_IN = {
     "inspect": "show what a model file holds, byte by byte",
     "verify": "check a model file's bytes and its test vectors on this machine",
     "run": "score CSV, JSON lines or Parquet",
+    "delta": "write what changes between two model files",
+    "update": "update a model file, or go back to the one before",
     "bench": "measure latency, load time and memory",
+    "keygen": "make a key that signs models",
+    "root": "say which keys may sign models",
+    "sign": "sign model files, or a root",
 }
 # Commands that need an extra; ondevice.models registers them as entry points of the group
 # "ondevice.commands", so the runtime never imports it.

@@ -90,10 +90,13 @@ static inline void od_condition_wake_all(od_condition *condition) {
   pthread_cond_broadcast(condition);
 }
 
-/* Whether a thread was started. It takes no signals: they belong to the program's own threads. */
+/* Whether a thread was started. It takes no signals, which belong to the program's own threads, but
+ * faults of the thread itself: a mapped file that was truncated (mapped.c). */
 static inline int od_thread_start(od_thread *thread, od_thread_main work, void *argument) {
   sigset_t all, before;
   sigfillset(&all);
+  sigdelset(&all, SIGBUS);
+  sigdelset(&all, SIGSEGV);
   pthread_sigmask(SIG_BLOCK, &all, &before);
   int failed = pthread_create(thread, NULL, work, argument);
   pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -1,5 +1,6 @@
-/* windows.c: files by mapping them, and the clock, where the system is Windows. */
+/* windows.c: files, small ones read and large ones mapped, and the clock, where the system is Windows. */
 #define WIN32_LEAN_AND_MEAN
+#include "core/limits.h"
 #include "core/model.h"
 #include "platform/allocator.h"
 #include "platform/clock.h"
@@ -38,6 +39,32 @@ static void *map(HANDLE file, size_t size) {
   return data;
 }
 
+/* Read a whole file into memory that nobody else can change. */
+static od_status copy(HANDLE file, size_t size, void **data, od_error *error) {
+  *data = malloc(size);
+  if (!*data) return od_fail(error, OD_E_MEMORY, "out of memory for the file");
+  DWORD got = 0;
+  od_status status = OD_OK;
+  if (!ReadFile(file, *data, (DWORD)size, &got, NULL))
+    status = refused(error);
+  else if (got != size)
+    status = od_fail(error, OD_E_FORMAT, "the file was truncated while it was read");
+  if (status != OD_OK) free(*data);
+  return status;
+}
+
+static void discard(void *data, size_t size) {
+  (void)size;
+  free(data);
+}
+
+/* A mapped file cannot be truncated or written to there: others open it for reading only. */
+static od_status take(HANDLE file, size_t size, int is_small, void **data, od_error *error) {
+  if (is_small) return copy(file, size, data, error);
+  *data = map(file, size);
+  return *data ? OD_OK : refused(error);
+}
+
 od_status od_open_path(const char *path, const od_options *options, od_model **model,
                        od_error *error) {
   *model = NULL;
@@ -48,17 +75,22 @@ od_status od_open_path(const char *path, const od_options *options, od_model **m
     CloseHandle(file);
     return od_fail(error, OD_E_FORMAT, "not a regular file, or too short for a model file");
   }
-  size_t size = (uint64_t)end.QuadPart > SIZE_MAX / 2 ? 0 : (size_t)end.QuadPart;
-  void *data = size ? map(file, size) : NULL;
-  od_status status = data ? OD_OK : refused(error); /* before CloseHandle changes the reason */
+  if ((uint64_t)end.QuadPart > SIZE_MAX / 2) {
+    CloseHandle(file);
+    return od_fail(error, OD_E_SYSTEM, "cannot be read: too large for this system");
+  }
+  size_t size = (size_t)end.QuadPart;
+  int is_small = size <= OD_FULL_CHECK_BYTES;
+  void *data;
+  od_status status = take(file, size, is_small, &data, error);
   CloseHandle(file);
   if (status != OD_OK) return status;
-  od_status opened = od_open_memory(data, size, options, model, error);
-  if (opened != OD_OK) {
-    UnmapViewOfFile(data);
-    return opened;
+  status = od_open_memory(data, size, options, model, error);
+  if (status != OD_OK) {
+    (is_small ? discard : unmap)(data, size);
+    return status;
   }
-  (*model)->unmap = unmap;
+  (*model)->unmap = is_small ? discard : unmap;
   (*model)->mapped = data;
   (*model)->mapped_size = size;
   return OD_OK;

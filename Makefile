@@ -84,7 +84,9 @@ lint: $(VENV)/.installed ## style and types: half a minute
 	$(VENV)/bin/ruff format --check .
 	rm -rf build/types build/lib
 	ONDEVICE_PURE=1 $(VENV)/bin/python $(PIP) install --no-deps --target build/types .
-	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p ondevice
+	cd build/types && for system in linux win32 darwin; do \
+	  ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/$$system --platform $$system -p ondevice || exit 1; \
+	done
 
 clean: ## remove environments and what was built
 	rm -rf $(VENV) $(LEGACY) build dist demo-out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

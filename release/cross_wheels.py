@@ -25,6 +25,7 @@ FLAGS = (
     "-fno-sanitize=all", "-s", "-shared",
 )  # fmt: skip
 ZIG = (sys.executable, "-m", "ziglang")
+INCLUDES = (f"-I{NATIVE}", f"-I{NATIVE / 'include'}", f"-I{sysconfig.get_path('include')}")
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 
@@ -48,9 +49,9 @@ class System:
         return self.machine is not None
 
     @property
-    def library(self) -> str:
-        """File name of the extension in the package."""
-        return "_native.pyd" if self.is_windows else "_native.abi3.so"
+    def suffix(self) -> str:
+        """What the file names of extension modules end with."""
+        return ".pyd" if self.is_windows else ".abi3.so"
 
 
 SYSTEMS = {
@@ -73,9 +74,11 @@ def build(system: System, folder: Path) -> Path:
         pure = _pure_wheel(work)
         _run(sys.executable, "-m", "wheel", "unpack", str(pure), "--dest", str(work / "tree"))
         (tree,) = (work / "tree").iterdir()
-        compile_extension(system, tree / "ondevice" / system.library, work)
+        compile_modules(system, tree / "ondevice", work)
         (metadata,) = tree.glob("*.dist-info/WHEEL")
-        text = metadata.read_text("utf-8").replace("Root-Is-Purelib: true", "Root-Is-Purelib: false")
+        text = metadata.read_text("utf-8").replace(
+            "Root-Is-Purelib: true", "Root-Is-Purelib: false"
+        )
         text = re.sub(r"(?m)^Tag: .*$", f"Tag: cp311-abi3-{system.platform}", text)
         metadata.write_text(text, "utf-8")
         packed = work / "packed"
@@ -85,16 +88,14 @@ def build(system: System, folder: Path) -> Path:
         return Path(shutil.copy(wheel, folder))
 
 
-def compile_extension(system: System, library: Path, work: Path) -> None:
-    """Compile the engine and its binding into `library`; `work` takes what is needed meanwhile."""
-    platform = "windows.c" if system.is_windows else "posix.c"
-    sources = [
-        *(NATIVE / line for line in _listed(NATIVE / "sources.txt")),
-        NATIVE / "platform" / platform,
-        NATIVE / "platform" / "threads.c",
-        *sorted((NATIVE / "python").glob("*.c")),
+def compile_modules(system: System, package: Path, work: Path) -> None:
+    """Compile the extension modules into a package; `work` takes what is needed meanwhile."""
+    files = ("windows.c",) if system.is_windows else ("posix.c", "mapped.c")
+    engine = [
+        *_listed("sources.txt"),
+        *(NATIVE / "platform" / name for name in (*files, "threads.c")),
+        *(NATIVE / "python" / name for name in ("module.c", "hashing.c")),
     ]
-    includes = [f"-I{NATIVE}", f"-I{NATIVE / 'include'}", f"-I{sysconfig.get_path('include')}"]
     if system.machine is not None:
         others = [
             "-include", str(ROOT / "release" / "windows_config.h"),
@@ -102,18 +103,18 @@ def compile_extension(system: System, library: Path, work: Path) -> None:
         ]  # fmt: skip
     else:  # Python's functions are found in the running interpreter
         others = ["-undefined", "dynamic_lookup", "-fno-asynchronous-unwind-tables"]
-    _run(
-        *ZIG, "cc", "-target", system.target, *FLAGS, *WARNINGS, *includes, *map(str, sources),
-        *others, "-o", str(library),
-    )  # fmt: skip
+    update = [*_listed("update/sources.txt"), NATIVE / "python" / "update.c"]
+    for name, sources in (("_native", engine), ("_update", update)):
+        _run(
+            *ZIG, "cc", "-target", system.target, *FLAGS, *WARNINGS, *INCLUDES,
+            *map(str, sources), *others, "-o", str(package / f"{name}{system.suffix}"),
+        )  # fmt: skip
 
 
-
-
-
-def _listed(path: Path) -> list[str]:
-    lines = path.read_text("utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+def _listed(name: str) -> list[Path]:
+    """The C files that a list of sources names."""
+    lines = (NATIVE / name).read_text("utf-8").splitlines()
+    return [NATIVE / line for line in lines if line and not line.startswith("#")]
 
 
 def python_names(work: Path) -> list[str]:
@@ -121,10 +122,9 @@ def python_names(work: Path) -> list[str]:
     names: set[str] = set()
     for source in sorted((NATIVE / "python").glob("*.c")):
         unit = work / f"{source.stem}.o"
-        includes = [f"-I{NATIVE}", f"-I{NATIVE / 'include'}", f"-I{sysconfig.get_path('include')}"]
         _run(
             *ZIG, "cc", "-target", "x86_64-linux-gnu", "-O2", "-fPIC", "-fno-sanitize=all",
-            *includes, "-c", str(source), "-o", str(unit),
+            *INCLUDES, "-c", str(source), "-o", str(unit),
         )  # fmt: skip
         listing = _run("nm", "--undefined-only", "--format=just-symbols", str(unit))
         names |= {name for name in listing.split() if re.fullmatch(r"_?Py\w+", name)}
@@ -148,7 +148,14 @@ def _pure_wheel(work: Path) -> Path:
     )
     shutil.copytree(ROOT, copy, ignore=skipped)
     environment = os.environ | {"ONDEVICE_PURE": "1"}
-    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", str(work / "pure")]
+    command = [
+        sys.executable,
+        "setup.py",
+        "--quiet",
+        "bdist_wheel",
+        "--dist-dir",
+        str(work / "pure"),
+    ]
     subprocess.run(command, cwd=copy, env=environment, check=True, capture_output=True)
     (wheel,) = (work / "pure").glob("*.whl")
     return wheel

@@ -7,9 +7,18 @@
 
 #include <windows.h>
 
-static void unmap(void *data, size_t size) {
+/* A mapped file stays open for reading only, so nobody can write to it or truncate it. */
+typedef struct {
+  void *data;
+  HANDLE file;
+} mapping;
+
+static void unmap(void *mapped, size_t size) {
+  mapping *m = mapped;
   (void)size;
-  UnmapViewOfFile(data);
+  UnmapViewOfFile(m->data);
+  CloseHandle(m->file);
+  free(m);
 }
 
 static od_status refused(od_error *error) {
@@ -30,13 +39,18 @@ static HANDLE open_file(const char *path) {
   return file;
 }
 
-/* The bytes of an open file, mapped; NULL where that fails. */
-static void *map(HANDLE file, size_t size) {
-  HANDLE section = CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL);
-  if (!section) return NULL;
-  void *data = MapViewOfFile(section, FILE_MAP_READ, 0, 0, size);
-  CloseHandle(section);
-  return data;
+/* An open file, mapped; the mapping owns it then. NULL where that fails. */
+static mapping *map(HANDLE file, size_t size) {
+  mapping *m = malloc(sizeof *m);
+  HANDLE section = m ? CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL) : NULL;
+  void *data = section ? MapViewOfFile(section, FILE_MAP_READ, 0, 0, size) : NULL;
+  if (section) CloseHandle(section);
+  if (!data) {
+    free(m);
+    return NULL;
+  }
+  *m = (mapping){data, file};
+  return m;
 }
 
 /* Read a whole file into memory that nobody else can change. */
@@ -58,11 +72,11 @@ static void discard(void *data, size_t size) {
   free(data);
 }
 
-/* A mapped file cannot be truncated or written to there: others open it for reading only. */
-static od_status take(HANDLE file, size_t size, int is_small, void **data, od_error *error) {
-  if (is_small) return copy(file, size, data, error);
-  *data = map(file, size);
-  return *data ? OD_OK : refused(error);
+/* The size of a model file, or 0: no regular file, too short or too large. */
+static size_t size_of(HANDLE file) {
+  LARGE_INTEGER end;
+  if (GetFileType(file) != FILE_TYPE_DISK || !GetFileSizeEx(file, &end) || end.QuadPart < 8) return 0;
+  return (uint64_t)end.QuadPart > SIZE_MAX / 2 ? 0 : (size_t)end.QuadPart;
 }
 
 od_status od_open_path(const char *path, const od_options *options, od_model **model,
@@ -70,28 +84,25 @@ od_status od_open_path(const char *path, const od_options *options, od_model **m
   *model = NULL;
   HANDLE file = open_file(path);
   if (file == INVALID_HANDLE_VALUE) return refused(error);
-  LARGE_INTEGER end;
-  if (GetFileType(file) != FILE_TYPE_DISK || !GetFileSizeEx(file, &end) || end.QuadPart < 8) {
-    CloseHandle(file);
-    return od_fail(error, OD_E_FORMAT, "not a regular file, or too short for a model file");
-  }
-  if ((uint64_t)end.QuadPart > SIZE_MAX / 2) {
-    CloseHandle(file);
-    return od_fail(error, OD_E_SYSTEM, "cannot be read: too large for this system");
-  }
-  size_t size = (size_t)end.QuadPart;
-  int is_small = size <= OD_FULL_CHECK_BYTES;
-  void *data;
-  od_status status = take(file, size, is_small, &data, error);
-  CloseHandle(file);
+  size_t size = size_of(file);
+  mapping *mapped = size > OD_FULL_CHECK_BYTES ? map(file, size) : NULL;
+  void *data = mapped ? mapped->data : NULL;
+  od_status status = OD_OK;
+  if (!size)
+    status = od_fail(error, OD_E_FORMAT, "not a regular file, or too short for a model file");
+  else if (!mapped)
+    status = size > OD_FULL_CHECK_BYTES ? refused(error) : copy(file, size, &data, error);
+  if (!mapped) CloseHandle(file);
   if (status != OD_OK) return status;
+  void (*end)(void *, size_t) = mapped ? unmap : discard;
+  void *owned = mapped ? (void *)mapped : data;
   status = od_open_memory(data, size, options, model, error);
   if (status != OD_OK) {
-    (is_small ? discard : unmap)(data, size);
+    end(owned, size);
     return status;
   }
-  (*model)->unmap = is_small ? discard : unmap;
-  (*model)->mapped = data;
+  (*model)->unmap = end;
+  (*model)->mapped = owned;
   (*model)->mapped_size = size;
   return OD_OK;
 }

@@ -7,11 +7,15 @@ import hashlib
 import mmap
 import os
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ondevice.errors import FileFormatError, UnsupportedError
 from ondevice.manifest import FileRecord
+
+if sys.platform == "linux":
+    import fcntl
 
 _SEALS = ("F_SEAL_WRITE", "F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
 
@@ -27,7 +31,7 @@ def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[d
         FileFormatError: a file is missing, no regular file, or not as its record says.
         UnsupportedError: the system has no sealed memory.
     """
-    if not hasattr(os, "memfd_create"):
+    if sys.platform != "linux":
         raise UnsupportedError("signed models need sealed memory (memfd_create), as Linux has it")
     with contextlib.ExitStack() as stack:
         paths = {}
@@ -41,6 +45,8 @@ def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[d
 
 def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
     """Fill sealed memory with a file and compare it. Raises FileFormatError."""
+    if sys.platform != "linux":
+        return
     try:
         # without O_NONBLOCK, opening a FIFO waits for its writer
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -63,8 +69,6 @@ def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
         raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
     finally:
         os.close(source)
-    import fcntl  # not on every system
-
     for seal in _SEALS:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, getattr(fcntl, seal))
     actual = _sha256(descriptor)

@@ -47,10 +47,10 @@ def page_faults() -> dict[str, int]:
 
     Nothing where the system does not tell (Windows).
     """
-    if sys.platform == "win32":
-        return {}
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {"minor": usage.ru_minflt, "major": usage.ru_majflt}
+    if sys.platform != "win32":
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {"minor": usage.ru_minflt, "major": usage.ru_majflt}
+    return {}
 
 
 def _kilobytes(path: Path) -> dict[str | None, int]:

@@ -14,9 +14,6 @@ from pathlib import Path
 from ondevice.errors import FileFormatError, UnsupportedError
 from ondevice.manifest import FileRecord
 
-if sys.platform == "linux":
-    import fcntl
-
 _SEALS = ("F_SEAL_WRITE", "F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
 
 
@@ -69,6 +66,8 @@ def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
         raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
     finally:
         os.close(source)
+    import fcntl  # not on every system
+
     for seal in _SEALS:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, getattr(fcntl, seal))
     actual = _sha256(descriptor)

@@ -19,7 +19,8 @@ def listed(name: str) -> list[str]:
 
 
 BINDING = [str(NATIVE / "python" / name) for name in ("module.c", "hashing.c")]
-PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "mapped.c", "threads.c")]
+FILES = ("windows.c",) if sys.platform == "win32" else ("posix.c", "mapped.c")
+PLATFORM = [str(NATIVE / "platform" / name) for name in (*FILES, "threads.c")]
 # The compiled modules: what checks signatures lies beside the engine, which keeps its size.
 MODULES = {
     "ondevice._native": [*listed("sources.txt"), *PLATFORM, *BINDING],

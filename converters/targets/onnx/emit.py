@@ -6,7 +6,6 @@ Tables are external data beside the file, which names the SHA-256 of both.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +47,8 @@ from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
 from ondevice.deflated import deflate
 from ondevice.engines.onnx import DATA_MARK, METADATA_KEY, SEAL_KEY
+from ondevice.info import description_parts
+from ondevice.manifest import record_of
 from ondevice.sealed import DIGITS, UNSEALED, seal
 from ondevice.spec import HIGH_BITS, Retrieval
 
@@ -105,7 +106,8 @@ def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = AL
             external = array.nbytes >= LEAST_EXTERNAL
             value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
-    model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(info)).decode("ascii")
+    described = deflate(*description_parts(info))
+    model.metadata_props[METADATA_KEY] = base64.b64encode(described).decode("ascii")
     model.metadata_props[SEAL_KEY] = (UNSEALED + DATA_MARK).decode() + "0" * DIGITS
     model.ir_version = IR_VERSION
     data.write()
@@ -125,7 +127,7 @@ class _Seal:
         """Write both into the .onnx file; `file` is the external data."""
         file.flush()
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = record_of(file).sha256
         data = self.path.read_bytes()
         with self.path.open("r+b") as described:
             described.seek(data.index(UNSEALED + DATA_MARK) + len(UNSEALED + DATA_MARK))

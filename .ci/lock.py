@@ -30,8 +30,10 @@ LEGACY = (
     "setuptools",
     "cryptography",
 )
-COMPILE = ("pip", "compile", "--generate-hashes", "--no-emit-index-url", "--no-header", "--no-config",
-           "--no-annotate", "--quiet")  # fmt: skip
+COMPILE = (
+    "pip", "compile", "--generate-hashes", "--no-emit-index-url", "--no-header", "--no-config",
+    "--no-annotate", "--quiet",
+)  # fmt: skip
 HEADERS = {
     "requirements.lock": "# Packages of the extra `dev`, by .ci/lock.py; pip install --no-deps.",
     "requirements-cuda.lock": "# Beside requirements.lock, where torch is its CUDA build.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from ondevice.errors import FileFormatError, UnsupportedError
 from ondevice.manifest import FileRecord
 
+NO_MEMORY = "signed models need sealed memory (memfd_create), as Linux has it"
 _SEALS = ("F_SEAL_WRITE", "F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
 
 
@@ -28,8 +29,6 @@ def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[d
         FileFormatError: a file is missing, no regular file, or not as its record says.
         UnsupportedError: the system has no sealed memory.
     """
-    if sys.platform != "linux":
-        raise UnsupportedError("signed models need sealed memory (memfd_create), as Linux has it")
     with contextlib.ExitStack() as stack:
         paths = {}
         for name, record in records.items():
@@ -41,9 +40,14 @@ def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[d
 
 
 def _new_memory(path: Path) -> int:
-    """A descriptor of memory for a file's copy. Raises FileFormatError: the system has none."""
-    if sys.platform != "linux":
-        raise FileFormatError(f"{path}: cannot be copied: only Linux has sealed memory")
+    """A descriptor of memory for a file's copy.
+
+    Raises:
+        FileFormatError: the system refuses.
+        UnsupportedError: it has no such memory.
+    """
+    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
+        raise UnsupportedError(NO_MEMORY)
     try:
         return os.memfd_create("ondevice", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
@@ -53,7 +57,7 @@ def _new_memory(path: Path) -> int:
 def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
     """Fill sealed memory with a file and compare it. Raises FileFormatError."""
     if sys.platform != "linux":
-        return
+        raise UnsupportedError(NO_MEMORY)
     try:
         # without O_NONBLOCK, opening a FIFO waits for its writer
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

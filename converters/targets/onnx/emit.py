@@ -6,7 +6,6 @@ Tables are external data beside the file, which names the SHA-256 of both.
 from __future__ import annotations
 
 import base64
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,6 +46,7 @@ from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard
 from ondevice.deflated import deflate
 from ondevice.engines.onnx import DATA_MARK, METADATA_KEY, SEAL_KEY
 from ondevice.info import description_parts
+from ondevice.manifest import record_of
 from ondevice.sealed import DIGITS, UNSEALED, seal
 from ondevice.spec import HIGH_BITS, Retrieval
 
@@ -126,7 +126,7 @@ class _Seal:
         """Write both into the .onnx file; `file` is the external data."""
         file.flush()
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = record_of(file).sha256
         data = self.path.read_bytes()
         with self.path.open("r+b") as described:
             described.seek(data.index(UNSEALED + DATA_MARK) + len(UNSEALED + DATA_MARK))

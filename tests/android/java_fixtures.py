@@ -9,6 +9,7 @@ from pathlib import Path
 import jni_library
 import numpy as np
 import pytest
+from support.native import random_table, write_model
 from support.odm_parts import put_together, take_apart
 from support.runtime import expected_probabilities, small_ids, write_small_model
 from support.signing import LATER, forgeries, private_key, root, sign_folder
@@ -146,6 +147,13 @@ def raw_rows():
     }
 
 
+def write_large_model(path):
+    """A table of 9.6 MB: more than what is read instead of mapped."""
+    spec = full_spec(100_000, 24)
+    table = random_table(spec, "f32", np.random.default_rng(0), truncated=False)
+    write_model(path, {"a": spec}, {"a": table}, [], {}, ["a.vector"])
+
+
 def write_fixtures(folder):
     """Everything below the folder that the JUnit tests read."""
     shutil.copy(GOLDEN / "xxh64.json", folder)
@@ -153,6 +161,7 @@ def write_fixtures(folder):
     write_cells_model(folder / "cells.odm")
     shutil.copy(GOLDEN / "differences.json", folder)
     write_small_model(folder / "small.odm")
+    write_large_model(folder / "large.odm")
     write_features_model(folder / "features.odm")
     raw = raw_rows()
     ids = features().encode(raw)

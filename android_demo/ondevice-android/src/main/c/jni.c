@@ -6,6 +6,7 @@
  */
 #include "jni_parts.h"
 
+#include "core/model.h"
 #include "system.h"
 
 enum { MOST_TENSORS = 1024, ERROR_BYTES = 256 };
@@ -58,6 +59,14 @@ jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray err
   opened->memory = NULL;
   od_status status =
       od_open_memory(mapping->data, mapping->size, &options, &opened->model, &why);
+  if (status == OD_OK) {
+    opened->model->changed = od_mapping_changed;
+    opened->model->source = &opened->mapping;
+  }
+  if (status == OD_OK && od_mapping_changed(mapping)) {
+    od_close(opened->model);
+    status = od_fail(&why, OD_E_FORMAT, "the file was changed while it was opened");
+  }
   if (status == OD_OK && (od_input_count(opened->model) > MOST_TENSORS ||
                           od_output_count(opened->model) > MOST_TENSORS)) {
     od_close(opened->model);

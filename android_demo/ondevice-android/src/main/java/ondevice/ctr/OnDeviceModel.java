@@ -19,9 +19,9 @@ import java.util.Map;
 /**
  * A click-through-rate model in a native file ({@code .odm}), ready to score requests.
  *
- * <p>The file is mapped into memory, not read: its bytes stay the file's, are shared with other
- * processes, and come in as they are needed. It must not be changed in place while it is open;
- * replace it by renaming another over it.
+ * <p>A file of up to 8 MiB is read. A larger one is mapped into memory: its bytes stay the file's, are
+ * shared with other processes, and come in as they are needed. Replace it by renaming another over it;
+ * where it is truncated or overwritten instead, requests throw {@link ModelFileException} from then on.
  *
  * <p><b>Threads.</b> Any number of threads may use one model at once; each request has scratch
  * memory of its own, which is kept for the next one. {@link #close} may be called while requests

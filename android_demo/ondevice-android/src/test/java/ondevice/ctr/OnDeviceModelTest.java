@@ -8,6 +8,7 @@ import static org.junit.Assert.fail;
 import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
+import java.io.RandomAccessFile;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -351,6 +352,49 @@ public class OnDeviceModelTest {
         assertEquals(3, model.describe().inputs.size());
     }
 
+    /** A large file is mapped: cutting it off under load is an exception, and no wrong score. */
+    @Test
+    public void aLargeFileThatIsCutOffUnderItsModel() throws Exception {
+        File file = File.createTempFile("large", ".odm");
+        FileOutputStream out = new FileOutputStream(file);
+        out.write(Fixtures.read(Fixtures.file("large.odm")));
+        out.close();
+        final OnDeviceModel model = OnDeviceModel.open(file);
+        final long[] ids = new long[3000];
+        for (int i = 0; i < ids.length; i++) {
+            ids[i] = i * 7919L % 100000;
+        }
+        final float[] right = model.predict(new Inputs().ids("a", ids));
+        final CountDownLatch begun = new CountDownLatch(8);
+        ExecutorService threads = Executors.newFixedThreadPool(8);
+        List<Future<Boolean>> results = new ArrayList<Future<Boolean>>();
+        for (int i = 0; i < 8; i++) {
+            results.add(threads.submit(new Callable<Boolean>() {
+                @Override
+                public Boolean call() {
+                    begun.countDown();
+                    try {
+                        while (true) {
+                            assertArrayEquals(right, model.predict(new Inputs().ids("a", ids)), 0);
+                        }
+                    } catch (ModelFileException error) {
+                        return error.getMessage().contains("open it again");
+                    }
+                }
+            }));
+        }
+        begun.await();
+        RandomAccessFile cut = new RandomAccessFile(file, "rw");
+        cut.setLength(4096);
+        cut.close();
+        for (Future<Boolean> result : results) {
+            assertTrue(result.get());
+        }
+        threads.shutdown();
+        model.close();
+        assertTrue(file.delete());
+    }
+
     @Test
     public void aModelInsideAnotherFile() throws Exception {
         File model = Fixtures.file("small.odm");
@@ -375,7 +419,7 @@ public class OnDeviceModelTest {
             refused(holder, part, "a part that is not in it");
         }
         refused(holder, new long[] {0, data.length}, "header");
-        refused(holder, new long[] {100001, data.length}, "aligned");
+        refused(holder, new long[] {100001, data.length}, "header"); // shifted by a byte
         plain.close();
         assertTrue(holder.delete());
     }

@@ -58,9 +58,6 @@ CASES = [
     Case("q8", "q8", False, 0.25),
     Case("q2", "q8", False, None),
     Case("q2", "q8", False, 0.25),
-    Case("q3", "q8", False, None),
-    Case("q3", "q8", False, 0.25),
-    Case("q4", "f16", False, 0.25),
 ]
 
 

@@ -297,7 +297,7 @@ def _prepare(
         inputs=inputs,
         outputs=source.outputs,
         features=_checked_features(request.features, source.names),
-        vectors=vectors_of(source, domain, tables, request.vectors, DENSE_TOLERANCE[request.dense]),
+        vectors=vectors_of(source, domain, tables, request.vectors, _tolerance(request)),
         made_by=_versions(),
     )
     expected = expected_of(source, trained, batches, tables, request.validation, inputs)
@@ -356,7 +356,7 @@ def _write(prepared: _Prepared, request: _Request, folder: Path) -> dict[str, Ta
         prepared = replace(prepared, info=replace(prepared.info, inputs=inputs))
         drafts = _filled_drafts(prepared, places, folder)
     release_file_pages()  # of torch
-    tolerance = DENSE_TOLERANCE[request.dense]
+    tolerance = _tolerance(request)
     return {
         target: replace(
             measure_file(file, prepared.expected, tolerance), layers=drafts[target].layers
@@ -399,6 +399,14 @@ def _report(
         made_by=prepared.info.made_by,
         vector_rows=0 if vectors is None else len(next(iter(vectors.inputs.values()))),
     )
+
+
+def _tolerance(request: _Request) -> float:
+    """The largest difference allowed: larger in the measure in which kept q8 codes may be off."""
+    tolerance = DENSE_TOLERANCE[request.dense]
+    if request.like is None or request.dense != "q8":
+        return tolerance
+    return tolerance * (1 + request.like.slack)
 
 
 def _codecs_text(tables: str | TableCodec | Mapping[str, str | TableCodec]) -> str:

@@ -22,6 +22,14 @@ COMMANDS = {
         ["convert", "checkpoint", "--out", "models"],
         ["convert", "checkpoint", "--out", "models", "--tables", "q4", "--force"],
     ],
+    "other": [
+        ["convert", "checkpoint", "--out", "other", "--targets", "odm"],
+        ["convert", "checkpoint", "--out", "other", "--targets", "odm", "--force"],
+    ],
+    "update": [
+        ["update", "device/model.odm", "other/model.odm", "--engine", "numpy"],
+        ["update", "device/model.odm", "models/model.odm", "--engine", "numpy"],
+    ],
     "bench": [
         [*BENCH, "--gap-ms", "0", "--json", "bench.json"],
         [*BENCH, "--gap-ms", "0", "--json", "bench.json"],

@@ -150,14 +150,17 @@ def small_table(name: str) -> str:
     lines.append("|---|---|---|---|---|---|---|\n")
     for model, size in dict.fromkeys((row["model"], row["table_bytes"]) for row in rows):
         chosen = [row for row in rows if (row["model"], row["table_bytes"]) == (model, size)]
-        shares = [float(row["test_auc"]) / full[row["seed"]] for row in chosen]
+        shares = [
+            float(row["test_auc"]) / full[row["seed"]] for row in chosen if row["seed"] in full
+        ]
+        share = f"{100 * statistics.mean(shares):.2f} %" if shares else "-"
         cells = [spread(chosen, key) for key in ("validation_auc", "test_auc")]
         aucs = " | ".join(
             f"{mean:.4f}" + f" ± {error:.4f}" * (len(chosen) > 1) for mean, error in cells
         )
         lines.append(
             f"| {model} | {int(size):,} | {float(chosen[0]['ratio']):,.0f} | {aucs} "
-            f"| {100 * statistics.mean(shares):.2f} % | {len(chosen)} |\n"
+            f"| {share} | {len(chosen)} |\n"
         )
     return "".join(lines)
 

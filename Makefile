@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint runners runner-here web clean
+.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -41,8 +41,11 @@ test-legacy:
 	@echo "skipped: numpy 1.26 with tflite-runtime needs Python 3.11, this is $$($(PYTHON) -V)"
 endif
 
-fuzz: $(VENV)/.installed ## the fuzzer of `make test` for ten minutes instead of one
-	ONDEVICE_FUZZ_SECONDS=600 $(VENV)/bin/python -m pytest tests/hostile
+fuzz: $(VENV)/.installed ## the fuzzers of `make test` for half an hour instead of a minute
+	ONDEVICE_FUZZ_SECONDS=600 ONDEVICE_MUTANTS=100000 $(VENV)/bin/python -m pytest tests/hostile
+
+soak: $(VENV)/.installed ## a model file is replaced under load for an hour; memory must stay
+	ONDEVICE_SOAK_SECONDS=1800 ONDEVICE_SWITCHES=10000 $(VENV)/bin/python -m pytest tests/runtime/test_live.py -k go_on -o junit_family=xunit1 --junit-xml build/soak.xml
 
 # Static programs that measure on Android phones and boards without Python.
 RUNNERS := build/runners
@@ -84,17 +87,29 @@ lint: $(VENV)/.installed ## style and types: half a minute
 	$(VENV)/bin/ruff format --check .
 	rm -rf build/types build/lib
 	ONDEVICE_PURE=1 $(VENV)/bin/python $(PIP) install --no-deps --target build/types .
-	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p ondevice
+	cd build/types && for system in linux win32 darwin; do \
+	  ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/$$system --platform $$system -p ondevice || exit 1; \
+	done
+
+lock: ## write the lock files anew, after a change of pyproject.toml or constraints: a minute
+	$(PYTHON) .ci/lock.py
 
 clean: ## remove environments and what was built
 	rm -rf $(VENV) $(LEGACY) build dist demo-out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(COMPILED)
+# Packages come by the hashes of the lock files, which .ci/lock.py writes; then the project alone.
+LOCKED := install --no-deps --require-hashes -r
+IS_CUDA := import importlib.metadata as m, sys; sys.exit("+cpu" in m.version("torch"))
+
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-cuda.lock $(COMPILED)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP) install -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python $(PIP) $(LOCKED) requirements.lock
+	if $(VENV)/bin/python -c '$(IS_CUDA)'; then $(VENV)/bin/python $(PIP) $(LOCKED) requirements-cuda.lock; fi
+	$(VENV)/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 
-$(LEGACY)/.installed: pyproject.toml constraints-legacy.txt $(COMPILED)
+$(LEGACY)/.installed: pyproject.toml requirements-legacy.lock $(COMPILED)
 	test -d $(LEGACY) || $(PYTHON) -m venv $(LEGACY)
-	$(LEGACY)/bin/python $(PIP) install -c constraints-legacy.txt -e '.[tflite-legacy,onnx,sign]' pytest hypothesis setuptools
+	$(LEGACY)/bin/python $(PIP) $(LOCKED) requirements-legacy.lock
+	$(LEGACY)/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	touch $@

@@ -136,7 +136,7 @@ class ModelConfig:
         """Read what `to_json` wrote. Raises SpecError."""
         try:
             return cls.from_dict(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"model configuration is not JSON: {error}") from error
 
     @classmethod

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
-from ondevice.errors import InputError, SpecError
+from ondevice.errors import PARSE_ERRORS, InputError, SpecError
 from ondevice.models.data import DATASETS
 from ondevice.models.designs import Design, Sharing
 from ondevice.models.layers.rounding import Rounding
@@ -123,10 +123,10 @@ def parse_recipe(text: str, name: str, folder: Path) -> Recipe:
     try:
         data = tomllib.loads(text)
         return _recipe(data, Path(name).stem, folder)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SpecError(f"recipe {name}: not valid TOML: {error}") from error
     except (SpecError, InputError) as error:
         raise SpecError(f"recipe {name}: {error}") from error
+    except PARSE_ERRORS as error:
+        raise SpecError(f"recipe {name}: not valid TOML: {error}") from error
 
 
 def _recipe(data: dict[str, Any], name: str, folder: Path) -> Recipe:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ondevice.elias_fano import code_bytes, decode, encode
 from ondevice.errors import FileFormatError
-from ondevice.limits import MAX_RANK
+from ondevice.limits import MAX_RANK, MAX_VOCABULARY
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
@@ -34,6 +34,24 @@ _NARROW = {
     "float32": ("F32",),
     "float64": ("U8", "U16", "U32", "F32", "F64"),
 }
+
+
+class Attached:
+    """The bytes that follow the JSON; each is read once, or a small file could fill the memory."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._data = data
+        self._left = len(data)
+
+    def part(self, at: Any, size: int) -> bytes:
+        """`size` bytes from `at` on. Raises FileFormatError: not there, or too often."""
+        if not _is_size(at) or at + size > len(self._data) or size > self._left:
+            raise FileFormatError(
+                f"an array of {size} bytes at {at!r} leaves the {len(self._data)} bytes of arrays, "
+                "or overlaps others"
+            )
+        self._left -= size
+        return self._data[at : at + size]
 
 
 class ArrayPacker(Protocol):
@@ -84,7 +102,7 @@ class AttachedPacker:
         return at
 
 
-def attached_numbers(item: Any, arrays: bytes, dtype: str) -> Array:
+def attached_numbers(item: Any, arrays: Attached, dtype: str) -> Array:
     """An array of numbers of the dtype "int64", "float32" or "float64", with its shape.
 
     Args:
@@ -104,30 +122,20 @@ def attached_numbers(item: Any, arrays: bytes, dtype: str) -> Array:
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
         raise FileFormatError(f"shape of an array: {shape!r}")
     stored = _DTYPES[name]
-    raw = _part(item, arrays, math.prod(shape) * stored.itemsize)
+    raw = arrays.part(item["at"], math.prod(shape) * stored.itemsize)
     # a copy, of numpy's own dtype object: the native engine takes no other without checks
     return np.frombuffer(raw, stored).reshape(shape).astype(dtype)
 
 
-def attached_hashes(item: Any, arrays: bytes, bits: int) -> IntArray:
+def attached_hashes(item: Any, arrays: Attached, bits: int) -> IntArray:
     """Ascending signed numbers int64 of `bits` bits; see `attached_numbers`."""
     if isinstance(item, str):
         return attached_numbers(item, arrays, "int64")
     count = item["count"]
-    if not _is_size(count) or not 1 <= bits <= 64:
+    if not _is_size(count) or count > MAX_VOCABULARY or not 1 <= bits <= 64:
         raise FileFormatError(f"{count!r} hashes of {bits!r} bits")
-    code = _part(item, arrays, code_bytes(count, bits))
+    code = arrays.part(item["at"], code_bytes(count, bits))
     return (decode(code, count, bits) - np.uint64(1 << (bits - 1))).view(np.int64)
-
-
-def _part(item: Any, arrays: bytes, size: int) -> bytes:
-    """The `size` bytes that an item refers to. Raises FileFormatError: they are not there."""
-    at = item["at"]
-    if not _is_size(at) or at + size > len(arrays):
-        raise FileFormatError(
-            f"an array of {size} bytes at {at!r} leaves the {len(arrays)} bytes of arrays"
-        )
-    return arrays[at : at + size]
 
 
 def _is_size(value: Any) -> bool:

@@ -16,6 +16,7 @@ import ondevice
 from ondevice.arguments import Parser
 from ondevice.engines.native import is_compiled, kernels_available
 from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
+from ondevice.printable import printable
 
 # Commands of the runtime, each a module with EPILOG, configure(parser) and run(args).
 BUILT_IN = {
@@ -44,8 +45,8 @@ EXTRA = {
 }
 
 INTERRUPTED = 128 + signal.SIGINT
-# What a shell reports of `cat` in `cat file | head`: the signal ends it.
-READER_GONE = 128 + signal.SIGPIPE
+# What a shell reports of `cat` in `cat file | head`: signal 13, SIGPIPE, ends it.
+READER_GONE = 128 + 13
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _flush_output()
         return code
     except OnDeviceError as error:
-        print(f"ondevice: {error}", file=sys.stderr)  # noqa: T201
+        print(printable(f"ondevice: {error}"), file=sys.stderr)  # noqa: T201
         _drop_output()
         return 1
     except KeyboardInterrupt:
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return READER_GONE
     except OSError as error:
-        print(f"ondevice: {error}", file=sys.stderr)  # noqa: T201
+        print(printable(f"ondevice: {error}"), file=sys.stderr)  # noqa: T201
         _drop_output()
         return 1
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from ondevice.deflated import deflate, inflate
 from ondevice.errors import FileFormatError
 from ondevice.held_bytes import read_file
-from ondevice.limits import MAX_HEADER_BYTES, MAX_RANK
+from ondevice.limits import MAX_ARRAYS, MAX_HEADER_BYTES, MAX_PLAN_BYTES, MAX_RANK
 from ondevice.strict_json import parse_strictly
 
 Array = npt.NDArray[Any]
@@ -110,12 +110,12 @@ class Container:
         entry = self.entries[name]
         return self.data[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape)
 
-    def text(self, name: str) -> bytes:
-        """The bytes that an array holds deflated. Raises FileFormatError."""
+    def text(self, name: str, most: int = MAX_HEADER_BYTES) -> bytes:
+        """The bytes that an array holds deflated, `most` of them. Raises FileFormatError."""
         array = self.array(name)
         if array.dtype != np.uint8 or array.ndim != 1:
             raise FileFormatError(f"{self.path}: array {name!r} must be bytes in one dimension")
-        return inflate(array.tobytes(), f"{self.path}: array {name!r}")
+        return inflate(array.tobytes(), f"{self.path}: array {name!r}", most)
 
     def verify(self) -> None:
         """Compare every array with its checksum.
@@ -141,8 +141,8 @@ class Container:
         if CHECKSUMS in self.entries:
             return dict(zip(self._checked(), self.array(CHECKSUMS)[1:].tolist(), strict=False))
         try:
-            checksums = json.loads(self.metadata.get(OLD_CHECKSUMS, ""))
-        except (json.JSONDecodeError, RecursionError) as error:
+            checksums = parse_strictly(self.metadata.get(OLD_CHECKSUMS, ""))
+        except (ValueError, RecursionError) as error:
             raise FileFormatError(f"{self.path}: no checksums in the header") from error
         if not isinstance(checksums, dict):
             raise FileFormatError(f"{self.path}: no checksums in the header")
@@ -166,6 +166,7 @@ class ContainerWriter:
         self, path: Path, arrays: Mapping[str, Array | Reserved], metadata: Mapping[str, str]
     ) -> None:
         """Create `path` with all arrays but the reserved ones (see the module text)."""
+        _check_count(path, len(arrays))
         self._path = path
         self._arrays = {name: _storable(name, array) for name, array in arrays.items()}
         self._small_starts = _small_starts(self._arrays)
@@ -368,6 +369,7 @@ def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any
 def _entries(
     path: Path, header: dict[str, Any], header_bytes: int, file_size: int
 ) -> dict[str, Entry]:
+    _check_count(path, len(header))
     entries = {
         name: _entry(path, name, item, header_bytes, file_size) for name, item in header.items()
     }
@@ -384,16 +386,22 @@ def _entries(
     return entries
 
 
+def _check_count(path: Path, arrays: int) -> None:
+    if arrays > MAX_ARRAYS:
+        raise FileFormatError(f"{path}: {arrays} arrays; a file has at most {MAX_ARRAYS}")
+
+
 def _small_entries(container: Container) -> dict[str, Entry]:
     """The arrays within SMALL. Raises FileFormatError: no index, or not one that fits."""
     path = container.path
-    text = container.text(INDEX)
+    text = container.text(INDEX, MAX_PLAN_BYTES)
     try:
         index = parse_strictly(text)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: {INDEX} is not valid JSON: {error}") from error
     if not isinstance(index, dict):
         raise FileFormatError(f"{path}: {INDEX} must be a JSON object")
+    _check_count(path, len(container.entries) + len(index))
     if SMALL not in container:
         raise FileFormatError(f"{path}: array {SMALL!r} is missing")
     whole = container.entries[SMALL]

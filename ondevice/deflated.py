@@ -11,22 +11,34 @@ SIZE_BYTES = 4
 MOST_EXPANSION = 1032  # of DEFLATE: no stream stands for more bytes per byte
 
 
-def deflate(data: bytes) -> bytes:
-    """The size as a U32, little-endian, and the DEFLATE stream."""
+def deflate(*parts: bytes) -> bytes:
+    """The size of all parts as a U32, little-endian, and the DEFLATE stream of them.
+
+    Each part begins at a whole byte and refers to no other: one that stays the same from one model
+    to the next then has the same bytes, and a delta copies them.
+    """
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return len(data).to_bytes(SIZE_BYTES, "little") + packer.compress(data) + packer.flush()
+    packed = b""
+    for number, part in enumerate(parts):
+        packed += packer.flush(zlib.Z_FULL_FLUSH) if number else b""
+        packed += packer.compress(part)
+    return sum(map(len, parts)).to_bytes(SIZE_BYTES, "little") + packed + packer.flush()
 
 
-def inflate(data: bytes, what: str) -> bytes:
+def inflate(data: bytes, what: str, most: int = MAX_HEADER_BYTES) -> bytes:
     """What `deflate` was given; `what` names it in errors.
 
     Raises:
-        FileFormatError: the stream is damaged, or of another size than it says.
+        FileFormatError: the stream is damaged, of another size than it says, or of more than
+            `most` bytes.
     """
     size = int.from_bytes(data[:SIZE_BYTES], "little")
     stream = data[SIZE_BYTES:]
-    if size > min(MAX_HEADER_BYTES, MOST_EXPANSION * len(stream)):
-        raise FileFormatError(f"{what}: {size} bytes cannot come from a stream of {len(stream)}")
+    if size > min(most, MOST_EXPANSION * len(stream)):
+        raise FileFormatError(
+            f"{what}: {size} bytes are more than {most}, or cannot come from a stream of "
+            f"{len(stream)}"
+        )
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         unpacked = unpacker.decompress(stream, size + 1)

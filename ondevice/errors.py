@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,23 @@ class TrustError(OnDeviceError):
 
 class MissingDependencyError(OnDeviceError):
     """An optional package is not installed; the message says how to install it."""
+
+
+# What Python, numpy and zlib raise over damaged or hostile data. Whoever reads data from outside
+# catches them all where the reading begins, and raises an OnDeviceError that names the source.
+PARSE_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,  # RecursionError among them
+    SpecError,
+    TypeError,
+    SyntaxError,  # of numpy, over the header of an array
+    ValueError,
+    zlib.error,
+)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.attached_arrays import ArrayPacker, Base64Packer, attached_hashes, attached_numbers
+from ondevice.attached_arrays import (
+    ArrayPacker,
+    Attached,
+    Base64Packer,
+    attached_hashes,
+    attached_numbers,
+)
 from ondevice.cells import Cells, RawKind
 from ondevice.delimited import COMMAS, DelimitedFormat
 from ondevice.errors import FileFormatError, InputError, SpecError
@@ -370,8 +376,9 @@ class FeatureSpec:
         return {"fields": items, "text_format": self.text_format.to_json(), "columns": columns}
 
     @classmethod
-    def from_json(cls, data: Any, arrays: bytes = b"") -> FeatureSpec:
+    def from_json(cls, data: Any, arrays: Attached | None = None) -> FeatureSpec:
         """Read what `to_json` wrote; `arrays` is what the packer attached. Raises SpecError."""
+        arrays = Attached() if arrays is None else arrays
         if isinstance(data, dict):
             return cls._from_object(data, arrays)
         if not isinstance(data, list):
@@ -383,7 +390,7 @@ class FeatureSpec:
         return cls(tuple(fields.values()))
 
     @classmethod
-    def _from_object(cls, data: dict[str, Any], arrays: bytes) -> FeatureSpec:
+    def _from_object(cls, data: dict[str, Any], arrays: Attached) -> FeatureSpec:
         """Read the form of `to_json` that names the log's layout. Raises SpecError."""
         if set(data) != {"fields", "text_format", "columns"} or isinstance(data["fields"], dict):
             raise SpecError(
@@ -536,7 +543,7 @@ def _field_to_json(field: Field, vocabulary_of: str | None, packer: ArrayPacker)
     return item
 
 
-def _field_from_json(item: Any, earlier: Mapping[str, Field], arrays: bytes) -> Field:
+def _field_from_json(item: Any, earlier: Mapping[str, Field], arrays: Attached) -> Field:
     """Read what `_field_to_json` wrote; an `earlier` field may own its vocabulary.
 
     Raises:
@@ -568,7 +575,7 @@ def _field_from_json(item: Any, earlier: Mapping[str, Field], arrays: bytes) -> 
         raise SpecError(f"features: {error}") from error
 
 
-def _stored_vocabulary(stored: Any, arrays: bytes, bits: int) -> dict[str, Any]:
+def _stored_vocabulary(stored: Any, arrays: Attached, bits: int) -> dict[str, Any]:
     """The settings `vocabulary` and `vocabulary_groups` of what the JSON has for a vocabulary.
 
     Raises:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.attached_arrays import AttachedPacker, attached_numbers
-from ondevice.errors import FileFormatError, SpecError
+from ondevice.attached_arrays import Attached, AttachedPacker, attached_numbers
+from ondevice.errors import PARSE_ERRORS, FileFormatError, SpecError
 from ondevice.features import FeatureSpec
+from ondevice.limits import MAX_RANK
 from ondevice.strict_json import parse_strictly
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
+_INPUT_KEYS = {"name", "shape", "id_limit", "dtype", "id_low", "id_computed"}
 ValueArray = npt.NDArray[Any]  # int64 IDs or float32 values
 FloatArray = npt.NDArray[np.float32]
 
@@ -155,7 +157,8 @@ class ModelInfo:
         Raises:
             FileFormatError: not JSON, another version, or a wrong type somewhere.
         """
-        text, _, arrays = description.partition(b"\0")
+        text, _, data_of_arrays = description.partition(b"\0")
+        arrays = Attached(data_of_arrays)
         try:
             data = parse_strictly(text)
             if type(data["version"]) is not int or data["version"] not in READABLE_VERSIONS:
@@ -172,10 +175,24 @@ class ModelInfo:
                 tables=tuple(TableBytes(**item) for item in data["tables"]),
                 made_by={_text(key): _text(value) for key, value in data["made_by"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except PARSE_ERRORS as error:
             raise FileFormatError(f"model description: {error!r}") from error
         except SpecError as error:
             raise FileFormatError(f"model description: {error}") from error
+
+
+def description_parts(description: bytes) -> tuple[bytes, ...]:
+    """A description cut into its JSON, the arrays of the map, and those of the test vectors.
+
+    Args:
+        description: as `ModelInfo.to_bytes` writes it; files deflate the parts apart.
+    """
+    text, zero, arrays = description.partition(b"\0")
+    if not arrays:
+        return (description,)
+    vectors = json.loads(text).get("vectors") or {"inputs": {}}
+    first = min((item["at"] for item in vectors["inputs"].values()), default=len(arrays))
+    return tuple(part for part in (text + zero, arrays[:first], arrays[first:]) if part)
 
 
 def _stored_table(table: TableBytes) -> dict[str, Any]:
@@ -200,7 +217,7 @@ def _pack(arrays: Mapping[str, npt.NDArray[Any]], packer: AttachedPacker) -> dic
     return {name: packer.numbers(array) for name, array in arrays.items()}
 
 
-def _unpack(data: Any, arrays: bytes, dtype: str) -> dict[str, npt.NDArray[Any]]:
+def _unpack(data: Any, arrays: Attached, dtype: str) -> dict[str, npt.NDArray[Any]]:
     """Arrays by name; `dtype` is what they are in version 1 where it does not say."""
     unpacked = {}
     for name, item in data.items():
@@ -208,7 +225,7 @@ def _unpack(data: Any, arrays: bytes, dtype: str) -> dict[str, npt.NDArray[Any]]
             kind = "float32" if item["dtype"] == "F32" else "int64"
             unpacked[_text(name)] = attached_numbers(item, arrays, kind)
         else:
-            flat = attached_numbers(item["data"], b"", _dtype(item.get("dtype", dtype)).name)
+            flat = attached_numbers(item["data"], Attached(), _dtype(item.get("dtype", dtype)).name)
             unpacked[_text(name)] = flat.reshape([int(size) for size in item["shape"]])
     return unpacked
 
@@ -220,7 +237,7 @@ def _dtype(name: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _vectors(data: Any, arrays: bytes) -> TestVectors:
+def _vectors(data: Any, arrays: Attached) -> TestVectors:
     inputs = _unpack(data["inputs"], arrays, "int64")
     outputs = _unpack(data["outputs"], arrays, "float32")
     rankings = tuple(
@@ -248,9 +265,14 @@ def _input(item: Any) -> InputSpec:
     Raises:
         KeyError, TypeError, ValueError: a key is absent, or a value of a wrong type or size.
     """
-    shape = tuple(item["shape"])
-    if not shape or not all(isinstance(size, int | str) for size in shape):
+    if unknown := item.keys() - _INPUT_KEYS:
+        raise KeyError(f"unknown key {min(unknown)!r} of an input")
+    shape = item["shape"]
+    if not isinstance(shape, list) or not 1 <= len(shape) <= MAX_RANK:
+        raise ValueError(f"input shape {shape!r}")
+    if not all(type(size) is str or (type(size) is int and size >= 1) for size in shape):
         raise ValueError(f"input shape {shape}")
+    shape = tuple(shape)
     limit, low = item["id_limit"], item.get("id_low", 0)
     limit, low = (tuple(bound) if isinstance(bound, list) else bound for bound in (limit, low))
     limits = limit if isinstance(limit, tuple) else (limit,)

@@ -29,6 +29,27 @@ MAX_FINGERPRINTS = 8
 # Nodes of a plan; the C engine sizes arrays by them at load.
 MAX_NODES = 65_536
 
+# Inputs of a model, and outputs.
+MAX_INPUTS = 1024
+
+# Arrays of a file, those without a header entry among them.
+MAX_ARRAYS = 131_072
+
+# Values of one vocabulary: each takes 8 bytes when it is unpacked.
+MAX_VOCABULARY = 2**25
+
+# Elements of all values that are computed when a file is opened, and the steps (elements read or
+# written, products summed up) that computing them takes: a small file must not take long to open.
+MAX_CONSTANT_ELEMENTS = 2**24
+MAX_CONSTANT_WORK = 2**26
+
+# Such steps for a row of a request, and bytes of all values that are computed for it.
+MAX_ROW_WORK = 2**30
+MAX_SESSION_BYTES = 2**30
+
+# Bytes that the C engine takes to open a file, beside as many as the file has.
+MAX_LOAD_BYTES = 2**29
+
 # Inputs of a dense layer. The int32 sum of products of 8 bits stays exact.
 MAX_DENSE_FEATURES = 65_528
 
@@ -57,8 +78,11 @@ MAX_JSON_DEPTH = 32
 # Values in the JSON of a native file.
 MAX_JSON_VALUES = 2**20
 
-# Bytes of a container's header: the limit of the safetensors library.
+# Bytes of a container's header: the limit of the safetensors library; and of a description.
 MAX_HEADER_BYTES = 100_000_000
+
+# Bytes of a plan and of an index of arrays, unpacked.
+MAX_PLAN_BYTES = 2**25
 
 # Values of a sequence field: a history of a user, not a text.
 MAX_LENGTH = 4096
@@ -75,6 +99,7 @@ MAX_UNPACKED_PER_BYTE = 8
 MAX_MANIFEST_BYTES = 2**20
 MAX_MANIFEST_FILES = 1024
 MAX_MANIFEST_SIGNATURES = 16
+MAX_SIGNATURES_BYTES = 16_384  # of a signed document: they are read before anything is known
 MAX_MANIFEST_VERSION = 2**53 - 1  # exact in every JSON library
 
 # Operations of a block of a delta file, and their data: whoever applies it holds one block.

@@ -130,11 +130,11 @@ def _divide(left: Array, right: Array) -> Array:
 def _mod(inputs: list[Array], attributes: Attributes) -> Array:
     if inputs[0].dtype.kind == "i" and (inputs[1] == 0).any():
         raise InputError("Mod: an integer divided by zero")
-    return np.fmod(*inputs) if attributes.get("fmod", 0) else np.mod(*inputs)
+    return np.fmod(*inputs[:2]) if attributes.get("fmod", 0) else np.mod(*inputs[:2])
 
 
 def _cast(inputs: list[Array], attributes: Attributes) -> Array:
-    x, to = inputs[0], _CASTS[attributes["to"]]
+    x, to = inputs[0], CASTS[attributes["to"]]
     if to == np.int64 and x.dtype.kind == "f":
         # saturates where C leaves the result open; NaN becomes 0
         top = np.float32(2**63)
@@ -145,7 +145,7 @@ def _cast(inputs: list[Array], attributes: Attributes) -> Array:
 
 
 # ONNX's numbers of data types; int32 is carried as int64, and a bool as one byte
-_CASTS: dict[int, type[np.generic]] = {1: np.float32, 6: np.int64, 7: np.int64, 9: np.bool_}
+CASTS: dict[int, type[np.generic]] = {1: np.float32, 6: np.int64, 7: np.int64, 9: np.bool_}
 
 
 def _slice(inputs: list[Array], attributes: Attributes) -> Array:
@@ -182,7 +182,9 @@ def _pad(inputs: list[Array], attributes: Attributes) -> Array:
     x, pads = inputs[0], inputs[1].tolist()
     value = inputs[2].item() if len(inputs) > 2 else 0
     pairs = list(zip(pads[: x.ndim], pads[x.ndim :], strict=True))
-    return np.pad(x, pairs, constant_values=value)
+    padded = np.pad(x, [(max(a, 0), max(b, 0)) for a, b in pairs], constant_values=value)
+    cut = zip(pairs, padded.shape, strict=True)  # what is below zero cuts off
+    return padded[tuple(slice(max(-a, 0), size - max(-b, 0)) for (a, b), size in cut)]
 
 
 def _checked(indices: Array, size: int) -> Array:

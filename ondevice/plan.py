@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ondevice.errors import FileFormatError, SpecError
-from ondevice.limits import MAX_NODES
+from ondevice.attributes import Attribute, check_attributes
+from ondevice.errors import PARSE_ERRORS, FileFormatError, SpecError
+from ondevice.limits import MAX_INPUTS, MAX_NODES
 from ondevice.records import RecordLayout
 from ondevice.section_records import Layout, layout_from_json, layout_to_json
 from ondevice.spec import LookupSpec
@@ -15,7 +16,8 @@ from ondevice.strict_json import parse_strictly
 
 LOOKUP = "Lookup"
 
-Attribute = int | float | str | list[int] | list[float]
+_PLAN_KEYS = {"inputs", "outputs", "weights", "tables", "nodes"}
+_NODE_KEYS = {"op", "inputs", "outputs", "attributes", "table", "lookup"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Plan:
     tables: dict[str, Layout]
 
     def __post_init__(self) -> None:
+        if len(self.nodes) > MAX_NODES or max(len(self.inputs), len(self.outputs)) > MAX_INPUTS:
+            raise FileFormatError(
+                f"plan: more than {MAX_NODES} nodes, or {MAX_INPUTS} inputs or outputs"
+            )
         if len(set(self.inputs)) != len(self.inputs):
             raise FileFormatError(f"plan: an input occurs twice: {', '.join(self.inputs)}")
         known = {*self.inputs, *self.weights}
@@ -89,8 +95,8 @@ class Plan:
         """Read what `to_text` wrote. Raises FileFormatError for anything else."""
         try:
             data = parse_strictly(text)
-            if len(data["nodes"]) > MAX_NODES:
-                raise FileFormatError(f"plan: more than {MAX_NODES} nodes")
+            if unknown := data.keys() - _PLAN_KEYS:
+                raise KeyError(f"unknown key {min(unknown)!r}")
             return cls(
                 inputs=_names(data["inputs"]),
                 outputs=_names(data["outputs"]),
@@ -98,7 +104,7 @@ class Plan:
                 weights=_names(data["weights"]),
                 tables={name: layout_from_json(item) for name, item in data["tables"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except PARSE_ERRORS as error:
             raise FileFormatError(f"plan: {error!r}") from error
         except SpecError as error:
             raise FileFormatError(f"plan: {error}") from error
@@ -127,13 +133,15 @@ def _check_lookup(where: str, node: Node, tables: dict[str, Layout]) -> None:
 
 
 def _node(item: Any) -> Node:
+    if unknown := item.keys() - _NODE_KEYS:
+        raise KeyError(f"unknown key {min(unknown)!r} of a node")
     lookup = item.get("lookup")
     attributes = item.get("attributes", {})
-    for name, value in attributes.items():
-        if not _is_attribute(value):
-            raise TypeError(f"attribute {name!r} is {value!r}")
     if not isinstance(item["op"], str):
         raise TypeError(f"op is {item['op']!r}")
+    if item["op"] != LOOKUP and ("lookup" in item or "table" in item):
+        raise ValueError("exactly the Lookup nodes have a lookup specification and a table")
+    check_attributes(item["op"], attributes)
     return Node(
         op=item["op"],
         inputs=_names(item["inputs"]),
@@ -142,12 +150,6 @@ def _node(item: Any) -> Node:
         table=item.get("table"),
         lookup=None if lookup is None else LookupSpec.from_dict(lookup),
     )
-
-
-def _is_attribute(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(isinstance(item, int | float) for item in value)
-    return isinstance(value, int | float | str)
 
 
 def _names(values: Any) -> tuple[str, ...]:

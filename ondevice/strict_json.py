@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
+
+from ondevice.limits import MAX_JSON_DEPTH, MAX_JSON_VALUES
 
 
 def parse_strictly(text: str | bytes) -> Any:
     """Parse JSON (RFC 8259), in UTF-8 if it is bytes.
 
     Raises:
-        ValueError: no JSON, another encoding, a name twice in an object, NaN or Infinity.
-        RecursionError: nested too deeply.
+        ValueError: no JSON, another encoding, a name twice in an object, NaN or Infinity, a number
+            beyond the range of a double, more than MAX_JSON_DEPTH levels of nesting or
+            MAX_JSON_VALUES values.
     """
     decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-    return json.loads(decoded, object_pairs_hook=unique_keys, parse_constant=_no_constant)
+    try:
+        value = json.loads(
+            decoded,
+            object_pairs_hook=unique_keys,
+            parse_constant=_no_constant,
+            parse_float=_number,
+        )
+    except RecursionError as error:
+        raise ValueError(f"more than {MAX_JSON_DEPTH} levels of nesting") from error
+    containers = decoded.count("{") + decoded.count("[")
+    if containers > MAX_JSON_DEPTH:
+        _check_size(value)
+    elif containers + decoded.count(",") > MAX_JSON_VALUES:
+        raise ValueError(f"more than {MAX_JSON_VALUES} values")
+    return value
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -23,6 +41,33 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) != len(pairs):
         raise ValueError("a name occurs twice")
     return keys
+
+
+def _check_size(value: Any) -> None:
+    """Refuse too many values, or values within too many others. Raises ValueError."""
+    level, count = [value], 0
+    for _ in range(MAX_JSON_DEPTH + 1):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        count += len(inner)
+        if count > MAX_JSON_VALUES:
+            raise ValueError(f"more than {MAX_JSON_VALUES} values")
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"more than {MAX_JSON_DEPTH} levels of nesting")
+
+
+def _number(digits: str) -> float:
+    """A number. Raises ValueError where a double cannot hold it."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("a number beyond the range of a double")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

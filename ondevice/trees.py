@@ -15,12 +15,13 @@ A child lies behind its parent, so that a row reaches a leaf whatever a file con
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.limits import MAX_ROW_ELEMENTS, MAX_TREE_DEPTH
+from ondevice.limits import MAX_ROW_ELEMENTS, MAX_TREE_DEPTH, MAX_TREE_NODES
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -86,6 +87,46 @@ def tree_ensemble(inputs: list[Array], attributes: dict[str, Any]) -> Array:
         leaves = _leaves(part, thresholds, nodes, roots)
         parts.append(_joined(leaves, thresholds, nodes, vectors, targets, aggregate))
     return np.concatenate(parts)
+
+
+def check_ensemble(arrays: list[Array], features: int, attributes: Mapping[str, Any]) -> None:
+    """Check the arrays of a node beside its features.
+
+    Args:
+        arrays: thresholds, links, roots and vectors.
+        features: of a row.
+        attributes: of the node.
+
+    Raises:
+        ValueError: they do not fit each other, or lead to something that does not exist.
+    """
+    thresholds, nodes, roots, vectors = arrays
+    targets = attributes["targets"]
+    dtypes = [array.dtype.name for array in arrays]
+    if dtypes != ["float32", "int64", "int64", "float32"] or [a.ndim for a in arrays] != [
+        1,
+        1,
+        1,
+        2,
+    ]:
+        raise ValueError(f"thresholds, links, roots and vectors are {dtypes}")
+    if not 1 <= targets <= MAX_ROW_ELEMENTS or attributes.get("aggregate", "SUM") not in _JOINS:
+        raise ValueError(f"{targets} targets, or an unknown aggregate")
+    if len(thresholds) != len(nodes) or not 1 <= len(roots) <= MAX_TREE_NODES:
+        raise ValueError(f"{len(thresholds)} thresholds, {len(nodes)} links, {len(roots)} roots")
+    if len(nodes) > MAX_TREE_NODES or (len(vectors) and vectors.shape[1] != targets):
+        raise ValueError(f"{len(nodes)} links, vectors {list(vectors.shape)}")
+    kind, place, index = kind_of(nodes), place_of(nodes), index_of(nodes)
+    places = np.arange(len(nodes))
+    branch = (place > places) & (place < len(nodes) - 1) & (index < features)
+    fits = np.select(
+        [kind == BRANCH, kind == SCORE, kind == VECTOR],
+        [branch, index < targets, place < len(vectors)],
+        False,
+    )
+    if not fits.all():
+        raise ValueError(f"link {int(np.argmin(fits))} leads nowhere")
+    _inside(roots, len(nodes))
 
 
 def _leaves(x: FloatArray, thresholds: FloatArray, nodes: IntArray, roots: IntArray) -> IntArray:

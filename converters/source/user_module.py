@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ondevice.converters.source.array_files import ARRAY_FILE_ERRORS
 from ondevice.errors import FileFormatError, InputError, SpecError
 
 
@@ -67,7 +67,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except ARRAY_FILE_ERRORS as error:
         raise FileFormatError(f"{path}: not an .npz file of plain arrays: {error}") from error
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ondevice.converters.tables.table_source import FileTable
-from ondevice.errors import FileFormatError
+from ondevice.errors import PARSE_ERRORS, FileFormatError
 
 INDEX_SUFFIX = ".index.json"
 _HALVES = (torch.float16, torch.bfloat16)
@@ -174,7 +174,7 @@ def _read_index(path: Path) -> dict[str, Path]:
         index = {str(name): str(file) for name, file in entries.items()}
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except PARSE_ERRORS as error:
         raise FileFormatError(f"{path}: not an index of safetensors files: {error!r}") from error
     names = set(index.values())
     if outside := sorted(name for name in names if Path(name).name != name or name in ("", "..")):

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ondevice.cells import Cells, Form, RawKind
 from ondevice.delimited import DelimitedFormat
-from ondevice.errors import DataError, SpecError
+from ondevice.errors import PARSE_ERRORS, DataError, SpecError
 from ondevice.features import Field
 from ondevice.limits import MAX_LENGTH
 from ondevice.models.data.buckets import MAX_BUCKETS, SCALES, Scale
@@ -236,9 +236,7 @@ class LogDescription:
                 return cls.from_dict(tomllib.loads(text))
             if path.suffix == ".json":
                 return cls.from_dict(json.loads(text))
-        except (ValueError, RecursionError) as error:  # tomllib's and json's are ValueErrors
-            raise SpecError(f"{path}: {error}") from error
-        except SpecError as error:
+        except PARSE_ERRORS as error:
             raise SpecError(f"{path}: {error}") from error
         raise SpecError(f"{path}: a description of columns is a .toml or .json file")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.atomic import atomic_path
-from ondevice.errors import FileFormatError
+from ondevice.errors import PARSE_ERRORS, FileFormatError
 
 STATE = "search.json"
 
@@ -91,6 +91,6 @@ def read_state(folder: Path) -> SearchState | None:
         state = SearchState(data["settings"], data["complete"], data["frontier"])
         if not isinstance(state.settings, dict) or not isinstance(state.complete, bool):
             raise TypeError("settings must be an object, complete true or false")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except PARSE_ERRORS as error:
         raise FileFormatError(f"{path}: not the state of a search: {error}") from error
     return state

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from ondevice.atomic import atomic_path
+from ondevice.converters.source.array_files import ARRAY_FILE_ERRORS
 from ondevice.errors import DataError, FileFormatError, SpecError
 from ondevice.models.click_log import Splits
 from ondevice.models.networks import ClickModel
@@ -189,7 +190,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> FloatArray:
             )
         if not ((predictions >= 0) & (predictions <= 1)).all():
             raise ValueError("not all values are probabilities")
-    except (OSError, ValueError, EOFError) as error:
+    except ARRAY_FILE_ERRORS as error:
         raise FileFormatError(
             f"{path}: not the predictions of this teacher: {error}; remove the file to train it "
             "again"

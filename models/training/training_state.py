@@ -19,13 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ondevice.atomic import atomic_path
-from ondevice.errors import FileFormatError, InputError
+from ondevice.errors import PARSE_ERRORS, FileFormatError, InputError
 from ondevice.models.data import HashedLog
 from ondevice.models.data.statistics import CHUNK
 from ondevice.models.networks import ClickModel
 from ondevice.models.training.history import Epoch, History
 from ondevice.models.training.metrics import Metrics
 
+STATE_ERRORS: tuple[type[Exception], ...] = (*PARSE_ERRORS, SafetensorError)
 SETTINGS = "settings.json"
 FORMAT = "ondevice-training-state 1"
 
@@ -123,7 +124,7 @@ class PhaseState:
             torch.set_rng_state(tensors["random/cpu"])
             if device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["random/cuda"], device)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except STATE_ERRORS as error:
             raise FileFormatError(
                 f"{self.path}: no state of this training: {error}; remove {self.path.parent} and "
                 "start anew"
@@ -157,7 +158,7 @@ class TrainingState:
             return
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except PARSE_ERRORS as error:
             raise FileFormatError(f"{path}: cannot be read as JSON: {error}") from error
         if faults := list(_differences("", saved, self._settings)):
             raise InputError(

@@ -27,6 +27,7 @@ from ondevice.bench.targets.local import LocalMachine
 from ondevice.bench.targets.ssh import SshTarget, connect, parse_target
 from ondevice.engines import ENGINES
 from ondevice.errors import InputError
+from ondevice.printable import printable
 
 EPILOG = """examples:
   ondevice bench model.odm model.onnx model.tflite --html report.html
@@ -230,7 +231,7 @@ def run(args: argparse.Namespace) -> int:
         with _machine(args, paths) as machine:
             reports = [run_plan(plan, machine, _progress())]
     for number, report in enumerate(reports):
-        print("\n" * bool(number) + text(report))  # noqa: T201
+        print("\n" * bool(number) + printable(text(report)))  # noqa: T201
     _write(args, reports)
     if reports[0].interrupted and paths[0].suffix.lower() != ".json":
         print("ondevice: interrupted; above is what was measured", file=sys.stderr)  # noqa: T201
@@ -238,7 +239,7 @@ def run(args: argparse.Namespace) -> int:
     if baseline is None:
         return 0
     result = gate(reports[0], baseline, limit)
-    print(f"\nagainst {args.baseline} (a: baseline, b: now)\n\n{result.text()}")  # noqa: T201
+    print(printable(f"\nagainst {args.baseline} (a: baseline, b: now)\n\n{result.text()}"))  # noqa: T201
     return 1 if result.worse else 0
 
 
@@ -247,7 +248,7 @@ def _compare(args: argparse.Namespace) -> int:
         raise InputError("compare needs two reports: ondevice bench compare a.json b.json")
     reports = [read_report(Path(name)) for name in args.model[1:]]
     result = compare(*reports)
-    print(f"a: {args.model[1]}\nb: {args.model[2]}\n\n{result.text()}")  # noqa: T201
+    print(printable(f"a: {args.model[1]}\nb: {args.model[2]}\n\n{result.text()}"))  # noqa: T201
     if args.json is not None:
         _write_text(args.json, json.dumps(result.to_json(), indent=1) + "\n")
     _write_html(args, reports)

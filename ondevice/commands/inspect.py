@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ondevice.errors import writing
 from ondevice.inspection import PART_TITLES, FileParts, Inspection, inspect
+from ondevice.printable import printable
 from ondevice.text_table import size, table
 
 EPILOG = "example:\n  ondevice inspect model.odm"
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         text = "\n\n".join(_text(result) for result in results)
     with writing("standard output"):
-        print(text)  # noqa: T201
+        print(printable(text))  # noqa: T201
     return 0
 
 

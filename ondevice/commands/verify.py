@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ondevice.errors import writing
+from ondevice.printable import printable
 from ondevice.verify import Verification, verify
 
 EPILOG = "examples:\n  ondevice verify model.odm\n  ondevice verify model.odm --key models.key.pub"
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         text = "\n".join(map(_text, results))
     with writing("standard output"):
-        print(text)  # noqa: T201
+        print(printable(text))  # noqa: T201
     return 0 if all(result.passed for result in results) else 1
 
 

@@ -16,6 +16,7 @@ from ondevice.odm import OdmFile
 from ondevice.ops import apply
 from ondevice.plan import Node
 from ondevice.records import RecordTable
+from ondevice.shapes import check_plan, is_sized
 
 
 class NumpyEngine:
@@ -26,11 +27,15 @@ class NumpyEngine:
 
         Raises:
             FileFormatError: a dense layer's arrays do not fit it, or layers unpack to more than
-                MAX_UNPACKED_PER_BYTE bytes per byte of the file.
+                MAX_UNPACKED_PER_BYTE bytes per byte of the file; what `check_plan` finds.
         """
         self.runtime = f"numpy {np.__version__}"
         self._model = model
         self._layers = _layers(model)
+        self._constants: dict[str, npt.NDArray[Any]] = {}
+        self._sizes: set[tuple[tuple[str, int], ...]] = set()  # of free axes, which were checked
+        if is_sized(model.info.inputs):
+            self._constants = check_plan(model.plan, model.info.inputs, model.weights, {})
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""
@@ -41,8 +46,12 @@ class NumpyEngine:
     def values(self, inputs: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[Any]]:
         """Every value of the plan by name, constants too. Raises InputError as `run` does."""
         plan, tables = self._model.plan, self._model.tables
-        values: dict[str, npt.NDArray[Any]] = {**self._model.weights, **inputs}
+        if not is_sized(self._model.info.inputs):
+            self._check_sizes(inputs)
+        values: dict[str, npt.NDArray[Any]] = {**self._model.weights, **self._constants, **inputs}
         for node in plan.nodes:
+            if node.outputs[0] in self._constants:
+                continue
             read = [values[name] for name in node.inputs]
             if node.lookup is not None and node.table is not None:
                 table = tables[node.table]
@@ -56,6 +65,19 @@ class NumpyEngine:
                 out = apply(node.op, read, node.attributes)
             values[node.outputs[0]] = out
         return values
+
+    def _check_sizes(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Check the plan for sizes of free axes that are new. Raises FileFormatError."""
+        sizes = {
+            name: size
+            for item in self._model.info.inputs
+            for name, size in zip(item.shape[1:], inputs[item.name].shape[1:], strict=True)
+            if isinstance(name, str)
+        }
+        key = tuple(sorted(sizes.items()))
+        if key not in self._sizes:
+            check_plan(self._model.plan, self._model.info.inputs, self._model.weights, sizes)
+            self._sizes.add(key)
 
 
 def _layers(model: OdmFile) -> dict[str, DenseLayer]:

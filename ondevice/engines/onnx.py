@@ -67,6 +67,7 @@ class OnnxEngine:
             ) from error
         self.runtime = f"onnxruntime {ort.__version__}"
         self.description = _description(path, metadata, sealed)
+        self.input_names = [item.name for item in self._session.get_inputs()]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError when the runtime rejects the request."""

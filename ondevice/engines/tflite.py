@@ -24,6 +24,7 @@ class TfliteEngine:
 
     Attributes:
         runtime: which package runs the file, and its version.
+        input_names: of the file.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TfliteEngine:
             raise FileFormatError(
                 f"{path}: {self.runtime} cannot open it: {_one_line(error)}"
             ) from error
+        self.input_names = [item["name"] for item in inputs]
         self._inputs: dict[str, int] = {item["name"]: item["index"] for item in inputs}
         self._outputs: dict[str, int] = {item["name"]: item["index"] for item in outputs}
         self._shapes = {item["name"]: tuple(item["shape"].tolist()) for item in inputs}

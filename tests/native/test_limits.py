@@ -22,13 +22,12 @@ SAME = {
 # Limits of other formats and of the Python side only.
 PYTHON_ONLY = {
     "MAX_TFLITE_ELEMENTS", "MAX_UNPACKED_PER_BYTE",
-    "MAX_DELTA_ADDED", "MAX_DELTA_BYTES", "MAX_DELTA_GROWTH",
 }  # fmt: skip
 # Limits of the engine only: files within Python's limits that it refuses, or its own workings.
 NATIVE_ONLY = {
     "MAX_CHECKED_MEMBERS", "MAX_FEATURES",
-    "MAX_CONSTANT_INPUTS", "MAX_CODE_BITS", "MAX_PLACED_VALUES", "MAX_SESSION_BYTES",
-    "MIN_CHUNK_ROWS", "MAX_CHUNK_ROWS", "CHUNK_BYTES", "MAX_INPUTS",
+    "MAX_CONSTANT_INPUTS", "MAX_CODE_BITS", "MAX_PLACED_VALUES", "MAX_PLACINGS",
+    "MIN_CHUNK_ROWS", "MAX_CHUNK_ROWS", "CHUNK_BYTES",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ondevice import elias_fano
-from ondevice.attached_arrays import AttachedPacker, attached_hashes, attached_numbers
+from ondevice.attached_arrays import Attached, AttachedPacker, attached_hashes, attached_numbers
 from ondevice.deflated import deflate, inflate
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.features import FeatureSpec, Field, vocabulary_ids
@@ -35,7 +35,7 @@ def test_numbers_come_back_from_the_narrowest_dtype(numbers, stored):
     packer.numbers(np.array([7], np.int64))  # so that places are not 0
     item = packer.numbers(numbers)
     assert item == {"dtype": stored, "shape": list(numbers.shape), "at": 1}
-    back = attached_numbers(item, bytes(packer.data), numbers.dtype.name)
+    back = attached_numbers(item, Attached(bytes(packer.data)), numbers.dtype.name)
     assert back.dtype == numbers.dtype
     assert back.tobytes() == numbers.tobytes()
     assert back.shape == numbers.shape
@@ -101,11 +101,11 @@ WRONG = [
 @pytest.mark.parametrize("item", WRONG)
 def test_references_that_lead_outside_are_refused(item):
     with pytest.raises((FileFormatError, KeyError, TypeError, ValueError)):
-        attached_numbers(item, bytes(4), "int64")
+        attached_numbers(item, Attached(bytes(4)), "int64")
     field = {"name": "n", "kind": "number", "encoding": "bucket", "boundaries": item}
     if item is not None:
         with pytest.raises(SpecError):
-            FeatureSpec.from_json([field], bytes(4))
+            FeatureSpec.from_json([field], Attached(bytes(4)))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_vocabularies_that_are_none_are_refused(changes):
     field = {"name": "n", "kind": "string", "encoding": "vocabulary", "hash_bits": 8,
              "vocabulary": {"count": 1, "at": 0}, **changes}  # fmt: skip
     with pytest.raises(SpecError):
-        FeatureSpec.from_json([field], bytes(8))
+        FeatureSpec.from_json([field], Attached(bytes(8)))
 
 
 def test_a_vocabulary_in_groups_keeps_ids_with_short_hashes_and_is_read_back():
@@ -136,7 +136,7 @@ def test_a_vocabulary_in_groups_keeps_ids_with_short_hashes_and_is_read_back():
     items = short.to_json(packer)
     assert [len(items[0]["vocabulary"]), items[1].get("vocabulary_of")] == [3, "a"]
     assert "vocabulary_of" not in items[2]  # the same hashes, but in other places
-    back = FeatureSpec.from_json(json.loads(json.dumps(items)), bytes(packer.data))
+    back = FeatureSpec.from_json(json.loads(json.dumps(items)), Attached(bytes(packer.data)))
     plain = FeatureSpec.from_json(spec.to_json())  # base64, whole hashes
     hashes = np.concatenate([known, rng.integers(-(2**63), 2**63 - 1, 50)])
     for read in (short, back, plain):
@@ -179,12 +179,12 @@ def test_short_hashes_keep_ids_and_mistake_few_others(count):
     mistaken = (vocabulary_ids(field.vocabulary, others, hash_bits=field.hash_bits) != 1).sum()
     assert mistaken <= 2 * 2**20 / 2**16 + 8  # 16 expected at most, of which 40 are six deviations
     packer = AttachedPacker()
-    back = FeatureSpec.from_json(short.to_json(packer), bytes(packer.data))
+    back = FeatureSpec.from_json(short.to_json(packer), Attached(bytes(packer.data)))
     np.testing.assert_array_equal(back["a"].vocabulary, field.vocabulary)
     assert back["b"].vocabulary is back["a"].vocabulary
     bits = 8 * len(packer.data) / len(known)
     assert bits < 19 if 2 < count <= 500 else bits < 64
-    assert attached_hashes(packer.hashes(known, 64), bytes(packer.data), 64).tolist() == (
+    assert attached_hashes(packer.hashes(known, 64), Attached(bytes(packer.data)), 64).tolist() == (
         known.tolist()
     )
 

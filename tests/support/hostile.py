@@ -136,3 +136,49 @@ def refused_arrays(rows):
         "set": set(range(rows)),
         "generator": iter(range(rows)),
     }
+
+
+def damaged_files(data, seed=0, count=200):
+    """Bytes that are no such file, by name, for one that is: cut, changed, of another kind."""
+    rng = np.random.default_rng(seed)
+    yield "empty", b""
+    yield "NUL", b"\0" * 100
+    yield "no UTF-8", b"\xff\xfe\xfd" * 10
+    yield "byte order mark", b"\xef\xbb\xbf" + data
+    yield "UTF-16", data.decode("latin-1").encode("utf-16")
+    yield "deep lists", b"[" * 100_000
+    yield "deep objects", b'{"a":' * 100_000
+    yield "5,000 digits", DIGITS.encode()
+    for name, text in json_values().items():
+        yield f"only {name}", text.encode()
+    for place in np.linspace(0, len(data) - 1, min(len(data), 40)).astype(int):
+        yield f"cut at {place}", data[:place]
+    for number in range(count):
+        changed = bytearray(data)
+        for place in rng.integers(len(data), size=rng.integers(1, 4)):
+            changed[place] = rng.integers(256)
+        yield f"changed {number}", bytes(changed)
+
+
+def strange_documents(value):
+    """JSON texts in which each value in turn is a hostile one, by name."""
+    mark = "\ue000 here"
+    for path in _paths(value):
+        document = json.loads(json.dumps(value))
+        place = document
+        for key in path[:-1]:
+            place = place[key]
+        if path:
+            place[path[-1]] = mark
+        else:
+            document = mark
+        text = json.dumps(document)
+        for name, strange in json_values().items():
+            yield f"{path}: {name}", text.replace(json.dumps(mark), strange)
+
+
+def _paths(value, path=()):
+    yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(min(len(value), 3)):
+            yield from _paths(value[key], (*path, key))

@@ -82,13 +82,13 @@ static size_t described_size;
 
 /* Find the description of a file that was not opened, such as one of free axes. */
 EXPORT("describe") int32_t describe(const uint8_t *data, uint32_t size) {
-  od_arena arena = {&allocator, NULL};
+  od_arena arena = {.allocator = &allocator};
   od_container file;
   od_status status = od_container_open(data, size, &arena, &file, &error);
   if (status != OD_OK) return (int32_t)status;
   const od_json *text = od_json_member(file.metadata, "info"); /* format versions 1 and 2 */
   if (!text || text->kind != OD_J_TEXT)
-    return (int32_t)od_container_text(&file, "ondevice.info", &arena, &described, &described_size,
+    return (int32_t)od_container_text(&file, "ondevice.info", OD_MAX_HEADER_BYTES, &arena, &described, &described_size,
                                       &error);
   described = text->text;
   described_size = text->size;

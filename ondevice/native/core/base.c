@@ -88,6 +88,11 @@ void *od_take(od_arena *arena, size_t count, size_t size) {
   if (!block || block->size - block->used < need) {
     size_t room = need > BLOCK_SIZE / 4 ? need : BLOCK_SIZE;
     size_t overhead = sizeof(od_arena_block) + ALIGN;
+    if (arena->left && *arena->left < overhead + room) {
+      *arena->left = 0; /* says why */
+      return NULL;
+    }
+    if (arena->left) *arena->left -= overhead + room;
     unsigned char *memory = arena->allocator->allocate(arena->allocator->user, overhead + room);
     if (!memory) return NULL;
     od_arena_block *fresh = (od_arena_block *)(void *)memory;

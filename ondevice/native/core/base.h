@@ -42,6 +42,9 @@ OD_INLINE uint32_t od_padded(uint32_t count, uint32_t group) {
   return (count + group - 1) / group * group;
 }
 
+/* What runs when a model is opened, or rarely: compiled for size. */
+#define OD_COLD __attribute__((cold))
+
 void od_copy(void *to, const void *from, size_t size);
 void od_zero(void *to, size_t size);
 int od_same(const void *a, const void *b, size_t size);
@@ -54,9 +57,10 @@ typedef struct od_arena_block od_arena_block;
 typedef struct {
   const od_allocator *allocator;
   od_arena_block *last;
+  uint64_t *left; /* bytes that may still be taken, by arenas that share them; NULL: any number */
 } od_arena;
 
-void *od_take(od_arena *arena, size_t count, size_t size); /* NULL: out of memory or overflow */
+void *od_take(od_arena *arena, size_t count, size_t size); /* NULL: out of memory */
 char *od_take_text(od_arena *arena, const char *text, size_t size);
 void od_arena_release(od_arena *arena);
 

@@ -87,6 +87,10 @@ static od_status no_memory(od_error *error) {
   return od_fail(error, OD_E_MEMORY, "out of memory for the header");
 }
 
+static od_status too_many(od_error *error) {
+  return od_fail(error, OD_E_FORMAT, "more than %u arrays", (uint64_t)OD_MAX_ARRAYS);
+}
+
 /* Sort all arrays by name, and refuse one that is there twice. */
 static od_status sort_entries(od_container *c, od_error *error) {
   od_sort((void **)c->entries, c->count, by_name);
@@ -98,6 +102,7 @@ static od_status sort_entries(od_container *c, od_error *error) {
 
 static od_status read_entries(od_container *c, const od_json *root, uint64_t header,
                               od_arena *arena, od_error *error) {
+  if (root->size > OD_MAX_ARRAYS) return too_many(error);
   od_entry *entries = od_take(arena, root->size, sizeof *entries);
   c->stored = od_take(arena, root->size, sizeof *c->stored);
   c->entries = od_take(arena, root->size, sizeof *c->entries);
@@ -130,6 +135,7 @@ static od_status read_entries(od_container *c, const od_json *root, uint64_t hea
 static od_status read_small(od_container *c, const od_json *index, const od_entry *whole,
                             od_arena *arena, od_error *error) {
   size_t count = c->count + index->size;
+  if (count > OD_MAX_ARRAYS) return too_many(error);
   od_entry *entry = od_take(arena, index->size, sizeof *entry);
   od_entry **all = od_take(arena, count, sizeof *all);
   if (!entry || !all) return no_memory(error);
@@ -159,7 +165,7 @@ static od_status read_index(od_container *c, od_arena *arena, od_error *error) {
   size_t size;
   od_json *index;
   if (!od_container_find(c, INDEX, "", "")) return OD_OK; /* version 1 or 2 */
-  OD_CHECK(od_container_text(c, INDEX, arena, &text, &size, error));
+  OD_CHECK(od_container_text(c, INDEX, OD_MAX_PLAN_BYTES, arena, &text, &size, error));
   OD_CHECK(od_json_parse(text, size, INDEX, arena, &index, error));
   if (index->kind != OD_J_OBJECT)
     return od_fail(error, OD_E_FORMAT, INDEX " must be a JSON object");
@@ -234,6 +240,10 @@ static od_status compare(const od_container *c, const od_crc *tables, const od_e
   return bad_entry(error, entry->name, "is damaged (CRC-32 differs)");
 }
 
+static int by_key(const void *a, const void *b) {
+  return od_order(((const od_json *)a)->key, ((const od_json *)b)->key);
+}
+
 /* Versions 1 and 2: the checksums are JSON. */
 static od_status verify_named(const od_container *c, const od_crc *tables, od_arena *arena,
                               od_error *error) {
@@ -241,15 +251,18 @@ static od_status verify_named(const od_container *c, const od_crc *tables, od_ar
   od_json *checksums;
   if (!text) return od_fail(error, OD_E_FORMAT, "no checksums in the header");
   OD_CHECK(od_json_parse(text->text, text->size, "checksums", arena, &checksums, error));
-  const od_json *next = checksums->first; /* written in the order of names, nearly always */
+  if (checksums->kind != OD_J_OBJECT) return od_fail(error, OD_E_FORMAT, "no checksums in the header");
+  const od_json **sorted = od_take(arena, checksums->size, sizeof *sorted);
+  if (!sorted) return no_memory(error);
+  size_t count = 0, at = 0; /* both lists are in the order of names */
+  for (const od_json *sum = checksums->first; sum; sum = sum->next) sorted[count++] = sum;
+  od_sort((void **)sorted, count, by_key);
   for (size_t i = 0; i < c->count; i++) {
     const od_entry *entry = c->entries[i];
     if (!is_checked(entry)) continue;
-    const od_json *stored = next;
-    if (!stored || checksums->kind != OD_J_OBJECT || !od_equal(stored->key, entry->name))
-      stored = od_json_member(checksums, entry->name);
+    while (at < count && od_order(sorted[at]->key, entry->name) < 0) at++;
+    const od_json *stored = at < count && od_equal(sorted[at]->key, entry->name) ? sorted[at] : NULL;
     if (!stored) return bad_entry(error, entry->name, "has no checksum");
-    next = stored->next;
     int64_t expected;
     if (!od_json_int(stored, 0, UINT32_MAX, &expected))
       return bad_entry(error, entry->name, "its checksum is no number");
@@ -270,14 +283,14 @@ od_status od_container_verify(const od_container *c, od_arena *arena, od_error *
   return OD_OK;
 }
 
-od_status od_container_text(const od_container *c, const char *name, od_arena *arena,
-                            const char **text, size_t *size, od_error *error) {
+od_status od_container_text(const od_container *c, const char *name, uint32_t most,
+                            od_arena *arena, const char **text, size_t *size, od_error *error) {
   const od_entry *entry = od_container_find(c, name, "", "");
   if (!entry) return bad_entry(error, name, "is missing");
   if (entry->dtype != OD_U8 || entry->rank != 1)
     return bad_entry(error, name, "must be bytes in one dimension");
-  return od_inflate(c->data + entry->start, (size_t)(entry->stop - entry->start), name, arena,
-                    text, size, error);
+  return od_inflate(c->data + entry->start, (size_t)(entry->stop - entry->start), name, most,
+                    arena, text, size, error);
 }
 
 /* Compare `name` with the concatenation of three texts. */

@@ -16,10 +16,17 @@
 #define OD_MAX_JSON_DEPTH 32
 #define OD_MAX_JSON_VALUES 1048576
 #define OD_MAX_CHECKED_MEMBERS 32 /* of a JSON object whose names the parser compares */
+#define OD_MAX_PLAN_BYTES 33554432 /* of a plan or an index, unpacked */
+#define OD_MAX_ARRAYS 131072
+#define OD_MAX_LOAD_BYTES 536870912 /* that opening a file takes, beside as many as the file has */
 #define OD_FULL_CHECK_BYTES 8388608 /* files up to this size are read whole when they are opened */
 
 /* Plans */
 #define OD_MAX_NODES 65536
+#define OD_MAX_INPUTS 1024 /* and outputs */
+#define OD_MAX_CONSTANT_ELEMENTS 16777216 /* of all values computed when a file is opened */
+#define OD_MAX_CONSTANT_WORK 67108864 /* steps that computing them takes */
+#define OD_MAX_ROW_WORK 1073741824 /* steps that a row of a request takes */
 #define OD_MAX_ROW_ELEMENTS 16777216 /* of a value: in a row, or of a constant in all */
 #define OD_MAX_CONSTANT_INPUTS 64 /* of a node that is computed when the file is opened */
 
@@ -47,6 +54,7 @@
 
 /* Sessions */
 #define OD_MAX_PLACED_VALUES 4096 /* with memory of their own: finding places is quadratic */
+#define OD_MAX_PLACINGS 8 /* passes over the values for a place between others */
 #define OD_MAX_SESSION_BYTES 1073741824
 #define OD_MIN_CHUNK_ROWS 8
 #define OD_MAX_CHUNK_ROWS 64
@@ -54,16 +62,20 @@
 
 /* The feature specification */
 #define OD_MAX_FEATURES 4096
+#define OD_MAX_VOCABULARY 33554432 /* values of all vocabularies of a file */
 #define OD_MAX_LENGTH 4096 /* IDs of a sequence */
 
 /* Signed documents */
+#define OD_MAX_DELTA_BYTES 65536
+#define OD_MAX_DELTA_GROWTH 8
+#define OD_MAX_DELTA_ADDED 67108864
 #define OD_MAX_MANIFEST_BYTES 1048576
 #define OD_MAX_MANIFEST_FILES 1024
 #define OD_MAX_MANIFEST_SIGNATURES 16
+#define OD_MAX_SIGNATURES_BYTES 16384
 #define OD_MAX_MANIFEST_VERSION 9007199254740991
 
 /* The Python module */
-#define OD_MAX_INPUTS 1024
 #define OD_MAX_THREADS 1024 /* of a pool */
 
 #endif

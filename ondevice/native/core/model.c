@@ -40,7 +40,7 @@ static od_status read_all(od_model *model, const void *data, size_t size,
   return od_place(model, scratch, error);
 }
 
-od_status od_open_memory(const void *data, size_t size, const od_options *options,
+OD_COLD od_status od_open_memory(const void *data, size_t size, const od_options *options,
                          od_model **out, od_error *error) {
   const char *kernels = options ? options->kernels : NULL;
   const od_allocator *allocator = options && options->allocator ? options->allocator : NULL;
@@ -63,9 +63,15 @@ od_status od_open_memory(const void *data, size_t size, const od_options *option
   if (!model->kernels) {
     status = od_fail(error, OD_E_UNSUPPORTED, "this processor has no kernels '%s'", kernels);
   } else {
-    od_arena scratch = {&model->own_allocator, NULL};
+    uint64_t left = (uint64_t)OD_MAX_LOAD_BYTES + size;
+    od_arena scratch = {.allocator = &model->own_allocator, .left = &left};
+    model->arena.left = &left;
     status = read_all(model, data, size, options, &scratch, error);
+    model->arena.left = NULL;
     od_arena_release(&scratch);
+    if (status == OD_E_MEMORY && !left)
+      status = od_fail(error, OD_E_FORMAT, "opening it takes more than %u bytes beside its own",
+                       (uint64_t)OD_MAX_LOAD_BYTES);
   }
   if (status != OD_OK) {
     od_close(model);
@@ -75,7 +81,7 @@ od_status od_open_memory(const void *data, size_t size, const od_options *option
   return OD_OK;
 }
 
-od_status od_open_again(const od_model *model, const od_options *options, od_model **again,
+OD_COLD od_status od_open_again(const od_model *model, const od_options *options, od_model **again,
                         od_error *error) {
   od_options same = options ? *options : (od_options){.kernels = NULL};
   same.full_check = 0;

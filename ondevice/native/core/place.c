@@ -62,8 +62,9 @@ static od_status assign(od_model *model, const uint32_t *roots, uint32_t count,
   for (uint32_t i = 0; i < count; i++) {
     od_value *value = &model->values[roots[i]];
     uint64_t bytes = value_bytes(value), place = 0;
-    for (int moved = 1; moved;) {
+    for (int moved = 1, pass = 0; moved && pass <= OD_MAX_PLACINGS; pass++) {
       moved = 0;
+      if (pass == OD_MAX_PLACINGS) place = row_bytes; /* above all others */
       for (uint32_t j = 0; j < i; j++) {
         const od_value *other = &model->values[roots[j]];
         uint64_t end = other->place + value_bytes(other);

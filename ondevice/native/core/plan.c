@@ -53,6 +53,19 @@ od_status od_plan_need(od_planner *p, const od_json *object, const char *key, od
   return OD_OK;
 }
 
+od_status od_plan_keys(const od_planner *p, const od_json *object, const char *what,
+                       const char *const *keys, size_t count) {
+  if (object->kind != OD_J_OBJECT)
+    return od_fail(p->error, OD_E_FORMAT, "%s must be an object", what);
+  for (const od_json *member = object->first; member; member = member->next) {
+    size_t i = 0;
+    while (i < count && !od_equal(keys[i], member->key)) i++;
+    if (i == count)
+      return od_fail(p->error, OD_E_FORMAT, "%s: unknown key '%s'", what, member->key);
+  }
+  return OD_OK;
+}
+
 /* Inputs, weights, outputs */
 
 static od_status read_weights(od_planner *p, const od_json *plan) {
@@ -127,6 +140,8 @@ static od_status read_shape(od_planner *p, const od_json *shape, od_tensor *tens
 }
 
 static od_status read_input(od_planner *p, const od_json *names, const od_json *item) {
+  static const char *const keys[] = {"name", "shape", "id_limit", "dtype", "id_low", "id_computed"};
+  OD_CHECK(od_plan_keys(p, item, "model description: an input", keys, sizeof keys / sizeof *keys));
   const od_json *name = od_json_member(item, "name"), *shape = od_json_member(item, "shape");
   const od_json *dtype = od_json_member(item, "dtype");
   if (!name || name->kind != OD_J_TEXT || !shape || shape->kind != OD_J_LIST || !shape->size ||
@@ -158,6 +173,8 @@ static od_status read_inputs(od_planner *p, const od_json *plan, const od_json *
   OD_CHECK(od_plan_need(p, plan, "inputs", OD_J_LIST, &names));
   if (!list || list->kind != OD_J_LIST || list->size != names->size)
     return od_fail(p->error, OD_E_FORMAT, "the description's inputs differ from the plan's");
+  if (list->size > OD_MAX_INPUTS)
+    return od_fail(p->error, OD_E_FORMAT, "plan: more than " OD_DIGITS(OD_MAX_INPUTS) " inputs");
   p->model->inputs = od_take(&p->model->arena, list->size, sizeof(od_tensor));
   p->model->id_limits = od_take(&p->model->arena, list->size, sizeof(od_id_limits));
   if (!p->model->inputs || !p->model->id_limits) return od_plan_no_memory(p);
@@ -170,6 +187,8 @@ static od_status read_outputs(od_planner *p, const od_json *plan, const od_json 
   const od_json *names, *described = od_json_member(info, "outputs");
   od_model *model = p->model;
   OD_CHECK(od_plan_need(p, plan, "outputs", OD_J_LIST, &names));
+  if (names->size > OD_MAX_INPUTS)
+    return od_fail(p->error, OD_E_FORMAT, "plan: more than " OD_DIGITS(OD_MAX_INPUTS) " outputs");
   model->outputs = od_take(&model->arena, names->size, sizeof(od_tensor));
   model->output_values = od_take(&model->arena, names->size, sizeof(int32_t));
   if (!model->outputs || !model->output_values) return od_plan_no_memory(p);
@@ -200,7 +219,9 @@ static od_status read_outputs(od_planner *p, const od_json *plan, const od_json 
 
 /* Room for the values: inputs, weights, and one a node. */
 static od_status make_names(od_planner *p, const od_json *plan) {
+  static const char *const keys[] = {"inputs", "outputs", "weights", "tables", "nodes"};
   const od_json *nodes, *names;
+  OD_CHECK(od_plan_keys(p, plan, "plan", keys, sizeof keys / sizeof *keys));
   OD_CHECK(od_plan_need(p, plan, "nodes", OD_J_LIST, &nodes));
   if (nodes->size > OD_MAX_NODES)
     return od_fail(p->error, OD_E_FORMAT, "plan: more than %u nodes", (uint64_t)OD_MAX_NODES);
@@ -238,10 +259,10 @@ typedef struct {
 static od_status read_texts(od_planner *p, const char *version, text_span *plan, text_span *info) {
   const od_json *plan_text, *info_text;
   if (od_equal(version, "3")) {
-    OD_CHECK(od_container_text(p->file, "ondevice.plan", p->scratch, &plan->text, &plan->size,
-                               p->error));
-    return od_container_text(p->file, "ondevice.info", &p->model->arena, &info->text, &info->size,
-                             p->error);
+    OD_CHECK(od_container_text(p->file, "ondevice.plan", OD_MAX_PLAN_BYTES, p->scratch, &plan->text,
+                               &plan->size, p->error));
+    return od_container_text(p->file, "ondevice.info", OD_MAX_HEADER_BYTES, &p->model->arena,
+                             &info->text, &info->size, p->error);
   }
   OD_CHECK(need_text(p->file, "plan", &plan_text, p->error));
   OD_CHECK(need_text(p->file, "info", &info_text, p->error));
@@ -256,7 +277,8 @@ od_status od_plan_read(od_model *model, const od_container *file, const od_optio
   const od_json *format, *version, *number;
   text_span plan_text = {NULL, 0}, info_text = {NULL, 0};
   od_json *plan, *info;
-  od_planner p = {model, file, scratch, error, options, NULL, NULL, 0, 0};
+  od_planner p = {.model = model, .file = file, .scratch = scratch, .error = error,
+                  .options = options};
   OD_CHECK(need_text(file, "format", &format, error));
   if (!od_equal(format->text, "ondevice.odm"))
     return od_fail(error, OD_E_FORMAT, "a safetensors file, but not a native model");

@@ -59,16 +59,31 @@ static od_status infer(od_planner *p, const od_json *item, od_node *node) {
       out->counts_rows |= p->model->values[node->inputs[i]].counts_rows;
   }
   node->view = operator->view;
+  OD_CHECK(od_check_attributes(&f));
   OD_CHECK(operator->shape(&f));
   if (node->view) return OD_OK;
   out->node = (int32_t)p->model->node_count;
-  if (out->batched) return OD_OK;
+  uint64_t work = od_work(node, p->model->values);
+  if (out->batched) {
+    p->row_work += work;
+    return p->row_work <= OD_MAX_ROW_WORK ? OD_OK : od_refuse(&f, "a row takes too many steps");
+  }
   node->constant = 1;
+  p->constant_elements += out->size;
+  p->constant_work += work;
+  if (p->constant_elements > OD_MAX_CONSTANT_ELEMENTS || p->constant_work > OD_MAX_CONSTANT_WORK)
+    return od_fail(p->error, OD_E_FORMAT,
+                   "plan: node %u (%s): computing what is constant takes more than %u elements or "
+                   "%u steps",
+                   (uint64_t)node->number, operator->name, (uint64_t)OD_MAX_CONSTANT_ELEMENTS,
+                   (uint64_t)OD_MAX_CONSTANT_WORK);
   out->data = od_take(&p->model->arena, out->size, od_dtype_size(out->dtype));
   return out->data ? compute(p, node) : od_plan_no_memory(p);
 }
 
 static od_status read_node(od_planner *p, const od_json *item, uint32_t number) {
+  static const char *const keys[] = {"op", "inputs", "outputs", "attributes", "table", "lookup"};
+  OD_CHECK(od_plan_keys(p, item, "plan: a node", keys, sizeof keys / sizeof *keys));
   const od_json *op = od_json_member(item, "op"), *lookup = od_json_member(item, "lookup");
   const od_json *inputs, *outputs;
   if (!op || op->kind != OD_J_TEXT)
@@ -87,7 +102,8 @@ static od_status read_node(od_planner *p, const od_json *item, uint32_t number) 
     return od_fail(p->error, OD_E_UNSUPPORTED, "plan: node %u (%s) has %u outputs",
                    (uint64_t)number, op->text, (uint64_t)outputs->size);
   OD_CHECK(od_plan_add_value(p, outputs->first->text, &node->output));
-  if ((node->op == OD_OP_LOOKUP) != (lookup && lookup->kind == OD_J_OBJECT))
+  if ((node->op == OD_OP_LOOKUP) != (lookup && lookup->kind == OD_J_OBJECT) ||
+      (node->op != OD_OP_LOOKUP && (lookup || od_json_member(item, "table"))))
     return od_fail(p->error, OD_E_FORMAT,
                    "plan: node %u (%s): exactly the Lookup nodes have a lookup specification",
                    (uint64_t)number, op->text);

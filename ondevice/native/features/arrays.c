@@ -97,7 +97,7 @@ od_status od_attached_hashes(const od_json *item, uint32_t bits, od_attached att
   int64_t length;
   /* a number takes more than a bit, so that more cannot be there, and products do not overflow */
   if (!od_json_int(od_json_member(item, "count"), 0, INT64_MAX / 128, &length) ||
-      (uint64_t)length / 8 > attached.size)
+      length > OD_MAX_VOCABULARY || (uint64_t)length / 8 > attached.size)
     return bad_array(error);
   *count = (size_t)length;
   *hashes = od_take(arena, *count, sizeof **hashes);

@@ -317,9 +317,15 @@ od_status od_features_open(const char *description, size_t size, const od_alloca
   od_zero(features, sizeof *features);
   features->allocator = *allocator;
   features->arena.allocator = &features->allocator;
-  od_arena scratch = {&features->allocator, NULL};
+  uint64_t left = (uint64_t)OD_MAX_LOAD_BYTES + size;
+  od_arena scratch = {.allocator = &features->allocator, .left = &left};
+  features->arena.left = &left;
   od_status status = read_all(features, description, size, &scratch, error);
+  features->arena.left = NULL;
   od_arena_release(&scratch);
+  if (status == OD_E_MEMORY && !left)
+    status = od_fail(error, OD_E_FORMAT, "features: they take more than %u bytes beside their own",
+                     (uint64_t)OD_MAX_LOAD_BYTES);
   if (status == OD_OK) *out = features;
   else od_features_close(features);
   return status;

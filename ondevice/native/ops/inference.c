@@ -13,8 +13,7 @@ const od_value *od_operand(const od_inference *f, uint32_t i) {
 
 int64_t od_attribute_int(const od_inference *f, const char *name, int64_t fallback) {
   int64_t value = fallback;
-  const od_json *attribute = od_json_member(f->attributes, name);
-  if (attribute && !od_json_int(attribute, INT32_MIN, INT32_MAX, &value)) return fallback;
+  od_json_int(od_json_member(f->attributes, name), INT32_MIN, INT32_MAX, &value);
   return value;
 }
 
@@ -24,8 +23,7 @@ int od_attribute_flag(const od_inference *f, const char *name, int fallback) {
 
 float od_attribute_real(const od_inference *f, const char *name, float fallback) {
   const od_json *attribute = od_json_member(f->attributes, name);
-  if (!attribute || (attribute->kind != OD_J_INT && attribute->kind != OD_J_REAL)) return fallback;
-  return (float)attribute->real;
+  return attribute ? (float)attribute->real : fallback;
 }
 
 int od_constant_ints(const od_value *v, const int64_t **numbers, uint32_t *count) {

@@ -61,7 +61,7 @@ static void packed_product(const od_kernels *kernels, const od_matmul *m, uint32
 }
 
 /* One product of two matrices. */
-static void product(const od_kernels *kernels, const od_matmul *m, const float *a, const float *b,
+static __attribute__((noinline)) void product(const od_kernels *kernels, const od_matmul *m, const float *a, const float *b,
                     float *out) {
   uint32_t n = m->columns;
   for (uint32_t j = 0; j < n; j += OD_PANEL) {
@@ -89,7 +89,7 @@ od_status od_shape_gemm(const od_inference *f) {
   gemm->alpha = od_attribute_real(f, "alpha", 1);
   gemm->beta = od_attribute_real(f, "beta", 1);
   if (c && (c->batched || c->dtype != OD_F32 || !(c->size == gemm->columns || c->size == 1) ||
-            (c->rank && c->dims[c->rank - 1] != c->size)))
+            c->rank > 2 || (c->rank && c->dims[c->rank - 1] != c->size)))
     return od_refuse(f, "a constant bias, one value an output, needed");
   uint32_t dims[2] = {gemm->rows, gemm->columns};
   return od_set_dims(f, a->batched, OD_F32, a->batched ? dims + 1 : dims, a->batched ? 1 : 2);
@@ -201,6 +201,8 @@ static od_status read_dense(const od_inference *f, od_codec codec, const od_valu
   d->features = in->dims[in->rank - 1];
   d->units = units;
   d->padded_units = od_padded(units, OD_UNIT_BLOCK);
+  if (od_attribute_int(f, "features", 0) != (int64_t)d->features)
+    return od_refuse(f, "its features are not those of its input");
   d->relu = (uint32_t)od_attribute_flag(f, "relu", 0);
   uint64_t padded = scaled ? od_padded(d->features, OD_FEATURE_GROUP) : d->features;
   d->weight = dense_array(f, 1, od_codecs[codec].dense_dtype, padded * d->padded_units);
@@ -225,6 +227,7 @@ od_status od_shape_dense(const od_inference *f) {
     return od_refuse(f, "1.." OD_DIGITS(OD_MAX_DENSE_FEATURES) " float32 features and 1.." OD_DIGITS(
                             OD_MAX_DENSE_UNITS) " units needed");
   OD_CHECK(read_dense(f, codec, in, (uint32_t)units));
+  f->node->dense.repeated = -1;
   f->node->dense.vectors = in->size / f->node->dense.layer.features;
   uint32_t dims[OD_MAX_RANK];
   od_copy(dims, in->dims, sizeof dims);

@@ -11,14 +11,17 @@ import java.util.Map;
  */
 final class AttachedArrays {
     private static final int MOST_AXES = 8;
+    private static final int MOST_HASHES = 1 << 25; // MAX_VOCABULARY of ondevice/limits.py
 
     private final ByteBuffer bytes;
+    private long left; // each byte is read once, or a small file could fill the memory
 
     /** The bytes behind the first zero byte of a description; none if it has none. */
     AttachedArrays(byte[] description) {
         int start = Math.min(textBytes(description) + 1, description.length);
         bytes = ByteBuffer.wrap(description, start, description.length - start).slice()
                 .order(ByteOrder.LITTLE_ENDIAN);
+        left = bytes.capacity();
     }
 
     /** How many bytes the JSON of a description has. */
@@ -67,7 +70,7 @@ final class AttachedArrays {
     /** Ascending signed numbers of {@code bits} bits, in Elias-Fano code. */
     long[] hashes(Map<String, Object> item, int bits) {
         long length = integer(item, "count");
-        if (length < 0 || length / 8 > bytes.capacity() || length > Integer.MAX_VALUE / 64) {
+        if (length < 0 || length / 8 > bytes.capacity() || length > MOST_HASHES) {
             throw new ModelFileException("description: " + length + " hashes in "
                     + bytes.capacity() + " bytes");
         }
@@ -159,10 +162,11 @@ final class AttachedArrays {
 
     private ByteBuffer part(Map<String, Object> item, long size) {
         long at = integer(item, "at");
-        if (at < 0 || at > bytes.capacity() || size > bytes.capacity() - at) {
+        if (at < 0 || at > bytes.capacity() || size > bytes.capacity() - at || size > left) {
             throw new ModelFileException("description: an array of " + size + " bytes at " + at
-                    + " leaves the " + bytes.capacity() + " bytes of arrays");
+                    + " leaves the " + bytes.capacity() + " bytes of arrays, or overlaps others");
         }
+        left -= size;
         ByteBuffer part = bytes.duplicate().order(ByteOrder.LITTLE_ENDIAN);
         part.position((int) at);
         part.limit((int) (at + size));

@@ -441,7 +441,7 @@ public class OnDeviceModelTest {
             java.lang.reflect.Field number = java.io.FileDescriptor.class.getDeclaredField("fd");
             number.setAccessible(true);
             return OnDeviceModel.openDescriptor((Integer) number.get(in.getFD()), offset, size,
-                    "asset");
+                    "asset", 1);
         } finally {
             in.close();
         }
@@ -596,6 +596,61 @@ public class OnDeviceModelTest {
         }
         pool.shutdown();
         model.close();
+    }
+
+    /** Threads that share the rows of a request give the scores of one, to the bit. */
+    @Test
+    public void threadsShareRows() throws Exception {
+        OnDeviceModel alone = small();
+        for (int threads = 1; threads <= 5; threads++) {
+            OnDeviceModel model = OnDeviceModel.open(Fixtures.file("small.odm"), threads);
+            for (int rows : new int[] {1, 255, 256, 257, 1000}) {
+                assertArrayEquals(alone.predict(ids(rows, rows)), model.predict(ids(rows, rows)), 0);
+                Inputs context = new Inputs().ids("user", rows);
+                long[] colours = new long[rows];
+                long[] slots = new long[rows];
+                for (int i = 0; i < rows; i++) {
+                    colours[i] = i % 9 - 1;
+                    slots[i] = i % 5;
+                }
+                Inputs candidates = new Inputs().ids("colour", colours).ids("slot", slots);
+                assertArrayEquals(alone.rank(context, candidates),
+                        model.rank(context, candidates), 0);
+            }
+            model.close();
+        }
+        alone.close();
+    }
+
+    /** The error of a request that threads share is that of a single thread, row numbers included. */
+    @Test
+    public void threadsGiveTheErrorOfOne() {
+        long[] users = new long[900];
+        long[] colours = new long[900];
+        long[] slots = new long[900];
+        slots[700] = 1L << 40;
+        Inputs wrong = new Inputs().ids("user", users).ids("colour", colours).ids("slot", slots);
+        List<String> texts = new ArrayList<String>();
+        for (int threads : new int[] {1, 4}) {
+            OnDeviceModel model = OnDeviceModel.open(Fixtures.file("small.odm"), threads);
+            try {
+                model.predict(wrong);
+                fail("scored an ID beyond the table");
+            } catch (InputException error) {
+                texts.add(error.getMessage());
+            }
+            model.predict(ids(900, 1)); // and scores the next one
+            model.close();
+        }
+        assertEquals(texts.get(0), texts.get(1));
+        for (int threads : new int[] {0, -1, 1025}) {
+            try {
+                OnDeviceModel.open(Fixtures.file("small.odm"), threads);
+                fail("opened with " + threads + " threads");
+            } catch (InputException error) {
+                assertEquals("threads must be 1..1024, got " + threads, error.getMessage());
+            }
+        }
     }
 
     /** Closing while others score: they finish or are told, and nothing crashes. */

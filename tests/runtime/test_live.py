@@ -1,0 +1,165 @@
+"""`ondevice.Live`: a file that is replaced under load; ONDEVICE_SWITCHES sets how often."""
+
+import gc
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.native import write_hybrids
+from support.odm_parts import put_together, take_apart
+from support.runtime import small_ids, write_small_model
+
+import ondevice
+from ondevice.engines.native import is_compiled
+from ondevice.errors import FileFormatError
+
+SWITCHES = int(os.environ.get("ONDEVICE_SWITCHES", "300"))
+SOAK_SECONDS = float(os.environ.get("ONDEVICE_SOAK_SECONDS", "0"))
+THREADS = 8
+ENGINES = ["numpy", *(["native"] if is_compiled() else [])]
+
+
+@pytest.fixture
+def versions(request, tmp_path):
+    """Two files of other weights, and what they score."""
+    paths = [tmp_path / f"v{i}.odm" for i in range(2)]
+    write_small_model(paths[0], vectors=False)
+    parts = take_apart(paths[0])
+    parts.arrays["weight.b2"] = np.float32([0.5])
+    put_together(paths[1], parts)
+    engine = request.param if hasattr(request, "param") else "auto"
+    scores = [ondevice.load(path, engine=engine).predict(small_ids(4)) for path in paths]
+    assert not np.array_equal(*scores)
+    return [path.read_bytes() for path in paths], scores
+
+
+def replace(path, data):
+    """As an update does it: write beside the file, then rename."""
+    fresh = path.with_name("fresh")
+    fresh.write_bytes(data)
+    fresh.replace(path)
+
+
+@pytest.mark.parametrize(("engine", "versions"), [(e, e) for e in ENGINES], indirect=["versions"])
+def test_requests_go_on_while_the_file_is_replaced(engine, versions, tmp_path, record_property):
+    """No request fails or gets anything but one version's scores; all versions serve."""
+    contents, scores = versions
+    path = tmp_path / "live.odm"
+    path.write_bytes(contents[0])
+    live = ondevice.Live(path, engine=engine, check_seconds=0)
+    stop, faults, served = threading.Event(), [], [0, 0]
+
+    def serve():
+        ids = small_ids(4)
+        while not stop.is_set():
+            try:
+                got = live.predict(ids)
+                which = [np.array_equal(got, expected) for expected in scores]
+                served[which.index(True)] += 1
+            except Exception as error:  # whatever it is, it is a fault
+                faults.append(error)
+                return
+
+    threads = [threading.Thread(target=serve) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + SOAK_SECONDS
+    resident = []
+    switches = 0
+    while (switches < SWITCHES or time.monotonic() < end) and not faults:
+        replace(path, contents[switches % 2])
+        live.refresh()
+        switches += 1
+        if switches % 1000 == 500:
+            resident.append(resident_bytes())
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    assert min(served) > 0
+    assert live.error is None
+    if len(resident) > 4:
+        first, last = np.mean(resident[1:3]), np.mean(resident[-2:])
+        assert last < first + 2e6, [size // 1000 for size in resident]
+    record_property("live", f"{engine}: {switches} switches, {sum(served)} requests, {resident}")
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(("engine", "versions"), [(e, e) for e in ENGINES], indirect=["versions"])
+def test_a_broken_file_leaves_the_old_one(engine, versions, tmp_path):
+    contents, scores = versions
+    path = tmp_path / "live.odm"
+    path.write_bytes(contents[0])
+    live = ondevice.Live(path, engine=engine, check_seconds=None)
+    replace(path, contents[1][:-100])
+    with pytest.warns(RuntimeWarning, match="stays"), pytest.raises(FileFormatError):
+        live.refresh()
+    with pytest.raises(FileFormatError):  # as long as it is there
+        live.refresh()
+    np.testing.assert_array_equal(live.predict(small_ids(4)), scores[0])
+    path.unlink()
+    with pytest.warns(RuntimeWarning, match="no such file"), pytest.raises(FileFormatError):
+        live.refresh()
+    np.testing.assert_array_equal(live.predict(small_ids(4)), scores[0])
+    replace(path, contents[1])
+    assert live.refresh()
+    assert not live.refresh()
+    assert live.error is None
+    np.testing.assert_array_equal(live.predict(small_ids(4)), scores[1])
+    context = {name: ids[:1] for name, ids in small_ids(4).items() if name == "user"}
+    items = {name: ids for name, ids in small_ids(4).items() if name != "user"}
+    np.testing.assert_array_equal(live.rank(context, items), live.model.rank(context, items))
+
+
+def test_a_model_of_other_inputs_is_not_taken(versions, tmp_path):
+    contents, scores = versions
+    path = tmp_path / "live.odm"
+    path.write_bytes(contents[0])
+    live = ondevice.Live(path, check_seconds=None)
+    write_hybrids(tmp_path / "other.odm")
+    replace(path, (tmp_path / "other.odm").read_bytes())
+    with pytest.warns(RuntimeWarning), pytest.raises(FileFormatError, match="the one in use"):
+        live.refresh()
+    np.testing.assert_array_equal(live.predict(small_ids(4)), scores[0])
+
+
+def test_the_old_model_is_released_with_its_last_request(versions, tmp_path):
+    contents, _ = versions
+    path = tmp_path / "live.odm"
+    path.write_bytes(contents[0])
+    live = ondevice.Live(path, check_seconds=None)
+    held = live.model  # as a request holds it
+    gone = weakref.ref(held)
+    replace(path, contents[1])
+    assert live.refresh()
+    gc.collect()
+    assert gone() is held
+    del held
+    gc.collect()
+    assert gone() is None
+
+
+def test_requests_look_for_a_new_file_once_in_a_while(versions, tmp_path, monkeypatch):
+    contents, scores = versions
+    path = tmp_path / "live.odm"
+    path.write_bytes(contents[0])
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    live = ondevice.Live(path, check_seconds=1)
+    replace(path, contents[1])
+    clock[0] += 0.5
+    np.testing.assert_array_equal(live.predict(small_ids(4)), scores[0])
+    clock[0] += 1
+    np.testing.assert_array_equal(live.predict(small_ids(4)), scores[1])
+    replace(path, b"broken")
+    clock[0] += 1
+    with pytest.warns(RuntimeWarning, match="stays"):
+        np.testing.assert_array_equal(live.predict(small_ids(4)), scores[1])
+    assert isinstance(live.error, FileFormatError)

@@ -52,8 +52,9 @@ do without file:.
 Trains whole tables of 16, 4, 2 and 1 dimensions, finds for each which rows and bits of which field
 cost the least AUC, then trains, writes and measures the most promising designs: how many values of
 a field own a row, how many dimensions and bits it has, what the other values read (one shared row,
-hashed rows, or the rows of a binary code), and, where the file counts, whether rows are found by a
-vocabulary or in hashed cells, and how many units the network has. The best one is trained again,
+hashed rows, or the rows of a binary code), whether frequent values get more bits than rare ones,
+whether all values share rows by their hashes, and, where the file counts, whether rows are found by
+a vocabulary or in hashed cells, and how many units the network has. The best one is trained again,
 taught by four full models. A model that misses its size gets fewer or more rows and is fitted
 again. Models are chosen by the validation split.
 
@@ -152,6 +153,7 @@ def _end(
             print("interrupted: the same command continues here", file=sys.stderr)  # noqa: T201
             return 130
         raise SpecError(_no_best(search, frontier))
+    print("writing the best model for all runtimes, and verifying it", file=sys.stderr)  # noqa: T201
     report = _write_model(search.data, best, args.out / "trials", folder.path)
     _write_frontier(args, search.goal, frontier, best, folder.path)
     replaced = SearchState(state.settings, state.complete, frontier.to_json(best))

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.atomic import atomic_path
-from ondevice.errors import PARSE_ERRORS, FileFormatError
+from ondevice.errors import PARSE_ERRORS, FileFormatError, SpecError
+from ondevice.inspection import file_parts
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes
 from ondevice.models.search.goal import Goal
@@ -35,7 +36,7 @@ from ondevice.models.search.trial_data import TrialData
 # reference's.
 WIDTHS = (16, 4, 2, 1)
 # Tables and maps may have to be as small as this share of a file's budget.
-TABLES_OF_FILE = 0.1
+TABLES_OF_FILE = 0.02
 # Plans that are named when the search ends before them.
 PLANS_LEFT = 5
 
@@ -81,9 +82,7 @@ class Search:
             trial = self._whole(width)
             yield from self._measured(trial)
             descents.append(Descent(width, self._key(trial), self._path(width)))
-        fitter = SizeFitter(
-            self.data, self.folder, self.base, self._sizes, self.reference.header_bytes
-        )
+        fitter = SizeFitter(self.data, self.folder, self.base, self._sizes, self._header_bytes())
         self._proposals = Proposals(self.goal, descents, self.results, fitter)
         for plan in self._proposals.plans():
             if self.trained >= self.trials and self._key(plan.trial) not in self.results:
@@ -116,6 +115,15 @@ class Search:
         owned = sum(len(values) for values in self.data.values.values())
         each = self.reference.map_bytes / max(owned, 1)
         return DesignSizes(self.data, self.goal.measure, each)
+
+    def _header_bytes(self) -> int:
+        """Of the reference's file, what is no table, map, network or padding.
+
+        Float tables of a large file begin at pages; what that leaves empty says nothing of a small
+        file.
+        """
+        path = self.folder / self._key(self.reference.trial) / "model.odm"
+        return self.reference.header_bytes - file_parts(path).padding
 
     def _key(self, trial: Trial) -> str:
         return folder_of(self.data, trial, self.folder).name

@@ -177,4 +177,4 @@ def test_probes_of_a_small_file_go_down_to_a_part_of_it(data, tmp_path):
     list(search.run(lambda text: None))
     (stored,) = tmp_path.glob("*/descent-file-*.json")
     points = json.loads(stored.read_text())
-    assert points[-1]["bytes"] <= 300 or points[-1]["designs"]["item"]["head"] == 0
+    assert points[-1]["bytes"] <= 60 or points[-1]["designs"]["item"]["head"] == 0

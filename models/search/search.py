@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.atomic import atomic_path
-from ondevice.errors import PARSE_ERRORS, FileFormatError, SpecError
+from ondevice.errors import PARSE_ERRORS, FileFormatError
 from ondevice.inspection import file_parts
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes

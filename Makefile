@@ -6,7 +6,7 @@ PIP := -m pip --quiet --disable-pip-version-check
 VENV := .venv
 LEGACY := .venv-legacy
 NATIVE := ondevice/native
-COMPILED := setup.py $(NATIVE)/sources.txt $(wildcard $(NATIVE)/*/*.[ch])
+COMPILED := setup.py $(wildcard $(NATIVE)/sources.txt $(NATIVE)/*/sources.txt $(NATIVE)/*/*.[ch])
 # The oldest supported environment: numpy 1.26 with tflite-runtime, whose last release has wheels
 # for Python 3.11 and below only.
 HAS_LEGACY := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
@@ -52,7 +52,7 @@ RUNNERS := build/runners
 RUNNER_FLAGS := -std=c11 -O2 -ftree-vectorize -ffp-contract=off \
 	-fno-math-errno -Wall -Wextra -Werror -static -s -I$(NATIVE) -I$(NATIVE)/include
 GCC_FLAGS := -fvect-cost-model=dynamic # clang refuses it
-RUNNER_SOURCES := $(addprefix $(NATIVE)/,runner/runner.c platform/posix.c $(shell grep -v '^\#' $(NATIVE)/sources.txt))
+RUNNER_SOURCES := $(addprefix $(NATIVE)/,runner/runner.c platform/posix.c platform/mapped.c $(shell grep -v '^\#' $(NATIVE)/sources.txt))
 
 runners: ## static programs that measure on ARM boards and phones: seconds
 	mkdir -p $(RUNNERS)

@@ -10,14 +10,21 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 NATIVE = Path("ondevice/native")
-ENGINE = [
-    str(NATIVE / line)
-    for line in (NATIVE / "sources.txt").read_text("utf-8").splitlines()
-    if line and not line.startswith("#")
-]
+
+
+def listed(name: str) -> list[str]:
+    """The C files that a list of sources names."""
+    lines = (NATIVE / name).read_text("utf-8").splitlines()
+    return [str(NATIVE / line) for line in lines if line and not line.startswith("#")]
+
+
 BINDING = [str(NATIVE / "python" / name) for name in ("module.c", "hashing.c")]
-PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "threads.c")]
-SOURCES = [*ENGINE, *PLATFORM, *BINDING]
+PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "mapped.c", "threads.c")]
+# The compiled modules: what checks signatures lies beside the engine, which keeps its size.
+MODULES = {
+    "ondevice._native": [*listed("sources.txt"), *PLATFORM, *BINDING],
+    "ondevice._update": [*listed("update/sources.txt"), str(NATIVE / "python" / "update.c")],
+}
 
 # Folders of the repository and their import names. Every folder with an __init__.py is a package.
 FOLDERS = {
@@ -83,14 +90,18 @@ setup(
     if PURE
     else [
         Extension(
-            "ondevice._native",
-            SOURCES,
-            depends=[str(NATIVE / "sources.txt"), *sorted(map(str, NATIVE.rglob("*.h")))],
+            name,
+            sources,
+            depends=[
+                *map(str, NATIVE.rglob("sources.txt")),
+                *sorted(map(str, NATIVE.rglob("*.h"))),
+            ],
             include_dirs=[str(NATIVE), str(NATIVE / "include")],
             extra_link_args=list(LINK_FLAGS),
             py_limited_api=True,
             optional=True,
         )
+        for name, sources in MODULES.items()
     ],
     cmdclass={"build_ext": BuildEngine},
     options={} if PURE else {"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -21,9 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
 CUDA = ("cuda-", "nvidia-", "triton")
-LEGACY = ("numpy<2", "tflite-runtime==2.14.0", "onnxruntime", "pytest", "hypothesis", "setuptools")
-COMPILE = ("pip", "compile", "--generate-hashes", "--no-emit-index-url", "--no-header", "--no-config",
-           "--no-annotate", "--quiet")  # fmt: skip
+LEGACY = ("numpy<2", "tflite-runtime==2.14.0", "onnxruntime", "cryptography", "pytest",
+          "hypothesis", "setuptools")  # fmt: skip
+COMPILE = ("pip", "compile", "--generate-hashes", "--no-emit-index-url", "--no-header",
+           "--no-config", "--no-annotate", "--quiet")  # fmt: skip
 HEADERS = {
     "requirements.lock": "# Packages of the extra `dev`, by .ci/lock.py; pip install --no-deps.",
     "requirements-cuda.lock": "# Beside requirements.lock, where torch is its CUDA build.",

@@ -94,16 +94,21 @@ def mean_auc(rows: list[dict[str, str]], form: str) -> float:
 
 
 def capacity_table(name: str) -> str:
-    """Markdown: what share of the variance of values' log-odds each form expresses."""
+    """Markdown: the share of the variance of values' log-odds that each form expresses, at each
+    ratio after the most steps and after fewer, and the values apart at the ratio in the middle.
+    """
     rows = read_rows(f"capacity_{name}.csv")
-    ratios = list(dict.fromkeys(row["ratio"] for row in rows))
-    lines = [f"| form | {' | '.join(f'{ratio}x' for ratio in ratios)} | apart at {ratios[1]}x |\n"]
-    lines.append("|---|" + "---|" * (len(ratios) + 1) + "\n")
+    most = max(int(row["steps"]) for row in rows)
+    columns = list(dict.fromkeys((row["ratio"], int(row["steps"])) for row in rows))
+    middle = columns[len(columns) // 2][0]
+    heads = [f"{ratio}x" + f", {steps} steps" * (steps < most) for ratio, steps in columns]
+    lines = [f"| form | {' | '.join(heads)} | apart at {middle}x |\n"]
+    lines.append("|---|" + "---|" * (len(columns) + 1) + "\n")
     for form in dict.fromkeys(row["form"] for row in rows):
-        chosen = {row["ratio"]: row for row in rows if row["form"] == form}
-        shares = " | ".join(f"{100 * float(chosen[ratio]['fitted']):.1f}%" for ratio in ratios)
-        apart = 100 * float(chosen[ratios[1]]["values_apart"])
-        lines.append(f"| {form} | {shares} | {apart:.1f}% |\n")
+        chosen = {(row["ratio"], int(row["steps"])): row for row in rows if row["form"] == form}
+        shares = " | ".join(f"{100 * float(chosen[key]['fitted']):.1f}%" for key in columns)
+        apart = next(row["values_apart"] for key, row in chosen.items() if key[0] == middle)
+        lines.append(f"| {form} | {shares} | {100 * float(apart):.1f}% |\n")
     return "".join(lines)
 
 
@@ -180,20 +185,37 @@ def plot() -> None:
 
 
 def plot_hashed() -> None:
-    """Draw share of AUC against bytes of the forms on hashed IDs of epinions, hashed_rows.png."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    rows = [row for row in read_rows("hashed_epinions.csv") if row["form"] != "full"]
-    for form in dict.fromkeys(row["form"] for row in rows):
-        style = "-" if form.endswith("mul") else "--"
-        axes.errorbar(*points(rows, form), marker="o", ms=3, lw=1, ls=style, label=form)
-    axes.set_xscale("log")
-    axes.set_title("hashed IDs, epinions")
-    axes.set_xlabel("bytes of all tables in the .odm file")
-    axes.set_ylabel("% of the full model's test AUC")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    """Draw share of AUC against bytes of the forms on hashed IDs, a panel a log."""
+    rows = {name: read_rows(f"hashed_{name}.csv") for name in hashed_logs()}
+    forms = dict.fromkeys(row["form"] for log in rows.values() for row in log)
+    forms.pop("full")
+    figure = Figure(figsize=(3.4 * len(rows), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(rows), squeeze=False)[0]
+    for axes, (name, log) in zip(panels, rows.items(), strict=True):
+        for number, form in enumerate(forms):
+            if any(row["form"] == form for row in log):
+                style = "-" if form.endswith("mul") else "--"
+                colour = f"C{number % 10}"
+                axes.errorbar(
+                    *points(log, form), marker="o", ms=3, lw=1, ls=style, c=colour, label=form
+                )
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(f"hashed IDs, {name}")
+        axes.set_xlabel("bytes of all tables in the .odm file")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("% of the full model's test AUC")
+    known = {}
+    for axes in panels:
+        known |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(known.values(), known.keys(), fontsize=7, ncols=3, loc="outside lower center")
     figure.savefig(DOCS / "evidence" / "hashed_rows.png", dpi=110, metadata={"Software": None})
+
+
+def hashed_logs() -> list[str]:
+    """Names of the logs on which forms of hashed rows were compared at several sizes."""
+    names = [path.stem.removeprefix("hashed_") for path in (DOCS / "evidence").glob("hashed_*.csv")]
+    return sorted(name for name in names if name != "screen")
 
 
 def points(rows: list[dict[str, str]], form: str) -> tuple[list[float], list[float], list[float]]:

@@ -5,7 +5,8 @@ python benchmarks/hashed_rows.py --data epinions --path DIR --out hashed_epinion
 No ranking of the values is known: IDs are 64-bit hashes, drawn anew with each seed, so the spread
 over seeds is that of the collisions too. Tables are float16, so that their bytes are those planned
 and rounding plays no part. A field whose values all get a row keeps its vocabulary, whatever the
-form. Trials are kept under --work, so a second call continues; the CSV is rewritten after each.
+form. Trials are kept under --work and rows in --out, so a second call continues and adds seeds,
+ratios and forms; the CSV is rewritten after each.
 """
 
 import argparse
@@ -39,6 +40,19 @@ WHOLE = "full"  # in the column "form": a row for every training value
 
 
 @dataclass(frozen=True)
+class Full:
+    """What the full model of a seed takes and reaches."""
+
+    table_bytes: int
+    test_auc: float
+
+    @classmethod
+    def of(cls, row: dict[str, str]) -> "Full":
+        """From its row of the CSV."""
+        return cls(int(row["table_bytes"]), float(row["test_auc"]))
+
+
+@dataclass(frozen=True)
 class Settings:
     """What all trials of a run have in common.
 
@@ -57,7 +71,7 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=DATASETS, default="synthetic")
-    parser.add_argument("--path", type=Path)
+    parser.add_argument("--path", nargs="+")
     parser.add_argument("--columns", type=Path, help="the description of a log")
     parser.add_argument("--name", help="in the CSV; by default that of the data")
     parser.add_argument("--rows", type=int, help="of the synthetic log")
@@ -87,13 +101,31 @@ def main() -> None:
         "refit": Refit() if args.refit else None,
     }
     settings = Settings(args.dim, training, args.work)
-    rows: list[dict[str, Any]] = []
+    name = args.name or args.data
+    rows = written_rows(args.out, name)
     for seed in args.seeds:
         data = prepare(rehashed(log, seed))
-        for row in measured(data, seed, args.ratios, args.forms, settings):
-            rows.append({"data": args.name or args.data, **row})
+        done = [row for row in rows if row["seed"] == str(seed)]
+        for row in measured(data, seed, args.ratios, args.forms, settings, done):
+            rows.append({"data": name, **{key: str(cell) for key, cell in row.items()}})
             print(rows[-1], flush=True)
-            write(rows, args.out)
+            write(sorted(rows, key=place), args.out)
+
+
+def written_rows(path: Path, name: str) -> list[dict[str, str]]:
+    """The rows that an earlier call wrote. Exits where they are of other data."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if others := {row["data"] for row in rows} - {name}:
+        raise SystemExit(f"{path} holds rows of {', '.join(sorted(others))}, not of {name}")
+    return rows
+
+
+def place(row: dict[str, str]) -> tuple[int, int, str]:
+    """Where a row stands in the CSV."""
+    return int(row["seed"]), int(row["wanted_ratio"]), row["form"]
 
 
 def rehashed(log: HashedLog, seed: int) -> HashedLog:
@@ -108,17 +140,29 @@ def rehashed(log: HashedLog, seed: int) -> HashedLog:
 
 
 def measured(
-    data: TrialData, seed: int, ratios: list[int], forms: list[str], settings: Settings
+    data: TrialData,
+    seed: int,
+    ratios: list[int],
+    forms: list[str],
+    settings: Settings,
+    done: list[dict[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    """The full model's row of the CSV, then that of each form at each ratio."""
-    whole = {name: TableDesign(settings.dim, "f32") for name in data.fields}
-    full, seconds = timed_trial(data, Trial(whole, seed=seed, **settings.training), settings.work)
-    yield cells(data, WHOLE, 1, full, full, seconds)
+    """The full model's row of the CSV, then that of each form at each ratio, but for those done."""
+    full = {row["form"]: Full.of(row) for row in done}.get(WHOLE)
+    if full is None:
+        whole = {name: TableDesign(settings.dim, "f32") for name in data.fields}
+        trial = Trial(whole, seed=seed, **settings.training)
+        result, seconds = timed_trial(data, trial, settings.work)
+        full = Full(result.table_bytes, result.test_auc)
+        yield cells(data, WHOLE, 1, result, full, seconds)
     values = {name: len(known) for name, known in data.values.items()}
+    finished = {(row["form"], int(row["wanted_ratio"])) for row in done}
     for ratio in ratios:
         budget = full.table_bytes / ratio
         dim = width(budget, len(values), settings.dim)
         for form in forms:
+            if (form, ratio) in finished:
+                continue
             rows = int(budget * 8 / (BITS[CODEC] * dim))
             tables = hashed_designs(FORMS[form], values, rows, dim, CODEC)
             if tables is None or data.numbers:
@@ -151,7 +195,7 @@ def cells(
     form: str,
     ratio: int,
     result: TrialResult,
-    full: TrialResult,
+    full: Full,
     seconds: float,
 ) -> dict[str, Any]:
     """A row of the CSV, without the name of the data."""
@@ -164,7 +208,6 @@ def cells(
         "wanted_ratio": ratio,
         "dim": max(item.dim for item in designs.values()),
         "table_bytes": result.table_bytes,
-        "map_bytes": result.map_bytes,
         "rows_per_id": max((item.rows_per_id for item in shared.values()), default=1),
         "values_apart": round(float(np.mean([item[0] for item in collided] or [1])), 4),
         "reads_apart": round(float(np.mean([item[1] for item in collided] or [1])), 4),
@@ -188,7 +231,7 @@ def collisions(data: TrialData, name: str, lookup: Any) -> tuple[float, float]:
     return float(apart.mean()), float(counts[apart].sum() / counts.sum())
 
 
-def write(rows: list[dict[str, Any]], path: Path) -> None:
+def write(rows: list[dict[str, str]], path: Path) -> None:
     """Write the CSV anew."""
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -233,7 +233,7 @@ def write_tflite(
                  fused_activation_function=relu)  # fmt: skip
     x = w.op("RESHAPE", [x, w.constant([batch], i32)], (batch,), f32)
     w.output(w.op("LOGISTIC", [x], (batch,), f32), "p")
-    w.write(path, "")
+    w.write(path, b"")
 
 
 def onnx_runner(path: Path) -> Runner:

@@ -5,13 +5,15 @@ python benchmarks/yardstick.py --path 'DIR/*.csv' --work FOLDER
 Trains examples/frappe_x1/*.toml as `ondevice train` does, then smaller networks with compressed
 tables under the same settings, and writes docs/evidence/yardstick.csv, its plot and its part of
 docs/evidence/compression.md. AUC and bytes of compressed models are those of the written file.
-Checkpoints and files are kept under --work, so a second call continues.
+Checkpoints and files are kept under --work and rows in the CSV, so a second call continues and
+adds seeds and networks.
 """
 
 import argparse
 import csv
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,12 @@ EVIDENCE = ROOT / "docs" / "evidence"
 RECIPES = ROOT / "examples" / "frappe_x1"
 # Test AUC and log loss on Frappe_x1, averages of repeated runs: J. Zhu et al., "BARS: Towards Open
 # Benchmarking for Recommender Systems", SIGIR 2022 (openbenchmark.github.io/BARS).
-PUBLISHED = {"dnn": ("DNN", 0.98405), "deepfm": ("DeepFM", 0.98395), "dcn": ("DCN-v2", 0.98382)}
-PUBLISHED_DCN = 0.98342  # the first DCN, whose cross layers are of rank 1
+PUBLISHED = {
+    "dnn": ("DNN", 0.98405),
+    "deepfm": ("DeepFM", 0.98395),
+    "dcn": ("DCN-v2", 0.98382),
+    "dcn_v1": ("DCN", 0.98342),
+}
 
 
 @dataclass(frozen=True)
@@ -104,29 +110,64 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--recipes", choices=PUBLISHED, nargs="+", default=list(PUBLISHED))
+    parser.add_argument("--no-compressed", action="store_true", help="only the recipes")
     args = parser.parse_args()
     torch.set_num_threads(1)
     recipes = {name: open_recipe(str(RECIPES / f"{name}.toml")) for name in args.recipes}
     base = open_recipe(str(RECIPES / "dnn.toml"))
     log = open_source(replace(base.source, path=tuple(args.path)))
-    rows = []
     for seed in args.seeds:
-        for name, recipe in recipes.items():
-            folder = args.work / f"{name}{seed}"
-            ensure(log, seeded(recipe.experiment, seed), folder, full=True)
-            rows.append({"model": name, "seed": seed, **recorded(folder)})
-            write(rows)
-        for codec in ("q8", "q4"):
-            figures = measured(args.work / f"dnn{seed}", codec, log)
-            rows.append({"model": f"dnn, {codec}", "seed": seed, **figures})
-        for variant in VARIANTS:
-            folder = args.work / f"{variant.name}-{seed}".replace(", ", "_").replace(" ", "-")
-            experiment = variant.experiment(seeded(base.experiment, seed))
-            ensure(log, experiment, folder, full=False)
-            figures = measured(folder, variant.codec, log)
-            rows.append({"model": variant.name, "seed": seed, **figures})
-            write(rows)
+        experiment = seeded(base.experiment, seed)
+        cases = {name: recipe_case(name, recipe.experiment) for name, recipe in recipes.items()}
+        if not args.no_compressed:
+            cases |= {f"dnn, {codec}": codec_case(codec) for codec in ("q8", "q4")}
+            cases |= {variant.name: variant_case(variant, experiment) for variant in VARIANTS}
+        for name, case in cases.items():
+            known = written()
+            if (name, str(seed)) in {(row["model"], row["seed"]) for row in known}:
+                continue
+            write([*known, {"model": name, "seed": str(seed), **case(log, args.work, seed)}])
             page()
+    page()
+
+
+Case = Callable[[HashedLog, Path, int], dict[str, str]]  # log, --work and seed -> a row of the CSV
+
+
+def recipe_case(name: str, experiment: Experiment) -> Case:
+    """A recipe trained as it stands."""
+
+    def figures(log: HashedLog, work: Path, seed: int) -> dict[str, str]:
+        folder = work / f"{name}{seed}"
+        ensure(log, seeded(experiment, seed), folder, full=True)
+        return recorded(folder)
+
+    return figures
+
+
+def codec_case(codec: Codec) -> Case:
+    """The trained DNN, its tables rounded."""
+    return lambda log, work, seed: measured(work / f"dnn{seed}", codec, log)
+
+
+def variant_case(variant: Variant, experiment: Experiment) -> Case:
+    """A smaller model, trained with tables as they are stored."""
+
+    def figures(log: HashedLog, work: Path, seed: int) -> dict[str, str]:
+        folder = work / f"{variant.name}-{seed}".replace(", ", "_").replace(" ", "-")
+        ensure(log, variant.experiment(experiment), folder, full=False)
+        return measured(folder, variant.codec, log)
+
+    return figures
+
+
+def written() -> list[dict[str, str]]:
+    """The rows of the CSV."""
+    path = EVIDENCE / "yardstick.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def seeded(experiment: Experiment, seed: int) -> Experiment:
@@ -148,7 +189,7 @@ def ensure(log: HashedLog, experiment: Experiment, folder: Path, *, full: bool) 
     TrainingState.remove(state_folder)
 
 
-def recorded(folder: Path) -> dict[str, Any]:
+def recorded(folder: Path) -> dict[str, str]:
     """What a checkpoint's model reached, and the bytes of its float32 parameters."""
     checkpoint = load_checkpoint(folder)
     tables = sum(table.weight.numel() for table in checkpoint.model.tables())
@@ -157,21 +198,21 @@ def recorded(folder: Path) -> dict[str, Any]:
     return figures_of(test["auc"], test["logloss"], 4 * tables, 4 * whole)
 
 
-def figures_of(auc: float, logloss: float, table_bytes: int, file_bytes: int) -> dict[str, Any]:
+def figures_of(auc: float, logloss: float, table_bytes: int, file_bytes: int) -> dict[str, str]:
     """A row of the CSV."""
     return {
-        "table_bytes": table_bytes,
-        "file_bytes": file_bytes,
-        "test_auc": round(auc, 5),
-        "test_logloss": round(logloss, 5),
+        "table_bytes": str(table_bytes),
+        "file_bytes": str(file_bytes),
+        "test_auc": f"{auc:.5f}",
+        "test_logloss": f"{logloss:.5f}",
     }
 
 
-def measured(folder: Path, codec: Codec, log: HashedLog) -> dict[str, Any]:
+def measured(folder: Path, codec: Codec, log: HashedLog) -> dict[str, str]:
     """Convert a checkpoint, tables to `codec`, dense layers to f16, and test the written file."""
     stored = folder.with_name(f"{folder.name}-{codec}-figures.json")
     if stored.exists():
-        figures: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
+        figures: dict[str, str] = json.loads(stored.read_text(encoding="utf-8"))
         return figures
     checkpoint = load_checkpoint(folder)
     examples = {name: torch.tensor(ids) for name, ids in checkpoint.extra["examples"].items()}
@@ -189,7 +230,7 @@ def measured(folder: Path, codec: Codec, log: HashedLog) -> dict[str, Any]:
     return figures
 
 
-def write(rows: list[dict[str, Any]]) -> None:
+def write(rows: list[dict[str, str]]) -> None:
     """Write the CSV anew."""
     path = EVIDENCE / "yardstick.csv"
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
@@ -200,57 +241,59 @@ def write(rows: list[dict[str, Any]]) -> None:
 
 def page() -> None:
     """Rewrite the tables between `<!-- yardstick -->` and `<!-- end -->`, and the plot."""
-    with (EVIDENCE / "yardstick.csv").open(newline="") as file:
-        rows = [
-            (row["model"], *(float(row[key]) for key in FIGURES)) for row in csv.DictReader(file)
-        ]
-    by_model: dict[str, list[tuple[float, ...]]] = {}
-    for model, *figures in rows:
-        by_model.setdefault(model, []).append(tuple(figures))
-    means = {model: np.mean(figures, axis=0) for model, figures in by_model.items()}
-    counts = {model: len(figures) for model, figures in by_model.items()}
+    by_model: BySeed = {}
+    for row in written():
+        figures = [float(row[key]) for key in FIGURES]
+        by_model.setdefault(row["model"], {})[row["seed"]] = figures
+    means = {name: np.mean([*figures.values()], axis=0) for name, figures in by_model.items()}
     path = EVIDENCE / "compression.md"
     pattern = r"(<!-- yardstick -->\n).*?(<!-- end -->)"
     text = path.read_text(encoding="utf-8")
-    tables = published_table(means, counts) + "\n" + compressed_table(means)
+    tables = published_table(by_model) + "\n" + compressed_table(by_model, means)
     text = re.sub(pattern, lambda match: match[1] + tables + match[2], text, flags=re.DOTALL)
     path.write_text(text, encoding="utf-8")
     plot(means)
 
 
 FIGURES = ("table_bytes", "file_bytes", "test_auc", "test_logloss")
+BySeed = dict[str, dict[str, list[float]]]  # by model and seed, in the order of FIGURES
 Means = dict[str, Any]  # by model float64 [4], in the order of FIGURES
 
 
-def published_table(means: Means, counts: dict[str, int]) -> str:
+def published_table(by_model: BySeed) -> str:
     """Markdown: our recipes beside the published results."""
     lines = ["| network | published AUC | AUC | difference | log loss | seeds |\n"]
     lines += ["|---|---|---|---|---|---|\n"]
-    pairs = [(label, auc, name) for name, (label, auc) in PUBLISHED.items()]
-    for label, auc, name in [*pairs, ("DCN", PUBLISHED_DCN, "dcn")]:
-        if name not in means:
+    for name, (label, published) in PUBLISHED.items():
+        if name not in by_model:
             continue
-        ours, loss = means[name][2:]
+        aucs, losses = np.transpose([*by_model[name].values()])[2:]
+        ours = aucs.mean()
+        spread = f" ± {aucs.std(ddof=1):.4f}" if len(aucs) > 1 else ""
         lines.append(
-            f"| {label} | {auc:.4f} | {ours:.4f} | {ours - auc:+.4f} | {loss:.4f} "
-            f"| {counts[name]} |\n"
+            f"| {label} | {published:.4f} | {ours:.4f}{spread} | {ours - published:+.4f} "
+            f"| {losses.mean():.4f} | {len(aucs)} |\n"
         )
     return "".join(lines)
 
 
-def compressed_table(means: Means) -> str:
-    """Markdown: AUC of compressed models against the bytes of tables and of the whole file."""
+def compressed_table(by_model: BySeed, means: Means) -> str:
+    """Markdown: AUC of compressed models against the bytes of tables and of the whole file.
+
+    What is lost is against the DNN of the same seeds.
+    """
     lines = ["| hidden layers, tables | tables | smaller | file | smaller | AUC | lost |\n"]
     lines += ["|---|---|---|---|---|---|---|\n"]
     full = means["dnn"]
     for model, (tables, size, auc, _) in sorted(means.items(), key=lambda item: -item[1][0]):
         if model in PUBLISHED and model != "dnn":
             continue
+        lost = np.mean([by_model["dnn"][seed][2] for seed in by_model[model]]) - auc
         label = {"dnn": "400-400-400, 10 dim, f32"}.get(model, model)
         label = label.replace("dnn,", "400-400-400, 10 dim,")
         lines.append(
             f"| {label} | {tables:,.0f} | {full[0] / tables:.0f}x | {size:,.0f} "
-            f"| {full[1] / size:.0f}x | {auc:.4f} | {full[2] - auc:.4f} |\n"
+            f"| {full[1] / size:.0f}x | {auc:.4f} | {lost:.4f} |\n"
         )
     return "".join(lines)
 
@@ -272,7 +315,7 @@ def plot(means: Means) -> None:
                 axes.annotate(
                     *(text, spot, side[0]), ha=side[1], textcoords="offset points", fontsize=7
                 )
-        for number, (label, auc) in enumerate([*PUBLISHED.values(), ("DCN", PUBLISHED_DCN)]):
+        for number, (label, auc) in enumerate(PUBLISHED.values()):
             axes.axhline(auc, color=f"C{number + 2}", lw=0.8, ls="--", label=f"{label}, published")
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())

@@ -69,8 +69,8 @@ from ondevice.converters.verify.verification import (
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.info import ModelInfo
+from ondevice.publish import publishing
 from ondevice.sections import TableCodec, codec_text, resolve_sections, table_codec
-from ondevice.temporary import temporary_folder
 
 TARGETS = tuple(TARGET_STAGES)
 # Largest difference, in units of the output's scale (of a probability: absolute), allowed by the
@@ -153,7 +153,8 @@ def convert(
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
-    The report, `name`.report.json, and the model card, `name`.md, are written beside the files. The
+    The report, `name`.report.json, and the model card, `name`.md, are written beside the files, and
+    manifest.json, which lists them all; the set is published as one (`ondevice.publish`). The
     module stays as it is, also where conversion fails, and so do the states of random numbers.
 
     Args:
@@ -201,6 +202,7 @@ def convert(
         ParityError: a file differs from the module by more than its tolerance; no file is written.
         SpecError: the settings or the example inputs are wrong, or weights are not finite.
         InputError: the validation or calibration rows do not fit the module, or the disk is full.
+        OutputError: the files cannot be written.
     """
     request = _Request(
         targets=targets,
@@ -304,15 +306,12 @@ def _prepare(
 
 
 def _write_verified(prepared: _Prepared, request: _Request, out: Path) -> ConversionReport:
-    """Write all files, and move them to their folder only once they have passed verification.
+    """Write all files, and publish them as one set once they have passed verification.
 
     Raises:
         ParityError: a file differs from the module by more than its tolerance.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(out) as temporary:
-        folder = temporary / "files"
-        folder.mkdir()
+    with publishing(out, with_manifest=True) as folder:
         written = _write(prepared, request, folder)
         check_parity(written.values(), probabilities=prepared.expected.probabilities)
         targets = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
@@ -320,8 +319,6 @@ def _write_verified(prepared: _Prepared, request: _Request, out: Path) -> Conver
         (folder / f"{request.name}.report.json").write_text(report.to_text(), encoding="utf-8")
         card = model_card(request.name, prepared.models.packed, report, request.about)
         (folder / f"{request.name}.md").write_text(card, encoding="utf-8")
-        for file in sorted(folder.iterdir(), reverse=True):  # external data first
-            file.replace(out / file.name)
     return report
 
 
@@ -510,7 +507,7 @@ def _check_room(folder: Path) -> None:
     needed = sum(file.stat().st_size for file in folder.iterdir())
     if needed > (free := shutil.disk_usage(folder).free):
         raise InputError(
-            f"{folder.parent.parent}: the files take {needed:,} bytes, the disk has {free:,} bytes "
+            f"{folder.parents[2]}: the files take {needed:,} bytes, the disk has {free:,} bytes "
             "free"
         )
 

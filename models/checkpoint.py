@@ -28,7 +28,7 @@ from ondevice.features import FeatureSpec
 from ondevice.models.layers.replacements import RotatedEmbedding
 from ondevice.models.network_config import ModelConfig
 from ondevice.models.networks import ClickModel, build
-from ondevice.temporary import set_aside, sweep, temporary_folder
+from ondevice.publish import HIDDEN, finish, publishing
 
 FORMAT = "ondevice-checkpoint"
 VERSION = 2
@@ -69,16 +69,15 @@ def save_checkpoint(
     *,
     counts: Mapping[str, npt.NDArray[np.int64]] | None = None,
 ) -> None:
-    """Write a checkpoint directory, complete or not at all.
+    """Write a checkpoint directory, complete or not at all (`ondevice.publish`).
 
-    Everything is written beside `directory` under a temporary name, then renamed. An older
-    checkpoint of that name is replaced; anything else of that name, and a checkpoint with other
-    files beside it, is not touched.
+    An older checkpoint of that name is replaced; anything else of that name, and a checkpoint with
+    other files beside it, is not touched.
 
     Raises:
         SpecError: `extra` is not plain JSON, the features or the counts are not the model's, a
             weight is not finite, or `directory` exists and is not a checkpoint.
-        OutputError, OSError: the disk refuses.
+        OutputError: the disk refuses.
     """
     target = Path(directory)
     if target.exists() and not is_replaceable(target):
@@ -97,7 +96,7 @@ def save_checkpoint(
         raise SpecError(f"not saved, values that are not finite in: {', '.join(faults)}")
     if counts and (faults := _count_faults(model, counts)):
         raise SpecError(f"not saved, counts: {'; '.join(faults)}")
-    with _replacing(target) as folder:
+    with publishing(target, removed=() if counts else (COUNTS,)) as folder:
         try:
             save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
             if counts:
@@ -124,8 +123,7 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
             shapes, dtypes or values of tensors differ from what the configuration says.
     """
     folder = Path(directory)
-    # if a process was killed while it replaced the checkpoint, this puts the old one back
-    sweep(folder.parent)
+    finish(folder)
     config = _read_config(folder / CONFIG)
     try:
         model_config = ModelConfig.from_dict(config["model"])
@@ -317,21 +315,8 @@ def is_replaceable(target: Path) -> bool:
     """Whether a folder is empty or holds a checkpoint and nothing else, so that no file is lost."""
     if not target.is_dir():
         return False
-    names = {path.name for path in target.iterdir()}
+    names = {path.name for path in target.iterdir() if not HIDDEN.fullmatch(path.name)}
     return not names or (CONFIG in names and names <= {CONFIG, WEIGHTS, COUNTS})
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place if the block succeeds."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(target.parent) as folder:
-        fresh = folder / "checkpoint"
-        fresh.mkdir()
-        yield fresh
-        if target.exists():
-            set_aside(target, folder)
-        fresh.rename(target)
 
 
 def _to_json(config: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ MAX_LAYER_SIZE = 65536
 MAX_LABELS = 64
 ONE_LABEL = ("label",)
 
-Kind = Literal["dnn", "wide_deep", "deepfm", "dcn", "din"]
+Kind = Literal["dnn", "wide_deep", "deepfm", "dcn", "dcn_v1", "din"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -34,12 +34,14 @@ class NetworkConfig:
             the same vectors (H. Guo et al., "DeepFM", IJCAI 2017).
             "dcn": the hidden layers beside cross layers, both joined by the last linear layer
             (R. Wang et al., "DCN V2", WWW 2021, the parallel structure).
+            "dcn_v1": as "dcn", with a vector in place of each cross layer's matrix (R. Wang et al.,
+            "Deep & Cross Network for Ad Click Predictions", ADKDD 2017).
             "din": as "dnn", histories weighted by attention (G. Zhou et al., "Deep Interest
             Network", KDD 2018). Other kinds take the mean of a history.
         hidden: sizes of the hidden layers.
         dropout: share of hidden activations dropped in training, 0 <= dropout < 1.
         batch_norm: whether each hidden layer is batch-normalised before its ReLU.
-        cross_layers: "dcn": how many cross layers.
+        cross_layers: "dcn", "dcn_v1": how many cross layers.
         cross_rank: "dcn": rank of their matrices, 0 for full ones.
         attention: "din": sizes of the attention unit's hidden layers.
 

@@ -19,6 +19,7 @@ from ondevice.models.layers.interactions import (
     AttentionPooling,
     CrossNetwork,
     PaddingMask,
+    VectorCrossNetwork,
     pair_interactions,
 )
 from ondevice.models.layers.joint_tables import JointTables
@@ -85,9 +86,7 @@ class ClickModel(nn.Module):
                 for name, spec in wide.items()
             }
         )
-        self.cross = None
-        if kind == "dcn":
-            self.cross = CrossNetwork(width, self.settings.cross_layers, self.settings.cross_rank)
+        self.cross = _cross(width, self.settings)
         beside = width if self.cross else 0
         self.network = _network(width, self.settings, beside, len(labels))
         self._joint: JointTables | None = None
@@ -308,6 +307,16 @@ def _network(width: int, settings: NetworkConfig, beside: int, outputs: int) -> 
             layers.append(nn.Dropout(settings.dropout))
         width = size
     return nn.Sequential(*layers, nn.Linear(width + beside, outputs))
+
+
+def _cross(width: int, settings: NetworkConfig) -> CrossNetwork | VectorCrossNetwork | None:
+    """The cross layers over `width`, if the network has any."""
+    match settings.kind:
+        case "dcn":
+            return CrossNetwork(width, settings.cross_layers, settings.cross_rank)
+        case "dcn_v1":
+            return VectorCrossNetwork(width, settings.cross_layers)
+    return None
 
 
 def _wide_spec(spec: LookupSpec, labels: int) -> LookupSpec:

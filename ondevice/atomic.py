@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,17 +38,17 @@ def atomic_path(target: Path) -> Iterator[Path]:
             yield target
             return
         real = Path(os.path.realpath(target))
-        real.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(real.parent)
         mode = NEW_FILE_MODE if status is None else PRIVATE_MODE
         with temporary_folder(real.parent) as folder:
             temporary = folder / "file"
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             if status is not None:
-                _copy_permissions(temporary, status)
+                copy_permissions(temporary, status)
             temporary.replace(real)
-            _sync(real.parent)
+            sync(real.parent)
 
 
 def _status(target: Path) -> os.stat_result | None:
@@ -58,8 +59,19 @@ def _status(target: Path) -> os.stat_result | None:
         return None
 
 
-def _sync(path: Path) -> None:
-    """Wait until the disk has a file's bytes, or a folder's names."""
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, and wait until the disk has them. Raises OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's bytes, or a folder's names. Raises OSError."""
+    if sys.platform == "win32" and path.is_dir():
+        return  # folders cannot be opened there
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -67,7 +79,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _copy_permissions(path: Path, status: os.stat_result) -> None:
+def copy_permissions(path: Path, status: os.stat_result) -> None:
+    """Give a file the owner, where this user may, and the permissions of another."""
     with contextlib.suppress(PermissionError):  # only root may give a file to somebody else
         os.chown(path, status.st_uid, status.st_gid)
     path.chmod(stat.S_IMODE(status.st_mode))

@@ -13,6 +13,7 @@ from importlib import metadata
 from types import ModuleType
 
 import ondevice
+from ondevice.arguments import Parser
 from ondevice.engines.native import is_compiled, kernels_available
 from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
 from ondevice.printable import printable
@@ -22,7 +23,12 @@ BUILT_IN = {
     "inspect": "show what a model file holds, byte by byte",
     "verify": "check a model file's bytes and its test vectors on this machine",
     "run": "score CSV, JSON lines or Parquet",
+    "delta": "write what changes between two model files",
+    "update": "update a model file, or go back to the one before",
     "bench": "measure latency, load time and memory",
+    "keygen": "make a key that signs models",
+    "root": "say which keys may sign models",
+    "sign": "sign model files, or a root",
 }
 # Commands that need an extra; ondevice.models registers them as entry points of the group
 # "ondevice.commands", so the runtime never imports it.
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             parser, commands = _parser(words[0] if words else "")
-            options = parser.parse_args(words)
+            options = parser.parse_command(words)
             code = int(commands[options.command].run(options))
         except SystemExit:  # argparse ends --help, which printed something, so
             _flush_output()
@@ -113,9 +119,9 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _parser(wanted: str) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
+def _parser(wanted: str) -> tuple[Parser, dict[str, ModuleType]]:
     """The parser; only the wanted command's module is loaded."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ondevice",
         description="Compressed click-through-rate models on phones and small boards.",
         epilog="example: ondevice demo",

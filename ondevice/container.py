@@ -1,4 +1,4 @@
-"""A checked safetensors container: named, aligned arrays and text, mapped into memory.
+"""A checked safetensors container: named, aligned arrays and text, read into memory.
 
 Format: https://github.com/huggingface/safetensors (8-byte header length, JSON header, one buffer
 without holes). On top of it: arrays below 4 KiB lie together in one array, whose index is
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Container:
-    """An opened container; arrays are read-only views of the mapped file.
+    """An opened container; arrays are read-only views of the file's bytes.
 
     Attributes:
         entries: of all arrays by name, those within the array of small ones among them.
@@ -229,12 +228,12 @@ def write_container(path: Path, arrays: Mapping[str, Array], metadata: Mapping[s
 
 
 def open_container(path: Path) -> Container:
-    """Map a container and check its header completely; array contents are not read.
+    """Read a container and check its header completely, array contents not at all.
 
     Raises:
         FileFormatError: anything in the header that the format forbids.
     """
-    data = _map(path)
+    data = _read(path)
     header, header_bytes = _read_header(path, data)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -341,16 +340,26 @@ def _header(layout: Mapping[str, Array | Reserved], metadata: Mapping[str, str])
     return len(encoded).to_bytes(8, "little") + encoded
 
 
-def _map(path: Path) -> npt.NDArray[np.uint8]:
+def _read(path: Path) -> npt.NDArray[np.uint8]:
+    """A file's bytes as private memory, which nobody can truncate or overwrite.
+
+    The C engine maps large files and notices changes; numpy would be killed by them.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             if size < 8:
                 raise FileFormatError(f"{path}: {size} bytes is too short for a model file")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = np.empty(size, np.uint8)
+            file.seek(0)
+            if file.readinto(data.data) != size:
+                raise FileFormatError(f"{path}: was truncated while it was read")
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
-    return np.frombuffer(mapped, dtype=np.uint8)
+    except MemoryError as error:
+        raise FileFormatError(f"{path}: is too large for the memory of this machine") from error
+    data.flags.writeable = False
+    return data
 
 
 def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:

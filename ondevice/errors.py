@@ -36,8 +36,20 @@ class OutputError(OnDeviceError):
     """An output, which the message names, cannot be written: a full disk, no permission."""
 
 
+class BaseMismatchError(OnDeviceError):
+    """A delta was computed from another file than the one that it is to change."""
+
+
+class DowngradeError(OnDeviceError):
+    """An update is older than what is installed, or was rolled back before."""
+
+
 class ParityError(OnDeviceError):
     """A converted file does not reproduce its source model within tolerance."""
+
+
+class TrustError(OnDeviceError):
+    """Files are not signed by a trusted key, have expired, or are older than what was seen."""
 
 
 class MissingDependencyError(OnDeviceError):

@@ -17,9 +17,10 @@ from ondevice.engines.onnx import OnnxEngine
 from ondevice.info import InputSpec, ModelInfo, TableBytes
 from ondevice.model import file_bytes, sha256
 from ondevice.odm import PLAN, OdmFile, open_odm
+from ondevice.publish import finish
 from ondevice.records import TAIL_BYTES, RecordTable
 from ondevice.section_records import Records
-from ondevice.tflite_file import check_structure, read_info
+from ondevice.tflite_file import check_structure, read_info, read_verified
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,15 @@ def file_parts(path: Path) -> FileParts:
 
 def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo, bytes]:
     """A native file, or None; the description of any file, read and as it is."""
+    finish(path.parent)
     suffix = path.suffix.lower()
     if suffix == ".odm" and path.is_file():
         opened = open_odm(path)
         return opened, opened.info, opened.description
     if suffix == ".tflite" and path.is_file():  # no runtime: it would follow any offset
-        check_structure(path)
-        description = read_info(path)
+        data = read_verified(path)
+        check_structure(path, data)
+        description = read_info(path, data)
         return None, ModelInfo.from_bytes(description), description
     _, engine, info = open_engine(path, "auto", 1)
     return None, info, engine.description if isinstance(engine, OnnxEngine) else info.to_bytes()

@@ -94,3 +94,17 @@ MAX_TFLITE_ELEMENTS = 2**28
 # Bytes that the numpy engine unpacks from dense layers at load, for each byte of the file: int8
 # codes become float64. Layers that share weights share the unpacked ones.
 MAX_UNPACKED_PER_BYTE = 8
+
+# A manifest of a set of model files: a set has some files, each of at most 400 bytes there.
+MAX_MANIFEST_BYTES = 2**20
+MAX_MANIFEST_FILES = 1024
+MAX_MANIFEST_SIGNATURES = 16
+MAX_MANIFEST_VERSION = 2**53 - 1  # exact in every JSON library
+
+# Operations of a block of a delta file, and their data: whoever applies it holds one block.
+MAX_DELTA_BYTES = 65_536
+
+# The file that a delta makes: this many times the old one, and so many bytes more. A small delta
+# must not fill a disk.
+MAX_DELTA_GROWTH = 8
+MAX_DELTA_ADDED = 2**26

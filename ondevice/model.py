@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import numpy.typing as npt
 from ondevice.engines import Engine, open_engine
 from ondevice.engines.native import NativeEngine
 from ondevice.engines.native_sizes import SizedNativeEngine
+from ondevice.engines.trusted import open_trusted
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, to_int64
 from ondevice.hashing import IdArray
 from ondevice.info import InputSpec, ModelInfo
+from ondevice.trust import Keys, read_trust
 
 Values = Sequence[Any] | npt.NDArray[Any]
 ValueArray = npt.NDArray[Any]  # int64 IDs or float32 values
@@ -31,8 +34,20 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
+def load(
+    path: str | Path,
+    *,
+    engine: str = "auto",
+    threads: int = 1,
+    keys: Keys | None = None,
+    state: str | Path | None = None,
+    now: datetime | None = None,
+) -> Model:
     """Open a model file written by ondevice.
+
+    With `keys`, the file opens only if the manifest beside it is signed, and the bytes that were
+    checked are those that run: they are copied into memory, so loading takes time and memory for
+    the whole file.
 
     Args:
         path: an .odm, .onnx or .tflite file.
@@ -41,14 +56,27 @@ def load(path: str | Path, *, engine: str = "auto", threads: int = 1) -> Model:
         threads: how many threads the engine may use for one request. "native" shares the rows of
             requests of 256 rows and more, and computes the same bits for any number; "numpy" takes
             one.
+        keys: who must have signed the set of files (docs/signing.md): a public key, a file with
+            one or several, a list of which any may have signed, or a root document.
+        state: a file in which this device remembers the newest version that it used, so that older
+            ones are refused; with `keys` only.
+        now: the time for expiries, by default that of the system; with `keys` only.
 
     Raises:
-        FileFormatError: the file is missing, damaged, or not written by ondevice.
-        MissingDependencyError: the engine's runtime is not installed.
-        InputError: the engine is unknown or does not fit the file.
+        FileFormatError: the file is missing, damaged, or not written by ondevice; with `keys`, its
+            manifest is missing or damaged, or says otherwise.
+        TrustError: the set is not signed by `keys`, has expired, or is older than one seen.
+        MissingDependencyError: the engine's runtime is not installed, or what checks signatures.
+        InputError: the engine is unknown or does not fit the file; `state` or `now` without `keys`.
     """
     location = Path(path)
-    name, runner, info = open_engine(location, engine, threads)
+    if keys is not None:
+        opened = open_trusted(location, engine, threads, read_trust(keys, state, now))
+    elif state is not None or now is not None:
+        raise InputError("state and now belong to signatures: expected keys with them")
+    else:
+        opened = open_engine(location, engine, threads)
+    name, runner, info = opened
     native = runner if isinstance(runner, NativeEngine | SizedNativeEngine) else None
     return Model(location, name, runner, info, native)
 

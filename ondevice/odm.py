@@ -46,7 +46,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class OdmFile:
-    """An opened native model; arrays are views of the mapped file.
+    """An opened native model; arrays are views of the file's bytes.
 
     Attributes:
         info: the description, read.
@@ -104,7 +104,7 @@ def records_of(table: str) -> str:
 
 
 def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
-    """Map a native model and check it.
+    """Read a native model and check it.
 
     Args:
         path: the .odm file.

@@ -17,7 +17,6 @@ if sys.platform != "win32":  # no locks there, so nothing is swept
 
 NAME = re.compile(r"\.ondevice-[0-9a-f]{16}\.tmp")
 LOCK = "lock"  # the file in it on which the living process has a lock
-REPLACED = "replaced"  # in it: what the folder's owner moved out of the way, under its name
 
 
 @contextlib.contextmanager
@@ -40,13 +39,12 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        _restore(folder)
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 
 def sweep(parent: Path) -> None:
-    """Remove what killed processes left in a folder; put back what they were about to replace.
+    """Remove what killed processes left in a folder.
 
     Only folders with names of this module that belong to this user and that no process has locked.
     Files that cannot be read or removed stay.
@@ -57,15 +55,6 @@ def sweep(parent: Path) -> None:
         left = [Path(entry.path) for entry in entries if _is_ours(entry)]
         for folder in left:
             _sweep_folder(folder)
-
-
-def set_aside(target: Path, folder: Path) -> None:
-    """Move `target` into a temporary folder beside it.
-
-    When the folder is removed or swept, the target comes back unless its name is taken by then.
-    """
-    (folder / REPLACED).mkdir()
-    target.rename(folder / REPLACED / target.name)
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:
@@ -108,16 +97,6 @@ def _sweep_folder(folder: Path) -> None:
         lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             if _lock(folder, lock):
-                _restore(folder)
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(lock)
-
-
-def _restore(folder: Path) -> None:
-    """Put back what `set_aside` took, unless its name is taken."""
-    with contextlib.suppress(OSError):
-        for replaced in (folder / REPLACED).iterdir():
-            target = folder.parent / replaced.name
-            if not os.path.lexists(target):
-                replaced.rename(target)

@@ -8,7 +8,6 @@ crash them; here every offset and count is compared with the file's size before 
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +17,13 @@ from typing import NamedTuple
 from ondevice.deflated import inflate
 from ondevice.errors import FileFormatError
 from ondevice.limits import MAX_TFLITE_ELEMENTS
+from ondevice.sealed import check_seal, read_file
 
 METADATA_NAME = "ondevice.info"  # a deflated description
 OLD_METADATA_NAME = "ondevice"  # JSON of version 1
 IDENTIFIER = b"TFL3"
+OLD_FILE = b"ondevice"  # the field "description" of files without a digest
+NEW_FILE = "ondevice "  # what stands there before the digest's mark otherwise
 SCHEMA_VERSION = 3
 
 
@@ -67,15 +69,33 @@ _OPTIONS_WITH_SHAPE = (17, 30)  # ReshapeOptions, SqueezeOptions: a vector in fi
 _WIDEST_SCALAR = 8  # bytes
 
 
-def read_info(path: Path) -> bytes:
+def read_verified(path: Path) -> bytes:
+    """All bytes of a file, in private memory, once the digest in them is checked.
+
+    Files of releases that wrote no digest (described as OLD_FILE) have none to check.
+
+    Raises:
+        FileFormatError: no such file, not TFLite, or damaged.
+    """
+    data = read_file(path)
+    if check_seal(path, data) is None:
+        with _open(path, data) as model:
+            if model.text(3) != OLD_FILE:
+                raise _FaultError("damaged, or not written by ondevice: it holds no digest")
+    return data
+
+
+def read_info(path: Path, data: bytes | None = None) -> bytes:
     """The description in the metadata of a file (see `ModelInfo.from_bytes`).
 
-    The file is mapped; only its graph and the description itself are read.
+    Args:
+        path: the file.
+        data: its bytes, if they have been read already.
 
     Raises:
         FileFormatError: no such file, not TFLite, damaged, or not written by ondevice.
     """
-    with _open(path) as model:
+    with _open(path, data) as model:
         for entry in model.tables(6):
             name = entry.text(0).decode(errors="replace")
             if name not in (METADATA_NAME, OLD_METADATA_NAME):
@@ -91,17 +111,21 @@ def read_info(path: Path) -> bytes:
     raise FileFormatError(f"{path}: a TFLite file, but not one written by ondevice")
 
 
-def check_structure(path: Path) -> None:
+def check_structure(path: Path, data: bytes | None = None) -> None:
     """Check what the runtimes rely on, so that a damaged or crafted file cannot crash them.
 
     Every offset and count stays inside the file, no table has a field that the converter does not
     write, every index names something, no operator reads a tensor before it is computed or writes
     one that the file stores, and tensors are of a plain type and of bounded size.
 
+    Args:
+        path: the file.
+        data: its bytes, if they have been read already.
+
     Raises:
         FileFormatError: no such file, not TFLite, or damaged (a truncated file is).
     """
-    with _open(path) as model:
+    with _open(path, data) as model:
         seen = set()
         waiting = [(model, "Model")]
         while waiting:
@@ -119,7 +143,7 @@ class _FaultError(Exception):
 class _Table:
     """One flatbuffer table; fields are counted from 0 in the order of the schema."""
 
-    def __init__(self, data: mmap.mmap, start: int) -> None:
+    def __init__(self, data: bytes, start: int) -> None:
         self.data = data
         self.start = start
         (back,) = _unpack(data, "<i", start)
@@ -190,27 +214,20 @@ class _Table:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[_Table]:
-    """Map a file and yield its root table; faults found meanwhile get the file's name."""
+def _open(path: Path, data: bytes | None) -> Iterator[_Table]:
+    """Yield the root table of a file; faults found meanwhile get the file's name."""
+    data = read_file(path) if data is None else data
     try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) < 8:
-                raise _FaultError("too short for a TFLite file")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                if data[4:8] != IDENTIFIER:
-                    raise _FaultError(
-                        f"not a TFLite file: expected {IDENTIFIER!r}, got {data[4:8]!r}"
-                    )
-                root = _Table(data, int(_unpack(data, "<I", 0)[0]))
-                if root.uint32(0) != SCHEMA_VERSION:
-                    raise _FaultError(
-                        f"TFLite schema version {root.uint32(0)}, not {SCHEMA_VERSION}"
-                    )
-                yield root
+        if len(data) < 8:
+            raise _FaultError("too short for a TFLite file")
+        if data[4:8] != IDENTIFIER:
+            raise _FaultError(f"not a TFLite file: expected {IDENTIFIER!r}, got {data[4:8]!r}")
+        root = _Table(data, int(_unpack(data, "<I", 0)[0]))
+        if root.uint32(0) != SCHEMA_VERSION:
+            raise _FaultError(f"TFLite schema version {root.uint32(0)}, not {SCHEMA_VERSION}")
+        yield root
     except _FaultError as fault:
         raise FileFormatError(f"{path}: {fault}") from fault
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _children(table: _Table, name: str) -> list[tuple[_Table, str]]:
@@ -313,12 +330,12 @@ def _check_index(what: str, index: int, count: int) -> None:
         raise _FaultError(f"damaged: {what} {index} is used, but there are {count}")
 
 
-def _unpack(data: mmap.mmap, layout: str, start: int) -> tuple[int, ...]:
+def _unpack(data: bytes, layout: str, start: int) -> tuple[int, ...]:
     _need(data, start, struct.calcsize(layout))
     return struct.unpack_from(layout, data, start)
 
 
-def _need(data: mmap.mmap, start: int, count: int) -> None:
+def _need(data: bytes, start: int, count: int) -> None:
     if start < 0 or start + count > len(data):
         raise _FaultError(
             f"damaged or truncated: needs bytes {start} to {start + count}, has {len(data)}"

@@ -13,13 +13,16 @@ import numpy as np
 from ondevice.difference import ScaleArray, largest_difference, output_scale
 from ondevice.errors import FileFormatError
 from ondevice.info import TestVectors
-from ondevice.model import Model, load
+from ondevice.manifest import check_beside
+from ondevice.model import Model, load, model_files
 from ondevice.odm import open_odm
+from ondevice.publish import finish
 from ondevice.ranking import (
     named_scores,
     ranking_difference,
     split_request,
 )
+from ondevice.trust import Keys
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,31 @@ class Verification(Parity):
         return {**asdict(self), "path": str(self.path), "passed": self.passed}
 
 
-def verify(path: str | Path, *, engine: str = "auto") -> Verification:
-    """Check a file's bytes (.odm), its test vectors, and ranking, in an engine of this machine.
+def verify(
+    path: str | Path,
+    *,
+    engine: str = "auto",
+    keys: Keys | None = None,
+    state: str | Path | None = None,
+) -> Verification:
+    """Check a file's bytes, its test vectors, and ranking, in an engine of this machine.
+
+    Bytes are compared with the checksums in the file, and with the manifest beside it, if there is
+    one that lists the file. With `keys`, who signed it is checked too; `keys` and `state` are those
+    of `ondevice.load`.
 
     Raises:
-        FileFormatError: the file is damaged or has no test vectors.
+        FileFormatError: the file is damaged, of another set than its manifest, or has no test
+            vectors.
+        TrustError: it is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed.
     """
     location = Path(path)
+    finish(location.parent)
+    check_beside(model_files(location))
     if location.suffix.lower() == ".odm" and location.is_file():
         open_odm(location, full_check=True)
-    fresh = functools.partial(load, location, engine=engine)
+    fresh = functools.partial(load, location, engine=engine, keys=keys, state=state)
     model = fresh()
     vectors = model.info.vectors
     if vectors is None or not vectors.outputs:

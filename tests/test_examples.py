@@ -50,7 +50,7 @@ def test_train_on_my_log(log_folder):
     assert float(again[0]) == pytest.approx(float(scores["film-8"]), abs=6e-4)
 
 
-@pytest.mark.parametrize("network", ["dnn", "deepfm", "dcn"])
+@pytest.mark.parametrize("network", ["dnn", "deepfm", "dcn", "dcn_v1"])
 def test_recipes_of_the_public_yardstick(network, tmp_path):
     """Each trains, in the published setting, on files of the columns and names it describes."""
     draws = np.random.default_rng(0)

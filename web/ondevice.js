@@ -204,12 +204,12 @@ class Model {
     return this.#json(engine.info(), engine.info_size());
   }
 
-  /** The embedding tables: name, rows, width, bytes of their rows and of the index of kept widths. */
+  /** The embedding tables: name, rows, width, and bytes in the file (rows, index of kept widths, scales). */
   get tables() {
     const engine = this.#use();
     return Array.from({ length: engine.table_count() }, (_, i) => {
-      const [rows, dim, bytes, index] = new Uint32Array(this.#memory.buffer, engine.table_sizes(i), 4);
-      return { name: this.#text(engine.table_name(i)), rows, dim, bytes: bytes + index };
+      const [rows, dim, bytes] = new Uint32Array(this.#memory.buffer, engine.table_sizes(i), 3);
+      return { name: this.#text(engine.table_name(i)), rows, dim, bytes };
     });
   }
 

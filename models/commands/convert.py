@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ondevice import manifest
 from ondevice.atomic import atomic_path
 from ondevice.codecs import DENSE_CODECS, Codec
 from ondevice.converters import convert
@@ -209,6 +210,7 @@ def run(args: argparse.Namespace) -> int:
     """Convert and print what was written."""
     written = [*args.targets, *REPORTS, *(["onnx.data"] if "onnx" in args.targets else [])]
     results = [args.out / f"{args.name}.{suffix}" for suffix in written]
+    results += _foreign_manifest(args.out)
     check_output(args.out, results, force=args.force, json=args.json)
     _check_source(args.model)
     check_runtimes(args.targets, choosable=True)
@@ -251,6 +253,17 @@ def run(args: argparse.Namespace) -> int:
         vectors=args.vectors,
     )
     return _finish(args, report)
+
+
+def _foreign_manifest(out: Path) -> list[Path]:
+    """A manifest.json that is something else than a manifest of model files, if there is one."""
+    path = out / manifest.NAME
+    try:
+        if path.exists():
+            manifest.read_manifest(path)
+    except FileFormatError:
+        return [path]
+    return []
 
 
 def _check_source(model: str) -> None:

@@ -78,10 +78,7 @@ def profile_text(profile: LogProfile) -> str:
     ]
     text = table(("column", "kind", "distinct", "missing", "AUC alone", "frequent values"), rows)
     notes = [f"{profile.rows:,} rows looked at"]
-    if profile.label is None:
-        notes.append("no label found: no column of 0 and 1 is called click or label; give --label")
-    else:
-        notes.append(f"label: {profile.label}, 1 in {profile.label_rate:.2%} of the rows")
+    notes.append(_label_note(profile))
     for item in profile.columns:
         if _role(item, profile) == "leak":
             notes.append(
@@ -89,6 +86,26 @@ def profile_text(profile: LogProfile) -> str:
                 "is it known before the click?"
             )
     return text + "\n\n" + "\n".join(notes)
+
+
+def _label_note(profile: LogProfile) -> str:
+    """What the label is, or why no model can be trained on it as it stands."""
+    label = next((item for item in profile.columns if item.name == profile.label), None)
+    if label is None:
+        return "no label found: no column of 0 and 1 is called click or label; give --label"
+    if label.distinct > 2:
+        return (
+            f"WARNING: the label {label.name} has {label.distinct:,} values, not only 0 and 1: say "
+            f"from which number on it is 1, as label = {{ column = {_toml(label.name)}, "
+            "at_least = NUMBER }"
+        )
+    if profile.label_rate in (0, 1):
+        return (
+            f"WARNING: the label {label.name} is {', '.join(map(str, label.examples))} in all of "
+            "these rows, and a model needs both 0 and 1: look at more rows (--max-rows), or give "
+            "another --label"
+        )
+    return f"label: {label.name}, 1 in {profile.label_rate:.2%} of the rows"
 
 
 def description_toml(profile: LogProfile) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import is_replaceable
+from ondevice.publish import HIDDEN, finish
 
 
 def add_output_options(
@@ -47,8 +48,10 @@ def check_output(
 
     Raises:
         InputError: a folder cannot be written, or a result exists already.
+        FileFormatError: an interrupted update there cannot be finished.
     """
     check_writable("--out", out)
+    finish(out)
     if json is not None:
         check_writable("--json", json.parent)
     existing = [path for path in results if path.exists()]
@@ -90,5 +93,10 @@ def check_writable(option: str, folder: Path) -> None:
 
 
 def _is_filled(folder: Path) -> bool:
-    """Whether something of that name exists, other than an empty folder."""
-    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    """Whether something of that name exists, other than an empty folder.
+
+    What a killed process left counts as nothing: the next writer sweeps it.
+    """
+    if not folder.is_dir():
+        return folder.exists()
+    return any(not HIDDEN.fullmatch(path.name) for path in folder.iterdir())

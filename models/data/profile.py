@@ -72,7 +72,7 @@ class LogProfile:
         rows: how many were looked at.
         columns: in their order.
         label: the column that is taken for the label; None: no column has only 0 and 1.
-        label_rate: the share of rows whose label is 1.
+        label_rate: the share of rows whose label is 1; 0 or 1 where the rows have one label only.
         time: the column that is taken for the time of a row.
         delimiter: of delimited text; None of other files.
     """
@@ -281,15 +281,20 @@ def _separator_of(texts: list[Any]) -> str | None:
 
 
 def _label_of(profiles: list[ColumnProfile], columns: dict[str, _Values]) -> str | None:
-    """The column of 0 and 1 whose name says so, or else the only one."""
-    binary = [
-        item.name
+    """The column of 0 and 1 whose name says so, or else the only one.
+
+    A column of that name has precedence over others even where all of its values are 0, or 1.
+    """
+    flags = [
+        item
         for item in profiles
-        if item.distinct == 2 and not item.missing and _is_binary(columns[item.name].values)
+        if item.distinct in (1, 2) and not item.missing and _is_binary(columns[item.name].values)
     ]
-    named = [name for name in binary if name.lower() in LABEL_NAMES]
+    named = [item for item in flags if item.name.lower() in LABEL_NAMES]
     if named:
-        return min(named, key=lambda name: LABEL_NAMES.index(name.lower()))
+        best = min(named, key=lambda item: (-item.distinct, LABEL_NAMES.index(item.name.lower())))
+        return best.name
+    binary = [item.name for item in flags if item.distinct == 2]
     return binary[0] if len(binary) == 1 else None
 
 

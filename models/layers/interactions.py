@@ -53,6 +53,26 @@ class CrossNetwork(nn.Module):
         return crossed
 
 
+class VectorCrossNetwork(nn.Module):
+    """Layers x_(l+1) = x_0 (w_l . x_l) + b_l + x_l, where w_l . x_l is one number.
+
+    R. Wang et al., "Deep & Cross Network for Ad Click Predictions", ADKDD 2017, equation 3.
+    """
+
+    def __init__(self, width: int, layers: int) -> None:
+        """Cross vectors of `width`."""
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, 1, bias=False) for _ in range(layers))
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(width)) for _ in range(layers))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Crossed vectors float32 [batch, width] of [batch, width]."""
+        crossed = vectors
+        for layer, bias in zip(self.layers, self.biases, strict=True):
+            crossed = vectors * layer(crossed) + bias + crossed
+        return crossed
+
+
 class PaddingMask(Embedding):
     """1 for every ID but the padding ID, as a lookup in a fixed table of two rows.
 

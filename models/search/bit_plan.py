@@ -9,6 +9,7 @@ is the lowest whose bytes fit: reverse water-filling, over all fields at once.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,8 +23,10 @@ from ondevice.errors import SpecError
 from ondevice.features import FIRST_VOCABULARY_ID
 from ondevice.models.click_log import ClickLog, Splits
 from ondevice.models.networks import ClickModel, table_counts
+from ondevice.models.search.sizing import planned_section_bytes
 from ondevice.models.search.table_design import TableDesign
-from ondevice.section_records import SECTION_ALIGNMENT
+from ondevice.models.search.trial_data import TrialData
+from ondevice.models.training.row_weights import undo_sampling
 
 # What a class may be stored in, from the fewest bits on; None: no rows of its own.
 CODECS: tuple[Codec, ...] = ("q1", "q2", "q3", "q4", "q8")
@@ -39,23 +42,37 @@ SMALLEST_CLASS = 256
 RARE = 32
 # Sections of rows of few bits are cut into so many, each with levels of its own.
 PARTS: dict[Codec, int] = {"q1": 4, "q2": 4}
-LEVEL_BYTES = 4  # of a level or a scale
 
 Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _RowClass:
-    """Consecutive rows of a field: [start, stop), and the error of each of CHOICES."""
+    """Consecutive rows of a field: [start, stop), and the error of each of CHOICES.
+
+    A row takes `row_bytes` in the map besides.
+    """
 
     field: str
     start: int
     stop: int
     errors: tuple[float, ...]
+    row_bytes: float = 0.0
+
+    def bits(self, choice: int) -> float:
+        """Bits of all rows, the map's among them."""
+        codec = CHOICES[choice]
+        if codec is None:
+            return 0.0
+        return (BITS[codec] + 8 * self.row_bytes) * (self.stop - self.start)
 
 
 def plan_bits(
-    model: ClickModel, splits: Splits, budget: float, owned: Mapping[str, int]
+    model: ClickModel,
+    splits: Splits,
+    budget: float,
+    owned: Mapping[str, int],
+    row_bytes: Mapping[str, float] | None = None,
 ) -> dict[str, TableDesign]:
     """Designs of one dimension whose tables have at most `budget` bytes, by falling frequency.
 
@@ -64,6 +81,8 @@ def plan_bits(
         splits: training says how much rows matter; validation how often rare values return.
         budget: bytes of all tables, levels included.
         owned: per field how many values own a row at most; fields of numbers keep all rows.
+        row_bytes: per field what a value with a row takes besides, in the map that finds it; those
+            bytes count. None for nothing.
 
     Returns:
         For each field a head and its sections; a head of 0 where no value is worth a bit.
@@ -74,10 +93,11 @@ def plan_bits(
     for name in model.fields:
         if model.embedding(name).spec.dim != 1:
             raise SpecError(f"bits are planned for tables of one dimension; {name!r} has more")
+    each = dict.fromkeys(model.fields, 0.0) | dict(row_bytes or {})
     classes = [
         item
         for name, matter in row_information(model, splits).items()
-        for item in _classes(name, model, matter, splits, owned[name])
+        for item in _classes(name, model, matter, splits, owned[name], each[name])
     ]
     low, high = 1e-12, 1e9  # prices of a bit; everything is too large at the first
     if _bytes(_choose(classes, high)) > budget:
@@ -92,7 +112,36 @@ def plan_bits(
         else:
             low = middle
     chosen = _filled(_choose(classes, high), _choose(classes, low), budget)
+    chosen = _filled(chosen, _with_more_rows(chosen), budget)
+    chosen = _filled(chosen, _with_more_bits(chosen), budget)
     return {name: _design(name, chosen) for name in model.fields}
+
+
+def planned_for_raw_values(
+    model: ClickModel, data: TrialData, budget: float, map_bytes: float = 0.0
+) -> dict[str, TableDesign]:
+    """What `plan_bits` plans, of a model whose IDs are those of raw values; numbers keep all rows.
+
+    Args:
+        model: trained on IDs of sorted vocabularies, with whole tables of one dimension.
+        data: the log.
+        budget: bytes of all tables, and of the map that finds the rows of values.
+        map_bytes: of the map, for each value with a row.
+
+    Raises:
+        SpecError: see `plan_bits`.
+    """
+    ranked = copy.deepcopy(model)
+    undo_sampling(ranked, 1 / data.log.negative_sampling)  # the log is the sampled one
+    for name, hashes in data.values.items():
+        weight = ranked.embedding(name).weight
+        ranks = torch.from_numpy(np.argsort(hashes)) + FIRST_VOCABULARY_ID
+        with torch.no_grad():
+            weight[ranks] = weight[FIRST_VOCABULARY_ID:].clone()
+    owned = {name: data.rows_of_values(name) for name in data.fields}
+    row_bytes = dict.fromkeys(data.values, map_bytes)  # numbers are not among them
+    designs = plan_bits(ranked, data.ranked, budget, owned, row_bytes)
+    return designs | {name: replace(designs[name], head=None) for name in data.numbers}
 
 
 def row_information(model: ClickModel, splits: Splits) -> dict[str, Doubles]:
@@ -136,25 +185,34 @@ def _squared_slopes(model: ClickModel, log: ClickLog) -> dict[str, Doubles]:
 
 
 def _classes(
-    name: str, model: ClickModel, matter: Doubles, splits: Splits, owned: int
+    name: str,
+    model: ClickModel,
+    matter: Doubles,
+    splits: Splits,
+    owned: int,
+    row_bytes: float,
 ) -> list[_RowClass]:
-    """The classes of a field's table; the first begins with the rows of IDs 0 and 1."""
+    """The classes of a field's table: the rows of IDs 0 and 1, then values by frequency.
+
+    The errors of the first values' class contain those of IDs 0 and 1, stored like them.
+    """
     values = model.embedding(name).weight.numpy(force=True)
     counts = table_counts(model, splits.train)[name]
     stop = min(len(values), owned + FIRST_VOCABULARY_ID)
     most = max(SMALLEST_CLASS, int(LARGEST_CLASS * stop))
-    edges, start = [0], 0
+    edges, start = [min(stop, FIRST_VOCABULARY_ID)], min(stop, FIRST_VOCABULARY_ID)
     while start < stop:
-        first = max(start, FIRST_VOCABULARY_ID)
-        least = counts[min(first, stop - 1)] / COUNT_STEP
-        end = first + int(np.searchsorted(-counts[first:stop], -least, side="left"))
-        start = min(stop, max(first + SMALLEST_CLASS, end), first + most)
+        least = counts[start] / COUNT_STEP
+        end = start + int(np.searchsorted(-counts[start:stop], -least, side="left"))
+        start = min(stop, max(start + SMALLEST_CLASS, end), start + most)
         edges.append(start)
     shared = np.average(values, weights=np.maximum(matter, 1e-12)[:, None], axis=0)
-    return [
-        _RowClass(name, start, end, _errors(values[start:end], matter[start:end], float(shared[0])))
-        for start, end in itertools.pairwise(edges)
-    ]
+    classes = [_RowClass(name, 0, edges[0], (0.0,) * len(CHOICES))]
+    for number, (start, end) in enumerate(itertools.pairwise(edges)):
+        rows = slice(start if number else 0, end)
+        errors = _errors(values[rows], matter[rows], float(shared[0]))
+        classes.append(_RowClass(name, start, end, errors, row_bytes))
+    return classes
 
 
 def _errors(values: npt.NDArray[np.float32], matter: Doubles, shared: float) -> tuple[float, ...]:
@@ -172,39 +230,37 @@ _Chosen = list[tuple[_RowClass, int]]
 
 
 def _choose(classes: list[_RowClass], price: float) -> _Chosen:
-    """The choice of each class at a price of a bit; the first class of a field has a bit at least.
+    """The choice of each class at a price of a bit; bits never grow towards rarer values.
 
-    So every table has rows, and bits never grow towards rarer values.
+    Rows of IDs 0 and 1 have the codec of the most frequent values, or a bit: every table has rows.
     """
     chosen: _Chosen = []
-    limit = 0
-    for place, item in enumerate(classes):
-        first = place == 0 or classes[place - 1].field != item.field
-        limit = len(CHOICES) - 1 if first else limit
-        costs = [
-            error + price * _bits(choice) * (item.stop - item.start)
-            for choice, error in enumerate(item.errors[: limit + 1])
-        ]
-        limit = max(int(np.argmin(costs)), 1 if first else 0)
-        chosen.append((item, limit))
+    for _, group in itertools.groupby(classes, key=lambda item: item.field):
+        first, *others = group
+        limit, choices = len(CHOICES) - 1, []
+        for item in others:
+            costs = [
+                error + price * item.bits(choice)
+                for choice, error in enumerate(item.errors[: limit + 1])
+            ]
+            limit = int(np.argmin(costs))
+            choices.append((item, limit))
+        most = max([1, *(choice for _, choice in choices[:1])])
+        chosen += [(first, most), *choices]
     return chosen
 
 
-def _bits(choice: int) -> int:
-    codec = CHOICES[choice]
-    return 0 if codec is None else BITS[codec]
-
-
 def _bytes(chosen: _Chosen) -> int:
-    """Bytes of the tables, with levels or a scale for each section, as the native file has them."""
-    total = 0
-    for name in dict.fromkeys(item.field for item, _ in chosen):
-        sections = _sections(name, chosen)
-        unit = SECTION_ALIGNMENT if len(sections) > 1 else 1
-        for rows, codec in sections:
-            scales = 1 if codec == "q8" else 2 ** BITS[codec]
-            total += -(-rows * BITS[codec] // (8 * unit)) * unit + LEVEL_BYTES * scales
-    return total
+    """Bytes of the tables, with levels or a scale for each section, as the native file has them.
+
+    And of the map, where rows take bytes in it.
+    """
+    tables = sum(
+        planned_section_bytes(_sections(name, chosen), 1)
+        for name in dict.fromkeys(item.field for item, _ in chosen)
+    )
+    rows = (item.row_bytes * (item.stop - item.start) for item, choice in chosen if choice)
+    return tables + round(sum(rows))
 
 
 def _sections(name: str, chosen: _Chosen) -> list[tuple[int, Codec]]:
@@ -256,6 +312,20 @@ def _filled(chosen: _Chosen, richer: _Chosen, budget: float) -> _Chosen:
         if low < item.stop - item.start:
             ended.add(item.field)
     return [pair for part in parts for pair in part]
+
+
+def _with_more_rows(chosen: _Chosen) -> _Chosen:
+    """The choice, in which values without a row get one as the value before them has it."""
+    richer: _Chosen = []
+    for item, choice in chosen:
+        richer.append((item, choice or (richer[-1][1] if item.start else 0)))
+    return richer
+
+
+def _with_more_bits(chosen: _Chosen) -> _Chosen:
+    """The choice, in which all rows have the next wider codec."""
+    widest = len(CHOICES) - 1
+    return [(item, min(choice + 1, widest) if choice else 0) for item, choice in chosen]
 
 
 def _split(item: _RowClass, rows: int, choice: int, rest: int) -> _Chosen:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ondevice.codecs import ScaleAxis
 from ondevice.models.search.measure import RETRIEVAL_FROM, Measure, RowMap
-from ondevice.models.search.sizing import MAP_BYTES, planned_bytes, planned_cell_bytes
+from ondevice.models.search.sizing import (
+    MAP_BYTES,
+    planned_bytes,
+    planned_cell_bytes,
+    planned_section_bytes,
+)
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial_data import TrialData
 
@@ -42,15 +47,18 @@ class DesignSizes:
         cells = design.tail == "shared" and name not in self.data.numbers
         if self.map == "retrieval" and cells and owned >= RETRIEVAL_FROM:
             return planned_cell_bytes(owned, design.dim, design.codec, axis)
-        rows = design.spec(values, ranked=False).rows
-        size = planned_bytes(rows, design.dim, design.codec, axis)
+        if design.sections:
+            size = planned_section_bytes(design.section_rows(values), design.dim)
+        else:
+            rows = design.spec(values, ranked=False).rows
+            size = planned_bytes(rows, design.dim, design.codec, axis)
         if self.measure == "tables" or name in self.data.numbers:
             return size
         return size + round(self.map_bytes * owned)
 
     def total(self, designs: Designs, axes: Axes) -> int:
         """Bytes of all fields."""
-        return sum(self.of(name, design, axes[name]) for name, design in designs.items())
+        return sum(self.of(name, design, axes.get(name)) for name, design in designs.items())
 
     def fitting(
         self, path: Sequence[tuple[Designs, Axes]], most: int
@@ -124,7 +132,7 @@ class DesignSizes:
             fewest = min(rows, 0 if designs[name].tail == "shared" else 1)
             head = max(fewest, int((counts[:rows] > reads).sum()))
             if head < rows:
-                result[name] = replace(designs[name], head=head)
+                result[name] = designs[name].with_head(head)
         return result
 
     def _add_rows(
@@ -147,7 +155,7 @@ class DesignSizes:
         used = 0
         for name in list(names):
             values, design = self._values(name), designs[name]
-            before = self.of(name, design, axes[name])
+            before = self.of(name, design, axes.get(name))
             low = design.rows_owned(values)
             if low == values or (design.tail != "shared" and not low):
                 continue
@@ -155,11 +163,11 @@ class DesignSizes:
             high = high if most is None else min(high, most)
             while low < high:
                 middle = (low + high + 1) // 2
-                size = self.of(name, replace(design, head=middle), axes[name])
+                size = self.of(name, design.with_head(middle), axes.get(name))
                 low, high = (middle, high) if size - before <= left - used else (low, middle - 1)
             if low > design.rows_owned(values):
-                designs[name] = replace(design, head=low)
-                used += self.of(name, designs[name], axes[name]) - before
+                designs[name] = design.with_head(low)
+                used += self.of(name, designs[name], axes.get(name)) - before
         return used
 
     def _values(self, name: str) -> int:

@@ -80,7 +80,7 @@ def _words(frontier: Frontier, point: TrialResult) -> str:
         f"file {size(point.file_bytes)} ({full.file_bytes / point.file_bytes:.1f}x smaller): "
         f"tables {size(point.table_bytes)} ({full.table_bytes / point.table_bytes:.0f}x), "
         f"{width} dimension{'s' if width > 1 else ''} a value; "
-        f"{map_words(point)}, {size(point.map_bytes)}; "
+        f"rows found by {map_words(point)}, vocabularies and boundaries {size(point.map_bytes)}; "
         f"network of {network_words(point)}, {size(point.network_bytes)}; "
         f"{100 * frontier.share(point):.1f} +- {100 * frontier.share_error(point):.1f} % of AUC"
     )

@@ -12,6 +12,8 @@ from ondevice.text_table import size
 HOUR = 3600.0
 # The gain of so many of the last trials is what more trials are judged by.
 RECENT = 5
+# A model that takes less of its budget than this is said to leave bytes unused.
+USED = 0.95
 
 
 def outlook(
@@ -59,7 +61,29 @@ def outlook(
             f"full model's to +- {100 * frontier.share_error(best):.2f} % (one standard error, "
             "bootstrap): smaller differences mean little"
         )
+    if best is not None and (unused := _unused(goal, frontier, best)):
+        lines.append(unused)
     return lines
+
+
+def _unused(goal: Goal, frontier: Frontier, best: TrialResult) -> str:
+    """Why the chosen model leaves much of its budget unused; empty if it does not."""
+    most = goal.most_bytes(frontier.reference)
+    used = best.bytes(goal.measure)
+    if most is None or used >= USED * most:
+        return ""
+    larger = [
+        result for result in frontier.results if used / USED < result.bytes(goal.measure) <= most
+    ]
+    text = f"the best model takes {size(used)} of the {size(most)} that it may"
+    if not larger:
+        return f"{text}: the search has tried none of {size(int(used / USED))} or more within that"
+    rival = max(larger, key=lambda result: result.validation_auc)
+    return (
+        f"{text}: more bytes did not help on this log (the best of those tried from "
+        f"{size(int(used / USED))} on takes {size(rival.bytes(goal.measure))} and has a validation "
+        f"AUC of {rival.validation_auc:.4f}, this one {best.validation_auc:.4f})"
+    )
 
 
 def _trend(goal: Goal, frontier: Frontier) -> str:

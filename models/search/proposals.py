@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ondevice.models.search.goal import Goal
-from ondevice.models.search.measure import Measure
+from ondevice.models.search.measure import Measure, RowMap
 from ondevice.models.search.probe import Point
 from ondevice.models.search.size_fitter import Network, SizeFitter, networks
 from ondevice.models.search.table_design import HASH_BLOCKS, TableDesign, Tail
@@ -105,6 +105,7 @@ class Proposals:
             trial = self._fitter.fitted(descent.points, descent.probe, network, most)
             if trial is not None:
                 yield Plan(_words(descent, network, self._goal), trial, most)
+        yield from self._bits_by_frequency(network, most)
         if self._goal.measure == "file":
             yield from self._without_map(network, most)
             yield from self._other_networks(place, most)
@@ -121,6 +122,30 @@ class Proposals:
         if best.trial.distillation is None:
             what = f"the best so far, taught by {TEACHERS.teachers} full models"
             yield Plan(what, trial, most)
+
+    def _bits_by_frequency(self, network: Network, most: int) -> Iterator[Plan]:
+        """One dimension, of frequent values in more bits than of rare ones."""
+        for descent in self._descents:
+            if descent.width == 1:
+                trial = self._trial(descent, network, most, by_frequency=True)
+                if trial is not None:
+                    what = f"{_words(descent, network, self._goal)}, bits by frequency"
+                    yield Plan(what, trial, most)
+
+    def _trial(
+        self,
+        descent: Descent,
+        network: Network,
+        most: int,
+        row_map: RowMap = "vocabulary",
+        *,
+        by_frequency: bool = False,
+    ) -> Trial | None:
+        """A descent's designs within `most` bytes; bits by frequency need one dimension."""
+        trial = self._fitter.fitted(descent.points, descent.probe, network, most, row_map=row_map)
+        if trial is None or not by_frequency or descent.width > 1:
+            return trial
+        return self._fitter.with_bits_by_frequency(trial, descent.probe, most)
 
     def _without_map(self, network: Network, most: int) -> Iterator[Plan]:
         """The two best widths, whose values find their rows in cells and no vocabulary.
@@ -150,9 +175,8 @@ class Proposals:
                 descent = self._descents[0] if best is None else self._descent_of(best.trial)
                 network = self._networks[number]
                 row_map = "vocabulary" if best is None else best.trial.map
-                trial = self._fitter.fitted(
-                    descent.points, descent.probe, network, most, row_map=row_map
-                )
+                by_frequency = best is not None and _has_sections(best.trial)
+                trial = self._trial(descent, network, most, row_map, by_frequency=by_frequency)
                 if trial is None:
                     break
                 if network.hidden != self._base.hidden:
@@ -226,11 +250,14 @@ class Proposals:
 
     def _curve(self) -> Iterator[Plan]:
         """The best design near each size of the curve."""
+        goal = self._goal.most_bytes(self._reference)
+        best = None if goal is None else self._best(goal)
+        by_frequency = best is not None and _has_sections(best.trial)
         for ratio in CURVES[self._goal.measure]:
             most = int(self._reference.bytes(self._goal.measure) / ratio)
             network = self._networks[self._first_network(most)]
             for descent in self._ranked(network, most)[:1]:
-                trial = self._fitter.fitted(descent.points, descent.probe, network, most)
+                trial = self._trial(descent, network, most, by_frequency=by_frequency)
                 if trial is not None:
                     what = _words(descent, network, self._goal)
                     yield Plan(f"for the curve, {ratio:g} times smaller: {what}", trial, most)
@@ -253,6 +280,7 @@ class Proposals:
             if design.head
             and design.head < self._fitter.data.rows_of_values(name)
             and design.tail == "shared"
+            and not design.sections
         }
         if not cut:
             return
@@ -271,6 +299,10 @@ class Proposals:
                 epochs=self._base.epochs,
             )
             yield Plan(f"{kind.replace('_', ' ')} rows for the rare values of {name}", trial, most)
+
+
+def _has_sections(trial: Trial) -> bool:
+    return any(design.sections for design in trial.tables.values())
 
 
 def _words(descent: Descent, network: Network, goal: Goal) -> str:

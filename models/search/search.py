@@ -91,6 +91,8 @@ class Search:
                 continue
             note(plan.what)
             yield from self._carried_out(plan, note)
+            # what follows is named and not trained: writing files to fit it would take a minute
+            fitter.estimates = self.trained >= self.trials
 
     @property
     def reference(self) -> TrialResult:
@@ -148,7 +150,10 @@ class Search:
             designs = sizes.grown(trial.tables, axes, most - size)
         if designs is None or designs == trial.tables:
             return None
-        return replace(trial, tables=designs, start=self._key(trial), pruned=False, round_epochs=0)
+        rounds = trial.round_epochs if any(item.sections for item in designs.values()) else 0
+        return replace(
+            trial, tables=designs, start=self._key(trial), pruned=False, round_epochs=rounds
+        )
 
     def _whole(self, width: int) -> Trial:
         tables = {name: TableDesign(width, "f32") for name in self.data.fields}

@@ -8,15 +8,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ondevice.codecs import DenseCodec
+from ondevice.errors import SpecError
+from ondevice.models.checkpoint import load_checkpoint
+from ondevice.models.networks import ClickModel
+from ondevice.models.search.bit_plan import planned_for_raw_values
 from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes
 from ondevice.models.search.measure import RowMap
 from ondevice.models.search.probe import Point
-from ondevice.models.search.run_trial import size_before_training
+from ondevice.models.search.run_trial import FileSize, size_before_training
 from ondevice.models.search.trial import Trial
 from ondevice.models.search.trial_data import TrialData
 
 # How often a size is corrected before training.
 CORRECTIONS = 4
+# Corrected sizes aim at this share of the most bytes, in the middle of LEAST_USE and all of them.
+AIM = (1 + LEAST_USE) / 2
+# Last epochs that train with rows of few bits as they will be stored.
+ROUND_EPOCHS = 2
 UNIT_BLOCK = 16  # a native file stores units in blocks of so many
 # Shares of the hidden units with which networks are tried where the file counts.
 HIDDEN_SHARES = (1.0, 0.5, 0.25, 0.125)
@@ -62,6 +70,8 @@ class SizeFitter:
         base: settings that all trials share.
         sizes: what designs take with a vocabulary.
         header_bytes: of a file, what is no table, map or network; an estimate.
+        estimates: fit by estimates of what a file takes beside tables and map, without writing one:
+            for plans that are only named.
     """
 
     data: TrialData
@@ -69,6 +79,7 @@ class SizeFitter:
     base: Trial
     sizes: DesignSizes
     header_bytes: int
+    estimates: bool = False
     _rest: dict[tuple[str, Network, RowMap], int] = field(default_factory=dict)
 
     def sizes_of(self, row_map: RowMap) -> DesignSizes:
@@ -112,18 +123,18 @@ class SizeFitter:
         """
         designs = [(point.designs, point.axes) for point in path]
         sizes = self.sizes_of(row_map)
-        if sizes.measure == "tables":
-            fitting = sizes.fitting(designs, most)
-            return None if fitting is None else self._trial(fitting[0], network, row_map)
         best, key = None, (probe, network, row_map)
         rest = self._rest.get(key, self.rest_of_file(path, network))
+        if sizes.measure == "tables" or self.estimates:
+            fitting = sizes.fitting(designs, most - rest)
+            return None if fitting is None else self._trial(fitting[0], network, row_map)
         for _ in range(CORRECTIONS):
             fitting = sizes.fitting(designs, most - rest)
             if fitting is None and best is not None:
                 break
             tables, axes = fitting or designs[-1]
             trial = self._trial(tables, network, row_map)
-            size = self._file_bytes(trial, probe)
+            size = self._size(trial, probe).file_bytes
             rest = size - sizes.total(tables, axes)
             if size <= most:
                 best = trial
@@ -137,8 +148,49 @@ class SizeFitter:
             self.base, tables=tables, hidden=network.hidden, dense=network.dense, map=row_map
         )
 
-    def _file_bytes(self, trial: Trial, probe: str) -> int:
-        """Bytes of a trial's file, written with the rows and units of the probe."""
+    def with_bits_by_frequency(self, trial: Trial, probe: str, most: int) -> Trial | None:
+        """The trial with the rows and bits that values get by their frequency (see `bit_plan`).
+
+        Args:
+            trial: of one dimension and vocabularies, within `most` bytes.
+            probe: the folder name of the whole model behind it.
+            most: bytes, of what the sizes measure.
+
+        Returns:
+            A trial that is trained from new, as given if only `estimates` are wanted; None if no
+            tables are that small.
+        """
+        if self.estimates:
+            return trial
+        model = load_checkpoint(self.folder / probe / "checkpoint").model
+        rounds = max(trial.round_epochs, ROUND_EPOCHS)
+        if self.sizes.measure == "tables":
+            tables = self._planned(model, most, 0.0)
+            return None if tables is None else replace(trial, tables=tables, round_epochs=rounds)
+        best, size = None, self._size(trial, probe)
+        budget = most - (size.file_bytes - size.table_bytes - size.map_bytes)
+        for _ in range(CORRECTIONS):
+            tables = self._planned(model, budget, self.sizes.map_bytes)
+            if tables is None:
+                break
+            planned = replace(trial, tables=tables, round_epochs=rounds)
+            used = self._size(planned, probe).file_bytes
+            if used <= most:
+                best = planned
+            if LEAST_USE * most <= used <= most:
+                break
+            budget += int(AIM * most) - used
+        return best
+
+    def _planned(self, model: ClickModel, budget: int, map_bytes: float) -> Designs | None:
+        """Tables with bits by frequency; None if not even the smallest are within the budget."""
+        try:
+            return planned_for_raw_values(model, self.data, budget, map_bytes)
+        except SpecError:
+            return None
+
+    def _size(self, trial: Trial, probe: str) -> FileSize:
+        """What a trial's file takes, written with the rows and units of the probe."""
         pruned = trial.hidden != self.base.hidden
         trial = replace(trial, start=probe, pruned=pruned)
-        return size_before_training(self.data, trial, self.folder).file_bytes
+        return size_before_training(self.data, trial, self.folder)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-from ondevice.codecs import BITS, FLOAT_CODECS, Codec, ScaleAxis
+from ondevice.codecs import BITS, FLOAT_CODECS, NARROW_CODECS, Codec, ScaleAxis
 from ondevice.features import FIRST_VOCABULARY_ID
 from ondevice.models.search.measure import FINGERPRINT_BITS
 from ondevice.models.search.table_design import HASHES, TableDesign, code_bits
 from ondevice.records import SCALE_BITS
+from ondevice.section_records import SECTION_ALIGNMENT
 
 Method = Literal[
     "full",
@@ -41,6 +42,22 @@ def planned_bytes(rows: int, dim: int, codec: Codec, axis: ScaleAxis | None = No
     axis = _axis(dim, codec, axis)
     scales = {"column": 4 * dim, "levels": 4 * dim << BITS[codec]}.get(axis or "row", 0)
     return math.ceil(rows * row_bits(dim, codec, axis) / 8) + scales
+
+
+def planned_section_bytes(sections: Sequence[tuple[int, Codec]], dim: int) -> int:
+    """Bytes of a table in sections of so many rows each: codes, levels or scales, and gaps.
+
+    Narrow codecs have levels, as `TableDesign.stored` says; others are assumed to have a scale for
+    each column.
+    """
+    unit = SECTION_ALIGNMENT if len(sections) > 1 else 1
+    total = 0
+    for rows, codec in sections:
+        axis: ScaleAxis = "levels" if codec in NARROW_CODECS else "column"
+        scales = planned_bytes(0, dim, codec, axis)
+        codes = planned_bytes(rows, dim, codec, axis) - scales
+        total += -(-codes // unit) * unit + scales
+    return total
 
 
 def planned_cell_bytes(values: int, dim: int, codec: Codec, axis: ScaleAxis | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -114,6 +114,18 @@ class TableDesign:
         """How many of a field's values own a row."""
         return values if self.head is None else min(self.head, values)
 
+    def with_head(self, head: int) -> TableDesign:
+        """The design with rows of `head` values; sections lose rows, or get them, from the last."""
+        left = head + FIRST_VOCABULARY_ID
+        sections = []
+        for place, (rows, codec) in enumerate(self.sections):
+            is_last = place == len(self.sections) - 1
+            count = left if is_last or rows is None else min(rows, left)
+            if count:
+                sections.append((count, codec))
+            left -= count
+        return replace(self, head=head, sections=tuple(sections))
+
     def groups(self, values: int) -> tuple[int, ...]:
         """How many of the values that own a row have it in each section; empty without sections.
 
@@ -124,11 +136,21 @@ class TableDesign:
         """
         if not self.sections:
             return ()
-        rows = self.rows_owned(values) + FIRST_VOCABULARY_ID
-        resolved = resolve_sections(self._sections(), rows, self.dim)
-        ends = list(itertools.accumulate(section.rows or 0 for section in resolved))
+        ends = list(itertools.accumulate(rows for rows, _ in self.section_rows(values)))
         values_before = [0, *(max(0, end - FIRST_VOCABULARY_ID) for end in ends)]
         return tuple(b - a for a, b in itertools.pairwise(values_before) if b > a)
+
+    def section_rows(self, values: int) -> list[tuple[int, Codec]]:
+        """Rows and codec of each section; none without sections.
+
+        Raises:
+            SpecError: the sections are for another number of rows.
+        """
+        if not self.sections:
+            return []
+        rows = self.rows_owned(values) + FIRST_VOCABULARY_ID
+        resolved = resolve_sections(self._sections(), rows, self.dim)
+        return [(section.rows or 0, section.codec) for section in resolved]
 
     def order(self, hashes: IdArray) -> IdArray:
         """Of raw values by falling frequency, the ranks in the order of their rows: int64 [owned].

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ondevice.errors import SpecError
 from ondevice.models.layers.adaptive_mask import AdaptiveMask
 from ondevice.models.layers.embeddings import Embedding
+from ondevice.models.layers.interactions import VectorCrossNetwork
 from ondevice.models.layers.soft_threshold import SoftThreshold
 from ondevice.models.networks import ClickModel
 
@@ -167,6 +168,8 @@ def order_dimensions(model: ClickModel, counts: Mapping[str, IntArray]) -> bool:
       axes of its rows, weighted by how often training reads them.
     - "deepfm": also through inner products of the fields' vectors, which one rotation of all
       tables leaves as they are; its axes are those of all rows together.
+    - "dcn_v1": also through cross layers, which give x times a number, so a rotation of x only
+      rotates what they give; each table is rotated as for "dnn".
     - "dcn": also entry by entry, so the dimensions of each table are only sorted.
     - "din": left as it is, as are tables of which each network needs something else.
 
@@ -200,7 +203,7 @@ def _turns(
     moments = {name: _moments(table, counts[name]) for name, table in tables.items()}
     products = {name for name, table in tables.items() if table.spec.fuse == "mul"}
     match kind:
-        case "dnn" | "wide_deep":
+        case "dnn" | "wide_deep" | "dcn_v1":
             return {
                 # no other turn than a permutation commutes with a product of rows
                 name: _sorting(item) if name in products else _principal_axes(item)
@@ -238,7 +241,7 @@ def _sorting(moments: Tensor) -> Tensor:
 def _turn_readers(model: ClickModel, turn: Tensor) -> None:
     """Adapt the layers that read all vectors in a row, x, to x @ turn (orthogonal).
 
-    For a "dcn" the turn is a permutation, and what its cross layers give is turned too.
+    What cross layers give is turned too; for those of a "dcn" the turn is a permutation.
     """
     width = len(turn)
     first, last = model.network[0], model.network[-1]
@@ -250,6 +253,10 @@ def _turn_readers(model: ClickModel, turn: Tensor) -> None:
     else:  # no hidden layers: x itself is read beside the crossed vectors
         last.weight[:, width:] = last.weight[:, width:] @ turn
     last.weight[:, :width] = last.weight[:, :width] @ turn
+    if isinstance(model.cross, VectorCrossNetwork):
+        for parameter in model.cross.parameters():  # [1, width] and [width]
+            parameter.copy_(parameter @ turn)
+        return
     for layer in model.cross.layers:
         linear = [item for item in layer.modules() if isinstance(item, nn.Linear)]
         reads, gives = linear[0], linear[-1]  # the same one, unless its matrix is of a low rank

@@ -10,19 +10,30 @@ from ondevice.errors import writing
 from ondevice.printable import printable
 from ondevice.verify import Verification, verify
 
-EPILOG = "example:\n  ondevice verify model.odm"
+EPILOG = "examples:\n  ondevice verify model.odm\n  ondevice verify model.odm --key models.key.pub"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", type=Path, nargs="+", help=".odm, .onnx or .tflite file")
     parser.add_argument("--engine", default="auto", help="engine to use (default: auto)")
+    parser.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="who must have signed: a public key or a root (docs/signing.md)",
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="refuse versions older than this file remembers"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
     """Verify every file; 1 if any differs from its test vectors."""
-    results = [verify(path, engine=args.engine) for path in args.model]
+    results = [
+        verify(path, engine=args.engine, keys=args.key, state=args.state) for path in args.model
+    ]
     if args.json:
         text = json.dumps([result.to_json() for result in results], indent=2)
     else:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.limits import MAX_THREADS
+from ondevice.publish import finish
 
 # The engines of a kind of file, best first; "auto" takes the first that can run it.
 ENGINES_OF_SUFFIX = {".odm": ("native", "numpy"), ".onnx": ("onnx",), ".tflite": ("tflite",)}
@@ -29,11 +30,20 @@ class Engine(Protocol):
         """Outputs by name for checked IDs by input name."""
 
 
-def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, ModelInfo]:
+def open_engine(
+    path: Path, engine: str, threads: int, copies: Mapping[str, Path] | None = None
+) -> tuple[str, Engine, ModelInfo]:
     """Open a model file: the chosen engine's name, the engine, the file's description.
 
+    Args:
+        path: the model file.
+        engine: one of ENGINES, or "auto".
+        threads: for one request.
+        copies: where to read the model's files instead, by name; they may vanish afterwards.
+
     Raises:
-        FileFormatError: no such file, an unknown suffix, or a damaged file.
+        FileFormatError: no such file, an unknown suffix, a damaged file, or one of an interrupted
+            update that this process cannot finish.
         InputError: an engine that does not exist or cannot run this kind of file.
         MissingDependencyError: the engine's runtime is not installed.
     """
@@ -41,6 +51,7 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
     if suffix not in ENGINES_OF_SUFFIX:
         known = ", ".join(sorted(ENGINES_OF_SUFFIX))
         raise FileFormatError(f"{path}: unknown kind of model file; expected one of {known}")
+    finish(path.parent)
     if not path.is_file():
         raise FileFormatError(f"{path}: no such file")
     fitting = ENGINES_OF_SUFFIX[suffix]
@@ -52,9 +63,9 @@ def open_engine(path: Path, engine: str, threads: int) -> tuple[str, Engine, Mod
     if not 1 <= threads <= MAX_THREADS:
         raise InputError(f"threads must be 1..{MAX_THREADS}, got {threads}")
     if engine == "auto" and len(fitting) > 1:
-        return _open_best(path, threads)
+        return _open_best(path if copies is None else copies[path.name], threads)
     chosen = fitting[0] if engine == "auto" else engine
-    return chosen, *_open(path, chosen, threads)
+    return chosen, *_open(path, chosen, threads, copies)
 
 
 def _open_best(path: Path, threads: int) -> tuple[str, Engine, ModelInfo]:
@@ -74,18 +85,24 @@ def _warn_once(fault: str) -> None:
     warnings.warn(f"{fault}; the slower numpy engine runs models", RuntimeWarning, stacklevel=5)
 
 
-def _open(path: Path, engine: str, threads: int) -> tuple[Engine, ModelInfo]:
+def _open(
+    path: Path, engine: str, threads: int, copies: Mapping[str, Path] | None = None
+) -> tuple[Engine, ModelInfo]:
+    """Open a file, or its copy, in an engine."""
+    if copies is not None:
+        path = copies[path.name]
     if engine == "onnx":
         from ondevice.engines.onnx import OnnxEngine
 
-        onnx_engine = OnnxEngine(path, threads)
+        onnx_engine = OnnxEngine(path, threads, copies)
         return onnx_engine, ModelInfo.from_bytes(onnx_engine.description)
     if engine == "tflite":
         from ondevice.engines.tflite import TfliteEngine
-        from ondevice.tflite_file import read_info
+        from ondevice.tflite_file import read_info, read_verified
 
-        info = ModelInfo.from_bytes(read_info(path))
-        return TfliteEngine(path, threads), info
+        data = read_verified(path)
+        info = ModelInfo.from_bytes(read_info(path, data))
+        return TfliteEngine(path, threads, data=data), info
     if engine == "native":
         return _open_native(path, threads)
     from ondevice.engines.numpy import NumpyEngine

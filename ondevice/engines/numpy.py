@@ -23,7 +23,7 @@ class NumpyEngine:
     """Executes a plan node by node; threads share it freely, as it keeps no state of a request."""
 
     def __init__(self, model: OdmFile) -> None:
-        """Take an opened native file; its arrays stay mapped, dense layers are unpacked.
+        """Take an opened native file; its arrays stay as they are, dense layers are unpacked.
 
         Raises:
             FileFormatError: a dense layer's arrays do not fit it, or layers unpack to more than

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,33 +14,57 @@ import numpy.typing as npt
 
 from ondevice.deflated import inflate
 from ondevice.errors import FileFormatError, InputError, needs_extra
+from ondevice.publish import finish
+from ondevice.sealed import check_seal, read_file, sha256_at
 
-METADATA_KEY = "ondevice.info"  # base64 of a deflated description
+METADATA_KEY = "ondevice.description"  # base64 of a deflated description, in a file with a digest
+UNSEALED_METADATA_KEY = "ondevice.info"  # the same, in a file without a digest
 OLD_METADATA_KEY = "ondevice"  # JSON of version 1
+SEAL_KEY = "ondevice.sha256"  # the file's digest (`ondevice.sealed`), DATA_MARK, the data's digest
+DATA_MARK = b",data-sha256:"
+ATTEMPTS = 3  # to read a file and its data while another process replaces both
+# An entry of ONNX's external data: the key (field 1) "location", its value (field 2).
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f])", re.DOTALL)
 
 
 class OnnxEngine:
     """One ONNX Runtime session on the CPU; sessions may be run from several threads."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        """Open by path, so that tables in the external data file are mapped, not read."""
+    def __init__(
+        self, path: Path, threads: int = 1, copies: Mapping[str, Path] | None = None
+    ) -> None:
+        """Read the file and its data as private memory, compare their digests, open a session.
+
+        Args:
+            path: the .onnx file, or a copy of it.
+            threads: for one request.
+            copies: where files of external data are, by name; by default beside the file.
+
+        Raises:
+            FileFormatError: damaged, of different conversions, or nothing ONNX Runtime can open.
+            MissingDependencyError: ONNX Runtime is not installed.
+        """
         with needs_extra("running an .onnx file", "onnx"):
             import onnxruntime as ort
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # a failed request is raised
+        model, data, sealed = _read(path, copies)
         try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            if data:
+                options.add_external_initializers_from_files_in_memory(
+                    list(data), list(data.values()), [len(item) for item in data.values()]
+                )
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            metadata = self._session.get_modelmeta().custom_metadata_map  # fails on damaged text
+            self._outputs = [output.name for output in self._session.get_outputs()]
         except Exception as error:  # onnxruntime has no public base class for its errors
             raise FileFormatError(
                 f"{path}: ONNX Runtime cannot open it: {_one_line(error)}"
             ) from error
         self.runtime = f"onnxruntime {ort.__version__}"
-        self.description = _description(path, self._session.get_modelmeta().custom_metadata_map)
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.description = _description(path, metadata, sealed)
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError when the runtime rejects the request."""
@@ -49,14 +75,65 @@ class OnnxEngine:
         return dict(zip(self._outputs, outputs, strict=True))
 
 
-def _description(path: Path, metadata: Mapping[str, str]) -> bytes:
+def _read(path: Path, copies: Mapping[str, Path] | None) -> tuple[bytes, dict[str, bytes], bool]:
+    """A file, its external data by name, and whether digests were compared.
+
+    Raises:
+        FileFormatError: one is missing or damaged, or they are of different conversions.
+    """
+    for attempt in range(ATTEMPTS):
+        model = read_file(path)
+        end = check_seal(path, model)
+        data = {name: read_file(_located(path, name, copies)) for name in _data_names(path, model)}
+        if end is None:
+            return model, data, False
+        expected = sha256_at(model, end + len(DATA_MARK))
+        if all(hashlib.sha256(item).hexdigest() == expected for item in data.values()):
+            return model, data, True
+        if attempt < ATTEMPTS - 1:
+            finish(path.parent)  # waits for a process that is replacing them
+    names = ", ".join(str(path.parent / name) for name in data)
+    raise FileFormatError(
+        f"{path}: its external data must have the SHA-256 {expected}, but {names} has another: "
+        "damaged, or of another conversion"
+    )
+
+
+def _located(path: Path, name: str, copies: Mapping[str, Path] | None) -> Path:
+    """Where a file of external data is. Raises FileFormatError: no copy of it was given."""
+    if copies is None:
+        return path.parent / name
+    if name not in copies:
+        raise FileFormatError(f"{path}: its external data {name!r} is not signed")
+    return copies[name]
+
+
+def _data_names(path: Path, model: bytes) -> list[str]:
+    """The names of the files with external data, all in the folder of the .onnx file."""
+    names = set()
+    for match in _LOCATION.finditer(model):
+        start, size = match.end(), match[1]
+        length = size[0] if len(size) == 1 else (size[0] & 0x7F) | size[1] << 7
+        try:
+            names.add(model[start : start + length].decode())
+        except UnicodeDecodeError as error:
+            raise FileFormatError(f"{path}: the name of its external data is no text") from error
+    if strange := [name for name in names if Path(name).name != name or "\0" in name]:
+        raise FileFormatError(f"{path}: its external data {strange[0]!r} is not beside it")
+    return sorted(names)
+
+
+def _description(path: Path, metadata: Mapping[str, str], sealed: bool) -> bytes:
     """The description of a file with this metadata. Raises FileFormatError."""
-    if METADATA_KEY not in metadata:
+    if METADATA_KEY in metadata and not sealed:
+        raise FileFormatError(f"{path}: is damaged: it holds no digest")
+    key = METADATA_KEY if METADATA_KEY in metadata else UNSEALED_METADATA_KEY
+    if key not in metadata:
         if OLD_METADATA_KEY not in metadata:
             raise FileFormatError(f"{path}: an ONNX file, but not one written by ondevice")
         return metadata[OLD_METADATA_KEY].encode()
     try:
-        packed = base64.b64decode(metadata[METADATA_KEY], validate=True)
+        packed = base64.b64decode(metadata[key], validate=True)
     except ValueError as error:
         raise FileFormatError(f"{path}: its description is not base64: {error}") from error
     return inflate(packed, f"{path}: its description")

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.engines.quiet import without_start_line
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError
-from ondevice.tflite_file import check_structure
+from ondevice.tflite_file import check_structure, read_verified
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")  # by package, the preferred one first
 
@@ -24,13 +25,20 @@ class TfliteEngine:
         runtime: which package runs the file, and its version.
     """
 
-    def __init__(self, path: Path, threads: int = 1, runtime: str | None = None) -> None:
-        """Open by path, so that the tables in the file are mapped, not read.
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 1,
+        runtime: str | None = None,
+        data: bytes | None = None,
+    ) -> None:
+        """Read the file as private memory, which nobody can truncate or overwrite, and check it.
 
         Args:
             path: the .tflite file.
             threads: for one request.
             runtime: one of RUNTIMES; None takes the first that is installed.
+            data: what `read_verified` has read already.
 
         Raises:
             FileFormatError: the file is damaged, or needs what the runtime lacks.
@@ -38,10 +46,12 @@ class TfliteEngine:
                 installed numpy.
         """
         make_interpreter, self.runtime = _runtime(runtime)
-        check_structure(path)  # the runtimes follow a damaged file's offsets and crash
+        data = read_verified(path) if data is None else data
+        check_structure(path, data)  # the runtimes follow a damaged file's offsets and crash
         try:
-            self._interpreter = make_interpreter(model_path=str(path), num_threads=threads)
-            self._interpreter.allocate_tensors()
+            self._interpreter = make_interpreter(model_content=data, num_threads=threads)
+            with without_start_line():
+                self._interpreter.allocate_tensors()
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
         except (RuntimeError, ValueError) as error:

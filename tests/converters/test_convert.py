@@ -243,7 +243,7 @@ def test_same_input_same_bytes(tmp_path):
             }
         )
     assert digests[0] == digests[1]
-    assert len(digests[0]) == 6  # three models, external data, report and card
+    assert len(digests[0]) == 7  # three models, external data, report, card and manifest
 
 
 def test_a_module_by_somebody_else(tmp_path):

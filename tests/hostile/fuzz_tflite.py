@@ -10,6 +10,7 @@ import numpy as np
 from ondevice.engines.tflite import TfliteEngine
 from ondevice.errors import OnDeviceError
 from ondevice.inspection import inspect
+from ondevice.sealed import seal
 
 EDGES = (
     b"\xff\xff\xff\xff",
@@ -50,6 +51,8 @@ def main(path: Path, seed: int, count: int) -> None:
         content = mutated(data, end, rng)
         file.unlink(missing_ok=True)
         file.write_bytes(content)
+        with contextlib.suppress(ValueError):
+            seal(file)  # an attacker can write the digest that fits
         with contextlib.suppress(OnDeviceError):
             inspect(file)
             engine = TfliteEngine(file)

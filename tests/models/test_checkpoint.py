@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from support.torch import make_log
 
 import ondevice.models.checkpoint as checkpoint
-from ondevice.errors import FileFormatError, SpecError
+from ondevice.errors import FileFormatError, OutputError, SpecError
 from ondevice.features import FeatureSpec, Field
 from ondevice.models import (
     BinaryCodeEmbedding,
@@ -120,9 +120,9 @@ def test_a_failed_save_leaves_the_old_checkpoint(saved, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_an_unwritable_place_is_an_os_error(tmp_path):
+def test_an_unwritable_place_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OutputError, match="file"):
         save_checkpoint(tmp_path / "file" / "m", make_model(), FEATURES)
 
 

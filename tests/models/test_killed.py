@@ -10,6 +10,7 @@ from ondevice.errors import FileFormatError
 from ondevice.features import FeatureSpec, Field
 from ondevice.models import ClickModel, FullEmbedding
 from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
+from ondevice.publish import COMMITTED, HIDDEN
 from ondevice.temporary import NAME
 from ondevice.verify import verify
 
@@ -30,15 +31,16 @@ def test_a_checkpoint_is_old_or_new_wherever_its_writer_is_killed(tmp_path):
     models = [model(0), model(1)]
     save_checkpoint(target, models[0], FEATURES)
     old = weight(load_checkpoint(target))
-    missing = 0
+    committed = 0
     for _ in killed_at_every_step(tmp_path, lambda: save_checkpoint(target, models[1], FEATURES)):
-        missing += not target.exists()
+        committed += (target / COMMITTED).exists()
         loaded = load_checkpoint(target)
         assert list(tmp_path.iterdir()) == [target]
         if not torch.equal(weight(loaded), old):
             assert torch.equal(weight(loaded), models[1].embedding("user").weight)
             save_checkpoint(target, models[0], FEATURES)
-    assert missing > 0  # between the two renames
+    assert committed > 0
+    assert not [path for path in target.iterdir() if HIDDEN.fullmatch(path.name)]
     assert torch.equal(weight(load_checkpoint(target)), models[1].embedding("user").weight)
 
 
@@ -46,9 +48,13 @@ def test_a_killed_first_checkpoint_is_none(tmp_path):
     target = tmp_path / "checkpoint"
     step = next(killed_at_every_step(tmp_path, lambda: save_checkpoint(target, model(0), FEATURES)))
     assert step == 1
+    assert not target.exists()
+    killed = killed_at_every_step(tmp_path, lambda: save_checkpoint(target, model(0), FEATURES), 4)
+    assert next(killed) == 4
     with pytest.raises(FileFormatError, match="is not a checkpoint"):
         load_checkpoint(target)
-    assert list(tmp_path.iterdir()) == []
+    save_checkpoint(target, model(0), FEATURES)
+    assert {path.name for path in target.iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_a_killed_conversion_leaves_nothing_to_the_next(tmp_path):

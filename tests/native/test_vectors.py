@@ -246,3 +246,37 @@ def test_transposes_around_products(tmp_path, heads, steps, width, other_reader)
         ranked = engine.run_ranked(one, others)
         for name, value in NumpyEngine(open_odm(path)).run(repeated).items():
             np.testing.assert_allclose(ranked[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 17, 40])
+def test_sums_of_products(tmp_path, size):
+    """Sums that add up products which nobody else reads give the bits of a sum of written ones."""
+    rng = np.random.default_rng(9)
+    pairs = np.array(list(zip(*np.triu_indices(7, 1), strict=True))).T
+    n = lambda op, i, o, **a: Node(op, tuple(i.split()), (o,), a)  # noqa: E731
+    nodes = [
+        n("Gather", "x first", "left", axis=1), n("Gather", "x second", "right", axis=1),
+        n("Identity", "left", "left2"),
+        n("Mul", "left2 right", "products"), n("ReduceSum", "products two", "sums", keepdims=0),
+        n("Mul", "x y", "whole"), n("ReduceSum", "whole two", "rows", keepdims=0),
+        n("Mul", "x c", "scaled"), n("ReduceSum", "scaled two", "constant", keepdims=0),
+        n("Gather", "y last", "ends", axis=1), n("Mul", "ends ends", "squares"),
+        n("ReduceSum", "squares two", "norms", keepdims=0),
+    ]  # fmt: skip
+    weights = {
+        "first": pairs[0].astype(np.int64), "second": pairs[1].astype(np.int64),
+        "two": np.array([2], np.int64), "last": np.array([-1, 3], np.int64),
+        "c": rng.normal(size=(7, size)).astype(np.float32),
+    }  # fmt: skip
+    inputs = [InputSpec(key, ("batch", 7, size), None, "float32") for key in "xy"]
+    request = {key: rng.normal(size=(5, 7, size)).astype(np.float32) for key in "xy"}
+    sums = ["sums", "rows", "constant", "norms"]
+    written = [*sums, "left", "products", "whole", "scaled", "squares"]
+    folded = run_everywhere(write(tmp_path / "f.odm", nodes, inputs, sums, weights), request)
+    plain = run_everywhere(write(tmp_path / "p.odm", nodes, inputs, written, weights), request)
+    for name in sums:
+        np.testing.assert_array_equal(folded[name], plain[name])
+    x, y = request["x"].astype(np.float64), request["y"].astype(np.float64)
+    right = (x[:, pairs[0]] * x[:, pairs[1]]).sum(2)
+    np.testing.assert_allclose(folded["sums"], right, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(folded["rows"], (x * y).sum(2), rtol=1e-4, atol=1e-5)

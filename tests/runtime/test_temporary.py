@@ -2,11 +2,10 @@
 
 import os
 
-import pytest
 from support.killed import killed_at_every_step
 
 from ondevice.atomic import atomic_path
-from ondevice.temporary import NAME, set_aside, sweep, temporary_folder
+from ondevice.temporary import NAME, sweep, temporary_folder
 
 DIGITS = "0123456789abcdef"
 
@@ -31,37 +30,6 @@ def test_a_file_is_old_or_new_wherever_its_writer_is_killed(tmp_path):
         target.write_text("old")
     assert left > 2
     assert list(tmp_path.iterdir()) == [target] and target.read_text() == "new"
-
-
-def test_what_was_set_aside_comes_back_wherever_its_owner_is_killed(tmp_path):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "part").write_text("old")
-
-    def swap():
-        with temporary_folder(tmp_path) as folder:
-            (folder / "next").mkdir()
-            (folder / "next" / "part").write_text("new")
-            set_aside(target, folder)
-            (folder / "next").rename(target)
-
-    seen = set()
-    for _ in killed_at_every_step(tmp_path, swap):
-        seen.add("missing" if not target.exists() else (target / "part").read_text())
-        sweep(tmp_path)
-        assert list(tmp_path.iterdir()) == [target]
-        assert (target / "part").read_text() in ("old", "new")
-        (target / "part").write_text("old")
-    assert seen == {"old", "missing", "new"}
-
-
-def test_a_failure_brings_back_what_was_set_aside(tmp_path):
-    target = tmp_path / "model"
-    target.write_text("old")
-    with pytest.raises(ValueError, match="no"), temporary_folder(tmp_path) as folder:
-        set_aside(target, folder)
-        raise ValueError("no")
-    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "old"
 
 
 def _hold(folder, ready, end):

@@ -23,7 +23,8 @@ def listed(name):
 
 ENGINE = listed("sources.txt")  # needs no operating system
 FEATURES = listed("features/sources.txt")
-POSIX = [*ENGINE, str(NATIVE / "platform" / "posix.c")] if ENGINE else []
+PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "mapped.c")]
+POSIX = [*ENGINE, *PLATFORM] if ENGINE else []
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
 NO_SOURCES = "" if ENGINE else "no sources beside the package"
 needs_compiler = needs(cannot_link(COMPILER), NO_SOURCES)

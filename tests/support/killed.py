@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-STEPS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "open")
+STEPS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "open")
 
 
 def killed_at_every_step(folder: Path, work: Callable[[], None], first: int = 1) -> Iterator[int]:

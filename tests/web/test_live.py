@@ -12,6 +12,7 @@ from support.tools import needs
 import ondevice
 from ondevice.bench.report import Report
 from ondevice.converters import convert
+from ondevice.inspection import file_parts
 from ondevice.models.commands.export_android import catalogue_of, synthetic_rows
 from ondevice.models.data.synthetic import synthetic_log
 from ondevice.models.training.experiment import Experiment, example_ids, train_compressed
@@ -87,7 +88,8 @@ def test_the_page_does_what_it_says(pages, width):
     assert latency.endswith(("µs", "ms"))
     assert count == str(ITEMS)
     assert float(size.split()[0]) == pytest.approx(model.path.stat().st_size / 1000, abs=0.06)
-    assert tables.endswith(" kB")
+    parts = file_parts(model.path)
+    assert float(tables.split()[0]) == pytest.approx(parts.tables / 1000, abs=0.06)
     assert engine == "wasm-simd"
     report = Report.from_json(seen["report"], "the page's report")
     assert [item.rows for item in report.latencies] == [1, 128]

@@ -121,15 +121,13 @@ static uint64_t place(uint64_t at, uint64_t rows, const od_tensor *tensor, uint3
 EXPORT("table_count") uint32_t table_count(void) { return model->table_count; }
 EXPORT("table_name") const char *table_name(uint32_t index) { return model->tables[index].name; }
 
-/* What a table takes: rows, dim, bytes of its records, and of those bytes' index of widths. */
+/* What a table takes: rows, dim, and bytes in the file (records, index of widths, scales). */
 EXPORT("table_sizes") const uint32_t *table_sizes(uint32_t index) {
-  static uint32_t sizes[4];
+  static uint32_t sizes[3];
   const od_table *table = &model->tables[index];
-  uint64_t groups = table->index ? ((uint64_t)table->rows >> table->group_shift) + 1 : 0;
   sizes[0] = table->rows;
   sizes[1] = table->dim;
-  sizes[2] = (uint32_t)table->payload;
-  sizes[3] = (uint32_t)(groups * 12); /* of 12 bytes a group */
+  sizes[2] = (uint32_t)table->stored;
   return sizes;
 }
 

@@ -1,13 +1,15 @@
 """Write a packed model as ONNX: lookups as model-local functions over standard operators.
 
-Tables are external data beside the file, so ONNX Runtime maps them instead of reading them.
+Tables are external data beside the file, which names the SHA-256 of both.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes  # noqa: F401 - registers the dtypes that onnx_ir refers to
 import numpy as np
@@ -43,7 +45,8 @@ from ondevice.converters.targets.onnx.dense import quantise_dense
 from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
 from ondevice.deflated import deflate
-from ondevice.engines.onnx import METADATA_KEY
+from ondevice.engines.onnx import DATA_MARK, METADATA_KEY, SEAL_KEY
+from ondevice.sealed import DIGITS, UNSEALED, seal
 from ondevice.spec import HIGH_BITS, Retrieval
 
 OPSET = 21
@@ -102,12 +105,31 @@ def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = AL
             value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
     model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(info)).decode("ascii")
+    model.metadata_props[SEAL_KEY] = (UNSEALED + DATA_MARK).decode() + "0" * DIGITS
     model.ir_version = IR_VERSION
     data.write()
     ir.save(model, path)
     sections = [section for table in stored.values() for section in table.sections]
     writers = [BlockWriter(item.blocks, item.offsets, item.payload) for item in sections]
-    return Draft(data.path, layers, writers)
+    return Draft(data.path, layers, writers, _Seal(path))
+
+
+@dataclass(frozen=True)
+class _Seal:
+    """The digests of the external data and of the .onnx file itself, once all is written."""
+
+    path: Path
+
+    def finish(self, file: BinaryIO) -> None:
+        """Write both into the .onnx file; `file` is the external data."""
+        file.flush()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        data = self.path.read_bytes()
+        with self.path.open("r+b") as described:
+            described.seek(data.index(UNSEALED + DATA_MARK) + len(UNSEALED + DATA_MARK))
+            described.write(digest.encode())
+        seal(self.path)
 
 
 class _StoredTable:

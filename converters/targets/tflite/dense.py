@@ -25,7 +25,7 @@ from ondevice.converters.targets.tflite.writer import (
     Tensor,
     TfliteWriter,
 )
-from ondevice.dense import quantise_weight
+from ondevice.dense import LEAST_MAGNITUDE, quantise_weight
 
 _RELU = {"fused_activation_function": tflite.ActivationFunctionType.RELU}
 _LARGEST = 127
@@ -73,15 +73,16 @@ class DenseWriter:
         writer = self._writer
         codes, scales = quantise_weight(layer.weight)
         unit_scale = Quantisation((1 / _LARGEST,))
+        factors = scales * np.float32(_LARGEST)
+        zero = factors < LEAST_MAGNITUDE  # a bias divided by less than this overflows
+        codes[:, zero], factors[zero] = 0, 1
         weight = writer.table(f"{layer.name}.codes", codes.T, TABLE_ALIGNMENT, unit_scale)
-        result = self._product(layer, [x, weight], np.float32, {})
-        factor = writer.constant(scales * np.float32(_LARGEST), np.float32)
-        last = {} if layer.bias is not None else _activation(layer)
-        result = writer.op("MUL", [result, factor], result.shape, np.float32, **last)
-        if layer.bias is None:
-            return result
-        bias = writer.constant(layer.bias, np.float32)
-        return writer.op("ADD", [result, bias], result.shape, np.float32, **_activation(layer))
+        inputs = [x, weight]
+        if layer.bias is not None:
+            inputs.append(writer.constant(layer.bias / factors, np.float32))
+        result = self._product(layer, inputs, np.float32, {})
+        factor = writer.constant(factors, np.float32)
+        return writer.op("MUL", [result, factor], result.shape, np.float32, **_activation(layer))
 
     def _static(
         self, layer: DenseLayer, x: Tensor, input_range: Range, output_range: Range

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +26,7 @@ from ondevice.converters.targets.tflite.lookup import TfliteTable, write_lookup
 from ondevice.converters.targets.tflite.ops import OPERATORS
 from ondevice.converters.targets.tflite.writer import FREE, TYPES, Shape, TfliteWriter
 from ondevice.errors import UnsupportedError
+from ondevice.sealed import seal
 
 
 def emit_tflite(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = ALL_FLOAT) -> Draft:
@@ -73,9 +76,19 @@ def emit_tflite(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = 
         _add_output(builder, value)
     writer.write(path, info)
     reports = (*dense.reports, *(layer_report(x, "float") for x in layers if x.codec == "f32"))
-    return Draft(
-        path, reports, [writer for table in tables.values() for writer in table.rows_writers()]
-    )
+    writers = [writer for table in tables.values() for writer in table.rows_writers()]
+    return Draft(path, reports, writers, _Seal(path))
+
+
+@dataclass(frozen=True)
+class _Seal:
+    """The file's digest, once all its bytes are written (`ondevice.sealed`)."""
+
+    path: Path
+
+    def finish(self, file: BinaryIO) -> None:
+        file.flush()
+        seal(self.path)
 
 
 def _signature(value: ir.Value) -> tuple[Shape, np.dtype[np.generic]]:

@@ -35,6 +35,7 @@ from ondevice.spec import LookupSpec, Retrieval
 # 256 int32 rows for each byte of the code. Its size may be this share of the embedding table's; a
 # block of two runs, cut by a word border, gains nothing from it.
 BYTE_TABLE_SHARE = 1 / 16
+EXACT_FLOAT = 2**24  # float32 has all whole numbers up to this one
 
 # What GATHER accepts in both runtimes: float16 is stored as integers, narrow codes as bytes.
 VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
@@ -106,6 +107,26 @@ class TfliteTable:
             )
             stop -= section.table.rows
         return chosen
+
+    def read_sum(self, rows: Tensor, inputs: int) -> Tensor:
+        """Sums over the blocks of rows int32 [n, blocks * inputs]: float32 [n, inputs, dim].
+
+        Column blocks are added up before they are joined, so that fewer values are copied. Column
+        scales are left out, as by `read`.
+        """
+        parts = [self.read(rows)] if self._only is None else self._only.read_parts(rows)
+        size, blocks = rows.shape[0], rows.shape[1] // inputs
+        sums = []
+        for part in parts:
+            columns = part.shape[-1]
+            if blocks > 1:  # a long last axis: SUM is up to six times as fast
+                part = reshape(self._writer, part, (size, blocks, inputs * columns))
+                part = _sum_axis(self._writer, part, 1)
+            sums.append(reshape(self._writer, part, (size, inputs, columns)))
+        if len(sums) == 1:
+            return sums[0]
+        shape = (size, inputs, self.dim)
+        return self._writer.op("CONCATENATION", sums, shape, np.float32, axis=2)
 
     def scale_columns(self, vectors: Tensor) -> Tensor:
         """Apply the column scales that `read` left out; they commute with sums over rows."""
@@ -188,14 +209,35 @@ class _TfliteSection:
         elif self._shared_bytes:
             values = self._read_shared(rows)
         else:
-            values = self._decode(self._read_blocks(rows))
-        if self._row_scales is not None:
-            scales = self._float16(self._gather(self._row_scales, rows))
-            values = self._writer.op("MUL", [values, scales], values.shape, np.float32)
-        return values
+            values = self._decode(self._read_blocks(rows), self.table.dim)
+        return self._scale_rows([values], rows)[0]
+
+    def read_parts(self, rows: Tensor) -> list[Tensor]:
+        """Rows int32 [...] to values float32 [..., columns] of each column block, as `read`."""
+        if len(self._blocks) == 1:
+            return [self.read(rows)]
+        if self._positions is not None:
+            rows = self._position(self._positions, rows)
+        parts = [
+            self._decode(self._gather(stored, place), block.columns)
+            for stored, place, block in zip(
+                self._blocks, self._all_within(rows), self._parts.blocks, strict=True
+            )
+        ]
+        return self._scale_rows(parts, rows)
+
+    def _scale_rows(self, parts: list[Tensor], rows: Tensor) -> list[Tensor]:
+        """Values float32 [..., columns] times the scales of their rows, if rows have scales."""
+        if self._row_scales is None:
+            return parts
+        scales = self._float16(self._gather(self._row_scales, rows))
+        return [self._writer.op("MUL", [part, scales], part.shape, np.float32) for part in parts]
 
     def _read_blocks(self, rows: Tensor) -> Tensor:
-        gathered = [self._gather(block, self._within(block, rows)) for block in self._blocks]
+        gathered = [
+            self._gather(block, place)
+            for block, place in zip(self._blocks, self._all_within(rows), strict=True)
+        ]
         if len(gathered) == 1:
             return gathered[0]
         shape = (*rows.shape, sum(part.shape[-1] for part in gathered))
@@ -289,12 +331,26 @@ class _TfliteSection:
         unsigned = self._writer.op("BITCAST", [gathered], rows.shape, np.uint16)
         return self._writer.cast(unsigned, np.int32)
 
-    def _within(self, block: Tensor, rows: Tensor) -> Tensor:
-        """Row numbers in a block; rows that do not reach it read its last row, of zeros."""
-        if not self._zero_row or block.shape[0] > self.table.rows:
-            return rows
-        last = self._writer.constant(block.shape[0] - 1, rows.dtype)
-        return self._writer.op("MINIMUM", [rows, last], rows.shape, rows.dtype)
+    def _all_within(self, rows: Tensor) -> list[Tensor]:
+        """Row numbers for each block; rows that do not reach it read its last row, of zeros.
+
+        The minimum is taken in float32 where that is exact: it is four times as fast there.
+        """
+        lasts = [block.shape[0] - 1 for block in self._blocks]
+        cut = [last for last in lasts if self._zero_row and last < self.table.rows]
+        if not cut:
+            return [rows] * len(lasts)
+        exact = self.table.rows <= EXACT_FLOAT and self._positions is not None
+        numbers = self._writer.cast(rows, np.float32) if exact else rows
+        places = []
+        for last in lasts:
+            if last not in cut:
+                places.append(rows)
+                continue
+            constant = self._writer.constant(last, numbers.dtype)
+            least = self._writer.op("MINIMUM", [numbers, constant], rows.shape, numbers.dtype)
+            places.append(self._writer.cast(least, np.int32) if exact else least)
+        return places
 
     def _gather(self, source: Tensor, rows: Tensor) -> Tensor:
         shape = (*rows.shape, *source.shape[1:])
@@ -308,7 +364,8 @@ class _TfliteSection:
         half = self._writer.op("BITCAST", [bits], bits.shape, np.float16)
         return self._writer.op("DEQUANTIZE", [half], bits.shape, np.float32)
 
-    def _decode(self, stored: Tensor) -> Tensor:
+    def _decode(self, stored: Tensor, columns: int) -> Tensor:
+        """Values float32 [..., columns] of stored rows, still without scales."""
         if self.table.codec == "f32":
             return stored
         if self.table.codec == "f16":
@@ -316,7 +373,7 @@ class _TfliteSection:
         if self.table.codec == "q8":
             return self._writer.cast(stored, np.float32)
         values = self._decode_planar(stored) if self._planar else self._decode_bytes(stored)
-        return self._drop_filling(values)
+        return self._drop_filling(values, columns)
 
     def _decode_planar(self, packed: Tensor) -> Tensor:
         """Nibbles by arithmetic, exact in float32: twice as fast as `_decode_bytes`."""
@@ -341,12 +398,12 @@ class _TfliteSection:
         columns = codes_per_byte(codec) * packed.shape[-1]
         return reshape(writer, codes, (*packed.shape[:-1], columns))
 
-    def _drop_filling(self, values: Tensor) -> Tensor:
-        if values.shape[-1] == self.table.dim:
+    def _drop_filling(self, values: Tensor, columns: int) -> Tensor:
+        if values.shape[-1] == columns:
             return values
-        shape = (*values.shape[:-1], self.table.dim)
+        shape = (*values.shape[:-1], columns)
         begin = self._writer.constant([0] * len(shape), np.int32)
-        size = self._writer.constant([-1] * (len(shape) - 1) + [self.table.dim], np.int32)
+        size = self._writer.constant([-1] * (len(shape) - 1) + [columns], np.int32)
         return self._writer.op("SLICE", [values, begin, size], shape, np.float32)
 
 
@@ -481,10 +538,8 @@ def _write_merged(
     if head is not None:
         rows = _head_rows(writer, head, ids, rows)
     blocks = rows.shape[1] // count
-    values = reshape(writer, table.read(rows), (size, count, blocks, spec.dim))
-    axis = writer.constant([2], np.int32)
-    shape = (size, count, spec.dim)
-    vectors = writer.op("SUM", [values, axis], shape, np.float32, keep_dims=False)
+    vectors = table.read_sum(rows, count)
+    shape = vectors.shape
     if lookup.column_scales is not None:
         scales = writer.constant(lookup.column_scales, np.float32)
         vectors = writer.op("MUL", [vectors, scales], shape, np.float32)
@@ -531,20 +586,18 @@ def _hashed_rows(
 
 
 def _rows_by_residues(writer: TfliteWriter, numbers: ResidueArithmetic, ids: Tensor) -> Tensor:
-    """IDs int64 [n] of one input or [n, inputs] become rows int32 [n, inputs * residues].
+    """IDs int64 [n] of one input or [n, inputs] become rows int32 [n, residues * inputs].
 
     FLOOR_MOD is floored and exact for int64 in both runtimes, RIGHT_SHIFT logical for uint32.
     """
     inputs, count = numbers.moduli.shape
     size = ids.shape[0]
-    shape = (size, inputs * count)
-    code = reshape(writer, ids, (size, inputs, 1) if inputs > 1 else (size, 1))
-    moduli = numbers.moduli.reshape(-1)
+    shape, places = (size, count * inputs), (size, count, inputs)
+    code = reshape(writer, ids, (size, 1, inputs))
+    moduli = numbers.moduli.T.reshape(-1)
     if numbers.high or (numbers.multipliers != 1).any():
-        factors = writer.constant(
-            squeeze_single_input(numbers.multipliers.view(np.int64)), np.int64
-        )
-        code = writer.op("MUL", [code, factors], (*code.shape[:-1], count), np.int64)
+        factors = writer.constant(numbers.multipliers.view(np.int64).T, np.int64)
+        code = writer.op("MUL", [code, factors], places, np.int64)
     if numbers.high:
         words = writer.op("BITCAST", [reshape(writer, code, shape)], (*shape, 2), np.uint32)
         shifts = writer.constant([1, 1], np.uint32)
@@ -553,17 +606,17 @@ def _rows_by_residues(writer: TfliteWriter, numbers: ResidueArithmetic, ids: Ten
         high = writer.op("GATHER", [words, writer.constant(1, np.int32)], shape, np.int32, axis=2)
         rows = writer.op("FLOOR_MOD", [high, writer.constant(moduli, np.int32)], shape, np.int32)
     else:
-        constant = writer.constant(squeeze_single_input(numbers.moduli), np.int64)
-        rest = writer.op("FLOOR_MOD", [code, constant], (*code.shape[:-1], count), np.int64)
+        constant = writer.constant(numbers.moduli.T, np.int64)
+        rest = writer.op("FLOOR_MOD", [code, constant], places, np.int64)
         rows = writer.cast(reshape(writer, rest, shape), np.int32)
     if (numbers.divisors != 1).any():
-        divisors = writer.constant(numbers.divisors.reshape(-1), np.int32)
+        divisors = writer.constant(numbers.divisors.T.reshape(-1), np.int32)
         rows = writer.op("DIV", [rows, divisors], shape, np.int32)
-    return _add_offsets(writer, numbers.offsets.reshape(-1).tolist(), rows)
+    return _add_offsets(writer, numbers.offsets.T.reshape(-1).tolist(), rows)
 
 
 def _head_rows(writer: TfliteWriter, head: HeadArithmetic, ids: Tensor, rows: Tensor) -> Tensor:
-    """Rows int32 [n, inputs * places]; those of IDs of the head are replaced by the head's rows."""
+    """Rows int32 [n, places * inputs]; those of IDs of the head are replaced by the head's rows."""
     inputs, count = head.factors.shape
     size = ids.shape[0]
     heads = writer.constant(squeeze_single_input(head.heads), np.int64)
@@ -574,15 +627,16 @@ def _head_rows(writer: TfliteWriter, head: HeadArithmetic, ids: Tensor, rows: Te
     number = writer.cast(
         writer.op("SELECT_V2", [in_head, ids, zero], ids.shape, np.int64), np.int32
     )
-    column, all_places = (size, inputs, 1), (size, inputs, count)
-    factors, offsets = (writer.constant(array, np.int32) for array in (head.factors, head.offsets))
+    column, all_places = (size, 1, inputs), (size, count, inputs)
+    arrays = (head.factors.T, head.offsets.T)
+    factors, offsets = (writer.constant(array, np.int32) for array in arrays)
     number = reshape(writer, number, column)
     number = writer.op("MUL", [number, factors], all_places, np.int32)
     number = writer.op("ADD", [number, offsets], all_places, np.int32)
     rows = reshape(writer, rows, all_places)
     in_head = reshape(writer, in_head, column)
     rows = writer.op("SELECT_V2", [in_head, number, rows], all_places, np.int32)
-    return reshape(writer, rows, (size, inputs * count))
+    return reshape(writer, rows, (size, count * inputs))
 
 
 def _code_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
@@ -615,29 +669,54 @@ def _whole_words(writer: TfliteWriter, spec: LookupSpec, code: Tensor, bits: int
 def _rows_by_shifts(writer: TfliteWriter, numbers: RowArithmetic, code: Tensor) -> Tensor:
     """Rows by a shift and a remainder, with a column for every bit run.
 
-    Codes int64 [n] of one input or [n, inputs] become rows int32 [n, inputs * blocks]. The shift
+    Codes int64 [n] of one input or [n, inputs] become rows int32 [n, blocks * inputs]. The shift
     is arithmetic and the remainder a floor, so the sign bit does no harm.
     """
     inputs, blocks, runs = numbers.masks.shape
     size = code.shape[0]
-    halves = writer.op("BITCAST", [code], (*code.shape, 2), np.int32)
-    halves = reshape(writer, halves, (size, 2 * inputs))
-    words = (numbers.words + 2 * np.arange(inputs)[:, None, None]).reshape(-1).tolist()
-    # a single column broadcasts against all shifts
-    source = _columns(writer, halves, words if len(set(words)) > 1 else words[:1])
-    shape = (size, len(words))
+    source = _words(writer, numbers, reshape(writer, code, (size, inputs)))
+    shape = (size, numbers.masks.size)
     shifts, moduli, weights = (
-        writer.constant(array.reshape(-1), np.int32)
+        writer.constant(array.transpose(2, 1, 0).reshape(-1), np.int32)
         for array in (numbers.shifts, numbers.masks + 1, numbers.weights)
     )
     bits = writer.op("RIGHT_SHIFT", [source, shifts], shape, np.int32)
     bits = writer.op("FLOOR_MOD", [bits, moduli], shape, np.int32)
     if runs > 1:
         bits = writer.op("MUL", [bits, weights], shape, np.int32)
-        bits = reshape(writer, bits, (size, inputs * blocks, runs))
-        axis = writer.constant([2], np.int32)
-        bits = writer.op("SUM", [bits, axis], (size, inputs * blocks), np.int32, keep_dims=False)
-    return _add_offsets(writer, numbers.offsets.reshape(-1).tolist(), bits)
+        bits = reshape(writer, bits, (size, runs, blocks * inputs))
+        bits = _sum_axis(writer, bits, 1)
+    return _add_offsets(writer, numbers.offsets.T.reshape(-1).tolist(), bits)
+
+
+def _words(writer: TfliteWriter, numbers: RowArithmetic, code: Tensor) -> Tensor:
+    """The word int32 [n, runs * blocks * inputs] of codes int64 [n, inputs] of every bit run.
+
+    A single column where all are the same.
+    """
+    inputs = code.shape[1]
+    used = np.where(numbers.masks > 0, numbers.words, -1).transpose(2, 1, 0).reshape(-1, inputs)
+    columns = [sorted(set(words.tolist()) - {-1}) or [0] for words in used]
+    if any(len(words) > 1 for words in columns):
+        halves = writer.op("BITCAST", [code], (*code.shape, 2), np.int32)
+        halves = reshape(writer, halves, (code.shape[0], 2 * inputs))
+        places = np.maximum(used, 0) + 2 * np.arange(inputs)
+        return _columns(writer, halves, places.reshape(-1).tolist())
+    chosen = [words[0] for words in columns]
+    by_word = {word: _word(writer, code, word) for word in sorted(set(chosen))}
+    if len(chosen) == 1 or (inputs == 1 and len(by_word) == 1):
+        return by_word[chosen[0]]  # a single column broadcasts against all shifts
+    shape = (code.shape[0], len(chosen) * inputs)
+    parts = [by_word[word] for word in chosen]
+    return writer.op("CONCATENATION", parts, shape, np.int32, axis=1)
+
+
+def _word(writer: TfliteWriter, code: Tensor, word: int) -> Tensor:
+    """The low (0) or high (1) half int32 of codes int64 [n, inputs]. CAST drops the high half."""
+    if not word:
+        return writer.cast(code, np.int32)
+    halves = writer.op("BITCAST", [code], (*code.shape, 2), np.int32)
+    return writer.op("GATHER", [halves, writer.constant(1, np.int32)], code.shape, np.int32, axis=2)
 
 
 def _byte_table(spec: LookupSpec) -> npt.NDArray[np.int32]:
@@ -689,15 +768,15 @@ def _fuse(writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, rows: 
 
     if count == 1:
         return scaled(table.read(reshape(writer, rows, (size,))))
-    values = table.read(rows)
     if spec.fuse == "concat":
-        return reshape(writer, scaled(values), (size, spec.dim))
+        return reshape(writer, scaled(table.read(rows)), (size, spec.dim))
     if spec.fuse == "mul":  # column scales do not commute with a product
         axis = writer.constant([1], np.int32)
+        values = scaled(table.read(rows))
         return writer.op(
-            "REDUCE_PROD", [scaled(values), axis], (size, spec.dim), np.float32, keep_dims=False
+            "REDUCE_PROD", [values, axis], (size, spec.dim), np.float32, keep_dims=False
         )
-    fused = scaled(_sum_axis(writer, values, 1))
+    fused = scaled(reshape(writer, table.read_sum(rows, 1), (size, spec.dim)))
     if spec.fuse == "mean":
         share = writer.constant(1 / count, np.float32)
         fused = writer.op("MUL", [fused, share], fused.shape, np.float32)

@@ -20,7 +20,8 @@ import tflite
 from ondevice.converters.targets.tflite.kernel_types import VALUES_INPUT, check_kernel
 from ondevice.deflated import deflate
 from ondevice.errors import UnsupportedError
-from ondevice.tflite_file import METADATA_NAME
+from ondevice.sealed import UNSEALED
+from ondevice.tflite_file import METADATA_NAME, NEW_FILE
 
 FREE = -1  # a size that is known only when the model runs
 SCHEMA_VERSION = 3
@@ -364,7 +365,7 @@ def _finish_model(builder: Any, graph: TfliteWriter, buffers: list[int]) -> None
         Version=SCHEMA_VERSION,
         OperatorCodes=_offsets(builder, [_operator_code(builder, name) for name in opcodes]),
         Subgraphs=_offsets(builder, [subgraph]),
-        Description=builder.CreateString("ondevice"),
+        Description=builder.CreateString(NEW_FILE + UNSEALED.decode()),
         Buffers=_offsets(builder, buffers),
         Metadata=_offsets(builder, [metadata]),
         SignatureDefs=_offsets(builder, [_signature(builder, graph)]),

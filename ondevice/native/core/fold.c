@@ -1,4 +1,4 @@
-/* fold.c: transposes before and after a matrix product become steps of the product itself. */
+/* fold.c: nodes whose work others do: transposes around matrix products, products before sums. */
 #include "core/plan.h"
 
 /* How many nodes and outputs read each value. */
@@ -68,10 +68,88 @@ static void fold_result(od_model *model, od_node *transpose, const uint32_t *rea
   transpose->omitted = 1;
 }
 
-od_status od_fold_transposes(od_model *model, od_arena *scratch, od_error *error) {
+/* The value that a view without an offset shows. Adds to `shared` when others read it too. */
+static int32_t viewed(const od_model *model, int32_t value, const uint32_t *readers, int *shared) {
+  for (;;) {
+    const od_value *v = &model->values[value];
+    *shared |= readers[value] != 1;
+    if (v->parent < 0 || v->offset || model->values[v->parent].size != v->size) return value;
+    value = v->parent;
+  }
+}
+
+/* The node that computes a value for every row, if it is of this operator. */
+static od_node *computed_by(od_model *model, int32_t value, od_op op) {
+  int32_t number = model->values[value].node;
+  od_node *node = number >= 0 ? &model->nodes[number] : NULL;
+  return node && node->op == op && !node->constant && !node->omitted ? node : NULL;
+}
+
+static void omit(od_model *model, od_node *node) {
+  node->omitted = 1;
+  model->values[node->output].node = -1;
+  model->values[node->output].batched = 0; /* nothing computes or reads it */
+}
+
+/* Whether an operand of a product lies as the result does, for every row. */
+static int lies_alike(const od_model *model, const od_node *node, uint32_t which) {
+  int64_t step = 1;
+  const od_walk *walk = &node->binary.walk;
+  for (uint32_t i = walk->rank; i-- > 0; step *= walk->shape[i])
+    if (walk->shape[i] != 1 && walk->strides[which][i] != step) return 0;
+  return model->values[node->inputs[which]].batched;
+}
+
+/* Read the vectors that a Gather selects where they are. */
+static void fold_gather(od_model *model, od_node *sum, uint32_t which, uint32_t *readers) {
+  int shared = 0;
+  int32_t value = viewed(model, sum->inputs[which], readers, &shared);
+  od_node *gather = computed_by(model, value, OD_OP_GATHER);
+  if (!gather) return;
+  const od_selection *s = &gather->selection;
+  const od_value *indices = &model->values[gather->inputs[1]];
+  const int64_t *numbers = indices->data;
+  if (indices->batched || !numbers || s->axis.outer != 1 ||
+      s->axis.inner != sum->reduction.axis.length)
+    return;
+  for (uint32_t i = 0; i < s->count; i++)
+    if (numbers[i] < 0 || numbers[i] >= (int64_t)s->axis.length) return;
+  sum->reduction.indices[which] = numbers;
+  sum->inputs[which] = gather->inputs[0];
+  readers[gather->inputs[0]]++;
+  if (!shared) omit(model, gather);
+}
+
+/* Add up products without writing them down, where only the sum reads them. */
+static void fold_product(od_model *model, od_node *sum, uint32_t *readers) {
+  int shared = 0;
+  int32_t value = viewed(model, sum->inputs[0], readers, &shared);
+  od_node *product = computed_by(model, value, OD_OP_MUL);
+  if (!product || shared || sum->input_count < 2 || sum->reduction.axis.inner != 1 ||
+      model->values[value].dtype != OD_F32 || !lies_alike(model, product, 0) ||
+      !lies_alike(model, product, 1) || product->inputs[0] == product->inputs[1])
+    return;
+  sum->input_count = 2;
+  sum->reduction.products = 1;
+  for (uint32_t i = 0; i < 2; i++) {
+    sum->inputs[i] = product->inputs[i];
+    fold_gather(model, sum, i, readers);
+  }
+  omit(model, product);
+}
+
+static void fold_products(od_model *model, uint32_t *readers) {
+  for (uint32_t i = 0; i < model->node_count; i++) {
+    od_node *node = &model->nodes[i];
+    if (node->op == OD_OP_REDUCE_SUM && !node->constant) fold_product(model, node, readers);
+  }
+}
+
+od_status od_fold_nodes(od_model *model, od_arena *scratch, od_error *error) {
   uint32_t *readers = od_take(scratch, model->value_count, sizeof *readers);
   if (!readers) return od_fail(error, OD_E_MEMORY, "out of memory for the plan");
   count_readers(model, readers);
+  fold_products(model, readers);
   for (uint32_t i = 0; i < model->node_count; i++) {
     od_node *node = &model->nodes[i];
     if (node->op != OD_OP_MATMUL || node->constant || !model->values[node->output].rank) continue;

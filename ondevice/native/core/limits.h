@@ -65,6 +65,12 @@
 #define OD_MAX_VOCABULARY 33554432 /* values of all vocabularies of a file */
 #define OD_MAX_LENGTH 4096 /* IDs of a sequence */
 
+/* Signed documents */
+#define OD_MAX_MANIFEST_BYTES 1048576
+#define OD_MAX_MANIFEST_FILES 1024
+#define OD_MAX_MANIFEST_SIGNATURES 16
+#define OD_MAX_MANIFEST_VERSION 9007199254740991
+
 /* The Python module */
 #define OD_MAX_THREADS 1024 /* of a pool */
 

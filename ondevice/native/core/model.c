@@ -87,7 +87,12 @@ od_status od_open_again(const od_model *model, const od_options *options, od_mod
   same.full_check = 0;
   if (!same.allocator) same.allocator = model->allocator;
   if (!same.kernels) same.kernels = model->kernels->name;
-  return od_open_memory(model->file, model->file_size, &same, again, error);
+  od_status status = od_open_memory(model->file, model->file_size, &same, again, error);
+  if (status == OD_OK) {
+    (*again)->changed = model->changed;
+    (*again)->source = model->source;
+  }
+  return status;
 }
 
 void od_close(od_model *model) {

@@ -53,7 +53,7 @@ typedef struct {
     od_lookup_node lookup;
     od_dense_node dense;
     od_axis concat; /* of the result */
-    od_axis reduction; /* and softmax: of the operand */
+    od_reduction reduction; /* and softmax: of the operand */
     od_unary unary;
     od_binary binary;
     od_where where;
@@ -79,6 +79,10 @@ struct od_model {
   void (*unmap)(void *data, size_t size); /* NULL: the memory is the caller's */
   void *mapped;
   size_t mapped_size;
+  /* Whether the file changed under its mapping since it was opened. NULL: nobody else can change
+   * the memory. Asked after every request, whose answer is then an error. */
+  int (*changed)(void *source);
+  void *source; /* of the model that was opened first; the platform's */
   const void *file; /* what was opened */
   size_t file_size;
 

@@ -304,5 +304,5 @@ od_status od_plan_read(od_model *model, const od_container *file, const od_optio
   OD_CHECK(od_plan_tables(&p, plan));
   OD_CHECK(od_plan_nodes(&p, plan));
   OD_CHECK(read_outputs(&p, plan, info));
-  return od_fold_transposes(model, scratch, error);
+  return od_fold_nodes(model, scratch, error);
 }

@@ -36,7 +36,8 @@ od_status od_plan_tables(od_planner *p, const od_json *plan);           /* plan_
 const od_table *od_find_table(const od_model *model, const char *name); /* NULL: none */
 od_status od_plan_nodes(od_planner *p, const od_json *plan);            /* plan_nodes.c */
 
-/* Let matrix products do the work of transposes before and after them (fold.c). */
-od_status od_fold_transposes(od_model *model, od_arena *scratch, od_error *error);
+/* Let matrix products do the work of transposes before and after them, and sums that of the products
+ * that they add (fold.c). */
+od_status od_fold_nodes(od_model *model, od_arena *scratch, od_error *error);
 
 #endif

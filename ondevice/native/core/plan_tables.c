@@ -114,6 +114,7 @@ static od_status read_arrays(od_planner *p, od_table *table, uint64_t groups, ui
       return bad_table(p, table->name, "its column scales or levels have a wrong size");
     table->scales = (const float *)(const void *)numbers;
   }
+  table->stored = table->payload + groups + scales * sizeof(float);
   return OD_OK;
 }
 

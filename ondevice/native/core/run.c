@@ -97,7 +97,7 @@ static int make_scratch(od_session *s) {
     s->partial_count += node->dense.concat >= 0;
   }
   size_t vectors = s->vectors = rows > most ? rows : most, tiles = vectors / OD_TILE_ROWS + 1;
-  s->scratch.codes = od_take(&s->arena, vectors, wide);
+  s->scratch.codes = od_take(&s->arena, vectors * wide + OD_TAIL_BYTES, 1);
   s->scratch.scales = od_take(&s->arena, vectors, sizeof(float));
   s->scratch.sums = od_take(&s->arena, vectors, sizeof(int32_t));
   s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));
@@ -369,8 +369,8 @@ static void copy_outputs(const od_session *s, size_t start, size_t rows, float *
   }
 }
 
-od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *const *outputs,
-                 od_error *error) {
+static od_status run_rows(od_session *s, const void *const *inputs, size_t rows,
+                          float *const *outputs, od_error *error) {
   const od_model *model = s->model;
   if (model->unguarded_inputs) OD_CHECK(od_check_ids(model, inputs, NULL, rows, 0, error));
   s->trouble = OD_TROUBLE_NONE;
@@ -473,8 +473,8 @@ static int only_split(const od_session *s, uint32_t concat) {
   return 1;
 }
 
-od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_context,
-                  size_t rows, float *const *outputs, od_error *error) {
+static od_status rank_rows(od_session *s, const void *const *inputs, const uint8_t *is_context,
+                           size_t rows, float *const *outputs, od_error *error) {
   const od_model *model = s->model;
   od_fault fault = {OD_FAULT_NONE, NULL, 0};
   if (model->unguarded_inputs) OD_CHECK(od_check_ids(model, inputs, is_context, rows, 0, error));
@@ -508,4 +508,22 @@ od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_co
   if (fault.kind) return report(s, &fault, inputs, is_context, rows, error);
   if (s->fault.kind) return report(s, &s->fault, inputs, is_context, rows, error);
   return s->trouble ? report_trouble(s, error) : OD_OK;
+}
+
+/* What a request returns: where the file changed meanwhile, its scores may be of two models. */
+static od_status unless_changed(const od_session *s, od_status status, od_error *error) {
+  const od_model *model = s->model;
+  if (!model->changed || !model->changed(model->source)) return status;
+  return od_fail(error, OD_E_FORMAT,
+                 "the file was truncated or overwritten while it was in use: open it again");
+}
+
+od_status od_run(od_session *s, const void *const *inputs, size_t rows, float *const *outputs,
+                 od_error *error) {
+  return unless_changed(s, run_rows(s, inputs, rows, outputs, error), error);
+}
+
+od_status od_rank(od_session *s, const void *const *inputs, const uint8_t *is_context,
+                  size_t rows, float *const *outputs, od_error *error) {
+  return unless_changed(s, rank_rows(s, inputs, is_context, rows, outputs, error), error);
 }

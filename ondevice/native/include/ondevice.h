@@ -30,7 +30,8 @@ typedef enum {
   OD_E_FORMAT = 2,      /* a damaged, hostile or unknown file */
   OD_E_UNSUPPORTED = 3, /* a valid file that this engine cannot run */
   OD_E_MEMORY = 4,      /* an allocation failed */
-  OD_E_SYSTEM = 5       /* the operating system refused (file missing, mapping failed) */
+  OD_E_SYSTEM = 5,      /* the operating system refused (file missing, mapping failed) */
+  OD_E_UNTRUSTED = 6    /* not signed as it must be, expired, or too old (ondevice_update.h) */
 } od_status;
 
 typedef struct {

@@ -25,7 +25,7 @@ OD_INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-OD_INLINE vf vf_relu(vf v) { return _mm256_max_ps(_mm256_setzero_ps(), v); } /* NaN stays */
+OD_INLINE vf vf_least(vf least, vf v) { return _mm256_max_ps(least, v); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes)));
@@ -107,7 +107,7 @@ OD_INLINE __m256i first_lanes(size_t n) {
 #include "product_body.h"
 #include "vectors_body.h"
 
-static const od_vectors VECTORS = {pairs, maps, folds, softmax};
+static const od_vectors VECTORS = {pairs, maps, folds, dots, softmax};
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -13,6 +13,7 @@
 #define FLOAT_ROWS 6
 #define FLOAT_BLOCKS 4
 #define FLOAT_WIDE 13
+#define FLOAT_TALL 2
 #define Q8_ROWS 6
 #define Q8_BLOCKS 4
 #define Q8_WIDE 25
@@ -25,7 +26,7 @@ OD_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-OD_INLINE vf vf_relu(vf v) { return _mm512_max_ps(_mm512_setzero_ps(), v); } /* NaN stays */
+OD_INLINE vf vf_least(vf least, vf v) { return _mm512_max_ps(least, v); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   return _mm512_maskz_mov_ps((__mmask16)((1u << count) - 1), v);
 }
@@ -88,6 +89,17 @@ OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *l
 }
 #define HAS_LIST_WORDS
 
+/* The sum of codes, whose count is a multiple of 4. */
+OD_INLINE int32_t sum_codes(const int8_t *codes, uint32_t count) {
+  __m512i sum = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
+  for (uint32_t i = 0; i < count; i += 64) {
+    __mmask16 valid = count - i >= 64 ? (__mmask16)0xffff : (__mmask16)((1u << (count - i) / 4) - 1);
+    sum = dot(sum, ones, _mm512_maskz_loadu_epi32(valid, codes + i));
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+#define HAS_SUM_CODES
+
 /* vpdpbusd multiplies unsigned by signed bytes. Codes without a sign are the unsigned ones.
  * Otherwise weights enter as weight + 128, and 128 times the sum of a row's codes is taken off;
  * zero codes stay zero, so they can be skipped. */
@@ -140,7 +152,7 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "product_body.h"
 #include "vectors_body.h"
 
-static const od_vectors VECTORS = {pairs, maps, folds, softmax};
+static const od_vectors VECTORS = {pairs, maps, folds, dots, softmax};
 
 #if defined(__clang__)
 #pragma clang attribute pop

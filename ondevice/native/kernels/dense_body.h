@@ -1,19 +1,28 @@
 /* dense_body.h: dense layers, compiled once for every instruction set by the kernel files beside it.
  *
- * Takes lanes_body.h. Beyond what gather_body.h needs the including file defines vf_fma, vf_relu
- * and, for int8,
+ * Takes lanes_body.h. Beyond what gather_body.h needs the including file defines vf_fma, vf_least
+ * (the larger of two, or the second where it is NaN) and, for int8,
  *   q8_tile(m, n, layer, unit, list, count, codes, sums, positive, out)
  * which writes the int32 sums of m rows by n blocks of 16 outputs from `unit` on to
  * out[m][16 * n], over the listed groups of 4 features. Its constants: Q8_ROWS and Q8_BLOCKS (rows
  * and blocks at once in a batch), Q8_WIDE (blocks at once for a single row), and FLOAT_ROWS,
- * FLOAT_BLOCKS, FLOAT_WIDE likewise.
+ * FLOAT_BLOCKS, FLOAT_WIDE likewise, and FLOAT_TALL where there are registers for twice as many rows
+ * of that many blocks.
  *
- * `positive` says that no code of the rows is negative, as after ReLU.
+ * `positive` says that no code of the rows is negative, as after ReLU. `sums` are those of the rows'
+ * codes where it does not and the file has sum_codes(codes, count).
  *
  * Zero inputs are skipped: what truncation and ReLU made zero costs nothing.
  */
 
-enum { MOST_BLOCKS = 25 };
+enum { MOST_BLOCKS = 25, PARTS_OF_16 = 16 / VW };
+
+#ifdef FLOAT_TALL
+enum { MOST_ROWS = 2 * FLOAT_ROWS };
+#else
+#define FLOAT_TALL 0
+enum { MOST_ROWS = FLOAT_ROWS };
+#endif
 
 OD_INLINE uint32_t float_bits(float value) {
   uint32_t bits;
@@ -64,71 +73,51 @@ OD_INLINE whole codes_of(lanes values, float inverse) {
   return (whole)(product + 12582912.0f) - 0x4B400000;
 }
 
-OD_INLINE int32_t write_codes(const float *restrict in, uint32_t count, float inverse,
-                              int8_t *restrict codes, int32_t *signs) {
-  whole total = {0}, any = {0};
-  uint32_t i = 0;
-  for (; i + LANES <= count; i += LANES) {
-    whole code = codes_of(load(in + i), inverse);
+/* Codes of a row's columns, and zeros up to a whole vector behind them, where nothing is written yet.
+ * `any` has the sign bit of each that is negative. */
+OD_INLINE void write_codes(const float *restrict in, uint32_t count, float inverse,
+                           int8_t *restrict codes, whole *any) {
+  for (uint32_t i = 0; i < count; i += LANES) {
+    whole code = codes_of(part(in + i, count - i, all(0)), inverse);
     code_lanes bytes = __builtin_convertvector(code, code_lanes);
     __builtin_memcpy(codes + i, &bytes, sizeof bytes);
-    total += code, any |= code;
+    *any |= code;
   }
-  if (i < count) {
-    whole code = codes_of(lanes_load(in + i, count - i), inverse);
-    code_lanes bytes = __builtin_convertvector(code, code_lanes);
-    for (uint32_t j = 0; i < count; i++, j++) codes[i] = bytes[j];
-    total += code, any |= code;
-  }
-  JOIN_LANES(total, TOTAL)
-  JOIN_LANES(any, EITHER)
-  *signs |= any[0];
-  return total[0];
 }
 
-/* Bits of a row's largest magnitude over the columns that count. */
-OD_INLINE int32_t largest_of_row(const float *in, const od_range *ranges, size_t range_count) {
-  int32_t largest = 0;
-  for (size_t r = 0; r < range_count; r++) {
-    int32_t bits = largest_bits(in + ranges[r].start, ranges[r].stop - ranges[r].start);
-    largest = largest > bits ? largest : bits;
-  }
-  return largest;
-}
-
-/* Symmetric int8 codes of one row: scale = largest magnitude / 127, code = round-half-even(x *
- * (127 / largest)). A row with NaN or infinity gets the scale NaN. */
-OD_INLINE float quantise(const float *in, const od_range *ranges, size_t range_count,
-                         uint32_t padded, int32_t largest, int8_t *codes, int32_t *sum,
-                         int32_t *signs) {
-  int32_t total = 0;
-  float magnitude = bits_float((uint32_t)largest);
-  int usable = largest < 0x7f800000 && magnitude >= OD_LEAST_MAGNITUDE;
-  if (!usable || range_count != 1 || ranges[0].stop - ranges[0].start != padded)
-    od_zero(codes, padded);
-  if (usable) {
-    float inverse = 127.0f / magnitude;
-    for (size_t r = 0; r < range_count; r++) {
-      uint32_t start = ranges[r].start;
-      total += write_codes(in + start, ranges[r].stop - start, inverse, codes + start, signs);
-    }
-  }
-  *sum = total;
-  if (largest >= 0x7f800000) return bits_float(0x7fc00000u);
-  return usable ? magnitude / 127.0f : 0;
-}
-
-/* Codes of a tile's rows. First all magnitudes: within a row each step waits for the last one. */
+/* Symmetric int8 codes of a tile's rows: scale = largest magnitude / 127, code = round-half-even(x *
+ * (127 / largest)). A row with NaN or infinity gets the scale NaN. First all magnitudes: within a row
+ * each step waits for the last one. */
 static void quantise_tile(const float *in, size_t in_step, uint32_t rows, const od_range *ranges,
                           size_t range_count, uint32_t padded, size_t row,
                           const od_dense_scratch *s) {
-  int32_t largest[OD_TILE_ROWS], signs = 0;
-  for (uint32_t r = 0; r < rows; r++)
-    largest[r] = largest_of_row(in + r * in_step, ranges, range_count);
-  for (uint32_t r = 0; r < rows; r++)
-    s->scales[row + r] = quantise(in + r * in_step, ranges, range_count, padded, largest[r],
-                                  s->codes + (row + r) * padded, &s->sums[row + r], &signs);
-  s->positive[row / OD_TILE_ROWS] = signs >= 0;
+  int32_t largest[OD_TILE_ROWS];
+  int8_t *codes = s->codes + row * padded;
+  whole any = {0};
+  if (range_count != 1 || ranges->start || ranges->stop + OD_FEATURE_GROUP <= padded)
+    od_zero(codes, (size_t)rows * padded);
+  for (uint32_t r = 0; r < rows; r++) {
+    largest[r] = 0;
+    for (size_t i = 0; i < range_count; i++) {
+      int32_t bits = largest_bits(in + r * in_step + ranges[i].start, ranges[i].stop - ranges[i].start);
+      largest[r] = largest[r] > bits ? largest[r] : bits;
+    }
+  }
+  for (uint32_t r = 0; r < rows; r++) {
+    float size = bits_float((uint32_t)largest[r]);
+    int usable = largest[r] < 0x7f800000 && size >= OD_LEAST_MAGNITUDE;
+    float inverse = usable ? 127.0f / size : 0;
+    s->scales[row + r] = largest[r] >= 0x7f800000 ? __builtin_nanf("") : usable ? size / 127.0f : 0;
+    for (size_t i = 0; i < range_count; i++)
+      write_codes(in + r * in_step + ranges[i].start, ranges[i].stop - ranges[i].start, inverse,
+                  codes + r * padded + ranges[i].start, &any);
+  }
+  JOIN_LANES(any, EITHER)
+  s->positive[row / OD_TILE_ROWS] = any[0] >= 0;
+#ifdef HAS_SUM_CODES
+  for (uint32_t r = 0; any[0] < 0 && r < rows; r++)
+    s->sums[row + r] = sum_codes(codes + r * padded, padded);
+#endif
 }
 
 /* Groups of 4 features in which one of the rows has a code that is not zero. */
@@ -178,7 +167,7 @@ static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t 
   int32_t sums[Q8_ROWS * Q8_BLOCKS > Q8_WIDE ? Q8_ROWS * Q8_BLOCKS * 16 : Q8_WIDE * 16]
       __attribute__((aligned(64)));
   const int8_t *codes[Q8_ROWS] = {0};
-  int32_t code_sums[Q8_ROWS];
+  int32_t code_sums[Q8_ROWS] = {0};
   for (uint32_t r = 0; r < m; r++) { /* rows beyond the last repeat it */
     uint32_t at = row + (r < rows ? r : rows - 1);
     codes[r] = s->codes + (size_t)at * padded;
@@ -207,35 +196,42 @@ OD_INLINE vf load_weights(const od_dense *layer, size_t at, int half) {
   return vf_load((const float *)layer->weight + at);
 }
 
-/* Where a tile's results begin, and where they go. */
+/* Where a tile's results begin, the smallest that they may be, and where they go. in_step: from row to
+ * row of the input. */
 typedef struct {
+  size_t in_step;
   const float *initial;
+  float least;
   float *out;
   size_t step;
 } float_end;
 
-/* m rows by n blocks of 16 outputs, kept in registers; activations follow (float_block). */
+/* m rows by n blocks of 16 outputs, kept in registers. */
 OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
                           const uint16_t *list, uint32_t count, const float *const *in,
                           const float_end *end) {
-  enum { PARTS = 16 / VW };
-  vf sums[FLOAT_ROWS][MOST_BLOCKS * PARTS];
-  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
-    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++) sums[r][j] =
+  vf sums[MOST_ROWS][MOST_BLOCKS * PARTS_OF_16], least = vf_set1(end->least);
+  size_t in_step = end->in_step;
+  OD_UNROLL(16) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) sums[r][j] =
         vf_load(end->initial + j * VW);
   for (uint32_t i = 0; i < count; i++) {
     size_t at = (size_t)list[i] * layer->padded_units + unit;
-    vf values[FLOAT_ROWS];
-    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) values[r] = vf_set1(in[r][list[i]]);
-    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++) {
-      vf weights = load_weights(layer, at + j * VW, half);
-      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) sums[r][j] =
-          vf_fma(values[r], weights, sums[r][j]);
+    vf weights[MOST_BLOCKS * PARTS_OF_16];
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) weights[j] =
+        load_weights(layer, at + j * VW, half);
+    OD_UNROLL(16) for (uint32_t r = 0; r < m; r++) {
+      const float *from = in[r] + list[i];
+      if (m == 2 * FLOAT_ROWS) /* addresses of three rows from one register */
+        from = in[r - r % 3] + list[i] + r % 3 * in_step;
+      vf value = vf_set1(*from);
+      OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) sums[r][j] =
+          vf_fma(value, weights[j], sums[r][j]);
     }
   }
-  OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
-    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS; j++)
-      vf_store(end->out + r * end->step + j * VW, sums[r][j]);
+  OD_UNROLL(16) for (uint32_t r = 0; r < m; r++)
+    OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++)
+      vf_store(end->out + r * end->step + j * VW, vf_least(least, sums[r][j]));
 }
 
 #define FLOAT_ARGUMENTS layer, unit, list, count, in, end
@@ -254,6 +250,9 @@ static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer,
 #if FLOAT_ROWS >= 6
       OD_SIZES(F16_TILE, 6, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
 #endif
+#if FLOAT_TALL
+      OD_SIZES(F16_TILE, 12, FLOAT_TALL, FLOAT_ARGUMENTS)
+#endif
     }
   } else {
     switch (m * 64 + n) {
@@ -265,27 +264,34 @@ static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer,
 #if FLOAT_ROWS >= 6
       OD_SIZES(F32_TILE, 6, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
 #endif
+#if FLOAT_TALL
+      OD_SIZES(F32_TILE, 12, FLOAT_TALL, FLOAT_ARGUMENTS)
+#endif
     }
   }
+}
+
+/* Results that have no room for a whole tile, from the room that they have been given. */
+static void copy_block(const float *room, uint32_t width, uint32_t rows, uint32_t units, float *out,
+                       size_t out_step) {
+  for (uint32_t r = 0; r < rows; r++, room += width, out += out_step)
+    for (uint32_t i = 0; i < units; i += LANES) put(out + i, load(room + i), units - i);
 }
 
 static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t n,
                         const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
                         uint32_t count, const float *initial, uint32_t relu, float *out,
                         size_t out_step) {
-  float room[FLOAT_ROWS * FLOAT_BLOCKS > FLOAT_WIDE ? FLOAT_ROWS * FLOAT_BLOCKS * 16
-                                                    : FLOAT_WIDE * 16] __attribute__((aligned(64)));
-  const float *at[FLOAT_ROWS] = {0};
+  float room[MOST_ROWS * FLOAT_BLOCKS > FLOAT_WIDE ? MOST_ROWS * FLOAT_BLOCKS * 16
+                                                   : FLOAT_WIDE * 16] __attribute__((aligned(64)));
+  const float *at[MOST_ROWS] = {0};
   uint32_t width = n * 16, units = layer->units - unit < width ? layer->units - unit : width;
-  int whole = rows == m && units == width; /* else there is no room for all results */
-  float_end end = {initial + unit, whole ? out + unit : room, whole ? out_step : width};
+  int whole = rows == m && units == width;
+  float_end end = {in_step, initial + unit, relu ? 0 : -__builtin_inff(), whole ? out + unit : room,
+                   whole ? out_step : width};
   for (uint32_t r = 0; r < m; r++) at[r] = in + (r < rows ? r : rows - 1) * in_step;
   float_tiles(m, n, layer->codec == OD_CODEC_F16, layer, unit, list, count, at, &end);
-  for (uint32_t r = 0; relu && r < rows; r++)
-    for (float *p = end.out + r * end.step, *stop = p + width; p < stop; p += VW)
-      vf_store(p, vf_relu(vf_load(p)));
-  for (uint32_t r = 0; !whole && r < rows; r++)
-    for (uint32_t i = 0; i < units; i++) out[r * out_step + unit + i] = room[r * width + i];
+  if (!whole) copy_block(room, width, rows, units, out + unit, out_step);
 }
 
 /* How many rows a kernel takes for `left` rows: 1, 2 or as many as it can. */
@@ -294,45 +300,127 @@ OD_INLINE uint32_t rows_at_once(uint32_t left, uint32_t most) {
   return left <= 2 ? left : most;
 }
 
-static void dense(const od_dense *layer, const float *in, size_t in_step, size_t rows,
-                  const od_range *ranges, size_t range_count, const float *initial, uint32_t relu,
-                  float *out, size_t out_step, const od_dense_scratch *s) {
-  int integer = layer->codec == OD_CODEC_Q8;
-  uint32_t padded = integer ? od_padded(layer->features, OD_FEATURE_GROUP) : layer->features;
-  size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS;
+/* How many of `left` blocks come next, in panels of at most `most` and nearly equal sizes. */
+OD_INLINE uint32_t panel_blocks(uint32_t left, uint32_t most) {
+  uint32_t panels = (left + most - 1) / most;
+  return (left + panels - 1) / panels;
+}
+
+/* Where many rows meet at most so many blocks of outputs, looking for zeros costs more than it
+ * saves. */
+enum { NARROW = 8 };
+
+static void dense_q8(const od_dense *layer, const float *in, size_t in_step, size_t rows,
+                     const od_range *ranges, size_t range_count, const float *initial,
+                     uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
+  uint32_t padded = od_padded(layer->features, OD_FEATURE_GROUP);
+  uint32_t blocks = layer->padded_units / 16, most = rows == 1 ? Q8_WIDE : Q8_BLOCKS;
+  size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS, room = OD_LIST_ROOM(padded);
+  int all = rows > 2 && blocks <= NARROW;
+  for (uint32_t g = 0; all && g < padded / 4; g++) s->lists[g] = (uint16_t)g;
+  if (all) room = 0;
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS;
     uint32_t tile_rows = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
-    uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
-    if (integer)
-      quantise_tile(in + row * in_step, in_step, tile_rows, ranges, range_count, padded, row, s);
-    s->counts[t] = integer
-                       ? list_groups(s->codes + row * padded, padded, tile_rows, padded / 4, list)
-                       : list_features(in + row * in_step, in_step, tile_rows, ranges, range_count,
-                                       list);
+    quantise_tile(in + row * in_step, in_step, tile_rows, ranges, range_count, padded, row, s);
+    s->counts[t] = all ? padded / 4
+                       : list_groups(s->codes + row * padded, padded, tile_rows, padded / 4,
+                                     s->lists + t * room);
   }
-  uint32_t wide = integer ? Q8_WIDE : FLOAT_WIDE, at_once = integer ? Q8_ROWS : FLOAT_ROWS;
-  uint32_t most = rows == 1 ? wide : integer ? Q8_BLOCKS : FLOAT_BLOCKS;
-  uint32_t blocks = layer->padded_units / 16;
   if (most == MOST_BLOCKS && blocks != MOST_BLOCKS) most = 13; /* no tile has a size between */
-  uint32_t panels = (blocks + most - 1) / most; /* of nearly equal size */
-  for (uint32_t p = 0, block = 0; p < panels; p++) {
-    uint32_t n = (blocks - block + panels - p - 1) / (panels - p);
+  for (uint32_t block = 0, n; block < blocks; block += n) {
+    n = panel_blocks(blocks - block, most);
     for (size_t t = 0; t < tiles; t++) {
-      const uint16_t *list = s->lists + t * OD_LIST_ROOM(padded);
       size_t end = (t + 1) * OD_TILE_ROWS < rows ? (t + 1) * OD_TILE_ROWS : rows;
       for (size_t row = t * OD_TILE_ROWS; row < end;) {
-        uint32_t m = rows_at_once((uint32_t)(end - row), at_once);
+        uint32_t m = rows_at_once((uint32_t)(end - row), Q8_ROWS);
         uint32_t block_rows = end - row < m ? (uint32_t)(end - row) : m;
-        if (integer)
-          q8_block(layer, block * 16, m, n, s, (uint32_t)row, list, s->counts[t], padded,
-                   block_rows, initial, relu, out + row * out_step, out_step);
-        else
-          float_block(layer, block * 16, m, n, in + row * in_step, in_step, block_rows, list,
-                      s->counts[t], initial, relu, out + row * out_step, out_step);
+        q8_block(layer, block * 16, m, n, s, (uint32_t)row, s->lists + t * room, s->counts[t], padded, block_rows, initial, relu, out + row * out_step, out_step);
         row += block_rows;
       }
     }
-    block += n;
   }
+}
+
+/* A layer with one output: products along the features, whose sums add up as in vectors.h. */
+static void dense_single(const od_dense *layer, const float *in, size_t in_step, size_t rows,
+                         const od_range *ranges, size_t range_count, float initial, uint32_t relu,
+                         float *out, size_t out_step) {
+  enum { PIECE = 512 };
+  float weights[PIECE];
+  for (size_t row = 0; row < rows; row++) out[row * out_step] = initial;
+  for (size_t r = 0; r < range_count; r++)
+    for (uint32_t start = ranges[r].start; start < ranges[r].stop; start += PIECE) {
+      uint32_t count = ranges[r].stop - start < PIECE ? ranges[r].stop - start : PIECE;
+      for (uint32_t i = 0; i < count; i++) {
+        size_t at = (size_t)(start + i) * layer->padded_units;
+        weights[i] = layer->codec == OD_CODEC_F16
+                         ? half_value(od_load16((const uint8_t *)layer->weight + 2 * at))
+                         : ((const float *)layer->weight)[at];
+      }
+      for (size_t row = 0; row < rows; row++) {
+        const float *from = in + row * in_step + start;
+        lanes sums[PARTS] = {{0}};
+        uint32_t i = 0;
+        for (; i + SUMS <= count; i += SUMS)
+          for (int j = 0; j < PARTS; j++)
+            sums[j] = sums[j] + load(from + i + j * LANES) * load(weights + i + j * LANES);
+        for (int j = 0; i < count; i += LANES, j++)
+          sums[j] = sums[j] + part(from + i, count - i, all(0)) * part(weights + i, count - i, all(0));
+        JOIN_PARTS(sum, sums, TOTAL)
+        out[row * out_step] += sum[0];
+      }
+    }
+  for (size_t row = 0; relu && row < rows; row++)
+    if (out[row * out_step] < 0) out[row * out_step] = 0;
+}
+
+/* All features that count. */
+static uint32_t list_all(const od_range *ranges, size_t range_count, uint16_t *list) {
+  uint32_t count = 0;
+  for (size_t r = 0; r < range_count; r++)
+    for (uint32_t i = ranges[r].start; i < ranges[r].stop; i++) list[count++] = (uint16_t)i;
+  return count;
+}
+
+static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
+                        const od_range *ranges, size_t range_count, const float *initial,
+                        uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
+  uint32_t blocks = layer->padded_units / 16, most = rows == 1 ? FLOAT_WIDE : FLOAT_BLOCKS;
+  size_t tile_rows = rows > 2 && blocks <= NARROW ? rows : OD_TILE_ROWS;
+  size_t tiles = (rows + tile_rows - 1) / tile_rows;
+  for (size_t t = 0; t < tiles; t++) {
+    size_t row = t * OD_TILE_ROWS, left = rows - row < OD_TILE_ROWS ? rows - row : OD_TILE_ROWS;
+    uint16_t *list = s->lists + t * OD_LIST_ROOM(layer->features);
+    s->counts[t] = tile_rows != OD_TILE_ROWS
+                       ? list_all(ranges, range_count, list)
+                       : list_features(in + row * in_step, in_step, (uint32_t)left, ranges,
+                                       range_count, list);
+  }
+  for (uint32_t block = 0, n; block < blocks; block += n) {
+    n = panel_blocks(blocks - block, most);
+    for (size_t t = 0; t < tiles; t++) {
+      size_t end = (t + 1) * tile_rows < rows ? (t + 1) * tile_rows : rows;
+      for (size_t row = t * tile_rows, m; row < end; row += m) {
+        m = FLOAT_TALL && n <= FLOAT_TALL && end - row >= MOST_ROWS
+                ? MOST_ROWS
+                : rows_at_once((uint32_t)(end - row), FLOAT_ROWS);
+        float_block(layer, block * 16, (uint32_t)m, n, in + row * in_step, in_step,
+                    (uint32_t)(end - row < m ? end - row : m),
+                    s->lists + t * OD_LIST_ROOM(layer->features), s->counts[t], initial, relu,
+                    out + row * out_step, out_step);
+      }
+    }
+  }
+}
+
+static void dense(const od_dense *layer, const float *in, size_t in_step, size_t rows,
+                  const od_range *ranges, size_t range_count, const float *initial, uint32_t relu,
+                  float *out, size_t out_step, const od_dense_scratch *s) {
+  if (layer->codec == OD_CODEC_Q8)
+    dense_q8(layer, in, in_step, rows, ranges, range_count, initial, relu, out, out_step, s);
+  else if (layer->units == 1)
+    dense_single(layer, in, in_step, rows, ranges, range_count, initial[0], relu, out, out_step);
+  else
+    dense_float(layer, in, in_step, rows, ranges, range_count, initial, relu, out, out_step, s);
 }

@@ -326,13 +326,76 @@ OD_INLINE void add_vector(gather_state *state, const od_lookup *lookup, const in
   flush_if_full(state);
 }
 
+/* `count` vectors of a direct lookup: first all places, so that their memory comes meanwhile. */
+OD_INLINE void gather_piece(const od_lookup *lookup, const uint8_t *const *at, uint32_t count,
+                            float *out, size_t step, od_codec codec) {
+  for (uint32_t i = 0; i < count; i++, out += step) {
+    entry e = {at[i], 0, at[i] ? lookup->table->width_base : 0};
+    job j = {lookup, out, 0, 1};
+    if (at[i]) fuse(&j, &e, codec);
+    else for (uint32_t column = 0; column < lookup->dim; column++) out[column] = 0;
+  }
+}
+
+static __attribute__((noinline)) void gather_direct(const od_lookup *lookup, const int64_t *ids,
+                                                    size_t ids_step, float *out, size_t step,
+                                                    size_t count, od_fault *fault) {
+  enum { PIECE = 64 };
+  const od_table *table = lookup->table;
+  const uint8_t *at[PIECE];
+  size_t bytes = table->base_bits / 8;
+  for (size_t done = 0; done < count; done += PIECE, out += PIECE * step) {
+    uint32_t piece = count - done < PIECE ? (uint32_t)(count - done) : PIECE;
+    for (uint32_t i = 0; i < piece; i++, ids += ids_step) {
+      uint64_t row = (uint64_t)*ids;
+      if (__builtin_expect(row >= table->rows, 0)) {
+        if (!lookup->has_oov && !(lookup->has_padding && *ids == lookup->padding))
+          *fault = (od_fault){OD_FAULT_ID, lookup, *ids};
+        row = lookup->has_oov ? lookup->oov : 0;
+      }
+      at[i] = table->records + row * bytes;
+      __builtin_prefetch(at[i]);
+      if (lookup->has_padding && *ids == lookup->padding) at[i] = NULL;
+    }
+    switch (lookup->fuse_as) {
+      case OD_CODEC_Q8: gather_piece(lookup, at, piece, out, step, OD_CODEC_Q8); break;
+      case OD_CODEC_F16: gather_piece(lookup, at, piece, out, step, OD_CODEC_F16); break;
+      default: gather_piece(lookup, at, piece, out, step, OD_CODEC_F32); break;
+    }
+  }
+}
+
+/* Whether so many vectors of this lookup are worth a pass of their own. */
+OD_INLINE int is_direct(const od_lookup *lookup, size_t rows) {
+  enum { ENOUGH = 8 };
+  return lookup->direct && rows * lookup->vectors_per_row >= ENOUGH;
+}
+
+static void gather_rows(const od_gather *g, size_t rows, od_fault *fault) {
+  const od_lookup *lookup = g->lookup;
+  size_t vectors = lookup->vectors_per_row, ids_step = g->ids_step, step = g->out_step;
+  if (ids_step == vectors && step == vectors * lookup->dim) /* rows without gaps */
+    vectors *= rows, rows = 1;
+  if (vectors == 1) {
+    gather_direct(lookup, g->ids, ids_step, g->out, step, rows, fault);
+    return;
+  }
+  for (size_t row = 0; row < rows; row++)
+    gather_direct(lookup, g->ids + row * ids_step, 1, g->out + row * step, lookup->dim, vectors,
+                  fault);
+}
+
 static void gather(const od_gather *gathers, size_t count, size_t rows, od_fault *fault) {
   gather_state state;
   state.job_count = state.entry_count = 0;
   state.fault = fault;
-  for (size_t row = 0; row < rows; row++)
+  size_t left = count; /* lookups without a pass of their own */
+  for (size_t g = 0; g < count; g++)
+    if (is_direct(gathers[g].lookup, rows)) gather_rows(&gathers[g], rows, fault), left--;
+  for (size_t row = 0; left && row < rows; row++)
     for (size_t g = 0; g < count; g++) {
       const od_lookup *lookup = gathers[g].lookup;
+      if (is_direct(lookup, rows)) continue;
       const int64_t *ids = gathers[g].ids + row * gathers[g].ids_step;
       float *out = gathers[g].out + row * gathers[g].out_step;
       for (uint32_t left = lookup->vectors_per_row; left; left--) {

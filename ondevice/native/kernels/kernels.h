@@ -33,6 +33,7 @@ typedef struct od_table {
   uint32_t whole_bytes; /* every record begins and ends at a byte */
   const uint8_t *records;
   uint64_t payload; /* bytes of records, without the 64 zero bytes after them */
+  uint64_t stored;  /* bytes of all its arrays: the records, the index and the scales */
   const uint8_t *index; /* NULL: all rows have the same width */
   const float *scales; /* [dim], or levels: [dim][2^bits] */
   const struct od_table *sections; /* NULL: one codec for all rows */
@@ -83,6 +84,7 @@ typedef struct {
   uint32_t pooled; /* how many IDs in succession make one vector; 1 without pooling */
   uint32_t vectors_per_row;
   uint8_t computed; /* its IDs are no input of the model: it runs in its turn, not first */
+  uint8_t direct; /* a row is a record of known place and width that begins at a byte */
 } od_lookup;
 
 /* Rows (at most OD_MAX_BLOCKS) of an ID of the head or under a hash, and their number; 0: neither (rows.c). */
@@ -127,7 +129,7 @@ typedef struct {
 
 /* Scratch memory of dense layers, for the session's rows. */
 typedef struct {
-  int8_t *codes; /* [rows, padded features], q8 */
+  int8_t *codes; /* [rows, padded features] and OD_TAIL_BYTES more, q8 */
   float *scales; /* [rows] */
   int32_t *sums; /* [rows]: sum of codes */
   uint8_t *positive; /* [tiles]: no code is negative */
@@ -135,13 +137,15 @@ typedef struct {
   uint32_t *counts; /* [tiles] */
 } od_dense_scratch;
 
-/* out [rows, 16] = a [rows, depth] times b [depth, 16]. Steps are elements a row. */
+/* out [rows, columns] = a [rows, depth] times b [depth, 16], or added to what is there. Up to 16
+ * columns are written. Steps are elements a row. */
 enum { OD_PANEL = 16 };
 typedef struct {
   const float *a, *b;
   float *out;
   size_t a_step, b_step, out_step;
-  uint32_t rows, depth;
+  uint32_t rows, depth, columns;
+  uint32_t added;
 } od_product;
 
 typedef struct {

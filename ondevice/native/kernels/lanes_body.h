@@ -73,6 +73,16 @@ OD_INLINE lanes lanes_min(lanes a, lanes b) { return pick(a < b, a, b); }
   v = join(v, TURNED(v, 1, 0, 3, 2));
 #endif
 
+/* The sums of elements whose numbers have the same remainder by 16, and their sum: in halves, lane
+ * i and lane i + width, for each width down to 1. */
+enum { SUMS = 16, PARTS = SUMS / LANES };
+#define JOIN_PARTS(sum, parts, join)                                                    \
+  lanes sum = (parts)[0];                                                               \
+  if (PARTS == 2) sum = join((parts)[0], (parts)[1 % PARTS]);                           \
+  if (PARTS == 4)                                                                       \
+    sum = join(join((parts)[0], (parts)[2 % PARTS]), join((parts)[1 % PARTS], (parts)[3 % PARTS])); \
+  JOIN_LANES(sum, join)
+
 /* Up to LANES elements; lanes behind them hold the filler. */
 OD_INLINE lanes part(const float *p, size_t left, lanes filler) {
   if (left >= LANES) return load(p);

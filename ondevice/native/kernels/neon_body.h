@@ -22,9 +22,7 @@ OD_INLINE vf vf_set1(float x) { return vdupq_n_f32(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
-OD_INLINE vf vf_relu(vf v) {
-  return vbslq_f32(vcltq_f32(v, vdupq_n_f32(0)), vdupq_n_f32(0), v);
-}
+OD_INLINE vf vf_least(vf least, vf v) { return vbslq_f32(vcltq_f32(v, least), least, v); }
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   static const int32_t lanes[4] = {0, 1, 2, 3};
   uint32x4_t mask = vcgtq_s32(vdupq_n_s32(count), vld1q_s32(lanes));

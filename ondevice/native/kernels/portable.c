@@ -38,8 +38,8 @@ OD_INLINE vf vf_add(vf a, vf b) {
   return a;
 }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
-OD_INLINE vf vf_relu(vf v) {
-  EACH_LANE v.lane[i] = v.lane[i] < 0 ? 0 : v.lane[i];
+OD_INLINE vf vf_least(vf least, vf v) {
+  EACH_LANE v.lane[i] = v.lane[i] < least.lane[i] ? least.lane[i] : v.lane[i];
   return v;
 }
 OD_INLINE vf vf_keep(vf v, int32_t count) {
@@ -117,6 +117,6 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #define SOFTMAX_COLUMNS
 #include "vectors_body.h"
 
-const od_vectors od_vectors_portable = {pairs, maps, folds, softmax};
+const od_vectors od_vectors_portable = {pairs, maps, folds, dots, softmax};
 
 const od_kernels od_kernels_portable = {"portable", KERNELS, &od_vectors_portable};

@@ -5,34 +5,54 @@
  * multiply-add, as in dense layers.
  */
 
-enum { PARTS_OF_16 = OD_PANEL / VW };
-
-OD_INLINE void product_tile(uint32_t rows, const od_product *p, const float *a, float *out) {
-  vf sums[FLOAT_ROWS][PARTS_OF_16];
+OD_INLINE void product_tile(uint32_t rows, const od_product *p, const float *a, float *out,
+                            size_t out_step) {
+  vf sums[MOST_ROWS][PARTS_OF_16];
   const float *b = p->b;
-  OD_UNROLL(8) for (uint32_t r = 0; r < rows; r++)
+  size_t a_step = p->a_step;
+  OD_UNROLL(16) for (uint32_t r = 0; r < rows; r++)
     OD_UNROLL(8) for (uint32_t j = 0; j < PARTS_OF_16; j++) sums[r][j] = vf_set1(0);
-  for (uint32_t l = 0; l < p->depth; l++, b += p->b_step) {
+  for (uint32_t l = 0; l < p->depth; l++, b += p->b_step, a++) {
     vf part[PARTS_OF_16];
     OD_UNROLL(8) for (uint32_t j = 0; j < PARTS_OF_16; j++) part[j] = vf_load(b + j * VW);
-    OD_UNROLL(8) for (uint32_t r = 0; r < rows; r++) {
-      vf value = vf_set1(a[r * p->a_step + l]);
+    OD_UNROLL(16) for (uint32_t r = 0; r < rows; r++) {
+      vf value = vf_set1(a[r * a_step]);
       OD_UNROLL(8) for (uint32_t j = 0; j < PARTS_OF_16; j++) sums[r][j] =
           vf_fma(value, part[j], sums[r][j]);
     }
   }
-  OD_UNROLL(8) for (uint32_t r = 0; r < rows; r++)
+  OD_UNROLL(16) for (uint32_t r = 0; r < rows; r++)
     OD_UNROLL(8) for (uint32_t j = 0; j < PARTS_OF_16; j++)
-      vf_store(out + r * p->out_step + j * VW, sums[r][j]);
+      vf_store(out + r * out_step + j * VW, sums[r][j]);
+}
+
+static void product_rows(uint32_t rows, const od_product *p, uint32_t first) {
+  float room[MOST_ROWS * OD_PANEL];
+  const float *a = p->a + first * p->a_step;
+  float *to = p->out + first * p->out_step, *out = to;
+  size_t step = p->out_step;
+  if (p->columns < OD_PANEL || p->added) out = room, step = OD_PANEL;
+  switch (rows) {
+    case 1: product_tile(1, p, a, out, step); break;
+    case 2: product_tile(2, p, a, out, step); break;
+#if FLOAT_ROWS > 2
+    case FLOAT_ROWS: product_tile(FLOAT_ROWS, p, a, out, step); break;
+#endif
+#if FLOAT_TALL
+    case 2 * FLOAT_ROWS: product_tile(2 * FLOAT_ROWS, p, a, out, step); break;
+#endif
+  }
+  for (uint32_t r = 0; out == room && r < rows; r++, to += p->out_step)
+    for (uint32_t i = 0; i < p->columns; i += LANES) {
+      lanes result = load(room + r * OD_PANEL + i);
+      if (p->added) result = part(to + i, p->columns - i, result) + result;
+      put(to + i, result, p->columns - i);
+    }
 }
 
 static void product(const od_product *p) {
-  uint32_t i = 0;
-#if FLOAT_ROWS > 2
-  for (; i + FLOAT_ROWS <= p->rows; i += FLOAT_ROWS)
-    product_tile(FLOAT_ROWS, p, p->a + i * p->a_step, p->out + i * p->out_step);
-#endif
-  for (; i + 2 <= p->rows; i += 2)
-    product_tile(2, p, p->a + i * p->a_step, p->out + i * p->out_step);
-  if (i < p->rows) product_tile(1, p, p->a + i * p->a_step, p->out + i * p->out_step);
+  static const uint32_t sizes[] = {MOST_ROWS, FLOAT_ROWS, 2, 1};
+  uint32_t first = 0;
+  for (int i = 0; i < 4; i++)
+    for (; first + sizes[i] <= p->rows; first += sizes[i]) product_rows(sizes[i], p, first);
 }

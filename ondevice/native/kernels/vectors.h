@@ -40,6 +40,10 @@ typedef struct {
    * sum i mod 16, and those 16 are added in halves; otherwise elements are added in order. */
   void (*folds)(od_fold fold, const float *in, size_t outer, size_t length, size_t inner,
                 float divisor, float *out);
+  /* out[i] = sum of the products of vector a_places[i] of a and b_places[i] of b, or of vectors i
+   * where there are no places. A product is rounded before it is added, as by folds. */
+  void (*dots)(const float *a, const int64_t *a_places, const float *b, const int64_t *b_places,
+               size_t count, size_t length, float *out);
   /* Softmax along the middle axis of [outer, length, inner]. */
   void (*softmax)(const float *in, size_t outer, size_t length, size_t inner, float *out);
 } od_vectors;

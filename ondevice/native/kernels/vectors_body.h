@@ -4,15 +4,11 @@
  */
 #include "kernels/vectors.h"
 
-enum { SUMS = 16, PARTS = SUMS / LANES };
-
-/* 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last place. The
- * power is multiplied in two halves: results may overflow or lie below the normal range. */
-OD_INLINE lanes exponential(lanes x) {
-  whole zero = x < -104.0f; /* their results, which would be slow products below the normal range */
-  x = lanes_min(all(89.0f), (lanes)(~zero & (whole)x)); /* a NaN stays */
+/* exp(x) as 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last
+ * place. */
+OD_INLINE lanes exponential_parts(lanes x, whole *k) {
   lanes shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
-  whole k = (whole)shifted - 0x4B400000;
+  *k = (whole)shifted - 0x4B400000;
   lanes w = shifted - 12582912.0f;
   lanes r = x - w * 0.693359375f;
   r = r - w * -2.12194440e-4f;
@@ -21,18 +17,37 @@ OD_INLINE lanes exponential(lanes x) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  return p * (r * r) + r + 1.0f;
+}
+
+/* Results may overflow or lie below the normal range: the power is multiplied in two halves. */
+OD_INLINE lanes exponential(lanes x) {
+  whole k, zero = x < -104.0f; /* their results, which would be slow products below the normal range */
+  lanes p = exponential_parts(lanes_min(all(89.0f), (lanes)(~zero & (whole)x)), &k); /* a NaN stays */
   whole half = k >> 1;
   p = p * (lanes)((half + 127) << 23) * (lanes)((k - half + 127) << 23);
   return (lanes)(~zero & (whole)p);
 }
 
+/* The same bits for x <= 0 and NaN, and for 0 <= x <= 40 and NaN. */
+OD_INLINE lanes exponential_down(lanes x) {
+  whole k, zero = x < -104.0f;
+  lanes p = exponential_parts((lanes)(~zero & (whole)x), &k);
+  p = p * (lanes)((k + 191) << 23) * 0x1p-64f; /* -150 <= k <= 0 */
+  return (lanes)(~zero & (whole)p);
+}
+OD_INLINE lanes exponential_up(lanes x) {
+  whole k;
+  lanes p = exponential_parts(x, &k);
+  return p * (lanes)((k + 127) << 23);
+}
+
 OD_INLINE lanes sigmoid(lanes x) {
-  lanes small = exponential((lanes)((whole)x | (int32_t)0x80000000));
+  lanes small = exponential_down((lanes)((whole)x | (int32_t)0x80000000));
   return pick(x < 0.0f, small, all(1.0f)) / (small + 1.0f);
 }
 
-/* A polynomial below 0.625 (Cephes tanhf), above it 1 - 2 / (exp(2x) + 1). */
+/* A polynomial below 0.625 (Cephes tanhf), above it 1 - 2 / (exp(2x) + 1), which is 1 from 10 on. */
 OD_INLINE lanes tangent(lanes x) {
   lanes size = magnitude(x), s = x * x;
   lanes p = s * -5.70498872745e-3f + 2.06390887954e-2f;
@@ -40,7 +55,8 @@ OD_INLINE lanes tangent(lanes x) {
   p = p * s + 1.33314422036e-1f;
   p = p * s + -3.33332819422e-1f;
   p = p * s * x + x;
-  lanes large = 1.0f - 2.0f / (exponential(size + size) + 1.0f);
+  lanes twice = lanes_min(all(20.0f), size + size); /* a NaN stays */
+  lanes large = 1.0f - 2.0f / (exponential_up(twice) + 1.0f);
   return pick(size < 0.625f, p, with_sign(large, x));
 }
 
@@ -154,15 +170,9 @@ OD_INLINE lanes join(od_fold fold, lanes so_far, lanes next) {
   return pick(next != next, next, lanes_max(next, so_far));
 }
 
-/* 16 lanes in halves: lane i and lane i + width, for each width down to 1. */
 OD_INLINE float fold_lanes(od_fold fold, const lanes *parts) {
-  lanes sum = parts[0];
-  if (PARTS == 2) sum = join(fold, parts[0], parts[1 % PARTS]);
-  if (PARTS == 4)
-    sum = join(fold, join(fold, parts[0], parts[2 % PARTS]),
-               join(fold, parts[1 % PARTS], parts[3 % PARTS]));
 #define JOIN(a, b) join(fold, a, b)
-  JOIN_LANES(sum, JOIN)
+  JOIN_PARTS(sum, parts, JOIN)
   return sum[0];
 }
 
@@ -202,6 +212,22 @@ static void folds(od_fold fold, const float *in, size_t outer, size_t length, si
   else fold_loops(OD_FOLD_MAX, in, outer, length, inner, divisor, out);
 }
 
+static void dots(const float *a, const int64_t *a_places, const float *b, const int64_t *b_places,
+                 size_t count, size_t length, float *out) {
+  for (size_t i = 0; i < count; i++) {
+    const float *x = a + (a_places ? (size_t)a_places[i] : i) * length;
+    const float *y = b + (b_places ? (size_t)b_places[i] : i) * length;
+    lanes sums[PARTS] = {{0}};
+    size_t l = 0;
+    for (; l + SUMS <= length; l += SUMS)
+      for (int j = 0; j < PARTS; j++)
+        sums[j] = sums[j] + load(x + l + j * LANES) * load(y + l + j * LANES);
+    for (int j = 0; l < length; l += LANES, j++)
+      sums[j] = sums[j] + part(x + l, length - l, all(0)) * part(y + l, length - l, all(0));
+    out[i] = fold_lanes(OD_FOLD_SUM, sums);
+  }
+}
+
 OD_INLINE float largest_of(const float *in, size_t length) {
   lanes most[PARTS], low = all(-__builtin_inff());
   for (int j = 0; j < PARTS; j++) most[j] = low;
@@ -215,7 +241,7 @@ OD_INLINE float powers(const float *in, size_t length, float largest, float *out
   lanes sums[PARTS], most = all(largest);
   for (int j = 0; j < PARTS; j++) sums[j] = all(0);
   for (size_t i = 0, j = 0; i < length; i += LANES, j = (j + 1) % PARTS) {
-    lanes value = exponential(part(in + i, length - i, most) - most);
+    lanes value = exponential_down(part(in + i, length - i, most) - most);
     put(out + i, value, length - i);
     if (length - i < LANES) value = pick(NUMBERS < (int32_t)(length - i), value, all(0));
     sums[j] = sums[j] + value;
@@ -245,7 +271,7 @@ static void softmax_columns(const float *in, size_t length, size_t inner, float 
     lanes most = all(-__builtin_inff()), sum = all(0);
     for (size_t j = 0; j < length; j++) most = lanes_max(part(in + j * inner, width, sum), most);
     for (size_t j = 0; j < length; j++) {
-      lanes value = exponential(part(in + j * inner, width, most) - most);
+      lanes value = exponential_down(part(in + j * inner, width, most) - most);
       sum = sum + value;
       put(out + j * inner, value, width);
     }

@@ -23,7 +23,7 @@ OD_INLINE vf vf_set1(float x) { return wasm_f32x4_splat(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return wasm_f32x4_mul(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return wasm_f32x4_add(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
-OD_INLINE vf vf_relu(vf v) { return wasm_f32x4_pmax(v, wasm_f32x4_splat(0)); } /* NaN stays */
+OD_INLINE vf vf_least(vf least, vf v) { return wasm_f32x4_pmax(v, least); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   v128_t lanes = wasm_i32x4_const(0, 1, 2, 3);
   return wasm_v128_and(v, wasm_i32x4_gt(wasm_i32x4_splat(count), lanes));

@@ -18,6 +18,14 @@ typedef struct {
   uint32_t outer, length, inner;
 } od_axis;
 
+/* With `products` (fold.c): sums of products of two operands' vectors, in order, or those that the
+ * indices name. */
+typedef struct {
+  od_axis axis;
+  uint8_t products;
+  const int64_t *indices[2];
+} od_reduction;
+
 typedef struct {
   float alpha; /* LeakyRelu, Elu */
 } od_unary;

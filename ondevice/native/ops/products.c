@@ -4,38 +4,59 @@
 
 enum { DEEP = 256 }; /* of a panel in memory */
 
+typedef float four __attribute__((vector_size(16)));
+#if defined(__clang__)
+#define MIXED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t four_places __attribute__((vector_size(16)));
+#define MIXED(a, b, ...) __builtin_shuffle(a, b, (four_places){__VA_ARGS__})
+#endif
+
+OD_INLINE four load_four(const float *p) {
+  four v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+/* Four columns of b as four rows of the panel. */
+OD_INLINE void pack_four(float *panel, const float *b, size_t column_step) {
+  four w = load_four(b), x = load_four(b + column_step);
+  four y = load_four(b + 2 * column_step), z = load_four(b + 3 * column_step);
+  four low = MIXED(w, x, 0, 4, 1, 5), high = MIXED(w, x, 2, 6, 3, 7);
+  four low2 = MIXED(y, z, 0, 4, 1, 5), high2 = MIXED(y, z, 2, 6, 3, 7);
+  four rows[4] = {MIXED(low, low2, 0, 1, 4, 5), MIXED(low, low2, 2, 3, 6, 7),
+                  MIXED(high, high2, 0, 1, 4, 5), MIXED(high, high2, 2, 3, 6, 7)};
+  for (int i = 0; i < 4; i++) __builtin_memcpy(panel + i * OD_PANEL, &rows[i], sizeof rows[i]);
+}
+
 /* Up to 16 columns of b from `first` on, beside zeros. */
 static void pack(float *panel, const float *b, size_t row_step, size_t column_step, uint32_t depth,
                  uint32_t width) {
-  for (uint32_t l = 0; l < depth; l++)
-    for (uint32_t j = 0; j < OD_PANEL; j++)
-      panel[l * OD_PANEL + j] = j < width ? b[l * row_step + j * column_step] : 0;
+  uint32_t l = 0;
+  if (width < OD_PANEL) od_zero(panel, depth * OD_PANEL * sizeof *panel);
+  for (; row_step == 1 && l + 4 <= depth; l += 4) {
+    uint32_t j = 0;
+    float *to = panel + l * OD_PANEL;
+    for (; j + 4 <= width; j += 4) pack_four(to + j, b + j * column_step + l, column_step);
+    for (; j < width; j++)
+      for (uint32_t i = 0; i < 4; i++) to[i * OD_PANEL + j] = b[j * column_step + l + i];
+  }
+  for (; l < depth; l++)
+    for (uint32_t j = 0; j < width; j++)
+      panel[l * OD_PANEL + j] = b[l * row_step + j * column_step];
 }
 
-/* Columns that are not 16 neighbours in memory go through a panel, their results through another. */
+/* Columns that are not 16 neighbours in memory go through a panel. */
 static void packed_product(const od_kernels *kernels, const od_matmul *m, uint32_t first,
                            uint32_t width, const float *a, const float *b, float *out) {
-  enum { ROWS = 12 };
-  float panel[DEEP * OD_PANEL], results[ROWS * OD_PANEL];
-  b += (size_t)first * m->b_column, out += first;
+  float panel[DEEP * OD_PANEL];
+  b += (size_t)first * m->b_column;
   for (uint32_t l = 0; l < m->depth; l += DEEP) {
     uint32_t depth = m->depth - l < DEEP ? m->depth - l : DEEP;
     pack(panel, b + (size_t)l * m->b_row, m->b_row, m->b_column, depth, width);
-    if (width == OD_PANEL && m->depth <= DEEP) { /* results are whole */
-      od_product p = {a, panel, out, m->a_step, OD_PANEL, m->out_step, m->rows, depth};
-      kernels->product(&p);
-      continue;
-    }
-    for (uint32_t i = 0; i < m->rows; i += ROWS) {
-      uint32_t rows = m->rows - i < ROWS ? m->rows - i : ROWS;
-      od_product p = {a + (size_t)i * m->a_step + l, panel, results, m->a_step, OD_PANEL, OD_PANEL,
-                      rows, depth};
-      kernels->product(&p);
-      for (uint32_t r = 0; r < rows; r++) {
-        float *to = out + (size_t)(i + r) * m->out_step, *from = results + r * OD_PANEL;
-        for (uint32_t j = 0; j < width; j++) to[j] = l ? to[j] + from[j] : from[j];
-      }
-    }
+    od_product p = {a + l, panel, out + first, m->a_step, OD_PANEL, m->out_step, m->rows, depth,
+                    width, l != 0};
+    kernels->product(&p);
   }
 }
 
@@ -46,7 +67,8 @@ static void product(const od_kernels *kernels, const od_matmul *m, const float *
   for (uint32_t j = 0; j < n; j += OD_PANEL) {
     if (n >= OD_PANEL && j + OD_PANEL > n) j = n - OD_PANEL; /* some columns a second time */
     uint32_t width = n - j < OD_PANEL ? n - j : OD_PANEL;
-    od_product p = {a, b + j, out + j, m->a_step, m->b_row, m->out_step, m->rows, m->depth};
+    od_product p = {a, b + j, out + j, m->a_step, m->b_row, m->out_step, m->rows, m->depth, OD_PANEL,
+                    0};
     if (m->b_column != 1 || width < OD_PANEL) packed_product(kernels, m, j, width, a, b, out);
     else kernels->product(&p);
   }

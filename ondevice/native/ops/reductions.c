@@ -25,7 +25,7 @@ od_status od_shape_reduce(const od_inference *f) {
   OD_CHECK(reduced_axes(f, in, &gone));
   if (in->batched && (gone & 1)) return od_refuse(f, "it reduces over the rows");
   enum { BEFORE, AT, BEHIND } stage = BEFORE;
-  od_axis *axis = &f->node->reduction;
+  od_axis *axis = &f->node->reduction.axis;
   *axis = (od_axis){1, 1, 1};
   for (uint32_t i = 0; i < in->rank; i++) {
     int reduced = gone >> (i + first) & 1;
@@ -101,10 +101,28 @@ static void reduce_row(const od_node *node, const od_axis *axis, size_t outer, i
     }
 }
 
+/* Sums of products, which are not written down. */
+static void sum_products(const od_node *node, const od_rows *in, char *out, size_t out_step,
+                         size_t rows) {
+  const od_reduction *r = &node->reduction;
+  size_t bytes = (size_t)r->axis.outer * r->axis.length * 4, count = r->axis.outer;
+  if (!r->indices[0] && !r->indices[1] && in[0].step == bytes && in[1].step == bytes)
+    count *= joined_rows(&rows, bytes, bytes, out_step, (size_t)r->axis.outer * 4);
+  for (size_t row = 0; row < rows; row++)
+    node->kernels->vectors->dots(OD_FLOATS(in[0].data + row * in[0].step), r->indices[0],
+                                 OD_FLOATS(in[1].data + row * in[1].step), r->indices[1],
+                                 count, r->axis.length,
+                                 (float *)(void *)(out + row * out_step));
+}
+
 od_trouble od_loop_reduce(const od_node *node, const od_value *values, const od_rows *in, char *out,
                           size_t out_step, size_t rows) {
-  const od_axis *axis = &node->reduction;
+  const od_axis *axis = &node->reduction.axis;
   int whole = values[node->output].dtype == OD_I64;
+  if (node->reduction.products) {
+    sum_products(node, in, out, out_step, rows);
+    return OD_TROUBLE_NONE;
+  }
   size_t bytes = whole ? 8 : 4, size = (size_t)axis->outer * axis->inner * bytes;
   size_t outer = axis->outer * joined_rows(&rows, in[0].step, size * axis->length, out_step, size);
   for (size_t row = 0; row < rows; row++)
@@ -116,14 +134,14 @@ od_status od_shape_softmax(const od_inference *f) {
   OD_CHECK(od_need_floats(f, 1));
   const od_value *in = od_operand(f, 0);
   uint32_t dim;
-  if (!od_split_at(in, od_attribute_int(f, "axis", -1), &f->node->reduction, &dim))
+  if (!od_split_at(in, od_attribute_int(f, "axis", -1), &f->node->reduction.axis, &dim))
     return od_refuse(f, "it normalises over the rows");
   return od_same_as(f, in);
 }
 
 od_trouble od_loop_softmax(const od_node *node, const od_value *values, const od_rows *in,
                            char *out, size_t out_step, size_t rows) {
-  const od_axis *axis = &node->reduction;
+  const od_axis *axis = &node->reduction.axis;
   size_t size = (size_t)values[node->output].size * 4;
   size_t outer = axis->outer * joined_rows(&rows, in[0].step, size, out_step, size);
   for (size_t row = 0; row < rows; row++)

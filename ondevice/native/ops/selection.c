@@ -14,8 +14,27 @@ typedef struct {
   uint32_t bytes; /* of a chosen element */
 } chooser;
 
+/* The usual types: a byte decides about float32. */
+static void choose_floats(const od_span *span) {
+  for (size_t i1 = 0; i1 < span->n1; i1++) {
+    const uint8_t *test = (const uint8_t *)span->in[0] + (int64_t)i1 * span->in1[0];
+    const float *yes = (const float *)span->in[1] + (int64_t)i1 * span->in1[1];
+    const float *no = (const float *)span->in[2] + (int64_t)i1 * span->in1[2];
+    float *out = (float *)span->out + (int64_t)i1 * span->out1;
+    int64_t t = span->in0[0], y = span->in0[1], n = span->in0[2];
+    for (size_t i = 0; i < span->n0; i++, test += t, yes += y, no += n) {
+      float a = *yes, b = *no;
+      out[i] = *test ? a : b;
+    }
+  }
+}
+
 static void choose(const od_span *span, void *context) {
   const chooser *c = context;
+  if (c->test == OD_U8 && c->bytes == 4) {
+    choose_floats(span);
+    return;
+  }
   for (size_t i1 = 0; i1 < span->n1; i1++) {
     int64_t at[3], i = (int64_t)i1 * span->out1;
     for (int p = 0; p < 3; p++) at[p] = (int64_t)i1 * span->in1[p];

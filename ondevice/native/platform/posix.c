@@ -1,13 +1,15 @@
-/* posix.c: memory from malloc and files by mmap; not part of a freestanding build. */
+/* posix.c: memory from malloc, and files: small ones are read, large ones mapped (mapped.c); not part
+ * of a freestanding build. */
 #define _POSIX_C_SOURCE 200809L
 
+#include "core/limits.h"
 #include "core/model.h"
+#include "platform/mapped.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 static void *allocate(void *user, size_t size) {
@@ -25,10 +27,31 @@ const od_allocator *od_default_allocator(void) {
   return &allocator;
 }
 
-static void unmap(void *data, size_t size) { munmap(data, size); }
-
 static od_status refused(od_error *error, int number) {
   return od_fail(error, OD_E_SYSTEM, "cannot be read: %s", strerror(number));
+}
+
+static void discard(void *data, size_t size) {
+  (void)size;
+  free(data);
+}
+
+/* Read a whole file into memory that nobody else can change. */
+static od_status copy(int file, size_t size, void **data, od_error *error) {
+  size_t at = 0;
+  if (posix_memalign(data, 64, size)) return od_fail(error, OD_E_MEMORY, "out of memory for the file");
+  while (at < size) {
+    ssize_t got = pread(file, (char *)*data + at, size - at, (off_t)at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      int number = errno;
+      free(*data);
+      if (got < 0) return refused(error, number);
+      return od_fail(error, OD_E_FORMAT, "the file was truncated while it was read");
+    }
+    at += (size_t)got;
+  }
+  return OD_OK;
 }
 
 od_status od_open_path(const char *path, const od_options *options, od_model **model,
@@ -49,17 +72,25 @@ od_status od_open_path(const char *path, const od_options *options, od_model **m
     return refused(error, EFBIG);
   }
   size_t size = (size_t)end;
-  void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
-  int number = errno;
-  close(file);
-  if (data == MAP_FAILED) return refused(error, number);
-  od_status opened = od_open_memory(data, size, options, model, error);
-  if (opened != OD_OK) {
-    munmap(data, size);
-    return opened;
+  od_mapped *mapped = size > OD_FULL_CHECK_BYTES ? od_map_guarded(file, size) : NULL;
+  void *data = mapped ? mapped->data : NULL;
+  od_status status = mapped ? OD_OK : copy(file, size, &data, error);
+  if (!mapped) close(file);
+  if (status == OD_OK) status = od_open_memory(data, size, options, model, error);
+  if (status == OD_OK && mapped && od_mapped_changed(mapped)) {
+    od_close(*model);
+    *model = NULL;
+    status = od_fail(error, OD_E_FORMAT, "the file was changed while it was opened");
   }
-  (*model)->unmap = unmap;
-  (*model)->mapped = data;
+  if (status != OD_OK) {
+    if (mapped) od_unmap_guarded(mapped, size);
+    else free(data);
+    return status;
+  }
+  (*model)->unmap = mapped ? od_unmap_guarded : discard;
+  (*model)->mapped = mapped ? (void *)mapped : data;
   (*model)->mapped_size = size;
+  (*model)->changed = mapped ? od_mapped_changed : NULL;
+  (*model)->source = mapped;
   return OD_OK;
 }

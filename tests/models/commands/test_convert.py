@@ -20,6 +20,7 @@ import ondevice
 from ondevice.cli import main
 from ondevice.features import FeatureSpec, Field
 from ondevice.inspection import inspect
+from ondevice.manifest import read_manifest
 from ondevice.models import ClickModel, FullEmbedding, save_checkpoint
 
 ROWS = 300
@@ -310,9 +311,22 @@ def test_same_bytes_from_other_processes(folder, tmp_path):
         subprocess.run(arguments, cwd=where, env=environment, check=True, capture_output=True)
         runs.append(digests(where / f"out{seed}"))
     assert runs[0] == runs[1]
-    assert set(runs[0]) == {
-        f"model.{suffix}" for suffix in ("odm", "onnx", "onnx.data", "tflite", "report.json", "md")
-    }
+    suffixes = ("odm", "onnx", "onnx.data", "tflite", "report.json", "md")
+    assert set(runs[0]) == {"manifest.json", *(f"model.{suffix}" for suffix in suffixes)}
+
+
+def test_a_manifest_of_something_else_is_not_replaced_unasked(folder, tmp_path, capsys):
+    foreign = tmp_path / "manifest.json"
+    foreign.write_text('{"name": "an app of the web"}')
+    arguments = ["convert", str(folder / "checkpoint"), "--out", str(tmp_path), "--targets", "odm"]
+    assert main(arguments) == 1
+    assert f"left {foreign};" in capsys.readouterr().err
+    assert foreign.read_text() == '{"name": "an app of the web"}'
+    assert main([*arguments, "--force"]) == 0
+    assert read_manifest(foreign).model_set.version == 1
+    assert main([*arguments, "--name", "other"]) == 0  # the manifest is ours now
+    listed = read_manifest(foreign).model_set
+    assert {"model.odm", "other.odm"} <= set(listed.files) and listed.version == 2
 
 
 def test_a_file_of_an_earlier_conversion_is_named(folder, tmp_path, capsys):

@@ -111,3 +111,28 @@ def test_a_log_without_a_label_says_so(tmp_path, capsys):
     assert main(["describe", str(tmp_path / "log.csv"), "--out", str(tmp_path / "c.toml")]) == 0
     assert "no label found" in capsys.readouterr().out
     assert "FILL IN" in (tmp_path / "c.toml").read_text()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--label", "click"]])
+def test_a_label_that_is_always_0_is_not_replaced_by_another_column(arguments, tmp_path, capsys):
+    """`mobile` is the only column of both 0 and 1."""
+    path, draft = tmp_path / "log.csv", tmp_path / "c.toml"
+    path.write_text("click,mobile\n" + "".join(f"0,{n % 2}\n" for n in range(50)))
+    assert main(["describe", str(path), "--out", str(draft), *arguments]) == 0
+    assert "the label click is 0 in all of these rows" in capsys.readouterr().out
+    data = tomllib.loads(draft.read_text("utf-8"))
+    assert (data["label"], list(data["fields"])) == ("click", ["mobile"])
+
+
+def test_a_label_of_both_values_has_precedence_over_a_constant_one(tmp_path, capsys):
+    path = tmp_path / "log.csv"
+    path.write_text("click,y\n" + "".join(f"1,{n % 2}\n" for n in range(50)))
+    assert main(["describe", str(path)]) == 0
+    assert "label: y, 1 in 50.00%" in capsys.readouterr().out
+
+
+def test_a_label_of_several_numbers_needs_a_threshold(tmp_path, capsys):
+    path = tmp_path / "log.csv"
+    path.write_text("film,stars\n" + "".join(f"{n % 3},{n % 5}\n" for n in range(50)))
+    assert main(["describe", str(path), "--label", "stars"]) == 0
+    assert 'label = { column = "stars", at_least = NUMBER }' in capsys.readouterr().out

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ondevice.converters import convert
 from ondevice.errors import InputError, SpecError
@@ -25,6 +26,7 @@ from ondevice.models.layers.interactions import (
     AttentionPooling,
     CrossNetwork,
     PaddingMask,
+    VectorCrossNetwork,
     pair_interactions,
 )
 from ondevice.models.network_config import KINDS
@@ -53,6 +55,9 @@ def make_model(kind, **settings):
     model = ClickModel(tables, network, {"seen": "item"}).eval()
     for table in model.wide.values():  # far from 0, so that a forgotten one shows
         table.reset_parameters(1.0)
+    if kind == "dcn_v1":
+        for bias in model.cross.biases:
+            nn.init.normal_(bias)
     return model
 
 
@@ -136,6 +141,12 @@ def test_networks_are_their_formulas(kind):
             linear = crossed @ state[f"layers.{number}.weight"].T + state[f"layers.{number}.bias"]
             crossed = x * linear + crossed
         deep = np.concatenate([crossed, deep], axis=1)
+    if kind == "dcn_v1":
+        crossed, state = x, arrays(model.cross)
+        for number in range(3):
+            weight_of = state[f"layers.{number}.weight"][0]
+            crossed = x * (crossed @ weight_of)[:, None] + state[f"biases.{number}"] + crossed
+        deep = np.concatenate([crossed, deep], axis=1)
     logits = (deep @ weight.T + bias)[:, 0]
     if kind in ("wide_deep", "deepfm"):
         logits = logits + wide(model)
@@ -164,6 +175,15 @@ def test_low_rank_cross_layers_are_full_ones_of_that_product():
         large.bias.data = small[1].bias.data
     x = torch.randn(4, 6)
     torch.testing.assert_close(low(x), full(x))
+
+
+def test_vector_cross_layers_by_hand():
+    """x = (1, 2): 2 (1, 2) + (1, 0) + (1, 2) = (4, 6); -2 (1, 2) + (0, 3) + (4, 6) = (2, 5)."""
+    cross = VectorCrossNetwork(2, 2)
+    for number, (weight, bias) in enumerate([([0.0, 1.0], [1.0, 0.0]), ([1.0, -1.0], [0.0, 3.0])]):
+        cross.layers[number].weight.data = torch.tensor([weight])
+        cross.biases[number].data = torch.tensor(bias)
+    assert cross(torch.tensor([[1.0, 2.0]])).tolist() == [[2.0, 5.0]]
 
 
 def test_attention_ignores_padding_and_order():

@@ -50,3 +50,23 @@ def test_an_end_and_an_interruption():
     assert "has tried all that it knows" in done and "--round-epochs" in done
     stopped = " ".join(outlook(Goal(budget=60), frontier, best, [], finished=False))
     assert "a further hour is about 60 more" in stopped and "tried all" not in stopped
+
+
+def test_bytes_left_unused_are_explained():
+    goal = Goal(budget=200)
+    trial = Trial({"user": TableDesign()})
+    full, small, large = (
+        TrialResult(trial, count, 0, 20, count + 100, auc, auc, (auc - 0.01, auc + 0.01), 60.0)
+        for count, auc in ((1000, 0.8), (100, 0.75), (198, 0.74))
+    )
+    text = " ".join(outlook(goal, Frontier(full, (full, small, large)), small, []))
+    assert "takes 100 B of the 200 B that it may: more bytes did not help on this log" in text
+    assert (
+        "the best of those tried from 105 B on" in text
+        and "takes 198 B" in text
+        and "0.7400" in text
+    )
+    text = " ".join(outlook(goal, Frontier(full, (full, small)), small, []))
+    assert "the search has tried none of 105 B or more within that" in text
+    text = " ".join(outlook(goal, Frontier(full, (full, large)), large, []))
+    assert "that it may" not in text

@@ -177,6 +177,8 @@ def turned_model(kind, **settings):
         ("dcn", {"hidden": (8, 4), "batch_norm": True}),
         ("dcn", {"hidden": (8,), "cross_rank": 3}),
         ("dcn", {"hidden": (), "cross_layers": 2}),
+        ("dcn_v1", {"hidden": (8,), "cross_layers": 2}),
+        ("dcn_v1", {"hidden": ()}),
         ("dnn", {"hidden": ()}),
     ],
 )

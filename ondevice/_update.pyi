@@ -1,0 +1,3 @@
+"""Types of the compiled module of signatures and updates; see native/python/update.c."""
+
+def ed25519_verify(key: bytes, signature: bytes, message: bytes, /) -> bool: ...

@@ -1,0 +1,1 @@
+"""Differences of two model files: how they are computed, stored as .odd files, and applied."""

@@ -1,4 +1,4 @@
-"""Lock files, the bill of materials and the workflows: every package by a hash, and the same ones."""
+"""Lock files, the bill of materials and the workflows: every package has hashes."""
 
 import importlib.util
 import json

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.lock", "requirements-cuda.lock", "requirements-legacy.lock")
+CPU = "requirements-cpu.lock"
 pytestmark = pytest.mark.skipif(
     not (ROOT / ".ci").is_dir(), reason="an installation without the repository's own files"
 )
@@ -34,7 +35,7 @@ def locked(name):
     return packages
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, CPU])
 def test_every_package_has_a_version_and_hashes(name):
     packages = locked(name)
     assert packages
@@ -59,6 +60,9 @@ def constraints(name):
 def test_locks_have_the_versions_that_are_tested_together(lock, versions):
     """If this fails after a change of constraints: `make lock`."""
     packages = locked(lock)
+    if lock == "requirements.lock":
+        packages["torch"] = locked("requirements-cuda.lock")["torch"]
+        assert locked(CPU)["torch"][0] == f"{packages['torch'][0]}+cpu"
     assert {name: packages.get(name, (None,))[0] for name in constraints(versions)} == constraints(
         versions
     )
@@ -75,7 +79,7 @@ def test_every_dependency_of_the_project_is_locked():
             else:
                 needed.add(item)
     names = {canonical(re.match(r"[A-Za-z0-9._-]+", item)[0]) for item in needed}
-    assert names <= set(locked("requirements.lock"))
+    assert names <= {*locked("requirements.lock"), "torch"}
 
 
 def test_make_installs_by_hashes_only():
@@ -94,7 +98,7 @@ def test_the_bill_of_materials_is_that_of_the_lock():
     assert once == again
     bill = json.loads(once)
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
-    packages = locked("requirements.lock")
+    packages = locked("requirements.lock") | locked("requirements-cuda.lock")
     assert len(bill["components"]) == len(packages)
     references = set()
     for item in bill["components"]:

@@ -87,7 +87,9 @@ lint: $(VENV)/.installed ## style and types: half a minute
 	$(VENV)/bin/ruff format --check .
 	rm -rf build/types build/lib
 	ONDEVICE_PURE=1 $(VENV)/bin/python $(PIP) install --no-deps --target build/types .
-	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p ondevice
+	cd build/types && for system in linux win32 darwin; do \
+	  ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/$$system --platform $$system -p ondevice || exit 1; \
+	done
 
 lock: ## write the lock files anew, after a change of pyproject.toml or constraints: a minute
 	$(PYTHON) .ci/lock.py

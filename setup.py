@@ -19,7 +19,8 @@ def listed(name: str) -> list[str]:
 
 
 BINDING = [str(NATIVE / "python" / name) for name in ("module.c", "hashing.c")]
-PLATFORM = [str(NATIVE / "platform" / name) for name in ("posix.c", "mapped.c", "threads.c")]
+FILES = ("windows.c",) if sys.platform == "win32" else ("posix.c", "mapped.c")
+PLATFORM = [str(NATIVE / "platform" / name) for name in (*FILES, "threads.c")]
 # The compiled modules: what checks signatures lies beside the engine, which keeps its size.
 MODULES = {
     "ondevice._native": [*listed("sources.txt"), *PLATFORM, *BINDING],
@@ -48,6 +49,7 @@ OPTIONAL_FLAGS = (
     "-fvect-cost-model=dynamic",
     "-fno-math-errno",
     "-fvisibility=hidden",
+    "-fno-align-functions",
     "-g0",
     "-fno-asynchronous-unwind-tables",
     "-fno-unwind-tables",

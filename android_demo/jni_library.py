@@ -80,7 +80,8 @@ def _build(abi: Abi, folder: Path) -> Path:
     headers = jni_headers()
     includes = [f"-isystem{JNI / 'freestanding'}", *(f"-isystem{path}" for path in headers)]
     includes += [f"-I{ENGINE}", f"-I{ENGINE / 'include'}", f"-I{JNI}"]
-    listed = (ENGINE / "sources.txt").read_text("utf-8").splitlines()
+    lists = (ENGINE / "sources.txt", ENGINE / "update" / "sources.txt")  # they share files
+    listed = dict.fromkeys(line for path in lists for line in path.read_text("utf-8").splitlines())
     sources = [ENGINE / line for line in listed if line and not line.startswith("#")]
     sources += sorted(JNI.glob("*.c"))
     digest = _digest([*sources, *ENGINE.rglob("*.h"), *JNI.rglob("*.h"), Path(__file__)])

@@ -50,6 +50,8 @@ def with_tables(text: str) -> str:
         "rows": table,
         "hashed": hashed_table,
         "capacity": capacity_table,
+        "standing": standing_table,
+        "small": small_table,
     }
 
     def section(match: re.Match[str]) -> str:
@@ -78,6 +80,34 @@ def hashed_table(name: str) -> str:
                 f"| {len(chosen)} |\n"
             )
     return "".join(lines) + cost(rows)
+
+
+SHIPPED = "BH as shipped: 2 to 4 overlapping blocks, mul"
+
+
+def standing_table(_: str) -> str:
+    """Markdown: the shipped form beside the best form of each log and size on hashed IDs."""
+    lines = ["| log | wanted | first | AUC | as shipped | behind by | standard deviation |\n"]
+    lines.append("|---|---|---|---|---|---|---|\n")
+    for name in hashed_logs():
+        rows = read_rows(f"hashed_{name}.csv")
+        for ratio in HASHED_RATIOS:
+            at_ratio = [row for row in rows if row["wanted_ratio"] == ratio]
+            forms = {
+                form: spread([row for row in at_ratio if row["form"] == form], "test_auc")
+                for form in dict.fromkeys(row["form"] for row in at_ratio)
+            }
+            if SHIPPED not in forms:
+                continue
+            shipped = forms[SHIPPED]
+            best = max(forms, key=lambda form: (forms[form][0], form == SHIPPED))
+            first = "as shipped" if best == SHIPPED else best
+            larger = max(shipped[1], forms[best][1])
+            lines.append(
+                f"| {name} | {ratio}x | {first} | {forms[best][0]:.4f} | {shipped[0]:.4f} "
+                f"| {forms[best][0] - shipped[0]:.4f} | {larger:.4f} |\n"
+            )
+    return "".join(lines)
 
 
 def cost(rows: list[dict[str, str]]) -> str:
@@ -109,6 +139,26 @@ def capacity_table(name: str) -> str:
         shares = " | ".join(f"{100 * float(chosen[key]['fitted']):.1f}%" for key in columns)
         apart = next(row["values_apart"] for key, row in chosen.items() if key[0] == middle)
         lines.append(f"| {form} | {shares} | {100 * float(apart):.1f}% |\n")
+    return "".join(lines)
+
+
+def small_table(name: str) -> str:
+    """Markdown: the models of benchmarks/small_tables.py beside the full one of the same seed."""
+    rows = read_rows(f"small_{name}.csv")
+    full = {row["seed"]: float(row["test_auc"]) for row in rows if row["model"] == "full"}
+    lines = ["| model | bytes of tables | smaller | validation AUC | AUC | of full | seeds |\n"]
+    lines.append("|---|---|---|---|---|---|---|\n")
+    for model, size in dict.fromkeys((row["model"], row["table_bytes"]) for row in rows):
+        chosen = [row for row in rows if (row["model"], row["table_bytes"]) == (model, size)]
+        shares = [float(row["test_auc"]) / full[row["seed"]] for row in chosen]
+        cells = [spread(chosen, key) for key in ("validation_auc", "test_auc")]
+        aucs = " | ".join(
+            f"{mean:.4f}" + f" ± {error:.4f}" * (len(chosen) > 1) for mean, error in cells
+        )
+        lines.append(
+            f"| {model} | {int(size):,} | {float(chosen[0]['ratio']):,.0f} | {aucs} "
+            f"| {100 * statistics.mean(shares):.2f} % | {len(chosen)} |\n"
+        )
     return "".join(lines)
 
 

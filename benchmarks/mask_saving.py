@@ -3,7 +3,7 @@
 python benchmarks/mask_saving.py --data epinions --path DIR --work FOLDER --out widths_epinions.csv
 
 All models train under the same settings and then refit their rows with the network fixed. "masks"
-are learned after that, and the model trains on: of --penalties, the smallest model that validates
+are learned after that, and the model trains on: of --penalties, the highest whose model validates
 no worse than the full one is chosen, or else the one that validates best. The others get the bytes
 of that model: "rule" fixes widths by frequency before training, "rule_after" cuts the refitted
 model by the same rule and trains on as masks do, "prune" (PEP) learns thresholds after training and
@@ -210,13 +210,12 @@ class Case:
         full = self.fitted(self.model(), Widths("whole"))
         floor = evaluate(full, self.splits.validation).auc
         tried = []
-        for penalty in penalties:
+        for penalty in sorted(penalties, reverse=True):  # a higher price keeps fewer dimensions
             model = self.fitted(self.model(), Widths("amtl", penalty=penalty), "*")
             tried.append(self.figures(model) | {"penalty": penalty})
             print(tried[-1], flush=True)
-        lossless = [item for item in tried if item["validation_auc"] >= floor]
-        if lossless:
-            return min(lossless, key=lambda item: item["table_bytes"])
+            if tried[-1]["validation_auc"] >= floor:
+                return tried[-1]
         return max(tried, key=lambda item: item["validation_auc"])
 
     def figures(self, model: ClickModel) -> dict[str, Any]:

@@ -3,20 +3,25 @@
 A network of dense layers hides what everything else costs: this benchmark has attention, recurrent
 layers, products of fields and histories too. Every runtime gets the file that `convert` writes for
 it and the same request, in the same precision (tables and dense layers in q8, or in f32), through
-its Python interface. Calls take turns in short bursts; the figure of a runtime is the least burst
-mean of process CPU time (or of wall clock), which other work on the machine disturbs least. A ratio
+its Python interface. The process is pinned to one core. Calls take turns in short bursts; the
+figure of a runtime is the least burst mean of process CPU time (or of wall clock), which other work
+on the machine disturbs least; its spread is the median and the largest mean over the least. A ratio
 is that of the fastest other runtime over that of the native engine: above 1 native is faster.
 
     python benchmarks/topologies.py [--json FILE] [--page FILE] [--files FOLDER]
-        [--only NAME ...] [--batch 1 8 128 1024] [--seconds 0.5]
+        [--only NAME ...] [--batch 1 8 128 1024] [--seconds 0.5] [--peers] [--core N]
 
 `--files` keeps the converted files for another run. `--page` writes docs/evidence/topologies.md.
+`--peers` adds torch itself, traced and frozen, its dense layers in int8 for q8 (quantised
+dynamically), and OpenVINO with the .onnx where it is installed. The networks read one matrix of IDs
+of one table, so that the converter's files have the form that one would write by hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -24,6 +29,7 @@ import statistics
 import tempfile
 import textwrap
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,6 +299,50 @@ def litert_call(path: Path, request: Request) -> Call:
     return run
 
 
+def torch_call(module: nn.Module, precision: str, request: Request) -> Call:
+    """The module itself, traced and frozen; q8: dense layers in int8, inputs quantised each time.
+
+    Tables stay in float32: torch has no others for dense layers to read.
+    """
+    inputs = tuple(torch.from_numpy(values) for values in request.values())
+    if precision == "q8":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, torch.qint8)
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(module, inputs))
+
+    def run() -> np.ndarray:
+        with torch.inference_mode():
+            return traced(*inputs).numpy()
+
+    return run
+
+
+def openvino_call(path: Path, request: Request) -> Call:
+    """The .onnx file in OpenVINO, in float32 and one thread."""
+    import openvino
+
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    model = openvino.Core().compile_model(path, "CPU", hints)
+    inference = model.create_infer_request()
+    return lambda: inference.infer(request)[0]
+
+
+def peers(name: str, precision: str, files: Path, request: Request) -> dict[str, Call]:
+    """Other runtimes than those of the converter's files, as far as they are installed."""
+    torch.manual_seed(0)  # the weights of `converted`
+    module = TOPOLOGIES[name]().eval()
+    calls: dict[str, Call] = {}
+    try:
+        calls[f"torch {precision}"] = torch_call(module, precision, request)
+    except RuntimeError as error:  # attention and recurrent layers that tracing cannot follow
+        print(f"{name}: torch {precision}: {str(error).splitlines()[0]}", flush=True)
+    if importlib.util.find_spec("openvino"):
+        calls[f"openvino {precision}"] = openvino_call(files / "model.onnx", request)
+    return calls
+
+
 def native_call(path: Path, request: Request, rank: bool) -> Call:
     """The .odm file: a prediction, or a ranking for the one user."""
     model = ondevice.load(path, engine="native")
@@ -303,7 +353,7 @@ def native_call(path: Path, request: Request, rank: bool) -> Call:
 
 
 def measure(calls: dict[str, Call], seconds: float) -> dict[str, dict[str, float]]:
-    """Microseconds a call: least and median burst means of CPU time, and least of wall clock.
+    """Microseconds a call by clock: the least, median and largest burst means.
 
     Args:
         calls: by runtime; their bursts take turns.
@@ -321,13 +371,19 @@ def measure(calls: dict[str, Call], seconds: float) -> dict[str, dict[str, float
             call()
         bursts[name][0].append((time.process_time() - cpu) / counts[name] * 1e6)
         bursts[name][1].append((time.perf_counter() - wall) / counts[name] * 1e6)
+    return {name: clocks("cpu", cpu) | clocks("wall", wall) for name, (cpu, wall) in bursts.items()}
+
+
+def clocks(name: str, means: list[float]) -> dict[str, float]:
+    """The least of burst means under the name of a clock, the median and the largest beside it."""
     return {
-        name: {"cpu": min(cpu), "cpu_median": statistics.median(cpu), "wall": min(wall)}
-        for name, (cpu, wall) in bursts.items()
-    }
+        name: min(means), f"{name}_median": statistics.median(means), f"{name}_most": max(means)
+    }  # fmt: skip
 
 
-def compare(name: str, batch: int, folder: Path, seconds: float) -> dict[str, dict[str, float]]:
+def compare(
+    name: str, batch: int, folder: Path, seconds: float, with_peers: bool
+) -> dict[str, dict[str, float]]:
     """Times of every runtime and precision on one request; all must agree on its scores."""
     request = TOPOLOGIES[name].request(np.random.default_rng(1), batch)
     calls: dict[str, Call] = {}
@@ -338,6 +394,8 @@ def compare(name: str, batch: int, folder: Path, seconds: float) -> dict[str, di
             f"onnxruntime {precision}": onnx_call(files / "model.onnx", request),
             f"litert {precision}": litert_call(files / "model.tflite", request),
         }
+        if with_peers:
+            calls |= peers(name, precision, files, request)
         expected = calls[f"native {precision}"]()
         for label, call in calls.items():
             if label.endswith(precision):
@@ -385,8 +443,19 @@ def page(report: dict[str, Any]) -> str:
     )
 
 
+def figure(label: str, times: dict[str, float]) -> str:
+    """A runtime's least CPU time, and the median and the largest mean over it."""
+    median, most = (times[key] / times["cpu"] for key in ("cpu_median", "cpu_most"))
+    return f"{label} {times['cpu']:.1f} (x{median:.2f}-{most:.2f})"
+
+
 def run(
-    names: list[str], batches: list[int], folder: Path, seconds: float, note: Callable[[str], None]
+    names: list[str],
+    batches: list[int],
+    folder: Path,
+    seconds: float,
+    note: Callable[[str], None],
+    with_peers: bool = False,
 ) -> dict[str, Any]:
     """Measure; returns times_us[topology][batch][runtime] and ratios[topology][batch][precision].
 
@@ -396,20 +465,30 @@ def run(
         folder: of the converted files.
         seconds: for each runtime, precision and batch.
         note: called with a line for each row of the result.
+        with_peers: whether to measure `peers` too.
     """
     report: dict[str, Any] = {"times_us": {}, "ratios": {}, "wall_ratios": {}, "load": {}}
     for name, batch in itertools.product(names, batches):
-        times = compare(name, batch, folder, seconds)
+        times = compare(name, batch, folder, seconds, with_peers)
         for key, value in (
             ("times_us", times), ("load", os.getloadavg()[0]),
             ("ratios", {p: ratio(times, p) for p in PRECISIONS}),
             ("wall_ratios", {p: ratio(times, p, "wall") for p in PRECISIONS}),
         ):  # fmt: skip
             report[key].setdefault(name, {})[str(batch)] = value
-        figures = "  ".join(f"{label} {t['cpu']:.1f}" for label, t in times.items())
+        figures = "  ".join(map(figure, times, times.values()))
         ratios = " ".join(f"{p} {r:.2f}" for p, r in report["ratios"][name][str(batch)].items())
         note(f"{name:12} {batch:5}  {ratios}   us: {figures}")
     return report
+
+
+def pin(core: int | None) -> int | None:
+    """Keep this process on one core, by default the last one that it may use; None: not here."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    chosen = max(os.sched_getaffinity(0)) if core is None else core
+    os.sched_setaffinity(0, {chosen})
+    return chosen
 
 
 def main() -> None:
@@ -423,12 +502,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(TOPOLOGIES), default=list(TOPOLOGIES))
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--seconds", type=float, default=0.5, help="per runtime and batch size")
+    parser.add_argument("--peers", action="store_true", help="torch, and OpenVINO if installed")
+    parser.add_argument(
+        "--core", type=int, help="to which the process is pinned (default: the last)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
+    core = pin(args.core)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.files or Path(temporary)
         note = functools.partial(print, flush=True)
-        report = run(args.only, args.batch, folder, args.seconds, note)
+        report = run(args.only, args.batch, folder, args.seconds, note, args.peers)
+    report["core"] = core
     print(markdown(report))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from ondevice.converters.source.torch_source import Source, TorchSource
 from ondevice.converters.tables.column_blocks import stored_tables
 from ondevice.converters.tables.draft import Draft, fill
 from ondevice.converters.tables.file_pages import release_file_pages
+from ondevice.converters.tables.like import SLACK, Like
 from ondevice.converters.tables.pack import (
     DEFAULT_CODEC,
     OTHERS,
@@ -68,6 +69,7 @@ from ondevice.converters.verify.verification import (
 )
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
+from ondevice.held_bytes import mapped_files
 from ondevice.info import ModelInfo
 from ondevice.publish import publishing
 from ondevice.sections import TableCodec, codec_text, resolve_sections, table_codec
@@ -79,6 +81,8 @@ TARGETS = tuple(TARGET_STAGES)
 # MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
+InputForm = Literal["named", "matrix"]
+INPUT_FORMS = get_args(InputForm)
 
 Array = npt.NDArray[Any]
 
@@ -98,6 +102,8 @@ class _Request:
     about: Mapping[str, str]
     fitted: tuple[FittedTable, ...]
     vectors: int
+    like: Like | None
+    inputs: InputForm
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class _Prepared:
         weight_bytes: tables and weights of the trained module.
         rounding: the largest change of an output by the rounding of tables.
         uncompressed: large constants that IDs select from and that are no tables.
+        like: an earlier file whose codes are kept.
     """
 
     models: TargetModels
@@ -127,6 +134,7 @@ class _Prepared:
     weight_bytes: int
     rounding: float
     uncompressed: tuple[UncompressedTable, ...] = ()
+    like: Like | None = None
 
 
 @one_thread()
@@ -150,6 +158,9 @@ def convert(
     original: nn.Module | None = None,
     fitted: Sequence[FittedTable] = (),
     vectors: int = VECTOR_ROWS,
+    like: str | Path | None = None,
+    slack: float = SLACK,
+    inputs: InputForm = "named",
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
@@ -193,6 +204,13 @@ def convert(
         vectors: rows of test vectors in every file, with the module's answers, that
             `ondevice verify` repeats on the device; fewer where they would take more than 64 KiB.
             0: none, and `verify` can only check bytes. Conversion verifies the same anyway.
+        like: the .odm file that devices have: its scales, levels and, where they are still good,
+            its codes are kept, so that an update is small (docs/updates.md).
+        slack: with `like`: by how much of the distance of two codes the error of a value may be
+            larger than need be, so that its code stays; 0 to 1.
+        inputs: "matrix" makes the int64 inputs [batch] of .onnx and .tflite the columns of one
+            input, "ids" int64 [batch, fields], in their order: stock runtimes charge for every
+            input. `ondevice.load` takes named inputs anyway.
 
     Raises:
         UnsupportedError: targets cannot express the module: every operator that one of them lacks
@@ -216,6 +234,8 @@ def convert(
         about=about or {},
         fitted=tuple(fitted),
         vectors=vectors,
+        like=None if like is None else Like.read(Path(like), slack),
+        inputs=inputs,
     )
     _check_request(request)
     release_file_pages()  # of imports
@@ -240,7 +260,9 @@ def _pack(
     passes = 2 + (request.calibration is not None)
     captured = replace(captured, tables=with_progress_bar(captured.tables, passes))
     tables = pack_tables(captured, request.tables)
-    models = TargetModels(pack(captured, tables))
+    if request.like is not None:
+        tables = request.like.tables(tables)
+    models = TargetModels(pack(captured, tables), matrix=request.inputs == "matrix")
     return tables, models
 
 
@@ -302,6 +324,7 @@ def _prepare(
         calibration_rows=calibration_rows,
         weight_bytes=trained.weight_bytes,
         rounding=rounding,
+        like=request.like,
     )
 
 
@@ -312,7 +335,8 @@ def _write_verified(prepared: _Prepared, request: _Request, out: Path) -> Conver
         ParityError: a file differs from the module by more than its tolerance.
     """
     with publishing(out, with_manifest=True) as folder:
-        written = _write(prepared, request, folder)
+        with mapped_files():  # which nobody else writes, and which may exceed the memory
+            written = _write(prepared, request, folder)
         check_parity(written.values(), probabilities=prepared.expected.probabilities)
         targets = {key: replace(item, path=out / item.path.name) for key, item in written.items()}
         report = _report(prepared, request, targets)
@@ -404,6 +428,8 @@ def _check_request(request: _Request) -> None:
         faults.append(f"calibration rows are for q8 layers, but dense is {dense!r}")
     if type(request.vectors) is not int or not 0 <= request.vectors <= MOST_VECTOR_ROWS:
         faults.append(f"vectors must be 0..{MOST_VECTOR_ROWS} rows, got {request.vectors!r}")
+    if request.inputs not in INPUT_FORMS:
+        faults.append(f"unknown inputs {request.inputs!r}; choose from {', '.join(INPUT_FORMS)}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
 
@@ -516,7 +542,7 @@ def _emit(target: str, prepared: _Prepared, file: Path) -> Draft:
     """Write one target's file without its tables."""
     model = prepared.models.of(target)
     if target == "odm":
-        return emit_odm(model, file, prepared.info, prepared.plan)
+        return emit_odm(model, file, prepared.info, prepared.plan, prepared.like)
     emit = emit_onnx if target == "onnx" else emit_tflite
     info = replace(prepared.info, tables=stored_tables(model))
     return emit(model, file, info.to_bytes(), prepared.plan)

@@ -76,8 +76,9 @@ class PackedLookup:
     """One lookup node whose table is quantised and truncated.
 
     Attributes:
-        node: an `ondevice::Lookup` node. Its inputs are IDs, one tensor for each specification; its
-            output is their vectors, concatenated along the last axis.
+        node: an `ondevice::Lookup` node. Its inputs are IDs, one tensor for each specification, or
+            one matrix with a column for each; its output is their vectors, concatenated along the
+            last axis.
         specs: what each input reads; more than one only after merge_lookups.
         starts: the row of `table` at which the rows of each specification begin.
         table: key of PackedModel.tables; lookups may share a table.

@@ -39,6 +39,7 @@ from ondevice.converters.source.recognise import recognise_lookups
 from ondevice.converters.source.simplify import simplify, simplify_carefully
 from ondevice.converters.source.single_precision import single_precision
 from ondevice.converters.targets.cells import split_cells
+from ondevice.converters.targets.matrix import matrix_input
 from ondevice.converters.targets.merge import merge_lookups
 from ondevice.converters.targets.onnx.integer_sums import exact_integer_sums
 
@@ -140,6 +141,11 @@ _EXACT = Stage(
     exact_integer_sums,
     "After merging, which looks for the operators of the exporter.",
 )
+_MATRIX = Stage(
+    "matrix input",
+    matrix_input,
+    "After merging, so that a merged lookup reads the matrix as it is.",
+)
 LOWERING: tuple[Stage[PackedModel], ...] = (
     Stage(
         "batch first",
@@ -158,6 +164,12 @@ TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
     "odm": LOWERING,
     "onnx": (_CELLS, _MERGE, _EXACT),  # ONNX Runtime has all of ONNX's operators
     "tflite": (_CELLS, _MERGE, *LOWERING),
+}
+# The same with one matrix of IDs as input; the native engine takes named inputs.
+MATRIX_TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
+    "odm": LOWERING,
+    "onnx": (_CELLS, _MERGE, _MATRIX, _EXACT),
+    "tflite": (_CELLS, _MERGE, _MATRIX, *LOWERING),
 }
 
 
@@ -186,15 +198,21 @@ def capture(model: ir.Model, origins: Mapping[str, str] | None = None) -> Captur
 class TargetModels:
     """A packed model as each target takes it; a stage on the same model runs once for all."""
 
-    def __init__(self, packed: PackedModel) -> None:
-        """Start with the packed model; no stage runs before its result is asked for."""
+    def __init__(self, packed: PackedModel, *, matrix: bool = False) -> None:
+        """Start with the packed model; no stage runs before its result is asked for.
+
+        Args:
+            packed: the model.
+            matrix: whether stock runtimes get one matrix of IDs as input (MATRIX_TARGETS).
+        """
         self.packed = packed
+        self._targets = MATRIX_TARGETS if matrix else TARGETS
         self._after: dict[tuple[str, ...], PackedModel] = {(): packed}
 
     def of(self, target: str) -> PackedModel:
         """The model after the stages of a target; one of TARGETS."""
         names: tuple[str, ...] = ()
-        for stage in TARGETS[target]:
+        for stage in self._targets[target]:
             before, names = self._after[names], (*names, stage.name)
             if names not in self._after:
                 self._after[names] = stage.run(before)

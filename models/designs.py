@@ -26,8 +26,8 @@ SHARINGS: tuple[Sharing, ...] = get_args(Sharing)
 HASHES = 2  # of a multi-hash
 
 # Bits of code beyond log2 of the number of values: 5 leave 2 to 3 % of the values a code that
-# another value has too (expected share V / 2**S). One block more would avoid that, and costs more:
-# products of more rows train slower (docs/evidence/compression.md, hashed IDs).
+# another value has too (expected share V / 2**S). One block more would avoid that, and gained
+# nothing where two express the values anyway (docs/evidence/compression.md, hashed IDs).
 SPARE_CODE_BITS = 5
 # A value reads no more rows: three to five blocks differed by less than the spread at 1000x.
 MOST_BLOCKS = 4

@@ -81,6 +81,7 @@ def sync(path: Path) -> None:
 
 def copy_permissions(path: Path, status: os.stat_result) -> None:
     """Give a file the owner, where this user may, and the permissions of another."""
-    with contextlib.suppress(PermissionError):  # only root may give a file to somebody else
-        os.chown(path, status.st_uid, status.st_gid)
+    if sys.platform != "win32":
+        with contextlib.suppress(PermissionError):  # only root may give a file to somebody else
+            os.chown(path, status.st_uid, status.st_gid)
     path.chmod(stat.S_IMODE(status.st_mode))

@@ -46,8 +46,8 @@ EXTRA = {
 }
 
 INTERRUPTED = 128 + signal.SIGINT
-# What a shell reports of `cat` in `cat file | head`: the signal ends it.
-READER_GONE = 128 + signal.SIGPIPE
+# What a shell reports of `cat` in `cat file | head`: signal 13, SIGPIPE, ends it.
+READER_GONE = 128 + 13
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from ondevice.deflated import deflate, inflate
 from ondevice.errors import FileFormatError
+from ondevice.held_bytes import read_file
 from ondevice.limits import MAX_ARRAYS, MAX_HEADER_BYTES, MAX_PLAN_BYTES, MAX_RANK
 from ondevice.strict_json import parse_strictly
 
@@ -341,25 +342,11 @@ def _header(layout: Mapping[str, Array | Reserved], metadata: Mapping[str, str])
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    """A file's bytes as private memory, which nobody can truncate or overwrite.
-
-    The C engine maps large files and notices changes; numpy would be killed by them.
-    """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            if size < 8:
-                raise FileFormatError(f"{path}: {size} bytes is too short for a model file")
-            data = np.empty(size, np.uint8)
-            file.seek(0)
-            if file.readinto(data.data) != size:
-                raise FileFormatError(f"{path}: was truncated while it was read")
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
-    except MemoryError as error:
-        raise FileFormatError(f"{path}: is too large for the memory of this machine") from error
-    data.flags.writeable = False
-    return data
+    """A file's bytes. Raises FileFormatError: it cannot be read, or is too short."""
+    data = read_file(path)
+    if len(data) < 8:
+        raise FileFormatError(f"{path}: {len(data)} bytes is too short for a model file")
+    return np.frombuffer(data, dtype=np.uint8)
 
 
 def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:

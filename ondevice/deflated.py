@@ -11,10 +11,18 @@ SIZE_BYTES = 4
 MOST_EXPANSION = 1032  # of DEFLATE: no stream stands for more bytes per byte
 
 
-def deflate(data: bytes) -> bytes:
-    """The size as a U32, little-endian, and the DEFLATE stream."""
+def deflate(*parts: bytes) -> bytes:
+    """The size of all parts as a U32, little-endian, and the DEFLATE stream of them.
+
+    Each part begins at a whole byte and refers to no other: one that stays the same from one model
+    to the next then has the same bytes, and a delta copies them.
+    """
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return len(data).to_bytes(SIZE_BYTES, "little") + packer.compress(data) + packer.flush()
+    packed = b""
+    for number, part in enumerate(parts):
+        packed += packer.flush(zlib.Z_FULL_FLUSH) if number else b""
+        packed += packer.compress(part)
+    return sum(map(len, parts)).to_bytes(SIZE_BYTES, "little") + packed + packer.flush()
 
 
 def inflate(data: bytes, what: str, most: int = MAX_HEADER_BYTES) -> bytes:

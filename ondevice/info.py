@@ -181,6 +181,20 @@ class ModelInfo:
             raise FileFormatError(f"model description: {error}") from error
 
 
+def description_parts(description: bytes) -> tuple[bytes, ...]:
+    """A description cut into its JSON, the arrays of the map, and those of the test vectors.
+
+    Args:
+        description: as `ModelInfo.to_bytes` writes it; files deflate the parts apart.
+    """
+    text, zero, arrays = description.partition(b"\0")
+    if not arrays:
+        return (description,)
+    vectors = json.loads(text).get("vectors") or {"inputs": {}}
+    first = min((item["at"] for item in vectors["inputs"].values()), default=len(arrays))
+    return tuple(part for part in (text + zero, arrays[:first], arrays[first:]) if part)
+
+
 def _stored_table(table: TableBytes) -> dict[str, Any]:
     """A table for the description; the first row of a table is left out."""
     return {key: value for key, value in asdict(table).items() if key != "first_row" or value}

@@ -14,7 +14,7 @@ from ondevice.container import CHECKSUMS, PADDING_PREFIX, SMALL
 from ondevice.deflated import deflate
 from ondevice.engines import open_engine
 from ondevice.engines.onnx import OnnxEngine
-from ondevice.info import InputSpec, ModelInfo, TableBytes
+from ondevice.info import InputSpec, ModelInfo, TableBytes, description_parts
 from ondevice.model import file_bytes, sha256
 from ondevice.odm import PLAN, OdmFile, open_odm
 from ondevice.publish import finish
@@ -230,11 +230,11 @@ def _described(
 
 
 def _deflated_bytes(description: bytes) -> int:
-    return len(deflate(description))
+    return len(deflate(*description_parts(description)))
 
 
 def _base64_bytes(description: bytes) -> int:
-    return -(-len(deflate(description)) // 3) * 4
+    return -(-len(deflate(*description_parts(description))) // 3) * 4
 
 
 def _lookups(opened: OdmFile) -> tuple[LookupUse, ...]:

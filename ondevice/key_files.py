@@ -61,7 +61,7 @@ class PrivateKey:
             encryption = BestAvailableEncryption(passphrase)
         data = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
         with writing(path):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # Python never leaves it to children
             descriptor = os.open(path, flags, PRIVATE_MODE)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)

@@ -99,6 +99,7 @@ MAX_UNPACKED_PER_BYTE = 8
 MAX_MANIFEST_BYTES = 2**20
 MAX_MANIFEST_FILES = 1024
 MAX_MANIFEST_SIGNATURES = 16
+MAX_SIGNATURES_BYTES = 16_384  # of a signed document: they are read before anything is known
 MAX_MANIFEST_VERSION = 2**53 - 1  # exact in every JSON library
 
 # Operations of a block of a delta file, and their data: whoever applies it holds one block.

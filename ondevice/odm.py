@@ -20,7 +20,7 @@ from ondevice.container import (
 from ondevice.deflated import deflate
 from ondevice.dense import DENSE
 from ondevice.errors import FileFormatError
-from ondevice.info import ModelInfo
+from ondevice.info import ModelInfo, description_parts
 from ondevice.limits import MAX_PLAN_BYTES
 from ondevice.ops import OPERATORS
 from ondevice.plan import LOOKUP, Plan
@@ -92,8 +92,9 @@ def odm_writer(
     for name in plan.tables:
         for part, array in _table_parts(tables[name]).items():
             arrays[f"table.{name}.{part}"] = array
-    for name, text in ((PLAN, plan.to_text().encode()), (INFO, info.to_bytes())):
-        arrays[name] = np.frombuffer(deflate(text), np.uint8)
+    described = description_parts(info.to_bytes())
+    for name, parts in ((PLAN, (plan.to_text().encode(),)), (INFO, described)):
+        arrays[name] = np.frombuffer(deflate(*parts), np.uint8)
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION}
     return ContainerWriter(path, arrays, metadata)
 

@@ -7,6 +7,7 @@ import hashlib
 import mmap
 import os
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,20 +28,30 @@ def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[d
         FileFormatError: a file is missing, no regular file, or not as its record says.
         UnsupportedError: the system has no sealed memory.
     """
-    if not hasattr(os, "memfd_create"):
+    if sys.platform != "linux":
         raise UnsupportedError("signed models need sealed memory (memfd_create), as Linux has it")
     with contextlib.ExitStack() as stack:
         paths = {}
         for name, record in records.items():
-            descriptor = os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            descriptor = _new_memory(folder / name)
             stack.callback(os.close, descriptor)
             _copy(folder / name, descriptor, record)
             paths[name] = Path(f"/proc/self/fd/{descriptor}")
         yield paths
 
 
+def _new_memory(path: Path) -> int:
+    """A descriptor of memory for a file's copy. Raises FileFormatError: the system has none."""
+    try:
+        return os.memfd_create("ondevice", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
+
+
 def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
     """Fill sealed memory with a file and compare it. Raises FileFormatError."""
+    if sys.platform != "linux":
+        return
     try:
         # without O_NONBLOCK, opening a FIFO waits for its writer
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

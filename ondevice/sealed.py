@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from ondevice.errors import FileFormatError
+from ondevice.held_bytes import FileBytes, pieces, read_file
 
 MARK = b"ondevice-sha256:"
 DIGITS = 64
@@ -18,40 +19,24 @@ UNSEALED = MARK + b"0" * DIGITS  # what a writer puts in first
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
-def read_file(path: Path) -> bytes:
-    """A file as private memory: nobody who truncates or overwrites it can change what was read.
-
-    Raises:
-        FileFormatError: it cannot be read, or is too large for the memory.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
-    except MemoryError as error:
-        raise FileFormatError(f"{path}: is too large for the memory of this machine") from error
-
-
 def seal(path: Path) -> None:
     """Write the digest of a complete file behind its mark, in place of what stands there.
 
     Raises:
-        ValueError: the mark is missing, or occurs again.
-        OSError: the file cannot be read or written.
+        ValueError: the mark is missing.
+        FileFormatError, OSError: the file cannot be read or written.
     """
-    data = path.read_bytes()
+    data = read_file(path)
     start = data.find(MARK)
-    if data.count(MARK) != 1 or start + len(UNSEALED) > len(data):
-        raise ValueError(
-            f"{path}: expected the mark {MARK!r} and digits once, got it {data.count(MARK)} times"
-        )
+    if start < 0 or start + len(UNSEALED) > len(data):
+        raise ValueError(f"{path}: expected the mark {MARK!r} with digits behind it")
     start += len(MARK)
     with path.open("r+b") as file:
         file.seek(start)
         file.write(_digest(data, start))
 
 
-def check_seal(path: Path, data: bytes) -> int | None:
+def check_seal(path: Path, data: FileBytes) -> int | None:
     """Compare a file's bytes with the digest in them.
 
     Args:
@@ -73,16 +58,16 @@ def check_seal(path: Path, data: bytes) -> int | None:
     return start + DIGITS
 
 
-def sha256_at(data: bytes, start: int) -> str | None:
+def sha256_at(data: FileBytes, start: int) -> str | None:
     """The SHA-256 written in hexadecimal at a place in a file; None where there is none."""
     digits = data[start : start + DIGITS]
     return digits.decode() if _SHA256.fullmatch(digits) else None
 
 
-def _digest(data: bytes, start: int) -> bytes:
+def _digest(data: FileBytes, start: int) -> bytes:
     """The SHA-256 of a file, in hexadecimal, with zeros where the digest itself stands."""
-    whole = memoryview(data)
-    digest = hashlib.sha256(whole[:start])
+    digest = hashlib.sha256(data[:start])
     digest.update(b"0" * DIGITS)
-    digest.update(whole[start + DIGITS :])
+    for piece in pieces(data, start + DIGITS):
+        digest.update(piece)
     return digest.hexdigest().encode()

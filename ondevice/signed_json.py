@@ -15,7 +15,12 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from ondevice.errors import FileFormatError, SpecError
-from ondevice.limits import MAX_MANIFEST_BYTES, MAX_MANIFEST_SIGNATURES, MAX_MANIFEST_VERSION
+from ondevice.limits import (
+    MAX_MANIFEST_BYTES,
+    MAX_MANIFEST_SIGNATURES,
+    MAX_MANIFEST_VERSION,
+    MAX_SIGNATURES_BYTES,
+)
 from ondevice.strict_json import parse_strictly
 
 # What every signed document begins with.
@@ -132,6 +137,8 @@ def _signed_span(data: bytes, signed: Any, where: str) -> bytes:
     end = data.rfind(_MIDDLE)
     if start != 0 or end < 0:
         refuse(where, 'expected {"signed":...,"signatures":...}, written so')
+    if len(data.rstrip(b" \t\r\n")) - end > MAX_SIGNATURES_BYTES:
+        refuse(where, f"signatures take at most {MAX_SIGNATURES_BYTES} bytes")
     span = data[len(START) : end]
     fault = f'{where}: "signed" is not followed by "signatures"'
     if _parsed(span, fault) != signed:

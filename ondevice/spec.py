@@ -170,6 +170,13 @@ class LookupSpec:
         return self.head * (self.rows_per_id if self.fuse == "concat" else 1)
 
     @property
+    def padding_outside(self) -> bool:
+        """Whether the padding ID is none of a plain table that rejects all other such IDs."""
+        padding = self.padding_id
+        rejects = self.scheme == "full" and self.oov_row is None
+        return rejects and padding is not None and not 0 <= padding < self.rows
+
+    @property
     def kind(self) -> str:
         """The scheme in the words of the literature, such as "hybrid hash"."""
         name = self.scheme.replace("_", " ")

@@ -39,8 +39,11 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        if sys.platform == "win32":  # an open file cannot be removed there
+            os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        if sys.platform != "win32":
+            os.close(lock)
 
 
 def sweep(parent: Path) -> None:
@@ -58,6 +61,8 @@ def sweep(parent: Path) -> None:
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:
+    if sys.platform == "win32":
+        return False
     if not NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
         return False
     return entry.stat(follow_symlinks=False).st_uid == os.getuid()
@@ -80,15 +85,15 @@ def _lock(folder: Path, lock: int) -> bool | None:
 
     False if another process has it, or has removed the folder since the lock's file was opened.
     """
-    if sys.platform == "win32":
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(lock), (folder / LOCK).stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError:  # a file system without locks
-        return None
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(lock), (folder / LOCK).stat())
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        except OSError:  # a file system without locks
+            return None
+    return None
 
 
 def _sweep_folder(folder: Path) -> None:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from ondevice.deflated import inflate
 from ondevice.errors import FileFormatError
+from ondevice.held_bytes import FileBytes, read_file
 from ondevice.limits import MAX_TFLITE_ELEMENTS
-from ondevice.sealed import check_seal, read_file
+from ondevice.sealed import check_seal
 
 METADATA_NAME = "ondevice.info"  # a deflated description
 OLD_METADATA_NAME = "ondevice"  # JSON of version 1
@@ -69,8 +70,8 @@ _OPTIONS_WITH_SHAPE = (17, 30)  # ReshapeOptions, SqueezeOptions: a vector in fi
 _WIDEST_SCALAR = 8  # bytes
 
 
-def read_verified(path: Path) -> bytes:
-    """All bytes of a file, in private memory, once the digest in them is checked.
+def read_verified(path: Path) -> FileBytes:
+    """All bytes of a file, once the digest in them is checked.
 
     Files of releases that wrote no digest (described as OLD_FILE) have none to check.
 
@@ -85,7 +86,7 @@ def read_verified(path: Path) -> bytes:
     return data
 
 
-def read_info(path: Path, data: bytes | None = None) -> bytes:
+def read_info(path: Path, data: FileBytes | None = None) -> bytes:
     """The description in the metadata of a file (see `ModelInfo.from_bytes`).
 
     Args:
@@ -111,7 +112,7 @@ def read_info(path: Path, data: bytes | None = None) -> bytes:
     raise FileFormatError(f"{path}: a TFLite file, but not one written by ondevice")
 
 
-def check_structure(path: Path, data: bytes | None = None) -> None:
+def check_structure(path: Path, data: FileBytes | None = None) -> None:
     """Check what the runtimes rely on, so that a damaged or crafted file cannot crash them.
 
     Every offset and count stays inside the file, no table has a field that the converter does not
@@ -143,7 +144,7 @@ class _FaultError(Exception):
 class _Table:
     """One flatbuffer table; fields are counted from 0 in the order of the schema."""
 
-    def __init__(self, data: bytes, start: int) -> None:
+    def __init__(self, data: FileBytes, start: int) -> None:
         self.data = data
         self.start = start
         (back,) = _unpack(data, "<i", start)
@@ -214,7 +215,7 @@ class _Table:
 
 
 @contextmanager
-def _open(path: Path, data: bytes | None) -> Iterator[_Table]:
+def _open(path: Path, data: FileBytes | None) -> Iterator[_Table]:
     """Yield the root table of a file; faults found meanwhile get the file's name."""
     data = read_file(path) if data is None else data
     try:
@@ -330,12 +331,12 @@ def _check_index(what: str, index: int, count: int) -> None:
         raise _FaultError(f"damaged: {what} {index} is used, but there are {count}")
 
 
-def _unpack(data: bytes, layout: str, start: int) -> tuple[int, ...]:
+def _unpack(data: FileBytes, layout: str, start: int) -> tuple[int, ...]:
     _need(data, start, struct.calcsize(layout))
     return struct.unpack_from(layout, data, start)
 
 
-def _need(data: bytes, start: int, count: int) -> None:
+def _need(data: FileBytes, start: int, count: int) -> None:
     if start < 0 or start + count > len(data):
         raise _FaultError(
             f"damaged or truncated: needs bytes {start} to {start + count}, has {len(data)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import Any
 from ondevice.atomic import atomic_path, make_folder
 from ondevice.errors import FileFormatError, InputError, TrustError, writing
 from ondevice.limits import MAX_MANIFEST_BYTES
-from ondevice.manifest import NAME, Manifest, read_manifest
+from ondevice.manifest import NAME, Manifest, parse_manifest
 from ondevice.publish import locked
 from ondevice.roots import Root, parse_root
 from ondevice.signatures import PublicKey, Signers, public_keys
@@ -107,7 +108,8 @@ class Trust:
             FileFormatError: it is missing or damaged, or the state file is.
             MissingDependencyError: nothing that verifies signatures is installed.
         """
-        return self.check_manifest(read_manifest(folder / NAME), folder)
+        path = folder / NAME
+        return self.check_manifest(parse_manifest(read_document(path), str(path)), folder)
 
     def check_manifest(self, manifest: Manifest, folder: Path) -> TrustedSet:
         """Check a manifest that was read already; see `check`."""
@@ -177,8 +179,15 @@ def read_trust(keys: Keys, state: str | Path | None, now: datetime | None) -> Tr
 def read_document(path: Path) -> bytes:
     """The bytes of a small file. Raises FileFormatError: it cannot be read, or is too large."""
     try:
-        with path.open("rb") as file:
-            data = file.read(STATE_BYTES + 1)
+        # without O_NONBLOCK, opening a FIFO waits for its writer
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FileFormatError(f"{path}: is not a regular file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(STATE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > STATE_BYTES:

@@ -5,7 +5,7 @@ Beside MODEL lie MODEL.previous, the last good file, and MODEL.update.json, whos
     trying   the file has a new model that has not yet been loaded to the end (`boot`)
     good     `boot` loaded it, and it answered its test vectors
 
-Every step is a rename, so that MODEL is the old file or the new one at any moment, and complete.
+They change together (`ondevice.publish`); MODEL is the old file or the new one at any moment.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ondevice.atomic import atomic_path, sync
+from ondevice.atomic import atomic_path
 from ondevice.delta.apply import apply_delta
 from ondevice.delta.layout import MAGIC
 from ondevice.errors import (
@@ -26,11 +28,14 @@ from ondevice.errors import (
     InputError,
     OnDeviceError,
     ParityError,
-    writing,
+    TrustError,
 )
-from ondevice.manifest import FileRecord, record
+from ondevice.limits import MAX_MANIFEST_BYTES
+from ondevice.manifest import NAME as MANIFEST
+from ondevice.manifest import FileRecord, Manifest, check, parse_manifest, read_manifest, record
 from ondevice.model import Model, load
-from ondevice.temporary import temporary_folder
+from ondevice.publish import finish, publishing
+from ondevice.trust import Keys, read_trust
 from ondevice.verify import verify
 
 PREVIOUS = ".previous"
@@ -55,54 +60,77 @@ class UpdateState:
     tries: int = 0
     rejected: str = ""
 
+    def to_bytes(self) -> bytes:
+        """The state file."""
+        return json.dumps(asdict(self), indent=1).encode() + b"\n"
 
-def update(model: str | Path, new: str | Path, *, engine: str = "auto") -> FileRecord:
+
+def update(
+    model: str | Path,
+    new: str | Path,
+    *,
+    engine: str = "auto",
+    keys: Keys | None = None,
+    state: str | Path | None = None,
+    now: datetime | None = None,
+) -> FileRecord:
     """Replace a model by what a delta makes of it, or by another file.
 
     The new file is complete, on the disk and verified before it gets the model's name: the
     delta's base, the SHA-256 of the result, its test vectors in the engine. The old file stays as
-    MODEL.previous. Memory: less than 1 MiB and what the engine needs.
+    MODEL.previous. Memory: less than 1 MiB and what the engine needs. The manifest of the new set,
+    which a delta brings along or which lies beside a whole file, replaces that of the model.
 
     Args:
         model: the file to update; if there is none, `new` must be a whole file.
         new: a .odd file, or a model of the same format.
         engine: runs the test vectors.
+        keys: who must have signed the new set; see `ondevice.load`, also for `state` and `now`.
+        state: what the device has seen.
+        now: the time.
 
     Returns:
         Length and SHA-256 of the new file.
 
     Raises:
         BaseMismatchError: the delta was computed from another file.
-        DowngradeError: this model was rolled back before.
-        FileFormatError: the delta or the new model is damaged.
+        DowngradeError: the new set is older than the installed one, or this model was rolled back
+            before.
+        TrustError: the new set is not signed by `keys`; see `ondevice.load`.
+        FileFormatError: the delta, the new model or its manifest is damaged.
+        InputError: the model belongs to a set, and the update brings no manifest.
         ParityError: the new model does not answer its test vectors.
         OutputError: the disk refuses. In every case the model is as it was.
     """
     target, source = _real(Path(model)), Path(new)
-    with writing(target), temporary_folder(target.parent) as folder:
-        draft = folder / f"new{target.suffix}"
-        _write_draft(draft, target, source)
+    finish(target.parent)
+    with publishing(target.parent) as fresh:
+        draft = fresh / target.name
+        attached = _write_draft(draft, target, source)
         result = record(draft)
-        before = read_state(target)
+        before = read_update_state(target)
         if before is not None and before.rejected == result.sha256:
             raise DowngradeError(
                 f"{source}: makes the model of SHA-256 {result.sha256}, which was rolled back"
             )
+        manifest = _checked_manifest(attached, target, result, str(source))
+        if keys is not None:
+            if manifest is None:
+                raise TrustError(f"{source}: brings no manifest, so nothing says who signed it")
+            read_trust(keys, state, now).check_manifest(manifest, target.parent)
         _check_vectors(draft, engine, str(source))
-        sync(draft)
+        if target.exists() and (before is None or before.state == "good"):
+            _keep(fresh, [target, target.with_name(MANIFEST)])
+        if manifest is not None:
+            (fresh / MANIFEST).write_bytes(attached)
         rejected = "" if before is None else before.rejected
-        if target.exists():
-            shutil.copymode(target, draft)
-            if before is None or before.state == "good":
-                _keep(target, folder)
-        _write_state(target, UpdateState("trying", result.sha256, 0, rejected))
-        draft.replace(target)
-        sync(target.parent)
+        trying = UpdateState("trying", result.sha256, 0, rejected)
+        (fresh / _beside(target, STATE).name).write_bytes(trying.to_bytes())
     return result
 
 
 def rollback(model: str | Path) -> FileRecord:
-    """Put the previous file back.
+    """Put the previous file back, and the manifest that it had.
 
     Returns:
         Its length and SHA-256.
@@ -112,15 +140,22 @@ def rollback(model: str | Path) -> FileRecord:
         OutputError: the disk refuses.
     """
     target = _real(Path(model))
+    finish(target.parent)
+    manifest = target.with_name(MANIFEST)
     previous = _beside(target, PREVIOUS)
     if not previous.is_file():
         raise InputError(f"{target}: there is no {previous.name} to go back to")
-    result = record(previous)
-    with writing(target):
-        rejected = record(target).sha256 if target.is_file() else ""
-        previous.replace(target)
-        sync(target.parent)
-        _write_state(target, UpdateState("good", result.sha256, 0, rejected))
+    restored = [item for item in (target, manifest) if _beside(item, PREVIOUS).is_file()]
+    rejected = record(target).sha256 if target.is_file() else ""
+    removed = [_beside(item, PREVIOUS).name for item in restored]
+    if len(restored) == 1 and manifest.is_file() and _lists(manifest, target.name):
+        removed.append(MANIFEST)  # it came with the file that goes
+    with publishing(target.parent, removed=removed) as fresh:
+        for item in restored:
+            _link(_beside(item, PREVIOUS), fresh / item.name)
+        result = record(fresh / target.name)
+        good = UpdateState("good", result.sha256, 0, rejected)
+        (fresh / _beside(target, STATE).name).write_bytes(good.to_bytes())
     return result
 
 
@@ -139,7 +174,8 @@ def boot(model: str | Path, *, engine: str = "auto", **options: Any) -> Model:
         OnDeviceError: the model cannot be loaded and there is no previous one; see `load`.
     """
     target = _real(Path(model))
-    state = read_state(target)
+    finish(target.parent)
+    state = read_update_state(target)
     if state is None or state.state == "good":
         return load(target, engine=engine, **options)
     actual = record(target).sha256
@@ -163,7 +199,7 @@ def boot(model: str | Path, *, engine: str = "auto", **options: Any) -> Model:
     return loaded
 
 
-def read_state(model: Path) -> UpdateState | None:
+def read_update_state(model: Path) -> UpdateState | None:
     """What is known of a model's update; None: it was never updated.
 
     A state that cannot be read counts as that of a file that was not loaded yet.
@@ -183,19 +219,76 @@ def read_state(model: Path) -> UpdateState | None:
     return UpdateState("trying", record(model).sha256)
 
 
-def _write_draft(draft: Path, target: Path, source: Path) -> None:
-    """The new model file, from a delta or as a copy of a whole file. Raises FileFormatError."""
+def _write_draft(draft: Path, target: Path, source: Path) -> bytes:
+    """Write the new model file, from a delta or as a copy of a whole file.
+
+    Returns:
+        The manifest that comes with it; empty: none.
+
+    Raises:
+        FileFormatError, BaseMismatchError: see `update`.
+    """
     try:
         with source.open("rb") as given, draft.open("xb") as new:
-            if given.read(len(MAGIC)) != MAGIC:
+            if given.read(len(MAGIC)) == MAGIC:
                 given.seek(0)
-                shutil.copyfileobj(given, new)
-                return
+                with target.open("rb") as old:
+                    return apply_delta(given, old, new, (str(source), str(target))).manifest
             given.seek(0)
-            with target.open("rb") as old:
-                apply_delta(given, old, new, (str(source), str(target)))
+            shutil.copyfileobj(given, new)
     except FileNotFoundError as error:
         raise FileFormatError(f"{error.filename}: no such file") from error
+    beside = source.with_name(MANIFEST)
+    if not beside.is_file() or beside.resolve() == target.with_name(MANIFEST):
+        return b""
+    with beside.open("rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)
+
+
+def _checked_manifest(
+    attached: bytes, target: Path, result: FileRecord, source: str
+) -> Manifest | None:
+    """The manifest that an update brings, compared with the files and the installed manifest.
+
+    Raises:
+        InputError, FileFormatError, DowngradeError: see `update`.
+    """
+    installed = target.with_name(MANIFEST)
+    is_set = installed.is_file() and _lists(installed, target.name)
+    if not attached:
+        if is_set:
+            raise InputError(
+                f"{target}: belongs to the set of {installed}, and {source} brings no manifest"
+            )
+        return None
+    where = f"{source}: {MANIFEST}"
+    manifest = parse_manifest(attached, where)
+    files = manifest.model_set.files
+    if files.get(target.name) != result:
+        raise FileFormatError(
+            f"{where}: does not list {target.name} with {result.length} bytes and the SHA-256 "
+            f"{result.sha256}"
+        )
+    others = [name for name in files if name != target.name and _is_model_file(name)]
+    check(manifest, target.parent, [name for name in others if (target.parent / name).exists()])
+    if is_set:
+        old, new = read_manifest(installed).model_set.version, manifest.model_set.version
+        if new < old:
+            raise DowngradeError(f"{where}: version {new}; version {old} is installed")
+    return manifest
+
+
+def _is_model_file(name: str) -> bool:
+    """Whether a set's file is part of a model; reports and cards may be older than it."""
+    return name.endswith((".odm", ".onnx", ".onnx.data", ".tflite"))
+
+
+def _lists(manifest: Path, name: str) -> bool:
+    """Whether a manifest of this project lists a file."""
+    try:
+        return name in read_manifest(manifest).model_set.files
+    except FileFormatError:
+        return False
 
 
 def _check_vectors(path: Path, engine: str, name: str) -> None:
@@ -209,20 +302,23 @@ def _check_vectors(path: Path, engine: str, name: str) -> None:
         )
 
 
-def _keep(target: Path, folder: Path) -> None:
-    """Give the model's file a second name, MODEL.previous, through a temporary folder beside it."""
-    second = folder / "previous"
+def _keep(fresh: Path, files: Sequence[Path]) -> None:
+    """Give files that are about to be replaced a second name in the set that is published."""
+    for item in files:
+        if item.is_file():
+            _link(item, fresh / _beside(item, PREVIOUS).name)
+
+
+def _link(file: Path, second: Path) -> None:
     try:
-        second.hardlink_to(target)
+        second.hardlink_to(file)
     except OSError:  # a file system without hard links
-        shutil.copy2(target, second)
-        sync(second)
-    second.replace(_beside(target, PREVIOUS))
+        shutil.copy2(file, second)
 
 
 def _write_state(target: Path, state: UpdateState) -> None:
     with atomic_path(_beside(target, STATE)) as path:
-        path.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+        path.write_bytes(state.to_bytes())
 
 
 def _beside(model: Path, suffix: str) -> Path:

@@ -15,6 +15,7 @@ from ondevice.converters.targets.odm import emit_odm
 from ondevice.dense import DENSE
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import InputError
+from ondevice.held_bytes import mapped_files
 from ondevice.info import ModelInfo
 from ondevice.odm import open_odm
 from ondevice.temporary import temporary_folder
@@ -46,7 +47,7 @@ def calibrate(
     """
     count = len(next(iter(rows.values())))
     ranges: dict[str, Range] = {}
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, mapped_files():
         path = folder / "calibration.odm"
         fill(emit_odm(native, path, info))
         opened = open_odm(path)

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import mmap
 import re
+import sys
 from pathlib import Path
 
 MAPS = Path("/proc/self/smaps")
@@ -20,6 +21,8 @@ def release_file_pages() -> None:
     as memory of the process until it needs them for something else. They stay in its file cache:
     using them again costs page faults (20 ms in all), not a read from disk.
     """
+    if sys.platform != "linux":
+        return
     with contextlib.suppress(OSError):  # no such file, or not allowed
         lines = MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
         release = ctypes.CDLL(None).madvise

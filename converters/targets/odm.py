@@ -25,6 +25,7 @@ from ondevice.converters.dense.layers import (
 from ondevice.converters.graph import PackedModel, module_path
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, fault
 from ondevice.converters.tables.draft import Draft
+from ondevice.converters.tables.like import Like
 from ondevice.dense import DENSE, pack_dense
 from ondevice.errors import UnsupportedError
 from ondevice.info import ModelInfo
@@ -36,7 +37,11 @@ from ondevice.section_records import SectionedStream, stream_sections
 
 
 def emit_odm(
-    packed: PackedModel, path: Path, info: ModelInfo, plan: DensePlan = ALL_FLOAT
+    packed: PackedModel,
+    path: Path,
+    info: ModelInfo,
+    plan: DensePlan = ALL_FLOAT,
+    like: Like | None = None,
 ) -> Draft:
     """Write a native file but for its tables' rows.
 
@@ -48,6 +53,7 @@ def emit_odm(
         path: the .odm file to write.
         info: the description that it contains.
         plan: how dense layers are stored.
+        like: an earlier file whose codes of dense layers are kept.
 
     Raises:
         LackingOperatorsError: operators that the native engine lacks, all listed.
@@ -56,7 +62,7 @@ def emit_odm(
     tables = {name: _stream(table) for name, table in sorted(packed.tables.items())}
     weights = _weights(graph)
     layers = find_dense_layers(graph, plan)
-    nodes = _plan_nodes(packed, layers, weights)
+    nodes = _plan_nodes(packed, layers, weights, like)
     outputs = tuple(str(value.name) for value in graph.outputs)
     used = {name for node in nodes for name in node.inputs} | set(outputs)
     weights = {name: array for name, array in weights.items() if name in used}
@@ -82,7 +88,10 @@ def emit_odm(
 
 
 def _plan_nodes(
-    packed: PackedModel, layers: Sequence[DenseLayer], weights: dict[str, npt.NDArray[Any]]
+    packed: PackedModel,
+    layers: Sequence[DenseLayer],
+    weights: dict[str, npt.NDArray[Any]],
+    like: Like | None,
 ) -> list[Node]:
     """The nodes of the execution plan, in the order of the graph.
 
@@ -90,6 +99,7 @@ def _plan_nodes(
         packed: the model.
         layers: its dense layers; each becomes one node.
         weights: constants by name; the packed arrays of dense layers are added.
+        like: an earlier file whose codes of dense layers are kept.
 
     Raises:
         LackingOperatorsError: operators that the native engine lacks, all listed.
@@ -106,7 +116,7 @@ def _plan_nodes(
         outputs = tuple(str(value.name) for value in node.outputs)
         if layer := layer_of.get(node):
             if node is layer.nodes[0]:
-                nodes.append(_dense_node(layer, weights, names))
+                nodes.append(_dense_node(layer, weights, names, like))
         elif lookup := lookups.get(node.name):
             nodes.append(Node(LOOKUP, inputs, outputs, {}, lookup.table, lookup.spec))
         elif node.op_type != "Constant":
@@ -161,7 +171,10 @@ class _RecordWriter:
 
 
 def _dense_node(
-    layer: DenseLayer, weights: dict[str, npt.NDArray[Any]], names: dict[bytes, str]
+    layer: DenseLayer,
+    weights: dict[str, npt.NDArray[Any]],
+    names: dict[bytes, str],
+    like: Like | None,
 ) -> Node:
     """A Dense node of the plan.
 
@@ -170,8 +183,12 @@ def _dense_node(
         weights: constants by name; the layer's packed arrays are added under its name.
         names: of the arrays added so far, by digest: equal arrays, as in the steps of a recurrent
             layer, are stored once.
+        like: an earlier file whose codes are kept.
     """
-    packed = pack_dense(layer.weight, layer.bias, layer.codec)
+    if like is not None and layer.codec == "q8":
+        packed = like.dense(layer.name, layer.weight, layer.bias)
+    else:
+        packed = pack_dense(layer.weight, layer.bias, layer.codec)
     arrays: dict[str, npt.NDArray[Any]] = {"weight": packed.weight, "bias": packed.bias}
     if packed.scale is not None:
         arrays["scale"] = packed.scale

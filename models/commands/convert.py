@@ -19,9 +19,10 @@ from ondevice import manifest
 from ondevice.atomic import atomic_path
 from ondevice.codecs import DENSE_CODECS, Codec
 from ondevice.converters import convert
-from ondevice.converters.convert import TARGETS
+from ondevice.converters.convert import INPUT_FORMS, TARGETS
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.user_module import example_tensors, load_arrays, load_module
+from ondevice.converters.tables.like import SLACK
 from ondevice.converters.tables.pack import OTHERS
 from ondevice.converters.tables.weights import Weights
 from ondevice.converters.verify.report import ConversionReport, FittedTable, report_text
@@ -64,6 +65,7 @@ EPILOG = """examples:
   ondevice convert mypackage.net:make --weights net.safetensors --example rows.npz --out models
   ondevice convert net:make --example rows.npz --dynamic history:1=steps --out models
   ondevice convert checkpoint --out models --dense q8 --float-layers network.4
+  ondevice convert next --out tomorrow --tables q4 --targets odm --like models/model.odm
   ondevice convert checkpoint --out models --dense q8 --calibration rows.csv
   ondevice convert checkpoint --out models --width-error 0.2 --data ml1m --path ml-1m
   ondevice convert checkpoint --out models --validation rows.csv --label clicked
@@ -148,6 +150,28 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         metavar="ROWS",
         help="rows of test vectors in every file, for ondevice verify; 0: none "
         f"(default: {VECTOR_ROWS})",
+    )
+    parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="OLD.odm",
+        help="keep the scales, levels and codes of the file that devices have, where they are "
+        "still good: an update is then small (docs/updates.md)",
+    )
+    parser.add_argument(
+        "--slack",
+        type=float,
+        default=SLACK,
+        metavar="S",
+        help="with --like: how much larger than need be the error of a value may become, in steps "
+        f"of its code, so that its code stays (0 to 1, default: {SLACK})",
+    )
+    parser.add_argument(
+        "--input",
+        choices=INPUT_FORMS,
+        default="named",
+        help="matrix: the IDs of .onnx and .tflite are the columns of one input, 'ids' "
+        "[batch, fields], which stock runtimes read faster (default: named)",
     )
     parser.add_argument(
         "--calibration",
@@ -251,6 +275,9 @@ def run(args: argparse.Namespace) -> int:
         original=original,
         fitted=fitted,
         vectors=args.vectors,
+        like=args.like,
+        slack=args.slack,
+        inputs=args.input,
     )
     return _finish(args, report)
 

@@ -26,6 +26,8 @@ TAIL_SHARE = 0.1
 NETWORK_SHARE = 0.25
 # Epochs in which a network whose units were cut trains on.
 PRUNED_EPOCHS = 3
+HASHED = "binary codes of hashes for all values"  # what such a plan is called
+VOCABULARY: RowMap = "vocabulary"
 # Full models that teach the best design; they are trained once for all searches in a folder.
 TEACHERS = Distillation(folds=4, seeds=1)
 
@@ -106,13 +108,16 @@ class Proposals:
             if trial is not None:
                 yield Plan(_words(descent, network, self._goal), trial, most)
         yield from self._bits_by_frequency(network, most)
+        trial = self._fitter.hashed(network, most)
+        if trial is not None:
+            yield Plan(HASHED, trial, most)
         if self._goal.measure == "file":
             yield from self._without_map(network, most)
             yield from self._other_networks(place, most)
         best = self._best(most)
         if best is not None:
             yield from self._distilled(best, most)
-            yield from self._tails(best, most)
+            yield from self._tails(most)
 
     def _distilled(self, best: TrialResult, most: int) -> Iterator[Plan]:
         """The best design, learning from full models' probabilities beside the labels."""
@@ -172,16 +177,10 @@ class Proposals:
             number = place + step
             while 0 <= number < len(self._networks):
                 best = self._best(most)
-                descent = self._descents[0] if best is None else self._descent_of(best.trial)
-                network = self._networks[number]
-                row_map = "vocabulary" if best is None else best.trial.map
-                by_frequency = best is not None and _has_sections(best.trial)
-                trial = self._trial(descent, network, most, row_map, by_frequency=by_frequency)
-                if trial is None:
+                plan = self._like(best, self._networks[number], most)
+                if plan is None:
                     break
-                if network.hidden != self._base.hidden:
-                    trial = replace(trial, start=descent.probe, pruned=True, epochs=PRUNED_EPOCHS)
-                yield Plan(_words(descent, network, self._goal), trial, most)
+                yield plan
                 after = self._best(most)
                 if after is best:
                     break
@@ -191,12 +190,34 @@ class Proposals:
             trial = replace(best.trial, start="", pruned=False, epochs=self._base.epochs)
             yield Plan("the same, trained from new", trial, most)
 
-    def _descent_of(self, trial: Trial) -> Descent:
-        width = next(iter(trial.tables.values())).dim
-        return next(d for d in self._descents if d.width == width)
+    def _like(self, best: TrialResult | None, network: Network, most: int) -> Plan | None:
+        """Designs of the kind of `best` with another network; None if nothing fits.
 
-    def _best(self, most: int) -> TrialResult | None:
-        within = [r for r in self._results.values() if r.bytes(self._goal.measure) <= most]
+        Units are cut from the probe's network, unless all values share rows: no probe has these.
+        """
+        if best is not None and _is_hashed(best.trial):
+            hashed = self._fitter.hashed(network, most)
+            return None if hashed is None else Plan(f"{HASHED}, {network}", hashed, most)
+        descent, row_map, by_frequency = self._descents[0], VOCABULARY, False
+        if best is not None:
+            width = next(iter(best.trial.tables.values())).dim
+            descent = next(item for item in self._descents if item.width == width)
+            row_map, by_frequency = best.trial.map, _has_sections(best.trial)
+        trial = self._trial(descent, network, most, row_map, by_frequency=by_frequency)
+        if trial is None:
+            return None
+        if network.hidden != self._base.hidden:
+            trial = replace(trial, start=descent.probe, pruned=True, epochs=PRUNED_EPOCHS)
+        return Plan(_words(descent, network, self._goal), trial, most)
+
+    def _best(self, most: int, *, sections: bool = True) -> TrialResult | None:
+        """The result of the highest validation AUC within `most` bytes; None if none is."""
+        within = [
+            result
+            for result in self._results.values()
+            if result.bytes(self._goal.measure) <= most
+            and (sections or not _has_sections(result.trial))
+        ]
         return max(within, key=lambda result: result.validation_auc, default=None)
 
     def _within_loss(self, loss: float) -> Iterator[Plan]:
@@ -271,8 +292,14 @@ class Proposals:
         ]
         return [descent for _, descent in sorted(promised, key=lambda item: -item[0])]
 
-    def _tails(self, best: TrialResult, most: int) -> Iterator[Plan]:
-        """The best design with a hashed tail in the largest cut table, paid for by its head."""
+    def _tails(self, most: int) -> Iterator[Plan]:
+        """The best design of a codec a table with a hashed tail in the largest cut one.
+
+        Its head pays for that.
+        """
+        best = self._best(most, sections=False)
+        if best is None:
+            return
         tables = dict(best.trial.tables)
         cut = {
             name: design.head
@@ -280,7 +307,6 @@ class Proposals:
             if design.head
             and design.head < self._fitter.data.rows_of_values(name)
             and design.tail == "shared"
-            and not design.sections
         }
         if not cut:
             return
@@ -303,6 +329,10 @@ class Proposals:
 
 def _has_sections(trial: Trial) -> bool:
     return any(design.sections for design in trial.tables.values())
+
+
+def _is_hashed(trial: Trial) -> bool:
+    return any(design.tail == "lookup" for design in trial.tables.values())
 
 
 def _words(descent: Descent, network: Network, goal: Goal) -> str:

@@ -107,11 +107,12 @@ class FileSize:
 def size_before_training(data: TrialData, trial: Trial, folder: Path) -> FileSize:
     """What a trial's file will take, from a file that is written and thrown away.
 
-    Its rows and units come from the trial `start`, untrained after that. What training changes can
-    only be whether q8 tables (and others without levels) get scales of rows or of columns.
+    Its rows and units come from the trial `start`, or are initial ones, untrained after that. What
+    training changes can only be whether q8 tables (and others without levels) get scales of rows or
+    of columns.
     """
     splits = data.encoded(trial)
-    model = _adapted(data, trial, splits, folder)
+    model = _adapted(data, trial, splits, folder) if trial.start else _initial(data, trial)
     with temporary_folder(folder) as temporary:
         return _write(data, trial, model, splits, temporary / "trial")
 
@@ -240,12 +241,7 @@ def trained_model(
     if trial.start and folder is not None:
         model = _adapted(data, trial, splits, folder)
     else:
-        tables = {}
-        for item in splits.train.features.fields:
-            values = data.rows_of_values(item.name)
-            number = item.name in data.numbers
-            tables[item.name] = Embedding(trial.spec(item.name, values, number=number))
-        model = ClickModel(tables, trial.hidden)
+        model = _initial(data, trial)
     fitted = fit(
         *(model, splits, FitConfig(trial.training, trial.widths, refit=trial.refit)),
         trained=trial.is_refit,
@@ -261,6 +257,15 @@ def trained_model(
         raise KeyboardInterrupt  # half a training is no result
     round_tables(model, trial.codecs, fitted.counts)
     return model
+
+
+def _initial(data: TrialData, trial: Trial) -> ClickModel:
+    """A model of the trial's designs with initial weights."""
+    tables = {
+        name: Embedding(trial.spec(name, data.rows_of_values(name), number=name in data.numbers))
+        for name in data.fields
+    }
+    return ClickModel(tables, trial.hidden)
 
 
 def _adapted(data: TrialData, trial: Trial, splits: Splits, folder: Path) -> ClickModel:

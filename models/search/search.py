@@ -34,6 +34,8 @@ from ondevice.models.search.trial_data import TrialData
 # Widths of the probes. On long-tailed logs one dimension keeps nearly all AUC; the first is the
 # reference's.
 WIDTHS = (16, 4, 2, 1)
+# Tables and maps may have to be as small as this share of a file's budget.
+TABLES_OF_FILE = 0.1
 # Plans that are named when the search ends before them.
 PLANS_LEFT = 5
 
@@ -165,9 +167,8 @@ class Search:
         curve = self._sizes.total(
             self.reference.trial.tables, dict.fromkeys(self.data.fields)
         ) / max(CURVES["tables"])
-        if self.goal.measure == "file":
-            return int(curve)
-        return int(min(curve, math.inf if most is None else most))
+        share = TABLES_OF_FILE if self.goal.measure == "file" else 1.0
+        return int(min(curve, math.inf if most is None else share * most))
 
     def _path(self, width: int) -> list[Point]:
         """The descent of the probe of one width, read from its file if that exists."""

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from ondevice.codecs import DenseCodec
 from ondevice.errors import SpecError
+from ondevice.features import FIRST_VOCABULARY_ID
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.networks import ClickModel
 from ondevice.models.search.bit_plan import planned_for_raw_values
 from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes
+from ondevice.models.search.hashed_rows import OverlappingBlocks, hashed_designs
 from ondevice.models.search.measure import RowMap
 from ondevice.models.search.probe import Point
 from ondevice.models.search.run_trial import FileSize, size_before_training
+from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial
 from ondevice.models.search.trial_data import TrialData
 
@@ -23,6 +26,10 @@ from ondevice.models.search.trial_data import TrialData
 CORRECTIONS = 4
 # Corrected sizes aim at this share of the most bytes, in the middle of LEAST_USE and all of them.
 AIM = (1 + LEAST_USE) / 2
+# Dimensions and form of rows that values share by their hashes; one dimension is worse at equal
+# bytes.
+HASHED_WIDTH = 4
+CODES = OverlappingBlocks(None)
 # Last epochs that train with rows of few bits as they will be stored.
 ROUND_EPOCHS = 2
 UNIT_BLOCK = 16  # a native file stores units in blocks of so many
@@ -180,6 +187,54 @@ class SizeFitter:
             if LEAST_USE * most <= used <= most:
                 break
             budget += int(AIM * most) - used
+        return best
+
+    def hashed(self, network: Network, most: int) -> Trial | None:
+        """A trial whose fields share the rows of binary codes of hashes, without vocabularies.
+
+        Fields of few values have a row for each, and a vocabulary.
+
+        Args:
+            network: of the trial.
+            most: bytes, of what the sizes measure.
+
+        Returns:
+            A trial that is trained from new; None if not even a few rows for each field fit.
+        """
+        if self.sizes.measure == "tables":
+            tables = self._hashed_tables(most)
+            return None if tables is None else self._trial(tables, network, "vocabulary")
+        best, rest = None, self.header_bytes
+        for _ in range(CORRECTIONS):
+            tables = self._hashed_tables(most - rest)
+            if tables is None:
+                break
+            trial = self._trial(tables, network, "vocabulary")
+            if self.estimates:
+                return trial
+            used = size_before_training(self.data, trial, self.folder).file_bytes
+            if used <= most:
+                best = trial
+            if LEAST_USE * most <= used <= most:
+                break
+            rest = used - self.sizes.total(tables, {}) + most - int(AIM * most)
+        return best
+
+    def _hashed_tables(self, budget: int) -> Designs | None:
+        """Designs of values that share rows by their hashes, of about `budget` bytes with maps."""
+        values = {name: self.data.rows_of_values(name) for name in self.data.values}
+        numbers = {name: TableDesign(HASHED_WIDTH, "q4") for name in self.data.numbers}
+        best: Designs | None = None
+        low, high = 0, sum(values.values()) + FIRST_VOCABULARY_ID * len(values)
+        while low < high:
+            middle = (low + high + 1) // 2
+            tables = hashed_designs(CODES, values, middle, HASHED_WIDTH, "q4")
+            if tables is None:  # too few for all fields
+                low = middle
+            elif self.sizes.total(tables | numbers, {}) <= budget:
+                best, low = tables | numbers, middle
+            else:
+                high = middle - 1
         return best
 
     def _planned(self, model: ClickModel, budget: int, map_bytes: float) -> Designs | None:

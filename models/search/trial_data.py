@@ -153,7 +153,11 @@ def prepare(log: HashedLog) -> TrialData:
             f"{', '.join(log.label_names)}: describe it with one of them (label = ...)"
         )
     if sequences := [item.name for item in log.features.fields if item.length is not None]:
-        raise InputError(f"compression trials take no sequences: {', '.join(sequences)}")
+        names = ", ".join(sequences)
+        raise InputError(
+            f"compression trials take no sequences: {names}; leave these columns out (ignore = "
+            "[...] in the description of the log), or train with them and shrink the trained model"
+        )
     parts = split(log)
     values, counts = {}, {}
     for item in log.features.fields:

@@ -12,6 +12,7 @@ from ondevice.update import rollback, update
 EPILOG = """examples:
   ondevice update model.odm today.odd
   ondevice update model.odm new-model.odm
+  ondevice update model.odm today.odd --key models.key.pub
   ondevice update --rollback model.odm
 
 The new file is complete and answers its test vectors before it gets the model's name; if anything
@@ -25,6 +26,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("new", type=Path, nargs="?", help=".odd file, or a whole model file")
     what.add_argument("--rollback", action="store_true", help="put MODEL.previous back")
     parser.add_argument("--engine", default="auto", help="engine to verify with (default: auto)")
+    parser.add_argument(
+        "--key",
+        type=Path,
+        metavar="KEY",
+        help="who must have signed the new set: a public key or a root (docs/signing.md)",
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="refuse versions older than this file remembers"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.rollback:
         result = rollback(args.model)
     else:
-        result = update(args.model, args.new, engine=args.engine)
+        result = update(args.model, args.new, engine=args.engine, keys=args.key, state=args.state)
     with writing("standard output"):
         print(f"{args.model}: {size(result.length)}, sha256 {result.sha256}")  # noqa: T201
     return 0

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.engines.columns import by_columns
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.limits import MAX_THREADS
@@ -95,14 +96,16 @@ def _open(
         from ondevice.engines.onnx import OnnxEngine
 
         onnx_engine = OnnxEngine(path, threads, copies)
-        return onnx_engine, ModelInfo.from_bytes(onnx_engine.description)
+        info = ModelInfo.from_bytes(onnx_engine.description)
+        return by_columns(onnx_engine, [item.name for item in info.inputs]), info
     if engine == "tflite":
         from ondevice.engines.tflite import TfliteEngine
         from ondevice.tflite_file import read_info, read_verified
 
         data = read_verified(path)
         info = ModelInfo.from_bytes(read_info(path, data))
-        return TfliteEngine(path, threads, data=data), info
+        engine_of_file = TfliteEngine(path, threads, data=data)
+        return by_columns(engine_of_file, [item.name for item in info.inputs]), info
     if engine == "native":
         return _open_native(path, threads)
     from ondevice.engines.numpy import NumpyEngine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,9 @@ import numpy.typing as npt
 
 from ondevice.deflated import inflate
 from ondevice.errors import FileFormatError, InputError, needs_extra
+from ondevice.held_bytes import FileBytes, are_mapped, read_file, sha256
 from ondevice.publish import finish
-from ondevice.sealed import check_seal, read_file, sha256_at
+from ondevice.sealed import check_seal, sha256_at
 
 METADATA_KEY = "ondevice.description"  # base64 of a deflated description, in a file with a digest
 UNSEALED_METADATA_KEY = "ondevice.info"  # the same, in a file without a digest
@@ -52,11 +52,13 @@ class OnnxEngine:
         options.log_severity_level = 4  # a failed request is raised
         model, data, sealed = _read(path, copies)
         try:
-            if data:
+            if data and not are_mapped():
                 options.add_external_initializers_from_files_in_memory(
                     list(data), list(data.values()), [len(item) for item in data.values()]
                 )
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                str(path) if are_mapped() else model, options, providers=["CPUExecutionProvider"]
+            )
             metadata = self._session.get_modelmeta().custom_metadata_map  # fails on damaged text
             self._outputs = [output.name for output in self._session.get_outputs()]
         except Exception as error:  # onnxruntime has no public base class for its errors
@@ -65,6 +67,7 @@ class OnnxEngine:
             ) from error
         self.runtime = f"onnxruntime {ort.__version__}"
         self.description = _description(path, metadata, sealed)
+        self.input_names = [item.name for item in self._session.get_inputs()]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError when the runtime rejects the request."""
@@ -75,7 +78,9 @@ class OnnxEngine:
         return dict(zip(self._outputs, outputs, strict=True))
 
 
-def _read(path: Path, copies: Mapping[str, Path] | None) -> tuple[bytes, dict[str, bytes], bool]:
+def _read(
+    path: Path, copies: Mapping[str, Path] | None
+) -> tuple[FileBytes, dict[str, FileBytes], bool]:
     """A file, its external data by name, and whether digests were compared.
 
     Raises:
@@ -88,7 +93,7 @@ def _read(path: Path, copies: Mapping[str, Path] | None) -> tuple[bytes, dict[st
         if end is None:
             return model, data, False
         expected = sha256_at(model, end + len(DATA_MARK))
-        if all(hashlib.sha256(item).hexdigest() == expected for item in data.values()):
+        if all(sha256(item) == expected for item in data.values()):
             return model, data, True
         if attempt < ATTEMPTS - 1:
             finish(path.parent)  # waits for a process that is replacing them
@@ -108,7 +113,7 @@ def _located(path: Path, name: str, copies: Mapping[str, Path] | None) -> Path:
     return copies[name]
 
 
-def _data_names(path: Path, model: bytes) -> list[str]:
+def _data_names(path: Path, model: FileBytes) -> list[str]:
     """The names of the files with external data, all in the folder of the .onnx file."""
     names = set()
     for match in _LOCATION.finditer(model):

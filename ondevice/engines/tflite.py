@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ondevice.engines.quiet import without_start_line
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError
+from ondevice.held_bytes import FileBytes, are_mapped
 from ondevice.tflite_file import check_structure, read_verified
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")  # by package, the preferred one first
@@ -23,6 +24,7 @@ class TfliteEngine:
 
     Attributes:
         runtime: which package runs the file, and its version.
+        input_names: of the file.
     """
 
     def __init__(
@@ -30,7 +32,7 @@ class TfliteEngine:
         path: Path,
         threads: int = 1,
         runtime: str | None = None,
-        data: bytes | None = None,
+        data: FileBytes | None = None,
     ) -> None:
         """Read the file as private memory, which nobody can truncate or overwrite, and check it.
 
@@ -47,9 +49,10 @@ class TfliteEngine:
         """
         make_interpreter, self.runtime = _runtime(runtime)
         data = read_verified(path) if data is None else data
+        model = {"model_path": str(path)} if are_mapped() else {"model_content": data}
         check_structure(path, data)  # the runtimes follow a damaged file's offsets and crash
         try:
-            self._interpreter = make_interpreter(model_content=data, num_threads=threads)
+            self._interpreter = make_interpreter(**model, num_threads=threads)
             with without_start_line():
                 self._interpreter.allocate_tensors()
             inputs = self._interpreter.get_input_details()
@@ -58,6 +61,7 @@ class TfliteEngine:
             raise FileFormatError(
                 f"{path}: {self.runtime} cannot open it: {_one_line(error)}"
             ) from error
+        self.input_names = [item["name"] for item in inputs]
         self._inputs: dict[str, int] = {item["name"]: item["index"] for item in inputs}
         self._outputs: dict[str, int] = {item["name"]: item["index"] for item in outputs}
         self._shapes = {item["name"]: tuple(item["shape"].tolist()) for item in inputs}

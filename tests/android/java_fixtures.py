@@ -9,8 +9,10 @@ from pathlib import Path
 import jni_library
 import numpy as np
 import pytest
+from support.native import random_table, write_model
 from support.odm_parts import put_together, take_apart
 from support.runtime import expected_probabilities, small_ids, write_small_model
+from support.signing import LATER, forgeries, private_key, root, sign_folder
 from support.tools import absent, missing
 
 import ondevice
@@ -20,6 +22,7 @@ from ondevice.delimited import DelimitedFormat
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec, ModelInfo, RankingVectors, TestVectors
+from ondevice.manifest import NAME
 from ondevice.odm import open_odm, write_odm
 from ondevice.plan import Node, Plan
 from ondevice.ranking import context_splits, repeated_request, split_request
@@ -144,6 +147,13 @@ def raw_rows():
     }
 
 
+def write_large_model(path):
+    """A table of 9.6 MB: more than what is read instead of mapped."""
+    spec = full_spec(100_000, 24)
+    table = random_table(spec, "f32", np.random.default_rng(0), truncated=False)
+    write_model(path, {"a": spec}, {"a": table}, [], {}, ["a.vector"])
+
+
 def write_fixtures(folder):
     """Everything below the folder that the JUnit tests read."""
     shutil.copy(GOLDEN / "xxh64.json", folder)
@@ -151,6 +161,7 @@ def write_fixtures(folder):
     write_cells_model(folder / "cells.odm")
     shutil.copy(GOLDEN / "differences.json", folder)
     write_small_model(folder / "small.odm")
+    write_large_model(folder / "large.odm")
     write_features_model(folder / "features.odm")
     raw = raw_rows()
     ids = features().encode(raw)
@@ -180,6 +191,33 @@ def write_fixtures(folder):
     write_ranked(folder)
     write_descriptions(folder / "descriptions")
     write_app_fixtures(folder)
+    write_signed(folder / "signed")
+
+
+def write_signed(folder):
+    """A set signed by key 1 at version 5, its next root, and forgeries of its manifest."""
+    signer, new, anna, ben = (private_key(seed) for seed in (1, 2, 11, 12))
+    models = folder / "models"
+    models.mkdir(parents=True)
+    write_small_model(models / "m.odm")
+    for version in (4, 5, 6):
+        sign_folder(models, signer, version=version, expires=LATER)
+        (models / NAME).rename(folder / f"version{version}.json")
+    sign_folder(models, new, version=1)
+    (models / NAME).rename(folder / "new.json")
+    for name, key in (("signer", signer), ("new", new)):
+        (folder / f"{name}.pub").write_text(key.public.to_pem())
+    (folder / "1.root.json").write_bytes(root([anna, ben], [signer], anna, ben, thresholds=(2, 1)))
+    (folder / "unsigned.root.json").write_bytes(
+        root([anna, ben], [signer], anna, thresholds=(2, 1))
+    )
+    (folder / "2.root.json").write_bytes(
+        root([anna, ben], [new], anna, ben, version=2, thresholds=(2, 1), expires=LATER)
+    )
+    (folder / "forged.root.json").write_bytes(root([new], [new], new, version=2))
+    (folder / "forged").mkdir()
+    for number, forgery in enumerate(forgeries()):
+        (folder / "forged" / f"{number}.json").write_bytes(forgery.data)
 
 
 def plain_vectors(vectors):

@@ -4,7 +4,7 @@
  * The header's CRC-32 is put right first, so that mutations reach what lies behind it; plan and
  * description of the corpus are in stored blocks of DEFLATE, so that they reach the JSON.
  *
- *   clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -I. -Iinclude platform/posix.c \
+ *   clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -I. -Iinclude platform/posix.c platform/mapped.c \
  *     $(grep -hv '^#' sources.txt features/sources.txt) ../../tests/hostile/fuzz_open.c -o fuzz_open
  *   ./fuzz_open -max_total_time=60 CORPUS
  *

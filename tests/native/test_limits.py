@@ -22,7 +22,6 @@ SAME = {
 # Limits of other formats and of the Python side only.
 PYTHON_ONLY = {
     "MAX_TFLITE_ELEMENTS", "MAX_UNPACKED_PER_BYTE",
-    "MAX_DELTA_ADDED", "MAX_DELTA_BYTES", "MAX_DELTA_GROWTH",
 }  # fmt: skip
 # Limits of the engine only: files within Python's limits that it refuses, or its own workings.
 NATIVE_ONLY = {

@@ -1,10 +1,12 @@
 """Manifests and roots in C: what Python trusts, C trusts, and neither anything forged."""
 
 import hashlib
+import random
+import subprocess
 from datetime import UTC, datetime
 
 import pytest
-from support.engine import needs_compiler
+from support.engine import COMPILER, SANITIZERS, WARNED, listed, needs_compiler, needs_sanitizers
 from support.signing import (
     LATER,
     NOW,
@@ -43,7 +45,10 @@ def all_memory_is_given_back(update):
 
 def python_accepts(data, folder):
     try:
-        Trust(Signers((KEY.public,)), None, NOW).check_manifest(parse_manifest(data, "m"), folder)
+        manifest = parse_manifest(data, "m")
+        Trust(Signers((KEY.public,)), None, NOW).check_manifest(manifest, folder)
+        if manifest.model_set.version < 5:
+            return False
     except OnDeviceError:
         return False
     return True
@@ -240,3 +245,122 @@ def test_failed_allocations(update):
     finally:
         update.left = None
     assert failures >= 1
+
+
+PROGRAM = """
+#include "ondevice_update.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+static void *take(void *user, size_t size) { (void)user; return malloc(size); }
+static void give(void *user, void *memory) { (void)user; free(memory); }
+int main(int argc, char **argv) {
+  const od_allocator allocator = {take, give, NULL};
+  od_signers signers = {.count = 1, .threshold = 1};
+  uint32_t size;
+  if (argc != 2 || fread(signers.keys[0], 1, 32, stdin) != 32) return 1;
+  while (fread(&size, 1, 4, stdin) == 4) {
+    char *text = malloc(size + !size); /* of this size: reading on is seen */
+    od_manifest *manifest = NULL;
+    od_error error;
+    od_root root;
+    if (fread(text, 1, size, stdin) != size) return 1;
+    od_status status = argv[1][0] == 'm'
+        ? od_manifest_open(text, size, &signers, 5, 1796083200, &allocator, &manifest, &error)
+        : od_root_first(text, size, &allocator, &root, &error);
+    free(text);
+    for (size_t i = 0; i < (manifest ? od_manifest_count(manifest) : 0); i++)
+      if (!strlen(od_manifest_file(manifest, i)->name)) return 1;
+    od_manifest_close(manifest);
+    putchar(status ? '0' : '1');
+  }
+  return 0;
+}
+"""
+PIECES = [b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b" ", b"\n", b"0", b"1", b"-", b".",
+          b"e5", b"null", b"true", b"\\u0000", b"\\u006d", b"\\ud800", b"\\udc00", b"\xc3\xa9",
+          b"\xff", b"\0", b"5.0", b"9" * 30, b'"signed":', b',"signatures":', b"../",
+          b'"version":5,', b'"m.odm":', b"Z", b"T24"]  # fmt: skip
+SPACES = [b" ", b"\n", b"\t", b"\r", b"\x0b", b"\xc2\xa0"]
+
+
+def mutated(rng, value):
+    """A text with white space put in, or one to three pieces put in, cut out or doubled."""
+    if rng.random() < 0.2:
+        at = rng.choice([place + 1 for place, byte in enumerate(value) if byte in b",:{}"])
+        value = value[:at] + rng.choice(SPACES) + value[at:]
+        return value if rng.random() < 0.8 else mutated(rng, value)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        at, length = rng.randrange(len(value)), rng.choice([0, 0, 1, 1, 2, 5, 40])
+        kind = rng.randrange(3)
+        piece = rng.choice(PIECES) if kind < 2 else value[at : at + rng.randrange(1, 90)]
+        value = value[:at] + piece + value[at + length * (kind != 2) :]
+    return value
+
+
+def documents(rng, count):
+    """Mutants of a manifest that the trusted key signed: only their content can be refused."""
+    two = {name: FileRecord(3, "ab" * 32) for name in ("m.odm", "n.odm")}
+    values = [good_manifest().signed_bytes, good_manifest(files=two, expires=None).signed_bytes]
+    return [resigned(mutated(rng, rng.choice(values))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def sanitized_answers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("documents")
+    source, program = folder / "open.c", folder / "open"
+    source.write_text(PROGRAM)
+    command = [COMPILER, *WARNED, *SANITIZERS, str(source), *listed("update/sources.txt")]
+    subprocess.run([*command, "-o", program], check=True)
+
+    def answers(kind, documents):
+        data = b"".join(len(item).to_bytes(4, "little") + item for item in documents)
+        done = subprocess.run([program, kind], input=KEY.public.raw + data, capture_output=True)
+        assert done.returncode == 0 and done.stderr == b"", done.stderr.decode()[-3000:]
+        return [said == ord("1") for said in done.stdout]
+
+    return answers
+
+
+@needs_sanitizers
+def test_mutants_are_judged_as_in_python(sanitized_answers, tmp_path):
+    """Under the sanitizers; each is signed, so what is inside is read."""
+    cases = documents(random.Random(6), 600)  # noqa: S311
+    answers = sanitized_answers("m", cases)
+    for data, answer in zip(cases, answers, strict=True):
+        assert answer == python_accepts(data, tmp_path), data
+    assert 10 < sum(answers) < 500
+
+
+@needs_sanitizers
+def test_forgeries_and_roots_under_the_sanitizers(sanitized_answers):
+    assert not any(sanitized_answers("m", [item.data for item in forgeries()]))
+    rng = random.Random(7)  # noqa: S311
+    good = root(ROOTS, [KEY], *ROOTS[:2], thresholds=(2, 1), expires=LATER)
+    mutants = [mutated(rng, good) for _ in range(300)]
+    mutants += [good[: rng.randrange(len(good))] for _ in range(100)]
+    expected = [True]
+    for data in mutants:
+        try:
+            parse_root(data, "root").check_itself("root")
+            expected.append(True)
+        except OnDeviceError:
+            expected.append(False)
+    assert sanitized_answers("r", [good, *mutants]) == expected
+
+
+def test_strangers_cannot_make_it_take_memory(update):
+    """What nobody trusted signed is not read: a document of many values takes a few blocks."""
+    value = b"[" + b"[]," * 300_000 + b"0]"
+    stranger = resigned(value, private_key(9))
+    update.left = 4
+    try:
+        with pytest.raises(Refused, match="0 valid"):
+            update.manifest(stranger, TRUSTED)
+        update.left = 4
+        first = update.root(root(ROOTS, [KEY], *ROOTS))
+        update.left = 4
+        with pytest.raises(Refused, match="0 valid"):
+            update.root(stranger, first)
+    finally:
+        update.left = None

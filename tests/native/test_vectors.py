@@ -280,3 +280,52 @@ def test_sums_of_products(tmp_path, size):
     right = (x[:, pairs[0]] * x[:, pairs[1]]).sum(2)
     np.testing.assert_allclose(folded["sums"], right, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(folded["rows"], (x * y).sum(2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("units", [1, 20])
+@pytest.mark.parametrize("codec", ["f32", "f16"])
+def test_layers_whose_vectors_begin_alike(tmp_path, units, codec):
+    """An interest network: what an Expand repeats is read and multiplied once a row."""
+    rng = np.random.default_rng(10)
+    steps, width, padded = 7, 5, -(-units // 16) * 16
+    n = lambda op, i, o, **a: Node(op, tuple(i.split()), (o,), a)  # noqa: E731
+    dense = {"codec": codec, "features": 3 * width, "units": units, "relu": 1}
+    nodes = [
+        n("Reshape", "query to", "single"), n("Expand", "single shape", "queries"),
+        n("Mul", "queries keys", "products"), n("Sub", "keys queries", "differences"),
+        n("Concat", "queries products differences", "columns", axis=-1),
+        n("Dense", "columns weight bias", "y", **dense),
+    ]  # fmt: skip
+    matrix = np.zeros((3 * width, padded), np.float32)
+    matrix[:, :units] = rng.normal(size=(3 * width, units))
+    bias = np.zeros(padded, np.float32)
+    bias[:units] = rng.normal(size=units)
+    weights = {
+        "to": np.array([-1, 1, width], np.int64), "shape": np.array([1, steps, width], np.int64),
+        "weight": matrix.astype(np.float16 if codec == "f16" else np.float32).reshape(-1),
+        "bias": bias,
+    }  # fmt: skip
+    inputs = [InputSpec("query", ("batch", width), None, "float32"),
+              InputSpec("keys", ("batch", steps, width), None, "float32")]  # fmt: skip
+    request = {"query": rng.normal(size=(9, width)).astype(np.float32),
+               "keys": rng.normal(size=(9, steps, width)).astype(np.float32)}  # fmt: skip
+    short = write(tmp_path / "short.odm", nodes, inputs, ["y"], weights)
+    full = write(tmp_path / "full.odm", nodes, inputs, ["y", "columns", "queries"], weights)
+    queries = np.repeat(request["query"][:, None], steps, 1)
+    columns = [queries, queries * request["keys"], request["keys"] - queries]
+    kept = weights["weight"].reshape(matrix.shape)[:, :units].astype(np.float32)
+    right = np.maximum(np.concatenate(columns, 2) @ kept + bias[:units], 0)
+    for kernels in KERNELS:
+        got = NativeEngine(short, kernels=kernels).run(request)["y"]
+        np.testing.assert_allclose(got, right, rtol=1e-5, atol=1e-5)
+        both = NativeEngine(full, kernels=kernels).run(request)
+        np.testing.assert_array_equal(got, both["y"])
+        np.testing.assert_array_equal(both["queries"], queries)
+        np.testing.assert_array_equal(both["columns"], np.concatenate(columns, 2))
+        ranked = NativeEngine(short, kernels=kernels).run_ranked(
+            {"query": request["query"][:1]}, {"keys": request["keys"]}
+        )
+        same = {"query": np.repeat(request["query"][:1], 9, 0), "keys": request["keys"]}
+        np.testing.assert_array_equal(
+            ranked["y"], NativeEngine(short, kernels=kernels).run(same)["y"]
+        )

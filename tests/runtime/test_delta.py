@@ -4,11 +4,10 @@ import io
 import random
 import struct
 import tracemalloc
-import zlib
 
 import numpy as np
 import pytest
-from support.deltas import block, header, operation, retrained, write_arrays, write_pair
+from support.deltas import block, header, mutants, operation, retrained, write_arrays, write_pair
 
 from ondevice.delta.apply import apply_delta, read_delta
 from ondevice.delta.create import create_delta
@@ -225,30 +224,12 @@ def test_mutants_of_a_delta_are_refused_or_right(tmp_path):
     delta = create_delta(old_path, new_path)
     rng = random.Random(5)  # noqa: S311
     refused = 0
-    for number in range(1500):
-        mutant = bytearray(delta)
-        if number % 3 == 0:
-            mutant = bytearray(delta[:92]) + mutated_block(delta[92:], rng)
-        elif number % 3 == 1:
-            for _ in range(rng.randrange(1, 4)):
-                mutant[rng.randrange(len(mutant))] = rng.randrange(256)
-        else:
-            at, size = rng.randrange(len(mutant)), rng.randrange(1, 40)
-            mutant[at : at + size] = rng.choice([b"", mutant[at : at + size] * 2])
+    for mutant in mutants(delta, rng, 1500):
         try:
-            assert applied(bytes(mutant), old) == new
+            assert applied(mutant, old) == new
         except OnDeviceError:
             refused += 1
     assert refused > 1000
-
-
-def mutated_block(blocks, rng):
-    """The first block with other operations, in a valid stream; the other blocks as they are."""
-    codes, _, packed = struct.unpack("<III", blocks[:12])
-    raw = bytearray(zlib.decompress(blocks[12 : 12 + packed], -15))
-    for _ in range(rng.randrange(1, 4)):
-        raw[rng.randrange(codes)] = rng.choice([0, 0x7F, 0x80, 0xFF, rng.randrange(256)])
-    return block(bytes(raw[:codes]), bytes(raw[codes:])) + blocks[12 + packed :]
 
 
 def test_limits_bound_a_block():

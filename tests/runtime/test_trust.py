@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,12 +25,14 @@ from support.signing import (
 import ondevice
 from ondevice import signatures
 from ondevice.codecs import quantise
+from ondevice.engines.native import is_compiled
 from ondevice.errors import (
     FileFormatError,
     InputError,
     MissingDependencyError,
     OutputError,
     TrustError,
+    UnsupportedError,
 )
 from ondevice.manifest import NAME, parse_manifest
 from ondevice.odm import FULL_CHECK_BYTES
@@ -126,10 +129,35 @@ def test_a_file_under_another_name(folder):
             ondevice.load(path, keys=KEY.public)
 
 
+def test_without_memory_for_copies(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with pytest.raises(FileFormatError, match="cannot be copied: Too many open files"):
+        ondevice.load(folder / "m.odm", keys=KEY.public)
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(UnsupportedError, match="memfd_create"):
+        ondevice.load(folder / "m.odm", keys=KEY.public)
+
+
 def test_without_a_manifest(folder):
     (folder / NAME).unlink()
-    with pytest.raises(FileFormatError, match="no such manifest"):
+    with pytest.raises(FileFormatError, match=r"manifest\.json: cannot be read: No such file"):
         ondevice.load(folder / "m.odm", keys=KEY.public)
+
+
+@pytest.mark.parametrize("name", [NAME, "2.root.json", "state.json"])
+def test_documents_that_are_no_files(folder, tmp_path, first, name):
+    """A FIFO would be waited for, for ever."""
+    path = tmp_path / name if name == "state.json" else folder / name
+    path.unlink(missing_ok=True)
+    for make in (os.mkfifo, Path.mkdir):
+        make(path)
+        with pytest.raises(FileFormatError, match=f"{name}: is not a regular file"):
+            ondevice.load(folder / "m.odm", keys=first, state=tmp_path / "state.json")
+        if make is os.mkfifo:
+            path.unlink()
 
 
 def test_what_was_checked_is_what_runs(folder):
@@ -151,13 +179,14 @@ def test_what_was_checked_is_what_runs(folder):
 
     for place in range(len(evil) - 800, len(evil), 7):
         evil[place] ^= 0x55
+    engines = ("native", "numpy") if is_compiled() else ("numpy",)
     writer = threading.Thread(target=overwrite)
     writer.start()
     loaded = refused = 0
     try:
         for number in range(300):
             try:
-                model = ondevice.load(path, engine=("native", "numpy")[number % 2], keys=KEY.public)
+                model = ondevice.load(path, engine=engines[number % len(engines)], keys=KEY.public)
             except FileFormatError:
                 refused += 1
                 continue

@@ -9,6 +9,7 @@ import pytest
 from support.deltas import write_bad, write_pair
 from support.killed import killed_at_every_step
 from support.runtime import small_ids
+from support.signing import NOW, private_key, sign_folder
 
 import ondevice
 from ondevice.delta.create import create_delta
@@ -18,11 +19,13 @@ from ondevice.errors import (
     FileFormatError,
     InputError,
     ParityError,
+    TrustError,
 )
-from ondevice.manifest import record
-from ondevice.update import TRIES, boot, read_state, rollback, update
+from ondevice.manifest import read_manifest, record
+from ondevice.update import TRIES, boot, read_update_state, rollback, update
 
 IDS = small_ids(8)
+KEY = private_key(1)
 
 
 @pytest.fixture
@@ -105,10 +108,10 @@ def test_links_stay_and_permissions_too(place):
 
 def test_boot_confirms_a_model_that_works(place):
     update(place / "model.odm", given(place, "d.odd"))
-    assert read_state(place / "model.odm").state == "trying"
+    assert read_update_state(place / "model.odm").state == "trying"
     expected = ondevice.load(given(place, "new.odm")).predict(IDS)
     assert (boot(place / "model.odm").predict(IDS) == expected).all()
-    assert read_state(place / "model.odm").state == "good"
+    assert read_update_state(place / "model.odm").state == "good"
     assert (boot(place / "model.odm").predict(IDS) == expected).all()
 
 
@@ -126,7 +129,7 @@ def test_boot_rolls_back_a_model_that_fails_its_vectors(place):
     expected = ondevice.load(given(place, "old.odm")).predict(IDS)
     assert (boot(place / "model.odm").predict(IDS) == expected).all()
     assert is_model(place, "old.odm")
-    assert read_state(place / "model.odm").rejected == record(given(place, "bad.odm")).sha256
+    assert read_update_state(place / "model.odm").rejected == record(given(place, "bad.odm")).sha256
 
 
 def test_boot_rolls_back_a_model_that_crashes_the_process(place, monkeypatch):
@@ -162,7 +165,7 @@ def test_a_state_that_cannot_be_read_is_tried_again(place, text):
     update(place / "model.odm", given(place, "d.odd"))
     (place / "model.odm.update.json").write_text(text)
     boot(place / "model.odm")
-    assert read_state(place / "model.odm").state == "good"
+    assert read_update_state(place / "model.odm").state == "good"
     assert is_model(place, "new.odm")
 
 
@@ -182,10 +185,10 @@ def test_killed_at_every_step_a_model_is_there_and_boots(place, work):
         steps += 1
         assert is_model(place, "old.odm") or is_model(place, "new.odm")
         boot(place / "model.odm", engine="numpy")
-        assert read_state(place / "model.odm") is None or (
-            read_state(place / "model.odm").state == "good"
+        assert read_update_state(place / "model.odm") is None or (
+            read_update_state(place / "model.odm").state == "good"
         )
-        state = read_state(place / "model.odm")
+        state = read_update_state(place / "model.odm")
         if state is not None and state.rejected:
             assert is_model(place, "old.odm")  # rolled back for good
         else:
@@ -195,3 +198,77 @@ def test_killed_at_every_step_a_model_is_there_and_boots(place, work):
         shutil.rmtree(place)
         shutil.copytree(kept, place)
     assert steps > 3
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """A device with version 2 of a signed set, and version 3 with the delta to it."""
+    old, new = write_pair(tmp_path / "given")
+    device, tomorrow = tmp_path / "device", tmp_path / "tomorrow"
+    for folder, source, version in ((device, old, 2), (tomorrow, new, 3)):
+        folder.mkdir()
+        shutil.copy(source, folder / "model.odm")
+        sign_folder(folder, KEY, version=version)
+    delta = create_delta(old, tomorrow / "model.odm", tomorrow / "manifest.json")
+    (tomorrow / "d.odd").write_bytes(delta)
+    return device, tomorrow
+
+
+@pytest.mark.parametrize("source", ["d.odd", "model.odm"])
+def test_a_signed_set_is_updated_with_its_manifest_and_back(sets, source):
+    device, tomorrow = sets
+    seen = device.parent / "seen.json"
+    trusted = {"keys": KEY.public, "state": seen, "now": NOW}
+    boot(device / "model.odm", **trusted)
+    update(device / "model.odm", tomorrow / source, **trusted)
+    for name in ("model.odm", "manifest.json"):
+        assert (device / name).read_bytes() == (tomorrow / name).read_bytes()
+    ondevice.load(tomorrow / "model.odm", keys=KEY.public, now=NOW)
+    rollback(device / "model.odm")
+    boot(device / "model.odm", **trusted)  # version 3 was never used, so version 2 is not too old
+    assert read_manifest(device / "manifest.json").model_set.version == 2
+
+
+def test_a_signed_set_that_fails_at_boot_goes_back_with_its_manifest(sets):
+    device, tomorrow = sets
+    update(device / "model.odm", tomorrow / "d.odd", keys=KEY.public, now=NOW)
+    bad = write_bad(device.parent / "given")
+    (device / "model.odm").write_bytes(bad.read_bytes())
+    state = json.loads((device / "model.odm.update.json").read_text())
+    state["sha256"] = record(bad).sha256
+    (device / "model.odm.update.json").write_text(json.dumps(state))
+    boot(device / "model.odm", keys=KEY.public, now=NOW)
+    assert read_manifest(device / "manifest.json").model_set.version == 2
+
+
+def test_an_older_set_is_refused(sets):
+    device, tomorrow = sets
+    shutil.copy(device / "model.odm", tomorrow / "model.odm")
+    sign_folder(tomorrow, KEY, version=1, names=["model.odm"])
+    with pytest.raises(DowngradeError, match="version 1; version 2 is installed"):
+        update(device / "model.odm", tomorrow / "model.odm")
+
+
+def test_another_signature_and_none_are_refused(sets):
+    device, tomorrow = sets
+    before = (device / "model.odm").read_bytes()
+    with pytest.raises(TrustError):
+        update(device / "model.odm", tomorrow / "d.odd", keys=private_key(2).public, now=NOW)
+    bare = device.parent / "bare.odm"
+    shutil.copy(tomorrow / "model.odm", bare)
+    with pytest.raises(InputError, match=r"brings no manifest"):
+        update(device / "model.odm", bare)
+    (device / "manifest.json").unlink()
+    with pytest.raises(TrustError, match="brings no manifest"):
+        update(device / "model.odm", bare, keys=KEY.public, now=NOW)
+    assert (device / "model.odm").read_bytes() == before
+
+
+def test_a_manifest_of_other_files_is_refused(sets):
+    device, tomorrow = sets
+    shutil.copy(device / "model.odm", tomorrow / "second.odm")
+    shutil.copy(tomorrow / "model.odm", device / "second.odm")
+    sign_folder(tomorrow, KEY, version=4, names=["model.odm", "second.odm"])
+    with pytest.raises(FileFormatError, match=r"second\.odm"):
+        update(device / "model.odm", tomorrow / "model.odm")
+    assert read_manifest(device / "manifest.json").model_set.version == 2

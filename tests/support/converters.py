@@ -12,6 +12,13 @@ from ondevice.models import AdaptiveMask, BinaryCodeEmbedding, ClickModel, FullE
 EXTREMES = [0, 1, -1, 2**63 - 1, -(2**63), 2**31, -(2**31), 2**32, 12345]
 
 
+def onnx_lookups(model):
+    """The names of the lookups of an ONNX model: what stands before the dot in those of nodes."""
+    starts = {node.name.partition(".")[0] for node in model.graph.node}
+    kinds = ("TableLookup_", "BinaryCodeLookup_", "HashLookup_", "RetrievalLookup_")
+    return {name for name in starts if name.startswith(kinds)}
+
+
 def click_model(seed=0, masked=True):
     """Every scheme, strategy and fuse in one model, with large weights so that faults show."""
     torch.manual_seed(seed)

@@ -91,3 +91,27 @@ def retrained(rng, rows, changed):
     where = rng.choice(before.size, changed, replace=False)
     after[where] ^= rng.integers(1, 256, changed, dtype=np.uint8)
     return before, after
+
+
+def mutants(delta, rng, count):
+    """Changed deltas: bytes changed, cut out, repeated, and operations under a valid stream."""
+    for number in range(count):
+        mutant = bytearray(delta)
+        if number % 3 == 0:
+            mutant = bytearray(delta[:92]) + mutated_block(delta[92:], rng)
+        elif number % 3 == 1:
+            for _ in range(rng.randrange(1, 4)):
+                mutant[rng.randrange(len(mutant))] = rng.randrange(256)
+        else:
+            at, size = rng.randrange(len(mutant)), rng.randrange(1, 40)
+            mutant[at : at + size] = rng.choice([b"", mutant[at : at + size] * 2])
+        yield bytes(mutant)
+
+
+def mutated_block(blocks, rng):
+    """The first block with other operations, in a valid stream; the other blocks as they are."""
+    codes, _, packed = struct.unpack("<III", blocks[:12])
+    raw = bytearray(zlib.decompress(blocks[12 : 12 + packed], -15))
+    for _ in range(rng.randrange(1, 4)):
+        raw[rng.randrange(codes)] = rng.choice([0, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+    return block(bytes(raw[:codes]), bytes(raw[codes:])) + blocks[12 + packed :]

@@ -152,6 +152,8 @@ def _of_frames():
         + b"]}",
         "list of up to 16",
     )
+    long = b'{"keyid":"aa","sig":"' + b"ab" * 8200 + b'"}'
+    yield "long signatures", frame + b"[" + item + b"," + long + b"]}", "at most 16384 bytes"
     yield "upper case", good.replace(b'"sig":"', b'"sig":"AB'), "hexadecimal"
     yield "odd digits", good.replace(b'"sig":"', b'"sig":"a'), "hexadecimal"
     yield "no sig", good.replace(b'"sig"', b'"sog"'), "keys"

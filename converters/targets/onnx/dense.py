@@ -3,9 +3,9 @@
 - f16: the weights are float16; ONNX Runtime casts them once, when it opens the file.
 - q8: int8 arithmetic by MatMulInteger. Activations are uint8, quantised per tensor at each run
   (DynamicQuantizeLinear), or with the constants of a calibration (QuantizeLinear). Weights are
-  uint8 with zero point 128: ONNX Runtime multiplies uint8 by int8 with a saturating instruction
-  on x86 processors without VNNI, and the sums are silently wrong there
-  (docs/evidence/conversion.md).
+  int8, small enough that no sum of two products leaves int16: ONNX Runtime adds pairs of products
+  with a saturating instruction on x86 processors without VNNI, which would be silently wrong there
+  (docs/evidence/conversion.md). uint8 weights are exact too, but take twice the time.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from ondevice.converters.dense.layers import (
     layer_report,
 )
 from ondevice.converters.initializers import add_initializer, drop_unused_initializers
-from ondevice.dense import quantise_weight
 
-ZERO_POINT = 128
+PAIR_GROUP = 4  # features whose products the runtime may add in pairs
+# Largest sum of two codes of the same sign before rounding: 255 * (127 + 1) is less than 2**15.
+LARGEST_PAIR = 127
 
 
 def quantise_dense(graph: ir.Graph, plan: DensePlan) -> tuple[LayerReport, ...]:
@@ -79,10 +80,8 @@ class _Replacement:
     def _integer(self) -> ir.Value:
         """The product in integers, dequantised to float32 [..., units]."""
         layer = self._layer
-        codes, scales = quantise_weight(layer.weight)
-        shifted = (codes.astype(np.int16) + ZERO_POINT).astype(np.uint8)
-        weight = self._constant("codes", shifted)
-        weight_zero = self._constant("codes_zero", np.uint8(ZERO_POINT))
+        codes, scales = unsaturated_weight(layer.weight)
+        weight = self._constant("codes", codes)
         if layer.ranges is None:
             x, scale, zero = self._outputs_of("DynamicQuantizeLinear", 3, layer.x)
             factor = self._op("Mul", scale, self._constant("scales", scales))
@@ -92,7 +91,7 @@ class _Replacement:
             scale = self._constant("input_scale", x_scale)
             x = self._op("QuantizeLinear", layer.x, scale, zero)
             factor = self._constant("scales", scales * x_scale)
-        sums = self._op("MatMulInteger", x, weight, zero, weight_zero)
+        sums = self._op("MatMulInteger", x, weight, zero)
         floats = self._op("Cast", sums, to=int(ir.DataType.FLOAT))
         return self._biased(self._op("Mul", floats, factor))
 
@@ -116,6 +115,31 @@ class _Replacement:
 
     def _constant(self, part: str, array: npt.ArrayLike) -> ir.Value:
         return add_initializer(self._graph, f"{self._layer.name}.{part}", array)
+
+
+def unsaturated_weight(
+    weight: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Int8 codes [features, units] of a float32 weight, and its scales float32 [units].
+
+    Any two codes of the same sign among four neighbouring features add up to at most 128.
+    """
+    features, units = weight.shape
+    groups = np.zeros((-(-features // PAIR_GROUP) * PAIR_GROUP, units), np.float32)
+    groups[:features] = weight
+    ordered = np.sort(groups.reshape(-1, PAIR_GROUP, units), axis=1)
+    lowest, highest = (np.abs(pair).sum(axis=(1)) for pair in _same_sign_pairs(ordered))
+    largest = np.maximum(lowest.max(axis=0), highest.max(axis=0))
+    scales = (largest / np.float32(LARGEST_PAIR)).astype(np.float32)
+    codes = np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0)
+    return np.rint(codes).astype(np.int8), scales
+
+
+def _same_sign_pairs(
+    ordered: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The two most negative and the two largest of sorted weights [groups, 4, units], or 0."""
+    return np.minimum(ordered[:, :2], 0), np.maximum(ordered[:, -2:], 0)
 
 
 def uint8_parameters(values: Range) -> tuple[np.float32, np.uint8]:

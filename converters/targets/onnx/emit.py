@@ -1,4 +1,4 @@
-"""Write a packed model as ONNX: lookups as model-local functions over standard operators.
+"""Write a packed model as ONNX: every lookup becomes a few standard operators.
 
 Tables are external data beside the file, which names the SHA-256 of both.
 """
@@ -6,7 +6,7 @@ Tables are external data beside the file, which names the SHA-256 of both.
 from __future__ import annotations
 
 import base64
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from ondevice.codecs import BITS, CODE_RANGE, NARROW_CODECS, Codec, StoredSection, StoredTable
 from ondevice.converters.dense.layers import ALL_FLOAT, DensePlan
-from ondevice.converters.graph import DOMAIN, PackedLookup, PackedModel
+from ondevice.converters.graph import PackedLookup, PackedModel
 from ondevice.converters.initializers import add_initializer, add_tensor
 from ondevice.converters.tables.byte_codes import (
     byte_codes,
@@ -35,6 +35,7 @@ from ondevice.converters.tables.column_blocks import (
 from ondevice.converters.tables.draft import Draft
 from ondevice.converters.tables.row_arithmetic import (
     ResidueArithmetic,
+    RowArithmetic,
     cell_arithmetic,
     head_arithmetic,
     residue_arithmetic,
@@ -46,6 +47,8 @@ from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
 from ondevice.deflated import deflate
 from ondevice.engines.onnx import DATA_MARK, METADATA_KEY, SEAL_KEY
+from ondevice.info import description_parts
+from ondevice.manifest import record_of
 from ondevice.sealed import DIGITS, UNSEALED, seal
 from ondevice.spec import HIGH_BITS, Retrieval
 
@@ -61,7 +64,7 @@ VALUE_DTYPES: dict[Codec, np.dtype[Any]] = {
     **dict.fromkeys(NARROW_CODECS, np.dtype(np.uint8)),
 }
 
-FUNCTION_NAMES = {
+LOOKUP_NAMES = {  # of its operators, by scheme
     "full": "TableLookup",
     "binary_code": "BinaryCodeLookup",
     "hash": "HashLookup",
@@ -87,14 +90,13 @@ def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = AL
         name: _StoredTable(graph, data, name, table)
         for name, table in sorted(packed.tables.items())
     }
-    functions: dict[str, ir.Function] = {}
-    for lookup in packed.lookups:
-        _replace_by_call(graph, nodes[lookup.node.name], lookup, stored[lookup.table], functions)
-    for function in functions.values():
-        model.functions[function.identifier()] = function
+    for number, lookup in enumerate(packed.lookups, 1):
+        name = f"{LOOKUP_NAMES[lookup.spec.scheme]}_{number}"
+        _replace_lookup(graph, nodes[lookup.node.name], lookup, stored[lookup.table], name)
+    _drop_single_concats(graph)
     has_trees = standard_trees(graph)
     graph.opset_imports.clear()
-    graph.opset_imports.update({"": OPSET, DOMAIN: 1})
+    graph.opset_imports.update({"": OPSET})
     if has_trees:
         graph.opset_imports[ML_DOMAIN] = ML_OPSET
     for name, value in graph.initializers.items():
@@ -104,7 +106,8 @@ def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = AL
             external = array.nbytes >= LEAST_EXTERNAL
             value.const_value = data.add(name, array) if external else ir.tensor(array, name=name)
     _strip_provenance(model)
-    model.metadata_props[METADATA_KEY] = base64.b64encode(deflate(info)).decode("ascii")
+    described = deflate(*description_parts(info))
+    model.metadata_props[METADATA_KEY] = base64.b64encode(described).decode("ascii")
     model.metadata_props[SEAL_KEY] = (UNSEALED + DATA_MARK).decode() + "0" * DIGITS
     model.ir_version = IR_VERSION
     data.write()
@@ -124,7 +127,7 @@ class _Seal:
         """Write both into the .onnx file; `file` is the external data."""
         file.flush()
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = record_of(file).sha256
         data = self.path.read_bytes()
         with self.path.open("r+b") as described:
             described.seek(data.index(UNSEALED + DATA_MARK) + len(UNSEALED + DATA_MARK))
@@ -210,37 +213,38 @@ def _signed_codes(graph: ir.Graph, codec: Codec) -> ir.Value:
     return graph.initializers.get(name) or add_initializer(graph, name, values)
 
 
-def _replace_by_call(
-    graph: ir.Graph,
-    node: ir.Node,
-    lookup: PackedLookup,
-    stored: _StoredTable,
-    functions: dict[str, ir.Function],
+def _replace_lookup(
+    graph: ir.Graph, node: ir.Node, lookup: PackedLookup, stored: _StoredTable, name: str
 ) -> None:
-    """Replace a lookup node by a call of a function, which equal lookups share.
+    """Replace a lookup node by standard operators.
+
+    They stand in the graph itself: not every runtime reads functions of a model (OpenVINO does
+    not).
 
     Args:
         graph: where the node is.
         node: the `ondevice::Lookup` node.
         lookup: what it computes.
         stored: the table that it reads.
-        functions: by the key of their body; a new one is added.
+        name: beginning of the names of nodes and values.
     """
-    ids = node.inputs[0]
-    rank = 1 if ids is None or ids.shape is None else len(ids.shape)
-    body = _Body(lookup, stored, rank)
-    if body.key not in functions:
-        base = FUNCTION_NAMES[lookup.spec.scheme]
-        functions[body.key] = body.function(f"{base}_{len(functions) + 1}")
-    call = ir.Node(
-        DOMAIN,
-        functions[body.key].name,
-        [*node.inputs, *stored.values],
-        num_outputs=1,
-        name=node.name,
+    body = _Body(lookup, stored, [value for value in node.inputs if value is not None], name)
+    body.output.dtype, body.output.shape = ir.DataType.FLOAT, node.outputs[0].shape
+    ir.convenience.replace_nodes_and_values(
+        graph, node, [node], body.nodes, node.outputs, [body.output]
     )
-    call.outputs[0].dtype = ir.DataType.FLOAT
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [call], node.outputs, call.outputs)
+
+
+def _drop_single_concats(graph: ir.Graph) -> None:
+    """Remove each Concat of a single value, which merging leaves: the runtime would copy it."""
+    for node in list(graph):
+        if node.op_type != "Concat" or node.domain or len(node.inputs) != 1:
+            continue
+        value, output = node.inputs[0], node.outputs[0]
+        if value is None or output.is_graph_output():
+            continue
+        ir.convenience.replace_all_uses_with(output, value)
+        graph.remove(node, safe=True)
 
 
 def _strip_provenance(model: ir.Model) -> None:
@@ -255,29 +259,34 @@ def _strip_provenance(model: ir.Model) -> None:
 
 
 class _Body:
-    """The body of one lookup function: ids and table arrays in, float32 vectors out."""
+    """The operators of one lookup: IDs and table arrays in, float32 vectors out."""
 
-    def __init__(self, lookup: PackedLookup, stored: _StoredTable, rank: int) -> None:
+    def __init__(
+        self, lookup: PackedLookup, stored: _StoredTable, inputs: list[ir.Value], name: str
+    ) -> None:
         """Write the body.
 
         Args:
             lookup: what it computes.
             stored: the table that it reads.
-            rank: of the IDs, where there is a single input; several have rank 1.
+            inputs: the IDs: one for each specification, of rank 1 where there are several; or
+                the matrix [batch, specifications].
+            name: beginning of all names.
         """
         self.specs = lookup.specs
         self.spec = lookup.spec
         self._starts = lookup.starts
         self._tape = ir.tape.Tape()
-        self._signature: list[str] = []
-        self._numbers: dict[ir.Value, int] = {}
+        self._name = name
+        self._inputs = inputs
+        self._tables = stored.values
         several = len(self.specs) > 1
-        self.inputs = [
-            self._input(f"ids_{i}" if several else "ids") for i in range(len(self.specs))
-        ]
-        self._tables = [self._input(f"table_{i}") for i in range(len(stored.values))]
-        self.ids = self._stacked() if several else self.inputs[0]
-        self.rank = 2 if several else rank
+        self.ids = self._stacked() if len(inputs) > 1 else inputs[0]
+        shape = inputs[0].shape
+        self.rank = 2 if several else 1 if shape is None else len(shape)
+        # Rows that are added up lie on the first axis: Split and Sum of its entries take a tenth
+        # of the time of ReduceSum over an axis before the last.
+        self._rows_first = self._adds_rows()
         # a row beyond the table, also where its last bytes have room for more rows
         self._outside = stored.rows + 8
         if self.spec.retrieval is not None:
@@ -288,59 +297,75 @@ class _Body:
         if several:
             vectors = self._op("Reshape", vectors, self._constant([0, -1]))
         self.output = vectors
-        self.output.name = "vectors"
-        self.key = f"{len(self.inputs)},{len(self._tables)}:" + ";".join(self._signature)
+
+    @property
+    def nodes(self) -> Sequence[ir.Node]:
+        """All operators, in order."""
+        return self._tape.nodes
+
+    def _adds_rows(self) -> bool:
+        """Whether an ID's vector is the sum or mean of several rows."""
+        several = max(spec.rows_per_id for spec in self.specs) > 1
+        return self.spec.retrieval is None and several and self.spec.fuse in ("sum", "mean")
 
     def _read_and_fuse(self, lookup: PackedLookup, stored: _StoredTable) -> ir.Value:
         """Vectors of all schemes but retrieval: the rows of the IDs, fused."""
         values = self._read(self._table_rows(stored.rows - 1), stored)
-        if lookup.column_scales is not None:
-            scales = self._constant(lookup.column_scales[:, None, :], np.float32)
-            values = self._op("Mul", values, scales)
-        return self._fuse(values)
-
-    def function(self, name: str) -> ir.Function:
-        graph = ir.Graph(
-            [*self.inputs, *self._tables],
-            [self.output],
-            nodes=self._tape.nodes,
-            opset_imports={"": OPSET},
-            name=name,
-        )
-        return ir.Function(DOMAIN, name, graph=graph, attributes=[])
-
-    def _input(self, name: str) -> ir.Value:
-        value = ir.Value(name=name)
-        self._numbers[value] = len(self._numbers)
-        return value
+        if lookup.column_scales is None:
+            return self._fuse(values)
+        if self._rows_first:  # scales commute with sums, and there are fewer of these
+            scales = self._constant(squeeze_single_input(lookup.column_scales), np.float32)
+            return self._op("Mul", self._fuse(values), scales)
+        scales = self._constant(lookup.column_scales[:, None, :], np.float32)
+        return self._fuse(self._op("Mul", values, scales))
 
     def _op(self, op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         output = self._tape.op(op, inputs, attributes)
-        output.name = f"v{len(self._numbers)}"
-        arguments = ",".join(str(self._numbers[value]) for value in inputs)
-        self._signature.append(f"{op}({arguments}){sorted(attributes.items())}")
-        self._numbers[output] = len(self._numbers)
+        self._name_outputs(op, [output])
         return output
 
     def _constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> ir.Value:
         values = np.asarray(array, dtype=dtype)
         output = self._tape.op("Constant", [], {"value": ir.tensor(values)})
-        output.name = f"v{len(self._numbers)}"
-        self._signature.append(f"{values.dtype}{values.shape}{values.tolist()}")
-        self._numbers[output] = len(self._numbers)
+        self._name_outputs("Constant", [output])
         return output
+
+    def _name_outputs(self, op: str, outputs: Sequence[ir.Value]) -> None:
+        """Name the last node and its outputs."""
+        node = self._tape.nodes[-1]
+        node.name = f"{self._name}.{op}_{len(self._tape.nodes)}"
+        for number, output in enumerate(outputs):
+            output.name = node.name if len(outputs) == 1 else f"{node.name}.{number}"
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         return self._op("Cast", value, to=int(dtype))
 
     def _stacked(self) -> ir.Value:
         """IDs of several inputs as int64 [batch, inputs], always in three operators."""
-        flat = self._op("Concat", *self.inputs, axis=0)
-        by_input = self._op("Reshape", flat, self._constant([len(self.inputs), -1]))
+        flat = self._op("Concat", *self._inputs, axis=0)
+        by_input = self._op("Reshape", flat, self._constant([len(self._inputs), -1]))
         return self._op("Transpose", by_input, perm=[1, 0])
 
+    def _each_row(self, ids: ir.Value) -> ir.Value:
+        """IDs [...] with an axis for the rows of each: the first one, or the last."""
+        return self._op("Unsqueeze", ids, self._constant([0 if self._rows_first else -1]))
+
+    def _by_row(self, array: npt.NDArray[Any]) -> ir.Value:
+        """A constant [inputs, rows_per_id], of its dtype, that broadcasts to `_each_row`.
+
+        One of several bit runs, [inputs, rows_per_id, runs], gets an axis of them before.
+        """
+        runs = [array] if array.ndim == 2 else list(np.moveaxis(array, 2, 0))
+        inputs, rows = runs[0].shape
+        single = (1,) * (self.rank - (inputs > 1))
+        if self._rows_first:
+            placed = [run.T.reshape(rows, *single, *(inputs,) * (inputs > 1)) for run in runs]
+        else:
+            placed = [run.reshape(*single, *(inputs,) * (inputs > 1), rows) for run in runs]
+        return self._constant(placed[0] if len(runs) == 1 else np.stack(placed), array.dtype)
+
     def _table_rows(self, zero_row: int) -> ir.Value:
-        """Row numbers int64 [..., rows_per_id]; inputs, if several, on the axis before."""
+        """Row numbers int64 [rows_per_id, ...] or [..., rows_per_id]; see `_each_row`."""
         if self.spec.scheme == "full":
             return self._op("Unsqueeze", self._full_rows(), self._constant([-1]))
         if self.spec.scheme == "hash":
@@ -355,33 +380,30 @@ class _Body:
             self._op("GreaterOrEqual", self.ids, self._constant(0)),
             self._op("Less", self.ids, self._constant(squeeze_single_input(head.heads))),
         )
-        ids = self._op("Unsqueeze", self.ids, self._constant([-1]))
-        head_rows = self._op("Mul", ids, self._constant(squeeze_single_input(head.factors)))
-        head_rows = self._op("Add", head_rows, self._constant(squeeze_single_input(head.offsets)))
-        return self._op(
-            "Where", self._op("Unsqueeze", in_head, self._constant([-1])), head_rows, rows
-        )
+        head_rows = self._op("Mul", self._each_row(self.ids), self._by_row(head.factors))
+        head_rows = self._op("Add", head_rows, self._by_row(head.offsets))
+        return self._op("Where", self._each_row(in_head), head_rows, rows)
 
     def _hash_rows(self, zero_row: int) -> ir.Value:
         """Rows of hashes."""
         return self._residues(residue_arithmetic(self.specs, zero_row, self._starts))
 
     def _residues(self, numbers: ResidueArithmetic) -> ir.Value:
-        """IDs [...] to rows [..., residues]. Mod of int64 has the sign of the modulus: floored."""
-        code = self._op("Unsqueeze", self.ids, self._constant([-1]))
+        """IDs [...] to a row for each residue. Mod of int64 is floored: the modulus's sign."""
+        code = self._each_row(self.ids)
         if numbers.high or (numbers.multipliers != 1).any():
             code = self._cast(code, ir.DataType.UINT64)
-            factors = squeeze_single_input(numbers.multipliers)
-            code = self._op("Mul", code, self._constant(factors, np.uint64))
+            code = self._op("Mul", code, self._by_row(numbers.multipliers))
             if numbers.high:
                 shift = self._constant(64 - HIGH_BITS, np.uint64)
                 code = self._op("BitShift", code, shift, direction="RIGHT")
             code = self._cast(code, ir.DataType.INT64)
-        rows = self._op("Mod", code, self._constant(squeeze_single_input(numbers.moduli)))
+        rows = self._op("Mod", code, self._by_row(numbers.moduli))
         if (numbers.divisors != 1).any():
-            rows = self._op("Div", rows, self._constant(squeeze_single_input(numbers.divisors)))
-        offsets = squeeze_single_input(numbers.offsets)
-        return self._op("Add", rows, self._constant(offsets)) if offsets.any() else rows
+            rows = self._op("Div", rows, self._by_row(numbers.divisors))
+        if not numbers.offsets.any():
+            return rows
+        return self._op("Add", rows, self._by_row(numbers.offsets))
 
     def _retrieved(self, cells: Retrieval, lookup: PackedLookup, stored: _StoredTable) -> ir.Value:
         """Rows float32 [..., dim] of a retrieval structure: sums of codes, unless unknown.
@@ -435,27 +457,59 @@ class _Body:
         return self._op("Slice", values, *bounds, self._constant([-1]))
 
     def _code_rows(self, zero_row: int) -> ir.Value:
-        """Rows of binary codes."""
-        numbers = row_arithmetic(self.specs, 64, zero_row, self._starts)
-        code = self._cast(self.ids, ir.DataType.UINT64)
-        if (numbers.multipliers != 1).any():
-            code = self._op(
-                "Mul", code, self._constant(squeeze_single_input(numbers.multipliers), np.uint64)
-            )
-        single_runs = numbers.masks.shape[2] == 1
-        code = self._op("Unsqueeze", code, self._constant([-1] if single_runs else [-1, -2]))
+        """Rows of binary codes; in 32 bits where codes have no more: not every runtime has 64."""
+        halves = row_arithmetic(self.specs, 32, zero_row, self._starts)
+        if not halves.words[halves.masks > 0].any():
+            numbers, values = halves, self._low_bits(halves)
+        else:
+            numbers = row_arithmetic(self.specs, 64, zero_row, self._starts)
+            values = self._wide_bits(numbers)
+        values = self._cast(values, ir.DataType.INT64)
+        if numbers.masks.shape[2] > 1:
+            values = self._op("Mul", values, self._by_row(numbers.weights))
+            values = self._op("ReduceSum", values, self._constant([0]), keepdims=0)
+        if not numbers.offsets.any():
+            return values
+        return self._op("Add", values, self._by_row(numbers.offsets))
+
+    def _wide_bits(self, numbers: RowArithmetic) -> ir.Value:
+        """The bits uint64 of every run of codes of 64 bits, in the shape of `_by_row`."""
+        code = self._code(numbers, np.dtype(np.uint64))
         shifts, masks = (
-            squeeze_single_input(array[..., 0] if single_runs else array)
-            for array in (numbers.shifts, numbers.masks)
+            self._by_row(array.astype(np.uint64)) for array in (numbers.shifts, numbers.masks)
         )
-        bits = self._op("BitShift", code, self._constant(shifts, np.uint64), direction="RIGHT")
-        bits = self._op("BitwiseAnd", bits, self._constant(masks, np.uint64))
-        values = self._cast(bits, ir.DataType.INT64)
-        if not single_runs:
-            values = self._op("Mul", values, self._constant(squeeze_single_input(numbers.weights)))
-            values = self._op("ReduceSum", values, self._constant([-1]), keepdims=0)
-        offsets = squeeze_single_input(numbers.offsets)
-        return self._op("Add", values, self._constant(offsets)) if offsets.any() else values
+        bits = self._op("BitShift", code, shifts, direction="RIGHT")
+        return self._op("BitwiseAnd", bits, masks)
+
+    def _low_bits(self, numbers: RowArithmetic) -> ir.Value:
+        """The bits int32 of every run of the low halves of codes, in the shape of `_by_row`.
+
+        Operators of int32 only: OpenVINO computes those of 64 bits and of unsigned integers in
+        int32. Masked bits are divided by a power of two without a rest, and masked again in case
+        the sign was among them.
+        """
+        code = self._code(numbers, np.dtype(np.int32))
+        masks, places = numbers.masks.astype(np.uint32), numbers.shifts.astype(np.uint32)
+        in_place = masks << places
+        bits = self._op("BitwiseAnd", code, self._by_row(in_place.view(np.int32)))
+        if places.any():
+            powers = (np.uint32(1) << places).view(np.int32)
+            bits = self._op("Div", bits, self._by_row(powers))
+        if (in_place >> np.uint32(31)).any():
+            bits = self._op("BitwiseAnd", bits, self._by_row(masks.view(np.int32)))
+        return bits
+
+    def _code(self, numbers: RowArithmetic, dtype: np.dtype[Any]) -> ir.Value:
+        """Codes of a dtype with the axes of `_each_row`, and one of runs before where several."""
+        code = self._cast(self.ids, ir.DataType.from_numpy(dtype))
+        if (numbers.multipliers != 1).any():
+            low = numbers.multipliers & np.uint64(2 ** (8 * dtype.itemsize) - 1)
+            factors = low.astype(f"uint{8 * dtype.itemsize}").view(dtype)
+            code = self._op("Mul", code, self._constant(squeeze_single_input(factors), dtype))
+        code = self._each_row(code)
+        if numbers.masks.shape[2] > 1:
+            code = self._op("Unsqueeze", code, self._constant([0]))
+        return code
 
     def _full_rows(self) -> ir.Value:
         """The ID where it is a row, else the out-of-vocabulary row.
@@ -463,19 +517,28 @@ class _Body:
         Without one, an ID out of range becomes a row that Gather rejects: a negative ID must not
         wrap to the end of the table. A padding ID may be out of range.
         """
-        rows = self.spec.rows
+        specs = self.specs
+        starts = np.array(self._starts, dtype=np.int64)
         inside = self._op(
             "And",
             self._op("GreaterOrEqual", self.ids, self._constant(0)),
-            self._op("Less", self.ids, self._constant(rows)),
+            self._op("Less", self.ids, self._by_input([spec.rows for spec in specs])),
         )
-        fallback = self._outside if self.spec.oov_row is None else self.spec.oov_row
-        selected = self._op("Where", inside, self.ids, self._constant(fallback))
-        padding = self.spec.padding_id
-        if self.spec.oov_row is None and padding is not None and not 0 <= padding < rows:
-            is_padding = self._op("Equal", self.ids, self._constant(padding))
-            selected = self._op("Where", is_padding, self._constant(0), selected)
-        return selected
+        fallback = [
+            self._outside if spec.oov_row is None else start + spec.oov_row
+            for spec, start in zip(specs, self._starts, strict=True)
+        ]
+        rows = self._op("Add", self.ids, self._by_input(starts)) if starts.any() else self.ids
+        rows = self._op("Where", inside, rows, self._by_input(fallback))
+        if any(spec.padding_outside for spec in specs):
+            paddings = self._by_input([spec.padding_id for spec in specs])
+            is_padding = self._op("Equal", self.ids, paddings)
+            rows = self._op("Where", is_padding, self._by_input(starts), rows)
+        return rows
+
+    def _by_input(self, values: npt.ArrayLike) -> ir.Value:
+        """An int64 constant for each input."""
+        return self._constant(squeeze_single_input(np.asarray(values, dtype=np.int64)))
 
     def _read(self, rows: ir.Value, stored: _StoredTable) -> ir.Value:
         """Dequantised rows float32 [..., rows_per_id, row_dim]: gather first, dequantise after.
@@ -526,7 +589,7 @@ class _Body:
         values = []
         for block, source in zip(parts.blocks, blocks, strict=True):
             place = rows
-            if parts.zero_row:
+            if parts.zero_row and block.count < table.rows:
                 place = self._op("Min", rows, self._constant(block.rows - 1))
             if codes_of_byte is not None and is_bit_stream(table):
                 values.append(self._read_stream(source, place, codes_of_byte, table))
@@ -613,11 +676,20 @@ class _Body:
             return self._op("Reshape", values, self._constant([0] * self.rank + [self.spec.dim]))
         if count == 1:
             return self._op("Squeeze", values, self._constant([-2]))
-        operator = "ReduceProd" if self.spec.fuse == "mul" else "ReduceSum"
-        fused = self._op(operator, values, self._constant([-2]), keepdims=0)
+        if self.spec.fuse == "mul":
+            return self._op("ReduceProd", values, self._constant([-2]), keepdims=0)
+        zero = self._constant([0])
+        fused = self._op("Squeeze", self._op("Sum", *self._split(values, count)), zero)
         if self.spec.fuse == "mean":
             fused = self._op("Mul", fused, self._constant(1 / count, np.float32))
         return fused
+
+    def _split(self, values: ir.Value, count: int) -> list[ir.Value]:
+        """The `count` entries of the first axis, each [1, ...]."""
+        attributes = {"axis": 0, "num_outputs": count}
+        outputs = self._tape.op_multi_out("Split", [values], attributes, num_outputs=count)
+        self._name_outputs("Split", outputs)
+        return list(outputs)
 
     def _zero_padding(self, vectors: ir.Value) -> ir.Value:
         if self.spec.padding_id is None:

@@ -416,19 +416,19 @@ def write_lookup(
         writer: the graph.
         lookup: the lookup.
         table: the table that it reads.
-        inputs: IDs, one int64 [...] or several int64 [n].
+        inputs: IDs, one int64 [...] or several int64 [n], or the matrix [n, inputs] of several.
 
     Returns:
         Vectors float32 [..., dim], concatenated where there are several inputs.
     """
     spec, first = lookup.spec, inputs[0]
-    if len(inputs) > 1:
+    if len(lookup.specs) > 1:
         return _write_merged(writer, lookup, table, inputs)
     flat = first if len(first.shape) == 1 else reshape(writer, first, (flat_size(first.shape),))
     if spec.retrieval is not None:
         vectors = _retrieved(writer, lookup, spec.retrieval, table, flat)
     elif spec.scheme == "full":
-        vectors = table.scale_columns(table.read(_full_rows(writer, spec, table, flat)))
+        vectors = table.scale_columns(table.read(_full_rows(writer, lookup, table, flat)))
     else:
         rows = _hashed_rows(writer, lookup, table, flat)
         vectors = _fuse(writer, lookup, table, rows)
@@ -518,11 +518,15 @@ def _slice(writer: TfliteWriter, values: Tensor, start: int, count: int) -> Tens
 def _write_merged(
     writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, inputs: list[Tensor]
 ) -> Tensor:
-    """Sums or means float32 [n, inputs * dim] of the hashed rows of several inputs int64 [n]."""
-    spec, count, size = lookup.spec, len(inputs), inputs[0].shape[0]
-    ids = writer.op("PACK", inputs, (size, count), np.int64, axis=1, values_count=count)
+    """Vectors float32 [n, inputs * dim] of several inputs int64 [n]: rows, their sums or means."""
+    spec, count, size = lookup.spec, len(lookup.specs), inputs[0].shape[0]
+    ids = inputs[0]
+    if len(inputs) > 1:
+        ids = writer.op("PACK", inputs, (size, count), np.int64, axis=1, values_count=count)
     zero_row = table.rows - 1
-    if spec.scheme == "hash":
+    if spec.scheme == "full":
+        rows = _full_rows(writer, lookup, table, ids)
+    elif spec.scheme == "hash":
         rows = _rows_by_residues(
             writer, residue_arithmetic(lookup.specs, zero_row, lookup.starts), ids
         )
@@ -555,20 +559,34 @@ def _write_merged(
     return reshape(writer, vectors, (size, count * spec.dim))
 
 
-def _full_rows(writer: TfliteWriter, spec: LookupSpec, table: TfliteTable, ids: Tensor) -> Tensor:
-    """Rows int64 [n] of a full table; all comparisons are made on the int64 IDs."""
+def _full_rows(
+    writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, ids: Tensor
+) -> Tensor:
+    """Rows int64 [n] or [n, inputs] of plain tables; all comparisons are made on the int64 IDs."""
+    specs, starts = lookup.specs, np.array(lookup.starts, dtype=np.int64)
+
+    def by_input(values: npt.ArrayLike) -> Tensor:
+        return writer.constant(squeeze_single_input(np.asarray(values)), np.int64)
+
     rows = ids
-    if spec.oov_row is not None or not table.rejects_outside:
-        below = _compare(writer, "LESS", ids, spec.rows)
+    if starts.any():
+        rows = writer.op("ADD", [ids, by_input(starts)], ids.shape, np.int64)
+    if len(specs) > 1 or lookup.spec.oov_row is not None or not table.rejects_outside:
+        limits = by_input([spec.rows for spec in specs])
+        below = writer.op("LESS", [ids, limits], ids.shape, np.bool_)
         above = _compare(writer, "GREATER_EQUAL", ids, 0)
         inside = writer.op("LOGICAL_AND", [above, below], ids.shape, np.bool_)
-        fallback = writer.constant(-1 if spec.oov_row is None else spec.oov_row, np.int64)
-        rows = writer.op("SELECT_V2", [inside, ids, fallback], ids.shape, np.int64)
-    padding = spec.padding_id
-    if spec.oov_row is None and padding is not None and not 0 <= padding < spec.rows:
-        is_padding = _compare(writer, "EQUAL", ids, padding)
-        zero = writer.constant(0, np.int64)
-        rows = writer.op("SELECT_V2", [is_padding, zero, rows], ids.shape, np.int64)
+        fallback = by_input(
+            [
+                -1 if spec.oov_row is None else start + spec.oov_row
+                for spec, start in zip(specs, lookup.starts, strict=True)
+            ]
+        )
+        rows = writer.op("SELECT_V2", [inside, rows, fallback], ids.shape, np.int64)
+    if any(spec.padding_outside for spec in specs):
+        paddings = by_input([spec.padding_id for spec in specs])
+        is_padding = writer.op("EQUAL", [ids, paddings], ids.shape, np.bool_)
+        rows = writer.op("SELECT_V2", [is_padding, by_input(starts), rows], ids.shape, np.int64)
     return rows
 
 

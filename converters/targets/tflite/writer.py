@@ -20,6 +20,7 @@ import tflite
 from ondevice.converters.targets.tflite.kernel_types import VALUES_INPUT, check_kernel
 from ondevice.deflated import deflate
 from ondevice.errors import UnsupportedError
+from ondevice.info import description_parts
 from ondevice.sealed import UNSEALED
 from ondevice.tflite_file import METADATA_NAME, NEW_FILE
 
@@ -310,7 +311,8 @@ class TfliteWriter:
         Raises:
             UnsupportedError: the file would exceed TFLite's limit of 2 GB.
         """
-        payload = [*self._buffers, (np.frombuffer(deflate(info), np.uint8), TENSOR_ALIGNMENT)]
+        described = np.frombuffer(deflate(*description_parts(info)), np.uint8)
+        payload = [*self._buffers, (described, TENSOR_ALIGNMENT)]
         total = sum(array.nbytes + alignment for array, alignment in payload)
         check_file_size(total)
         builder = flatbuffers.Builder(0)

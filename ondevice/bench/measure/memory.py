@@ -6,9 +6,13 @@ import ctypes
 import mmap
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
+
+if sys.platform != "win32":
+    import resource
 
 # Each kind of memory by its line in smaps_rollup and, where that has none, in status.
 FIELDS: dict[str, tuple[str | None, str | None]] = {
@@ -38,6 +42,17 @@ def memory() -> dict[str, int]:
     return sizes
 
 
+def page_faults() -> dict[str, int]:
+    """Page faults of this process so far: minor ones, and major ones, which read from a disk.
+
+    Nothing where the system does not tell (Windows).
+    """
+    if sys.platform != "win32":
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {"minor": usage.ru_minflt, "major": usage.ru_majflt}
+    return {}
+
+
 def _kilobytes(path: Path) -> dict[str | None, int]:
     try:
         text = path.read_text(encoding="ascii", errors="replace")
@@ -55,7 +70,7 @@ def drop_pages(paths: tuple[Path, ...]) -> str | None:
     The pages stay where another process maps them, on file systems that live in memory, and
     where the system does not permit to look.
     """
-    if not hasattr(os, "posix_fadvise"):
+    if sys.platform == "win32" or sys.platform == "darwin":
         return "this system cannot drop a file's pages"
     for path in paths:
         try:

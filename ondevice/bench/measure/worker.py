@@ -15,7 +15,6 @@ import importlib
 import itertools
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -42,7 +41,7 @@ from ondevice.bench.measure.constants import (
 )
 from ondevice.bench.measure.device import emulator
 from ondevice.bench.measure.energy import Meter, find_meter
-from ondevice.bench.measure.memory import memory
+from ondevice.bench.measure.memory import memory, page_faults
 from ondevice.bench.measure.observation import Bursts, Observation, OperatorTimes, Task, TaskKind
 from ondevice.bench.measure.requests import (
     context_inputs,
@@ -121,15 +120,14 @@ def _start(path: Path, task: Task, started_ns: int, _: Callable[[], None]) -> Ob
 def _memory(path: Path, task: Task, _: int, __: Callable[[], None]) -> Observation:
     np.random.default_rng(0)  # numpy loads this part late; it is not the model's memory
     gc.collect()
-    before, faults = memory(), resource.getrusage(resource.RUSAGE_SELF)
+    before, faults = memory(), page_faults()
     model = load(path, engine=task.engine, threads=task.threads)
     for request in draw(pool(model.info), task.rows, MEMORY_REQUESTS):
         model.predict(request)
     gc.collect()
-    after, later = memory(), resource.getrusage(resource.RUSAGE_SELF)
+    after, later = memory(), page_faults()
     growth = {name: max(0, after[name] - before[name]) for name in after if name != "peak"}
-    counts = {"minor": later.ru_minflt - faults.ru_minflt,
-              "major": later.ru_majflt - faults.ru_majflt}  # fmt: skip
+    counts = {name: later[name] - faults[name] for name in faults}
     return _observation(model, memory={"process": after, "growth": growth, "faults": counts})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,10 +40,10 @@ class Tail:
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that was started in a session of its own, with what it started."""
     with suppress(OSError):  # it has ended
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
+        if sys.platform == "win32":
             process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -42,6 +42,9 @@ OD_INLINE uint32_t od_padded(uint32_t count, uint32_t group) {
   return (count + group - 1) / group * group;
 }
 
+/* What runs when a model is opened, or rarely: compiled for size. */
+#define OD_COLD __attribute__((cold))
+
 void od_copy(void *to, const void *from, size_t size);
 void od_zero(void *to, size_t size);
 int od_same(const void *a, const void *b, size_t size);

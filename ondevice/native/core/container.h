@@ -30,18 +30,18 @@ typedef struct {
 size_t od_dtype_size(od_dtype dtype);
 
 /* Check the header completely; array contents are not read. */
-od_status od_container_open(const void *data, size_t size, od_arena *arena,
+OD_COLD od_status od_container_open(const void *data, size_t size, od_arena *arena,
                             od_container *container, od_error *error);
 
 /* Compare every array with its checksum. */
-od_status od_container_verify(const od_container *container, od_arena *arena, od_error *error);
+OD_COLD od_status od_container_verify(const od_container *container, od_arena *arena, od_error *error);
 
 /* The text that an array holds deflated, of `most` bytes at most, in the arena, zero-terminated. */
-od_status od_container_text(const od_container *container, const char *name, uint32_t most,
+OD_COLD od_status od_container_text(const od_container *container, const char *name, uint32_t most,
                             od_arena *arena, const char **text, size_t *size, od_error *error);
 
 /* The array called prefix + name + suffix, aligned for its type; NULL when the file has none. */
-const od_entry *od_container_find(const od_container *container, const char *prefix,
+OD_COLD const od_entry *od_container_find(const od_container *container, const char *prefix,
                                   const char *name, const char *suffix);
 
 #endif

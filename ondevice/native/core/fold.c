@@ -1,5 +1,7 @@
-/* fold.c: nodes whose work others do: transposes around matrix products, products before sums. */
+/* fold.c: nodes whose work others do: transposes around matrix products, products before sums, what
+ * only repeats. */
 #include "core/plan.h"
+#include "ops/ops.h"
 
 /* How many nodes and outputs read each value. */
 static void count_readers(const od_model *model, uint32_t *readers) {
@@ -145,11 +147,80 @@ static void fold_products(od_model *model, uint32_t *readers) {
   }
 }
 
+/* Read an operand that an Expand repeats where it is, in an elementwise operator. */
+static void fold_expand(od_model *model, od_node *node, uint32_t which, uint32_t *readers) {
+  od_node *expand = computed_by(model, node->inputs[which], OD_OP_EXPAND);
+  od_walk *walk = &node->binary.walk;
+  if (!expand || !lies_alike(model, node, which)) return;
+  const od_walk *from = &expand->copied.walk;
+  if (walk->rank != from->rank ||
+      !od_same(walk->shape, from->shape, from->rank * sizeof *walk->shape))
+    return;
+  od_copy(walk->strides[which], from->strides[0], from->rank * sizeof *walk->strides[0]);
+  node->inputs[which] = expand->inputs[0];
+  readers[expand->inputs[0]]++;
+  if (!--readers[expand->output]) omit(model, expand);
+}
+
+/* Whether an Expand gives `vectors` equal vectors a row, each its operand's. */
+static int repeats_whole(const od_model *model, const od_node *expand, uint32_t vectors) {
+  const od_walk *walk = &expand->copied.walk;
+  uint32_t size = model->values[expand->inputs[0]].size, inner = 1, i = walk->rank;
+  while (i > 0 && inner < size) inner *= walk->shape[--i];
+  for (uint32_t axis = i; axis-- > 0;)
+    if (walk->shape[axis] != 1 && walk->strides[0][axis]) return 0;
+  for (uint32_t axis = i, step = inner; axis < walk->rank; axis++) {
+    step /= walk->shape[axis];
+    if (walk->shape[axis] != 1 && walk->strides[0][axis] != (int32_t)step) return 0;
+  }
+  return inner == size && (uint64_t)inner * vectors == model->values[expand->output].size;
+}
+
+/* A dense layer whose vectors begin with the same columns computes their share once a row. Sums in
+ * q8 have one scale for all columns. */
+static od_status fold_repeated(od_model *model, od_node *dense, uint32_t *readers) {
+  int shared = 0;
+  const od_dense *layer = &dense->dense.layer;
+  int32_t value = viewed(model, dense->inputs[0], readers, &shared);
+  od_node *concat = computed_by(model, value, OD_OP_CONCAT);
+  if (!concat || layer->codec == OD_CODEC_Q8 || dense->dense.vectors < 2 ||
+      concat->concat.outer != dense->dense.vectors || concat->concat.inner != 1 ||
+      concat->concat.length != layer->features || concat->input_count < 2)
+    return OD_OK;
+  od_node *expand = computed_by(model, concat->inputs[0], OD_OP_EXPAND);
+  if (!expand || !model->values[expand->inputs[0]].batched ||
+      !repeats_whole(model, expand, dense->dense.vectors))
+    return OD_OK;
+  int32_t *inputs = od_take(&model->arena, dense->input_count + 1u, sizeof *inputs);
+  if (!inputs) return OD_E_MEMORY;
+  od_copy(inputs, dense->inputs, dense->input_count * sizeof *inputs);
+  dense->dense.repeated = inputs[dense->input_count++] = expand->inputs[0];
+  dense->inputs = inputs;
+  readers[expand->inputs[0]]++;
+  if (!shared && readers[expand->output] == 1) omit(model, expand); /* those columns stay unwritten */
+  return OD_OK;
+}
+
+static od_status fold_repetitions(od_model *model, uint32_t *readers) {
+  for (uint32_t i = 0; i < model->node_count; i++) {
+    od_node *node = &model->nodes[i];
+    if (node->constant || node->omitted) continue;
+    for (uint32_t p = 0; p < 2 && od_operators[node->op].rows == od_loop_arithmetic; p++)
+      fold_expand(model, node, p, readers);
+  }
+  for (uint32_t i = 0; i < model->node_count; i++)
+    if (model->nodes[i].op == OD_OP_DENSE)
+      OD_CHECK(fold_repeated(model, &model->nodes[i], readers));
+  return OD_OK;
+}
+
 od_status od_fold_nodes(od_model *model, od_arena *scratch, od_error *error) {
   uint32_t *readers = od_take(scratch, model->value_count, sizeof *readers);
   if (!readers) return od_fail(error, OD_E_MEMORY, "out of memory for the plan");
   count_readers(model, readers);
   fold_products(model, readers);
+  if (fold_repetitions(model, readers))
+    return od_fail(error, OD_E_MEMORY, "out of memory for the plan");
   for (uint32_t i = 0; i < model->node_count; i++) {
     od_node *node = &model->nodes[i];
     if (node->op != OD_OP_MATMUL || node->constant || !model->values[node->output].rank) continue;

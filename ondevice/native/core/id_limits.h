@@ -5,7 +5,7 @@
 #include "core/plan.h"
 
 /* Read an input's id_limit, id_low and id_computed as in ondevice/info.py. */
-od_status od_plan_id_limits(od_planner *p, const od_json *item, const od_tensor *input,
+OD_COLD od_status od_plan_id_limits(od_planner *p, const od_json *item, const od_tensor *input,
                             od_id_limits *limits);
 
 /* OD_E_INPUT for an ID outside its limits: of all inputs, or only of those that nothing else would

@@ -189,21 +189,29 @@ static void inflate_all(inflater *z) {
   if (z->out_place != z->out_size || z->in_place != z->in_size) z->failed = 1;
 }
 
+int od_inflate_into(const uint8_t *stream, size_t size, uint8_t *out, size_t out_size,
+                    void *scratch) {
+  inflater *z = (inflater *)(((uintptr_t)scratch + 15) & ~(uintptr_t)15);
+  _Static_assert(sizeof(inflater) + 15 <= OD_INFLATE_BYTES, "the scratch holds an inflater");
+  od_zero(z, sizeof *z);
+  z->in = stream;
+  z->in_size = size;
+  z->out = out;
+  z->out_size = out_size;
+  inflate_all(z);
+  return z->failed;
+}
+
 od_status od_inflate(const uint8_t *stored, size_t size, const char *what, uint32_t most,
                      od_arena *arena, const char **text, size_t *text_size, od_error *error) {
   size_t stream = size < 4 ? 0 : size - 4, all = size < 4 ? 0 : od_load32(stored);
   if (!stream || all > most || all / MOST_EXPANSION > stream)
     return od_fail(error, OD_E_FORMAT, "%s: %u bytes are too many, or cannot come from a stream of %u", what,
                    (uint64_t)all, (uint64_t)stream);
-  inflater *z = od_take(arena, 1, sizeof *z);
+  void *z = od_take(arena, 1, OD_INFLATE_BYTES);
   uint8_t *out = od_take(arena, all + 1, 1);
   if (!z || !out) return od_fail(error, OD_E_MEMORY, "%s: out of memory", what);
-  z->in = stored + 4;
-  z->in_size = stream;
-  z->out = out;
-  z->out_size = all;
-  inflate_all(z);
-  if (z->failed)
+  if (od_inflate_into(stored + 4, stream, out, all, z))
     return od_fail(error, OD_E_FORMAT, "%s: its DEFLATE stream is damaged or not %u bytes long",
                    what, (uint64_t)all);
   *text = (const char *)out;

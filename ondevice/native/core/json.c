@@ -83,7 +83,7 @@ static od_status read_escape(reader *r, char **to) {
   return OD_OK;
 }
 
-static od_status read_text(reader *r, const char **text, size_t *size) {
+OD_COLD static od_status read_text(reader *r, const char **text, size_t *size) {
   if (r->p >= r->end || *r->p != '"') return fault(r, "a string");
   r->p++;
   const char *stop = r->p;
@@ -173,9 +173,9 @@ static int read_word(reader *r, const char *word) {
   return 1;
 }
 
-static od_status read_value(reader *r, int depth, od_json *value);
+OD_COLD static od_status read_value(reader *r, int depth, od_json *value);
 
-static od_status read_children(reader *r, int depth, od_json *parent) {
+OD_COLD static od_status read_children(reader *r, int depth, od_json *parent) {
   char close = parent->kind == OD_J_LIST ? ']' : '}';
   od_json **link = &parent->first;
   r->p++;
@@ -218,7 +218,7 @@ static od_status read_children(reader *r, int depth, od_json *parent) {
   }
 }
 
-static od_status read_value(reader *r, int depth, od_json *value) {
+OD_COLD static od_status read_value(reader *r, int depth, od_json *value) {
   skip_space(r);
   if (depth > OD_MAX_JSON_DEPTH) return fault(r, "less nesting");
   if (r->p >= r->end) return fault(r, "a value");

@@ -21,12 +21,12 @@ struct od_json {
 
 /* Parse `text` into the arena. `what` names it in errors. Objects of up to
  * OD_MAX_CHECKED_MEMBERS members must not name one twice; larger ones are left to the caller. */
-od_status od_json_parse(const char *text, size_t size, const char *what, od_arena *arena,
+OD_COLD od_status od_json_parse(const char *text, size_t size, const char *what, od_arena *arena,
                         od_json **root, od_error *error);
 
-const od_json *od_json_member(const od_json *object, const char *key); /* NULL: absent */
+OD_COLD const od_json *od_json_member(const od_json *object, const char *key); /* NULL: absent */
 
 /* An integer within [low, high]; 0 when it is not one. */
-int od_json_int(const od_json *value, int64_t low, int64_t high, int64_t *out);
+OD_COLD int od_json_int(const od_json *value, int64_t low, int64_t high, int64_t *out);
 
 #endif

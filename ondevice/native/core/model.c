@@ -40,7 +40,7 @@ static od_status read_all(od_model *model, const void *data, size_t size,
   return od_place(model, scratch, error);
 }
 
-od_status od_open_memory(const void *data, size_t size, const od_options *options,
+OD_COLD od_status od_open_memory(const void *data, size_t size, const od_options *options,
                          od_model **out, od_error *error) {
   const char *kernels = options ? options->kernels : NULL;
   const od_allocator *allocator = options && options->allocator ? options->allocator : NULL;
@@ -81,7 +81,7 @@ od_status od_open_memory(const void *data, size_t size, const od_options *option
   return OD_OK;
 }
 
-od_status od_open_again(const od_model *model, const od_options *options, od_model **again,
+OD_COLD od_status od_open_again(const od_model *model, const od_options *options, od_model **again,
                         od_error *error) {
   od_options same = options ? *options : (od_options){.kernels = NULL};
   same.full_check = 0;

@@ -113,17 +113,17 @@ struct od_model {
 
 /* Read the plan, check it, infer all shapes and compute what is constant (plan.c). `options` may be
  * NULL. */
-od_status od_plan_read(od_model *model, const od_container *container, const od_options *options,
+OD_COLD od_status od_plan_read(od_model *model, const od_container *container, const od_options *options,
                        od_arena *scratch, od_error *error);
 
 /* Decide where every value lies (place.c). */
-od_status od_place(od_model *model, od_arena *scratch, od_error *error);
+OD_COLD od_status od_place(od_model *model, od_arena *scratch, od_error *error);
 
 /* Profiles (profile.c): zero all operators; add one step, begun at that time on the clock. */
-void od_profile_clear(const od_model *model, od_profile *profile);
-void od_profile_lookups(od_profile *profile, uint64_t begun, const od_gather *gathers,
+OD_COLD void od_profile_clear(const od_model *model, od_profile *profile);
+OD_COLD void od_profile_lookups(od_profile *profile, uint64_t begun, const od_gather *gathers,
                         size_t count, size_t rows);
-void od_profile_node(od_profile *profile, uint64_t begun, const od_model *model, uint32_t index,
+OD_COLD void od_profile_node(od_profile *profile, uint64_t begun, const od_model *model, uint32_t index,
                      size_t rows);
 
 extern const od_allocator *od_default_allocator(void); /* platform */

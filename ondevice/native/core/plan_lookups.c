@@ -281,7 +281,7 @@ static od_status read_lookup(const od_inference *f, const od_json *item, const c
   lookup->fuse_as = rare ? OD_FUSE_RARE : codec;
   lookup->direct = !rare && !lookup->blocks && !lookup->table->index && lookup->table->whole_bytes &&
                    lookup->fuse != OD_FUSE_CONCAT &&
-                   (codec == OD_CODEC_F32 || codec == OD_CODEC_F16 || codec == OD_CODEC_Q8);
+                   (codec == OD_CODEC_F32 || codec == OD_CODEC_Q8);
   return OD_OK;
 }
 

@@ -26,6 +26,7 @@ struct od_session {
   float *partial; /* the context's share of a dense layer, [widest_units] */
   float **partials; /* by node: where that share is, or NULL */
   uint8_t *split; /* by node: a concatenation that only layers with such a share read */
+  float *repeated; /* the share of the columns with which all vectors of a row begin: [widest_units] */
   uint32_t partial_count; /* dense layers that rank() may split */
   od_dense_scratch scratch;
   size_t vectors; /* rows of dense layers that the scratch memory has room for */
@@ -78,6 +79,7 @@ static void poison_session(const od_session *s) {
   poison(s->rows, model->rows_bytes);
   poison(s->single, model->single_bytes);
   poison(s->partial, (size_t)s->partial_count * model->widest_units * sizeof(float));
+  poison(s->repeated, model->widest_units * sizeof(float));
   poison(s->scratch.codes, s->vectors * model->widest_dense);
   poison(s->scratch.scales, s->vectors * sizeof(float));
   poison(s->scratch.sums, s->vectors * sizeof(int32_t));
@@ -103,12 +105,13 @@ static int make_scratch(od_session *s) {
   s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));
   s->scratch.counts = od_take(&s->arena, tiles, sizeof(uint32_t));
   s->scratch.positive = od_take(&s->arena, tiles, 1);
+  s->repeated = od_take(&s->arena, model->widest_units, sizeof(float));
   s->partial = od_take(&s->arena, (size_t)s->partial_count * model->widest_units, sizeof(float));
   return s->scratch.codes && s->scratch.scales && s->scratch.sums && s->scratch.lists &&
-         s->scratch.counts && s->scratch.positive && s->partial;
+         s->scratch.counts && s->scratch.positive && s->partial && s->repeated;
 }
 
-od_status od_session_open(const od_model *model, od_session **session, od_error *error) {
+OD_COLD od_status od_session_open(const od_model *model, od_session **session, od_error *error) {
   od_arena arena = {.allocator = model->allocator};
   *session = NULL;
   od_session *s = od_take(&arena, 1, sizeof *s);
@@ -211,6 +214,22 @@ static void run_dense(const od_session *s, const od_node *node, od_rows in, size
     }
 }
 
+/* A dense layer whose vectors begin with the same columns in every row. */
+static void run_repeated(const od_session *s, const od_node *node, od_rows in, size_t rows,
+                         float *out, size_t out_step) {
+  const od_dense *layer = &node->dense.layer;
+  od_rows same = place_of(s, node->dense.repeated);
+  uint32_t columns = s->model->values[node->dense.repeated].size;
+  od_range first = {0, columns}, rest = {columns, layer->features};
+  for (size_t row = 0; row < rows; row++) {
+    s->model->kernels->dense(layer, (const float *)(const void *)(same.data + row * same.step), 0, 1,
+                             &first, 1, layer->bias, 0, s->repeated, 0, &s->scratch);
+    for (uint32_t u = layer->units; u < layer->padded_units; u++) s->repeated[u] = 0;
+    od_rows one = {in.data + row * in.step, in.step};
+    run_dense(s, node, one, 1, &rest, 1, s->repeated, layer->relu, out + row * out_step, out_step);
+  }
+}
+
 /* Columns of a concatenation that do, or do not, depend only on the context. */
 static size_t column_ranges(const od_session *s, const od_node *parts, int shared,
                             od_range *ranges) {
@@ -279,6 +298,10 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
     const od_range *ranges = &all;
     const float *initial = node->dense.layer.bias;
     size_t count = 1;
+    if (node->dense.repeated >= 0) {
+      run_repeated(s, node, place_of(s, node->inputs[0]), rows, (float *)(void *)to, out.step / 4);
+      return;
+    }
     if (s->partials[index]) {
       initial = s->partials[index];
       count = column_ranges(s, &model->nodes[node->dense.concat], 0, s->ranges);

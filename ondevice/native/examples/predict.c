@@ -1,6 +1,6 @@
 /* predict.c: opens a model file, scores one row of IDs 1, 2, 3, ... and prints the result.
  *
- *   cc -std=c11 -O2 -ffp-contract=off -I. -Iinclude examples/predict.c platform/posix.c \
+ *   cc -std=c11 -O2 -ffp-contract=off -I. -Iinclude examples/predict.c platform/posix.c platform/mapped.c \
  *     $(grep -v '^#' sources.txt) -o predict
  *   ./predict model.odm
  *

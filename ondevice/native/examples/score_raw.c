@@ -1,6 +1,6 @@
 /* score_raw.c: scores one row of raw values, given as texts of the training log's cells.
  *
- *   cc -std=c11 -O2 -ffp-contract=off -I. -Iinclude examples/score_raw.c platform/posix.c \
+ *   cc -std=c11 -O2 -ffp-contract=off -I. -Iinclude examples/score_raw.c platform/posix.c platform/mapped.c \
  *     $(grep -hv '^#' sources.txt features/sources.txt) -o score_raw
  *   ./score_raw model.odm user=anna hour=21
  *

@@ -85,7 +85,9 @@ OD_API od_status od_open_memory(const void *data, size_t size, const od_options 
                                 od_model **model, od_error *error);
 
 #ifndef ONDEVICE_FREESTANDING
-/* Open a model file by mapping it read-only. */
+/* Open a model file: up to 8 MiB it is read, a larger one is mapped. Where a mapped file is truncated or
+ * overwritten, requests fail with OD_E_FORMAT from then on (platform/mapped.c installs a handler of
+ * SIGBUS for this, which passes on what is not its own); replaced by a rename, it stays. */
 OD_API od_status od_open_path(const char *path, const od_options *options, od_model **model,
                               od_error *error);
 #endif

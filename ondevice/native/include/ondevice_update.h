@@ -74,11 +74,47 @@ OD_API void od_manifest_close(od_manifest *manifest);
 OD_API uint64_t od_manifest_version(const od_manifest *manifest);
 OD_API size_t od_manifest_count(const od_manifest *manifest);
 OD_API const od_file_record *od_manifest_file(const od_manifest *manifest, size_t index);
+OD_API const od_file_record *od_manifest_find(const od_manifest *manifest, const char *name);
 
 /* Whether bytes in memory are the file of that name. They must be memory that nobody else can
  * change, and the same that is used afterwards: no file that is mapped and can be written. */
 OD_API od_status od_manifest_check(const od_manifest *manifest, const char *name,
                                    const void *data, size_t size, od_error *error);
+
+/* Deltas (.odd; docs/updates.md): what makes a new file of the one that a device has. */
+
+/* The first 92 bytes of a delta; `manifest_bytes` of the new set's manifest.json follow. */
+enum { OD_DELTA_HEADER_BYTES = 92 };
+typedef struct {
+  uint64_t old_bytes, new_bytes;
+  uint8_t old_sha256[32], new_sha256[32];
+  uint32_t manifest_bytes;
+} od_delta_header;
+
+/* Files as the caller reads and writes them. Functions return 0, or anything else where they cannot
+ * do all that is asked. */
+typedef struct {
+  int (*read_old)(void *user, uint64_t at, void *to, size_t size);
+  int (*read_delta)(void *user, void *to, size_t size); /* the next bytes */
+  int (*write_new)(void *user, const void *bytes, size_t size);
+  /* a raw DEFLATE stream of exactly these sizes, such as zlib's; NULL: the library's */
+  int (*inflate)(void *user, const void *stream, size_t size, void *out, size_t out_size);
+  void *user;
+} od_delta_files;
+
+/* Read the beginning of a delta; nothing in it is trusted before it is checked. */
+OD_API od_status od_delta_read(const uint8_t *bytes, size_t size, od_delta_header *header,
+                               od_error *error);
+
+/* Bytes of memory that applying takes, whatever the sizes of the files: less than 300 kB. */
+OD_API size_t od_delta_memory(void);
+
+/* Write the new file. `read_delta` gives what follows header and manifest; the length of the old
+ * file must be `old_bytes`. The new file is complete and right only after OD_OK. OD_E_INPUT: the old
+ * file is another; OD_E_FORMAT: the delta is damaged; OD_E_SYSTEM: a file cannot be read or
+ * written. `memory`: od_delta_memory() bytes. */
+OD_API od_status od_delta_apply(const od_delta_header *header, const od_delta_files *files,
+                                void *memory, size_t memory_size, od_error *error);
 
 #ifdef __cplusplus
 }

@@ -123,6 +123,26 @@ int od_cpu_neon(void) { return 1; }
 #if defined(__linux__)
 int od_cpu_dotprod(void) { return has(16, 20, "asimddp"); } /* AT_HWCAP */
 int od_cpu_i8mm(void) { return od_cpu_dotprod() && has(26, 13, "i8mm"); } /* AT_HWCAP2 */
+#elif defined(__APPLE__)
+/* In the system's library, which every program there has; declared here because a freestanding
+ * build has no header for it. */
+extern int sysctlbyname(const char *name, void *old, size_t *size, void *set, size_t set_size);
+
+static int has(const char *name) {
+  int32_t value = 0;
+  size_t size = sizeof value;
+  return !sysctlbyname(name, &value, &size, NULL, 0) && value;
+}
+
+int od_cpu_dotprod(void) { return has("hw.optional.arm.FEAT_DotProd"); }
+int od_cpu_i8mm(void) { return od_cpu_dotprod() && has("hw.optional.arm.FEAT_I8MM"); }
+#elif defined(_WIN32)
+__declspec(dllimport) int __stdcall IsProcessorFeaturePresent(unsigned long feature);
+
+/* The numbers of PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE.
+ * A system older than a number answers 0 for it. */
+int od_cpu_dotprod(void) { return IsProcessorFeaturePresent(43); }
+int od_cpu_i8mm(void) { return od_cpu_dotprod() && IsProcessorFeaturePresent(66); }
 #else
 int od_cpu_dotprod(void) { return 0; }
 int od_cpu_i8mm(void) { return 0; }

@@ -24,12 +24,6 @@ enum { MOST_ROWS = 2 * FLOAT_ROWS };
 enum { MOST_ROWS = FLOAT_ROWS };
 #endif
 
-OD_INLINE uint32_t float_bits(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  return bits;
-}
-
 OD_INLINE float bits_float(uint32_t bits) {
   float value;
   __builtin_memcpy(&value, &bits, 4);
@@ -120,22 +114,32 @@ static void quantise_tile(const float *in, size_t in_step, uint32_t rows, const 
 #endif
 }
 
+enum { PIECE = 256 }; /* words at once */
+
+/* Numbers from `start` on of words that are not zero, behind the numbers that the list has. */
+OD_INLINE uint32_t list_piece(const uint32_t *words, uint32_t count, uint32_t start, uint16_t *list,
+                              uint32_t listed) {
+  uint32_t more = list_words(words, count, list + listed);
+  for (uint32_t i = 0; start && i < more; i++)
+    list[listed + i] = (uint16_t)(list[listed + i] + start);
+  return listed + more;
+}
+
 /* Groups of 4 features in which one of the rows has a code that is not zero. */
 static uint32_t list_groups(const int8_t *codes, size_t step, uint32_t rows, uint32_t groups,
                             uint16_t *list) {
-  enum { PIECE = 256 };
   uint32_t words[PIECE], count = 0;
   for (uint32_t start = 0; start < groups; start += PIECE) {
     uint32_t piece = groups - start < PIECE ? groups - start : PIECE;
-    od_copy(words, codes + 4 * (size_t)start, 4 * (size_t)piece);
-    for (uint32_t r = 1; r < rows; r++) {
-      const int8_t *row = codes + r * step + 4 * (size_t)start;
-      for (uint32_t g = 0; g < piece; g++) words[g] |= od_load32(row + 4 * g);
+    for (uint32_t i = 0; i < piece; i += LANES) {
+      whole any = {0}, next;
+      for (uint32_t r = 0; r < rows; r++) { /* behind the last row is room */
+        __builtin_memcpy(&next, codes + r * step + 4 * (size_t)(start + i), sizeof next);
+        any |= next;
+      }
+      __builtin_memcpy(words + i, &any, sizeof any);
     }
-    uint32_t listed = list_words(words, piece, list + count);
-    for (uint32_t i = 0; start && i < listed; i++)
-      list[count + i] = (uint16_t)(list[count + i] + start);
-    count += listed;
+    count = list_piece(words, piece, start, list, count);
   }
   return count;
 }
@@ -143,19 +147,18 @@ static uint32_t list_groups(const int8_t *codes, size_t step, uint32_t rows, uin
 /* Features in which one of the rows is not zero. */
 static uint32_t list_features(const float *in, size_t step, uint32_t rows, const od_range *ranges,
                               size_t range_count, uint16_t *restrict list) {
-  enum { PIECE = 256 };
   uint32_t words[PIECE], count = 0;
   for (size_t r = 0; r < range_count; r++)
     for (uint32_t start = ranges[r].start; start < ranges[r].stop; start += PIECE) {
       uint32_t piece = ranges[r].stop - start < PIECE ? ranges[r].stop - start : PIECE;
-      for (uint32_t i = 0; i < piece; i++) words[i] = float_bits(in[start + i]) << 1;
-      for (uint32_t row = 1; row < rows; row++)
-        for (uint32_t i = 0; i < piece; i++)
-          words[i] |= float_bits(in[row * step + start + i]) << 1;
-      uint32_t listed = list_words(words, piece, list + count);
-      for (uint32_t i = 0; start && i < listed; i++)
-        list[count + i] = (uint16_t)(list[count + i] + start);
-      count += listed;
+      for (uint32_t i = 0; i < piece; i += LANES) {
+        whole any = {0};
+        for (uint32_t row = 0; row < rows; row++)
+          any |= (whole)part(in + row * step + start + i, piece - i, all(0));
+        any <<= 1; /* without the sign */
+        __builtin_memcpy(words + i, &any, sizeof any);
+      }
+      count = list_piece(words, piece, start, list, count);
     }
   return count;
 }
@@ -242,16 +245,11 @@ static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer,
 #define F16_TILE(m, n, ...) float_tile(m, n, 1, __VA_ARGS__)
   if (half) {
     switch (m * 64 + n) {
-      OD_SIZES(F16_TILE, 1, FLOAT_WIDE, FLOAT_ARGUMENTS)
-      OD_WIDE_SIZES(F16_TILE, FLOAT_WIDE, FLOAT_ARGUMENTS)
-#if FLOAT_ROWS >= 2
+      OD_SIZES(F16_TILE, 1, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
+#if FLOAT_ROWS == 2
       OD_SIZES(F16_TILE, 2, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
-#endif
-#if FLOAT_ROWS >= 6
+#else
       OD_SIZES(F16_TILE, 6, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
-#endif
-#if FLOAT_TALL
-      OD_SIZES(F16_TILE, 12, FLOAT_TALL, FLOAT_ARGUMENTS)
 #endif
     }
   } else {
@@ -300,12 +298,6 @@ OD_INLINE uint32_t rows_at_once(uint32_t left, uint32_t most) {
   return left <= 2 ? left : most;
 }
 
-/* How many of `left` blocks come next, in panels of at most `most` and nearly equal sizes. */
-OD_INLINE uint32_t panel_blocks(uint32_t left, uint32_t most) {
-  uint32_t panels = (left + most - 1) / most;
-  return (left + panels - 1) / panels;
-}
-
 /* Where many rows meet at most so many blocks of outputs, looking for zeros costs more than it
  * saves. */
 enum { NARROW = 8 };
@@ -327,9 +319,8 @@ static void dense_q8(const od_dense *layer, const float *in, size_t in_step, siz
                        : list_groups(s->codes + row * padded, padded, tile_rows, padded / 4,
                                      s->lists + t * room);
   }
-  if (most == MOST_BLOCKS && blocks != MOST_BLOCKS) most = 13; /* no tile has a size between */
   for (uint32_t block = 0, n; block < blocks; block += n) {
-    n = panel_blocks(blocks - block, most);
+    n = od_tile_blocks(blocks - block, most);
     for (size_t t = 0; t < tiles; t++) {
       size_t end = (t + 1) * OD_TILE_ROWS < rows ? (t + 1) * OD_TILE_ROWS : rows;
       for (size_t row = t * OD_TILE_ROWS; row < end;) {
@@ -346,7 +337,6 @@ static void dense_q8(const od_dense *layer, const float *in, size_t in_step, siz
 static void dense_single(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                          const od_range *ranges, size_t range_count, float initial, uint32_t relu,
                          float *out, size_t out_step) {
-  enum { PIECE = 512 };
   float weights[PIECE];
   for (size_t row = 0; row < rows; row++) out[row * out_step] = initial;
   for (size_t r = 0; r < range_count; r++)
@@ -386,7 +376,9 @@ static uint32_t list_all(const od_range *ranges, size_t range_count, uint16_t *l
 static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const float *initial,
                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
-  uint32_t blocks = layer->padded_units / 16, most = rows == 1 ? FLOAT_WIDE : FLOAT_BLOCKS;
+  int half = layer->codec == OD_CODEC_F16; /* which has fewer sizes of tiles */
+  uint32_t blocks = layer->padded_units / 16;
+  uint32_t most = rows == 1 && !half ? FLOAT_WIDE : FLOAT_BLOCKS;
   size_t tile_rows = rows > 2 && blocks <= NARROW ? rows : OD_TILE_ROWS;
   size_t tiles = (rows + tile_rows - 1) / tile_rows;
   for (size_t t = 0; t < tiles; t++) {
@@ -398,13 +390,13 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
                                        range_count, list);
   }
   for (uint32_t block = 0, n; block < blocks; block += n) {
-    n = panel_blocks(blocks - block, most);
+    n = od_tile_blocks(blocks - block, most);
     for (size_t t = 0; t < tiles; t++) {
       size_t end = (t + 1) * tile_rows < rows ? (t + 1) * tile_rows : rows;
       for (size_t row = t * tile_rows, m; row < end; row += m) {
-        m = FLOAT_TALL && n <= FLOAT_TALL && end - row >= MOST_ROWS
-                ? MOST_ROWS
-                : rows_at_once((uint32_t)(end - row), FLOAT_ROWS);
+        m = rows_at_once((uint32_t)(end - row), FLOAT_ROWS);
+        if (half && m > 1) m = FLOAT_ROWS;
+        else if (FLOAT_TALL && n <= FLOAT_TALL && end - row >= MOST_ROWS) m = MOST_ROWS;
         float_block(layer, block * 16, (uint32_t)m, n, in + row * in_step, in_step,
                     (uint32_t)(end - row < m ? end - row : m),
                     s->lists + t * OD_LIST_ROOM(layer->features), s->counts[t], initial, relu,

@@ -4,7 +4,8 @@
  * vf_mul, vf_add, vf_keep (zero the lanes from a number on), vf_load_q8, vf_load_f16, vf_codes
  * (from the codes' bits), vf_levels (levels of codes, and zero in the lanes from a number on),
  * half_value and block_value. Values are code * scale, one multiplication, and rows are
- * added in block order, as in the numpy engine: results are the same bit by bit.
+ * added in block order, as in the numpy engine: results are the same bit by bit. With SMALL_GATHER
+ * it takes the way of rare lookups for all.
  */
 
 enum { JOBS = 128, ENTRIES = 512 };
@@ -199,6 +200,10 @@ static void flush(gather_state *state) {
   }
   for (uint32_t i = 0; i < state->job_count; i++) {
     const job *j = &state->jobs[i];
+    float scale = j->lookup->pooling ? state->scales[i] : 1;
+#ifdef SMALL_GATHER
+    fuse_rare(j, state, scale);
+#else
     const entry *e = state->entries + j->first;
     switch (j->lookup->fuse_as) {
       case OD_CODEC_Q8: fuse(j, e, OD_CODEC_Q8); break;
@@ -207,11 +212,10 @@ static void flush(gather_state *state) {
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
       case OD_CODEC_F32: fuse(j, e, OD_CODEC_F32); break;
       case OD_FUSE_LEVELS + OD_CODEC_Q4: fuse_levels(j, e, 4); break;
-      case OD_FUSE_LEVELS + OD_CODEC_Q3: fuse_levels(j, e, 3); break;
       case OD_FUSE_LEVELS + OD_CODEC_Q2: fuse_levels(j, e, 2); break;
-      case OD_FUSE_LEVELS + OD_CODEC_Q1: fuse_levels(j, e, 1); break;
-      default: fuse_rare(j, state, j->lookup->pooling ? state->scales[i] : 1); break;
+      default: fuse_rare(j, state, scale); break;
     }
+#endif
   }
   state->job_count = state->entry_count = 0;
 }
@@ -359,7 +363,6 @@ static __attribute__((noinline)) void gather_direct(const od_lookup *lookup, con
     }
     switch (lookup->fuse_as) {
       case OD_CODEC_Q8: gather_piece(lookup, at, piece, out, step, OD_CODEC_Q8); break;
-      case OD_CODEC_F16: gather_piece(lookup, at, piece, out, step, OD_CODEC_F16); break;
       default: gather_piece(lookup, at, piece, out, step, OD_CODEC_F32); break;
     }
   }
@@ -368,6 +371,9 @@ static __attribute__((noinline)) void gather_direct(const od_lookup *lookup, con
 /* Whether so many vectors of this lookup are worth a pass of their own. */
 OD_INLINE int is_direct(const od_lookup *lookup, size_t rows) {
   enum { ENOUGH = 8 };
+#ifdef SMALL_GATHER
+  return 0;
+#endif
   return lookup->direct && rows * lookup->vectors_per_row >= ENOUGH;
 }
 

@@ -11,6 +11,7 @@
 #define Q8_ROWS 1
 #define Q8_BLOCKS 1
 #define Q8_WIDE 1
+#define SMALL_GATHER /* few processors have no other kernels */
 
 typedef struct {
   float lane[VW];

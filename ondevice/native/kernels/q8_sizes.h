@@ -1,6 +1,16 @@
 /* q8_sizes.h: q8_tiles, which picks the q8_tile made for a number of rows and blocks. */
 
-/* Every size up to `most` blocks; sizes that an instruction set never asks for fold away. */
+/* Sizes up to `most` blocks, which od_tile_blocks picks; those that an instruction set never asks for
+ * fold away. */
+OD_INLINE uint32_t od_tile_blocks(uint32_t left, uint32_t most) {
+  if (most >= 25 && left == 25) return 25;
+  if (most >= 13 && left == 13) return 13;
+  if (most > 8 && left % 13 == 0) return 13;
+  most = most > 8 ? 8 : most;
+  uint32_t panels = (left + most - 1) / most; /* of nearly equal size */
+  return (left + panels - 1) / panels;
+}
+
 #define OD_SIZES(function, m, most, ...)                          \
   case m * 64 + 1: function(m, 1, __VA_ARGS__); break;            \
   case m * 64 + 2: if (most >= 2) function(m, 2, __VA_ARGS__); break; \
@@ -11,10 +21,6 @@
   case 64 + 6: if (most >= 6) function(1, 6, __VA_ARGS__); break;      \
   case 64 + 7: if (most >= 7) function(1, 7, __VA_ARGS__); break;      \
   case 64 + 8: if (most >= 8) function(1, 8, __VA_ARGS__); break;      \
-  case 64 + 9: if (most >= 9) function(1, 9, __VA_ARGS__); break;      \
-  case 64 + 10: if (most >= 10) function(1, 10, __VA_ARGS__); break;   \
-  case 64 + 11: if (most >= 11) function(1, 11, __VA_ARGS__); break;   \
-  case 64 + 12: if (most >= 12) function(1, 12, __VA_ARGS__); break;   \
   case 64 + 13: if (most >= 13) function(1, 13, __VA_ARGS__); break;   \
   case 64 + 25: if (most >= 25) function(1, 25, __VA_ARGS__); break;
 

@@ -103,59 +103,77 @@ OD_INLINE void open_source(source *s, const float *in, int64_t moves, size_t n) 
   else s->at = in, s->moves = ~(size_t)0;
 }
 
-/* The last vector begins LANES elements before the end, so some elements are computed twice.
- * n >= LANES. */
-#define ROW_LOOP(result)                              \
-  for (size_t i = 0; i < n; i += LANES) {             \
-    size_t at = i < n - LANES ? i : n - LANES;        \
-    store(out + at, result);                          \
-  }                                                   \
+/* Rows of n >= LANES elements. The last vector of a row begins LANES elements before its end, so some
+ * elements are computed twice. */
+#define ROWS_LOOP(result)                               \
+  for (; rows; rows--, NEXT_ROW) {                      \
+    for (size_t i = 0; i < n; i += LANES) {             \
+      size_t at = i < n - LANES ? i : n - LANES;        \
+      store(out + at, result);                          \
+    }                                                   \
+  }                                                     \
   break;
 
-static void map_row(od_map map, float alpha, const float *in, size_t moves, float *out, size_t n) {
+static void map_rows(od_map map, float alpha, const od_span *span, const source *x, float *out,
+                     size_t rows, size_t n) {
+  const float *in = x->at;
+  size_t moves = x->moves;
+#define NEXT_ROW in += span->in1[0], out += span->out1
 #define X load(in + (at & moves))
-#define MAP_CASE(name) case name: ROW_LOOP(apply_map(name, alpha, X))
+#define MAP_CASE(name) case name: ROWS_LOOP(apply_map(name, alpha, X))
   switch (map) {
     MAP_CASE(OD_MAP_RELU) MAP_CASE(OD_MAP_LEAKY_RELU) MAP_CASE(OD_MAP_ABS) MAP_CASE(OD_MAP_NEG)
     MAP_CASE(OD_MAP_SQRT) MAP_CASE(OD_MAP_RECIPROCAL) MAP_CASE(OD_MAP_EXP)
     MAP_CASE(OD_MAP_SIGMOID) MAP_CASE(OD_MAP_TANH)
-    default: ROW_LOOP(X)
+    default: ROWS_LOOP(X)
   }
+#undef NEXT_ROW
 }
 
 static void maps(od_map map, float alpha, const od_span *span) {
   const float *in = span->in[0];
   float *out = span->out, room[LANES];
-  size_t n = span->n0, width = n < LANES ? LANES : n;
-  source x;
+  size_t n = span->n0;
+  source x = {{0}, in, ~(size_t)0};
+  if (n >= LANES && span->in0[0]) {
+    map_rows(map, alpha, span, &x, out, span->n1, n);
+    return;
+  }
   for (size_t i = 0; i < span->n1; i++, in += span->in1[0], out += span->out1) {
     open_source(&x, in, span->in0[0], n);
-    map_row(map, alpha, x.at, x.moves, n < LANES ? room : out, width);
+    map_rows(map, alpha, span, &x, n < LANES ? room : out, 1, n < LANES ? LANES : n);
     if (n < LANES) lanes_store(out, load(room), n);
   }
 }
 
-static void pair_row(od_pair pair, const source *x, const source *y, float *out, size_t n) {
+static void pair_rows(od_pair pair, const od_span *span, const source *x, const source *y,
+                      float *out, size_t rows, size_t n) {
   const float *a = x->at, *b = y->at;
   size_t a_moves = x->moves, b_moves = y->moves;
+#define NEXT_ROW a += span->in1[0], b += span->in1[1], out += span->out1
 #define PAIR_CASE(name) \
-  case name: ROW_LOOP(apply_pair(name, load(a + (at & a_moves)), load(b + (at & b_moves))))
+  case name: ROWS_LOOP(apply_pair(name, load(a + (at & a_moves)), load(b + (at & b_moves))))
   switch (pair) {
     PAIR_CASE(OD_PAIR_ADD) PAIR_CASE(OD_PAIR_SUB) PAIR_CASE(OD_PAIR_MUL) PAIR_CASE(OD_PAIR_DIV)
     PAIR_CASE(OD_PAIR_MAX) PAIR_CASE(OD_PAIR_MIN)
-    default: ROW_LOOP(apply_pair(OD_PAIR_PRELU, load(a + (at & a_moves)), load(b + (at & b_moves))))
+    default: ROWS_LOOP(apply_pair(OD_PAIR_PRELU, load(a + (at & a_moves)), load(b + (at & b_moves))))
   }
+#undef NEXT_ROW
 }
 
 static void pairs(od_pair pair, const od_span *span) {
   const float *a = span->in[0], *b = span->in[1];
   float *out = span->out, room[LANES];
-  size_t n = span->n0, width = n < LANES ? LANES : n;
-  source x, y;
+  size_t n = span->n0;
+  source x = {{0}, a, ~(size_t)0}, y = {{0}, b, ~(size_t)0};
+  if (n >= LANES && span->in0[0] && span->in0[1]) {
+    pair_rows(pair, span, &x, &y, out, span->n1, n);
+    return;
+  }
   for (size_t i = 0; i < span->n1; i++, out += span->out1) {
     open_source(&x, a, span->in0[0], n);
     open_source(&y, b, span->in0[1], n);
-    pair_row(pair, &x, &y, n < LANES ? room : out, width);
+    pair_rows(pair, span, &x, &y, n < LANES ? room : out, 1, n < LANES ? LANES : n);
     if (n < LANES) lanes_store(out, load(room), n);
     a += span->in1[0], b += span->in1[1];
   }

@@ -213,7 +213,7 @@ od_status od_shape_pad(const od_inference *f) {
   return od_set_dims(f, in->batched, in->dtype, dims, in->rank);
 }
 
-od_trouble od_loop_pad(const od_node *node, const od_value *values, const char *const *in,
+OD_COLD od_trouble od_loop_pad(const od_node *node, const od_value *values, const char *const *in,
                        char *out) {
   static const uint64_t zero = 0;
   const od_pad *pad = &node->pad;
@@ -268,7 +268,7 @@ od_status od_shape_concat(const od_inference *f) {
   return od_set_dims(f, first->batched, first->dtype, dims, first->rank);
 }
 
-/* Parts that were computed in place are not copied. */
+/* Parts that were computed in place are not copied, nor is what nobody reads (fold.c). */
 od_trouble od_loop_concat(const od_node *node, const od_value *values, const od_rows *in, char *out,
                           size_t out_step, size_t rows) {
   const od_axis *axis = &node->concat;
@@ -279,7 +279,7 @@ od_trouble od_loop_concat(const od_node *node, const od_value *values, const od_
     uint32_t part = values[node->inputs[i]].size / axis->outer;
     char *to = out + (size_t)before * bytes;
     before += part;
-    if (in[i].data == to && in[i].step == out_step) continue;
+    if (!in[i].data || (in[i].data == to && in[i].step == out_step)) continue;
     for (size_t row = 0; row < rows; row++) {
       od_span span = {{in[i].data + row * in[i].step}, to + row * out_step, axis->outer, part,
                       {part}, whole, {1}};

@@ -45,7 +45,7 @@ static void run_spans(const od_node *node, const od_value *values, const od_walk
 }
 
 /* Sums and products wrap; a division by zero is a fault. */
-static int64_t combine_ints(const od_node *node, int64_t a, int64_t b, od_trouble *trouble) {
+OD_COLD static int64_t combine_ints(const od_node *node, int64_t a, int64_t b, od_trouble *trouble) {
   switch (node->op) {
     case OD_OP_ADD: return (int64_t)((uint64_t)a + (uint64_t)b);
     case OD_OP_SUB: return (int64_t)((uint64_t)a - (uint64_t)b);
@@ -82,7 +82,7 @@ static void combine_vectors(const od_span *span, void *context) {
   node->kernels->vectors->pairs(pair_of(node->op), span);
 }
 
-static void combine_rarely(const od_span *span, void *context) {
+OD_COLD static void combine_rarely(const od_span *span, void *context) {
   const od_node *node = ((elementwise *)context)->node;
   const float *a = span->in[0], *b = span->in[1];
   float *out = span->out;
@@ -159,7 +159,7 @@ od_trouble od_loop_comparison(const od_node *node, const od_value *values, const
 
 od_status od_shape_logic(const od_inference *f) { return two_of_one_type(f); }
 
-static void decide(const od_span *span, void *context) {
+OD_COLD static void decide(const od_span *span, void *context) {
   elementwise *e = context;
   uint8_t *out = span->out;
   od_op op = e->node->op;
@@ -250,7 +250,7 @@ static void map_vectors(const od_span *span, void *context) {
   node->kernels->vectors->maps(map_of(node->op), node->unary.alpha, span);
 }
 
-static void map_rarely(const od_span *span, void *context) {
+OD_COLD static void map_rarely(const od_span *span, void *context) {
   const od_node *node = ((elementwise *)context)->node;
   const float *from = span->in[0];
   float *out = span->out;

@@ -20,43 +20,43 @@ typedef struct {
 
 typedef od_status (*od_shape_rule)(const od_inference *f);
 
-od_status od_refuse(const od_inference *f, const char *why);
+OD_COLD od_status od_refuse(const od_inference *f, const char *why);
 
-const od_value *od_operand(const od_inference *f, uint32_t i); /* NULL: left out */
+OD_COLD const od_value *od_operand(const od_inference *f, uint32_t i); /* NULL: left out */
 /* Every attribute must be one of the operator's, and of its type (attributes.c). */
-od_status od_check_attributes(const od_inference *f);
-int64_t od_attribute_int(const od_inference *f, const char *name, int64_t fallback);
-int od_attribute_flag(const od_inference *f, const char *name, int fallback);
-float od_attribute_real(const od_inference *f, const char *name, float fallback);
+OD_COLD od_status od_check_attributes(const od_inference *f);
+OD_COLD int64_t od_attribute_int(const od_inference *f, const char *name, int64_t fallback);
+OD_COLD int od_attribute_flag(const od_inference *f, const char *name, int fallback);
+OD_COLD float od_attribute_real(const od_inference *f, const char *name, float fallback);
 
 /* Constant int64 numbers, such as axes and shapes; 0 when an operand is something else. */
-int od_constant_ints(const od_value *v, const int64_t **numbers, uint32_t *count);
+OD_COLD int od_constant_ints(const od_value *v, const int64_t **numbers, uint32_t *count);
 
-uint32_t od_full_rank(const od_value *v);
-uint32_t od_full_dim(const od_value *v, uint32_t axis);  /* 0 stands for the rows */
-int32_t od_normal_axis(int64_t axis, uint32_t rank);     /* among `rank`; -1: out of range */
-int od_is_plain(const od_value *v);                      /* float32, int64, or bool (one byte) */
+OD_COLD uint32_t od_full_rank(const od_value *v);
+OD_COLD uint32_t od_full_dim(const od_value *v, uint32_t axis);  /* 0 stands for the rows */
+OD_COLD int32_t od_normal_axis(int64_t axis, uint32_t rank);     /* among `rank`; -1: out of range */
+OD_COLD int od_is_plain(const od_value *v);                      /* float32, int64, or bool (one byte) */
 
 /* Extents of an operand's axes, aligned to the right of `rank` full axes; 1 where it has none. 0
  * when its rows would fall on another axis than the result's first. */
-int od_align(const od_value *v, uint32_t rank, uint32_t *dims);
+OD_COLD int od_align(const od_value *v, uint32_t rank, uint32_t *dims);
 
 /* Strides of an operand with these extents along the result's axes, 0 where it repeats. */
-void od_strides(const uint32_t *dims, uint32_t rank, int32_t *strides);
+OD_COLD void od_strides(const uint32_t *dims, uint32_t rank, int32_t *strides);
 
 /* Split an operand at a full axis; 0 for the rows. `dim`: the axis among its dims. */
-int od_split_at(const od_value *in, int64_t full_axis, od_axis *axis, uint32_t *dim);
+OD_COLD int od_split_at(const od_value *in, int64_t full_axis, od_axis *axis, uint32_t *dim);
 
 /* At least `count` operands, all float32, or float32 or int64 of one type. */
-od_status od_need_floats(const od_inference *f, uint32_t count);
-od_status od_need_numbers(const od_inference *f, uint32_t count);
+OD_COLD od_status od_need_floats(const od_inference *f, uint32_t count);
+OD_COLD od_status od_need_numbers(const od_inference *f, uint32_t count);
 
 /* Set the result's type and shape; like an operand's; or that of `count` operands that repeat along
  * axes of size 1, and the walk over them. */
-od_status od_set_dims(const od_inference *f, int batched, od_dtype dtype, const uint32_t *dims,
+OD_COLD od_status od_set_dims(const od_inference *f, int batched, od_dtype dtype, const uint32_t *dims,
                       uint32_t rank);
-od_status od_same_as(const od_inference *f, const od_value *in);
-od_status od_broadcast(const od_inference *f, uint32_t count, od_dtype dtype, od_walk *walk);
+OD_COLD od_status od_same_as(const od_inference *f, const od_value *in);
+OD_COLD od_status od_broadcast(const od_inference *f, uint32_t count, od_dtype dtype, od_walk *walk);
 
 /* Loops */
 
@@ -145,14 +145,14 @@ uint64_t od_work(const od_node *node, const od_value *values);
 od_trouble od_execute(const od_node *node, const od_value *values, const od_rows *in, char *out,
                       size_t out_step, size_t rows);
 
-#define OD_DECLARE_ROW(name, op, shape, loop) \
-  od_status shape(const od_inference *f);     \
+#define OD_DECLARE_ROW(name, op, shape, loop)      \
+  OD_COLD od_status shape(const od_inference *f);  \
   od_trouble loop(const od_node *node, const od_value *values, const char *const *in, char *out);
 #define OD_DECLARE_ROWS(name, op, shape, loop)                                                  \
-  od_status shape(const od_inference *f);                                                       \
+  OD_COLD od_status shape(const od_inference *f);                                               \
   od_trouble loop(const od_node *node, const od_value *values, const od_rows *in, char *out,    \
                   size_t out_step, size_t rows);
-#define OD_DECLARE_SHAPE(name, op, shape) od_status shape(const od_inference *f);
+#define OD_DECLARE_SHAPE(name, op, shape) OD_COLD od_status shape(const od_inference *f);
 OD_OPERATORS(OD_DECLARE_ROW, OD_DECLARE_ROWS, OD_DECLARE_SHAPE, OD_DECLARE_SHAPE)
 #undef OD_DECLARE_ROW
 #undef OD_DECLARE_ROWS

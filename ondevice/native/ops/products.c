@@ -61,7 +61,7 @@ static void packed_product(const od_kernels *kernels, const od_matmul *m, uint32
 }
 
 /* One product of two matrices. */
-static void product(const od_kernels *kernels, const od_matmul *m, const float *a, const float *b,
+static __attribute__((noinline)) void product(const od_kernels *kernels, const od_matmul *m, const float *a, const float *b,
                     float *out) {
   uint32_t n = m->columns;
   for (uint32_t j = 0; j < n; j += OD_PANEL) {
@@ -227,6 +227,7 @@ od_status od_shape_dense(const od_inference *f) {
     return od_refuse(f, "1.." OD_DIGITS(OD_MAX_DENSE_FEATURES) " float32 features and 1.." OD_DIGITS(
                             OD_MAX_DENSE_UNITS) " units needed");
   OD_CHECK(read_dense(f, codec, in, (uint32_t)units));
+  f->node->dense.repeated = -1;
   f->node->dense.vectors = in->size / f->node->dense.layer.features;
   uint32_t dims[OD_MAX_RANK];
   od_copy(dims, in->dims, sizeof dims);

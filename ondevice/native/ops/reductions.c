@@ -47,7 +47,7 @@ od_status od_shape_reduce_mean(const od_inference *f) {
 }
 
 /* What kernels do not have. */
-static float reduce_rarely(od_op op, const od_axis *axis, const float *from) {
+OD_COLD static float reduce_rarely(od_op op, const od_axis *axis, const float *from) {
   float value = op == OD_OP_REDUCE_PROD ? 1.0f : *from;
   for (uint32_t j = 0; j < axis->length; j++, from += axis->inner) {
     float x = *from;
@@ -56,7 +56,7 @@ static float reduce_rarely(od_op op, const od_axis *axis, const float *from) {
   return value;
 }
 
-static int64_t reduce_ints(od_op op, const od_axis *axis, const int64_t *from) {
+OD_COLD static int64_t reduce_ints(od_op op, const od_axis *axis, const int64_t *from) {
   uint64_t sum = 0, product = 1;
   int64_t most = *from, least = *from;
   for (uint32_t j = 0; j < axis->length; j++, from += axis->inner) {

@@ -29,7 +29,7 @@ static void choose_floats(const od_span *span) {
   }
 }
 
-static void choose(const od_span *span, void *context) {
+OD_COLD static void choose(const od_span *span, void *context) {
   const chooser *c = context;
   if (c->test == OD_U8 && c->bytes == 4) {
     choose_floats(span);

@@ -1,31 +1,18 @@
-/* posix.c: memory from malloc, and files: small ones are read, large ones mapped (mapped.c); not part
- * of a freestanding build. */
+/* posix.c: files, small ones read and large ones mapped (mapped.c), and the clock; not part of a
+ * freestanding build. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "core/limits.h"
 #include "core/model.h"
+#include "platform/allocator.h"
+#include "platform/clock.h"
 #include "platform/mapped.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
-
-static void *allocate(void *user, size_t size) {
-  (void)user;
-  return malloc(size);
-}
-
-static void release(void *user, void *memory) {
-  (void)user;
-  free(memory);
-}
-
-const od_allocator *od_default_allocator(void) {
-  static const od_allocator allocator = {allocate, release, NULL};
-  return &allocator;
-}
 
 static od_status refused(od_error *error, int number) {
   return od_fail(error, OD_E_SYSTEM, "cannot be read: %s", strerror(number));
@@ -93,4 +80,10 @@ od_status od_open_path(const char *path, const od_options *options, od_model **m
   (*model)->changed = mapped ? od_mapped_changed : NULL;
   (*model)->source = mapped;
   return OD_OK;
+}
+
+uint64_t od_clock_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }

@@ -1,36 +1,19 @@
-/* threads.c: a pool of POSIX threads that share the rows of large requests. */
+/* threads.c: a pool of threads that share the rows of large requests. */
+#if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
+#endif
 
 #include "core/model.h"
+#include "platform/threading.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-/* Wheels run on old systems too: glibc 2.34 gave these functions a new version and kept the one that
- * its first release for the processor had. */
-#if defined(OD_OLDEST_GLIBC) && defined(__GLIBC__)
-#if defined(__x86_64__)
-#define OD_FIRST_GLIBC "GLIBC_2.2.5"
-#elif defined(__aarch64__)
-#define OD_FIRST_GLIBC "GLIBC_2.17"
-#elif defined(__arm__)
-#define OD_FIRST_GLIBC "GLIBC_2.4"
-#endif
-#if defined(OD_FIRST_GLIBC)
-__asm__(".symver pthread_create, pthread_create@" OD_FIRST_GLIBC);
-__asm__(".symver pthread_join, pthread_join@" OD_FIRST_GLIBC);
-__asm__(".symver pthread_sigmask, pthread_sigmask@" OD_FIRST_GLIBC);
-#endif
-#endif
 
 enum { ROW_UNIT = 16 }; /* parts are multiples, so that tiles of rows stay full */
 
 typedef struct {
   od_pool *pool;
-  pthread_t thread;
+  od_thread thread;
   od_session *session;
   const void **inputs; /* where its rows begin */
   float **outputs;
@@ -42,9 +25,9 @@ typedef struct {
 
 struct od_pool {
   const od_model *model;
-  pid_t owner; /* threads do not survive fork() */
-  pthread_mutex_t lock;
-  pthread_cond_t begun, ended;
+  long owner; /* a process: threads do not survive fork() */
+  od_mutex lock;
+  od_condition begun, ended;
   const uint8_t *is_context; /* NULL: a request without a context */
   uint64_t request;
   size_t waiting_for; /* members that have not ended yet */
@@ -61,36 +44,23 @@ static void score(member *m) {
                   : od_run(m->session, m->inputs, m->rows, m->outputs, &m->error);
 }
 
-static void *work(void *argument) {
+OD_THREAD_MAIN(work) {
   member *m = argument;
   od_pool *pool = m->pool;
-  pthread_mutex_lock(&pool->lock);
+  od_mutex_lock(&pool->lock);
   for (;;) {
     while (m->request == pool->request && !pool->closing)
-      pthread_cond_wait(&pool->begun, &pool->lock);
+      od_condition_wait(&pool->begun, &pool->lock);
     if (pool->closing) break;
     m->request = pool->request;
     if (!m->rows) continue;
-    pthread_mutex_unlock(&pool->lock);
+    od_mutex_unlock(&pool->lock);
     score(m);
-    pthread_mutex_lock(&pool->lock);
-    if (--pool->waiting_for == 0) pthread_cond_signal(&pool->ended);
+    od_mutex_lock(&pool->lock);
+    if (--pool->waiting_for == 0) od_condition_wake(&pool->ended);
   }
-  pthread_mutex_unlock(&pool->lock);
-  return NULL;
-}
-
-/* Start a member's thread, which takes no signals: they belong to the program's own threads. Only
- * faults of the thread itself: a mapped file that was truncated (mapped.c). */
-static int start(member *m) {
-  sigset_t all, before;
-  sigfillset(&all);
-  sigdelset(&all, SIGBUS);
-  sigdelset(&all, SIGSEGV);
-  pthread_sigmask(SIG_BLOCK, &all, &before);
-  int failed = pthread_create(&m->thread, NULL, work, m);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  return !failed;
+  od_mutex_unlock(&pool->lock);
+  return OD_THREAD_END;
 }
 
 od_status od_pool_open(const od_model *model, size_t threads, od_pool **pool, od_error *error) {
@@ -102,12 +72,12 @@ od_status od_pool_open(const od_model *model, size_t threads, od_pool **pool, od
   od_pool *p = calloc(1, sizeof *p);
   if (!p) return od_fail(error, OD_E_MEMORY, "out of memory for a pool of threads");
   p->model = model;
-  p->owner = getpid();
+  p->owner = od_process();
   p->members = calloc(threads, sizeof *p->members);
   p->pointers = calloc(threads, (inputs + outputs) * sizeof(void *));
-  pthread_mutex_init(&p->lock, NULL);
-  pthread_cond_init(&p->begun, NULL);
-  pthread_cond_init(&p->ended, NULL);
+  od_mutex_open(&p->lock);
+  od_condition_open(&p->begun);
+  od_condition_open(&p->ended);
   od_status status = OD_OK;
   if (!p->members || !p->pointers)
     status = od_fail(error, OD_E_MEMORY, "out of memory for a pool of threads");
@@ -118,7 +88,7 @@ od_status od_pool_open(const od_model *model, size_t threads, od_pool **pool, od
     status = od_session_open(model, &m->session, error);
     if (status != OD_OK) break;
     p->count++;
-    if (i && !start(m)) status = od_fail(error, OD_E_SYSTEM, "cannot start a thread");
+    if (i && !od_thread_start(&m->thread, work, m)) status = od_fail(error, OD_E_SYSTEM, "cannot start a thread");
     else p->started++;
   }
   if (status != OD_OK) od_pool_close(p);
@@ -128,16 +98,16 @@ od_status od_pool_open(const od_model *model, size_t threads, od_pool **pool, od
 
 void od_pool_close(od_pool *pool) {
   if (!pool) return;
-  int alive = getpid() == pool->owner;
+  int alive = od_process() == pool->owner;
   if (alive) {
-    pthread_mutex_lock(&pool->lock);
+    od_mutex_lock(&pool->lock);
     pool->closing = 1;
-    pthread_cond_broadcast(&pool->begun);
-    pthread_mutex_unlock(&pool->lock);
-    for (size_t i = 1; i < pool->started; i++) pthread_join(pool->members[i].thread, NULL);
-    pthread_mutex_destroy(&pool->lock);
-    pthread_cond_destroy(&pool->begun);
-    pthread_cond_destroy(&pool->ended);
+    od_condition_wake_all(&pool->begun);
+    od_mutex_unlock(&pool->lock);
+    for (size_t i = 1; i < pool->started; i++) od_thread_join(pool->members[i].thread);
+    od_mutex_close(&pool->lock);
+    od_condition_close(&pool->begun);
+    od_condition_close(&pool->ended);
   }
   for (size_t i = 0; i < pool->count; i++) od_session_close(pool->members[i].session);
   free(pool->members);
@@ -175,22 +145,22 @@ static size_t share(od_pool *pool, size_t most, const void *const *inputs, size_
 od_status od_pool_run(od_pool *pool, const void *const *inputs, const uint8_t *is_context,
                       size_t rows, float *const *outputs, od_error *error) {
   /* a thread that had no rows of the request before may wake only now: it must see all or nothing */
-  int alive = getpid() == pool->owner;
-  if (alive) pthread_mutex_lock(&pool->lock);
+  int alive = od_process() == pool->owner;
+  if (alive) od_mutex_lock(&pool->lock);
   pool->is_context = is_context;
   size_t used = share(pool, alive ? pool->count : 1, inputs, rows, outputs);
   if (used > 1) {
     pool->request++;
     pool->waiting_for = used - 1;
-    pthread_cond_broadcast(&pool->begun);
+    od_condition_wake_all(&pool->begun);
   }
-  if (alive) pthread_mutex_unlock(&pool->lock);
+  if (alive) od_mutex_unlock(&pool->lock);
   if (!used) return OD_OK;
   score(&pool->members[0]);
   if (used > 1) {
-    pthread_mutex_lock(&pool->lock);
-    while (pool->waiting_for) pthread_cond_wait(&pool->ended, &pool->lock);
-    pthread_mutex_unlock(&pool->lock);
+    od_mutex_lock(&pool->lock);
+    while (pool->waiting_for) od_condition_wait(&pool->ended, &pool->lock);
+    od_mutex_unlock(&pool->lock);
   }
   for (size_t i = 0; i < used; i++) /* the first fault by rows, as one thread reports it */
     if (pool->members[i].status != OD_OK) {

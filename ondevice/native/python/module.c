@@ -9,9 +9,9 @@
 
 #include "core/limits.h"
 #include "ondevice.h"
+#include "platform/clock.h"
 
 #include <string.h>
-#include <time.h>
 
 typedef struct {
   PyObject ob_base;
@@ -321,12 +321,6 @@ static PyObject *run_checked(PyObject *object, PyObject *const *arguments,
   return with_checked((Model *)(void *)object, arguments, argument_count, NULL);
 }
 
-static uint64_t nanoseconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static PyObject *operator_list(const od_profile *profile, size_t size) {
   PyObject *list = PyList_New(0);
   for (size_t i = 0; list && i < size; i++) {
@@ -346,12 +340,12 @@ static PyObject *profile_checked(PyObject *object, PyObject *const *arguments,
                                  Py_ssize_t argument_count) {
   Model *self = (Model *)(void *)object;
   size_t size = od_profile_size(self->model);
-  od_profile profile = {nanoseconds, PyMem_Calloc(size, sizeof *profile.operators)};
+  od_profile profile = {od_clock_ns, PyMem_Calloc(size, sizeof *profile.operators)};
   PyObject *result = NULL;
   if (!profile.operators) return PyErr_NoMemory();
   PyObject *outputs = with_checked(self, arguments, argument_count, &profile);
   if (outputs) {
-    uint64_t before = nanoseconds(), timer = nanoseconds() - before;
+    uint64_t before = od_clock_ns(), timer = od_clock_ns() - before;
     PyObject *list = operator_list(&profile, size);
     if (list) result = Py_BuildValue("KN", (unsigned long long)timer, list);
     Py_DECREF(outputs);

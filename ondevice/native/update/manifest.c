@@ -73,12 +73,13 @@ static od_status read_manifest(const char *text, size_t size, const od_signers *
                                uint64_t least_version, int64_t now, od_manifest *manifest,
                                od_error *error) {
   od_signed document;
+  od_json *value;
   int64_t expires;
   OD_CHECK(od_signed_parse(text, size, &manifest->arena, &document, error));
   OD_CHECK(od_signed_check(&document, signers, error));
-  OD_CHECK(od_signed_head(document.value, "ondevice model set", 5, &manifest->version, &expires,
-                          error));
-  OD_CHECK(read_files(od_json_member(document.value, "files"), manifest, error));
+  OD_CHECK(od_signed_value(&document, &manifest->arena, &value, error));
+  OD_CHECK(od_signed_head(value, "ondevice model set", 5, &manifest->version, &expires, error));
+  OD_CHECK(read_files(od_json_member(value, "files"), manifest, error));
   if (now > expires) return od_fail(error, OD_E_UNTRUSTED, "the set of files has expired");
   if (manifest->version < least_version)
     return od_fail(error, OD_E_UNTRUSTED, "version %u is older than %u, which was used",
@@ -89,7 +90,7 @@ static od_status read_manifest(const char *text, size_t size, const od_signers *
 od_status od_manifest_open(const char *text, size_t size, const od_signers *signers,
                            uint64_t least_version, int64_t now, const od_allocator *allocator,
                            od_manifest **manifest, od_error *error) {
-  od_arena arena = {allocator, NULL};
+  od_arena arena = {.allocator = allocator};
   *manifest = NULL;
   od_manifest *opened = od_take(&arena, 1, sizeof *opened);
   if (!opened) return od_fail(error, OD_E_MEMORY, "out of memory");
@@ -117,13 +118,17 @@ const od_file_record *od_manifest_file(const od_manifest *manifest, size_t index
   return index < manifest->count ? &manifest->files[index] : NULL;
 }
 
+const od_file_record *od_manifest_find(const od_manifest *manifest, const char *name) {
+  for (size_t i = 0; i < manifest->count; i++)
+    if (od_equal(manifest->files[i].name, name)) return &manifest->files[i];
+  return NULL;
+}
+
 od_status od_manifest_check(const od_manifest *manifest, const char *name, const void *data,
                             size_t size, od_error *error) {
-  const od_file_record *file = NULL;
+  const od_file_record *file = od_manifest_find(manifest, name);
   uint8_t digest[32];
   od_sha256 hash;
-  for (size_t i = 0; i < manifest->count; i++)
-    if (od_equal(manifest->files[i].name, name)) file = &manifest->files[i];
   if (!file)
     return od_fail(error, OD_E_UNTRUSTED, "%s: the signed manifest does not list it", name);
   if (file->length != size)

@@ -64,18 +64,20 @@ static od_status read_root(const od_json *value, od_root *root, od_error *error)
 static od_status read_signed(const char *text, size_t size, const od_root *before, od_arena *arena,
                              od_root *root, od_error *error) {
   od_signed document;
+  od_json *value;
   OD_CHECK(od_signed_parse(text, size, arena, &document, error));
-  OD_CHECK(read_root(document.value, root, error));
+  if (before) OD_CHECK(od_signed_check(&document, &before->root, error));
+  OD_CHECK(od_signed_value(&document, arena, &value, error));
+  OD_CHECK(read_root(value, root, error));
   if (before && root->version != before->version + 1)
     return od_fail(error, OD_E_UNTRUSTED, "version %u of the root, expected %u", root->version,
                    before->version + 1);
-  if (before) OD_CHECK(od_signed_check(&document, &before->root, error));
   return od_signed_check(&document, &root->root, error);
 }
 
 static od_status open_root(const char *text, size_t size, const od_root *before,
                            const od_allocator *allocator, od_root *root, od_error *error) {
-  od_arena arena = {allocator, NULL};
+  od_arena arena = {.allocator = allocator};
   od_root read;
   od_status status = read_signed(text, size, before, &arena, &read, error);
   od_arena_release(&arena);

@@ -49,7 +49,7 @@ static od_status check_signatures(const od_json *list, od_error *error) {
 od_status od_signed_parse(const char *text, size_t size, od_arena *arena, od_signed *document,
                           od_error *error) {
   const size_t start = sizeof START - 1, middle = sizeof MIDDLE - 1;
-  od_json *value, *signatures;
+  od_json *signatures;
   if (size > OD_MAX_MANIFEST_BYTES)
     return od_fail(error, OD_E_FORMAT, "a signed document has at most %u bytes",
                    (uint64_t)OD_MAX_MANIFEST_BYTES);
@@ -61,14 +61,20 @@ od_status od_signed_parse(const char *text, size_t size, od_arena *arena, od_sig
       text[size - 1] != '}')
     return od_fail(error, OD_E_FORMAT,
                    "expected {\"signed\":...,\"signatures\":...}, written so");
+  if (size - end > OD_MAX_SIGNATURES_BYTES)
+    return od_fail(error, OD_E_FORMAT, "signatures take at most %u bytes",
+                   (uint64_t)OD_MAX_SIGNATURES_BYTES);
   document->text = text + start;
   document->size = end - start;
-  OD_CHECK(od_json_parse(document->text, document->size, "signed", arena, &value, error));
   OD_CHECK(od_json_parse(text + end + middle, size - 1 - end - middle, "signatures", arena,
                          &signatures, error));
-  document->value = value;
   document->signatures = signatures;
   return check_signatures(signatures, error);
+}
+
+od_status od_signed_value(const od_signed *document, od_arena *arena, od_json **value,
+                          od_error *error) {
+  return od_json_parse(document->text, document->size, "signed", arena, value, error);
 }
 
 /* Whether the document has a valid signature of a key. */
@@ -126,10 +132,10 @@ static int read_time(const od_json *value, int64_t *seconds) {
   if (year < 1 || month < 1 || month > 12 || day < 1 || hour < 0 || hour > 23 || minute < 0 ||
       minute > 59 || second < 0 || second > 59 || day > DAYS[month - 1] + (month == 2 && leap))
     return 0;
-  int64_t before = year - 1, days = before * 365 + before / 4 - before / 100 + before / 400;
+  int before = year - 1, days = before * 365 + before / 4 - before / 100 + before / 400;
   for (int i = 0; i < month - 1; i++) days += DAYS[i] + (i == 1 && leap);
   days += day - 1 - 719162; /* days from year 1 to 1970 */
-  *seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+  *seconds = (int64_t)days * 86400 + hour * 3600 + minute * 60 + second;
   return 1;
 }
 

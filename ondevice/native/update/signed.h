@@ -5,14 +5,18 @@
 #include "core/json.h"
 #include "ondevice_update.h"
 
-/* {"signed":VALUE,"signatures":[...]}: nothing is known of the signatures yet. */
+/* {"signed":VALUE,"signatures":[...]}: VALUE is not read, nothing is known of the signatures. */
 typedef struct {
   const char *text; /* of VALUE, as it stands in the document */
   size_t size;
-  const od_json *value, *signatures;
+  const od_json *signatures;
 } od_signed;
 
 od_status od_signed_parse(const char *text, size_t size, od_arena *arena, od_signed *document,
+                          od_error *error);
+
+/* Read VALUE: after od_signed_check where that can be, so that strangers cannot make it large. */
+od_status od_signed_value(const od_signed *document, od_arena *arena, od_json **value,
                           od_error *error);
 
 /* OD_E_UNTRUSTED unless as many of the signers have signed as must. */

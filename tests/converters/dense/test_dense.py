@@ -4,6 +4,7 @@ tests/legacy/test_converted_files.py checks the same files on the oldest package
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -20,6 +21,7 @@ from torch import nn
 import ondevice
 from ondevice.cli import main
 from ondevice.converters import convert
+from ondevice.converters.targets.onnx.dense import unsaturated_weight
 from ondevice.errors import InputError, ParityError, SpecError
 from ondevice.odm import open_odm
 
@@ -158,13 +160,17 @@ def test_every_form_against_its_arithmetic_in_numpy(tmp_path):
         scale = (np.abs(weight).max(1, keepdims=True) / np.float32(127)).astype(np.float64)
         return np.rint(weight / scale) * scale
 
+    def in_pairs(weight):
+        scale = (largest_pair(weight.T) / np.float32(127))[:, None].astype(np.float64)
+        return np.rint(weight / scale) * scale
+
     expected = {
         ("f16", "all"): (lambda x, _: x, lambda w: w.astype(np.float16).astype(np.float32)),
         ("q8", "odm"): (lambda x, _: by_rows_symmetric(x), int8),
-        ("q8", "onnx"): (lambda x, _: rounded(x, None), int8),
+        ("q8", "onnx"): (lambda x, _: rounded(x, None), in_pairs),
         ("q8", "tflite"): (lambda x, _: rounded(x, 1), int8),  # LiteRT: each row by its range
         ("static", "odm"): (lambda x, _: by_rows_symmetric(x), int8),
-        ("static", "onnx"): (lambda x, n: rounded(x, None, *ranges[n]), int8),
+        ("static", "onnx"): (lambda x, n: rounded(x, None, *ranges[n]), in_pairs),
     }
     size = {}
     for form in ("f32", "f16", "q8", "static"):
@@ -216,13 +222,32 @@ def test_onnx_holds_standard_integer_arithmetic(converted):
         return
     assert kinds.count("MatMulInteger") == 4
     assert kinds.count("QuantizeLinear" if form == "q8-static" else "DynamicQuantizeLinear") == 4
-    # uint8 by uint8: a product of uint8 and int8 saturates on x86 without VNNI
     codes = [array for name, array in arrays.items() if name.endswith(".codes")]
-    assert {array.dtype for array in codes} == {np.dtype(np.uint8)}
-    mid = next(array for array in codes if array.shape == (48, 33)).astype(np.float64) - 128
+    assert {array.dtype for array in codes} == {np.dtype(np.int8)}
+    for array in codes:  # on x86 without VNNI, pairs of products are added in int16
+        assert largest_pair(array.astype(np.float64)).max() * 255 < 2**15
+    mid = next(array for array in codes if array.shape == (48, 33)).astype(np.float64)
     weight = module.mid.weight.detach().numpy().T.astype(np.float64)
-    scales = np.abs(weight).max(0) / 127
+    scales = largest_pair(weight) / 127
     assert np.abs(mid * scales - weight).max() <= (scales / 2 * (1 + 1e-5)).max()
+
+
+def largest_pair(weight):
+    """By unit, the largest sum of two weights of the same sign, or of one, in fours of features."""
+    largest = np.abs(weight).max(0)
+    for first in range(0, len(weight), 4):
+        for one, other in itertools.combinations(weight[first : first + 4], 2):
+            largest = np.where(one * other > 0, np.maximum(largest, np.abs(one + other)), largest)
+    return largest
+
+
+def test_uint8_by_int8_products_do_not_saturate():
+    """Weights of one sign are the worst case: every pair of products is as large as it can be."""
+    weight = np.ones((10, 3), np.float32) * np.float32([1, -1, 0])
+    codes, scales = unsaturated_weight(weight)
+    assert np.abs(codes.astype(int)[:, :2]).max() == 64
+    assert not codes[:, 2].any()
+    assert np.abs(codes * scales - weight).max() < 1e-2
 
 
 def test_units_have_scales_of_their_own(tmp_path):

@@ -4,11 +4,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.converters import EXTREMES
+from support.converters import EXTREMES, onnx_lookups
 from torch import nn
 
 import ondevice
 from ondevice.converters import convert
+from ondevice.errors import InputError
 from ondevice.models import AdaptiveMask, BinaryCodeEmbedding, FullEmbedding
 
 SCRAMBLE = 0x9E3779B97F4A7C15
@@ -83,6 +84,21 @@ CASES = {
     "masked_and_whole": (lambda: {"a": masked(code()), "b": code(), "c": code()}, None, 2),
     "masked_large": (huge, None, 2),
     "one": (lambda: {"a": code()}, None, 1),
+    "plain": (
+        lambda: {"a": FullEmbedding(50, 8), "b": FullEmbedding(60, 8), "c": FullEmbedding(90, 8)},
+        nn.ReLU(),
+        1,
+    ),
+    "plain_masked": (
+        lambda: {"a": masked(FullEmbedding(90, 8)), "b": masked(FullEmbedding(300, 8))},
+        None,
+        1,
+    ),
+    "plain_padding_outside": (
+        lambda: {"a": FullEmbedding(50, 8, padding_id=-5), "b": FullEmbedding(60, 8, padding_id=7)},
+        None,
+        1,
+    ),
 }
 
 
@@ -107,8 +123,7 @@ def test_merged_files_equal_torch(name, codec, tmp_path):
     example = {key: torch.from_numpy(ids) for key, ids in ids_for(tables, 4, 1).items()}
     report = convert(module, (example,), tmp_path, tables=codec)
     model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
-    lookups = [node for node in model.graph.node if node.domain == "ondevice"]
-    assert len(lookups) == nodes
+    assert len(onnx_lookups(model)) == nodes
     for rows in (1, 33):
         ids = ids_for(tables, rows, rows)
         native = ondevice.load(tmp_path / "model.odm").predict(ids)
@@ -120,3 +135,36 @@ def test_merged_files_equal_torch(name, codec, tmp_path):
             got = ondevice.load(tmp_path / f"model.{target}").predict(ids)
             np.testing.assert_allclose(got, native, atol=2e-6)
     assert max(item.max_difference for item in report.targets.values()) < 2e-6
+
+
+class Fields(nn.Module):
+    """Plain embeddings of columns of one matrix, which have no row for unknown IDs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tables = nn.ModuleList([nn.Embedding(rows, 4) for rows in (5, 9, 3)])
+        self.head = nn.Linear(12, 1)
+
+    def forward(self, x):
+        return self.head(torch.cat([table(x[:, i]) for i, table in enumerate(self.tables)], 1))
+
+
+def test_merged_plain_tables_refuse_ids_beyond_each_of_them(tmp_path):
+    """Beyond one table lie rows of the next one: an ID must not reach them."""
+    module = Fields().eval()
+    convert(module, torch.tensor([[0, 8, 2], [4, 0, 1]]), tmp_path, tables="f32")
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    assert len(onnx_lookups(model)) == 1
+    for target in ("onnx", "tflite"):
+        loaded = ondevice.load(tmp_path / f"model.{target}")
+        x = np.array([[4, 8, 2], [0, 0, 0], [3, 1, 1]])
+        with torch.inference_mode():
+            expected = module(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(loaded.predict({"x": x}), expected, atol=1e-6)
+        for column, rows in enumerate((5, 9, 3)):
+            for outside in (rows, -1, 2**31, 2**62, -(2**63)):
+                wrong = x.copy()
+                wrong[1, column] = outside
+                with pytest.raises(InputError):
+                    loaded.predict({"x": wrong})

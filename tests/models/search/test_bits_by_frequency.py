@@ -1,11 +1,13 @@
 """Bits by frequency in the search: raw values, number fields, bytes planned and written."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import ondevice
 from ondevice.features import FeatureSpec, Field
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.data.hashed import HashedLog
@@ -156,3 +158,23 @@ def test_plans_that_are_only_named_write_no_file(data, probe):
     trial = sizes.fitted([point], start, Network((16,), "q8"), result.file_bytes)
     assert trial is not None and trial.tables == designs
     assert sizes.with_bits_by_frequency(trial, start, result.file_bytes) == trial
+
+
+@pytest.mark.parametrize(("measure", "most"), [("tables", 900), ("file", 5200)])
+def test_values_that_share_rows_by_their_hashes_take_the_size(measure, most, data, probe):
+    trial = fitter(data, probe, measure).hashed(Network((16,), "q8"), most)
+    assert {trial.tables[name].tail for name in data.values} == {"lookup"}
+    result = run_trial(data, trial, probe[0], progress=False)
+    assert 0.98 * most <= result.bytes(measure) <= most
+    model = ondevice.load(folder_of(data, trial, probe[0]) / "model.odm")
+    assert model.features["user"].vocabulary is None
+    assert fitter(data, probe, measure).hashed(Network((16,), "q8"), 60) is None
+
+
+def test_probes_of_a_small_file_go_down_to_a_part_of_it(data, tmp_path):
+    """Its tables and maps have what the network and the header leave."""
+    search = Search(data, Goal(budget=3000, measure="file"), tmp_path, BASE, widths=(1,), trials=1)
+    list(search.run(lambda text: None))
+    (stored,) = tmp_path.glob("*/descent-file-*.json")
+    points = json.loads(stored.read_text())
+    assert points[-1]["bytes"] <= 300 or points[-1]["designs"]["item"]["head"] == 0

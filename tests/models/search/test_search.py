@@ -108,9 +108,9 @@ def test_heads_shrink_by_whole_counts(data, probed):
 
 def test_a_search_fills_its_budget_and_repeats(data, tmp_path):
     goal = Goal(budget=400)
-    search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(4, 1), trials=6)
+    search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(4, 1), trials=8)
     results = list(search.run(lambda text: None))
-    assert sum(not item.trial.is_refit for item in results) == 6
+    assert sum(not item.trial.is_refit for item in results) == 8
     assert any(item.trial.distillation for item in results)
     assert search.left
     assert results[0].trial.tables["user"] == TableDesign(4, "f32")
@@ -119,10 +119,10 @@ def test_a_search_fills_its_budget_and_repeats(data, tmp_path):
     assert best.table_bytes <= 400
     assert sum(396 <= item.table_bytes <= 400 for item in results) >= 2  # to within 1 %
     tails = {table.tail for item in results for table in item.trial.tables.values()}
-    assert tails >= {"shared", "binary_code"}
-    started = time.perf_counter()
+    assert tails >= {"shared", "binary_code", "lookup"}
+    started = time.process_time()  # other processes do not count
     assert list(search.run(lambda text: None)) == results
-    assert time.perf_counter() - started < 2  # nothing is trained again
+    assert time.process_time() - started < 2  # nothing is trained again
     stored = next(tmp_path.glob("*/descent-*.json"))
     stored.write_text("[1]")
     with pytest.raises(FileFormatError, match="not a stored descent"):

@@ -4,16 +4,12 @@
  * files), which NewStringUTF does not take. A handle is the address of a `handle` or an od_session;
  * the Java side never passes one after closing it.
  */
-#include <jni.h>
+#include "jni_parts.h"
 
+#include "core/model.h"
 #include "system.h"
 
 enum { MOST_TENSORS = 1024, ERROR_BYTES = 256 };
-
-typedef struct {
-  od_model *model;
-  od_mapping mapping;
-} handle;
 
 static handle *model_of(jlong address) { return (handle *)(uintptr_t)address; }
 static od_session *session_of(jlong address) { return (od_session *)(uintptr_t)address; }
@@ -31,15 +27,14 @@ static jbyteArray bytes_of(JNIEnv *env, const char *text, size_t size) {
   return array;
 }
 
-static void tell(JNIEnv *env, jbyteArray error, od_status status, const char *text) {
+void tell(JNIEnv *env, jbyteArray error, od_status status, const char *text) {
   jbyte first = (jbyte)status;
   jsize size = (jsize)length_of(text) + 1; /* with the final zero */
   (*env)->SetByteArrayRegion(env, error, 0, 1, &first);
   (*env)->SetByteArrayRegion(env, error, 1, size, (const jbyte *)text);
 }
 
-/* A path of up to 4095 bytes; 0 when it is longer. */
-static int copy_path(JNIEnv *env, jbyteArray path, char *text) {
+int copy_path(JNIEnv *env, jbyteArray path, char *text) {
   jsize size = (*env)->GetArrayLength(env, path);
   if (size > 4095) return 0;
   (*env)->GetByteArrayRegion(env, path, 0, size, (jbyte *)text);
@@ -47,7 +42,7 @@ static int copy_path(JNIEnv *env, jbyteArray path, char *text) {
   return 1;
 }
 
-static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
+jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
   od_error why;
   od_options options = {.allocator = &od_page_allocator, .full_check = -1};
   if (refused) {
@@ -61,8 +56,17 @@ static jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteAr
     return 0;
   }
   opened->mapping = *mapping;
+  opened->memory = NULL;
   od_status status =
       od_open_memory(mapping->data, mapping->size, &options, &opened->model, &why);
+  if (status == OD_OK) {
+    opened->model->changed = od_mapping_changed;
+    opened->model->source = &opened->mapping;
+  }
+  if (status == OD_OK && od_mapping_changed(mapping)) {
+    od_close(opened->model);
+    status = od_fail(&why, OD_E_FORMAT, "the file was changed while it was opened");
+  }
   if (status == OD_OK && (od_input_count(opened->model) > MOST_TENSORS ||
                           od_output_count(opened->model) > MOST_TENSORS)) {
     od_close(opened->model);
@@ -104,6 +108,7 @@ JNIEXPORT void JNICALL Java_ondevice_ctr_Native_close(JNIEnv *env, jclass cls, j
   (void)env, (void)cls;
   od_close(opened->model);
   od_unmap(&opened->mapping);
+  od_page_allocator.release(NULL, opened->memory);
   od_page_allocator.release(NULL, opened);
 }
 

@@ -1,29 +1,32 @@
-/* system.c: maps files and takes memory with plain system calls of Linux, on three processors. */
+/* system.c: opens files and takes memory with plain system calls of Linux, on three processors. */
 #include "system.h"
+
+#include "guard.h"
 
 enum { OK = 0, ENOENT_ = 2, EIO_ = 5, EACCES_ = 13, EINVAL_ = 22, EFBIG_ = 27, ENOMEM_ = 12 };
 enum { AT_CWD = -100, PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2 };
 enum { MAP_ANONYMOUS = 0x20, DONT_NEED = 4, PROCESS_CPUTIME = 2, REGULAR = 0100000 };
+enum { DUPLICATE = 1030, EINTR_ = 4 };
 enum { LARGEST_PAGE = 65536 }; /* Linux on ARM has pages of 4, 16 or 64 KiB */
 
 /* Offsets in the kernel's struct stat, which is the same on all three for the size. */
 #if defined(__aarch64__)
 enum { OPENAT = 56, CLOSE = 57, FSTAT = 80, MMAP = 222, MUNMAP = 215, FSYNC = 82 };
-enum { FADVISE = 223, MINCORE = 232, CLOCK_GETTIME = 113, FLAGS = 02000000 | 04000 };
-enum { STAT_MODE = 16, STAT_SIZE = 48, UNIT = 1 };
+enum { FADVISE = 223, MINCORE = 232, PREAD = 67, FCNTL = 25, CLOCK_GETTIME = 113, FLAGS = 02000000 | 04000 };
+enum { STAT_MODE = 16, STAT_SIZE = 48, STAT_TIME = 88, UNIT = 1 };
 #elif defined(__arm__)
 enum { OPENAT = 322, CLOSE = 6, FSTAT = 197, MMAP = 192, MUNMAP = 91, FSYNC = 118 };
-enum { FADVISE = 270, MINCORE = 219, CLOCK_GETTIME = 263, FLAGS = 02000000 | 04000 | 0400000 };
-enum { STAT_MODE = 16, STAT_SIZE = 48, UNIT = 4096 }; /* mmap2 counts units of 4 KiB */
+enum { FADVISE = 270, MINCORE = 219, PREAD = 180, FCNTL = 221, CLOCK_GETTIME = 263, FLAGS = 02000000 | 04000 | 0400000 };
+enum { STAT_MODE = 16, STAT_SIZE = 48, STAT_TIME = 80, UNIT = 4096 }; /* mmap2 counts units of 4 KiB */
 #elif defined(__x86_64__)
 enum { OPENAT = 257, CLOSE = 3, FSTAT = 5, MMAP = 9, MUNMAP = 11, FSYNC = 74 };
-enum { FADVISE = 221, MINCORE = 27, CLOCK_GETTIME = 228, FLAGS = 02000000 | 04000 };
-enum { STAT_MODE = 24, STAT_SIZE = 48, UNIT = 1 };
+enum { FADVISE = 221, MINCORE = 27, PREAD = 17, FCNTL = 72, CLOCK_GETTIME = 228, FLAGS = 02000000 | 04000 };
+enum { STAT_MODE = 24, STAT_SIZE = 48, STAT_TIME = 88, UNIT = 1 };
 #else
 #error "this library is made for arm64-v8a, armeabi-v7a and x86_64"
 #endif
 
-static long call(long number, long a, long b, long c, long d, long e, long f) {
+long od_system_call(long number, long a, long b, long c, long d, long e, long f) {
 #if defined(__aarch64__)
   register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b;
   register long x2 __asm__("x2") = c, x3 __asm__("x3") = d, x4 __asm__("x4") = e;
@@ -57,56 +60,105 @@ static long call(long number, long a, long b, long c, long d, long e, long f) {
 static int failed(long result) { return (unsigned long)result >= (unsigned long)-4095; }
 
 static long map(size_t size, int protection, int flags, int file, uint64_t offset) {
-  return call(MMAP, 0, (long)size, protection, flags, file, (long)(offset / UNIT));
+  return od_system_call(MMAP, 0, (long)size, protection, flags, file, (long)(offset / UNIT));
 }
 
-/* The size of a regular file, or minus an error number. */
-static int64_t file_size(int file) {
+/* What a regular file says of itself; minus an error number for others. */
+typedef struct {
+  int64_t size;
+  long changed[2]; /* seconds, nanoseconds */
+} file_stamp;
+
+static int stamp(int file, file_stamp *of) {
   _Alignas(8) unsigned char about[256]; /* the largest struct stat of the three has 144 bytes */
   uint32_t mode;
-  int64_t size;
-  long result = call(FSTAT, file, (long)(uintptr_t)about, 0, 0, 0, 0);
-  if (failed(result)) return result;
+  long result = od_system_call(FSTAT, file, (long)(uintptr_t)about, 0, 0, 0, 0);
+  if (failed(result)) return (int)-result;
   __builtin_memcpy(&mode, about + STAT_MODE, sizeof mode);
-  __builtin_memcpy(&size, about + STAT_SIZE, sizeof size);
-  return (mode & 0170000) == REGULAR ? size : -EINVAL_;
+  __builtin_memcpy(&of->size, about + STAT_SIZE, sizeof of->size);
+  __builtin_memcpy(of->changed, about + STAT_TIME, sizeof of->changed);
+  return (mode & 0170000) == REGULAR ? OK : EINVAL_;
+}
+
+/* Read a part of a file into memory that nobody else can change. */
+static int copy(int file, int64_t offset, size_t size, od_mapping *mapping) {
+  long address = map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (failed(address)) return (int)-address;
+  for (size_t at = 0; at < size;) {
+    int64_t from = offset + (int64_t)at;
+#if defined(__arm__) /* 64 bits travel in a pair of registers that begins with an even one */
+    long got = od_system_call(PREAD, file, address + (long)at, (long)(size - at), 0, (long)from,
+                              (long)(from >> 32));
+#else
+    long got = od_system_call(PREAD, file, address + (long)at, (long)(size - at), from, 0, 0);
+#endif
+    if (got == -EINTR_) continue;
+    if (got == 0 || failed(got)) {
+      od_system_call(MUNMAP, address, (long)size, 0, 0, 0, 0);
+      return got == 0 ? EIO_ : (int)-got;
+    }
+    at += (size_t)got;
+  }
+  *mapping = (od_mapping){(void *)address, size, (const void *)address, size, -1, -1, 0, {0, 0}};
+  return OK;
 }
 
 int od_map_descriptor(int file, int64_t offset, int64_t size, od_mapping *mapping) {
-  int64_t whole = file_size(file);
-  *mapping = (od_mapping){NULL, 0, NULL, 0};
-  if (whole < 0) return (int)-whole;
-  if (offset < 0 || offset > whole) return EINVAL_;
-  if (size == -1) size = whole - offset;
-  if (size <= 0 || size > whole - offset) return EINVAL_;
+  file_stamp whole;
+  int refused = stamp(file, &whole);
+  *mapping = (od_mapping){NULL, 0, NULL, 0, -1, -1, 0, {0, 0}};
+  if (refused) return refused;
+  if (offset < 0 || offset > whole.size) return EINVAL_;
+  if (size == -1) size = whole.size - offset;
+  if (size <= 0 || size > whole.size - offset) return EINVAL_;
   uint64_t before = (uint64_t)offset % LARGEST_PAGE, pages = before + (uint64_t)size;
   if (pages > SIZE_MAX / 2 || (uint64_t)offset / UNIT > SIZE_MAX / 2) return EFBIG_;
+  if (size <= OD_COPIED_BYTES) return copy(file, offset, (size_t)size, mapping);
+  long held = od_system_call(FCNTL, file, DUPLICATE, 0, 0, 0, 0);
+  if (failed(held)) return (int)-held;
   long address = map((size_t)pages, PROT_READ, MAP_PRIVATE, file, (uint64_t)offset - before);
-  if (failed(address)) return (int)-address;
-  mapping->pages = (void *)address;
-  mapping->page_size = (size_t)pages;
-  mapping->data = (const char *)address + before;
-  mapping->size = (size_t)size;
+  int guard = failed(address) ? -1 : od_guard((void *)address, (size_t)pages);
+  if (guard < 0) {
+    od_system_call(CLOSE, held, 0, 0, 0, 0, 0);
+    if (failed(address)) return (int)-address;
+    od_system_call(MUNMAP, address, (long)pages, 0, 0, 0, 0);
+    return copy(file, offset, (size_t)size, mapping);
+  }
+  *mapping = (od_mapping){(void *)address, (size_t)pages, (const char *)address + before,
+                          (size_t)size, (int)held, guard, whole.size,
+                          {whole.changed[0], whole.changed[1]}};
   return OK;
+}
+
+int od_mapping_changed(void *of) {
+  const od_mapping *mapping = of;
+  file_stamp now;
+  if (mapping->guard < 0) return 0;
+  return od_guard_damaged(mapping->guard) || stamp(mapping->file, &now) ||
+         now.size != mapping->file_size || now.changed[0] != mapping->changed[0] ||
+         now.changed[1] != mapping->changed[1];
 }
 
 /* Not blocking: a pipe opens at once, and is then refused. */
 static long open_path(const char *path) {
-  return call(OPENAT, AT_CWD, (long)(uintptr_t)path, FLAGS, 0, 0, 0);
+  return od_system_call(OPENAT, AT_CWD, (long)(uintptr_t)path, FLAGS, 0, 0, 0);
 }
 
 int od_map_path(const char *path, od_mapping *mapping) {
   long file = open_path(path);
-  *mapping = (od_mapping){NULL, 0, NULL, 0};
+  *mapping = (od_mapping){NULL, 0, NULL, 0, -1, -1, 0, {0, 0}};
   if (failed(file)) return (int)-file;
   int result = od_map_descriptor((int)file, 0, -1, mapping);
-  call(CLOSE, file, 0, 0, 0, 0, 0);
+  od_system_call(CLOSE, file, 0, 0, 0, 0, 0);
   return result;
 }
 
 void od_unmap(od_mapping *mapping) {
+  if (mapping->guard >= 0) od_unguard(mapping->guard);
+  if (mapping->file >= 0) od_system_call(CLOSE, mapping->file, 0, 0, 0, 0, 0);
+  mapping->guard = mapping->file = -1;
   if (mapping->pages)
-    call(MUNMAP, (long)(uintptr_t)mapping->pages, (long)mapping->page_size, 0, 0, 0, 0);
+    od_system_call(MUNMAP, (long)(uintptr_t)mapping->pages, (long)mapping->page_size, 0, 0, 0, 0);
   mapping->pages = NULL;
 }
 
@@ -125,29 +177,42 @@ static void release(void *user, void *memory) {
   (void)user;
   if (!memory) return;
   char *start = (char *)memory - HEADER;
-  call(MUNMAP, (long)(uintptr_t)start, (long)*(size_t *)(void *)start, 0, 0, 0, 0);
+  od_system_call(MUNMAP, (long)(uintptr_t)start, (long)*(size_t *)(void *)start, 0, 0, 0, 0);
 }
 
 const od_allocator od_page_allocator = {allocate, release, NULL};
 
 int64_t od_process_time(void) {
   long time[2] = {0, 0}; /* seconds, nanoseconds; 32 bits on ARM last for 68 years */
-  if (failed(call(CLOCK_GETTIME, PROCESS_CPUTIME, (long)(uintptr_t)time, 0, 0, 0, 0))) return -1;
+  if (failed(od_system_call(CLOCK_GETTIME, PROCESS_CPUTIME, (long)(uintptr_t)time, 0, 0, 0, 0))) return -1;
   return (int64_t)time[0] * 1000000000 + time[1];
+}
+
+/* Map a whole file, whatever its size, to ask which of its pages are in memory. */
+static int map_all(int file, od_mapping *mapping) {
+  file_stamp whole;
+  int refused = stamp(file, &whole);
+  if (refused) return refused;
+  if (whole.size <= 0) return EINVAL_;
+  if ((uint64_t)whole.size > SIZE_MAX / 2) return EFBIG_;
+  long address = map((size_t)whole.size, PROT_READ, MAP_PRIVATE, file, 0);
+  if (failed(address)) return (int)-address;
+  *mapping = (od_mapping){(void *)address, (size_t)whole.size, NULL, 0, -1, -1, 0, {0, 0}};
+  return OK;
 }
 
 int64_t od_drop_pages(const char *path) {
   od_mapping mapping;
   long file = open_path(path);
   if (failed(file)) return file;
-  call(FSYNC, file, 0, 0, 0, 0, 0);
+  od_system_call(FSYNC, file, 0, 0, 0, 0, 0);
 #if defined(__arm__) /* fadvise64: advice first, then pairs of registers */
-  long result = call(FADVISE, file, DONT_NEED, 0, 0, 0, 0);
+  long result = od_system_call(FADVISE, file, DONT_NEED, 0, 0, 0, 0);
 #else
-  long result = call(FADVISE, file, 0, 0, DONT_NEED, 0, 0);
+  long result = od_system_call(FADVISE, file, 0, 0, DONT_NEED, 0, 0);
 #endif
-  int mapped = failed(result) ? (int)-result : od_map_descriptor((int)file, 0, -1, &mapping);
-  call(CLOSE, file, 0, 0, 0, 0, 0);
+  int mapped = failed(result) ? (int)-result : map_all((int)file, &mapping);
+  od_system_call(CLOSE, file, 0, 0, 0, 0, 0);
   if (mapped != OK) return -mapped;
   int64_t stayed = 0;
   unsigned char seen[4096];
@@ -156,7 +221,7 @@ int64_t od_drop_pages(const char *path) {
   for (size_t at = 0; at < mapping.page_size && !failed(result); at += PIECE) {
     size_t size = mapping.page_size - at < PIECE ? mapping.page_size - at : PIECE;
     for (size_t i = 0; i < sizeof seen; i++) seen[i] = 0;
-    result = call(MINCORE, (long)((uintptr_t)mapping.pages + at), (long)size,
+    result = od_system_call(MINCORE, (long)((uintptr_t)mapping.pages + at), (long)size,
                   (long)(uintptr_t)seen, 0, 0, 0);
     for (size_t i = 0; i < sizeof seen; i++) stayed += seen[i] & 1;
   }

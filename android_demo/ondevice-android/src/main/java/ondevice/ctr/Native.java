@@ -16,6 +16,7 @@ final class Native {
     private static final int FORMAT = 2;
     private static final int UNSUPPORTED = 3;
     private static final int SYSTEM = 5;
+    private static final int UNTRUSTED = 6;
 
     private static boolean loaded;
 
@@ -51,6 +52,8 @@ final class Native {
                 return new ModelFileException(text);
             case UNSUPPORTED:
                 return new UnsupportedModelException(text);
+            case UNTRUSTED:
+                return new UntrustedModelException(text);
             default:
                 return new OnDeviceException(text);
         }
@@ -61,6 +64,25 @@ final class Native {
 
     /** Map a part of an open file; a size of -1 means up to its end. */
     static native long openDescriptor(int descriptor, long offset, long size, byte[] error);
+
+    /**
+     * Open a file if the manifest lists it under {@code name} and enough of the keys, 32 bytes
+     * each, signed the manifest; its version is put into {@code version}.
+     */
+    static native long openSigned(byte[] path, byte[] name, byte[] manifest, byte[] keys,
+            int threshold, long least, long now, long[] version, byte[] error);
+
+    /** Bytes of a root document that was read. */
+    static native int rootBytes();
+
+    /** Put a document into {@code root}: a first one, or the next after the one that is there. */
+    static native int readRoot(byte[] text, boolean next, byte[] root, byte[] error);
+
+    /** Version, expiry in seconds, and how many keys must sign models. */
+    static native void rootFacts(byte[] root, long[] facts);
+
+    /** The keys that may sign models, 32 bytes each. */
+    static native byte[] rootKeys(byte[] root);
 
     static native void close(long model);
 

@@ -19,12 +19,13 @@ import java.util.Map;
 /**
  * A click-through-rate model in a native file ({@code .odm}), ready to score requests.
  *
- * <p>The file is mapped into memory, not read: its bytes stay the file's, are shared with other
- * processes, and come in as they are needed. It must not be changed in place while it is open;
- * replace it by renaming another over it.
+ * <p>A file of up to 8 MiB is read. A larger one is mapped into memory: its bytes stay the file's, are
+ * shared with other processes, and come in as they are needed. Replace it by renaming another over it;
+ * where it is truncated or overwritten instead, requests throw {@link ModelFileException} from then on.
  *
  * <p><b>Threads.</b> Any number of threads may use one model at once; each request has scratch
- * memory of its own, which is kept for the next one. {@link #close} may be called while requests
+ * memory of its own, which is kept for the next one. A model opened with several threads shares the
+ * rows of requests of 256 rows and more among them; scores are the same to the bit. {@link #close} may be called while requests
  * run: those finish, later ones throw {@link ModelClosedException}. A model that is never closed
  * keeps its memory until the process ends.
  */
@@ -37,6 +38,7 @@ public final class OnDeviceModel implements Closeable {
     private final int[] outputSizes;
     private final Map<String, Integer> places = new HashMap<String, Integer>();
 
+    private final RowThreads threads;
     private final Object lock = new Object();
     private final ArrayDeque<Session> idle = new ArrayDeque<Session>();
     private long handle; // 0: released
@@ -90,6 +92,16 @@ public final class OnDeviceModel implements Closeable {
      * @throws UnsupportedModelException valid, but this library or processor cannot run it
      */
     public static OnDeviceModel open(File file) {
+        return open(file, 1);
+    }
+
+    /**
+     * As {@link #open(File)}.
+     *
+     * @param threads that share the rows of large requests, with the caller's: 1 to 1024
+     * @throws InputException another number of threads
+     */
+    public static OnDeviceModel open(File file, int threads) {
         Native.load();
         byte[] path = file.getPath().getBytes(Native.UTF_8);
         byte[] error = new byte[Native.ERROR_BYTES];
@@ -98,7 +110,8 @@ public final class OnDeviceModel implements Closeable {
                 throw new ModelFileException("a path with a zero character: no such file");
             }
         }
-        return opened(Native.openPath(path, error), file.getPath(), error);
+        RowThreads sharing = new RowThreads(threads);
+        return opened(Native.openPath(path, error), file.getPath(), sharing, error);
     }
 
     /**
@@ -109,10 +122,15 @@ public final class OnDeviceModel implements Closeable {
      * @throws UnsupportedModelException as {@link #open(File)}
      */
     public static OnDeviceModel open(AssetFileDescriptor asset) {
+        return open(asset, 1);
+    }
+
+    /** As {@link #open(AssetFileDescriptor)}, with threads as in {@link #open(File, int)}. */
+    public static OnDeviceModel open(AssetFileDescriptor asset, int threads) {
         long size = asset.getDeclaredLength() == AssetFileDescriptor.UNKNOWN_LENGTH
                 ? -1 : asset.getDeclaredLength();
         int descriptor = asset.getParcelFileDescriptor().getFd();
-        return openDescriptor(descriptor, asset.getStartOffset(), size, "asset");
+        return openDescriptor(descriptor, asset.getStartOffset(), size, "asset", threads);
     }
 
     /**
@@ -122,10 +140,15 @@ public final class OnDeviceModel implements Closeable {
      * @throws UnsupportedModelException as {@link #open(File)}
      */
     public static OnDeviceModel open(AssetManager assets, String name) {
+        return open(assets, name, 1);
+    }
+
+    /** As {@link #open(AssetManager, String)}, with threads as in {@link #open(File, int)}. */
+    public static OnDeviceModel open(AssetManager assets, String name, int threads) {
         try {
             AssetFileDescriptor asset = assets.openFd(name);
             try {
-                return open(asset);
+                return open(asset, threads);
             } finally {
                 asset.close();
             }
@@ -136,25 +159,31 @@ public final class OnDeviceModel implements Closeable {
         }
     }
 
-    static OnDeviceModel openDescriptor(int descriptor, long offset, long size, String where) {
+    static OnDeviceModel openDescriptor(int descriptor, long offset, long size, String where,
+            int threads) {
         Native.load();
         byte[] error = new byte[Native.ERROR_BYTES];
-        return opened(Native.openDescriptor(descriptor, offset, size, error), where, error);
+        RowThreads sharing = new RowThreads(threads);
+        return opened(Native.openDescriptor(descriptor, offset, size, error), where, sharing, error);
     }
 
-    private static OnDeviceModel opened(long handle, String where, byte[] error) {
+    static OnDeviceModel opened(long handle, String where, RowThreads threads,
+            byte[] error) {
         if (handle == 0) {
+            threads.close();
             throw Native.failure(where, error);
         }
         try {
-            return new OnDeviceModel(handle, where);
+            return new OnDeviceModel(handle, where, threads);
         } catch (RuntimeException failure) {
+            threads.close();
             Native.close(handle);
             throw failure;
         }
     }
 
-    private OnDeviceModel(long handle, String where) {
+    private OnDeviceModel(long handle, String where, RowThreads threads) {
+        this.threads = threads;
         this.handle = handle;
         this.where = where;
         info = readInfo(handle, where);
@@ -362,6 +391,7 @@ public final class OnDeviceModel implements Closeable {
             Native.closeSession(session.handle);
         }
         idle.clear();
+        threads.close();
         Native.close(handle);
         handle = 0;
     }
@@ -425,7 +455,45 @@ public final class OnDeviceModel implements Closeable {
     }
 
     /** The scores of the first outputs, as many as asked for. */
-    private float[][] run(Object[] arrays, byte[] shared, int rows, boolean afresh, int asked) {
+    private float[][] run(final Object[] arrays, final byte[] shared, int rows, boolean afresh,
+            int asked) {
+        final float[][] scores = new float[asked][];
+        for (int i = 0; i < asked; i++) {
+            scores[i] = new float[rows * outputSizes[i]];
+        }
+        enter();
+        try {
+            boolean shares = !afresh && threads.parts(rows) > 1;
+            boolean succeeded = shares && threads.score(rows, new RowThreads.Part() {
+                @Override
+                public void score(int first, int count) {
+                    runRows(slices(arrays, shared, first, count), shared, count, false, scores,
+                            first);
+                }
+            });
+            if (!succeeded) { // the error of a part would count its rows only
+                runRows(arrays, shared, rows, afresh, scores, 0);
+            }
+            return scores;
+        } finally {
+            leave();
+        }
+    }
+
+    /** Rows of every input; all of one that is shared by them. */
+    private Object[] slices(Object[] arrays, byte[] shared, int first, int count) {
+        Object[] parts = arrays.clone();
+        for (int i = 0; i < parts.length; i++) {
+            if (shared == null || shared[i] == 0) {
+                parts[i] = Values.slice(arrays[i], first * rowSizes[i], count * rowSizes[i]);
+            }
+        }
+        return parts;
+    }
+
+    /** Score rows in one session, and put the scores of the first outputs behind row {@code at}. */
+    private void runRows(Object[] arrays, byte[] shared, int rows, boolean afresh,
+            float[][] scores, int at) {
         long bytes = 0;
         for (Object array : arrays) {
             bytes += Values.bytes(array);
@@ -444,12 +512,9 @@ public final class OnDeviceModel implements Closeable {
                 throw Native.failure("", session.error);
             }
             FloatBuffer from = session.scores.asFloatBuffer();
-            float[][] scores = new float[asked][];
-            for (int i = 0; i < asked; i++) {
-                scores[i] = new float[rows * outputSizes[i]];
-                from.get(scores[i]);
+            for (int i = 0; i < scores.length; i++) {
+                from.get(scores[i], at * outputSizes[i], rows * outputSizes[i]);
             }
-            return scores;
         } finally {
             give(session, afresh);
         }
@@ -463,12 +528,26 @@ public final class OnDeviceModel implements Closeable {
         return all;
     }
 
-    private Session take(boolean afresh) {
+    /** Keep the model from being released until {@link #leave}. */
+    private void enter() {
         synchronized (lock) {
             if (closed) {
                 throw new ModelClosedException(where + ": the model is closed");
             }
             running++;
+        }
+    }
+
+    private void leave() {
+        synchronized (lock) {
+            running--;
+            releaseIfUnused();
+        }
+    }
+
+    /** A session for a request that has entered. */
+    private Session take(boolean afresh) {
+        synchronized (lock) {
             if (!afresh && !idle.isEmpty()) {
                 return idle.pop();
             }
@@ -476,10 +555,6 @@ public final class OnDeviceModel implements Closeable {
         Session session = new Session();
         session.handle = Native.openSession(handle, session.error);
         if (session.handle == 0) {
-            synchronized (lock) {
-                running--;
-                releaseIfUnused();
-            }
             throw Native.failure(where, session.error);
         }
         return session;
@@ -487,13 +562,11 @@ public final class OnDeviceModel implements Closeable {
 
     private void give(Session session, boolean discard) {
         synchronized (lock) {
-            running--;
             if (discard) {
                 Native.closeSession(session.handle);
             } else {
                 idle.push(session);
             }
-            releaseIfUnused();
         }
     }
 }

@@ -116,8 +116,14 @@ final class Values {
 
     /** The first values, in an array of the same kind. */
     static Object first(Object array, int count) {
-        return array instanceof float[] ? java.util.Arrays.copyOf((float[]) array, count)
-                : (Object) java.util.Arrays.copyOf((long[]) array, count);
+        return slice(array, 0, count);
+    }
+
+    /** Some of the values, in an array of the same kind. */
+    static Object slice(Object array, int from, int count) {
+        int to = from + count;
+        return array instanceof float[] ? java.util.Arrays.copyOfRange((float[]) array, from, to)
+                : (Object) java.util.Arrays.copyOfRange((long[]) array, from, to);
     }
 
     static Object copy(Object array) {

@@ -8,6 +8,7 @@ import static org.junit.Assert.fail;
 import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
+import java.io.RandomAccessFile;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -351,6 +352,49 @@ public class OnDeviceModelTest {
         assertEquals(3, model.describe().inputs.size());
     }
 
+    /** A large file is mapped: cutting it off under load is an exception, and no wrong score. */
+    @Test
+    public void aLargeFileThatIsCutOffUnderItsModel() throws Exception {
+        File file = File.createTempFile("large", ".odm");
+        FileOutputStream out = new FileOutputStream(file);
+        out.write(Fixtures.read(Fixtures.file("large.odm")));
+        out.close();
+        final OnDeviceModel model = OnDeviceModel.open(file);
+        final long[] ids = new long[3000];
+        for (int i = 0; i < ids.length; i++) {
+            ids[i] = i * 7919L % 100000;
+        }
+        final float[] right = model.predict(new Inputs().ids("a", ids));
+        final CountDownLatch begun = new CountDownLatch(8);
+        ExecutorService threads = Executors.newFixedThreadPool(8);
+        List<Future<Boolean>> results = new ArrayList<Future<Boolean>>();
+        for (int i = 0; i < 8; i++) {
+            results.add(threads.submit(new Callable<Boolean>() {
+                @Override
+                public Boolean call() {
+                    begun.countDown();
+                    try {
+                        while (true) {
+                            assertArrayEquals(right, model.predict(new Inputs().ids("a", ids)), 0);
+                        }
+                    } catch (ModelFileException error) {
+                        return error.getMessage().contains("open it again");
+                    }
+                }
+            }));
+        }
+        begun.await();
+        RandomAccessFile cut = new RandomAccessFile(file, "rw");
+        cut.setLength(4096);
+        cut.close();
+        for (Future<Boolean> result : results) {
+            assertTrue(result.get());
+        }
+        threads.shutdown();
+        model.close();
+        assertTrue(file.delete());
+    }
+
     @Test
     public void aModelInsideAnotherFile() throws Exception {
         File model = Fixtures.file("small.odm");
@@ -375,7 +419,7 @@ public class OnDeviceModelTest {
             refused(holder, part, "a part that is not in it");
         }
         refused(holder, new long[] {0, data.length}, "header");
-        refused(holder, new long[] {100001, data.length}, "aligned");
+        refused(holder, new long[] {100001, data.length}, "header"); // shifted by a byte
         plain.close();
         assertTrue(holder.delete());
     }
@@ -397,7 +441,7 @@ public class OnDeviceModelTest {
             java.lang.reflect.Field number = java.io.FileDescriptor.class.getDeclaredField("fd");
             number.setAccessible(true);
             return OnDeviceModel.openDescriptor((Integer) number.get(in.getFD()), offset, size,
-                    "asset");
+                    "asset", 1);
         } finally {
             in.close();
         }
@@ -552,6 +596,61 @@ public class OnDeviceModelTest {
         }
         pool.shutdown();
         model.close();
+    }
+
+    /** Threads that share the rows of a request give the scores of one, to the bit. */
+    @Test
+    public void threadsShareRows() throws Exception {
+        OnDeviceModel alone = small();
+        for (int threads = 1; threads <= 5; threads++) {
+            OnDeviceModel model = OnDeviceModel.open(Fixtures.file("small.odm"), threads);
+            for (int rows : new int[] {1, 255, 256, 257, 1000}) {
+                assertArrayEquals(alone.predict(ids(rows, rows)), model.predict(ids(rows, rows)), 0);
+                Inputs context = new Inputs().ids("user", rows);
+                long[] colours = new long[rows];
+                long[] slots = new long[rows];
+                for (int i = 0; i < rows; i++) {
+                    colours[i] = i % 9 - 1;
+                    slots[i] = i % 5;
+                }
+                Inputs candidates = new Inputs().ids("colour", colours).ids("slot", slots);
+                assertArrayEquals(alone.rank(context, candidates),
+                        model.rank(context, candidates), 0);
+            }
+            model.close();
+        }
+        alone.close();
+    }
+
+    /** The error of a request that threads share is that of a single thread, row numbers included. */
+    @Test
+    public void threadsGiveTheErrorOfOne() {
+        long[] users = new long[900];
+        long[] colours = new long[900];
+        long[] slots = new long[900];
+        slots[700] = 1L << 40;
+        Inputs wrong = new Inputs().ids("user", users).ids("colour", colours).ids("slot", slots);
+        List<String> texts = new ArrayList<String>();
+        for (int threads : new int[] {1, 4}) {
+            OnDeviceModel model = OnDeviceModel.open(Fixtures.file("small.odm"), threads);
+            try {
+                model.predict(wrong);
+                fail("scored an ID beyond the table");
+            } catch (InputException error) {
+                texts.add(error.getMessage());
+            }
+            model.predict(ids(900, 1)); // and scores the next one
+            model.close();
+        }
+        assertEquals(texts.get(0), texts.get(1));
+        for (int threads : new int[] {0, -1, 1025}) {
+            try {
+                OnDeviceModel.open(Fixtures.file("small.odm"), threads);
+                fail("opened with " + threads + " threads");
+            } catch (InputException error) {
+                assertEquals("threads must be 1..1024, got " + threads, error.getMessage());
+            }
+        }
     }
 
     /** Closing while others score: they finish or are told, and nothing crashes. */

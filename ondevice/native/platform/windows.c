@@ -1,0 +1,116 @@
+/* windows.c: files, small ones read and large ones mapped, and the clock, where the system is Windows. */
+#define WIN32_LEAN_AND_MEAN
+#include "core/limits.h"
+#include "core/model.h"
+#include "platform/allocator.h"
+#include "platform/clock.h"
+
+#include <windows.h>
+
+/* A mapped file stays open for reading only, so nobody can write to it or truncate it. */
+typedef struct {
+  void *data;
+  HANDLE file;
+} mapping;
+
+static void unmap(void *mapped, size_t size) {
+  mapping *m = mapped;
+  (void)size;
+  UnmapViewOfFile(m->data);
+  CloseHandle(m->file);
+  free(m);
+}
+
+static od_status refused(od_error *error) {
+  return od_fail(error, OD_E_SYSTEM, "cannot be read: error %u of Windows",
+                 (uint64_t)GetLastError());
+}
+
+/* A file by its name in UTF-8, or INVALID_HANDLE_VALUE. Others may replace the file meanwhile. */
+static HANDLE open_file(const char *path) {
+  HANDLE file = INVALID_HANDLE_VALUE;
+  int size = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
+  wchar_t *wide = size > 0 ? malloc((size_t)size * sizeof *wide) : NULL;
+  if (!wide) return file;
+  if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, size) == size)
+    file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
+                       FILE_ATTRIBUTE_NORMAL, NULL);
+  free(wide);
+  return file;
+}
+
+/* An open file, mapped; the mapping owns it then. NULL where that fails. */
+static mapping *map(HANDLE file, size_t size) {
+  mapping *m = malloc(sizeof *m);
+  HANDLE section = m ? CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL) : NULL;
+  void *data = section ? MapViewOfFile(section, FILE_MAP_READ, 0, 0, size) : NULL;
+  if (section) CloseHandle(section);
+  if (!data) {
+    free(m);
+    return NULL;
+  }
+  *m = (mapping){data, file};
+  return m;
+}
+
+/* Read a whole file into memory that nobody else can change. */
+static od_status copy(HANDLE file, size_t size, void **data, od_error *error) {
+  *data = malloc(size);
+  if (!*data) return od_fail(error, OD_E_MEMORY, "out of memory for the file");
+  DWORD got = 0;
+  od_status status = OD_OK;
+  if (!ReadFile(file, *data, (DWORD)size, &got, NULL))
+    status = refused(error);
+  else if (got != size)
+    status = od_fail(error, OD_E_FORMAT, "the file was truncated while it was read");
+  if (status != OD_OK) free(*data);
+  return status;
+}
+
+static void discard(void *data, size_t size) {
+  (void)size;
+  free(data);
+}
+
+/* The size of a model file, or 0: no regular file, too short or too large. */
+static size_t size_of(HANDLE file) {
+  LARGE_INTEGER end;
+  if (GetFileType(file) != FILE_TYPE_DISK || !GetFileSizeEx(file, &end) || end.QuadPart < 8) return 0;
+  return (uint64_t)end.QuadPart > SIZE_MAX / 2 ? 0 : (size_t)end.QuadPart;
+}
+
+od_status od_open_path(const char *path, const od_options *options, od_model **model,
+                       od_error *error) {
+  *model = NULL;
+  HANDLE file = open_file(path);
+  if (file == INVALID_HANDLE_VALUE) return refused(error);
+  size_t size = size_of(file);
+  mapping *mapped = size > OD_FULL_CHECK_BYTES ? map(file, size) : NULL;
+  void *data = mapped ? mapped->data : NULL;
+  od_status status = OD_OK;
+  if (!size)
+    status = od_fail(error, OD_E_FORMAT, "not a regular file, or too short for a model file");
+  else if (!mapped)
+    status = size > OD_FULL_CHECK_BYTES ? refused(error) : copy(file, size, &data, error);
+  if (!mapped) CloseHandle(file);
+  if (status != OD_OK) return status;
+  void (*end)(void *, size_t) = mapped ? unmap : discard;
+  void *owned = mapped ? (void *)mapped : data;
+  status = od_open_memory(data, size, options, model, error);
+  if (status != OD_OK) {
+    end(owned, size);
+    return status;
+  }
+  (*model)->unmap = end;
+  (*model)->mapped = owned;
+  (*model)->mapped_size = size;
+  return OD_OK;
+}
+
+uint64_t od_clock_ns(void) {
+  LARGE_INTEGER now, second;
+  QueryPerformanceCounter(&now);
+  QueryPerformanceFrequency(&second);
+  uint64_t ticks = (uint64_t)now.QuadPart, rate = (uint64_t)second.QuadPart;
+  return ticks / rate * 1000000000u + ticks % rate * 1000000000u / rate;
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -59,7 +60,7 @@ def pieces(data: FileBytes, start: int = 0) -> Iterator[memoryview]:
     view = memoryview(data)
     for at in range(start, len(data), PIECE_BYTES):
         yield view[at : at + PIECE_BYTES]
-        if isinstance(data, mmap.mmap) and hasattr(data, "madvise"):  # not on every system
+        if isinstance(data, mmap.mmap) and sys.platform != "win32":
             first = at - at % mmap.PAGESIZE
             data.madvise(mmap.MADV_DONTNEED, first, min(PIECE_BYTES, len(data) - first))
 

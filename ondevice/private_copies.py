@@ -42,6 +42,8 @@ def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[d
 
 def _new_memory(path: Path) -> int:
     """A descriptor of memory for a file's copy. Raises FileFormatError: the system has none."""
+    if sys.platform != "linux":
+        raise FileFormatError(f"{path}: cannot be copied: only Linux has sealed memory")
     try:
         return os.memfd_create("ondevice", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:

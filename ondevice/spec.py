@@ -177,6 +177,11 @@ class LookupSpec:
         return rejects and padding is not None and not 0 <= padding < self.rows
 
     @property
+    def first_row_id(self) -> int:
+        """An ID that reads the first row of a plain table: a padding ID outside it, or 0."""
+        return self.padding_id if self.padding_outside and self.padding_id is not None else 0
+
+    @property
     def kind(self) -> str:
         """The scheme in the words of the literature, such as "hybrid hash"."""
         name = self.scheme.replace("_", " ")

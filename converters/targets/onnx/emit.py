@@ -531,7 +531,7 @@ class _Body:
         rows = self._op("Add", self.ids, self._by_input(starts)) if starts.any() else self.ids
         rows = self._op("Where", inside, rows, self._by_input(fallback))
         if any(spec.padding_outside for spec in specs):
-            paddings = self._by_input([spec.padding_id for spec in specs])
+            paddings = self._by_input([spec.first_row_id for spec in specs])
             is_padding = self._op("Equal", self.ids, paddings)
             rows = self._op("Where", is_padding, self._by_input(starts), rows)
         return rows

@@ -584,7 +584,7 @@ def _full_rows(
         )
         rows = writer.op("SELECT_V2", [inside, rows, fallback], ids.shape, np.int64)
     if any(spec.padding_outside for spec in specs):
-        paddings = by_input([spec.padding_id for spec in specs])
+        paddings = by_input([spec.first_row_id for spec in specs])
         is_padding = writer.op("EQUAL", [ids, paddings], ids.shape, np.bool_)
         rows = writer.op("SELECT_V2", [is_padding, by_input(starts), rows], ids.shape, np.int64)
     return rows

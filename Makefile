@@ -100,13 +100,13 @@ clean: ## remove environments and what was built
 	rm -rf $(VENV) $(LEGACY) build dist demo-out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Packages come by the hashes of the lock files, which .ci/lock.py writes; then the project alone.
+# Of torch the CPU build, where pip finds one; else the usual one with its gigabytes of CUDA.
 LOCKED := install --no-deps --require-hashes -r
-IS_CUDA := import importlib.metadata as m, sys; sys.exit("+cpu" in m.version("torch"))
 
-$(VENV)/.installed: pyproject.toml requirements.lock requirements-cuda.lock $(COMPILED)
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-cpu.lock requirements-cuda.lock $(COMPILED)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP) $(LOCKED) requirements.lock
-	if $(VENV)/bin/python -c '$(IS_CUDA)'; then $(VENV)/bin/python $(PIP) $(LOCKED) requirements-cuda.lock; fi
+	$(VENV)/bin/python $(PIP) $(LOCKED) requirements-cpu.lock || $(VENV)/bin/python $(PIP) $(LOCKED) requirements-cuda.lock
 	$(VENV)/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -2,10 +2,10 @@
 
     python .ci/lock.py
 
-requirements.lock has all packages of the extra `dev` in the versions of constraints.txt, with the
-hashes of all their files; requirements-cuda.lock what torch's CUDA build needs beside it;
-requirements-legacy.lock the oldest environment. uv resolves them in an environment that is thrown
-away. A CPU build of torch that pip finds here is allowed too.
+requirements.lock has all packages of the extra `dev` but torch in the versions of constraints.txt,
+with the hashes of all their files; requirements-cpu.lock torch's CPU build, where pip finds one
+here, and requirements-cuda.lock its usual build with what that needs; requirements-legacy.lock the
+oldest environment. uv resolves them in an environment that is thrown away.
 """
 
 from __future__ import annotations
@@ -20,23 +20,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
-CUDA = ("cuda-", "nvidia-", "triton")
-LEGACY = (
-    "numpy<2",
-    "tflite-runtime==2.14.0",
-    "onnxruntime",
-    "pytest",
-    "hypothesis",
-    "setuptools",
-    "cryptography",
-)
-COMPILE = (
-    "pip", "compile", "--generate-hashes", "--no-emit-index-url", "--no-header", "--no-config",
-    "--no-annotate", "--quiet",
-)  # fmt: skip
+CUDA = ("cuda-", "nvidia-", "torch==", "triton")
+LEGACY = ("numpy<2", "tflite-runtime==2.14.0", "onnxruntime", "cryptography", "pytest",
+          "hypothesis", "setuptools")  # fmt: skip
+COMPILE = ("pip", "compile", "--generate-hashes", "--no-emit-index-url", "--no-header",
+           "--no-config", "--no-annotate", "--quiet")  # fmt: skip
 HEADERS = {
-    "requirements.lock": "# Packages of the extra `dev`, by .ci/lock.py; pip install --no-deps.",
-    "requirements-cuda.lock": "# Beside requirements.lock, where torch is its CUDA build.",
+    "requirements.lock": "# Packages of `dev` but torch, by .ci/lock.py; pip install --no-deps.",
+    "requirements-cpu.lock": "# Beside requirements.lock, where there is a CPU build of torch.",
+    "requirements-cuda.lock": "# Beside requirements.lock, where there is none.",
     "requirements-legacy.lock": "# The oldest environment, for Python 3.11.",
 }
 
@@ -76,11 +68,12 @@ def cpu_hash(python: Path, version: str) -> str | None:
         return hashlib.sha256(wheel.read_bytes()).hexdigest() if "+cpu" in wheel.name else None
 
 
-def with_cpu_build(block: str, python: Path) -> str:
-    """The block of torch with the hash of its CPU build."""
+def cpu_build(parts: list[str], python: Path) -> list[str]:
+    """The block of torch's CPU build; none where pip finds none."""
+    block = next(part for part in parts if part.startswith("torch=="))
     version = block.split("==")[1].split()[0]
     digest = cpu_hash(python, version)
-    return block if digest is None else f"{block.rstrip()} \\\n    --hash=sha256:{digest}\n"
+    return [] if digest is None else [f"torch=={version}+cpu \\\n    --hash=sha256:{digest}\n"]
 
 
 def main() -> int:
@@ -100,11 +93,8 @@ def main() -> int:
         )
         parts = blocks(lock)
         locks = {
-            "requirements.lock": [
-                with_cpu_build(part, python) if part.startswith("torch==") else part
-                for part in parts
-                if not part.startswith(CUDA)
-            ],
+            "requirements.lock": [part for part in parts if not part.startswith(CUDA)],
+            "requirements-cpu.lock": cpu_build(parts, python),
             "requirements-cuda.lock": [part for part in parts if part.startswith(CUDA)],
             "requirements-legacy.lock": blocks(legacy),
         }

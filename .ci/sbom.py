@@ -1,6 +1,6 @@
-"""Writes a software bill of materials of a release: CycloneDX 1.6, from a hashed lock file.
+"""Writes a software bill of materials of a release: CycloneDX 1.6, from the lock files.
 
-    python .ci/sbom.py [requirements.lock] > sbom.cdx.json
+    python .ci/sbom.py > sbom.cdx.json
 
 The runtime needs numpy only; the other packages are those that releases are tested with. The text
 depends on nothing but the lock and pyproject.toml, so that anybody can write it again.
@@ -65,10 +65,10 @@ def bill(lock: str, project: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the bill of a lock file."""
-    lock = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "requirements.lock"
+    """Print the bill."""
+    locks = [(ROOT / name).read_text() for name in ("requirements.lock", "requirements-cuda.lock")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    print(json.dumps(bill(lock.read_text(), project), indent=1))  # noqa: T201
+    print(json.dumps(bill("".join(locks), project), indent=1))  # noqa: T201
     return 0
 
 

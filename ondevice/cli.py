@@ -14,6 +14,7 @@ from types import ModuleType
 
 import ondevice
 from ondevice.arguments import Parser
+from ondevice.commands.child import needs_child, run_in_child
 from ondevice.engines.native import is_compiled, kernels_available
 from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
 from ondevice.printable import printable
@@ -62,7 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             parser, commands = _parser(words[0] if words else "")
             options = parser.parse_command(words)
-            code = int(commands[options.command].run(options))
+            models = getattr(options, "model", None)
+            if isinstance(models, list) and needs_child(options.command, models):
+                code = run_in_child(words, models)
+            else:
+                code = int(commands[options.command].run(options))
         except SystemExit:  # argparse ends --help, which printed something, so
             _flush_output()
             raise

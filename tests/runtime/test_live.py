@@ -74,7 +74,7 @@ def test_requests_go_on_while_the_file_is_replaced(engine, versions, tmp_path, r
         replace(path, contents[switches % 2])
         live.refresh()
         switches += 1
-        if switches % 1000 == 500:
+        if switches % 20 == 0:
             resident.append(resident_bytes())
     stop.set()
     for thread in threads:
@@ -82,8 +82,8 @@ def test_requests_go_on_while_the_file_is_replaced(engine, versions, tmp_path, r
     assert not faults
     assert min(served) > 0
     assert live.error is None
-    if len(resident) > 4:
-        first, last = np.mean(resident[1:3]), np.mean(resident[-2:])
+    if len(resident) > 100:
+        first, last = np.mean(resident[20:40]), np.mean(resident[-20:])
         assert last < first + 2e6, [size // 1000 for size in resident]
     record_property("live", f"{engine}: {switches} switches, {sum(served)} requests, {resident}")
 

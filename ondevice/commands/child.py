@@ -1,0 +1,50 @@
+"""Runs a command in a process that may die: hostile files crash ONNX Runtime and LiteRT."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ondevice.errors import FileFormatError, writing
+
+COMMANDS = ("inspect", "verify")  # that open files which somebody else may have written
+IN_CHILD = "ONDEVICE_IN_CHILD"  # in the environment of such a process
+
+
+def needs_child(command: str, models: Sequence[Path]) -> bool:
+    """Whether a command opens a file in a runtime that checks less than ondevice's own engines."""
+    foreign = any(path.suffix.lower() in (".onnx", ".tflite") for path in models)
+    return command in COMMANDS and foreign and IN_CHILD not in os.environ
+
+
+def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int:
+    """Run a command line of ondevice in another process; returns its exit code.
+
+    Raises:
+        FileFormatError: the process crashed.
+        OutputError: what it printed cannot be written.
+    """
+    # -P: the folder one stands in, which may be hostile too, is none to import from
+    done = subprocess.run(  # noqa: S603 - no shell; the words are the user's own command line
+        [sys.executable, "-P", "-m", "ondevice", *words],
+        env={**os.environ, IN_CHILD: "1", "PYTHONIOENCODING": "utf-8:surrogateescape"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+    )
+    if done.returncode < 0:
+        names = ", ".join(map(str, models))
+        raise FileFormatError(
+            f"{names}: opening it crashed the runtime ({signal.Signals(-done.returncode).name}): "
+            "a damaged or hostile file"
+        )
+    sys.stderr.write(done.stderr)
+    with writing("standard output"):
+        sys.stdout.write(done.stdout)
+    return done.returncode

@@ -1,0 +1,67 @@
+"""`inspect` and `verify` of files that crash a runtime: an error, and the shell goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ondevice.cli import main
+from ondevice.commands import child
+from ondevice.errors import FileFormatError
+
+
+def crashing(folder):
+    """A sitecustomize by which the child dies as in a runtime that follows a bad offset."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    return str(folder)
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize("name", ["a.onnx", "b.tflite", "C.TFLITE"])
+def test_a_crash_is_an_error(command, name, tmp_path, monkeypatch, capsys):
+    (tmp_path / name).write_bytes(b"x" * 100)
+    monkeypatch.setenv("PYTHONPATH", crashing(tmp_path / "site"))
+    assert main([command, str(tmp_path / name)]) == 1
+    shown = capsys.readouterr().err
+    assert "SIGSEGV" in shown
+    assert name in shown
+
+
+def test_what_the_child_says_is_passed_on(tmp_path, capsys):
+    (tmp_path / "a.tflite").write_bytes(b"x" * 100)
+    assert main(["inspect", str(tmp_path / "a.tflite")]) == 1
+    passed_on = capsys.readouterr().err
+    assert passed_on.startswith("ondevice: ")
+    assert passed_on.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "ondevice", "inspect", tmp_path / "a.tflite"],
+        env={**os.environ, child.IN_CHILD: "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, passed_on)
+
+
+def test_the_folder_one_stands_in_is_not_imported(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.tflite").write_bytes(b"x" * 100)
+    (tmp_path / "argparse.py").write_text("raise SystemExit(77)\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "a.tflite"]) == 1
+    assert "77" not in capsys.readouterr().err
+
+
+def test_native_files_need_no_child(tmp_path):
+    assert not child.needs_child("inspect", [tmp_path / "a.odm"])
+    assert child.needs_child("verify", [tmp_path / "a.odm", tmp_path / "b.onnx"])
+    assert not child.needs_child("bench", [tmp_path / "b.onnx"])
+
+
+def test_the_signal_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, -signal.SIGABRT, "", "")
+    )
+    with pytest.raises(FileFormatError, match="SIGABRT"):
+        child.run_in_child(["inspect", "a.onnx"], [tmp_path / "a.onnx"])

@@ -165,15 +165,19 @@ def estimates(work: Path) -> dict[str, dict[str, float]]:
     if tool is None or compiler is None:
         return {}
     assembly = work / "kernels.s"
-    subprocess.run(
-        [compiler, "-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic",
-         "-ffp-contract=off", f"-I{NATIVE}", f"-I{NATIVE / 'include'}", "-S",
-         NATIVE / "kernels/neon_dotprod.c", "-o",
-         assembly], check=True,
-    )  # fmt: skip
     figures = {}
-    for name, opcode in (("int8 product, per step", "sdot"), ("q8 row, per step", "scvtf")):
+    for name, opcode, kernels in (
+        ("int8 product, per step", "sdot", "neon_dotprod.c"),
+        ("q8 row, per step", "scvtf", "neon.c"),
+    ):
+        subprocess.run(
+            [compiler, "-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic",
+             "-ffp-contract=off", f"-I{NATIVE}", f"-I{NATIVE / 'include'}", "-S",
+             NATIVE / "kernels" / kernels, "-o", assembly], check=True,
+        )  # fmt: skip
         loop = hottest_loop(assembly.read_text(), opcode)
+        if opcode not in loop:  # the compiler made no loop of one block
+            continue
         completed = subprocess.run(
             [tool, "-mtriple=aarch64", "-mcpu=cortex-a76", "-mattr=+dotprod", "-iterations=100"],
             input=loop, capture_output=True, text=True, check=True,

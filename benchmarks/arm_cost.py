@@ -1,12 +1,14 @@
 """ARM cost without a board: executed instructions per request, and estimated cycles of two loops.
 
-The model is that of latency.py (26 fields x 16, binary codes, cut q8 rows, MLP 400-400-400). A
-counting plugin of the emulator sees every instruction of a whole Python call, in an unpacked Debian
-userland with the project's own ARM wheel: counts are exact and repeat; emulated time is not
-measured. The stock runtimes get their best form (see latency.py). Cycles come from llvm-mca's
-model of a cortex-a76: estimates, without cache misses.
+The first model is that of latency.py (26 fields x 16, binary codes, cut q8 rows, MLP 400-400-400),
+where the stock runtimes get their best form; the others are networks of topologies.py, where LiteRT
+gets the file that `convert` writes. A counting plugin of the emulator sees every instruction of a
+whole Python call, in an unpacked Debian userland with the project's own ARM wheel: counts are exact
+and repeat; emulated time is not measured. Cycles come from llvm-mca's model of a cortex-a76:
+estimates, without cache misses.
 
     python benchmarks/arm_cost.py [--json FILE] [--processor cortex-a76] [--batch 1 128]
+        [--only "MLP, codes" "DIN 50" GRU AutoInt]
 
 Needs what tests/arm needs, with qemu-aarch64 of the package qemu-user, and llvm-mca if present.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -23,9 +26,11 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+import latency
 import numpy as np
+import topologies
 import torch
 
 from ondevice.converters import convert
@@ -34,16 +39,19 @@ ROOT = Path(__file__).parents[1]
 ARM = ROOT / "tests" / "arm"
 NATIVE = ROOT / "ondevice" / "native"
 BUILD = ROOT / "build" / "arm"
+AGREE = 0.15  # q8: each runtime quantises activations in its own way
 REQUESTS = 10  # counted twice as often, and the difference taken: the harness cancels out
+
+CODES = "MLP, codes"  # the model of latency.py
+TOPOLOGIES = ("DIN 50", "GRU", "AutoInt")
 
 GUEST = """
 import ctypes, sys
 import numpy as np
-engine, path, ids = sys.argv[1], sys.argv[2], np.load(sys.argv[3])
+engine, path, request = sys.argv[1], sys.argv[2], dict(np.load(sys.argv[3]))
 if engine == "native":
     import ondevice
     model = ondevice.load(path, engine="native")
-    request = {f"f{i}": np.ascontiguousarray(ids[:, i]) for i in range(ids.shape[1])}
     run = lambda: model.predict(request)
 else:
     if engine == "litert":
@@ -51,11 +59,15 @@ else:
     else:
         from tflite_runtime.interpreter import Interpreter
     interpreter = Interpreter(model_path=path, num_threads=1)
+    places = [(item["index"], request[item["name"]] if len(request) > 1 else [*request.values()][0])
+              for item in interpreter.get_input_details()]
+    for index, values in places:
+        interpreter.resize_tensor_input(index, values.shape)
     interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
     target = interpreter.get_output_details()[0]["index"]
     def run():
-        interpreter.set_tensor(source, ids)
+        for index, values in places:
+            interpreter.set_tensor(index, values)
         interpreter.invoke()
         return interpreter.get_tensor(target)
 mark = ctypes.CDLL(None).syscall
@@ -110,8 +122,10 @@ def guest_setup() -> tuple[Path, list[Path]]:
 
 
 def count(root: Path, folders: list[Path], plugin: Path, processor: str, work: Path,
-          engine: str, model: Path, ids: Path) -> tuple[float, np.ndarray]:  # fmt: skip
+          case: Case) -> tuple[float, np.ndarray]:  # fmt: skip
     """Instructions of one request, and its scores."""
+    request = work / "request.npz"
+    np.savez(request, **case.request)
     libraries = root / "usr" / "lib" / "aarch64-linux-gnu"
     emulator = shutil.which("qemu-aarch64")
     if emulator is None:
@@ -123,11 +137,11 @@ def count(root: Path, folders: list[Path], plugin: Path, processor: str, work: P
          "-E", f"LD_LIBRARY_PATH={':'.join(paths)}", "-E", "OMP_NUM_THREADS=1",
          # without a fixed seed, dictionaries and so counts would differ from run to run
          "-E", "PYTHONHASHSEED=0", "-E", f"PYTHONPATH={':'.join(map(str, folders))}",
-         str(root / "usr" / "bin" / "python3.11"), "-P", "-c", GUEST, engine, str(model), str(ids),
-         str(out), str(REQUESTS)], capture_output=True, text=True,
+         str(root / "usr" / "bin" / "python3.11"), "-P", "-c", GUEST, case.engine, str(case.model),
+         str(request), str(out), str(REQUESTS)], capture_output=True, text=True,
     )  # fmt: skip
     if completed.returncode:
-        raise SystemExit(f"{engine} failed under emulation: {completed.stderr[-500:]}")
+        raise SystemExit(f"{case.engine} failed under emulation: {completed.stderr[-500:]}")
     marks = [int(line.split()[2]) for line in log.read_text().splitlines() if "MARK" in line]
     return ((marks[3] - marks[2]) - (marks[1] - marks[0])) / REQUESTS, np.load(out)
 
@@ -151,15 +165,19 @@ def estimates(work: Path) -> dict[str, dict[str, float]]:
     if tool is None or compiler is None:
         return {}
     assembly = work / "kernels.s"
-    subprocess.run(
-        [compiler, "-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic",
-         "-ffp-contract=off", f"-I{NATIVE}", f"-I{NATIVE / 'include'}", "-S",
-         NATIVE / "kernels/neon_dotprod.c", "-o",
-         assembly], check=True,
-    )  # fmt: skip
     figures = {}
-    for name, opcode in (("int8 product, per step", "sdot"), ("q8 row, per step", "scvtf")):
+    for name, opcode, kernels in (
+        ("int8 product, per step", "sdot", "neon_dotprod.c"),
+        ("q8 row, per step", "scvtf", "neon.c"),
+    ):
+        subprocess.run(
+            [compiler, "-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic",
+             "-ffp-contract=off", f"-I{NATIVE}", f"-I{NATIVE / 'include'}", "-S",
+             NATIVE / "kernels" / kernels, "-o", assembly], check=True,
+        )  # fmt: skip
         loop = hottest_loop(assembly.read_text(), opcode)
+        if opcode not in loop:  # the compiler made no loop of one block
+            continue
         completed = subprocess.run(
             [tool, "-mtriple=aarch64", "-mcpu=cortex-a76", "-mattr=+dotprod", "-iterations=100"],
             input=loop, capture_output=True, text=True, check=True,
@@ -173,38 +191,76 @@ def estimates(work: Path) -> dict[str, dict[str, float]]:
     return figures
 
 
-def write_models(
-    network: torch.nn.Module, ids: np.ndarray, work: Path, latency: ModuleType
-) -> dict[str, tuple[str, Path]]:
-    """Engine and file of each runtime for one batch; the native file is written only once.
+class Case(NamedTuple):
+    """A file, the runtime that opens it, and the inputs of a request by name."""
+
+    engine: str
+    model: Path
+    request: dict[str, np.ndarray]
+
+
+def codes_cases(batch: int, work: Path) -> dict[str, Case]:
+    """The model of latency.py; the native file is written only once.
 
     Args:
-        network: the model of `latency`.
-        ids: int64 [batch, fields].
+        batch: rows of the request.
         work: folder for the files.
-        latency: the benchmark of that name, as a module.
     """
+    ids = np.random.default_rng(1).integers(0, 1_000_000, (batch, latency.FIELDS))
+    fields = {f"f{i}": np.ascontiguousarray(ids[:, i]) for i in range(ids.shape[1])}
     native = work / "model.odm"
+    torch.manual_seed(0)
+    network = latency.Network().eval()
     if not native.exists():
-        example = {f"f{i}": torch.from_numpy(ids[:1, i].repeat(4)) for i in range(ids.shape[1])}
+        example = {name: torch.from_numpy(values[:1].repeat(4)) for name, values in fields.items()}
         convert(network, (example,), work, targets=("odm",), dense="q8", name="model")
     files = {kind: work / f"{kind}.tflite" for kind in ("float", "int8")}
     for kind, file in files.items():
-        latency.write_tflite(network, file, len(ids), integer=kind == "int8")
+        latency.write_tflite(network, file, batch, integer=kind == "int8")
+    matrix = {"ids": ids}
     return {
-        "native q8": ("native", native),
-        "litert int8": ("litert", files["int8"]),
-        "litert float": ("litert", files["float"]),
+        "native q8": Case("native", native, fields),
+        "litert int8": Case("litert", files["int8"], matrix),
+        "litert float": Case("litert", files["float"], matrix),
         # its int8 layers with a scale per unit are silently wrong: float only
-        "tflite-runtime float": ("tflite-runtime", files["float"]),
+        "tflite-runtime float": Case("tflite-runtime", files["float"], matrix),
     }
 
 
-def print_counts(batch: int, processor: str, counts: dict[str, float]) -> None:
+def topology_cases(name: str, batch: int, work: Path) -> dict[str, Case]:
+    """A network of topologies.py in q8 and in f32: the native file and LiteRT's."""
+    request = topologies.TOPOLOGIES[name].request(np.random.default_rng(1), batch)
+    cases = {}
+    for precision in topologies.PRECISIONS:
+        files = topologies.converted(name, precision, work)
+        cases[f"native {precision}"] = Case("native", files / "model.odm", request)
+        cases[f"litert {precision}"] = Case("litert", files / "model.tflite", request)
+    return cases
+
+
+def native_of(label: str, counts: dict[str, float]) -> float:
+    """The native count of the same precision; of q8 where there is no other."""
+    return counts.get(f"native {label.split()[-1]}", counts["native q8"])
+
+
+def print_counts(title: str, processor: str, counts: dict[str, float]) -> None:
     """A line for each runtime."""
-    print(f"\nbatch {batch}: executed instructions per request, {processor}")
+    print(f"\n{title}: executed instructions per request, {processor}", flush=True)
     for label, value in counts.items():
-        print(f"  {label:22} {value:14,.0f}   {value / counts['native q8']:6.2f}x native")
+        print(f"  {label:22} {value:14,.0f}   {value / native_of(label, counts):6.2f}x native")
+
+
+def count_all(
+    cases: dict[str, Case], root: Path, folders: list[Path], plugin: Path, processor: str,
+    work: Path,
+) -> dict[str, float]:  # fmt: skip
+    """Instructions of every case; all must agree on the scores."""
+    counts, expected = {}, None
+    for label, case in cases.items():
+        counts[label], scores = count(root, folders, plugin, processor, work, case)
+        expected = scores if expected is None else expected
+        assert np.abs(scores - expected).max() < AGREE, label
+    return counts
 
 
 def main() -> None:
@@ -212,16 +268,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    models = (CODES, *TOPOLOGIES)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--processor", default="cortex-a76", help="of the emulator")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 128])
+    parser.add_argument("--only", nargs="+", choices=models, default=models)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    sys.path.insert(0, str(Path(__file__).parent))
-    import latency
-
     root, folders = guest_setup()
-    network = latency.Network().eval()
     report: dict[str, Any] = {"processor": args.processor, "instructions": {}, "ratios": {}}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -230,20 +284,17 @@ def main() -> None:
             ["gcc", "-O2", "-shared", "-fPIC", ARM / "count_instructions.c", "-o", plugin],
             check=True,
         )
-        rng = np.random.default_rng(1)
-        for batch in args.batch:
-            ids = rng.integers(0, 1_000_000, (batch, latency.FIELDS))
-            np.save(work / "ids.npy", ids)
-            counts, scores = {}, {}
-            for label, (engine, model) in write_models(network, ids, work, latency).items():
-                counts[label], scores[label] = count(
-                    root, folders, plugin, args.processor, work, engine, model, work / "ids.npy"
-                )
-                assert np.abs(scores[label] - scores["native q8"]).max() < 0.02, label
-            stock = min(value for label, value in counts.items() if "native" not in label)
-            report["instructions"][f"batch{batch}"] = counts
-            report["ratios"][f"batch{batch}"] = stock / counts["native q8"]
-            print_counts(batch, args.processor, counts)
+        for model, batch in itertools.product(args.only, args.batch):
+            cases = (
+                codes_cases(batch, work) if model == CODES else topology_cases(model, batch, work)
+            )
+            counts = count_all(cases, root, folders, plugin, args.processor, work)
+            title = f"{model}, batch {batch}"
+            report["instructions"][title] = counts
+            report["ratios"][title] = {
+                label: value / native_of(label, counts) for label, value in counts.items()
+            }
+            print_counts(title, args.processor, counts)
         report["estimates"] = estimates(work)
     print("\nestimates of llvm-mca for a cortex-a76, not measurements:")
     for loop, values in report["estimates"].items():

@@ -11,6 +11,8 @@ from support.native import dense_node, random_ensemble, random_table, write_mode
 from support.retrieval import CASES, golden
 from support.tools import missing, require
 
+from ondevice.codecs import quantise
+from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.odm import open_odm
 from ondevice.plan import Node
@@ -146,6 +148,46 @@ def test_kernels_under_emulation(processor, programs, tmp_path):
                 np.testing.assert_allclose(
                     got[name], expected[name], rtol=1e-6, atol=2e-5, err_msg=kernels
                 )
+
+
+def vector_model(path):
+    """Elementwise functions, reductions, Softmax, sums of products and a layer with one output."""
+    rng = np.random.default_rng(13)
+    specs = {"a": full_spec(64, 37, oov_row=0)}
+    values = rng.normal(size=(64, 37)) * 10 ** rng.uniform(-3, 1.5, (64, 37))
+    tables = {"a": quantise(values.astype(np.float32), "f32")}
+    weights = {"one": np.array([1], np.int64), "two": np.array([2], np.int64),
+               "c": rng.normal(size=37).astype(np.float32)}  # fmt: skip
+    maps = ("Relu", "LeakyRelu", "Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Sigmoid", "Tanh")
+    nodes = [Node(name, ("a.vector",), (name,), {}) for name in maps]
+    for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"):
+        nodes.append(Node(name, ("a.vector", "c"), (name,), {}))
+    for name in ("ReduceSum", "ReduceMean", "ReduceMax"):
+        nodes += [Node(name, ("a.vector", axis), (name + axis,), {}) for axis in ("one", "two")]
+    nodes += [Node("Softmax", ("a.vector",), (f"Softmax{i}",), {"axis": i}) for i in (1, 2)]
+    nodes += [Node("Mul", ("a.vector", "Tanh"), ("products",), {}),
+              Node("ReduceSum", ("products", "two"), ("dots",), {})]  # fmt: skip
+    w = rng.normal(size=(37, 1)).astype(np.float32)
+    nodes.append(dense_node("single", "a.vector", w, None, "f32", weights, relu=False))
+    outputs = [node.outputs[0] for node in nodes if node.outputs[0] != "products"]
+    shapes = {"a": ("batch", 3)}
+    return write_model(path, specs, tables, nodes, weights, outputs, shapes=shapes)
+
+
+@pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
+@pytest.mark.parametrize("processor", arm.PROCESSORS)
+def test_vector_operators_give_the_bits_of_this_processor(processor, programs, tmp_path):
+    architecture, _ = arm.PROCESSORS[processor]
+    require(arm.cannot_build(architecture))
+    model = vector_model(tmp_path / "m.odm")
+    emulator = [f"qemu-{architecture}-static", "-cpu", processor]
+    for rows in (1, 9):
+        ids = {"a": np.random.default_rng(rows).integers(0, 64, (rows, 3))}
+        expected = NativeEngine(model).run(ids)
+        for kernels in ("auto", "portable"):
+            got, _ = run(programs[architecture], emulator, model, kernels, ids, expected, tmp_path)
+            for name, value in expected.items():
+                np.testing.assert_array_equal(got[name], value, err_msg=f"{kernels}: {name}")
 
 
 def test_instruction_counts_repeat(programs, tmp_path):

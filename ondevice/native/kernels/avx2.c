@@ -101,8 +101,9 @@ OD_INLINE __m256i first_lanes(size_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 #include "lanes_body.h"
-#include "q8_sizes.h"
+#include "tiles_body.h"
 #include "gather_body.h"
+#include "float_body.h"
 #include "dense_body.h"
 #include "product_body.h"
 #include "vectors_body.h"

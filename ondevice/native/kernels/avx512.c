@@ -146,8 +146,9 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #define larger(a, b) ((whole)_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
 #define lanes_sqrt(v) ((lanes)_mm512_sqrt_ps((__m512)(v)))
 #include "lanes_body.h"
-#include "q8_sizes.h"
+#include "tiles_body.h"
 #include "gather_body.h"
+#include "float_body.h"
 #include "dense_body.h"
 #include "product_body.h"
 #include "vectors_body.h"

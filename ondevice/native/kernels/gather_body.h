@@ -391,7 +391,7 @@ static void gather_rows(const od_gather *g, size_t rows, od_fault *fault) {
                   fault);
 }
 
-static void gather(const od_gather *gathers, size_t count, size_t rows, od_fault *fault) {
+KERNEL void KERNEL_NAME(gather)(const od_gather *gathers, size_t count, size_t rows, od_fault *fault) {
   gather_state state;
   state.job_count = state.entry_count = 0;
   state.fault = fault;

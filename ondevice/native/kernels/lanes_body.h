@@ -7,6 +7,14 @@
  *   lanes_sqrt(v)                           correctly rounded
  */
 
+/* Functions that other kernel files use too have a name of their own (neon_body.h). */
+#ifndef KERNEL_NAME
+#define KERNEL_NAME(name) name
+#endif
+#ifndef KERNEL
+#define KERNEL static
+#endif
+
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t whole __attribute__((vector_size(4 * LANES)));
 

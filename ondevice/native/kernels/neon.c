@@ -64,14 +64,16 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
       vst1q_s32(out + r * n * 16 + 4 * j, pair_sums(acc[r][2 * j], acc[r][2 * j + 1]));
 }
 
+#define KERNEL /* neon_dotprod.c and neon_i8mm.c use them too */
 #define LANES 4
 #include "lanes_body.h"
-#include "q8_sizes.h"
+#include "tiles_body.h"
 #include "gather_body.h"
+#include "float_body.h"
 #include "dense_body.h"
 #include "product_body.h"
 
-#define KERNELS gather, dense, product, &od_vectors_portable
+#define KERNELS od_neon_gather, dense, od_neon_product, &od_vectors_portable
 #else
 #define KERNELS NULL, NULL, NULL, NULL
 #endif

@@ -3,6 +3,14 @@
 
 #include "core/half.h"
 
+/* What nothing but q8 layers gains from other instructions: compiled in neon.c only. */
+#define KERNEL_NAME(name) od_neon_##name
+void od_neon_gather(const od_gather *gathers, size_t count, size_t rows, od_fault *fault);
+void od_neon_product(const od_product *p);
+void od_neon_float_dense(const od_dense *layer, const float *in, size_t in_step, size_t rows,
+                         const od_range *ranges, size_t range_count, const float *initial,
+                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s);
+
 #define VW 4
 #if defined(__aarch64__)
 #define FLOAT_ROWS 6

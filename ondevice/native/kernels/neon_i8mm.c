@@ -63,15 +63,13 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 
 #define LANES 4
 #include "lanes_body.h"
-#include "q8_sizes.h"
-#include "gather_body.h"
+#include "tiles_body.h"
 #include "dense_body.h"
-#include "product_body.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
-#define KERNELS gather, dense, product, &od_vectors_portable
+#define KERNELS od_neon_gather, dense, od_neon_product, &od_vectors_portable
 #else
 #define KERNELS NULL, NULL, NULL, NULL
 #endif

@@ -105,8 +105,9 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #include "lanes_body.h"
 
 #if !defined(__wasm_simd128__)
-#include "q8_sizes.h"
+#include "tiles_body.h"
 #include "gather_body.h"
+#include "float_body.h"
 #include "dense_body.h"
 #include "product_body.h"
 

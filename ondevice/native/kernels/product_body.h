@@ -1,7 +1,7 @@
 /* product_body.h: the product of two matrices, compiled once for every instruction set.
  *
  * Takes vf_load, vf_store, vf_set1, vf_fma, VW and FLOAT_ROWS of the including file
- * (dense_body.h). The terms of an element are added in order, with the processor's own
+ * (float_body.h). The terms of an element are added in order, with the processor's own
  * multiply-add, as in dense layers.
  */
 
@@ -50,7 +50,7 @@ static void product_rows(uint32_t rows, const od_product *p, uint32_t first) {
     }
 }
 
-static void product(const od_product *p) {
+KERNEL void KERNEL_NAME(product)(const od_product *p) {
   static const uint32_t sizes[] = {MOST_ROWS, FLOAT_ROWS, 2, 1};
   uint32_t first = 0;
   for (int i = 0; i < 4; i++)

@@ -89,8 +89,9 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 
 #define LANES 4
 #include "lanes_body.h"
-#include "q8_sizes.h"
+#include "tiles_body.h"
 #include "gather_body.h"
+#include "float_body.h"
 #include "dense_body.h"
 #include "product_body.h"
 

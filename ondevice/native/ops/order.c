@@ -106,7 +106,7 @@ od_status od_shape_cum_sum(const od_inference *f) {
   return od_same_as(f, in);
 }
 
-od_trouble od_loop_cum_sum(const od_node *node, const od_value *values, const char *const *in,
+OD_COLD od_trouble od_loop_cum_sum(const od_node *node, const od_value *values, const char *const *in,
                            char *out) {
   const od_cum_sum *sum = &node->cum_sum;
   const od_axis *axis = &sum->axis;

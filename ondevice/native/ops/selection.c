@@ -160,7 +160,7 @@ od_status od_shape_gather_nd(const od_inference *f) {
   return od_set_dims(f, indices->batched, in->dtype, dims, rank);
 }
 
-od_trouble od_loop_gather_nd(const od_node *node, const od_value *values, const char *const *in,
+OD_COLD od_trouble od_loop_gather_nd(const od_node *node, const od_value *values, const char *const *in,
                              char *out) {
   const od_deep_selection *deep = &node->deep;
   const int64_t *indices = OD_INTS(in[1]);

@@ -19,6 +19,8 @@ ROOMS = {
     "models": "imported as `ondevice.models`: layers, networks, data, training, search",
     "android_demo": "the Java library over the C engine, the demo app, and a build without an SDK",
     "web": "the engine for browsers and Node, and what builds it",
+    "release": "wheels for systems that are not at hand",
+    ".ci": "what continuous integration runs",
     "examples": "short scripts to start from",
     "benchmarks": "what makes the figures in docs/",
     "docs": "what makes pages",
@@ -74,7 +76,8 @@ def source_files() -> Iterator[tuple[str, list[Path]]]:
             for path in (ROOT / room).rglob("*")
             if path.suffix in SUFFIXES
             and not any(
-                part.startswith(".") or part == "dist" for part in path.relative_to(ROOT).parts
+                part.startswith(".") or part == "dist"
+                for part in path.relative_to(ROOT / room).parts
             )
             and not any(path.is_relative_to(folder) for folder in nested)
         ]

@@ -15,10 +15,11 @@ COMMANDS = ("inspect", "verify")  # that open files which somebody else may have
 IN_CHILD = "ONDEVICE_IN_CHILD"  # in the environment of such a process
 
 
-def needs_child(command: str, models: Sequence[Path]) -> bool:
+def needs_child(command: str, models: Sequence[str | Path]) -> bool:
     """Whether a command opens a file in a runtime that checks less than ondevice's own engines."""
-    foreign = any(path.suffix.lower() in (".onnx", ".tflite") for path in models)
-    return command in COMMANDS and foreign and IN_CHILD not in os.environ
+    if command not in COMMANDS or IN_CHILD in os.environ:
+        return False
+    return any(Path(path).suffix.lower() in (".onnx", ".tflite") for path in models)
 
 
 def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int:

@@ -23,6 +23,7 @@ SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", 
 TRIPLETS = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf"}
 # The oldest glibc whose manylinux tag pip knows, by architecture (PEP 599, PEP 600).
 OLDEST = (2, 17)
+MODULES = ("_native", "_update")  # the engine, and what checks signatures and applies deltas
 
 
 def build(architecture: str, userland: Path, folder: Path) -> Path:
@@ -53,8 +54,8 @@ def build(architecture: str, userland: Path, folder: Path) -> Path:
         command = [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", str(made)]
         subprocess.run(command, cwd=copy, env=environment, check=True, capture_output=True)
         (wheel,) = made.glob("*.whl")
-        library = extract_library(wheel, Path(name))
-        major, minor = glibc_needed(library)
+        libraries = [extract_library(wheel, Path(name), module) for module in MODULES]
+        major, minor = max(map(glibc_needed, libraries))
         tag = f"manylinux_{major}_{minor}_{architecture}"
         command = [sys.executable, "-m", "wheel", "tags", "--remove", "--platform-tag", tag]
         subprocess.run([*command, str(wheel)], check=True, capture_output=True)
@@ -63,13 +64,13 @@ def build(architecture: str, userland: Path, folder: Path) -> Path:
         return Path(shutil.copy(wheel, folder))
 
 
-def extract_library(wheel: Path, folder: Path) -> Path:
-    """The engine's shared library out of a wheel. Raises RuntimeError when it has none."""
+def extract_library(wheel: Path, folder: Path, name: str = "_native") -> Path:
+    """A shared library out of a wheel. Raises RuntimeError when one of the two is missing."""
     with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".so")]
-        if names != ["ondevice/_native.abi3.so"]:
-            raise RuntimeError(f"{wheel.name}: expected the compiled engine, found {names}")
-        return Path(archive.extract(names[0], folder))
+        names = sorted(name for name in archive.namelist() if name.endswith(".so"))
+        if names != [f"ondevice/{module}.abi3.so" for module in MODULES]:
+            raise RuntimeError(f"{wheel.name}: expected the compiled {MODULES}, found {names}")
+        return Path(archive.extract(f"ondevice/{name}.abi3.so", folder))
 
 
 def glibc_needed(library: Path) -> tuple[int, int]:

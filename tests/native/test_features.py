@@ -16,6 +16,7 @@ from support.native import write_model
 from support.raw_values import answers, golden_value, request
 
 from ondevice import elias_fano
+from ondevice.attached_arrays import Attached
 from ondevice.codecs import quantise
 from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec, Field
@@ -116,14 +117,14 @@ def test_arrays_that_are_not_there_are_refused(program, tmp_path, field, arrays)
         text = json.dumps({"version": 2, "features": [right]}).encode()
         path.write_bytes(text + b"\0" + good)
         assert subprocess.run([program, path], input=b"", capture_output=True).stdout == b""
-        FeatureSpec.from_json([right], good)
+        FeatureSpec.from_json([right], Attached(good))
     text = json.dumps({"version": 2, "features": [field]}).encode()
     path.write_bytes(text + b"\0" + arrays)
     done = subprocess.run([program, path], input=b"", capture_output=True, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith(b"! feature")
     with pytest.raises(SpecError):
-        FeatureSpec.from_json([field], arrays)
+        FeatureSpec.from_json([field], Attached(arrays))
 
 
 def in_python(field, value):

@@ -110,6 +110,16 @@ static int changed_just_now(const uint64_t values[3]) {
   return age < CLOCK_STEP;
 }
 
+/* Length and time of change of a file that was not changed just now; waits a tick for that, which
+ * takes less than to copy a large file. 0: it was changed again, or the system does not tell. */
+static int settled_stamp(int file, uint64_t values[3]) {
+  struct timespec tick = {0, CLOCK_STEP};
+  if (!stamp(file, values)) return 0;
+  if (!changed_just_now(values)) return 1;
+  nanosleep(&tick, NULL);
+  return stamp(file, values) && !changed_just_now(values);
+}
+
 static slot *take_slot(void) {
   for (int i = 0; i < MOST_MAPPED; i++)
     if (!atomic_exchange(&slots[i].used, 1)) return &slots[i];
@@ -118,7 +128,7 @@ static slot *take_slot(void) {
 
 od_mapped *od_map_guarded(int file, size_t size) {
   uint64_t values[3];
-  if (!stamp(file, values) || values[0] != size || changed_just_now(values)) return NULL;
+  if (!settled_stamp(file, values) || values[0] != size) return NULL;
   slot *taken = take_slot();
   if (!taken) return NULL;
   void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);

@@ -12,7 +12,7 @@ typedef struct {
 } od_mapped;
 
 /* Map an open file, which the mapping owns then. NULL where the system cannot tell later whether the
- * file changed, where it changed just now, or where too many are mapped: such a file is copied. */
+ * file changed, where it keeps changing, or where too many are mapped: such a file is copied. */
 od_mapped *od_map_guarded(int file, size_t size);
 
 /* Whether the file's length or time of change differ from what they were, or pages of it are gone. */

@@ -372,7 +372,7 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         sizes = [
-            file.stat().st_size for file in out.glob(".ondevice-*/files/*.odm") if file.exists()
+            file.stat().st_size for file in out.glob(".ondevice-*/set/files/*.odm") if file.exists()
         ]
         if sizes and sizes[0] > 2**20:
             break

@@ -99,5 +99,6 @@ def test_running_a_tflite_file_names_the_runtime_that_its_extra_installs(
     convert(net, (torch.tensor([1, 3]),), folder, targets=("tflite",))
     for module in ("ai_edge_litert", "ai_edge_litert.interpreter", "tflite_runtime"):
         monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setenv("ONDEVICE_IN_CHILD", "1")  # a process of its own would have the modules
     error = fault(capsys, "verify", "model.tflite")
     assert "'ai-edge-litert': pip install 'ondevice-ctr[tflite]'" in error

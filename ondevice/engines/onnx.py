@@ -16,6 +16,7 @@ from ondevice.errors import FileFormatError, InputError, needs_extra
 from ondevice.held_bytes import FileBytes, are_mapped, read_file, sha256
 from ondevice.publish import finish
 from ondevice.sealed import check_seal, sha256_at
+from ondevice.temporary import temporary_folder
 
 METADATA_KEY = "ondevice.description"  # base64 of a deflated description, in a file with a digest
 UNSEALED_METADATA_KEY = "ondevice.info"  # the same, in a file without a digest
@@ -52,13 +53,7 @@ class OnnxEngine:
         options.log_severity_level = 4  # a failed request is raised
         model, data, sealed = _read(path, copies)
         try:
-            if data and not are_mapped():
-                options.add_external_initializers_from_files_in_memory(
-                    list(data), list(data.values()), [len(item) for item in data.values()]
-                )
-            self._session = ort.InferenceSession(
-                str(path) if are_mapped() else model, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = _open_session(ort.InferenceSession, path, options, model, data)
             metadata = self._session.get_modelmeta().custom_metadata_map  # fails on damaged text
             self._outputs = [output.name for output in self._session.get_outputs()]
         except Exception as error:  # onnxruntime has no public base class for its errors
@@ -76,6 +71,26 @@ class OnnxEngine:
         except Exception as error:
             raise InputError(f"ONNX Runtime rejects the request: {_one_line(error)}") from error
         return dict(zip(self._outputs, outputs, strict=True))
+
+
+def _open_session(
+    session: Any, path: Path, options: Any, model: FileBytes, data: Mapping[str, FileBytes]
+) -> Any:
+    """A session of a file's bytes and of its data's: those that were compared with digests."""
+    providers = ["CPUExecutionProvider"]
+    if are_mapped():
+        return session(str(path), options, providers=providers)
+    if not data:
+        return session(model, options, providers=providers)
+    if hasattr(options, "add_external_initializers_from_files_in_memory"):  # not in 1.23
+        options.add_external_initializers_from_files_in_memory(
+            list(data), list(data.values()), [len(item) for item in data.values()]
+        )
+        return session(model, options, providers=providers)
+    with temporary_folder() as folder:  # a copy that nobody else knows of
+        for name, content in {**data, "model": model}.items():
+            (folder / name).write_bytes(content)
+        return session(str(folder / "model"), options, providers=providers)
 
 
 def _read(

@@ -21,6 +21,7 @@ from ondevice.signed_json import Signature
 from ondevice.trust import read_document
 
 ROOT_SUFFIX = ".root.json"
+KEY_HEAD_BYTES = 64  # of a PEM file: its first line
 EPILOG = """examples:
   ondevice sign models --key models.key --version now --expires 2027-01-01T00:00:00Z
   ondevice sign 1.root.json --key a.key b.key"""
@@ -78,9 +79,11 @@ def _sign_set(
 
     Raises:
         FileFormatError: a file is not as the manifest says.
-        InputError: there are no files.
+        InputError: there are no files, or a private key lies among them.
     """
     folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        _refuse_private_keys(folder)
     target = folder / manifest.NAME
     if target.exists():
         before = read_manifest(target)
@@ -101,7 +104,7 @@ def _sign_set(
 
 
 def _new_set(path: Path) -> ModelSet:
-    """The set of a folder's files, or of a model's. Raises InputError: there are none."""
+    """The set of a folder's files but keys, or of a model's. Raises InputError: there are none."""
     if path.is_dir():
         files = [
             file
@@ -109,12 +112,28 @@ def _new_set(path: Path) -> ModelSet:
             if file.is_file()
             and not file.name.startswith(".")
             and not file.name.endswith(ROOT_SUFFIX)
+            and b" KEY-----" not in _head(file)
         ]
     else:
         files = list(model_files(path)) if path.is_file() else []
     if not files:
         raise InputError(f"{path}: no files to sign")
     return ModelSet({file.name: manifest.record(file) for file in files})
+
+
+def _refuse_private_keys(folder: Path) -> None:
+    """Raise InputError where a folder, which devices get, holds a private key."""
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and b" PRIVATE KEY-----" in _head(file):
+            raise InputError(
+                f"{file}: is a private key in a folder of models, which devices get; "
+                "keep it elsewhere"
+            )
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(KEY_HEAD_BYTES)
 
 
 def _added(

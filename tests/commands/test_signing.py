@@ -157,6 +157,21 @@ def test_options_that_are_refused(work, capsys, option):
     assert option[0] in said
 
 
+@pytest.mark.parametrize("has_manifest", [False, True])
+def test_a_private_key_among_the_models_is_refused(work, capsys, has_manifest):
+    """Devices get that folder; public keys in it are no files of the set."""
+    run(capsys, "keygen", "models/k.key")
+    (work / "k.key").write_bytes((work / "models" / "k.key").read_bytes())
+    if has_manifest:
+        (work / "models" / "k.key").unlink()
+        run(capsys, "sign", "models", "--key", "k.key")
+        assert set(read_manifest(work / "models" / NAME).model_set.files) == {"m.odm"}
+        (work / "models" / "k.key").write_bytes((work / "k.key").read_bytes())
+    said = run(capsys, "sign", "models", "--key", "k.key", code=1)
+    assert "models/k.key: is a private key" in said
+    assert (work / "models" / NAME).exists() == has_manifest
+
+
 def test_nothing_to_sign(work, capsys):
     run(capsys, "keygen", "k.key")
     (work / "nothing").mkdir()

@@ -64,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser, commands = _parser(words[0] if words else "")
             options = parser.parse_command(words)
             models = getattr(options, "model", None)
+            code = None
             if isinstance(models, list) and needs_child(options.command, models):
                 code = run_in_child(words, models)
-            else:
+            if code is None:
                 code = int(commands[options.command].run(options))
         except SystemExit:  # argparse ends --help, which printed something, so
             _flush_output()

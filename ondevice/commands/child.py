@@ -22,23 +22,29 @@ def needs_child(command: str, models: Sequence[str | Path]) -> bool:
     return any(Path(path).suffix.lower() in (".onnx", ".tflite") for path in models)
 
 
-def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int:
+def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
     """Run a command line of ondevice in another process; returns its exit code.
+
+    None: this Python cannot start another one (in an emulator, in an app that contains it), so
+    nothing has run.
 
     Raises:
         FileFormatError: the process crashed.
         OutputError: what it printed cannot be written.
     """
     # -P: the folder one stands in, which may be hostile too, is none to import from
-    done = subprocess.run(  # noqa: S603 - no shell; the words are the user's own command line
-        [sys.executable, "-P", "-m", "ondevice", *words],
-        env={**os.environ, IN_CHILD: "1", "PYTHONIOENCODING": "utf-8:surrogateescape"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - no shell; the words are the user's own command line
+            [sys.executable, "-P", "-m", "ondevice", *words],
+            env={**os.environ, IN_CHILD: "1", "PYTHONIOENCODING": "utf-8:surrogateescape"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            check=False,
+        )
+    except OSError:
+        return None
     if done.returncode < 0:
         names = ", ".join(map(str, models))
         raise FileFormatError(

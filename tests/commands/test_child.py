@@ -65,3 +65,13 @@ def test_the_signal_is_named(tmp_path, monkeypatch):
     )
     with pytest.raises(FileFormatError, match="SIGABRT"):
         child.run_in_child(["inspect", "a.onnx"], [tmp_path / "a.onnx"])
+
+
+def test_where_no_process_can_be_started_the_command_runs_in_this_one(
+    tmp_path, monkeypatch, capsys
+):
+    """As in an emulator, or in an app that contains Python."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    monkeypatch.delenv(child.IN_CHILD, raising=False)
+    assert main(["inspect", str(tmp_path / "a.onnx")]) == 1
+    assert "a.onnx: no such file" in capsys.readouterr().err

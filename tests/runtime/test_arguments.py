@@ -1,9 +1,8 @@
 """Mistakes on the command line: one line each, with the word that was probably meant."""
 
-import subprocess
-import sys
-
 import pytest
+
+from ondevice.cli import main
 
 
 @pytest.mark.parametrize(
@@ -19,21 +18,19 @@ import pytest
         ([], "the following arguments are required: COMMAND"),
     ],
 )
-def test_a_mistake_is_said_in_two_lines(words, said):
-    done = subprocess.run(
-        [sys.executable, "-m", "ondevice", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 2
-    assert "--help` lists all." in done.stderr
+def test_a_mistake_is_said_in_two_lines(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 2
+    assert "--help` lists all." in err
 
 
-def test_help_is_no_mistake():
-    done = subprocess.run(
-        [sys.executable, "-m", "ondevice", "inspect", "--help"], capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert "--json" in done.stdout
+def test_help_is_no_mistake(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "--help"])
+    assert ended.value.code == 0
+    assert "--json" in capsys.readouterr().out

@@ -29,5 +29,8 @@ def test_without_a_standard_error():
         "from ondevice.engines.quiet import without_start_line\n"
         "with without_start_line(): print('ran')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    except OSError:
+        pytest.skip("this Python cannot start another one: it runs in an emulator")
     assert (done.returncode, done.stdout) == (0, "ran\n")

@@ -165,16 +165,20 @@ static void dense_q8(const od_dense *layer, const float *in, size_t in_step, siz
   uint32_t padded = od_padded(layer->features, OD_FEATURE_GROUP);
   uint32_t blocks = layer->padded_units / 16, most = rows == 1 ? Q8_WIDE : Q8_BLOCKS;
   size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS, room = OD_LIST_ROOM(padded);
-  int all = rows > 2 && blocks <= NARROW;
-  for (uint32_t g = 0; all && g < padded / 4; g++) s->lists[g] = (uint16_t)g;
-  if (all) room = 0;
+  uint32_t groups = padded / 4;
+  int narrow = rows > 2 && blocks <= NARROW, all = 0;
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS;
     uint32_t tile_rows = rows - row < OD_TILE_ROWS ? (uint32_t)(rows - row) : OD_TILE_ROWS;
     quantise_tile(in + row * in_step, in_step, tile_rows, ranges, range_count, padded, row, s);
-    s->counts[t] = all ? padded / 4
-                       : list_groups(s->codes + row * padded, padded, tile_rows, padded / 4,
+    s->counts[t] = all ? groups
+                       : list_groups(s->codes + row * padded, padded, tile_rows, groups,
                                      s->lists + t * room);
+    if (t || !narrow || s->counts[0] < groups - groups / 4) continue;
+    all = 1; /* few zeros in the first tile: no search in the others */
+    room = 0;
+    s->counts[0] = groups;
+    for (uint32_t g = 0; g < groups; g++) s->lists[g] = (uint16_t)g;
   }
   for (uint32_t block = 0, n; block < blocks; block += n) {
     n = od_tile_blocks(blocks - block, most);

@@ -174,18 +174,29 @@ static uint32_t list_all(const od_range *ranges, size_t range_count, uint16_t *l
   return count;
 }
 
+/* Whether a layer of few blocks looks for zeros: not where its first rows have few. */
+static int few_zeros(const float *in, size_t in_step, size_t rows, const od_range *ranges,
+                     size_t range_count, uint16_t *list) {
+  uint32_t some = rows < OD_TILE_ROWS ? (uint32_t)rows : OD_TILE_ROWS;
+  uint32_t listed = list_features(in, in_step, some, ranges, range_count, list);
+  uint32_t features = list_all(ranges, range_count, list);
+  return listed >= features - features / 4;
+}
+
 static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const float *initial,
                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
   int half = layer->codec == OD_CODEC_F16; /* which has fewer sizes of tiles */
   uint32_t blocks = layer->padded_units / 16;
   uint32_t most = rows == 1 && !half ? FLOAT_WIDE : FLOAT_BLOCKS;
-  size_t tile_rows = rows > 2 && blocks <= NARROW ? rows : OD_TILE_ROWS;
+  int narrow = rows > 2 && blocks <= NARROW &&
+               few_zeros(in, in_step, rows, ranges, range_count, s->lists);
+  size_t tile_rows = narrow ? rows : OD_TILE_ROWS;
   size_t tiles = (rows + tile_rows - 1) / tile_rows;
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS, left = rows - row < OD_TILE_ROWS ? rows - row : OD_TILE_ROWS;
     uint16_t *list = s->lists + t * OD_LIST_ROOM(layer->features);
-    s->counts[t] = tile_rows != OD_TILE_ROWS
+    s->counts[t] = narrow
                        ? list_all(ranges, range_count, list)
                        : list_features(in + row * in_step, in_step, (uint32_t)left, ranges,
                                        range_count, list);

@@ -34,7 +34,7 @@ OD_INLINE uint32_t rows_at_once(uint32_t left, uint32_t most) {
 }
 
 /* Where many rows meet at most so many blocks of outputs, looking for zeros costs more than it
- * saves. */
+ * saves, unless many are zero: the first tile of rows tells. */
 enum { NARROW = 8 };
 
 #ifndef HAS_LIST_WORDS

@@ -134,9 +134,7 @@ class _ForestalledError(Exception):
     """Another process changed the model, its manifest or its state since an update began."""
 
 
-def _update_once(
-    target: Path, source: Path, engine: str, trust: _Trust, again: bool
-) -> FileRecord:
+def _update_once(target: Path, source: Path, engine: str, trust: _Trust, again: bool) -> FileRecord:
     """Update a model, unless another process does so meanwhile; see `update`.
 
     Raises:
@@ -280,18 +278,13 @@ def _one_at_a_time(target: Path) -> Iterator[None]:
     """Wait until no other process tries a model; the system ends the wait if that one dies."""
     if sys.platform == "win32":
         yield
-        return
-    try:
-        descriptor = os.open(target, os.O_RDONLY)
-    except OSError:  # said by whoever loads it
-        yield
-        return
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    else:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # no such file, or a file system without locks
+                descriptor = os.open(target, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
 
 
 def read_update_state(model: Path) -> UpdateState | None:

@@ -4,13 +4,13 @@ ONDEVICE_KILLS sets how often a process is killed at a random moment.
 """
 
 import os
-import random
 import shutil
 import subprocess
 import threading
 import time
 
 import jni_library
+import numpy as np
 import pytest
 from java_fixtures import no_jni_headers
 from support.deltas import write_bad, write_pair
@@ -164,7 +164,7 @@ def test_killed_at_every_step_a_model_is_there_and_boots(place, java):
 def test_killed_at_random_moments(place, java):
     """A process that updates and boots without end; then either language goes on."""
     model = place / "model.odm"
-    rng = random.Random(5)
+    rng = np.random.default_rng(5)
     update(model, given(place, "new.odm"))
     update(model, given(place, "old.odm"))
     for number in range(KILLS):
@@ -184,7 +184,7 @@ def test_killed_at_random_moments(place, java):
 
 
 def test_two_updaters_at_once(place, java):
-    """Java and Python take turns at one file; readers see whole models only, and nothing is left."""
+    """Java and Python take turns at one file; readers see whole models, and nothing is left."""
     model = place / "model.odm"
     new, old = given(place, "new.odm"), given(place, "old.odm")
     process = java.start("turns", model, new, old, "25")

@@ -52,7 +52,7 @@ def build(program, *flags):
 
 @needs_threads
 def test_requests_go_on_while_the_file_is_replaced(folder, record_property):
-    """No request fails or mixes versions; a file that cannot serve, or of other inputs, is refused."""
+    """No request fails or mixes versions; a file that cannot serve is refused."""
     build(folder / "live")
     switches, first, second, models, growth = run(folder / "live", folder, SWITCHES)
     assert switches >= SWITCHES

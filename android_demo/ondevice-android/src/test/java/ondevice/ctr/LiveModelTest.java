@@ -63,7 +63,7 @@ public class LiveModelTest {
     }
 
     private static Inputs request() {
-        return new Inputs().ids("user", 1, 2, 3, 4, 5, 6).ids("item", 6, 5, 4, 3, 2, 1)
+        return new Inputs().ids("user", 1, 2, 3, 4, 5, 6).ids("colour", 5, 4, 3, 2, 1, 0)
                 .ids("slot", 0, 1, 2, 3, 4, 0);
     }
 

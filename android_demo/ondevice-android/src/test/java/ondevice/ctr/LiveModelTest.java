@@ -15,6 +15,7 @@ import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -28,11 +29,12 @@ import org.junit.Test;
 /** A file that is replaced under load: -Dondevice.switches says how often. */
 public class LiveModelTest {
     private static final int THREADS = 8;
-    private static final int SWITCHES = Integer.getInteger("ondevice.switches", 2000);
+    private static final int SWITCHES = Integer.getInteger("ondevice.switches", 500);
 
     private File file;
     private final byte[][] contents = new byte[2][];
     private final float[][] scores = new float[2][];
+    private Map<String, Object> rows;
 
     private final LiveModel.Opener opener = new LiveModel.Opener() {
         @Override
@@ -43,6 +45,9 @@ public class LiveModelTest {
 
     @Before
     public void putTheFirst() throws IOException {
+        OnDeviceModel second = OnDeviceModel.open(Fixtures.file("updates/new.odm"));
+        rows = second.testInputs();
+        second.close();
         for (int i = 0; i < 2; i++) {
             File version = Fixtures.file("updates/" + (i == 0 ? "old" : "new") + ".odm");
             contents[i] = Fixtures.read(version);
@@ -62,9 +67,13 @@ public class LiveModelTest {
         }
     }
 
-    private static Inputs request() {
-        return new Inputs().ids("user", 1, 2, 3, 4, 5, 6).ids("colour", 5, 4, 3, 2, 1, 0)
-                .ids("slot", 0, 1, 2, 3, 4, 0);
+    /** The rows of the second file's test vectors. */
+    private Inputs request() {
+        Inputs inputs = new Inputs();
+        for (Map.Entry<String, Object> entry : rows.entrySet()) {
+            inputs.values(entry.getKey(), entry.getValue());
+        }
+        return inputs;
     }
 
     private void replace(byte[] data) throws IOException {

@@ -4,10 +4,10 @@ import shutil
 import subprocess
 
 import jni_library
-from java_fixtures import no_jni_headers, write_signed
-from support.tools import missing, needs
+from java_fixtures import JUNIT, no_jni_headers, write_signed
+from support.tools import absent, missing, needs
 
-pytestmark = needs(missing(*jni_library.TOOLS, "java"), no_jni_headers())
+pytestmark = needs(missing(*jni_library.TOOLS, "java"), absent(JUNIT), no_jni_headers())
 
 
 def test_every_call_for_memory_and_into_java_may_fail(faulty_library, classes, tmp_path):

@@ -12,10 +12,10 @@ import time
 import jni_library
 import numpy as np
 import pytest
-from java_fixtures import no_jni_headers
+from java_fixtures import JUNIT, no_jni_headers
 from support.deltas import write_bad, write_pair
 from support.signing import private_key, sign_folder
-from support.tools import missing, needs
+from support.tools import absent, missing, needs
 
 import ondevice
 from ondevice.delta.create import create_delta
@@ -25,7 +25,7 @@ from ondevice.update import boot, read_update_state, rollback, update
 
 KILLS = int(os.environ.get("ONDEVICE_KILLS", "12"))
 KEY = private_key(1)
-pytestmark = needs(missing(*jni_library.TOOLS, "java"), no_jni_headers())
+pytestmark = needs(missing(*jni_library.TOOLS, "java"), absent(JUNIT), no_jni_headers())
 
 
 class Java:

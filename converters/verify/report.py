@@ -150,6 +150,10 @@ class ConversionReport:
     probabilities: bool = True
     vector_rows: int = 0
 
+    def __str__(self) -> str:
+        """What `ondevice convert` prints."""
+        return report_text(self)
+
     def to_json(self, *, folder: bool = True) -> dict[str, Any]:
         """A JSON-ready object; without `folder` paths are bare file names."""
         targets = {name: item.to_json(folder=folder) for name, item in self.targets.items()}

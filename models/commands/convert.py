@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ import torch
 from torch import nn
 
 from ondevice import manifest
-from ondevice.atomic import atomic_path
 from ondevice.codecs import DENSE_CODECS, Codec
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.converters import convert
 from ondevice.converters.convert import INPUT_FORMS, TARGETS
 from ondevice.converters.source.arguments import DynamicAxes
@@ -25,7 +24,7 @@ from ondevice.converters.source.user_module import example_tensors, load_arrays,
 from ondevice.converters.tables.like import SLACK
 from ondevice.converters.tables.pack import OTHERS
 from ondevice.converters.tables.weights import Weights
-from ondevice.converters.verify.report import ConversionReport, FittedTable, report_text
+from ondevice.converters.verify.report import ConversionReport, FittedTable
 from ondevice.converters.verify.requests import VECTOR_ROWS
 from ondevice.converters.verify.verification import Validation
 from ondevice.errors import FileFormatError, InputError, SpecError
@@ -92,7 +91,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_storage_options(parser)
     _add_fitting_options(parser)
     _add_validation_options(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
+    add_json_option(parser, "the report")
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -448,13 +447,12 @@ def _hashed(path: Path) -> dict[str, str]:
 
 
 def _finish(args: argparse.Namespace, report: ConversionReport) -> int:
-    print(report_text(report))  # noqa: T201
+    print(report)  # noqa: T201
     for target in [item for item in TARGETS if item not in report.targets]:
         if (older := args.out / f"{args.name}.{target}").exists():
             print(f"{older} is of an earlier conversion; {args.name}.md does not describe it")  # noqa: T201
     if args.json is not None:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(report.to_json(), args.json)
     return 0
 
 

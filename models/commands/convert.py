@@ -51,7 +51,7 @@ from ondevice.models.validation import (
 )
 from ondevice.sections import TableCodec, table_codec
 
-REPORTS = ("report.json", "md")  # beside the model files
+REPORT = "report.json"  # beside the model files
 
 Array = npt.NDArray[Any]
 IdArray = npt.NDArray[np.int64]
@@ -74,7 +74,7 @@ EPILOG = """examples:
 Every file is run in its engines on ordinary, unseen, padding and extreme IDs and compared with the
 torch model before it gets its name. If one differs, the command fails, none of the new files stays,
 and those of an earlier run are as they were. Beside the files lie the report (NAME.report.json) and
-a model card (NAME.md).
+a model card (NAME.md; with --card README.md the folder is a repository for the Hugging Face Hub).
 
 Rows of --validation and --calibration are, for a checkpoint, a .csv with a header or a .jsonl with
 an object a line: a column for every input, raw values as the checkpoint's features read them. For a
@@ -88,6 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_source_options(parser)
     add_output_options(parser, "folder for the model files", required=True)
     parser.add_argument("--name", default="model", help="file name (default: model)")
+    parser.add_argument("--card", metavar="NAME", help="name of the model card (default: NAME.md)")
     _add_storage_options(parser)
     _add_fitting_options(parser)
     _add_validation_options(parser)
@@ -231,8 +232,9 @@ class _Request:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was written."""
-    written = [*args.targets, *REPORTS, *(["onnx.data"] if "onnx" in args.targets else [])]
-    results = [args.out / f"{args.name}.{suffix}" for suffix in written]
+    card = args.card or f"{args.name}.md"
+    written = [*args.targets, REPORT, *(["onnx.data"] if "onnx" in args.targets else [])]
+    results = [*(args.out / f"{args.name}.{suffix}" for suffix in written), args.out / card]
     results += _foreign_manifest(args.out)
     check_output(args.out, results, force=args.force, json=args.json)
     _check_source(args.model)
@@ -277,6 +279,7 @@ def run(args: argparse.Namespace) -> int:
         like=args.like,
         slack=args.slack,
         inputs=args.input,
+        card=args.card,
     )
     return _finish(args, report)
 
@@ -450,7 +453,7 @@ def _finish(args: argparse.Namespace, report: ConversionReport) -> int:
     print(report)  # noqa: T201
     for target in [item for item in TARGETS if item not in report.targets]:
         if (older := args.out / f"{args.name}.{target}").exists():
-            print(f"{older} is of an earlier conversion; {args.name}.md does not describe it")  # noqa: T201
+            print(f"{older} is of an earlier conversion; the card does not describe it")  # noqa: T201
     if args.json is not None:
         write_json(report.to_json(), args.json)
     return 0

@@ -21,6 +21,7 @@ from ondevice.converters.dense.layers import DensePlan, check_layers
 from ondevice.converters.graph import CapturedModel, UncompressedTable
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, lacking
 from ondevice.converters.one_thread import one_thread
+from ondevice.converters.phases import counting, phase
 from ondevice.converters.pipeline import TARGETS as TARGET_STAGES
 from ondevice.converters.pipeline import TargetModels
 from ondevice.converters.random_states import same_random_states
@@ -244,17 +245,19 @@ def convert(
         card=f"{name}.md" if card is None else card,
     )
     _check_request(request)
-    release_file_pages()  # of imports
-    source = _source(module, example_inputs, dynamic_axes, weights)
-    trained = source
-    if original is not None:
-        trained = _source(original, example_inputs, dynamic_axes, None)
-    captured = source.capture()
-    release_file_pages()  # of the exporter
-    packed_tables, models = _pack(captured, request)
-    prepared = _prepare(source, trained, packed_tables, models, request)
-    prepared = replace(prepared, uncompressed=captured.uncompressed)
-    return _write_verified(prepared, request, Path(out_dir))
+    with counting() as seconds:
+        release_file_pages()  # of imports
+        source = _source(module, example_inputs, dynamic_axes, weights)
+        trained = source
+        if original is not None:
+            trained = _source(original, example_inputs, dynamic_axes, None)
+        captured = source.capture()
+        release_file_pages()  # of the exporter
+        packed_tables, models = _pack(captured, request)
+        prepared = _prepare(source, trained, packed_tables, models, request)
+        prepared = replace(prepared, uncompressed=captured.uncompressed)
+        report = _write_verified(prepared, request, Path(out_dir))
+    return replace(report, seconds=seconds)
 
 
 def _pack(
@@ -363,12 +366,13 @@ def _write(prepared: _Prepared, request: _Request, folder: Path) -> dict[str, Ta
         drafts = _filled_drafts(prepared, places, folder)
     release_file_pages()  # of torch
     tolerance = _tolerance(request)
-    return {
-        target: replace(
-            measure_file(file, prepared.expected, tolerance), layers=drafts[target].layers
-        )
-        for target, file in places.items()
-    }
+    with phase("verification"):
+        return {
+            target: replace(
+                measure_file(file, prepared.expected, tolerance), layers=drafts[target].layers
+            )
+            for target, file in places.items()
+        }
 
 
 def _filled_drafts(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ondevice.codecs import DENSE_CODECS, Codec
 from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.converters import convert
 from ondevice.converters.convert import INPUT_FORMS, TARGETS
+from ondevice.converters.phases import seconds_line
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.user_module import example_tensors, load_arrays, load_module
 from ondevice.converters.tables.like import SLACK
@@ -258,6 +260,7 @@ def run(args: argparse.Namespace) -> int:
             counts=request.counts,
             codec=_only_codec(tables),
         )
+    before = time.process_time()
     report = convert(
         module,
         request.example,
@@ -281,7 +284,7 @@ def run(args: argparse.Namespace) -> int:
         inputs=args.input,
         card=args.card,
     )
-    return _finish(args, report)
+    return _finish(args, replace(report, seconds={"imports": before, **report.seconds}))
 
 
 def _foreign_manifest(out: Path) -> list[Path]:
@@ -451,6 +454,7 @@ def _hashed(path: Path) -> dict[str, str]:
 
 def _finish(args: argparse.Namespace, report: ConversionReport) -> int:
     print(report)  # noqa: T201
+    print(seconds_line(report.seconds))  # noqa: T201
     for target in [item for item in TARGETS if item not in report.targets]:
         if (older := args.out / f"{args.name}.{target}").exists():
             print(f"{older} is of an earlier conversion; the card does not describe it")  # noqa: T201

@@ -230,7 +230,7 @@ class Reader:
             self._refuse(f"no operation of a block uses {data.size - used} bytes of its data")
 
     def _data_bytes(self, kind: Kind, size: int, data: Bytes) -> int:
-        """How many bytes of the data that follows an operation uses; more than there are: damage."""
+        """How many bytes of the data an operation uses; more than there are where it is damaged."""
         if kind == Kind.COPY:
             return 0
         if kind != Kind.SPARSE:

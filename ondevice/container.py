@@ -406,10 +406,10 @@ def _small_entries(container: Container) -> dict[str, Entry]:
     entries, position = {}, whole.start
     checked: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}  # most are alike
     for name, item in index.items():
-        text = repr(item)
-        if text not in checked:
-            checked[text] = _small_entry(f"{path}: array {name!r}: ", item)
-        dtype, shape, size = checked[text]
+        key = repr(item)
+        if key not in checked:
+            checked[key] = _small_entry(f"{path}: array {name!r}: ", item)
+        dtype, shape, size = checked[key]
         position += (whole.start - position) % max(SMALL_GAP, dtype.itemsize)
         stop = position + size
         if stop > whole.stop:

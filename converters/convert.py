@@ -306,7 +306,14 @@ def _prepare(
         inputs=inputs,
         outputs=source.outputs,
         features=_checked_features(request.features, source.names),
-        vectors=vectors_of(source, domain, tables, request.vectors, _tolerance(request)),
+        vectors=vectors_of(
+            source,
+            domain,
+            tables,
+            request.vectors,
+            _tolerance(request),
+            None if request.like is None else request.like.file.info.vectors,
+        ),
         made_by=_versions(),
     )
     expected = expected_of(source, trained, batches, tables, request.validation, inputs)

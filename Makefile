@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web clean
+.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web reference clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -95,6 +95,9 @@ lint: $(VENV)/.installed ## style and types: half a minute
 	cd build/types && for system in linux win32 darwin; do \
 	  ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/$$system --platform $$system -p ondevice || exit 1; \
 	done
+
+reference: $(VENV)/.installed ## the Python interface as pages in build/reference: seconds
+	$(VENV)/bin/python docs/make_reference.py build/reference
 
 lock: ## write the lock files anew, after a change of pyproject.toml or constraints: a minute
 	$(PYTHON) .ci/lock.py

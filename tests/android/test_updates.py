@@ -143,6 +143,20 @@ def test_tries_that_crashed_are_counted_by_both(place, java):
     assert is_model(place, "old.odm")
 
 
+def test_lack_of_memory_is_not_the_models_fault(place, java):
+    """A start without memory is an error and a try; the new model stays."""
+    model = place / "model.odm"
+    update(model, given(place, "d.odd"))
+    said = [java("boot", model, memory=call) for call in (1, 2, 5)]
+    assert all(text.startswith("OnDeviceException") for text in said), said
+    assert read_update_state(model).tries == 3
+    state = (place / "model.odm.update.json").read_text()
+    (place / "model.odm.update.json").write_text(state.replace(": 3", ": 2"))
+    assert java("boot", model) == "ok"
+    assert is_model(place, "new.odm")
+    assert read_update_state(model).state == "good"
+
+
 def test_killed_at_every_step_a_model_is_there_and_boots(place, java):
     """At every third system call that Java's updates make beyond the Java machine's own."""
     kept = place.parent / "kept"

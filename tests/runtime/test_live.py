@@ -86,7 +86,7 @@ def test_requests_go_on_while_the_file_is_replaced(engine, versions, tmp_path, r
     assert not faults
     assert min(served) > 0
     assert live.error is None
-    if len(resident) > 100:
+    if len(resident) > 100:  # with MALLOC_ARENA_MAX=1: glibc leaves free memory in one a thread
         first, last = np.mean(resident[20:40]), np.mean(resident[-20:])
         assert last < first + 2e6, [size // 1000 for size in resident]
     record_property("live", f"{engine}: {switches} switches, {sum(served)} requests, {resident}")

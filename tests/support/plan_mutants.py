@@ -13,6 +13,11 @@ STRANGE = (0, -1, 1, 2, 3, 7, 64, 2**31, 2**63, 1.5, "x", "", None, True, [], {}
 DTYPES = (np.float32, np.int64, np.uint8, np.int32, np.float16, np.float64)
 
 
+def _strange(rng):
+    """A copy: a list or object that is changed later must not change in other mutants, too."""
+    return copy.deepcopy(STRANGE[rng.integers(len(STRANGE))])
+
+
 def _nodes(parts):
     return parts.plan["nodes"]
 
@@ -26,7 +31,7 @@ def _attribute(parts, rng):
     node = _nodes(parts)[rng.integers(len(_nodes(parts)))]
     fitting = [name for name, (_, operators) in ATTRIBUTES.items() if node["op"] in operators]
     name = str(rng.choice(fitting if fitting and rng.random() < 0.8 else [*ATTRIBUTES, "other"]))
-    node.setdefault("attributes", {})[name] = STRANGE[rng.integers(len(STRANGE))]
+    node.setdefault("attributes", {})[name] = _strange(rng)
 
 
 def _operand(parts, rng):
@@ -87,7 +92,7 @@ def _number(parts, rng):
         )  # fmt: skip
         place, value = (value, key), value[key]
     if place:
-        place[0][place[1]] = STRANGE[rng.integers(len(STRANGE))]
+        place[0][place[1]] = _strange(rng)
 
 
 def _key(parts, rng):
@@ -104,7 +109,7 @@ def _input(parts, rng):
     elif kind == 1:
         item["shape"] = ["batch", *(int(size) for size in rng.integers(1, 4, rng.integers(3)))]
     else:
-        item[str(rng.choice(list(item)))] = STRANGE[rng.integers(len(STRANGE))]
+        item[str(rng.choice(list(item)))] = _strange(rng)
 
 
 def _order(parts, rng):

@@ -45,7 +45,7 @@ fuzz: $(VENV)/.installed ## the fuzzers of `make test` for half an hour instead 
 	ONDEVICE_FUZZ_SECONDS=600 ONDEVICE_MUTANTS=100000 $(VENV)/bin/python -m pytest tests/hostile
 
 soak: $(VENV)/.installed ## a model file is replaced under load for an hour; processes killed, power losses and faults of disks, many
-	MALLOC_ARENA_MAX=1 ONDEVICE_SOAK_SECONDS=1800 ONDEVICE_SWITCHES=10000 $(VENV)/bin/python -m pytest tests/runtime/test_live.py -k go_on -o junit_family=xunit1 --junit-xml build/soak.xml
+	ONDEVICE_SOAK_SECONDS=1800 ONDEVICE_SWITCHES=10000 $(VENV)/bin/python -m pytest tests/runtime/test_live.py -k go_on -o junit_family=xunit1 --junit-xml build/soak.xml
 	ONDEVICE_SWITCHES=100000 $(VENV)/bin/python -m pytest tests/native/test_live.py -o junit_family=xunit1 --junit-xml build/soak-c.xml
 	ONDEVICE_SWITCHES=5000 ONDEVICE_KILLS=200 $(VENV)/bin/python -m pytest tests/android/test_library.py tests/android/test_updates.py \
 		-k "junit_on or random_moments" -o junit_family=xunit1 --junit-xml build/soak-java.xml

@@ -75,8 +75,10 @@ def coded_designs(
         share = left * weights[name] / max(weights[name] + others, 1e-12)
         tables[name] = _design(data.rows_of_values(name), share)
         left -= _bytes(tables[name], data.rows_of_values(name))
-    has_code = any(design.places for design in tables.values())
-    return {name: tables[name] for name in data.fields} if left >= 0 and has_code else None
+    if left < 0 or not any(design.places for design in tables.values()):
+        return None
+    _spend(tables, data, weights, left)
+    return {name: tables[name] for name in data.fields}
 
 
 def code_lookup(values: int, blocks: int, dim: int) -> LookupSpec:
@@ -105,9 +107,29 @@ def _design(values: int, share: float) -> TableDesign:
             if planned_bytes(lookup.rows, dim, CODEC, "column") <= share:
                 widest = dim
         if widest >= LEAST_DIM or (widest and blocks == MOST_BLOCKS):
-            lookup = code_lookup(values, blocks, widest)
-            return TableDesign(lookup.dim, CODEC, 0, "lookup", lookup=lookup, places=True)
+            return _coded(values, blocks, widest)
     return TableDesign(1, CODEC, 0)
+
+
+def _spend(
+    tables: dict[str, TableDesign], data: TrialData, weights: Mapping[str, float], left: float
+) -> None:
+    """Give rows of codes one dimension more, in place: the most telling field that `left` pays."""
+    coded = sorted((name for name in tables if tables[name].places), key=lambda n: -weights[n])
+    for name in coded:
+        design, values = tables[name], data.rows_of_values(name)
+        spec = design.spec(values, ranked=True)
+        if spec.row_dim == MOST_DIM:
+            continue
+        wider = _coded(values, len(spec.blocks), spec.row_dim + 1)
+        cost = _bytes(wider, values) - _bytes(design, values)
+        if cost <= left:
+            tables[name], left = wider, left - cost
+
+
+def _coded(values: int, blocks: int, dim: int) -> TableDesign:
+    lookup = code_lookup(values, blocks, dim)
+    return TableDesign(lookup.dim, CODEC, 0, "lookup", lookup=lookup, places=True)
 
 
 def _whole_bytes(values: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ondevice.bench.measure.constants import REPORT_DIGITS
 from ondevice.bench.strict import parse_json, read, shown
 from ondevice.errors import FileFormatError
+from ondevice.json_file import write_json_file
 
 FORMAT = "ondevice-bench"
 FORMAT_VERSION = 1
@@ -375,3 +376,8 @@ def checked_json(report: Report, where: str) -> dict[str, Any]:
     data = report.to_json()
     parse_report(json.dumps(data, allow_nan=False).encode("utf-8"), where)
     return data
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write a report file, after reading it back. Raises FileFormatError, OutputError."""
+    write_json_file(checked_json(report, str(path)), path)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import math
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
-from ondevice.atomic import atomic_path
 from ondevice.errors import writing
+from ondevice.json_file import json_text, write_json_file
 
 PRINT = Path("-")
 # Where JSON is printed while the texts of a command go to standard error.
@@ -55,26 +53,13 @@ def text_aside(target: Path | None) -> Iterator[None]:
 def write_json(data: Any, target: Path) -> None:
     """Write what --json asks for, or print it.
 
-    Numbers that are not finite, which JSON cannot say, become null.
-
     Raises:
         OutputError: it cannot be written.
     """
-    text = json.dumps(_finite(data), indent=1, allow_nan=False) + "\n"
     if target == PRINT:
         with writing("standard output"):
             output = _printed.get() or sys.stdout
-            output.write(text)
+            output.write(json_text(data))
             output.flush()
         return
-    with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _finite(data: Any) -> Any:
-    """The same data with null for NaN and infinities."""
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    write_json_file(data, target)

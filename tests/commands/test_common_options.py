@@ -12,6 +12,7 @@ from support.runtime import write_small_model
 
 from ondevice.cli import main, whole_parser
 from ondevice.commands import inspect as command
+from ondevice.json_file import write_json_file
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,7 @@ def test_a_model_file_is_never_replaced_by_json(path, tmp_path, capsys):
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
-    from ondevice.commands.json_output import write_json
-
-    write_json({"a": [float("nan"), 1.5, {"b": float("-inf")}]}, tmp_path / "a.json")
+    write_json_file({"a": [float("nan"), 1.5, {"b": float("-inf")}]}, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 1.5, {"b": None}]}
 
 

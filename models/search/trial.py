@@ -143,6 +143,8 @@ class Trial:
         settings = {**asdict(replace(self, tables={})), "tables": plain}
         if self.distillation is None:
             del settings["distillation"]
+        if not self.widths.raise_penalty:
+            del settings["widths"]["raise_penalty"]
         for name, off in (
             ("dense", "f32"),
             ("map", "vocabulary"),

@@ -173,7 +173,8 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         choices=INPUT_FORMS,
         default="named",
         help="matrix: the IDs of .onnx and .tflite are the columns of one input, 'ids' "
-        "[batch, fields], which stock runtimes read faster (default: named)",
+        "[batch, fields], which stock runtimes read faster; words: in .onnx the two 32-bit words "
+        "of each ID, for OpenVINO (default: named)",
     )
     parser.add_argument(
         "--calibration",

@@ -154,6 +154,10 @@ class ConversionReport:
     vector_rows: int = 0
     seconds: dict[Phase, float] = field(default_factory=dict, compare=False)
 
+    def __str__(self) -> str:
+        """What `ondevice convert` prints."""
+        return report_text(self)
+
     def to_json(self, *, folder: bool = True) -> dict[str, Any]:
         """A JSON-ready object; without `folder`, bare file names for paths, and no times."""
         targets = {name: item.to_json(folder=folder) for name, item in self.targets.items()}

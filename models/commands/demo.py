@@ -16,14 +16,14 @@ import ondevice
 from ondevice.atomic import atomic_path
 from ondevice.bench.measure.plan import Plan
 from ondevice.bench.measure.rounds import run_plan
-from ondevice.bench.report import Report, Spread, write_report
+from ondevice.bench.report import Report, Spread, checked_json
 from ondevice.bench.show.page import page
 from ondevice.bench.show.tables import microseconds
 from ondevice.bench.targets.local import LocalMachine
 from ondevice.codecs import DENSE_CODECS
+from ondevice.commands.json_output import write_json
 from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
-from ondevice.converters.verify.report import report_text
 from ondevice.errors import InputError
 from ondevice.inspection import FileParts
 from ondevice.models.checkpoint import save_checkpoint
@@ -134,12 +134,12 @@ def run(args: argparse.Namespace) -> int:
         dense=args.dense,
         features=features,
     )
-    _say(started, f"converted and verified:\n{report_text(report)}")
+    _say(started, f"converted and verified:\n{report}")
     scored = [_scored(target, report, small.splits.test) for target in report.targets]
     measured = _measured(scored, args.seconds)
     _say(started, "measured every file in processes of its own, one thread\n")
     print(comparison(full, scored, measured))  # noqa: T201
-    write_report(measured, args.out / "bench.json")
+    write_json(checked_json(measured, "bench.json"), args.out / "bench.json")
     with atomic_path(args.out / "bench.html") as temporary:
         temporary.write_text(page([measured]), encoding="utf-8")
     _write_json(args.out / FINISHED, full, small, report, scored)

@@ -143,7 +143,7 @@ def _gather(
     node = ir.node("Gather", [matrix, indices], attributes={"axis": 1}, name=name)
     rows = None if matrix.shape is None else matrix.shape[0]
     output = node.outputs[0]
-    output.name, output.dtype = f"{name}.value", matrix.dtype
+    output.name, output.type = f"{name}.value", matrix.type
     output.shape = ir.Shape([rows, len(places)] if isinstance(places, list) else [rows])
     graph.insert_before(before, node)
     return output

@@ -19,8 +19,9 @@ from ondevice import manifest
 from ondevice.codecs import DENSE_CODECS, Codec
 from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.converters import convert
-from ondevice.converters.convert import INPUT_FORMS, TARGETS
+from ondevice.converters.convert import TARGETS
 from ondevice.converters.phases import seconds_line
+from ondevice.converters.pipeline import INPUT_FORMS
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.user_module import example_tensors, load_arrays, load_module
 from ondevice.converters.tables.like import SLACK

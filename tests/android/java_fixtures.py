@@ -33,6 +33,7 @@ from ondevice.verify import verify
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
+JUNIT = Path("/usr/share/java/junit4.jar")
 
 
 def no_jni_headers():

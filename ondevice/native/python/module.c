@@ -46,7 +46,7 @@ typedef struct {
   PyObject **names; /* input names */
   size_t inputs;
   PyObject *results[2]; /* arrays that `predict` and `rank` returned last, or NULL */
-  PyObject *source; /* the Model whose memory this one uses, or NULL */
+  PyObject *source; /* the Model or the bytes whose memory this one uses, or NULL */
 } Model;
 
 static PyObject *raise(const od_error *error) {
@@ -558,6 +558,29 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
   return status == OD_OK ? new_model(model, NULL, threads) : raise(&error);
 }
 
+/* open_bytes(data, kernels, full_check, sizes, threads): the Model keeps the bytes alive. */
+static PyObject *open_bytes(PyObject *module, PyObject *arguments) {
+  PyObject *data, *sizes;
+  const char *kernels;
+  int full_check;
+  unsigned threads;
+  od_error error;
+  od_model *model;
+  od_status status;
+  od_axis_size read[OD_MAX_INPUTS];
+  (void)module;
+  if (!PyArg_ParseTuple(arguments, "SziOI", &data, &kernels, &full_check, &sizes, &threads))
+    return NULL;
+  od_options options = {.kernels = kernels, .full_check = full_check, .sizes = read};
+  if (!read_sizes(sizes, read, &options.size_count)) return NULL;
+  const char *bytes = PyBytes_AsString(data);
+  size_t size = (size_t)PyBytes_Size(data);
+  Py_BEGIN_ALLOW_THREADS;
+  status = od_open_memory(bytes, size, &options, &model, &error);
+  Py_END_ALLOW_THREADS;
+  return status == OD_OK ? new_model(model, data, threads) : raise(&error);
+}
+
 static PyObject *available(PyObject *module, PyObject *unused) {
   PyObject *list = PyList_New(0);
   const char *name;
@@ -572,6 +595,8 @@ static PyObject *available(PyObject *module, PyObject *unused) {
 
 static PyMethodDef FUNCTIONS[] = {
     {"open", open_model, METH_VARARGS, "open(path, kernels, full_check, sizes, threads): a Model."},
+    {"open_bytes", open_bytes, METH_VARARGS,
+     "open_bytes(data, kernels, full_check, sizes, threads): a Model."},
     {"kernels_available", available, METH_NOARGS, "Kernels this processor can run, best first."},
     {"xxh64", hash_bytes, METH_VARARGS, "xxh64(data, seed)."},
     {"hash_integers", hash_integers, METH_VARARGS, "hash_integers(values, seed, hashes)."},

@@ -23,11 +23,11 @@ def unpack(
     suite: str | None = None,
     dependencies: bool = True,
 ) -> Path:
-    """Unpack packages into a folder, once; the folder is then their root.
+    """Unpack packages into a folder, once for a list of them; the folder is then their root.
 
     Args:
         packages: names.
-        folder: where to; what is there already is taken as complete when it was completed.
+        folder: where to; what is there is taken as complete if it is of the same packages.
         architecture: such as "arm64"; "all" packages come with any.
         suite: such as "bullseye"; None: this machine's own.
         dependencies: also what they depend on.
@@ -36,7 +36,8 @@ def unpack(
         UnavailableError: this machine has no Debian source, or its packages cannot be fetched.
     """
     with locked(folder):
-        if (folder / DONE).exists():
+        listed = " ".join(packages) + "\n"
+        if (folder / DONE).exists() and (folder / DONE).read_text() == listed:
             return folder
         with tempfile.TemporaryDirectory() as name:
             state = Path(name)
@@ -52,7 +53,7 @@ def unpack(
                 raise UnavailableError(f"apt-get fetched no packages for {architecture}")
             for package in fetched:
                 _run(["dpkg-deb", "--extract", str(package), str(folder)])
-        (folder / DONE).touch()
+        (folder / DONE).write_text(listed)
         return folder
 
 

@@ -37,6 +37,7 @@ from ondevice.converters import convert
 
 ROOT = Path(__file__).parents[1]
 ARM = ROOT / "tests" / "arm"
+RELEASE = ROOT / "release"
 NATIVE = ROOT / "ondevice" / "native"
 BUILD = ROOT / "build" / "arm"
 AGREE = 0.15  # q8: each runtime quantises activations in its own way
@@ -106,7 +107,7 @@ def installed(name: str, packages: list[str], platforms: list[str]) -> Path:
 
 def guest_setup() -> tuple[Path, list[Path]]:
     """The userland's root, and the folders to import from: wheel, LiteRT, tflite-runtime."""
-    userland, wheels = load(ARM / "userland.py"), load(ARM / "wheels.py")
+    userland, wheels = load(RELEASE / "userland.py"), load(RELEASE / "arm_wheels.py")
     root = userland.unpack("arm64", BUILD / "arm64")
     site = BUILD / "site-benchmark"
     shutil.rmtree(site, ignore_errors=True)

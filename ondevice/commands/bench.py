@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +18,14 @@ from ondevice.bench.measure.constants import (
 )
 from ondevice.bench.measure.plan import Plan
 from ondevice.bench.measure.rounds import Machine, run_plan
-from ondevice.bench.report import Report, read_report, write_report
+from ondevice.bench.report import Report, checked_json, read_report
 from ondevice.bench.show.compare import compare
 from ondevice.bench.show.gate import gate, parse_limit
-from ondevice.bench.show.tables import csv_text, markdown, text
+from ondevice.bench.show.tables import csv_text, markdown
 from ondevice.bench.targets import adb
 from ondevice.bench.targets.local import LocalMachine
 from ondevice.bench.targets.ssh import SshTarget, connect, parse_target
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.engines import ENGINES
 from ondevice.errors import InputError, MissingDependencyError
 from ondevice.printable import printable
@@ -63,7 +63,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_target(parser.add_argument_group("where to measure (default: this machine)"))
     _add_serve(parser.add_argument_group("in browsers"))
     out = parser.add_argument_group("output")
-    for name in ("json", "csv", "markdown", "html"):
+    add_json_option(out, "the report")
+    for name in ("csv", "markdown", "html"):
         out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
     _add_gate(parser.add_argument_group("regression gate"))
 
@@ -264,7 +265,7 @@ def run(args: argparse.Namespace) -> int:
         with _machine(args, paths) as machine:
             reports = [run_plan(plan, machine, _progress())]
     for number, report in enumerate(reports):
-        print("\n" * bool(number) + printable(text(report)))  # noqa: T201
+        print("\n" * bool(number) + printable(str(report)))  # noqa: T201
     _write(args, reports)
     if reports[0].interrupted and paths[0].suffix.lower() != ".json":
         print("ondevice: interrupted; above is what was measured", file=sys.stderr)  # noqa: T201
@@ -321,7 +322,7 @@ def _compare(args: argparse.Namespace) -> int:
     result = compare(*reports)
     print(printable(f"a: {args.model[1]}\nb: {args.model[2]}\n\n{result.text()}"))  # noqa: T201
     if args.json is not None:
-        _write_text(args.json, json.dumps(result.to_json(), indent=1) + "\n")
+        write_json(result.to_json(), args.json)
     _write_html(args, reports)
     return 0
 
@@ -413,7 +414,7 @@ def _write(args: argparse.Namespace, reports: Sequence[Report]) -> None:
     if len(reports) > 1 and single:
         raise InputError(f"--{single[0]} writes one report, but {len(reports)} are given")
     if args.json is not None:
-        write_report(reports[0], args.json)
+        write_json(checked_json(reports[0], str(args.json)), args.json)
     if args.csv is not None:
         _write_text(args.csv, csv_text(reports[0]))
     if args.markdown is not None:

@@ -11,20 +11,20 @@ import pytest
 from support import arm
 from support.engine import loaded_bytes
 
-HERE = Path(__file__).parent
-TESTS = HERE.parent
+TESTS = Path(__file__).parents[1]
+RELEASE = TESTS.parent / "release"
 BUILD = TESTS.parent / "build" / "arm"
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
 def _module(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, RELEASE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-userland, wheels = _module("userland"), _module("wheels")
+userland, wheels = _module("userland"), _module("arm_wheels")
 
 # architecture: Debian's name, the emulator, the machine and size limit of its library
 ARCHITECTURES = {

@@ -1,8 +1,8 @@
 """Cross-compile an ARM wheel of this project and tag it with the glibc that it really needs.
 
-    python tests/arm/wheels.py aarch64|armv7l FOLDER
+    python release/arm_wheels.py aarch64|armv7l FOLDER
 
-Needs the cross compiler (gcc-aarch64-linux-gnu, gcc-arm-linux-gnueabihf) and tests/arm/userland.py
+Needs the cross compiler (gcc-aarch64-linux-gnu, gcc-arm-linux-gnueabihf) and release/userland.py
 for the Python headers. The wheel is compiled by the project's own setup.py.
 """
 
@@ -17,9 +17,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "ondevice",
-           "converters", "models")  # fmt: skip
+           "converters", "models", "web")  # fmt: skip
 TRIPLETS = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf"}
 # The oldest glibc whose manylinux tag pip knows, by architecture (PEP 599, PEP 600).
 OLDEST = (2, 17)

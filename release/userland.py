@@ -1,6 +1,6 @@
 """Unpack a Debian ARM userland with Python and numpy into a folder: what a Raspberry Pi runs.
 
-    python tests/arm/userland.py arm64|armhf FOLDER
+    python release/userland.py arm64|armhf FOLDER
 
 Needs apt-get and a Debian package source; no root, no chroot. Raspberry Pi OS is this userland.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "android_demo"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "android_demo"))
 
 import debian
 from debian import UnavailableError as UserlandError
 
 # libpython3-dev: the headers that a wheel for this architecture is compiled with
-PACKAGES = ("python3", "python3-numpy", "libpython3-dev", "libstdc++6", "libgomp1", "zlib1g")
+PACKAGES = ("python3", "python3-numpy", "python3-venv", "libpython3-dev", "libstdc++6", "libgomp1",
+            "zlib1g")  # fmt: skip
 
 
 def unpack(architecture: str, folder: Path) -> Path:

@@ -122,7 +122,7 @@ def test_a_program_without_an_operating_system_scores_as_the_host_does(checkout)
     good = damaged.read_bytes()
     damaged.write_bytes(good[:500] + bytes([good[500] ^ 1]) + good[501:])
     run(program, checkout)
-    assert "checksum" in refused(emulator, checkout)
+    assert "is damaged" in refused(emulator, checkout)
     damaged.write_bytes(good)
 
 

@@ -17,12 +17,13 @@ def compile_for_windows(folder, programs):
     """Programs for Windows in a folder, by their names: lists of C files beside the engine's."""
     compiler = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-windows-gnu", "-std=c11"]
     compiler += ["-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", *INCLUDES]
-    objects = folder / "objects"
-    objects.mkdir()
-    engine = [*ENGINE, str(NATIVE / "platform" / "windows.c")]
-    subprocess.run([*compiler, "-c", *engine], cwd=objects, env=zig_environment(), check=True)
+    objects = []
+    for source in (*ENGINE, NATIVE / "platform" / "windows.c"):
+        objects.append(str(folder / f"{len(objects)}.o"))
+        command = [*compiler, "-c", str(source), "-o", objects[-1]]
+        subprocess.run(command, env=zig_environment(), check=True)
     for name, sources in programs.items():
-        files = [*(str(NATIVE / source) for source in sources), *map(str, objects.iterdir())]
+        files = [*(str(NATIVE / source) for source in sources), *objects]
         command = [*compiler, *files, "-o", str(folder / name)]
         subprocess.run(command, env=zig_environment(), check=True)
 

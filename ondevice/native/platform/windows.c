@@ -38,14 +38,15 @@ static wchar_t *wide_name(const char *path) {
   MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, size);
   DWORD length = GetFullPathNameW(wide, 0, NULL, NULL);
   if (length < PLAIN || !wcsncmp(wide, L"\\\\?\\", 4)) return wide;
-  wchar_t *full = malloc(((size_t)length + PREFIX) * sizeof *full), *at = full;
+  wchar_t *full = malloc(((size_t)length + PREFIX) * sizeof *full);
   if (full) {
     GetFullPathNameW(wide, length, full + PREFIX, NULL);
     int share = !wcsncmp(full + PREFIX, L"\\\\", 2); /* \\server\share becomes \\?\UNC\server\share */
     const wchar_t *prefix = share ? L"\\\\?\\UNC" : L"\\\\?\\";
     size_t count = wcslen(prefix);
-    memcpy(at, prefix, count * sizeof *at);
-    memmove(at + count, full + PREFIX + share, (wcslen(full + PREFIX + share) + 1) * sizeof *at);
+    memcpy(full, prefix, count * sizeof *full);
+    memmove(full + count, full + PREFIX + share,
+            (wcslen(full + PREFIX + share) + 1) * sizeof *full);
   }
   free(wide);
   return full;

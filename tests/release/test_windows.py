@@ -106,7 +106,7 @@ def test_the_runner_refuses_what_is_wrong(built, measured, tmp_path):
     short = tmp_path / "short"
     short.write_bytes(requests.read_bytes()[:-8])
     for words, kind in (((model, short), "InputError"), ((model, tmp_path / "none"), "InputError"),
-                        ((tmp_path / "none", requests), "OnDeviceError")):  # fmt: skip
+                        ((tmp_path / "none", requests), "FileFormatError")):  # fmt: skip
         status, said = runner(built, "latency", *words)
         assert (status, said["error"]) == (1, kind), said
     bad = tmp_path / "bad"
@@ -125,7 +125,7 @@ def test_names_longer_than_windows_takes_unasked(built, measured, tmp_path):
     assert status == 0, said
     path.unlink()
     status, said = runner(built, "latency", path, measured[1])
-    assert (status, said["error"]) == (1, "OnDeviceError")
+    assert (status, said["error"]) == (1, "FileFormatError")
 
 
 def test_a_file_in_use(built, tmp_path):

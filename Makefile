@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web clean
+.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web reference clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -44,8 +44,11 @@ endif
 fuzz: $(VENV)/.installed ## the fuzzers of `make test` for half an hour instead of a minute
 	ONDEVICE_FUZZ_SECONDS=600 ONDEVICE_MUTANTS=100000 $(VENV)/bin/python -m pytest tests/hostile
 
-soak: $(VENV)/.installed ## a model file is replaced under load for an hour; power losses and faults of disks, many
+soak: $(VENV)/.installed ## a model file is replaced under load for an hour; processes killed, power losses and faults of disks, many
 	ONDEVICE_SOAK_SECONDS=1800 ONDEVICE_SWITCHES=10000 $(VENV)/bin/python -m pytest tests/runtime/test_live.py -k go_on -o junit_family=xunit1 --junit-xml build/soak.xml
+	ONDEVICE_SWITCHES=100000 $(VENV)/bin/python -m pytest tests/native/test_live.py -o junit_family=xunit1 --junit-xml build/soak-c.xml
+	ONDEVICE_SWITCHES=5000 ONDEVICE_KILLS=200 $(VENV)/bin/python -m pytest tests/android/test_library.py tests/android/test_updates.py \
+		-k "junit_on or random_moments" -o junit_family=xunit1 --junit-xml build/soak-java.xml
 	ONDEVICE_CRASH_COMMANDS="train convert bench compress" ONDEVICE_CRASH_SAMPLES=100 ONDEVICE_FAULT_SAMPLES=0 \
 		$(VENV)/bin/python -m pytest tests/hostile/test_crash.py tests/hostile/test_faults.py
 
@@ -92,6 +95,9 @@ lint: $(VENV)/.installed ## style and types: half a minute
 	cd build/types && for system in linux win32 darwin; do \
 	  ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/$$system --platform $$system -p ondevice || exit 1; \
 	done
+
+reference: $(VENV)/.installed ## the Python interface as pages in build/reference: seconds
+	$(VENV)/bin/python docs/make_reference.py build/reference
 
 lock: ## write the lock files anew, after a change of pyproject.toml or constraints: a minute
 	$(PYTHON) .ci/lock.py

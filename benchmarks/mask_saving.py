@@ -62,28 +62,16 @@ BISECTIONS = 20
 
 def main() -> None:
     """Train the full model and every method with every network and seed, and write the CSV."""
-    args = arguments()
+    args = parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    log = open_log(args.data, args.path, columns=args.columns, max_rows=args.max_rows)
-    names = [item.name for item in log.features.fields if item.encoding == "hash"]
-    splits = encode(*split(log), vocabulary_fields=names)
+    splits = encoded_splits(args)
     rows: list[dict[str, Any]] = []
     if args.out.exists():
         with args.out.open(newline="") as file:
             rows = list(csv.DictReader(file))
     for seed in args.seeds:
         for network in args.networks:
-            training = TrainConfig(
-                args.epochs,
-                args.batch,
-                args.learning_rate,
-                patience=args.patience,
-                seed=seed,
-                **(REGULARISED_TRAINING if args.regularised else {}),
-            )
-            layers = REGULARISED_NETWORK if args.regularised else {}
-            folder = args.work / f"{args.data}-{network}-{seed}"
-            case = Case(splits, replace(NETWORKS[network], **layers), args.dim, training, folder)
+            case = case_of(args, splits, network, seed)
             key = {"data": args.name or args.data, "network": network, "seed": str(seed)}
             done = {row["method"]: row for row in rows if key.items() <= row.items()}
             for method in ("full", "masks", *args.methods):
@@ -100,12 +88,12 @@ def main() -> None:
                 print(done[method], flush=True)
                 rows.append(done[method])
                 write(rows, args.out)
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(case.folder, ignore_errors=True)
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser(doc: str) -> argparse.ArgumentParser:
+    """The command line of a script with this docstring."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data", choices=DATASETS, default="synthetic")
     parser.add_argument("--name", help="of the data in the CSV (default: that of --data)")
     parser.add_argument("--path", nargs="+")
@@ -123,7 +111,29 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--regularised", action="store_true", help="batch norm, dropout, decay")
     parser.add_argument("--work", type=Path, required=True, help="folder of trained phases")
     parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
+    return parser
+
+
+def encoded_splits(args: argparse.Namespace) -> Splits:
+    """The log that the command line names, split and encoded."""
+    log = open_log(args.data, args.path, columns=args.columns, max_rows=args.max_rows)
+    names = [item.name for item in log.features.fields if item.encoding == "hash"]
+    return encode(*split(log), vocabulary_fields=names)
+
+
+def case_of(args: argparse.Namespace, splits: Splits, network: str, seed: int) -> "Case":
+    """One of the cases that the command line names."""
+    training = TrainConfig(
+        args.epochs,
+        args.batch,
+        args.learning_rate,
+        patience=args.patience,
+        seed=seed,
+        **(REGULARISED_TRAINING if args.regularised else {}),
+    )
+    layers = REGULARISED_NETWORK if args.regularised else {}
+    folder = args.work / f"{args.data}-{network}-{seed}"
+    return Case(splits, replace(NETWORKS[network], **layers), args.dim, training, folder)
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,15 @@ is that of the fastest other runtime over that of the native engine: above 1 nat
         [--only NAME ...] [--batch 1 8 128 1024] [--seconds 0.5] [--peers] [--core N]
 
 `--files` keeps the converted files for another run. `--page` writes docs/evidence/topologies.md.
-`--peers` adds torch itself, traced and frozen, its dense layers in int8 for q8 (quantised
-dynamically), and OpenVINO with the .onnx where it is installed. The networks read one matrix of IDs
-of one table, so that the converter's files have the form that one would write by hand.
+`--peers` adds what topology_peers.py has: torch, files that the runtimes' own tools make, and
+OpenVINO, ExecuTorch and MNN where they are installed; the page then has a table of them too, at one
+and at 128 rows. Making their files takes up to some minutes a network.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import itertools
 import json
 import os
@@ -29,15 +28,14 @@ import statistics
 import tempfile
 import textwrap
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+import topology_peers
 import torch
-from ai_edge_litert.interpreter import Interpreter
+from topology_peers import Call, Request, litert_call, onnx_call
 from torch import nn
 
 import ondevice
@@ -48,9 +46,6 @@ BATCHES = (1, 8, 128, 1024)
 PRECISIONS = ("q8", "f32")
 TOLERANCE = {"q8": 0.15, "f32": 1e-4}  # q8: each runtime quantises activations in its own way
 BURSTS = 8
-
-Request = dict[str, np.ndarray]
-Call = Callable[[], np.ndarray]
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -273,76 +268,6 @@ def converted(name: str, precision: str, folder: Path) -> Path:
     return target
 
 
-def onnx_call(path: Path, request: Request) -> Call:
-    """The .onnx file in ONNX Runtime."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, request)[0]
-
-
-def litert_call(path: Path, request: Request) -> Call:
-    """The .tflite file in LiteRT, resized to the request once."""
-    interpreter = Interpreter(model_path=str(path), num_threads=1)
-    places = [(item["index"], request[item["name"]]) for item in interpreter.get_input_details()]
-    for index, values in places:
-        interpreter.resize_tensor_input(index, values.shape, strict=True)
-    interpreter.allocate_tensors()
-    out = interpreter.get_output_details()[0]["index"]
-
-    def run() -> np.ndarray:
-        for index, values in places:
-            interpreter.set_tensor(index, values)
-        interpreter.invoke()
-        return interpreter.get_tensor(out)
-
-    return run
-
-
-def torch_call(module: nn.Module, precision: str, request: Request) -> Call:
-    """The module itself, traced and frozen; q8: dense layers in int8, inputs quantised each time.
-
-    Tables stay in float32: torch has no others for dense layers to read.
-    """
-    inputs = tuple(torch.from_numpy(values) for values in request.values())
-    if precision == "q8":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, torch.qint8)
-    with torch.no_grad():
-        traced = torch.jit.freeze(torch.jit.trace(module, inputs))
-
-    def run() -> np.ndarray:
-        with torch.inference_mode():
-            return traced(*inputs).numpy()
-
-    return run
-
-
-def openvino_call(path: Path, request: Request) -> Call:
-    """The .onnx file in OpenVINO, in float32 and one thread."""
-    import openvino
-
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    model = openvino.Core().compile_model(path, "CPU", hints)
-    inference = model.create_infer_request()
-    return lambda: inference.infer(request)[0]
-
-
-def peers(name: str, precision: str, files: Path, request: Request) -> dict[str, Call]:
-    """Other runtimes than those of the converter's files, as far as they are installed."""
-    torch.manual_seed(0)  # the weights of `converted`
-    module = TOPOLOGIES[name]().eval()
-    calls: dict[str, Call] = {}
-    try:
-        calls[f"torch {precision}"] = torch_call(module, precision, request)
-    except RuntimeError as error:  # attention and recurrent layers that tracing cannot follow
-        print(f"{name}: torch {precision}: {str(error).splitlines()[0]}", flush=True)
-    if importlib.util.find_spec("openvino"):
-        calls[f"openvino {precision}"] = openvino_call(files / "model.onnx", request)
-    return calls
-
-
 def native_call(path: Path, request: Request, rank: bool) -> Call:
     """The .odm file: a prediction, or a ranking for the one user."""
     model = ondevice.load(path, engine="native")
@@ -395,7 +320,10 @@ def compare(
             f"litert {precision}": litert_call(files / "model.tflite", request),
         }
         if with_peers:
-            calls |= peers(name, precision, files, request)
+            torch.manual_seed(0)  # the weights of `converted`
+            module = TOPOLOGIES[name]().eval()
+            float_onnx = converted(name, "f32", folder) / "model.onnx"
+            calls |= topology_peers.peers(module, precision, files, float_onnx, request)
         expected = calls[f"native {precision}"]()
         for label, call in calls.items():
             if label.endswith(precision):
@@ -425,22 +353,60 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(report: dict[str, Any]) -> str:
-    """The table with what it says and how it was made, as a page of the docs."""
+def peer_table(report: dict[str, Any]) -> str:
+    """Every runtime's time over that of the native engine, q8 / f32, at one and at 128 rows."""
+    times = report["times_us"]
+    names = list(dict.fromkeys(
+        label.rsplit(" ", 1)[0] for by_batch in times.values() for runtimes in by_batch.values()
+        for label in runtimes if not label.startswith("native")
+    ))  # fmt: skip
+    lines = [f"| network, rows | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for network, batch in itertools.product(times, ("1", "128")):
+        runtimes = times[network].get(batch, {})
+        cells = []
+        for name in names:
+            over = [
+                f"{runtimes[label]['cpu'] / runtimes[f'native {p}']['cpu']:.1f}"
+                if (label := f"{name} {p}") in runtimes else "-"
+                for p in PRECISIONS
+            ]  # fmt: skip
+            cells.append(" / ".join(over))
+        if runtimes:
+            lines.append(f"| {network}, {batch} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page(report: dict[str, Any], command: str) -> str:
+    """The tables with what they say and how they were made, as a page of the docs."""
     loads = [load for by_batch in report["load"].values() for load in by_batch.values()]
+    others = (
+        "of the other runtimes below, files made by hand among them" if report["peers"]
+        else "other runtime with the files that `convert` writes (ONNX Runtime with the .onnx, "
+        "LiteRT with the .tflite)"
+    )  # fmt: skip
     sections = [
-        "# Ten networks in three runtimes",
-        "How many times faster the native engine is than the fastest other runtime with the files "
-        "that `convert` writes (ONNX Runtime with the .onnx, LiteRT with the .tflite), one thread "
-        "each, q8 / f32: tables and dense layers of that codec in all of them. Process CPU time of "
-        "a whole Python call, least mean of interleaved bursts; below 1 the native engine is "
-        f"slower. Load of the machine while it ran: {min(loads):.0f} to {max(loads):.0f}.",
+        "# Ten networks in three runtimes" if not report["peers"] else
+        "# Ten networks in every runtime at hand",
+        f"How many times faster the native engine is than the fastest {others}, one thread each, "
+        "q8 / f32: dense layers of that codec in all of them, tables in the files that `convert` "
+        "writes. Process CPU time of a whole Python call, least mean of interleaved bursts; below "
+        "1 the native engine is slower. Load of the machine while it ran: "
+        f"{min(loads):.0f} to {max(loads):.0f}.",
         markdown(report).rstrip(),
-        "Made by `python benchmarks/topologies.py --page docs/evidence/topologies.md`.",
-    ]
-    return (
-        "\n\n".join(textwrap.fill(s, 120) if i == 1 else s for i, s in enumerate(sections)) + "\n"
-    )
+    ]  # fmt: skip
+    if report["peers"]:
+        sections += [
+            "Each runtime's time over that of the native engine. `onnxruntime` and `litert` run "
+            "the converter's files. The others have tables in float32: torch traced and frozen, "
+            "with int8 layers (dynamic) for q8; by hand, torch's own export quantised by ONNX "
+            "Runtime's tool, and a .tflite with float rows; OpenVINO with the converter's .onnx; "
+            "ExecuTorch with XNNPACK; MNN with its own conversion, weights in 8 bits for q8. A "
+            "dash: the runtime's tools refuse the network.",
+            peer_table(report),
+        ]
+    sections.append(f"Made by `{command}`.")
+    filled = [s if s.startswith(("|", "#")) else textwrap.fill(s, 120) for s in sections]
+    return "\n\n".join(filled) + "\n"
 
 
 def figure(label: str, times: dict[str, float]) -> str:
@@ -467,7 +433,9 @@ def run(
         note: called with a line for each row of the result.
         with_peers: whether to measure `peers` too.
     """
-    report: dict[str, Any] = {"times_us": {}, "ratios": {}, "wall_ratios": {}, "load": {}}
+    report: dict[str, Any] = {
+        "times_us": {}, "ratios": {}, "wall_ratios": {}, "load": {}, "peers": with_peers
+    }  # fmt: skip
     for name, batch in itertools.product(names, batches):
         times = compare(name, batch, folder, seconds, with_peers)
         for key, value in (
@@ -502,7 +470,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(TOPOLOGIES), default=list(TOPOLOGIES))
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--seconds", type=float, default=0.5, help="per runtime and batch size")
-    parser.add_argument("--peers", action="store_true", help="torch, and OpenVINO if installed")
+    parser.add_argument("--peers", action="store_true", help="other runtimes too")
     parser.add_argument(
         "--core", type=int, help="to which the process is pinned (default: the last)"
     )
@@ -518,7 +486,9 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.page:
-        args.page.write_text(page(report))
+        peers = "--peers " if args.peers else ""
+        command = f"python benchmarks/topologies.py {peers}--page docs/evidence/topologies.md"
+        args.page.write_text(page(report, command))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ Trains a model on all ratings but two thirtieths, trains it on with one of these
 and writes deltas between the converted files; the AUC is measured on the other thirtieth. In the
 second case the 200 users who joined last are missing from the first training and come with the day.
 
-    python benchmarks/updates.py --path ml-1m --work DIR [--page docs/updates.md]
+    python benchmarks/updates.py --path ml-1m --work DIR [--seeds 3] [--page docs/updates.md]
 
+Each figure is the mean of runs with the training seeds 0, 1, ...; their range is in parentheses.
 Checkpoints that --work holds already are not trained again. Needs xdelta3 and zstd (Debian).
 """
 
@@ -66,15 +67,17 @@ def main() -> None:
     parser.add_argument("--path", type=Path, required=True, help="folder with ml1m's data.csv.xz")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
+    parser.add_argument("--seeds", type=int, default=3, help="runs (3)")
     args = parser.parse_args()
     args.work.mkdir(exist_ok=True)
     if not (args.work / "next.csv").exists():
         divide(args.path / "data.csv.xz", args.work)
-    for suffix in ("", "v"):
-        train(args.work, suffix)
+    for seed in range(args.seeds):
+        for suffix in ("", "v"):
+            train(args.work, suffix, seed)
     lines = []
     for case in CASES:
-        lines.append(measured(args.work, case))
+        lines.append(line(case, [measured(args.work, case, seed) for seed in range(args.seeds)]))
         print(lines[-1], flush=True)
     if args.page:
         text = args.page.read_text("utf-8")
@@ -112,36 +115,67 @@ def divide(path: Path, work: Path) -> None:
         (work / f"cols{suffix}.json").write_text(json.dumps(columns_json), "utf-8")
 
 
-def train(work: Path, suffix: str) -> None:
-    """The first checkpoint, and the one of the day after."""
+def train(work: Path, suffix: str, seed: int) -> None:
+    """The first checkpoint of a seed, and the one of the day after."""
     log = ["--data", "log", "--columns", f"cols{suffix}.json", "--split", "random"]
-    if not (work / f"ck0{suffix}").exists():
+    log += ["--seed", str(seed)]
+    first, second = f"ck0{suffix}-{seed}", f"ck1{suffix}-{seed}"
+    if not (work / first).exists():
         ondevice(work, "train", *log, "--path", f"base{suffix}", "--epochs", "3", "--round", "q4",
-                 "--out", f"ck0{suffix}")  # fmt: skip
-    if not (work / f"ck1{suffix}").exists():
-        ondevice(work, "train", "--from", f"ck0{suffix}", *log, "--path", f"day1{suffix}",
-                 "--epochs", "2", "--learning-rate", "0.0002", "--out", f"ck1{suffix}")  # fmt: skip
+                 "--out", first)  # fmt: skip
+    if not (work / second).exists():
+        ondevice(work, "train", "--from", first, *log, "--path", f"day1{suffix}",
+                 "--epochs", "2", "--learning-rate", "0.0002", "--out", second)  # fmt: skip
 
 
-def measured(work: Path, case: Case) -> str:
-    """A line of the table."""
-    name = f"{case.tables}-{case.dense}{case.suffix}"
-    old, old_auc = converted(work, f"ck0{case.suffix}", case, f"old-{name}")
+@dataclass(frozen=True)
+class Measured:
+    """Of a case and a seed: bytes of the new file; shares of them that updates take; AUC."""
+
+    size: int
+    delta: float
+    xdelta: float
+    zstd: float
+    old_auc: float
+    auc: float
+    equal: float
+
+
+def measured(work: Path, case: Case, seed: int) -> Measured:
+    """Convert both checkpoints of a seed, and compute deltas of them."""
+    name = f"{case.tables}-{case.dense}{case.suffix}-{seed}"
+    old, old_auc = converted(work, f"ck0{case.suffix}-{seed}", case, f"old-{name}")
     like = [] if case.slack is None else ["--like", str(old), "--slack", str(case.slack)]
-    new, auc = converted(work, f"ck1{case.suffix}", case, f"new-{name}", *like)
+    new, auc = converted(work, f"ck1{case.suffix}-{seed}", case, f"new-{name}", *like)
     size = new.stat().st_size
     xdelta = ["xdelta3", "-e", "-9", "-S", "djw", "-c", "-s", old, new]
     zstd = ["zstd", "-19", "--ultra", "-q", "-c", f"--patch-from={old}", new]
     sizes = [len(create_delta(old, new))]
     sizes += [len(subprocess.run(command, capture_output=True, check=True).stdout)
               for command in (xdelta, zstd)]  # fmt: skip
-    shares = " | ".join(f"{item / size:.1%}" for item in sizes)
+    return Measured(size, *(item / size for item in sizes), old_auc, auc, same_rows(old, new))
+
+
+def line(case: Case, runs: list[Measured]) -> str:
+    """A line of the table."""
     how = "plain" if case.slack is None else f"`--like`, slack {case.slack:g}"
     grown = "grows" if case.grows else "same"
-    return (
-        f"| {case.tables} | {case.dense} | {grown} | {how} | {size:,} B | {shares} | {old_auc:.4f} "
-        f"| {auc:.4f} | {same_rows(old, new)} |"
+    size = sum(run.size for run in runs) / len(runs)
+    cells = [case.tables, case.dense, grown, how, f"{size:,.0f} B"]
+    cells += [spread([getattr(run, name) for run in runs], 100, 1) + " %"
+              for name in ("delta", "xdelta", "zstd")]  # fmt: skip
+    cells += [spread([getattr(run, name) for run in runs], 1, 4) for name in ("old_auc", "auc")]
+    cells.append(spread([run.equal for run in runs], 100, 0) + " %")
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(values: list[float], factor: float, digits: int) -> str:
+    """The mean, and the lowest and highest in parentheses where they differ."""
+    mean, low, high = (
+        f"{factor * value:.{digits}f}"
+        for value in (sum(values) / len(values), min(values), max(values))
     )
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def converted(work: Path, checkpoint: str, case: Case, out: str, *like: str) -> tuple[Path, float]:
@@ -161,7 +195,7 @@ def converted(work: Path, checkpoint: str, case: Case, out: str, *like: str) -> 
     return work / out / "model.odm", float(found[1])
 
 
-def same_rows(old: Path, new: Path) -> str:
+def same_rows(old: Path, new: Path) -> float:
     """The share of bytes of tables' records that are the same, of arrays of the same size."""
     from ondevice.odm import open_odm
 
@@ -173,7 +207,7 @@ def same_rows(old: Path, new: Path) -> str:
             if first.size == second.size:
                 same += int((first == second).sum())
                 total += first.size
-    return f"{same / total:.0%}" if total else "-"
+    return same / total
 
 
 def ondevice(work: Path, *arguments: str) -> str:

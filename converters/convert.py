@@ -21,6 +21,7 @@ from ondevice.converters.dense.layers import DensePlan, check_layers
 from ondevice.converters.graph import CapturedModel, UncompressedTable
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, lacking
 from ondevice.converters.one_thread import one_thread
+from ondevice.converters.phases import counting, phase
 from ondevice.converters.pipeline import TARGETS as TARGET_STAGES
 from ondevice.converters.pipeline import TargetModels
 from ondevice.converters.random_states import same_random_states
@@ -71,6 +72,7 @@ from ondevice.errors import InputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.held_bytes import mapped_files
 from ondevice.info import ModelInfo
+from ondevice.manifest import is_plain_name
 from ondevice.publish import publishing
 from ondevice.sections import TableCodec, codec_text, resolve_sections, table_codec
 
@@ -104,6 +106,7 @@ class _Request:
     vectors: int
     like: Like | None
     inputs: InputForm
+    card: str
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,11 @@ def convert(
     like: str | Path | None = None,
     slack: float = SLACK,
     inputs: InputForm = "named",
+    card: str | None = None,
 ) -> ConversionReport:
     """Convert a torch module to model files and verify each one in every runtime of this machine.
 
-    The report, `name`.report.json, and the model card, `name`.md, are written beside the files, and
+    The report, `name`.report.json, and the model card (`card`) are written beside the files, and
     manifest.json, which lists them all; the set is published as one (`ondevice.publish`). The
     module stays as it is, also where conversion fails, and so do the states of random numbers.
 
@@ -211,6 +215,8 @@ def convert(
         inputs: "matrix" makes the int64 inputs [batch] of .onnx and .tflite the columns of one
             input, "ids" int64 [batch, fields], in their order: stock runtimes charge for every
             input. `ondevice.load` takes named inputs anyway.
+        card: file name of the model card, by default `name`.md; "README.md" makes the folder a
+            repository for the Hugging Face Hub.
 
     Raises:
         UnsupportedError: targets cannot express the module: every operator that one of them lacks
@@ -236,19 +242,22 @@ def convert(
         vectors=vectors,
         like=None if like is None else Like.read(Path(like), slack),
         inputs=inputs,
+        card=f"{name}.md" if card is None else card,
     )
     _check_request(request)
-    release_file_pages()  # of imports
-    source = _source(module, example_inputs, dynamic_axes, weights)
-    trained = source
-    if original is not None:
-        trained = _source(original, example_inputs, dynamic_axes, None)
-    captured = source.capture()
-    release_file_pages()  # of the exporter
-    packed_tables, models = _pack(captured, request)
-    prepared = _prepare(source, trained, packed_tables, models, request)
-    prepared = replace(prepared, uncompressed=captured.uncompressed)
-    return _write_verified(prepared, request, Path(out_dir))
+    with counting() as seconds:
+        release_file_pages()  # of imports
+        source = _source(module, example_inputs, dynamic_axes, weights)
+        trained = source
+        if original is not None:
+            trained = _source(original, example_inputs, dynamic_axes, None)
+        captured = source.capture()
+        release_file_pages()  # of the exporter
+        packed_tables, models = _pack(captured, request)
+        prepared = _prepare(source, trained, packed_tables, models, request)
+        prepared = replace(prepared, uncompressed=captured.uncompressed)
+        report = _write_verified(prepared, request, Path(out_dir))
+    return replace(report, seconds=seconds)
 
 
 def _pack(
@@ -297,7 +306,14 @@ def _prepare(
         inputs=inputs,
         outputs=source.outputs,
         features=_checked_features(request.features, source.names),
-        vectors=vectors_of(source, domain, tables, request.vectors, _tolerance(request)),
+        vectors=vectors_of(
+            source,
+            domain,
+            tables,
+            request.vectors,
+            _tolerance(request),
+            None if request.like is None else request.like.file.info.vectors,
+        ),
         made_by=_versions(),
     )
     expected = expected_of(source, trained, batches, tables, request.validation, inputs)
@@ -342,7 +358,7 @@ def _write_verified(prepared: _Prepared, request: _Request, out: Path) -> Conver
         report = _report(prepared, request, targets)
         (folder / f"{request.name}.report.json").write_text(report.to_text(), encoding="utf-8")
         card = model_card(request.name, prepared.models.packed, report, request.about)
-        (folder / f"{request.name}.md").write_text(card, encoding="utf-8")
+        (folder / request.card).write_text(card, encoding="utf-8")
     return report
 
 
@@ -357,12 +373,13 @@ def _write(prepared: _Prepared, request: _Request, folder: Path) -> dict[str, Ta
         drafts = _filled_drafts(prepared, places, folder)
     release_file_pages()  # of torch
     tolerance = _tolerance(request)
-    return {
-        target: replace(
-            measure_file(file, prepared.expected, tolerance), layers=drafts[target].layers
-        )
-        for target, file in places.items()
-    }
+    with phase("verification"):
+        return {
+            target: replace(
+                measure_file(file, prepared.expected, tolerance), layers=drafts[target].layers
+            )
+            for target, file in places.items()
+        }
 
 
 def _filled_drafts(
@@ -438,6 +455,11 @@ def _check_request(request: _Request) -> None:
         faults.append(f"vectors must be 0..{MOST_VECTOR_ROWS} rows, got {request.vectors!r}")
     if request.inputs not in INPUT_FORMS:
         faults.append(f"unknown inputs {request.inputs!r}; choose from {', '.join(INPUT_FORMS)}")
+    for what, name, suffix in (("name", request.name, ".odm"), ("card", request.card, "")):
+        if not name or not is_plain_name(name + suffix):
+            faults.append(f"{what}: expected a plain file name, got {name!r}")
+    if not request.card.lower().endswith(".md"):
+        faults.append(f"card: expected a name that ends in .md, got {request.card!r}")
     if faults:
         raise SpecError("conversion: " + "; ".join(faults))
 

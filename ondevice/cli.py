@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 
 import ondevice
 from ondevice.arguments import Parser
 from ondevice.commands.child import needs_child, run_in_child
+from ondevice.commands.json_output import text_aside
 from ondevice.engines.native import is_compiled, kernels_available
 from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
 from ondevice.printable import printable
@@ -30,7 +33,9 @@ BUILT_IN = {
     "keygen": "make a key that signs models",
     "root": "say which keys may sign models",
     "sign": "sign model files, or a root",
+    "completion": "print what makes a shell complete commands and options",
 }
+GROUP = "ondevice.commands"  # of entry points
 # Commands that need an extra; ondevice.models registers them as entry points of the group
 # "ondevice.commands", so the runtime never imports it.
 EXTRA = {
@@ -61,14 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminated)
     try:
         try:
-            parser, commands = _parser(words[0] if words else "")
+            parser, commands = _parser(words[:1])
             options = parser.parse_command(words)
             models = getattr(options, "model", None)
             code = None
             if isinstance(models, list) and needs_child(options.command, models):
                 code = run_in_child(words, models)
             if code is None:
-                code = int(commands[options.command].run(options))
+                with _quiet(options.quiet), text_aside(getattr(options, "json", None)):
+                    code = int(commands[options.command].run(options))
         except SystemExit:  # argparse ends --help, which printed something, so
             _flush_output()
             raise
@@ -88,6 +94,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(printable(f"ondevice: {error}"), file=sys.stderr)  # noqa: T201
         _drop_output()
         return 1
+
+
+@contextlib.contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Drop progress, notes and warnings, which go to standard error, inside the block."""
+    if not wanted:
+        yield
+        return
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nothing,
+        contextlib.redirect_stderr(nothing),
+    ):
+        yield
 
 
 def _flush_output() -> None:
@@ -125,8 +144,14 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _parser(wanted: str) -> tuple[Parser, dict[str, ModuleType]]:
-    """The parser; only the wanted command's module is loaded."""
+def whole_parser() -> Parser:
+    """The parser with the options of all commands that this installation has."""
+    names = [*BUILT_IN, *(item.name for item in metadata.entry_points(group=GROUP))]
+    return _parser(names)[0]
+
+
+def _parser(wanted: Collection[str]) -> tuple[Parser, dict[str, ModuleType]]:
+    """The parser; only the modules of the wanted commands are loaded."""
     parser = Parser(
         prog="ondevice",
         description="Compressed click-through-rate models on phones and small boards.",
@@ -139,7 +164,7 @@ def _parser(wanted: str) -> tuple[Parser, dict[str, ModuleType]]:
     helps = {name: text for name, (text, _) in EXTRA.items()} | BUILT_IN
     commands = {}
     for name, text in helps.items():
-        if name != wanted:
+        if name not in wanted:
             subparsers.add_parser(name, help=text)
             continue
         module = _command(name)
@@ -151,6 +176,9 @@ def _parser(wanted: str) -> tuple[Parser, dict[str, ModuleType]]:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.configure(subparser)
+        subparser.add_argument(
+            *("-q", "--quiet"), action="store_true", help="print results and errors only"
+        )
         commands[name] = module
     return parser, commands
 
@@ -158,7 +186,7 @@ def _parser(wanted: str) -> tuple[Parser, dict[str, ModuleType]]:
 def _command(name: str) -> ModuleType:
     if name in BUILT_IN:
         return importlib.import_module(f"ondevice.commands.{name}")
-    entries = metadata.entry_points(group="ondevice.commands", name=name)
+    entries = metadata.entry_points(group=GROUP, name=name)
     if not entries:
         raise InputError(f"the command {name!r} is not part of this installation")
     with needs_extra(f"ondevice {name}", EXTRA[name][1]):

@@ -36,6 +36,7 @@ HEADER_CRC = "ondevice.header_crc32"  # of versions 1 and 2
 OLD_CHECKSUMS = "crc32"  # of versions 1 and 2: metadata
 SMALL_BYTES = 4096  # arrays below it lie in the array SMALL
 SMALL_ALIGNMENT = 8
+SMALL_GAP = 4  # arrays in SMALL start at multiples of it: bytes may be records of wider values
 OVERRUN = 64  # bytes at least that follow every array of bytes: loads of records may read on
 ALIGNMENT = 64  # a cache line
 PAGE = 4096
@@ -108,7 +109,7 @@ class Container:
         if name not in self.entries:
             raise FileFormatError(f"{self.path}: array {name!r} is missing")
         entry = self.entries[name]
-        return self.data[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape)
+        return np.ndarray(entry.shape, entry.dtype, self.data, entry.start)
 
     def text(self, name: str, most: int = MAX_HEADER_BYTES) -> bytes:
         """The bytes that an array holds deflated, `most` of them. Raises FileFormatError."""
@@ -262,14 +263,9 @@ def _small_starts(arrays: Mapping[str, Array | Reserved]) -> dict[str, int]:
     names = [name for name, array in arrays.items() if array.nbytes < SMALL_BYTES]
     starts, position = {}, 0
     for name in sorted(names, key=lambda name: -arrays[name].dtype.itemsize):
-        starts[name] = position + _small_gap(position, arrays[name].dtype)
+        starts[name] = position + -position % max(SMALL_GAP, arrays[name].dtype.itemsize)
         position = starts[name] + arrays[name].nbytes
     return starts
-
-
-def _small_gap(position: int, dtype: np.dtype[Any]) -> int:
-    """Zeros before the next array in SMALL: bytes may be records of wider values, so 4 it is."""
-    return -position % max(4, dtype.itemsize)
 
 
 def _small_bytes(arrays: Mapping[str, Array | Reserved], starts: Mapping[str, int]) -> int:
@@ -405,21 +401,31 @@ def _small_entries(container: Container) -> dict[str, Entry]:
     if SMALL not in container:
         raise FileFormatError(f"{path}: array {SMALL!r} is missing")
     whole = container.entries[SMALL]
+    if doubled := container.entries.keys() & index.keys():
+        raise FileFormatError(f"{path}: array {min(doubled)!r} occurs twice")
     entries, position = {}, whole.start
+    checked: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}  # most are alike
     for name, item in index.items():
-        if name in container:
-            raise FileFormatError(f"{path}: array {name!r} occurs twice")
-        if not isinstance(item, list) or len(item) != 2:
-            raise FileFormatError(f"{path}: array {name!r}: expected a list of dtype and shape")
-        dtype, shape, size = _typed(f"{path}: array {name!r}: ", *item)
-        position += _small_gap(position - whole.start, dtype)
-        if size > whole.stop - position:
+        key = repr(item)
+        if key not in checked:
+            checked[key] = _small_entry(f"{path}: array {name!r}: ", item)
+        dtype, shape, size = checked[key]
+        position += (whole.start - position) % max(SMALL_GAP, dtype.itemsize)
+        stop = position + size
+        if stop > whole.stop:
             raise FileFormatError(f"{path}: array {name!r}: its {size} bytes leave {SMALL}")
-        entries[name] = Entry(dtype, shape, position, position + size)
-        position += size
+        entries[name] = Entry._make((dtype, shape, position, stop))
+        position = stop
     if whole.stop - position >= SMALL_ALIGNMENT:
         raise FileFormatError(f"{path}: {whole.stop - position} bytes of {SMALL} are no array's")
     return entries
+
+
+def _small_entry(fault: str, item: Any) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """An item of the index, as `_typed` says."""
+    if not isinstance(item, list) or len(item) != 2:
+        raise FileFormatError(fault + "expected a list of dtype and shape")
+    return _typed(fault, *item)
 
 
 def _entry(path: Path, name: str, item: Any, header_bytes: int, file_size: int) -> Entry:

@@ -182,7 +182,7 @@ class ModelInfo:
 
 
 def description_parts(description: bytes) -> tuple[bytes, ...]:
-    """A description cut into its JSON, the arrays of the map, and those of the test vectors.
+    """A description cut into its JSON, arrays of the map, and inputs and outputs of the vectors.
 
     Args:
         description: as `ModelInfo.to_bytes` writes it; files deflate the parts apart.
@@ -190,9 +190,13 @@ def description_parts(description: bytes) -> tuple[bytes, ...]:
     text, zero, arrays = description.partition(b"\0")
     if not arrays:
         return (description,)
-    vectors = json.loads(text).get("vectors") or {"inputs": {}}
-    first = min((item["at"] for item in vectors["inputs"].values()), default=len(arrays))
-    return tuple(part for part in (text + zero, arrays[:first], arrays[first:]) if part)
+    vectors = json.loads(text).get("vectors") or {"inputs": {}, "outputs": {}}
+    inputs, outputs = (
+        min((item["at"] for item in vectors[name].values()), default=len(arrays))
+        for name in ("inputs", "outputs")
+    )
+    parts = text + zero, arrays[:inputs], arrays[inputs:outputs], arrays[outputs:]
+    return tuple(part for part in parts if part)
 
 
 def _stored_table(table: TableBytes) -> dict[str, Any]:

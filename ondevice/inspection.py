@@ -15,6 +15,7 @@ from ondevice.deflated import deflate
 from ondevice.engines import open_engine
 from ondevice.engines.onnx import OnnxEngine
 from ondevice.info import InputSpec, ModelInfo, TableBytes, description_parts
+from ondevice.inspection_text import PART_TITLES, inspection_text
 from ondevice.model import file_bytes, sha256
 from ondevice.odm import PLAN, OdmFile, open_odm
 from ondevice.publish import finish
@@ -51,9 +52,6 @@ class FileParts:
     def to_json(self) -> dict[str, int]:
         """The parts by name."""
         return asdict(self)
-
-
-PART_TITLES = ("tables", "map", "network", "description", "test vectors", "padding")
 
 
 def part_rows(parts: Mapping[str, FileParts]) -> list[tuple[str, ...]]:
@@ -108,6 +106,10 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready object."""
         return {**asdict(self), "path": str(self.path)}
+
+    def __str__(self) -> str:
+        """What `ondevice inspect` prints."""
+        return inspection_text(self)
 
 
 def inspect(path: str | Path) -> Inspection:

@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.engines import Engine, open_engine
+from ondevice.engines import CLOSED, Engine, open_engine
 from ondevice.engines.native import NativeEngine
 from ondevice.engines.native_sizes import SizedNativeEngine
 from ondevice.engines.trusted import open_trusted
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, to_int64
+from ondevice.frames import id_columns, is_table, raw_columns
 from ondevice.hashing import IdArray
 from ondevice.info import InputSpec, ModelInfo
+from ondevice.notebook import model_html
 from ondevice.trust import Keys, read_trust
 
 Values = Sequence[Any] | npt.NDArray[Any]
+# By input name, or a data frame or Arrow table with a column for every input.
+Request = Mapping[str, Values] | Any
 ValueArray = npt.NDArray[Any]  # int64 IDs or float32 values
 FloatArray = npt.NDArray[np.float32]
 Scores = FloatArray | dict[str, FloatArray]
@@ -109,6 +113,13 @@ class Model:
     _native: NativeEngine | SizedNativeEngine | None = field(
         default=None, repr=False, compare=False
     )
+    # The engine that takes a dict of arrays unchecked: it finds every fault itself. It returns only
+    # the first output, and takes one size of every axis.
+    _quick: NativeEngine | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.outputs) == 1 and isinstance(self._native, NativeEngine):
+            object.__setattr__(self, "_quick", self._native)
 
     def __repr__(self) -> str:
         """One line: the file, the engine, inputs and outputs."""
@@ -120,15 +131,24 @@ class Model:
             f"{', '.join(self.outputs)}>"
         )
 
-    @functools.cached_property
-    def _quick(self) -> NativeEngine | None:
-        """The engine that takes a dict of arrays unchecked: it finds every fault itself.
+    def _repr_html_(self) -> str:
+        """A table of the inputs, for notebooks."""
+        return model_html(self.path, self.runner.runtime, self.info)
 
-        It returns only the first output, and takes one size of every axis.
+    def __enter__(self) -> Model:
+        """The model, which `with` closes at its end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take no more requests, and release the file and its memory once the running ones end.
+
+        Without it the memory goes with the last reference to the model.
         """
-        if len(self.outputs) > 1 or not isinstance(self._native, NativeEngine):
-            return None
-        return self._native
+        for name, value in (("runner", CLOSED), ("_native", None), ("_quick", None)):
+            object.__setattr__(self, name, value)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -145,58 +165,58 @@ class Model:
         """Names of the outputs; `predict` returns a dict if there are several."""
         return self.info.outputs
 
-    def predict(self, inputs: Mapping[str, Values], *, raw: bool = False) -> Any:
+    def predict(self, inputs: Request, *, raw: bool = False) -> Any:
         """Click probabilities.
 
         Args:
             inputs: for every input, integer IDs [batch, ...] (any 64-bit pattern; unsigned ones
                 keep their bits) or, where the model takes them, numbers; or with `raw` the raw
-                strings or integers.
+                strings or integers. A mapping by input name; a pandas or polars frame, an Arrow
+                table or record batch, whose other columns are ignored; of a model with one input,
+                the values themselves.
             raw: encode the values by the model's feature specification first.
 
         Returns:
             float32 [batch, ...]; of a model with several outputs, a dict of them by name.
 
         Raises:
-            InputError: a missing or unknown input, a wrong dtype or shape, an empty batch, or an
-                ID that the model rejects.
+            InputError: a missing or unknown input, a wrong dtype or shape, an empty batch, an ID
+                that the model rejects, or the model is closed.
+            MissingDependencyError: a table, and pyarrow is not installed.
         """
-        request = self._encoded(inputs) if raw else inputs
-        if self._quick is not None:  # arrays that need no conversion
+        request = self._encoded(inputs)[0] if raw else inputs
+        if (engine := self._quick) is not None:  # arrays that need no conversion
             try:
-                quick = self._quick.predict(request)
+                quick = engine.predict(request)
             except InputError:  # an ID: the checks below say of which input
                 quick = None
             if quick is not None:
                 return quick
-        _check_mapping(request)
-        return self._scores(self.runner.run(checked_inputs(self.inputs, request)))
+        (named,) = self._named(request)
+        return self._scores(self.runner.run(checked_inputs(self.inputs, named)))
 
-    def rank(
-        self, context: Mapping[str, Values], candidates: Mapping[str, Values], *, raw: bool = False
-    ) -> Any:
+    def rank(self, context: Request, candidates: Request, *, raw: bool = False) -> Any:
         """Click probabilities of N candidates for one context, [N, ...], as from `predict`.
 
         Args:
             context: inputs that are the same for all candidates, one value each.
-            candidates: the other inputs, N values each.
+            candidates: the other inputs, N values each. Either may be a table, as in `predict`.
             raw: as in `predict`.
 
         Raises:
             InputError: as in `predict`; also a context value that is not single, or an input
                 named in both.
+            MissingDependencyError: as in `predict`.
         """
-        shared = self._encoded(context) if raw else context
-        varied = self._encoded(candidates) if raw else candidates
-        if self._quick is not None:
+        shared, varied = self._encoded(context, candidates) if raw else (context, candidates)
+        if (engine := self._quick) is not None:
             try:
-                quick = self._quick.rank(shared, varied)
+                quick = engine.rank(shared, varied)
             except InputError:
                 quick = None
             if quick is not None:
                 return quick
-        _check_mapping(shared)
-        _check_mapping(varied)
+        shared, varied = self._named(shared, varied)
         single = {name: _array(str(name), values) for name, values in shared.items()}
         many = {name: _array(str(name), values) for name, values in varied.items()}
         if both := sorted(str(name) for name in single if name in many):
@@ -212,26 +232,49 @@ class Model:
         count = max(len(np.atleast_1d(array)) for array in many.values())
         repeated = {name: np.repeat(array, count, axis=0) for name, array in single.items()}
         checked = checked_inputs(self.inputs, {**many, **repeated})
-        if self._native is None:
+        if (native := self._native) is None:
             outputs = self.runner.run(checked)
         else:
             first = {name: np.ascontiguousarray(checked[name][:1]) for name in single}
-            outputs = self._native.run_ranked(first, checked)
+            outputs = native.run_ranked(first, checked)
         return self._scores(outputs)
 
     def _scores(self, outputs: dict[str, FloatArray]) -> Scores:
         names = self.info.outputs
         return outputs[names[0]] if len(names) == 1 else {name: outputs[name] for name in names}
 
-    def _encoded(self, inputs: Mapping[str, Values]) -> dict[str, IdArray]:
-        _check_mapping(inputs)
-        return self.features.encode(inputs)
+    def _encoded(self, *requests: Request) -> list[Mapping[str, IdArray]]:
+        """The IDs of requests of raw values, by input name. Raises InputError."""
+        named = [item if is_table(item) else self._mapping(item) for item in requests]
+        if any(map(is_table, named)):
+            given = {name for item in named if not is_table(item) for name in item}
+            fields = [self.features[spec.name] for spec in self.inputs if spec.name not in given]
+            columns = raw_columns(named, fields)
+        else:
+            columns = named
+        return [
+            ids if is_table(request) else self.features.encode(ids)
+            for request, ids in zip(named, columns, strict=True)
+        ]
 
+    def _named(self, *requests: Request) -> list[Mapping[str, Any]]:
+        """Requests of IDs and numbers by input name. Raises InputError."""
+        return [
+            id_columns(item, self.inputs) if is_table(item) else self._mapping(item)
+            for item in requests
+        ]
 
-def _check_mapping(inputs: Any) -> None:
-    """Refuse a request that is no mapping. Raises InputError."""
-    if not isinstance(inputs, Mapping):
-        raise InputError(f"expected a mapping of input names, got {type(inputs).__name__}")
+    def _mapping(self, request: Request) -> Mapping[str, Any]:
+        """A request by input name. Raises InputError where nothing says which input it is."""
+        if isinstance(request, Mapping):
+            return request
+        if len(self.inputs) == 1 and hasattr(request, "__len__") and not isinstance(request, str):
+            return {self.inputs[0].name: request}
+        names = ", ".join(item.name for item in self.inputs)
+        raise InputError(
+            f"expected a mapping of input names, or a table; got {type(request).__name__}; "
+            f"the model takes: {names}"
+        )
 
 
 def checked_inputs(

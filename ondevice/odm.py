@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.collection import collection_paused
 from ondevice.container import (
     CHECKSUMS,
     Container,
@@ -115,6 +116,15 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
     Raises:
         FileFormatError: the file is damaged, not a native model, or of another version.
     """
+    with collection_paused():
+        opened = _opened(path)
+    if full_check or (full_check is None and opened.container.data.size <= FULL_CHECK_BYTES):
+        opened.verify()
+    return opened
+
+
+def _opened(path: Path) -> OdmFile:
+    """A native model whose header and sizes are checked. Raises as `open_odm` does."""
     container = open_container(path)
     if container.metadata.get("format") != FORMAT:
         raise FileFormatError(f"{path}: a safetensors file, but not a native model")
@@ -132,10 +142,7 @@ def open_odm(path: Path, *, full_check: bool | None = None) -> OdmFile:
     _check_pooling(path, plan, info)
     weights = {name: container.array(f"weight.{name}") for name in plan.weights}
     tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
-    opened = OdmFile(container, plan, info, description, weights, tables)
-    if full_check or (full_check is None and container.data.size <= FULL_CHECK_BYTES):
-        opened.verify()
-    return opened
+    return OdmFile(container, plan, info, description, weights, tables)
 
 
 def _texts(container: Container, version: str) -> tuple[bytes, bytes]:

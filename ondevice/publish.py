@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ondevice import manifest
@@ -32,7 +32,11 @@ FILES, REMOVED = "files", "removed"  # folders in it: files to move, and names t
 
 @contextlib.contextmanager
 def publishing(
-    folder: Path, *, removed: Collection[str] = (), with_manifest: bool = False
+    folder: Path,
+    *,
+    removed: Collection[str] = (),
+    with_manifest: bool = False,
+    unless: Callable[[], None] | None = None,
 ) -> Iterator[Path]:
     """Yield an empty folder for the files of a new set; on success they become files of `folder`.
 
@@ -45,6 +49,8 @@ def publishing(
         removed: names of files of the old set that the new one does not have.
         with_manifest: write manifest.json too: of these files, and of the files that the folder's
             manifest lists already; its version grows by one.
+        unless: called when no other process publishes there any more, just before the commit; what
+            it raises leaves the old set.
 
     Raises:
         OutputError: the disk refuses, or a name is taken by something that is not a regular file.
@@ -56,6 +62,8 @@ def publishing(
         records = _records(fresh / FILES) if with_manifest else {}
         with locked(folder):
             _move_committed(folder)
+            if unless is not None:
+                unless()
             if with_manifest:
                 _write_manifest(fresh / FILES, folder, records, removed)
             _prepare(fresh, folder, removed)

@@ -183,7 +183,7 @@ def requests_of(piece: Any, fields: Sequence[Field], keep: Sequence[str], first:
     places = _places(names, fields, "the file")
     columns = {name: piece.column(place) for name, place in places.items()}
     return Batch(
-        {item.name: _of_array(item, columns[item.name], first) for item in fields},
+        {item.name: ids_of_array(item, columns[item.name], first) for item in fields},
         {name: piece.column(name) for name in _kept(keep, names, "the file")},
     )
 
@@ -215,8 +215,17 @@ def _pieces(path: Path, table_format: Format, batch: int) -> Iterator[Any]:
                 yield whole.slice(start, batch)
 
 
-def _of_array(item: Field, array: Any, first: int) -> IdArray:
-    """IDs int64 [rows, ...] of a pyarrow Array. Raises InputError, which names the row."""
+def ids_of_array(item: Field, array: Any, first: int) -> IdArray:
+    """IDs int64 [rows, ...] of a pyarrow Array.
+
+    Args:
+        item: how its values are read.
+        array: raw values.
+        first: the number of its first row, from 0, for messages.
+
+    Raises:
+        InputError: values that are none of the field; names the row.
+    """
     try:
         column = column_of(array)
     except TypeError as error:
@@ -303,9 +312,7 @@ def _places(
         InputError: a column is absent, or an input's column is named twice.
     """
     names = [item.name for item in fields]
-    columns = _columns(fields)
-    if not set(columns) <= set(header) and set(names) <= set(header):
-        columns = names
+    columns = log_columns(header, fields)
     if absent := [name for name in dict.fromkeys(columns) if name not in header]:
         have = f"{what} has {', '.join(map(repr, header))}{note}"
         raise InputError(f"{line}columns {', '.join(absent)} are missing; {have}")
@@ -321,6 +328,18 @@ def _kept(keep: Sequence[str], header: Sequence[str], what: str) -> list[str]:
     if absent := [name for name in keep if name not in header]:
         raise InputError(f"--keep {','.join(absent)}: {what} has {', '.join(map(repr, header))}")
     return list(keep)
+
+
+def log_columns(header: Sequence[str], fields: Sequence[Field]) -> list[str]:
+    """What the columns of fields are called: as in the training log, or else as the fields.
+
+    Args:
+        header: the names of all columns; the fields' names count where it has all of these, and
+            not all of the log's.
+        fields: that are read.
+    """
+    names, columns = [field.name for field in fields], _columns(fields)
+    return names if not set(columns) <= set(header) and set(names) <= set(header) else columns
 
 
 def _columns(fields: Sequence[Field]) -> list[str]:

@@ -45,20 +45,20 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_size(value: Any) -> None:
     """Refuse too many values, or values within too many others. Raises ValueError."""
-    level, count = [value], 0
+    level, count = [value] if value.__class__ in (dict, list) else [], 0
     for _ in range(MAX_JSON_DEPTH + 1):
         inner: list[Any] = []
         for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
+            inner.extend(item.values() if isinstance(item, dict) else item)
         count += len(inner)
         if count > MAX_JSON_VALUES:
             raise ValueError(f"more than {MAX_JSON_VALUES} values")
-        if not inner:
+        types = set(map(type, inner))
+        if types.isdisjoint((dict, list)):
             return
         level = inner
+        if not types <= {dict, list}:
+            level = [item for item in inner if item.__class__ in (dict, list)]
     raise ValueError(f"more than {MAX_JSON_DEPTH} levels of nesting")
 
 

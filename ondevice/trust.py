@@ -27,7 +27,7 @@ from ondevice.signed_json import check_keys, read_version, refuse
 from ondevice.strict_json import parse_strictly
 
 # A key, a file of keys (PEM) or a root document, or several keys of which one must have signed.
-Keys = PublicKey | Root | str | Path | Sequence["PublicKey | str | Path"]
+Keys = PublicKey | Root | str | Path | Sequence[PublicKey | str | Path]
 
 STATE_KIND = "ondevice trust state"
 STATE_FORMAT = 1

@@ -10,10 +10,13 @@ They change together (`ondevice.publish`); MODEL is the old file or the new one 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,21 +30,27 @@ from ondevice.errors import (
     FileFormatError,
     InputError,
     OnDeviceError,
+    OutputError,
     ParityError,
     TrustError,
+    writing,
 )
 from ondevice.limits import MAX_MANIFEST_BYTES
 from ondevice.manifest import NAME as MANIFEST
 from ondevice.manifest import FileRecord, Manifest, check, parse_manifest, read_manifest, record
 from ondevice.model import Model, load
-from ondevice.publish import finish, publishing
+from ondevice.publish import finish, locked, publishing
 from ondevice.trust import Keys, read_trust
 from ondevice.verify import verify
+
+if sys.platform != "win32":  # no locks there
+    import fcntl
 
 PREVIOUS = ".previous"
 STATE = ".update.json"
 TRIES = 3  # starts of a new model that end neither well nor in an error: a crash, or lost power
 MAX_STATE_BYTES = 65_536
+ATTEMPTS = 5  # of an update that other processes forestall
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ def update(
     keys: Keys | None = None,
     state: str | Path | None = None,
     now: datetime | None = None,
+    again: bool = False,
 ) -> FileRecord:
     """Replace a model by what a delta makes of it, or by another file.
 
@@ -88,6 +98,7 @@ def update(
         keys: who must have signed the new set; see `ondevice.load`, also for `state` and `now`.
         state: what the device has seen.
         now: the time.
+        again: take the model that was rolled back last, too. Everything else is checked as ever.
 
     Returns:
         Length and SHA-256 of the new file.
@@ -103,30 +114,75 @@ def update(
         OutputError: the disk refuses. In every case the model is as it was.
     """
     target, source = _real(Path(model)), Path(new)
+    trust = _Trust(keys, state, now)
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(_ForestalledError):
+            return _update_once(target, source, engine, trust, again)
+    raise OutputError(f"{target}: cannot be written: other processes keep updating it")
+
+
+@dataclass(frozen=True)
+class _Trust:
+    """Who must have signed an update; see `update`."""
+
+    keys: Keys | None
+    state: str | Path | None
+    now: datetime | None
+
+
+class _ForestalledError(Exception):
+    """Another process changed the model, its manifest or its state since an update began."""
+
+
+def _update_once(target: Path, source: Path, engine: str, trust: _Trust, again: bool) -> FileRecord:
+    """Update a model, unless another process does so meanwhile; see `update`.
+
+    Raises:
+        _ForestalledError: nothing was changed.
+    """
     finish(target.parent)
-    with publishing(target.parent) as fresh:
+    seen = _identity(target)
+    with publishing(target.parent, unless=lambda: _check_unchanged(target, seen)) as fresh:
         draft = fresh / target.name
         attached = _write_draft(draft, target, source)
         result = record(draft)
         before = read_update_state(target)
-        if before is not None and before.rejected == result.sha256:
+        if before is not None and before.rejected == result.sha256 and not again:
             raise DowngradeError(
-                f"{source}: makes the model of SHA-256 {result.sha256}, which was rolled back"
+                f"{source}: makes the model of SHA-256 {result.sha256}, which was rolled back; "
+                "publish another one, or take it all the same: ondevice update --again"
             )
         manifest = _checked_manifest(attached, target, result, str(source))
-        if keys is not None:
+        if trust.keys is not None:
             if manifest is None:
                 raise TrustError(f"{source}: brings no manifest, so nothing says who signed it")
-            read_trust(keys, state, now).check_manifest(manifest, target.parent)
+            read_trust(trust.keys, trust.state, trust.now).check_manifest(manifest, target.parent)
         _check_vectors(draft, engine, str(source))
         if target.exists() and (before is None or before.state == "good"):
             _keep(fresh, [target, target.with_name(MANIFEST)])
         if manifest is not None:
             (fresh / MANIFEST).write_bytes(attached)
-        rejected = "" if before is None else before.rejected
+        rejected = "" if before is None or before.rejected == result.sha256 else before.rejected
         trying = UpdateState("trying", result.sha256, 0, rejected)
         (fresh / _beside(target, STATE).name).write_bytes(trying.to_bytes())
     return result
+
+
+def _identity(target: Path) -> tuple[object, ...]:
+    """What changes when a process updates a model, rolls it back, or boots it."""
+    stats: list[object] = []
+    for path in (target, target.with_name(MANIFEST), _beside(target, STATE)):
+        try:
+            status = path.stat()
+            stats.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+        except OSError:
+            stats.append(None)
+    return tuple(stats)
+
+
+def _check_unchanged(target: Path, seen: tuple[object, ...]) -> None:
+    if _identity(target) != seen:
+        raise _ForestalledError
 
 
 def rollback(model: str | Path) -> FileRecord:
@@ -162,8 +218,10 @@ def rollback(model: str | Path) -> FileRecord:
 def boot(model: str | Path, *, engine: str = "auto", **options: Any) -> Model:
     """Load a model that may have been updated; an update that does not work is rolled back.
 
-    The first load after an update also verifies it. If that ends in an error, or has begun TRIES
-    times without ending, because the process crashed, the previous file is put back and loaded.
+    The first load after an update also verifies it, while other processes that boot the model wait.
+    If that ends in an error, or has begun TRIES times without ending, because the process crashed,
+    the previous file is put back and loaded. On storage that cannot be written an update is
+    verified every time, with a warning, and not counted.
 
     Args:
         model: the file.
@@ -175,18 +233,34 @@ def boot(model: str | Path, *, engine: str = "auto", **options: Any) -> Model:
     """
     target = _real(Path(model))
     finish(target.parent)
-    state = read_update_state(target)
-    if state is None or state.state == "good":
+    if _is_settled(target):
         return load(target, engine=engine, **options)
+    with _one_at_a_time(target):
+        finish(target.parent)
+        if not _is_settled(target):  # nor by the process that was waited for
+            return _try(target, engine, options)
+    return load(target, engine=engine, **options)
+
+
+def _is_settled(target: Path) -> bool:
+    state = read_update_state(target)
+    return state is None or state.state == "good"
+
+
+def _try(target: Path, engine: str, options: dict[str, Any]) -> Model:
+    """Load a new model, or the previous one if it does not work; see `boot`."""
+    state = read_update_state(target)
     actual = record(target).sha256
-    if actual != state.sha256:  # power was lost before the new file had the name
-        _write_state(target, UpdateState("good", actual, 0, state.rejected))
+    if state is None or actual != state.sha256:  # somebody put another file there by hand
+        rejected = "" if state is None else state.rejected
+        _write_state(target, state, UpdateState("good", actual, 0, rejected))
         return load(target, engine=engine, **options)
     has_previous = _beside(target, PREVIOUS).is_file()
     if state.tries >= TRIES and has_previous:
         rollback(target)
         return load(target, engine=engine, **options)
-    _write_state(target, UpdateState("trying", actual, state.tries + 1, state.rejected))
+    tried = UpdateState("trying", actual, state.tries + 1, state.rejected)
+    _write_state(target, state, tried)
     try:
         _check_vectors(target, engine, str(target))
         loaded = load(target, engine=engine, **options)
@@ -195,8 +269,22 @@ def boot(model: str | Path, *, engine: str = "auto", **options: Any) -> Model:
             raise
         rollback(target)
         return load(target, engine=engine, **options)
-    _write_state(target, UpdateState("good", actual, 0, state.rejected))
+    _write_state(target, tried, UpdateState("good", actual, 0, state.rejected))
     return loaded
+
+
+@contextlib.contextmanager
+def _one_at_a_time(target: Path) -> Iterator[None]:
+    """Wait until no other process tries a model; the system ends the wait if that one dies."""
+    if sys.platform == "win32":
+        yield
+    else:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # no such file, or a file system without locks
+                descriptor = os.open(target, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
 
 
 def read_update_state(model: Path) -> UpdateState | None:
@@ -316,9 +404,15 @@ def _link(file: Path, second: Path) -> None:
         shutil.copy2(file, second)
 
 
-def _write_state(target: Path, state: UpdateState) -> None:
-    with atomic_path(_beside(target, STATE)) as path:
-        path.write_bytes(state.to_bytes())
+def _write_state(target: Path, before: UpdateState | None, state: UpdateState) -> None:
+    """Write the state, unless another process wrote one meanwhile: an update, or a rollback."""
+    try:
+        with writing(target), locked(target.parent):
+            if _beside(target, STATE).is_file() and read_update_state(target) == before:
+                with atomic_path(_beside(target, STATE)) as path:
+                    path.write_bytes(state.to_bytes())
+    except OutputError as error:
+        warnings.warn(f"an update that is tried is not counted: {error}", RuntimeWarning, 4)
 
 
 def _beside(model: Path, suffix: str) -> Path:

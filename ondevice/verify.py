@@ -58,6 +58,14 @@ class Verification(Parity):
 
     path: Path
 
+    def __str__(self) -> str:
+        """One line, as `ondevice verify` prints it."""
+        return (
+            f"{self.path}: {'ok' if self.passed else 'FAILED'}: {self.rows} test rows in "
+            f"{self.runtime}, largest difference {self.max_difference:.2g}, "
+            f"of rank from predict {self.rank_difference:.2g} (tolerance {self.tolerance:g})"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready object."""
         return {**asdict(self), "path": str(self.path), "passed": self.passed}

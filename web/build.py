@@ -1,4 +1,4 @@
-"""Compiles the engine to web/dist: ondevice.wasm with vectors, ondevice-plain.wasm without.
+"""Compiles the engine to web/dist: with vectors, without, and what checks signatures.
 
 python web/build.py [--out FOLDER]
 
@@ -15,7 +15,14 @@ from pathlib import Path
 
 WEB = Path(__file__).resolve().parent
 NATIVE = WEB.parent / "ondevice" / "native"
-SCRIPTS = ("ondevice.js", "ondevice.d.ts", "package.json", "README.md")
+SCRIPTS = (
+    "ondevice.js",
+    "signatures.js",
+    "sources.js",
+    "ondevice.d.ts",
+    "package.json",
+    "README.md",
+)
 
 FLAGS = (
     *("-std=c11", "-ffreestanding", "-fno-builtin", "-ffp-contract=off", "-fno-math-errno"),
@@ -25,7 +32,15 @@ FLAGS = (
 # The stack lies first, so that what overruns it traps in place of writing over data.
 LINK = ("--no-entry", "--gc-sections", "--strip-all", "-z", "stack-size=262144", "--stack-first",
         "--max-memory=2147483648")  # fmt: skip
-BUILDS = {"ondevice.wasm": ("-msimd128",), "ondevice-plain.wasm": ()}
+ENGINE = (("sources.txt", "features/sources.txt"), "module.c")
+SIGNATURES = (("update/sources.txt",), "signatures.c")
+# Each module: lists of C files in the folder of the engine, its exports in web/wasm, and flags.
+BUILDS: dict[str, tuple[tuple[tuple[str, ...], str], tuple[str, ...]]] = {
+    "ondevice.wasm": (ENGINE, ("-msimd128",)),
+    "ondevice-plain.wasm": (ENGINE, ()),
+    "signatures.wasm": (SIGNATURES, ()),
+}
+SHARED = ("memory.c", "multiply.c")  # in web/wasm
 # What requests spend their time in is compiled for speed, in either build, all else for size. (The
 # vectors of other operators are written out, so that size costs them nothing.)
 FAST = ("kernels/wasm_simd.c", "kernels/portable.c")
@@ -35,14 +50,15 @@ class NoCompilerError(RuntimeError):
     """Neither clang with wasm-ld nor ziglang is installed, or the C sources are not here."""
 
 
-def sources() -> list[Path]:
-    """The C files of the module: the engine, the reader of raw values, and web/wasm/module.c."""
-    lists = (NATIVE / "sources.txt", NATIVE / "features" / "sources.txt")
-    if not lists[0].is_file():
+def sources(lists: tuple[str, ...], exports: str) -> list[Path]:
+    """The C files of a module. Raises NoCompilerError: they are not here."""
+    if not (NATIVE / lists[0]).is_file():
         raise NoCompilerError("the engine's C files, which a checkout has and a wheel has not")
-    lines = [line for path in lists for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line for name in lists for line in (NATIVE / name).read_text(encoding="utf-8").splitlines()
+    ]
     files = [NATIVE / line for line in lines if line and not line.startswith("#")]
-    return [*files, WEB / "wasm" / "module.c"]
+    return [*files, *(WEB / "wasm" / name for name in (*SHARED, exports))]
 
 
 def tools() -> tuple[list[str], list[str]]:
@@ -56,24 +72,40 @@ def tools() -> tuple[list[str], list[str]]:
 
 
 def build(out: Path) -> list[Path]:
-    """Compile both modules and copy the scripts beside them. Raises NoCompilerError."""
-    compiler, linker = tools()
+    """Compile all modules and copy the scripts beside them.
+
+    Raises:
+        NoCompilerError: there is no compiler, or it does not compile the C files.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for name, more in BUILDS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            objects = []
-            for number, source in enumerate(sources()):
-                place = source.as_posix()
-                level = "-O2" if any(f"native/{part}" in place for part in FAST) else "-Oz"
-                target = Path(folder, f"{number}.o")
-                command = [*compiler, *FLAGS, *more, level, "-c", str(source), "-o", str(target)]
-                subprocess.run(command, check=True)
-                objects.append(str(target))
-            subprocess.run([*linker, *LINK, *objects, "-o", str(out / name)], check=True)
-    for name in SCRIPTS:
-        if (WEB / name).is_file():
-            shutil.copyfile(WEB / name, out / name)
+    for name in BUILDS:
+        build_module(name, out / name)
+    for script in SCRIPTS:
+        if (WEB / script).is_file():
+            shutil.copyfile(WEB / script, out / script)
     return [out / name for name in BUILDS]
+
+
+def build_module(name: str, target: Path) -> None:
+    """Compile and link one module of BUILDS. Raises NoCompilerError."""
+    (lists, exports), flags = BUILDS[name]
+    compiler, linker = tools()
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        for number, source in enumerate(sources(lists, exports)):
+            place = source.as_posix()
+            level = "-O2" if any(f"native/{part}" in place for part in FAST) else "-Oz"
+            compiled = str(Path(folder, f"{number}.o"))
+            _run([*compiler, *FLAGS, *flags, level, "-c", str(source), "-o", compiled])
+            objects.append(compiled)
+        _run([*linker, *LINK, *objects, "-o", str(target)])
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NoCompilerError(f"a clang that compiles for wasm32: {error}") from error
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 /**
  * live.js: the page that ranks candidates with a model inside it, and verifies, draws and measures models.
  *
- * web/live.py puts it behind the code of ondevice.js, whose `load` it calls, with the model, the
- * engine and the catalogue as the JSON of #data.
+ * web/live.py puts it behind the code of ondevice.js and signatures.js, with the model, the engine
+ * and the catalogue as the JSON of #data. `ondevice bench --serve` takes the reports.
  */
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -15,11 +15,11 @@ const TYPED_MS = 4; // of the time shown while somebody types
 const ROWS = [1, 128];
 
 function add(parent, tag, text = "", attributes = {}) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  parent.append(made);
-  return made;
+  const element = document.createElement(tag);
+  element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  parent.append(element);
+  return element;
 }
 
 function sizeOf(bytes) {
@@ -47,10 +47,10 @@ function timed(call, least = OBSERVATION_MS) {
 
 const wasm = bytesOfText(data.engine);
 const model = await load(bytesOfText(data.model), { wasm });
-const { users, items } = data.catalogue;
+const { users, items } = data.catalogue ?? { users: [], items: [] };
 const columns = (rows) =>
   Object.fromEntries(Object.keys(rows[0].values).map((name) => [name, rows.map((row) => row.values[name])]));
-let context = { ...users[0].values };
+let context = { ...users[0]?.values };
 
 function shown() {
   const wanted = at("filter").value.trim().toLowerCase();
@@ -229,9 +229,12 @@ async function latencies(opened, say) {
   return results;
 }
 
+/** A text as reports take it: one printable line. */
+const printable = (text) => text.replace(/\p{C}|\p{Zl}|\p{Zp}|(?! )\p{Zs}/gu, "?").slice(0, 200) || "?";
+
+/** SHA-256 without Web Cryptography, which pages served without TLS do not have. */
 async function sha256(bytes) {
-  const hash = await crypto.subtle.digest("SHA-256", bytes);
-  return Array.from(new Uint8Array(hash), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return (await Verifier.open(bytesOfText(data.verifier))).sha256(bytes);
 }
 
 function reportOf(opened, file, measured) {
@@ -282,39 +285,79 @@ function reportOf(opened, file, measured) {
   };
 }
 
-let report = null; // the last one
+const token = /^https?:$/.test(location.protocol) ? new URLSearchParams(location.search).get("token") : null;
+
+/** Send a report to the server of this page: what came of it, as a sentence. */
+async function send(text) {
+  try {
+    const answer = await fetch("report", {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-Ondevice-Token": token },
+      body: text,
+    });
+    return answer.ok ? `Sent; the computer has it as ${(await answer.json()).file}.` : `Not sent: ${await answer.text()}`;
+  } catch (error) {
+    return `Not sent: ${error.message}`;
+  }
+}
+
+/** A link that downloads a report, and, where the page is served by `ondevice bench`, a button that sends it. */
+function offer(text, name, place) {
+  const row = add(place, "p");
+  const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  add(row, "a", "Download the report", { href, download: `${name}.bench.json` });
+  if (!token) return;
+  row.append(" ");
+  const button = add(row, "button", `Send the report to ${location.host}`, { type: "button" });
+  const said = add(place, "p", "", { class: "note", role: "status" });
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    said.textContent = await send(text);
+    button.disabled = said.textContent.startsWith("Sent");
+  });
+}
 
 async function measure(opened, file, place) {
   const measured = await latencies(opened, (text) => (place.textContent = text));
   place.textContent = "";
-  const table = add(add(place, "div", "", { class: "scroll" }), "table");
+  const table = add(add(place, "div", "", { class: "scroll" }), "table", "", { "aria-label": `Latency of ${file.name}` });
   const head = add(table, "tr");
-  for (const text of ["request", "p50", "p95", "rows a second"]) add(head, "th", text);
+  for (const text of ["request", "p50", "p95", "rows a second"]) add(head, "th", text, { scope: "col" });
   for (const { rows, times } of measured) {
     const line = add(table, "tr");
     const { p50, p95 } = spread(times);
     for (const text of [`${rows} row${rows > 1 ? "s" : ""}`, timeOf(p50), timeOf(p95), Math.round((1e6 * rows) / p50).toLocaleString("en")]) add(line, "td", text);
   }
-  report = reportOf(opened, { ...file, sha256: file.sha256 ?? (await sha256(file.data)) }, measured);
-  const link = at("download");
-  URL.revokeObjectURL(link.href);
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(report, null, 1)], { type: "application/json" }));
-  link.download = `${file.name}.bench.json`;
-  link.hidden = false;
+  const name = printable(file.name);
+  const report = reportOf(opened, { name, bytes: file.data.length, sha256: await sha256(file.data) }, measured);
+  offer(JSON.stringify(report, null, 1), name, place);
 }
 
-at("measure").addEventListener("click", async () => {
+let queue = Promise.resolve(); // of measurements, which would slow one another
+
+/** Do something that measures when nothing else does; what it throws is shown at `place`. */
+function inTurn(place, action) {
+  queue = queue.then(action).catch((error) => {
+    // memory that ended, in the browser's words
+    place.textContent = error instanceof OnDeviceError || error instanceof RangeError ? error.message : `The page failed: ${error.message}`;
+    place.classList.add("warning");
+    if (!(error instanceof OnDeviceError)) console.error(error);
+  });
+}
+
+at("measure").addEventListener("click", () => {
+  const place = at("figures");
   at("measure").disabled = true;
-  const file = { name: data.name, bytes: model_bytes.length, data: model_bytes, sha256: data.sha256 };
-  await measure(model, file, at("figures"));
-  at("measure").disabled = false;
+  place.classList.remove("warning");
+  inTurn(place, () => measure(model, { name: data.name, data: bytesOfText(data.model) }, place).finally(() => (at("measure").disabled = false)));
 });
 
 // Another model
 
-async function open(file) {
-  const place = at("report");
+async function open(file, place) {
   place.replaceChildren();
+  place.classList.remove("warning");
+  add(place, "p", `Reading ${file.name} ...`);
   let opened;
   try {
     const bytes = new Uint8Array(await file.arrayBuffer());
@@ -323,19 +366,22 @@ async function open(file) {
     const said = checked.rows
       ? `${checked.rows} test rows ${checked.passed ? "agree" : "DIFFER"}: largest difference ${checked.difference.toPrecision(2)}, tolerance ${checked.tolerance}`
       : "the file has no test vectors";
+    place.replaceChildren();
     add(place, "p", `${file.name}: ${sizeOf(bytes.length)}; ${said}.`);
     const inputs = opened.inputs.map((input) => `${input.name}${input.shape.length ? `[${input.shape}]` : ""}${input.dtype === "float32" ? " (float32)" : ""}`);
     add(place, "p", `Inputs: ${inputs.join(", ")}. Outputs: ${opened.outputs.join(", ")}.`);
     drawTables(opened.tables, add(place, "div"));
-    if (checked.passed || !checked.rows) await measure(opened, { name: file.name, bytes: bytes.length, data: bytes }, add(place, "div"));
+    if (checked.passed || !checked.rows) await measure(opened, { name: file.name, data: bytes }, add(place, "div"));
   } catch (error) {
     if (!(error instanceof OnDeviceError)) throw error;
+    place.replaceChildren();
     add(place, "p", `${file.name}: ${error.message}`, { class: "warning" });
   } finally {
     opened?.close();
   }
 }
 
+const openInTurn = (file) => file && inTurn(at("report"), () => open(file, at("report")));
 const drop = at("drop");
 drop.addEventListener("click", () => at("file").click());
 drop.addEventListener("keydown", (event) => {
@@ -343,22 +389,27 @@ drop.addEventListener("keydown", (event) => {
   event.preventDefault();
   at("file").click();
 });
-at("file").addEventListener("change", () => at("file").files[0] && open(at("file").files[0]));
+at("file").addEventListener("change", () => openInTurn(at("file").files[0]));
 for (const kind of ["dragover", "dragleave", "drop"])
   drop.addEventListener(kind, (event) => {
     event.preventDefault();
     drop.classList.toggle("over", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+    if (kind === "drop") openInTurn(event.dataTransfer.files[0]);
   });
 
 // Start
 
-const model_bytes = bytesOfText(data.model);
-at("bytes").textContent = sizeOf(model_bytes.length);
+at("bytes").textContent = sizeOf(bytesOfText(data.model).length);
 at("table-bytes").textContent = sizeOf(model.tables.reduce((sum, table) => sum + table.bytes, 0));
 at("engine").textContent = model.kernels;
 drawTables(model.tables, at("bars"));
 drawWidths(data.widths, at("widths"));
-writeContext();
-rank();
-setTimeout(rank, 200); // once the engine's code is compiled at its best
+if (data.catalogue) {
+  writeContext();
+  rank();
+  setTimeout(rank, 200); // once the engine's code is compiled at its best
+} else {
+  for (const part of document.querySelectorAll(".ranks")) part.hidden = true;
+  at("title").textContent = `${data.name}, on this device`;
+  document.querySelector(".figures").after(at("measure").closest(".card"));
+}

@@ -10,12 +10,32 @@ export class UnsupportedError extends OnDeviceError {}
 /** Memory ended. */
 export class MemoryError extends OnDeviceError {}
 
+/** A file is not signed by a trusted key, has expired, or is older than what was seen. */
+export class TrustError extends OnDeviceError {}
+
 /** An address (in Node also a path), or bytes; views of a SharedArrayBuffer are copied. */
 export type Source = string | URL | ArrayBuffer | ArrayBufferView | Blob | Response;
 
 export interface LoadOptions {
   /** The engine: an address, bytes or a compiled module; by default the file beside ondevice.js. */
   wasm?: Source | WebAssembly.Module;
+  /**
+   * Public keys as PEM or as 32 bytes, one of which must have signed the set of files that the model belongs to;
+   * or a root document, as text or bytes. Without keys nothing is checked, and the options below are refused.
+   */
+  keys?: string | Uint8Array | ReadonlyArray<string | Uint8Array>;
+  /** The manifest of the set; by default manifest.json beside the model's address. */
+  manifest?: Source;
+  /** The model's file name in the manifest; by default that of its address. */
+  name?: string;
+  /** Root documents that replace the one in `keys`, in order. */
+  roots?: ReadonlyArray<Source>;
+  /** The lowest version to accept: the highest `signedVersion` that this device has used. */
+  leastVersion?: number;
+  /** By default the device's clock. */
+  now?: Date;
+  /** The verifier: an address, bytes or a compiled module; by default signatures.wasm beside signatures.js. */
+  verifier?: Source | WebAssembly.Module;
 }
 
 /** IDs: Numbers up to 2^53, BigInts of 64 bits, or a typed array; nested for inputs of several values a row. */
@@ -53,6 +73,8 @@ export interface Model {
   readonly tables: { name: string; rows: number; dim: number; bytes: number }[];
   readonly kernels: string;
   readonly memoryBytes: number;
+  /** The version of the signed set that the model was loaded from; null where no keys were given. */
+  readonly signedVersion: number | null;
   predict(inputs: Inputs): Scores;
   predict(inputs: RawInputs, options: { raw: true }): Scores;
   rank(context: Inputs, candidates: Inputs): Scores;

@@ -9,21 +9,9 @@
  *   model.close();
  */
 
-/** Base of all errors that this module throws on purpose. */
-export class OnDeviceError extends Error {
-  constructor(message) {
-    super(message);
-    this.name = new.target.name;
-  }
-}
-/** A request has a wrong name, shape, type or value. */
-export class InputError extends OnDeviceError {}
-/** A file is damaged, truncated, hostile or of another format or version. */
-export class FileFormatError extends OnDeviceError {}
-/** A valid file that this engine cannot run. */
-export class UnsupportedError extends OnDeviceError {}
-/** Memory ended. */
-export class MemoryError extends OnDeviceError {}
+import { FileFormatError, InputError, MemoryError, OnDeviceError, TrustError, UnsupportedError, bytesOf, kindOf, moduleOf } from "./sources.js";
+
+export { FileFormatError, InputError, MemoryError, OnDeviceError, TrustError, UnsupportedError };
 
 const STATUS = [null, InputError, FileFormatError, UnsupportedError, MemoryError, OnDeviceError];
 const RAW = { missing: 0, text: 1, integer: 2, number: 3, boolean: 4 };
@@ -32,6 +20,7 @@ const SPARE_BYTES = 16 << 20; // a closed model's memory up to this size serves 
 const FIRST_SIZE = 8; // of a free axis, until a request says another
 const MOST_SIZES = 16; // variants of a model of free axes, before memory starts again
 const TWO_32 = 4294967296;
+const SIGNED = ["manifest", "name", "roots", "leastVersion", "now", "verifier"]; // options beside `keys`
 const MOST_BYTES = 2147483648; // of a module's memory
 
 // (module (func (result v128) i32.const 0 i8x16.splat)): valid where engines know 128-bit vectors
@@ -42,7 +31,6 @@ const VECTORS = new Uint8Array([
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8");
 
-const compiled = new Map(); // by address: a promise of a WebAssembly.Module
 const spare = new WeakMap(); // by module: an instance that a closed model has left
 
 /** Whether this JavaScript engine has 128-bit vectors; without them a slower module is used. */
@@ -54,16 +42,28 @@ export function hasVectors() {
  * Open a model.
  * @param source address or path of an .odm file, or its bytes (ArrayBuffer, typed array, Blob, Response)
  * @param options.wasm the engine: an address, bytes or a WebAssembly.Module; by default the file beside this one
+ * @param options.keys who must have signed the set of files that the model belongs to, and with it
+ *     `manifest`, `name`, `roots`, `leastVersion`, `now`: see README.md
  */
 export async function load(source, options = {}) {
-  const [bytes, module] = await Promise.all([
+  const signed = "keys" in options;
+  const idle = SIGNED.find((name) => name in options && !signed);
+  if (idle) throw new InputError(`${idle}: without keys no signature is checked`);
+  let [bytes, module] = await Promise.all([
     bytesOf(source, "the model"),
     moduleOf(options.wasm ?? new URL(hasVectors() ? "./ondevice.wasm" : "./ondevice-plain.wasm", import.meta.url)),
   ]);
+  let version = null;
+  if (signed) {
+    // a copy of bytes that came from outside, which could change before they are used
+    if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) bytes = bytes.slice();
+    const { checkSigned } = await import("./signatures.js");
+    version = await checkSigned(bytes, source, options);
+  }
   let instance = spare.get(module);
   spare.delete(module);
   instance ??= await instanceOf(module);
-  return new Model(module, instance, bytes);
+  return new Model(module, instance, bytes, version);
 }
 
 async function instanceOf(module) {
@@ -75,77 +75,6 @@ async function instanceOf(module) {
   }
   if (!instance?.exports.lay_out) throw new FileFormatError("the engine: a WebAssembly module of something else");
   return instance;
-}
-
-async function bytesOf(source, what) {
-  if (source instanceof ArrayBuffer) return new Uint8Array(source);
-  if (ArrayBuffer.isView(source)) return new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
-  if (typeof Blob !== "undefined" && source instanceof Blob) return bytesOfBody(source, what);
-  if (typeof Response !== "undefined" && source instanceof Response) return bytesOfResponse(source, what);
-  if (typeof source !== "string" && !(source instanceof URL))
-    throw new InputError(`${what}: expected an address or bytes, got ${kindOf(source)}`);
-  const address = String(source);
-  if (isNode() && (address.startsWith("file:") || !/^[a-z][a-z0-9+.-]+:/i.test(address))) {
-    const { readFile } = await import("node:fs/promises");
-    try {
-      return new Uint8Array(await readFile(address.startsWith("file:") ? new URL(address) : address));
-    } catch (error) {
-      throw new FileFormatError(`${address}: cannot be read: ${error.message}`);
-    }
-  }
-  let response;
-  try {
-    response = await fetch(source);
-  } catch (error) {
-    throw new FileFormatError(`${address}: cannot be fetched: ${error.message}`);
-  }
-  return bytesOfResponse(response, address);
-}
-
-async function bytesOfResponse(response, what) {
-  if (!response.ok) throw new FileFormatError(`${what}: the server answered ${response.status}`);
-  return bytesOfBody(response, what);
-}
-
-async function bytesOfBody(body, what) {
-  try {
-    return new Uint8Array(await body.arrayBuffer());
-  } catch (error) {
-    // a connection that broke, a file that was deleted, a body that was read before
-    throw new FileFormatError(`${what}: cannot be read: ${error.message}`);
-  }
-}
-
-function isNode() {
-  return typeof process !== "undefined" && Boolean(process.versions?.node);
-}
-
-async function moduleOf(source) {
-  if (source instanceof WebAssembly.Module) return source;
-  if (typeof source !== "string" && !(source instanceof URL))
-    return compiledFrom(await bytesOf(source, "the engine"), "the engine");
-  const address = String(source);
-  if (!compiled.has(address)) {
-    const promise = bytesOf(source, "the engine").then((bytes) => compiledFrom(bytes, address));
-    compiled.set(address, promise);
-    promise.catch(() => compiled.delete(address)); // the next load may find it
-  }
-  return compiled.get(address);
-}
-
-async function compiledFrom(bytes, what) {
-  try {
-    // a copy where the bytes are shared, which WebAssembly refuses
-    return await WebAssembly.compile(bytes.buffer instanceof ArrayBuffer ? bytes : bytes.slice());
-  } catch (error) {
-    throw new FileFormatError(`${what}: no WebAssembly module: ${error.message}`);
-  }
-}
-
-function kindOf(value) {
-  if (value === null) return "null";
-  if (typeof value !== "object") return typeof value;
-  return value.constructor?.name ?? "object";
 }
 
 /** A model ready to score requests. Requests are synchronous; use a Worker for large ones. */
@@ -160,10 +89,12 @@ class Model {
   #features = null;
   #sizes = []; // of free axes: pairs of name and size
   #variants = 0;
+  #version; // of the signed set
   #bytes = null; // of the file, where axes are free: memory may have to start again
 
-  constructor(module, instance, bytes) {
+  constructor(module, instance, bytes, version) {
     this.#module = module;
+    this.#version = version;
     this.#instance = instance;
     this.#engine = instance.exports;
     this.#memory = instance.exports.memory;
@@ -222,6 +153,11 @@ class Model {
   get memoryBytes() {
     this.#use();
     return this.#memory.buffer.byteLength;
+  }
+
+  /** The version of the signed set that the model was loaded from; null where no signature was asked for. */
+  get signedVersion() {
+    return this.#version;
   }
 
   /** Scores of rows: an array with a value (or a list of values) a row for every input. */

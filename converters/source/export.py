@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from ondevice.converters.phases import phase
 from ondevice.converters.source.arguments import (
     Arguments,
     DynamicAxes,
@@ -55,6 +56,7 @@ def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Mod
             traced_len(module),
             traced_tile(),
             numbers_of_rows(rows) as places,
+            phase("torch's export"),
         ):
             program = torch.onnx.export(
                 module,

@@ -52,8 +52,8 @@ class Like:
         """Packed tables with the earlier scales and levels, and earlier codes that are still good.
 
         A section is kept as it was chosen where the earlier file has none of its place, codec and
-        width, where rows have scales of their own, and where values are floats. Of a section with
-        another number of rows only scales and levels are kept.
+        width, where rows have scales of their own, and where values are floats. Rows beyond those
+        of the earlier file are new.
         """
         return {name: self._table(name, table) for name, table in packed.items()}
 
@@ -110,8 +110,6 @@ class Like:
         if layout.scale_axis == "levels":
             scales = scales.reshape(layout.dim, -1)
         kept = replace(section, table_scales=scales)
-        if layout.rows != section.rows:  # a vocabulary that has grown: no row is where it was
-            return kept
         return replace(kept, source=SteadyRows(section.source, kept, old, self.slack))
 
 
@@ -156,7 +154,11 @@ class SteadyRows:
         scales = np.asarray(self.section.table_scales)
         widths = None if self.section.widths is None else self.section.widths[rows]
         nearest = quantise_rows(values, self.section.codec, widths, scales).dequantise()
-        before = self.old.read(rows)
+        # rows that were added, or are where another one was, are no further from their values than
+        # any others are: an earlier code is kept only if it is good
+        before = np.full_like(values, np.inf)
+        is_old = rows < self.old.layout.rows
+        before[is_old] = self.old.read(rows[is_old])
         step = np.abs(scales) if scales.ndim == 1 else np.ptp(scales, axis=1) / scales.shape[1]
         keep = np.abs(values - before) <= np.abs(values - nearest) + np.float32(self.slack) * step
         steady: FloatArray = np.where(keep, before, values)

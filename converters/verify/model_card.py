@@ -32,6 +32,7 @@ def model_card(
     missing = not_checked_lines(report)
     left = uncompressed_lines(report)
     sections = [
+        _front_matter(report),
         f"# {_escaped(name)}",
         f"Written by ondevice-ctr {report.made_by['ondevice-ctr']}.",
         markdown_table(_summary_rows(report)),
@@ -58,6 +59,16 @@ def model_card(
         markdown_table([("package", "version"), *report.made_by.items()]),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(report: ConversionReport) -> str:
+    """Metadata as the Hugging Face Hub reads it; only words of this module, so none is escaped."""
+    tags = ["click-through-rate", "recommendation", *report.targets]
+    lines = ["library_name: ondevice", "pipeline_tag: tabular-classification", "tags:"]
+    lines += [f"- {tag}" for tag in tags]
+    if report.source_auc is not None:
+        lines += ["metrics:", "- roc_auc"]
+    return "\n".join(["---", *lines, "---"])
 
 
 def _summary_rows(report: ConversionReport) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ondevice.converters.dense.layers import LayerReport
 from ondevice.converters.graph import UncompressedTable
+from ondevice.converters.phases import Phase
 from ondevice.inspection import FileParts, part_rows
 from ondevice.text_table import size, table
 from ondevice.verify import Parity
@@ -131,6 +132,8 @@ class ConversionReport:
         vector_rows: rows of test vectors in each file.
         probabilities: whether all outputs lie between 0 and 1: differences are then absolute,
             else relative to the output's scale (`ondevice.difference`).
+        seconds: of CPU, by phase; no part of the report beside the files, which is the same for
+            the same conversion.
     """
 
     targets: dict[str, TargetReport]
@@ -149,11 +152,19 @@ class ConversionReport:
     made_by: dict[str, str] = field(default_factory=dict)
     probabilities: bool = True
     vector_rows: int = 0
+    seconds: dict[Phase, float] = field(default_factory=dict, compare=False)
+
+    def __str__(self) -> str:
+        """What `ondevice convert` prints."""
+        return report_text(self)
 
     def to_json(self, *, folder: bool = True) -> dict[str, Any]:
-        """A JSON-ready object; without `folder` paths are bare file names."""
+        """A JSON-ready object; without `folder`, bare file names for paths, and no times."""
         targets = {name: item.to_json(folder=folder) for name, item in self.targets.items()}
-        return {**asdict(self), "targets": targets}
+        report = {**asdict(self), "targets": targets}
+        if not folder:
+            del report["seconds"]
+        return report
 
     def to_text(self) -> str:
         """JSON text without folders: the same conversion gives the same text anywhere."""

@@ -21,6 +21,7 @@ from ondevice.converters.verify.graph_numbers import (
 from ondevice.converters.verify.id_origins import LEAST, InputIds, input_ids
 from ondevice.converters.verify.legal_ids import answered_rows, with_legal_values
 from ondevice.converters.verify.probe import ANY, probe_inputs
+from ondevice.difference import output_scale
 from ondevice.errors import SpecError
 from ondevice.info import InputSpec, RankingVectors, TestVectors
 from ondevice.ranking import context_splits, repeated_request
@@ -31,6 +32,9 @@ VECTOR_ROWS = 32
 MOST_VECTOR_ROWS = 4096
 MOST_VECTOR_BYTES = 65_536
 MOST_RANKINGS = 4
+# Answers are rounded to this share of the tolerance, where that is at least LEAST_ROUNDED.
+ROUNDED_SHARE = 1 / 32
+LEAST_ROUNDED = 1e-4
 RANKED_ROWS = 8
 # Rows of each batch that the source refuses and that every file is tried with.
 MOST_REFUSED = 8
@@ -159,6 +163,7 @@ def vectors_of(
     tables: Mapping[str, PackedTable],
     rows: int,
     tolerance: float,
+    earlier: TestVectors | None = None,
 ) -> TestVectors | None:
     """Requests and the source's answers that travel in the files.
 
@@ -167,19 +172,60 @@ def vectors_of(
         domain: what its inputs are.
         tables: as files store them.
         rows: how many, if they take at most MOST_VECTOR_BYTES, else fewer; 0: None is returned.
-        tolerance: how far an engine may be from the answers.
+        tolerance: how far an engine may be from the answers, which are `coarse`.
+        earlier: of the model before, whose requests are taken if the source answers them.
     """
     if not rows:
         return None
     inputs = requests_of(source, domain, rows).answered
+    if earlier is not None:
+        inputs = earlier_requests(source, earlier, inputs)
     outputs = source(inputs, tables)
     size = sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
     if size > MOST_VECTOR_BYTES:
         rows = max(1, rows * MOST_VECTOR_BYTES // size)
         inputs = requests_of(source, domain, rows).answered
         outputs = source(inputs, tables)
-    rankings = ranking_vectors(source, tables, inputs)
-    return TestVectors(inputs=inputs, outputs=outputs, tolerance=tolerance, rankings=rankings)
+    scales = {name: output_scale([array]) for name, array in outputs.items()}
+    rankings = tuple(
+        replace(item, outputs=coarse(item.outputs, scales, tolerance))
+        for item in ranking_vectors(source, tables, inputs)
+    )
+    return TestVectors(inputs, coarse(outputs, scales, tolerance), tolerance, rankings)
+
+
+def earlier_requests(
+    source: Source, earlier: TestVectors, fresh: dict[str, Array]
+) -> dict[str, Array]:
+    """The first of earlier requests, as many as the fresh ones; those where a model of other
+    inputs came before, or has fewer, or a row is not answered.
+    """
+    kinds = {name: (array.shape, array.dtype) for name, array in fresh.items()}
+    rows = len(next(iter(fresh.values())))
+    first = {name: earlier.inputs[name][:rows] for name in fresh if name in earlier.inputs}
+    if {name: (array.shape, array.dtype) for name, array in first.items()} != kinds:
+        return fresh
+    return first if answered_rows(source, first)[0].all() else fresh
+
+
+def coarse(
+    outputs: Mapping[str, Array], scales: Mapping[str, npt.NDArray[np.float64]], tolerance: float
+) -> dict[str, Array]:
+    """Answers rounded to less than a ROUNDED_SHARE of the tolerance: bits that no check needs take
+    half of their bytes in a file. Those of exact layers stay as they are.
+
+    Args:
+        outputs: float32, by name.
+        scales: of each, see `output_scale`.
+        tolerance: in units of the scale.
+    """
+    if tolerance < LEAST_ROUNDED:
+        return dict(outputs)
+    rounded = {}
+    for name, values in outputs.items():
+        step = np.exp2(np.floor(np.log2(ROUNDED_SHARE * tolerance * scales[name])))
+        rounded[name] = (np.rint(values / step) * step).astype(np.float32)
+    return rounded
 
 
 def ranking_vectors(

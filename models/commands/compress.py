@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from ondevice.atomic import atomic_path
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.converters.convert import TARGETS
-from ondevice.converters.verify.report import report_text
 from ondevice.errors import ParityError, SpecError, UnsupportedError
 from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
 from ondevice.models.commands.convert import examples
@@ -23,7 +21,7 @@ from ondevice.models.commands.options import (
     source_of,
     use_threads,
 )
-from ondevice.models.commands.outputs import add_output_options, check_writable
+from ondevice.models.commands.outputs import add_output_options, check_json, check_writable
 from ondevice.models.commands.runtimes import check_runtimes
 from ondevice.models.commands.search_progress import SearchProgress
 from ondevice.models.recipe import Source
@@ -95,7 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all trials (default: 0)")
     parser.add_argument("--threads", type=int, default=1, help="threads for training (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the frontier to FILE too")
+    add_json_option(parser, "the frontier")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,8 +107,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     check_runtimes(TARGETS)
     check_writable("--out", args.out)
-    if args.json is not None:
-        check_writable("--json", args.json.parent)
+    check_json(args.json)
     use_threads(args)
     log = open_source(source_of(args, Source()))
     print(described(log))  # noqa: T201
@@ -185,9 +182,7 @@ def _say_finished(args: argparse.Namespace, folder: Path, state: SearchState) ->
         f"{folder / 'frontier.csv'} (--force runs it again)"
     )
     if args.json is not None:
-        with atomic_path(args.json) as temporary:
-            text = json.dumps(state.frontier, indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(state.frontier, args.json)
     return 0
 
 
@@ -200,8 +195,8 @@ def _write_frontier(
 ) -> None:
     frontier.write_csv(folder / "frontier.csv")
     write_plot(frontier, folder / "frontier.png", best, goal.most_bytes(frontier.reference))
-    if args.json:
-        frontier.write_json(args.json, best)
+    if args.json is not None:
+        write_json(frontier.to_json(best), args.json)
 
 
 def _no_best(search: Search, frontier: Frontier) -> str:
@@ -271,7 +266,7 @@ def _write_model(data: TrialData, best: TrialResult, trials: Path, out: Path) ->
         report = write_files(model, features, ids, trial, out, ("odm",))
         for name in ("model.onnx", "model.onnx.data", "model.tflite"):  # of the run before
             (out / name).unlink(missing_ok=True)
-    return report_text(report)
+    return str(report)
 
 
 def _check(args: argparse.Namespace) -> None:

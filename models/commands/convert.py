@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ import torch
 from torch import nn
 
 from ondevice import manifest
-from ondevice.atomic import atomic_path
 from ondevice.codecs import DENSE_CODECS, Codec
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.converters import convert
 from ondevice.converters.convert import INPUT_FORMS, TARGETS
+from ondevice.converters.phases import seconds_line
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.user_module import example_tensors, load_arrays, load_module
 from ondevice.converters.tables.like import SLACK
 from ondevice.converters.tables.pack import OTHERS
 from ondevice.converters.tables.weights import Weights
-from ondevice.converters.verify.report import ConversionReport, FittedTable, report_text
+from ondevice.converters.verify.report import ConversionReport, FittedTable
 from ondevice.converters.verify.requests import VECTOR_ROWS
 from ondevice.converters.verify.verification import Validation
 from ondevice.errors import FileFormatError, InputError, SpecError
@@ -52,7 +53,7 @@ from ondevice.models.validation import (
 )
 from ondevice.sections import TableCodec, table_codec
 
-REPORTS = ("report.json", "md")  # beside the model files
+REPORT = "report.json"  # beside the model files
 
 Array = npt.NDArray[Any]
 IdArray = npt.NDArray[np.int64]
@@ -75,7 +76,7 @@ EPILOG = """examples:
 Every file is run in its engines on ordinary, unseen, padding and extreme IDs and compared with the
 torch model before it gets its name. If one differs, the command fails, none of the new files stays,
 and those of an earlier run are as they were. Beside the files lie the report (NAME.report.json) and
-a model card (NAME.md).
+a model card (NAME.md; with --card README.md the folder is a repository for the Hugging Face Hub).
 
 Rows of --validation and --calibration are, for a checkpoint, a .csv with a header or a .jsonl with
 an object a line: a column for every input, raw values as the checkpoint's features read them. For a
@@ -89,10 +90,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_source_options(parser)
     add_output_options(parser, "folder for the model files", required=True)
     parser.add_argument("--name", default="model", help="file name (default: model)")
+    parser.add_argument("--card", metavar="NAME", help="name of the model card (default: NAME.md)")
     _add_storage_options(parser)
     _add_fitting_options(parser)
     _add_validation_options(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to FILE too")
+    add_json_option(parser, "the report")
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -232,8 +234,9 @@ class _Request:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and print what was written."""
-    written = [*args.targets, *REPORTS, *(["onnx.data"] if "onnx" in args.targets else [])]
-    results = [args.out / f"{args.name}.{suffix}" for suffix in written]
+    card = args.card or f"{args.name}.md"
+    written = [*args.targets, REPORT, *(["onnx.data"] if "onnx" in args.targets else [])]
+    results = [*(args.out / f"{args.name}.{suffix}" for suffix in written), args.out / card]
     results += _foreign_manifest(args.out)
     check_output(args.out, results, force=args.force, json=args.json)
     _check_source(args.model)
@@ -257,6 +260,7 @@ def run(args: argparse.Namespace) -> int:
             counts=request.counts,
             codec=_only_codec(tables),
         )
+    before = time.process_time()
     report = convert(
         module,
         request.example,
@@ -278,8 +282,9 @@ def run(args: argparse.Namespace) -> int:
         like=args.like,
         slack=args.slack,
         inputs=args.input,
+        card=args.card,
     )
-    return _finish(args, report)
+    return _finish(args, replace(report, seconds={"imports": before, **report.seconds}))
 
 
 def _foreign_manifest(out: Path) -> list[Path]:
@@ -448,13 +453,13 @@ def _hashed(path: Path) -> dict[str, str]:
 
 
 def _finish(args: argparse.Namespace, report: ConversionReport) -> int:
-    print(report_text(report))  # noqa: T201
+    print(report)  # noqa: T201
+    print(seconds_line(report.seconds))  # noqa: T201
     for target in [item for item in TARGETS if item not in report.targets]:
         if (older := args.out / f"{args.name}.{target}").exists():
-            print(f"{older} is of an earlier conversion; {args.name}.md does not describe it")  # noqa: T201
+            print(f"{older} is of an earlier conversion; the card does not describe it")  # noqa: T201
     if args.json is not None:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(report.to_json(), args.json)
     return 0
 
 

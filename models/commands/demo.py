@@ -23,7 +23,6 @@ from ondevice.bench.targets.local import LocalMachine
 from ondevice.codecs import DENSE_CODECS
 from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
-from ondevice.converters.verify.report import report_text
 from ondevice.errors import InputError
 from ondevice.inspection import FileParts
 from ondevice.models.checkpoint import save_checkpoint
@@ -134,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         dense=args.dense,
         features=features,
     )
-    _say(started, f"converted and verified:\n{report_text(report)}")
+    _say(started, f"converted and verified:\n{report}")
     scored = [_scored(target, report, small.splits.test) for target in report.targets]
     measured = _measured(scored, args.seconds)
     _say(started, "measured every file in processes of its own, one thread\n")

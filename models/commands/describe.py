@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ondevice.atomic import atomic_path
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.errors import InputError
 from ondevice.models.data.parts import find_files
 from ondevice.models.data.profile import LEAK_AUC, ColumnProfile, LogProfile, profile_log
@@ -36,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-rows", type=int, default=MAX_ROWS, help=f"rows to look at (default: {MAX_ROWS:,})"
     )
-    parser.add_argument("--json", action="store_true", help="print the profile as JSON instead")
+    add_json_option(parser, "the profile")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,14 +48,12 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.out} exists; give --force to replace it")
     files = find_files(args.log, args.where)
     profile = profile_log(None, files, args.max_rows, args.label)
-    if args.json:
-        print(json.dumps(asdict(profile), default=str, indent=1))  # noqa: T201
-    else:
-        print(profile_text(profile))  # noqa: T201
+    print(profile_text(profile))  # noqa: T201
+    if args.json is not None:
+        write_json(json.loads(json.dumps(asdict(profile), default=str)), args.json)
     if args.out is not None:
         with atomic_path(args.out) as temporary:
             temporary.write_text(description_toml(profile), encoding="utf-8")
-    if args.out is not None and not args.json:
         paths = " ".join(args.log)
         print(  # noqa: T201
             f"\nwritten: {args.out}; read it, then: ondevice train --data log --path {paths} "

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ondevice.commands.json_output import PRINT
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import is_replaceable
 from ondevice.publish import HIDDEN, finish
@@ -52,8 +53,7 @@ def check_output(
     """
     check_writable("--out", out)
     finish(out)
-    if json is not None:
-        check_writable("--json", json.parent)
+    check_json(json)
     existing = [path for path in results if path.exists()]
     if checkpoint is not None:
         check_writable("--out", checkpoint.absolute().parent)
@@ -70,6 +70,12 @@ def check_output(
             f"--out {out}: nothing is replaced unasked, and an earlier run left {names}; choose "
             "another folder, or add --force"
         )
+
+
+def check_json(target: Path | None) -> None:
+    """Check that the file of --json can be written. Raises InputError."""
+    if target is not None and target != PRINT:
+        check_writable("--json", target.parent)
 
 
 def check_writable(option: str, folder: Path) -> None:

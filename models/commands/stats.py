@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 
-from ondevice.atomic import atomic_path
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.models.commands.engine_options import (
     add_engine_options,
     add_log_options,
     engine_of,
     most_bad_rows,
 )
-from ondevice.models.commands.outputs import check_writable
+from ondevice.models.commands.outputs import check_json
 from ondevice.models.data.description import LogDescription
 from ondevice.models.data.log_source import log_files
 from ondevice.models.scale.jobs import statistics
@@ -30,20 +28,18 @@ numbers the quantiles. All are exact, and the same whatever the engine and the o
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_log_options(parser)
-    parser.add_argument("--json", type=Path, help="file for the statistics as JSON")
+    add_json_option(parser, "the statistics")
     add_engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Count and print."""
     engine = engine_of(args)
-    if args.json is not None:
-        check_writable("--json", args.json.parent)
+    check_json(args.json)
     description = LogDescription.from_file(args.columns)
     files = log_files(args.log, args.where)
     counted = statistics(files, description, most_bad_rows(args), engine)
     if args.json is not None:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(counted.to_json(), indent=1) + "\n", "utf-8")
+        write_json(counted.to_json(), args.json)
     print(counted.text())  # noqa: T201
     return 0

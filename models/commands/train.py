@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from ondevice.atomic import atomic_path
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ondevice.models.commands.options import (
@@ -134,9 +134,7 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
         help="also send the metrics of every epoch to tensorboard (or tensorboard:FOLDER, default "
         "runs) or to mlflow (or mlflow:EXPERIMENT), whose packages must be installed",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write all metrics to FILE (docs/metrics.md)"
-    )
+    add_json_option(parser, "all metrics (docs/metrics.md)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -205,8 +203,7 @@ def _save(args: argparse.Namespace, recipe: Recipe, log: HashedLog, result: _Res
         data = report.to_json()
         if before:
             data["before"] = {name: asdict(item) for name, item in before.items()}
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_json(data, args.json)
     scores = codec_scores(trained.model, trained.splits.test)
     extra = result.extra | {"codecs": [asdict(score) for score in scores]}
     features = trained.splits.train.features

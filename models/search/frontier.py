@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +135,6 @@ class Frontier:
             "frontier": [point.to_json() for point in self.points],
             "best": None if best is None else best.to_json(),
         }
-
-    def write_json(self, path: Path, best: TrialResult | None) -> None:
-        """Write what `to_json` gives."""
-        with atomic_path(path) as temporary:
-            text = json.dumps(self.to_json(best), indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def described(tables: Mapping[str, TableDesign]) -> str:

@@ -17,6 +17,7 @@ from ondevice.features import (
     split_vocabulary,
     vocabulary_ids,
 )
+from ondevice.limits import MAX_SECTIONS
 from ondevice.models.data import FieldSettings, HashedLog
 from ondevice.models.data.statistics import ValueCounts
 from ondevice.models.network_config import EmbeddingConfig
@@ -74,9 +75,11 @@ def grow(
     a masked table may be wider than that row: it keeps as many dimensions as rows do that the
     earlier training read as often, and those beyond the copy start at 0. Kept widths are fixed.
 
-    A vocabulary is ordered by hash, so IDs of old values change: their rows, kept widths, weights
-    of the wide part and counts move along, and histories read the same table by the same IDs.
-    Tables whose values share rows have a row for any value and stay as they are.
+    New values are a group of their own at the end of the vocabulary, so that old ones keep their
+    IDs and what devices fetch is small. A vocabulary has up to MAX_SECTIONS groups; then new values
+    join the last one, which is ordered by hash, so IDs of old values in it change: their rows, kept
+    widths, weights of the wide part and counts move along, and histories read the same table by the
+    same IDs. Tables whose values share rows have a row for any value and stay as they are.
 
     Args:
         model: trained; its masks are frozen in place, the model itself is not changed otherwise.
@@ -141,9 +144,11 @@ def _moves(model: ClickModel, features: FeatureSpec, name: str, train: HashedLog
     fresh = enough & ~np.isin(seen.values, known)
     if not fresh.any():
         return None
-    *before, last = split_vocabulary(known, field.vocabulary_groups)
-    parts = [*before, np.union1d(last, seen.values[fresh])]
-    vocabulary, groups = np.concatenate(parts), tuple(map(len, parts)) if before else ()
+    parts = [*split_vocabulary(known, field.vocabulary_groups), np.sort(seen.values[fresh])]
+    parts = [part for part in parts if len(part)]
+    if len(parts) > MAX_SECTIONS:
+        parts[-2:] = [np.union1d(parts[-2], parts[-1])]
+    vocabulary, groups = np.concatenate(parts), tuple(map(len, parts)) if len(parts) > 1 else ()
     sources = np.full(len(vocabulary) + FIRST_VOCABULARY_ID, OOV_ID, np.int64)
     sources[:FIRST_VOCABULARY_ID] = np.arange(FIRST_VOCABULARY_ID)
     old = vocabulary_ids(vocabulary, known, groups=groups)

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ondevice.atomic import atomic_path
 from ondevice.bench.measure.constants import REPORT_DIGITS
 from ondevice.bench.strict import parse_json, read, shown
 from ondevice.errors import FileFormatError
+from ondevice.json_file import write_json_file
 
 FORMAT = "ondevice-bench"
 FORMAT_VERSION = 1
@@ -299,6 +299,12 @@ class Report:
                 "null: they say nothing of a device"
             )
 
+    def __str__(self) -> str:
+        """What `ondevice bench` prints."""
+        from ondevice.bench.show.tables import text  # which reads this module
+
+        return text(self)
+
     def subjects(self) -> Iterable[Subject]:
         """All measurements."""
         return (*self.starts, *self.memories, *self.latencies, *self.profiles)
@@ -365,9 +371,13 @@ def parse_report(raw: bytes, where: str) -> Report:
     return Report.from_json(parse_json(raw, where), where)
 
 
+def checked_json(report: Report, where: str) -> dict[str, Any]:
+    """A report for a file, after reading it back. Raises FileFormatError, which says `where`."""
+    data = report.to_json()
+    parse_report(json.dumps(data, allow_nan=False).encode("utf-8"), where)
+    return data
+
+
 def write_report(report: Report, path: Path) -> None:
-    """Write a report file, after reading it back."""
-    text = json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n"
-    parse_report(text.encode("utf-8"), str(path))
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write a report file, after reading it back. Raises FileFormatError, OutputError."""
+    write_json_file(checked_json(report, str(path)), path)

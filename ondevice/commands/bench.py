@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,16 +18,19 @@ from ondevice.bench.measure.constants import (
 )
 from ondevice.bench.measure.plan import Plan
 from ondevice.bench.measure.rounds import Machine, run_plan
-from ondevice.bench.report import Report, read_report, write_report
+from ondevice.bench.report import Report, checked_json, read_report
 from ondevice.bench.show.compare import compare
 from ondevice.bench.show.gate import gate, parse_limit
-from ondevice.bench.show.tables import csv_text, markdown, text
+from ondevice.bench.show.tables import csv_text, markdown
 from ondevice.bench.targets import adb
 from ondevice.bench.targets.local import LocalMachine
 from ondevice.bench.targets.ssh import SshTarget, connect, parse_target
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.engines import ENGINES
-from ondevice.errors import InputError
+from ondevice.errors import InputError, MissingDependencyError
 from ondevice.printable import printable
+
+LOOPBACK = "127.0.0.1"
 
 EPILOG = """examples:
   ondevice bench model.odm model.onnx model.tflite --html report.html
@@ -35,6 +38,7 @@ EPILOG = """examples:
   ondevice bench model.odm --workers 1 2 4 --seconds 5 --json result.json
   ondevice bench model.odm --target ssh://pi@raspberrypi.local --json pi.json
   ondevice bench model.odm --target adb --runner build/runners --json phone.json
+  ondevice bench --serve model.odm --host 0.0.0.0 --reports phones
   ondevice bench pi.json phone.json --html both.html
   ondevice bench compare before.json after.json
   ondevice bench model.odm --baseline base.json --max-regression 5%
@@ -57,8 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_engines(parser.add_argument_group("with what"))
     _add_amounts(parser.add_argument_group("how much"))
     _add_target(parser.add_argument_group("where to measure (default: this machine)"))
+    _add_serve(parser.add_argument_group("in browsers"))
     out = parser.add_argument_group("output")
-    for name in ("json", "csv", "markdown", "html"):
+    add_json_option(out, "the report")
+    for name in ("csv", "markdown", "html"):
         out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
     _add_gate(parser.add_argument_group("regression gate"))
 
@@ -196,6 +202,32 @@ def _add_target(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--keep-remote", action="store_true", help="leave the shipped files there")
 
 
+def _add_serve(group: argparse._ArgumentGroup) -> None:
+    """Add the options of the live page."""
+    group.add_argument(
+        "--serve",
+        action="store_true",
+        help="serve a page that runs the .odm file in a browser, and collect the reports it sends; "
+        "or such a page itself, as .html",
+    )
+    group.add_argument(
+        "--host",
+        default=LOOPBACK,
+        metavar="ADDRESS",
+        help=f"address to listen on; 0.0.0.0 opens it to phones (default: {LOOPBACK})",
+    )
+    group.add_argument(
+        "--port", type=int, default=0, help="port to listen on (default: any that is free)"
+    )
+    group.add_argument(
+        "--reports",
+        type=Path,
+        default=Path("bench-reports"),
+        metavar="FOLDER",
+        help="folder for the reports (default: bench-reports)",
+    )
+
+
 def _add_gate(group: argparse._ArgumentGroup) -> None:
     """Add the options that compare with a baseline."""
     group.add_argument(
@@ -219,6 +251,8 @@ def _words(values: Sequence[float]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, show or compare."""
+    if args.serve:
+        return _serve(args)
     if args.model[0] == "compare" and not Path("compare").exists():
         return _compare(args)
     paths = [Path(name) for name in args.model]
@@ -231,7 +265,7 @@ def run(args: argparse.Namespace) -> int:
         with _machine(args, paths) as machine:
             reports = [run_plan(plan, machine, _progress())]
     for number, report in enumerate(reports):
-        print("\n" * bool(number) + printable(text(report)))  # noqa: T201
+        print("\n" * bool(number) + printable(str(report)))  # noqa: T201
     _write(args, reports)
     if reports[0].interrupted and paths[0].suffix.lower() != ".json":
         print("ondevice: interrupted; above is what was measured", file=sys.stderr)  # noqa: T201
@@ -243,6 +277,44 @@ def run(args: argparse.Namespace) -> int:
     return 1 if result.worse else 0
 
 
+def _serve(args: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C."""
+    others = [name for name in ("target", "baseline", "json", "csv", "markdown", "html")
+              if getattr(args, name) is not None]  # fmt: skip
+    if others or len(args.model) != 1:
+        what = f"--{others[0]}" if others else f"{len(args.model)} files"
+        raise InputError(
+            f"--serve takes one .odm file or page, and its reports go to --reports; got {what}"
+        )
+    from ondevice.bench.serve import serving
+    from ondevice.web.build import NoCompilerError
+    from ondevice.web.live import page_of
+
+    try:
+        page = page_of(Path(args.model[0]))
+    except NoCompilerError as error:
+        raise MissingDependencyError(
+            f"{args.model[0]}: the live page needs {error}; a page that was written elsewhere "
+            "can be served instead: ondevice bench --serve live.html"
+        ) from error
+
+    def say(line: str) -> None:
+        print(printable(line), flush=True)  # noqa: T201
+
+    with serving(page, args.host, args.port, args.reports, say) as server:
+        say(f"open  {server.url}")
+        if server.reaches_others:
+            say("Who has this address sees the model and may send reports, until this run ends.")
+            say("The connection is not encrypted: use it in networks that you trust.")
+        else:
+            say("Only this machine reaches it; --host 0.0.0.0 opens it to phones of the network.")
+        say(f"Reports go to {args.reports}; Ctrl-C ends.")
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    say(f"{server.reports} reports came; `ondevice bench {args.reports}/*.json` shows them")
+    return 0
+
+
 def _compare(args: argparse.Namespace) -> int:
     if len(args.model) != 3:
         raise InputError("compare needs two reports: ondevice bench compare a.json b.json")
@@ -250,7 +322,7 @@ def _compare(args: argparse.Namespace) -> int:
     result = compare(*reports)
     print(printable(f"a: {args.model[1]}\nb: {args.model[2]}\n\n{result.text()}"))  # noqa: T201
     if args.json is not None:
-        _write_text(args.json, json.dumps(result.to_json(), indent=1) + "\n")
+        write_json(result.to_json(), args.json)
     _write_html(args, reports)
     return 0
 
@@ -342,7 +414,7 @@ def _write(args: argparse.Namespace, reports: Sequence[Report]) -> None:
     if len(reports) > 1 and single:
         raise InputError(f"--{single[0]} writes one report, but {len(reports)} are given")
     if args.json is not None:
-        write_report(reports[0], args.json)
+        write_json(checked_json(reports[0], str(args.json)), args.json)
     if args.csv is not None:
         _write_text(args.csv, csv_text(reports[0]))
     if args.markdown is not None:

@@ -14,6 +14,7 @@ EPILOG = """examples:
   ondevice update model.odm new-model.odm
   ondevice update model.odm today.odd --key models.key.pub
   ondevice update --rollback model.odm
+  ondevice update model.odm today.odd --again
 
 The new file is complete and answers its test vectors before it gets the model's name; if anything
 fails, the model stays. The file before is kept as MODEL.previous."""
@@ -25,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("new", type=Path, nargs="?", help=".odd file, or a whole model file")
     what.add_argument("--rollback", action="store_true", help="put MODEL.previous back")
+    parser.add_argument(
+        "--again", action="store_true", help="take the model that was rolled back last, too"
+    )
     parser.add_argument("--engine", default="auto", help="engine to verify with (default: auto)")
     parser.add_argument(
         "--key",
@@ -42,7 +46,14 @@ def run(args: argparse.Namespace) -> int:
     if args.rollback:
         result = rollback(args.model)
     else:
-        result = update(args.model, args.new, engine=args.engine, keys=args.key, state=args.state)
+        result = update(
+            args.model,
+            args.new,
+            engine=args.engine,
+            keys=args.key,
+            state=args.state,
+            again=args.again,
+        )
     with writing("standard output"):
         print(f"{args.model}: {size(result.length)}, sha256 {result.sha256}")  # noqa: T201
     return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.errors import writing
 from ondevice.printable import printable
-from ondevice.verify import Verification, verify
+from ondevice.verify import verify
 
 EPILOG = "examples:\n  ondevice verify model.odm\n  ondevice verify model.odm --key models.key.pub"
 
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", type=Path, metavar="FILE", help="refuse versions older than this file remembers"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,19 +34,8 @@ def run(args: argparse.Namespace) -> int:
     results = [
         verify(path, engine=args.engine, keys=args.key, state=args.state) for path in args.model
     ]
-    if args.json:
-        text = json.dumps([result.to_json() for result in results], indent=2)
-    else:
-        text = "\n".join(map(_text, results))
     with writing("standard output"):
-        print(printable(text))  # noqa: T201
+        print(printable("\n".join(map(str, results))))  # noqa: T201
+    if args.json is not None:
+        write_json([result.to_json() for result in results], args.json)
     return 0 if all(result.passed for result in results) else 1
-
-
-def _text(result: Verification) -> str:
-    return (
-        f"{result.path}: {'ok' if result.passed else 'FAILED'}: {result.rows} test rows in "
-        f"{result.runtime}, largest difference {result.max_difference:.2g}, "
-        f"of rank from predict {result.rank_difference:.2g} "
-        f"(tolerance {result.tolerance:g})"
-    )

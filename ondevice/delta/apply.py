@@ -20,6 +20,7 @@ from ondevice.delta.layout import (
     Kind,
     Operation,
     Reader,
+    sparse_differences,
 )
 from ondevice.errors import BaseMismatchError, FileFormatError
 from ondevice.limits import MAX_DELTA_BYTES
@@ -95,13 +96,10 @@ def apply_delta(delta: BinaryIO, old: BinaryIO, new: BinaryIO, names: tuple[str,
     while reader.left:
         block = BlockHeader.from_bytes(delta.read(BLOCK_HEADER_BYTES), where)
         codes, data = _inflated(delta.read(block.packed), block, where)
-        at = 0
-        for operation in reader.operations(codes, len(data)):
-            used = 0 if operation.kind == Kind.COPY else operation.size
-            for part in _new_bytes(operation, old, data[at : at + used], old_name):
+        for operation, used in reader.operations(codes, data):
+            for part in _new_bytes(operation, old, used, old_name):
                 digest.update(part)
                 new.write(part)
-            at += used
     if delta.read(1):
         raise FileFormatError(f"{where}: bytes follow the last block")
     if digest.digest() != start.header.new_sha256:
@@ -130,6 +128,8 @@ def _new_bytes(operation: Operation, old: BinaryIO, data: Bytes, old_name: str) 
     if operation.kind == Kind.NEW:
         yield data.tobytes()
         return
+    if operation.kind == Kind.SPARSE:
+        data = sparse_differences(data, operation.size)
     for start in range(0, operation.size, COPIED_BYTES):
         size = min(COPIED_BYTES, operation.size - start)
         part = _read_bits(old, operation.place + 8 * start, size, old_name)
@@ -150,7 +150,7 @@ def _read_bits(old: BinaryIO, place: int, size: int, old_name: str) -> bytes:
 def _changed(kind: Kind, part: bytes, data: Bytes) -> bytes:
     """Bytes of the old file and the data of an operation, both whole, as the new bytes."""
     before = np.frombuffer(part, np.uint8)
-    if kind == Kind.ADD:
+    if kind in (Kind.ADD, Kind.SPARSE):
         return (before + data).tobytes()
     if kind == Kind.XOR:
         return (before ^ data).tobytes()

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from ondevice.container import SMALL, open_container
 from ondevice.delta.layout import (
+    LONG_RUN,
     UNIT,
+    ZEROS,
     BlockHeader,
     Header,
     Kind,
@@ -206,6 +208,7 @@ def _smallest(before: Bytes, after: Bytes, place: int) -> Piece:
     for kind, unit in UNIT.items():
         if after.size % unit == 0:
             candidates[kind] = _planes(before, after, unit)
+    candidates[Kind.SPARSE] = _sparse(after - before)
     kind = min(candidates, key=lambda kind: len(_deflated(candidates[kind].tobytes())))
     return Piece(Operation(kind, after.size, place), candidates[kind].tobytes())
 
@@ -218,6 +221,20 @@ def _planes(before: Bytes, after: Bytes, unit: int) -> Bytes:
     ).view(f"<i{unit}")
     zigzag = ((difference << 1) ^ (difference >> (8 * unit - 1))).astype(f"<i{unit}")
     return np.ascontiguousarray(zigzag.view(np.uint8).reshape(-1, unit).T).reshape(-1)
+
+
+def _sparse(differences: Bytes) -> Bytes:
+    """Differences as data of SPARSE: the distances of those that are not 0, then large ones."""
+    places = np.flatnonzero(differences)
+    values = differences[places]
+    kinds = np.select([values == 1, values == 255], [0, 1], 2)
+    gaps = np.diff(places, prepend=-1) - 1
+    rest = differences.size - (int(places[-1]) + 1 if places.size else 0)
+    # the codes of a difference: LONG_RUN for each ZEROS before it, then its own
+    runs = np.append(gaps // ZEROS, -(-rest // ZEROS))
+    codes = np.full(int(runs.sum()) + places.size, LONG_RUN, np.uint8)
+    codes[np.cumsum(runs[:-1] + 1) - 1] = gaps % ZEROS * 3 + kinds
+    return np.concatenate([codes, values[kinds == 2]])
 
 
 def _deflated(data: bytes) -> bytes:

@@ -21,8 +21,13 @@ file, by its kind:
     NEW       those of the data; the old file is not read, so `moved` is 0
     WORDS     32-bit numbers of the old file plus differences
     HALVES    the same with 16 bits
+    SPARSE    those of the old file plus differences modulo 256, most of which are 0
 
-Differences are zigzag numbers; the data has the lowest bytes of all of them, then the next bytes.
+Differences of numbers are zigzag numbers; the data has the lowest bytes of all of them, then the
+next bytes. Data of SPARSE are codes, then bytes. A code c below 255 stands for c // 3 bytes of
+difference 0 and one of difference 1, of 255, or of the next of the bytes behind the codes, where
+c % 3 is 0, 1 or 2; 255 stands for 85 of difference 0, or as many as the operation still has, which
+is of at most 65,536 bytes. So a changed byte and its distance take one symbol of DEFLATE.
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
 
 from ondevice.errors import FileFormatError
 from ondevice.limits import (
@@ -41,11 +49,16 @@ from ondevice.limits import (
 )
 
 MAGIC = b"ondelta1"
+LONG_RUN = 255  # the code of SPARSE without a difference of its own
+ZEROS = LONG_RUN // 3  # that it stands for
 HEADER_BYTES = 92
 BLOCK_HEADER_BYTES = 12
 MOST_OVERHEAD = 1024  # of DEFLATE where nothing shrinks, in blocks of at most 2 * MAX_DELTA_BYTES
 NUMBER_BYTES = 9  # of 7 bits
 LARGEST = 2**58 - 1  # bytes of a file: places of bits and sums of two still fit into 63 bits
+
+
+Bytes = npt.NDArray[np.uint8]
 
 
 class Kind(enum.IntEnum):
@@ -57,6 +70,7 @@ class Kind(enum.IntEnum):
     NEW = 3
     WORDS = 4
     HALVES = 5
+    SPARSE = 6
 
 
 # Bytes of the numbers that a kind's size must be a multiple of.
@@ -158,6 +172,26 @@ def operation_bytes(operation: Operation, place: int) -> bytes:
     return first + number_bytes(zigzag(moved)) if moved else first
 
 
+def sparse_codes(data: Bytes, size: int) -> tuple[Bytes, int]:
+    """The codes that data of SPARSE begins with, for `size` bytes, and how many they stand for."""
+    steps = np.where(data == LONG_RUN, ZEROS, data // 3 + np.uint8(1))
+    ends = np.cumsum(steps, dtype=np.int64)
+    count = min(int(np.searchsorted(ends, size)) + 1, data.size)
+    return data[:count], int(ends[count - 1]) if count else 0
+
+
+def sparse_differences(data: Bytes, size: int) -> Bytes:
+    """The `size` differences that data of SPARSE, whole and checked, stands for."""
+    codes, _ = sparse_codes(data, size)
+    differs = codes != LONG_RUN
+    ends = np.cumsum(np.where(differs, codes // 3 + np.uint8(1), ZEROS), dtype=np.int64)
+    values = np.array([1, 255, 0], np.uint8)[codes % 3]
+    values[differs & (codes % 3 == 2)] = data[codes.size :]
+    differences = np.zeros(size, np.uint8)
+    differences[ends[differs] - 1] = values[differs]
+    return differences
+
+
 class Reader:
     """Reads the operations of all blocks, one block after another, and checks each."""
 
@@ -168,14 +202,14 @@ class Reader:
         self._place = 0
         self._where = where
 
-    def operations(self, codes: bytes, data_bytes: int) -> Iterator[Operation]:
-        """The operations of a block, whose data has so many bytes.
+    def operations(self, codes: bytes, data: Bytes) -> Iterator[tuple[Operation, Bytes]]:
+        """The operations of a block, each with its part of the block's data.
 
         Raises:
             FileFormatError: an unknown kind, a size that is not of whole numbers, an operation
                 outside one of the files or of the data, data that no operation uses.
         """
-        at = 0
+        at = used = 0
         while at < len(codes):
             first, at = self._number(codes, at)
             size, kind = first >> 4, self._kind(first & 7)
@@ -184,25 +218,41 @@ class Reader:
                 if kind == Kind.NEW:
                     self._refuse("an operation moves in the old file, but does not read it")
                 self._place += moved // 2 if moved % 2 == 0 else -(moved // 2) - 1
-            data_bytes -= 0 if kind == Kind.COPY else size
-            self._check(kind, size, data_bytes)
-            yield Operation(kind, size, self._place)
+            self._check(kind, size)
+            stop = used + self._data_bytes(kind, size, data[used:])
+            if stop > data.size:
+                self._refuse("the operations of a block use more than its data")
+            yield Operation(kind, size, self._place), data[used:stop]
+            used = stop
             self._place += 0 if kind == Kind.NEW else 8 * size
             self.left -= size
-        if data_bytes:
-            self._refuse(f"no operation of a block uses {data_bytes} bytes of its data")
+        if used < data.size:
+            self._refuse(f"no operation of a block uses {data.size - used} bytes of its data")
 
-    def _check(self, kind: Kind, size: int, data_left: int) -> None:
+    def _data_bytes(self, kind: Kind, size: int, data: Bytes) -> int:
+        """How many bytes of the data an operation uses; more than there are where it is damaged."""
+        if kind == Kind.COPY:
+            return 0
+        if kind != Kind.SPARSE:
+            return size
+        codes, bytes_made = sparse_codes(data, size)
+        if bytes_made < size:
+            return data.size + 1
+        if bytes_made > size and codes[-1] != LONG_RUN:
+            self._refuse("a difference leaves its operation")
+        return codes.size + int((codes[codes != LONG_RUN] % 3 == 2).sum())
+
+    def _check(self, kind: Kind, size: int) -> None:
         place = self._place
         if not 1 <= size <= self.left:
             self._refuse(f"an operation of {size} bytes, where the new file lacks {self.left}")
-        if data_left < 0:
-            self._refuse("the operations of a block use more than its data")
         if kind != Kind.NEW and not 0 <= place <= self._old_bits - 8 * size:
             self._refuse(
                 f"an operation reads {size} bytes from bit {place} on of the old file, which has "
                 f"{self._old_bits} bits"
             )
+        if kind == Kind.SPARSE and size > MAX_DELTA_BYTES:
+            self._refuse(f"{size} bytes of differences; an operation has at most {MAX_DELTA_BYTES}")
         if size % UNIT.get(kind, 1):
             self._refuse(f"{size} bytes are not a whole number of {UNIT[kind]} bytes each")
 

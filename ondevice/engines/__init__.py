@@ -31,6 +31,19 @@ class Engine(Protocol):
         """Outputs by name for checked IDs by input name."""
 
 
+class _Closed:
+    """What a closed model has instead of an engine."""
+
+    runtime = "closed"
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
+        """Raises InputError."""
+        raise InputError("the model is closed")
+
+
+CLOSED: Engine = _Closed()
+
+
 def open_engine(
     path: Path, engine: str, threads: int, copies: Mapping[str, Path] | None = None
 ) -> tuple[str, Engine, ModelInfo]:

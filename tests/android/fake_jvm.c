@@ -85,6 +85,11 @@ static int failed(jbyteArray error) {
   return 1;
 }
 
+static jboolean no_exception(JNIEnv *env) {
+  (void)env;
+  return JNI_FALSE;
+}
+
 int main(int count, char **words) {
   static const struct JNINativeInterface_ table = {
       .NewByteArray = new_array,
@@ -93,6 +98,7 @@ int main(int count, char **words) {
       .SetByteArrayRegion = set_region,
       .GetDirectBufferAddress = address,
       .GetDirectBufferCapacity = capacity,
+      .ExceptionCheck = no_exception,
   };
   JNIEnv functions = &table, *env = &functions;
   if (count != 9) return 2;

@@ -9,6 +9,7 @@ from pathlib import Path
 import jni_library
 import numpy as np
 import pytest
+from support.deltas import write_pair
 from support.native import random_table, write_model
 from support.odm_parts import put_together, take_apart
 from support.runtime import expected_probabilities, small_ids, write_small_model
@@ -192,6 +193,7 @@ def write_fixtures(folder):
     write_descriptions(folder / "descriptions")
     write_app_fixtures(folder)
     write_signed(folder / "signed")
+    write_pair(folder / "updates")
 
 
 def write_signed(folder):

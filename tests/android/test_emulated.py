@@ -114,6 +114,23 @@ def test_a_file_that_is_cut_off_is_refused(callers, models, processor):
     assert done.stderr.startswith("status 2:")
 
 
+@pytest.mark.parametrize("architecture", ["here", *COMPILERS])
+def test_system_calls_on_files(architecture, tmp_path):
+    """Locks, links, times and owners as the C library of the system sees them."""
+    cc = COMPILERS.get(architecture, shutil.which("gcc") or "clang")
+    sources = [jni_library.JNI / name for name in ("files.c", "system.c", "guard.c")]
+    includes = [f"-I{path}" for path in (jni_library.JNI, jni_library.ENGINE / "include")]
+    subprocess.run(
+        [cc, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-D_FILE_OFFSET_BITS=64",
+         "-static", *includes, HERE / "files_check.c", *sources, "-o", tmp_path / "program"],
+        check=True,
+    )  # fmt: skip
+    (tmp_path / "folder").mkdir()
+    emulator = [] if architecture == "here" else [f"qemu-{architecture}-static"]
+    done = subprocess.run([*emulator, tmp_path / "program", tmp_path / "folder"])
+    assert done.returncode == 0
+
+
 def test_what_compilers_call_on_32_bit_arm(tmp_path):
     """arm_helpers.c against the host's own arithmetic: division, conversions."""
     source = jni_library.JNI / "arm_helpers.c"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,17 +78,19 @@ def junit(libraries, sdk, fixtures, tmp_path_factory):
     names = [name for name in sources_by_class if name.endswith("Test")]
     return subprocess.run(
         ["java", "-Xcheck:jni", f"-Djava.library.path={libraries['x86_64'].parent}",
+         f"-Dondevice.switches={os.environ.get('ONDEVICE_SWITCHES', '500')}",
          f"-Dondevice.fixtures={fixtures}", "--add-opens=java.base/java.io=ALL-UNNAMED",
          "-classpath", os.pathsep.join(map(str, [tests, *path])),
          "org.junit.runner.JUnitCore", *names],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
 
 
-def test_junit_on_this_machine(junit):
-    """Hashes, parity with Python, bad files, closed models, 8 threads."""
+def test_junit_on_this_machine(junit, record_property):
+    """Hashes, parity with Python, bad files, closed models, 8 threads, replaced files."""
     assert junit.returncode == 0, junit.stdout[-6000:] + junit.stderr[-2000:]
     assert "OK (" in junit.stdout
+    record_property("live", re.findall(r"^LiveModel: .*|\.LiveModel: .*", junit.stdout))
     assert "WARNING" not in junit.stdout + junit.stderr  # what -Xcheck:jni would say
 
 

@@ -64,7 +64,7 @@ def test_verify(path, tmp_path):
     done = call("verify", path)
     assert done.returncode == 0
     assert re.search(r"ok: 32 test rows in (native|numpy)", done.stdout)
-    result = json.loads(call("verify", path, "--json").stdout)[0]
+    result = json.loads(call("verify", path, "--json", "-").stdout)[0]
     assert result["passed"]
     assert result["max_difference"] < 1e-6
     damaged = tmp_path / "damaged.odm"
@@ -75,7 +75,7 @@ def test_verify(path, tmp_path):
 
 
 def test_inspect_counts_every_byte(path):
-    result = json.loads(call("inspect", path, "--json").stdout)[0]
+    result = json.loads(call("inspect", path, "--json", "-").stdout)[0]
     user = next(item for item in result["tables"] if item["name"] == "user")
     assert (user["rows"], user["dim"], user["codec"]) == (68, 4, "q8")
     assert user["payload"] == round(user["kept"] * 68)  # one byte a value, column scales

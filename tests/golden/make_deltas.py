@@ -17,7 +17,7 @@ from support.deltas import block, header, operation, write_pair  # noqa: E402
 
 from ondevice.delta.create import create_delta  # noqa: E402
 
-COPY, ADD, XOR, NEW, WORDS, HALVES = range(6)
+COPY, ADD, XOR, NEW, WORDS, HALVES, SPARSE = range(7)
 
 
 def write(name, old, new, delta):
@@ -43,6 +43,29 @@ def by_hand():
     return old, new, header(old, new, b"{}") + blocks
 
 
+def sparse():
+    """Differences of every code, at a bit within a byte, longer than readers hold at once."""
+    rng = np.random.default_rng(5)
+    old = rng.integers(0, 256, 40_001, dtype=np.uint8)
+    before = old[:-1] >> 3 | old[1:] << 5
+    change = np.zeros(40_000, np.uint8)
+    places = rng.choice(np.r_[0:9_000, 20_000:39_000], 900, replace=False)
+    change[places] = rng.choice(np.array([1, 1, 1, 255, 255, 255, 2, 7, 128], np.uint8), 900)
+    codes, large, zeros = [], [], 0
+    for value in change.tolist():
+        if value == 0:
+            zeros += 1
+            continue
+        codes += [255] * (zeros // 85)
+        codes.append(zeros % 85 * 3 + {1: 0, 255: 1}.get(value, 2))
+        large += [value] if value not in (1, 255) else []
+        zeros = 0
+    codes += [255] * -(-zeros // 85)
+    blocks = block(operation(SPARSE, 40_000, 3) + operation(NEW, 1), bytes(codes + large) + b"!")
+    new = (before + change).tobytes() + b"!"
+    return old.tobytes(), new, header(old.tobytes(), new) + blocks
+
+
 def rows():
     """Rows of 3 bits a value: some inserted, some changed."""
     rng = np.random.default_rng(0)
@@ -55,6 +78,7 @@ def rows():
 def main():
     shutil.rmtree(HERE / "deltas", ignore_errors=True)
     write("by_hand", *by_hand())
+    write("sparse", *sparse())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         old, new = write_pair(folder)

@@ -1,14 +1,24 @@
 """Model: parity with plain Python, raw values, ranking, and every kind of wrong request."""
 
+import sys
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runtime import VOCABULARY, expected_probabilities, small_ids, write_small_model
+from support.runtime import (
+    VOCABULARY,
+    expected_probabilities,
+    small_ids,
+    write_one_input_model,
+    write_small_model,
+)
 
 import ondevice
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError
 from ondevice.hashing import hash_string
+from ondevice.info import InputSpec
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +166,59 @@ def test_eight_threads_agree(model):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+def test_a_closed_model_takes_no_requests_and_lets_go_of_its_file(path, engine):
+    ids = small_ids(3)
+    with ondevice.load(path, engine=engine) as model:
+        expected = model.predict(ids)
+        assert expected.shape == (3,)
+    for _ in range(2):
+        with pytest.raises(InputError, match="the model is closed"):
+            model.predict(ids)
+        with pytest.raises(InputError, match="the model is closed"):
+            model.rank({"user": ids["user"][:1]}, {name: ids[name] for name in ("colour", "slot")})
+        model.close()
+    assert "closed" in repr(model)
+    assert [item.name for item in model.inputs] == ["user", "colour", "slot"]
+
+
+def test_requests_that_run_while_a_model_is_closed_end_well(path):
+    ids = small_ids(64)
+    expected = ondevice.load(path).predict(ids)
+    faults = []
+
+    def use(model):
+        try:
+            while True:
+                np.testing.assert_array_equal(model.predict(ids), expected)
+        except InputError as error:
+            faults.append(str(error))
+
+    for _ in range(20):
+        model = ondevice.load(path)
+        threads = [threading.Thread(target=use, args=(model,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        model.close()
+        for thread in threads:
+            thread.join()
+    assert faults == ["the model is closed"] * 80
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_closing_unmaps_a_large_file(tmp_path):
+    large = write_one_input_model(tmp_path / "large.odm", rows=3_000_000)
+    model = ondevice.load(large)
+    assert model.predict([2_999_999]) == 2_999_999
+    mapped = Path("/proc/self/maps").read_text().count("large.odm")
+    model.close()
+    assert (mapped > 0, "large.odm" in Path("/proc/self/maps").read_text()) == (True, False)
+
+
+def test_a_notebook_shows_inputs_with_their_text_escaped(model):
+    html = model._repr_html_()
+    assert "<td>user</td><td>batch</td><td>int64</td><td>string, hash</td>" in html
+    info = replace(model.info, inputs=(InputSpec("<script>alert(1)</script>"),))
+    assert "<script>" not in replace(model, info=info)._repr_html_()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import pytest
 from support.deltas import write_bad, write_pair
@@ -18,6 +19,7 @@ from ondevice.errors import (
     DowngradeError,
     FileFormatError,
     InputError,
+    OutputError,
     ParityError,
     TrustError,
 )
@@ -200,6 +202,111 @@ def test_killed_at_every_step_a_model_is_there_and_boots(place, work):
     assert steps > 3
 
 
+def test_after_two_updates_only_the_last_one_is_rolled_back(place):
+    model = place / "model.odm"
+    update(model, given(place, "d.odd"))
+    boot(model)
+    update(model, given(place, "old.odm"))
+    boot(model)
+    rollback(model)
+    assert is_model(place, "new.odm")
+    with pytest.raises(InputError, match="there is no model"):
+        rollback(model)
+    assert is_model(place, "new.odm")
+
+
+def test_again_takes_what_was_rolled_back_and_nothing_else(place):
+    model = place / "model.odm"
+    update(model, given(place, "d.odd"))
+    rollback(model)
+    with pytest.raises(DowngradeError, match="--again"):
+        update(model, given(place, "d.odd"))
+    with pytest.raises(ParityError):
+        update(model, given(place, "bad.odm"), again=True)
+    update(model, given(place, "d.odd"), again=True)
+    assert is_model(place, "new.odm")
+    assert read_update_state(model).rejected == ""
+    boot(model)
+    assert is_model(place, "new.odm")
+
+
+def in_processes(count, work):
+    """Run `work` in forked processes, each a little later than the last; their exit codes."""
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if child == 0:
+            try:
+                time.sleep(number / 10)
+                work()
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def test_many_processes_that_boot_at_once_count_as_one_try(place, monkeypatch):
+    """As the workers of a server start; more of them than TRIES."""
+    import ondevice.update as module
+
+    plain = module._check_vectors
+    update(place / "model.odm", given(place, "d.odd"))
+    monkeypatch.setattr(
+        module, "_check_vectors", lambda *arguments: (time.sleep(0.8), plain(*arguments))
+    )
+    codes = in_processes(4 * TRIES, lambda: boot(place / "model.odm", engine="numpy"))
+    assert set(codes) == {0}
+    assert is_model(place, "new.odm")
+    assert read_update_state(place / "model.odm").state == "good"
+
+
+def test_an_update_that_another_process_forestalls_begins_anew(place, monkeypatch):
+    """What it was checked against is not there any more."""
+    import ondevice.update as module
+
+    model, checks = place / "model.odm", []
+    plain = module._check_vectors
+
+    def forestall(*arguments):
+        plain(*arguments)
+        checks.append(arguments)
+        if len(checks) == 1:
+            shutil.copy(given(place, "new.odm"), place / "fresh")
+            (place / "fresh").replace(model)
+
+    monkeypatch.setattr(module, "_check_vectors", forestall)
+    with pytest.raises(BaseMismatchError):  # found at the second attempt
+        update(model, given(place, "d.odd"))
+    assert is_model(place, "new.odm")
+    assert names(place) == ["model.odm"]
+
+    def always(*_):
+        os.utime(model, ns=(0, len(checks)))
+        checks.append(None)
+
+    monkeypatch.setattr(module, "_check_vectors", always)
+    with pytest.raises(OutputError, match="other processes"):
+        update(model, given(place, "old.odm"))
+    assert is_model(place, "new.odm")
+
+
+def test_a_state_that_cannot_be_written_does_not_stop_the_model(place, monkeypatch):
+    """On storage that has become read-only, updates are verified at every start."""
+    import ondevice.update as module
+
+    def refuse(_):
+        raise OutputError("read-only")
+
+    update(place / "model.odm", given(place, "d.odd"))
+    monkeypatch.setattr(module, "atomic_path", refuse)
+    for _ in range(TRIES + 1):
+        with pytest.warns(RuntimeWarning, match="not counted"):
+            boot(place / "model.odm")
+    assert is_model(place, "new.odm")
+    assert read_update_state(place / "model.odm").tries == 0
+
+
 @pytest.fixture
 def sets(tmp_path):
     """A device with version 2 of a signed set, and version 3 with the delta to it."""
@@ -272,3 +379,23 @@ def test_a_manifest_of_other_files_is_refused(sets):
     with pytest.raises(FileFormatError, match=r"second\.odm"):
         update(device / "model.odm", tomorrow / "model.odm")
     assert read_manifest(device / "manifest.json").model_set.version == 2
+
+
+def test_a_clock_that_is_set_back_opens_no_older_version(sets, tmp_path):
+    """It may lengthen the life of the newest one; the version that was used stays the lowest."""
+    device, tomorrow = sets
+    trust = {"keys": KEY.public, "state": tmp_path / "state.json"}
+    old = shutil.copytree(device, tmp_path / "old")
+    update(device / "model.odm", tomorrow / "d.odd", now=NOW, **trust)
+    boot(device / "model.odm", now=NOW, **trust)
+    back = NOW.replace(year=1971)
+    boot(device / "model.odm", now=back, **trust)
+    with pytest.raises(TrustError, match="version 2"):
+        ondevice.load(old / "model.odm", now=back, **trust)
+    rollback(device / "model.odm")
+    with pytest.raises(TrustError, match="version 2"):
+        boot(device / "model.odm", now=back, **trust)
+    with pytest.raises(DowngradeError, match="rolled back"):
+        update(device / "model.odm", tomorrow / "d.odd", now=NOW, **trust)
+    update(device / "model.odm", tomorrow / "d.odd", now=NOW, again=True, **trust)
+    boot(device / "model.odm", now=NOW, **trust)

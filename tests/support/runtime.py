@@ -101,6 +101,27 @@ def write_small_model(path, *, vectors=True, cells=None):
     write_odm(path, plan, info, small_weights(), packed)
 
 
+def write_one_input_model(path, *, length=None, rows=8):
+    """A model of the input "item": the score of an ID is the ID, of a sequence their sum."""
+    spec = full_spec(rows, 1, padding_id=0)
+    spec = spec if length is None else replace(spec, pooling="sum")
+    table = pack_records(quantise(np.arange(rows, dtype=np.float32)[:, None], "f32"))
+    plan = Plan(
+        inputs=("item",),
+        outputs=("score",),
+        nodes=(
+            Node("Lookup", ("item",), ("vector",), {}, "item", spec),
+            Node("Squeeze", ("vector", "axes"), ("score",), {}),
+        ),
+        weights=("axes",),
+        tables={"item": table.layout},
+    )
+    shape = ("batch",) if length is None else ("batch", length)
+    info = ModelInfo((InputSpec("item", shape, id_limit=rows),), ("score",))
+    write_odm(path, plan, info, {"axes": np.array([-1])}, {"item": table})
+    return path
+
+
 def small_ids(rows, seed=0):
     """IDs with extremes, padding and out-of-vocabulary values among them."""
     rng = np.random.default_rng(seed)

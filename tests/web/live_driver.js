@@ -39,15 +39,17 @@ async function used() {
   seen.none = at("status").textContent;
   write(at("filter"), "");
   at("measure").click();
-  await until("the report", () => !at("download").hidden);
-  seen.report = await (await fetch(at("download").href)).json();
+  const link = () => at("figures").querySelector("a");
+  await until("the report", link);
+  seen.report = await (await fetch(link().href)).json();
+  seen.buttons = at("figures").querySelectorAll("button").length;
   for (const [name, source] of [["model", "other.odm"], ["damaged", "damaged.odm"]]) {
     const bytes = await (await fetch(source)).arrayBuffer();
     const files = new DataTransfer();
     files.items.add(new File([bytes], source));
     at("file").files = files.files;
     at("file").dispatchEvent(new Event("change"));
-    await until(name, () => at("report").querySelector(name === "model" ? "table" : ".warning"));
+    await until(name, () => at("report").querySelector(name === "model" ? "a" : ".warning"));
     seen[name] = at("report").textContent;
   }
   seen.width = page.documentElement.scrollWidth;

@@ -90,6 +90,56 @@ export function does(api, read) {
       });
     },
 
+    /** Signatures over messages, in hexadecimal: whether each is valid. */
+    async signatures(task) {
+      const bytes = (text) => Uint8Array.from(text.match(/../g) ?? [], (pair) => parseInt(pair, 16));
+      const { Verifier } = await import(`${task.dist}/signatures.js`);
+      const verifier = await Verifier.open(await read(task.wasm));
+      return task.vectors.map((vector) => verifier.verify(...vector.map(bytes)));
+    },
+
+    /** Signed loads, one after another: the version, or the error. Bytes are files of `folder`. */
+    async signed(task) {
+      const said = [];
+      for (const { source, asBytes, keys, now, ...options } of task.loads) {
+        const of = async (name) => (asBytes ? await read(name) : name);
+        if ("manifest" in options) options.manifest = await read(options.manifest);
+        if ("roots" in options) options.roots = await Promise.all(options.roots.map(read));
+        if (now) options.now = new Date(now);
+        const given = Array.isArray(keys) ? keys.map((key) => (Array.isArray(key) ? Uint8Array.from(key) : key)) : keys;
+        try {
+          const model = await api.load(await of(source), { ...options, keys: given });
+          said.push(model.signedVersion);
+          model.close();
+        } catch (error) {
+          said.push(`${error.name}: ${error.message}`);
+        }
+      }
+      return said;
+    },
+
+    /** What a caller changes in the bytes while they are checked is not what is loaded. */
+    async swapped(task) {
+      const bytes = await read(task.source);
+      const before = bytes.slice();
+      const loading = api.load(bytes, { keys: task.keys, manifest: await read(task.manifest), name: task.name, now: new Date(task.now) });
+      for (let i = 0; i < 50; i++) {
+        bytes.fill(i);
+        await null;
+      }
+      const model = await loading.catch((error) => error);
+      if (model instanceof Error) return `${model.name}: ${model.message}`;
+      const scores = listed(model.predict(request(task.inputs)));
+      const plainly = await api.load(before);
+      return JSON.stringify(scores) === JSON.stringify(listed(plainly.predict(request(task.inputs)))) ? "the same" : "others";
+    },
+
+    async sha256(task) {
+      const { Verifier } = await import(`${task.dist}/signatures.js`);
+      const verifier = await Verifier.open(await read(task.wasm));
+      return task.sizes.map((size) => verifier.sha256(Uint8Array.from({ length: size }, (_, i) => i * i)));
+    },
+
     async verified(task) {
       return (await opened(task)).verify();
     },

@@ -95,6 +95,7 @@ def test_the_page_does_what_it_says(pages, width):
     assert [item.rows for item in report.latencies] == [1, 128]
     assert report.models[0].files[0].bytes == model.path.stat().st_size
     assert report.models[0].files[0].sha256 == ondevice.model.sha256(model.path)
+    assert seen["buttons"] == 0  # nobody to send it to
     assert "other.odm" in seen["model"]
     assert "rows a second" in seen["model"]
     assert "damaged.odm: " in seen["damaged"]

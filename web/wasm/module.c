@@ -1,17 +1,12 @@
 /* module.c: the engine as a WebAssembly module without imports: one model per instance, called by ondevice.js.
  *
- * Memory is handed out upwards and never taken back one by one: the instance goes, or starts again
- * by reset(). A request's arrays lie above everything else, from `top` on. */
+ * A request's arrays lie above everything else in memory. */
 #include "core/model.h"
+#include "memory.h"
 #include "ondevice_features.h"
 
-#define EXPORT(name) __attribute__((export_name(name)))
+enum { MOST_TENSORS = OD_MAX_INPUTS + 1024 };
 
-enum { PAGE = 65536, ALIGNMENT = 64, MOST_TENSORS = OD_MAX_INPUTS + 1024 };
-
-extern unsigned char __heap_base; /* from the linker: the first byte behind data and stack */
-
-static uintptr_t top;
 static od_model *model;
 static od_session *session;
 static od_features *features;
@@ -21,36 +16,13 @@ static float *outputs[MOST_TENSORS];
 static uint8_t is_context[OD_MAX_INPUTS];
 static uint32_t addresses[OD_MAX_INPUTS + MOST_TENSORS];
 
-/* Whether memory reaches up to `end`, grown if need be. */
-static int reach(uint64_t end) {
-  uint64_t have = (uint64_t)__builtin_wasm_memory_size(0) * PAGE;
-  if (end <= have) return 1;
-  uint64_t pages = (end - have + PAGE - 1) / PAGE;
-  return pages <= 65536 && __builtin_wasm_memory_grow(0, (size_t)pages) != (size_t)-1;
-}
-
-static void *take(void *user, size_t size) {
-  (void)user;
-  uint64_t start = ((uint64_t)top + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT, end = start + size;
-  if (!reach(end)) return NULL;
-  top = (uintptr_t)end;
-  return (void *)(uintptr_t)start;
-}
-
-static void keep(void *user, void *memory) { (void)user, (void)memory; }
-
-static const od_allocator allocator = {take, keep, NULL};
-
 /* Forget the model and all memory but the first pages. */
 EXPORT("reset") void reset(void) {
-  top = (uintptr_t)&__heap_base;
+  memory_reset();
   model = NULL;
   session = NULL;
   features = NULL;
 }
-
-/* Room for the bytes of a file, or 0. */
-EXPORT("allocate") uint32_t allocate(uint32_t size) { return (uint32_t)(uintptr_t)take(NULL, size); }
 
 /* The text of the last error. */
 EXPORT("error_text") const char *error_text(void) { return error.text; }
@@ -64,7 +36,7 @@ static od_status open_session(void) {
 /* Open the model in memory that allocate() gave. `names` and `values`: sizes of free axes. */
 EXPORT("open") int32_t open_model(const uint8_t *data, uint32_t size, const od_axis_size *sizes,
                                   uint32_t count) {
-  od_options options = {.allocator = &allocator, .full_check = -1, .sizes = sizes,
+  od_options options = {.allocator = &memory_allocator, .full_check = -1, .sizes = sizes,
                         .size_count = count};
   od_status status = od_open_memory(data, size, &options, &model, &error);
   return status == OD_OK ? (int32_t)open_session() : (int32_t)status;
@@ -72,7 +44,7 @@ EXPORT("open") int32_t open_model(const uint8_t *data, uint32_t size, const od_a
 
 /* Open the model again with other sizes of its free axes; the one before stays in memory. */
 EXPORT("resize") int32_t resize(const od_axis_size *sizes, uint32_t count) {
-  od_options options = {.allocator = &allocator, .sizes = sizes, .size_count = count};
+  od_options options = {.allocator = &memory_allocator, .sizes = sizes, .size_count = count};
   od_status status = od_open_again(model, &options, &model, &error);
   return status == OD_OK ? (int32_t)open_session() : (int32_t)status;
 }
@@ -82,7 +54,7 @@ static size_t described_size;
 
 /* Find the description of a file that was not opened, such as one of free axes. */
 EXPORT("describe") int32_t describe(const uint8_t *data, uint32_t size) {
-  od_arena arena = {.allocator = &allocator};
+  od_arena arena = {.allocator = &memory_allocator};
   od_container file;
   od_status status = od_container_open(data, size, &arena, &file, &error);
   if (status != OD_OK) return (int32_t)status;
@@ -134,7 +106,7 @@ EXPORT("table_sizes") const uint32_t *table_sizes(uint32_t index) {
 /* Lay out a request of `rows` rows: the addresses of all inputs, then of all outputs, 64-byte
  * aligned; NULL where memory ends. `shared`: a byte for each input, 1 for a single row, or NULL. */
 EXPORT("lay_out") const uint32_t *lay_out(uint32_t rows, const uint8_t *shared) {
-  uint64_t at = top;
+  uint64_t at = memory_top();
   uint32_t count = input_count();
   for (uint32_t i = 0; i < count; i++) {
     const od_tensor *tensor = od_input(model, i);
@@ -154,7 +126,7 @@ EXPORT("lay_out") const uint32_t *lay_out(uint32_t rows, const uint8_t *shared) 
     outputs[i] = (float *)(uintptr_t)addresses[count + i];
     at = end;
   }
-  return reach(at + ALIGNMENT) ? addresses : NULL;
+  return memory_reaches(at + ALIGNMENT) ? addresses : NULL;
 }
 
 /* Score what was laid out. */
@@ -169,7 +141,7 @@ EXPORT("rank") int32_t rank(uint32_t rows) {
 EXPORT("open_features") int32_t open_features(void) {
   size_t size;
   const char *description = od_info(model, &size);
-  return (int32_t)od_features_open(description, size, &allocator, &features, &error);
+  return (int32_t)od_features_open(description, size, &memory_allocator, &features, &error);
 }
 EXPORT("feature_count") uint32_t feature_count(void) {
   return (uint32_t)od_feature_count(features);
@@ -189,15 +161,4 @@ EXPORT("encode_list")
 int32_t encode_list(uint32_t index, const od_raw_value *values, uint32_t count, int64_t *ids) {
   return (int32_t)od_feature_encode_list(od_feature_at(features, index), values, count, ids,
                                          &error);
-}
-
-/* Products of 128 bits, which clang leaves to a library. */
-typedef unsigned __int128 wide;
-__attribute__((used)) wide __multi3(wide a, wide b) {
-  uint64_t a_low = (uint64_t)a, b_low = (uint64_t)b;
-  uint64_t a0 = (uint32_t)a_low, a1 = a_low >> 32, b0 = (uint32_t)b_low, b1 = b_low >> 32;
-  uint64_t low = a0 * b0, middle = a1 * b0 + (low >> 32), other = a0 * b1 + (uint32_t)middle;
-  uint64_t high = a1 * b1 + (middle >> 32) + (other >> 32);
-  high += a_low * (uint64_t)(b >> 64) + (uint64_t)(a >> 64) * b_low;
-  return (wide)high << 64 | (uint64_t)(other << 32 | (uint32_t)low);
 }

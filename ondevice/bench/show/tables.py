@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from ondevice.bench.report import Device, Latency, Profile, Report, Spread, State, Subject
-from ondevice.inspection import PART_TITLES, FileParts
+from ondevice.inspection import FileParts
+from ondevice.inspection_text import PART_TITLES
 from ondevice.text_table import size, table
 
 SPREAD_COLUMNS = ("count", "mean", "sd", "min", "p50", "p90", "p95", "p99", "max")

@@ -10,7 +10,8 @@ enum {
   NUMBER_BYTES = 9,
   PIECE = 4096 /* bytes of the old file that are read at once */
 };
-enum { COPY, ADD, XOR, NEW, WORDS, HALVES };
+enum { COPY, ADD, XOR, NEW, WORDS, HALVES, SPARSE };
+enum { LONG_RUN = 255, ZEROS = LONG_RUN / 3 }; /* of the codes of SPARSE */
 #define LARGEST (((uint64_t)1 << 58) - 1)
 
 /* All memory that applying takes; the caller's. */
@@ -33,7 +34,10 @@ typedef struct {
 typedef struct {
   uint32_t kind;
   uint64_t size;
-  const uint8_t *data; /* of kinds that have any: `size` bytes */
+  const uint8_t *data;  /* of kinds that have any: `size` bytes; of SPARSE its codes */
+  const uint8_t *large; /* of SPARSE: the differences behind the codes */
+  uint32_t zeros;       /* of SPARSE: bytes of difference 0 that the last code still stands for */
+  int differs;          /* of SPARSE: whether a difference follows those */
 } operation;
 
 static od_status damaged(const delta_state *s, const char *what) {
@@ -107,6 +111,26 @@ static od_status take_number(const delta_state *s, const uint8_t **at, const uin
   return damaged(s, "a number is cut off, or has more than 9 bytes");
 }
 
+/* Where the codes of SPARSE end, and how many bytes follow them, checked. */
+static od_status take_sparse(const delta_state *s, const uint8_t **data, const uint8_t *data_end,
+                             operation *op) {
+  const uint8_t *at = *data;
+  uint64_t size = 0, large = 0;
+  if (op->size > OD_MAX_DELTA_BYTES) return damaged(s, "too many bytes of differences");
+  while (size < op->size && at < data_end) {
+    uint8_t code = *at++;
+    size += code == LONG_RUN ? ZEROS : code / 3 + 1u;
+    large += code != LONG_RUN && code % 3 == 2;
+    if (size > op->size && code != LONG_RUN)
+      return damaged(s, "a difference leaves its operation");
+  }
+  if (size < op->size || large > (uint64_t)(data_end - at))
+    return damaged(s, "operations use more than their data");
+  op->large = at;
+  *data = at + large;
+  return OD_OK;
+}
+
 /* The next operation of a block, checked against both files and its data. */
 static od_status take_operation(delta_state *s, const uint8_t **at, const uint8_t *end,
                                 const uint8_t **data, const uint8_t *data_end, operation *op) {
@@ -114,8 +138,10 @@ static od_status take_operation(delta_state *s, const uint8_t **at, const uint8_
   OD_CHECK(take_number(s, at, end, &first));
   op->kind = first & 7;
   op->size = first >> 4;
-  op->data = *data;
-  if (op->kind > HALVES) return damaged(s, "an operation of an unknown kind");
+  op->data = op->large = *data;
+  op->zeros = 0;
+  op->differs = 0;
+  if (op->kind > SPARSE) return damaged(s, "an operation of an unknown kind");
   if (first & 8) {
     if (op->kind == NEW) return damaged(s, "an operation moves, but does not read the old file");
     OD_CHECK(take_number(s, at, end, &moved));
@@ -123,7 +149,9 @@ static od_status take_operation(delta_state *s, const uint8_t **at, const uint8_
     s->place += moved & 1 ? (uint64_t)0 - (moved >> 1) - 1 : moved >> 1;
   }
   if (op->size < 1 || op->size > s->left) return damaged(s, "an operation leaves the new file");
-  if (op->kind != COPY) {
+  if (op->kind == SPARSE) {
+    OD_CHECK(take_sparse(s, data, data_end, op));
+  } else if (op->kind != COPY) {
     if (op->size > (uint64_t)(data_end - *data))
       return damaged(s, "operations use more than their data");
     *data += op->size;
@@ -161,7 +189,27 @@ static void add_numbers(uint8_t *to, const uint8_t *old, const uint8_t *data, si
   }
 }
 
-static od_status perform(delta_state *s, const operation *op) {
+/* The next differences of SPARSE are added. */
+static void add_sparse(uint8_t *to, const uint8_t *old, size_t size, operation *op) {
+  for (size_t i = 0; i < size; i++) {
+    if (!op->zeros && !op->differs) {
+      uint8_t code = *op->data;
+      op->differs = code != LONG_RUN;
+      op->zeros = code / 3;
+      if (code == LONG_RUN) op->data++;
+    }
+    to[i] = old[i];
+    if (op->zeros) {
+      op->zeros--;
+      continue;
+    }
+    uint8_t kind = *op->data++ % 3;
+    to[i] = (uint8_t)(old[i] + (kind == 0 ? 1 : kind == 1 ? 255 : *op->large++));
+    op->differs = 0;
+  }
+}
+
+static od_status perform(delta_state *s, operation *op) {
   const uint8_t *old = s->memory->old;
   uint8_t *to = s->memory->new_bytes;
   uint32_t unit = op->kind == WORDS ? 4 : op->kind == HALVES ? 2 : 1;
@@ -169,7 +217,7 @@ static od_status perform(delta_state *s, const operation *op) {
   for (uint64_t done = 0; done < op->size;) {
     size_t size = op->size - done < PIECE ? (size_t)(op->size - done) : PIECE;
     OD_CHECK(read_bits(s, size));
-    const uint8_t *data = op->data + done / unit;
+    const uint8_t *data = op->kind == COPY || op->kind == SPARSE ? op->data : op->data + done / unit;
     switch (op->kind) {
       case COPY: od_copy(to, old, size); break;
       case ADD:
@@ -178,6 +226,7 @@ static od_status perform(delta_state *s, const operation *op) {
       case XOR:
         for (size_t i = 0; i < size; i++) to[i] = old[i] ^ data[i];
         break;
+      case SPARSE: add_sparse(to, old, size, op); break;
       default: add_numbers(to, old, data, size, unit, (size_t)op->size / unit);
     }
     OD_CHECK(put(s, to, size));

@@ -124,19 +124,30 @@ const od_file_record *od_manifest_find(const od_manifest *manifest, const char *
   return NULL;
 }
 
+od_status od_manifest_record(const od_manifest *manifest, const char *name,
+                             const od_file_record **file, od_error *error) {
+  *file = od_manifest_find(manifest, name);
+  if (*file) return OD_OK;
+  return od_fail(error, OD_E_UNTRUSTED, "%s: the signed manifest does not list it", name);
+}
+
+od_status od_record_check(const od_file_record *file, uint64_t size, od_sha256 *hash,
+                          od_error *error) {
+  uint8_t digest[32];
+  if (file->length != size)
+    return od_fail(error, OD_E_FORMAT, "%s: has %u bytes, its manifest says %u", file->name, size,
+                   file->length);
+  od_sha256_end(hash, digest);
+  if (od_same(digest, file->sha256, 32)) return OD_OK;
+  return od_fail(error, OD_E_FORMAT, "%s: has another SHA-256 than its manifest says", file->name);
+}
+
 od_status od_manifest_check(const od_manifest *manifest, const char *name, const void *data,
                             size_t size, od_error *error) {
-  const od_file_record *file = od_manifest_find(manifest, name);
-  uint8_t digest[32];
+  const od_file_record *file;
   od_sha256 hash;
-  if (!file)
-    return od_fail(error, OD_E_UNTRUSTED, "%s: the signed manifest does not list it", name);
-  if (file->length != size)
-    return od_fail(error, OD_E_FORMAT, "%s: has %u bytes, its manifest says %u", name,
-                   (uint64_t)size, file->length);
+  OD_CHECK(od_manifest_record(manifest, name, &file, error));
   od_sha256_start(&hash);
-  od_sha256_add(&hash, data, size);
-  od_sha256_end(&hash, digest);
-  if (od_same(digest, file->sha256, 32)) return OD_OK;
-  return od_fail(error, OD_E_FORMAT, "%s: has another SHA-256 than its manifest says", name);
+  if (file->length == size) od_sha256_add(&hash, data, size);
+  return od_record_check(file, size, &hash, error);
 }

@@ -30,4 +30,12 @@ od_status od_signed_head(const od_json *value, const char *kind, size_t count, u
 /* Whether a JSON value is a text of 2 * `size` digits 0-9, a-f; they are read into `bytes`. */
 int od_read_hex(const od_json *value, uint8_t *bytes, size_t size);
 
+/* What a manifest says of a file: OD_E_UNTRUSTED if it does not list it. */
+od_status od_manifest_record(const od_manifest *manifest, const char *name,
+                             const od_file_record **file, od_error *error);
+
+/* Whether a file of `size` bytes, all of which `hash` has taken, is the one of a record. */
+od_status od_record_check(const od_file_record *file, uint64_t size, od_sha256 *hash,
+                          od_error *error);
+
 #endif

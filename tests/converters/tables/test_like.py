@@ -78,6 +78,19 @@ def test_a_table_with_more_rows_keeps_its_scales(tmp_path):
     table = like.tables({"t": fresh})["t"]
     assert np.array_equal(table.sections[0].table_scales, old.scales)
     assert table.rows == 309
+    assert np.array_equal(codes_of(table)[:300], old.values)
+    new = np.clip(np.rint(TABLE[:9] * np.float32(1.1) / old.scales), -8, 7)
+    assert (codes_of(table)[300:] == new).mean() > 0.98
+
+
+def test_rows_that_moved_are_no_further_from_their_values(tmp_path):
+    old = quantise(TABLE, "q4", scale_axis="column")
+    like = like_tables(tmp_path, {"t": pack_records(old)})
+    for moved in (TABLE[::-1], np.roll(TABLE, 8, axis=0)[5:]):
+        table = like.tables({"t": pack_table(ArrayTable(moved), "q4", None)})["t"]
+        nearest = np.clip(np.rint(moved / old.scales), -8, 7) * old.scales
+        error = np.abs(table.read(np.arange(len(moved))) - moved)
+        assert (error <= np.abs(nearest - moved) + 0.2501 * np.abs(old.scales)).all()
 
 
 def test_dense_layers_keep_scales_and_codes_but_of_units_that_outgrew_them(tmp_path):

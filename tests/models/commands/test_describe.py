@@ -76,7 +76,7 @@ def test_the_draft_describes_the_log(kind, tmp_path, capsys):
 
 def test_json_and_an_existing_file(tmp_path, capsys):
     path = write(tmp_path, "csv")
-    assert main(["describe", str(path), "--json", "--max-rows", "100"]) == 0
+    assert main(["describe", str(path), "--json", "-", "--max-rows", "100"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["rows"] == 100
     assert [item["name"] for item in data["columns"]] == list(next(rows()))

@@ -108,12 +108,15 @@ def test_a_grown_model_predicts_what_it_did_before(folder):
     assert grown.features["price"].boundaries is checkpoint.features["price"].boundaries
 
 
-def test_new_values_join_the_last_group_of_a_vocabulary(folder):
+@pytest.mark.parametrize("count", [2, 15, 16])
+def test_new_values_are_a_group_until_there_are_too_many(folder, count):
     checkpoint = load_checkpoint(folder)
     known = checkpoint.features["item"].vocabulary
-    grouped = np.concatenate([np.sort(known[::3]), np.sort(np.delete(known, np.s_[::3]))])
+    mixed = np.random.default_rng(0).permutation(known)
+    parts = [np.sort(part) for part in np.array_split(mixed, count)]
+    sizes = tuple(map(len, parts))
     fields = tuple(
-        replace(field, vocabulary=grouped, vocabulary_groups=(10, 20))
+        replace(field, vocabulary=np.concatenate(parts), vocabulary_groups=sizes)
         if field.name in ("item", "history")
         else field
         for field in checkpoint.features.fields
@@ -122,7 +125,11 @@ def test_new_values_join_the_last_group_of_a_vocabulary(folder):
     train, _, test = with_history(checkpoint, day(1, (20, 60)))
     grown = grow(checkpoint.model, features, checkpoint.counts, train)
     assert grown.added == {"item": 30}
-    assert grown.features["item"].vocabulary_groups == (10, 50)
+    last = (30,) if count < 16 else (sizes[-1] + 30,)
+    assert grown.features["item"].vocabulary_groups == (*sizes[: min(count, 15)], *last)
+    if count < 16:  # old values keep their IDs
+        larger = grown.features["item"].vocabulary
+        np.testing.assert_array_equal(larger[:30], np.concatenate(parts))
     before = predict(checkpoint.model, encoded(test, features))
     np.testing.assert_array_equal(predict(grown.model, encoded(test, grown.features)), before)
 
@@ -135,7 +142,7 @@ def test_rows_widths_and_counts_of_old_values_move_along(folder):
     table, wider = grown.model.embedding("item"), grown.features["item"]
     values = np.arange(30)
     before, after = field.encode(values), wider.encode(values)
-    assert (before != after).any()
+    np.testing.assert_array_equal(after, before)
     assert torch.equal(table.weight[after], old.weight[before])
     assert torch.equal(table.mask.widths()[after], old.mask.widths()[before])
     counts = checkpoint.counts["item"]

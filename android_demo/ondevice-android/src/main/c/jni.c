@@ -30,6 +30,7 @@ static jbyteArray bytes_of(JNIEnv *env, const char *text, size_t size) {
 void tell(JNIEnv *env, jbyteArray error, od_status status, const char *text) {
   jbyte first = (jbyte)status;
   jsize size = (jsize)length_of(text) + 1; /* with the final zero */
+  if ((*env)->ExceptionCheck(env)) return; /* that is what Java gets */
   (*env)->SetByteArrayRegion(env, error, 0, 1, &first);
   (*env)->SetByteArrayRegion(env, error, 1, size, (const jbyte *)text);
 }
@@ -39,7 +40,7 @@ int copy_path(JNIEnv *env, jbyteArray path, char *text) {
   if (size > 4095) return 0;
   (*env)->GetByteArrayRegion(env, path, 0, size, (jbyte *)text);
   text[size] = 0;
-  return 1;
+  return !(*env)->ExceptionCheck(env);
 }
 
 jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray error) {
@@ -222,7 +223,11 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_run(JNIEnv *env, jclass cls, jlo
   (void)cls;
   if (context)
     (*env)->GetByteArrayRegion(env, context, 0, (jsize)od_input_count(opened), (jbyte *)shared);
-  if (!from || !to || rows < 1 || (uintptr_t)from % 8 || (uintptr_t)to % 4 ||
+  if ((*env)->ExceptionCheck(env) || !from || !to) {
+    tell(env, error, OD_E_MEMORY, "the buffers cannot be reached");
+    return OD_E_MEMORY;
+  }
+  if (rows < 1 || (uintptr_t)from % 8 || (uintptr_t)to % 4 ||
       find_inputs(opened, shared, (uint64_t)rows, from, room, places) > room ||
       find_outputs(opened, (uint64_t)rows, to, score_room, results) > score_room) {
     tell(env, error, OD_E_INPUT, "the buffers do not fit the request");

@@ -13,10 +13,10 @@ typedef struct {
   void *memory; /* of od_page_allocator, where the model lies in a copy; or NULL */
 } handle;
 
-/* Put a status and its text into `error`. */
+/* Put a status and its text into `error`, unless an exception is pending. */
 void tell(JNIEnv *env, jbyteArray error, od_status status, const char *text);
 
-/* A path of up to 4095 bytes; 0 when it is longer. */
+/* A path of up to 4095 bytes; 0 when it is longer, or an exception is pending. */
 int copy_path(JNIEnv *env, jbyteArray path, char *text);
 
 /* Open a model in a mapping, which is the model's from then on and is unmapped on an error. `refused`

@@ -6,13 +6,21 @@
 
 enum { PATH_BYTES = 4096 };
 
-/* The bytes of an array, in pages of their own; NULL: too many, or no memory. */
-static char *bytes_in(JNIEnv *env, jbyteArray array, size_t *size) {
+/* The bytes of an array, in pages of their own; NULL: `error` is filled, or an exception pending. */
+static char *bytes_in(JNIEnv *env, jbyteArray array, size_t *size, jbyteArray error) {
   jsize count = (*env)->GetArrayLength(env, array);
   *size = (size_t)count;
-  if (count > OD_MAX_MANIFEST_BYTES) return NULL;
+  if (count > OD_MAX_MANIFEST_BYTES) {
+    tell(env, error, OD_E_FORMAT, "a signed document is too large");
+    return NULL;
+  }
   char *bytes = od_page_allocator.allocate(NULL, (size_t)count + 1);
+  if (!bytes) tell(env, error, OD_E_MEMORY, "out of memory for a signed document");
   if (bytes) (*env)->GetByteArrayRegion(env, array, 0, count, (jbyte *)bytes);
+  if (bytes && (*env)->ExceptionCheck(env)) {
+    od_page_allocator.release(NULL, bytes);
+    return NULL;
+  }
   return bytes;
 }
 
@@ -28,13 +36,14 @@ JNIEXPORT jint JNICALL Java_ondevice_ctr_Native_readRoot(JNIEnv *env, jclass cls
   size_t size;
   od_root read;
   od_error why;
-  char *bytes = bytes_in(env, text, &size);
+  char *bytes = bytes_in(env, text, &size, error);
   (void)cls;
-  if (!bytes) {
-    tell(env, error, OD_E_FORMAT, "a root document is too large");
+  if (!bytes) return OD_E_FORMAT;
+  (*env)->GetByteArrayRegion(env, root, 0, sizeof read, (jbyte *)&read);
+  if ((*env)->ExceptionCheck(env)) {
+    od_page_allocator.release(NULL, bytes);
     return OD_E_FORMAT;
   }
-  (*env)->GetByteArrayRegion(env, root, 0, sizeof read, (jbyte *)&read);
   od_status status = next ? od_root_next(bytes, size, &od_page_allocator, &read, &why)
                           : od_root_first(bytes, size, &od_page_allocator, &read, &why);
   od_page_allocator.release(NULL, bytes);
@@ -51,6 +60,7 @@ JNIEXPORT void JNICALL Java_ondevice_ctr_Native_rootFacts(JNIEnv *env, jclass cl
   od_root read;
   (void)cls;
   (*env)->GetByteArrayRegion(env, root, 0, sizeof read, (jbyte *)&read);
+  if ((*env)->ExceptionCheck(env)) return;
   const jlong values[3] = {(jlong)read.version, (jlong)read.expires,
                            (jlong)read.models.threshold};
   (*env)->SetLongArrayRegion(env, facts, 0, 3, values);
@@ -62,6 +72,7 @@ JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_rootKeys(JNIEnv *env, jcla
   od_root read;
   (void)cls;
   (*env)->GetByteArrayRegion(env, root, 0, sizeof read, (jbyte *)&read);
+  if ((*env)->ExceptionCheck(env)) return NULL;
   jsize size = (jsize)(32 * read.models.count);
   jbyteArray keys = (*env)->NewByteArray(env, size);
   if (keys)
@@ -75,11 +86,8 @@ static od_manifest *manifest_in(JNIEnv *env, jbyteArray text, const od_signers *
   size_t size;
   od_error why;
   od_manifest *manifest;
-  char *bytes = bytes_in(env, text, &size);
-  if (!bytes) {
-    tell(env, error, OD_E_FORMAT, "the manifest is too large");
-    return NULL;
-  }
+  char *bytes = bytes_in(env, text, &size, error);
+  if (!bytes) return NULL;
   od_status status = od_manifest_open(bytes, size, signers, least, now, &od_page_allocator,
                                       &manifest, &why);
   od_page_allocator.release(NULL, bytes);
@@ -151,11 +159,13 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSigned(JNIEnv *env, jclass 
   signers.count = (uint32_t)size / 32;
   signers.threshold = (uint32_t)threshold;
   (*env)->GetByteArrayRegion(env, keys, 0, size, (jbyte *)signers.keys);
+  if ((*env)->ExceptionCheck(env)) return 0;
   od_manifest *manifest = manifest_in(env, text, &signers, (uint64_t)least, now, error);
   if (!manifest) return 0;
   const jlong number = (jlong)od_manifest_version(manifest);
   (*env)->SetLongArrayRegion(env, version, 0, 1, &number);
-  jlong opened = open_listed(env, manifest, file, where, error);
+  jlong opened =
+      (*env)->ExceptionCheck(env) ? 0 : open_listed(env, manifest, file, where, error);
   od_manifest_close(manifest);
   return opened;
 }

@@ -39,6 +39,9 @@ public final class ModelDelta implements Closeable {
     private static final int NEW = 3;
     private static final int WORDS = 4;
     private static final int HALVES = 5;
+    private static final int SPARSE = 6;
+    private static final int LONG_RUN = 255; // of the codes of SPARSE
+    private static final int ZEROS = LONG_RUN / 3;
 
     private final DataInputStream delta;
     private final long oldBytes;
@@ -53,6 +56,9 @@ public final class ModelDelta implements Closeable {
     private long place; // the bit of the old file at which the last operation stopped
     private int at; // in raw: the next byte of the operations
     private int data; // in raw: the next byte of their data
+    private int large; // in raw: the next of the differences behind the codes of SPARSE
+    private int zeros; // bytes of difference 0 that the last code of SPARSE still stands for
+    private boolean differs; // whether a difference follows those
 
     /**
      * Reads the beginning of a delta.
@@ -194,7 +200,7 @@ public final class ModelDelta implements Closeable {
         long first = number(codesEnd);
         int kind = (int) (first & 7);
         long size = first >>> 4;
-        if (kind > HALVES) {
+        if (kind > SPARSE) {
             throw damaged("an operation of an unknown kind");
         }
         if ((first & 8) != 0) {
@@ -207,7 +213,9 @@ public final class ModelDelta implements Closeable {
         if (size < 1 || size > left) {
             throw damaged("an operation leaves the new file");
         }
-        if (kind != COPY && size > dataEnd - data) {
+        int next = kind == COPY ? data : kind == SPARSE ? sparseEnd(size, dataEnd)
+                : (int) Math.min(data + size, dataEnd + 1L);
+        if (next > dataEnd) {
             throw damaged("operations use more than their data");
         }
         long bits = 8 * oldBytes;
@@ -225,7 +233,29 @@ public final class ModelDelta implements Closeable {
             done += count;
             left -= count;
         }
-        data += kind == COPY ? 0 : (int) size;
+        data = next;
+    }
+
+    /** Where the data of SPARSE ends, checked; behind `end` if there is too little. */
+    private int sparseEnd(long size, int end) throws ModelFileException {
+        if (size > MOST_BYTES) {
+            throw damaged("too many bytes of differences");
+        }
+        int next = data;
+        int count = 0;
+        int behind = 0;
+        while (count < size && next < end) {
+            int code = raw[next++] & 0xff;
+            count += code == LONG_RUN ? ZEROS : code / 3 + 1;
+            behind += code != LONG_RUN && code % 3 == 2 ? 1 : 0;
+            if (count > size && code != LONG_RUN) {
+                throw damaged("a difference leaves its operation");
+            }
+        }
+        large = next;
+        zeros = 0;
+        differs = false;
+        return count < size ? end + 1 : next + behind;
     }
 
     /** Makes the next bytes of an operation, in `made`. Only copies may be longer than an int. */
@@ -243,8 +273,30 @@ public final class ModelDelta implements Closeable {
                 int change = raw[data + done + i];
                 made[i] = (byte) (kind == ADD ? old[i] + change : old[i] ^ change);
             }
+        } else if (kind == SPARSE) {
+            addSparse(count);
         } else {
             addNumbers(kind == WORDS ? 4 : 2, (int) size, done, count);
+        }
+    }
+
+    /** The old bytes plus the next differences of SPARSE, whose codes begin at `data`. */
+    private void addSparse(int count) {
+        for (int i = 0; i < count; i++) {
+            made[i] = old[i];
+            if (zeros == 0 && !differs) {
+                int code = raw[data] & 0xff;
+                differs = code != LONG_RUN;
+                zeros = code / 3;
+                data += differs ? 0 : 1;
+            }
+            if (zeros > 0) {
+                zeros--;
+                continue;
+            }
+            int kind = (raw[data++] & 0xff) % 3;
+            made[i] += kind == 0 ? 1 : kind == 1 ? -1 : raw[large++];
+            differs = false;
         }
     }
 

@@ -175,7 +175,7 @@ public final class OnDeviceModel implements Closeable {
         }
         try {
             return new OnDeviceModel(handle, where, threads);
-        } catch (RuntimeException failure) {
+        } catch (RuntimeException | Error failure) { // out of memory
             threads.close();
             Native.close(handle);
             throw failure;

@@ -111,22 +111,11 @@ public final class SignedModels {
         synchronized (SignedModels.class) {
             State state = readState();
             File folder = file.getAbsoluteFile().getParentFile();
-            byte[] signers = keys;
-            int threshold = 1;
-            if (keys == null) {
-                byte[] newest = newestRoot(state, folder, now);
-                long[] facts = facts(newest);
-                signers = Native.rootKeys(newest);
-                threshold = (int) facts[2];
-            }
-            List<String> keyids = keyids(signers);
-            // the thief of a withdrawn key could have signed the highest version there is
-            long least = keyids.containsAll(state.keyids) ? state.version : 0;
-            OnDeviceModel model = open(file, folder, signers, threshold, least, now, state);
-            state.keyids = keyids;
+            byte[] manifest = read(new File(folder, SetManifest.NAME));
+            OnDeviceModel model = open(file, file.getName(), manifest, folder, now, state);
             try {
                 writeState(state);
-            } catch (RuntimeException failure) {
+            } catch (RuntimeException | Error failure) {
                 model.close();
                 throw failure;
             }
@@ -134,20 +123,38 @@ public final class SignedModels {
         }
     }
 
-    private static OnDeviceModel open(File file, File folder, byte[] signers, int threshold,
-            long least, long now, State state) {
+    /** Open a file that is to get a name in a folder, by a manifest of its own; nothing is remembered. */
+    OnDeviceModel openDraft(File file, String name, byte[] manifest, File folder) {
+        synchronized (SignedModels.class) {
+            return open(file, name, manifest, folder, System.currentTimeMillis() / 1000, readState());
+        }
+    }
+
+    /** Open a file that the manifest lists under a name; the state becomes what it is afterwards. */
+    private OnDeviceModel open(File file, String name, byte[] manifest, File folder, long now,
+            State state) {
+        byte[] signers = keys;
+        int threshold = 1;
+        if (keys == null) {
+            byte[] newest = newestRoot(state, folder, now);
+            threshold = (int) facts(newest)[2];
+            signers = Native.rootKeys(newest);
+        }
+        List<String> keyids = keyids(signers);
+        // the thief of a withdrawn key could have signed the highest version there is
+        long least = keyids.containsAll(state.keyids) ? state.version : 0;
         byte[] error = new byte[Native.ERROR_BYTES];
         long[] version = new long[1];
-        byte[] manifest = read(new File(folder, "manifest.json"));
         String path = file.getPath();
         if (path.indexOf('\0') >= 0) {
             throw new ModelFileException("a path with a zero character: no such file");
         }
-        long handle = Native.openSigned(path.getBytes(Native.UTF_8),
-                file.getName().getBytes(Native.UTF_8), manifest, signers, threshold, least, now,
-                version, error);
-        OnDeviceModel model = OnDeviceModel.opened(handle, path, new RowThreads(1), error);
+        RowThreads sharing = new RowThreads(1);
+        long handle = Native.openSigned(path.getBytes(Native.UTF_8), name.getBytes(Native.UTF_8),
+                manifest, signers, threshold, least, now, version, error);
+        OnDeviceModel model = OnDeviceModel.opened(handle, path, sharing, error);
         state.version = Math.max(least, version[0]);
+        state.keyids = keyids;
         return model;
     }
 
@@ -268,6 +275,11 @@ public final class SignedModels {
         }
         if (!fresh.renameTo(stateFile)) {
             throw new OnDeviceException(stateFile + ": cannot be replaced");
+        }
+        try {
+            SystemFiles.sync(stateFile.getAbsoluteFile().getParentFile()); // its name, too
+        } catch (IOException error) {
+            throw new OnDeviceException(stateFile + ": cannot be written: " + error.getMessage());
         }
     }
 

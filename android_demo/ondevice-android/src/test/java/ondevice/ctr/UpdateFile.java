@@ -1,0 +1,54 @@
+package ondevice.ctr;
+
+import java.io.File;
+import java.io.IOException;
+
+/**
+ * Updates, boots or rolls back the model file of its arguments in a process of its own, and prints
+ * "ok" or the kind of the error. {@code -Dondevice.keys} is a public key, {@code -Dondevice.state}
+ * what the device has seen; {@code -Dondevice.kill} the system call at which the process is killed.
+ */
+final class UpdateFile {
+    private UpdateFile() {}
+
+    public static void main(String[] arguments) throws Exception {
+        Long kill = Long.getLong("ondevice.kill");
+        if (kill != null) {
+            Native.load();
+            Faults.arm(Faults.KILL, kill);
+        }
+        try {
+            run(arguments[0], updates(new File(arguments[1])), arguments);
+            System.out.println("ok");
+        } catch (OnDeviceException | IOException error) {
+            System.out.println(error.getClass().getSimpleName() + " " + error.getMessage());
+        }
+    }
+
+    private static ModelUpdates updates(File model) throws IOException {
+        String keys = System.getProperty("ondevice.keys");
+        return keys == null ? new ModelUpdates(model)
+                : new ModelUpdates(model, SignedModels.ofKeys(
+                        new String(Fixtures.read(new File(keys)), "UTF-8"),
+                        new File(System.getProperty("ondevice.state"))));
+    }
+
+    private static void run(String command, ModelUpdates updates, String[] arguments)
+            throws IOException {
+        if (command.equals("update") || command.equals("again")) {
+            updates.update(new File(arguments[2]), command.equals("again"));
+        } else if (command.equals("rollback")) {
+            updates.rollback();
+        } else if (command.equals("boot")) {
+            updates.boot().close();
+        } else { // "turns": until it is killed, or so often
+            System.out.println("ready");
+            System.out.flush();
+            int most = arguments.length > 4 ? Integer.parseInt(arguments[4]) : Integer.MAX_VALUE;
+            for (int i = 0; i < most; i++) {
+                updates.update(new File(arguments[2 + i % 2]));
+                updates.boot().close();
+            }
+        }
+    }
+}

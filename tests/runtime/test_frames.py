@@ -1,0 +1,132 @@
+"""Requests as data frames and Arrow tables score as the same values given by name."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.runtime import small_ids, write_one_input_model, write_small_model
+
+import ondevice
+from ondevice.cells import Cells
+from ondevice.errors import InputError
+
+pd = pytest.importorskip("pandas", reason="pandas is not installed")
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+pl = pytest.importorskip("polars", reason="polars is not installed")
+
+RAW = {
+    "user": ["anna", None, "", "bé\N{GRINNING FACE}", "anna"],
+    "colour": [12345, None, 7, 7, 12345],
+    "slot": [3, 0, 1, 2, 3],
+}
+KINDS = {
+    "pandas": lambda data: pd.DataFrame(data).convert_dtypes(),
+    "pandas with Arrow types": lambda data: pd.DataFrame(data).convert_dtypes(
+        dtype_backend="pyarrow"
+    ),
+    "polars": pl.DataFrame,
+    "Arrow table": pa.table,
+    "record batch": lambda data: pa.table(data).to_batches()[0],
+    "table in pieces": lambda data: pa.concat_tables(
+        [pa.table(data).slice(0, 2), pa.table(data).slice(2)]
+    ),
+    "dictionary columns": lambda data: pa.table(
+        {
+            "user": pa.array(data["user"]).dictionary_encode(),
+            **{name: data[name] for name in data if name != "user"},
+        }
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.odm"
+    write_small_model(path)
+    return ondevice.load(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_tables_score_as_lists(model, kind):
+    table = KINDS[kind]({**RAW, "clicked": [0, 1, 0, 0, 1]})
+    np.testing.assert_array_equal(model.predict(table, raw=True), model.predict(RAW, raw=True))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dictionary columns"])
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+def test_tables_of_ids_score_as_arrays(model, kind, engine):
+    ids = small_ids(5)
+    other = ondevice.load(model.path, engine=engine)
+    table = KINDS[kind]({**ids, "clicked": [0, 1, 0, 0, 1]})
+    np.testing.assert_array_equal(other.predict(table), other.predict(ids))
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_rank_takes_tables_on_either_side(model, raw):
+    values = RAW if raw else small_ids(5)
+    context = {"user": values["user"][:1]}
+    rest = {name: values[name] for name in ("colour", "slot")}
+    expected = model.rank(context, rest, raw=raw)
+    for first in (context, pd.DataFrame(context)):
+        for second in (rest, pl.DataFrame(rest), pa.table(rest)):
+            np.testing.assert_array_equal(model.rank(first, second, raw=raw), expected)
+
+
+def test_a_frame_that_has_the_context_too_is_refused(model):
+    with pytest.raises(InputError, match="given as context and as candidates: user"):
+        model.rank(pa.table({"user": ["anna"]}), pa.table(RAW), raw=True)
+
+
+def test_lists_are_inputs_of_a_fixed_length(tmp_path):
+    model = ondevice.load(write_one_input_model(tmp_path / "history.odm", length=3))
+    frame = {"item": [[1, 2, 3], [0, 0, 7]]}
+    for kind in (pd.DataFrame, pl.DataFrame, pa.table):
+        np.testing.assert_array_equal(model.predict(kind(frame)), [6, 7])
+    with pytest.raises(InputError, match="lists of one length"):
+        model.predict(pa.table({"item": [[1], [1, 2], []]}))
+    with pytest.raises(InputError, match="expected size 3, got 2"):
+        model.predict(pa.table({"item": [[1, 2]]}))
+
+
+@pytest.mark.parametrize(
+    ("table", "raw", "fault"),
+    [
+        (pd.DataFrame({"user": ["a"], "slot": [1]}), True, "missing inputs: colour"),
+        (pd.DataFrame({"user": [1], "slot": [1]}), False, "missing inputs: colour"),
+        (pd.DataFrame([["a", "b"]], columns=["user", "user"]), True, "Arrow table"),
+        (pa.table([[1], [2], [3], [4]], names=["user", "user", "colour", "slot"]), True, "user"),
+        (pa.table([[1], [2], [3], [4]], names=["user", "user", "colour", "slot"]), False, "user"),
+        (pd.DataFrame({"user": [1, None], "colour": 1, "slot": 1}), False, "row 2: input 'user'"),
+        (pd.DataFrame({"user": ["a", "b"], "colour": 1, "slot": [1, "x"]}), True, "slot"),
+        (pa.table({"user": ["a", "b"], "colour": [1, 2], "slot": ["1", "x"]}), True, "row 1"),
+        (pd.DataFrame({"user": [], "colour": [], "slot": []}), False, "empty"),
+        (pd.DataFrame({"user": ["a"], "colour": [1], "slot": [0.5]}), True, "row 1"),
+        (pd.Series([1, 2]), False, "expected a mapping of input names, or a table; got Series"),
+        ([1, 2], False, "got list; the model takes: user, colour, slot"),
+        ("user", False, "got str"),
+        (None, True, "got NoneType"),
+    ],
+)
+def test_wrong_tables_are_refused_by_name(model, table, raw, fault):
+    with pytest.raises(InputError, match=fault):
+        model.predict(table, raw=raw)
+
+
+def test_a_model_with_one_input_takes_its_values(tmp_path):
+    model = ondevice.load(write_one_input_model(tmp_path / "one.odm"))
+    for values in ([1, 2, 3], np.array([1, 2, 3]), pd.Series([1, 2, 3]), pl.Series([1, 2, 3])):
+        np.testing.assert_array_equal(model.predict(values), [1, 2, 3])
+    with pytest.raises(InputError, match="got str"):
+        model.predict("123")
+
+
+def test_columns_may_be_called_as_in_the_log(model):
+    fields = tuple(
+        replace(field, cells=Cells(column=f"log_{field.name}")) for field in model.features.fields
+    )
+    info = replace(model.info, features=replace(model.features, fields=fields))
+    renamed = replace(model, info=info)
+    log = {f"log_{name}": values for name, values in RAW.items()}
+    expected = renamed.predict(RAW, raw=True)
+    for table in (pa.table(log), pa.table(RAW), pl.DataFrame({**log, **RAW})):
+        np.testing.assert_array_equal(renamed.predict(table, raw=True), expected)

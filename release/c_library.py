@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "ondevice" / "native"
 ZIG = (sys.executable, "-m", "ziglang")
 NAME = "libondevice.a"
+PLATFORM = ("posix.c", "mapped.c", "threads.c", "live.c")
 SHF_ALLOC, SHT_NOBITS, LC_SEGMENT_64, S_ZEROFILL = 2, 8, 0x19, 1  # of ELF and of Mach-O
 FLAGS = (
     "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-g0",
@@ -32,12 +33,7 @@ FLAGS = (
     "-fno-asynchronous-unwind-tables", "-Wall", "-Wextra", "-Werror",
     f"-I{NATIVE}", f"-I{NATIVE / 'include'}",
 )  # fmt: skip
-MODULE_MAP = """module OnDevice {
-  header "ondevice.h"
-  header "ondevice_features.h"
-  export *
-}
-"""
+HEADERS = ("ondevice.h", "ondevice_features.h")
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Target:
         """The C files: the engine, the reader of raw values, the platform if there is one."""
         names = [*_listed("sources.txt"), *_listed("features/sources.txt")]
         if self.platform is not None:
-            names += [f"platform/{name}" for name in ("posix.c", "mapped.c", "threads.c")]
+            names += [f"platform/{name}" for name in PLATFORM]
         return [NATIVE / name for name in dict.fromkeys(names)]
 
 
@@ -91,9 +87,12 @@ def build(name: str, folder: Path) -> Path:
         subprocess.run([*ZIG, "ar", "rcsD", str(library), *objects], check=True)
     headers = folder / "include"
     headers.mkdir(exist_ok=True)
-    for header in ("ondevice.h", "ondevice_features.h"):
+    names = [*HEADERS, *(("ondevice_live.h",) if TARGETS[name].platform is not None else ())]
+    for header in names:
         shutil.copy(NATIVE / "include" / header, headers)
-    (headers / "module.modulemap").write_text(MODULE_MAP, "utf-8")
+    lines = "".join(f'  header "{header}"\n' for header in names)
+    module = f"module OnDevice {{\n{lines}  export *\n}}\n"
+    (headers / "module.modulemap").write_text(module, "utf-8")
     return library
 
 

@@ -76,11 +76,13 @@ def test_a_program_links_for_macos(framework, tmp_path):
     """Nothing is missing in the library: files, threads, raw values."""
     program = tmp_path / "program.c"
     program.write_text(
-        '#include "ondevice.h"\n#include "ondevice_features.h"\n'
+        '#include "ondevice.h"\n#include "ondevice_features.h"\n#include "ondevice_live.h"\n'
         "int main(int count, char **words) {\n"
-        "  od_model *model; od_pool *pool; od_features *features; od_error error; size_t size;\n"
+        "  od_model *model; od_pool *pool; od_live *live; od_features *features; od_error error;\n"
+        "  size_t size;\n"
         "  return count < 2 || od_open_path(words[1], NULL, &model, &error) ||\n"
         "         od_pool_open(model, 2, &pool, &error) ||\n"
+        "         od_live_open(words[1], NULL, &live, &error) ||\n"
         "         od_features_open(od_info(model, &size), size, NULL, &features, &error);\n}\n"
     )
     folder = framework / "macos-arm64"

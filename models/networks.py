@@ -282,6 +282,12 @@ def attach_masks(
         table.mask = mask.to(table.weight.device).train(table.training)
 
 
+def detach_masks(model: ClickModel) -> None:
+    """Take the masks away; rows are whole again, with the weights that they have."""
+    for table in model.field_tables():
+        table.mask = None
+
+
 def module_key(field: str) -> str:
     """A field name as a module name: '.' and '%' as %2E and %25, and the first character in the
     same way where the name would hide an attribute of nn.ModuleDict. One to one.

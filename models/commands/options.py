@@ -100,6 +100,12 @@ def _add_compression_options(parser: argparse.ArgumentParser, base: Experiment) 
         help=f"how kept widths are found (default: the recipe's, else {base.widths.method})",
     )
     parser.add_argument(
+        "--raise-penalty",
+        action="store_true",
+        help="amtl: try higher prices of a dimension first, and take the highest whose model "
+        "validates as well as the whole one (default: the recipe's)",
+    )
+    parser.add_argument(
         "--refit",
         action="store_true",
         help="then fit the rows on, under a prior, with the network fixed (default: the recipe's)",
@@ -157,7 +163,12 @@ def recipe_of(args: argparse.Namespace, name: str = DEFAULT) -> Recipe:
         ),
         widths=replace(
             experiment.widths,
-            **_without_none(method=args.widths, keep=args.keep, penalty=args.width_penalty),
+            **_without_none(
+                method=args.widths,
+                keep=args.keep,
+                penalty=args.width_penalty,
+                raise_penalty=args.raise_penalty or None,
+            ),
         ),
     )
     if args.refit and experiment.refit is None:

@@ -334,7 +334,7 @@ def _check_start(args: argparse.Namespace) -> None:
     """Refuse options that a trained model leaves no choice of. Raises InputError."""
     settled = (
         *("full", "dim", "ratio", "scheme", "hidden"),
-        *("widths", "keep", "width_penalty", "refit", "distil"),
+        *("widths", "keep", "width_penalty", "raise_penalty", "refit", "distil"),
     )
     given = [name for name in settled if getattr(args, name) not in (None, False)]
     if given:

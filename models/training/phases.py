@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ondevice.models.click_log import Splits
 from ondevice.models.layers.rounding import Rounding, TableRounding
-from ondevice.models.networks import ClickModel, attach_masks, table_counts
+from ondevice.models.networks import ClickModel, attach_masks, detach_masks, table_counts
 from ondevice.models.training.distributed import current_ranks
 from ondevice.models.training.history import Epoch, History
 from ondevice.models.training.refit import Refit, fixed_network
 from ondevice.models.training.trainer import TrainConfig, shared_metrics, train
 from ondevice.models.training.training_state import TrainingState
 from ondevice.models.training.widths import (
+    PENALTY_STEPS,
     Widths,
     attach_thresholds,
     attach_widths,
@@ -66,7 +67,8 @@ class Fitted:
 
     Attributes:
         phases: "train", "refit 10" (one for each penalty), "widths", "retrain", "refit 10 of cut
-            rows" and "rounding", as far as they took place.
+            rows" and "rounding", as far as they took place; where several prices of a dimension
+            are tried, "widths at 0.01" and so on for each.
         counts: per field int64 [rows], how often the training split reads each row.
     """
 
@@ -202,8 +204,28 @@ class _Phases:
                     self._run_if_better(f"refit {penalty:g}{what}", settings)
 
     def learn_masks(self) -> None:
-        """Learn widths on the trained model; with a refit, under its prior and a fixed network, and
-        then let the network learn the cut rows, and refit these, which followed widths that moved.
+        """Learn widths on the trained model, at one price, or at several until the model validates
+        no worse than before.
+        """
+        model, widths = self.model, self.config.widths
+        if not widths.raise_penalty:
+            self._learn_masks(widths.penalty)
+            return
+        floor = self._validation_auc() - widths.tolerance
+        detach_masks(model)
+        before = copy.deepcopy(model.state_dict())
+        for step in PENALTY_STEPS:
+            detach_masks(model)  # of the price before
+            model.load_state_dict(before)
+            price = step * widths.penalty
+            self._learn_masks(price, f" at {price:g}")
+            if self.fitted.interrupted or self._validation_auc() >= floor:
+                return
+
+    def _learn_masks(self, price: float, what: str = "") -> None:
+        """Learn widths at a price; with a refit, under its prior and a fixed network, and then let
+        the network learn the cut rows, and refit these, which followed widths that moved. `what`
+        ends the names of these phases.
         """
         if self.fitted.interrupted:
             return
@@ -214,25 +236,26 @@ class _Phases:
         # patience beyond the epochs: widths need time, and the best epoch's are kept
         settings = replace(
             self._priced(),
+            width_penalty=price,
             epochs=epochs,
             patience=epochs,
             mask_speed=min(MOST_MASK_SPEED, max(1.0, MASK_STEPS / steps)),
         )
         if refit is None:
-            self._run("widths", settings)
+            self._run(f"widths{what}", settings)
             return
         prior = refit.penalties[0] if refit.penalties else 0.0
         settings = replace(
             settings, learning_rate=settings.learning_rate / refit.slower, row_penalty=prior
         )
         with fixed_network(model):
-            self._run("widths", settings)
+            self._run(f"widths{what}", settings)
         if self.fitted.interrupted:
             return
         for mask in model.masks().values():
             mask.freeze()
-        self._run_if_better("retrain", self.config.training)
-        self.refit(" of cut rows")
+        self._run_if_better(f"retrain{what}", self.config.training)
+        self.refit(f" of cut rows{what}")
 
     def round(self) -> None:
         """Go on training with rounded tables."""
@@ -277,10 +300,13 @@ class _Phases:
             history = History(interrupted=True)
         self.fitted.phases[phase] = history
 
+    def _validation_auc(self) -> float:
+        metrics = shared_metrics(self.model, self.splits.validation)
+        return next(iter(metrics.values())).auc
+
     def _run_if_better(self, phase: str, settings: TrainConfig) -> None:
         before = copy.deepcopy(self.model.state_dict())
-        metrics = shared_metrics(self.model, self.splits.validation)
-        auc = next(iter(metrics.values())).auc
+        auc = self._validation_auc()
         self._run(phase, settings, before)
         epochs = self.fitted.phases[phase].epochs
         if epochs and max(epoch.validation.auc for epoch in epochs) <= auc:

@@ -22,6 +22,9 @@ from ondevice.models.networks import ClickModel
 Method = Literal["whole", "frequency", "prune", "amtl"]
 METHODS: tuple[Method, ...] = get_args(Method)
 LINEAR_READERS = ("dnn", "wide_deep")
+# Which multiples of the price are tried, the highest first: logs differ by this much in what they
+# can spare (docs/evidence/compression.md). A choice of this project.
+PENALTY_STEPS = (10.0, 3.0, 1.0)
 
 IntArray = npt.NDArray[np.int64]
 
@@ -44,6 +47,9 @@ class Widths:
         tolerance: "amtl": validation AUC that may be lost for narrower rows: of the epochs within
             it of the best one, the narrowest is kept.
         warm: "amtl": learn widths on a trained model; otherwise from the first epoch on.
+        raise_penalty: "amtl", `warm`: try PENALTY_STEPS times `penalty`, and keep the rows of the
+            first price whose model validates no worse than the whole one (but for `tolerance`), or
+            else those of the last. Each price is a training more.
         epochs: "amtl": how long to learn widths on a trained model, at most. "prune": how long to
             learn thresholds.
 
@@ -57,6 +63,7 @@ class Widths:
     penalty: float = 0.001
     tolerance: float = 0.0
     warm: bool = True
+    raise_penalty: bool = False
     epochs: int = 2
 
     def __post_init__(self) -> None:
@@ -73,6 +80,8 @@ class Widths:
             faults.append(f"tolerance must be 0 or more and below 1, got {self.tolerance}")
         if self.epochs < 1:
             faults.append(f"epochs must be at least 1, got {self.epochs}")
+        if self.raise_penalty and (self.method != "amtl" or not self.warm):
+            faults.append("raise_penalty needs masks of a trained model: method amtl, warm true")
         if faults:
             raise SpecError("widths: " + "; ".join(faults))
 

@@ -1,5 +1,7 @@
 """Trials: bytes counted by hand, resumed and repeated runs, every method from raw values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,15 @@ def test_another_log_is_another_trial(data, tmp_path):
     other = prepare(synthetic_data(4000, VOCABULARIES, seed=1).log)
     trial = Trial(everywhere(data))
     assert folder_of(data, trial, tmp_path) != folder_of(other, trial, tmp_path)
+
+
+def test_settings_that_came_later_are_stored_only_where_used():
+    """So that the folders of stored trials, which are named by their settings, stay theirs."""
+    plain = Trial({"a": TableDesign(2, "f32")})
+    raised = replace(plain, widths=Widths("amtl", raise_penalty=True))
+    assert "raise_penalty" not in plain.to_json()["widths"]
+    for trial in (plain, raised):
+        assert Trial.from_json(trial.to_json()) == trial
 
 
 @pytest.mark.parametrize(

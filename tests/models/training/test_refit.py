@@ -1,5 +1,7 @@
 """Refitting rows: the prior's sum and optimum by hand, a network that stays as it is."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from ondevice.models import (
     Splits,
 )
 from ondevice.models.networks import table_counts
+from ondevice.models.training import phases
 from ondevice.models.training.phases import FitConfig, fit
 from ondevice.models.training.refit import Refit, RowPrior, fixed_network
 from ondevice.models.training.trainer import TrainConfig, evaluate, train
@@ -163,3 +166,57 @@ def test_masks_under_a_refit_are_learned_with_the_network_fixed():
     torch.testing.assert_close(seen["widths"][first].norm(), network[first].norm())
     assert not torch.equal(seen["retrain"][first], seen["widths"][first])
     assert evaluate(model, SPLITS.test).auc > 0.84
+
+
+@pytest.mark.parametrize(
+    "tolerance, tried", [(0.5, (0.1,)), (0.0, (0.1, 0.03, 0.01))], ids=["spare", "none_to_spare"]
+)
+def test_the_highest_price_is_kept_whose_model_validates_as_well(tolerance, tried, monkeypatch):
+    """Prices fall until one loses nothing; each begins with the whole, refitted model."""
+    model = make_model()
+    fit(model, SPLITS, FitConfig(QUICK, Widths("whole")), progress=False)
+    whole = evaluate(model, SPLITS.validation).auc
+    config = FitConfig(
+        QUICK,
+        Widths("amtl", penalty=0.01, tolerance=tolerance, raise_penalty=True),
+        refit=Refit((1.0,)),
+    )
+    floors = []
+    learn = phases._Phases._learn_masks
+
+    def worse(self, price, what):
+        floors.append(self._validation_auc())
+        assert not self.model.masks()
+        learn(self, price, what)
+        if not tolerance:  # no price is good enough
+            with torch.no_grad():
+                self.model.embedding("user").weight.zero_()
+
+    monkeypatch.setattr(phases._Phases, "_learn_masks", worse)
+    fitted = fit(model, SPLITS, config, trained=True, progress=False)
+    assert len(set(floors)) == 1 and floors[0] >= whole
+    learned = [name for name in fitted.phases if name.startswith("widths")]
+    assert learned == [f"widths at {price:g}" for price in tried]
+    after = fitted.phases[f"refit 1 of cut rows at {tried[-1]:g}"]
+    kept = {name: mask.widths().float().mean() for name, mask in model.masks().items()}
+    rows = {name: model.embedding(name).spec.rows for name in kept}
+    mean = sum(kept[name] * rows[name] for name in kept) / sum(rows.values())
+    assert float(mean) == pytest.approx(after.best.mean_width)
+
+
+def test_a_raised_price_saves_more_and_loses_nothing():
+    """With a real floor: the model kept validates no worse, at most as wide as at the low price."""
+    start = make_model()
+    fit(start, SPLITS, FitConfig(QUICK, Widths("whole"), refit=Refit((1.0,))), progress=False)
+    floor = evaluate(start, SPLITS.validation).auc
+    reached = {}
+    for raised in (False, True):
+        model = copy.deepcopy(start)
+        torch.manual_seed(1)
+        widths = Widths("amtl", penalty=1e-5, raise_penalty=raised)
+        config = FitConfig(QUICK, widths, refit=Refit((1.0,)))
+        fit(model, SPLITS, config, trained=True, progress=False)
+        kept = sum(int(mask.widths().sum()) for mask in model.masks().values())
+        reached[raised] = kept, evaluate(model, SPLITS.validation).auc
+    assert reached[True][0] < reached[False][0]
+    assert reached[True][1] >= floor

@@ -280,6 +280,8 @@ def test_ctrl_c_in_a_later_phase_keeps_the_model_of_the_one_before(method):
         {"alpha": -1.0},
         {"penalty": float("nan")},
         {"epochs": 0},
+        {"method": "frequency", "raise_penalty": True},
+        {"warm": False, "raise_penalty": True},
     ],
 )
 def test_bad_settings_are_refused(settings):

@@ -11,11 +11,13 @@ import sys
 import time
 
 import pytest
+from support.random_plans import random_plan
 
 from ondevice.bench import serve
 from ondevice.bench.report import read_report
 from ondevice.bench.serve import MAX_REPORT_BYTES, TOKEN_HEADER, serving
 from ondevice.errors import InputError, OutputError
+from ondevice.web import build
 from ondevice.web.live import MARK
 
 PAGE = f"<!doctype html>{MARK}<p>é"
@@ -289,3 +291,15 @@ def test_the_command_refuses(arguments, said, tmp_path, monkeypatch, capsys):
     assert error.count("\n") == 1
     assert said in error
     assert not (tmp_path / "bench-reports").exists()
+
+
+def test_without_a_compiler_it_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    from ondevice.cli import main
+
+    plan = random_plan(3, "q8").write(tmp_path / "model.odm")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    assert main(["bench", "--serve", str(plan)]) == 1
+    said = capsys.readouterr().err
+    assert "model.odm: the live page needs clang with wasm-ld" in said
+    assert "bench --serve live.html" in said

@@ -31,6 +31,9 @@ function golden(type, value) {
   return value;
 }
 
+/** A value that does something when it is read. */
+const computed = (action) => Object.defineProperty([1], 0, { get: () => (action(), 1) });
+
 /** A small generator of pseudo-random numbers (xorshift32). */
 function random(seed) {
   let state = seed || 1;
@@ -243,6 +246,9 @@ export function does(api, read) {
         huge: () => model.predict(Object.fromEntries(Object.keys(task.inputs).map((name) => [name, { length: 1e9 }]))),
         hole: () => model.predict({ ...request(task.inputs), [task.name]: new Array(1) }),
         source: () => api.load(42),
+        options: () => api.load(bytes, null),
+        closes: () => model.predict({ ...request(task.inputs), [task.name]: computed(() => model.close()) }),
+        grows: () => model.predict({ ...request(task.inputs), [task.name]: computed(() => model.encode(task.name, [1])) }),
         absent: () => api.load("no-such-file.odm"),
         noModel: () => api.load(new Uint8Array([1, 2, 3])),
         noEngine: () => api.load(bytes, { wasm: 3 }),

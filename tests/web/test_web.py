@@ -206,11 +206,13 @@ def test_wrong_requests_are_refused_with_typed_errors(dist, tmp_path):
         **dict.fromkeys(said, "InputError"),
         "absent": "FileFormatError",
         "noModel": "FileFormatError",
-        "closed": "OnDeviceError",
+        **dict.fromkeys(("closed", "closes", "grows"), "OnDeviceError"),
     }
     assert "beyond the integers that a Number holds exactly" in said["unsafe"]
     assert "missing inputs: a, b" in said["missing"]
     assert "the model is closed" in said["closed"]
+    assert "the model is busy" in said["closes"]
+    assert "the model is busy" in said["grows"]
 
 
 def test_free_axes_take_every_length(dist, tmp_path):

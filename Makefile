@@ -57,7 +57,7 @@ RUNNERS := build/runners
 RUNNER_FLAGS := -std=c11 -O2 -ftree-vectorize -ffp-contract=off \
 	-fno-math-errno -Wall -Wextra -Werror -static -s -I$(NATIVE) -I$(NATIVE)/include
 GCC_FLAGS := -fvect-cost-model=dynamic # clang refuses it
-RUNNER_SOURCES := $(addprefix $(NATIVE)/,runner/runner.c platform/posix.c platform/mapped.c $(shell grep -v '^\#' $(NATIVE)/sources.txt))
+RUNNER_SOURCES := $(addprefix $(NATIVE)/,runner/runner.c runner/posix.c platform/posix.c platform/mapped.c $(shell grep -v '^\#' $(NATIVE)/sources.txt))
 
 runners: ## static programs that measure on ARM boards and phones: seconds
 	mkdir -p $(RUNNERS)

@@ -156,10 +156,21 @@ def onnx_lookup(
     return nodes, constants
 
 
-def write_onnx(network: Network, path: Path, *, compressed: bool) -> None:
-    """The model as ONNX with merged lookups and float32 layers."""
+def write_onnx(network: Network, path: Path, *, compressed: bool, named: bool = False) -> None:
+    """The model as ONNX with merged lookups and float32 layers.
+
+    Args:
+        network: the weights.
+        path: of the file.
+        compressed: whether table rows are int8.
+        named: an input [batch, 1] for every field, instead of one matrix "ids".
+    """
     nodes, constants = onnx_lookup(network, compressed=compressed)
     node, layers = helper.make_node, dense_weights(network)
+    inputs = {"ids": FIELDS}
+    if named:
+        inputs = {f"f{field}": 1 for field in range(FIELDS)}
+        nodes.insert(0, node("Concat", list(inputs), ["ids"], axis=1))
     constants["last"] = np.array([-1], np.int64)
     for i, (weight, bias) in enumerate(layers):
         constants |= {f"w{i}": np.ascontiguousarray(weight.T), f"b{i}": bias}
@@ -175,7 +186,10 @@ def write_onnx(network: Network, path: Path, *, compressed: bool) -> None:
     ]
     graph = helper.make_graph(
         nodes, "ctr",
-        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", FIELDS])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", width])
+            for name, width in inputs.items()
+        ],
         [helper.make_tensor_value_info("p", TensorProto.FLOAT, ["batch"])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )  # fmt: skip
@@ -195,15 +209,28 @@ def quantised_weight(
 
 
 def write_tflite(
-    network: Network, path: Path, batch: int, *, integer: bool, compressed: bool = False
+    network: Network,
+    path: Path,
+    batch: int,
+    *,
+    integer: bool,
+    compressed: bool = False,
+    named: bool = False,
 ) -> None:
-    """The model as TFLite for one batch size, with merged lookups."""
+    """The model as TFLite for one batch size, with merged lookups.
+
+    Args: as of write_onnx; integer: int8 layers.
+    """
     table, offsets = merged(network)
     starts, bits = block_bits(network)
     blocks = len(starts)
     w = tflite_writer.TfliteWriter()
     i32, f32 = np.int32, np.float32
-    ids = w.input("ids", (batch, FIELDS), np.int64)
+    if named:
+        fields = [w.input(f"f{field}", (batch, 1), np.int64) for field in range(FIELDS)]
+        ids = w.op("CONCATENATION", fields, (batch, FIELDS), np.int64, axis=1)
+    else:
+        ids = w.input("ids", (batch, FIELDS), np.int64)
     factor = w.constant(np.array(MULTIPLIER, np.uint64).view(np.int64), np.int64)
     code = w.op("MUL", [ids, factor], (batch, FIELDS), np.int64)
     halves = w.op("BITCAST", [code], (batch, FIELDS, 2), i32)

@@ -4,10 +4,11 @@ python benchmarks/small_tables.py --data epinions --path DIR --work FOLDER --out
 
 For each seed three models on frequency-ranked IDs: the full one (16 float dimensions, refitted)
 from labels, the full one distilled, and the small one. Its bits are planned once, on a distilled
-model of one float dimension with a row for every value (seed 0); then it is trained from the start
-with the rows and codecs planned. Nothing is chosen by hand or by test rows. Teachers, trials and
-the plan are kept under --work, so a second call continues. --validation-only writes no test AUC,
---labels-only leaves the distillation out.
+model of one float dimension with a row for every value (seed 0; --form codes: codes of the values'
+places instead, planned on such a model trained from labels, as `ondevice compress` does it); then
+it is trained from the start with the rows and codecs planned. Nothing is chosen by hand or by test
+rows. Teachers, trials and the plan are kept under --work, so a second call continues.
+--validation-only writes no test AUC, --labels-only leaves the distillation out.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.data import DATASETS, open_log
 from ondevice.models.data.synthetic import DEFAULT_ROWS, synthetic_log
 from ondevice.models.search.bit_plan import plan_bits
+from ondevice.models.search.frontier import described
+from ondevice.models.search.place_codes import coded_designs, field_weights
 from ondevice.models.search.run_trial import folder_of, run_trial
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial, TrialResult
@@ -71,6 +74,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=15, help="at most; one without gain ends it")
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--form", choices=("bits", "codes"), default="bits")
+    parser.add_argument(
+        "--teacher-seeds", type=int, default=Distillation().seeds, help="four teachers for each"
+    )
     parser.add_argument("--labels-only", action="store_true", help="no distillation")
     parser.add_argument("--small-only", action="store_true", help="leave out the full models")
     parser.add_argument("--validation-only", action="store_true", help="no test AUC")
@@ -83,14 +90,19 @@ def _measured(data: TrialData, base: Trial, args: argparse.Namespace) -> list[di
     """The rows of one seed."""
     whole = {name: TableDesign(DIM, "f32") for name in data.fields}
     full = replace(base, tables=whole)
-    distilled = replace(base, distillation=None if args.labels_only else Distillation())
+    teachers = None if args.labels_only else Distillation(seeds=args.teacher_seeds)
+    distilled = replace(base, distillation=teachers)
     full_bytes = 4 * DIM * sum(spec.rows for spec in _specs(data, whole))
     trials = {}
     if not args.small_only:
         trials = {"full": full}
         if not args.labels_only:
             trials["full, distilled"] = replace(distilled, tables=whole)
-    tables = _planned(data, distilled, full_bytes / args.ratio, args.work)
+    budget = full_bytes / args.ratio
+    if args.form == "codes":
+        tables = _coded(data, base, budget, args.work)
+    else:
+        tables = _planned(data, distilled, budget, args.work)
     small = "small, from labels" if args.labels_only else "small"
     trials[small] = replace(distilled, tables=tables, round_epochs=2)
     rows = []
@@ -120,6 +132,18 @@ def _planned(data: TrialData, trial: Trial, budget: float, work: Path) -> dict[s
     return {name: TableDesign(**design) for name, design in designs.items()}
 
 
+def _coded(data: TrialData, trial: Trial, budget: float, work: Path) -> dict[str, TableDesign]:
+    """Codes of places in tables of at most `budget` bytes, planned on a probe of one dimension."""
+    one = {name: TableDesign(1, "f32") for name in data.fields}
+    probe = replace(trial, tables=one, seed=0)
+    run_trial(data, probe, work, progress=False)
+    model = load_checkpoint(folder_of(data, probe, work) / "checkpoint").model
+    tables = coded_designs(field_weights(model, data), data, int(budget))
+    if tables is None:
+        raise SystemExit(f"{budget:.0f} bytes are too few for codes, or enough for a row a value")
+    return tables
+
+
 def _specs(data: TrialData, tables: dict[str, TableDesign]) -> list[Any]:
     return [design.spec(data.rows_of_values(name), ranked=True) for name, design in tables.items()]
 
@@ -143,6 +167,8 @@ def _row(
         f"{field} " + ", ".join(f"{rows} {codec}" for rows, codec in design["sections"])
         for field, design in tables.items()
     )
+    if args.form == "codes" and name.startswith("small"):
+        cells["sections"] = described(trial.tables)
     return cells
 
 

@@ -1,10 +1,14 @@
-"""Latency of the engine in Node, with vectors and without, beside the native engine, one thread.
+"""CPU time of a request in Node: this engine, with vectors and without, and ONNX Runtime.
 
-The models: a file given with --model, and dense layers 384-1024-512-1, in q8 and in f32, over one
-q8 table. Each engine runs in rounds by turns; the least round of each counts, so that other work of
-the machine counts least.
+The models: files given with --model, and dense layers 384-1024-512-1, in q8 and in f32, over one
+q8 table. Engines run in rounds by turns, each in a fresh process with one thread; the least round
+of each counts, so that other work of the machine counts least.
 
-    python benchmarks/web_latency.py [--model MODEL.odm] [--rounds 5]
+    npm install --prefix PEERS onnxruntime-web
+    python benchmarks/web_latency.py --model MODEL.odm --peers PEERS --out docs/evidence/browser.md
+
+ONNX Runtime reads the .onnx file beside MODEL.odm, which `ondevice convert` writes; for the dense
+layers the benchmark writes one, in float32.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 
 import ondevice
 from ondevice.codecs import quantise
@@ -30,68 +36,235 @@ from ondevice.spec import full_spec
 from ondevice.web.build import build
 
 BATCHES = (1, 128)
-ROUND_SECONDS = 0.3
-SIZES = (1024, 512, 1)
-FIELDS, DIM, ROWS = 24, 16, 10_000  # 384 features
+ROUND_SECONDS = 2.5
+TOLERANCE = 0.05  # of scores: 8-bit layers of random weights beside float32
+PAGE = """# Latency in browsers' engines, measured
 
-SCRIPT = """
-const [script, file, wasm, rows, seconds] = process.argv.slice(2);
-const { load } = await import(script);
-const model = await load(file, { wasm });
-const ids = (input) => [input.name, new Int32Array(rows * input.size)];
-const request = Object.fromEntries(model.inputs.map(ids));
-let calls = 0;
-const measure = (limit) => {
-  const start = performance.now();
-  for (calls = 0; performance.now() - start < limit; calls++) model.predict(request);
-  return (1000 * (performance.now() - start)) / calls;
-};
-measure(200);
-console.log(JSON.stringify({ kernels: model.kernels, us: measure(1000 * seconds) }));
+`python benchmarks/web_latency.py`: microseconds of CPU a request, one thread, {versions}. The
+least of {rounds} rounds, each in a fresh process, because other work ran on the machine. "native"
+is the C engine called from Python. The last column says how many times as long ONNX Runtime takes
+as this engine with vectors. It computes in float32; dense layers of "q8" are 8-bit ones of this
+engine. Each measurement checks the scores, too.
+
+| model | rows | {header} | ratio |
+|---|---|---|---|---|---|---|
+{lines}
 """
+SIZES = (1024, 512, 1)
+FIELDS, DIM, ROWS = 1, 384, 2000  # one input: stock runtimes take long for each
+
+# Each script measures one engine in a process: node SCRIPT FOLDER MODEL REQUEST SECONDS.
+MEASURE = """
+import { readFile } from "node:fs/promises";
+const [, , folder, model, request, seconds] = process.argv;
+const inputs = JSON.parse(await readFile(request, "utf-8"));
+const pairs = Object.entries(inputs);
+const given = (array) => Object.fromEntries(pairs.map(([name, ids]) => [name, array(ids)]));
+const cpu = () => { const { user, system } = process.cpuUsage(); return user + system; };
+// The least of several windows: compiling in the background counts as CPU time, too.
+async function measure(call, wait) {
+  let least = Infinity;
+  for (let window = 0; window < WINDOWS; window++) {
+    const end = performance.now() + (1000 * seconds) / WINDOWS, before = cpu();
+    let calls = 0;
+    for (; performance.now() < end; calls++)
+      if (wait) await call();
+      else call();
+    least = Math.min(least, (cpu() - before) / calls);
+  }
+  return least;
+}
+const WINDOWS = 20;
+"""
+SCRIPTS = {
+    "ondevice": MEASURE
+    + """
+const wasm = `${folder}/ENGINE.wasm`;
+const { load } = await import(`${folder}/ondevice.js`);
+const opened = await load(model, { wasm });
+const asked = given((ids) => Int32Array.from(ids));
+const us = await measure(() => opened.predict(asked), false);
+console.log(JSON.stringify({ us, scores: Array.from(opened.predict(asked)) }));
+""",
+    "onnxruntime-web": MEASURE
+    + """
+const ort = await import(`${folder}/node_modules/onnxruntime-web/dist/ort.node.min.mjs`);
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.proxy = false;
+const data = await readFile(`${model}.data`).catch(() => null);
+const externalData = data ? [{ path: model.split("/").at(-1) + ".data", data }] : undefined;
+const bytes = new Uint8Array(await readFile(model));
+const options = { executionProviders: ["wasm"], externalData };
+const session = await ort.InferenceSession.create(bytes, options);
+const tensor = (ids) => new ort.Tensor("int64", BigInt64Array.from(ids, BigInt), [ids.length]);
+const asked = given(tensor);
+const call = () => session.run(asked);
+const us = await measure(call, true);
+console.log(JSON.stringify({ us, scores: Array.from(Object.values(await call())[0].data) }));
+""",
+}
+ENGINES = {  # by name: script, suffix of the file, and which engine
+    "with vectors": ("ondevice", ".odm", "ondevice"),
+    "without": ("ondevice", ".odm", "ondevice-plain"),
+    "onnxruntime-web": ("onnxruntime-web", ".onnx", ""),
+}
 
 
 def main() -> None:
-    """Measure and print the least time of each model, batch and engine."""
+    """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model", type=Path, action="append", default=[])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", type=Path, help="folder with node_modules of stock runtimes")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
     args = parser.parse_args()
+    lines = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build(folder)
-        (folder / "measure.mjs").write_text(SCRIPT, "utf-8")
-        models = [*([args.model] if args.model else [])]
-        models += [write_network(folder / f"384-1024-512-1-{codec}.odm", codec)
-                   for codec in ("q8", "f32")]  # fmt: skip
-        for model in models:
+        prepare(folder, args.peers)
+        networks = [write_network(folder / f"384-1024-512-1-{codec}.odm", codec)
+                    for codec in ("q8", "f32")]  # fmt: skip
+        for model in [*args.model, *networks]:
             for batch in BATCHES:
-                times = measured(folder, model, batch, args.rounds)
-                line = "  ".join(f"{engine} {us:8.1f} us" for engine, us in times.items())
-                print(f"{model.stem:20} batch {batch:3}  {line}")
+                lines.append(row(model.stem, batch, measured(folder, model, batch, args.rounds)))
+                print(lines[-1], flush=True)
+    if args.out:
+        args.out.write_text(page(lines, args), "utf-8")
+
+
+def prepare(folder: Path, peers: Path | None) -> None:
+    """Fill a folder with what the scripts need: this engine, and links to the stock runtimes."""
+    build(folder)
+    if peers:
+        (folder / "node_modules").symlink_to(peers.resolve() / "node_modules")
+    for name, (script, _, engine) in ENGINES.items():
+        text = SCRIPTS[script].replace("ENGINE", engine)
+        (folder / f"{name}.mjs").write_text(text, "utf-8")
+
+
+def request_of(model: ondevice.Model, rows: int) -> dict[str, np.ndarray]:
+    """IDs that every model takes, different from row to row."""
+    steps = np.arange(rows) * 7919 + 1
+    return {
+        spec.name: (steps + 31 * i) % (spec.id_limit or 1000) for i, spec in enumerate(model.inputs)
+    }
+
+
+def measured(folder: Path, model: Path, rows: int, rounds: int) -> dict[str, float]:
+    """Microseconds of CPU a request by engine, the least of the rounds; engines must agree."""
+    opened = ondevice.load(model, engine="native")
+    request = request_of(opened, rows)
+    (folder / "request.json").write_text(
+        json.dumps({n: ids.tolist() for n, ids in request.items()})
+    )
+    expected = np.ravel(opened.predict(request))
+    least = {"native": min(native(opened, request) for _ in range(rounds))}
+    for _ in range(rounds):
+        for name, (_, suffix, _) in ENGINES.items():
+            file = model.with_suffix(suffix)
+            if suffix != ".odm" and not ((folder / "node_modules").exists() and file.exists()):
+                continue
+            said = node(folder, name, file)
+            np.testing.assert_allclose(said["scores"], expected, atol=TOLERANCE, err_msg=name)
+            least[name] = min(said["us"], least.get(name, said["us"]))
+    return least
+
+
+def native(model: ondevice.Model, request: dict[str, np.ndarray]) -> float:
+    """The native engine from Python: microseconds of CPU a request, the least of some windows."""
+    least = float("inf")
+    for _ in range(5):
+        end, start, calls = time.perf_counter() + 0.1, time.process_time(), 0
+        while time.perf_counter() < end:
+            model.predict(request)
+            calls += 1
+        least = min(least, 1e6 * (time.process_time() - start) / calls)
+    return least
+
+
+def node(folder: Path, engine: str, model: Path) -> dict[str, Any]:
+    """An engine in a fresh Node process: microseconds of CPU a request, and scores."""
+    command = ("node", str(folder / f"{engine}.mjs"), str(folder), str(model),
+               str(folder / "request.json"), str(ROUND_SECONDS))  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def row(model: str, rows: int, times: Mapping[str, float]) -> str:
+    """A line of the table; the last column is how many times as long the stock runtime takes."""
+    cells = [f"{times[name]:,.1f}" if name in times else "-" for name in ("native", *ENGINES)]
+    peer = times.get("onnxruntime-web")
+    ratio = "-" if peer is None else f"{peer / times['with vectors']:.1f}"
+    return f"| {model} | {rows} | {' | '.join(cells)} | {ratio} |"
+
+
+def page(lines: Sequence[str], args: argparse.Namespace) -> str:
+    """The evidence, as Markdown."""
+    versions = f"Node {said_by('node', '--version')}"
+    if args.peers:
+        package = args.peers / "node_modules" / "onnxruntime-web" / "package.json"
+        versions += f", onnxruntime-web {json.loads(package.read_text('utf-8'))['version']}"
+    return PAGE.format(versions=versions, rounds=args.rounds, lines="\n".join(lines),
+                       header=" | ".join(("native", *ENGINES)))  # fmt: skip
+
+
+def said_by(*command: str) -> str:
+    """What a program prints."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def write_network(path: Path, codec: str) -> Path:
     """A model of one table read by FIELDS inputs, and dense layers of a codec over it."""
     rng = np.random.default_rng(0)
     spec = full_spec(ROWS, DIM)
-    table = pack_records(quantise(rng.normal(size=(ROWS, DIM)).astype(np.float32), "q8"))
+    quantised = quantise(rng.normal(size=(ROWS, DIM)).astype(np.float32), "q8")
+    table, table_values = pack_records(quantised), quantised.dequantise()
     names = [f"i{i}" for i in range(FIELDS)]
     nodes = [Node("Lookup", (name,), (f"{name}.v",), {}, "t", spec) for name in names]
     nodes.append(Node("Concat", tuple(f"{name}.v" for name in names), ("x0",), {"axis": 1}))
     weights: dict[str, np.ndarray] = {}
+    layers = []
     width = FIELDS * DIM
     for i, units in enumerate(SIZES):
         weight = (rng.normal(size=(width, units)) / width**0.5).astype(np.float32)
         bias = np.zeros(units, np.float32)
         nodes.append(dense(i, weight, bias, codec, weights))
+        layers.append((weight, bias))
         width = units
     plan = Plan(
         tuple(names), (f"x{len(SIZES)}",), tuple(nodes), tuple(weights), {"t": table.layout}
     )
     inputs = tuple(InputSpec(name, id_limit=ROWS) for name in names)
     write_odm(path, plan, ModelInfo(inputs, plan.outputs), weights, {"t": table})
+    write_onnx(path.with_suffix(".onnx"), names, table_values, layers)
     return path
+
+
+def write_onnx(
+    path: Path,
+    names: Sequence[str],
+    table: np.ndarray,
+    layers: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """The same network in float32, for stock runtimes."""
+    make, array = onnx.helper, onnx.numpy_helper.from_array
+    weights = [array(table, "t")]
+    nodes = [make.make_node("Gather", ["t", name], [f"{name}.v"]) for name in names]
+    nodes.append(make.make_node("Concat", [f"{name}.v" for name in names], ["x0"], axis=1))
+    for i, (weight, bias) in enumerate(layers):
+        last = i + 1 == len(layers)
+        weights += [array(weight, f"w{i}"), array(bias, f"b{i}")]
+        out = f"x{i + 1}" if last else f"y{i}"
+        nodes.append(make.make_node("Gemm", [f"x{i}", f"w{i}", f"b{i}"], [out]))
+        if not last:
+            nodes.append(make.make_node("Relu", [out], [f"x{i + 1}"]))
+    kinds = onnx.TensorProto
+    inputs = [make.make_tensor_value_info(name, kinds.INT64, ["batch"]) for name in names]
+    outputs = [make.make_tensor_value_info(f"x{len(layers)}", kinds.FLOAT, ["batch", 1])]
+    graph = make.make_graph(nodes, "network", inputs, outputs, weights)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, path)
 
 
 def dense(
@@ -108,42 +281,6 @@ def dense(
                   "relu": int(number + 1 < len(SIZES))}  # fmt: skip
     sources = (f"x{number}", *(f"d{number}.{part}" for part in parts))
     return Node("Dense", sources, (f"x{number + 1}",), attributes)
-
-
-def measured(folder: Path, model: Path, rows: int, rounds: int) -> dict[str, float]:
-    """Microseconds of a request by engine: the least of the rounds."""
-    least: dict[str, float] = {}
-    for _ in range(rounds):
-        times = [native(model, rows)]
-        times += [node(folder, model, wasm, rows) for wasm in ("ondevice", "ondevice-plain")]
-        for engine, us in times:
-            least[engine] = min(us, least.get(engine, us))
-    return least
-
-
-def native(path: Path, rows: int) -> tuple[str, float]:
-    """The native engine from Python: its name, and microseconds of a request."""
-    model = ondevice.load(path, engine="native")
-    request = {
-        item.name: np.zeros((rows, *item.shape[1:]), np.int64)
-        for item in model.inputs
-    }  # fmt: skip
-    for seconds in (0.2, ROUND_SECONDS):  # the first warms up
-        start, calls = time.perf_counter(), 0
-        while (took := time.perf_counter() - start) < seconds:
-            model.predict(request)
-            calls += 1
-    return "native", 1e6 * took / calls
-
-
-def node(folder: Path, model: Path, wasm: str, rows: int) -> tuple[str, float]:
-    """An engine in a fresh Node process: the kernels' name, and microseconds of a request."""
-    command: Sequence[str] = (
-        *("node", str(folder / "measure.mjs"), str(folder / "ondevice.js"), str(model)),
-        *(str(folder / f"{wasm}.wasm"), str(rows), str(ROUND_SECONDS)),
-    )
-    said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return said["kernels"], said["us"]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from ondevice.converters.graph import CapturedModel, UncompressedTable
 from ondevice.converters.lowering.unsupported import LackingOperatorsError, lacking
 from ondevice.converters.one_thread import one_thread
 from ondevice.converters.phases import counting, phase
+from ondevice.converters.pipeline import INPUT_FORMS, InputForm, TargetModels
 from ondevice.converters.pipeline import TARGETS as TARGET_STAGES
-from ondevice.converters.pipeline import TargetModels
 from ondevice.converters.random_states import same_random_states
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.onnx_source import OnnxSource
@@ -83,8 +83,6 @@ TARGETS = tuple(TARGET_STAGES)
 # MovieLens: f16 up to 4e-5, q8 up to 4e-3, calibrated q8 9e-3.
 DENSE_TOLERANCE: dict[DenseCodec, float] = {"f32": TOLERANCE, "f16": 5e-4, "q8": 2e-2}
 BATCHES = (1, 2, 17, 1024)
-InputForm = Literal["named", "matrix"]
-INPUT_FORMS = get_args(InputForm)
 
 Array = npt.NDArray[Any]
 
@@ -214,7 +212,9 @@ def convert(
             larger than need be, so that its code stays; 0 to 1.
         inputs: "matrix" makes the int64 inputs [batch] of .onnx and .tflite the columns of one
             input, "ids" int64 [batch, fields], in their order: stock runtimes charge for every
-            input. `ondevice.load` takes named inputs anyway.
+            input. "words": the same for .tflite; in .onnx they are the columns of "id_words" int32
+            [batch, 2 x fields], the low word of each ID, then the high one, and lookups compute in
+            32 bits, as OpenVINO does. `ondevice.load` takes named inputs anyway.
         card: file name of the model card, by default `name`.md; "README.md" makes the folder a
             repository for the Hugging Face Hub.
 
@@ -271,7 +271,7 @@ def _pack(
     tables = pack_tables(captured, request.tables)
     if request.like is not None:
         tables = request.like.tables(tables)
-    models = TargetModels(pack(captured, tables), matrix=request.inputs == "matrix")
+    models = TargetModels(pack(captured, tables), inputs=request.inputs)
     return tables, models
 
 

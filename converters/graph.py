@@ -86,6 +86,8 @@ class PackedLookup:
             tables were joined; None otherwise.
         cell_values: of a retrieval structure whose table is `split_cells`: what sums of codes
             stand for, scales float32 [dim] or levels [dim, 2**bits]; None otherwise.
+        words: whether the node's inputs are two tensors int32 instead, of the same shape: the low
+            words of the IDs, and the high ones.
     """
 
     node: ir.Node
@@ -94,6 +96,7 @@ class PackedLookup:
     column_scales: npt.NDArray[np.float32] | None = None
     starts: tuple[int, ...] = (0,)
     cell_values: npt.NDArray[np.float32] | None = None
+    words: bool = False
 
     @property
     def spec(self) -> LookupSpec:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import onnx_ir as ir
 
@@ -39,7 +39,7 @@ from ondevice.converters.source.recognise import recognise_lookups
 from ondevice.converters.source.simplify import simplify, simplify_carefully
 from ondevice.converters.source.single_precision import single_precision
 from ondevice.converters.targets.cells import split_cells
-from ondevice.converters.targets.matrix import matrix_input
+from ondevice.converters.targets.matrix import matrix_input, word_input
 from ondevice.converters.targets.merge import merge_lookups
 from ondevice.converters.targets.onnx.integer_sums import exact_integer_sums
 
@@ -146,6 +146,11 @@ _MATRIX = Stage(
     matrix_input,
     "After merging, so that a merged lookup reads the matrix as it is.",
 )
+_WORDS = Stage(
+    "word input",
+    word_input,
+    "After merging, so that a merged lookup reads the words of all its IDs at once.",
+)
 LOWERING: tuple[Stage[PackedModel], ...] = (
     Stage(
         "batch first",
@@ -165,11 +170,19 @@ TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
     "onnx": (_CELLS, _MERGE, _EXACT),  # ONNX Runtime has all of ONNX's operators
     "tflite": (_CELLS, _MERGE, *LOWERING),
 }
-# The same with one matrix of IDs as input; the native engine takes named inputs.
-MATRIX_TARGETS: dict[str, tuple[Stage[PackedModel], ...]] = {
+InputForm = Literal["named", "matrix", "words"]
+INPUT_FORMS: tuple[InputForm, ...] = get_args(InputForm)
+# Stock runtimes with one matrix of IDs as input; the native engine takes named inputs. Words are
+# for runtimes that read .onnx files and compute integers in 32 bits.
+_MATRIX_TARGETS = {
     "odm": LOWERING,
     "onnx": (_CELLS, _MERGE, _MATRIX, _EXACT),
     "tflite": (_CELLS, _MERGE, _MATRIX, *LOWERING),
+}
+_TARGETS_BY_INPUT: dict[InputForm, dict[str, tuple[Stage[PackedModel], ...]]] = {
+    "named": TARGETS,
+    "matrix": _MATRIX_TARGETS,
+    "words": _MATRIX_TARGETS | {"onnx": (_CELLS, _MERGE, _WORDS, _EXACT)},
 }
 
 
@@ -198,15 +211,15 @@ def capture(model: ir.Model, origins: Mapping[str, str] | None = None) -> Captur
 class TargetModels:
     """A packed model as each target takes it; a stage on the same model runs once for all."""
 
-    def __init__(self, packed: PackedModel, *, matrix: bool = False) -> None:
+    def __init__(self, packed: PackedModel, *, inputs: InputForm = "named") -> None:
         """Start with the packed model; no stage runs before its result is asked for.
 
         Args:
             packed: the model.
-            matrix: whether stock runtimes get one matrix of IDs as input (MATRIX_TARGETS).
+            inputs: in what form IDs enter the files of stock runtimes.
         """
         self.packed = packed
-        self._targets = MATRIX_TARGETS if matrix else TARGETS
+        self._targets = _TARGETS_BY_INPUT[inputs]
         self._after: dict[tuple[str, ...], PackedModel] = {(): packed}
 
     def of(self, target: str) -> PackedModel:

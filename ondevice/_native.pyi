@@ -29,6 +29,14 @@ def open(
     threads: int,
     /,
 ) -> Model: ...
+def open_bytes(
+    data: bytes,
+    kernels: str | None,
+    full_check: int,
+    sizes: tuple[tuple[str, int], ...],
+    threads: int,
+    /,
+) -> Model: ...
 def kernels_available() -> list[str]: ...
 def xxh64(data: bytes, seed: int, /) -> int: ...
 def hash_integers(

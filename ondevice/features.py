@@ -164,6 +164,11 @@ class Field:
         except InputError as error:
             raise self._named(error) from error.__cause__
 
+    @property
+    def column(self) -> str:
+        """The column of the training log that the field is read from."""
+        return (self.cells.column if self.cells is not None else None) or self.name
+
     def read(self, text: str) -> Any:
         """The value of a cell's text, or the values of a sequence's; None if it is missing.
 

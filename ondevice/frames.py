@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def id_columns(table: Any, specs: Sequence[InputSpec]) -> dict[str, npt.NDArray[
         InputError: two columns of an input's name, an ID is missing, or lists differ in length.
         MissingDependencyError: pyarrow is not installed.
     """
-    arrow = _arrow_table(table)
+    arrow = _arrow_table(table, {spec.name for spec in specs})
     wanted = {spec.name: spec for spec in specs if spec.name in arrow.column_names}
     return {name: _numbers(_only_column(arrow, name), spec) for name, spec in wanted.items()}
 
@@ -48,7 +48,8 @@ def raw_columns(requests: Sequence[Any], fields: Sequence[Field]) -> list[Mappin
         InputError: a column is named twice, or a value is none of its field; names the row.
         MissingDependencyError: pyarrow is not installed.
     """
-    tables = [_arrow_table(item) if is_table(item) else None for item in requests]
+    named = {name for field in fields for name in (field.name, field.column)}
+    tables = [_arrow_table(item, named) if is_table(item) else None for item in requests]
     header = [name for table in tables if table is not None for name in table.column_names]
     columns = log_columns(header, fields)
     return [
@@ -63,15 +64,20 @@ def raw_columns(requests: Sequence[Any], fields: Sequence[Field]) -> list[Mappin
     ]
 
 
-def _arrow_table(table: Any) -> Any:
-    """A table as pyarrow's. Raises InputError where its columns cannot be Arrow's."""
+def _arrow_table(table: Any, wanted: Set[str]) -> Any:
+    """A table as pyarrow's. Raises InputError where its columns cannot be Arrow's.
+
+    Of a pandas frame only the wanted columns: others may hold whatever Python objects.
+    """
     pa = pyarrow()
     try:
+        if hasattr(table, "loc"):
+            table = table.loc[:, [name in wanted for name in table.columns]]
         return pa.table(table)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
+        fault = "; ".join(map(str, error.args)).splitlines() or [type(error).__name__]
         raise InputError(
-            f"a {type(table).__name__} that cannot be read as an Arrow table: {lines[0]}"
+            f"a {type(table).__name__} that cannot be read as an Arrow table: {fault[0]}"
         ) from error
 
 

@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 
 from ondevice.errors import FileFormatError
 
@@ -16,6 +17,7 @@ FileBytes = bytes | mmap.mmap
 PIECE_BYTES = 8 * 2**20
 
 _mapped: ContextVar[bool] = ContextVar("mapped", default=False)
+_copies: ContextVar[Mapping[Path, bytes]] = ContextVar("copies", default=MappingProxyType({}))
 
 
 @contextlib.contextmanager
@@ -36,14 +38,31 @@ def are_mapped() -> bool:
     return _mapped.get()
 
 
+@contextlib.contextmanager
+def held_copies(copies: Mapping[Path, bytes]) -> Iterator[None]:
+    """Inside, these bytes stand for the files at these paths, whatever is there."""
+    token = _copies.set(copies)
+    try:
+        yield
+    finally:
+        _copies.reset(token)
+
+
+def copy_of(path: Path) -> bytes | None:
+    """The bytes that stand for a file inside `held_copies`; None: the file stands for itself."""
+    return _copies.get().get(path)
+
+
 def read_file(path: Path) -> FileBytes:
     """A file as private memory: nobody who truncates or overwrites it can change what was read.
 
-    Inside `mapped_files` it is mapped.
+    Inside `mapped_files` it is mapped; a copy that is held stands for it.
 
     Raises:
         FileFormatError: it cannot be read, or is too large for the memory.
     """
+    if (held := copy_of(path)) is not None:
+        return held
     try:
         if not are_mapped() or path.stat().st_size == 0:
             return path.read_bytes()

@@ -1,4 +1,8 @@
-"""Copies of files in memory that nobody can change: what was hashed is what runs (Linux)."""
+"""Private copies of files: what was hashed is what runs, whoever writes to the files meanwhile.
+
+On Linux a copy is sealed memory (memfd_create), which nobody can change, not even this process, and
+which engines map. Elsewhere it is memory of this process.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,28 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ondevice.errors import FileFormatError, UnsupportedError
+from ondevice.held_bytes import held_copies
 from ondevice.manifest import FileRecord
 
-NO_MEMORY = "signed models need sealed memory (memfd_create), as Linux has it"
+NO_MEMORY = "this system has no sealed memory (memfd_create)"
 _SEALS = ("F_SEAL_WRITE", "F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
 
 
 @contextlib.contextmanager
-def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[dict[str, Path]]:
-    """Copy files into sealed memory and compare the copies with their records.
+def private_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[dict[str, Path]]:
+    """Copy files into memory of their own and compare the copies with their records.
 
-    The paths, by file name, name the copies and work only within the block; what is mapped from
-    them then stays. No more than a record's length is ever copied.
+    The paths, by file name, name the copies and work only within the block; what is mapped or read
+    from them then stays. No more than a record's length is ever copied.
 
     Raises:
         FileFormatError: a file is missing, no regular file, or not as its record says.
-        UnsupportedError: the system has no sealed memory.
     """
+    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
+        held = {folder / name: _read(folder / name, record) for name, record in records.items()}
+        with held_copies(held):
+            yield {path.name: path for path in held}
+        return
     with contextlib.ExitStack() as stack:
         paths = {}
         for name, record in records.items():
@@ -39,28 +48,62 @@ def sealed_copies(folder: Path, records: Mapping[str, FileRecord]) -> Iterator[d
         yield paths
 
 
-def _new_memory(path: Path) -> int:
-    """A descriptor of memory for a file's copy.
+def _read(path: Path, record: FileRecord) -> bytes:
+    """A file as it is in its record. Raises FileFormatError as `private_copies`."""
+    with _opened(path, record) as source, _copying(path):
+        data = _read_most(source, record.length)
+    _compare(path, record, len(data), hashlib.sha256(data).hexdigest())
+    return data
 
-    Raises:
-        FileFormatError: the system refuses.
-        UnsupportedError: it has no such memory.
-    """
-    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
+
+def _read_most(source: int, most: int) -> bytes:
+    """The first bytes of a file, so many of them at most."""
+    with os.fdopen(source, "rb", closefd=False) as file:
+        return file.read(most)
+
+
+def _new_memory(path: Path) -> int:
+    """A descriptor of memory for a file's copy. Raises FileFormatError: the system refuses."""
+    if sys.platform != "linux":
         raise UnsupportedError(NO_MEMORY)
-    try:
+    with _copying(path):
         return os.memfd_create("ondevice", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
 
 
 def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
     """Fill sealed memory with a file and compare it. Raises FileFormatError."""
     if sys.platform != "linux":
         raise UnsupportedError(NO_MEMORY)
+    with _opened(path, record) as source, _copying(path):
+        left = record.length
+        while left and (sent := os.sendfile(descriptor, source, None, left)):
+            left -= sent
+    import fcntl  # not on every system
+
+    for seal in _SEALS:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, getattr(fcntl, seal))
+    _compare(path, record, record.length - left, _sha256(descriptor))
+
+
+@contextlib.contextmanager
+def _copying(path: Path) -> Iterator[None]:
+    """What the system refuses meanwhile is a FileFormatError."""
     try:
-        # without O_NONBLOCK, opening a FIFO waits for its writer
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        yield
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
+    except MemoryError as error:
+        raise FileFormatError(f"{path}: is too large for the memory of this machine") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path, record: FileRecord) -> Iterator[int]:
+    """A descriptor of a regular file of a record's length. Raises FileFormatError."""
+    flags = os.O_RDONLY
+    for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):  # opening a FIFO waits for its writer
+        flags |= getattr(os, name, 0)
+    try:
+        source = os.open(path, flags)
     except FileNotFoundError as error:
         raise FileFormatError(f"{path}: no such file, which the manifest lists") from error
     except OSError as error:
@@ -73,19 +116,14 @@ def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
             raise FileFormatError(
                 f"{path}: has {status.st_size} bytes, its manifest says {record.length}"
             )
-        left = record.length
-        while left and (sent := os.sendfile(descriptor, source, None, left)):
-            left -= sent
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be copied: {error.strerror}") from error
+        yield source
     finally:
         os.close(source)
-    import fcntl  # not on every system
 
-    for seal in _SEALS:
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, getattr(fcntl, seal))
-    actual = _sha256(descriptor)
-    if left or actual != record.sha256:
+
+def _compare(path: Path, record: FileRecord, length: int, actual: str) -> None:
+    """Compare what was copied with the record. Raises FileFormatError."""
+    if length != record.length or actual != record.sha256:
         raise FileFormatError(f"{path}: its SHA-256 is {actual}, its manifest says {record.sha256}")
 
 

@@ -344,8 +344,7 @@ def log_columns(header: Sequence[str], fields: Sequence[Field]) -> list[str]:
 
 def _columns(fields: Sequence[Field]) -> list[str]:
     """The columns of the training log that the fields are read from."""
-    aliases = (field.cells.column if field.cells is not None else None for field in fields)
-    return [alias or field.name for alias, field in zip(aliases, fields, strict=True)]
+    return [field.column for field in fields]
 
 
 def _json_batches(

@@ -7,8 +7,10 @@ the newest root document, so that neither can be turned back.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from ondevice.strict_json import parse_strictly
 Keys = PublicKey | Root | str | Path | Sequence[PublicKey | str | Path]
 
 STATE_KIND = "ondevice trust state"
-STATE_FORMAT = 1
+STATE_FORMAT = 2  # 1, which earlier releases wrote, has no `manifest`
 STATE_BYTES = 8 * MAX_MANIFEST_BYTES  # a root document as a JSON string may grow sixfold
 
 
@@ -40,6 +42,7 @@ class State:
 
     Attributes:
         version: the newest set that it used; 0: none yet.
+        manifest: SHA-256 of that set's signed content, in hexadecimal; empty: not known.
         keyids: of the keys that might sign that set.
         root: the newest root document that it saw.
     """
@@ -47,12 +50,13 @@ class State:
     version: int = 0
     keyids: tuple[str, ...] = ()
     root: Root | None = None
+    manifest: str = ""
 
     def to_bytes(self) -> bytes:
         """The state file."""
         root = None if self.root is None else self.root.to_bytes().decode()
         data = {"kind": STATE_KIND, "format": STATE_FORMAT, "version": self.version,
-                "keyids": list(self.keyids), "root": root}  # fmt: skip
+                "keyids": list(self.keyids), "root": root, "manifest": self.manifest}  # fmt: skip
         return json.dumps(data, indent=1).encode() + b"\n"
 
     def least_version(self, signers: Signers) -> int:
@@ -70,8 +74,9 @@ class State:
             root = self.root
         elif self.root is not None and _newer(root, self.root) is not root:
             return self
-        version = max(self.least_version(trusted.signers), trusted.manifest.model_set.version)
-        return State(version, tuple(trusted.signers.keyids), root)
+        least, version = self.least_version(trusted.signers), trusted.manifest.model_set.version
+        digest = self.manifest if least > version else _digest(trusted.manifest)
+        return State(max(least, version), tuple(trusted.signers.keyids), root, digest)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,11 @@ class Trust:
         if model_set.version < (least := state.least_version(signers)):
             raise TrustError(
                 f"{where}: version {model_set.version} is older than {least}, which was used here"
+            )
+        if model_set.version == least and state.manifest not in ("", _digest(manifest)):
+            raise TrustError(
+                f"{where}: another set of version {least} was used here; a new one needs a new "
+                "version"
             )
         return TrustedSet(manifest, signers, root)
 
@@ -209,10 +219,14 @@ def read_state(path: Path | None) -> State:
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: is not valid JSON: {error}") from error
     where = str(path)
-    check_keys(data, {"kind", "format", "version", "keyids", "root"}, where)
+    if isinstance(data, dict) and data.get("format") == 1 and "manifest" not in data:
+        data = {**data, "format": STATE_FORMAT, "manifest": ""}
+    check_keys(data, {"kind", "format", "version", "keyids", "root", "manifest"}, where)
     if data["kind"] != STATE_KIND or data["format"] != STATE_FORMAT:
         refuse(where, f"expected {STATE_KIND!r} of format {STATE_FORMAT}")
-    keyids, root = data["keyids"], data["root"]
+    keyids, root, digest = data["keyids"], data["root"], data["manifest"]
+    if not isinstance(digest, str) or not re.fullmatch("([0-9a-f]{64})?", digest):
+        refuse(where, "manifest must be a SHA-256 in hexadecimal, or an empty text")
     if not isinstance(keyids, list) or not all(isinstance(keyid, str) for keyid in keyids):
         refuse(where, "keyids must be a list of texts")
     if root is not None and not isinstance(root, str):
@@ -221,7 +235,13 @@ def read_state(path: Path | None) -> State:
         read_version(data["version"], where),
         tuple(keyids),
         None if root is None else parse_root(root.encode(), f"{where}: root"),
+        digest,
     )
+
+
+def _digest(manifest: Manifest) -> str:
+    """SHA-256 of what was signed."""
+    return hashlib.sha256(manifest.signed_bytes).hexdigest()
 
 
 def _trusted(keys: Keys) -> Signers | Root:

@@ -46,6 +46,7 @@ export function hasVectors() {
  *     `manifest`, `name`, `roots`, `leastVersion`, `now`: see README.md
  */
 export async function load(source, options = {}) {
+  if (options === null || typeof options !== "object") throw new InputError(`options: expected an object, got ${kindOf(options)}`);
   const signed = "keys" in options;
   const idle = SIGNED.find((name) => name in options && !signed);
   if (idle) throw new InputError(`${idle}: without keys no signature is checked`);
@@ -89,6 +90,7 @@ class Model {
   #features = null;
   #sizes = []; // of free axes: pairs of name and size
   #variants = 0;
+  #busy = false; // with a request
   #version; // of the signed set
   #bytes = null; // of the file, where axes are free: memory may have to start again
 
@@ -162,7 +164,10 @@ class Model {
 
   /** Scores of rows: an array with a value (or a list of values) a row for every input. */
   predict(inputs, { raw = false } = {}) {
-    this.#use();
+    return this.#alone(() => this.#predict(inputs, raw));
+  }
+
+  #predict(inputs, raw) {
     const request = this.#checked(inputs, raw);
     const rows = this.#rowsOf(request);
     return this.#score(request, rows, null);
@@ -170,7 +175,10 @@ class Model {
 
   /** Scores of candidates for one context: inputs of one value, and inputs of one value a candidate. */
   rank(context, candidates, { raw = false } = {}) {
-    this.#use();
+    return this.#alone(() => this.#rank(context, candidates, raw));
+  }
+
+  #rank(context, candidates, raw) {
     const shared = objectOf(context, "the context");
     const varied = objectOf(candidates, "the candidates");
     const both = Object.keys(shared).filter((name) => Object.hasOwn(varied, name));
@@ -188,7 +196,10 @@ class Model {
 
   /** The IDs of a field's raw values, one after another: what `raw` does first. */
   encode(name, values) {
-    this.#use();
+    return this.#alone(() => this.#encode(name, values));
+  }
+
+  #encode(name, values) {
     const input = this.#inputs.find((item) => item.name === name) ?? { name, shape: [], size: 1 };
     const { size, write } = this.#encoded(input, values);
     const ids = new ArrayBuffer(8 * size);
@@ -228,7 +239,7 @@ class Model {
 
   /** Give the memory back. The model cannot be used afterwards. */
   close() {
-    if (this.#engine) this.#leave();
+    if (this.#engine) this.#alone(() => this.#leave());
   }
 
   [Symbol.dispose ?? Symbol("dispose")]() {
@@ -239,6 +250,18 @@ class Model {
     this.#engine.reset();
     if (this.#memory.buffer.byteLength <= SPARE_BYTES) spare.set(this.#module, this.#instance);
     this.#instance = this.#engine = this.#memory = this.#bytes = null;
+  }
+
+  /** Do what uses the engine's memory; values that a caller computes while they are read cannot do so too. */
+  #alone(action) {
+    this.#use();
+    if (this.#busy) throw new OnDeviceError("the model is busy: the values of a request use it while they are read");
+    this.#busy = true;
+    try {
+      return action();
+    } finally {
+      this.#busy = false;
+    }
   }
 
   #use() {

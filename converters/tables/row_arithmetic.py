@@ -163,3 +163,9 @@ def squeeze_single_input(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Constants [inputs, ...], without the first axis where there is a single input."""
     single: npt.NDArray[Any] = array[0]
     return array if len(array) > 1 else single
+
+
+def split_words(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """64-bit numbers [...] as words [..., 2], the low one first."""
+    words: npt.NDArray[np.int32] = np.ascontiguousarray(values, "<i8")[..., None].view(np.int32)
+    return words

@@ -22,6 +22,7 @@ import signal
 import socket
 import stat
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,7 @@ def notify(state: str) -> None:
 
 async def run(model: Path, path: Path) -> None:
     """Serve until SIGTERM or SIGINT. Raises OnDeviceError, OSError: it cannot begin."""
+    warnings.simplefilter("always")  # of a file that cannot serve, each time one comes
     service = Service(ondevice.Live(model))
     listening = listen(path)
     inode = path.stat().st_ino

@@ -19,8 +19,9 @@ from ondevice import manifest
 from ondevice.codecs import DENSE_CODECS, Codec
 from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.converters import convert
-from ondevice.converters.convert import INPUT_FORMS, TARGETS
+from ondevice.converters.convert import TARGETS
 from ondevice.converters.phases import seconds_line
+from ondevice.converters.pipeline import INPUT_FORMS
 from ondevice.converters.source.arguments import DynamicAxes
 from ondevice.converters.source.user_module import example_tensors, load_arrays, load_module
 from ondevice.converters.tables.like import SLACK
@@ -173,7 +174,8 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         choices=INPUT_FORMS,
         default="named",
         help="matrix: the IDs of .onnx and .tflite are the columns of one input, 'ids' "
-        "[batch, fields], which stock runtimes read faster (default: named)",
+        "[batch, fields], which stock runtimes read faster; words: in .onnx the two 32-bit words "
+        "of each ID, for OpenVINO (default: named)",
     )
     parser.add_argument(
         "--calibration",

@@ -131,6 +131,18 @@ def planned_for_raw_values(
     Raises:
         SpecError: see `plan_bits`.
     """
+    ranked = by_rank(model, data)
+    owned = {name: data.rows_of_values(name) for name in data.fields}
+    row_bytes = dict.fromkeys(data.values, map_bytes)  # numbers are not among them
+    designs = plan_bits(ranked, data.ranked, budget, owned, row_bytes)
+    return designs | {name: replace(designs[name], head=None) for name in data.numbers}
+
+
+def by_rank(model: ClickModel, data: TrialData) -> ClickModel:
+    """A copy of a model of raw values, with whole tables, that reads frequency-ranked IDs.
+
+    It answers for the log as it was sampled.
+    """
     ranked = copy.deepcopy(model)
     undo_sampling(ranked, 1 / data.log.negative_sampling)  # the log is the sampled one
     for name, hashes in data.values.items():
@@ -138,10 +150,7 @@ def planned_for_raw_values(
         ranks = torch.from_numpy(np.argsort(hashes)) + FIRST_VOCABULARY_ID
         with torch.no_grad():
             weight[ranks] = weight[FIRST_VOCABULARY_ID:].clone()
-    owned = {name: data.rows_of_values(name) for name in data.fields}
-    row_bytes = dict.fromkeys(data.values, map_bytes)  # numbers are not among them
-    designs = plan_bits(ranked, data.ranked, budget, owned, row_bytes)
-    return designs | {name: replace(designs[name], head=None) for name in data.numbers}
+    return ranked
 
 
 def row_information(model: ClickModel, splits: Splits) -> dict[str, Doubles]:

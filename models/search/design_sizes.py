@@ -50,11 +50,12 @@ class DesignSizes:
         if design.sections:
             size = planned_section_bytes(design.section_rows(values), design.dim)
         else:
-            rows = design.spec(values, ranked=False).rows
-            size = planned_bytes(rows, design.dim, design.codec, axis)
+            spec = design.spec(values, ranked=False)
+            axis = "column" if design.places else axis
+            size = planned_bytes(spec.rows, spec.row_dim, design.codec, axis)
         if self.measure == "tables" or name in self.data.numbers:
             return size
-        return size + round(self.map_bytes * owned)
+        return size + round(self.map_bytes * design.values_mapped(values))
 
     def total(self, designs: Designs, axes: Axes) -> int:
         """Bytes of all fields."""

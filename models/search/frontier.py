@@ -154,6 +154,9 @@ def map_words(point: TrialResult) -> str:
 
 
 def _words(design: TableDesign) -> str:
+    if design.lookup is not None:
+        rows, dim = design.lookup.rows, design.lookup.row_dim
+        return f"{rows} shared x {dim} {codec_text(design.stored)} ({design.lookup.kind})"
     head = "all" if design.head is None else str(design.head)
     tail = "" if design.tail == "shared" else f" + {design.tail} {design.size}"
     return f"{head} x {design.dim} {codec_text(design.stored)}{tail}"

@@ -22,11 +22,14 @@ CURVES: dict[Measure, tuple[float, ...]] = {
 }
 # Share of a table's bytes that is given to a hashed tail where one is tried.
 TAIL_SHARE = 0.1
-# The first network tried takes at most this share of a file's budget.
+# The first network tried takes at most this share of a file's budget, without its header.
 NETWORK_SHARE = 0.25
 # Epochs in which a network whose units were cut trains on.
 PRUNED_EPOCHS = 3
+# Within a loss, each size tried is this share of the smallest that holds.
+SMALLER = 0.7
 HASHED = "binary codes of hashes for all values"  # what such a plan is called
+CODED = "binary codes of the values' places by frequency"
 VOCABULARY: RowMap = "vocabulary"
 # Full models that teach the best design; they are trained once for all searches in a folder.
 TEACHERS = Distillation(folds=4, seeds=1)
@@ -108,6 +111,8 @@ class Proposals:
             if trial is not None:
                 yield Plan(_words(descent, network, self._goal), trial, most)
         yield from self._bits_by_frequency(network, most)
+        if self._goal.measure == "tables":
+            yield from self._codes(network, most)
         trial = self._fitter.hashed(network, most)
         if trial is not None:
             yield Plan(HASHED, trial, most)
@@ -136,6 +141,13 @@ class Proposals:
                 if trial is not None:
                     what = f"{_words(descent, network, self._goal)}, bits by frequency"
                     yield Plan(what, trial, most)
+
+    def _codes(self, network: Network, most: int) -> Iterator[Plan]:
+        """Codes of the values' places, where not even a bit is there for each value."""
+        for descent in self._descents:
+            trial = self._fitter.coded(network, descent.probe, most) if descent.width == 1 else None
+            if trial is not None:
+                yield Plan(CODED, trial, most)
 
     def _trial(
         self,
@@ -168,7 +180,8 @@ class Proposals:
     def _first_network(self, most: int) -> int:
         """The place of the largest network that leaves most of the budget to tables."""
         inputs = min(d.width for d in self._descents) * len(self._fitter.data.fields)
-        fits = [item.weights(inputs) <= NETWORK_SHARE * most for item in self._networks]
+        share = NETWORK_SHARE * (most - self._fitter.header_bytes)
+        fits = [item.weights(inputs) <= share for item in self._networks]
         return fits.index(True) if True in fits else len(fits) - 1
 
     def _other_networks(self, place: int, most: int) -> Iterator[Plan]:
@@ -193,22 +206,32 @@ class Proposals:
     def _like(self, best: TrialResult | None, network: Network, most: int) -> Plan | None:
         """Designs of the kind of `best` with another network; None if nothing fits.
 
-        Units are cut from the probe's network, unless all values share rows: no probe has these.
+        Units are cut from the probe's network, unless all values share rows, or the network has
+        other layers: no probe has these.
         """
         if best is not None and _is_hashed(best.trial):
             hashed = self._fitter.hashed(network, most)
             return None if hashed is None else Plan(f"{HASHED}, {network}", hashed, most)
-        descent, row_map, by_frequency = self._descents[0], VOCABULARY, False
-        if best is not None:
+        row_map, by_frequency = VOCABULARY, False
+        if best is None:
+            ranked = self._ranked(network, most)
+            if not ranked:
+                return None
+            descent = ranked[0]
+        else:
             width = next(iter(best.trial.tables.values())).dim
             descent = next(item for item in self._descents if item.width == width)
             row_map, by_frequency = best.trial.map, _has_sections(best.trial)
         trial = self._trial(descent, network, most, row_map, by_frequency=by_frequency)
         if trial is None:
             return None
-        if network.hidden != self._base.hidden:
+        if network.hidden != self._base.hidden and self._same_depth(network):
             trial = replace(trial, start=descent.probe, pruned=True, epochs=PRUNED_EPOCHS)
         return Plan(_words(descent, network, self._goal), trial, most)
+
+    def _same_depth(self, network: Network) -> bool:
+        """Whether units can be cut from the base's network to make it."""
+        return len(network.hidden) == len(self._base.hidden)
 
     def _best(self, most: int, *, sections: bool = True) -> TrialResult | None:
         """The result of the highest validation AUC within `most` bytes; None if none is."""
@@ -240,7 +263,32 @@ class Proposals:
                 return
             low, high = (low, middle) if result.validation_auc >= lowest else (middle, high)
             middle = (low + high) // 2
+        yield from self._bits_within_loss(lowest, network)
         yield from self._smaller_networks(lowest)
+
+    def _bits_within_loss(self, lowest: float, network: Network) -> Iterator[Plan]:
+        """Bits by frequency in fewer and fewer bytes, while the loss holds; then also taught."""
+        descent = next((item for item in self._descents if item.width == 1), None)
+        holding = [item for item in self._results.values() if item.validation_auc >= lowest]
+        most = min(item.bytes(self._goal.measure) for item in holding)
+        taught = False
+        while descent is not None:
+            wanted = int(SMALLER * most)
+            trial = self._trial(descent, network, wanted, by_frequency=True)
+            if trial is None:
+                return
+            if taught:
+                trial = replace(trial, distillation=TEACHERS)
+            words = f"{_words(descent, network, self._goal)}, bits by frequency, {wanted:,} bytes"
+            teachers = f", taught by {TEACHERS.teachers} full models" if taught else ""
+            yield Plan(words + teachers, trial, wanted)
+            result = self._result(trial)
+            if result is None or (taught and result.validation_auc < lowest):
+                return
+            if result.validation_auc >= lowest:
+                most = result.bytes(self._goal.measure)
+            else:
+                taught = True
 
     def _smaller_networks(self, lowest: float) -> Iterator[Plan]:
         """The smallest model within the loss with fewer and fewer units, while that holds."""
@@ -252,14 +300,9 @@ class Proposals:
             trial = holding[key].trial
             if trial.hidden == network.hidden or trial.start:
                 continue
-            trial = replace(
-                trial,
-                hidden=network.hidden,
-                dense=network.dense,
-                start=key,
-                pruned=True,
-                epochs=PRUNED_EPOCHS,
-            )
+            trial = replace(trial, hidden=network.hidden, dense=network.dense)
+            if self._same_depth(network):
+                trial = replace(trial, start=key, pruned=True, epochs=PRUNED_EPOCHS)
             yield Plan(str(network), trial)
             result = self._result(trial)
             if result is None or result.validation_auc < lowest:

@@ -175,6 +175,7 @@ def write_files(
         dense=trial.dense,
         features=features,
         original=original,
+        vectors=trial.vectors,
     )
 
 

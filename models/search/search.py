@@ -26,8 +26,13 @@ from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes
 from ondevice.models.search.goal import Goal
 from ondevice.models.search.probe import Point, Probe
 from ondevice.models.search.proposals import CURVES, Descent, Plan, Proposals
-from ondevice.models.search.run_trial import folder_of, run_trial, written_axes
-from ondevice.models.search.size_fitter import CORRECTIONS, SizeFitter
+from ondevice.models.search.run_trial import (
+    folder_of,
+    run_trial,
+    size_before_training,
+    written_axes,
+)
+from ondevice.models.search.size_fitter import CORRECTIONS, SizeFitter, networks
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData
@@ -37,6 +42,9 @@ from ondevice.models.search.trial_data import TrialData
 WIDTHS = (16, 4, 2, 1)
 # Tables and maps may have to be as small as this share of a file's budget.
 TABLES_OF_FILE = 0.02
+# A file of fewer bytes has FEW_VECTORS rows of test vectors, which take about 40 bytes each.
+SMALL_FILE = 20_000
+FEW_VECTORS = 8
 # Plans that are named when the search ends before them.
 PLANS_LEFT = 5
 
@@ -82,7 +90,8 @@ class Search:
             trial = self._whole(width)
             yield from self._measured(trial)
             descents.append(Descent(width, self._key(trial), self._path(width)))
-        fitter = SizeFitter(self.data, self.folder, self.base, self._sizes, self._header_bytes())
+        base = self._small_base()
+        fitter = SizeFitter(self.data, self.folder, base, self._sizes, self._header_bytes(base))
         self._proposals = Proposals(self.goal, descents, self.results, fitter)
         for plan in self._proposals.plans():
             if self.trained >= self.trials and self._key(plan.trial) not in self.results:
@@ -116,12 +125,32 @@ class Search:
         each = self.reference.map_bytes / max(owned, 1)
         return DesignSizes(self.data, self.goal.measure, each)
 
-    def _header_bytes(self) -> int:
+    def _small_base(self) -> Trial:
+        """The settings that trials share: a small file has fewer test vectors."""
+        return replace(self.base, vectors=FEW_VECTORS) if self._is_small else self.base
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether the goal is a file in which test vectors of the usual number matter."""
+        most = self.goal.most_bytes(self.reference)
+        return self.goal.measure == "file" and most is not None and most < SMALL_FILE
+
+    def _header_bytes(self, base: Trial) -> int:
         """Of the reference's file, what is no table, map, network or padding.
 
         Float tables of a large file begin at pages; what that leaves empty says nothing of a small
-        file.
+        file. For a small goal a file with hardly a row says it, in which this is most of the bytes.
         """
+        if self._is_small:
+            network = networks(base.hidden)[-1]
+            tables = {
+                name: TableDesign(1, "q2", None if name in self.data.numbers else 0)
+                for name in self.data.fields
+            }
+            trial = replace(base, tables=tables, hidden=network.hidden, dense=network.dense)
+            size = size_before_training(self.data, trial, self.folder)
+            counted = size.table_bytes + size.map_bytes + network.weights(len(tables))
+            return size.file_bytes - counted
         path = self.folder / self._key(self.reference.trial) / "model.odm"
         return self.reference.header_bytes - file_parts(path).padding
 

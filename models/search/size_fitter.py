@@ -12,10 +12,11 @@ from ondevice.errors import SpecError
 from ondevice.features import FIRST_VOCABULARY_ID
 from ondevice.models.checkpoint import load_checkpoint
 from ondevice.models.networks import ClickModel
-from ondevice.models.search.bit_plan import planned_for_raw_values
+from ondevice.models.search.bit_plan import by_rank, planned_for_raw_values
 from ondevice.models.search.design_sizes import LEAST_USE, Designs, DesignSizes
 from ondevice.models.search.hashed_rows import OverlappingBlocks, hashed_designs
 from ondevice.models.search.measure import RowMap
+from ondevice.models.search.place_codes import coded_designs, field_weights
 from ondevice.models.search.probe import Point
 from ondevice.models.search.run_trial import FileSize, size_before_training
 from ondevice.models.search.table_design import TableDesign
@@ -55,7 +56,10 @@ class Network:
 
 
 def networks(hidden: tuple[int, ...]) -> tuple[Network, ...]:
-    """Networks from the given hidden sizes downwards, in whole blocks of units, in q8."""
+    """Networks from the given hidden sizes downwards, in whole blocks of units, in q8.
+
+    The last one has no hidden units.
+    """
     sizes: list[tuple[int, ...]] = []
     for share in HIDDEN_SHARES:
         units = tuple(
@@ -64,6 +68,8 @@ def networks(hidden: tuple[int, ...]) -> tuple[Network, ...]:
         )
         if units not in sizes:
             sizes.append(units)
+    if () not in sizes:
+        sizes.append(())
     return tuple(Network(units, "q8") for units in sizes)
 
 
@@ -189,6 +195,29 @@ class SizeFitter:
             budget += int(AIM * most) - used
         return best
 
+    def coded(self, network: Network, probe: str, most: int) -> Trial | None:
+        """A trial whose fields of many values share the rows of codes of the values' places.
+
+        Args:
+            network: of the trial.
+            probe: the folder name of the whole model of one dimension.
+            most: bytes of all tables.
+
+        Returns:
+            A trial that is trained from new; None if the tables may take a bit a value or more, or
+            are too small for codes.
+        """
+        values = sum(self.data.rows_of_values(name) for name in self.data.values)
+        if 8 * most >= values:
+            return None
+        model = load_checkpoint(self.folder / probe / "checkpoint").model
+        weights = field_weights(by_rank(model, self.data), self.data)
+        tables = coded_designs(weights, self.data, most)
+        if tables is None:
+            return None
+        rounds = max(self.base.round_epochs, ROUND_EPOCHS)
+        return replace(self._trial(tables, network, "vocabulary"), round_epochs=rounds)
+
     def hashed(self, network: Network, most: int) -> Trial | None:
         """A trial whose fields share the rows of binary codes of hashes, without vocabularies.
 
@@ -245,7 +274,11 @@ class SizeFitter:
             return None
 
     def _size(self, trial: Trial, probe: str) -> FileSize:
-        """What a trial's file takes, written with the rows and units of the probe."""
-        pruned = trial.hidden != self.base.hidden
-        trial = replace(trial, start=probe, pruned=pruned)
+        """What a trial's file takes, written with the rows and units of the probe.
+
+        With initial ones, if the network has other layers.
+        """
+        if len(trial.hidden) == len(self.base.hidden):
+            pruned = trial.hidden != self.base.hidden
+            trial = replace(trial, start=probe, pruned=pruned)
         return size_before_training(self.data, trial, self.folder)

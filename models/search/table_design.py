@@ -13,6 +13,7 @@ from ondevice.codecs import CODECS, NARROW_CODECS, Codec
 from ondevice.errors import SpecError
 from ondevice.features import FIRST_VOCABULARY_ID, OOV_ID
 from ondevice.hashing import IdArray
+from ondevice.limits import MAX_SECTIONS
 from ondevice.sections import Section, Sections, TableCodec, check_sections, resolve_sections
 from ondevice.spec import (
     LookupSpec,
@@ -27,6 +28,9 @@ HASHES = 2  # of a multi-hash tail
 # Blocks of a binary code of hashes. More blocks would keep more values apart, but a row would serve
 # more values: one block more cost 0.05 AUC where a tail had 50 rows.
 HASH_BLOCKS = 3
+
+# Groups of a vocabulary whose places are codes: as many as a file can have.
+PLACE_GROUPS = MAX_SECTIONS
 
 Tail = Literal["shared", "hash", "multi_hash", "quotient_remainder", "binary_code", "lookup"]
 TAILS: tuple[Tail, ...] = get_args(Tail)
@@ -45,7 +49,9 @@ class TableDesign:
         size: of the tail. "hash": rows; "multi_hash": rows of each of two hashes;
             "quotient_remainder": remainders; "binary_code": bits of a block (succession, separate
             rows, summed); "lookup": none.
-        lookup: of the tail "lookup", for IDs that are hashes; no value owns a row then.
+        lookup: of the tail "lookup"; no value owns a row then, and IDs are hashes.
+        places: IDs of the tail "lookup" are instead places in a vocabulary of all training values,
+            in up to PLACE_GROUPS groups of falling frequency. Scales belong to columns.
         sections: codecs of consecutive rows as (rows, codec), the rows of the most frequent values
             first (those of IDs 0 and 1 before them); the last may have None for all that remain.
             Narrow codecs have fitted levels. Empty: `codec` for all rows.
@@ -61,6 +67,7 @@ class TableDesign:
     size: int = 0
     lookup: LookupSpec | None = None
     sections: tuple[tuple[int | None, Codec], ...] = ()
+    places: bool = False
 
     def __post_init__(self) -> None:
         faults = []
@@ -81,6 +88,8 @@ class TableDesign:
                 f"a lookup of dim {self.dim} and head 0 are needed; got dim {self.lookup.dim} and "
                 f"head {self.head}"
             )
+        if self.places and self.lookup is None:
+            faults.append(f"places need the tail 'lookup', got {self.tail!r}")
         # JSON gives lists
         object.__setattr__(self, "sections", tuple((rows, code) for rows, code in self.sections))
         if self.sections:
@@ -93,6 +102,8 @@ class TableDesign:
     @property
     def stored(self) -> TableCodec:
         """How the table is stored, for `convert`."""
+        if self.places:
+            return (Section(None, self.codec, scale_axis="column"),)
         return self._sections() if self.sections else self.codec
 
     def _sections(self) -> Sections:
@@ -114,6 +125,10 @@ class TableDesign:
         """How many of a field's values own a row."""
         return values if self.head is None else min(self.head, values)
 
+    def values_mapped(self, values: int) -> int:
+        """How many of a field's values a vocabulary must find."""
+        return values if self.places else self.rows_owned(values)
+
     def with_head(self, head: int) -> TableDesign:
         """The design with rows of `head` values; sections lose rows, or get them, from the last."""
         left = head + FIRST_VOCABULARY_ID
@@ -129,11 +144,15 @@ class TableDesign:
     def groups(self, values: int) -> tuple[int, ...]:
         """How many of the values that own a row have it in each section; empty without sections.
 
-        Sections that hold rows of IDs 0 and 1 only are left out.
+        Sections that hold rows of IDs 0 and 1 only are left out. Of places, the sizes of the
+        groups.
 
         Raises:
             SpecError: the sections are for another number of rows.
         """
+        if self.places:
+            ends = [values * (n + 1) // PLACE_GROUPS for n in range(PLACE_GROUPS)]
+            return tuple(b - a for a, b in itertools.pairwise([0, *ends]) if b > a)
         if not self.sections:
             return ()
         ends = list(itertools.accumulate(rows for rows, _ in self.section_rows(values)))
@@ -153,11 +172,11 @@ class TableDesign:
         return [(section.rows or 0, section.codec) for section in resolved]
 
     def order(self, hashes: IdArray) -> IdArray:
-        """Of raw values by falling frequency, the ranks in the order of their rows: int64 [owned].
+        """Of raw values by falling frequency, the ranks in the order of their IDs: int64 [mapped].
 
-        Rows are in the order of the values' hashes, with sections within each group of `groups`.
+        IDs are in the order of the values' hashes, within each group of `groups` if there are any.
         """
-        owned = self.rows_owned(len(hashes))
+        owned = self.values_mapped(len(hashes))
         sizes = self.groups(len(hashes)) or (owned,)
         ranks: IdArray = np.lexsort((hashes[:owned], np.repeat(np.arange(len(sizes)), sizes)))
         return ranks

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ondevice.codecs import DENSE_CODECS, DenseCodec
+from ondevice.converters.verify.requests import VECTOR_ROWS
 from ondevice.errors import SpecError
 from ondevice.features import PADDING_ID
 from ondevice.models.search.bootstrap import standard_error
@@ -50,6 +51,7 @@ class Trial:
             trained from new.
         pruned: with `start`: its hidden layers are cut to `hidden`, and all is trained on for
             `epochs` before rows are refitted.
+        vectors: rows of test vectors in the file.
         distillation: the full models whose probabilities are learned beside the labels; None: the
             labels only.
 
@@ -71,6 +73,7 @@ class Trial:
     map: RowMap = "vocabulary"
     start: str = ""
     pruned: bool = False
+    vectors: int = VECTOR_ROWS
     distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
@@ -134,8 +137,9 @@ class Trial:
         """A JSON-ready object; it lacks what is off and came later than stored results."""
         plain = {name: asdict(design) for name, design in self.tables.items()}
         for design in plain.values():
-            if not design["sections"]:
-                del design["sections"]
+            for name in ("sections", "places"):
+                if not design[name]:
+                    del design[name]
         settings = {**asdict(replace(self, tables={})), "tables": plain}
         if self.distillation is None:
             del settings["distillation"]
@@ -146,6 +150,7 @@ class Trial:
             ("map", "vocabulary"),
             ("start", ""),
             ("pruned", False),
+            ("vectors", VECTOR_ROWS),
         ):
             if settings[name] == off:
                 del settings[name]

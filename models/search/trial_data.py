@@ -127,11 +127,11 @@ class TrialData:
 
     def _raw_field(self, item: InputField, design: TableDesign) -> InputField:
         values = self.values[item.name]
-        own_rows = design.rows_owned(len(values))
-        if design.tail != "shared" and own_rows == 0:
+        mapped = design.values_mapped(len(values))
+        if design.tail != "shared" and mapped == 0:
             return item
         known = values[design.order(values)]
-        hashed = design.tail != "shared" and own_rows < len(values)
+        hashed = design.tail != "shared" and mapped < len(values)
         return replace(
             item,
             encoding="vocabulary",

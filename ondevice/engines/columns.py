@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ondevice.errors import FileFormatError, InputError
 
 MATRIX_INPUT = "ids"  # int64 [batch, fields]
+WORDS_INPUT = "id_words"  # int32 [batch, 2 x fields]: the low word of each ID, then the high one
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -29,7 +30,7 @@ class RuntimeEngine(Protocol):
 
 
 class ColumnsEngine:
-    """An engine of a file whose int64 inputs [batch] are the columns of MATRIX_INPUT.
+    """An engine of a file whose int64 inputs [batch] are columns of MATRIX_INPUT or WORDS_INPUT.
 
     Attributes:
         runtime: that of the engine of the file.
@@ -49,7 +50,10 @@ class ColumnsEngine:
             matrix = np.stack([inputs[name] for name in self._columns], axis=1)
         except ValueError as error:
             raise InputError(f"the inputs have rows of different number: {error}") from error
-        return self._engine.run({**rest, MATRIX_INPUT: matrix})
+        if MATRIX_INPUT in self._engine.input_names:
+            return self._engine.run({**rest, MATRIX_INPUT: matrix})
+        words = matrix.astype("<i8", order="C", copy=False).view(np.int32)
+        return self._engine.run({**rest, WORDS_INPUT: words})
 
 
 def by_columns(engine: RuntimeEngine, names: Sequence[str]) -> RuntimeEngine | ColumnsEngine:
@@ -61,6 +65,6 @@ def by_columns(engine: RuntimeEngine, names: Sequence[str]) -> RuntimeEngine | C
     missing = [name for name in names if name not in engine.input_names]
     if not missing:
         return engine
-    if MATRIX_INPUT not in engine.input_names:
+    if not {MATRIX_INPUT, WORDS_INPUT} & set(engine.input_names):
         raise FileFormatError(f"the file has no inputs {', '.join(missing)}, which it describes")
     return ColumnsEngine(engine, missing)

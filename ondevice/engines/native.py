@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.errors import FileFormatError, UnsupportedError
+from ondevice.held_bytes import copy_of
 
 # Names the kernels to use, for tests and measurements; unset: the fastest of this processor.
 KERNELS_VARIABLE = "ONDEVICE_KERNELS"
@@ -39,7 +40,7 @@ class NativeEngine:
         sizes: Mapping[str, int] | None = None,
         threads: int = 1,
     ) -> None:
-        """Map and check a native file.
+        """Map and check a native file, or its copy inside `ondevice.held_bytes.held_copies`.
 
         Args:
             path: the .odm file.
@@ -61,7 +62,10 @@ class NativeEngine:
         check = -1 if full_check is None else int(full_check)
         try:
             free = tuple((sizes or {}).items())
-            self._model: Any = _native.open(path, chosen, check, free, threads)
+            if (held := copy_of(path)) is not None:
+                self._model: Any = _native.open_bytes(held, chosen, check, free, threads)
+            else:
+                self._model = _native.open(path, chosen, check, free, threads)
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
         except UnsupportedError as error:

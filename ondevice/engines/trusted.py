@@ -7,7 +7,7 @@ from pathlib import Path
 from ondevice.engines import Engine, open_engine
 from ondevice.errors import FileFormatError, TrustError, UnsupportedError
 from ondevice.info import ModelInfo
-from ondevice.private_copies import sealed_copies
+from ondevice.private_copies import private_copies
 from ondevice.publish import finish
 from ondevice.trust import Trust
 
@@ -20,7 +20,7 @@ def open_trusted(
     Raises:
         TrustError: the set is not trusted, or the file is not of it.
         FileFormatError, InputError, MissingDependencyError, UnsupportedError: as `open_engine` and
-            `ondevice.private_copies.sealed_copies`.
+            `ondevice.private_copies.private_copies`.
         OutputError: the state file cannot be written.
     """
     finish(path.parent)
@@ -29,7 +29,7 @@ def open_trusted(
     if path.name not in files:
         raise TrustError(f"{path}: the signed manifest beside it does not list it")
     names = [name for name in (path.name, f"{path.name}.data") if name in files]
-    with sealed_copies(path.parent, {name: files[name] for name in names}) as copies:
+    with private_copies(path.parent, {name: files[name] for name in names}) as copies:
         try:
             opened = open_engine(path, engine, threads, copies)
         except (FileFormatError, UnsupportedError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import build_apk
 import jni_library
 import pytest
+from java_fixtures import JUNIT
 from support.tools import require
 from tool import UnavailableError
 
@@ -15,7 +16,6 @@ HERE = Path(__file__).parent
 TESTS = build_apk.LIBRARY / "src/test/java/ondevice/ctr"
 PROGRAMS = [TESTS / f"{name}.java" for name in ("Faults", "FaultyCalls", "Fixtures", "UpdateFile")]
 DEFINITION = "long od_system_call(long number, long a, long b, long c, long d, long e, long f) {"
-JUNIT = Path("/usr/share/java/junit4.jar")  # of Fixtures
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ from ondevice.verify import verify
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
+JUNIT = Path("/usr/share/java/junit4.jar")
 
 
 def no_jni_headers():
@@ -205,6 +206,8 @@ def write_signed(folder):
     for version in (4, 5, 6):
         sign_folder(models, signer, version=version, expires=LATER)
         (models / NAME).rename(folder / f"version{version}.json")
+    sign_folder(models, signer, version=5)  # does not expire
+    (models / NAME).rename(folder / "other5.json")
     sign_folder(models, new, version=1)
     (models / NAME).rename(folder / "new.json")
     for name, key in (("signer", signer), ("new", new)):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import build_apk
+import java_fixtures
 import jni_library
 import pytest
 from java_fixtures import VERIFIED, no_jni_headers, write_fixtures
@@ -19,7 +20,7 @@ from ondevice import __version__
 from ondevice.bench.report import read_report
 from ondevice.verify import verify
 
-JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
+JUNIT = [java_fixtures.JUNIT, Path("/usr/share/java/hamcrest-core.jar")]
 pytestmark = needs(missing(*jni_library.TOOLS, "java"), absent(*JUNIT), no_jni_headers())
 LIBRARY, DEMO = build_apk.LIBRARY, build_apk.DEMO
 # What the app does apart from Android.

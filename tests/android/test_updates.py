@@ -12,10 +12,10 @@ import time
 import jni_library
 import numpy as np
 import pytest
-from java_fixtures import no_jni_headers
+from java_fixtures import JUNIT, no_jni_headers
 from support.deltas import write_bad, write_pair
 from support.signing import private_key, sign_folder
-from support.tools import missing, needs
+from support.tools import absent, missing, needs
 
 import ondevice
 from ondevice.delta.create import create_delta
@@ -25,7 +25,7 @@ from ondevice.update import boot, read_update_state, rollback, update
 
 KILLS = int(os.environ.get("ONDEVICE_KILLS", "12"))
 KEY = private_key(1)
-pytestmark = needs(missing(*jni_library.TOOLS, "java"), no_jni_headers())
+pytestmark = needs(missing(*jni_library.TOOLS, "java"), absent(JUNIT), no_jni_headers())
 
 
 class Java:
@@ -141,6 +141,20 @@ def test_tries_that_crashed_are_counted_by_both(place, java):
     assert tried == 3
     boot(model)
     assert is_model(place, "old.odm")
+
+
+def test_lack_of_memory_is_not_the_models_fault(place, java):
+    """A start without memory is an error and a try; the new model stays."""
+    model = place / "model.odm"
+    update(model, given(place, "d.odd"))
+    said = [java("boot", model, memory=call) for call in (1, 2, 5)]
+    assert all(text.startswith("OnDeviceException") for text in said), said
+    assert read_update_state(model).tries == 3
+    state = (place / "model.odm.update.json").read_text()
+    (place / "model.odm.update.json").write_text(state.replace(": 3", ": 2"))
+    assert java("boot", model) == "ok"
+    assert is_model(place, "new.odm")
+    assert read_update_state(model).state == "good"
 
 
 def test_killed_at_every_step_a_model_is_there_and_boots(place, java):

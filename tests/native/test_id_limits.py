@@ -179,7 +179,7 @@ def test_both_readers_refuse_the_same_limits(fault, tmp_path, monkeypatch):
 def test_the_runner_refuses_them(sanitized, path, tmp_path):
     """It calls the engine without Python, and says InputError; under the sanitizers."""
     program = tmp_path / "runner"
-    sanitized(NATIVE / "runner" / "runner.c", program)
+    sanitized(NATIVE / "runner" / "runner.c", program, NATIVE / "runner" / "posix.c")
     some = itertools.islice(requests(), 0, None, 3)
     outcomes = set()
     leaks = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}  # it ends without releasing memory

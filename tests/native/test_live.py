@@ -40,7 +40,7 @@ def folder(tmp_path):
 def run(program, folder, switches):
     """Switches, requests by version, the most models open at once, the growth of memory in kB."""
     done = subprocess.run([program, folder, str(switches)],
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
+                          capture_output=True, text=True, timeout=3000)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [int(number) for number in done.stdout.split()]
 

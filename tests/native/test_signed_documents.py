@@ -62,6 +62,20 @@ def c_accepts(update, data):
     return True
 
 
+def test_another_set_of_the_version_that_was_used(update):
+    data, other = (signed(good_manifest(expires=item), KEY) for item in (None, LATER))
+    update.manifest(data, TRUSTED, 5, TIME)
+    digest = bytes(update.seen.sha256)
+    assert update.seen.version == 5 and update.seen.has_sha256
+    assert digest == hashlib.sha256(good_manifest(expires=None).signed_bytes).digest()
+    update.manifest(data, TRUSTED, 5, TIME, digest)
+    update.manifest(other, TRUSTED, 4, TIME, digest)  # a newer one
+    update.manifest(other, TRUSTED, 5, TIME)
+    with pytest.raises(Refused, match="another set of version 5") as refused:
+        update.manifest(other, TRUSTED, 5, TIME, digest)
+    assert refused.value.status == UNTRUSTED
+
+
 def test_a_good_manifest(update):
     content = b"a model"
     files = {f"m{number}.odm": FileRecord(number, f"{number:064x}") for number in range(40)}
@@ -257,6 +271,7 @@ static void give(void *user, void *memory) { (void)user; free(memory); }
 int main(int argc, char **argv) {
   const od_allocator allocator = {take, give, NULL};
   od_signers signers = {.count = 1, .threshold = 1};
+  const od_seen seen = {.version = 5};
   uint32_t size;
   if (argc != 2 || fread(signers.keys[0], 1, 32, stdin) != 32) return 1;
   while (fread(&size, 1, 4, stdin) == 4) {
@@ -266,7 +281,7 @@ int main(int argc, char **argv) {
     od_root root;
     if (fread(text, 1, size, stdin) != size) return 1;
     od_status status = argv[1][0] == 'm'
-        ? od_manifest_open(text, size, &signers, 5, 1796083200, &allocator, &manifest, &error)
+        ? od_manifest_open(text, size, &signers, &seen, 1796083200, &allocator, &manifest, &error)
         : od_root_first(text, size, &allocator, &root, &error);
     free(text);
     for (size_t i = 0; i < (manifest ? od_manifest_count(manifest) : 0); i++)

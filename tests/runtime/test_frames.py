@@ -130,3 +130,11 @@ def test_columns_may_be_called_as_in_the_log(model):
     expected = renamed.predict(RAW, raw=True)
     for table in (pa.table(log), pa.table(RAW), pl.DataFrame({**log, **RAW})):
         np.testing.assert_array_equal(renamed.predict(table, raw=True), expected)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_other_columns_may_hold_anything(model, raw):
+    values = RAW if raw else {name: list(ids) for name, ids in small_ids(5).items()}
+    frame = pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in values.items()})
+    frame["note"] = [object(), 1, "x", None, {}]
+    np.testing.assert_array_equal(model.predict(frame, raw=raw), model.predict(values, raw=raw))

@@ -20,6 +20,9 @@ from ondevice.errors import FileFormatError
 SWITCHES = int(os.environ.get("ONDEVICE_SWITCHES", "300"))
 SOAK_SECONDS = float(os.environ.get("ONDEVICE_SOAK_SECONDS", "0"))
 THREADS = 8
+PAUSE = (
+    0.001  # seconds between a thread's requests: else Python's lock leaves two switches a second
+)
 ENGINES = ["numpy", *(["native"] if is_compiled() else [])]
 
 
@@ -60,6 +63,7 @@ def test_requests_go_on_while_the_file_is_replaced(engine, versions, tmp_path, r
                 got = live.predict(ids)
                 which = [np.array_equal(got, expected) for expected in scores]
                 served[which.index(True)] += 1
+                time.sleep(PAUSE)
             except Exception as error:  # whatever it is, it is a fault
                 faults.append(error)
                 return

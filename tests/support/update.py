@@ -35,6 +35,10 @@ class Root(ctypes.Structure):
     _fields_ = (("version", c_uint64), ("expires", c_int64), ("root", Signers), ("models", Signers))
 
 
+class Seen(ctypes.Structure):
+    _fields_ = (("version", c_uint64), ("has_sha256", ctypes.c_int), ("sha256", c_uint8 * 32))
+
+
 class FileRecord(ctypes.Structure):
     _fields_ = (("name", c_char_p), ("length", c_uint64), ("sha256", c_uint8 * 32))
 
@@ -59,6 +63,7 @@ class Update:
         self.libc = ctypes.CDLL(None)
         self.libc.malloc.restype = c_void_p
         self.library.od_manifest_version.restype = c_uint64
+        self.library.od_manifest_seen.restype = Seen
         self.library.od_manifest_file.restype = ctypes.POINTER(FileRecord)
         self.held, self.left = set(), None
         self.allocator = Allocator(Allocate(self._allocate), Release(self._release), None)
@@ -76,11 +81,12 @@ class Update:
         self.held.remove(memory)
         self.libc.free(c_void_p(memory))
 
-    def manifest(self, data, signers, least=0, now=0):
+    def manifest(self, data, signers, least=0, now=0, digest=None):
         """The version and the files (name, length, digest) of a manifest. Raises Refused."""
         error, manifest = Error(), c_void_p()
+        seen = Seen(least, digest is not None, (c_uint8 * 32)(*(digest or b"")))
         status = self.library.od_manifest_open(
-            data, c_size_t(len(data)), ctypes.byref(signers), c_uint64(least), c_int64(now),
+            data, c_size_t(len(data)), ctypes.byref(signers), ctypes.byref(seen), c_int64(now),
             ctypes.byref(self.allocator), ctypes.byref(manifest), ctypes.byref(error),
         )  # fmt: skip
         if status:
@@ -90,6 +96,7 @@ class Update:
                    range(self.library.od_manifest_count(manifest))]  # fmt: skip
         files = {item.name.decode(): (item.length, bytes(item.sha256).hex()) for item in records}
         version = self.library.od_manifest_version(manifest)
+        self.seen = self.library.od_manifest_seen(manifest)
         self.library.od_manifest_close(manifest)
         return version, files
 
@@ -97,7 +104,7 @@ class Update:
         """Compare a file with a manifest. Raises Refused."""
         error, manifest = Error(), c_void_p()
         opened = self.library.od_manifest_open(
-            data, c_size_t(len(data)), ctypes.byref(signers), c_uint64(0), c_int64(0),
+            data, c_size_t(len(data)), ctypes.byref(signers), None, c_int64(0),
             ctypes.byref(self.allocator), ctypes.byref(manifest), ctypes.byref(error),
         )  # fmt: skip
         assert opened == 0

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from support.browser import LACKING as CHROMIUM_LACKING
 from support.native import random_table, write_model
 from support.random_plans import random_plan
 from support.raw_values import golden_value
-from support.tools import needs
+from support.tools import does_not_run, needs
 
 import ondevice
 import ondevice.verify
@@ -31,7 +32,7 @@ pytestmark = needs(web.NODE_LACKING, web.CLANG_LACKING)
 PLANS = 40
 ROWS = 70  # more than the engine takes at once
 # What a page loads, raw and gzipped: stated in web/README.md.
-SIZES = {"ondevice.wasm": (178_000, 68_000), "ondevice-plain.wasm": (172_000, 71_000)}
+SIZES = {"ondevice.wasm": (164_000, 65_000), "ondevice-plain.wasm": (171_000, 70_500)}
 EXTREME = [0, 1, -1, 2**63 - 1, -(2**63), 2**31, 2**32 - 1, 2**53 + 1, -(2**53) - 1, 123456789012]
 
 
@@ -376,10 +377,28 @@ def test_a_page_and_a_worker_score_as_numpy_does(dist, tmp_path):
 
 
 def test_sizes_and_versions(dist):
+    readme = (web.ROOT / "web" / "README.md").read_text("utf-8")
     for name, (raw, gzipped) in SIZES.items():
         data = (dist / name).read_bytes()
         assert len(data) <= raw, name
         assert len(gzip.compress(data, 9)) <= gzipped, name
+        assert f"{raw / 1000:g} kB ({gzipped / 1000:g} kB" in readme
     package = json.loads((web.ROOT / "web" / "package.json").read_text("utf-8"))
     assert package["version"] == ondevice.__version__
     assert "eval(" not in (web.ROOT / "web" / "ondevice.js").read_text("utf-8")
+
+
+@needs(does_not_run("npm", "--version"))
+def test_what_the_package_holds(dist):
+    """All that its files ask for, and nothing else."""
+    command = ["npm", "pack", "--dry-run", "--json", "--offline"]
+    done = subprocess.run(
+        command, cwd=dist, capture_output=True, text=True, check=True, timeout=120
+    )
+    (package,) = json.loads(done.stdout)
+    packed = {item["path"] for item in package["files"]}
+    assert packed == {path.name for path in dist.iterdir()}
+    scripts = [path.read_text("utf-8") for path in dist.glob("*.js")]
+    asked = {name for text in scripts for name in re.findall(r'"\./([a-z.-]+)"', text)}
+    assert asked <= packed
+    assert len(asked) == 5

@@ -56,8 +56,9 @@ EXPORT("check_root") int32_t check_root(double now) {
 /* Read a manifest that the trusted keys must have signed. The numbers are whole, below 2^53. */
 EXPORT("open_manifest")
 int32_t open_manifest(const char *text, uint32_t size, double least_version, double now) {
-  return (int32_t)od_manifest_open(text, size, &signers, (uint64_t)least_version, (int64_t)now,
-                                   &memory_allocator, &manifest, &error);
+  const od_seen seen = {.version = (uint64_t)least_version};
+  return (int32_t)od_manifest_open(text, size, &signers, &seen, (int64_t)now, &memory_allocator,
+                                   &manifest, &error);
 }
 EXPORT("manifest_version") double manifest_version(void) {
   return (double)od_manifest_version(manifest);

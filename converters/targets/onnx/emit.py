@@ -6,6 +6,7 @@ Tables are external data beside the file, which names the SHA-256 of both.
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from ondevice.converters.tables.row_arithmetic import (
     head_arithmetic,
     residue_arithmetic,
     row_arithmetic,
+    split_words,
     squeeze_single_input,
 )
 from ondevice.converters.targets.onnx.dense import quantise_dense
@@ -270,7 +272,8 @@ class _Body:
             lookup: what it computes.
             stored: the table that it reads.
             inputs: the IDs: one for each specification, of rank 1 where there are several; or
-                the matrix [batch, specifications].
+                the matrix [batch, specifications]. With `lookup.words`: their low words, and
+                their high ones.
             name: beginning of all names.
         """
         self.specs = lookup.specs
@@ -281,7 +284,11 @@ class _Body:
         self._inputs = inputs
         self._tables = stored.values
         several = len(self.specs) > 1
-        self.ids = self._stacked() if len(inputs) > 1 else inputs[0]
+        self._high: ir.Value | None = None
+        if lookup.words:
+            self.ids, self._high = inputs
+        else:
+            self.ids = self._stacked() if len(inputs) > 1 else inputs[0]
         shape = inputs[0].shape
         self.rank = 2 if several else 1 if shape is None else len(shape)
         # Rows that are added up lie on the first axis: Split and Sum of its entries take a tenth
@@ -375,14 +382,38 @@ class _Body:
         head = head_arithmetic(self.specs, zero_row, self._starts)
         if head is None:
             return rows
-        in_head = self._op(
-            "And",
-            self._op("GreaterOrEqual", self.ids, self._constant(0)),
-            self._op("Less", self.ids, self._constant(squeeze_single_input(head.heads))),
-        )
-        head_rows = self._op("Mul", self._each_row(self.ids), self._by_row(head.factors))
+        in_head = self._below(squeeze_single_input(head.heads))
+        head_rows = self._op("Mul", self._each_row(self._whole_ids()), self._by_row(head.factors))
         head_rows = self._op("Add", head_rows, self._by_row(head.offsets))
         return self._op("Where", self._each_row(in_head), head_rows, rows)
+
+    def _whole_ids(self) -> ir.Value:
+        """The IDs int64; of words those that fit into the low one: see `_below`."""
+        return self.ids if self._high is None else self._cast(self.ids, ir.DataType.INT64)
+
+    def _below(self, counts: npt.NDArray[np.int64]) -> ir.Value:
+        """Whether IDs are in [0, count): bool, as the IDs are."""
+        ids = self._whole_ids()
+        inside = self._op(
+            "And",
+            self._op("GreaterOrEqual", ids, self._constant(0)),
+            self._op("Less", ids, self._constant(counts)),
+        )
+        if self._high is None:
+            return inside
+        return self._op("And", inside, self._op("Equal", self._high, self._constant(0, np.int32)))
+
+    def _equal(self, ids: npt.NDArray[np.int64]) -> ir.Value:
+        """Whether IDs are these, by input: bool."""
+        if self._high is None:
+            return self._op("Equal", self.ids, self._constant(ids))
+        low, high = (
+            self._op("Equal", words, self._constant(part, np.int32))
+            for words, part in zip(
+                (self.ids, self._high), np.moveaxis(split_words(ids), -1, 0), strict=True
+            )
+        )
+        return self._op("And", low, high)
 
     def _hash_rows(self, zero_row: int) -> ir.Value:
         """Rows of hashes."""
@@ -459,18 +490,24 @@ class _Body:
     def _code_rows(self, zero_row: int) -> ir.Value:
         """Rows of binary codes; in 32 bits where codes have no more: not every runtime has 64."""
         halves = row_arithmetic(self.specs, 32, zero_row, self._starts)
-        if not halves.words[halves.masks > 0].any():
+        if self._high is not None:
+            numbers, values = halves, self._word_bits(halves, self._high)
+        elif not halves.words[halves.masks > 0].any():
             numbers, values = halves, self._low_bits(halves)
         else:
             numbers = row_arithmetic(self.specs, 64, zero_row, self._starts)
             values = self._wide_bits(numbers)
         values = self._cast(values, ir.DataType.INT64)
-        if numbers.masks.shape[2] > 1:
-            values = self._op("Mul", values, self._by_row(numbers.weights))
-            values = self._op("ReduceSum", values, self._constant([0]), keepdims=0)
-        if not numbers.offsets.any():
-            return values
-        return self._op("Add", values, self._by_row(numbers.offsets))
+        if numbers.masks.shape[2] == 1:
+            if not numbers.offsets.any():
+                return values
+            return self._op("Add", values, self._by_row(numbers.offsets))
+        # offsets before the sum: an Add behind it is wrong in OpenVINO 2026.4, which fuses the two
+        offsets = np.zeros_like(numbers.weights)
+        offsets[..., 0] = numbers.offsets
+        values = self._op("Mul", values, self._by_row(numbers.weights))
+        values = self._op("Add", values, self._by_row(offsets))
+        return self._op("ReduceSum", values, self._constant([0]), keepdims=0)
 
     def _wide_bits(self, numbers: RowArithmetic) -> ir.Value:
         """The bits uint64 of every run of codes of 64 bits, in the shape of `_by_row`."""
@@ -485,10 +522,16 @@ class _Body:
         """The bits int32 of every run of the low halves of codes, in the shape of `_by_row`.
 
         Operators of int32 only: OpenVINO computes those of 64 bits and of unsigned integers in
-        int32. Masked bits are divided by a power of two without a rest, and masked again in case
-        the sign was among them.
+        int32.
         """
-        code = self._code(numbers, np.dtype(np.int32))
+        return self._bits(self._code(numbers, np.dtype(np.int32)), numbers)
+
+    def _bits(self, code: ir.Value, numbers: RowArithmetic) -> ir.Value:
+        """The bits int32 of every run of codes int32 that have the shape of `_by_row`.
+
+        Masked bits are divided by a power of two without a rest, which float32 does exactly too,
+        as OpenVINO divides; and masked again in case the sign was among them.
+        """
         masks, places = numbers.masks.astype(np.uint32), numbers.shifts.astype(np.uint32)
         in_place = masks << places
         bits = self._op("BitwiseAnd", code, self._by_row(in_place.view(np.int32)))
@@ -499,6 +542,49 @@ class _Body:
             bits = self._op("BitwiseAnd", bits, self._by_row(masks.view(np.int32)))
         return bits
 
+    def _word_bits(self, numbers: RowArithmetic, high: ir.Value) -> ir.Value:
+        """The bits int32 of every run of codes of 64 bits, of IDs as two words."""
+        code = self._code(numbers, np.dtype(np.int32))
+        needed = (numbers.words > 0) & (numbers.masks > 0)
+        if needed.any():
+            high = self._runs(self._high_word(numbers, high), numbers)
+            code = self._op("Where", self._by_row(needed), high, code)
+        return self._bits(code, numbers)
+
+    def _high_word(self, numbers: RowArithmetic, high: ir.Value) -> ir.Value:
+        """The high words int32 of the products of IDs and multipliers, as the IDs are.
+
+        By parts of 16 bits: OpenVINO computes Add after another operator, and Div, in float32, so
+        only Mul, BitwiseAnd and BitwiseOr may see more than 24 bits.
+        """
+        size, low_half, high_half = (
+            self._constant(number, np.int32) for number in (2**16, 2**16 - 1, -(2**16))
+        )
+
+        def parts(words: ir.Value) -> tuple[ir.Value, ir.Value]:
+            """The low 16 bits of words, and the high ones, both unsigned."""
+            upper = self._op("Div", self._op("BitwiseAnd", words, high_half), size)
+            return self._op("BitwiseAnd", words, low_half), self._op("BitwiseAnd", upper, low_half)
+
+        multipliers = squeeze_single_input(numbers.multipliers)
+        factors = [
+            self._constant((multipliers >> np.uint64(shift)) & np.uint64(0xFFFF), np.int32)
+            for shift in (0, 16, 32, 48)
+        ]
+        sums: list[list[ir.Value]] = [[] for _ in range(5)]  # of the parts of the product
+        for i, part in enumerate((*parts(self.ids), *parts(high))):
+            for j, factor in enumerate(factors[: 4 - i]):
+                low, upper = parts(self._op("Mul", part, factor))
+                sums[i + j].append(low)
+                sums[i + j + 1].append(upper)
+        results = []
+        for place in (1, 2, 3):
+            total = functools.reduce(lambda a, b: self._op("Add", a, b), sums[place])
+            part, carry = parts(total)
+            sums[place + 1].append(carry)
+            results.append(part)
+        return self._op("BitwiseOr", self._op("Mul", results[2], size), results[1])
+
     def _code(self, numbers: RowArithmetic, dtype: np.dtype[Any]) -> ir.Value:
         """Codes of a dtype with the axes of `_each_row`, and one of runs before where several."""
         code = self._cast(self.ids, ir.DataType.from_numpy(dtype))
@@ -506,6 +592,10 @@ class _Body:
             low = numbers.multipliers & np.uint64(2 ** (8 * dtype.itemsize) - 1)
             factors = low.astype(f"uint{8 * dtype.itemsize}").view(dtype)
             code = self._op("Mul", code, self._constant(squeeze_single_input(factors), dtype))
+        return self._runs(code, numbers)
+
+    def _runs(self, code: ir.Value, numbers: RowArithmetic) -> ir.Value:
+        """Codes with the axes of `_each_row`, and one of runs before where several."""
         code = self._each_row(code)
         if numbers.masks.shape[2] > 1:
             code = self._op("Unsqueeze", code, self._constant([0]))
@@ -519,20 +609,17 @@ class _Body:
         """
         specs = self.specs
         starts = np.array(self._starts, dtype=np.int64)
-        inside = self._op(
-            "And",
-            self._op("GreaterOrEqual", self.ids, self._constant(0)),
-            self._op("Less", self.ids, self._by_input([spec.rows for spec in specs])),
-        )
+        inside = self._below(squeeze_single_input(np.array([spec.rows for spec in specs])))
+        ids = self._whole_ids()
         fallback = [
             self._outside if spec.oov_row is None else start + spec.oov_row
             for spec, start in zip(specs, self._starts, strict=True)
         ]
-        rows = self._op("Add", self.ids, self._by_input(starts)) if starts.any() else self.ids
+        rows = self._op("Add", ids, self._by_input(starts)) if starts.any() else ids
         rows = self._op("Where", inside, rows, self._by_input(fallback))
         if any(spec.padding_outside for spec in specs):
-            paddings = self._by_input([spec.first_row_id for spec in specs])
-            is_padding = self._op("Equal", self.ids, paddings)
+            paddings = np.array([spec.first_row_id for spec in specs], dtype=np.int64)
+            is_padding = self._equal(squeeze_single_input(paddings))
             rows = self._op("Where", is_padding, self._by_input(starts), rows)
         return rows
 
@@ -699,8 +786,9 @@ class _Body:
 
     def _is_padding(self) -> ir.Value:
         paddings = np.array([spec.padding_id for spec in self.specs], dtype=np.int64)
-        equal = self._op("Equal", self.ids, self._constant(squeeze_single_input(paddings)))
-        return self._op("Unsqueeze", equal, self._constant([-1]))
+        return self._op(
+            "Unsqueeze", self._equal(squeeze_single_input(paddings)), self._constant([-1])
+        )
 
     def _pool(self, vectors: ir.Value) -> ir.Value:
         """The sum or mean over the last axis of the IDs."""

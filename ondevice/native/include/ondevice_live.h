@@ -34,7 +34,7 @@ typedef struct {
 } od_lease;
 
 /* Open a model file that may be replaced at any time by a rename. `options` may be NULL: every
- * second, od_open_path. */
+ * second, od_open_path. In a child after fork() it must not be used: open another one there. */
 OD_API od_status od_live_open(const char *path, const od_live_options *options, od_live **live,
                               od_error *error);
 

@@ -63,13 +63,21 @@ typedef struct {
   uint8_t sha256[32];
 } od_file_record;
 
+/* The newest set that the caller has used: its version, and od_manifest_seen of it. */
+typedef struct {
+  uint64_t version;
+  int has_sha256;
+  uint8_t sha256[32]; /* of its signed content */
+} od_seen;
+
 /* Read a manifest.json that `signers` must have signed, that has not expired `now` (seconds since
- * 1970), and whose version is not below `least_version`, the highest that the caller has used. The
- * text may go afterwards; the allocator must stay. */
+ * 1970), and that is not older than `seen` (NULL: none yet), nor another one of the same version.
+ * The text may go afterwards; the allocator must stay. */
 OD_API od_status od_manifest_open(const char *text, size_t size, const od_signers *signers,
-                                  uint64_t least_version, int64_t now,
+                                  const od_seen *seen, int64_t now,
                                   const od_allocator *allocator, od_manifest **manifest,
                                   od_error *error);
+OD_API od_seen od_manifest_seen(const od_manifest *manifest);
 OD_API void od_manifest_close(od_manifest *manifest);
 OD_API uint64_t od_manifest_version(const od_manifest *manifest);
 OD_API size_t od_manifest_count(const od_manifest *manifest);

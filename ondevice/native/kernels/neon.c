@@ -1,7 +1,7 @@
 /* neon.c: kernels for plain NEON: Raspberry Pi 4 (Cortex-A72), and 32-bit ARM. */
 #include "kernels/kernels.h"
 
-#if defined(__aarch64__) || defined(__arm__)
+#if defined(__aarch64__) || (defined(__arm__) && defined(__linux__)) /* Cortex-M has no NEON */
 #if defined(__arm__) && !defined(__aarch64__) && !defined(__clang__) /* clang: -mfpu=neon-vfpv4 */
 #pragma GCC target("fpu=neon-vfpv4")
 #endif

@@ -6,14 +6,23 @@
  * overwritten is known by its length and time of change, which are compared after each request.
  */
 #define _DEFAULT_SOURCE
+#define _DARWIN_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 
 #include "platform/mapped.h"
 
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-/* The number of statx. fstat would tie a shared library to glibc 2.33. */
-#if defined(__linux__) && defined(__LP64__) && defined(__x86_64__)
+/* The number of statx on Linux. fstat would tie a shared library to glibc 2.33. */
+#if defined(OD_USE_FSTAT)
+#elif defined(__linux__) && defined(__LP64__) && defined(__x86_64__)
 #define STATX 332
 #elif defined(__linux__) && (defined(__aarch64__) || defined(__riscv))
 #define STATX 291
@@ -21,17 +30,7 @@
 #define STATX 397
 #endif
 
-#ifdef STATX
-
-#include <errno.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-
-enum { MOST_MAPPED = 64, EMPTY_PATH = 0x1000, STATX_MTIME_SIZE = 0x240 };
-enum { AT_LENGTH = 40, AT_SECONDS = 112, AT_NANOSECONDS = 120 }; /* in the kernel's struct statx */
+enum { MOST_MAPPED = 64 };
 enum { CLOCK_STEP = 20000000 }; /* ns: what is written within a tick may leave the time as it was */
 
 /* The handler reads these, so they are never freed. */
@@ -92,6 +91,10 @@ static void install(void) {
 }
 
 /* Length and time of change of an open file; 0 where the system does not tell. */
+#if defined(STATX)
+enum { EMPTY_PATH = 0x1000, STATX_MTIME_SIZE = 0x240 };
+enum { AT_LENGTH = 40, AT_SECONDS = 112, AT_NANOSECONDS = 120 }; /* in the kernel's struct statx */
+
 static int stamp(int file, uint64_t values[3]) {
   _Alignas(8) unsigned char about[256];
   uint32_t nanoseconds;
@@ -102,6 +105,21 @@ static int stamp(int file, uint64_t values[3]) {
   values[2] = nanoseconds;
   return 1;
 }
+#else
+static int stamp(int file, uint64_t values[3]) {
+  struct stat about;
+  if (fstat(file, &about)) return 0;
+#if defined(__APPLE__)
+  struct timespec changed = about.st_mtimespec;
+#else
+  struct timespec changed = about.st_mtim;
+#endif
+  values[0] = (uint64_t)about.st_size;
+  values[1] = (uint64_t)changed.tv_sec;
+  values[2] = (uint64_t)changed.tv_nsec;
+  return 1;
+}
+#endif
 
 static int changed_just_now(const uint64_t values[3]) {
   struct timespec now;
@@ -158,19 +176,3 @@ void od_unmap_guarded(void *mapped, size_t size) {
   close(taken->mapped.file);
   atomic_store(&taken->used, 0);
 }
-
-#else
-
-od_mapped *od_map_guarded(int file, size_t size) {
-  (void)file, (void)size;
-  return NULL;
-}
-
-int od_mapped_changed(void *mapped) {
-  (void)mapped;
-  return 0;
-}
-
-void od_unmap_guarded(void *mapped, size_t size) { (void)mapped, (void)size; }
-
-#endif

@@ -5,6 +5,8 @@
 #include "platform/allocator.h"
 #include "platform/clock.h"
 
+#include <string.h>
+#include <wchar.h>
 #include <windows.h>
 
 /* A mapped file stays open for reading only, so nobody can write to it or truncate it. */
@@ -26,15 +28,36 @@ static od_status refused(od_error *error) {
                  (uint64_t)GetLastError());
 }
 
-/* A file by its name in UTF-8, or INVALID_HANDLE_VALUE. Others may replace the file meanwhile. */
-static HANDLE open_file(const char *path) {
-  HANDLE file = INVALID_HANDLE_VALUE;
+/* A name in UTF-8 as Windows takes it, in new memory: from 248 characters on, which older programs
+ * may not use, as a full path behind a prefix that allows 32,767. NULL: no UTF-8, or no memory. */
+static wchar_t *wide_name(const char *path) {
+  enum { PLAIN = 248, PREFIX = 8 };
   int size = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
   wchar_t *wide = size > 0 ? malloc((size_t)size * sizeof *wide) : NULL;
-  if (!wide) return file;
-  if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, size) == size)
-    file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
-                       FILE_ATTRIBUTE_NORMAL, NULL);
+  if (!wide) return NULL;
+  MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, size);
+  DWORD length = GetFullPathNameW(wide, 0, NULL, NULL);
+  if (length < PLAIN || !wcsncmp(wide, L"\\\\?\\", 4)) return wide;
+  wchar_t *full = malloc(((size_t)length + PREFIX) * sizeof *full);
+  if (full) {
+    GetFullPathNameW(wide, length, full + PREFIX, NULL);
+    int share = !wcsncmp(full + PREFIX, L"\\\\", 2); /* \\server\share becomes \\?\UNC\server\share */
+    const wchar_t *prefix = share ? L"\\\\?\\UNC" : L"\\\\?\\";
+    size_t count = wcslen(prefix);
+    memcpy(full, prefix, count * sizeof *full);
+    memmove(full + count, full + PREFIX + share,
+            (wcslen(full + PREFIX + share) + 1) * sizeof *full);
+  }
+  free(wide);
+  return full;
+}
+
+/* A file by its name in UTF-8, or INVALID_HANDLE_VALUE. Others may replace the file meanwhile. */
+static HANDLE open_file(const char *path) {
+  wchar_t *wide = wide_name(path);
+  if (!wide) return INVALID_HANDLE_VALUE;
+  HANDLE file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL,
+                            OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
   free(wide);
   return file;
 }

@@ -22,9 +22,12 @@ typedef struct {
   PyObject *base;
   PyObject *descr;
   int flags;
+  PyObject *weak_references;
 } array_layout;
 
-enum { C_CONTIGUOUS = 1, ALIGNED = 0x100, RELEASE_ROWS = 16, SHARED_ROWS = 2 * OD_POOL_ROWS };
+enum { C_CONTIGUOUS = 1, OWNS_DATA = 4, ALIGNED = 0x100, WRITEABLE = 0x400 };
+enum { FRESH = C_CONTIGUOUS | OWNS_DATA | ALIGNED | WRITEABLE }; /* as numpy.empty makes them */
+enum { RELEASE_ROWS = 16, SHARED_ROWS = 2 * OD_POOL_ROWS, MOST_KEPT_ROWS = 256 };
 
 static struct {
   PyObject *ndarray, *int64, *uint64, *float32, *empty;
@@ -42,7 +45,8 @@ typedef struct {
   int pool_busy; /* guarded by the interpreter lock */
   PyObject **names; /* input names */
   size_t inputs;
-  PyObject *source; /* the Model whose memory this one uses, or NULL */
+  PyObject *results[2]; /* arrays that `predict` and `rank` returned last, or NULL */
+  PyObject *source; /* the Model or the bytes whose memory this one uses, or NULL */
 } Model;
 
 static PyObject *raise(const od_error *error) {
@@ -94,6 +98,35 @@ static int plain_values(PyObject *value, const od_tensor *tensor, const void **v
   *values = array->data;
   *rows = array->dimensions[0];
   return *rows > 0;
+}
+
+/* An array that was returned before and that nobody else has any more, or NULL. To make an array
+ * takes a third of a small request, and half of one that comes after a pause. A caller who writes
+ * `p = model.predict(...)` in a loop still has the last one, so there are two. */
+static PyObject *returned_array(Model *self, Py_ssize_t rows, float **data) {
+  for (size_t i = 0; i < sizeof self->results / sizeof *self->results; i++) {
+    const array_layout *array = (const array_layout *)(void *)self->results[i];
+    if (!array || Py_REFCNT((PyObject *)(uintptr_t)array) != 1 || array->nd != 1 ||
+        array->dimensions[0] != rows || array->descr != numpy.float32 || array->base ||
+        array->weak_references || (array->flags & FRESH) != FRESH)
+      continue;
+    Py_INCREF(self->results[i]);
+    *data = (float *)(void *)array->data;
+    return self->results[i];
+  }
+  return NULL;
+}
+
+/* Remember an array for `returned_array`, in the place of one that somebody else has. */
+static void remember(Model *self, PyObject *array, Py_ssize_t rows) {
+  if (!numpy.direct || rows > MOST_KEPT_ROWS || array == self->results[0] ||
+      array == self->results[1])
+    return;
+  PyObject *oldest = self->results[1];
+  self->results[1] = self->results[0];
+  Py_INCREF(array);
+  self->results[0] = array;
+  Py_XDECREF(oldest);
 }
 
 static PyObject *new_array(Model *self, size_t output, Py_ssize_t rows, float **data) {
@@ -173,8 +206,10 @@ static PyObject *run(Model *self, const void *const *ids, const uint8_t *context
   od_status status;
   if (count > 64) count = 64;
   if (!all) count = 1;
+  int vector = !all && od_output(self->model, 0)->rank == 1;
   for (size_t i = 0; i < count; i++) {
-    arrays[i] = new_array(self, i, rows, &outputs[i]);
+    arrays[i] = vector ? returned_array(self, rows, &outputs[i]) : NULL;
+    if (!arrays[i]) arrays[i] = new_array(self, i, rows, &outputs[i]);
     if (!arrays[i]) {
       while (i--) Py_DECREF(arrays[i]);
       return NULL;
@@ -186,6 +221,7 @@ static PyObject *run(Model *self, const void *const *ids, const uint8_t *context
   } else if (!all) {
     result = arrays[0];
     Py_INCREF(result);
+    if (vector) remember(self, result, rows);
   } else {
     result = PyTuple_New((Py_ssize_t)count);
     for (size_t i = 0; result && i < count; i++) {
@@ -390,6 +426,8 @@ static void destroy(PyObject *object) {
   Model *self = (Model *)(void *)object;
   PyTypeObject *type = Py_TYPE(object);
   od_pool_close(self->pool);
+  for (size_t i = 0; i < sizeof self->results / sizeof *self->results; i++)
+    Py_XDECREF(self->results[i]);
   while (self->idle_count) od_session_close(self->idle[--self->idle_count]);
   PyMem_Free(self->idle);
   for (size_t i = 0; self->names && i < self->inputs; i++) Py_XDECREF(self->names[i]);
@@ -520,6 +558,29 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
   return status == OD_OK ? new_model(model, NULL, threads) : raise(&error);
 }
 
+/* open_bytes(data, kernels, full_check, sizes, threads): the Model keeps the bytes alive. */
+static PyObject *open_bytes(PyObject *module, PyObject *arguments) {
+  PyObject *data, *sizes;
+  const char *kernels;
+  int full_check;
+  unsigned threads;
+  od_error error;
+  od_model *model;
+  od_status status;
+  od_axis_size read[OD_MAX_INPUTS];
+  (void)module;
+  if (!PyArg_ParseTuple(arguments, "SziOI", &data, &kernels, &full_check, &sizes, &threads))
+    return NULL;
+  od_options options = {.kernels = kernels, .full_check = full_check, .sizes = read};
+  if (!read_sizes(sizes, read, &options.size_count)) return NULL;
+  const char *bytes = PyBytes_AsString(data);
+  size_t size = (size_t)PyBytes_Size(data);
+  Py_BEGIN_ALLOW_THREADS;
+  status = od_open_memory(bytes, size, &options, &model, &error);
+  Py_END_ALLOW_THREADS;
+  return status == OD_OK ? new_model(model, data, threads) : raise(&error);
+}
+
 static PyObject *available(PyObject *module, PyObject *unused) {
   PyObject *list = PyList_New(0);
   const char *name;
@@ -534,6 +595,8 @@ static PyObject *available(PyObject *module, PyObject *unused) {
 
 static PyMethodDef FUNCTIONS[] = {
     {"open", open_model, METH_VARARGS, "open(path, kernels, full_check, sizes, threads): a Model."},
+    {"open_bytes", open_bytes, METH_VARARGS,
+     "open_bytes(data, kernels, full_check, sizes, threads): a Model."},
     {"kernels_available", available, METH_NOARGS, "Kernels this processor can run, best first."},
     {"xxh64", hash_bytes, METH_VARARGS, "xxh64(data, seed)."},
     {"hash_integers", hash_integers, METH_VARARGS, "hash_integers(values, seed, hashes)."},
@@ -570,7 +633,7 @@ static int layout_holds(void) {
     const array_layout *a = (const array_layout *)(void *)array;
     holds = a->data == view.buf && a->nd == 2 && a->dimensions[0] == 3 && a->dimensions[1] == 5 &&
             a->strides[0] == 40 && a->strides[1] == 8 && a->base == NULL &&
-            a->descr == numpy.int64 &&
+            a->descr == numpy.int64 && a->weak_references == NULL &&
             (a->flags & (C_CONTIGUOUS | ALIGNED)) == (C_CONTIGUOUS | ALIGNED);
     PyBuffer_Release(&view);
   }

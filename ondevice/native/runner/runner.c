@@ -11,30 +11,21 @@
  * BUDGET_NS limits the measurement, COUNT the number of requests; 0: no such limit. Rank is measured
  * only where its scores are within TOLERANCE of those of predict.
  */
-#define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "ondevice.h"
+#include "runner/system.h"
 
 /* As in ondevice/bench/measure/constants.py, which has their units and reasons. */
 enum { MEMORY_REQUESTS = 100, MAX_REQUESTS = 50000, MAX_ROWS = 1000000 };
 enum { BURSTS = 10, MIN_BURST_REQUESTS = 2, PACED_BURST_REQUESTS = 3, MIN_PACED_BURSTS = 2 };
 enum { EMULATED_REQUESTS = 20, PROFILE_REQUESTS = 2000, OVERHEAD_BURST_CALLS = 100 };
 enum { WARM_UP_NS = 200000000 };
-static const char *const EMULATORS[] = {"qemu-", "box64", "box86", "FEX"};
 
 typedef struct {
   od_model *model;
@@ -79,14 +70,6 @@ static void *need(void *memory) {
   return memory;
 }
 
-static uint64_t read_clock(clockid_t id) {
-  struct timespec now;
-  clock_gettime(id, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static uint64_t now_ns(void) { return read_clock(CLOCK_MONOTONIC); }
-
 static uint64_t number(const char *text) {
   char *end;
   errno = 0;
@@ -103,21 +86,8 @@ static double tolerance_of(const char *text) {
   return value;
 }
 
-/* The user-mode emulator this runs in: it answers for /proc/self in the guest's name, but
- * /proc/thread-self passes it by. */
-static const char *emulator(void) {
-  static char path[PATH_MAX];
-  ssize_t size = readlink("/proc/thread-self/exe", path, sizeof path - 1);
-  if (size <= 0) return NULL;
-  path[size] = 0;
-  char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-  for (size_t i = 0; i < sizeof EMULATORS / sizeof *EMULATORS; i++)
-    if (!strncmp(name, EMULATORS[i], strlen(EMULATORS[i]))) return name;
-  return NULL;
-}
-
 static void json_emulator(void) {
-  const char *name = emulator();
+  const char *name = od_system_emulator();
   fputs("\"emulated\": ", stdout);
   name ? json_text(name) : (void)fputs("null", stdout);
 }
@@ -129,22 +99,14 @@ static size_t input_bytes(const runner *r, size_t index) {
 }
 
 static void read_requests(runner *r, const char *path) {
-  struct stat about;
-  int file = open(path, O_RDONLY | O_CLOEXEC);
-  if (file < 0 || fstat(file, &about)) fail("InputError", path, strerror(errno));
-  size_t bytes = 0;
+  size_t bytes = 0, size = 0;
+  char *data; /* read, not mapped: its pages are not the model's memory */
+  const char *fault = od_system_read(path, &data, &size);
+  if (fault) fail("InputError", path, fault);
   for (size_t i = 0; i < r->inputs; i++) bytes += input_bytes(r, i);
-  if (!bytes || about.st_size <= 0 || (uint64_t)about.st_size % bytes)
+  if (!bytes || !size || size % bytes)
     fail("InputError", "the file of requests does not fit the model and the rows", "");
-  r->requests = (size_t)about.st_size / bytes;
-  /* read, not mapped: its pages are not the model's memory */
-  char *data = need(malloc((size_t)about.st_size));
-  for (size_t done = 0; done < (size_t)about.st_size;) {
-    ssize_t got = read(file, data + done, (size_t)about.st_size - done);
-    if (got <= 0) fail("InputError", path, "cannot be read");
-    done += (size_t)got;
-  }
-  close(file);
+  r->requests = size / bytes;
   r->ids = need(calloc(r->requests * r->inputs, sizeof *r->ids));
   for (size_t i = 0; i < r->requests * r->inputs; i++) {
     r->ids[i] = data;
@@ -163,10 +125,10 @@ static float **allocate_results(const runner *r) {
 static void open_model(runner *r, const char *path) {
   od_error error;
   od_options options = {.full_check = -1};
-  uint64_t before = now_ns();
+  uint64_t before = od_system_now();
   check(od_open_path(path, &options, &r->model, &error), &error);
   check(od_session_open(r->model, &r->session, &error), &error);
-  r->load_ns = now_ns() - before;
+  r->load_ns = od_system_now() - before;
   r->inputs = od_input_count(r->model);
   r->results = allocate_results(r);
 }
@@ -235,9 +197,9 @@ static void json_overhead(void) {
   for (int burst = 0; burst < BURSTS; burst++) {
     uint64_t times[OVERHEAD_BURST_CALLS];
     for (int i = 0; i < OVERHEAD_BURST_CALLS; i++) {
-      uint64_t before = now_ns();
+      uint64_t before = od_system_now();
       empty(NULL, 0);
-      times[i] = now_ns() - before;
+      times[i] = od_system_now() - before;
     }
     qsort(times, OVERHEAD_BURST_CALLS, sizeof *times, by_size);
     printf("%s%" PRIu64, burst ? ", " : "", times[OVERHEAD_BURST_CALLS / 2]);
@@ -248,23 +210,21 @@ static void json_overhead(void) {
 static void json_begin(const runner *r) {
   printf("{\"engine\": \"native\", \"runtime\": \"native %s\", ", od_kernels_in_use(r->model));
   json_emulator();
-  cpu_set_t set;
   fputs(", \"affinity\": ", stdout);
-  if (sched_getaffinity(0, sizeof set, &set)) {
+  int cores[OD_SYSTEM_CORES], count = od_system_cores(cores);
+  if (!count) {
     fputs("null", stdout);
     return;
   }
-  const char *comma = "[";
-  for (int i = 0; i < CPU_SETSIZE; i++)
-    if (CPU_ISSET(i, &set)) printf("%s%d", comma, i), comma = ", ";
+  for (int i = 0; i < count; i++) printf("%s%d", i ? ", " : "[", cores[i]);
   putchar(']');
 }
 
 static void warm_up(const runner *r, uint64_t budget) {
-  uint64_t deadline = now_ns() + (budget && budget < WARM_UP_NS ? budget : WARM_UP_NS);
+  uint64_t deadline = od_system_now() + (budget && budget < WARM_UP_NS ? budget : WARM_UP_NS);
   size_t turn = 0;
   do call(r, turn++);
-  while (now_ns() < deadline && !(emulator() && turn >= EMULATED_REQUESTS));
+  while (od_system_now() < deadline && !(od_system_emulator() && turn >= EMULATED_REQUESTS));
 }
 
 static void json_numbers(const char *name, const uint64_t *values, size_t count) {
@@ -274,7 +234,7 @@ static void json_numbers(const char *name, const uint64_t *values, size_t count)
 }
 
 static void latency(const runner *r, uint64_t gap, uint64_t budget, uint64_t count) {
-  if (emulator()) gap = 0, count = EMULATED_REQUESTS; /* its time is not reported */
+  if (od_system_emulator()) gap = 0, count = EMULATED_REQUESTS; /* its time is not reported */
   warm_up(r, budget);
   uint64_t bursts = BURSTS, most = MAX_REQUESTS / BURSTS;
   if (count) {
@@ -291,24 +251,22 @@ static void latency(const runner *r, uint64_t gap, uint64_t budget, uint64_t cou
   uint64_t *counts = need(calloc(bursts, sizeof *counts));
   uint64_t *walls = need(calloc(bursts, sizeof *walls));
   size_t done = 0;
-  uint64_t cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID);
+  uint64_t cpu = od_system_cpu();
   for (uint64_t burst = 0; burst < bursts; burst++) {
-    uint64_t begun = now_ns(), next = begun;
+    uint64_t begun = od_system_now(), next = begun;
     while (counts[burst] < most) {
       next += gap;
-      struct timespec at = {(time_t)(next / 1000000000u), (long)(next % 1000000000u)};
-      if (gap)
-        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR) continue;
-      uint64_t before = now_ns();
+      if (gap) od_system_sleep(next);
+      uint64_t before = od_system_now();
       call(r, done);
-      uint64_t after = now_ns();
+      uint64_t after = od_system_now();
       times[done++] = after - before;
       counts[burst]++;
       if (length && after - begun >= length && counts[burst] >= MIN_BURST_REQUESTS) break;
     }
-    walls[burst] = now_ns() - begun;
+    walls[burst] = od_system_now() - begun;
   }
-  cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+  cpu = od_system_cpu() - cpu;
   json_begin(r);
   fputs(", \"workers\": [{", stdout);
   json_numbers("times_ns", times, done);
@@ -323,17 +281,17 @@ static void latency(const runner *r, uint64_t gap, uint64_t budget, uint64_t cou
 
 static void profile(const runner *r, uint64_t budget, uint64_t count) {
   size_t size = od_profile_size(r->model), done = 0;
-  uint64_t most = count ? count : emulator() ? EMULATED_REQUESTS : PROFILE_REQUESTS;
-  od_profile profile = {now_ns, need(calloc(size, sizeof(od_operator)))};
+  uint64_t most = count ? count : od_system_emulator() ? EMULATED_REQUESTS : PROFILE_REQUESTS;
+  od_profile profile = {od_system_now, need(calloc(size, sizeof(od_operator)))};
   uint64_t *times = need(calloc(size * most, sizeof *times));
   warm_up(r, budget);
-  uint64_t deadline = now_ns() + budget;
+  uint64_t deadline = od_system_now() + budget;
   while (done < most) {
     od_session_profile(r->session, &profile); /* from zero */
     call(r, done);
     for (size_t i = 0; i < size; i++) times[i * most + done] = profile.operators[i].time;
     done++;
-    if (!count && now_ns() >= deadline && done >= MIN_BURST_REQUESTS) break;
+    if (!count && od_system_now() >= deadline && done >= MIN_BURST_REQUESTS) break;
   }
   json_begin(r);
   json_overhead();
@@ -349,98 +307,60 @@ static void profile(const runner *r, uint64_t budget, uint64_t count) {
   puts("]}");
 }
 
-/* Bytes as /proc gives them in kB; -1: not given. In the order of MEMORY. */
-static const struct { const char *name, *file, *field; } MEMORY[] = {
-    {"rss", "/proc/self/status", "VmRSS:"},
-    {"pss", "/proc/self/smaps_rollup", "Pss:"},
-    {"anonymous", "/proc/self/smaps_rollup", "Anonymous:"},
-    {"file", "/proc/self/status", "RssFile:"},
-    {"peak", "/proc/self/status", "VmHWM:"},
-};
-enum { MEMORIES = sizeof MEMORY / sizeof *MEMORY };
-
-static void read_memory(int64_t *bytes) {
-  for (int i = 0; i < MEMORIES; i++) {
-    char text[8192];
-    bytes[i] = -1;
-    int file = open(MEMORY[i].file, O_RDONLY | O_CLOEXEC);
-    ssize_t size = file < 0 ? -1 : read(file, text, sizeof text - 1);
-    if (file >= 0) close(file);
-    if (size <= 0) continue;
-    text[size] = 0;
-    for (char *line = text; line; line = strchr(line, '\n'), line += line != NULL)
-      if (!strncmp(line, MEMORY[i].field, strlen(MEMORY[i].field)))
-        bytes[i] = strtoll(line + strlen(MEMORY[i].field), NULL, 10) * 1024;
-  }
-}
+/* In the order of od_system_memory. */
+static const char *const MEMORY[OD_SYSTEM_MEMORIES] = {"rss", "pss", "anonymous", "file", "peak"};
 
 static void memory(runner *r, const char *model, const char *requests) {
-  int64_t before[MEMORIES], after[MEMORIES];
-  struct rusage faults, later;
-  read_memory(before);
-  getrusage(RUSAGE_SELF, &faults);
+  int64_t before[OD_SYSTEM_MEMORIES], after[OD_SYSTEM_MEMORIES], faults[2], later[2];
+  int counted;
+  od_system_memory(before);
+  counted = od_system_faults(faults);
   open_model(r, model);
   read_requests(r, requests);
   for (size_t i = 0; i < MEMORY_REQUESTS; i++) call(r, i);
-  read_memory(after);
-  getrusage(RUSAGE_SELF, &later);
+  od_system_memory(after);
+  counted = counted && od_system_faults(later);
   json_begin(r);
   for (int growth = 0; growth < 2; growth++) {
     const char *comma = growth ? ", \"growth\": {" : ", \"memory\": {\"process\": {";
-    for (int i = 0; i < MEMORIES - growth; i++) {
+    for (int i = 0; i < OD_SYSTEM_MEMORIES - growth; i++) {
       int64_t value = growth ? after[i] - before[i] : after[i];
       if (after[i] < 0 || before[i] < 0) continue;
-      printf("%s\"%s\": %" PRId64, comma, MEMORY[i].name, value < 0 ? 0 : value);
+      printf("%s\"%s\": %" PRId64, comma, MEMORY[i], value < 0 ? 0 : value);
       comma = ", ";
     }
     if (*comma == ',' && comma[2] == 0) putchar('}');
     else printf("%s}", comma);
   }
-  printf(", \"faults\": {\"minor\": %ld, \"major\": %ld}}}\n",
-         later.ru_minflt - faults.ru_minflt, later.ru_majflt - faults.ru_majflt);
+  fputs(", \"faults\": {", stdout);
+  if (counted)
+    printf("\"minor\": %" PRId64 ", \"major\": %" PRId64, later[0] - faults[0], later[1] - faults[1]);
+  puts("}}}");
 }
 
 static void start(runner *r, char **arguments) {
-  const char *begun = getenv("ONDEVICE_RUNNER_BEGUN");
-  if (!begun) { /* measure from before a fresh process is made of this one */
-    char text[24];
-    snprintf(text, sizeof text, "%" PRIu64, now_ns());
-    setenv("ONDEVICE_RUNNER_BEGUN", text, 1);
-    execv("/proc/self/exe", arguments);
-    begun = NULL; /* not permitted, as under emulation: the start stays unknown */
-  }
+  uint64_t begun = od_system_begun(arguments);
   open_model(r, arguments[2]);
   read_requests(r, arguments[3]);
-  uint64_t asked = now_ns();
+  uint64_t asked = od_system_now();
   call(r, 0);
-  uint64_t answered = now_ns();
+  uint64_t answered = od_system_now();
   json_begin(r);
-  if (begun) printf(", \"start_ns\": %" PRIu64, answered - number(begun));
+  if (begun) printf(", \"start_ns\": %" PRIu64, answered - begun);
   printf(", \"load_ns\": %" PRIu64 ", \"first_ns\": %" PRIu64 "}\n", r->load_ns, answered - asked);
 }
 
 /* Drop a file's pages from memory, and see whether they went. */
 static void drop(const char *path) {
-  struct stat about;
-  int file = open(path, O_RDONLY | O_CLOEXEC);
-  if (file < 0 || fstat(file, &about)) fail("FileFormatError", path, strerror(errno));
-  const char *note = "some pages stayed in memory";
-  fsync(file);
-  posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
-  size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (size_t)about.st_size;
-  void *map = size ? mmap(NULL, size, PROT_READ, MAP_SHARED, file, 0) : MAP_FAILED;
-  unsigned char *seen = need(calloc(size / page + 1, 1));
-  if (map != MAP_FAILED && !mincore(map, size, seen)) {
-    size_t resident = 0;
-    for (size_t i = 0; i < (size + page - 1) / page; i++) resident += seen[i] & 1;
-    if (!resident) note = NULL;
-  }
+  const char *note, *fault = od_system_drop(path, &note);
+  if (fault) fail("FileFormatError", path, fault);
   fputs("{\"note\": ", stdout);
   note ? json_text(note) : (void)fputs("null", stdout);
   puts("}");
 }
 
 int main(int count, char **arguments) {
+  arguments = od_system_arguments(arguments);
   const char *task = count > 1 ? arguments[1] : "";
   if (count == 2 && !strcmp(task, "about")) {
     putchar('{');

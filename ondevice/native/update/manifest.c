@@ -4,6 +4,7 @@
 struct od_manifest {
   od_arena arena;
   uint64_t version;
+  uint8_t sha256[32]; /* of the signed content */
   size_t count;
   od_file_record *files;
 };
@@ -70,7 +71,7 @@ static od_status read_files(const od_json *files, od_manifest *manifest, od_erro
 }
 
 static od_status read_manifest(const char *text, size_t size, const od_signers *signers,
-                               uint64_t least_version, int64_t now, od_manifest *manifest,
+                               const od_seen *seen, int64_t now, od_manifest *manifest,
                                od_error *error) {
   od_signed document;
   od_json *value;
@@ -81,22 +82,28 @@ static od_status read_manifest(const char *text, size_t size, const od_signers *
   OD_CHECK(od_signed_head(value, "ondevice model set", 5, &manifest->version, &expires, error));
   OD_CHECK(read_files(od_json_member(value, "files"), manifest, error));
   if (now > expires) return od_fail(error, OD_E_UNTRUSTED, "the set of files has expired");
-  if (manifest->version < least_version)
+  od_sha256 hash;
+  od_sha256_start(&hash);
+  od_sha256_add(&hash, document.text, document.size);
+  od_sha256_end(&hash, manifest->sha256);
+  if (seen && manifest->version < seen->version)
     return od_fail(error, OD_E_UNTRUSTED, "version %u is older than %u, which was used",
-                   manifest->version, least_version);
+                   manifest->version, seen->version);
+  if (seen && seen->has_sha256 && manifest->version == seen->version &&
+      !od_same(manifest->sha256, seen->sha256, 32))
+    return od_fail(error, OD_E_UNTRUSTED, "another set of version %u was used", seen->version);
   return OD_OK;
 }
 
 od_status od_manifest_open(const char *text, size_t size, const od_signers *signers,
-                           uint64_t least_version, int64_t now, const od_allocator *allocator,
+                           const od_seen *seen, int64_t now, const od_allocator *allocator,
                            od_manifest **manifest, od_error *error) {
   od_arena arena = {.allocator = allocator};
   *manifest = NULL;
   od_manifest *opened = od_take(&arena, 1, sizeof *opened);
   if (!opened) return od_fail(error, OD_E_MEMORY, "out of memory");
   opened->arena = arena;
-  od_status status =
-      read_manifest(text, size, signers, least_version, now, opened, error);
+  od_status status = read_manifest(text, size, signers, seen, now, opened, error);
   if (status == OD_OK)
     *manifest = opened;
   else
@@ -111,6 +118,12 @@ void od_manifest_close(od_manifest *manifest) {
 }
 
 uint64_t od_manifest_version(const od_manifest *manifest) { return manifest->version; }
+
+od_seen od_manifest_seen(const od_manifest *manifest) {
+  od_seen seen = {.version = manifest->version, .has_sha256 = 1};
+  od_copy(seen.sha256, manifest->sha256, 32);
+  return seen;
+}
 
 size_t od_manifest_count(const od_manifest *manifest) { return manifest->count; }
 

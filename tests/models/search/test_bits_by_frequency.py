@@ -16,12 +16,13 @@ from ondevice.models.search.bit_plan import plan_bits, planned_for_raw_values
 from ondevice.models.search.design_sizes import DesignSizes
 from ondevice.models.search.frontier import Frontier
 from ondevice.models.search.goal import Goal
-from ondevice.models.search.probe import Point
+from ondevice.models.search.probe import Point, Probe
+from ondevice.models.search.proposals import Descent, Proposals
 from ondevice.models.search.run_trial import folder_of, run_trial
 from ondevice.models.search.search import Search
 from ondevice.models.search.size_fitter import Network, SizeFitter
 from ondevice.models.search.table_design import TableDesign
-from ondevice.models.search.trial import Trial
+from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import prepare
 from ondevice.models.training.refit import Refit
 
@@ -134,6 +135,32 @@ def test_sections_that_miss_a_size_are_cut_and_grown_to_the_byte(data):
     larger = sizes.grown(tables, {}, 11)
     assert size + 8 <= sizes.total(larger, {}) <= size + 11
     assert larger["user"].head > 298
+
+
+def test_sizes_shrink_while_a_loss_holds_and_are_taught_where_it_does_not(data, probe):
+    _, start, whole = probe
+    results = {start: replace(whole, validation_auc=0.7, table_bytes=1000)}
+    sizes = fitter(data, probe, "tables")
+    goal = Goal(max_auc_loss=0.01)
+    proposals = Proposals(goal, [Descent(1, start, _points(data, probe))], results, sizes)
+    plans = proposals._bits_within_loss(0.69, Network((16,), "f32"))
+    seen = []
+    for auc in (0.695, 0.685, 0.69, 0.6899):
+        plan = next(plans)
+        total = sizes.sizes.total(plan.trial.tables, {})
+        assert total <= plan.most
+        seen.append((plan.most, plan.trial.distillation is not None))
+        results[str(len(results))] = TrialResult(plan.trial, plan.most, 0, 20, 999, auc, auc)
+    # 489 bytes fail from labels and hold where taught; 342 fail where taught
+    assert seen == [(700, False), (489, False), (489, True), (342, True)]
+    assert next(plans, None) is None
+
+
+def _points(data, probe):
+    folder, start, _ = probe
+    model = load_checkpoint(folder / start / "checkpoint").model
+    splits = data.encoded(replace(BASE, tables={n: TableDesign(1, "f32") for n in data.fields}))
+    return list(Probe(model, data, splits.validation, 1, DesignSizes(data)).descend(100))
 
 
 def test_a_search_tries_bits_by_frequency(data, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+import ondevice
 from ondevice.cli import main
 from ondevice.codecs import quantise
 from ondevice.errors import FileFormatError, SpecError
@@ -127,6 +128,18 @@ def test_a_search_fills_its_budget_and_repeats(data, tmp_path):
     stored.write_text("[1]")
     with pytest.raises(FileFormatError, match="not a stored descent"):
         list(search.run(lambda text: None))
+
+
+def test_a_search_fills_a_file_of_hardly_more_than_its_header(data, tmp_path):
+    goal = Goal(budget=2600, measure="file")
+    search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(1,), trials=3)
+    results = list(search.run(lambda text: None))
+    best = goal.choose(Frontier(results[0], tuple(results)))
+    assert 2400 <= best.file_bytes <= 2600
+    assert len(best.trial.hidden) < 2 or max(best.trial.hidden) <= 16
+    files = [ondevice.load(path) for path in tmp_path.glob("*/model.odm")]
+    vectors = {len(file.info.vectors.inputs["user"]) for file in files}
+    assert vectors == {8, 32}  # the reference's file, which is large, has as many as any
 
 
 def test_a_search_within_a_loss(data, tmp_path):

@@ -47,7 +47,7 @@ jlong open_mapping(JNIEnv *env, int refused, od_mapping *mapping, jbyteArray err
   od_error why;
   od_options options = {.allocator = &od_page_allocator, .full_check = -1};
   if (refused) {
-    tell(env, error, OD_E_SYSTEM, od_error_text(refused));
+    tell(env, error, refused == OD_NO_MEMORY ? OD_E_MEMORY : OD_E_SYSTEM, od_error_text(refused));
     return 0;
   }
   handle *opened = od_page_allocator.allocate(NULL, sizeof *opened);

@@ -82,13 +82,13 @@ JNIEXPORT jbyteArray JNICALL Java_ondevice_ctr_Native_rootKeys(JNIEnv *env, jcla
 
 /* Read a manifest that the signers signed; NULL: `error` is filled. */
 static od_manifest *manifest_in(JNIEnv *env, jbyteArray text, const od_signers *signers,
-                                uint64_t least, int64_t now, jbyteArray error) {
+                                const od_seen *seen, int64_t now, jbyteArray error) {
   size_t size;
   od_error why;
   od_manifest *manifest;
   char *bytes = bytes_in(env, text, &size, error);
   if (!bytes) return NULL;
-  od_status status = od_manifest_open(bytes, size, signers, least, now, &od_page_allocator,
+  od_status status = od_manifest_open(bytes, size, signers, seen, now, &od_page_allocator,
                                       &manifest, &why);
   od_page_allocator.release(NULL, bytes);
   if (status != OD_OK) tell(env, error, status, why.text);
@@ -142,8 +142,9 @@ static jlong open_listed(JNIEnv *env, const od_manifest *manifest, const char *n
 JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSigned(JNIEnv *env, jclass cls,
                                                             jbyteArray path, jbyteArray name,
                                                             jbyteArray text, jbyteArray keys,
-                                                            jint threshold, jlong least, jlong now,
-                                                            jlongArray version, jbyteArray error) {
+                                                            jint threshold, jlong now,
+                                                            jlongArray version, jbyteArray digest,
+                                                            jbyteArray error) {
   char where[PATH_BYTES], file[PATH_BYTES];
   od_signers signers;
   jsize size = (*env)->GetArrayLength(env, keys);
@@ -159,11 +160,23 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSigned(JNIEnv *env, jclass 
   signers.count = (uint32_t)size / 32;
   signers.threshold = (uint32_t)threshold;
   (*env)->GetByteArrayRegion(env, keys, 0, size, (jbyte *)signers.keys);
+  od_seen seen = {.version = 0};
+  jbyte known[1 + sizeof seen.sha256];
+  jlong number;
+  (*env)->GetLongArrayRegion(env, version, 0, 1, &number);
+  (*env)->GetByteArrayRegion(env, digest, 0, sizeof known, known);
   if ((*env)->ExceptionCheck(env)) return 0;
-  od_manifest *manifest = manifest_in(env, text, &signers, (uint64_t)least, now, error);
+  seen.version = (uint64_t)number;
+  seen.has_sha256 = known[0];
+  __builtin_memcpy(seen.sha256, known + 1, sizeof seen.sha256);
+  od_manifest *manifest = manifest_in(env, text, &signers, &seen, now, error);
   if (!manifest) return 0;
-  const jlong number = (jlong)od_manifest_version(manifest);
+  seen = od_manifest_seen(manifest);
+  number = (jlong)seen.version;
+  known[0] = 1;
+  __builtin_memcpy(known + 1, seen.sha256, sizeof seen.sha256);
   (*env)->SetLongArrayRegion(env, version, 0, 1, &number);
+  (*env)->SetByteArrayRegion(env, digest, 0, sizeof known, known);
   jlong opened =
       (*env)->ExceptionCheck(env) ? 0 : open_listed(env, manifest, file, where, error);
   od_manifest_close(manifest);

@@ -3,7 +3,7 @@
 
 #include "guard.h"
 
-enum { OK = 0, ENOENT_ = 2, EIO_ = 5, EACCES_ = 13, EINVAL_ = 22, EFBIG_ = 27, ENOMEM_ = 12 };
+enum { OK = 0, ENOENT_ = 2, EIO_ = 5, EACCES_ = 13, EINVAL_ = 22, EFBIG_ = 27 };
 enum { AT_CWD = -100, PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2 };
 enum { MAP_ANONYMOUS = 0x20, DONT_NEED = 4, PROCESS_CPUTIME = 2, REGULAR = 0100000 };
 enum { DUPLICATE = 1030, EINTR_ = 4 };
@@ -233,7 +233,7 @@ const char *od_error_text(int number) {
   switch (number) {
     case ENOENT_: return "no such file";
     case EIO_: return "input or output error";
-    case ENOMEM_: return "out of memory";
+    case OD_NO_MEMORY: return "out of memory";
     case EACCES_: return "permission denied";
     case EINVAL_: return "not a regular file, empty, or a part that is not in it";
     case EFBIG_: return "too large for this processor";

@@ -7,6 +7,8 @@
 
 #define OD_COPIED_BYTES (8 * 1048576) /* up to this size a part is read; a larger one is mapped */
 
+#define OD_NO_MEMORY 12 /* Linux's ENOMEM */
+
 /* A part of a file in memory. */
 typedef struct {
   void *pages;      /* whole pages; NULL: there is nothing */

@@ -67,10 +67,11 @@ final class Native {
 
     /**
      * Open a file if the manifest lists it under {@code name} and enough of the keys, 32 bytes
-     * each, signed the manifest; its version is put into {@code version}.
+     * each, signed the manifest. {@code version} has the version that was used last, 0 for none, and
+     * {@code digest} 1 and the SHA-256 of its signed content, or 0; both are then the manifest's.
      */
     static native long openSigned(byte[] path, byte[] name, byte[] manifest, byte[] keys,
-            int threshold, long least, long now, long[] version, byte[] error);
+            int threshold, long now, long[] version, byte[] digest, byte[] error);
 
     /** Bytes of a root document that was read. */
     static native int rootBytes();

@@ -5,6 +5,7 @@ import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
 import java.io.IOException;
+import java.math.BigInteger;
 import java.nio.ByteBuffer;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
@@ -25,6 +26,7 @@ import java.util.Map;
  * its own. One process at a time may use it.
  */
 public final class SignedModels {
+    private static final int DIGEST_BYTES = 33; // a flag and a SHA-256
     private static final int MOST_BYTES = 1 << 23; // a root inside a state takes more than alone
     private static final String BEGIN = "-----BEGIN PUBLIC KEY-----";
     private static final String END = "-----END PUBLIC KEY-----";
@@ -48,6 +50,7 @@ public final class SignedModels {
         long version;
         List<String> keyids = new ArrayList<String>();
         String root;
+        String manifest = ""; // SHA-256 of the signed content of that version; empty: not known
     }
 
     /**
@@ -144,18 +147,33 @@ public final class SignedModels {
         // the thief of a withdrawn key could have signed the highest version there is
         long least = keyids.containsAll(state.keyids) ? state.version : 0;
         byte[] error = new byte[Native.ERROR_BYTES];
-        long[] version = new long[1];
+        long[] version = {least};
+        byte[] digest = least > 0 ? flagged(state.manifest) : new byte[DIGEST_BYTES];
         String path = file.getPath();
         if (path.indexOf('\0') >= 0) {
             throw new ModelFileException("a path with a zero character: no such file");
         }
         RowThreads sharing = new RowThreads(1);
         long handle = Native.openSigned(path.getBytes(Native.UTF_8), name.getBytes(Native.UTF_8),
-                manifest, signers, threshold, least, now, version, error);
+                manifest, signers, threshold, now, version, digest, error);
         OnDeviceModel model = OnDeviceModel.opened(handle, path, sharing, error);
-        state.version = Math.max(least, version[0]);
+        state.version = version[0];
+        state.manifest = String.format("%064x", new BigInteger(1, Arrays.copyOfRange(digest, 1,
+                DIGEST_BYTES)));
         state.keyids = keyids;
         return model;
+    }
+
+    /** A SHA-256 in hexadecimal as a flag, 1, and its bytes; zeros if there is none. */
+    private static byte[] flagged(String text) {
+        byte[] bytes = new byte[DIGEST_BYTES];
+        if (!text.isEmpty()) {
+            bytes[0] = 1;
+            for (int i = 1; i < bytes.length; i++) {
+                bytes[i] = (byte) Integer.parseInt(text.substring(2 * i - 2, 2 * i), 16);
+            }
+        }
+        return bytes;
     }
 
     /** The newest root that is known, or that lies in the folder; it becomes the state's. */
@@ -228,9 +246,14 @@ public final class SignedModels {
         try {
             Object read = Json.parse(new String(read(stateFile), Native.UTF_8));
             Map<?, ?> data = (Map<?, ?>) read;
-            if (data.size() != 5 || !"ondevice trust state".equals(data.get("kind"))
-                    || ((Json.Number) data.get("format")).toLong() != 1) {
+            long format = ((Json.Number) data.get("format")).toLong();
+            if (format < 1 || format > 2 || data.size() != 4 + format
+                    || !"ondevice trust state".equals(data.get("kind"))) {
                 throw new ModelFileException("not a state of signed models");
+            }
+            state.manifest = format == 1 ? "" : (String) data.get("manifest");
+            if (!state.manifest.matches("([0-9a-f]{64})?")) {
+                throw new ModelFileException("not a SHA-256");
             }
             state.version = ((Json.Number) data.get("version")).toLong();
             for (Object keyid : (Collection<?>) data.get("keyids")) {
@@ -253,10 +276,11 @@ public final class SignedModels {
     private void writeState(State state) {
         Map<String, Object> data = new LinkedHashMap<String, Object>();
         data.put("kind", "ondevice trust state");
-        data.put("format", 1);
+        data.put("format", 2);
         data.put("version", state.version);
         data.put("keyids", state.keyids);
         data.put("root", state.root);
+        data.put("manifest", state.manifest);
         byte[] text = Json.write(data).getBytes(Native.UTF_8);
         if (stateFile.exists() && Arrays.equals(text, read(stateFile))) {
             return;

@@ -100,6 +100,8 @@ public class SignedModelsTest {
         assertTrue(state.setLastModified(1000));
         opens(trusted, LATER);
         assertEquals(1000, state.lastModified()); // nothing new is not written
+        put("other5.json", "manifest.json");
+        assertTrue(refuses(trusted, NOW).contains("another set of version 5"));
         put("version4.json", "manifest.json");
         assertTrue(refuses(trusted, NOW).contains("version 4 is older than 5"));
         put("version6.json", "manifest.json");

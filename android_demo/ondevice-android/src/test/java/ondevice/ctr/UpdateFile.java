@@ -6,22 +6,27 @@ import java.io.IOException;
 /**
  * Updates, boots or rolls back the model file of its arguments in a process of its own, and prints
  * "ok" or the kind of the error. {@code -Dondevice.keys} is a public key, {@code -Dondevice.state}
- * what the device has seen; {@code -Dondevice.kill} the system call at which the process is killed.
+ * what the device has seen; {@code -Dondevice.kill} the system call at which the process is killed,
+ * {@code -Dondevice.memory} the call for memory that fails.
  */
 final class UpdateFile {
     private UpdateFile() {}
 
     public static void main(String[] arguments) throws Exception {
-        Long kill = Long.getLong("ondevice.kill");
-        if (kill != null) {
-            Native.load();
-            Faults.arm(Faults.KILL, kill);
-        }
+        arm(Faults.KILL, Long.getLong("ondevice.kill"));
+        arm(Faults.MEMORY, Long.getLong("ondevice.memory"));
         try {
             run(arguments[0], updates(new File(arguments[1])), arguments);
             System.out.println("ok");
         } catch (OnDeviceException | IOException error) {
             System.out.println(error.getClass().getSimpleName() + " " + error.getMessage());
+        }
+    }
+
+    private static void arm(int kind, Long call) {
+        if (call != null) {
+            Native.load();
+            Faults.arm(kind, call);
         }
     }
 

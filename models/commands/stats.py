@@ -17,6 +17,7 @@ from ondevice.models.commands.outputs import check_writable
 from ondevice.models.data.description import LogDescription
 from ondevice.models.data.log_source import log_files
 from ondevice.models.scale.jobs import statistics
+from ondevice.printable import printable
 
 EPILOG = """examples:
   ondevice stats clicks.csv --columns columns.toml
@@ -45,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(counted.to_json(), indent=1) + "\n", "utf-8")
-    print(counted.text())  # noqa: T201
+    print(printable(counted.text()))  # noqa: T201
     return 0

@@ -50,6 +50,7 @@ EXTRA = {
     "export-android": ("write a model and a catalogue as assets of the Android demo app", "train"),
 }
 
+MAX_FAULT = 4000  # characters of an error that are printed
 INTERRUPTED = 128 + signal.SIGINT
 # What a shell reports of `cat` in `cat file | head`: signal 13, SIGPIPE, ends it.
 READER_GONE = 128 + 13
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _flush_output()
         return code
     except OnDeviceError as error:
-        print(printable(f"ondevice: {error}"), file=sys.stderr)  # noqa: T201
+        _say(error)
         _drop_output()
         return 1
     except KeyboardInterrupt:
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return READER_GONE
     except OSError as error:
-        print(printable(f"ondevice: {error}"), file=sys.stderr)  # noqa: T201
+        _say(error)
         _drop_output()
         return 1
 
@@ -107,6 +108,15 @@ def _quiet(wanted: bool) -> Iterator[None]:
         contextlib.redirect_stderr(nothing),
     ):
         yield
+
+
+def _say(error: Exception) -> None:
+    """Print an error, whose text may quote a whole file, as far as a terminal can be read."""
+    text = printable(f"ondevice: {error}")
+    more = len(text) - MAX_FAULT
+    if more > 0:
+        text = f"{text[:MAX_FAULT]} ... and {more:,} characters more"
+    print(text, file=sys.stderr)  # noqa: T201
 
 
 def _flush_output() -> None:

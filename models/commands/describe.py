@@ -14,6 +14,7 @@ from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.errors import InputError
 from ondevice.models.data.parts import find_files
 from ondevice.models.data.profile import LEAK_AUC, ColumnProfile, LogProfile, profile_log
+from ondevice.printable import printable
 from ondevice.text_table import table
 
 EPILOG = """examples:
@@ -48,17 +49,18 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.out} exists; give --force to replace it")
     files = find_files(args.log, args.where)
     profile = profile_log(None, files, args.max_rows, args.label)
-    print(profile_text(profile))  # noqa: T201
+    print(printable(profile_text(profile)))  # noqa: T201
     if args.json is not None:
         write_json(json.loads(json.dumps(asdict(profile), default=str)), args.json)
     if args.out is not None:
         with atomic_path(args.out) as temporary:
             temporary.write_text(description_toml(profile), encoding="utf-8")
         paths = " ".join(args.log)
-        print(  # noqa: T201
+        text = (
             f"\nwritten: {args.out}; read it, then: ondevice train --data log --path {paths} "
             f"--columns {args.out} --out checkpoint"
         )
+        print(printable(text))  # noqa: T201
     return 0
 
 
@@ -66,12 +68,12 @@ def profile_text(profile: LogProfile) -> str:
     """The profile as a table, and what to look at before training."""
     rows = [
         (
-            item.name,
+            _one_line(item.name),
             _kind_text(item),
             f"{item.distinct:,}",
             f"{item.missing / item.rows:.1%}",
             "-" if item.alone_auc is None else f"{item.alone_auc:.3f}",
-            ", ".join(map(str, item.examples))[:40],
+            _one_line(", ".join(map(str, item.examples))[:40]),
         )
         for item in profile.columns
     ]
@@ -85,6 +87,11 @@ def profile_text(profile: LogProfile) -> str:
                 "is it known before the click?"
             )
     return text + "\n\n" + "\n".join(notes)
+
+
+def _one_line(text: str) -> str:
+    """A text of the log as a cell of the table."""
+    return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _label_note(profile: LogProfile) -> str:

@@ -15,6 +15,7 @@ from ondevice.models.commands.outputs import check_json
 from ondevice.models.data.description import LogDescription
 from ondevice.models.data.log_source import log_files
 from ondevice.models.scale.jobs import statistics
+from ondevice.printable import printable
 
 EPILOG = """examples:
   ondevice stats clicks.csv --columns columns.toml
@@ -41,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
     counted = statistics(files, description, most_bad_rows(args), engine)
     if args.json is not None:
         write_json(counted.to_json(), args.json)
-    print(counted.text())  # noqa: T201
+    print(printable(counted.text()))  # noqa: T201
     return 0

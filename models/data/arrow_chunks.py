@@ -71,7 +71,7 @@ def parquet_chunks(
     """
     with needs_extra("reading Parquet", "train"):
         parquet = importlib.import_module("pyarrow.parquet")
-    with _reading(path, "Parquet"), parquet.ParquetFile(path, memory_map=True) as file:
+    with reading(path, "Parquet"), parquet.ParquetFile(path, memory_map=True) as file:
         schema = file.schema_arrow
         names = tuple(schema.names)
         _refuse_doubled(str(path), names)
@@ -79,7 +79,7 @@ def parquet_chunks(
         # a dictionary's values are hashed once, so let Parquet keep its own
         texts = [name for name in present if _is_text(schema.field(name).type)]
     with (
-        _reading(path, "Parquet"),
+        reading(path, "Parquet"),
         parquet.ParquetFile(path, memory_map=True, read_dictionary=texts) as file,
     ):
         begin, end = groups or (0, file.metadata.num_row_groups)
@@ -96,7 +96,7 @@ def ipc_chunks(path: Path) -> Iterator[ArrowChunk]:
     Raises:
         DataError: the file is absent or damaged.
     """
-    with _reading(path, "Arrow IPC"), pa.memory_map(str(path)) as source:
+    with reading(path, "Arrow IPC"), pa.memory_map(str(path)) as source:
         try:
             file = pa.ipc.open_file(source)
             batches = (file.get_batch(number) for number in range(file.num_record_batches))
@@ -120,7 +120,7 @@ def table_chunks(source: Any, name: str) -> Iterator[ArrowChunk]:
         InputError: it is none of these.
         DataError: its columns cannot be read as Arrow, or an iterator's batches differ in schema.
     """
-    with _reading(name, "an Arrow table"):
+    with reading(name, "an Arrow table"):
         reader = _reader(source)
         yield from _cut(name, reader.schema, reader)
 
@@ -171,7 +171,7 @@ def _refuse_doubled(source: str, names: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _reading(source: str | Path, kind: str) -> Iterator[None]:
+def reading(source: str | Path, kind: str) -> Iterator[None]:
     """Turn Arrow's and the system's errors into one line. Raises DataError."""
     try:
         yield

@@ -202,7 +202,7 @@ def _profile(name: str, values: list[Any]) -> ColumnProfile:
     elif kind == "string":
         separator = _separator_of(kept)
         is_list = separator is not None
-    counts = Counter(tuple(value) if isinstance(value, list) else value for value in kept)
+    counts = Counter(map(_hashable, kept))
     examples = tuple(value for value, _ in counts.most_common(3))
     return ColumnProfile(
         name,
@@ -216,6 +216,11 @@ def _profile(name: str, values: list[Any]) -> ColumnProfile:
         separator,
         form,
     )
+
+
+def _hashable(value: Any) -> Any:
+    """Lists, also within lists, as tuples."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _kind_of(

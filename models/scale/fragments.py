@@ -6,11 +6,12 @@ import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ondevice.errors import DataError, needs_extra
+from ondevice.errors import needs_extra
+from ondevice.models.data.arrow_chunks import reading
 from ondevice.models.data.parts import LogFile
 
 with needs_extra("reading Parquet and Arrow", "train"):
-    import pyarrow as pa
+    pass
 
 # Hashed, a fragment of ten fields is about 90 MB.
 FRAGMENT_ROWS = 1 << 20
@@ -33,11 +34,8 @@ def _pieces(file: LogFile, rows: int) -> Iterator[LogFile]:
         return
     with needs_extra("reading Parquet", "train"):
         parquet = importlib.import_module("pyarrow.parquet")
-    try:
+    with reading(file.path, "Parquet"):
         metadata = parquet.read_metadata(file.path)
-    except (pa.ArrowException, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{file.path}: cannot be read as Parquet: {first}") from error
     if metadata.num_rows <= rows:
         yield file
         return

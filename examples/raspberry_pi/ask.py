@@ -19,4 +19,6 @@ def ask(path: str, request: str) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     print(ask(*sys.argv[1:3]), end="")

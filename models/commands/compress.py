@@ -51,8 +51,9 @@ Trains whole tables of 16, 4, 2 and 1 dimensions, finds for each which rows and 
 cost the least AUC, then trains, writes and measures the most promising designs: how many values of
 a field own a row, how many dimensions and bits it has, what the other values read (one shared row,
 hashed rows, or the rows of a binary code), whether frequent values get more bits than rare ones,
-whether all values share rows by their hashes, and, where the file counts, whether rows are found by
-a vocabulary or in hashed cells, and how many units the network has. The best one is trained again,
+whether all values share rows by their hashes or by codes of their places, and, where the file
+counts, whether rows are found by a vocabulary or in hashed cells, and how many units the network
+has. The best one is trained again,
 taught by four full models. A model that misses its size gets fewer or more rows and is fitted
 again. Models are chosen by the validation split.
 

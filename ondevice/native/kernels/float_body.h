@@ -9,7 +9,6 @@
  */
 
 enum { MOST_BLOCKS = 25, PARTS_OF_16 = 16 / VW };
-#define HALF_BLOCKS (FLOAT_BLOCKS < 3 ? FLOAT_BLOCKS : 3) /* of f16, which has fewer sizes */
 
 #ifdef FLOAT_TALL
 enum { MOST_ROWS = 2 * FLOAT_ROWS };
@@ -88,11 +87,11 @@ static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer,
 #define F16_TILE(m, n, ...) float_tile(m, n, 1, __VA_ARGS__)
   if (half) {
     switch (m * 64 + n) {
-      OD_SIZES(F16_TILE, 1, HALF_BLOCKS, FLOAT_ARGUMENTS)
+      OD_SIZES(F16_TILE, 1, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
 #if FLOAT_ROWS == 2
-      OD_SIZES(F16_TILE, 2, HALF_BLOCKS, FLOAT_ARGUMENTS)
+      OD_SIZES(F16_TILE, 2, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
 #else
-      OD_SIZES(F16_TILE, 6, HALF_BLOCKS, FLOAT_ARGUMENTS)
+      OD_SIZES(F16_TILE, 6, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
 #endif
     }
   } else {
@@ -184,7 +183,7 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
   int half = layer->codec == OD_CODEC_F16; /* which has fewer sizes of tiles */
   uint32_t blocks = layer->padded_units / 16;
-  uint32_t most = half ? HALF_BLOCKS : rows == 1 ? FLOAT_WIDE : FLOAT_BLOCKS;
+  uint32_t most = rows == 1 && !half ? FLOAT_WIDE : FLOAT_BLOCKS;
   int narrow = rows > 2 && blocks <= NARROW &&
                few_zeros(in, in_step, rows, ranges, range_count, s->lists);
   size_t tile_rows = narrow ? rows : OD_TILE_ROWS;

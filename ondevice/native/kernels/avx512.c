@@ -16,7 +16,7 @@
 #define FLOAT_TALL 2
 #define Q8_ROWS 6
 #define Q8_BLOCKS 4
-#define Q8_WIDE 25
+#define Q8_WIDE 26
 
 typedef __m512 vf;
 
@@ -73,10 +73,11 @@ OD_INLINE __m512i dot(__m512i sum, __m512i unsigned_bytes, __m512i signed_bytes)
   return sum;
 }
 
-/* Numbers of the words that are not zero, 16 at a time; may write 15 beyond the last. */
-OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint16_t *list) {
+/* Numbers from `start` on of the words that are not zero, 16 at a time; may write 15 beyond the last. */
+OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint32_t start, uint16_t *list) {
   __m512i numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   uint32_t listed = 0;
+  numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32((int)start));
   for (uint32_t i = 0; i < count; i += 16, numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(16))) {
     __mmask16 valid = count - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (count - i)) - 1);
     __m512i part = _mm512_maskz_loadu_epi32(valid, words + i);
@@ -134,7 +135,8 @@ OD_INLINE void sign_tile(uint32_t m, uint32_t n, int positive, const od_dense *l
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
                        const uint16_t *list, uint32_t count, const int8_t *const *codes,
                        const int32_t *sums, int positive, int32_t *out) {
-  if (positive) sign_tile(m, n, 1, layer, unit, list, count, codes, sums, out);
+  if (positive && m == Q8_ROWS) /* smaller tiles are not worth the code twice */
+    sign_tile(m, n, 1, layer, unit, list, count, codes, sums, out);
   else sign_tile(m, n, 0, layer, unit, list, count, codes, sums, out);
 }
 

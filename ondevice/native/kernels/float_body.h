@@ -18,12 +18,12 @@ enum { MOST_ROWS = FLOAT_ROWS };
 #endif
 
 /* Features in which one of the rows is not zero. */
-static uint32_t list_features(const float *in, size_t step, uint32_t rows, const od_range *ranges,
+static __attribute__((noinline)) uint32_t list_features(const float *in, size_t step, uint32_t rows, const od_range *ranges,
                               size_t range_count, uint16_t *restrict list) {
-  uint32_t words[PIECE], count = 0;
+  uint32_t words[OD_PIECE], count = 0;
   for (size_t r = 0; r < range_count; r++)
-    for (uint32_t start = ranges[r].start; start < ranges[r].stop; start += PIECE) {
-      uint32_t piece = ranges[r].stop - start < PIECE ? ranges[r].stop - start : PIECE;
+    for (uint32_t start = ranges[r].start; start < ranges[r].stop; start += OD_PIECE) {
+      uint32_t piece = ranges[r].stop - start < OD_PIECE ? ranges[r].stop - start : OD_PIECE;
       for (uint32_t i = 0; i < piece; i += LANES) {
         whole any = {0};
         for (uint32_t row = 0; row < rows; row++)
@@ -31,7 +31,7 @@ static uint32_t list_features(const float *in, size_t step, uint32_t rows, const
         any <<= 1; /* without the sign */
         __builtin_memcpy(words + i, &any, sizeof any);
       }
-      count = list_piece(words, piece, start, list, count);
+      count += list_words(words, piece, start, list + count);
     }
   return count;
 }
@@ -138,17 +138,12 @@ static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32
 static void dense_single(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                          const od_range *ranges, size_t range_count, float initial, uint32_t relu,
                          float *out, size_t out_step) {
-  float weights[PIECE];
+  float weights[OD_PIECE + OD_PANEL];
   for (size_t row = 0; row < rows; row++) out[row * out_step] = initial;
   for (size_t r = 0; r < range_count; r++)
-    for (uint32_t start = ranges[r].start; start < ranges[r].stop; start += PIECE) {
-      uint32_t count = ranges[r].stop - start < PIECE ? ranges[r].stop - start : PIECE;
-      for (uint32_t i = 0; i < count; i++) {
-        size_t at = (size_t)(start + i) * layer->padded_units;
-        weights[i] = layer->codec == OD_CODEC_F16
-                         ? half_value(od_load16((const uint8_t *)layer->weight + 2 * at))
-                         : ((const float *)layer->weight)[at];
-      }
+    for (uint32_t start = ranges[r].start; start < ranges[r].stop; start += OD_PIECE) {
+      uint32_t count = ranges[r].stop - start < OD_PIECE ? ranges[r].stop - start : OD_PIECE;
+      od_single_weights(layer, start, count, weights);
       for (size_t row = 0; row < rows; row++) {
         const float *from = in + row * in_step + start;
         lanes sums[PARTS] = {{0}};
@@ -157,7 +152,7 @@ static void dense_single(const od_dense *layer, const float *in, size_t in_step,
           for (int j = 0; j < PARTS; j++)
             sums[j] = sums[j] + load(from + i + j * LANES) * load(weights + i + j * LANES);
         for (int j = 0; i < count; i += LANES, j++)
-          sums[j] = sums[j] + part(from + i, count - i, all(0)) * part(weights + i, count - i, all(0));
+          sums[j] = sums[j] + part(from + i, count - i, all(0)) * load(weights + i);
         JOIN_PARTS(sum, sums, TOTAL)
         out[row * out_step] += sum[0];
       }
@@ -169,8 +164,8 @@ static void dense_single(const od_dense *layer, const float *in, size_t in_step,
 /* All features that count. */
 static uint32_t list_all(const od_range *ranges, size_t range_count, uint16_t *list) {
   uint32_t count = 0;
-  for (size_t r = 0; r < range_count; r++)
-    for (uint32_t i = ranges[r].start; i < ranges[r].stop; i++) list[count++] = (uint16_t)i;
+  for (size_t r = 0; r < range_count; count += ranges[r].stop - ranges[r].start, r++)
+    od_list_numbers(ranges[r].start, ranges[r].stop, list + count);
   return count;
 }
 

@@ -168,6 +168,15 @@ typedef struct {
 
 /* Rows of a batch that a dense kernel takes at once (lists are made per tile). */
 enum { OD_TILE_ROWS = 6 };
+enum { OD_PIECE = 256 }; /* features that are listed at once, or multiplied into one float32 sum */
+
+/* Numbers from `start` to stop - 1 (shared.c). */
+void od_list_numbers(uint32_t start, uint32_t stop, uint16_t *list);
+
+/* Weights of a layer with one output as float32, from feature `start` on, and OD_PANEL zeros
+ * (shared.c). At most OD_PIECE. */
+void od_single_weights(const od_dense *layer, uint32_t start, uint32_t count, float *weights);
+
 #define OD_LIST_ROOM(padded) ((size_t)(padded) + 32) /* vectors write beyond a list's end */
 
 extern const od_kernels od_kernels_portable;

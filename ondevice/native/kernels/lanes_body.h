@@ -46,14 +46,14 @@ OD_INLINE lanes with_sign(lanes size, lanes sign) {
   return (lanes)((whole)size | ((whole)sign & (int32_t)0x80000000));
 }
 
-#ifndef lanes_load
-OD_INLINE lanes lanes_load(const float *p, size_t n) {
+#ifndef lanes_load /* calls are short: code for each would be long */
+static __attribute__((noinline)) lanes lanes_load(const float *p, size_t n) {
   lanes v = {0};
   for (size_t i = 0; i < LANES - 1; i++)
     if (i < n) v[i] = p[i];
   return v;
 }
-OD_INLINE void lanes_store(float *p, lanes v, size_t n) {
+static __attribute__((noinline)) void lanes_store(float *p, lanes v, size_t n) {
   for (size_t i = 0; i < LANES - 1; i++)
     if (i < n) p[i] = v[i];
 }

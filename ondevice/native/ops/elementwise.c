@@ -90,11 +90,22 @@ OD_COLD static void combine_rarely(const od_span *span, void *context) {
                                            : od_pow(a[x], b[y]);)
 }
 
+/* Sums of neighbours, such as IDs and where their fields begin: the compiler makes vectors of them. */
+static void add_whole(const od_span *span) {
+  for (size_t i1 = 0; i1 < span->n1; i1++) {
+    const int64_t *a = (const int64_t *)span->in[0] + (int64_t)i1 * span->in1[0];
+    const int64_t *b = (const int64_t *)span->in[1] + (int64_t)i1 * span->in1[1];
+    int64_t *restrict out = (int64_t *)span->out + (int64_t)i1 * span->out1;
+    for (size_t i = 0; i < span->n0; i++) out[i] = (int64_t)((uint64_t)a[i] + (uint64_t)b[i]);
+  }
+}
+
 static void combine_whole(const od_span *span, void *context) {
   elementwise *e = context;
   const int64_t *a = span->in[0], *b = span->in[1];
   int64_t *out = span->out;
-  if (e->node->op == OD_OP_ADD) OVER_SPAN(out[i] = (int64_t)((uint64_t)a[x] + (uint64_t)b[y]);)
+  if (e->node->op == OD_OP_ADD && span->in0[0] == 1 && span->in0[1] == 1) add_whole(span);
+  else if (e->node->op == OD_OP_ADD) OVER_SPAN(out[i] = (int64_t)((uint64_t)a[x] + (uint64_t)b[y]);)
   else OVER_SPAN(out[i] = combine_ints(e->node, a[x], b[y], &e->trouble);)
 }
 

@@ -50,6 +50,8 @@ OPTIONAL_FLAGS = (
     "-fno-math-errno",
     "-fvisibility=hidden",
     "-fno-align-functions",
+    "-falign-jumps=1",
+    "-falign-labels=1",
     "-g0",
     "-fno-asynchronous-unwind-tables",
     "-fno-unwind-tables",

@@ -179,7 +179,7 @@ _MATRIX_TARGETS = {
     "onnx": (_CELLS, _MERGE, _MATRIX, _EXACT),
     "tflite": (_CELLS, _MERGE, _MATRIX, *LOWERING),
 }
-_TARGETS_BY_INPUT: dict[InputForm, dict[str, tuple[Stage[PackedModel], ...]]] = {
+TARGETS_BY_INPUT: dict[InputForm, dict[str, tuple[Stage[PackedModel], ...]]] = {
     "named": TARGETS,
     "matrix": _MATRIX_TARGETS,
     "words": _MATRIX_TARGETS | {"onnx": (_CELLS, _MERGE, _WORDS, _EXACT)},
@@ -219,7 +219,7 @@ class TargetModels:
             inputs: in what form IDs enter the files of stock runtimes.
         """
         self.packed = packed
-        self._targets = _TARGETS_BY_INPUT[inputs]
+        self._targets = TARGETS_BY_INPUT[inputs]
         self._after: dict[tuple[str, ...], PackedModel] = {(): packed}
 
     def of(self, target: str) -> PackedModel:

@@ -98,7 +98,7 @@ def test_a_stage_on_one_model_runs_once(monkeypatch):
         return pipeline.Stage(name, run, "")
 
     stages = {"a": (counted("x"), counted("y")), "b": (counted("x"), counted("z")), "c": ()}
-    monkeypatch.setattr(pipeline, "TARGETS", stages)
+    monkeypatch.setitem(pipeline.TARGETS_BY_INPUT, "named", stages)
     source = TorchSource(click_model(), (torch_inputs(click_ids(16)),))
     captured = source.capture()
     packed = pack(captured, pack_tables(captured, "q8"))

@@ -101,7 +101,7 @@ static int plain_values(PyObject *value, const od_tensor *tensor, const void **v
 }
 
 /* An array that was returned before and that nobody else has any more, or NULL. To make an array
- * takes a third of a small request, and half of one that comes after a pause. A caller who writes
+ * takes a third of a small request that comes after a pause (docs/evidence/gaps.md). A caller who writes
  * `p = model.predict(...)` in a loop still has the last one, so there are two. */
 static PyObject *returned_array(Model *self, Py_ssize_t rows, float **data) {
   for (size_t i = 0; i < sizeof self->results / sizeof *self->results; i++) {

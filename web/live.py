@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 import ondevice
 from ondevice.bench.show.document import STYLE
-from ondevice.errors import FileFormatError
+from ondevice.errors import FileFormatError, MissingDependencyError
 from ondevice.odm import OdmFile, open_odm
-from ondevice.web.build import WEB, build_module
+from ondevice.web.build import WEB, NoCompilerError, build_module
 
 MARK = "<title>ondevice, live on this device</title>"
 SCRIPTS = ("sources.js", "ondevice.js", "signatures.js", "live.js")
@@ -29,11 +29,17 @@ def page_of(path: Path) -> str:
     """The page of an .odm file, without catalogue; or a page that was written before, if it is one.
 
     Raises:
-        NoCompilerError: the engine cannot be compiled here.
+        MissingDependencyError: the engine cannot be compiled here.
         FileFormatError: neither a native model nor a live page, or it cannot be read.
     """
     if path.suffix.lower() != ".html":
-        return live_page(path)
+        try:
+            return live_page(path)
+        except NoCompilerError as error:
+            raise MissingDependencyError(
+                f"{path}: the live page needs {error}; a page that was written elsewhere can be "
+                "served instead: ondevice bench --serve live.html"
+            ) from error
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

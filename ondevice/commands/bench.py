@@ -7,6 +7,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from ondevice.atomic import atomic_path
@@ -287,16 +288,8 @@ def _serve(args: argparse.Namespace) -> int:
             f"--serve takes one .odm file or page, and its reports go to --reports; got {what}"
         )
     from ondevice.bench.serve import serving
-    from ondevice.web.build import NoCompilerError
-    from ondevice.web.live import page_of
 
-    try:
-        page = page_of(Path(args.model[0]))
-    except NoCompilerError as error:
-        raise MissingDependencyError(
-            f"{args.model[0]}: the live page needs {error}; a page that was written elsewhere "
-            "can be served instead: ondevice bench --serve live.html"
-        ) from error
+    page = _live_page(Path(args.model[0]))
 
     def say(line: str) -> None:
         print(printable(line), flush=True)  # noqa: T201
@@ -313,6 +306,15 @@ def _serve(args: argparse.Namespace) -> int:
             threading.Event().wait()
     say(f"{server.reports} reports came; `ondevice bench {args.reports}/*.json` shows them")
     return 0
+
+
+def _live_page(path: Path) -> str:
+    """The page to serve. Raises FileFormatError, MissingDependencyError."""
+    pages = metadata.entry_points(group="ondevice.pages", name="live")
+    if not pages:
+        raise MissingDependencyError("the live page is not part of this installation")
+    page: str = next(iter(pages)).load()(path)
+    return page
 
 
 def _compare(args: argparse.Namespace) -> int:

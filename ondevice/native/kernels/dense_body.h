@@ -90,8 +90,8 @@ static __attribute__((noinline)) void scale_rows(const float *in, size_t in_step
     }
   }
   for (uint32_t r = 0; r < rows; r += LANES) {
-    whole bits;
-    __builtin_memcpy(&bits, largest + r, sizeof bits);
+    whole bits = (whole){0} + largest[0]; /* of one row: what was just written is not read back */
+    if (rows > 1) __builtin_memcpy(&bits, largest + r, sizeof bits);
     lanes size = (lanes)bits;
     whole finite = bits < 0x7f800000, usable = finite & (size >= OD_LEAST_MAGNITUDE);
     lanes scale = (lanes)(usable & (whole)(size / 127.0f));
@@ -178,8 +178,11 @@ static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t 
              out + unit, out_step);
 }
 
-/* The first row of a tile: tiles are of nearly equal size. */
-OD_INLINE size_t tile_start(size_t tile, size_t tiles, size_t rows) { return rows * tile / tiles; }
+/* The first row of a tile: tiles are of nearly equal size. Without a division for a single tile. */
+OD_INLINE size_t tile_start(size_t tile, size_t tiles, size_t rows) {
+  if (tile == 0) return 0;
+  return tile == tiles ? rows : rows * tile / tiles;
+}
 
 /* Quantise all rows, and list the groups of each tile that are not zero; returns from one list to the
  * next, 0 where all tiles have the first. */

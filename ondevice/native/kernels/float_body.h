@@ -118,8 +118,9 @@ static void copy_block(const float *room, uint32_t width, uint32_t rows, uint32_
     for (uint32_t i = 0; i < units; i += LANES) put(out + i, load(room + i), units - i);
 }
 
-static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t n,
-                        const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
+/* `weights` is the layer, or a copy of its block that begins at unit 0. */
+static void float_block(const od_dense *layer, uint32_t unit, const od_dense *weights, uint32_t m,
+                        uint32_t n, const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
                         uint32_t count, const float *initial, uint32_t relu, float *out,
                         size_t out_step) {
   float room[MOST_ROWS * FLOAT_BLOCKS > FLOAT_WIDE ? MOST_ROWS * FLOAT_BLOCKS * 16
@@ -130,7 +131,8 @@ static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32
   float_end end = {in_step, initial + unit, relu ? 0 : -__builtin_inff(), whole ? out + unit : room,
                    whole ? out_step : width};
   for (uint32_t r = 0; r < m; r++) at[r] = in + (r < rows ? r : rows - 1) * in_step;
-  float_tiles(m, n, layer->codec == OD_CODEC_F16, layer, unit, list, count, at, &end);
+  float_tiles(m, n, layer->codec == OD_CODEC_F16, weights, weights == layer ? unit : 0, list, count,
+              at, &end);
   if (!whole) copy_block(room, width, rows, units, out + unit, out_step);
 }
 
@@ -178,6 +180,23 @@ static int few_zeros(const float *in, size_t in_step, size_t rows, const od_rang
   return listed >= features - features / 4;
 }
 
+#ifdef FLOAT_COPIED
+enum { COPIED_ROWS = 32 }; /* a copy for fewer costs more than it saves */
+
+/* A block of 16 outputs, whose weights for one feature after the other are as far apart as the layer
+ * is wide: where that is a power of two they meet in few lines of the caches. Many rows pay for a
+ * copy without gaps. */
+OD_INLINE od_dense copied_block(const od_dense *layer, uint32_t unit, float *room) {
+  od_dense block = *layer;
+  for (uint32_t i = 0; i < layer->features; i++)
+    __builtin_memcpy(room + 16 * i, (const float *)layer->weight + (size_t)i * layer->padded_units + unit,
+                     16 * sizeof *room);
+  block.weight = room;
+  block.padded_units = 16;
+  return block;
+}
+#endif
+
 static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const float *initial,
                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
@@ -198,13 +217,22 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
   }
   for (uint32_t block = 0, n; block < blocks; block += n) {
     n = od_tile_blocks(blocks - block, most);
+    const od_dense *weights = layer;
+#ifdef FLOAT_COPIED
+    float room[FLOAT_COPIED * 16] __attribute__((aligned(16)));
+    od_dense copy;
+    if (!half && rows >= COPIED_ROWS && layer->features <= FLOAT_COPIED) {
+      copy = copied_block(layer, block * 16, room);
+      weights = &copy;
+    }
+#endif
     for (size_t t = 0; t < tiles; t++) {
       size_t end = (t + 1) * tile_rows < rows ? (t + 1) * tile_rows : rows;
       for (size_t row = t * tile_rows, m; row < end; row += m) {
         m = rows_at_once((uint32_t)(end - row), FLOAT_ROWS);
         if (half && m > 1) m = FLOAT_ROWS;
         else if (FLOAT_TALL && n <= FLOAT_TALL && end - row >= MOST_ROWS) m = MOST_ROWS;
-        float_block(layer, block * 16, (uint32_t)m, n, in + row * in_step, in_step,
+        float_block(layer, block * 16, weights, (uint32_t)m, n, in + row * in_step, in_step,
                     (uint32_t)(end - row < m ? end - row : m),
                     s->lists + t * OD_LIST_ROOM(layer->features), s->counts[t], initial, relu,
                     out + row * out_step, out_step);

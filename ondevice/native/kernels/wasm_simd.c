@@ -11,6 +11,7 @@
 #define FLOAT_ROWS 2
 #define FLOAT_BLOCKS 1
 #define FLOAT_WIDE 2
+#define FLOAT_COPIED 1024 /* features: 64 KB of the stack */
 #define Q8_ROWS 2
 #define Q8_BLOCKS 1
 #define Q8_WIDE 1

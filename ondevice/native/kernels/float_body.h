@@ -3,7 +3,8 @@
  * Takes tiles_body.h. Beyond what gather_body.h needs the including file defines vf_fma and vf_least
  * (the larger of two, or the second where it is NaN). Its constants: FLOAT_ROWS and FLOAT_BLOCKS
  * (rows and blocks of 16 outputs at once in a batch), FLOAT_WIDE (blocks at once for a single row),
- * and FLOAT_TALL where there are registers for twice as many rows of that many blocks.
+ * FLOAT_TALL where there are registers for twice as many rows of that many blocks, and FLOAT_COPIED
+ * where tiles are one block wide: of so many features at most a block is copied for many rows.
  *
  * Inputs that are zero in all rows of a tile are skipped.
  */

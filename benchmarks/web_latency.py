@@ -46,9 +46,10 @@ is the C engine called from Python. The last column says how many times as long 
 as this engine with vectors. It computes in float32; dense layers of "q8" are 8-bit ones of this
 engine. Each measurement checks the scores, too.
 
-LiteRT.js 2.5.3, tried by hand in headless Chromium, refuses int64 inputs and free batch sizes, so it opens no file of
-this project. Of 384-1024-512-1 in float32 over numbers, with fixed sizes, a request took it 98 us (1 row) and 4,950 us
-(128 rows), this engine 56 and 5,300 us beside it (wall clock, least of 15 windows).
+LiteRT.js 2.5.3, tried by hand in headless Chromium, refuses int64 inputs and free batch sizes,
+so it opens no file of this project. Of 384-1024-512-1 in float32 over numbers, with fixed sizes, a
+request took it 98 us (1 row) and 4,950 us (128 rows), this engine 56 and 5,300 us beside it
+(wall clock, least of 15 windows).
 
 | model | rows | {header} | ratio |
 |---|---|---|---|---|---|---|

@@ -118,7 +118,11 @@ def update(
     for _ in range(ATTEMPTS):
         with contextlib.suppress(_ForestalledError):
             return _update_once(target, source, engine, trust, again)
-    raise OutputError(f"{target}: cannot be written: other processes keep updating it")
+    raise _busy(target)
+
+
+def _busy(target: Path) -> OutputError:
+    return OutputError(f"{target}: cannot be written: other processes keep updating it")
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,15 @@ def rollback(model: str | Path) -> FileRecord:
         InputError: there is no previous file.
         OutputError: the disk refuses.
     """
-    target = _real(Path(model))
+    return _roll_back(_real(Path(model)), None)
+
+
+def _roll_back(target: Path, seen: tuple[object, ...] | None) -> FileRecord:
+    """See `rollback`.
+
+    Raises:
+        _ForestalledError: the model and its manifest are not those that were `seen`.
+    """
     finish(target.parent)
     manifest = target.with_name(MANIFEST)
     previous = _beside(target, PREVIOUS)
@@ -206,7 +218,12 @@ def rollback(model: str | Path) -> FileRecord:
     removed = [_beside(item, PREVIOUS).name for item in restored]
     if len(restored) == 1 and manifest.is_file() and _lists(manifest, target.name):
         removed.append(MANIFEST)  # it came with the file that goes
-    with publishing(target.parent, removed=removed) as fresh:
+
+    def unless() -> None:
+        if seen is not None and _identity(target)[:2] != seen:
+            raise _ForestalledError
+
+    with publishing(target.parent, removed=removed, unless=unless) as fresh:
         for item in restored:
             _link(_beside(item, PREVIOUS), fresh / item.name)
         result = record(fresh / target.name)
@@ -235,11 +252,13 @@ def boot(model: str | Path, *, engine: str = "auto", **options: Any) -> Model:
     finish(target.parent)
     if _is_settled(target):
         return load(target, engine=engine, **options)
-    with _one_at_a_time(target):
-        finish(target.parent)
-        if not _is_settled(target):  # nor by the process that was waited for
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(_ForestalledError), _one_at_a_time(target):
+            finish(target.parent)
+            if _is_settled(target):  # by the process that was waited for
+                return load(target, engine=engine, **options)
             return _try(target, engine, options)
-    return load(target, engine=engine, **options)
+    raise _busy(target)
 
 
 def _is_settled(target: Path) -> bool:
@@ -248,7 +267,13 @@ def _is_settled(target: Path) -> bool:
 
 
 def _try(target: Path, engine: str, options: dict[str, Any]) -> Model:
-    """Load a new model, or the previous one if it does not work; see `boot`."""
+    """Load a new model, or the previous one if it does not work; see `boot`.
+
+    Raises:
+        _ForestalledError: it did not work, but another process changed it meanwhile, so that
+            nothing is known of either model.
+    """
+    seen = _identity(target)[:2]
     state = read_update_state(target)
     actual = record(target).sha256
     if state is None or actual != state.sha256:  # somebody put another file there by hand
@@ -257,7 +282,7 @@ def _try(target: Path, engine: str, options: dict[str, Any]) -> Model:
         return load(target, engine=engine, **options)
     has_previous = _beside(target, PREVIOUS).is_file()
     if state.tries >= TRIES and has_previous:
-        rollback(target)
+        _roll_back(target, seen)
         return load(target, engine=engine, **options)
     tried = UpdateState("trying", actual, state.tries + 1, state.rejected)
     _write_state(target, state, tried)
@@ -267,7 +292,7 @@ def _try(target: Path, engine: str, options: dict[str, Any]) -> Model:
     except OnDeviceError:
         if not has_previous:
             raise
-        rollback(target)
+        _roll_back(target, seen)
         return load(target, engine=engine, **options)
     _write_state(target, tried, UpdateState("good", actual, 0, state.rejected))
     return loaded

@@ -307,7 +307,7 @@ def test_errors_are_those_of_the_numpy_engine(tmp_path):
     good = np.array([1, 2], dtype=np.int64)
     requests = [{}, {"a": good, "b": good}, {"a": np.array([5])}, {"a": np.array([-1])},
                 {"a": good.astype(np.float32)}, {"a": good[:0]}, {"a": good[None]},
-                [1]]  # fmt: skip
+                [[1]], 7, None]  # fmt: skip
     native, numpy = (ondevice.load(path, engine=engine) for engine in ("native", "numpy"))
     for request in requests:
         with pytest.raises(InputError) as right:

@@ -8,6 +8,7 @@ from support.runtime import small_ids, write_one_input_model, write_small_model
 
 import ondevice
 from ondevice.cells import Cells
+from ondevice.engines.native import is_compiled
 from ondevice.errors import InputError
 
 pd = pytest.importorskip("pandas", reason="pandas is not installed")
@@ -55,6 +56,8 @@ def test_raw_tables_score_as_lists(model, kind):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dictionary columns"])
 @pytest.mark.parametrize("engine", ["native", "numpy"])
 def test_tables_of_ids_score_as_arrays(model, kind, engine):
+    if engine == "native" and not is_compiled():
+        pytest.skip("the native engine is not compiled")
     ids = small_ids(5)
     other = ondevice.load(model.path, engine=engine)
     table = KINDS[kind]({**ids, "clicked": [0, 1, 0, 0, 1]})

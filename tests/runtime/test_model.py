@@ -16,6 +16,7 @@ from support.runtime import (
 )
 
 import ondevice
+from ondevice.engines.native import is_compiled
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError
 from ondevice.hashing import hash_string
 from ondevice.info import InputSpec
@@ -170,6 +171,8 @@ def test_eight_threads_agree(model):
 
 @pytest.mark.parametrize("engine", ["native", "numpy"])
 def test_a_closed_model_takes_no_requests_and_lets_go_of_its_file(path, engine):
+    if engine == "native" and not is_compiled():
+        pytest.skip("the native engine is not compiled")
     ids = small_ids(3)
     with ondevice.load(path, engine=engine) as model:
         expected = model.predict(ids)
@@ -208,6 +211,7 @@ def test_requests_that_run_while_a_model_is_closed_end_well(path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
 def test_closing_unmaps_a_large_file(tmp_path):
     large = write_one_input_model(tmp_path / "large.odm", rows=3_000_000)
     model = ondevice.load(large)

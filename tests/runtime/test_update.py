@@ -399,3 +399,29 @@ def test_a_clock_that_is_set_back_opens_no_older_version(sets, tmp_path):
         update(device / "model.odm", tomorrow / "d.odd", now=NOW, **trust)
     update(device / "model.odm", tomorrow / "d.odd", now=NOW, again=True, **trust)
     boot(device / "model.odm", now=NOW, **trust)
+
+
+def test_a_boot_that_another_update_disturbs_rolls_nothing_back(place, monkeypatch):
+    """What failed was checked in part against the model that came meanwhile."""
+    import ondevice.update as module
+
+    model, plain = place / "model.odm", module._check_vectors
+    update(model, given(place, "new.odm"))
+    boots = []
+
+    def disturb(*arguments):
+        boots.append(arguments)
+        if len(boots) > 1:
+            return plain(*arguments)
+        monkeypatch.setattr(module, "_check_vectors", plain)
+        update(model, given(place, "old.odm"))
+        monkeypatch.setattr(module, "_check_vectors", disturb)
+        raise ParityError("the old model's answers beside the new one's")
+
+    monkeypatch.setattr(module, "_check_vectors", disturb)
+    expected = ondevice.load(given(place, "old.odm")).predict(IDS)
+    assert (boot(model).predict(IDS) == expected).all()
+    assert len(boots) == 2
+    state = read_update_state(model)
+    assert (state.state, state.rejected) == ("good", "")
+    assert is_model(place, "old.odm")

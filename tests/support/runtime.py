@@ -118,7 +118,7 @@ def write_one_input_model(path, *, length=None, rows=8):
     )
     shape = ("batch",) if length is None else ("batch", length)
     info = ModelInfo((InputSpec("item", shape, id_limit=rows),), ("score",))
-    write_odm(path, plan, info, {"axes": np.array([-1])}, {"item": table})
+    write_odm(path, plan, info, {"axes": np.array([-1], np.int64)}, {"item": table})
     return path
 
 

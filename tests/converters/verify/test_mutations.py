@@ -326,7 +326,7 @@ def test_every_fault_that_changes_a_score_is_found(kind, tmp_path, capsys):
     request = conversion._Request(
         targets=TARGETS, tables="f32", dense="f32", float_layers=(), calibration=None,
         features=None, name="model", validation=None, about={}, fitted=(), vectors=32,
-        like=None, inputs="named",
+        like=None, inputs="named", card="model.md",
     )  # fmt: skip
     source = TorchSource(module, examples(module))
     tables, models = conversion._pack(source.capture(), request)

@@ -68,8 +68,8 @@ def test_the_budget_is_used_to_the_byte(data):
 
 def test_networks_shrink_by_blocks_of_units():
     assert networks((128, 64)) == tuple(
-        Network(hidden, "q8") for hidden in ((128, 64), (64, 32), (32, 16), (16, 16))
+        Network(hidden, "q8") for hidden in ((128, 64), (64, 32), (32, 16), (16, 16), ())
     )
-    assert networks((8,)) == (Network((8,), "q8"),)
+    assert networks((8,)) == (Network((8,), "q8"), Network((), "q8"))
     assert Network((128, 64), "q8").weights(9) == 9 * 128 + 128 * 64 + 64
     assert np.isfinite(Network((), "f32").weights(3))

@@ -17,6 +17,7 @@ from ondevice.cli import main
 from ondevice.codecs import quantise
 from ondevice.errors import FileFormatError, SpecError
 from ondevice.inspection import inspect
+from ondevice.json_file import write_json_file
 from ondevice.models.data.synthetic import synthetic_log
 from ondevice.models.search.design_sizes import DesignSizes
 from ondevice.models.search.frontier import Frontier
@@ -185,7 +186,7 @@ def test_frontier_files(tmp_path):
         write_plot(frontier, tmp_path / name, half, 55)
         first = (tmp_path / name).read_bytes()
         assert first.startswith(start)
-    frontier.write_json(tmp_path / "f.json", None)
+    write_json_file(frontier.to_json(None), tmp_path / "f.json")
     read = json.loads((tmp_path / "f.json").read_text())
     assert read["best"] is None
     assert read["reference"]["trial"]["tables"]["user"]["dim"] == 16

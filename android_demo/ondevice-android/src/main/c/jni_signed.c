@@ -163,7 +163,9 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSigned(JNIEnv *env, jclass 
   od_seen seen = {.version = 0};
   jbyte known[1 + sizeof seen.sha256];
   jlong number;
+  if ((*env)->ExceptionCheck(env)) return 0;
   (*env)->GetLongArrayRegion(env, version, 0, 1, &number);
+  if ((*env)->ExceptionCheck(env)) return 0;
   (*env)->GetByteArrayRegion(env, digest, 0, sizeof known, known);
   if ((*env)->ExceptionCheck(env)) return 0;
   seen.version = (uint64_t)number;
@@ -176,7 +178,8 @@ JNIEXPORT jlong JNICALL Java_ondevice_ctr_Native_openSigned(JNIEnv *env, jclass 
   known[0] = 1;
   __builtin_memcpy(known + 1, seen.sha256, sizeof seen.sha256);
   (*env)->SetLongArrayRegion(env, version, 0, 1, &number);
-  (*env)->SetByteArrayRegion(env, digest, 0, sizeof known, known);
+  if (!(*env)->ExceptionCheck(env))
+    (*env)->SetByteArrayRegion(env, digest, 0, sizeof known, known);
   jlong opened =
       (*env)->ExceptionCheck(env) ? 0 : open_listed(env, manifest, file, where, error);
   od_manifest_close(manifest);

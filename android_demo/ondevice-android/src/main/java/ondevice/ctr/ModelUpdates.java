@@ -122,13 +122,19 @@ public final class ModelUpdates {
         if (isSettled()) {
             return open();
         }
-        int lock = model.isFile() ? SystemFiles.hold(model) : -1;
-        try {
-            FileSet.finish(folder);
-            return isSettled() ? open() : tryNew();
-        } finally {
-            SystemFiles.release(lock);
+        for (int i = 0; i < ATTEMPTS; i++) {
+            int lock = model.isFile() ? SystemFiles.hold(model) : -1;
+            try {
+                FileSet.finish(folder);
+                OnDeviceModel opened = isSettled() ? open() : tryNew();
+                if (opened != null) {
+                    return opened;
+                }
+            } finally {
+                SystemFiles.release(lock);
+            }
         }
+        throw new UpdateException(model + ": other processes keep updating it");
     }
 
     /**
@@ -138,6 +144,11 @@ public final class ModelUpdates {
      * @throws IOException the disk refuses
      */
     public void rollback() throws IOException {
+        rollBack(null);
+    }
+
+    /** Whether it was done; otherwise the model or its manifest are not those that were seen. */
+    private boolean rollBack(final long[][] seen) throws IOException {
         FileSet.finish(folder);
         if (!previous.isFile()) {
             throw new UpdateException(model + ": there is no " + previous.getName()
@@ -161,18 +172,21 @@ public final class ModelUpdates {
             String sha256 = SetManifest.record(new File(fresh.files, model.getName())).sha256;
             write(new File(fresh.files, stateFile.getName()),
                     new State("good", sha256, 0, rejected).toBytes());
-            fresh.commit(ALWAYS, removed);
+            return fresh.commit(new FileSet.Condition() {
+                @Override
+                public boolean holds() {
+                    return seen == null || Arrays.deepEquals(seen, modelIdentity());
+                }
+            }, removed);
         } finally {
             fresh.close();
         }
     }
 
-    private static final FileSet.Condition ALWAYS = new FileSet.Condition() {
-        @Override
-        public boolean holds() {
-            return true;
-        }
-    };
+    /** What changes when a process updates the model or rolls it back. */
+    private long[][] modelIdentity() {
+        return new long[][] {SystemFiles.stamp(model), SystemFiles.stamp(manifestFile)};
+    }
 
     /** Whether the update was made; otherwise another process changed the model meanwhile. */
     private boolean updateOnce(File source, boolean again) throws IOException {
@@ -312,8 +326,12 @@ public final class ModelUpdates {
         return trusted == null ? OnDeviceModel.open(model) : trusted.open(model);
     }
 
-    /** Open a new model, or the previous one if it does not work. */
+    /**
+     * Open a new model, or the previous one if it does not work. Null: it did not, but another
+     * process changed it meanwhile, so that nothing is known of either model.
+     */
     private OnDeviceModel tryNew() throws IOException {
+        long[][] seen = modelIdentity();
         State state = readState();
         String actual = SetManifest.record(model).sha256;
         if (state == null || !actual.equals(state.sha256)) { // put there by hand
@@ -322,8 +340,7 @@ public final class ModelUpdates {
         }
         boolean hasPrevious = previous.isFile();
         if (state.tries >= TRIES && hasPrevious) {
-            rollback();
-            return open();
+            return rollBack(seen) ? open() : null;
         }
         State tried = new State("trying", actual, state.tries + 1, state.rejected);
         writeState(state, tried);
@@ -342,8 +359,7 @@ public final class ModelUpdates {
             if (!hasPrevious || noMemory) {
                 throw error;
             }
-            rollback();
-            return open();
+            return rollBack(seen) ? open() : null;
         }
         writeState(tried, new State("good", actual, 0, state.rejected));
         return opened;

@@ -19,7 +19,7 @@ from ondevice.arguments import Parser
 from ondevice.commands.child import needs_child, run_in_child
 from ondevice.commands.json_output import text_aside
 from ondevice.engines.native import is_compiled, kernels_available
-from ondevice.errors import InputError, OnDeviceError, needs_extra, writing
+from ondevice.errors import InputError, MissingDependencyError, OnDeviceError, needs_extra, writing
 from ondevice.printable import printable
 
 # Commands of the runtime, each a module with EPILOG, configure(parser) and run(args).
@@ -156,7 +156,11 @@ class _ShowVersion(argparse.Action):
 
 def whole_parser() -> Parser:
     """The parser with the options of all commands that this installation has."""
-    names = [*BUILT_IN, *(item.name for item in metadata.entry_points(group=GROUP))]
+    names = list(BUILT_IN)
+    for item in metadata.entry_points(group=GROUP):
+        with contextlib.suppress(MissingDependencyError):
+            _command(item.name)
+            names.append(item.name)
     return _parser(names)[0]
 
 

@@ -7,11 +7,15 @@ which engines map. Elsewhere it is memory of this process.
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import mmap
+import operator
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from ondevice.held_bytes import held_copies
 from ondevice.manifest import FileRecord
 
 NO_MEMORY = "this system has no sealed memory (memfd_create)"
+_WAITS = (0.001, 0.01, 0.1, 0.5, 1, 2, 0)  # seconds, until the kernel is asked again
 _SEALS = ("F_SEAL_WRITE", "F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
 
 
@@ -78,11 +83,33 @@ def _copy(path: Path, descriptor: int, record: FileRecord) -> None:
         left = record.length
         while left and (sent := os.sendfile(descriptor, source, None, left)):
             left -= sent
+        _seal(descriptor)
+    _compare(path, record, record.length - left, _sha256(descriptor))
+
+
+def _seal(descriptor: int) -> None:
+    """Let nobody change memory any more.
+
+    The kernel refuses (EBUSY) while something holds one of the pages for a moment, as its own
+    reclaim of memory does; it is asked again for some seconds.
+
+    Raises:
+        OSError: it refuses.
+    """
+    if sys.platform != "linux":
+        raise UnsupportedError(NO_MEMORY)
     import fcntl  # not on every system
 
-    for seal in _SEALS:
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, getattr(fcntl, seal))
-    _compare(path, record, record.length - left, _sha256(descriptor))
+    seals = functools.reduce(operator.or_, (getattr(fcntl, name) for name in _SEALS))
+    for seconds in _WAITS:
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        except OSError as error:
+            if error.errno != errno.EBUSY or seconds == _WAITS[-1]:
+                raise
+            time.sleep(seconds)
+        else:
+            return
 
 
 @contextlib.contextmanager

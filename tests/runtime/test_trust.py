@@ -531,3 +531,25 @@ def test_a_large_file_runs_from_its_copy(tmp_path):
     np.testing.assert_array_equal(model.predict(ids), expected)
     with pytest.raises(FileFormatError, match="0 bytes, its manifest says"):
         ondevice.load(path, keys=KEY.public)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no sealed memory")
+def test_memory_that_is_held_for_a_moment_is_sealed_later(tmp_path):
+    """The kernel refuses while somebody maps it to write: until the test lets go of the map."""
+    import fcntl
+    import mmap
+
+    from ondevice.private_copies import _seal
+
+    descriptor = os.memfd_create("held", os.MFD_ALLOW_SEALING)
+    os.truncate(descriptor, 4096)
+    held = mmap.mmap(descriptor, 4096)
+    with pytest.raises(OSError, match="busy"):
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    release = threading.Timer(0.2, held.close)
+    release.start()
+    _seal(descriptor)
+    release.join()
+    with pytest.raises(PermissionError):
+        os.pwrite(descriptor, b"x", 0)
+    os.close(descriptor)

@@ -132,7 +132,7 @@ static void float_block(const od_dense *layer, uint32_t unit, const od_dense *we
   float_end end = {in_step, initial + unit, relu ? 0 : -__builtin_inff(), whole ? out + unit : room,
                    whole ? out_step : width};
   for (uint32_t r = 0; r < m; r++) at[r] = in + (r < rows ? r : rows - 1) * in_step;
-  float_tiles(m, n, layer->codec == OD_CODEC_F16, weights, weights == layer ? unit : 0, list, count,
+  float_tiles(m, n, weights->codec == OD_CODEC_F16, weights, weights == layer ? unit : 0, list, count,
               at, &end);
   if (!whole) copy_block(room, width, rows, units, out + unit, out_step);
 }
@@ -182,16 +182,18 @@ static int few_zeros(const float *in, size_t in_step, size_t rows, const od_rang
 }
 
 #ifdef FLOAT_COPIED
-enum { COPIED_ROWS = 32 }; /* a copy for fewer costs more than it saves */
+enum { COPIED_ROWS = 32, COPIED_HALVES = 4 }; /* a copy for fewer rows costs more than it saves */
 
-/* A block of 16 outputs, whose weights for one feature after the other are as far apart as the layer
- * is wide: where that is a power of two they meet in few lines of the caches. Many rows pay for a
- * copy without gaps. */
-OD_INLINE od_dense copied_block(const od_dense *layer, uint32_t unit, float *room) {
+/* A block of 16 outputs in f32, whose weights for one feature after the other are as far apart as the
+ * layer is wide: where that is a power of two they meet in few lines of the caches. Many rows pay
+ * for a copy without gaps, and halves are converted once. */
+OD_INLINE od_dense copied_block(const od_dense *layer, uint32_t unit, int half, float *room) {
   od_dense block = *layer;
   for (uint32_t i = 0; i < layer->features; i++)
-    __builtin_memcpy(room + 16 * i, (const float *)layer->weight + (size_t)i * layer->padded_units + unit,
-                     16 * sizeof *room);
+    for (uint32_t j = 0; j < 16; j += VW)
+      vf_store(room + 16 * i + j,
+               load_weights(layer, (size_t)i * layer->padded_units + unit + j, half));
+  block.codec = OD_CODEC_F32;
   block.weight = room;
   block.padded_units = 16;
   return block;
@@ -222,8 +224,8 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
 #ifdef FLOAT_COPIED
     float room[FLOAT_COPIED * 16] __attribute__((aligned(16)));
     od_dense copy;
-    if (!half && rows >= COPIED_ROWS && layer->features <= FLOAT_COPIED) {
-      copy = copied_block(layer, block * 16, room);
+    if (rows >= (half ? COPIED_HALVES : COPIED_ROWS) && layer->features <= FLOAT_COPIED) {
+      copy = copied_block(layer, block * 16, half, room);
       weights = &copy;
     }
 #endif

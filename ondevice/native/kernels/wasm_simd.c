@@ -47,8 +47,13 @@ OD_INLINE vf vf_levels(const float *levels, uint64_t codes, int size, int32_t co
   return wasm_v128_load(lanes);
 }
 OD_INLINE vf vf_load_f16(const uint8_t *p) {
-  return wasm_f32x4_make(od_half(od_load16(p)), od_half(od_load16(p + 2)),
-                         od_half(od_load16(p + 4)), od_half(od_load16(p + 6)));
+  v128_t half = wasm_u32x4_extend_low_u16x8(wasm_v128_load64_zero(p));
+  v128_t size = wasm_v128_and(half, wasm_i32x4_splat(0x7fff));
+  /* 2^112 moves the exponent, of subnormals too; that of infinity and NaN becomes the largest */
+  v128_t number = wasm_f32x4_mul(wasm_i32x4_shl(size, 13), wasm_f32x4_splat(0x1p112f));
+  v128_t endless = wasm_i32x4_gt(size, wasm_i32x4_splat(0x7bff));
+  number = wasm_v128_or(number, wasm_v128_and(endless, wasm_i32x4_splat(0x7f800000)));
+  return wasm_v128_or(number, wasm_i32x4_shl(wasm_i32x4_shr(wasm_i32x4_shl(half, 16), 31), 31));
 }
 OD_INLINE float half_value(uint16_t half) { return od_half(half); }
 OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bits(code, mask); }

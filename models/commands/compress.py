@@ -53,9 +53,8 @@ a field own a row, how many dimensions and bits it has, what the other values re
 hashed rows, or the rows of a binary code), whether frequent values get more bits than rare ones,
 whether all values share rows by their hashes or by codes of their places, and, where the file
 counts, whether rows are found by a vocabulary or in hashed cells, and how many units the network
-has. The best one is trained again,
-taught by four full models. A model that misses its size gets fewer or more rows and is fitted
-again. Models are chosen by the validation split.
+has. The best one is trained again, taught by four full models. A model that misses its size gets
+fewer or more rows and is fitted again. Models are chosen by the validation split.
 
 OUT/trials has all that was trained, for every search in OUT to use. Each search has its folder in
 OUT, named by its goal, such as OUT/file-200000B: the best model (model.odm, .onnx, .tflite,

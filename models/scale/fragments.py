@@ -10,9 +10,6 @@ from ondevice.errors import needs_extra
 from ondevice.models.data.arrow_chunks import reading
 from ondevice.models.data.parts import LogFile
 
-with needs_extra("reading Parquet and Arrow", "train"):
-    pass
-
 # Hashed, a fragment of ten fields is about 90 MB.
 FRAGMENT_ROWS = 1 << 20
 

@@ -138,10 +138,12 @@ def test_wrong_arguments(dist, models):
         ),
         {"source": path, "asBytes": True, "manifest": manifest},
         {"source": path, "asBytes": True, "name": "m.odm"},
-        *({"source": path, "seen": {"version": version}} for version in (-1, 0.5, "5", 2**53, None)),
+        *({"source": path, "seen": {"version": v}} for v in (-1, 0.5, "5", 2**53, None)),
         *({"source": path, "seen": seen} for seen in (5, "5", True, [], {}, {"sha256": "0" * 64})),
-        *({"source": path, "seen": {"version": 5, "sha256": digest}}
-          for digest in (None, 7, "", "0" * 63, "0" * 65, "G" * 64, "A" * 64, "0" * 64 + "\n")),
+        *(
+            {"source": path, "seen": {"version": 5, "sha256": digest}}
+            for digest in (None, 7, "", "0" * 63, "0" * 65, "G" * 64, "A" * 64, "0" * 64 + "\n")
+        ),
         {"source": path, "name": 5},
         {"source": path, "roots": [manifest]},
         {"source": path, "name": "m\0.odm"},

@@ -415,16 +415,23 @@ def _label(data: object, faults: list[str]) -> LogLabel:
         return LogLabel(data)
     column = data.get("column") if isinstance(data, Mapping) else None
     if isinstance(data, Mapping) and isinstance(column, str):
-        match {key: data[key] for key in data if key != "column" and data[key] is not None}:
-            case {"at_least": threshold, **others} if not others and _is_number(threshold):
-                return LogLabel(column, at_least=float(threshold))
-            case {"values": [str(zero), str(one)], **others} if not others and zero != one:
-                return LogLabel(column, values=(zero, one))
-            case others if not others:
-                return LogLabel(column)
+        given = {key: data[key] for key in data if key != "column" and data[key] is not None}
+        threshold, words = given.get("at_least"), given.get("values")
+        if not given:
+            return LogLabel(column)
+        if given.keys() == {"at_least"} and _is_number(threshold):
+            return LogLabel(column, at_least=float(threshold))
+        if given.keys() == {"values"} and _are_two_texts(words):
+            return LogLabel(column, values=(words[0], words[1]))
     shown = dict(data) if isinstance(data, Mapping) else data
     faults.append(f"{expected}, got {shown!r}")
     return LogLabel("")
+
+
+def _are_two_texts(data: Any) -> bool:
+    """Whether it is a list of two different texts."""
+    is_pair = isinstance(data, list | tuple) and len(data) == 2
+    return is_pair and all(isinstance(item, str) for item in data) and data[0] != data[1]
 
 
 def _fields(data: object, faults: list[str]) -> dict[str, LogField]:

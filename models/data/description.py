@@ -416,7 +416,8 @@ def _label(data: object, faults: list[str]) -> LogLabel:
     column = data.get("column") if isinstance(data, Mapping) else None
     if isinstance(data, Mapping) and isinstance(column, str):
         given = {key: data[key] for key in data if key != "column" and data[key] is not None}
-        threshold, words = given.get("at_least"), given.get("values")
+        threshold: Any = given.get("at_least")
+        words: Any = given.get("values")
         if not given:
             return LogLabel(column)
         if given.keys() == {"at_least"} and _is_number(threshold):

@@ -482,7 +482,7 @@ def _small_entries(container: Container) -> Mapping[str, Entry]:
     return _SmallEntries(places, kinds, numbers, starts + whole.start)
 
 
-def _kinds(path: Path, index: Mapping[str, Any], most: int) -> tuple[list[Kind], list[int]]:
+def _kinds(path: Path, index: dict[str, Any], most: int) -> tuple[list[Kind], list[int]]:
     """Dtype, shape and bytes of each kind of array in the index, as most are alike; and the number
     of the kind of every array.
 

@@ -38,6 +38,10 @@ class NumpyEngine:
         if is_sized(model.info.inputs):
             self._constants = check_plan(model.plan, model.info.inputs, self._weights, {})
 
+    def check(self) -> None:
+        """Compare every byte in use with the checksums. Raises FileFormatError."""
+        self._model.verify()
+
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""
         values = self.values(inputs)

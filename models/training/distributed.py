@@ -220,9 +220,9 @@ def joined_ranks() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
-    # Functions of this module take the group as a default argument, if there is one when it is first
-    # imported, which torch's optimizers do. The group's threads would then run on into the end of
-    # the process, which aborts at times.
+    # This module's functions have the group as a default argument if it is first imported while
+    # there is one, and torch's optimizers import it. The group's threads would then run on into the
+    # end of the process, which aborts at times.
     importlib.import_module("torch.distributed.nn")
     try:
         dist.init_process_group("gloo", timeout=PATIENCE)

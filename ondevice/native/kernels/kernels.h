@@ -167,7 +167,11 @@ typedef struct {
 #define OD_LEAST_MAGNITUDE 1e-30f
 
 /* Rows of a batch that a dense kernel takes at once (lists are made per tile). */
+#ifdef __wasm__ /* strips_body.h */
+enum { OD_TILE_ROWS = 1 };
+#else
 enum { OD_TILE_ROWS = 6 };
+#endif
 enum { OD_PIECE = 256 }; /* features that are listed at once, or multiplied into one float32 sum */
 
 /* Numbers from `start` to stop - 1 (shared.c). */

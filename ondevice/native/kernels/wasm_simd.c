@@ -107,4 +107,4 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #endif
 
 /* Supported wherever it is compiled: an engine without vectors refuses the whole module. */
-const od_kernels od_kernels_wasm_simd = {"wasm-simd", KERNELS};
+const od_kernels od_kernels_wasm_simd = {"wasm-simd", KERNELS, 0};

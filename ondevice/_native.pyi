@@ -28,6 +28,7 @@ def open(
     full_check: int,
     sizes: tuple[tuple[str, int], ...],
     threads: int,
+    dense: str | None,
     /,
 ) -> Model: ...
 def open_bytes(
@@ -36,6 +37,7 @@ def open_bytes(
     full_check: int,
     sizes: tuple[tuple[str, int], ...],
     threads: int,
+    dense: str | None,
     /,
 ) -> Model: ...
 def kernels_available() -> list[str]: ...

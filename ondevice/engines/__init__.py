@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.codecs import DENSE_ARITHMETICS, DenseArithmetic
 from ondevice.engines.columns import by_columns
 from ondevice.errors import (
     FileFormatError,
@@ -67,7 +68,11 @@ CLOSED: Engine = Refusing(InputError("the model is closed"))
 
 
 def open_engine(
-    path: Path, engine: str, threads: int, copies: Mapping[str, Path] | None = None
+    path: Path,
+    engine: str,
+    threads: int,
+    copies: Mapping[str, Path] | None = None,
+    dense: DenseArithmetic | None = None,
 ) -> tuple[str, Engine, ModelInfo]:
     """Open a model file: the chosen engine's name, the engine, the file's description.
 
@@ -76,11 +81,13 @@ def open_engine(
         engine: one of ENGINES, or "auto".
         threads: for one request.
         copies: where to read the model's files instead, by name; they may vanish afterwards.
+        dense: as in `ondevice.load`.
 
     Raises:
         FileFormatError: no such file, an unknown suffix, a damaged file, or one of an interrupted
             update that this process cannot finish.
-        InputError: an engine that does not exist or cannot run this kind of file.
+        InputError: an engine that does not exist or cannot run this kind of file; unknown
+            arithmetic of dense layers, or any for another file than an .odm.
         MissingDependencyError: the engine's runtime is not installed.
     """
     suffix = path.suffix.lower()
@@ -98,21 +105,33 @@ def open_engine(
         raise InputError(f"engine {engine!r} cannot run {suffix} files; {can} can")
     if not 1 <= threads <= MAX_THREADS:
         raise InputError(f"threads must be 1..{MAX_THREADS}, got {threads}")
+    if dense is not None:
+        _check_arithmetic(suffix, dense)
     if engine == "auto" and len(fitting) > 1:
-        return _open_best(path if copies is None else copies[path.name], threads)
+        return _open_best(path if copies is None else copies[path.name], threads, dense)
     chosen = fitting[0] if engine == "auto" else engine
-    return chosen, *_open(path, chosen, threads, copies)
+    return chosen, *_open(path, chosen, threads, copies, dense)
 
 
-def _open_best(path: Path, threads: int) -> tuple[str, Engine, ModelInfo]:
+def _check_arithmetic(suffix: str, dense: str) -> None:
+    if dense not in DENSE_ARITHMETICS:
+        known = ", ".join(DENSE_ARITHMETICS)
+        raise InputError(f"unknown arithmetic of dense layers {dense!r}; choose from {known}")
+    if suffix != ".odm":
+        raise InputError(f"dense={dense!r} is for .odm files; {suffix} files compute as written")
+
+
+def _open_best(
+    path: Path, threads: int, dense: DenseArithmetic | None
+) -> tuple[str, Engine, ModelInfo]:
     """Open a native file in the C engine; if that cannot run it, in numpy, with a warning."""
     try:
-        return "native", *_open(path, "native", threads)
+        return "native", *_open(path, "native", threads, dense=dense)
     except MissingDependencyError as error:
         _warn_once(str(error))
     except UnsupportedError as error:
         warnings.warn(f"{error}; the slower numpy engine runs it", RuntimeWarning, stacklevel=4)
-    return "numpy", *_open(path, "numpy", threads)
+    return "numpy", *_open(path, "numpy", threads, dense=dense)
 
 
 @functools.cache
@@ -122,7 +141,11 @@ def _warn_once(fault: str) -> None:
 
 
 def _open(
-    path: Path, engine: str, threads: int, copies: Mapping[str, Path] | None = None
+    path: Path,
+    engine: str,
+    threads: int,
+    copies: Mapping[str, Path] | None = None,
+    dense: DenseArithmetic | None = None,
 ) -> tuple[Engine, ModelInfo]:
     """Open a file, or its copy, in an engine."""
     if copies is not None:
@@ -142,15 +165,17 @@ def _open(
         engine_of_file = TfliteEngine(path, threads, data=data)
         return by_columns(engine_of_file, [item.name for item in info.inputs]), info
     if engine == "native":
-        return _open_native(path, threads)
+        return _open_native(path, threads, dense)
     from ondevice.engines.numpy import NumpyEngine
     from ondevice.odm import open_odm
 
     opened = open_odm(path)
-    return NumpyEngine(opened), opened.info
+    return NumpyEngine(opened, dense), opened.info
 
 
-def _open_native(path: Path, threads: int) -> tuple[Engine, ModelInfo]:
+def _open_native(
+    path: Path, threads: int, dense: DenseArithmetic | None
+) -> tuple[Engine, ModelInfo]:
     from ondevice.engines.native import NativeEngine
     from ondevice.engines.native_sizes import SizedNativeEngine, has_free_axes
     from ondevice.odm import open_odm
@@ -158,12 +183,12 @@ def _open_native(path: Path, threads: int) -> tuple[Engine, ModelInfo]:
     native: NativeEngine | SizedNativeEngine
     try:
         try:
-            native = NativeEngine(path, threads=threads)
+            native = NativeEngine(path, threads=threads, dense=dense)
         except UnsupportedError:
             info = open_odm(path, full_check=False).info
             if not has_free_axes(info):
                 raise
-            native = SizedNativeEngine(path, info, threads)
+            native = SizedNativeEngine(path, info, threads, dense)
     except ImportError as error:
         raise MissingDependencyError(
             "the native engine is not compiled in this installation of ondevice"

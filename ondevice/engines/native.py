@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.codecs import DenseArithmetic
 from ondevice.errors import FileFormatError, UnsupportedError
 from ondevice.held_bytes import copy_of
 
@@ -24,7 +25,8 @@ class NativeEngine:
     """A model of the C engine; threads share it freely, each request takes its own scratch.
 
     Attributes:
-        runtime: "native" and the kernels in use, such as "native avx2".
+        runtime: "native", the kernels in use and the arithmetic of dense layers that was asked for,
+            such as "native avx2" or "native avx512bf16 bf16".
         description: the file's description.
         predict: the quick way for a dict of int64 arrays: the first output, or None for a
             request that is not plain and must be checked and converted first.
@@ -39,6 +41,7 @@ class NativeEngine:
         full_check: bool | None = None,
         sizes: Mapping[str, int] | None = None,
         threads: int = 1,
+        dense: DenseArithmetic | None = None,
     ) -> None:
         """Map and check a native file, or its copy inside `ondevice.held_bytes.held_copies`.
 
@@ -50,10 +53,12 @@ class NativeEngine:
             sizes: of all free axes beside the rows, by name; requests must have them.
             threads: that share the rows of a request of 256 rows or more; scores do not depend on
                 it.
+            dense: as in `ondevice.load`.
 
         Raises:
             FileFormatError: the file is damaged or of another version.
             UnsupportedError: a valid file that this engine cannot run, or unknown kernels.
+            InputError: unknown arithmetic of dense layers.
             ImportError: the engine is not compiled.
         """
         from ondevice import _native
@@ -64,17 +69,18 @@ class NativeEngine:
         try:
             free = tuple((sizes or {}).items())
             if (held := copy_of(path)) is not None:
-                self._model: Any = _native.open_bytes(held, chosen, check, free, threads)
+                self._model: Any = _native.open_bytes(held, chosen, check, free, threads, dense)
             else:
-                self._model = _native.open(path, chosen, check, free, threads)
+                self._model = _native.open(path, chosen, check, free, threads, dense)
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
         except UnsupportedError as error:
             raise UnsupportedError(f"{path}: {error}") from error
+        self._arithmetic = f" {dense}" if dense else ""
         self._describe()
 
     def _describe(self) -> None:
-        self.runtime = f"native {self._model.kernels}"
+        self.runtime = f"native {self._model.kernels}{self._arithmetic}"
         self.description: bytes = self._model.description
         self.predict = self._model.predict
         self.rank = self._model.rank
@@ -89,6 +95,7 @@ class NativeEngine:
         """
         engine = object.__new__(NativeEngine)
         engine._model = self._model.resized(tuple(sizes.items()))
+        engine._arithmetic = self._arithmetic
         engine._describe()
         return engine
 

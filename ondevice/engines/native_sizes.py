@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.codecs import DenseArithmetic
 from ondevice.engines.native import NativeEngine
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
 from ondevice.info import ModelInfo
@@ -31,13 +32,20 @@ class SizedNativeEngine:
         description: the file's description.
     """
 
-    def __init__(self, path: Path, info: ModelInfo, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: ModelInfo,
+        threads: int = 1,
+        dense: DenseArithmetic | None = None,
+    ) -> None:
         """Map and check a native file, and read its plan with sizes that it surely takes.
 
         Args:
             path: the .odm file.
             info: its description.
             threads: as of NativeEngine.
+            dense: as of NativeEngine.
 
         Raises:
             FileFormatError, UnsupportedError, ImportError: as of NativeEngine.
@@ -48,7 +56,7 @@ class SizedNativeEngine:
             for item in info.inputs
         }  # fmt: skip
         sizes = _known_sizes(info)
-        self._first = NativeEngine(path, sizes=sizes, threads=threads)
+        self._first = NativeEngine(path, sizes=sizes, threads=threads, dense=dense)
         self.runtime = self._first.runtime
         self.description = self._first.description
         self._open: OrderedDict[Sizes, NativeEngine] = OrderedDict(

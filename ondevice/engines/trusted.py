@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ondevice.codecs import DenseArithmetic
 from ondevice.engines import Engine, open_engine
 from ondevice.errors import FileFormatError, TrustError, UnsupportedError
 from ondevice.info import ModelInfo
@@ -13,7 +14,7 @@ from ondevice.trust import Trust
 
 
 def open_trusted(
-    path: Path, engine: str, threads: int, trust: Trust
+    path: Path, engine: str, threads: int, trust: Trust, dense: DenseArithmetic | None = None
 ) -> tuple[str, Engine, ModelInfo]:
     """Open a file as `ondevice.engines.open_engine` does, if its set is trusted.
 
@@ -31,7 +32,7 @@ def open_trusted(
     names = [name for name in (path.name, f"{path.name}.data") if name in files]
     with private_copies(path.parent, {name: files[name] for name in names}) as copies:
         try:
-            opened = open_engine(path, engine, threads, copies)
+            opened = open_engine(path, engine, threads, copies, dense)
         except (FileFormatError, UnsupportedError) as error:
             text = str(error).replace(str(copies[path.name]), str(path))
             raise type(error)(text) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from ondevice.bench.measure.constants import (
     PACED_BUDGET,
 )
 from ondevice.bench.measure.observation import Task
+from ondevice.codecs import DenseArithmetic
 from ondevice.engines import ENGINES_OF_SUFFIX
 from ondevice.errors import InputError
 from ondevice.limits import MAX_THREADS
@@ -38,6 +39,7 @@ class Plan:
         seconds: time for each latency, over all its processes. requests: so many instead, if not 0.
         processes: fresh processes for every measurement, taken in turn with the others.
         profile: whether to time every operator of native files.
+        dense: as in `ondevice.load`, for .odm files.
         accuracy: figures to print beside a model, by its file's name.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     requests: int = 0
     processes: int = DEFAULT_PROCESSES
     profile: bool = False
+    dense: DenseArithmetic | None = None
     accuracy: dict[str, dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
@@ -120,11 +123,15 @@ def measurements(plan: Plan) -> list[Measurement]:
         InputError: no engine of the plan can run one of the files.
     """
     return [
-        item
+        item if path.suffix.lower() != ".odm" else _with_arithmetic(item, plan.dense)
         for number, path in enumerate(plan.models)
         for engine in _engines(path, plan.engines)
         for item in _of_engine(plan, number, path, engine)
     ]
+
+
+def _with_arithmetic(item: Measurement, dense: DenseArithmetic | None) -> Measurement:
+    return replace(item, task=replace(item.task, dense=dense))
 
 
 def _engines(path: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -37,6 +37,11 @@ static od_status read_all(od_model *model, const void *data, size_t size,
   if (check) OD_CHECK(od_container_verify(&file, scratch, error));
   OD_CHECK(od_plan_read(model, &file, options, scratch, error));
   if (check) OD_CHECK(check_indexes(model, error));
+  model->bfloat = options && options->dense;
+  if (model->bfloat && !od_equal(options->dense, "bf16"))
+    return od_fail(error, OD_E_INPUT, "dense layers compute in 'bf16' or as they are stored, not in '%s'",
+                   options->dense);
+  if (model->bfloat) OD_CHECK(od_round_dense(model, scratch, error));
   return od_place(model, scratch, error);
 }
 
@@ -87,6 +92,7 @@ OD_COLD od_status od_open_again(const od_model *model, const od_options *options
   same.full_check = 0;
   if (!same.allocator) same.allocator = model->allocator;
   if (!same.kernels) same.kernels = model->kernels->name;
+  if (!same.dense && model->bfloat) same.dense = "bf16";
   od_status status = od_open_memory(model->file, model->file_size, &same, again, error);
   if (status == OD_OK) {
     (*again)->changed = model->changed;

@@ -53,7 +53,7 @@ typedef struct {
 
 typedef struct {
   /* NULL: the fastest kernels this processor has. Otherwise one of "portable", "avx2",
-   * "avx512vnni", "neon", "neon-dotprod", "neon-i8mm"; OD_E_UNSUPPORTED if it lacks them. */
+   * "avx512vnni", "avx512bf16", "neon", "neon-dotprod", "neon-i8mm"; OD_E_UNSUPPORTED if it lacks them. */
   const char *kernels;
   /* NULL: malloc and free (not available in a freestanding build). */
   const od_allocator *allocator;
@@ -64,6 +64,9 @@ typedef struct {
    * description. Each must be given: OD_E_UNSUPPORTED otherwise. They hold for the opened model. */
   const od_axis_size *sizes;
   size_t size_count;
+  /* How dense layers stored in f32 or f16 compute: NULL: in float32; "bf16": with weights, rounded when
+   * the model is opened, and inputs in bfloat16, and sums in float32 (docs/native.md). */
+  const char *dense;
 } od_options;
 
 /* One input or output. dims[0] is 0: the number of rows, free for every request. */

@@ -184,10 +184,11 @@ static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t 
 
 #endif
 
-/* The first row of a tile: tiles are of nearly equal size. Without a division for a single tile. */
+/* The first row of a tile: tiles are of nearly equal size, the largest first, since it brings the weights
+ * to a nearer cache. Without a division for a single tile. */
 OD_INLINE size_t tile_start(size_t tile, size_t tiles, size_t rows) {
   if (tile == 0) return 0;
-  return tile == tiles ? rows : rows * tile / tiles;
+  return tile == tiles ? rows : (rows * tile + tiles - 1) / tiles;
 }
 
 /* Quantise all rows, and list the groups of each tile that are not zero; returns from one list to the

@@ -1,6 +1,7 @@
 /* float_body.h: f32 and f16 dense layers, compiled once for every instruction set.
  *
- * Takes tiles_body.h. Beyond what gather_body.h needs the including file defines vf_fma and vf_least
+ * Takes tiles_body.h. Beyond what gather_body.h needs the including file defines vf_fma, with HAS_PAIRS
+ * vf_pairs (of kernels.h's layers of pairs), and vf_least
  * (the larger of two, or the second where it is NaN). Its constants: FLOAT_ROWS and FLOAT_BLOCKS
  * (rows and blocks of 16 outputs at once in a batch), FLOAT_WIDE (blocks at once for a single row) and
  * FLOAT_TALL where there are registers for twice as many rows of that many blocks; or STRIPS, for
@@ -38,9 +39,13 @@ static __attribute__((noinline)) uint32_t list_features(const float *in, size_t 
   return count;
 }
 
+/* How weights are stored, for float_tile. */
+enum { SINGLE, HALF, PAIRS };
+enum { PAIRS_ROWS = 8, PAIRS_BLOCKS = 3 }; /* whose weights stay in a first-level cache */
+
 #ifndef STRIPS
-OD_INLINE vf load_weights(const od_dense *layer, size_t at, int half) {
-  if (half) return vf_load_f16((const uint8_t *)layer->weight + 2 * at);
+OD_INLINE vf load_weights(const od_dense *layer, size_t at, int kind) {
+  if (kind == HALF) return vf_load_f16((const uint8_t *)layer->weight + 2 * at);
   return vf_load((const float *)layer->weight + at);
 }
 
@@ -126,8 +131,12 @@ typedef struct {
   size_t step;
 } float_end;
 
+#ifndef HAS_PAIRS
+OD_INLINE vf vf_pairs(vf a, vf b, vf sum) { return (void)a, (void)b, sum; }
+#endif
+
 /* m rows by n blocks of 16 outputs, kept in registers. */
-OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
+OD_INLINE void float_tile(uint32_t m, uint32_t n, int kind, const od_dense *layer, uint32_t unit,
                           const uint16_t *list, uint32_t count, const float *const *in,
                           const float_end *end) {
   vf sums[MOST_ROWS][MOST_BLOCKS * PARTS_OF_16], least = vf_set1(end->least);
@@ -137,7 +146,7 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
     OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) sums[r][j] =
         vf_load(end->initial + j * VW);
 #ifdef vf_fma_lane
-  if (!half && m <= 2 && are_neighbours(list, count)) {
+  if (kind == SINGLE && m <= 2 && are_neighbours(list, count)) {
     const float *w = (const float *)layer->weight + (size_t)list[0] * layer->padded_units + unit;
     add_straight(m, n * PARTS_OF_16, in, list[0], count, w, layer->padded_units, sums);
     count = 0;
@@ -147,14 +156,15 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
     size_t at = (size_t)list[i] * layer->padded_units + unit;
     vf weights[MOST_BLOCKS * PARTS_OF_16];
     OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) weights[j] =
-        load_weights(layer, at + j * VW, half);
+        load_weights(layer, at + j * VW, kind);
     OD_UNROLL(16) for (uint32_t r = 0; r < m; r++) {
       const float *from = in[r] + list[i];
-      if (m == 2 * FLOAT_ROWS) /* addresses of three rows from one register */
+      if (m > FLOAT_ROWS) /* addresses of three rows from one register */
         from = in[r - r % 3] + list[i] + r % 3 * in_step;
       vf value = vf_set1(*from);
       OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) sums[r][j] =
-          vf_fma(value, weights[j], sums[r][j]);
+          kind == PAIRS ? vf_pairs(value, weights[j], sums[r][j])
+                        : vf_fma(value, weights[j], sums[r][j]);
     }
   }
 #ifdef vf_fma_lane
@@ -169,12 +179,25 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
 }
 
 #define FLOAT_ARGUMENTS layer, unit, list, count, in, end
-static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
+static void float_tiles(uint32_t m, uint32_t n, od_codec codec, const od_dense *layer, uint32_t unit,
                         const uint16_t *list, uint32_t count, const float *const *in,
                         const float_end *end) {
-#define F32_TILE(m, n, ...) float_tile(m, n, 0, __VA_ARGS__)
-#define F16_TILE(m, n, ...) float_tile(m, n, 1, __VA_ARGS__)
-  if (half) {
+#define F32_TILE(m, n, ...) float_tile(m, n, SINGLE, __VA_ARGS__)
+#define F16_TILE(m, n, ...) float_tile(m, n, HALF, __VA_ARGS__)
+#define PAIRS_TILE(m, n, ...) float_tile(m, n, PAIRS, __VA_ARGS__)
+#ifdef HAS_PAIRS
+  if (codec == OD_CODEC_PAIRS) {
+    switch (m * 64 + n) {
+      case 64 + 2: PAIRS_TILE(1, 2, FLOAT_ARGUMENTS); break;
+      case 64 + 3: PAIRS_TILE(1, 3, FLOAT_ARGUMENTS); break;
+      case 64 + 4: PAIRS_TILE(1, 4, FLOAT_ARGUMENTS); break;
+      case 8 * 64 + 2: PAIRS_TILE(8, 2, FLOAT_ARGUMENTS); break;
+      case 8 * 64 + 3: PAIRS_TILE(8, 3, FLOAT_ARGUMENTS); break;
+    }
+    return;
+  }
+#endif
+  if (codec == OD_CODEC_F16) {
     switch (m * 64 + n) {
       OD_SIZES(F16_TILE, 1, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
 #if FLOAT_ROWS == 2
@@ -222,7 +245,7 @@ static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32
     at[r] = in;
     if (r + 1 < rows) in += in_step;
   }
-  float_tiles(m, n, layer->codec == OD_CODEC_F16, layer, unit, list, count, at, &end);
+  float_tiles(m, n, layer->codec, layer, unit, list, count, at, &end);
   if (!whole) copy_block(room, width, rows, units, out + unit, out_step);
 }
 
@@ -288,18 +311,20 @@ static int few_zeros(const float *in, size_t in_step, size_t rows, const od_rang
 static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const float *initial,
                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
-  int half = layer->codec == OD_CODEC_F16; /* which has fewer sizes of tiles */
+  int few = layer->codec != OD_CODEC_F32; /* sizes of tiles */
   uint32_t blocks = layer->padded_units / 16;
-  uint32_t most = rows == 1 && !half ? FLOAT_WIDE : FLOAT_BLOCKS;
+  int paired = layer->codec == OD_CODEC_PAIRS && rows > 1;
+  uint32_t most = paired ? PAIRS_BLOCKS : rows == 1 && !few ? FLOAT_WIDE : FLOAT_BLOCKS;
+  size_t list_rows = paired ? PAIRS_ROWS : OD_TILE_ROWS;
   int narrow = rows > 2 && blocks <= NARROW &&
                few_zeros(in, in_step, rows, ranges, range_count, s->lists);
-  size_t tile_rows = narrow ? rows : OD_TILE_ROWS;
+  size_t tile_rows = narrow ? rows : list_rows;
   size_t tiles = (rows + tile_rows - 1) / tile_rows;
 #ifdef vf_fma_lane
   narrow |= rows == 1 && range_count == 1 && none_is_zero(in, ranges);
 #endif
   for (size_t t = 0; t < tiles; t++) {
-    size_t row = t * OD_TILE_ROWS, left = rows - row < OD_TILE_ROWS ? rows - row : OD_TILE_ROWS;
+    size_t row = t * list_rows, left = rows - row < list_rows ? rows - row : list_rows;
     uint16_t *list = s->lists + t * OD_LIST_ROOM(layer->features);
     s->counts[t] = narrow
                        ? list_all(ranges, range_count, list)
@@ -313,7 +338,7 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
 #ifdef vf_fma_lane
       const uint16_t *list = s->lists + t * OD_LIST_ROOM(layer->features);
       uint32_t unit = block * 16;
-      if (!half && n == 1 && layer->units >= unit + 16 && are_neighbours(list, s->counts[t]))
+      if (!few && n == 1 && layer->units >= unit + 16 && are_neighbours(list, s->counts[t]))
         row += straight_rows(in + row * in_step + list[0], in_step, end - row,
                              (const float *)layer->weight + (size_t)list[0] * layer->padded_units + unit,
                              layer->padded_units, s->counts[t], initial + unit,
@@ -321,7 +346,7 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
 #endif
       for (size_t m; row < end; row += m) {
         m = rows_at_once((uint32_t)(end - row), FLOAT_ROWS);
-        if (half && m > 1) m = FLOAT_ROWS;
+        if (few && m > 1) m = paired ? PAIRS_ROWS : FLOAT_ROWS;
         else if (FLOAT_TALL && n <= FLOAT_TALL && end - row >= MOST_ROWS) m = MOST_ROWS;
         float_block(layer, block * 16, (uint32_t)m, n, in + row * in_step, in_step,
                     (uint32_t)(end - row < m ? end - row : m),

@@ -165,4 +165,4 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 
 const od_vectors od_vectors_portable = {pairs, maps, folds, dots, softmax};
 
-const od_kernels od_kernels_portable = {"portable", KERNELS, &od_vectors_portable};
+const od_kernels od_kernels_portable = {"portable", KERNELS, &od_vectors_portable, 0};

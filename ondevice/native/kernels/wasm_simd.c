@@ -103,4 +103,4 @@ OD_INLINE void q8_join(int32_t *sums, uint32_t units) {
 #endif
 
 /* Supported wherever it is compiled: an engine without vectors refuses the whole module. */
-const od_kernels od_kernels_wasm_simd = {"wasm-simd", KERNELS};
+const od_kernels od_kernels_wasm_simd = {"wasm-simd", KERNELS, 0};

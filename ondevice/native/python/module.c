@@ -545,10 +545,10 @@ static PyObject *resized(PyObject *object, PyObject *sizes) {
   return new_model(model, self->source ? self->source : object, self->threads);
 }
 
-/* open(path, kernels, full_check, sizes, threads) */
+/* open(path, kernels, full_check, sizes, threads, dense) */
 static PyObject *open_model(PyObject *module, PyObject *arguments) {
   PyObject *path, *sizes;
-  const char *kernels;
+  const char *kernels, *dense;
   int full_check;
   unsigned threads;
   od_error error;
@@ -556,10 +556,11 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
   od_status status;
   od_axis_size read[OD_MAX_INPUTS];
   (void)module;
-  if (!PyArg_ParseTuple(arguments, "O&ziOI", PyUnicode_FSConverter, &path, &kernels, &full_check,
-                        &sizes, &threads))
+  if (!PyArg_ParseTuple(arguments, "O&ziOIz", PyUnicode_FSConverter, &path, &kernels, &full_check,
+                        &sizes, &threads, &dense))
     return NULL;
-  od_options options = {.kernels = kernels, .full_check = full_check, .sizes = read};
+  od_options options = {
+      .kernels = kernels, .full_check = full_check, .sizes = read, .dense = dense};
   if (!read_sizes(sizes, read, &options.size_count)) {
     Py_DECREF(path);
     return NULL;
@@ -572,10 +573,10 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
   return status == OD_OK ? new_model(model, NULL, threads) : raise(&error);
 }
 
-/* open_bytes(data, kernels, full_check, sizes, threads): the Model keeps the bytes alive. */
+/* open_bytes(data, kernels, full_check, sizes, threads, dense): the Model keeps the bytes alive. */
 static PyObject *open_bytes(PyObject *module, PyObject *arguments) {
   PyObject *data, *sizes;
-  const char *kernels;
+  const char *kernels, *dense;
   int full_check;
   unsigned threads;
   od_error error;
@@ -583,9 +584,11 @@ static PyObject *open_bytes(PyObject *module, PyObject *arguments) {
   od_status status;
   od_axis_size read[OD_MAX_INPUTS];
   (void)module;
-  if (!PyArg_ParseTuple(arguments, "SziOI", &data, &kernels, &full_check, &sizes, &threads))
+  if (!PyArg_ParseTuple(arguments, "SziOIz", &data, &kernels, &full_check, &sizes, &threads,
+                        &dense))
     return NULL;
-  od_options options = {.kernels = kernels, .full_check = full_check, .sizes = read};
+  od_options options = {
+      .kernels = kernels, .full_check = full_check, .sizes = read, .dense = dense};
   if (!read_sizes(sizes, read, &options.size_count)) return NULL;
   const char *bytes = PyBytes_AsString(data);
   size_t size = (size_t)PyBytes_Size(data);
@@ -608,9 +611,10 @@ static PyObject *available(PyObject *module, PyObject *unused) {
 }
 
 static PyMethodDef FUNCTIONS[] = {
-    {"open", open_model, METH_VARARGS, "open(path, kernels, full_check, sizes, threads): a Model."},
+    {"open", open_model, METH_VARARGS, 
+     "open(path, kernels, full_check, sizes, threads, dense): a Model."},
     {"open_bytes", open_bytes, METH_VARARGS,
-     "open_bytes(data, kernels, full_check, sizes, threads): a Model."},
+     "open_bytes(data, kernels, full_check, sizes, threads, dense): a Model."},
     {"kernels_available", available, METH_NOARGS, "Kernels this processor can run, best first."},
     {"xxh64", hash_bytes, METH_VARARGS, "xxh64(data, seed)."},
     {"hash_integers", hash_integers, METH_VARARGS, "hash_integers(values, seed, hashes)."},

@@ -27,6 +27,7 @@ def open(
     full_check: int,
     sizes: tuple[tuple[str, int], ...],
     threads: int,
+    lock: bool,
     /,
 ) -> Model: ...
 def open_bytes(
@@ -35,6 +36,7 @@ def open_bytes(
     full_check: int,
     sizes: tuple[tuple[str, int], ...],
     threads: int,
+    lock: bool,
     /,
 ) -> Model: ...
 def kernels_available() -> list[str]: ...

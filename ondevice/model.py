@@ -43,6 +43,7 @@ def load(
     *,
     engine: str = "auto",
     threads: int = 1,
+    lock: bool = False,
     keys: Keys | None = None,
     state: str | Path | None = None,
     now: datetime | None = None,
@@ -60,6 +61,9 @@ def load(
         threads: how many threads the engine may use for one request. "native" shares the rows of
             requests of 256 rows and more, and computes the same bits for any number; "numpy" takes
             one.
+        lock: copy the whole file into memory that the system never pages out, in huge pages where
+            it has them (docs/native.md); "native" only. A child after fork has the memory, but not
+            locked.
         keys: who must have signed the set of files (docs/signing.md): a public key, a file with
             one or several, a list of which any may have signed, or a root document.
         state: a file in which this device remembers the newest version that it used, so that older
@@ -71,15 +75,17 @@ def load(
             manifest is missing or damaged, or says otherwise.
         TrustError: the set is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed, or what checks signatures.
-        InputError: the engine is unknown or does not fit the file; `state` or `now` without `keys`.
+        LockError: the system does not let so much memory be locked; the message has its limit.
+        InputError: the engine is unknown or does not fit the file, or cannot `lock`; `state` or
+            `now` without `keys`.
     """
     location = Path(path)
     if keys is not None:
-        opened = open_trusted(location, engine, threads, read_trust(keys, state, now))
+        opened = open_trusted(location, engine, threads, read_trust(keys, state, now), lock=lock)
     elif state is not None or now is not None:
         raise InputError("state and now belong to signatures: expected keys with them")
     else:
-        opened = open_engine(location, engine, threads)
+        opened = open_engine(location, engine, threads, lock=lock)
     name, runner, info = opened
     native = runner if isinstance(runner, NativeEngine | SizedNativeEngine) else None
     return Model(location, name, runner, info, native)

@@ -126,6 +126,11 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
         help="threads for one request; native shares 256 rows and more (default: 1)",
     )
     group.add_argument(
+        "--lock",
+        action="store_true",
+        help="lock native files in memory, in huge pages where the system has them",
+    )
+    group.add_argument(
         "--workers",
         type=int,
         nargs="+",
@@ -345,6 +350,7 @@ def _plan(args: argparse.Namespace, paths: Sequence[Path]) -> Plan:
         requests=args.requests,
         processes=args.processes,
         profile=args.profile,
+        lock=args.lock,
         accuracy=_accuracy(args.accuracy),
     )
 

@@ -45,7 +45,12 @@ CLOSED: Engine = _Closed()
 
 
 def open_engine(
-    path: Path, engine: str, threads: int, copies: Mapping[str, Path] | None = None
+    path: Path,
+    engine: str,
+    threads: int,
+    copies: Mapping[str, Path] | None = None,
+    *,
+    lock: bool = False,
 ) -> tuple[str, Engine, ModelInfo]:
     """Open a model file: the chosen engine's name, the engine, the file's description.
 
@@ -54,11 +59,14 @@ def open_engine(
         engine: one of ENGINES, or "auto".
         threads: for one request.
         copies: where to read the model's files instead, by name; they may vanish afterwards.
+        lock: keep the model in memory; the native engine only.
 
     Raises:
         FileFormatError: no such file, an unknown suffix, a damaged file, or one of an interrupted
             update that this process cannot finish.
-        InputError: an engine that does not exist or cannot run this kind of file.
+        InputError: an engine that does not exist or cannot run this kind of file; `lock` with an
+            engine that cannot.
+        LockError: the system does not let the model be locked.
         MissingDependencyError: the engine's runtime is not installed.
     """
     suffix = path.suffix.lower()
@@ -76,6 +84,12 @@ def open_engine(
         raise InputError(f"engine {engine!r} cannot run {suffix} files; {can} can")
     if not 1 <= threads <= MAX_THREADS:
         raise InputError(f"threads must be 1..{MAX_THREADS}, got {threads}")
+    if lock:
+        if fitting[0] != "native" or engine == "numpy":
+            raise InputError(
+                f"lock needs the native engine, which {engine!r} of {suffix} files is not"
+            )
+        return "native", *_open_native(path if copies is None else copies[path.name], threads, lock)
     if engine == "auto" and len(fitting) > 1:
         return _open_best(path if copies is None else copies[path.name], threads)
     chosen = fitting[0] if engine == "auto" else engine
@@ -128,7 +142,7 @@ def _open(
     return NumpyEngine(opened), opened.info
 
 
-def _open_native(path: Path, threads: int) -> tuple[Engine, ModelInfo]:
+def _open_native(path: Path, threads: int, lock: bool = False) -> tuple[Engine, ModelInfo]:
     from ondevice.engines.native import NativeEngine
     from ondevice.engines.native_sizes import SizedNativeEngine, has_free_axes
     from ondevice.odm import open_odm
@@ -136,12 +150,12 @@ def _open_native(path: Path, threads: int) -> tuple[Engine, ModelInfo]:
     native: NativeEngine | SizedNativeEngine
     try:
         try:
-            native = NativeEngine(path, threads=threads)
+            native = NativeEngine(path, threads=threads, lock=lock)
         except UnsupportedError:
             info = open_odm(path, full_check=False).info
             if not has_free_axes(info):
                 raise
-            native = SizedNativeEngine(path, info, threads)
+            native = SizedNativeEngine(path, info, threads, lock)
     except ImportError as error:
         raise MissingDependencyError(
             "the native engine is not compiled in this installation of ondevice"

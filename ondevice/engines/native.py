@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.errors import FileFormatError, UnsupportedError
+from ondevice.errors import FileFormatError, LockError, UnsupportedError
 from ondevice.held_bytes import copy_of
 
 # Names the kernels to use, for tests and measurements; unset: the fastest of this processor.
@@ -39,6 +39,7 @@ class NativeEngine:
         full_check: bool | None = None,
         sizes: Mapping[str, int] | None = None,
         threads: int = 1,
+        lock: bool = False,
     ) -> None:
         """Map and check a native file, or its copy inside `ondevice.held_bytes.held_copies`.
 
@@ -50,9 +51,11 @@ class NativeEngine:
             sizes: of all free axes beside the rows, by name; requests must have them.
             threads: that share the rows of a request of 256 rows or more; scores do not depend on
                 it.
+            lock: run from a copy in memory that the system never pages out.
 
         Raises:
             FileFormatError: the file is damaged or of another version.
+            LockError: the system does not let the copy be locked.
             UnsupportedError: a valid file that this engine cannot run, or unknown kernels.
             ImportError: the engine is not compiled.
         """
@@ -63,11 +66,13 @@ class NativeEngine:
         try:
             free = tuple((sizes or {}).items())
             if (held := copy_of(path)) is not None:
-                self._model: Any = _native.open_bytes(held, chosen, check, free, threads)
+                self._model: Any = _native.open_bytes(held, chosen, check, free, threads, lock)
             else:
-                self._model = _native.open(path, chosen, check, free, threads)
+                self._model = _native.open(path, chosen, check, free, threads, lock)
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
+        except LockError as error:
+            raise LockError(f"{path}: {error}") from error
         except UnsupportedError as error:
             raise UnsupportedError(f"{path}: {error}") from error
         self._describe()

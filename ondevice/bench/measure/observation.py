@@ -17,6 +17,7 @@ class Task:
 
     Attributes:
         seconds: time to measure, after warm-up. requests: measure so many instead, if not 0.
+        lock: whether the model is locked in memory.
     """
 
     kind: TaskKind
@@ -30,6 +31,7 @@ class Task:
     worker_kind: Literal["thread", "process"] = "process"
     seconds: float = 1.0
     requests: int = 0
+    lock: bool = False
 
     def words(self) -> list[str]:
         """The task as command-line options of a measuring process."""
@@ -39,6 +41,7 @@ class Task:
             words += ["--context", name]
         words += ["--gap-ms", repr(self.gap_ms), "--seconds", repr(self.seconds)]
         words += ["--requests", str(self.requests)]
+        words += ["--lock"] * self.lock
         words += ["--workers", str(self.workers if self.worker_kind == "thread" else 1)]
         return words
 

@@ -31,7 +31,8 @@ typedef enum {
   OD_E_UNSUPPORTED = 3, /* a valid file that this engine cannot run */
   OD_E_MEMORY = 4,      /* an allocation failed */
   OD_E_SYSTEM = 5,      /* the operating system refused (file missing, mapping failed) */
-  OD_E_UNTRUSTED = 6    /* not signed as it must be, expired, or too old (ondevice_update.h) */
+  OD_E_UNTRUSTED = 6,   /* not signed as it must be, expired, or too old (ondevice_update.h) */
+  OD_E_LOCK = 7         /* the system does not let the model be locked in memory */
 } od_status;
 
 typedef struct {
@@ -64,6 +65,10 @@ typedef struct {
    * description. Each must be given: OD_E_UNSUPPORTED otherwise. They hold for the opened model. */
   const od_axis_size *sizes;
   size_t size_count;
+  /* 1: a copy of the whole file in memory that the system never pages out, in huge pages where it has
+   * them; the file itself is read once. OD_E_LOCK where the system refuses; not in a freestanding
+   * build. A child after fork() has the memory, but not locked. */
+  int lock;
 } od_options;
 
 /* One input or output. dims[0] is 0: the number of rows, free for every request. */

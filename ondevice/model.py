@@ -48,6 +48,7 @@ def load(
     engine: str = "auto",
     threads: int = 1,
     dense: DenseArithmetic | None = None,
+    lock: bool = False,
     keys: Keys | None = None,
     state: str | Path | None = None,
     now: datetime | None = None,
@@ -69,6 +70,9 @@ def load(
         dense: "bf16" computes the dense layers that an .odm file stores in f32 or f16 with weights,
             rounded now, and inputs in bfloat16: up to twice as fast on processors with AVX512-BF16,
             with the same bits on all (docs/native.md). None: as they are stored.
+        lock: copy the whole file into memory that the system never pages out, in huge pages where
+            it has them (docs/native.md); "native" only. A child after fork has the memory, but not
+            locked.
         keys: who must have signed the set of files (docs/signing.md): a public key, a file with
             one or several, a list of which any may have signed, or a root document.
         state: a file in which this device remembers the newest version that it used, so that older
@@ -85,18 +89,20 @@ def load(
             manifest is missing or damaged, or says otherwise.
         TrustError: the set is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed, or what checks signatures.
-        InputError: the engine or the check is unknown, or the engine or `dense` does not fit the
-            file; `state` or `now` without `keys`.
+        LockError: the system does not let so much memory be locked; the message has its limit.
+        InputError: the engine or the check is unknown, or the engine, `dense` or `lock` does not
+            fit the file; `state` or `now` without `keys`.
     """
     location = Path(path)
     if check not in CHECKS:
         raise InputError(f"unknown check {check!r}; choose {', '.join(CHECKS)}")
     if keys is not None:
-        opened = open_trusted(location, engine, threads, read_trust(keys, state, now), dense)
+        trust = read_trust(keys, state, now)
+        opened = open_trusted(location, engine, threads, trust, dense, lock)
     elif state is not None or now is not None:
         raise InputError("state and now belong to signatures: expected keys with them")
     else:
-        opened = open_engine(location, engine, threads, dense=dense)
+        opened = open_engine(location, engine, threads, dense=dense, lock=lock)
     name, runner, info = opened
     native = runner if isinstance(runner, NativeEngine | SizedNativeEngine) else None
     model = Model(location, name, runner, info, native)

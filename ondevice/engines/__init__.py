@@ -73,6 +73,7 @@ def open_engine(
     threads: int,
     copies: Mapping[str, Path] | None = None,
     dense: DenseArithmetic | None = None,
+    lock: bool = False,
 ) -> tuple[str, Engine, ModelInfo]:
     """Open a model file: the chosen engine's name, the engine, the file's description.
 
@@ -82,12 +83,15 @@ def open_engine(
         threads: for one request.
         copies: where to read the model's files instead, by name; they may vanish afterwards.
         dense: as in `ondevice.load`.
+        lock: keep the model in memory; the native engine only.
 
     Raises:
         FileFormatError: no such file, an unknown suffix, a damaged file, or one of an interrupted
             update that this process cannot finish.
         InputError: an engine that does not exist or cannot run this kind of file; unknown
-            arithmetic of dense layers, or any for another file than an .odm.
+            arithmetic of dense layers, or any for another file than an .odm; `lock` with an
+            engine that cannot.
+        LockError: the system does not let the model be locked.
         MissingDependencyError: the engine's runtime is not installed.
     """
     suffix = path.suffix.lower()
@@ -107,8 +111,15 @@ def open_engine(
         raise InputError(f"threads must be 1..{MAX_THREADS}, got {threads}")
     if dense is not None:
         _check_arithmetic(suffix, dense)
+    file = path if copies is None else copies[path.name]
+    if lock:
+        if fitting[0] != "native" or engine == "numpy":
+            raise InputError(
+                f"lock needs the native engine, which {engine!r} of {suffix} files is not"
+            )
+        return "native", *_open_native(file, threads, dense, lock)
     if engine == "auto" and len(fitting) > 1:
-        return _open_best(path if copies is None else copies[path.name], threads, dense)
+        return _open_best(file, threads, dense)
     chosen = fitting[0] if engine == "auto" else engine
     return chosen, *_open(path, chosen, threads, copies, dense)
 
@@ -174,7 +185,7 @@ def _open(
 
 
 def _open_native(
-    path: Path, threads: int, dense: DenseArithmetic | None
+    path: Path, threads: int, dense: DenseArithmetic | None, lock: bool = False
 ) -> tuple[Engine, ModelInfo]:
     from ondevice.engines.native import NativeEngine
     from ondevice.engines.native_sizes import SizedNativeEngine, has_free_axes
@@ -183,12 +194,12 @@ def _open_native(
     native: NativeEngine | SizedNativeEngine
     try:
         try:
-            native = NativeEngine(path, threads=threads, dense=dense)
+            native = NativeEngine(path, threads=threads, dense=dense, lock=lock)
         except UnsupportedError:
             info = open_odm(path, full_check=False).info
             if not has_free_axes(info):
                 raise
-            native = SizedNativeEngine(path, info, threads, dense)
+            native = SizedNativeEngine(path, info, threads, dense, lock)
     except ImportError as error:
         raise MissingDependencyError(
             "the native engine is not compiled in this installation of ondevice"

@@ -38,6 +38,7 @@ class SizedNativeEngine:
         info: ModelInfo,
         threads: int = 1,
         dense: DenseArithmetic | None = None,
+        lock: bool = False,
     ) -> None:
         """Map and check a native file, and read its plan with sizes that it surely takes.
 
@@ -46,9 +47,10 @@ class SizedNativeEngine:
             info: its description.
             threads: as of NativeEngine.
             dense: as of NativeEngine.
+            lock: as of NativeEngine.
 
         Raises:
-            FileFormatError, UnsupportedError, ImportError: as of NativeEngine.
+            FileFormatError, LockError, UnsupportedError, ImportError: as of NativeEngine.
         """
         self._axes = {
             item.name: {axis: size for axis, size in enumerate(item.shape[1:], 1)
@@ -56,7 +58,7 @@ class SizedNativeEngine:
             for item in info.inputs
         }  # fmt: skip
         sizes = _known_sizes(info)
-        self._first = NativeEngine(path, sizes=sizes, threads=threads, dense=dense)
+        self._first = NativeEngine(path, sizes=sizes, threads=threads, dense=dense, lock=lock)
         self.runtime = self._first.runtime
         self.description = self._first.description
         self._open: OrderedDict[Sizes, NativeEngine] = OrderedDict(

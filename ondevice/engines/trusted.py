@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ondevice.codecs import DenseArithmetic
 from ondevice.engines import Engine, open_engine
-from ondevice.errors import FileFormatError, TrustError, UnsupportedError
+from ondevice.errors import FileFormatError, LockError, TrustError, UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.private_copies import private_copies
 from ondevice.publish import finish
@@ -14,14 +14,19 @@ from ondevice.trust import Trust
 
 
 def open_trusted(
-    path: Path, engine: str, threads: int, trust: Trust, dense: DenseArithmetic | None = None
+    path: Path,
+    engine: str,
+    threads: int,
+    trust: Trust,
+    dense: DenseArithmetic | None = None,
+    lock: bool = False,
 ) -> tuple[str, Engine, ModelInfo]:
     """Open a file as `ondevice.engines.open_engine` does, if its set is trusted.
 
     Raises:
         TrustError: the set is not trusted, or the file is not of it.
-        FileFormatError, InputError, MissingDependencyError, UnsupportedError: as `open_engine` and
-            `ondevice.private_copies.private_copies`.
+        FileFormatError, InputError, LockError, MissingDependencyError, UnsupportedError: as
+            `open_engine` and `ondevice.private_copies.private_copies`.
         OutputError: the state file cannot be written.
     """
     finish(path.parent)
@@ -32,8 +37,8 @@ def open_trusted(
     names = [name for name in (path.name, f"{path.name}.data") if name in files]
     with private_copies(path.parent, {name: files[name] for name in names}) as copies:
         try:
-            opened = open_engine(path, engine, threads, copies, dense)
-        except (FileFormatError, UnsupportedError) as error:
+            opened = open_engine(path, engine, threads, copies, dense, lock)
+        except (FileFormatError, LockError, UnsupportedError) as error:
             text = str(error).replace(str(copies[path.name]), str(path))
             raise type(error)(text) from error
     trust.remember(trusted)

@@ -190,8 +190,7 @@ def _rows_of(chunk: Chunk, name: str) -> list[Any]:
         arrow = chunk.chunk if isinstance(chunk, WithValues) else chunk
         if not isinstance(arrow, ArrowChunk):
             raise
-        values: list[Any] = arrow.batch.column(arrow.batch.schema.get_field_index(name)).to_pylist()
-        return values
+        return list(arrow.batch.column(arrow.batch.schema.get_field_index(name)).to_pylist())
     values = column.values.tolist() if isinstance(column.values, np.ndarray) else column.values
     if isinstance(column.values, np.ndarray) and column.values.dtype.kind == "M":
         values = column.values.astype("datetime64[us]").tolist()

@@ -59,10 +59,10 @@ def decoded(values: Any) -> Any:
 
     pyarrow's own way from a chunked one to numpy puts other values in the places of missing ones.
     """
-    kind = getattr(values, "type", None)
-    if type(values).__module__ == "pyarrow.lib" and hasattr(kind, "index_type"):
-        return values.cast(kind.value_type)
-    return values
+    if type(values).__module__ != "pyarrow.lib":
+        return values
+    kind: Any = getattr(values, "type", None)
+    return values.cast(kind.value_type) if hasattr(kind, "index_type") else values
 
 
 def column_of(array: Any) -> ValueColumn:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.arrow_columns import decoded
 from ondevice.codecs import DenseArithmetic
 from ondevice.engines import CLOSED, Checkable, Engine, Refusing, open_engine
 from ondevice.engines.native import NativeEngine
@@ -393,8 +394,8 @@ def _array(name: str, values: Values) -> ValueArray:
     if isinstance(values, np.ma.MaskedArray):
         raise InputError(f"input {name!r}: masked arrays are not read; fill the masked values")
     try:
-        return np.asarray(values)
-    except (ValueError, OverflowError, TypeError) as error:
+        return np.asarray(decoded(values))
+    except Exception as error:  # whatever the type of the values raises
         raise InputError(f"input {name!r}: {error}") from error
 
 

@@ -38,7 +38,7 @@ from ondevice.errors import (
 from ondevice.limits import MAX_MANIFEST_BYTES
 from ondevice.manifest import NAME as MANIFEST
 from ondevice.manifest import FileRecord, Manifest, check, parse_manifest, read_manifest, record
-from ondevice.model import Model, load
+from ondevice.model import Model, check_one_file, load
 from ondevice.publish import finish, locked, publishing
 from ondevice.trust import Keys, read_trust
 from ondevice.verify import verify
@@ -109,11 +109,14 @@ def update(
             before.
         TrustError: the new set is not signed by `keys`; see `ondevice.load`.
         FileFormatError: the delta, the new model or its manifest is damaged.
-        InputError: the model belongs to a set, and the update brings no manifest.
+        InputError: the model belongs to a set, and the update brings no manifest; or an .onnx file
+            with external data.
         ParityError: the new model does not answer its test vectors.
         OutputError: the disk refuses. In every case the model is as it was.
     """
     target, source = _real(Path(model)), Path(new)
+    check_one_file(target)
+    check_one_file(source)
     trust = _Trust(keys, state, now)
     for _ in range(ATTEMPTS):
         with contextlib.suppress(_ForestalledError):
@@ -383,7 +386,13 @@ def _checked_manifest(
             f"{result.sha256}"
         )
     others = [name for name in files if name != target.name and _is_model_file(name)]
-    check(manifest, target.parent, [name for name in others if (target.parent / name).exists()])
+    present = [name for name in others if (target.parent / name).exists()]
+    try:
+        check(manifest, target.parent, present)
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{error}; an update replaces {target.name} only, so keep no other model file beside it"
+        ) from error
     if is_set:
         old, new = read_manifest(installed).model_set.version, manifest.model_set.version
         if new < old:

@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ondevice.atomic import atomic_path
+from ondevice.atomic import atomic_path, copy_permissions
 from ondevice.delta.apply import apply_delta
 from ondevice.delta.layout import MAGIC
 from ondevice.errors import (
@@ -101,7 +101,8 @@ def update(
         again: take the model that was rolled back last, too. Everything else is checked as ever.
 
     Returns:
-        Length and SHA-256 of the new file.
+        Length and SHA-256 of the new file. If the model is that file already, only its manifest is
+        replaced, and the previous file stays the last good one.
 
     Raises:
         BaseMismatchError: the delta was computed from another file.
@@ -110,13 +111,15 @@ def update(
         TrustError: the new set is not signed by `keys`; see `ondevice.load`.
         FileFormatError: the delta, the new model or its manifest is damaged.
         InputError: the model belongs to a set, and the update brings no manifest; or an .onnx file
-            with external data.
+            with external data, or what is no regular file.
         ParityError: the new model does not answer its test vectors.
         OutputError: the disk refuses. In every case the model is as it was.
     """
     target, source = _real(Path(model)), Path(new)
-    check_one_file(target)
-    check_one_file(source)
+    for path in (target, source):
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a regular file; expected the file of a model")
+        check_one_file(path)
     trust = _Trust(keys, state, now)
     for _ in range(ATTEMPTS):
         with contextlib.suppress(_ForestalledError):
@@ -165,10 +168,13 @@ def _update_once(target: Path, source: Path, engine: str, trust: _Trust, again: 
                 raise TrustError(f"{source}: brings no manifest, so nothing says who signed it")
             read_trust(trust.keys, trust.state, trust.now).check_manifest(manifest, target.parent)
         _check_vectors(draft, engine, str(source))
-        if target.exists() and (before is None or before.state == "good"):
-            _keep(fresh, [target, target.with_name(MANIFEST)])
         if manifest is not None:
             (fresh / MANIFEST).write_bytes(attached)
+        if target.exists() and record(target) == result:
+            draft.unlink()
+            return result
+        if target.exists() and (before is None or before.state == "good"):
+            _keep(fresh, [target, target.with_name(MANIFEST)])
         rejected = "" if before is None or before.rejected == result.sha256 else before.rejected
         trying = UpdateState("trying", result.sha256, 0, rejected)
         (fresh / _beside(target, STATE).name).write_bytes(trying.to_bytes())
@@ -415,7 +421,10 @@ def _lists(manifest: Path, name: str) -> bool:
 
 def _check_vectors(path: Path, engine: str, name: str) -> None:
     """Verify a model. Raises ParityError or what `verify` raises; `name` is the model's in it."""
-    result = verify(path, engine=engine)
+    try:
+        result = verify(path, engine=engine)
+    except OnDeviceError as error:
+        raise type(error)(str(error).replace(str(path), name)) from error
     if not result.passed:
         raise ParityError(
             f"{name}: the new model does not answer its test vectors in {result.runtime}: largest "
@@ -435,7 +444,8 @@ def _link(file: Path, second: Path) -> None:
     try:
         second.hardlink_to(file)
     except OSError:  # a file system without hard links
-        shutil.copy2(file, second)
+        shutil.copyfile(file, second)
+        copy_permissions(second, file.stat())
 
 
 def _write_state(target: Path, before: UpdateState | None, state: UpdateState) -> None:

@@ -1,8 +1,8 @@
 /**
  * live.js: the page that ranks candidates with a model inside it, and verifies, draws and measures models.
  *
- * web/live.py puts it behind the code of ondevice.js and signatures.js, with the model, the engine
- * and the catalogue as the JSON of #data. `ondevice bench --serve` takes the reports.
+ * web/live.py puts it behind the code of ondevice.js, signatures.js and rows.js, with the model, the
+ * engine and the catalogue, or rows drawn in its place, as the JSON of #data. `ondevice bench --serve` takes the reports.
  */
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -46,81 +46,149 @@ function timed(call, least = OBSERVATION_MS) {
 // The ranking
 
 const wasm = bytesOfText(data.engine);
-const model = await load(bytesOfText(data.model), { wasm });
-const { users, items } = data.catalogue ?? { users: [], items: [] };
-const columns = (rows) =>
-  Object.fromEntries(Object.keys(rows[0].values).map((name) => [name, rows.map((row) => row.values[name])]));
-let context = { ...users[0]?.values };
+const model = await load(bytesOfText(data.model), { wasm }).catch((error) => {
+  at("failed").textContent = `This browser cannot run the model: ${error.message}`;
+  at("failed").hidden = false;
+  throw error;
+});
+const rows = new Rows(model, data.catalogue, data.drawn);
+const MOST_SCORES = 50; // of a row, to choose from
+let { users, items } = rows;
+let context = {}; // by name: what is shown, and the input of the model
+
+function takeUser(number) {
+  const { values } = users[number];
+  context = Object.fromEntries(
+    Object.entries(values).map(([name, value]) => [name, { text: rows.textOf(name, value), hint: rows.hintOf(name, value), input: rows.input(name, [value]) }]),
+  );
+}
 
 function shown() {
   const wanted = at("filter").value.trim().toLowerCase();
   return items.filter((item) => item.title.toLowerCase().includes(wanted));
 }
 
+/** The scores to rank by: of an output of several values a row, one of them. */
+function chosen(scores, count) {
+  const outputs = scores instanceof Float32Array ? { [model.outputs[0]]: scores } : scores;
+  const columns = Object.entries(outputs).flatMap(([name, values]) => {
+    const size = values.length / count;
+    return Array.from({ length: size }, (_, i) => ({ name, values, size, i }));
+  });
+  const select = at("output");
+  if (!select.children.length) {
+    columns.slice(0, MOST_SCORES).forEach(({ name, size, i }, place) =>
+      add(select, "option", size > 1 ? `${name}[${i}]` : name, { value: String(place) }),
+    );
+    const differs = ({ values, size, i }) => values.some((value, place) => place % size === i && value !== values[i]);
+    const first = [columns.findIndex((column) => column.size === 1 && differs(column)), columns.findIndex(differs)].find((place) => place >= 0);
+    select.value = String(first < MOST_SCORES ? first : 0);
+  }
+  at("output-row").hidden = columns.length < 2;
+  const { name, values, size, i } = columns[Number(select.value || 0)];
+  return { name, scores: Array.from({ length: count }, (_, row) => values[row * size + i]) };
+}
+
+function showRanking(candidates, scores, output) {
+  const order = scores.map((score, i) => [score, i]).sort((a, b) => (Number.isNaN(a[0]) ? 1 : Number.isNaN(b[0]) ? -1 : b[0] - a[0]));
+  const percent = rows.isProbability(output);
+  const best = order[0][0];
+  const least = percent ? 0 : order[order.length - 1][0];
+  order.forEach(([score, i], place) => {
+    const line = add(at("list"), "li");
+    add(line, "span", `${place + 1}.`);
+    add(line, "span", candidates[i].title);
+    add(line, "span", percent ? `${(100 * score).toFixed(1)} %` : score.toPrecision(4));
+    add(line, "i").style.width = `${(100 * (score - least)) / Math.max(best - least, 1e-9)}%`;
+  });
+  at("status").textContent = `Best: ${candidates[order[0][1]].title}, of ${candidates.length}.`;
+}
+
 function rank() {
-  const list = at("list");
   const candidates = shown();
-  list.replaceChildren();
+  at("list").replaceChildren();
   at("count").textContent = String(candidates.length);
   if (!candidates.length) {
     at("status").textContent = "No candidate has that in its name.";
     return;
   }
-  const shared = Object.fromEntries(Object.entries(context).map(([name, value]) => [name, [value]]));
-  const varied = columns(candidates);
-  let scores;
   try {
-    scores = model.rank(shared, varied, { raw: true });
+    const wrong = Object.values(context).find((item) => item.error);
+    if (wrong) throw wrong.error;
+    const shared = Object.fromEntries(Object.entries(context).map(([name, { input }]) => [name, input]));
+    const names = Object.keys(candidates[0].values);
+    const varied = Object.fromEntries(names.map((name) => [name, rows.input(name, candidates.map((item) => item.values[name]))]));
+    const { name, scores } = chosen(model.rank(shared, varied), candidates.length);
+    at("latency").textContent = timeOf(timed(() => model.rank(shared, varied), TYPED_MS).us);
+    showRanking(candidates, scores, name);
   } catch (error) {
     if (!(error instanceof OnDeviceError)) throw error;
     at("status").textContent = error.message;
-    return;
   }
-  const ids = (inputs) => Object.fromEntries(Object.entries(inputs).map(([name, values]) => [name, model.encode(name, values)]));
-  const encoded = [ids(shared), ids(varied)];
-  at("latency").textContent = timeOf(timed(() => model.rank(...encoded), TYPED_MS).us);
-  const order = Array.from(scores, (score, i) => [score, i]).sort((a, b) => b[0] - a[0]);
-  order.forEach(([score, i], place) => {
-    const line = add(list, "li");
-    add(line, "span", `${place + 1}.`);
-    add(line, "span", candidates[i].title);
-    add(line, "span", `${(100 * score).toFixed(1)} %`);
-    add(line, "i").style.width = `${(100 * score) / Math.max(order[0][0], 1e-9)}%`;
+}
+
+function contextInput(row, name) {
+  const input = add(row, "input", "", { id: `value-${name}`, autocomplete: "off" });
+  input.value = context[name].text;
+  const drawn = context[name];
+  input.placeholder = drawn.hint;
+  input.addEventListener("input", () => {
+    context[name] = { ...drawn, text: input.value };
+    try {
+      if (input.value || !drawn.hint) context[name].input = rows.typed(name, input.value);
+    } catch (error) {
+      context[name].error = error;
+    }
+    const { error } = context[name];
+    input.classList.toggle("wrong", Boolean(error));
+    input.setAttribute("aria-invalid", String(Boolean(error)));
+    rank();
   });
-  at("status").textContent = `Best: ${candidates[order[0][1]].title}, of ${candidates.length}.`;
+}
+
+/** A box that says whether an input of drawn rows differs between candidates. */
+function variedBox(row, name) {
+  const label = add(row, "label", "", { class: "varied" });
+  const box = add(label, "input", "", { type: "checkbox" });
+  label.append(" differs");
+  box.setAttribute("aria-label", `${name} differs between candidates`);
+  box.checked = rows.varied.has(name);
+  box.disabled = box.checked && rows.varied.size === 1; // something must differ
+  box.addEventListener("change", () => {
+    rows.varied[box.checked ? "add" : "delete"](name);
+    ({ users, items } = rows);
+    takeUser(Number(at("user").value));
+    writeContext();
+    at("context").querySelector(`[data-name="${CSS.escape(name)}"] [type=checkbox]`).focus();
+    rank();
+  });
 }
 
 function writeContext() {
   const place = at("context");
   place.replaceChildren();
-  for (const [name, value] of Object.entries(context)) {
-    const row = add(place, "p");
-    add(row, "label", name, { for: `value-${name}` });
-    const input = add(row, "input", "", { id: `value-${name}`, autocomplete: "off" });
-    input.value = value === null ? "" : String(value);
-    input.addEventListener("input", () => {
-      // a text is read as a cell of the training log is
-      context = { ...context, [name]: input.value };
-      let fault = "";
-      try {
-        model.encode(name, [input.value]);
-      } catch (error) {
-        fault = error.message;
-      }
-      input.classList.toggle("wrong", Boolean(fault));
-      input.setAttribute("aria-invalid", String(Boolean(fault)));
-      rank();
-    });
+  place.classList.toggle("drawn", rows.isDrawn);
+  for (const name of rows.isDrawn ? rows.names : Object.keys(context)) {
+    const row = add(place, "p", "", { "data-name": name });
+    if (name in context) {
+      add(row, "label", name, { for: `value-${name}` });
+      contextInput(row, name);
+    } else {
+      add(row, "span", name);
+      add(row, "span", "", { class: "note" });
+    }
+    if (rows.isDrawn) variedBox(row, name);
   }
 }
 
 users.forEach((user, i) => add(at("user"), "option", user.title, { value: String(i) }));
 at("user").addEventListener("change", () => {
-  context = { ...users[Number(at("user").value)].values };
+  takeUser(Number(at("user").value));
   writeContext();
   rank();
 });
 at("filter").addEventListener("input", rank);
+at("output").addEventListener("change", rank);
 
 // The tables
 
@@ -404,12 +472,12 @@ at("table-bytes").textContent = sizeOf(model.tables.reduce((sum, table) => sum +
 at("engine").textContent = model.kernels;
 drawTables(model.tables, at("bars"));
 drawWidths(data.widths, at("widths"));
-if (data.catalogue) {
-  writeContext();
-  rank();
-  setTimeout(rank, 200); // once the engine's code is compiled at its best
-} else {
-  for (const part of document.querySelectorAll(".ranks")) part.hidden = true;
+at("drawn").hidden = !rows.isDrawn;
+if (rows.isDrawn) {
   at("title").textContent = `${data.name}, on this device`;
   document.querySelector(".figures").after(at("measure").closest(".card"));
 }
+takeUser(0);
+writeContext();
+rank();
+setTimeout(rank, 200); // once the engine's code is compiled at its best

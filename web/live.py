@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -19,9 +20,10 @@ from ondevice.bench.show.document import STYLE
 from ondevice.errors import FileFormatError, MissingDependencyError
 from ondevice.odm import OdmFile, open_odm
 from ondevice.web.build import WEB, NoCompilerError, build_module
+from ondevice.web.drawn import drawn_rows
 
 MARK = "<title>ondevice, live on this device</title>"
-SCRIPTS = ("sources.js", "ondevice.js", "signatures.js", "live.js")
+SCRIPTS = ("sources.js", "ondevice.js", "signatures.js", "rows.js", "live.js")
 GROUPS = 10  # of rows, by how often training read them
 
 
@@ -59,7 +61,7 @@ def live_page(
     Args:
         model: an .odm file.
         catalogue: users and items as `ondevice export-android` writes them; without it the page
-            measures and draws the model, but ranks nothing.
+            ranks rows that are drawn from what the file says of its inputs.
         counts: how often training read each row of a table, by the table's name; without them no
             kept widths are drawn.
 
@@ -78,6 +80,7 @@ def live_page(
         "engine": base64.b64encode(engine).decode(),
         "verifier": base64.b64encode(verifier).decode(),
         "catalogue": catalogue,
+        "drawn": drawn_rows(opened) if catalogue is None else None,
         "widths": _widths(opened, counts or {}),
     }
     parts = {
@@ -90,6 +93,7 @@ def live_page(
     return re.sub(r"%([A-Z]+)%", lambda match: parts[match[1]], text)
 
 
+@functools.cache
 def _module(name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)

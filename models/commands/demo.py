@@ -234,14 +234,15 @@ def _live(out: Path, small: Trained) -> str:
     """Write the live page where that is possible, and say what came of it."""
     counts = {f"embeddings.{name}.weight": rows for name, rows in small.fitted.counts.items()}
     model = out / "model.odm"
+    opened = ondevice.load(model)
     try:
-        opened = ondevice.load(model)
         catalogue = catalogue_of(opened, *synthetic_rows(opened, 0, CANDIDATES))
+    except InputError:  # another log, whose users and items have no names: the page draws some
+        catalogue = None
+    try:
         text = live_page(model, catalogue, counts)
     except NoCompilerError as error:
         return f"no live page ({LIVE}): it needs {error}"
-    except InputError as error:  # another log, whose users and items have no names
-        return f"no live page ({LIVE}): {error}"
     with atomic_path(out / LIVE) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return f"the model in a page, ranking as you type: {(out / LIVE).resolve()}"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import jni_library
 import pytest
 from java_fixtures import VERIFIED, no_jni_headers, write_fixtures
 from support.faulty import copy_with_wrong_rank
+from support.pages import DEVICES, blocks
 from support.tools import absent, missing, needs, require
 from tool import UnavailableError, run_tool
 
@@ -85,6 +87,18 @@ def junit(libraries, sdk, fixtures, tmp_path_factory):
          "org.junit.runner.JUnitCore", *names],
         capture_output=True, text=True, timeout=900,
     )  # fmt: skip
+
+
+# not an `apt` package that CI installs; `npm install kotlin-compiler` brings it
+@pytest.mark.skipif(shutil.which("kotlinc") is None, reason="not installed: kotlinc")
+@pytest.mark.skipif(not DEVICES.is_dir(), reason="no docs beside the package")
+def test_the_kotlin_of_the_page_compiles(sdk, tmp_path):
+    classes = build_apk.compile_java([LIBRARY / "src/main/java"], [], sdk, tmp_path / "java")
+    ((_, sample),) = blocks("android.md", "kotlin")
+    (tmp_path / "Ranker.kt").write_text(sample)
+    run_tool(["kotlinc", "-Werror", "-no-jdk", "-cp", f"{sdk.platform}{os.pathsep}{classes}",
+              str(tmp_path / "Ranker.kt"), "-d", str(tmp_path / "out")])  # fmt: skip
+    assert (tmp_path / "out" / "Ranker.class").is_file()
 
 
 def test_junit_on_this_machine(junit, record_property):

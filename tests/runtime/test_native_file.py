@@ -23,6 +23,7 @@ from ondevice.errors import FileFormatError
 from ondevice.odm import open_odm
 from ondevice.plan import Node
 from ondevice.spec import full_spec
+from ondevice.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +255,7 @@ def test_files_of_earlier_versions_stay_readable(engine, version, inputs):
     got = ondevice.load(path, engine=engine).runner.run(vectors.inputs)
     for name, expected in vectors.outputs.items():
         np.testing.assert_array_equal(got[name], expected, err_msg=name)
+    assert verify(path, engine=engine).passed
 
 
 @pytest.mark.parametrize("engine", ["numpy", "native"])

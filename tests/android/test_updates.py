@@ -129,8 +129,10 @@ def test_the_same_file_again_changes_nothing(place, java):
 
 def test_what_does_not_work_is_refused_or_rolled_back(place, java, monkeypatch):
     model = place / "model.odm"
+    os.mkfifo(given(place, "pipe"))
     for source, error in (("bad.odm", "UpdateException"), ("back.odd", "ModelFileException"),
-                          ("nothing", "FileNotFoundException")):  # fmt: skip
+                          ("nothing", "FileNotFoundException"),
+                          ("pipe", "UpdateException")):  # fmt: skip
         assert java("update", model, given(place, source)).startswith(error)
         assert names(place) == ["model.odm"]
     monkeypatch.setattr("ondevice.update._check_vectors", lambda *_: None)

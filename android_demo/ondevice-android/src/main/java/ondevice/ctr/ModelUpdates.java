@@ -100,6 +100,9 @@ public final class ModelUpdates {
      * @param again take the model that was rolled back last, too; everything else is checked as ever
      */
     public void update(File source, boolean again) throws IOException {
+        if (source.exists() && !source.isFile()) { // a pipe would block
+            throw new UpdateException(source + ": not a regular file; expected the file of a model");
+        }
         for (int i = 0; i < ATTEMPTS; i++) {
             if (updateOnce(source, again)) {
                 return;

@@ -120,6 +120,20 @@ def model_files(path: Path) -> tuple[Path, ...]:
     return (path, data) if data.is_file() else (path,)
 
 
+def check_one_file(path: Path) -> None:
+    """Refuse a model of two files, of which an update in place would replace one.
+
+    Raises:
+        InputError: says what to do.
+    """
+    if len(files := model_files(path)) > 1:
+        raise InputError(
+            f"{path}: its weights are in {files[1].name}, so both change together, but an update "
+            "replaces one file: update an .odm or .tflite file, or publish both files in a new "
+            "folder and switch a link to it"
+        )
+
+
 def file_bytes(path: Path) -> int:
     """Size of a model on disk, all its files together."""
     return sum(file.stat().st_size for file in model_files(path))

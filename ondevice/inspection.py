@@ -17,6 +17,7 @@ from ondevice.engines.onnx import OnnxEngine
 from ondevice.info import InputSpec, ModelInfo, TableBytes, description_parts
 from ondevice.inspection_text import PART_TITLES, inspection_text
 from ondevice.model import file_bytes, sha256
+from ondevice.model_path import model_path
 from ondevice.odm import PLAN, OdmFile, open_odm
 from ondevice.publish import finish
 from ondevice.records import TAIL_BYTES, RecordTable
@@ -118,8 +119,9 @@ def inspect(path: str | Path) -> Inspection:
     Raises:
         FileFormatError: the file is missing or damaged.
         MissingDependencyError: an .onnx file, and ONNX Runtime is not installed.
+        InputError: no path of a file.
     """
-    location = Path(path)
+    location = model_path(path)
     opened, info, description = _opened(location)
     return Inspection(
         path=location,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ondevice.features import FeatureSpec, to_int64
 from ondevice.frames import id_columns, is_table, raw_columns
 from ondevice.hashing import IdArray
 from ondevice.info import InputSpec, ModelInfo
+from ondevice.model_path import model_path
 from ondevice.notebook import model_html
 from ondevice.trust import Keys, read_trust
 
@@ -71,9 +72,10 @@ def load(
             manifest is missing or damaged, or says otherwise.
         TrustError: the set is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed, or what checks signatures.
-        InputError: the engine is unknown or does not fit the file; `state` or `now` without `keys`.
+        InputError: no path, or the engine is unknown or does not fit the file; `state` or `now`
+            without `keys`.
     """
-    location = Path(path)
+    location = model_path(path)
     if keys is not None:
         opened = open_trusted(location, engine, threads, read_trust(keys, state, now))
     elif state is not None or now is not None:
@@ -82,7 +84,8 @@ def load(
         opened = open_engine(location, engine, threads)
     name, runner, info = opened
     native = runner if isinstance(runner, NativeEngine | SizedNativeEngine) else None
-    return Model(location, name, runner, info, native)
+    reopen = (engine, threads) if keys is None else None
+    return Model(location, name, runner, info, native, reopen)
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
@@ -102,24 +105,52 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A click-through-rate model ready to score requests; safe to use from several threads."""
+    """A click-through-rate model ready to score requests; safe to use from several threads.
+
+    Two models are equal where they are the same object. A copy shares the engine; pickling keeps
+    the path, and unpickling, in a worker process say, opens the file that lies there.
+    """
 
     path: Path
     engine: str
     runner: Engine
     info: ModelInfo
-    _native: NativeEngine | SizedNativeEngine | None = field(
-        default=None, repr=False, compare=False
-    )
+    _native: NativeEngine | SizedNativeEngine | None = field(default=None, repr=False)
+    # `engine` and `threads` as `load` was given them; None: opened with keys.
+    _reopen: tuple[str, int] | None = field(default=None, repr=False)
     # The engine that takes a dict of arrays unchecked: it finds every fault itself. It returns only
     # the first output, and takes one size of every axis.
-    _quick: NativeEngine | None = field(default=None, init=False, repr=False, compare=False)
+    _quick: NativeEngine | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.outputs) == 1 and isinstance(self._native, NativeEngine):
             object.__setattr__(self, "_quick", self._native)
+
+    def __copy__(self) -> Model:
+        """A model of the same engine; closing one leaves the other open."""
+        return replace(self)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Model:
+        """The same: nothing that the two share ever changes."""
+        return replace(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: the path and the options of `load`, and nothing of the file.
+
+        Raises:
+            InputError: the model is closed, or was opened with keys, whose check belongs to the
+                process that runs it.
+        """
+        if self.runner is CLOSED:
+            raise InputError("the model is closed")
+        if self._reopen is None:
+            raise InputError(
+                f"{self.path}: a model that was loaded with keys is not pickled; "
+                "load it in each process, which then checks its signature"
+            )
+        return _reopened, (str(self.path.absolute()), *self._reopen)
 
     def __repr__(self) -> str:
         """One line: the file, the engine, inputs and outputs."""
@@ -272,9 +303,25 @@ class Model:
             return {self.inputs[0].name: request}
         names = ", ".join(item.name for item in self.inputs)
         raise InputError(
-            f"expected a mapping of input names, or a table; got {type(request).__name__}; "
-            f"the model takes: {names}"
+            f"expected a mapping of input names, or a table; got {type(request).__name__}"
+            f"{_advice(request)}; the model takes: {names}"
         )
+
+
+def _reopened(path: str, engine: str, threads: int) -> Model:
+    """A model that was pickled."""
+    return load(path, engine=engine, threads=threads)
+
+
+def _advice(request: Any) -> str:
+    """How to make a table of what somebody may take for one."""
+    if hasattr(request, "to_frame"):
+        return " (one row of a data frame: frame.iloc[[0]] is a table)"
+    if hasattr(request, "collect"):
+        return " (collect it first)"
+    if isinstance(request, Sequence) and request and isinstance(request[0], Mapping):
+        return " (a data frame of these rows is a table)"
+    return ""
 
 
 def checked_inputs(

@@ -64,7 +64,8 @@ def open_engine(
     suffix = path.suffix.lower()
     if suffix not in ENGINES_OF_SUFFIX:
         known = ", ".join(sorted(ENGINES_OF_SUFFIX))
-        raise FileFormatError(f"{path}: unknown kind of model file; expected one of {known}")
+        what = "a folder, not a model file" if path.is_dir() else "unknown kind of model file"
+        raise FileFormatError(f"{path}: {what}; expected one of {known}")
     finish(path.parent)
     if not path.is_file():
         raise FileFormatError(f"{path}: no such file")

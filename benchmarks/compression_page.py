@@ -8,6 +8,7 @@ import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -203,40 +204,58 @@ def spread(rows: list[dict[str, str]], key: str) -> tuple[float, float]:
 
 def plot() -> None:
     """Draw share of AUC against bytes, one panel for each data set, into compression.png."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, data in zip(panels, DATA, strict=True):
-        rows = read_rows(f"rows_{data}.csv")
-        for number, (method, label) in enumerate(METHODS.items()):
-            points = []
-            for ratio in ("10", "100", "1000"):
-                chosen = [r for r in rows if (r["method"], r["wanted_ratio"]) == (method, ratio)]
-                if chosen:
-                    shares = [100 * float(r["auc_share"]) for r in chosen]
-                    size = statistics.mean(float(r["table_bytes"]) for r in chosen)
-                    points.append((size, statistics.mean(shares), statistics.stdev(shares)))
-            if points:
-                sizes, means, spreads = zip(*points, strict=True)
-                axes.errorbar(
-                    sizes, means, spreads, marker="o", ms=3, lw=1, color=f"C{number}", label=label
-                )
-        if data == "epinions":
-            frontier = [r for r in read_rows("search_epinions.csv") if r["on frontier"] == "yes"]
-            axes.plot(
-                [float(r["table bytes"]) for r in frontier],
-                [float(r["share of AUC"].rstrip("%")) for r in frontier],
-                "k*",
-                ms=6,
-                label="ondevice compress",
-            )
+        plot_methods(axes, data)
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(data)
         axes.set_xlabel("bytes of all tables in the .odm file")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("% of the full model's test AUC")
-    panels[0].legend(fontsize=6)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, ncols=5, loc="outside lower center")
     figure.savefig(DOCS / "evidence" / "compression.png", dpi=110, metadata={"Software": None})
+
+
+def plot_methods(axes: Any, data: str) -> None:
+    """All that was measured on one data set, as shares of its full model, trained the usual way."""
+    rows = read_rows(f"rows_{data}.csv")
+    full = statistics.mean(float(row["test_auc"]) for row in rows if row["method"] == "none")
+    for number, (method, label) in enumerate(METHODS.items()):
+        chosen = [row for row in rows if row["method"] == method]
+        plot_sizes(
+            *(axes, chosen, "wanted_ratio", full),
+            fmt="-o",
+            ms=3,
+            lw=1,
+            color=f"C{number}",
+            label=label,
+        )
+    if data == "epinions":
+        frontier = [row for row in read_rows("search_epinions.csv") if row["on frontier"] == "yes"]
+        axes.plot(
+            [float(row["table bytes"]) for row in frontier],
+            [100 * float(row["test AUC"]) / full for row in frontier],
+            "k*",
+            ms=6,
+            label="ondevice compress, an earlier version",
+        )
+    small = [row for row in read_rows(f"small_{data}.csv") if row["model"].startswith("small")]
+    label = "bits by frequency (ml1m: codes of places)"
+    plot_sizes(axes, small, "table_bytes", full, fmt="D", ms=5, color="0.3", label=label)
+
+
+def plot_sizes(axes: Any, rows: list[dict[str, str]], by: str, full: float, **style: Any) -> None:
+    """A point for each value of column `by`: mean bytes and AUC, and the latter's deviation."""
+    points = []
+    for value in dict.fromkeys(row[by] for row in rows):
+        chosen = [row for row in rows if row[by] == value]
+        mean, error = spread(chosen, "test_auc")
+        size = statistics.mean(float(row["table_bytes"]) for row in chosen)
+        points.append((size, 100 * mean / full, 100 * error / full))
+    axes.errorbar(*zip(*sorted(points), strict=True), **style)
 
 
 def plot_hashed() -> None:

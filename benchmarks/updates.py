@@ -6,14 +6,16 @@ second case the 200 users who joined last are missing from the first training an
 
     python benchmarks/updates.py --path ml-1m --work DIR [--seeds 3] [--page docs/updates.md]
 
-Each figure is the mean of runs with the training seeds 0, 1, ...; their range is in parentheses.
-Checkpoints that --work holds already are not trained again. Needs xdelta3 and zstd (Debian).
+Each figure is the mean of runs with the seeds 0, 1, ..., of the training and of which rows are the
+day; their range is in parentheses. Checkpoints that --work holds already are not trained again.
+Needs xdelta3 and zstd (Debian).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import re
 import subprocess
 import sys
@@ -69,15 +71,16 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
     parser.add_argument("--seeds", type=int, default=3, help="runs (3)")
     args = parser.parse_args()
-    args.work.mkdir(exist_ok=True)
-    if not (args.work / "next.csv").exists():
-        divide(args.path / "data.csv.xz", args.work)
-    for seed in range(args.seeds):
+    works = [args.work / str(seed) for seed in range(args.seeds)]
+    for seed, work in enumerate(works):
+        if not (work / "next.csv").exists():
+            work.mkdir(parents=True, exist_ok=True)
+            divide(args.path / "data.csv.xz", work, seed)
         for suffix in ("", "v"):
-            train(args.work, suffix, seed)
+            train(work, suffix, seed)
     lines = []
     for case in CASES:
-        lines.append(line(case, [measured(args.work, case, seed) for seed in range(args.seeds)]))
+        lines.append(line(case, [measured(work, case) for work in works]))
         print(lines[-1], flush=True)
     if args.page:
         text = args.page.read_text("utf-8")
@@ -87,14 +90,15 @@ def main() -> None:
         args.page.write_text(f"{before}{START}\n\n{table}\n\n{END}{after}", "utf-8")
 
 
-def divide(path: Path, work: Path) -> None:
+def divide(path: Path, work: Path, seed: int) -> None:
     """Write the rows of the first training, of the day, and of the measurement, for both cases."""
-    rows = pc.read_csv(pa.input_stream(path, compression="xz"))
+    with lzma.open(path) as file:
+        rows = pc.read_csv(file)
     for name in TEXTS:
         rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast(pa.string()))
     share = len(rows) // 30
     place = np.empty(len(rows), np.int64)
-    place[np.random.default_rng(0).permutation(len(rows))] = np.arange(len(rows))
+    place[np.random.default_rng(seed).permutation(len(rows))] = np.arange(len(rows))
     day, measured_rows = place < share, (place >= share) & (place < 2 * share)
     late = rows["user"].to_numpy() <= NEW_USERS
     first = ~day & ~measured_rows
@@ -119,7 +123,7 @@ def train(work: Path, suffix: str, seed: int) -> None:
     """The first checkpoint of a seed, and the one of the day after."""
     log = ["--data", "log", "--columns", f"cols{suffix}.json", "--split", "random"]
     log += ["--seed", str(seed)]
-    first, second = f"ck0{suffix}-{seed}", f"ck1{suffix}-{seed}"
+    first, second = f"ck0{suffix}", f"ck1{suffix}"
     if not (work / first).exists():
         ondevice(work, "train", *log, "--path", f"base{suffix}", "--epochs", "3", "--round", "q4",
                  "--out", first)  # fmt: skip
@@ -141,12 +145,12 @@ class Measured:
     equal: float
 
 
-def measured(work: Path, case: Case, seed: int) -> Measured:
+def measured(work: Path, case: Case) -> Measured:
     """Convert both checkpoints of a seed, and compute deltas of them."""
-    name = f"{case.tables}-{case.dense}{case.suffix}-{seed}"
-    old, old_auc = converted(work, f"ck0{case.suffix}-{seed}", case, f"old-{name}")
+    name = f"{case.tables}-{case.dense}{case.suffix}"
+    old, old_auc = converted(work, f"ck0{case.suffix}", case, f"old-{name}")
     like = [] if case.slack is None else ["--like", str(old), "--slack", str(case.slack)]
-    new, auc = converted(work, f"ck1{case.suffix}-{seed}", case, f"new-{name}", *like)
+    new, auc = converted(work, f"ck1{case.suffix}", case, f"new-{name}", *like)
     size = new.stat().st_size
     xdelta = ["xdelta3", "-e", "-9", "-S", "djw", "-c", "-s", old, new]
     zstd = ["zstd", "-19", "--ultra", "-q", "-c", f"--patch-from={old}", new]

@@ -24,15 +24,24 @@ HEAD = (
     "| data | network | seeds | widths | bytes | dimensions removed | AUC | of full |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
+MASKS_HEAD = (
+    "| log | network | seeds | removed | AUC | less full model | less full model, trained on "
+    "| less rule, after training | less PEP |\n"
+    "|---|---|---|---|---|---|---|---|---|\n"
+)
 
 
 def main() -> None:
-    """Rewrite the tables between `<!-- widths -->` or `<!-- cuts NAME -->` and `<!-- end -->`."""
+    """Rewrite what stands between `<!-- masks -->`, `<!-- widths -->` or `<!-- cuts NAME -->` and
+    `<!-- end -->`.
+    """
     page = EVIDENCE / "compression.md"
     text = page.read_text(encoding="utf-8")
-    table = HEAD + "".join(map(lines_of, sorted(EVIDENCE.glob("widths_*.csv"))))
-    pattern = r"(<!-- widths -->\n).*?(<!-- end -->)"
-    text = re.sub(pattern, lambda match: match[1] + table + match[2], text, flags=re.DOTALL)
+    paths = sorted(EVIDENCE.glob("widths_*.csv"))
+    for kind, head, lines in (("masks", MASKS_HEAD, mask_lines), ("widths", HEAD, lines_of)):
+        table = head + "".join(map(lines, paths))
+        pattern = rf"(<!-- {kind} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, rf"\g<1>{table}\g<2>", text, flags=re.DOTALL)
     pattern = r"(<!-- cuts (\w+) -->\n).*?(<!-- end -->)"
     text = re.sub(
         pattern, lambda match: match[1] + cuts_table(match[2]) + match[3], text, flags=re.DOTALL
@@ -61,6 +70,34 @@ def cuts_table(name: str) -> str:
         reads = ", ".join(f"{int(first[key]):,}" for key in first if key.startswith("reads_"))
         costs = " | ".join(f"{auc[kept[-1]] - auc[number]:.4f}" for number in kept[:-1])
         lines.append(f"| {field} | {int(first['rows']):,} | {reads} | {costs} |\n")
+    return "".join(lines)
+
+
+def mask_lines(path: Path) -> str:
+    """Markdown: what masks reach with each network of a CSV file, and how far above the others,
+    seed by seed.
+    """
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        auc: dict[str, dict[str, float]] = {}
+        for row in rows:
+            if row["network"] == network:
+                auc.setdefault(row["method"], {})[row["seed"]] = float(row["auc"])
+        masks = auc["masks"]
+        removed = statistics.mean(
+            float(row["removed"])
+            for row in rows
+            if (row["network"], row["method"]) == (network, "masks")
+        )
+        cells = [rows[0]["data"], network, f"{len(masks)}", f"{100 * removed:.1f} %"]
+        cells.append(f"{statistics.mean(masks.values()):.4f}")
+        for method in ("full", "full_on", "rule_after", "prune"):
+            gains = [masks[s] - value for s, value in auc.get(method, {}).items() if s in masks]
+            note = f" ({len(gains)})" if 0 < len(gains) < len(masks) else ""
+            cells.append(f"{statistics.mean(gains):+.4f}{note}" if gains else "-")
+        lines.append("| " + " | ".join(cells) + " |\n")
     return "".join(lines)
 
 

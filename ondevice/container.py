@@ -9,11 +9,12 @@ versions 1 and 2 every array has an entry, and checksums but the header's are in
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -85,30 +86,72 @@ class Entry(NamedTuple):
     stop: int
 
 
+# Of arrays that are alike: dtype, shape and bytes of each.
+Kind = tuple[np.dtype[Any], tuple[int, ...], int]
+
+
+class _SmallEntries(Mapping[str, Entry]):
+    """Entries of the arrays within SMALL, each created when it is asked for."""
+
+    def __init__(
+        self,
+        places: dict[str, int],
+        kinds: list[Kind],
+        numbers: list[int],
+        starts: npt.NDArray[np.int64],
+    ) -> None:
+        """Take the place of every name in `numbers` (of its kind) and `starts` (in the file)."""
+        self._places, self._kinds, self._numbers, self._starts = places, kinds, numbers, starts
+
+    def __getitem__(self, name: str) -> Entry:
+        place = self._places[name]
+        dtype, shape, size = self._kinds[self._numbers[place]]
+        start = int(self._starts[place])
+        return Entry(dtype, shape, start, start + size)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 @dataclass(frozen=True)
 class Container:
     """An opened container; arrays are read-only views of the file's bytes.
 
     Attributes:
-        entries: of all arrays by name, those within the array of small ones among them.
-        stored: names of the entries of the header, in the order of their places.
+        stored: entries of the header by name, in the order of their places.
+        small: of the arrays within the array of small ones, which the header does not list.
     """
 
     path: Path
     metadata: dict[str, str]
-    entries: dict[str, Entry]
-    stored: tuple[str, ...]
+    stored: dict[str, Entry]
+    small: Mapping[str, Entry]
     header_bytes: int
     data: npt.NDArray[np.uint8]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.entries
+        return name in self.stored or name in self.small
+
+    @functools.cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Where every array lies, by name."""
+        return {**self.stored, **self.small}
+
+    def entry(self, name: str) -> Entry:
+        """Where an array lies. Raises FileFormatError when the file has none of this name."""
+        if name not in self:
+            raise FileFormatError(f"{self.path}: array {name!r} is missing")
+        return self.stored[name] if name in self.stored else self.small[name]
 
     def array(self, name: str) -> Array:
         """The array called `name`. Raises FileFormatError when the file has none."""
-        if name not in self.entries:
-            raise FileFormatError(f"{self.path}: array {name!r} is missing")
-        entry = self.entries[name]
+        entry = self.entry(name)
         return np.ndarray(entry.shape, entry.dtype, self.data, entry.start)
 
     def text(self, name: str, most: int = MAX_HEADER_BYTES) -> bytes:
@@ -126,7 +169,7 @@ class Container:
         """
         checksums = self._checksums()
         for name in self._checked():
-            entry = self.entries[name]
+            entry = self.stored[name]
             if name not in checksums:
                 raise FileFormatError(f"{self.path}: array {name!r} has no checksum")
             if zlib.crc32(self.data[entry.start : entry.stop].data) != checksums[name]:
@@ -139,7 +182,7 @@ class Container:
         return [name for name in names if not name.startswith(PADDING_PREFIX)]
 
     def _checksums(self) -> dict[str, Any]:
-        if CHECKSUMS in self.entries:
+        if CHECKSUMS in self.stored:
             return dict(zip(self._checked(), self.array(CHECKSUMS)[1:].tolist(), strict=False))
         try:
             checksums = parse_strictly(self.metadata.get(OLD_CHECKSUMS, ""))
@@ -151,13 +194,40 @@ class Container:
 
     def check_header(self) -> None:
         """Compare the header with its checksum. Raises FileFormatError."""
-        name = CHECKSUMS if CHECKSUMS in self.entries else HEADER_CRC
+        name = CHECKSUMS if CHECKSUMS in self.stored else HEADER_CRC
         sums = self.array(name)
         count = len(self._checked()) + 1 if name == CHECKSUMS else 1
         if sums.dtype != np.dtype("<u4") or sums.shape != (count,):
             raise FileFormatError(f"{self.path}: {name} must be {count} U32")
         if zlib.crc32(self.data[: self.header_bytes].data) != int(sums[0]):
             raise FileFormatError(f"{self.path}: the header is damaged (CRC-32 differs)")
+
+
+class Views(Mapping[str, Array]):
+    """Arrays of a container by the rest of their names, each a view that is created when it is
+    read: a file may have 100,000 arrays, and a plan that reads ten of them.
+    """
+
+    def __init__(self, container: Container, prefix: str, names: Iterable[str]) -> None:
+        """Stand for the arrays called `prefix` + name. Raises FileFormatError: one is missing."""
+        self._container, self._prefix, self._names = container, prefix, dict.fromkeys(names)
+        arrays = {prefix + name for name in self._names}
+        if missing := arrays.difference(container.stored, container.small):
+            raise FileFormatError(f"{container.path}: array {min(missing)!r} is missing")
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._container.array(self._prefix + name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class ContainerWriter:
@@ -240,13 +310,10 @@ def open_container(path: Path) -> Container:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FileFormatError(f"{path}: __metadata__ must map names to texts")
-    entries = _entries(path, header, header_bytes, data.size)
-    stored = tuple(entries)
-    container = Container(path, metadata, entries, stored, header_bytes, data)
+    stored = _entries(path, header, header_bytes, data.size)
+    container = Container(path, metadata, stored, {}, header_bytes, data)
     container.check_header()
-    if INDEX in entries:
-        entries.update(_small_entries(container))
-    return container
+    return replace(container, small=_small_entries(container)) if INDEX in stored else container
 
 
 def _storable(name: str, array: Array | Reserved) -> Array | Reserved:
@@ -387,7 +454,7 @@ def _check_count(path: Path, arrays: int) -> None:
         raise FileFormatError(f"{path}: {arrays} arrays; a file has at most {MAX_ARRAYS}")
 
 
-def _small_entries(container: Container) -> dict[str, Entry]:
+def _small_entries(container: Container) -> Mapping[str, Entry]:
     """The arrays within SMALL. Raises FileFormatError: no index, or not one that fits."""
     path = container.path
     text = container.text(INDEX, MAX_PLAN_BYTES)
@@ -397,35 +464,60 @@ def _small_entries(container: Container) -> dict[str, Entry]:
         raise FileFormatError(f"{path}: {INDEX} is not valid JSON: {error}") from error
     if not isinstance(index, dict):
         raise FileFormatError(f"{path}: {INDEX} must be a JSON object")
-    _check_count(path, len(container.entries) + len(index))
+    _check_count(path, len(container.stored) + len(index))
     if SMALL not in container:
         raise FileFormatError(f"{path}: array {SMALL!r} is missing")
-    whole = container.entries[SMALL]
-    if doubled := container.entries.keys() & index.keys():
+    whole = container.stored[SMALL]
+    if doubled := container.stored.keys() & index.keys():
         raise FileFormatError(f"{path}: array {min(doubled)!r} occurs twice")
-    entries, position = {}, whole.start
-    checked: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}  # most are alike
-    for name, item in index.items():
-        key = repr(item)
-        if key not in checked:
-            checked[key] = _small_entry(f"{path}: array {name!r}: ", item)
-        dtype, shape, size = checked[key]
-        position += (whole.start - position) % max(SMALL_GAP, dtype.itemsize)
-        stop = position + size
-        if stop > whole.stop:
-            raise FileFormatError(f"{path}: array {name!r}: its {size} bytes leave {SMALL}")
-        entries[name] = Entry._make((dtype, shape, position, stop))
-        position = stop
-    if whole.stop - position >= SMALL_ALIGNMENT:
-        raise FileFormatError(f"{path}: {whole.stop - position} bytes of {SMALL} are no array's")
-    return entries
+    most = whole.stop - whole.start
+    kinds, numbers = _kinds(path, index, most)
+    starts, stops = _places(kinds, numbers)
+    if (outside := stops > most).any():
+        name = list(index)[int(outside.argmax())]
+        raise FileFormatError(f"{path}: array {name!r}: its bytes leave {SMALL}")
+    if (left := most - int(stops[-1] if stops.size else 0)) >= SMALL_ALIGNMENT:
+        raise FileFormatError(f"{path}: {left} bytes of {SMALL} are no array's")
+    places = dict(zip(index, range(len(index)), strict=True))
+    return _SmallEntries(places, kinds, numbers, starts + whole.start)
 
 
-def _small_entry(fault: str, item: Any) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """An item of the index, as `_typed` says."""
-    if not isinstance(item, list) or len(item) != 2:
-        raise FileFormatError(fault + "expected a list of dtype and shape")
-    return _typed(fault, *item)
+def _kinds(path: Path, index: dict[str, Any], most: int) -> tuple[list[Kind], list[int]]:
+    """Dtype, shape and bytes of each kind of array in the index, as most are alike; and the number
+    of the kind of every array.
+
+    Raises:
+        FileFormatError: an item is no list of dtype and shape, or stands for more than `most`
+            bytes.
+    """
+    places: dict[str, int] = {}
+    numbers = [places.setdefault(text, len(places)) for text in map(repr, index.values())]
+    firsts = dict(zip(reversed(numbers), reversed(index.items()), strict=True))
+    kinds = []
+    for number in range(len(places)):
+        name, item = firsts[number]
+        fault = f"{path}: array {name!r}: "
+        if not isinstance(item, list) or len(item) != 2:
+            raise FileFormatError(fault + "expected a list of dtype and shape")
+        kinds.append(_typed(fault, *item))
+        if kinds[-1][2] > most:
+            raise FileFormatError(f"{fault}its {kinds[-1][2]} bytes leave {SMALL}")
+    return kinds, numbers
+
+
+def _places(
+    kinds: list[Kind], numbers: list[int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First byte and end of every array in SMALL, each at the next multiple of its alignment."""
+    of_array = np.array(numbers, np.int64)
+    sizes = np.array([size for _, _, size in kinds], np.int64)[of_array]
+    wide = np.array([dtype.itemsize > SMALL_GAP for dtype, _, _ in kinds], bool)[of_array]
+    units = -(-sizes // SMALL_GAP)  # of SMALL_GAP bytes; wide elements take an even number
+    before = np.cumsum(units) - units
+    gaps = np.zeros_like(units)
+    gaps[wide] = np.diff(before[wide], prepend=0) % 2  # units since the last one that was aligned
+    starts = SMALL_GAP * (before + np.cumsum(gaps))
+    return starts, starts + sizes
 
 
 def _entry(path: Path, name: str, item: Any, header_bytes: int, file_size: int) -> Entry:

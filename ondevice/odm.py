@@ -16,6 +16,7 @@ from ondevice.container import (
     Container,
     ContainerWriter,
     Reserved,
+    Views,
     open_container,
 )
 from ondevice.deflated import deflate
@@ -58,7 +59,7 @@ class OdmFile:
     plan: Plan
     info: ModelInfo
     description: bytes
-    weights: dict[str, Array]
+    weights: Mapping[str, Array]
     tables: dict[str, Records]
 
     def verify(self) -> None:
@@ -140,7 +141,7 @@ def _opened(path: Path) -> OdmFile:
     if {item.name for item in info.inputs} != set(plan.inputs) or info.outputs != plan.outputs:
         raise FileFormatError(f"{path}: the description's inputs or outputs differ from the plan's")
     _check_pooling(path, plan, info)
-    weights = {name: container.array(f"weight.{name}") for name in plan.weights}
+    weights = Views(container, "weight.", plan.weights)
     tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
     return OdmFile(container, plan, info, description, weights, tables)
 
@@ -189,7 +190,7 @@ def _records(container: Container, name: str) -> Array:
     records = container.array(records_of(name))
     if CHECKSUMS not in container:
         return records
-    entry = container.entries[records_of(name)]
+    entry = container.entry(records_of(name))
     stop = entry.stop + TAIL_BYTES
     if records.dtype != np.uint8 or records.ndim != 1 or stop > container.data.size:
         raise FileFormatError(

@@ -153,8 +153,7 @@ def _node(item: Any) -> Node:
 
 
 def _names(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+    if not isinstance(values, list) or not {str}.issuperset(map(type, values)):
         raise TypeError(f"expected a list of names, got {values!r}")
-    for value in values:
-        value.encode()  # a lone surrogate is a ValueError: it could be neither printed nor stored
+    "".join(values).encode()  # a lone surrogate is a ValueError: it can't be printed or stored
     return tuple(values)

@@ -32,7 +32,7 @@ FLAGS = (
 )
 # The stack lies first, so that what overruns it traps in place of writing over data.
 LINK = ("--no-entry", "--gc-sections", "--strip-all", "-z", "stack-size=262144", "--stack-first",
-        "--max-memory=2147483648")  # fmt: skip
+        "--max-memory=2147483648", "--compress-relocations")  # fmt: skip
 ENGINE = (("sources.txt", "features/sources.txt"), "module.c")
 SIGNATURES = (("update/sources.txt",), "signatures.c")
 # Each module: lists of C files in the folder of the engine, its exports in web/wasm, and flags.

@@ -16,6 +16,13 @@ export class TrustError extends OnDeviceError {}
 /** An address (in Node also a path), or bytes; views of a SharedArrayBuffer are copied. */
 export type Source = string | URL | ArrayBuffer | ArrayBufferView | Blob | Response;
 
+/** A signed set of files. It is plain data: JSON keeps it. */
+export interface SignedSet {
+  readonly version: number;
+  /** Of what was signed, in hexadecimal; without it a set is known by its version only. */
+  readonly sha256?: string;
+}
+
 export interface LoadOptions {
   /** The engine: an address, bytes or a compiled module; by default the file beside ondevice.js. */
   wasm?: Source | WebAssembly.Module;
@@ -30,8 +37,8 @@ export interface LoadOptions {
   name?: string;
   /** Root documents that replace the one in `keys`, in order. */
   roots?: ReadonlyArray<Source>;
-  /** The lowest version to accept: the highest `signedVersion` that this device has used. */
-  leastVersion?: number;
+  /** The newest `signedSet` that this device has used: older sets, and another one of its version, are refused. */
+  seen?: SignedSet | null;
   /** By default the device's clock. */
   now?: Date;
   /** The verifier: an address, bytes or a compiled module; by default signatures.wasm beside signatures.js. */
@@ -73,8 +80,8 @@ export interface Model {
   readonly tables: { name: string; rows: number; dim: number; bytes: number }[];
   readonly kernels: string;
   readonly memoryBytes: number;
-  /** The version of the signed set that the model was loaded from; null where no keys were given. */
-  readonly signedVersion: number | null;
+  /** The signed set that the model was loaded from; null where no keys were given. */
+  readonly signedSet: SignedSet | null;
   predict(inputs: Inputs): Scores;
   predict(inputs: RawInputs, options: { raw: true }): Scores;
   rank(context: Inputs, candidates: Inputs): Scores;

@@ -20,7 +20,8 @@ const SPARE_BYTES = 16 << 20; // a closed model's memory up to this size serves 
 const FIRST_SIZE = 8; // of a free axis, until a request says another
 const MOST_SIZES = 16; // variants of a model of free axes, before memory starts again
 const TWO_32 = 4294967296;
-const SIGNED = ["manifest", "name", "roots", "leastVersion", "now", "verifier"]; // options beside `keys`
+const SIGNED = ["manifest", "name", "roots", "seen", "now", "verifier"]; // options beside `keys`
+const OPTIONS = ["wasm", "keys", ...SIGNED];
 const MOST_BYTES = 2147483648; // of a module's memory
 
 // (module (func (result v128) i32.const 0 i8x16.splat)): valid where engines know 128-bit vectors
@@ -43,10 +44,12 @@ export function hasVectors() {
  * @param source address or path of an .odm file, or its bytes (ArrayBuffer, typed array, Blob, Response)
  * @param options.wasm the engine: an address, bytes or a WebAssembly.Module; by default the file beside this one
  * @param options.keys who must have signed the set of files that the model belongs to, and with it
- *     `manifest`, `name`, `roots`, `leastVersion`, `now`: see README.md
+ *     `manifest`, `name`, `roots`, `seen`, `now`: see README.md
  */
 export async function load(source, options = {}) {
   if (options === null || typeof options !== "object") throw new InputError(`options: expected an object, got ${kindOf(options)}`);
+  const unknown = Object.keys(options).find((name) => !OPTIONS.includes(name)); // perhaps meant to be checked
+  if (unknown !== undefined) throw new InputError(`options: '${unknown}' is none of ${OPTIONS.join(", ")}`);
   const signed = "keys" in options;
   const idle = SIGNED.find((name) => name in options && !signed);
   if (idle) throw new InputError(`${idle}: without keys no signature is checked`);
@@ -54,17 +57,17 @@ export async function load(source, options = {}) {
     bytesOf(source, "the model"),
     moduleOf(options.wasm ?? new URL(hasVectors() ? "./ondevice.wasm" : "./ondevice-plain.wasm", import.meta.url)),
   ]);
-  let version = null;
+  let set = null;
   if (signed) {
     // a copy of bytes that came from outside, which could change before they are used
     if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) bytes = bytes.slice();
     const { checkSigned } = await import("./signatures.js");
-    version = await checkSigned(bytes, source, options);
+    set = await checkSigned(bytes, source, options);
   }
   let instance = spare.get(module);
   spare.delete(module);
   instance ??= await instanceOf(module);
-  return new Model(module, instance, bytes, version);
+  return new Model(module, instance, bytes, set);
 }
 
 async function instanceOf(module) {
@@ -91,12 +94,12 @@ class Model {
   #sizes = []; // of free axes: pairs of name and size
   #variants = 0;
   #busy = false; // with a request
-  #version; // of the signed set
+  #set; // that was signed
   #bytes = null; // of the file, where axes are free: memory may have to start again
 
-  constructor(module, instance, bytes, version) {
+  constructor(module, instance, bytes, set) {
     this.#module = module;
-    this.#version = version;
+    this.#set = set;
     this.#instance = instance;
     this.#engine = instance.exports;
     this.#memory = instance.exports.memory;
@@ -157,9 +160,9 @@ class Model {
     return this.#memory.buffer.byteLength;
   }
 
-  /** The version of the signed set that the model was loaded from; null where no signature was asked for. */
-  get signedVersion() {
-    return this.#version;
+  /** Version and SHA-256 of the signed set that the model was loaded from; null where no signature was asked for. */
+  get signedSet() {
+    return this.#set;
   }
 
   /** Scores of rows: an array with a value (or a list of values) a row for every input. */

@@ -56,11 +56,12 @@ export class Verifier {
     this.#check(this.#engine.check_root(now), "the root");
   }
 
-  /** Read a manifest: its version. */
-  openManifest(text, leastVersion, now) {
+  /** Read a manifest that is not older than a set that was used, nor another one of its version: its own identity. */
+  openManifest(text, seen, now) {
     const place = this.#document(text, "manifest.json");
-    this.#check(this.#engine.open_manifest(place, text.length, leastVersion, now), "manifest.json");
-    return this.#engine.manifest_version();
+    const sha256 = seen.sha256 ? this.#put(bytesOfHex(seen.sha256)) : 0;
+    this.#check(this.#engine.open_manifest(place, text.length, seen.version, sha256, now), "manifest.json");
+    return Object.freeze({ version: this.#engine.manifest_version(), sha256: this.#digest(this.#engine.manifest_sha256()) });
   }
 
   /** Refuse bytes that are not the file of a name in the manifest. */
@@ -76,8 +77,11 @@ export class Verifier {
   sha256(bytes) {
     this.#engine.hash_start();
     this.#add(bytes);
-    const digest = new Uint8Array(this.#memory.buffer, this.#engine.hash_end(), 32);
-    return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    return this.#digest(this.#engine.hash_end());
+  }
+
+  #digest(place) {
+    return hexOf(new Uint8Array(this.#memory.buffer, place, 32));
   }
 
   #add(bytes) {
@@ -120,14 +124,13 @@ export class Verifier {
  * @param bytes of the file, which nobody else can change
  * @param source where they came from
  * @param options of `load`
- * @returns the version of the set
+ * @returns version and sha256 of the set
  */
-export async function checkSigned(bytes, source, { keys, manifest, name, roots = [], leastVersion = 0, now = new Date(), verifier }) {
+export async function checkSigned(bytes, source, { keys, manifest, name, roots = [], seen, now = new Date(), verifier }) {
   const address = addressOf(source);
   const seconds = Math.floor((now instanceof Date ? now.getTime() : NaN) / 1000);
   if (!Number.isFinite(seconds)) throw new InputError("now: expected a Date");
-  if (!Number.isSafeInteger(leastVersion) || leastVersion < 0)
-    throw new InputError(`leastVersion: expected a whole number from 0 on, got ${String(leastVersion)}`);
+  const before = seenSet(seen);
   if (!Array.isArray(roots) || roots.length > MOST_ROOTS) throw new InputError(`roots: expected an array of at most ${MOST_ROOTS} documents`);
   const file = name ?? address?.file;
   if (typeof file !== "string") throw new InputError("name: a model that comes as bytes needs the name it was signed by");
@@ -138,9 +141,29 @@ export async function checkSigned(bytes, source, { keys, manifest, name, roots =
     ...roots.map((root) => bytesOf(root, "a root")),
   ]);
   trust(checker, keys, following, seconds);
-  const version = checker.openManifest(text, leastVersion, seconds);
+  const opened = checker.openManifest(text, before, seconds);
   checker.checkFile(file, bytes);
-  return version;
+  return opened;
+}
+
+/** The newest set that was used, as `signedSet` gave it; version 0 where there is none. */
+function seenSet(seen) {
+  if (seen === undefined || seen === null) return { version: 0 };
+  if (typeof seen !== "object") throw new InputError(`seen: expected what signedSet gave, or null, got ${kindOf(seen)}`);
+  const { version, sha256 } = seen;
+  if (!Number.isSafeInteger(version) || version < 0)
+    throw new InputError(`seen.version: expected a whole number from 0 on, got ${typeof version === "number" ? version : kindOf(version)}`);
+  if (sha256 !== undefined && !(typeof sha256 === "string" && /^[0-9a-f]{64}$/.test(sha256)))
+    throw new InputError("seen.sha256: expected 64 hexadecimal digits");
+  return { version, sha256 };
+}
+
+function hexOf(bytes) {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function bytesOfHex(text) {
+  return Uint8Array.from(text.match(/../g), (pair) => parseInt(pair, 16));
 }
 
 /** Trust what a caller gave: a root document, or keys. */
@@ -177,8 +200,7 @@ function keysOf(key) {
     } catch {
       throw new FileFormatError("keys: a public key is not valid base64");
     }
-    const hex = Array.from(bytes.subarray(0, -KEY_BYTES), (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (hex !== KEY_PREFIX) throw new FileFormatError("keys: a public key of another kind than Ed25519");
+    if (hexOf(bytes.subarray(0, -KEY_BYTES)) !== KEY_PREFIX) throw new FileFormatError("keys: a public key of another kind than Ed25519");
     return bytes.subarray(-KEY_BYTES);
   });
 }

@@ -111,13 +111,20 @@ def _label_note(profile: LogProfile) -> str:
             "these rows, and a model needs both 0 and 1: look at more rows (--max-rows), or give "
             "another --label"
         )
-    return f"label: {label.name}, 1 in {profile.label_rate:.2%} of the rows"
+    text = f"label: {label.name}, 1 in {profile.label_rate:.2%} of the rows"
+    if profile.label_values is not None:
+        zero, one = profile.label_values
+        text += f" (taken for 0: {zero!r}, for 1: {one!r}; the order of values says so)"
+    return text
 
 
 def description_toml(profile: LogProfile) -> str:
     """The description as commented TOML, which `LogDescription.from_file` reads."""
     label = profile.label or "FILL IN: the column of 0 and 1"
-    lines = ["# How the columns of the log are read: see docs/data.md.", f"label = {_toml(label)}"]
+    rule = _toml(label)
+    if profile.label_values is not None:
+        rule = f"{{ column = {rule}, values = {_toml(list(profile.label_values))} }}"
+    lines = ["# How the columns of the log are read: see docs/data.md.", f"label = {rule}"]
     if not math.isnan(profile.label_rate):
         lines[-1] += f"  # 1 in {profile.label_rate:.2%} of the rows"
     if profile.delimiter not in (None, ","):

@@ -35,6 +35,9 @@ class Rule:
     parse: Parser | None = None
 
 
+_LABEL_TEXTS = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0}
+
+
 @dataclass(frozen=True)
 class LabelRule:
     """The label: its column and how a text or typed value becomes 0.0 or 1.0."""
@@ -55,11 +58,27 @@ def rule_of(field: Field) -> Rule:
 
 
 def zero_one(value: Any) -> float:
-    """The labels 0 and 1: the texts "0" and "1", numbers, or booleans. Raises ValueError."""
+    """The labels 0 and 1: numbers, booleans, or texts of these. Raises ValueError.
+
+    The texts "1.0" and "True" are what other libraries write for a column of floats or booleans.
+    """
+    if isinstance(value, str) and value.lower() in _LABEL_TEXTS:
+        return _LABEL_TEXTS[value.lower()]
     is_number = isinstance(value, int | float | np.integer | np.floating | np.bool_)
-    if value in ("0", "1") if isinstance(value, str) else is_number and value in (0, 1):
+    if is_number and value in (0, 1):
         return float(value)
     raise ValueError("the label 0 or 1")
+
+
+def either(zero: str, one: str) -> LabelParser:
+    """A label parser: 0 for the text `zero`, 1 for `one`; any other value is a ValueError."""
+
+    def label(value: Any) -> float:
+        if isinstance(value, str) and value in (zero, one):
+            return float(value == one)
+        raise ValueError(f"the label {zero!r} or {one!r}")
+
+    return label
 
 
 def at_least(threshold: float) -> LabelParser:

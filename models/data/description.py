@@ -111,10 +111,17 @@ class LogField:
 
 @dataclass(frozen=True)
 class LogLabel:
-    """A label: its column, and from which number on it is 1 (None: the column holds 0 and 1)."""
+    """A label and how its column says 0 and 1; by itself where neither setting is given.
+
+    Attributes:
+        column: where it is read.
+        at_least: the column holds numbers; from this one on the label is 1.
+        values: the column holds two texts; the first means 0, the second 1.
+    """
 
     column: str
     at_least: float | None = None
+    values: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -400,16 +407,32 @@ def _labels(data: Mapping[str, object], faults: list[str]) -> dict[str, LogLabel
 
 
 def _label(data: object, faults: list[str]) -> LogLabel:
-    expected = 'label must be a column name or {"column": name, "at_least": number}'
+    expected = (
+        'label must be a column name, {"column": name, "at_least": number} or '
+        '{"column": name, "values": [text for 0, text for 1]}'
+    )
     if isinstance(data, str):
         return LogLabel(data)
-    if isinstance(data, Mapping) and not set(data) - {"column", "at_least"}:
-        column, threshold = data.get("column"), data.get("at_least")
-        if isinstance(column, str) and (threshold is None or _is_number(threshold)):
-            return LogLabel(column, None if threshold is None else float(threshold))
+    column = data.get("column") if isinstance(data, Mapping) else None
+    if isinstance(data, Mapping) and isinstance(column, str):
+        given = {key: data[key] for key in data if key != "column" and data[key] is not None}
+        threshold: Any = given.get("at_least")
+        words: Any = given.get("values")
+        if not given:
+            return LogLabel(column)
+        if given.keys() == {"at_least"} and _is_number(threshold):
+            return LogLabel(column, at_least=float(threshold))
+        if given.keys() == {"values"} and _are_two_texts(words):
+            return LogLabel(column, values=(words[0], words[1]))
     shown = dict(data) if isinstance(data, Mapping) else data
     faults.append(f"{expected}, got {shown!r}")
     return LogLabel("")
+
+
+def _are_two_texts(data: Any) -> bool:
+    """Whether it is a list of two different texts."""
+    is_pair = isinstance(data, list | tuple) and len(data) == 2
+    return is_pair and all(isinstance(item, str) for item in data) and data[0] != data[1]
 
 
 def _fields(data: object, faults: list[str]) -> dict[str, LogField]:

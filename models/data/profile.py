@@ -24,6 +24,9 @@ from ondevice.models.data.rows import opened, read_rows
 from ondevice.times import TimeForm, seconds_of_text
 
 MARKERS = ("", "NA", "N/A", "nan", "NaN", "null", "NULL", "None", "none", "\\N", "-")
+# A number field takes finite numbers only, so these are no values of one either.
+INFINITE = ("inf", "-inf", "Inf", "-Inf", "Infinity", "-Infinity")
+NEGATIVE = ("no", "n", "false", "f", "neg", "negative", "not clicked", "none")
 LABEL_NAMES = ("click", "clicked", "is_click", "label", "target", "y", "is_clicked", "conversion")
 TIME_NAMES = ("ts", "time", "timestamp", "datetime", "date", "event_time", "created_at")
 SEPARATORS = ("|", ";", "^", ",")
@@ -73,6 +76,7 @@ class LogProfile:
         columns: in their order.
         label: the column that is taken for the label; None: no column has only 0 and 1.
         label_rate: the share of rows whose label is 1; 0 or 1 where the rows have one label only.
+        label_values: the label's two texts, that for 0 first; None where it is 0 and 1 itself.
         time: the column that is taken for the time of a row.
         delimiter: of delimited text; None of other files.
     """
@@ -81,6 +85,7 @@ class LogProfile:
     columns: tuple[ColumnProfile, ...]
     label: str | None = None
     label_rate: float = math.nan
+    label_values: tuple[str, str] | None = None
     time: str | None = None
     delimiter: str | None = None
 
@@ -113,14 +118,15 @@ def profile_log(source: Any, files: list[LogFile], max_rows: int, label: str | N
     rows = len(columns[names[0]].values)
     profiles = [_profile(name, columns[name].values) for name in names]
     label = label or _label_of(profiles, columns)
-    rate = math.nan
+    rate, texts = math.nan, None
     if label is not None:
-        labels = _labels(columns[label].values)
+        texts = _two_texts(columns[label].values)
+        labels = _labels(columns[label].values, texts)
         rate = float(labels.mean())
         for item in profiles:
             if item.name != label:
                 item.alone_auc = _alone_auc(columns[item.name].values, labels)
-    return LogProfile(rows, tuple(profiles), label, rate, _time_of(profiles), delimiter)
+    return LogProfile(rows, tuple(profiles), label, rate, texts, _time_of(profiles), delimiter)
 
 
 def _delimiter_of(file: LogFile) -> str:
@@ -189,7 +195,7 @@ def _profile(name: str, values: list[Any]) -> ColumnProfile:
     """What the values of one column are."""
     present = [value for value in values if not _is_missing(value)]
     texts = {value for value in present if isinstance(value, str)}
-    markers = tuple(marker for marker in MARKERS if marker in texts)
+    markers = tuple(marker for marker in (*MARKERS, *INFINITE) if marker in texts)
     span = _NAMED_SECONDS if name.lower() in TIME_NAMES else _SECONDS
     kind, form = _kind_of(present, texts - set(markers), span)
     if kind == "string" or not texts:  # "NA" may be a value of texts
@@ -299,12 +305,31 @@ def _label_of(profiles: list[ColumnProfile], columns: dict[str, _Values]) -> str
     if named:
         best = min(named, key=lambda item: (-item.distinct, LABEL_NAMES.index(item.name.lower())))
         return best.name
+    for item in profiles:
+        if item.name.lower() in LABEL_NAMES and _two_texts(columns[item.name].values):
+            return item.name
     binary = [item.name for item in flags if item.distinct == 2]
     return binary[0] if len(binary) == 1 else None
 
 
 def _is_binary(values: list[Any]) -> bool:
-    return set(map(str, values)) <= {"0", "1", "True", "False", "0.0", "1.0"}
+    return {str(value).lower() for value in values} <= {"0", "1", "true", "false", "0.0", "1.0"}
+
+
+def _two_texts(values: list[Any]) -> tuple[str, str] | None:
+    """The two texts of a label that says 0 and 1 in words, that for 0 first; None for others.
+
+    The word for 0 is one of NEGATIVE, or else the more frequent of the two.
+    """
+    counts = Counter(map(_hashable, values))
+    if len(counts) != 2 or _is_binary(values) or not all(isinstance(key, str) for key in counts):
+        return None
+    if "" in counts:
+        return None
+    (frequent, _), (rare, _) = counts.most_common()
+    if rare.lower() in NEGATIVE and frequent.lower() not in NEGATIVE:
+        return rare, frequent
+    return frequent, rare
 
 
 def _time_of(profiles: list[ColumnProfile]) -> str | None:
@@ -314,8 +339,13 @@ def _time_of(profiles: list[ColumnProfile]) -> str | None:
     return next(iter(named or times), None)
 
 
-def _labels(values: list[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([str(value) in ("1", "True", "1.0") for value in values], dtype=np.float64)
+def _labels(
+    values: list[Any], texts: tuple[str, str] | None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if texts is not None:
+        return np.array([value == texts[1] for value in values], dtype=np.float64)
+    ones = ("1", "true", "1.0")
+    return np.array([str(value).lower() in ones for value in values], dtype=np.float64)
 
 
 def _alone_auc(values: list[Any], labels: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:

@@ -15,9 +15,11 @@ from ondevice.models.data.builder import Rows
 from ondevice.models.data.chunks import BadRows, Chunk
 from ondevice.models.data.columns import (
     Faults,
+    LabelParser,
     LabelRule,
     Rule,
     at_least,
+    either,
     encoded_column,
     hash_column,
     label_column,
@@ -25,7 +27,7 @@ from ondevice.models.data.columns import (
     rule_of,
     zero_one,
 )
-from ondevice.models.data.description import LogDescription
+from ondevice.models.data.description import LogDescription, LogLabel
 from ondevice.models.data.hashed import IdArray
 from ondevice.models.data.splits import (
     SplitRule,
@@ -34,6 +36,13 @@ from ondevice.models.data.splits import (
 
 SPLIT_HASH = "split hash"  # a key that decides the part of a row, dropped afterwards
 MAX_TEXTS = 1000  # the texts of a key with more distinct values are not kept
+
+
+def _parser(label: LogLabel) -> LabelParser:
+    """How the label's column is read."""
+    if label.values is not None:
+        return either(*label.values)
+    return zero_one if label.at_least is None else at_least(label.at_least)
 
 
 class RowRules:
@@ -51,10 +60,7 @@ class RowRules:
         self.split = split
         self.rules = [rule_of(field) for field in description.features]
         self.labels = [
-            LabelRule(
-                label.column, zero_one if label.at_least is None else at_least(label.at_least)
-            )
-            for label in description.labels.values()
+            LabelRule(label.column, _parser(label)) for label in description.labels.values()
         ]
         self.texts: dict[str, dict[int, str]] = {key: {} for key in description.keys}
         self.columns = tuple(dict.fromkeys([*description.used, *(split.columns if split else ())]))

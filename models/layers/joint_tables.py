@@ -99,20 +99,19 @@ class JointTables:
             mask.level_table() if known is None else known
             for mask, known in zip(masks, levels, strict=True)
         ]
-        level_table = _joined(level_masks)
         if not sparse and sum(sizes) <= 2 * joint.numel():  # less work: mask the tables
             if not masks[0].live:
-                level = LevelRows(masks, level_masks).level
+                level, level_table = LevelRows(masks, level_masks).level, _joined(level_masks)
                 return _rows_of(weight * level_table.index_select(0, level), joint, False)
             level_rows = self._level_rows.get(places)
             if level_rows is None or not level_rows.fits(masks):
                 level_rows = self._level_rows[places] = LevelRows(masks, level_masks)
-            return _rows_of(level_rows.masked(weight, level_table), joint, False)
+            return level_rows.masked_rows(weight, level_masks, joint)
         level = _joined([mask.level_index for mask in masks]).index_select(0, joint.flatten())
         # int64, since the gradient of index_select takes four times as long for int32 indices
         parts = torch.split(level.long().reshape(joint.shape), blocks)
         level = _shifted(parts, [len(table) for table in level_masks], blocks)
-        return _rows_of(weight, joint, sparse) * _rows_of(level_table, level, False)
+        return _rows_of(weight, joint, sparse) * _rows_of(_joined(level_masks), level, False)
 
 
 class LevelRows:
@@ -121,6 +120,8 @@ class LevelRows:
     def __init__(self, masks: Sequence[AdaptiveMask], levels: Sequence[Tensor]) -> None:
         """Masks of whole tables, and the level masks of each."""
         self._versions = [mask.version for mask in masks]
+        self._levels: list[tuple[Tensor, int]] = []
+        self._row_masks: Tensor | None = None
         sizes = [len(table) for table in levels]
         indices = [mask.level_index.long() for mask in masks]
         self.level = _shifted(indices, sizes, [mask.rows for mask in masks])
@@ -130,29 +131,62 @@ class LevelRows:
         """Whether this is of the present levels of these masks."""
         return [mask.version for mask in masks] == self._versions
 
-    def masked(self, weight: Tensor, level_table: Tensor) -> Tensor:
-        """The tables' rows, each multiplied by the mask of its level."""
-        masked: Tensor = _MaskedTable.apply(weight, level_table, self)  # type: ignore[no-untyped-call]
-        return masked
+    def masked_rows(self, weight: Tensor, levels: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Rows of the joined tables, each multiplied by the mask of its level.
+
+        Args:
+            weight: float32 [rows of all tables, width].
+            levels: the level masks of each table, float32 [levels, width].
+            rows: int64 [...].
+
+        Returns:
+            float32 [..., width].
+        """
+        if self.sums is None:
+            raise AssertionError("the masks are not being learned")
+        values: Tensor = _MaskedRows.apply(weight, rows, self, *levels)  # type: ignore[no-untyped-call]
+        return values
+
+    def row_masks(self, levels: Sequence[Tensor]) -> Tensor:
+        """The mask of every row, float32 [rows, width], remembered as long as `levels` are."""
+        present = [(level, level._version) for level in levels]
+        same = len(present) == len(self._levels) and all(
+            level is known and version == known_version
+            for (level, version), (known, known_version) in zip(present, self._levels, strict=True)
+        )
+        if self._row_masks is None or not same:
+            self._levels = present
+            self._row_masks = _joined(levels).index_select(0, self.level)
+        return self._row_masks
 
 
-class _MaskedTable(torch.autograd.Function):
-    """weight * level_table[level], with the sums over levels of the backward pass prepared."""
+class _MaskedRows(torch.autograd.Function):
+    """(weight * masks of its rows)[rows], with few passes over the whole tables.
+
+    Level masks stay for several steps, and so do the masks of all rows; the gradient of the whole
+    tables is changed in place, which autograd cannot know to be safe.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, level_table: Tensor, level_rows: LevelRows) -> Tensor:
-        """Weight float32 [rows, width], level_table [levels, width]."""
-        mask = level_table.index_select(0, level_rows.level)
-        ctx.save_for_backward(weight, mask)
-        ctx.level_rows = level_rows
-        return weight * mask
+    def forward(
+        ctx: Any, weight: Tensor, rows: Tensor, level_rows: LevelRows, *levels: Tensor
+    ) -> Tensor:
+        """See `LevelRows.masked_rows`."""
+        masks = level_rows.row_masks(levels)
+        ctx.save_for_backward(weight, masks, rows)
+        ctx.sums, ctx.sizes = level_rows.sums, [len(level) for level in levels]
+        return _rows_of(weight * masks, rows, False)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The gradients of weight and level_table."""
-        weight, mask = ctx.saved_tensors
-        return gradient * mask, ctx.level_rows.sums @ (weight * gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of weight and of the level masks."""
+        weight, masks, rows = ctx.saved_tensors
+        table = torch.zeros_like(weight)
+        flat = gradient.reshape(-1, weight.shape[1])
+        table.scatter_add_(0, rows.reshape(-1, 1).expand_as(flat), flat)
+        by_level = torch.split(ctx.sums @ (weight * table), ctx.sizes)
+        return table.mul_(masks), None, None, *by_level
 
 
 def _rows_and_absent(table: Embedding, ids: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from ondevice.text_table import size
 with needs_extra("the plot of the frontier", "train"):
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+CAPTION_SIZE = 8  # points
+# Characters that an inch of caption holds, fewer than the average: wide ones fit too.
+CAPTION_CHARACTERS = 16
 
 LABELS = {"file": "size of the whole .odm file", "tables": "size of its embedding tables"}
 
@@ -37,8 +42,11 @@ def write_plot(
     measures: list[Measure] = ["file"] if frontier.measure == "file" else ["file", "tables"]
     views = [Frontier(frontier.reference, frontier.results, measure) for measure in measures]
     named = _named(views, best)
+    width = 11.0 if len(measures) == 1 else 13.0
+    captions = [_caption(views[0], *item, width) for item in enumerate(named, 1)]
+    lines = "\n".join(captions)
     figure = Figure(
-        figsize=(11.0 if len(measures) == 1 else 13.0, 4.8 + 0.17 * len(named)),
+        figsize=(width, 4.8 + 0.17 * (lines.count("\n") + 1)),
         layout="constrained",
     )
     figure.suptitle("How small can the model get, and how much of the AUC is left?")
@@ -51,8 +59,7 @@ def write_plot(
     panels[0].set_ylabel("share of the full model's test AUC, %\n(bars: one standard error)")
     handles, labels = panels[-1].get_legend_handles_labels()
     panels[-1].legend(handles, labels, loc="lower right", fontsize=8)
-    lines = [f"{number}  {_words(views[0], point)}" for number, point in enumerate(named, 1)]
-    figure.supxlabel("\n".join(lines), fontsize=8, ha="left", x=0.08)
+    figure.supxlabel(lines, fontsize=CAPTION_SIZE, ha="left", x=0.04)
     # a matplotlib version or a date in the file would make equal results differ
     kind = path.suffix.lstrip(".")
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
@@ -70,6 +77,13 @@ def _named(views: Sequence[Frontier], best: TrialResult | None) -> list[TrialRes
         (point for point in distinct if point != views[0].reference),
         key=lambda point: point.file_bytes,
     )
+
+
+def _caption(frontier: Frontier, number: int, point: TrialResult, width: float) -> str:
+    """What a point is, in lines that fit a figure of this width in inches."""
+    most = int(0.95 * width * CAPTION_CHARACTERS)
+    text = f"{number}  {_words(frontier, point)}"
+    return "\n".join(textwrap.wrap(text, most, subsequent_indent="    "))
 
 
 def _words(frontier: Frontier, point: TrialResult) -> str:

@@ -6,6 +6,7 @@ gradient of the batch, so all ranks take the same step that one process would ta
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import zlib
@@ -219,6 +220,10 @@ def joined_ranks() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
+    # This module's functions have the group as a default argument if it is first imported while
+    # there is one, and torch's optimizers import it. The group's threads would then run on into the
+    # end of the process, which aborts at times.
+    importlib.import_module("torch.distributed.nn")
     try:
         dist.init_process_group("gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:

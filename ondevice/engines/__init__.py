@@ -6,13 +6,19 @@ import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from ondevice.engines.columns import by_columns
-from ondevice.errors import FileFormatError, InputError, MissingDependencyError, UnsupportedError
+from ondevice.errors import (
+    FileFormatError,
+    InputError,
+    MissingDependencyError,
+    OnDeviceError,
+    UnsupportedError,
+)
 from ondevice.info import ModelInfo
 from ondevice.limits import MAX_THREADS
 from ondevice.publish import finish
@@ -31,17 +37,33 @@ class Engine(Protocol):
         """Outputs by name for checked IDs by input name."""
 
 
-class _Closed:
-    """What a closed model has instead of an engine."""
+@runtime_checkable
+class Checkable(Protocol):
+    """An engine that may have left bytes of its file unchecked when it opened it."""
+
+    def check(self) -> None:
+        """Compare every byte in use with the checksums. Raises FileFormatError."""
+
+
+class Refusing:
+    """What a model that is closed or damaged has instead of an engine."""
 
     runtime = "closed"
 
+    def __init__(self, error: OnDeviceError) -> None:
+        """Take what every request raises."""
+        self._error = error
+
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
-        """Raises InputError."""
-        raise InputError("the model is closed")
+        """Raises the error."""
+        raise type(self._error)(str(self._error))  # anew: threads do not share its traceback
+
+    def check(self) -> None:
+        """Raises the error."""
+        self.run({})
 
 
-CLOSED: Engine = _Closed()
+CLOSED: Engine = Refusing(InputError("the model is closed"))
 
 
 def open_engine(

@@ -58,6 +58,7 @@ class NativeEngine:
         """
         from ondevice import _native
 
+        self._path = path
         chosen = kernels or os.environ.get(KERNELS_VARIABLE) or None
         check = -1 if full_check is None else int(full_check)
         try:
@@ -90,6 +91,13 @@ class NativeEngine:
         engine._model = self._model.resized(tuple(sizes.items()))
         engine._describe()
         return engine
+
+    def check(self) -> None:
+        """Compare every byte in use with the checksums. Raises FileFormatError, MemoryError."""
+        try:
+            self._model.check()
+        except FileFormatError as error:
+            raise FileFormatError(f"{self._path}: {error}") from error
 
     def run(self, inputs: Mapping[str, ValueArray]) -> dict[str, FloatArray]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""

@@ -56,6 +56,10 @@ class SizedNativeEngine:
         )
         self._lock = threading.Lock()
 
+    def check(self) -> None:
+        """As `NativeEngine.check`."""
+        self._first.check()
+
     def run(self, inputs: Mapping[str, ValueArray]) -> dict[str, FloatArray]:
         """Outputs by name. Raises InputError as `NativeEngine.run`, also for sizes it refuses."""
         return self._of(inputs).run(inputs)

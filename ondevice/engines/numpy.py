@@ -31,11 +31,16 @@ class NumpyEngine:
         """
         self.runtime = f"numpy {np.__version__}"
         self._model = model
-        self._layers = _layers(model)
+        self._weights = _weights_read(model)
+        self._layers = _layers(model, self._weights)
         self._constants: dict[str, npt.NDArray[Any]] = {}
         self._sizes: set[tuple[tuple[str, int], ...]] = set()  # of free axes, which were checked
         if is_sized(model.info.inputs):
-            self._constants = check_plan(model.plan, model.info.inputs, model.weights, {})
+            self._constants = check_plan(model.plan, model.info.inputs, self._weights, {})
+
+    def check(self) -> None:
+        """Compare every byte in use with the checksums. Raises FileFormatError."""
+        self._model.verify()
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Outputs by name. Raises InputError for IDs that the model rejects."""
@@ -48,7 +53,7 @@ class NumpyEngine:
         plan, tables = self._model.plan, self._model.tables
         if not is_sized(self._model.info.inputs):
             self._check_sizes(inputs)
-        values: dict[str, npt.NDArray[Any]] = {**self._model.weights, **self._constants, **inputs}
+        values: dict[str, npt.NDArray[Any]] = {**self._weights, **self._constants, **inputs}
         for node in plan.nodes:
             if node.outputs[0] in self._constants:
                 continue
@@ -76,11 +81,19 @@ class NumpyEngine:
         }
         key = tuple(sorted(sizes.items()))
         if key not in self._sizes:
-            check_plan(self._model.plan, self._model.info.inputs, self._model.weights, sizes)
+            check_plan(self._model.plan, self._model.info.inputs, self._weights, sizes)
             self._sizes.add(key)
 
 
-def _layers(model: OdmFile) -> dict[str, DenseLayer]:
+def _weights_read(model: OdmFile) -> dict[str, npt.NDArray[Any]]:
+    """The weights that nodes read or that are outputs: a file may hold many others."""
+    plan = model.plan
+    names = dict.fromkeys(name for node in plan.nodes for name in node.inputs)
+    read = [name for name in (*names, *plan.outputs) if name in model.weights]
+    return {name: model.weights[name] for name in read}
+
+
+def _layers(model: OdmFile, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, DenseLayer]:
     """Dense layers by output; nodes of equal weights and attributes share one."""
     layers: dict[str, DenseLayer] = {}
     shared: dict[str, DenseLayer] = {}
@@ -90,7 +103,7 @@ def _layers(model: OdmFile) -> dict[str, DenseLayer]:
             continue
         key = repr((node.inputs[1:], sorted(node.attributes.items())))
         if key not in shared:
-            shared[key] = _layer(node, model.weights)
+            shared[key] = _layer(node, weights)
             left -= shared[key].weight.nbytes
             if left < 0:
                 raise FileFormatError(

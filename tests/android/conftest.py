@@ -9,6 +9,7 @@ import build_apk
 import jni_library
 import pytest
 from java_fixtures import JUNIT
+from support.crash.shim import compiled_shim
 from support.tools import require
 from tool import UnavailableError
 
@@ -33,7 +34,13 @@ def faulty_library(tmp_path_factory):
     (abi,) = (abi for abi in jni_library.ABIS if abi.name == "x86_64")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jni_library, "JNI", folder / "c")
+        patch.setattr(jni_library, "check", lambda library: None)  # it needs the C library
         return jni_library.build(abi, folder / "jni").parent
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    return compiled_shim(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-/* jni_faults.c: linked into the JNI library of x86_64, lets calls for memory and calls into Java fail.
+/* jni_faults.c: linked into the JNI library of x86_64, lets calls for memory and calls into Java fail;
+ * calls that change files go through the C library, where support/crash/shim.c records them.
  *
  * The library's system calls come through od_system_call, whose definition in system.c is renamed to
  * od_plain_system_call for this. The functions that its own code calls of the Java machine are
@@ -9,6 +10,7 @@
 #include "system.h"
 
 enum { MMAP = 9, MUNMAP = 11, CLOSE = 3, OPENAT = 257, FCNTL = 72, KILL = 62, GETPID = 39 };
+enum { FSYNC = 74, LINKAT = 265, CREATE = 0100 };
 enum { FIXED = 0x10, DUPLICATE = 1030, SIGKILL_ = 9 };
 enum { MEMORY, JAVA, KILLED, KINDS };
 
@@ -20,6 +22,20 @@ static long failing[KINDS], calls[KINDS], held;
 long od_plain_system_call(long number, long a, long b, long c, long d, long e, long f);
 
 static int fails(int kind) { return __atomic_add_fetch(&calls[kind], 1, __ATOMIC_SEQ_CST) == failing[kind]; }
+
+/* Of the C library, which the Java machine has loaded; weak, as the linker here knows none. */
+#define FROM_LIBRARY __attribute__((weak)) extern
+FROM_LIBRARY int openat(int, const char *, int, ...), fsync(int), *__errno_location(void);
+FROM_LIBRARY int linkat(int, const char *, int, const char *, int);
+
+static long recorded_call(long number, long a, long b, long c, long d, long e, long f) {
+  int result;
+  if (number == OPENAT && c & CREATE) result = openat((int)a, (const char *)b, (int)c, (int)d);
+  else if (number == FSYNC) result = fsync((int)a);
+  else if (number == LINKAT) result = linkat((int)a, (const char *)b, (int)c, (const char *)d, (int)e);
+  else return od_plain_system_call(number, a, b, c, d, e, f);
+  return result < 0 ? -*__errno_location() : result;
+}
 
 static void count(long number, long size, long flags, long command, long result) {
   if ((unsigned long)result >= (unsigned long)-4095) return;
@@ -33,7 +49,7 @@ long od_system_call(long number, long a, long b, long c, long d, long e, long f)
   if (fails(KILLED))
     od_plain_system_call(KILL, od_plain_system_call(GETPID, 0, 0, 0, 0, 0, 0), SIGKILL_, 0, 0, 0, 0);
   if (number == MMAP && !(d & FIXED) && fails(MEMORY)) return -12;
-  long result = od_plain_system_call(number, a, b, c, d, e, f);
+  long result = recorded_call(number, a, b, c, d, e, f);
   count(number, b, d, b, result);
   return result;
 }

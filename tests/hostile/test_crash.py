@@ -1,11 +1,10 @@
 """Power loss at any moment of train, convert, bench and compress: each set is the old or the new.
 
-A preloaded library records all that the commands do to files; `crash.replay` makes every folder
-that a power loss may leave, reorderings among them, and each is opened here.
+A preloaded library records all that the commands do to files; `support.crash.replay` makes every
+folder that a power loss may leave, reorderings among them, and each is opened here.
 ONDEVICE_CRASH_SAMPLES says how many reorderings are drawn at a point (`make soak`: many).
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,18 +13,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import crash
+from support.crash.commands import COMMANDS as RUNS
+from support.crash.replay import crashes, lay_out, read_record, whole
+from support.crash.sets import content, files_key, states, visible
 
 from ondevice import manifest
 from ondevice.atomic import atomic_path
 from ondevice.models import load_checkpoint
-from ondevice.publish import COMMITTED, HIDDEN, finish, publishing
+from ondevice.publish import HIDDEN, finish, publishing
 from ondevice.verify import verify
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from crash.replay import crashes, lay_out, read_record, whole
-
-HERE = Path(__file__).parent / "crash"
+SCRIPT = Path(crash.__file__).parent / "commands.py"
 SAMPLES = int(os.environ.get("ONDEVICE_CRASH_SAMPLES", "3"))
 COMMANDS = os.environ.get("ONDEVICE_CRASH_COMMANDS", "train convert other update bench").split()
 
@@ -37,7 +36,7 @@ def record(shim, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "record"
     settings = {"LD_PRELOAD": shim, "ONDEVICE_CRASH_ROOT": root, "ONDEVICE_CRASH_LOG": log}
     subprocess.run(
-        [sys.executable, HERE / "commands.py", *COMMANDS],
+        [sys.executable, SCRIPT, *COMMANDS],
         cwd=root,
         env=os.environ | {name: str(value) for name, value in settings.items()},
         check=True,
@@ -46,48 +45,15 @@ def record(shim, tmp_path_factory):
     return *read_record(log, root), root
 
 
-def content(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
-
-
-def visible(files):
-    """Files by folder and name, without what is hidden."""
-    folders = {}
-    for path, data in files.items():
-        parts = Path(path).parts
-        if data is not None and not any(HIDDEN.fullmatch(part) for part in parts):
-            folders.setdefault(str(Path(path).parent), {})[parts[-1]] = data
-    return folders
-
-
-def states(operations, first, last):
-    """The visible files of every folder after each operation, while none is being moved."""
-    tree, reached = whole(operations[:first]), {}
-    for operation in (None, *operations[first:last]):
-        if operation is not None:
-            tree.apply(operation)
-        if operation is None or operation.kind in "RUM":
-            files = tree.files()
-            for folder, held in visible(files).items():
-                if f"{folder}/{COMMITTED}" not in files:
-                    reached.setdefault(folder, {})[_key(held)] = held
-    return reached
-
-
-def _key(files):
-    return tuple(sorted((name, hashlib.sha256(data).digest()) for name, data in files.items()))
-
-
 def test_the_record_is_complete(record):
     operations, _, root = record
     assert whole(operations).files() == content(root)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [(command, number) for command in COMMANDS for number in range(len(RUNS[command]))],
+)
 def test_a_power_loss_leaves_the_old_set_or_the_new(
     record, tmp_path, record_property, command, number
 ):
@@ -108,9 +74,9 @@ def test_a_power_loss_leaves_the_old_set_or_the_new(
                 finish(path)
         for name, held in visible(content(folder)).items():
             if name in sets:
-                assert _key(held) in legal[name], f"{command} {number}: {sorted(held)}"
-                if _key(held) not in checked:
-                    checked.add(_key(held))
+                assert files_key(held) in legal[name], f"{command} {number}: {sorted(held)}"
+                if files_key(held) not in checked:
+                    checked.add(files_key(held))
                     _open(folder / name)
             else:
                 for file, data in held.items():

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import crash
 
-SCRIPT = Path(__file__).parent / "crash" / "faults.py"
+SCRIPT = Path(crash.__file__).parent / "faults.py"
 SAMPLES = os.environ.get("ONDEVICE_FAULT_SAMPLES", "2")
 
 

@@ -52,6 +52,7 @@ static od_status use(od_model *model, od_error *error) {
   if (status == OD_OK) status = od_session_open(again, &session, error);
   if (status == OD_OK) status = od_run(session, inputs, 1, outputs, error);
   if (status == OD_E_INPUT) status = OD_OK; /* zeros may be no legal request */
+  if (status == OD_OK) status = od_check(model, error);
   if (status == OD_OK) status = od_pool_open(model, THREADS, &pool, error);
   if (status == OD_OK) status = od_features_open(info, size, NULL, &features, error);
   od_features_close(features);

@@ -36,6 +36,7 @@ def built(tmp_path_factory):
             "predict.exe": ["examples/predict.c"],
             "runner.exe": ["runner/runner.c", "runner/windows.c"],
             "files.exe": [Path(__file__).parent / "files_in_use.c"],
+            "live.exe": [Path(__file__).parent / "live_windows.c", "platform/live.c"],
         },
     )
     return folder
@@ -140,3 +141,21 @@ def test_a_file_in_use(built, tmp_path):
         if name == "read.odm":
             assert said["replace"] == "0"
         assert said["closed"] == "0"
+
+
+@pytest.mark.parametrize("rows", ROWS.values())
+def test_a_file_is_replaced_while_it_serves(built, tmp_path, rows):
+    """Large files too, which `od_open_path` would map; 4 threads get one version's scores."""
+    first = write_vectors(tmp_path / "first.odm", rows)
+    second = write_model(
+        tmp_path / "second.odm",
+        {"a": full_spec(rows, 4)},
+        {"a": quantise(VALUES[:rows] + np.float32(1), "f32")},
+        [],
+        {},
+        ["a.vector"],
+    )
+    switches = 200 if rows == ROWS["read.odm"] else 10
+    done = in_wine(built / "live.exe", tmp_path / "model.odm", first, second, switches)
+    assert done.returncode == 0, done.stderr
+    assert min(map(int, done.stdout.split())) > 0

@@ -10,7 +10,6 @@ from support.runtime import expected_probabilities, small_ids, write_small_model
 from support.signing import private_key, sign_folder
 
 import ondevice
-from ondevice.engines.native import is_compiled
 from ondevice.errors import FileFormatError, InputError
 
 
@@ -48,18 +47,10 @@ def test_worker_processes_take_the_model_as_an_argument(path, method):
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
-@pytest.mark.parametrize("engine", ["numpy", "native"])
-def test_a_copy_outlives_the_model(path, copied, engine):
-    if engine == "native" and not is_compiled():
-        pytest.skip("the native engine is not compiled")
-    model = ondevice.load(path, engine=engine)
-    other = copied(model)
-    assert other.runner is model.runner  # nothing was read again
-    model.close()
-    np.testing.assert_allclose(other.predict(small_ids(3)), expected_probabilities(small_ids(3)),
-                               atol=1e-6)  # fmt: skip
-    with pytest.raises(InputError, match="closed"):
-        copied(model).predict(small_ids(3))
+def test_a_copy_is_the_model(path, copied):
+    """So that a failed check or `close` reaches it, and nothing is read again."""
+    model = ondevice.load(path)
+    assert copied(model) is model
 
 
 def test_what_is_not_pickled_says_why(path, tmp_path):
@@ -69,7 +60,6 @@ def test_what_is_not_pickled_says_why(path, tmp_path):
     signed = ondevice.load(path, keys=key.public)
     with pytest.raises(InputError, match="load it in each process"):
         pickle.dumps(signed)
-    assert copy.deepcopy(signed).predict(small_ids(2)).shape == (2,)
     model = ondevice.load(path)
     model.close()
     with pytest.raises(InputError, match="the model is closed"):

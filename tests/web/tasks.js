@@ -112,7 +112,7 @@ export function does(api, read) {
         const given = Array.isArray(keys) ? keys.map((key) => (Array.isArray(key) ? Uint8Array.from(key) : key)) : keys;
         try {
           const model = await api.load(await of(source), { ...options, keys: given });
-          said.push(model.signedVersion);
+          said.push(task.whole ? model.signedSet : model.signedSet.version);
           model.close();
         } catch (error) {
           said.push(`${error.name}: ${error.message}`);

@@ -11,7 +11,7 @@ from support.random_plans import random_plan
 from support.signing import NOW, forgeries, good_manifest, private_key, root, sign_folder, signed
 from support.tools import needs
 
-from ondevice.manifest import FileRecord
+from ondevice.manifest import FileRecord, parse_manifest
 
 pytestmark = needs(web.NODE_LACKING, web.CLANG_LACKING)
 KEY, OTHER = private_key(1), private_key(2)
@@ -90,8 +90,8 @@ def test_a_signed_model(dist, models):
         {"source": path, "asBytes": True, "manifest": manifest, "name": "m.odm"},
         {"source": path, "keys": [OTHER.public.to_pem(), list(KEY.public.raw)]},
         {"source": path, "keys": OTHER.public.to_pem() + PEM},
-        {"source": path, "leastVersion": 5},
-        {"source": path, "leastVersion": 6},
+        {"source": path, "seen": {"version": 5}},
+        {"source": path, "seen": {"version": 6}},
         {"source": path, "keys": OTHER.public.to_pem()},
         {"source": str(models / "n.odm")},
         {"source": path, "name": "n.odm"},
@@ -100,6 +100,32 @@ def test_a_signed_model(dist, models):
     assert said[:6] == [5] * 6
     assert [text.split(":")[0] for text in said[6:]] == ["TrustError"] * 5
     assert "version 5 is older than 6" in said[6]
+
+
+def test_another_set_of_the_same_version_is_refused(dist, models):
+    """As in Python, C and Java: what was used is known by its digest, which JSON keeps."""
+    path = str(models / "m.odm")
+    (listed,) = web.in_node(
+        dist,
+        [{"do": "signed", "whole": True,
+          "loads": [{"source": path, "keys": PEM, "now": MILLISECONDS}]}],
+    )  # fmt: skip
+    seen = listed[0]
+    manifest = parse_manifest((models / "manifest.json").read_bytes(), "manifest.json")
+    digest = hashlib.sha256(manifest.signed_bytes).hexdigest()
+    assert seen == {"version": 5, "sha256": digest}
+    assert loads(dist, {"source": path, "seen": seen}, {"source": path, "seen": None}) == [5, 5]
+    random_plan(6, "q8").write(models / "m.odm")
+    sign_folder(models, KEY, version=5)
+    said = loads(
+        dist,
+        {"source": path, "seen": seen},
+        {"source": path, "seen": {"version": 5}},
+        {"source": path, "seen": {"version": 4, "sha256": digest}},
+    )
+    assert said == ["TrustError: manifest.json: another set of version 5 was used", 5, 5]
+    sign_folder(models, KEY, version=6)
+    assert loads(dist, {"source": path, "seen": seen}) == [6]
 
 
 def test_wrong_arguments(dist, models):
@@ -112,7 +138,12 @@ def test_wrong_arguments(dist, models):
         ),
         {"source": path, "asBytes": True, "manifest": manifest},
         {"source": path, "asBytes": True, "name": "m.odm"},
-        *({"source": path, "leastVersion": version} for version in (-1, 0.5, "5", 2**53, None)),
+        *({"source": path, "seen": {"version": v}} for v in (-1, 0.5, "5", 2**53, None)),
+        *({"source": path, "seen": seen} for seen in (5, "5", True, [], {}, {"sha256": "0" * 64})),
+        *(
+            {"source": path, "seen": {"version": 5, "sha256": digest}}
+            for digest in (None, 7, "", "0" * 63, "0" * 65, "G" * 64, "A" * 64, "0" * 64 + "\n")
+        ),
         {"source": path, "name": 5},
         {"source": path, "roots": [manifest]},
         {"source": path, "name": "m\0.odm"},
@@ -134,7 +165,8 @@ def test_options_without_keys_are_refused(dist, models):
     script = (  # the name of the error of each
         "const { load } = await import(process.argv[1]); const said = [];"
         "for (const options of"
-        " [{ leastVersion: 1 }, { manifest: 'x' }, { now: new Date() }, { keys: undefined }])"
+        " [{ seen: { version: 1 } }, { manifest: 'x' }, { now: new Date() }, { keys: undefined },"
+        " { leastVersion: 5 }])"
         " said.push(await load(process.argv[2], options)"
         ".then(() => 'loaded', (error) => error.name));"
         "console.log(JSON.stringify(said));"
@@ -143,7 +175,7 @@ def test_options_without_keys_are_refused(dist, models):
         ["node", "--input-type=module", "-e", script, dist / "ondevice.js", models / "m.odm"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert json.loads(done.stdout) == ["InputError"] * 4
+    assert json.loads(done.stdout) == ["InputError"] * 5
 
 
 def test_changed_files_and_manifests(dist, models):
@@ -176,7 +208,7 @@ def test_forgeries_are_refused(dist, models):
     tasks, names = [], []
     for number, forgery in enumerate(forgeries()):
         (models / f"{number}.json").write_bytes(forgery.data)
-        tasks.append({"source": str(models / "m.odm"), "leastVersion": 5,
+        tasks.append({"source": str(models / "m.odm"), "seen": {"version": 5},
                       "manifest": str(models / f"{number}.json")})  # fmt: skip
         names.append(forgery)
     said = loads(dist, *tasks)

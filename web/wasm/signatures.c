@@ -53,15 +53,22 @@ EXPORT("check_root") int32_t check_root(double now) {
   return (int32_t)od_fail(&error, OD_E_UNTRUSTED, "version %u of the root has expired", root.version);
 }
 
-/* Read a manifest that the trusted keys must have signed. The numbers are whole, below 2^53. */
+/* Read a manifest that the trusted keys must have signed. `version` and `sha256` (32 bytes, or NULL)
+ * are those of the newest set that was used. The numbers are whole, below 2^53. */
 EXPORT("open_manifest")
-int32_t open_manifest(const char *text, uint32_t size, double least_version, double now) {
-  const od_seen seen = {.version = (uint64_t)least_version};
+int32_t open_manifest(const char *text, uint32_t size, double version, const uint8_t *sha256,
+                      double now) {
+  od_seen seen = {.version = (uint64_t)version, .has_sha256 = sha256 != NULL};
+  if (sha256) od_copy(seen.sha256, sha256, sizeof seen.sha256);
   return (int32_t)od_manifest_open(text, size, &signers, &seen, (int64_t)now, &memory_allocator,
                                    &manifest, &error);
 }
 EXPORT("manifest_version") double manifest_version(void) {
   return (double)od_manifest_version(manifest);
+}
+EXPORT("manifest_sha256") const uint8_t *manifest_sha256(void) {
+  od_copy(digest, od_manifest_seen(manifest).sha256, sizeof digest);
+  return digest;
 }
 
 /* Find a file in the manifest; its bytes come by hash_add. */

@@ -95,6 +95,20 @@ OD_COLD od_status od_open_again(const od_model *model, const od_options *options
   return status;
 }
 
+OD_COLD od_status od_check(const od_model *model, od_error *error) {
+  od_container file;
+  uint64_t left = (uint64_t)OD_MAX_LOAD_BYTES + model->file_size;
+  od_arena scratch = {.allocator = model->allocator, .left = &left};
+  od_status status = od_container_open(model->file, model->file_size, &scratch, &file, error);
+  if (status == OD_OK) status = od_container_verify(&file, &scratch, error);
+  if (status == OD_OK) status = check_indexes(model, error);
+  od_arena_release(&scratch);
+  if (model->changed && model->changed(model->source))
+    return od_fail(error, OD_E_FORMAT,
+                   "the file was truncated or overwritten while it was in use: open it again");
+  return status;
+}
+
 void od_close(od_model *model) {
   if (!model) return;
   od_allocator allocator = model->own_allocator;

@@ -88,6 +88,8 @@ static void poison_session(const od_session *s) {
   poison(s->scratch.positive, tiles);
 }
 
+enum { SOME_VECTORS = 10 * OD_TILE_ROWS };
+
 static int make_scratch(od_session *s) {
   const od_model *model = s->model;
   size_t rows = model->chunk_rows, wide = model->widest_dense;
@@ -98,6 +100,7 @@ static int make_scratch(od_session *s) {
     if (node->dense.vectors > most) most = node->dense.vectors; /* several vectors a row */
     s->partial_count += node->dense.concat >= 0;
   }
+  if (most > 1 && most < SOME_VECTORS) most = SOME_VECTORS; /* more than a row's at once */
   size_t vectors = s->vectors = rows > most ? rows : most, tiles = vectors / OD_TILE_ROWS + 1;
   s->scratch.codes = od_take(&s->arena, vectors * wide + OD_TAIL_BYTES, 1);
   s->scratch.scales = od_take(&s->arena, vectors, sizeof(float));
@@ -201,12 +204,13 @@ static void run_dense(const od_session *s, const od_node *node, od_rows in, size
     return;
   }
   size_t vectors = node->dense.vectors; /* several a row */
+  size_t most = s->vectors - s->vectors % OD_TILE_ROWS; /* whole tiles, as there is room for some */
   if (in.step == vectors * layer->features * 4 && out_step == vectors * layer->units)
     vectors *= rows, rows = 1; /* without gaps: rows need not end a tile */
   for (size_t row = 0; row < rows; row++)
-    for (size_t first = 0; first < vectors; first += s->vectors) {
+    for (size_t first = 0; first < vectors; first += most) {
       size_t left = vectors - first;
-      size_t chunk_vectors = left < s->vectors ? left : s->vectors;
+      size_t chunk_vectors = left < most ? left : most;
       s->model->kernels->dense(layer, from + row * (in.step / 4) + (size_t)first * layer->features,
                                layer->features, chunk_vectors, ranges, count, initial, relu,
                                out + row * out_step + (size_t)first * layer->units, layer->units,

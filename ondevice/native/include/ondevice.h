@@ -97,6 +97,11 @@ OD_API od_status od_open_path(const char *path, const od_options *options, od_mo
 OD_API od_status od_open_again(const od_model *model, const od_options *options, od_model **again,
                                od_error *error);
 
+/* Compare every byte of an open model with the checksums in its file, and every index with its
+ * records, as full_check does when a model is opened; other threads may use the model meanwhile.
+ * OD_E_FORMAT: it is damaged, so no score of it can be trusted; close it. */
+OD_API od_status od_check(const od_model *model, od_error *error);
+
 /* Release a model. All its sessions must be closed before. NULL is allowed. */
 OD_API void od_close(od_model *model);
 

@@ -1,5 +1,5 @@
 /* ondevice_live.h: a model that serves while its file is replaced; requests go on, new ones take the
- * new file. Compile platform/live.c beside the engine, with -pthread; POSIX only. */
+ * new file. Compile platform/live.c beside the engine and its POSIX or Windows part, with -pthread. */
 #ifndef ONDEVICE_LIVE_H
 #define ONDEVICE_LIVE_H
 
@@ -16,7 +16,8 @@ typedef struct {
   /* A request looks for a new file if none did for so many milliseconds, and opens it; the others go
    * on. -1: only od_live_refresh looks. */
   int check_ms;
-  /* NULL: od_open_path and od_close. Otherwise these open and close models, for instance those of
+  /* NULL: od_open_path and od_close; on Windows, which replaces no file that is mapped, large files
+   * are read too, into memory of their size. Otherwise these open and close models, for instance those of
    * signed sets (od_manifest_check): `memory` is what an opened model keeps beside itself. */
   od_status (*open)(void *user, const char *path, const od_options *options, od_model **model,
                     void **memory, od_error *error);

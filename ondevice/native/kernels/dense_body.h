@@ -42,7 +42,6 @@ typedef int8_t code_lanes __attribute__((vector_size(LANES)));
 #ifndef larger
 OD_INLINE whole larger(whole a, whole b) { return (whole)pick(a > b, (lanes)a, (lanes)b); }
 #endif
-#define EITHER(a, b) ((a) | (b))
 
 /* Bits of the largest magnitude, which order like the magnitudes, NaN above all. */
 OD_INLINE int32_t largest_bits(const float *restrict in, uint32_t count) {

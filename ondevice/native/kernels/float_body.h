@@ -4,7 +4,9 @@
  * (the larger of two, or the second where it is NaN). Its constants: FLOAT_ROWS and FLOAT_BLOCKS
  * (rows and blocks of 16 outputs at once in a batch), FLOAT_WIDE (blocks at once for a single row),
  * FLOAT_TALL where there are registers for twice as many rows of that many blocks, and FLOAT_COPIED
- * where tiles are one block wide: of so many features at most a block is copied for many rows.
+ * where tiles are one block wide: of so many features at most a block is copied for many rows. Where it
+ * defines vf_fma_lane (vectors have 4 lanes, of which a multiply-add takes one), neighbouring features are
+ * loaded four at a time.
  *
  * Inputs that are zero in all rows of a tile are skipped.
  */
@@ -42,6 +44,78 @@ OD_INLINE vf load_weights(const od_dense *layer, size_t at, int half) {
   return vf_load((const float *)layer->weight + at);
 }
 
+#ifdef vf_fma_lane
+/* Adds the products of m rows' `count` neighbouring values and `count` rows of w, from `w_step` to
+ * `w_step`, to m x parts sums, in order. A weight serves all rows before the next one is loaded: sums and
+ * values take nearly all registers. */
+OD_INLINE void add_straight(uint32_t m, uint32_t parts, const float *const *in, size_t first,
+                            size_t count, const float *w, size_t w_step,
+                            vf sums[][MOST_BLOCKS * PARTS_OF_16]) {
+  const float *from[MOST_ROWS];
+  size_t i = 0;
+  OD_UNROLL(16) for (uint32_t r = 0; r < m; r++) from[r] = in[r] + first;
+#define ADD_LANE(lane)                                                              \
+  OD_UNROLL(64) for (uint32_t j = 0; j < parts; j += 2) {                           \
+    vf weight = vf_load(w + j * VW), next = vf_load(w + j * VW + VW);               \
+    OD_UNROLL(16) for (uint32_t r = 0; r < m; r++) {                                \
+      vf_fma_lane(values[r], lane, weight, sums[r][j]);                             \
+      vf_fma_lane(values[r], lane, next, sums[r][j + 1]);                           \
+    }                                                                               \
+    if (m > 2) __asm__ volatile("" ::: "memory");                                   \
+  }                                                                                 \
+  w += w_step;
+  for (; i + VW <= count; i += VW) {
+    vf values[MOST_ROWS];
+    OD_UNROLL(16) for (uint32_t r = 0; r < m; r++) values[r] = vf_load(from[r] + i);
+    ADD_LANE(0) ADD_LANE(1) ADD_LANE(2) ADD_LANE(3)
+  }
+  for (; i < count; i++) {
+    vf values[MOST_ROWS];
+    OD_UNROLL(16) for (uint32_t r = 0; r < m; r++) values[r] = vf_set1(from[r][i]);
+    ADD_LANE(0)
+  }
+#undef ADD_LANE
+}
+
+/* Writes m rows of `parts` sums. GCC 12 would compute every address first. */
+OD_INLINE void store_tile(uint32_t m, uint32_t parts, float *out, size_t step,
+                          vf sums[][MOST_BLOCKS * PARTS_OF_16]) {
+  OD_UNROLL(16) for (uint32_t r = 0; r < m; r++, out += step) {
+    __asm__("" : "+r"(out));
+    OD_UNROLL(64) for (uint32_t j = 0; j < parts; j++) vf_store(out + j * VW, sums[r][j]);
+  }
+}
+
+/* The rows of whole tiles, one tile after the other, times `depth` rows of 16 weights: returns how many
+ * rows. Results begin with `initial` and are at least `least`. */
+static __attribute__((noinline)) size_t straight_rows(const float *in, size_t in_step, size_t rows,
+                                                      const float *w, size_t w_step, size_t depth,
+                                                      const float *initial, float least, float *out,
+                                                      size_t out_step) {
+  size_t done = 0;
+  for (; done + FLOAT_ROWS <= rows; done += FLOAT_ROWS, out += FLOAT_ROWS * out_step) {
+    vf sums[FLOAT_ROWS][MOST_BLOCKS * PARTS_OF_16];
+    const float *from[MOST_ROWS];
+    OD_UNROLL(8) for (int r = 0; r < FLOAT_ROWS; r++, in += in_step) {
+      from[r] = in;
+      OD_UNROLL(8) for (int j = 0; j < PARTS_OF_16; j++) sums[r][j] = vf_load(initial + j * VW);
+    }
+    add_straight(FLOAT_ROWS, PARTS_OF_16, from, 0, depth, w, w_step, sums);
+    if (least == 0)
+      OD_UNROLL(8) for (int r = 0; r < FLOAT_ROWS; r++)
+        OD_UNROLL(8) for (int j = 0; j < PARTS_OF_16; j++)
+          sums[r][j] = vf_least(vf_set1(0), sums[r][j]);
+    store_tile(FLOAT_ROWS, PARTS_OF_16, out, out_step, sums);
+  }
+  return done;
+}
+
+/* Whether a list, which is in order, leaves nothing out. */
+OD_INLINE int are_neighbours(const uint16_t *list, uint32_t count) {
+  return count && list[count - 1] - list[0] == (int)count - 1;
+}
+#endif
+
 /* Where a tile's results begin, the smallest that they may be, and where they go. in_step: from row to
  * row of the input. */
 typedef struct {
@@ -57,10 +131,18 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
                           const uint16_t *list, uint32_t count, const float *const *in,
                           const float_end *end) {
   vf sums[MOST_ROWS][MOST_BLOCKS * PARTS_OF_16], least = vf_set1(end->least);
-  size_t in_step = end->in_step;
+  size_t in_step = end->in_step, out_step = end->step;
+  float *out = end->out;
   OD_UNROLL(16) for (uint32_t r = 0; r < m; r++)
     OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) sums[r][j] =
         vf_load(end->initial + j * VW);
+#ifdef vf_fma_lane
+  if (!half && m <= 2 && are_neighbours(list, count)) {
+    const float *w = (const float *)layer->weight + (size_t)list[0] * layer->padded_units + unit;
+    add_straight(m, n * PARTS_OF_16, in, list[0], count, w, layer->padded_units, sums);
+    count = 0;
+  }
+#endif
   for (uint32_t i = 0; i < count; i++) {
     size_t at = (size_t)list[i] * layer->padded_units + unit;
     vf weights[MOST_BLOCKS * PARTS_OF_16];
@@ -75,9 +157,15 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
           vf_fma(value, weights[j], sums[r][j]);
     }
   }
+#ifdef vf_fma_lane
+  if (end->least < 0) { /* no ReLU */
+    store_tile(m, n * PARTS_OF_16, out, out_step, sums);
+    return;
+  }
+#endif
   OD_UNROLL(16) for (uint32_t r = 0; r < m; r++)
     OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++)
-      vf_store(end->out + r * end->step + j * VW, vf_least(least, sums[r][j]));
+      vf_store(out + r * out_step + j * VW, vf_least(least, sums[r][j]));
 }
 
 #define FLOAT_ARGUMENTS layer, unit, list, count, in, end
@@ -131,7 +219,10 @@ static void float_block(const od_dense *layer, uint32_t unit, const od_dense *we
   int whole = rows == m && units == width;
   float_end end = {in_step, initial + unit, relu ? 0 : -__builtin_inff(), whole ? out + unit : room,
                    whole ? out_step : width};
-  for (uint32_t r = 0; r < m; r++) at[r] = in + (r < rows ? r : rows - 1) * in_step;
+  for (uint32_t r = 0; r < m; r++) { /* rows beyond the last repeat it */
+    at[r] = in;
+    if (r + 1 < rows) in += in_step;
+  }
   float_tiles(m, n, weights->codec == OD_CODEC_F16, weights, weights == layer ? unit : 0, list, count,
               at, &end);
   if (!whole) copy_block(room, width, rows, units, out + unit, out_step);
@@ -172,6 +263,18 @@ static uint32_t list_all(const od_range *ranges, size_t range_count, uint16_t *l
   return count;
 }
 
+#ifdef vf_fma_lane
+/* Whether no feature is zero, as of layers that no ReLU precedes: to see that is quicker than a list. */
+static int none_is_zero(const float *in, const od_range *range) {
+  uint32_t i = range->start;
+  whole zero = {0};
+  for (; i + LANES <= range->stop; i += LANES) zero |= load(in + i) == 0.0f;
+  for (; i < range->stop; i++) zero[0] |= in[i] == 0;
+  JOIN_LANES(zero, EITHER)
+  return !zero[0];
+}
+#endif
+
 /* Whether a layer of few blocks looks for zeros: not where its first rows have few. */
 static int few_zeros(const float *in, size_t in_step, size_t rows, const od_range *ranges,
                      size_t range_count, uint16_t *list) {
@@ -210,6 +313,9 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
                few_zeros(in, in_step, rows, ranges, range_count, s->lists);
   size_t tile_rows = narrow ? rows : OD_TILE_ROWS;
   size_t tiles = (rows + tile_rows - 1) / tile_rows;
+#ifdef vf_fma_lane
+  narrow |= rows == 1 && range_count == 1 && none_is_zero(in, ranges);
+#endif
   for (size_t t = 0; t < tiles; t++) {
     size_t row = t * OD_TILE_ROWS, left = rows - row < OD_TILE_ROWS ? rows - row : OD_TILE_ROWS;
     uint16_t *list = s->lists + t * OD_LIST_ROOM(layer->features);
@@ -230,8 +336,17 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
     }
 #endif
     for (size_t t = 0; t < tiles; t++) {
-      size_t end = (t + 1) * tile_rows < rows ? (t + 1) * tile_rows : rows;
-      for (size_t row = t * tile_rows, m; row < end; row += m) {
+      size_t end = (t + 1) * tile_rows < rows ? (t + 1) * tile_rows : rows, row = t * tile_rows;
+#ifdef vf_fma_lane
+      const uint16_t *list = s->lists + t * OD_LIST_ROOM(layer->features);
+      uint32_t unit = block * 16;
+      if (!half && n == 1 && layer->units >= unit + 16 && are_neighbours(list, s->counts[t]))
+        row += straight_rows(in + row * in_step + list[0], in_step, end - row,
+                             (const float *)layer->weight + (size_t)list[0] * layer->padded_units + unit,
+                             layer->padded_units, s->counts[t], initial + unit,
+                             relu ? 0 : -__builtin_inff(), out + row * out_step + unit, out_step);
+#endif
+      for (size_t m; row < end; row += m) {
         m = rows_at_once((uint32_t)(end - row), FLOAT_ROWS);
         if (half && m > 1) m = FLOAT_ROWS;
         else if (FLOAT_TALL && n <= FLOAT_TALL && end - row >= MOST_ROWS) m = MOST_ROWS;

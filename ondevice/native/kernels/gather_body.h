@@ -333,7 +333,15 @@ OD_INLINE void add_vector(gather_state *state, const od_lookup *lookup, const in
 /* `count` vectors of a direct lookup: first all places, so that their memory comes meanwhile. */
 OD_INLINE void gather_piece(const od_lookup *lookup, const uint8_t *const *at, uint32_t count,
                             float *out, size_t step, od_codec codec) {
+  const od_table *table = lookup->table;
+  int whole = codec == OD_CODEC_F32 && table->scale == OD_SCALE_NONE && lookup->dim % VW == 0 &&
+              table->width_base == lookup->dim && lookup->row_dim == lookup->dim;
   for (uint32_t i = 0; i < count; i++, out += step) {
+    if (whole && at[i]) {
+      for (uint32_t column = 0; column < lookup->dim; column += VW)
+        vf_store(out + column, vf_load((const float *)(const void *)at[i] + column));
+      continue;
+    }
     entry e = {at[i], 0, at[i] ? lookup->table->width_base : 0};
     job j = {lookup, out, 0, 1};
     if (at[i]) fuse(&j, &e, codec);

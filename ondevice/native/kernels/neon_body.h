@@ -30,6 +30,11 @@ OD_INLINE vf vf_set1(float x) { return vdupq_n_f32(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+#if defined(__aarch64__)
+/* c + v[i] * b. Written out, because GCC 12 copies lanes into registers that it then lacks. */
+#define vf_fma_lane(v, i, b, c) \
+  __asm__("fmla %0.4s, %1.4s, %2.s[" #i "]" : "+w"(c) : "w"(b), "w"(v))
+#endif
 OD_INLINE vf vf_least(vf least, vf v) { return vbslq_f32(vcltq_f32(v, least), least, v); }
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   static const int32_t lanes[4] = {0, 1, 2, 3};
@@ -70,3 +75,25 @@ OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bi
 OD_INLINE int8x16_t group_codes(const int8_t *codes, uint32_t group) {
   return vreinterpretq_s8_u32(vdupq_n_u32(od_load32(codes + 4 * (size_t)group)));
 }
+
+#if defined(__aarch64__)
+/* Numbers from `start` on of the words that are not zero: four at once where none is. */
+OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint32_t start, uint16_t *list) {
+  static const uint16_t first[4] = {0, 1, 2, 3};
+  uint16x4_t numbers = vadd_u16(vld1_u16(first), vdup_n_u16((uint16_t)start)), four = vdup_n_u16(4);
+  uint32_t listed = 0, i = 0;
+  for (; i < count; i += 4, numbers = vadd_u16(numbers, four)) {
+    if (i + 4 <= count && vminvq_u32(vld1q_u32(words + i))) {
+      vst1_u16(list + listed, numbers);
+      listed += 4;
+      continue;
+    }
+    for (uint32_t j = i; j < count && j < i + 4; j++) {
+      list[listed] = (uint16_t)(start + j);
+      listed += words[j] != 0;
+    }
+  }
+  return listed;
+}
+#define HAS_LIST_WORDS
+#endif

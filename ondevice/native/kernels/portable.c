@@ -98,6 +98,9 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define lanes_sqrt(v) ((lanes)vsqrtq_f32((float32x4_t)(v)))
+#define lanes_floor(v, least) ((lanes)vmaxq_f32((float32x4_t)(v), vdupq_n_f32(least)))
+#define lanes_most(v) vmaxvq_f32((float32x4_t)(v))
+#define SHORT_VECTORS
 #else
 #include "ops/maths.h"
 #define lanes_sqrt(v) ((lanes){od_sqrt((v)[0]), od_sqrt((v)[1]), od_sqrt((v)[2]), od_sqrt((v)[3])})

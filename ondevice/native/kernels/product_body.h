@@ -7,11 +7,21 @@
 
 OD_INLINE void product_tile(uint32_t rows, const od_product *p, const float *a, float *out,
                             size_t out_step) {
+#ifdef vf_fma_lane
+  vf sums[MOST_ROWS][MOST_BLOCKS * PARTS_OF_16];
+#else
   vf sums[MOST_ROWS][PARTS_OF_16];
+#endif
   const float *b = p->b;
   size_t a_step = p->a_step;
   OD_UNROLL(16) for (uint32_t r = 0; r < rows; r++)
     OD_UNROLL(8) for (uint32_t j = 0; j < PARTS_OF_16; j++) sums[r][j] = vf_set1(0);
+#ifdef vf_fma_lane
+  const float *in[MOST_ROWS] = {0};
+  OD_UNROLL(16) for (uint32_t r = 0; r < rows; r++) in[r] = a + r * a_step;
+  add_straight(rows, PARTS_OF_16, in, 0, p->depth, b, p->b_step, sums);
+  store_tile(rows, PARTS_OF_16, out, out_step, sums);
+#else
   for (uint32_t l = 0; l < p->depth; l++, b += p->b_step, a++) {
     vf part[PARTS_OF_16];
     OD_UNROLL(8) for (uint32_t j = 0; j < PARTS_OF_16; j++) part[j] = vf_load(b + j * VW);
@@ -24,6 +34,7 @@ OD_INLINE void product_tile(uint32_t rows, const od_product *p, const float *a, 
   OD_UNROLL(16) for (uint32_t r = 0; r < rows; r++)
     OD_UNROLL(8) for (uint32_t j = 0; j < PARTS_OF_16; j++)
       vf_store(out + r * out_step + j * VW, sums[r][j]);
+#endif
 }
 
 static void product_rows(uint32_t rows, const od_product *p, uint32_t first) {
@@ -53,6 +64,12 @@ static void product_rows(uint32_t rows, const od_product *p, uint32_t first) {
 KERNEL void KERNEL_NAME(product)(const od_product *p) {
   static const uint32_t sizes[] = {MOST_ROWS, FLOAT_ROWS, 2, 1};
   uint32_t first = 0;
+#ifdef vf_fma_lane
+  static const float zeros[OD_PANEL];
+  if (p->columns == OD_PANEL && !p->added)
+    first = (uint32_t)straight_rows(p->a, p->a_step, p->rows, p->b, p->b_step, p->depth, zeros,
+                                    -__builtin_inff(), p->out, p->out_step);
+#endif
   for (int i = 0; i < 4; i++)
     for (; first + sizes[i] <= p->rows; first += sizes[i]) product_rows(sizes[i], p, first);
 }

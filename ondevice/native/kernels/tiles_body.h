@@ -57,4 +57,4 @@ OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint32_t st
 #endif
 
 #define TOTAL(a, b) ((a) + (b))
-
+#define EITHER(a, b) ((a) | (b))

@@ -20,21 +20,37 @@ OD_INLINE lanes exponential_parts(lanes x, whole *k) {
   return p * (r * r) + r + 1.0f;
 }
 
+/* Below -104 results are 0. Products below the normal range are slow on some processors, which multiply
+ * others and put zeros in their place; on the rest -104 stands for all, as its own result rounds to 0. */
+#ifdef lanes_floor
+#define SMALL_TO_ZERO(p) (p)
+OD_INLINE lanes without_small(lanes x, whole *small) {
+  (void)small;
+  return lanes_floor(x, -104.0f); /* a NaN stays */
+}
+#else
+#define SMALL_TO_ZERO(p) ((lanes)(~small & (whole)(p)))
+OD_INLINE lanes without_small(lanes x, whole *small) {
+  *small = x < -104.0f;
+  return (lanes)(~*small & (whole)x);
+}
+#endif
+
 /* Results may overflow or lie below the normal range: the power is multiplied in two halves. */
 OD_INLINE lanes exponential(lanes x) {
-  whole k, zero = x < -104.0f; /* their results, which would be slow products below the normal range */
-  lanes p = exponential_parts(lanes_min(all(89.0f), (lanes)(~zero & (whole)x)), &k); /* a NaN stays */
+  whole k, small;
+  lanes p = exponential_parts(lanes_min(all(89.0f), without_small(x, &small)), &k); /* a NaN stays */
   whole half = k >> 1;
   p = p * (lanes)((half + 127) << 23) * (lanes)((k - half + 127) << 23);
-  return (lanes)(~zero & (whole)p);
+  return SMALL_TO_ZERO(p);
 }
 
 /* The same bits for x <= 0 and NaN, and for 0 <= x <= 40 and NaN. */
 OD_INLINE lanes exponential_down(lanes x) {
-  whole k, zero = x < -104.0f;
-  lanes p = exponential_parts((lanes)(~zero & (whole)x), &k);
+  whole k, small;
+  lanes p = exponential_parts(without_small(x, &small), &k);
   p = p * (lanes)((k + 191) << 23) * 0x1p-64f; /* -150 <= k <= 0 */
-  return (lanes)(~zero & (whole)p);
+  return SMALL_TO_ZERO(p);
 }
 OD_INLINE lanes exponential_up(lanes x) {
   whole k;
@@ -55,6 +71,9 @@ OD_INLINE lanes tangent(lanes x) {
   p = p * s + 1.33314422036e-1f;
   p = p * s + -3.33332819422e-1f;
   p = p * s * x + x;
+#ifdef lanes_most
+  if (lanes_most(size) < 0.625f) return p; /* rare among long vectors */
+#endif
   lanes twice = lanes_min(all(20.0f), size + size); /* a NaN stays */
   lanes large = 1.0f - 2.0f / (exponential_up(twice) + 1.0f);
   return pick(size < 0.625f, p, with_sign(large, x));
@@ -104,30 +123,45 @@ OD_INLINE void open_source(source *s, const float *in, int64_t moves, size_t n) 
 }
 
 /* Rows of n >= LANES elements. The last vector of a row begins LANES elements before its end, so some
- * elements are computed twice. */
-#define ROWS_LOOP(result)                               \
-  for (; rows; rows--, NEXT_ROW) {                      \
-    for (size_t i = 0; i < n; i += LANES) {             \
-      size_t at = i < n - LANES ? i : n - LANES;        \
-      store(out + at, result);                          \
-    }                                                   \
-  }                                                     \
-  break;
+ * elements are computed twice. SHORT_VECTORS are taken several at a time: counting them takes as long as
+ * a product. */
+#ifdef SHORT_VECTORS
+#define SEVERAL_VECTORS(count, condition, ...) \
+  for (; condition && at + (count)*LANES <= n; at += (count)*LANES) __VA_ARGS__
+#else
+#define SEVERAL_VECTORS(count, condition, ...)
+#endif
+
+OD_INLINE void map_row(od_map map, float alpha, const float *in, size_t moves, float *out, size_t n) {
+  size_t at = 0;
+  SEVERAL_VECTORS(2, 1, {
+    const float *from = in + (at & moves);
+    lanes first = apply_map(map, alpha, load(from));
+    lanes second = apply_map(map, alpha, load(from + (LANES & moves)));
+    store(out + at, first);
+    store(out + at + LANES, second);
+  })
+  for (; at < n; at += LANES) {
+    size_t i = at < n - LANES ? at : n - LANES;
+    store(out + i, apply_map(map, alpha, load(in + (i & moves))));
+  }
+}
 
 static void map_rows(od_map map, float alpha, const od_span *span, const source *x, float *out,
                      size_t rows, size_t n) {
   const float *in = x->at;
   size_t moves = x->moves;
-#define NEXT_ROW in += span->in1[0], out += span->out1
-#define X load(in + (at & moves))
-#define MAP_CASE(name) case name: ROWS_LOOP(apply_map(name, alpha, X))
+#define MAP_CASE(name)                                                        \
+  case name:                                                                  \
+    for (; rows; rows--, in += span->in1[0], out += span->out1)               \
+      map_row(name, alpha, in, moves, out, n);                                \
+    break;
   switch (map) {
     MAP_CASE(OD_MAP_RELU) MAP_CASE(OD_MAP_LEAKY_RELU) MAP_CASE(OD_MAP_ABS) MAP_CASE(OD_MAP_NEG)
     MAP_CASE(OD_MAP_SQRT) MAP_CASE(OD_MAP_RECIPROCAL) MAP_CASE(OD_MAP_EXP)
     MAP_CASE(OD_MAP_SIGMOID) MAP_CASE(OD_MAP_TANH)
-    default: ROWS_LOOP(X)
+    default: MAP_CASE(OD_MAP_COPY)
   }
-#undef NEXT_ROW
 }
 
 static void maps(od_map map, float alpha, const od_span *span) {
@@ -146,19 +180,43 @@ static void maps(od_map map, float alpha, const od_span *span) {
   }
 }
 
+OD_INLINE void pair_row(od_pair pair, const float *a, size_t a_moves, const float *b, size_t b_moves,
+                        float *out, size_t n) {
+  size_t at = 0;
+  SEVERAL_VECTORS(4, a_moves & b_moves, {
+    lanes results[4];
+    OD_UNROLL(4) for (int j = 0; j < 4; j++) results[j] =
+        apply_pair(pair, load(a + at + j * LANES), load(b + at + j * LANES));
+    OD_UNROLL(4) for (int j = 0; j < 4; j++) store(out + at + j * LANES, results[j]);
+  })
+  SEVERAL_VECTORS(4, 1, {
+    const float *x = a + (at & a_moves), *y = b + (at & b_moves);
+    lanes results[4];
+    OD_UNROLL(4) for (size_t j = 0; j < 4; j++) results[j] =
+        apply_pair(pair, load(x + (j * LANES & a_moves)), load(y + (j * LANES & b_moves)));
+    OD_UNROLL(4) for (int j = 0; j < 4; j++) store(out + at + j * LANES, results[j]);
+  })
+  for (; at < n; at += LANES) {
+    size_t i = at < n - LANES ? at : n - LANES;
+    store(out + i, apply_pair(pair, load(a + (i & a_moves)), load(b + (i & b_moves))));
+  }
+}
+
 static void pair_rows(od_pair pair, const od_span *span, const source *x, const source *y,
                       float *out, size_t rows, size_t n) {
   const float *a = x->at, *b = y->at;
   size_t a_moves = x->moves, b_moves = y->moves;
-#define NEXT_ROW a += span->in1[0], b += span->in1[1], out += span->out1
-#define PAIR_CASE(name) \
-  case name: ROWS_LOOP(apply_pair(name, load(a + (at & a_moves)), load(b + (at & b_moves))))
+  int64_t a_step = span->in1[0], b_step = span->in1[1], out_step = span->out1;
+#define PAIR_CASE(name)                                                     \
+  case name:                                                                \
+    for (; rows; rows--, a += a_step, b += b_step, out += out_step)         \
+      pair_row(name, a, a_moves, b, b_moves, out, n);                       \
+    break;
   switch (pair) {
     PAIR_CASE(OD_PAIR_ADD) PAIR_CASE(OD_PAIR_SUB) PAIR_CASE(OD_PAIR_MUL) PAIR_CASE(OD_PAIR_DIV)
     PAIR_CASE(OD_PAIR_MAX) PAIR_CASE(OD_PAIR_MIN)
-    default: ROWS_LOOP(apply_pair(OD_PAIR_PRELU, load(a + (at & a_moves)), load(b + (at & b_moves))))
+    default: PAIR_CASE(OD_PAIR_PRELU)
   }
-#undef NEXT_ROW
 }
 
 static void pairs(od_pair pair, const od_span *span) {
@@ -196,20 +254,24 @@ OD_INLINE float fold_lanes(od_fold fold, const lanes *parts) {
 
 OD_INLINE float fold_row(od_fold fold, const float *in, size_t length) {
   lanes sums[PARTS], filler = all(fold == OD_FOLD_SUM ? 0 : *in);
-  size_t i = 0;
-  for (int j = 0; j < PARTS; j++) sums[j] = filler;
-  for (; i + SUMS <= length; i += SUMS)
-    for (int j = 0; j < PARTS; j++) sums[j] = join(fold, sums[j], load(in + i + j * LANES));
-  for (int j = 0; i < length; i += LANES, j++)
-    sums[j] = join(fold, sums[j], part(in + i, length - i, filler));
+  OD_UNROLL(4) for (int j = 0; j < PARTS; j++) sums[j] = filler;
+  for (; length >= SUMS; length -= SUMS, in += SUMS)
+    OD_UNROLL(4) for (int j = 0; j < PARTS; j++) sums[j] = join(fold, sums[j], load(in + j * LANES));
+  OD_UNROLL(4) for (size_t j = 0; j < PARTS; j++)
+    if (length > j * LANES)
+      sums[j] = join(fold, sums[j], part(in + j * LANES, length - j * LANES, filler));
   return fold_lanes(fold, sums);
 }
+
+#define APART static __attribute__((noinline)) /* several readers, and long */
+APART float sum_of(const float *in, size_t length) { return fold_row(OD_FOLD_SUM, in, length); }
+APART float most_of(const float *in, size_t length) { return fold_row(OD_FOLD_MAX, in, length); }
 
 OD_INLINE void fold_loops(od_fold fold, const float *in, size_t outer, size_t length, size_t inner,
                           float divisor, float *out) {
   for (size_t o = 0; o < outer; o++, in += length * inner, out += inner) {
     if (inner == 1) {
-      *out = fold_row(fold, in, length);
+      *out = fold == OD_FOLD_SUM ? sum_of(in, length) : most_of(in, length);
       if (divisor != 1) *out /= divisor;
       continue;
     }
@@ -246,39 +308,44 @@ static void dots(const float *a, const int64_t *a_places, const float *b, const 
   }
 }
 
-OD_INLINE float largest_of(const float *in, size_t length) {
-  lanes most[PARTS], low = all(-__builtin_inff());
-  for (int j = 0; j < PARTS; j++) most[j] = low;
-  for (size_t i = 0, j = 0; i < length; i += LANES, j = (j + 1) % PARTS)
-    most[j] = lanes_max(part(in + i, length - i, low), most[j]);
-  return fold_lanes((od_fold)FOLD_NUMBERS, most);
+/* Softmax of a row of n >= LANES elements, which another step divides by the sum that this one returns.
+ * The last vector is read before what it overlaps is written. */
+OD_INLINE float powers(const float *in, size_t n, float largest, float *out) {
+  lanes most = all(largest), last = load(in + n - LANES) - most;
+  for (size_t i = 0; i < n - LANES; i += LANES)
+    store(out + i, exponential_down(load(in + i) - most));
+  store(out + n - LANES, exponential_down(last));
+  return sum_of(out, n);
 }
 
-/* The exponentials of a row less its largest value; returns their sum. */
-OD_INLINE float powers(const float *in, size_t length, float largest, float *out) {
-  lanes sums[PARTS], most = all(largest);
-  for (int j = 0; j < PARTS; j++) sums[j] = all(0);
-  for (size_t i = 0, j = 0; i < length; i += LANES, j = (j + 1) % PARTS) {
-    lanes value = exponential_down(part(in + i, length - i, most) - most);
-    put(out + i, value, length - i);
-    if (length - i < LANES) value = pick(NUMBERS < (int32_t)(length - i), value, all(0));
-    sums[j] = sums[j] + value;
-  }
-  return fold_lanes(OD_FOLD_SUM, sums);
+OD_INLINE void multiply(float *out, size_t n, float by) {
+  lanes factor = all(by), last = load(out + n - LANES) * factor;
+  for (size_t i = 0; i < n - LANES; i += LANES) store(out + i, load(out + i) * factor);
+  store(out + n - LANES, last);
 }
 
 /* Rows one step at a time, so that the processor overlaps them: within a row each step waits for
  * the last. */
-static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
+static void long_softmax(const float *in, size_t rows, size_t length, float *out) {
   float largest[SUMS], sums[SUMS];
-  for (size_t r = 0; r < rows; r++) largest[r] = largest_of(in + r * length, length);
+  for (size_t r = 0; r < rows; r++)
+    largest[r] = fold_row((od_fold)FOLD_NUMBERS, in + r * length, length);
   for (size_t r = 0; r < rows; r++)
     sums[r] = powers(in + r * length, length, largest[r], out + r * length);
-  for (size_t r = 0; r < rows; r++, out += length) {
-    lanes factor = all(1.0f / sums[r]);
-    for (size_t i = 0; i < length; i += LANES)
-      put(out + i, part(out + i, length - i, factor) * factor, length - i);
+  for (size_t r = 0; r < rows; r++) multiply(out + r * length, length, 1.0f / sums[r]);
+}
+
+/* Up to SUMS rows; those of fewer than LANES elements as long as a vector, with zeros at the end. */
+static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
+  float room[SUMS * LANES];
+  if (length >= LANES) {
+    long_softmax(in, rows, length, out);
+    return;
   }
+  for (size_t r = 0; r < rows; r++)
+    store(room + r * LANES, part(in + r * length, length, all(-__builtin_inff())));
+  long_softmax(room, rows, LANES, room);
+  for (size_t r = 0; r < rows; r++) lanes_store(out + r * length, load(room + r * LANES), length);
 }
 
 #ifdef SOFTMAX_COLUMNS

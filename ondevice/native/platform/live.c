@@ -8,12 +8,18 @@
 
 #include "core/model.h"
 #include "platform/clock.h"
+#include "platform/live_files.h"
 #include "platform/threading.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#if defined(_WIN32)
+#define OPEN_FILE od_open_copied
+#else
+#define OPEN_FILE od_open_path
+#include <sys/stat.h>
+#endif
 #if defined(__APPLE__)
 #define CHANGED st_mtimespec
 #else
@@ -37,11 +43,6 @@ struct version {
   lease *idle; /* sessions that no request uses */
 };
 
-/* What changes when a file is replaced; all zeros while there is none. */
-typedef struct {
-  uint64_t device, file, size, seconds, nanoseconds;
-} stamp;
-
 struct od_live {
   char *path;
   od_live_options options;
@@ -51,17 +52,19 @@ struct od_live {
   version *current;
   uint64_t next_check;
   od_error fault; /* of the file that is there now */
-  stamp seen;
+  od_file_stamp seen;
 };
 
-static stamp stamp_of(const char *path) {
+#if !defined(_WIN32)
+static od_file_stamp od_stamp_of(const char *path) {
   struct stat of;
-  if (stat(path, &of)) return (stamp){0, 0, 0, 0, 0};
-  return (stamp){(uint64_t)of.st_dev, (uint64_t)of.st_ino, (uint64_t)of.st_size,
-                 (uint64_t)of.CHANGED.tv_sec, (uint64_t)of.CHANGED.tv_nsec};
+  if (stat(path, &of)) return (od_file_stamp){0, 0, 0, 0, 0};
+  return (od_file_stamp){(uint64_t)of.st_dev, (uint64_t)of.st_ino, (uint64_t)of.st_size,
+                         (uint64_t)of.CHANGED.tv_sec, (uint64_t)of.CHANGED.tv_nsec};
 }
+#endif
 
-static int same_stamp(const stamp *a, const stamp *b) {
+static int same_stamp(const od_file_stamp *a, const od_file_stamp *b) {
   return a->device == b->device && a->file == b->file && a->size == b->size &&
          a->seconds == b->seconds && a->nanoseconds == b->nanoseconds;
 }
@@ -81,7 +84,7 @@ static od_status open_version(const od_live *live, version **out, od_error *erro
   od_status status = options->open
                          ? options->open(options->user, live->path, options->options, &v->model,
                                          &v->memory, error)
-                         : od_open_path(live->path, options->options, &v->model, error);
+                         : OPEN_FILE(live->path, options->options, &v->model, error);
   if (status != OD_OK) {
     free(v);
     return status;
@@ -132,7 +135,7 @@ static int same_requests(const od_model *old, const od_model *new) {
 /* Put a new version in the place of the current one, if the file is another. The caller is the one
  * that is `looking`: nobody else changes `current` or `seen`. */
 static void look(od_live *live, int *changed) {
-  stamp now = stamp_of(live->path);
+  od_file_stamp now = od_stamp_of(live->path);
   version *fresh;
   od_error error = {OD_OK, ""};
   *changed = 0;
@@ -177,7 +180,7 @@ od_status od_live_open(const char *path, const od_live_options *options, od_live
   memcpy(copy, path, size);
   live->path = copy;
   live->options = options ? *options : (od_live_options){.check_ms = DEFAULT_CHECK_MS};
-  live->seen = stamp_of(path);
+  live->seen = od_stamp_of(path);
   od_status status = open_version(live, &live->current, error);
   if (status != OD_OK) {
     free(copy);

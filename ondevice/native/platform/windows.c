@@ -4,10 +4,13 @@
 #include "core/model.h"
 #include "platform/allocator.h"
 #include "platform/clock.h"
+#include "platform/live_files.h"
 
 #include <string.h>
 #include <wchar.h>
 #include <windows.h>
+
+enum { MOST_READ = 1 << 30 }; /* bytes of one call */
 
 /* A mapped file stays open for reading only, so nobody can write to it or truncate it. */
 typedef struct {
@@ -80,12 +83,15 @@ static mapping *map(HANDLE file, size_t size) {
 static od_status copy(HANDLE file, size_t size, void **data, od_error *error) {
   *data = malloc(size);
   if (!*data) return od_fail(error, OD_E_MEMORY, "out of memory for the file");
-  DWORD got = 0;
   od_status status = OD_OK;
-  if (!ReadFile(file, *data, (DWORD)size, &got, NULL))
-    status = refused(error);
-  else if (got != size)
-    status = od_fail(error, OD_E_FORMAT, "the file was truncated while it was read");
+  for (size_t at = 0; status == OD_OK && at < size;) {
+    DWORD got = 0, part = size - at < MOST_READ ? (DWORD)(size - at) : MOST_READ;
+    if (!ReadFile(file, (char *)*data + at, part, &got, NULL))
+      status = refused(error);
+    else if (!got)
+      status = od_fail(error, OD_E_FORMAT, "the file was truncated while it was read");
+    at += got;
+  }
   if (status != OD_OK) free(*data);
   return status;
 }
@@ -102,19 +108,20 @@ static size_t size_of(HANDLE file) {
   return (uint64_t)end.QuadPart > SIZE_MAX / 2 ? 0 : (size_t)end.QuadPart;
 }
 
-od_status od_open_path(const char *path, const od_options *options, od_model **model,
-                       od_error *error) {
+/* Open a file, mapped if it has more than `most_copied` bytes. */
+static od_status open_model(const char *path, size_t most_copied, const od_options *options,
+                            od_model **model, od_error *error) {
   *model = NULL;
   HANDLE file = open_file(path);
   if (file == INVALID_HANDLE_VALUE) return refused(error);
   size_t size = size_of(file);
-  mapping *mapped = size > OD_FULL_CHECK_BYTES ? map(file, size) : NULL;
+  mapping *mapped = size > most_copied ? map(file, size) : NULL;
   void *data = mapped ? mapped->data : NULL;
   od_status status = OD_OK;
   if (!size)
     status = od_fail(error, OD_E_FORMAT, "not a regular file, or too short for a model file");
   else if (!mapped)
-    status = size > OD_FULL_CHECK_BYTES ? refused(error) : copy(file, size, &data, error);
+    status = size > most_copied ? refused(error) : copy(file, size, &data, error);
   if (!mapped) CloseHandle(file);
   if (status != OD_OK) return status;
   void (*end)(void *, size_t) = mapped ? unmap : discard;
@@ -128,6 +135,35 @@ od_status od_open_path(const char *path, const od_options *options, od_model **m
   (*model)->mapped = owned;
   (*model)->mapped_size = size;
   return OD_OK;
+}
+
+od_status od_open_path(const char *path, const od_options *options, od_model **model,
+                       od_error *error) {
+  return open_model(path, OD_FULL_CHECK_BYTES, options, model, error);
+}
+
+od_status od_open_copied(const char *path, const od_options *options, od_model **model,
+                         od_error *error) {
+  return open_model(path, SIZE_MAX, options, model, error);
+}
+
+od_file_stamp od_stamp_of(const char *path) {
+  od_file_stamp stamp = {0, 0, 0, 0, 0};
+  BY_HANDLE_FILE_INFORMATION of;
+  wchar_t *wide = wide_name(path);
+  HANDLE file = wide ? CreateFileW(wide, FILE_READ_ATTRIBUTES,
+                                   FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
+                                   OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL)
+                     : INVALID_HANDLE_VALUE;
+  free(wide);
+  if (file == INVALID_HANDLE_VALUE) return stamp;
+  if (GetFileInformationByHandle(file, &of))
+    stamp = (od_file_stamp){of.dwVolumeSerialNumber,
+                            (uint64_t)of.nFileIndexHigh << 32 | of.nFileIndexLow,
+                            (uint64_t)of.nFileSizeHigh << 32 | of.nFileSizeLow,
+                            of.ftLastWriteTime.dwHighDateTime, of.ftLastWriteTime.dwLowDateTime};
+  CloseHandle(file);
+  return stamp;
 }
 
 uint64_t od_clock_ns(void) {

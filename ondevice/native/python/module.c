@@ -439,12 +439,26 @@ static void destroy(PyObject *object) {
   Py_DECREF(type);
 }
 
+/* check(): compare every byte of the file in use with its checksums. */
+static PyObject *check(PyObject *object, PyObject *unused) {
+  Model *self = (Model *)(void *)object;
+  od_error error;
+  od_status status;
+  (void)unused;
+  Py_BEGIN_ALLOW_THREADS;
+  status = od_check(self->model, &error);
+  Py_END_ALLOW_THREADS;
+  if (status != OD_OK) return raise(&error);
+  Py_RETURN_NONE;
+}
+
 static PyObject *resized(PyObject *object, PyObject *sizes);
 
 static PyMethodDef METHODS[] = {
     {"predict", predict, METH_O, "The first output for a dict of plain arrays, or None."},
     {"rank", (PyCFunction)(void (*)(void))rank, METH_FASTCALL,
      "The first output for one context and its candidates, or None."},
+    {"check", check, METH_NOARGS, "Compare every byte with the checksums in the file."},
     {"resized", resized, METH_O, "resized(sizes): a Model of the same file, as from open()."},
     {"run", (PyCFunction)(void (*)(void))run_checked, METH_FASTCALL,
      "All outputs for a tuple of checked arrays."},

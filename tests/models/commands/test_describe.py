@@ -136,3 +136,40 @@ def test_a_label_of_several_numbers_needs_a_threshold(tmp_path, capsys):
     path.write_text("film,stars\n" + "".join(f"{n % 3},{n % 5}\n" for n in range(50)))
     assert main(["describe", str(path), "--label", "stars"]) == 0
     assert 'label = { column = "stars", at_least = NUMBER }' in capsys.readouterr().out
+
+
+WORDS = [
+    (("no", "yes"), ["no", "yes"]),
+    (("True", "False"), "outcome"),
+    (("1.0", "0.0"), "outcome"),
+    (("bought", "seen"), ["seen", "bought"]),  # the rarer one is 1
+    (("yes", "none"), ["none", "yes"]),
+]
+
+
+@pytest.mark.parametrize(("words", "label"), WORDS, ids=lambda item: str(item))
+def test_a_label_in_words_trains_as_described(words, label, tmp_path, capsys):
+    """The first word is in 20 rows of 60."""
+    path, draft = tmp_path / "log.csv", tmp_path / "c.toml"
+    texts = [words[0] if n % 3 == 0 else words[1] for n in range(60)]
+    path.write_text(
+        "outcome,user\n" + "".join(f"{text},u{n % 7}\n" for n, text in enumerate(texts))
+    )
+    assert main(["describe", str(path), "--label", "outcome", "--out", str(draft)]) == 0
+    given = tomllib.loads(draft.read_text("utf-8"))["label"]
+    one = "True" if "True" in words else "1.0" if "1.0" in words else label[1]
+    assert given == (label if label == "outcome" else {"column": "outcome", "values": label})
+    rate = texts.count(one) / 60
+    assert f"1 in {rate:.2%} of the rows" in capsys.readouterr().out
+    log = open_log(path, columns=draft)
+    assert np.concatenate([log.part(n).labels for n in range(3)]).sum() == texts.count(one)
+
+
+def test_infinite_numbers_are_missing_ones(tmp_path):
+    path, draft = tmp_path / "log.csv", tmp_path / "c.toml"
+    scores = ["inf", "-Infinity", *(str(n / 4) for n in range(58))]
+    path.write_text("click,score\n" + "".join(f"{n % 2},{x}\n" for n, x in enumerate(scores)))
+    assert main(["describe", str(path), "--out", str(draft)]) == 0
+    field = tomllib.loads(draft.read_text("utf-8"))["fields"]["score"]
+    assert field == {"kind": "number", "missing": ["", "inf", "-Infinity"]}
+    assert len(open_log(path, columns=draft)) == 60

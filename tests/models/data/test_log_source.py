@@ -256,3 +256,26 @@ def test_every_fault_of_a_description_is_listed():
 def test_contradictions(changes, message):
     with pytest.raises(SpecError, match=message):
         LogDescription.from_dict({"label": "click", "fields": {"user": "integer"}} | changes)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"column": "click", "values": ["no", "no"]},
+        {"column": "click", "values": ["no"]},
+        {"column": "click", "values": [0, 1]},
+        {"column": "click", "values": ["no", "yes"], "at_least": 1},
+    ],
+)
+def test_words_of_a_label_are_two_different_texts(rule):
+    with pytest.raises(SpecError, match=r"\[text for 0, text for 1\]"):
+        LogDescription.from_dict({"label": rule, "fields": {"user": "integer"}})
+
+
+def test_another_word_than_the_label_names_is_refused(tmp_path):
+    rule = {"column": "click", "values": ["no", "yes"]}
+    columns = LogDescription.from_dict({"label": rule, "fields": {"user": "integer"}})
+    path = write(tmp_path / "a.csv", "click,user\nno,1\nyes,2\nYes,3\n")
+    message = "line 4, column 'click': expected the label 'no' or 'yes', got 'Yes'"
+    with pytest.raises(DataError, match=message):
+        read_log(path, columns)

@@ -10,6 +10,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 import ondevice
@@ -21,7 +23,7 @@ from ondevice.json_file import write_json_file
 from ondevice.models.data.synthetic import synthetic_log
 from ondevice.models.search.design_sizes import DesignSizes
 from ondevice.models.search.frontier import Frontier
-from ondevice.models.search.frontier_plot import write_plot
+from ondevice.models.search.frontier_plot import CAPTION_SIZE, _caption, write_plot
 from ondevice.models.search.goal import Goal, parse_goal, parse_size
 from ondevice.models.search.probe import Probe
 from ondevice.models.search.run_trial import trained_model
@@ -190,6 +192,18 @@ def test_frontier_files(tmp_path):
     read = json.loads((tmp_path / "f.json").read_text())
     assert read["best"] is None
     assert read["reference"]["trial"]["tables"]["user"]["dim"] == 16
+
+
+@pytest.mark.parametrize(("width", "lines"), [(11.0, 2), (13.0, 1)])
+def test_the_captions_of_the_plot_fit_its_width(width, lines):
+    """The widest text that occurs is drawn; the plot's captions were cut at its edge once."""
+    full, half = result(100_000_000, 0.8), result(50_777_000, 0.79, dim=16, head=7)
+    text = _caption(Frontier(full, (full, half)), 88, half, width)
+    figure = Figure(figsize=(width, 4.0))
+    canvas = FigureCanvasAgg(figure)
+    drawn = figure.text(0.04, 0.5, text, fontsize=CAPTION_SIZE)
+    assert drawn.get_window_extent(canvas.get_renderer()).x1 < figure.bbox.width
+    assert text.count("\n") + 1 == lines
 
 
 def test_goals_out_of_range():

@@ -58,6 +58,14 @@ def folders(tmp_path_factory):
     return two, one
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no names of threads")
+def test_no_thread_of_the_group_is_left(folders):
+    """Else a rank may abort while Python ends: "terminate called without an active exception"."""
+    for rank in (0, 1):
+        names = (folders[0] / f"threads {rank}").read_text().split()
+        assert names and not [name for name in names if "gloo" in name]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_end_with_the_weights_of_one_process(folders, case):
     two, one = folders

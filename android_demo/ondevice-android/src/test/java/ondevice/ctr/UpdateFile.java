@@ -6,7 +6,7 @@ import java.io.IOException;
 /**
  * Updates, boots or rolls back the model file of its arguments in a process of its own, and prints
  * "ok" or the kind of the error. {@code -Dondevice.keys} is a public key, {@code -Dondevice.state}
- * what the device has seen; {@code -Dondevice.kill} the system call at which the process is killed,
+ * what the device has seen, by default state.json beside the model's folder; {@code -Dondevice.kill} the system call at which the process is killed,
  * {@code -Dondevice.memory} the call for memory that fails.
  */
 final class UpdateFile {
@@ -32,10 +32,13 @@ final class UpdateFile {
 
     private static ModelUpdates updates(File model) throws IOException {
         String keys = System.getProperty("ondevice.keys");
-        return keys == null ? new ModelUpdates(model)
-                : new ModelUpdates(model, SignedModels.ofKeys(
-                        new String(Fixtures.read(new File(keys)), "UTF-8"),
-                        new File(System.getProperty("ondevice.state"))));
+        if (keys == null) {
+            return new ModelUpdates(model);
+        }
+        File beside = new File(model.getAbsoluteFile().getParentFile().getParentFile(), "state.json");
+        String state = System.getProperty("ondevice.state", beside.getPath());
+        return new ModelUpdates(model, SignedModels.ofKeys(
+                new String(Fixtures.read(new File(keys)), "UTF-8"), new File(state)));
     }
 
     private static void run(String command, ModelUpdates updates, String[] arguments)
@@ -46,6 +49,10 @@ final class UpdateFile {
             updates.rollback();
         } else if (command.equals("boot")) {
             updates.boot().close();
+        } else if (command.equals("boots")) { // of all arguments
+            for (int i = 1; i < arguments.length; i++) {
+                updates(new File(arguments[i])).boot().close();
+            }
         } else { // "turns": until it is killed, or so often
             System.out.println("ready");
             System.out.flush();

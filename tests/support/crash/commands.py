@@ -2,7 +2,7 @@
 
     commands.py COMMAND...   of COMMANDS, in this process, one after the other
 
-Each writes twice, so that the record has an old and a new state.
+Each writes several times, so that the record has old and new states.
 """
 
 import ctypes
@@ -12,7 +12,8 @@ import sys
 TINY = ("--max-rows", "500")
 TRAIN = ("train", *TINY, "--epochs", "1", "--hidden", "4", "--dim", "2", "--out", "checkpoint")
 BENCH = ("bench", "models/model.odm", "--batch", "1", "--seconds", "0.01", "--processes", "1")
-# Arguments of the first run and of the second.
+UPDATE = ("update", "device/model.odm")
+# Arguments of every run, the first before there is anything; "boot" is no command of ondevice.
 COMMANDS = {
     "train": [
         [*TRAIN],
@@ -27,8 +28,11 @@ COMMANDS = {
         ["convert", "checkpoint", "--out", "other", "--targets", "odm", "--force"],
     ],
     "update": [
-        ["update", "device/model.odm", "other/model.odm", "--engine", "numpy"],
-        ["update", "device/model.odm", "models/model.odm", "--engine", "numpy"],
+        [*UPDATE, "other/model.odm", "--engine", "numpy"],
+        ["boot", "device/model.odm"],
+        [*UPDATE, "models/model.odm", "--engine", "numpy"],
+        ["boot", "device/model.odm"],
+        [*UPDATE, "--rollback"],
     ],
     "bench": [
         [*BENCH, "--gap-ms", "0", "--json", "bench.json"],
@@ -44,11 +48,15 @@ COMMANDS = {
 def main(names: list[str]) -> int:
     """Run the commands; the exit status is that of the first that fails."""
     from ondevice.cli import main as command_line
+    from ondevice.update import boot
 
     shim = ctypes.CDLL(None)
     for name in names:
         for number, arguments in enumerate(COMMANDS[name]):
             shim.crash_mark(f"{name} {number}".encode())
+            if arguments[0] == "boot":
+                boot(arguments[1], engine="numpy")
+                continue
             status = command_line(arguments)
             if status:
                 return status

@@ -5,6 +5,7 @@
  *   M path inode        a folder was created      T inode size                 a file was cut or grown
  *   R path path inode   a rename                  S inode                      fsync of file or folder
  *   U path inode        unlink or rmdir           K text                       a mark
+ *   L path inode        a second name of a file
  * Paths are relative to the folder. A write is recorded with what it really wrote.
  */
 #define _GNU_SOURCE
@@ -283,7 +284,11 @@ static int removed(int directory, const char *path, int flags) {
 }
 int unlink(const char *path) { return removed(AT_FDCWD, path, 0); }
 int rmdir(const char *path) { return removed(AT_FDCWD, path, AT_REMOVEDIR); }
-int remove(const char *path) { return removed(AT_FDCWD, path, 0); }
+int remove(const char *path) {
+  struct stat status;
+  int folder = !lstat(path, &status) && S_ISDIR(status.st_mode);
+  return removed(AT_FDCWD, path, folder ? AT_REMOVEDIR : 0);
+}
 int unlinkat(int directory, const char *path, int flags) { return removed(directory, path, flags); }
 
 static int made(int directory, const char *path, mode_t mode) {
@@ -300,20 +305,28 @@ static int made(int directory, const char *path, mode_t mode) {
 int mkdir(const char *path, mode_t mode) { return made(AT_FDCWD, path, mode); }
 int mkdirat(int directory, const char *path, mode_t mode) { return made(directory, path, mode); }
 
-/* Not known to the replay, and used by nothing here: nobody shall rely on them unseen. */
-static int unknown(const char *path) {
+static int linked(int from_at, const char *from, int to_at, const char *to, int flags) {
   char whole[8192];
-  if (inside(AT_FDCWD, path, whole)) {
-    fprintf(stderr, "shim.c: a link in %s is not recorded\n", path);
+  const char *name = inside(to_at, to, whole);
+  if (!name) return REAL(linkat)(from_at, from, to_at, to, flags);
+  if (fails()) return -1;
+  pthread_mutex_lock(&lock);
+  int result = REAL(linkat)(from_at, from, to_at, to, flags);
+  if (!result) record("L\t%s\t%lu\n", name, inode_at(to_at, to));
+  pthread_mutex_unlock(&lock);
+  return result;
+}
+int link(const char *from, const char *to) { return linked(AT_FDCWD, from, AT_FDCWD, to, 0); }
+int linkat(int from_at, const char *from, int to_at, const char *to, int flags) {
+  return linked(from_at, from, to_at, to, flags);
+}
+
+/* Not known to the replay, and used by nothing here: nobody shall rely on it unseen. */
+int symlink(const char *from, const char *to) {
+  char whole[8192];
+  if (inside(AT_FDCWD, to, whole)) {
+    fprintf(stderr, "shim.c: a link in %s is not recorded\n", to);
     abort();
   }
-  return 0;
-}
-int link(const char *from, const char *to) {
-  unknown(to);
-  return REAL(link)(from, to);
-}
-int symlink(const char *from, const char *to) {
-  unknown(to);
   return REAL(symlink)(from, to);
 }

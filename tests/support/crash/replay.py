@@ -91,6 +91,8 @@ def read_record(path: Path, root: Path) -> tuple[list[Operation], dict[str, int]
         elif kind in ("C", "M"):
             numbers[words[1]] = next(fresh)
             operations.append(Operation(kind, (words[0],), numbers[words[1]]))
+        elif kind == "L":
+            operations.append(Operation("C", (words[0],), numbers[words[1]]))
         elif kind == "R":
             numbers.setdefault(words[2], next(fresh))
             operations.append(Operation(kind, (words[0], words[1]), numbers[words[2]]))

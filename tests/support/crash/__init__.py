@@ -1,0 +1,1 @@
+"""Power losses: what a process does to files is recorded, and what it may leave is replayed."""

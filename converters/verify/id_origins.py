@@ -20,8 +20,9 @@ import onnx_ir as ir
 from ondevice.converters.graph import DOMAIN, TREE_ENSEMBLE, CapturedLookup, PackedLookup
 from ondevice.converters.lowering.operands import constant_array
 from ondevice.converters.source.names import ORIGINAL_TYPE
-from ondevice.errors import InputError
+from ondevice.errors import InputError, UnsupportedError
 from ondevice.ops import OPERATORS, apply
+from ondevice.spec import LookupSpec
 from ondevice.trees import BRANCH, index_of, kind_of
 
 Array = npt.NDArray[Any]
@@ -110,7 +111,7 @@ def input_ids(
     tracer.run({lookup.node for lookup in lookups})
     limits = np.full(tracer.size, -2, dtype=object)  # -2: nothing reads it
     added = np.zeros(tracer.size, bool)
-    lowest = np.zeros(tracer.size, dtype=object)
+    lowest = np.full(tracer.size, None, dtype=object)
     padding: list[int | None] = [None] * tracer.size
     heads = [0] * tracer.size
     for lookup in lookups:
@@ -118,18 +119,20 @@ def input_ids(
         if not isinstance(ids, _Places):
             continue
         spec = lookup.spec
-        open_ended = spec.scheme != "full" or spec.oov_row is not None
+        first, end = _legal_ids(spec)
         for at, plus in zip(ids.at.reshape(-1), ids.plus.reshape(-1), strict=True):
             if at < 0:
                 continue
-            limit = 2**63 if open_ended else int(spec.rows - plus)
+            limit = end if end == 2**63 else int(end - plus)
             limits[at] = limit if limits[at] < 0 else min(limits[at], limit)
             added[at] |= plus != 0
-            lowest[at] = max(lowest[at], -int(plus)) if lowest[at] else -int(plus)
+            low = int(first - plus)
+            lowest[at] = low if lowest[at] is None else max(lowest[at], low)
             if spec.padding_id is not None:
                 padding[at] = int(spec.padding_id - plus)
             if spec.head:
                 heads[at] = int(spec.head - plus)
+    lowest[lowest == None] = 0  # noqa: E711 (by element)
     limits[tracer.computed & (limits == 2**63)] = -1
     limits[limits == -2] = -1
     computed = tracer.read & ~tracer.numbers & (limits == -1)
@@ -153,6 +156,24 @@ def input_ids(
             thresholds[part],
         )
     return out
+
+
+def _legal_ids(spec: LookupSpec) -> tuple[int, int]:
+    """The IDs that a lookup takes, as the first and the end of a range; 2**63: any ID.
+
+    Raises:
+        UnsupportedError: a plain table without a row for unknown IDs takes a padding ID too that is
+            not next to its rows, which no range says.
+    """
+    if spec.scheme != "full" or spec.oov_row is not None:
+        return 0, 2**63
+    padding = 0 if spec.padding_id is None else spec.padding_id
+    if not -1 <= padding <= spec.rows:
+        raise UnsupportedError(
+            f"a plain table of {spec.rows} rows without a row for unknown IDs has the padding ID "
+            f"{padding}; expected -1..{spec.rows}, or a row for unknown IDs (oov_row)"
+        )
+    return min(padding, 0), max(padding + 1, spec.rows)
 
 
 def _thresholds(graph: ir.Graph, tracer: _Tracer) -> list[Array]:

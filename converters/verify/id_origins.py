@@ -109,30 +109,12 @@ def input_ids(
     """
     tracer = _Tracer(graph, shapes)
     tracer.run({lookup.node for lookup in lookups})
-    limits = np.full(tracer.size, -2, dtype=object)  # -2: nothing reads it
-    added = np.zeros(tracer.size, bool)
-    lowest = np.full(tracer.size, None, dtype=object)
-    padding: list[int | None] = [None] * tracer.size
-    heads = [0] * tracer.size
+    read = _ReadIds(tracer.size)
     for lookup in lookups:
         ids = tracer.values.get(lookup.node.inputs[0])
-        if not isinstance(ids, _Places):
-            continue
-        spec = lookup.spec
-        first, end = _legal_ids(spec)
-        for at, plus in zip(ids.at.reshape(-1), ids.plus.reshape(-1), strict=True):
-            if at < 0:
-                continue
-            limit = end if end == 2**63 else int(end - plus)
-            limits[at] = limit if limits[at] < 0 else min(limits[at], limit)
-            added[at] |= plus != 0
-            low = int(first - plus)
-            lowest[at] = low if lowest[at] is None else max(lowest[at], low)
-            if spec.padding_id is not None:
-                padding[at] = int(spec.padding_id - plus)
-            if spec.head:
-                heads[at] = int(spec.head - plus)
-    lowest[lowest == None] = 0  # noqa: E711 (by element)
+        if isinstance(ids, _Places):
+            read.note(ids, lookup.spec)
+    limits = read.limits
     limits[tracer.computed & (limits == 2**63)] = -1
     limits[limits == -2] = -1
     computed = tracer.read & ~tracer.numbers & (limits == -1)
@@ -145,10 +127,10 @@ def input_ids(
         part = slice(start, start + width)
         out[name] = InputIds(
             limits[part],
-            bool(added[part].any()),
-            int(max(lowest[part], default=0)),
-            padding[part],
-            heads[part],
+            bool(read.added[part].any()),
+            max((low or 0 for low in read.lowest[part]), default=0),
+            read.padding[part],
+            read.heads[part],
             computed[part],
             tracer.lows[part],
             tracer.highs[part],
@@ -156,6 +138,35 @@ def input_ids(
             thresholds[part],
         )
     return out
+
+
+class _ReadIds:
+    """What lookups say of each element; see InputIds. `lowest` is None where none reads it."""
+
+    def __init__(self, size: int) -> None:
+        self.limits: Array = np.full(size, -2, dtype=object)  # -2: nothing reads it
+        self.added = np.zeros(size, bool)
+        self.lowest: list[int | None] = [None] * size
+        self.padding: list[int | None] = [None] * size
+        self.heads = [0] * size
+
+    def note(self, ids: _Places, spec: LookupSpec) -> None:
+        """Note what a lookup of these elements accepts. Raises UnsupportedError, see _legal_ids."""
+        first, end = _legal_ids(spec)
+        for at, plus in zip(
+            ids.at.reshape(-1).tolist(), ids.plus.reshape(-1).tolist(), strict=True
+        ):
+            if at < 0:
+                continue
+            limit = end if end == 2**63 else end - plus
+            self.limits[at] = limit if self.limits[at] < 0 else min(self.limits[at], limit)
+            self.added[at] |= plus != 0
+            earlier = self.lowest[at]
+            self.lowest[at] = first - plus if earlier is None else max(earlier, first - plus)
+            if spec.padding_id is not None:
+                self.padding[at] = spec.padding_id - plus
+            if spec.head:
+                self.heads[at] = spec.head - plus
 
 
 def _legal_ids(spec: LookupSpec) -> tuple[int, int]:

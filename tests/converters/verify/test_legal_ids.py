@@ -213,8 +213,6 @@ def test_a_padding_id_far_from_the_rows_is_refused(tmp_path):
         def forward(self, a):
             return self.table(a)
 
-    with pytest.raises(
-        UnsupportedError, match=r"padding ID 77; expected -1\.\.9, or a row"
-    ):
+    with pytest.raises(UnsupportedError, match=r"padding ID 77; expected -1\.\.9, or a row"):
         convert(Far().eval(), (torch.arange(5),), tmp_path)
     assert not list(tmp_path.iterdir())

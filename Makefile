@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web reference clean
+.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web reference pictures clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -98,6 +98,9 @@ lint: $(VENV)/.installed ## style and types: half a minute
 
 reference: $(VENV)/.installed ## the Python interface as pages in build/reference: seconds
 	$(VENV)/bin/python docs/make_reference.py build/reference
+
+pictures: $(VENV)/.installed ## the README's pictures, of a demo that has run; needs Chromium: seconds
+	$(VENV)/bin/python docs/make_pictures.py demo-out docs
 
 lock: ## write the lock files anew, after a change of pyproject.toml or constraints: a minute
 	$(PYTHON) .ci/lock.py

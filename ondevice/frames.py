@@ -107,7 +107,13 @@ def _numbers(column: Any, spec: InputSpec) -> npt.NDArray[Any]:
 def _ids(column: Any, item: Field) -> npt.NDArray[np.int64]:
     """IDs int64 [rows, ...] of a column of raw values. Raises InputError, which names the row."""
     parts, first = [], 0
-    for chunk in column.chunks:
-        parts.append(ids_of_array(item, chunk, first))
-        first += len(chunk)
+    try:
+        for chunk in column.chunks:
+            parts.append(ids_of_array(item, chunk, first))
+            first += len(chunk)
+    except InputError as error:
+        if item.kind == "integer" and pyarrow().types.is_floating(column.type):
+            hint = "pandas makes floats of integers with gaps: give the column the type Int64"
+            raise InputError(f"{error}; {hint}") from error
+        raise
     return np.concatenate(parts) if parts else item.encode([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import threading
@@ -19,12 +20,14 @@ from ondevice.codecs import DenseArithmetic
 from ondevice.engines import CLOSED, Checkable, Engine, Refusing, open_engine
 from ondevice.engines.native import NativeEngine
 from ondevice.engines.native_sizes import SizedNativeEngine
+from ondevice.engines.options import Options
 from ondevice.engines.trusted import open_trusted
 from ondevice.errors import FileFormatError, InputError
 from ondevice.features import FeatureSpec, to_int64
 from ondevice.frames import id_columns, is_table, raw_columns
 from ondevice.hashing import IdArray
 from ondevice.info import InputSpec, ModelInfo
+from ondevice.model_path import model_path
 from ondevice.notebook import model_html
 from ondevice.trust import Keys, read_trust
 
@@ -91,22 +94,24 @@ def load(
         TrustError: the set is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed, or what checks signatures.
         LockError: the system does not let so much memory be locked; the message has its limit.
-        InputError: the engine or the check is unknown, or the engine, `dense` or `lock` does not
-            fit the file; `state` or `now` without `keys`.
+        InputError: no path, or the engine or the check is unknown, or the engine, `dense` or `lock`
+            does not fit the file; `state` or `now` without `keys`.
     """
-    location = Path(path)
+    location = model_path(path)
     if check not in CHECKS:
         raise InputError(f"unknown check {check!r}; choose {', '.join(CHECKS)}")
+    options = Options(engine, threads, dense, lock)
     if keys is not None:
         trust = read_trust(keys, state, now)
-        opened = open_trusted(location, engine, threads, trust, dense, lock)
+        opened = open_trusted(location, options, trust)
     elif state is not None or now is not None:
         raise InputError("state and now belong to signatures: expected keys with them")
     else:
-        opened = open_engine(location, engine, threads, dense=dense, lock=lock)
+        opened = open_engine(location, options)
     name, runner, info = opened
     native = runner if isinstance(runner, NativeEngine | SizedNativeEngine) else None
-    model = Model(location, name, runner, info, native)
+    reopen = (options, check) if keys is None else None
+    model = Model(location, name, runner, info, native, reopen)
     if check == "full" and keys is None:
         model.check()
     elif check == "background" and keys is None:
@@ -145,24 +150,53 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A click-through-rate model ready to score requests; safe to use from several threads."""
+    """A click-through-rate model ready to score requests; safe to use from several threads.
+
+    Two models are equal where they are the same object, and a copy is the model itself. Pickling
+    keeps the path and the options of `load`; unpickling, in a worker process say, opens the file
+    that lies there.
+    """
 
     path: Path
     engine: str
     runner: Engine
     info: ModelInfo
-    _native: NativeEngine | SizedNativeEngine | None = field(
-        default=None, repr=False, compare=False
-    )
+    _native: NativeEngine | SizedNativeEngine | None = field(default=None, repr=False)
+    # How `load` was asked; None: opened with keys.
+    _reopen: tuple[Options, str] | None = field(default=None, repr=False)
     # The engine that takes a dict of arrays unchecked: it finds every fault itself. It returns only
     # the first output, and takes one size of every axis.
-    _quick: NativeEngine | None = field(default=None, init=False, repr=False, compare=False)
+    _quick: NativeEngine | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.outputs) == 1 and isinstance(self._native, NativeEngine):
             object.__setattr__(self, "_quick", self._native)
+
+    def __copy__(self) -> Model:
+        """The model itself: nothing but `close` and a failed check change it."""
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Model:
+        """The model itself, as `__copy__`."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: the path and the options of `load`, and nothing of the file.
+
+        Raises:
+            InputError: the model is closed, or was opened with keys, whose check belongs to the
+                process that runs it.
+        """
+        if self.runner is CLOSED:
+            raise InputError("the model is closed")
+        if self._reopen is None:
+            raise InputError(
+                f"{self.path}: a model that was loaded with keys is not pickled; "
+                "load it in each process, which then checks its signature"
+            )
+        return _reopened, (str(self.path.absolute()), *self._reopen)
 
     def __repr__(self) -> str:
         """One line: the file, the engine, inputs and outputs."""
@@ -347,9 +381,25 @@ class Model:
             return {self.inputs[0].name: request}
         names = ", ".join(item.name for item in self.inputs)
         raise InputError(
-            f"expected a mapping of input names, or a table; got {type(request).__name__}; "
-            f"the model takes: {names}"
+            f"expected a mapping of input names, or a table; got {type(request).__name__}"
+            f"{_advice(request)}; the model takes: {names}"
         )
+
+
+def _reopened(path: str, options: Options, check: str) -> Model:
+    """A model that was pickled."""
+    return load(path, **dataclasses.asdict(options), check=check)
+
+
+def _advice(request: Any) -> str:
+    """How to make a table of what somebody may take for one."""
+    if hasattr(request, "to_frame"):
+        return " (one row of a data frame: frame.iloc[[0]] is a table)"
+    if hasattr(request, "collect"):
+        return " (collect it first)"
+    if isinstance(request, Sequence) and request and isinstance(request[0], Mapping):
+        return " (a data frame of these rows is a table)"
+    return ""
 
 
 def checked_inputs(

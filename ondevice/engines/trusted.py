@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ondevice.codecs import DenseArithmetic
 from ondevice.engines import Engine, open_engine
+from ondevice.engines.options import Options
 from ondevice.errors import FileFormatError, LockError, TrustError, UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.private_copies import private_copies
@@ -13,14 +13,7 @@ from ondevice.publish import finish
 from ondevice.trust import Trust
 
 
-def open_trusted(
-    path: Path,
-    engine: str,
-    threads: int,
-    trust: Trust,
-    dense: DenseArithmetic | None = None,
-    lock: bool = False,
-) -> tuple[str, Engine, ModelInfo]:
+def open_trusted(path: Path, options: Options, trust: Trust) -> tuple[str, Engine, ModelInfo]:
     """Open a file as `ondevice.engines.open_engine` does, if its set is trusted.
 
     Raises:
@@ -37,7 +30,7 @@ def open_trusted(
     names = [name for name in (path.name, f"{path.name}.data") if name in files]
     with private_copies(path.parent, {name: files[name] for name in names}) as copies:
         try:
-            opened = open_engine(path, engine, threads, copies, dense, lock)
+            opened = open_engine(path, options, copies)
         except (FileFormatError, LockError, UnsupportedError) as error:
             text = str(error).replace(str(copies[path.name]), str(path))
             raise type(error)(text) from error

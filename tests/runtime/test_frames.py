@@ -173,3 +173,16 @@ def test_other_columns_may_hold_anything(model, raw):
     frame = pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in values.items()})
     frame["note"] = [object(), 1, "x", None, {}]
     np.testing.assert_array_equal(model.predict(frame, raw=raw), model.predict(values, raw=raw))
+
+
+def test_tables_that_pandas_and_polars_make_say_what_to_do(model):
+    """Integers with gaps, which pandas turns into floats; a row; a query that has not run."""
+    frame = pd.DataFrame(RAW)
+    with pytest.raises(
+        InputError, match=r"expected integers, got .*; pandas makes floats .* Int64"
+    ):
+        model.predict(frame, raw=True)
+    with pytest.raises(InputError, match=r"got Series \(one row of a data frame: frame.iloc"):
+        model.predict(frame.iloc[0], raw=True)
+    with pytest.raises(InputError, match=r"got LazyFrame \(collect it first\)"):
+        model.predict(pl.LazyFrame(RAW), raw=True)

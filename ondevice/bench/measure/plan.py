@@ -125,15 +125,17 @@ def measurements(plan: Plan) -> list[Measurement]:
         InputError: no engine of the plan can run one of the files.
     """
     return [
-        item if path.suffix.lower() != ".odm" else _with_arithmetic(item, plan.dense)
+        item if path.suffix.lower() != ".odm" else _native_options(item, plan)
         for number, path in enumerate(plan.models)
         for engine in _engines(path, plan.engines)
         for item in _of_engine(plan, number, path, engine)
     ]
 
 
-def _with_arithmetic(item: Measurement, dense: DenseArithmetic | None) -> Measurement:
-    return replace(item, task=replace(item.task, dense=dense))
+def _native_options(item: Measurement, plan: Plan) -> Measurement:
+    """A measurement of an .odm file, with what only such files can do."""
+    lock = plan.lock and item.task.engine != "numpy"
+    return replace(item, task=replace(item.task, dense=plan.dense, lock=lock))
 
 
 def _engines(path: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,11 +151,10 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
     """All measurements of one model in one engine: starts, memory, requests, profiles."""
     threads = (min(plan.threads),) if engine == "numpy" else plan.threads  # it takes one
     largest = max((*plan.rows, *plan.rank))
-    lock = plan.lock and path.suffix.lower() == ".odm" and engine in ("auto", "native")
-    begin = Task("start", engine, threads[0], lock=lock)
+    begin = Task("start", engine, threads[0])
     yield Measurement(model, begin, drop_pages=True)
     yield Measurement(model, begin)
-    yield Measurement(model, Task("memory", engine, threads[0], rows=largest, lock=lock))
+    yield Measurement(model, Task("memory", engine, threads[0], rows=largest))
     share = plan.seconds / plan.processes
     count = -(-plan.requests // plan.processes)
     calls: list[tuple[Literal["predict", "rank"], int, tuple[str, ...]]] = [
@@ -171,9 +172,8 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
                         plan.worker_kind,
                         share * PACED_BUDGET if gap else share,
                         count,
-                        lock,
                     )
                     yield Measurement(model, task)
         if plan.profile and path.suffix.lower() == ".odm" and engine in ("auto", "native"):
-            task = Task("profile", engine, 1, call, rows, context, seconds=share, lock=lock)
+            task = Task("profile", engine, 1, call, rows, context, seconds=share)
             yield Measurement(model, task)

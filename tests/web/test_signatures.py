@@ -19,7 +19,7 @@ ROOTS = [private_key(seed) for seed in (11, 12, 13)]
 PEM = KEY.public.to_pem()
 MILLISECONDS = int(NOW.timestamp() * 1000)
 GOLDEN = web.ROOT / "tests" / "golden"
-SIZE = 34_500, 14_200  # of signatures.wasm, raw and gzipped: stated in web/README.md
+SIZE = 32_000, 13_900  # of signatures.wasm, raw and gzipped: stated in web/README.md
 
 
 @pytest.fixture(scope="module")

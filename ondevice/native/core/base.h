@@ -45,6 +45,13 @@ OD_INLINE uint32_t od_padded(uint32_t count, uint32_t group) {
 /* What runs when a model is opened, or rarely: compiled for size. */
 #define OD_COLD __attribute__((cold))
 
+/* What requests run rarely: a call, and short. */
+#if defined(__clang__)
+#define OD_RARE static __attribute__((noinline, minsize))
+#else
+#define OD_RARE static __attribute__((noinline))
+#endif
+
 void od_copy(void *to, const void *from, size_t size);
 void od_zero(void *to, size_t size);
 int od_same(const void *a, const void *b, size_t size);

@@ -5,7 +5,8 @@
  * (from the codes' bits), vf_levels (levels of codes, and zero in the lanes from a number on),
  * half_value and block_value. Values are code * scale, one multiplication, and rows are
  * added in block order, as in the numpy engine: results are the same bit by bit. With SMALL_GATHER
- * it takes the way of rare lookups for all, with RARE_FLOATS for sums of rows of floats.
+ * it takes the way of rare lookups for all, with ANY_BITS (VW is 4) for
+ * rows of floats; codes of fewer than 8 bits then share their code.
  */
 
 enum { JOBS = 128, ENTRIES = 512 };
@@ -59,16 +60,29 @@ OD_INLINE uint64_t code_bits(const uint8_t *at, uint32_t bit, uint32_t count) {
   return bits_from(at + (bit >> 3), bit & 7, count);
 }
 
+#ifdef ANY_BITS /* one piece of code for all codecs of fewer than 8 bits */
+OD_INLINE uint32_t few_bits(const uint8_t *at, uint32_t bit) {
+  return od_load32(at + (bit >> 3)) >> (bit & 7);
+}
+#endif
+
 /* Values [column, column + VW) of one record of codes of `size` bits, by their columns' levels. */
 OD_INLINE vf level_part(const entry *e, const od_table *table, uint32_t column, uint32_t size) {
   if (e->width <= column) return vf_set1(0);
+#ifdef ANY_BITS
+  uint64_t codes = few_bits(e->at, e->row + size * column);
+#else
   uint64_t codes = code_bits(e->at, e->row + size * column, VW * size);
+#endif
   return vf_levels(table->scales + ((size_t)column << size), codes, (int)size,
                    (int32_t)(e->width - column));
 }
 
-static __attribute__((noinline)) vf any_level_part(const entry *e, const od_table *table,
+OD_RARE vf any_level_part(const entry *e, const od_table *table,
                                                    uint32_t column) {
+#ifdef ANY_BITS
+  return level_part(e, table, column, table->bits);
+#endif
   switch (table->codec) {
     case OD_CODEC_Q4: return level_part(e, table, column, 4);
     case OD_CODEC_Q3: return level_part(e, table, column, 3);
@@ -83,6 +97,10 @@ OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column,
   const uint8_t *values = e->at + table->scale_bytes;
   vf part;
   if (codec == OD_CODEC_Q8) part = vf_load_q8(values + column);
+#ifdef ANY_BITS
+  else if (codec >= OD_CODEC_Q4)
+    part = vf_codes(few_bits(values, e->row + table->bits * column), (int)table->bits);
+#else
   else if (codec == OD_CODEC_Q4 && VW * 4 > 56 && table->whole_bytes)
     part = vf_codes(od_load64(values + column / 2), 4);
   else if (codec == OD_CODEC_Q4)
@@ -93,6 +111,7 @@ OD_INLINE vf record_part(const entry *e, const od_table *table, uint32_t column,
     part = vf_codes(bits_from(values + column / 4, e->row, VW * 2), 2);
   else if (codec == OD_CODEC_Q1)
     part = vf_codes(code_bits(values, e->row + column, VW), 1);
+#endif
   else if (codec == OD_CODEC_F16) part = vf_load_f16(values + 2 * (size_t)column);
   else part = vf_load((const float *)(const void *)(values + 4 * (size_t)column));
   if (table->scale == OD_SCALE_ROW)
@@ -129,7 +148,7 @@ OD_INLINE void fuse_levels(const job *j, const entry *entries, uint32_t size) {
 }
 
 /* The same with everything that rare lookups may have; one copy for all codecs, to stay small. */
-static __attribute__((noinline)) void fuse_rare(const job *j, const gather_state *state,
+OD_RARE void fuse_rare(const job *j, const gather_state *state,
                                                 float scale) {
   const od_lookup *lookup = j->lookup;
   const entry *entries = state->entries + j->first;
@@ -187,7 +206,7 @@ OD_INLINE void locate_rows(entry *e, uint32_t count, const od_table *table, gath
   else locate(e, count, table, state, 1);
 }
 
-static __attribute__((noinline)) void locate_in_sections(gather_state *state, const job *j) {
+OD_RARE void locate_in_sections(gather_state *state, const job *j) {
   for (uint32_t i = j->first; i < j->first + j->count; i++)
     locate_rows(state->entries + i, 1, state->sections[i], state);
 }
@@ -207,14 +226,22 @@ static void flush(gather_state *state) {
     const entry *e = state->entries + j->first;
     switch (j->lookup->fuse_as) {
       case OD_CODEC_Q8: fuse(j, e, OD_CODEC_Q8); break;
+#ifdef ANY_BITS
+      case OD_CODEC_Q4: case OD_CODEC_Q3: case OD_CODEC_Q2: case OD_CODEC_Q1:
+        fuse(j, e, OD_CODEC_Q4);
+        break;
+      case OD_FUSE_LEVELS + OD_CODEC_Q4: case OD_FUSE_LEVELS + OD_CODEC_Q3:
+      case OD_FUSE_LEVELS + OD_CODEC_Q2: case OD_FUSE_LEVELS + OD_CODEC_Q1:
+        fuse_levels(j, e, j->lookup->table->bits);
+        break;
+#else
       case OD_CODEC_Q4: fuse(j, e, OD_CODEC_Q4); break;
       case OD_CODEC_Q2: fuse(j, e, OD_CODEC_Q2); break;
-#ifndef RARE_FLOATS
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
       case OD_CODEC_F32: fuse(j, e, OD_CODEC_F32); break;
-#endif
       case OD_FUSE_LEVELS + OD_CODEC_Q4: fuse_levels(j, e, 4); break;
       case OD_FUSE_LEVELS + OD_CODEC_Q2: fuse_levels(j, e, 2); break;
+#endif
       default: fuse_rare(j, state, scale); break;
     }
 #endif
@@ -251,7 +278,12 @@ OD_INLINE void add_jobs(gather_state *state, const od_lookup *lookup, float *out
 }
 
 /* Rows of binary codes and full tables. */
-OD_INLINE void add_rows(gather_state *state, const od_lookup *lookup, int64_t id) {
+#ifdef ANY_BITS
+static __attribute__((noinline)) void add_rows(
+#else
+OD_INLINE void add_rows(
+#endif
+    gather_state *state, const od_lookup *lookup, int64_t id) {
   const od_table *table = lookup->table;
   if (lookup->blocks) {
     uint64_t code = (uint64_t)id * lookup->multiplier;
@@ -279,7 +311,7 @@ OD_INLINE void flush_if_full(gather_state *state) {
 }
 
 /* One ID of a retrieval structure: its record is computed, and read at once. */
-static __attribute__((noinline)) void retrieve(gather_state *state, const od_lookup *lookup,
+OD_RARE void retrieve(gather_state *state, const od_lookup *lookup,
                                                int64_t id, float *out, float scale) {
   uint8_t record[OD_RECORD_ROOM];
   od_retrieve(lookup, id, record);
@@ -289,7 +321,7 @@ static __attribute__((noinline)) void retrieve(gather_state *state, const od_loo
 }
 
 /* One vector of one ID, or of `pooled` IDs: their sum, in order, or their mean. */
-static __attribute__((noinline)) void add_rare(gather_state *state, const od_lookup *lookup,
+OD_RARE void add_rare(gather_state *state, const od_lookup *lookup,
                                                const int64_t *ids, float *out) {
   uint32_t left = 0, rows[OD_MAX_BLOCKS];
   for (uint32_t i = 0; i < lookup->pooled; i++)

@@ -8,6 +8,7 @@
 #ifdef __wasm__ /* without vectors: sums of one row in registers, and little code */
 #define VW 4
 #define STRIPS
+#define ANY_BITS
 #define FLOAT_STRIP 8
 #define FLOAT_REST 8
 #define Q8_STRIP 16
@@ -28,7 +29,7 @@ typedef struct {
   float lane[VW];
 } vf;
 
-#define EACH_LANE for (int i = 0; i < VW; i++)
+#define EACH_LANE OD_UNROLL(8) for (int i = 0; i < VW; i++)
 
 OD_INLINE vf vf_load(const float *p) {
   vf v;
@@ -87,10 +88,11 @@ OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bi
 #ifdef STRIPS
 static __attribute__((noinline)) void q8_strip(uint32_t units, int wide, const int8_t *codes,
                                                const uint16_t *list, uint32_t count,
-                                               const uint8_t *weights, size_t step, int32_t *sums) {
+                                               const uint8_t *weights, size_t step,
+                                               const int32_t *begin, int32_t *sums) {
   int32_t acc[Q8_STRIP];
   (void)units, (void)wide; /* 16, and a panel's codes have 8 bits too */
-  OD_UNROLL(16) for (int u = 0; u < 16; u++) acc[u] = sums[u];
+  OD_UNROLL(16) for (int u = 0; u < 16; u++) acc[u] = begin[u];
   for (uint32_t i = 0; i < count; i++) {
     const int8_t *w = (const int8_t *)weights + list[i] * step, *x = codes + 4 * (size_t)list[i];
     OD_UNROLL(16) for (int u = 0; u < 16; u++) acc[u] +=

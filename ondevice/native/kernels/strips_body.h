@@ -9,7 +9,7 @@
  * Beyond float_body.h and dense_body.h the including file defines FLOAT_STRIP and Q8_STRIP, outputs whose
  * sums fit the registers (48 is a multiple), FLOAT_REST and Q8_REST, which divide 16, and for q8
  *   Q8_SUMS, Q8_WIDE_BYTES            sums of an output, and its bytes in a panel's record
- *   q8_strip(units, wide, codes, list, count, weights, step, sums)   wide: of a panel's records
+ *   q8_strip(units, wide, codes, list, count, weights, step, begin, sums)   wide: of a panel's records
  *   q8_widen(to, from, units)         a panel's record
  *   q8_join(sums, units)              sums of outputs as their first numbers
  */
@@ -18,9 +18,10 @@ enum {
   CHUNK = 16,
   STRIP_UNITS = 512, /* of sums at once */
   PANEL_ROWS = 12, /* fewer are not worth a copy */
+  PANEL_HALVES = 4, /* the same, where it converts halves */
   ROW_GROUP = 64,
-  PANEL_RECORDS = 80,
   PANEL_WIDTH = 384, /* bytes of a record */
+  PANEL_BYTES = 80 * PANEL_WIDTH,
   MOST_PANEL_UNITS = PANEL_WIDTH / 4,
   STRIPS_AT_ONCE = 48 /* outputs: whole strips of all kinds */
 };
@@ -39,52 +40,56 @@ typedef struct {
   size_t out_step;
 } strips;
 
-OD_INLINE void float_strip(uint32_t units, const float *x, const uint16_t *list, uint32_t count,
-                           const uint8_t *weights, size_t step, float *sums) {
+OD_INLINE vf load_weights(const uint8_t *at, uint32_t first, int half) {
+  return half ? vf_load_f16(at + 2 * first) : vf_load((const float *)(const void *)at + first);
+}
+
+OD_INLINE void float_strip(uint32_t units, int half, const float *x, const uint16_t *list, uint32_t count,
+                           const uint8_t *weights, size_t step, const float *begin, float *sums) {
   vf sum[FLOAT_STRIP / VW];
   uint32_t parts = units / VW;
-  OD_UNROLL(8) for (uint32_t j = 0; j < parts; j++) sum[j] = vf_load(sums + j * VW);
+  OD_UNROLL(8) for (uint32_t j = 0; j < parts; j++) sum[j] = vf_load(begin + j * VW);
   for (uint32_t i = 0; i < count; i++) {
     const uint8_t *w = weights + list[i] * step;
     vf value = vf_set1(x[list[i]]);
     OD_UNROLL(8) for (uint32_t j = 0; j < parts; j++) sum[j] =
-        vf_fma(value, vf_load((const float *)(const void *)w + j * VW), sum[j]);
+        vf_fma(value, load_weights(w, j * VW, half), sum[j]);
   }
   OD_UNROLL(8) for (uint32_t j = 0; j < parts; j++) vf_store(sums + j * VW, sum[j]);
 }
 
-/* Add the products of the listed records to the sums of `units` outputs, a multiple of 16. */
+/* Add the products of the listed records to the sums of `units` outputs, a multiple of 16. `begin` may be
+ * `sums`. */
 static __attribute__((noinline)) void add_records(od_codec codec, int wide, const uint8_t *row,
                                                   const uint16_t *list, uint32_t count,
                                                   const uint8_t *weights, size_t step, uint32_t units,
-                                                  uint32_t unit_bytes, int32_t *sums) {
+                                                  uint32_t unit_bytes, const int32_t *begin, int32_t *sums) {
   const float *x = (const float *)(const void *)row;
   uint32_t u = 0, whole = units / STRIPS_AT_ONCE * STRIPS_AT_ONCE;
   if (codec == OD_CODEC_Q8) {
 #define Q8_UNITS(n, wide) \
-  q8_strip(n, wide, (const int8_t *)row, list, count, weights + u * unit_bytes, step, sums + u * Q8_SUMS)
+  q8_strip(n, wide, (const int8_t *)row, list, count, weights + u * unit_bytes, step, \
+           begin + u * Q8_SUMS, sums + u * Q8_SUMS)
     for (; wide && u < whole; u += Q8_STRIP) Q8_UNITS(Q8_STRIP, 1);
     for (; wide && u < units; u += Q8_REST) Q8_UNITS(Q8_REST, 1);
     for (; u < whole; u += Q8_STRIP) Q8_UNITS(Q8_STRIP, 0);
     for (; u < units; u += Q8_REST) Q8_UNITS(Q8_REST, 0);
     return;
   }
-#define FLOAT_UNITS(n) \
-  float_strip(n, x, list, count, weights + u * unit_bytes, step, (float *)(void *)(sums + u))
-  for (; u < whole; u += FLOAT_STRIP) FLOAT_UNITS(FLOAT_STRIP);
-  for (; u < units; u += FLOAT_REST) FLOAT_UNITS(FLOAT_REST);
+#define FLOAT_UNITS(n, half) \
+  float_strip(n, half, x, list, count, weights + u * unit_bytes, step, \
+              (const float *)(const void *)(begin + u), (float *)(void *)(sums + u))
+  for (; codec == OD_CODEC_F16 && u < units; u += FLOAT_REST) FLOAT_UNITS(FLOAT_REST, 1);
+  for (; u < whole; u += FLOAT_STRIP) FLOAT_UNITS(FLOAT_STRIP, 0);
+  for (; u < units; u += FLOAT_REST) FLOAT_UNITS(FLOAT_REST, 0);
 }
 
 OD_INLINE int is_q8(const strips *s) { return s->layer->codec == OD_CODEC_Q8; }
 
-/* How many sums `units` outputs have. */
-OD_INLINE uint32_t sums_of(const strips *s, uint32_t units) {
-  return is_q8(s) ? units * Q8_SUMS : units;
-}
-
-static void begin_sums(const strips *s, uint32_t unit, uint32_t width, int32_t *sums) {
-  if (is_q8(s)) od_zero(sums, sums_of(s, width) * sizeof *sums);
-  else od_copy(sums, s->initial + unit, width * sizeof *sums);
+/* What the sums of the outputs from `unit` on begin with. */
+OD_INLINE const int32_t *first_sums(const strips *s, uint32_t unit) {
+  static int32_t zeros[STRIP_UNITS * Q8_SUMS];
+  return is_q8(s) ? zeros : (const int32_t *)(const void *)(s->initial + unit);
 }
 
 /* Sums as results of one row. */
@@ -109,12 +114,12 @@ static void stream_row(const strips *s, size_t row) {
   uint32_t count = s->counts[s->list_step ? row : 0];
   for (uint32_t unit = 0, width; unit < layer->units; unit += width) {
     width = layer->padded_units - unit < STRIP_UNITS ? layer->padded_units - unit : STRIP_UNITS;
-    begin_sums(s, unit, width, sums);
-    for (uint32_t i = 0; i < count; i += CHUNK)
+    for (uint32_t i = 0; !i || i < count; i += CHUNK)
       add_records(layer->codec, 0, s->in + row * s->in_step, list + i,
                   count - i < CHUNK ? count - i : CHUNK,
                   (const uint8_t *)layer->weight + unit * s->unit_bytes,
-                  (size_t)layer->padded_units * s->unit_bytes, width, s->unit_bytes, sums);
+                  (size_t)layer->padded_units * s->unit_bytes, width, s->unit_bytes,
+                  i ? sums : first_sums(s, unit), sums);
     end_sums(s, row, unit, width, sums);
   }
 }
@@ -131,17 +136,16 @@ static void copy_panel(const strips *s, uint32_t unit, uint32_t width, uint32_t 
       continue;
     }
     float *to = (float *)(void *)panel;
-    const float *floats = (const float *)(const void *)from;
     int half = s->unit_bytes == 2;
-    for (uint32_t u = 0; !half && u < width; u += VW) vf_store(to + u, vf_load(floats + u));
-    for (uint32_t u = 0; half && u < width; u += VW) vf_store(to + u, vf_load_f16(from + 2 * u));
+    for (uint32_t u = 0; !half && u < width; u += VW) vf_store(to + u, load_weights(from, u, 0));
+    for (uint32_t u = 0; half && u < width; u += VW) vf_store(to + u, load_weights(from, u, 1));
     panel += 4 * width;
   }
 }
 
-/* Where in a list the numbers from `stop` on begin: `begin` is the first from stop - PANEL_RECORDS on. */
-static uint32_t end_in(const uint16_t *list, uint32_t begin, uint32_t count, uint32_t stop) {
-  uint32_t end = count - begin < PANEL_RECORDS ? count : begin + PANEL_RECORDS;
+/* Where in a list the numbers from `stop` on begin: `begin` is the first from stop - most on. */
+static uint32_t end_in(const uint16_t *list, uint32_t begin, uint32_t count, uint32_t stop, uint32_t most) {
+  uint32_t end = count - begin < most ? count : begin + most;
   if (begin == end || list[end - 1] < stop) return end;
   while (begin < end) {
     uint32_t middle = (begin + end) / 2;
@@ -153,7 +157,7 @@ static uint32_t end_in(const uint16_t *list, uint32_t begin, uint32_t count, uin
 
 /* Up to ROW_GROUP rows. */
 static void panel_rows(const strips *s, size_t first_row, uint32_t rows) {
-  uint8_t panel[PANEL_RECORDS * PANEL_WIDTH] __attribute__((aligned(16)));
+  uint8_t panel[PANEL_BYTES] __attribute__((aligned(16)));
   int32_t sums[ROW_GROUP][MOST_PANEL_UNITS] __attribute__((aligned(16)));
   uint32_t begins[ROW_GROUP]; /* in the rows' lists */
   od_codec codec = is_q8(s) ? OD_CODEC_Q8 : OD_CODEC_F32;
@@ -161,18 +165,19 @@ static void panel_rows(const strips *s, size_t first_row, uint32_t rows) {
   for (uint32_t unit = 0, width; unit < s->layer->units; unit += width) {
     width = s->layer->padded_units - unit < most ? s->layer->padded_units - unit : most;
     size_t step = width * unit_bytes;
-    for (uint32_t r = 0; r < rows; r++) begins[r] = 0, begin_sums(s, unit, width, sums[r]);
-    for (uint32_t first = 0; first < s->records; first += PANEL_RECORDS) {
-      uint32_t count = s->records - first < PANEL_RECORDS ? s->records - first : PANEL_RECORDS;
+    uint32_t room = PANEL_BYTES / (uint32_t)step;
+    for (uint32_t r = 0; r < rows; r++) begins[r] = 0;
+    for (uint32_t first = 0; first < s->records; first += room) {
+      uint32_t count = s->records - first < room ? s->records - first : room;
       copy_panel(s, unit, width, first, count, panel);
       for (uint32_t r = 0; r < rows; r++) {
         size_t row = first_row + r;
         const uint16_t *list = s->lists + row * s->list_step;
         uint32_t begin = begins[r], listed = s->counts[s->list_step ? row : 0];
-        begins[r] = end_in(list, begin, listed, first + PANEL_RECORDS);
+        begins[r] = end_in(list, begin, listed, first + room, room);
         const uint8_t *weights = (const uint8_t *)((uintptr_t)panel - first * step);
         add_records(codec, 1, s->in + row * s->in_step, list + begin, begins[r] - begin, weights,
-                    step, width, unit_bytes, sums[r]);
+                    step, width, unit_bytes, first ? sums[r] : first_sums(s, unit), sums[r]);
       }
     }
     for (uint32_t r = 0; r < rows; r++) end_sums(s, first_row + r, unit, width, sums[r]);
@@ -209,7 +214,7 @@ static void dense_strips(const od_dense *layer, const float *in, size_t in_step,
   } else {
     s.list_step = list_rows(layer, in, in_step, rows, ranges, range_count, scratch);
   }
-  if (rows < PANEL_ROWS && layer->codec != OD_CODEC_F16) /* halves are converted in a panel */
+  if (rows < (layer->codec == OD_CODEC_F16 ? PANEL_HALVES : PANEL_ROWS))
     for (size_t row = 0; row < rows; row++) stream_row(&s, row);
   else
     for (size_t row = 0; row < rows; row += ROW_GROUP)

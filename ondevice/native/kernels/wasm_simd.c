@@ -13,7 +13,7 @@
 #define FLOAT_REST 16
 #define Q8_STRIP 12
 #define Q8_REST 8
-#define RARE_FLOATS /* a page does not load large tables of floats */
+#define ANY_BITS /* less code; a page does not load large tables of floats */
 #define FLOAT_ROWS 2 /* of a product of matrices */
 
 typedef v128_t vf;
@@ -68,9 +68,10 @@ OD_INLINE v128_t pair_sums(v128_t a, v128_t b) {
 /* Four codes of two outputs meet the four codes of a row in one instruction, which adds products in
  * pairs. */
 OD_INLINE void q8_strip(uint32_t units, int wide, const int8_t *codes, const uint16_t *list, uint32_t count,
-                        const uint8_t *weights, size_t step, int32_t *sums) {
+                        const uint8_t *weights, size_t step, const int32_t *begin,
+                        int32_t *sums) {
   v128_t acc[Q8_STRIP / 2];
-  OD_UNROLL(8) for (uint32_t j = 0; j < units / 2; j++) acc[j] = wasm_v128_load(sums + 4 * j);
+  OD_UNROLL(8) for (uint32_t j = 0; j < units / 2; j++) acc[j] = wasm_v128_load(begin + 4 * j);
   for (uint32_t i = 0; i < count; i++) {
     const uint8_t *w = weights + list[i] * step;
     v128_t x = wasm_i16x8_extend_low_i8x16(wasm_v128_load32_splat(codes + 4 * (size_t)list[i]));

@@ -109,10 +109,29 @@ static int32_t parts_of(const od_model *model, const od_node *dense) {
   return -1;
 }
 
+/* Chain q8 layers that read the same value, for whose rows codes and lists are the same.
+ * `last`: zeros, by value. */
+static void chain_layers(od_model *model, uint32_t *last) {
+  for (uint32_t i = 0; i < model->node_count; i++) {
+    const od_node *node = &model->nodes[i];
+    if (node->op != OD_OP_DENSE || node->constant || node->omitted) continue;
+    od_dense_node *dense = &model->nodes[i].dense, *before;
+    if (dense->layer.codec != OD_CODEC_Q8 || dense->layer.units == 1 || dense->concat >= 0) continue;
+    uint32_t *place = &last[node->inputs[0]], wide = OD_NARROW * OD_UNIT_BLOCK;
+    before = *place ? &model->nodes[*place - 1].dense : NULL;
+    if (before && (before->layer.padded_units > wide) == (dense->layer.padded_units > wide)) {
+      dense->after = before->after ? before->after : *place;
+      before->next = i;
+    }
+    *place = i + 1;
+  }
+}
+
 od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
   lifetime *lives = od_take(scratch, model->value_count, sizeof *lives);
   uint32_t *roots = od_take(scratch, model->value_count, sizeof *roots);
-  if (!lives || !roots) return od_fail(error, OD_E_MEMORY, "out of memory for the plan");
+  uint32_t *last = od_take(scratch, model->value_count, sizeof *last);
+  if (!lives || !roots || !last) return od_fail(error, OD_E_MEMORY, "out of memory for the plan");
   for (uint32_t i = 0; i < model->node_count; i++)
     if (model->nodes[i].op == OD_OP_DENSE) {
       od_dense_node *dense = &model->nodes[i].dense;
@@ -124,6 +143,7 @@ od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
       if (padded > model->widest_codes) model->widest_codes = padded;
       if (d->padded_units > model->widest_units) model->widest_units = d->padded_units;
     }
+  chain_layers(model, last);
   for (uint32_t i = 0; i < model->node_count; i++)
     if (model->nodes[i].op == OD_OP_CONCAT) place_parts(model, &model->nodes[i]);
   for (uint32_t i = 0; i < model->value_count; i++) {
@@ -136,6 +156,7 @@ od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
     /* lookups of the model's inputs run before all others */
     int early = node->op == OD_OP_LOOKUP && !model->lookups[node->lookup.index].computed;
     uint32_t written = early ? 0 : i + 1;
+    if (node->op == OD_OP_DENSE && node->dense.after) written = node->dense.after;
     live(model, lives, node->output, written);
     for (uint32_t j = 0; j < node->input_count; j++) live(model, lives, node->inputs[j], i + 1);
   }

@@ -222,26 +222,55 @@ static void run_layer(const od_session *s, const od_node *node, const float *in,
                            &s->scratch);
 }
 
+/* A layer, and those that read the same rows after it (place.c), for as many vectors as there is room. */
+static void run_chain(const od_session *s, const od_node *node, const float *in, size_t in_step,
+                      size_t row, size_t first, size_t count, const od_range *ranges,
+                      size_t range_count, const float *initial, uint32_t relu, float *out,
+                      size_t out_step) {
+  size_t units = node->dense.layer.units;
+  run_layer(s, node, in, in_step, count, ranges, range_count, initial, relu, out + row * out_step + first * units,
+            node->dense.vectors == 1 ? out_step : units);
+  od_dense_scratch quantised = s->scratch;
+  quantised.quantised = 1;
+  while (node->dense.next) {
+    node = &s->model->nodes[node->dense.next];
+    od_rows to = place_of(s, node->output);
+    const od_dense *layer = &node->dense.layer;
+    float *at = (float *)(void *)(uintptr_t)to.data + row * (to.step / 4) + first * layer->units;
+    s->model->kernels->dense(layer, in, in_step, count, ranges, range_count, layer->bias, layer->relu, at,
+                             node->dense.vectors == 1 ? to.step / 4 : layer->units, &quantised);
+  }
+}
+
+/* Whether the vectors of all rows follow one another in a layer's results and in those of its chain. */
+static int are_dense(const od_session *s, const od_node *node, size_t out_step) {
+  if (out_step != (size_t)node->dense.vectors * node->dense.layer.units) return 0;
+  while (node->dense.next) {
+    node = &s->model->nodes[node->dense.next];
+    size_t row_size = (size_t)node->dense.vectors * node->dense.layer.units;
+    if (place_of(s, node->output).step != row_size * sizeof(float)) return 0;
+  }
+  return 1;
+}
+
 static void run_dense(const od_session *s, const od_node *node, od_rows in, size_t rows,
                       const od_range *ranges, size_t count, const float *initial, uint32_t relu,
                       float *out, size_t out_step) {
   const od_dense *layer = &node->dense.layer;
   const float *from = (const float *)(const void *)in.data;
   if (node->dense.vectors == 1) {
-    run_layer(s, node, from, in.step / 4, rows, ranges, count, initial, relu, out, out_step);
+    run_chain(s, node, from, in.step / 4, 0, 0, rows, ranges, count, initial, relu, out, out_step);
     return;
   }
   size_t vectors = node->dense.vectors; /* several a row */
   size_t most = s->vectors - s->vectors % OD_TILE_ROWS; /* whole tiles, as there is room for some */
-  if (in.step == vectors * layer->features * 4 && out_step == vectors * layer->units)
+  if (in.step == vectors * layer->features * 4 && are_dense(s, node, out_step))
     vectors *= rows, rows = 1; /* without gaps: rows need not end a tile */
   for (size_t row = 0; row < rows; row++)
     for (size_t first = 0; first < vectors; first += most) {
       size_t left = vectors - first;
-      size_t chunk_vectors = left < most ? left : most;
-      run_layer(s, node, from + row * (in.step / 4) + (size_t)first * layer->features,
-                layer->features, chunk_vectors, ranges, count, initial, relu,
-                out + row * out_step + (size_t)first * layer->units, layer->units);
+      run_chain(s, node, from + row * (in.step / 4) + first * layer->features, layer->features, row, first,
+                left < most ? left : most, ranges, count, initial, relu, out, out_step);
     }
 }
 
@@ -325,6 +354,7 @@ static void execute(od_session *s, uint32_t index, size_t rows) {
     return;
   }
   if (node->op == OD_OP_DENSE) {
+    if (node->dense.after) return; /* the first of its chain ran it */
     od_range all = {0, node->dense.layer.features};
     const od_range *ranges = &all;
     const float *initial = node->dense.layer.bias;

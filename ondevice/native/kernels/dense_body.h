@@ -197,8 +197,9 @@ static size_t quantise(const od_dense *layer, const float *in, size_t in_step, s
                        const od_range *ranges, size_t range_count, const od_dense_scratch *s) {
   uint32_t padded = od_padded(layer->features, OD_FEATURE_GROUP), groups = padded / 4;
   size_t tiles = (rows + OD_TILE_ROWS - 1) / OD_TILE_ROWS, room = OD_LIST_ROOM(padded);
-  int narrow = rows > 2 && layer->padded_units / 16 <= NARROW;
+  int narrow = rows > 2 && layer->padded_units / 16 <= OD_NARROW;
   float inverses[TOGETHER];
+  if (s->quantised) return narrow && s->counts[0] == groups ? 0 : room;
   for (size_t t = 0, first = 0; t < tiles; t++) {
     size_t row = tile_start(t, tiles, rows);
     uint32_t tile_rows = (uint32_t)(tile_start(t + 1, tiles, rows) - row);

@@ -316,7 +316,7 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
   int paired = layer->codec == OD_CODEC_PAIRS && rows > 1;
   uint32_t most = paired ? PAIRS_BLOCKS : rows == 1 && !few ? FLOAT_WIDE : FLOAT_BLOCKS;
   size_t list_rows = paired ? PAIRS_ROWS : OD_TILE_ROWS;
-  int narrow = rows > 2 && blocks <= NARROW &&
+  int narrow = rows > 2 && blocks <= OD_NARROW &&
                few_zeros(in, in_step, rows, ranges, range_count, s->lists);
   size_t tile_rows = narrow ? rows : list_rows;
   size_t tiles = (rows + tile_rows - 1) / tile_rows;

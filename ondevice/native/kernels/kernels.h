@@ -136,6 +136,7 @@ typedef struct {
   uint8_t *positive; /* [tiles]: no code is negative */
   uint16_t *lists; /* [tiles, padded features]: which parts of a row are not all zero */
   uint32_t *counts; /* [tiles] */
+  uint32_t quantised; /* q8: the layer before had the same rows, and blocks on the same side of OD_NARROW */
 } od_dense_scratch;
 
 /* out [rows, columns] = a [rows, depth] times b [depth, 16], or added to what is there. Up to 16
@@ -174,6 +175,10 @@ enum { OD_TILE_ROWS = 1 };
 #else
 enum { OD_TILE_ROWS = 6 };
 #endif
+
+/* Where many rows meet at most so many blocks of outputs, looking for zeros costs more than it saves,
+ * unless many are zero: the first tile of rows tells. */
+enum { OD_NARROW = 8 };
 enum { OD_PIECE = 256 }; /* features that are listed at once, or multiplied into one float32 sum */
 
 /* Numbers from `start` to stop - 1 (shared.c). */

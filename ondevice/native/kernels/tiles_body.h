@@ -39,10 +39,6 @@ OD_INLINE uint32_t rows_at_once(uint32_t left, uint32_t most) {
   return left <= 2 ? left : most;
 }
 
-/* Where many rows meet at most so many blocks of outputs, looking for zeros costs more than it
- * saves, unless many are zero: the first tile of rows tells. */
-enum { NARROW = 8 };
-
 #ifndef HAS_LIST_WORDS
 /* Numbers from `start` on of the words that are not zero. */
 OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint32_t start,

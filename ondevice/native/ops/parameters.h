@@ -111,6 +111,9 @@ typedef struct {
   uint32_t vectors; /* inputs of the layer in a row */
   int32_t concat;   /* the node whose result the layer reads, where rank() may split it, or -1 */
   int32_t repeated; /* fold.c: the value that all vectors of a row begin with, or -1 */
+  /* q8 layers with one input, whose codes are made once (place.c): the next one, and, in all but the first,
+   * the number of the first and 1. 0: none. */
+  uint32_t next, after;
   uint8_t rounded;  /* its weights and inputs are in bfloat16 (bfloat.c) */
 } od_dense_node;
 

@@ -17,7 +17,7 @@ with needs_extra("the plot of the frontier", "train"):
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-LABELS = {"file": "size of the whole .odm file", "tables": "size of its embedding tables"}
+LABELS = {"file": "size of the whole file", "tables": "size of its embedding tables"}
 
 
 def write_plot(

@@ -39,13 +39,15 @@ from ondevice.text_table import size
 
 EPILOG = """examples:
   ondevice compress --budget 200KB --out small
+  ondevice compress --budget onnx:200KB --out small
   ondevice compress --budget tables:20KB --out small
   ondevice compress --data ml1m --path ml-1m --ratio 100 --out small
   ondevice compress --data epinions --path epinions --max-auc-loss file:0.002 --out small
 
 --budget counts the whole .odm file: tables, the map from raw values to rows, network, test vectors
-and the rest of the header; with tables: only the embedding tables, as --ratio and --max-auc-loss
-do without file:.
+and the rest of the header; with onnx: or tflite: that file (an .onnx file with its external data);
+with tables: only the embedding tables, as --ratio and --max-auc-loss do without file:, onnx: or
+tflite:.
 
 Trains whole tables of 16, 4, 2 and 1 dimensions, finds for each which rows and bits of which field
 cost the least AUC, then trains, writes and measures the most promising designs: how many values of
@@ -72,7 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument(
-        "--budget", help="most bytes of the file, such as 200KB, or of tables, tables:20KB"
+        "--budget",
+        help="most bytes of the .odm file, such as 200KB, of another file that ships, "
+        "onnx:200KB or tflite:200KB, or of tables, tables:20KB",
     )
     goal.add_argument("--ratio", help="tables (file:10: the file) this many times smaller")
     goal.add_argument(
@@ -167,6 +171,8 @@ def _end(
 def _settings(args: argparse.Namespace, goal: Goal, data: TrialData) -> dict[str, Any]:
     """What decides the results of a search, JSON-ready."""
     limits = {name: value for name, value in asdict(goal).items() if value is not None}
+    if goal.ships == "odm":  # searches of releases that knew no other file
+        del limits["ships"]
     return {
         **limits,
         "trials": args.trials,

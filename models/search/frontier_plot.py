@@ -23,7 +23,7 @@ CAPTION_SIZE = 8  # points
 CAPTION_CHARACTERS = 17
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
-LABELS = {"file": "size of the whole .odm file", "tables": "size of its embedding tables"}
+LABELS = {"file": "size of the whole file", "tables": "size of its embedding tables"}
 
 
 def write_plot(

@@ -62,7 +62,7 @@ REFITTED_SLOWER = 10.0
 
 
 def run_trial(data: TrialData, trial: Trial, folder: Path, *, progress: bool = True) -> TrialResult:
-    """Run a trial, or read its stored result; writes checkpoint, model.odm, then result.json.
+    """Run a trial, or read its stored result; writes checkpoint, files, then result.json.
 
     Raises:
         FileFormatError: a stored result that is damaged.
@@ -120,13 +120,14 @@ def size_before_training(data: TrialData, trial: Trial, folder: Path) -> FileSiz
 def _write(
     data: TrialData, trial: Trial, model: ClickModel, splits: Splits, target: Path
 ) -> FileSize:
-    """Write checkpoint and model.odm of a trial to a folder."""
+    """Write checkpoint, model.odm and what else ships of a trial to a folder."""
     features = splits.train.features
     examples = {name: ids.tolist() for name, ids in example_ids(splits.test).items()}
     counts = table_counts(model, splits.train)
     save_checkpoint(target / "checkpoint", model, features, {"examples": examples}, counts=counts)
-    report = write_files(model, features, examples, trial, target, ("odm",))
-    return _size(report.targets["odm"].path)
+    targets = dict.fromkeys(("odm", trial.ships))
+    report = write_files(model, features, examples, trial, target, tuple(targets))
+    return _size(report.targets[trial.ships].path)
 
 
 def write_files(
@@ -367,7 +368,7 @@ def _read(path: Path, trial: Trial) -> TrialResult:
         if data.pop("trial") != trial.to_json():
             raise ValueError("it is of other settings")
         if "file_bytes" not in data:  # of a release that kept less
-            data |= _size(path.with_name("model.odm")).__dict__
+            data |= _size(path.with_name(f"model.{trial.ships}")).__dict__
         data["resampled"] = tuple(data.get("resampled", ()))
         return TrialResult(trial, **data)
     except PARSE_ERRORS as error:

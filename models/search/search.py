@@ -76,6 +76,9 @@ class Search:
     left: list[str] = field(default_factory=list)
     _proposals: Proposals | None = None
 
+    def __post_init__(self) -> None:
+        self.base = replace(self.base, ships=self.goal.ships)
+
     def run(self, note: Callable[[str], None]) -> Iterator[TrialResult]:
         """Measured results one by one, the reference first.
 
@@ -151,7 +154,7 @@ class Search:
             size = size_before_training(self.data, trial, self.folder)
             counted = size.table_bytes + size.map_bytes + network.weights(len(tables))
             return size.file_bytes - counted
-        path = self.folder / self._key(self.reference.trial) / "model.odm"
+        path = self.folder / self._key(self.reference.trial) / f"model.{self.goal.ships}"
         return self.reference.header_bytes - file_parts(path).padding
 
     def _key(self, trial: Trial) -> str:

@@ -12,7 +12,14 @@ from ondevice.converters.verify.requests import VECTOR_ROWS
 from ondevice.errors import SpecError
 from ondevice.features import PADDING_ID
 from ondevice.models.search.bootstrap import standard_error
-from ondevice.models.search.measure import RETRIEVAL_FROM, ROW_MAPS, Measure, RowMap
+from ondevice.models.search.measure import (
+    RETRIEVAL_FROM,
+    ROW_MAPS,
+    SHIPPED_FILES,
+    Measure,
+    RowMap,
+    ShippedFile,
+)
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.training.distillation import Distillation
 from ondevice.models.training.refit import Refit
@@ -54,6 +61,7 @@ class Trial:
         vectors: rows of test vectors in the file.
         distillation: the full models whose probabilities are learned beside the labels; None: the
             labels only.
+        ships: the file whose bytes count; it is written beside model.odm, which scores.
 
     Raises:
         SpecError: a setting out of range.
@@ -75,11 +83,16 @@ class Trial:
     pruned: bool = False
     vectors: int = VECTOR_ROWS
     distillation: Distillation | None = None
+    ships: ShippedFile = "odm"
 
     def __post_init__(self) -> None:
         _ = self.training
         if self.dense not in DENSE_CODECS:
             raise SpecError(f"dense must be one of {', '.join(DENSE_CODECS)}, got {self.dense!r}")
+        if self.ships not in SHIPPED_FILES:
+            raise SpecError(
+                f"the file that ships must be {' or '.join(SHIPPED_FILES)}, got {self.ships!r}"
+            )
         if self.map not in ROW_MAPS or (self.map == "retrieval" and self.ranked):
             raise SpecError(
                 f"map must be one of {', '.join(ROW_MAPS)}, retrieval for raw values only; got "
@@ -151,6 +164,7 @@ class Trial:
             ("start", ""),
             ("pruned", False),
             ("vectors", VECTOR_ROWS),
+            ("ships", "odm"),
         ):
             if settings[name] == off:
                 del settings[name]
@@ -180,12 +194,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What the written .odm file of a trial holds and reaches.
+    """What the written file of a trial holds and reaches.
 
     Attributes:
         table_bytes: all tables with scales and width indexes.
         map_bytes: vocabularies and bucket boundaries, which find the rows of raw values.
-        network_bytes: weights that are no tables, and the plan that runs them.
+        network_bytes: weights that are no tables, and the plan or graph that runs them.
         file_bytes: the whole file: these three, test vectors, description and padding.
         validation_auc: decides in a search.
         test_auc: only for reports.

@@ -26,7 +26,7 @@ from ondevice.models.search.frontier import Frontier
 from ondevice.models.search.frontier_plot import CAPTION_SIZE, _caption, write_plot
 from ondevice.models.search.goal import Goal, parse_goal, parse_size
 from ondevice.models.search.probe import Probe
-from ondevice.models.search.run_trial import trained_model
+from ondevice.models.search.run_trial import folder_of, trained_model
 from ondevice.models.search.search import Search
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial, TrialResult
@@ -145,6 +145,20 @@ def test_a_search_fills_a_file_of_hardly_more_than_its_header(data, tmp_path):
     assert vectors == {8, 32}  # the reference's file, which is large, has as many as any
 
 
+@pytest.mark.parametrize(
+    ("ships", "most", "trials", "least"), [("onnx", 12_000, 2, 0.9), ("tflite", 9_000, 3, 0.99)]
+)
+def test_a_search_fills_the_file_that_ships(data, tmp_path, ships, most, trials, least):
+    goal = Goal(budget=most, measure="file", ships=ships)
+    search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(4,), trials=trials)
+    results = list(search.run(lambda text: None))
+    best = goal.choose(Frontier(results[0], tuple(results), "file"))
+    folder = folder_of(data, best.trial, tmp_path)
+    written = sum(path.stat().st_size for path in folder.glob(f"model.{ships}*"))
+    assert best.file_bytes == written
+    assert least * most <= written <= most
+
+
 def test_a_search_within_a_loss(data, tmp_path):
     goal = Goal(max_auc_loss=0.02)
     search = Search(data, goal, tmp_path, Trial({}, epochs=1), widths=(4,), trials=5)
@@ -214,6 +228,8 @@ def test_goals_out_of_range():
         ({"ratio": 0.5}, "ratio must be"),
         ({"ratio": float("nan")}, "ratio must be"),
         ({"max_auc_loss": -0.1}, "max-auc-loss"),
+        ({"budget": 5, "ships": "onnx"}, "with the measure 'file'"),
+        ({"budget": 5, "ships": "pkl", "measure": "file"}, "the file that ships must be"),
     ):
         with pytest.raises(SpecError, match=match):
             Goal(**settings)
@@ -225,6 +241,11 @@ def test_goals_as_they_are_typed():
     assert parse_goal(None, "100", None) == Goal(ratio=100, measure="tables")
     assert parse_goal(None, "file:2.5", None) == Goal(ratio=2.5, measure="file")
     assert parse_goal(None, None, "file:0.002") == Goal(max_auc_loss=0.002, measure="file")
+    onnx = Goal(budget=200_000, measure="file", ships="onnx")
+    assert parse_goal("onnx:200KB", None, None) == onnx
+    assert onnx.name == "onnx-200000B"
+    assert parse_goal(None, "tflite:10", None) == Goal(ratio=10, measure="file", ships="tflite")
+    assert parse_goal(None, None, "onnx:0.01").name == "onnx-loss-0.01"
     for texts, match in (
         (("map:3KB", None, None), "expected a size such as"),
         ((None, "file:many", None), "--ratio: expected a number"),

@@ -63,6 +63,8 @@ def read_file(path: Path) -> FileBytes:
     """
     if (held := copy_of(path)) is not None:
         return held
+    if path.exists() and not path.is_file():  # a device or FIFO would be read for ever
+        raise FileFormatError(f"{path}: cannot be read: it is no regular file")
     try:
         if not are_mapped() or path.stat().st_size == 0:
             return path.read_bytes()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ondevice.errors import FileFormatError, writing
+from ondevice.printable import printable
 
 COMMANDS = ("inspect", "verify")  # that open files which somebody else may have written
 IN_CHILD = "ONDEVICE_IN_CHILD"  # in the environment of such a process
@@ -51,7 +52,7 @@ def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
             f"{names}: opening it crashed the runtime ({signal.Signals(-done.returncode).name}): "
             "a damaged or hostile file"
         )
-    sys.stderr.write(done.stderr)
+    sys.stderr.write(printable(done.stderr))  # of the runtime too, which prints names of the file
     with writing("standard output"):
         sys.stdout.write(done.stdout)
     return done.returncode

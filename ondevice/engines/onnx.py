@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from ondevice.deflated import inflate
 from ondevice.errors import FileFormatError, InputError, needs_extra
 from ondevice.held_bytes import FileBytes, are_mapped, read_file, sha256
+from ondevice.onnx_file import external_files
 from ondevice.publish import finish
 from ondevice.sealed import check_seal, sha256_at
 from ondevice.temporary import temporary_folder
@@ -24,8 +24,6 @@ OLD_METADATA_KEY = "ondevice"  # JSON of version 1
 SEAL_KEY = "ondevice.sha256"  # the file's digest (`ondevice.sealed`), DATA_MARK, the data's digest
 DATA_MARK = b",data-sha256:"
 ATTEMPTS = 3  # to read a file and its data while another process replaces both
-# An entry of ONNX's external data: the key (field 1) "location", its value (field 2).
-_LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f])", re.DOTALL)
 
 
 class OnnxEngine:
@@ -104,7 +102,9 @@ def _read(
     for attempt in range(ATTEMPTS):
         model = read_file(path)
         end = check_seal(path, model)
-        data = {name: read_file(_located(path, name, copies)) for name in _data_names(path, model)}
+        data = {
+            name: read_file(_located(path, name, copies)) for name in external_files(path, model)
+        }
         if end is None:
             return model, data, False
         expected = sha256_at(model, end + len(DATA_MARK))
@@ -126,21 +126,6 @@ def _located(path: Path, name: str, copies: Mapping[str, Path] | None) -> Path:
     if name not in copies:
         raise FileFormatError(f"{path}: its external data {name!r} is not signed")
     return copies[name]
-
-
-def _data_names(path: Path, model: FileBytes) -> list[str]:
-    """The names of the files with external data, all in the folder of the .onnx file."""
-    names = set()
-    for match in _LOCATION.finditer(model):
-        start, size = match.end(), match[1]
-        length = size[0] if len(size) == 1 else (size[0] & 0x7F) | size[1] << 7
-        try:
-            names.add(model[start : start + length].decode())
-        except UnicodeDecodeError as error:
-            raise FileFormatError(f"{path}: the name of its external data is no text") from error
-    if strange := [name for name in names if Path(name).name != name or "\0" in name]:
-        raise FileFormatError(f"{path}: its external data {strange[0]!r} is not beside it")
-    return sorted(names)
 
 
 def _description(path: Path, metadata: Mapping[str, str], sealed: bool) -> bytes:

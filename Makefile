@@ -42,7 +42,7 @@ test-legacy:
 endif
 
 fuzz: $(VENV)/.installed ## the fuzzers of `make test` for half an hour instead of a minute
-	ONDEVICE_FUZZ_SECONDS=600 ONDEVICE_MUTANTS=100000 $(VENV)/bin/python -m pytest tests/hostile
+	ONDEVICE_FUZZ_SECONDS=600 ONDEVICE_MUTANTS=100000 $(VENV)/bin/python -m pytest tests/hostile -o junit_family=xunit1 --junit-xml build/fuzz.xml
 
 soak: $(VENV)/.installed ## a model file is replaced under load for an hour; processes killed, power losses and faults of disks, many
 	ONDEVICE_SOAK_SECONDS=1800 ONDEVICE_SWITCHES=10000 $(VENV)/bin/python -m pytest tests/runtime/test_live.py -k go_on -o junit_family=xunit1 --junit-xml build/soak.xml
@@ -50,7 +50,8 @@ soak: $(VENV)/.installed ## a model file is replaced under load for an hour; pro
 	ONDEVICE_SWITCHES=5000 ONDEVICE_KILLS=200 $(VENV)/bin/python -m pytest tests/android/test_library.py tests/android/test_updates.py \
 		-k "junit_on or random_moments" -o junit_family=xunit1 --junit-xml build/soak-java.xml
 	ONDEVICE_CRASH_COMMANDS="train convert bench compress" ONDEVICE_CRASH_SAMPLES=100 ONDEVICE_FAULT_SAMPLES=0 \
-		$(VENV)/bin/python -m pytest tests/hostile/test_crash.py tests/hostile/test_faults.py tests/android/test_crash.py
+		$(VENV)/bin/python -m pytest tests/hostile/test_crash.py tests/hostile/test_faults.py tests/android/test_crash.py \
+		-o junit_family=xunit1 --junit-xml build/soak-crash.xml
 
 # Static programs that measure on Android phones and boards without Python.
 RUNNERS := build/runners

@@ -1,6 +1,7 @@
 """Runs the libFuzzer harness; ONDEVICE_FUZZ_SECONDS sets for how long (600 in `make fuzz`)."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,7 @@ SECONDS = int(os.environ.get("ONDEVICE_FUZZ_SECONDS", "60"))
 
 
 @needs(cannot_link("clang", *SANITIZERS, program=FUZZER_PROGRAM))
-def test_fuzz_open_and_run(tmp_path):
+def test_fuzz_open_and_run(tmp_path, record_property):
     program, corpus = tmp_path / "fuzz_open", tmp_path / "corpus"
     corpus.mkdir()
     write_small_model(corpus / "small.odm", vectors=False)
@@ -46,7 +47,10 @@ def test_fuzz_open_and_run(tmp_path):
     assert build.returncode == 0, build.stderr
     done = subprocess.run(
         [program, f"-max_total_time={SECONDS}", "-rss_limit_mb=3000", "-timeout=10",
-         "-max_len=65536", f"-artifact_prefix={tmp_path}/", corpus],
+         "-max_len=65536", "-print_final_stats=1", f"-artifact_prefix={tmp_path}/", corpus],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
+    tried = re.search(r"number_of_executed_units: *(\d+)", done.stderr)
+    assert tried, done.stderr[-4000:]
+    record_property("fuzzed", f"{tried[1]} files in {SECONDS} seconds")

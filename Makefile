@@ -50,7 +50,7 @@ soak: $(VENV)/.installed ## a model file is replaced under load for an hour; pro
 	ONDEVICE_SWITCHES=5000 ONDEVICE_KILLS=200 $(VENV)/bin/python -m pytest tests/android/test_library.py tests/android/test_updates.py \
 		-k "junit_on or random_moments" -o junit_family=xunit1 --junit-xml build/soak-java.xml
 	ONDEVICE_CRASH_COMMANDS="train convert bench compress" ONDEVICE_CRASH_SAMPLES=100 ONDEVICE_FAULT_SAMPLES=0 \
-		$(VENV)/bin/python -m pytest tests/hostile/test_crash.py tests/hostile/test_faults.py
+		$(VENV)/bin/python -m pytest tests/hostile/test_crash.py tests/hostile/test_faults.py tests/android/test_crash.py
 
 # Static programs that measure on Android phones and boards without Python.
 RUNNERS := build/runners

@@ -3,10 +3,12 @@
 A network of dense layers hides what everything else costs: this benchmark has attention, recurrent
 layers, products of fields and histories too. Every runtime gets the file that `convert` writes for
 it and the same request, in the same precision (tables and dense layers in q8, or in f32), through
-its Python interface. The process is pinned to one core. Calls take turns in short bursts; the
-figure of a runtime is the least burst mean of process CPU time (or of wall clock), which other work
-on the machine disturbs least; its spread is the median and the largest mean over the least. A ratio
-is that of the fastest other runtime over that of the native engine: above 1 native is faster.
+its Python interface; the native engine also runs the f32 file with dense layers in bfloat16
+(`load(..., dense="bf16")`), beside the f32 ones of the others. The process is pinned to one core.
+Calls take turns in short bursts; the figure of a runtime is the least burst mean of process CPU
+time (or of wall clock), which other work on the machine disturbs least; its spread is the median
+and the largest mean over the least. A ratio is that of the fastest other runtime over that of the
+native engine: above 1 native is faster.
 
     python benchmarks/topologies.py [--json FILE] [--page FILE] [--files FOLDER]
         [--only NAME ...] [--batch 1 8 128 1024] [--seconds 0.5] [--peers] [--core N]
@@ -44,7 +46,12 @@ from ondevice.converters import convert
 FIELDS, DIM, ROWS, STEPS, ITEMS = 26, 16, 1000, 26, 20_000
 BATCHES = (1, 8, 128, 1024)
 PRECISIONS = ("q8", "f32")
-TOLERANCE = {"q8": 0.15, "f32": 1e-4}  # q8: each runtime quantises activations in its own way
+RATIOS = {"q8": "q8", "f32": "f32", "bf16": "f32"}  # what the native engine runs: the others' files
+TOLERANCE = {
+    "q8": 0.15,
+    "f32": 1e-4,
+    "bf16": 2**-7,
+}  # q8: each runtime quantises activations in its own way
 BURSTS = 8
 
 
@@ -268,9 +275,9 @@ def converted(name: str, precision: str, folder: Path) -> Path:
     return target
 
 
-def native_call(path: Path, request: Request, rank: bool) -> Call:
-    """The .odm file: a prediction, or a ranking for the one user."""
-    model = ondevice.load(path, engine="native")
+def native_call(path: Path, request: Request, rank: bool, dense: str | None = None) -> Call:
+    """The .odm file: a prediction, or a ranking for the one user; `dense` as in `ondevice.load`."""
+    model = ondevice.load(path, engine="native", dense=dense)  # type: ignore[arg-type]
     if not rank:
         return lambda: model.predict(request)
     context, items = {"user": request["user"][:1]}, {"item": request["item"]}
@@ -319,6 +326,10 @@ def compare(
             f"onnxruntime {precision}": onnx_call(files / "model.onnx", request),
             f"litert {precision}": litert_call(files / "model.tflite", request),
         }
+        if precision == "f32":
+            calls["native bf16"] = native_call(files / "model.odm", request, "rank" in name, "bf16")
+            change = float(np.abs(calls["native bf16"]() - calls["native f32"]()).max())
+            assert change < TOLERANCE["bf16"], (name, change)
         if with_peers:
             torch.manual_seed(0)  # the weights of `converted`
             module = TOPOLOGIES[name]().eval()
@@ -333,22 +344,22 @@ def compare(
 
 
 def ratio(times: dict[str, dict[str, float]], precision: str, clock: str = "cpu") -> float:
-    """The fastest other runtime of a precision over the native engine."""
+    """The fastest other runtime over the native engine, by what RATIOS has."""
     peers = [
         figures[clock] for label, figures in times.items()
-        if label.endswith(precision) and not label.startswith("native")
+        if label.endswith(RATIOS[precision]) and not label.startswith("native")
     ]  # fmt: skip
     return min(peers) / times[f"native {precision}"][clock]
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The ratios of a report as a table: a row for each topology, q8 / f32 at every batch."""
+    """The ratios of a report as a table: a row for each topology, all precisions a batch size."""
     ratios = report["ratios"]
     batches = list(next(iter(ratios.values())))
     lines = [f"| network | {' | '.join(f'batch {b}' for b in batches)} |"]
     lines.append("|---|" + "---|" * len(batches))
     for name, by_batch in ratios.items():
-        cells = [" / ".join(f"{by_batch[b][p]:.2f}" for p in PRECISIONS) for b in batches]
+        cells = [" / ".join(f"{by_batch[b][p]:.2f}" for p in RATIOS) for b in batches]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -388,10 +399,11 @@ def page(report: dict[str, Any], command: str) -> str:
         "# Ten networks in three runtimes" if not report["peers"] else
         "# Ten networks in every runtime at hand",
         f"How many times faster the native engine is than the fastest {others}, one thread each, "
-        "q8 / f32: dense layers of that codec in all of them, tables in the files that `convert` "
-        "writes. Process CPU time of a whole Python call, least mean of interleaved bursts; below "
-        "1 the native engine is slower. Load of the machine while it ran: "
-        f"{min(loads):.0f} to {max(loads):.0f}.",
+        "q8 / f32 / bf16: dense layers of that codec in all of them, tables in the files that "
+        "`convert` writes; the third is the f32 file with `load(..., dense=\"bf16\")`, which is "
+        "opt-in, over the others in f32. Process CPU time of a whole Python call, least mean of "
+        "interleaved bursts; below 1 the native engine is slower. Load of the machine while it "
+        f"ran: {min(loads):.0f} to {max(loads):.0f}.",
         markdown(report).rstrip(),
     ]  # fmt: skip
     if report["peers"]:
@@ -440,8 +452,8 @@ def run(
         times = compare(name, batch, folder, seconds, with_peers)
         for key, value in (
             ("times_us", times), ("load", os.getloadavg()[0]),
-            ("ratios", {p: ratio(times, p) for p in PRECISIONS}),
-            ("wall_ratios", {p: ratio(times, p, "wall") for p in PRECISIONS}),
+            ("ratios", {p: ratio(times, p) for p in RATIOS}),
+            ("wall_ratios", {p: ratio(times, p, "wall") for p in RATIOS}),
         ):  # fmt: skip
             report[key].setdefault(name, {})[str(batch)] = value
         figures = "  ".join(map(figure, times, times.values()))

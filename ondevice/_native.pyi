@@ -28,6 +28,8 @@ def open(
     full_check: int,
     sizes: tuple[tuple[str, int], ...],
     threads: int,
+    dense: str | None,
+    lock: bool,
     /,
 ) -> Model: ...
 def open_bytes(
@@ -36,6 +38,8 @@ def open_bytes(
     full_check: int,
     sizes: tuple[tuple[str, int], ...],
     threads: int,
+    dense: str | None,
+    lock: bool,
     /,
 ) -> Model: ...
 def kernels_available() -> list[str]: ...

@@ -19,11 +19,13 @@ FloatCodec = Literal["f32", "f16"]  # values as they are, without scales
 NarrowCodec = Literal["q4", "q3", "q2", "q1"]  # values of less than a byte
 DenseCodec = Literal[FloatCodec, "q8"]  # what dense layers are stored in
 Codec = Literal[DenseCodec, NarrowCodec]  # what table rows are stored in
+DenseArithmetic = Literal["bf16"]  # in place of float32, where `load` asks for it
 ScaleAxis = Literal["row", "column", "levels"]
 
 FLOAT_CODECS: tuple[FloatCodec, ...] = get_args(FloatCodec)
 NARROW_CODECS: tuple[NarrowCodec, ...] = get_args(NarrowCodec)
 DENSE_CODECS: tuple[DenseCodec, ...] = get_args(DenseCodec)
+DENSE_ARITHMETICS: tuple[DenseArithmetic, ...] = get_args(DenseArithmetic)
 CODECS: tuple[Codec, ...] = get_args(Codec)
 BITS: dict[Codec, int] = {"f32": 32, "f16": 16, "q8": 8, "q4": 4, "q3": 3, "q2": 2, "q1": 1}
 # Lowest and highest code. Narrow codecs use all codes that two's complement has, zero among them:

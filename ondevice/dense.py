@@ -12,6 +12,10 @@ q8 weights have a float32 scale per unit, code = round-half-even(weight / scale)
 The layer's input is quantised row by row: scale = largest magnitude / 127, code =
 round-half-even(x * (127 / largest)), all in float32; products are summed exactly in integers, and
 a result is float32(sum) * (row scale * unit scale) + bias. A choice of this project.
+
+Where `load` asks for bf16, layers stored in f32 or f16 round their weights and inputs to bfloat16
+(`round_to_bfloat16`) and add up products in float32. Layers with up to UNIT_BLOCK outputs stay in
+float32.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import DENSE_CODECS, LARGEST_F16, DenseCodec
+from ondevice.codecs import DENSE_CODECS, LARGEST_F16, DenseArithmetic, DenseCodec
 from ondevice.errors import FileFormatError, InputError, SpecError
 from ondevice.limits import MAX_DENSE_FEATURES, MAX_DENSE_UNITS
 
@@ -32,6 +36,11 @@ UNIT_BLOCK = 16
 FEATURE_GROUP = 4
 # Below this largest magnitude a row counts as zero: 127 / magnitude would overflow.
 LEAST_MAGNITUDE = np.float32(1e-30)
+
+# Rounding to bfloat16 changes a number by at most this share of it; see `bfloat16_bound`.
+BFLOAT16_ROUNDING = 2.0**-8
+LEAST_BFLOAT16 = np.float32(2.0**-48)  # smaller magnitudes become zero, and biases below
+LEAST_BIAS = np.float32(2.0**-86)  # this one: no sum gets below the normal range of float32
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
@@ -92,6 +101,32 @@ def quantise_weight(weight: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArra
     return np.clip(np.rint(codes), -127, 127).astype(np.int8), scale
 
 
+def round_to_bfloat16(values: Array) -> FloatArray:
+    """The nearest bfloat16 of each float32, half to even, as float32; tiny ones become zero."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(
+        np.float32
+    )
+    zeroed = np.where(np.abs(values) < LEAST_BFLOAT16, np.float32(0), rounded)
+    return np.where(np.isnan(values), np.float32(np.nan), zeroed)
+
+
+def bfloat16_bound(x: Array, weight: Array) -> FloatArray:
+    """What results of a layer in bf16 may be away from exact ones, [rows, units].
+
+    Each of the products is off by both roundings, and each of the sums by one of float32.
+
+    Args:
+        x: inputs [rows, features].
+        weight: [features, units].
+    """
+    features = x.shape[-1]
+    of_terms = (1 + BFLOAT16_ROUNDING) ** 2 * (1 + 2.0**-24) ** (features + 1) - 1
+    sizes = np.abs(x).astype(np.float64), np.abs(weight).astype(np.float64)
+    tiny = float(LEAST_BFLOAT16) * (sizes[0].sum(-1, keepdims=True) + sizes[1].sum(0))
+    return np.asarray(of_terms * (sizes[0] @ sizes[1]) + tiny, dtype=np.float32)
+
+
 def padded_units(units: int) -> int:
     """Units rounded up to whole blocks of 16."""
     return -(-units // UNIT_BLOCK) * UNIT_BLOCK
@@ -109,9 +144,15 @@ class DenseLayer:
     bias: FloatArray
     scale: FloatArray | None
     relu: bool
+    rounded: bool = False  # weights are in bfloat16, and inputs are to be rounded
 
     @classmethod
-    def read(cls, arrays: list[Array], attributes: Mapping[str, Any]) -> DenseLayer:
+    def read(
+        cls,
+        arrays: list[Array],
+        attributes: Mapping[str, Any],
+        arithmetic: DenseArithmetic | None = None,
+    ) -> DenseLayer:
         """Unpack a node's weight, bias and, for q8, scale.
 
         Raises:
@@ -142,13 +183,19 @@ class DenseLayer:
             weight = arrays[0].reshape(features, wide)[:, :units].astype(np.float32)
         scale = arrays[2].reshape(-1)[:units] if codec == "q8" else None
         bias = arrays[1].reshape(-1)[:units]
-        return cls(weight, bias, scale, bool(attributes.get("relu", 0)))
+        rounded = arithmetic == "bf16" and codec != "q8" and units > UNIT_BLOCK
+        if rounded:
+            weight = round_to_bfloat16(weight)
+            bias = np.where(np.abs(bias) < LEAST_BIAS, np.float32(0), bias)
+        return cls(weight, bias, scale, bool(attributes.get("relu", 0)), rounded)
 
     def __call__(self, x: Array) -> FloatArray:
         """Float32 [..., features] -> [..., units]. Raises InputError for another last axis."""
         if x.ndim < 1 or x.shape[-1] != self.weight.shape[0]:
             raise InputError(f"Dense: {self.weight.shape[0]} features expected, got {x.shape}")
         rows = np.ascontiguousarray(x, dtype=np.float32).reshape(-1, x.shape[-1])
+        if self.rounded:
+            rows = round_to_bfloat16(rows)
         if self.scale is None:
             out = rows @ self.weight + self.bias
         else:

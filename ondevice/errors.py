@@ -32,6 +32,10 @@ class UnsupportedError(OnDeviceError):
     """A model uses something that a target cannot express; the message lists every case."""
 
 
+class LockError(OnDeviceError):
+    """The operating system does not let a model be locked in memory."""
+
+
 class OutputError(OnDeviceError):
     """An output, which the message names, cannot be written: a full disk, no permission."""
 

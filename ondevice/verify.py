@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ondevice.codecs import DenseArithmetic
+from ondevice.dense import BFLOAT16_ROUNDING
 from ondevice.difference import ScaleArray, largest_difference, output_scale
 from ondevice.errors import FileFormatError
 from ondevice.info import TestVectors
@@ -24,6 +26,15 @@ from ondevice.ranking import (
     split_request,
 )
 from ondevice.trust import Keys
+
+# Of scores with dense layers in bfloat16, in units of the output's scale: two roundings, of a
+# weight and an input, of each term. A layer's result keeps to `ondevice.dense.bfloat16_bound`; what
+# later operators make of it depends on the model, so this is checked, not proven.
+BFLOAT16_TOLERANCE = 2 * BFLOAT16_ROUNDING
+BFLOAT16_TEXT = (
+    f"dense layers in bfloat16: a result is within {2 * BFLOAT16_ROUNDING:.2%} of the sum of its "
+    "terms' magnitudes"
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Verification(Parity):
     """A file on this machine."""
 
     path: Path
+    dense: DenseArithmetic | None = None  # as in `ondevice.load`
 
     def __str__(self) -> str:
         """One line, as `ondevice verify` prints it."""
@@ -65,6 +77,7 @@ class Verification(Parity):
             f"{self.path}: {'ok' if self.passed else 'FAILED'}: {self.rows} test rows in "
             f"{self.runtime}, largest difference {self.max_difference:.2g}, "
             f"of rank from predict {self.rank_difference:.2g} (tolerance {self.tolerance:g})"
+            f"{f'; {BFLOAT16_TEXT}' if self.dense == 'bf16' else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -78,26 +91,27 @@ def verify(
     engine: str = "auto",
     keys: Keys | None = None,
     state: str | Path | None = None,
+    dense: DenseArithmetic | None = None,
 ) -> Verification:
     """Check a file's bytes, its test vectors, and ranking, in an engine of this machine.
 
     Bytes are compared with the checksums in the file, and with the manifest beside it, if there is
     one that lists the file. With `keys`, who signed it is checked too; `keys` and `state` are those
-    of `ondevice.load`.
+    of `ondevice.load`, and so is `dense`: with bf16, differences up to BFLOAT16_TOLERANCE pass.
 
     Raises:
         FileFormatError: the file is damaged, of another set than its manifest, or has no test
             vectors.
         TrustError: it is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed.
-        InputError: no path of a file, or the engine does not fit it.
+        InputError: no path, or as `ondevice.load`.
     """
     location = model_path(path)
     finish(location.parent)
     check_beside(model_files(location))
     if location.suffix.lower() == ".odm" and location.is_file():
         open_odm(location, full_check=True)
-    fresh = functools.partial(load, location, engine=engine, keys=keys, state=state)
+    fresh = functools.partial(load, location, engine=engine, keys=keys, state=state, dense=dense)
     model = fresh()
     vectors = model.info.vectors
     if vectors is None or not vectors.outputs:
@@ -121,7 +135,8 @@ def verify(
         rows=len(next(iter(vectors.inputs.values()))),
         max_difference=float(np.max(differences)),  # unlike max(), NaN where there is one
         rank_difference=float(np.max(ranked)),
-        tolerance=vectors.tolerance,
+        tolerance=max(vectors.tolerance, BFLOAT16_TOLERANCE if dense else 0),
+        dense=dense,
     )
 
 

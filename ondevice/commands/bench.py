@@ -26,6 +26,7 @@ from ondevice.bench.show.tables import csv_text, markdown
 from ondevice.bench.targets import adb
 from ondevice.bench.targets.local import LocalMachine
 from ondevice.bench.targets.ssh import SshTarget, connect, parse_target
+from ondevice.codecs import DENSE_ARITHMETICS
 from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.engines import ENGINES
 from ondevice.errors import InputError, MissingDependencyError
@@ -124,6 +125,16 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[1],
         help="threads for one request; native shares 256 rows and more (default: 1)",
+    )
+    group.add_argument(
+        "--dense",
+        choices=DENSE_ARITHMETICS,
+        help="compute dense layers of .odm files in bfloat16 (docs/native.md)",
+    )
+    group.add_argument(
+        "--lock",
+        action="store_true",
+        help="lock native files in memory, in huge pages where the system has them",
     )
     group.add_argument(
         "--workers",
@@ -345,6 +356,8 @@ def _plan(args: argparse.Namespace, paths: Sequence[Path]) -> Plan:
         requests=args.requests,
         processes=args.processes,
         profile=args.profile,
+        dense=args.dense,
+        lock=args.lock,
         accuracy=_accuracy(args.accuracy),
     )
 

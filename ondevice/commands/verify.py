@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ondevice.codecs import DENSE_ARITHMETICS
 from ondevice.commands.json_output import add_json_option, write_json
 from ondevice.errors import writing
 from ondevice.printable import printable
@@ -26,13 +27,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", type=Path, metavar="FILE", help="refuse versions older than this file remembers"
     )
+    parser.add_argument(
+        "--dense",
+        choices=DENSE_ARITHMETICS,
+        help="compute dense layers of an .odm file in bfloat16 (docs/native.md)",
+    )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Verify every file; 1 if any differs from its test vectors."""
     results = [
-        verify(path, engine=args.engine, keys=args.key, state=args.state) for path in args.model
+        verify(path, engine=args.engine, keys=args.key, state=args.state, dense=args.dense)
+        for path in args.model
     ]
     with writing("standard output"):
         print(printable("\n".join(map(str, results))))  # noqa: T201

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.errors import FileFormatError, UnsupportedError
+from ondevice.codecs import DenseArithmetic
+from ondevice.errors import FileFormatError, LockError, UnsupportedError
 from ondevice.held_bytes import copy_of
 
 # Names the kernels to use, for tests and measurements; unset: the fastest of this processor.
@@ -24,7 +25,8 @@ class NativeEngine:
     """A model of the C engine; threads share it freely, each request takes its own scratch.
 
     Attributes:
-        runtime: "native" and the kernels in use, such as "native avx2".
+        runtime: "native", the kernels in use and the arithmetic of dense layers that was asked for,
+            such as "native avx2" or "native avx512bf16 bf16".
         description: the file's description.
         predict: the quick way for a dict of int64 arrays: the first output, or None for a
             request that is not plain and must be checked and converted first.
@@ -39,6 +41,8 @@ class NativeEngine:
         full_check: bool | None = None,
         sizes: Mapping[str, int] | None = None,
         threads: int = 1,
+        dense: DenseArithmetic | None = None,
+        lock: bool = False,
     ) -> None:
         """Map and check a native file, or its copy inside `ondevice.held_bytes.held_copies`.
 
@@ -50,10 +54,14 @@ class NativeEngine:
             sizes: of all free axes beside the rows, by name; requests must have them.
             threads: that share the rows of a request of 256 rows or more; scores do not depend on
                 it.
+            dense: as in `ondevice.load`.
+            lock: run from a copy in memory that the system never pages out.
 
         Raises:
             FileFormatError: the file is damaged or of another version.
+            LockError: the system does not let the copy be locked.
             UnsupportedError: a valid file that this engine cannot run, or unknown kernels.
+            InputError: unknown arithmetic of dense layers.
             ImportError: the engine is not compiled.
         """
         from ondevice import _native
@@ -64,17 +72,22 @@ class NativeEngine:
         try:
             free = tuple((sizes or {}).items())
             if (held := copy_of(path)) is not None:
-                self._model: Any = _native.open_bytes(held, chosen, check, free, threads)
+                self._model: Any = _native.open_bytes(
+                    held, chosen, check, free, threads, dense, lock
+                )
             else:
-                self._model = _native.open(path, chosen, check, free, threads)
+                self._model = _native.open(path, chosen, check, free, threads, dense, lock)
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
+        except LockError as error:
+            raise LockError(f"{path}: {error}") from error
         except UnsupportedError as error:
             raise UnsupportedError(f"{path}: {error}") from error
+        self._arithmetic = f" {dense}" if dense else ""
         self._describe()
 
     def _describe(self) -> None:
-        self.runtime = f"native {self._model.kernels}"
+        self.runtime = f"native {self._model.kernels}{self._arithmetic}"
         self.description: bytes = self._model.description
         self.predict = self._model.predict
         self.rank = self._model.rank
@@ -89,6 +102,7 @@ class NativeEngine:
         """
         engine = object.__new__(NativeEngine)
         engine._model = self._model.resized(tuple(sizes.items()))
+        engine._arithmetic = self._arithmetic
         engine._describe()
         return engine
 

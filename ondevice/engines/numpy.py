@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.codecs import DenseArithmetic
 from ondevice.dense import DENSE, DenseLayer
 from ondevice.errors import FileFormatError
 from ondevice.limits import MAX_UNPACKED_PER_BYTE
@@ -22,17 +23,21 @@ from ondevice.shapes import check_plan, is_sized
 class NumpyEngine:
     """Executes a plan node by node; threads share it freely, as it keeps no state of a request."""
 
-    def __init__(self, model: OdmFile) -> None:
+    def __init__(self, model: OdmFile, dense: DenseArithmetic | None = None) -> None:
         """Take an opened native file; its arrays stay as they are, dense layers are unpacked.
+
+        Args:
+            model: the opened file.
+            dense: as in `ondevice.load`.
 
         Raises:
             FileFormatError: a dense layer's arrays do not fit it, or layers unpack to more than
                 MAX_UNPACKED_PER_BYTE bytes per byte of the file; what `check_plan` finds.
         """
-        self.runtime = f"numpy {np.__version__}"
+        self.runtime = f"numpy {np.__version__}" + (f" {dense}" if dense else "")
         self._model = model
         self._weights = _weights_read(model)
-        self._layers = _layers(model, self._weights)
+        self._layers = _layers(model, self._weights, dense)
         self._constants: dict[str, npt.NDArray[Any]] = {}
         self._sizes: set[tuple[tuple[str, int], ...]] = set()  # of free axes, which were checked
         if is_sized(model.info.inputs):
@@ -93,7 +98,11 @@ def _weights_read(model: OdmFile) -> dict[str, npt.NDArray[Any]]:
     return {name: model.weights[name] for name in read}
 
 
-def _layers(model: OdmFile, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, DenseLayer]:
+def _layers(
+    model: OdmFile,
+    weights: Mapping[str, npt.NDArray[Any]],
+    arithmetic: DenseArithmetic | None,
+) -> dict[str, DenseLayer]:
     """Dense layers by output; nodes of equal weights and attributes share one."""
     layers: dict[str, DenseLayer] = {}
     shared: dict[str, DenseLayer] = {}
@@ -103,7 +112,7 @@ def _layers(model: OdmFile, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str
             continue
         key = repr((node.inputs[1:], sorted(node.attributes.items())))
         if key not in shared:
-            shared[key] = _layer(node, weights)
+            shared[key] = _layer(node, weights, arithmetic)
             left -= shared[key].weight.nbytes
             if left < 0:
                 raise FileFormatError(
@@ -114,7 +123,10 @@ def _layers(model: OdmFile, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str
     return layers
 
 
-def _layer(node: Node, weights: Mapping[str, npt.NDArray[Any]]) -> DenseLayer:
+def _layer(
+    node: Node, weights: Mapping[str, npt.NDArray[Any]], arithmetic: DenseArithmetic | None
+) -> DenseLayer:
     if missing := [name for name in node.inputs[1:] if name not in weights]:
         raise FileFormatError(f"dense layer {node.outputs[0]!r}: {missing[0]!r} is not a constant")
-    return DenseLayer.read([weights[name] for name in node.inputs[1:]], node.attributes)
+    arrays = [weights[name] for name in node.inputs[1:]]
+    return DenseLayer.read(arrays, node.attributes, arithmetic)

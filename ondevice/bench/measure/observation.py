@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ondevice.codecs import DenseArithmetic
 from ondevice.errors import FileFormatError
 
 TaskKind = Literal["start", "memory", "latency", "profile"]
@@ -17,6 +18,8 @@ class Task:
 
     Attributes:
         seconds: time to measure, after warm-up. requests: measure so many instead, if not 0.
+        dense: as in `ondevice.load`.
+        lock: whether the model is locked in memory.
     """
 
     kind: TaskKind
@@ -30,6 +33,8 @@ class Task:
     worker_kind: Literal["thread", "process"] = "process"
     seconds: float = 1.0
     requests: int = 0
+    dense: DenseArithmetic | None = None
+    lock: bool = False
 
     def words(self) -> list[str]:
         """The task as command-line options of a measuring process."""
@@ -39,8 +44,9 @@ class Task:
             words += ["--context", name]
         words += ["--gap-ms", repr(self.gap_ms), "--seconds", repr(self.seconds)]
         words += ["--requests", str(self.requests)]
+        words += ["--lock"] * self.lock
         words += ["--workers", str(self.workers if self.worker_kind == "thread" else 1)]
-        return words
+        return words + (["--dense", self.dense] if self.dense else [])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from ondevice.bench.measure.constants import (
     PACED_BUDGET,
 )
 from ondevice.bench.measure.observation import Task
+from ondevice.codecs import DenseArithmetic
 from ondevice.engines import ENGINES_OF_SUFFIX
 from ondevice.errors import InputError
 from ondevice.limits import MAX_THREADS
@@ -38,6 +39,8 @@ class Plan:
         seconds: time for each latency, over all its processes. requests: so many instead, if not 0.
         processes: fresh processes for every measurement, taken in turn with the others.
         profile: whether to time every operator of native files.
+        dense: as in `ondevice.load`, for .odm files.
+        lock: whether native files are locked in memory where the native engine runs them.
         accuracy: figures to print beside a model, by its file's name.
     """
 
@@ -54,6 +57,8 @@ class Plan:
     requests: int = 0
     processes: int = DEFAULT_PROCESSES
     profile: bool = False
+    dense: DenseArithmetic | None = None
+    lock: bool = False
     accuracy: dict[str, dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
@@ -120,11 +125,15 @@ def measurements(plan: Plan) -> list[Measurement]:
         InputError: no engine of the plan can run one of the files.
     """
     return [
-        item
+        item if path.suffix.lower() != ".odm" else _with_arithmetic(item, plan.dense)
         for number, path in enumerate(plan.models)
         for engine in _engines(path, plan.engines)
         for item in _of_engine(plan, number, path, engine)
     ]
+
+
+def _with_arithmetic(item: Measurement, dense: DenseArithmetic | None) -> Measurement:
+    return replace(item, task=replace(item.task, dense=dense))
 
 
 def _engines(path: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,10 +149,11 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
     """All measurements of one model in one engine: starts, memory, requests, profiles."""
     threads = (min(plan.threads),) if engine == "numpy" else plan.threads  # it takes one
     largest = max((*plan.rows, *plan.rank))
-    begin = Task("start", engine, threads[0])
+    lock = plan.lock and path.suffix.lower() == ".odm" and engine in ("auto", "native")
+    begin = Task("start", engine, threads[0], lock=lock)
     yield Measurement(model, begin, drop_pages=True)
     yield Measurement(model, begin)
-    yield Measurement(model, Task("memory", engine, threads[0], rows=largest))
+    yield Measurement(model, Task("memory", engine, threads[0], rows=largest, lock=lock))
     share = plan.seconds / plan.processes
     count = -(-plan.requests // plan.processes)
     calls: list[tuple[Literal["predict", "rank"], int, tuple[str, ...]]] = [
@@ -161,7 +171,9 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
                         plan.worker_kind,
                         share * PACED_BUDGET if gap else share,
                         count,
+                        lock,
                     )
                     yield Measurement(model, task)
         if plan.profile and path.suffix.lower() == ".odm" and engine in ("auto", "native"):
-            yield Measurement(model, Task("profile", engine, 1, call, rows, context, seconds=share))
+            task = Task("profile", engine, 1, call, rows, context, seconds=share, lock=lock)
+            yield Measurement(model, task)

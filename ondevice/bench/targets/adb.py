@@ -113,13 +113,16 @@ class AdbMachine:
         """Do a task in a fresh process of the runner.
 
         Raises:
-            UnsupportedError: another engine than the native one, several workers or threads.
+            UnsupportedError: another engine than the native one, several workers or threads, or
+                other arithmetic of dense layers.
             OnDeviceError: what went wrong there, with its own type.
         """
         if model.suffix.lower() != ".odm" or task.engine not in ("auto", "native"):
             raise UnsupportedError(f"{model}: the runner on the device runs .odm files natively")
         if task.threads > 1:
             raise UnsupportedError("the runner on the device takes one thread for a request")
+        if task.dense is not None:
+            raise UnsupportedError("the runner on the device computes dense layers as stored")
         if task.workers > 1:
             raise UnsupportedError("the runner on the device sends one request at a time")
         info = open_odm(model).info
@@ -128,6 +131,7 @@ class AdbMachine:
             *(task.kind, self._remote(model), requests, str(task.rows), _context(info, task)),
             *(str(int(task.gap_ms * 1e6)), str(int(task.seconds * 1e9)), str(task.requests)),
             repr(rank_tolerance(info)),
+            *(["lock"] if task.lock else []),
         ]
         command = [*self._adb, "shell", " ".join([f"{self.folder}/runner", *words])]
         seconds = SHORT + 10 * task.seconds + task.requests * (1 + task.gap_ms / 1000)

@@ -37,7 +37,33 @@ static od_status read_all(od_model *model, const void *data, size_t size,
   if (check) OD_CHECK(od_container_verify(&file, scratch, error));
   OD_CHECK(od_plan_read(model, &file, options, scratch, error));
   if (check) OD_CHECK(check_indexes(model, error));
+  model->bfloat = options && options->dense;
+  if (model->bfloat && !od_equal(options->dense, "bf16"))
+    return od_fail(error, OD_E_INPUT, "dense layers compute in 'bf16' or as they are stored, not in '%s'",
+                   options->dense);
+  if (model->bfloat) OD_CHECK(od_round_dense(model, scratch, error));
   return od_place(model, scratch, error);
+}
+
+static od_status open_locked(const void *data, size_t size, od_options options, od_model **out,
+                             od_error *error) {
+#ifdef ONDEVICE_FREESTANDING
+  (void)data, (void)size, (void)options, (void)out;
+  return od_fail(error, OD_E_UNSUPPORTED, "a freestanding build cannot lock memory");
+#else
+  void *copy;
+  OD_CHECK(od_lock_copy(data, size, &copy, error));
+  options.lock = 0;
+  od_status status = od_open_memory(copy, size, &options, out, error);
+  if (status != OD_OK) {
+    od_lock_release(copy, size);
+    return status;
+  }
+  (*out)->unmap = od_lock_release;
+  (*out)->mapped = copy;
+  (*out)->mapped_size = size;
+  return OD_OK;
+#endif
 }
 
 OD_COLD od_status od_open_memory(const void *data, size_t size, const od_options *options,
@@ -50,6 +76,7 @@ OD_COLD od_status od_open_memory(const void *data, size_t size, const od_options
 #endif
   if (!allocator) return od_fail(error, OD_E_MEMORY, "an allocator is needed");
   if ((uintptr_t)data % 4) return od_fail(error, OD_E_INPUT, "the model is not aligned to 4 bytes");
+  if (options && options->lock) return open_locked(data, size, *options, out, error);
   od_model *model = allocator->allocate(allocator->user, sizeof *model);
   if (!model) return od_fail(error, OD_E_MEMORY, "out of memory for the model");
   od_zero(model, sizeof *model);
@@ -87,6 +114,7 @@ OD_COLD od_status od_open_again(const od_model *model, const od_options *options
   same.full_check = 0;
   if (!same.allocator) same.allocator = model->allocator;
   if (!same.kernels) same.kernels = model->kernels->name;
+  if (!same.dense && model->bfloat) same.dense = "bf16";
   od_status status = od_open_memory(model->file, model->file_size, &same, again, error);
   if (status == OD_OK) {
     (*again)->changed = model->changed;

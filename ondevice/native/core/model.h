@@ -108,6 +108,8 @@ struct od_model {
   uint32_t chunk_rows; /* rows that a session holds at once */
   uint64_t rows_bytes, single_bytes; /* a session's memory */
   uint32_t widest_dense; /* largest padded number of inputs of a dense layer */
+  uint32_t widest_codes; /* bytes of the widest dense layer's quantised or rounded inputs */
+  uint8_t bfloat; /* dense layers in f32 and f16 were rounded to bfloat16 */
   uint32_t widest_units; /* largest padded number of outputs */
 };
 
@@ -115,6 +117,10 @@ struct od_model {
  * NULL. */
 OD_COLD od_status od_plan_read(od_model *model, const od_container *container, const od_options *options,
                        od_arena *scratch, od_error *error);
+
+/* Round the weights of f32 and f16 dense layers to bfloat16 (bfloat.c). Those with up to
+ * OD_UNIT_BLOCK outputs stay: they take little time, and the last one is the score. */
+OD_COLD od_status od_round_dense(od_model *model, od_arena *scratch, od_error *error);
 
 /* Decide where every value lies (place.c). */
 OD_COLD od_status od_place(od_model *model, od_arena *scratch, od_error *error);
@@ -127,5 +133,9 @@ OD_COLD void od_profile_node(od_profile *profile, uint64_t begun, const od_model
                      size_t rows);
 
 extern const od_allocator *od_default_allocator(void); /* platform */
+
+/* A copy in locked memory, for od_open_memory, and its end (platform). */
+OD_COLD od_status od_lock_copy(const void *data, size_t size, void **copy, od_error *error);
+OD_COLD void od_lock_release(void *copy, size_t size);
 
 #endif

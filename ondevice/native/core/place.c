@@ -120,6 +120,8 @@ od_status od_place(od_model *model, od_arena *scratch, od_error *error) {
       uint32_t padded = od_padded(d->features, OD_FEATURE_GROUP);
       dense->concat = parts_of(model, &model->nodes[i]);
       if (padded > model->widest_dense) model->widest_dense = padded;
+      if (dense->rounded) padded = od_padded(d->features, OD_PANEL) * (uint32_t)sizeof(float);
+      if (padded > model->widest_codes) model->widest_codes = padded;
       if (d->padded_units > model->widest_units) model->widest_units = d->padded_units;
     }
   for (uint32_t i = 0; i < model->node_count; i++)

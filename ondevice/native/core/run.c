@@ -1,4 +1,5 @@
 /* run.c: sessions, and the execution of a request in chunks of rows. */
+#include "core/bfloat.h"
 #include "core/id_limits.h"
 #include "ops/ops.h"
 
@@ -80,7 +81,7 @@ static void poison_session(const od_session *s) {
   poison(s->single, model->single_bytes);
   poison(s->partial, (size_t)s->partial_count * model->widest_units * sizeof(float));
   poison(s->repeated, model->widest_units * sizeof(float));
-  poison(s->scratch.codes, s->vectors * model->widest_dense);
+  poison(s->scratch.codes, s->vectors * model->widest_codes);
   poison(s->scratch.scales, s->vectors * sizeof(float));
   poison(s->scratch.sums, s->vectors * sizeof(int32_t));
   poison(s->scratch.lists, tiles * OD_LIST_ROOM(model->widest_dense) * sizeof(uint16_t));
@@ -101,8 +102,9 @@ static int make_scratch(od_session *s) {
     s->partial_count += node->dense.concat >= 0;
   }
   if (most > 1 && most < SOME_VECTORS) most = SOME_VECTORS; /* more than a row's at once */
-  size_t vectors = s->vectors = rows > most ? rows : most, tiles = vectors / OD_TILE_ROWS + 1;
-  s->scratch.codes = od_take(&s->arena, vectors * wide + OD_TAIL_BYTES, 1);
+  size_t vectors = s->vectors = od_padded(rows > most ? (uint32_t)rows : most, 8);
+  size_t tiles = vectors / OD_TILE_ROWS + 1;
+  s->scratch.codes = od_take(&s->arena, vectors * model->widest_codes + OD_TAIL_BYTES, 1);
   s->scratch.scales = od_take(&s->arena, vectors, sizeof(float));
   s->scratch.sums = od_take(&s->arena, vectors, sizeof(int32_t));
   s->scratch.lists = od_take(&s->arena, tiles * OD_LIST_ROOM(wide), sizeof(uint16_t));
@@ -193,14 +195,40 @@ static od_rows place_of(const od_session *s, int32_t value) {
   return s->shared[value] ? s->locations[value].context : s->locations[value].chunk;
 }
 
+OD_INLINE void round_columns(const float *restrict in, uint32_t *restrict out, uint32_t count) {
+  for (uint32_t i = 0; i < count; i++) out[i] = od_bfloat(od_load32(in + i));
+}
+
+/* The columns in the ranges as bfloat16, in the room of codes, for layers whose kernels round nothing. */
+static __attribute__((noinline)) const float *round_rows(const od_session *s, uint32_t features, const float *in, size_t in_step,
+                               size_t rows, const od_range *ranges, size_t count) {
+  uint32_t *to = (uint32_t *)(void *)s->scratch.codes;
+  for (size_t row = 0; row < rows; row++, in += in_step, to += features)
+    for (size_t r = 0; r < count; r++)
+      round_columns(in + ranges[r].start, to + ranges[r].start, ranges[r].stop - ranges[r].start);
+  return (const float *)(const void *)s->scratch.codes;
+}
+
+/* The kernel for a layer; out and scratch have room for so many rows. */
+static void run_layer(const od_session *s, const od_node *node, const float *in, size_t in_step,
+                      size_t rows, const od_range *ranges, size_t count, const float *initial,
+                      uint32_t relu, float *out, size_t out_step) {
+  const od_dense *layer = &node->dense.layer;
+  if (node->dense.rounded && layer->codec != OD_CODEC_PAIRS) {
+    in = round_rows(s, layer->features, in, in_step, rows, ranges, count);
+    in_step = layer->features;
+  }
+  s->model->kernels->dense(layer, in, in_step, rows, ranges, count, initial, relu, out, out_step,
+                           &s->scratch);
+}
+
 static void run_dense(const od_session *s, const od_node *node, od_rows in, size_t rows,
                       const od_range *ranges, size_t count, const float *initial, uint32_t relu,
                       float *out, size_t out_step) {
   const od_dense *layer = &node->dense.layer;
   const float *from = (const float *)(const void *)in.data;
   if (node->dense.vectors == 1) {
-    s->model->kernels->dense(layer, from, in.step / 4, rows, ranges, count, initial, relu, out,
-                             out_step, &s->scratch);
+    run_layer(s, node, from, in.step / 4, rows, ranges, count, initial, relu, out, out_step);
     return;
   }
   size_t vectors = node->dense.vectors; /* several a row */
@@ -211,10 +239,9 @@ static void run_dense(const od_session *s, const od_node *node, od_rows in, size
     for (size_t first = 0; first < vectors; first += most) {
       size_t left = vectors - first;
       size_t chunk_vectors = left < most ? left : most;
-      s->model->kernels->dense(layer, from + row * (in.step / 4) + (size_t)first * layer->features,
-                               layer->features, chunk_vectors, ranges, count, initial, relu,
-                               out + row * out_step + (size_t)first * layer->units, layer->units,
-                               &s->scratch);
+      run_layer(s, node, from + row * (in.step / 4) + (size_t)first * layer->features,
+                layer->features, chunk_vectors, ranges, count, initial, relu,
+                out + row * out_step + (size_t)first * layer->units, layer->units);
     }
 }
 
@@ -226,8 +253,8 @@ static void run_repeated(const od_session *s, const od_node *node, od_rows in, s
   uint32_t columns = s->model->values[node->dense.repeated].size;
   od_range first = {0, columns}, rest = {columns, layer->features};
   for (size_t row = 0; row < rows; row++) {
-    s->model->kernels->dense(layer, (const float *)(const void *)(same.data + row * same.step), 0, 1,
-                             &first, 1, layer->bias, 0, s->repeated, 0, &s->scratch);
+    run_layer(s, node, (const float *)(const void *)(same.data + row * same.step), 0, 1, &first, 1,
+              layer->bias, 0, s->repeated, 0);
     for (uint32_t u = layer->units; u < layer->padded_units; u++) s->repeated[u] = 0;
     od_rows one = {in.data + row * in.step, in.step};
     run_dense(s, node, one, 1, &rest, 1, s->repeated, layer->relu, out + row * out_step, out_step);
@@ -467,8 +494,7 @@ static void run_partials(od_session *s) {
     if (!count) continue;
     uint64_t begun = s->profile ? s->profile->clock() : 0;
     const od_dense *layer = &node->dense.layer;
-    model->kernels->dense(layer, join_shared(s, parts), 0, 1, s->shared_ranges, count, layer->bias,
-                          0, room, 0, &s->scratch);
+    run_layer(s, node, join_shared(s, parts), 0, 1, s->shared_ranges, count, layer->bias, 0, room, 0);
     for (uint32_t u = layer->units; u < layer->padded_units; u++) room[u] = 0;
     if (s->profile) od_profile_node(s->profile, begun, model, i, 1);
     s->partials[i] = room;

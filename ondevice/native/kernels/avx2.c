@@ -118,4 +118,4 @@ static const od_vectors VECTORS = {pairs, maps, folds, dots, softmax};
 #define KERNELS NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_avx2 = {"avx2", od_cpu_avx2, KERNELS};
+const od_kernels od_kernels_avx2 = {"avx2", od_cpu_avx2, KERNELS, 0};

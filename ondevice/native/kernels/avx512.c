@@ -1,4 +1,4 @@
-/* avx512.c: kernels for AVX-512 with VNNI (Ice Lake, Zen 4 and later). */
+/* avx512.c: kernels for AVX-512 with VNNI (Ice Lake, Zen 4 and later), and with BF16. */
 #include "kernels/kernels.h"
 
 #if defined(__x86_64__)
@@ -72,6 +72,13 @@ OD_INLINE __m512i dot(__m512i sum, __m512i unsigned_bytes, __m512i signed_bytes)
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "vm"(signed_bytes));
   return sum;
 }
+
+/* Adds the product of the high halves, as bfloat16, and then that of the low ones, each sum rounded. */
+OD_INLINE vf vf_pairs(vf a, vf b, vf sum) {
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+#define HAS_PAIRS
 
 /* Numbers from `start` on of the words that are not zero, 16 at a time; may write 15 beyond the last. */
 OD_INLINE uint32_t list_words(const uint32_t *words, uint32_t count, uint32_t start, uint16_t *list) {
@@ -157,12 +164,56 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 
 static const od_vectors VECTORS = {pairs, maps, folds, dots, softmax};
 
+/* 16 numbers as od_bfloat rounds them (core/bfloat.h), the first of two in the high half. */
+OD_INLINE __m256i pairs_of(__m512 x) {
+  __m256i halves;
+  __mmask16 keep = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(0x1p-48f), _CMP_NLT_UQ);
+  __asm__("vcvtneps2bf16 %1, %0 %{%2%}%{z%}" : "=v"(halves) : "v"(x), "Yk"(keep));
+  return _mm256_rol_epi32(halves, 16);
+}
+
+/* The columns of rows in the ranges as pairs, others zero. */
+static void pack_rows(const float *in, size_t in_step, size_t rows, const od_range *ranges,
+                      size_t range_count, uint32_t step, uint32_t *pairs) {
+  od_zero(pairs, rows * step * sizeof *pairs);
+  for (size_t row = 0; row < rows; row++, in += in_step, pairs += step)
+    for (size_t r = 0; r < range_count; r++)
+      for (uint32_t i = ranges[r].start & ~1u; i < ranges[r].stop; i += OD_PANEL) {
+        __m256i *to = (__m256i *)(void *)(pairs + i / 2);
+        uint32_t left = ranges[r].stop - i;
+        __mmask16 valid = left >= OD_PANEL ? 0xffff : (__mmask16)((1u << left) - 1);
+        if (i < ranges[r].start) valid &= 0xfffe;
+        __m256i packed = pairs_of(_mm512_maskz_loadu_ps(valid, in + i));
+        _mm256_storeu_si256(to, _mm256_or_si256(packed, _mm256_loadu_si256(to)));
+      }
+}
+
+/* Layers of pairs: those of float_body.h, a pair in place of a feature. */
+static void dense_bf16(const od_dense *layer, const float *in, size_t in_step, size_t rows,
+                       const od_range *ranges, size_t range_count, const float *initial,
+                       uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
+  if (layer->codec != OD_CODEC_PAIRS) {
+    dense(layer, in, in_step, rows, ranges, range_count, initial, relu, out, out_step, s);
+    return;
+  }
+  od_dense paired = *layer;
+  uint32_t step = od_padded(layer->features, OD_PANEL) / 2, *pairs = (uint32_t *)(void *)s->codes;
+  paired.features = (layer->features + 1) / 2;
+  od_range all_pairs = {0, paired.features};
+  if (rows > 1) /* whole tiles are read */
+    od_zero(pairs + rows * step, (od_padded((uint32_t)rows, PAIRS_ROWS) - rows) * step * sizeof *pairs);
+  pack_rows(in, in_step, rows, ranges, range_count, step, pairs);
+  dense_float(&paired, (const float *)(void *)pairs, step, rows, &all_pairs, 1, initial, relu, out,
+              out_step, s);
+}
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
-#define KERNELS gather, dense, product, &VECTORS
+#define KERNELS(dense) gather, dense, product, &VECTORS
 #else
-#define KERNELS NULL, NULL, NULL, NULL
+#define KERNELS(dense) NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_avx512vnni = {"avx512vnni", od_cpu_avx512vnni, KERNELS};
+const od_kernels od_kernels_avx512vnni = {"avx512vnni", od_cpu_avx512vnni, KERNELS(dense), 0};
+const od_kernels od_kernels_avx512bf16 = {"avx512bf16", od_cpu_avx512bf16, KERNELS(dense_bf16), 1};

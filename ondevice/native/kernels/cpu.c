@@ -44,9 +44,16 @@ int od_cpu_avx512vnni(void) {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
   return (b & need) == need && (c & bit_AVX512VNNI);
 }
+
+int od_cpu_avx512bf16(void) {
+  enum { BF16 = 1 << 5 }; /* of leaf 7.1 in EAX */
+  uint32_t a, b, c, d;
+  return od_cpu_avx512vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BF16);
+}
 #else
 int od_cpu_avx2(void) { return 0; }
 int od_cpu_avx512vnni(void) { return 0; }
+int od_cpu_avx512bf16(void) { return 0; }
 #endif
 
 #if defined(__linux__) && (defined(__aarch64__) || defined(__arm__))
@@ -162,8 +169,8 @@ int od_cpu_i8mm(void) { return 0; }
 #endif
 
 static const od_kernels *const ALL[] = {
-    &od_kernels_avx512vnni, &od_kernels_avx2, &od_kernels_neon_i8mm, &od_kernels_neon_dotprod,
-    &od_kernels_neon,       &od_kernels_wasm_simd, &od_kernels_portable,
+    &od_kernels_avx512bf16,   &od_kernels_avx512vnni, &od_kernels_avx2,      &od_kernels_neon_i8mm,
+    &od_kernels_neon_dotprod, &od_kernels_neon,       &od_kernels_wasm_simd, &od_kernels_portable,
 };
 
 const char *od_kernels_available(size_t index) {

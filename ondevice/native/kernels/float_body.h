@@ -1,12 +1,12 @@
 /* float_body.h: f32 and f16 dense layers, compiled once for every instruction set.
  *
- * Takes tiles_body.h. Beyond what gather_body.h needs the including file defines vf_fma and vf_least
+ * Takes tiles_body.h. Beyond what gather_body.h needs the including file defines vf_fma, with HAS_PAIRS
+ * vf_pairs (of kernels.h's layers of pairs), and vf_least
  * (the larger of two, or the second where it is NaN). Its constants: FLOAT_ROWS and FLOAT_BLOCKS
- * (rows and blocks of 16 outputs at once in a batch), FLOAT_WIDE (blocks at once for a single row),
- * FLOAT_TALL where there are registers for twice as many rows of that many blocks, and FLOAT_COPIED
- * where tiles are one block wide: of so many features at most a block is copied for many rows. Where it
- * defines vf_fma_lane (vectors have 4 lanes, of which a multiply-add takes one), neighbouring features are
- * loaded four at a time.
+ * (rows and blocks of 16 outputs at once in a batch), FLOAT_WIDE (blocks at once for a single row) and
+ * FLOAT_TALL where there are registers for twice as many rows of that many blocks; or STRIPS, for
+ * strips_body.h in place of tiles. Where it defines vf_fma_lane (vectors have 4 lanes, of which a
+ * multiply-add takes one), neighbouring features are loaded four at a time.
  *
  * Inputs that are zero in all rows of a tile are skipped.
  */
@@ -39,8 +39,13 @@ static __attribute__((noinline)) uint32_t list_features(const float *in, size_t 
   return count;
 }
 
-OD_INLINE vf load_weights(const od_dense *layer, size_t at, int half) {
-  if (half) return vf_load_f16((const uint8_t *)layer->weight + 2 * at);
+/* How weights are stored, for float_tile. */
+enum { SINGLE, HALF, PAIRS };
+enum { PAIRS_ROWS = 8, PAIRS_BLOCKS = 3 }; /* whose weights stay in a first-level cache */
+
+#ifndef STRIPS
+OD_INLINE vf load_weights(const od_dense *layer, size_t at, int kind) {
+  if (kind == HALF) return vf_load_f16((const uint8_t *)layer->weight + 2 * at);
   return vf_load((const float *)layer->weight + at);
 }
 
@@ -126,8 +131,12 @@ typedef struct {
   size_t step;
 } float_end;
 
+#ifndef HAS_PAIRS
+OD_INLINE vf vf_pairs(vf a, vf b, vf sum) { return (void)a, (void)b, sum; }
+#endif
+
 /* m rows by n blocks of 16 outputs, kept in registers. */
-OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
+OD_INLINE void float_tile(uint32_t m, uint32_t n, int kind, const od_dense *layer, uint32_t unit,
                           const uint16_t *list, uint32_t count, const float *const *in,
                           const float_end *end) {
   vf sums[MOST_ROWS][MOST_BLOCKS * PARTS_OF_16], least = vf_set1(end->least);
@@ -137,7 +146,7 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
     OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) sums[r][j] =
         vf_load(end->initial + j * VW);
 #ifdef vf_fma_lane
-  if (!half && m <= 2 && are_neighbours(list, count)) {
+  if (kind == SINGLE && m <= 2 && are_neighbours(list, count)) {
     const float *w = (const float *)layer->weight + (size_t)list[0] * layer->padded_units + unit;
     add_straight(m, n * PARTS_OF_16, in, list[0], count, w, layer->padded_units, sums);
     count = 0;
@@ -147,14 +156,15 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
     size_t at = (size_t)list[i] * layer->padded_units + unit;
     vf weights[MOST_BLOCKS * PARTS_OF_16];
     OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) weights[j] =
-        load_weights(layer, at + j * VW, half);
+        load_weights(layer, at + j * VW, kind);
     OD_UNROLL(16) for (uint32_t r = 0; r < m; r++) {
       const float *from = in[r] + list[i];
-      if (m == 2 * FLOAT_ROWS) /* addresses of three rows from one register */
+      if (m > FLOAT_ROWS) /* addresses of three rows from one register */
         from = in[r - r % 3] + list[i] + r % 3 * in_step;
       vf value = vf_set1(*from);
       OD_UNROLL(64) for (uint32_t j = 0; j < n * PARTS_OF_16; j++) sums[r][j] =
-          vf_fma(value, weights[j], sums[r][j]);
+          kind == PAIRS ? vf_pairs(value, weights[j], sums[r][j])
+                        : vf_fma(value, weights[j], sums[r][j]);
     }
   }
 #ifdef vf_fma_lane
@@ -169,12 +179,25 @@ OD_INLINE void float_tile(uint32_t m, uint32_t n, int half, const od_dense *laye
 }
 
 #define FLOAT_ARGUMENTS layer, unit, list, count, in, end
-static void float_tiles(uint32_t m, uint32_t n, int half, const od_dense *layer, uint32_t unit,
+static void float_tiles(uint32_t m, uint32_t n, od_codec codec, const od_dense *layer, uint32_t unit,
                         const uint16_t *list, uint32_t count, const float *const *in,
                         const float_end *end) {
-#define F32_TILE(m, n, ...) float_tile(m, n, 0, __VA_ARGS__)
-#define F16_TILE(m, n, ...) float_tile(m, n, 1, __VA_ARGS__)
-  if (half) {
+#define F32_TILE(m, n, ...) float_tile(m, n, SINGLE, __VA_ARGS__)
+#define F16_TILE(m, n, ...) float_tile(m, n, HALF, __VA_ARGS__)
+#define PAIRS_TILE(m, n, ...) float_tile(m, n, PAIRS, __VA_ARGS__)
+#ifdef HAS_PAIRS
+  if (codec == OD_CODEC_PAIRS) {
+    switch (m * 64 + n) {
+      case 64 + 2: PAIRS_TILE(1, 2, FLOAT_ARGUMENTS); break;
+      case 64 + 3: PAIRS_TILE(1, 3, FLOAT_ARGUMENTS); break;
+      case 64 + 4: PAIRS_TILE(1, 4, FLOAT_ARGUMENTS); break;
+      case 8 * 64 + 2: PAIRS_TILE(8, 2, FLOAT_ARGUMENTS); break;
+      case 8 * 64 + 3: PAIRS_TILE(8, 3, FLOAT_ARGUMENTS); break;
+    }
+    return;
+  }
+#endif
+  if (codec == OD_CODEC_F16) {
     switch (m * 64 + n) {
       OD_SIZES(F16_TILE, 1, FLOAT_BLOCKS, FLOAT_ARGUMENTS)
 #if FLOAT_ROWS == 2
@@ -207,9 +230,8 @@ static void copy_block(const float *room, uint32_t width, uint32_t rows, uint32_
     for (uint32_t i = 0; i < units; i += LANES) put(out + i, load(room + i), units - i);
 }
 
-/* `weights` is the layer, or a copy of its block that begins at unit 0. */
-static void float_block(const od_dense *layer, uint32_t unit, const od_dense *weights, uint32_t m,
-                        uint32_t n, const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
+static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t n,
+                        const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
                         uint32_t count, const float *initial, uint32_t relu, float *out,
                         size_t out_step) {
   float room[MOST_ROWS * FLOAT_BLOCKS > FLOAT_WIDE ? MOST_ROWS * FLOAT_BLOCKS * 16
@@ -223,10 +245,11 @@ static void float_block(const od_dense *layer, uint32_t unit, const od_dense *we
     at[r] = in;
     if (r + 1 < rows) in += in_step;
   }
-  float_tiles(m, n, weights->codec == OD_CODEC_F16, weights, weights == layer ? unit : 0, list, count,
-              at, &end);
+  float_tiles(m, n, layer->codec, layer, unit, list, count, at, &end);
   if (!whole) copy_block(room, width, rows, units, out + unit, out_step);
 }
+
+#endif
 
 /* A layer with one output: products along the features, whose sums add up as in vectors.h. */
 static void dense_single(const od_dense *layer, const float *in, size_t in_step, size_t rows,
@@ -284,40 +307,24 @@ static int few_zeros(const float *in, size_t in_step, size_t rows, const od_rang
   return listed >= features - features / 4;
 }
 
-#ifdef FLOAT_COPIED
-enum { COPIED_ROWS = 32, COPIED_HALVES = 4 }; /* a copy for fewer rows costs more than it saves */
-
-/* A block of 16 outputs in f32, whose weights for one feature after the other are as far apart as the
- * layer is wide: where that is a power of two they meet in few lines of the caches. Many rows pay
- * for a copy without gaps, and halves are converted once. */
-OD_INLINE od_dense copied_block(const od_dense *layer, uint32_t unit, int half, float *room) {
-  od_dense block = *layer;
-  for (uint32_t i = 0; i < layer->features; i++)
-    for (uint32_t j = 0; j < 16; j += VW)
-      vf_store(room + 16 * i + j,
-               load_weights(layer, (size_t)i * layer->padded_units + unit + j, half));
-  block.codec = OD_CODEC_F32;
-  block.weight = room;
-  block.padded_units = 16;
-  return block;
-}
-#endif
-
+#ifndef STRIPS
 static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const float *initial,
                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
-  int half = layer->codec == OD_CODEC_F16; /* which has fewer sizes of tiles */
+  int few = layer->codec != OD_CODEC_F32; /* sizes of tiles */
   uint32_t blocks = layer->padded_units / 16;
-  uint32_t most = rows == 1 && !half ? FLOAT_WIDE : FLOAT_BLOCKS;
+  int paired = layer->codec == OD_CODEC_PAIRS && rows > 1;
+  uint32_t most = paired ? PAIRS_BLOCKS : rows == 1 && !few ? FLOAT_WIDE : FLOAT_BLOCKS;
+  size_t list_rows = paired ? PAIRS_ROWS : OD_TILE_ROWS;
   int narrow = rows > 2 && blocks <= NARROW &&
                few_zeros(in, in_step, rows, ranges, range_count, s->lists);
-  size_t tile_rows = narrow ? rows : OD_TILE_ROWS;
+  size_t tile_rows = narrow ? rows : list_rows;
   size_t tiles = (rows + tile_rows - 1) / tile_rows;
 #ifdef vf_fma_lane
   narrow |= rows == 1 && range_count == 1 && none_is_zero(in, ranges);
 #endif
   for (size_t t = 0; t < tiles; t++) {
-    size_t row = t * OD_TILE_ROWS, left = rows - row < OD_TILE_ROWS ? rows - row : OD_TILE_ROWS;
+    size_t row = t * list_rows, left = rows - row < list_rows ? rows - row : list_rows;
     uint16_t *list = s->lists + t * OD_LIST_ROOM(layer->features);
     s->counts[t] = narrow
                        ? list_all(ranges, range_count, list)
@@ -326,21 +333,12 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
   }
   for (uint32_t block = 0, n; block < blocks; block += n) {
     n = od_tile_blocks(blocks - block, most);
-    const od_dense *weights = layer;
-#ifdef FLOAT_COPIED
-    float room[FLOAT_COPIED * 16] __attribute__((aligned(16)));
-    od_dense copy;
-    if (rows >= (half ? COPIED_HALVES : COPIED_ROWS) && layer->features <= FLOAT_COPIED) {
-      copy = copied_block(layer, block * 16, half, room);
-      weights = &copy;
-    }
-#endif
     for (size_t t = 0; t < tiles; t++) {
       size_t end = (t + 1) * tile_rows < rows ? (t + 1) * tile_rows : rows, row = t * tile_rows;
 #ifdef vf_fma_lane
       const uint16_t *list = s->lists + t * OD_LIST_ROOM(layer->features);
       uint32_t unit = block * 16;
-      if (!half && n == 1 && layer->units >= unit + 16 && are_neighbours(list, s->counts[t]))
+      if (!few && n == 1 && layer->units >= unit + 16 && are_neighbours(list, s->counts[t]))
         row += straight_rows(in + row * in_step + list[0], in_step, end - row,
                              (const float *)layer->weight + (size_t)list[0] * layer->padded_units + unit,
                              layer->padded_units, s->counts[t], initial + unit,
@@ -348,9 +346,9 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
 #endif
       for (size_t m; row < end; row += m) {
         m = rows_at_once((uint32_t)(end - row), FLOAT_ROWS);
-        if (half && m > 1) m = FLOAT_ROWS;
+        if (few && m > 1) m = paired ? PAIRS_ROWS : FLOAT_ROWS;
         else if (FLOAT_TALL && n <= FLOAT_TALL && end - row >= MOST_ROWS) m = MOST_ROWS;
-        float_block(layer, block * 16, weights, (uint32_t)m, n, in + row * in_step, in_step,
+        float_block(layer, block * 16, (uint32_t)m, n, in + row * in_step, in_step,
                     (uint32_t)(end - row < m ? end - row : m),
                     s->lists + t * OD_LIST_ROOM(layer->features), s->counts[t], initial, relu,
                     out + row * out_step, out_step);
@@ -368,3 +366,4 @@ KERNEL void KERNEL_NAME(float_dense)(const od_dense *layer, const float *in, siz
   else
     dense_float(layer, in, in_step, rows, ranges, range_count, initial, relu, out, out_step, s);
 }
+#endif

@@ -12,7 +12,8 @@ typedef enum {
   OD_CODEC_Q4,
   OD_CODEC_Q3,
   OD_CODEC_Q2,
-  OD_CODEC_Q1
+  OD_CODEC_Q1,
+  OD_CODEC_PAIRS /* of bfloat16: made when a model is opened, in no file (core/bfloat.c) */
 } od_codec;
 /* Levels: codes are numbers of the column's levels, which stand in place of the scales. */
 typedef enum { OD_SCALE_NONE, OD_SCALE_ROW, OD_SCALE_COLUMN, OD_SCALE_LEVELS } od_scale;
@@ -113,7 +114,7 @@ typedef struct {
 /* A dense layer: out[u] = activation(bias[u] + sum over i of weight[i][u] * in[i]).
  * Weights are packed for 16 outputs at a time (docs/format.md). */
 typedef struct {
-  od_codec codec; /* f32, f16 or q8 */
+  od_codec codec; /* f32, f16, q8 or pairs */
   uint32_t features, units;
   uint32_t padded_units; /* a multiple of 16 */
   uint32_t relu;
@@ -129,7 +130,7 @@ typedef struct {
 
 /* Scratch memory of dense layers, for the session's rows. */
 typedef struct {
-  int8_t *codes; /* [rows, padded features] and OD_TAIL_BYTES more, q8 */
+  int8_t *codes; /* q8: [rows, padded features] and OD_TAIL_BYTES more; pairs: [rows, features] of 2 bytes */
   float *scales; /* [rows] */
   int32_t *sums; /* [rows]: sum of codes */
   uint8_t *positive; /* [tiles]: no code is negative */
@@ -160,6 +161,7 @@ typedef struct {
                 float *out, size_t out_step, const od_dense_scratch *scratch);
   void (*product)(const od_product *product);
   const od_vectors *vectors; /* loops of other operators */
+  uint32_t pairs; /* whether `dense` takes layers of bfloat16 */
 } od_kernels;
 
 /* Codes are quantised to 127 steps; below this largest magnitude a row counts as zero, because
@@ -167,7 +169,11 @@ typedef struct {
 #define OD_LEAST_MAGNITUDE 1e-30f
 
 /* Rows of a batch that a dense kernel takes at once (lists are made per tile). */
+#ifdef __wasm__ /* strips_body.h */
+enum { OD_TILE_ROWS = 1 };
+#else
 enum { OD_TILE_ROWS = 6 };
+#endif
 enum { OD_PIECE = 256 }; /* features that are listed at once, or multiplied into one float32 sum */
 
 /* Numbers from `start` to stop - 1 (shared.c). */
@@ -181,6 +187,7 @@ void od_single_weights(const od_dense *layer, uint32_t start, uint32_t count, fl
 
 extern const od_kernels od_kernels_portable;
 extern const od_kernels od_kernels_avx2;
+extern const od_kernels od_kernels_avx512bf16;
 extern const od_kernels od_kernels_avx512vnni;
 extern const od_kernels od_kernels_neon;
 extern const od_kernels od_kernels_neon_dotprod;
@@ -192,6 +199,7 @@ int od_cpu_any(void);
 int od_cpu_none(void);
 int od_cpu_avx2(void);
 int od_cpu_avx512vnni(void);
+int od_cpu_avx512bf16(void);
 int od_cpu_neon(void);
 int od_cpu_dotprod(void);
 int od_cpu_i8mm(void);

@@ -78,4 +78,4 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #define KERNELS NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_neon = {"neon", od_cpu_neon, KERNELS};
+const od_kernels od_kernels_neon = {"neon", od_cpu_neon, KERNELS, 0};

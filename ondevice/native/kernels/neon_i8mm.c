@@ -74,4 +74,4 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #define KERNELS NULL, NULL, NULL, NULL
 #endif
 
-const od_kernels od_kernels_neon_i8mm = {"neon-i8mm", od_cpu_i8mm, KERNELS};
+const od_kernels od_kernels_neon_i8mm = {"neon-i8mm", od_cpu_i8mm, KERNELS, 0};

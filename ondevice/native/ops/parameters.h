@@ -111,6 +111,7 @@ typedef struct {
   uint32_t vectors; /* inputs of the layer in a row */
   int32_t concat;   /* the node whose result the layer reads, where rank() may split it, or -1 */
   int32_t repeated; /* fold.c: the value that all vectors of a row begin with, or -1 */
+  uint8_t rounded;  /* its weights and inputs are in bfloat16 (bfloat.c) */
 } od_dense_node;
 
 typedef struct {

@@ -1,5 +1,7 @@
 """The page of a model without a catalogue: rows drawn from its file, ranked as in Python."""
 
+import re
+
 import numpy as np
 import pytest
 from support import web
@@ -220,3 +222,17 @@ def test_a_large_input_gives_fewer_rows(tmp_path):
 ])  # fmt: skip
 def test_inputs_that_differ_between_candidates_are_told_by_their_names(names, varied):
     assert varied_inputs(names) == varied
+
+
+@needs(CHROMIUM_LACKING, web.CLANG_LACKING)
+def test_a_model_that_the_browser_cannot_open_says_so(page, tmp_path):
+    text = page_of(write_fields(tmp_path / "model.odm"))
+    damaged = tmp_path / "live.html"
+    # "AAAA" in base64 are three zero bytes, in the place of the file's first three
+    damaged.write_text(re.sub(r'"model": "....', '"model": "AAAA', text, count=1), "utf-8")
+    with served(damaged) as server:
+        page.open(server.url, 390)
+        page.until("!document.getElementById('failed').hidden")
+        said = page.value("document.getElementById('failed').textContent")
+        assert said.startswith("This browser cannot run the model: ")
+        page.said.clear()  # the error stands on the console too

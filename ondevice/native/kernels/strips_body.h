@@ -189,7 +189,7 @@ static void panel_rows(const strips *s, size_t first_row, uint32_t rows) {
 static size_t list_rows(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const od_dense_scratch *s) {
   size_t room = OD_LIST_ROOM(layer->features);
-  if (rows > 2 && layer->padded_units / 16 <= NARROW &&
+  if (rows > 2 && layer->padded_units / 16 <= OD_NARROW &&
       few_zeros(in, in_step, rows, ranges, range_count, s->lists)) {
     s->counts[0] = list_all(ranges, range_count, s->lists);
     return 0;

@@ -16,7 +16,7 @@ CHECKED := tests/test_docs.py tests/test_packaging.py tests/runtime tests/native
 	tests/models/data tests/models/test_checkpoint.py tests/models/layers/test_embeddings.py \
 	tests/converters/lowering tests/converters/targets/test_merge.py
 
-.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web reference clean
+.PHONY: help android check demo test test-legacy fuzz lint lock soak runners runner-here web reference pictures clean
 
 help: ## this list (times on two cores, environment installed)
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -50,7 +50,7 @@ soak: $(VENV)/.installed ## a model file is replaced under load for an hour; pro
 	ONDEVICE_SWITCHES=5000 ONDEVICE_KILLS=200 $(VENV)/bin/python -m pytest tests/android/test_library.py tests/android/test_updates.py \
 		-k "junit_on or random_moments" -o junit_family=xunit1 --junit-xml build/soak-java.xml
 	ONDEVICE_CRASH_COMMANDS="train convert bench compress" ONDEVICE_CRASH_SAMPLES=100 ONDEVICE_FAULT_SAMPLES=0 \
-		$(VENV)/bin/python -m pytest tests/hostile/test_crash.py tests/hostile/test_faults.py
+		$(VENV)/bin/python -m pytest tests/hostile/test_crash.py tests/hostile/test_faults.py tests/android/test_crash.py
 
 # Static programs that measure on Android phones and boards without Python.
 RUNNERS := build/runners
@@ -98,6 +98,9 @@ lint: $(VENV)/.installed ## style and types: half a minute
 
 reference: $(VENV)/.installed ## the Python interface as pages in build/reference: seconds
 	$(VENV)/bin/python docs/make_reference.py build/reference
+
+pictures: $(VENV)/.installed ## the README's pictures, of a demo that has run; needs Chromium: seconds
+	$(VENV)/bin/python docs/make_pictures.py demo-out docs
 
 lock: ## write the lock files anew, after a change of pyproject.toml or constraints: a minute
 	$(PYTHON) .ci/lock.py

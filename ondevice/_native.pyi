@@ -29,6 +29,7 @@ def open(
     sizes: tuple[tuple[str, int], ...],
     threads: int,
     dense: str | None,
+    lock: bool,
     /,
 ) -> Model: ...
 def open_bytes(
@@ -38,6 +39,7 @@ def open_bytes(
     sizes: tuple[tuple[str, int], ...],
     threads: int,
     dense: str | None,
+    lock: bool,
     /,
 ) -> Model: ...
 def kernels_available() -> list[str]: ...

@@ -54,6 +54,17 @@ def pyarrow(module: str = "pyarrow") -> Any:
         ) from error
 
 
+def decoded(values: Any) -> Any:
+    """A dictionary array of pyarrow as an array of its values; other values as they are.
+
+    pyarrow's own way from a chunked one to numpy puts other values in the places of missing ones.
+    """
+    if type(values).__module__ != "pyarrow.lib":
+        return values
+    kind: Any = getattr(values, "type", None)
+    return values.cast(kind.value_type) if hasattr(kind, "index_type") else values
+
+
 def column_of(array: Any) -> ValueColumn:
     """The raw values of a pyarrow Array.
 
@@ -84,6 +95,9 @@ def column_of(array: Any) -> ValueColumn:
         return ValueColumn(array.to_pylist())
     is_text = types.is_string(array.type) or types.is_large_string(array.type)
     if types.is_dictionary(kind):
+        if types.is_uint64(kind.value_type):
+            values = array.dictionary.view(pa.int64())
+            array = pa.DictionaryArray.from_arrays(array.indices, values)
         return _of_dictionary(array)
     if is_text or types.is_integer(kind) or types.is_boolean(kind):
         return _of_dictionary(array.dictionary_encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -69,19 +70,30 @@ def make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file's bytes, or a folder's names. Raises OSError."""
+    """Wait until the disk has a file's bytes, or a folder's names. Raises OSError.
+
+    A file system that can sync no folder, as some of a network, is taken as it is.
+    """
     if sys.platform == "win32" and path.is_dir():
         return  # folders cannot be opened there
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
 
 def copy_permissions(path: Path, status: os.stat_result) -> None:
-    """Give a file the owner, where this user may, and the permissions of another."""
-    if sys.platform != "win32":
+    """Give a file the owner, where this user may, and the permissions of another.
+
+    What is as it should be is not set: file systems without owners or permissions refuse it.
+    """
+    now = path.stat()
+    if sys.platform != "win32" and (now.st_uid, now.st_gid) != (status.st_uid, status.st_gid):
         with contextlib.suppress(PermissionError):  # only root may give a file to somebody else
             os.chown(path, status.st_uid, status.st_gid)
-    path.chmod(stat.S_IMODE(status.st_mode))
+    if stat.S_IMODE(path.stat().st_mode) != stat.S_IMODE(status.st_mode):
+        path.chmod(stat.S_IMODE(status.st_mode))

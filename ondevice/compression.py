@@ -6,7 +6,6 @@ import importlib
 import io
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ondevice.errors import MissingDependencyError
@@ -50,11 +49,6 @@ def decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
     """
     opener = _OPENERS.get(suffix.lower())
     return raw if opener is None else cast(BinaryIO, opener(raw))
-
-
-def open_binary(path: Path) -> BinaryIO:
-    """The decompressed bytes of a file, by its suffix. Raises OSError, MissingDependencyError."""
-    return decompressed(path.open("rb"), path.suffix)
 
 
 def _by_module(name: str, suffix: str) -> Callable[[BinaryIO], Any]:

@@ -32,6 +32,10 @@ class UnsupportedError(OnDeviceError):
     """A model uses something that a target cannot express; the message lists every case."""
 
 
+class LockError(OnDeviceError):
+    """The operating system does not let a model be locked in memory."""
+
+
 class OutputError(OnDeviceError):
     """An output, which the message names, cannot be written: a full disk, no permission."""
 
@@ -77,13 +81,18 @@ PARSE_ERRORS: tuple[type[Exception], ...] = (
 def needs_extra(what: str, extra: str) -> Iterator[None]:
     """Turn an ImportError inside the block into one line that says what to install.
 
+    Of blocks inside one another the outermost says it: its extra includes the others'.
+
     Raises:
         MissingDependencyError: a module imported inside the block is not installed.
     """
     try:
         yield
-    except ImportError as error:
-        name = error.name or str(error)
+    except (ImportError, MissingDependencyError) as error:
+        missing = error if isinstance(error, ImportError) else error.__cause__
+        if not isinstance(missing, ImportError):
+            raise
+        name = missing.name or str(missing)
         raise MissingDependencyError(
             f"{what} needs the package {name!r}: pip install 'ondevice-ctr[{extra}]'"
         ) from error

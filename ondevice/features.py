@@ -44,6 +44,7 @@ Encoding = Literal["hash", "vocabulary", "id", "bucket"]
 Unknown = Literal["oov", "hash"]
 
 PADDING_ID = 0  # a missing value; also what fills a short sequence
+MAX_SHOWN = 60  # letters of a value in an error
 OOV_ID = 1  # a value outside the vocabulary
 FIRST_VOCABULARY_ID = 2
 HASH_BITS = 64
@@ -207,7 +208,7 @@ class Field:
         if type(values) is list:  # the usual column, at a tenth of the price of the checks below
             return
         if isinstance(values, str | bytes | bytearray | Mapping | Set):
-            raise InputError(f"expected a list of raw values, got {type(values).__name__}")
+            raise InputError(f"expected a list of raw values, got {_described(values)}")
         if isinstance(values, np.ma.MaskedArray):
             raise InputError("masked arrays are not read; give None for a missing value")
         if isinstance(values, np.ndarray):
@@ -215,7 +216,7 @@ class Field:
                 shape = list(values.shape)
                 raise InputError(f"expected one value per row, got an array of shape {shape}")
         elif not (hasattr(values, "__len__") and hasattr(values, "__iter__")):
-            raise InputError(f"expected a list of raw values, got {type(values).__name__}")
+            raise InputError(f"expected a list of raw values, got {_described(values)}")
 
     def _encode_values(self, values: Column) -> IdArray:
         if self.kind == "number":
@@ -436,6 +437,14 @@ def vocabulary_ids(
         first += len(group)
     found: IdArray = ids.astype(np.int64, copy=False)
     return found
+
+
+def _described(value: Any) -> str:
+    """What somebody gave in place of a list; of a single value, the list that was meant."""
+    name = type(value).__name__
+    if isinstance(value, str | int | float):
+        return f"{name}; one value is [{value!r}]" if len(repr(value)) < MAX_SHOWN else name
+    return name
 
 
 def split_vocabulary(vocabulary: IdArray, groups: Sequence[int]) -> list[IdArray]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.arrow_columns import pyarrow
+from ondevice.arrow_columns import decoded, pyarrow
 from ondevice.errors import InputError
 from ondevice.features import Field
 from ondevice.info import InputSpec
@@ -91,6 +91,7 @@ def _only_column(table: Any, name: str) -> Any:
 def _numbers(column: Any, spec: InputSpec) -> npt.NDArray[Any]:
     """A column as an array [rows, ...]. Raises InputError for a missing ID and ragged lists."""
     pa = pyarrow()
+    column = decoded(column)
     if spec.dtype == "int64" and column.null_count:
         row = column.is_null().index(True).as_py() + 1
         raise InputError(f"row {row}: input {spec.name!r}: expected an ID, got a missing value")
@@ -106,7 +107,13 @@ def _numbers(column: Any, spec: InputSpec) -> npt.NDArray[Any]:
 def _ids(column: Any, item: Field) -> npt.NDArray[np.int64]:
     """IDs int64 [rows, ...] of a column of raw values. Raises InputError, which names the row."""
     parts, first = [], 0
-    for chunk in column.chunks:
-        parts.append(ids_of_array(item, chunk, first))
-        first += len(chunk)
+    try:
+        for chunk in column.chunks:
+            parts.append(ids_of_array(item, chunk, first))
+            first += len(chunk)
+    except InputError as error:
+        if item.kind == "integer" and pyarrow().types.is_floating(column.type):
+            hint = "pandas makes floats of integers with gaps: give the column the type Int64"
+            raise InputError(f"{error}; {hint}") from error
+        raise
     return np.concatenate(parts) if parts else item.encode([])

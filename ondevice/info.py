@@ -33,7 +33,8 @@ class InputSpec:
         has one entry for each element of a row, in order: columns of one matrix may be IDs of
         different tables, or numbers (None). Float32 values are IDs with their fraction dropped.
     dtype: "int64" or "float32".
-    id_low: the lowest legal ID where there is a limit; negative where the model itself adds to it.
+    id_low: the lowest legal ID where there is a limit; negative where the model itself adds to it,
+        or takes -1 as padding.
         A tuple has one entry for each element of a row.
     id_computed: whether the model computes with the IDs, so that nothing but these limits refuses
         others; a lookup would.

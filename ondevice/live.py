@@ -11,6 +11,7 @@ from typing import Any
 
 from ondevice.errors import FileFormatError, OnDeviceError
 from ondevice.model import Model, Values, load, model_files
+from ondevice.model_path import model_path
 
 Identity = tuple[tuple[int, int, int, int], ...]
 
@@ -41,7 +42,7 @@ class Live:
         Raises:
             FileFormatError, MissingDependencyError, InputError: as `ondevice.load` does.
         """
-        self.path = Path(path)
+        self.path = model_path(path)
         self.error: OnDeviceError | None = None
         self._options = options
         self._check_seconds = check_seconds

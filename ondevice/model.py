@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import threading
@@ -14,16 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.arrow_columns import decoded
 from ondevice.codecs import DenseArithmetic
 from ondevice.engines import CLOSED, Checkable, Engine, Refusing, open_engine
 from ondevice.engines.native import NativeEngine
 from ondevice.engines.native_sizes import SizedNativeEngine
+from ondevice.engines.options import Options
 from ondevice.engines.trusted import open_trusted
 from ondevice.errors import FileFormatError, InputError
 from ondevice.features import FeatureSpec, to_int64
 from ondevice.frames import id_columns, is_table, raw_columns
 from ondevice.hashing import IdArray
 from ondevice.info import InputSpec, ModelInfo
+from ondevice.model_path import model_path
 from ondevice.notebook import model_html
 from ondevice.trust import Keys, read_trust
 
@@ -48,6 +52,7 @@ def load(
     engine: str = "auto",
     threads: int = 1,
     dense: DenseArithmetic | None = None,
+    lock: bool = False,
     keys: Keys | None = None,
     state: str | Path | None = None,
     now: datetime | None = None,
@@ -69,6 +74,9 @@ def load(
         dense: "bf16" computes the dense layers that an .odm file stores in f32 or f16 with weights,
             rounded now, and inputs in bfloat16: up to twice as fast on processors with AVX512-BF16,
             with the same bits on all (docs/native.md). None: as they are stored.
+        lock: copy the whole file into memory that the system never pages out, in huge pages where
+            it has them (docs/native.md); "native" only. A child after fork has the memory, but not
+            locked.
         keys: who must have signed the set of files (docs/signing.md): a public key, a file with
             one or several, a list of which any may have signed, or a root document.
         state: a file in which this device remembers the newest version that it used, so that older
@@ -85,21 +93,25 @@ def load(
             manifest is missing or damaged, or says otherwise.
         TrustError: the set is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed, or what checks signatures.
-        InputError: the engine or the check is unknown, or the engine or `dense` does not fit the
-            file; `state` or `now` without `keys`.
+        LockError: the system does not let so much memory be locked; the message has its limit.
+        InputError: no path, or the engine or the check is unknown, or the engine, `dense` or `lock`
+            does not fit the file; `state` or `now` without `keys`.
     """
-    location = Path(path)
+    location = model_path(path)
     if check not in CHECKS:
         raise InputError(f"unknown check {check!r}; choose {', '.join(CHECKS)}")
+    options = Options(engine, threads, dense, lock)
     if keys is not None:
-        opened = open_trusted(location, engine, threads, read_trust(keys, state, now), dense)
+        trust = read_trust(keys, state, now)
+        opened = open_trusted(location, options, trust)
     elif state is not None or now is not None:
         raise InputError("state and now belong to signatures: expected keys with them")
     else:
-        opened = open_engine(location, engine, threads, dense=dense)
+        opened = open_engine(location, options)
     name, runner, info = opened
     native = runner if isinstance(runner, NativeEngine | SizedNativeEngine) else None
-    model = Model(location, name, runner, info, native)
+    reopen = (options, check) if keys is None else None
+    model = Model(location, name, runner, info, native, reopen)
     if check == "full" and keys is None:
         model.check()
     elif check == "background" and keys is None:
@@ -113,6 +125,20 @@ def model_files(path: Path) -> tuple[Path, ...]:
     return (path, data) if data.is_file() else (path,)
 
 
+def check_one_file(path: Path) -> None:
+    """Refuse a model of two files, of which an update in place would replace one.
+
+    Raises:
+        InputError: says what to do.
+    """
+    if len(files := model_files(path)) > 1:
+        raise InputError(
+            f"{path}: its weights are in {files[1].name}, so both change together, but an update "
+            "replaces one file: update an .odm or .tflite file, or publish both files in a new "
+            "folder and switch a link to it"
+        )
+
+
 def file_bytes(path: Path) -> int:
     """Size of a model on disk, all its files together."""
     return sum(file.stat().st_size for file in model_files(path))
@@ -124,24 +150,53 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A click-through-rate model ready to score requests; safe to use from several threads."""
+    """A click-through-rate model ready to score requests; safe to use from several threads.
+
+    Two models are equal where they are the same object, and a copy is the model itself. Pickling
+    keeps the path and the options of `load`; unpickling, in a worker process say, opens the file
+    that lies there.
+    """
 
     path: Path
     engine: str
     runner: Engine
     info: ModelInfo
-    _native: NativeEngine | SizedNativeEngine | None = field(
-        default=None, repr=False, compare=False
-    )
+    _native: NativeEngine | SizedNativeEngine | None = field(default=None, repr=False)
+    # How `load` was asked; None: opened with keys.
+    _reopen: tuple[Options, str] | None = field(default=None, repr=False)
     # The engine that takes a dict of arrays unchecked: it finds every fault itself. It returns only
     # the first output, and takes one size of every axis.
-    _quick: NativeEngine | None = field(default=None, init=False, repr=False, compare=False)
+    _quick: NativeEngine | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.outputs) == 1 and isinstance(self._native, NativeEngine):
             object.__setattr__(self, "_quick", self._native)
+
+    def __copy__(self) -> Model:
+        """The model itself: nothing but `close` and a failed check change it."""
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Model:
+        """The model itself, as `__copy__`."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: the path and the options of `load`, and nothing of the file.
+
+        Raises:
+            InputError: the model is closed, or was opened with keys, whose check belongs to the
+                process that runs it.
+        """
+        if self.runner is CLOSED:
+            raise InputError("the model is closed")
+        if self._reopen is None:
+            raise InputError(
+                f"{self.path}: a model that was loaded with keys is not pickled; "
+                "load it in each process, which then checks its signature"
+            )
+        return _reopened, (str(self.path.absolute()), *self._reopen)
 
     def __repr__(self) -> str:
         """One line: the file, the engine, inputs and outputs."""
@@ -326,9 +381,25 @@ class Model:
             return {self.inputs[0].name: request}
         names = ", ".join(item.name for item in self.inputs)
         raise InputError(
-            f"expected a mapping of input names, or a table; got {type(request).__name__}; "
-            f"the model takes: {names}"
+            f"expected a mapping of input names, or a table; got {type(request).__name__}"
+            f"{_advice(request)}; the model takes: {names}"
         )
+
+
+def _reopened(path: str, options: Options, check: str) -> Model:
+    """A model that was pickled."""
+    return load(path, **dataclasses.asdict(options), check=check)
+
+
+def _advice(request: Any) -> str:
+    """How to make a table of what somebody may take for one."""
+    if hasattr(request, "to_frame"):
+        return " (one row of a data frame: frame.iloc[[0]] is a table)"
+    if hasattr(request, "collect"):
+        return " (collect it first)"
+    if isinstance(request, Sequence) and request and isinstance(request[0], Mapping):
+        return " (a data frame of these rows is a table)"
+    return ""
 
 
 def checked_inputs(
@@ -387,8 +458,8 @@ def _array(name: str, values: Values) -> ValueArray:
     if isinstance(values, np.ma.MaskedArray):
         raise InputError(f"input {name!r}: masked arrays are not read; fill the masked values")
     try:
-        return np.asarray(values)
-    except (ValueError, OverflowError, TypeError) as error:
+        return np.asarray(decoded(values))
+    except Exception as error:  # whatever the type of the values raises
         raise InputError(f"input {name!r}: {error}") from error
 
 

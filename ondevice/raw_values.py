@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.arrow_columns import decoded
 from ondevice.cells import Cells, CellValue, RawKind
 from ondevice.errors import InputError
 from ondevice.hashing import MISSING, UNREAD, IdArray, hash_values
@@ -44,8 +45,8 @@ def as_array(values: Column, kinds: str) -> npt.NDArray[Any] | None:
     if not hasattr(values, "__array__"):
         return None
     try:
-        array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError):  # a tensor that has gradients or a device
+        array = np.asarray(decoded(values))
+    except Exception:  # whatever the type raises, as a tensor that has gradients or a device does
         return None
     return array if array.ndim == 1 and array.dtype.kind in kinds else None
 

@@ -228,7 +228,7 @@ def ids_of_array(item: Field, array: Any, first: int) -> IdArray:
     """
     try:
         column = column_of(array)
-    except TypeError as error:
+    except (TypeError, UnicodeDecodeError, pyarrow().ArrowException) as error:
         raise InputError(f"input {item.name!r}: {error}") from error
     try:
         return column.spread(item.encode(column.values))

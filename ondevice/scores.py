@@ -106,10 +106,12 @@ class ParquetScores:
         """Itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Finish the file."""
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Finish the file. Raises InputError: no batch came, so nothing tells its columns."""
         if self._writer is not None:
             self._writer.close()
+        elif kind is None:
+            raise InputError("there are no requests, so that Parquet scores would have no columns")
 
     def write(
         self, outputs: Mapping[str, FloatArray], rows: int, kept: Mapping[str, Any] | None = None

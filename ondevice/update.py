@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ondevice.atomic import atomic_path
+from ondevice.atomic import atomic_path, copy_permissions
 from ondevice.delta.apply import apply_delta
 from ondevice.delta.layout import MAGIC
 from ondevice.errors import (
@@ -38,7 +38,7 @@ from ondevice.errors import (
 from ondevice.limits import MAX_MANIFEST_BYTES
 from ondevice.manifest import NAME as MANIFEST
 from ondevice.manifest import FileRecord, Manifest, check, parse_manifest, read_manifest, record
-from ondevice.model import Model, load
+from ondevice.model import Model, check_one_file, load
 from ondevice.publish import finish, locked, publishing
 from ondevice.trust import Keys, read_trust
 from ondevice.verify import verify
@@ -101,7 +101,8 @@ def update(
         again: take the model that was rolled back last, too. Everything else is checked as ever.
 
     Returns:
-        Length and SHA-256 of the new file.
+        Length and SHA-256 of the new file. If the model is that file already, only its manifest is
+        replaced, and the previous file stays the last good one.
 
     Raises:
         BaseMismatchError: the delta was computed from another file.
@@ -109,11 +110,16 @@ def update(
             before.
         TrustError: the new set is not signed by `keys`; see `ondevice.load`.
         FileFormatError: the delta, the new model or its manifest is damaged.
-        InputError: the model belongs to a set, and the update brings no manifest.
+        InputError: the model belongs to a set, and the update brings no manifest; or an .onnx file
+            with external data, or what is no regular file.
         ParityError: the new model does not answer its test vectors.
         OutputError: the disk refuses. In every case the model is as it was.
     """
     target, source = _real(Path(model)), Path(new)
+    for path in (target, source):
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a regular file; expected the file of a model")
+        check_one_file(path)
     trust = _Trust(keys, state, now)
     for _ in range(ATTEMPTS):
         with contextlib.suppress(_ForestalledError):
@@ -162,10 +168,13 @@ def _update_once(target: Path, source: Path, engine: str, trust: _Trust, again: 
                 raise TrustError(f"{source}: brings no manifest, so nothing says who signed it")
             read_trust(trust.keys, trust.state, trust.now).check_manifest(manifest, target.parent)
         _check_vectors(draft, engine, str(source))
-        if target.exists() and (before is None or before.state == "good"):
-            _keep(fresh, [target, target.with_name(MANIFEST)])
         if manifest is not None:
             (fresh / MANIFEST).write_bytes(attached)
+        if target.exists() and record(target) == result:
+            draft.unlink()
+            return result
+        if target.exists() and (before is None or before.state == "good"):
+            _keep(fresh, [target, target.with_name(MANIFEST)])
         rejected = "" if before is None or before.rejected == result.sha256 else before.rejected
         trying = UpdateState("trying", result.sha256, 0, rejected)
         (fresh / _beside(target, STATE).name).write_bytes(trying.to_bytes())
@@ -383,7 +392,13 @@ def _checked_manifest(
             f"{result.sha256}"
         )
     others = [name for name in files if name != target.name and _is_model_file(name)]
-    check(manifest, target.parent, [name for name in others if (target.parent / name).exists()])
+    present = [name for name in others if (target.parent / name).exists()]
+    try:
+        check(manifest, target.parent, present)
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{error}; an update replaces {target.name} only, so keep no other model file beside it"
+        ) from error
     if is_set:
         old, new = read_manifest(installed).model_set.version, manifest.model_set.version
         if new < old:
@@ -406,7 +421,10 @@ def _lists(manifest: Path, name: str) -> bool:
 
 def _check_vectors(path: Path, engine: str, name: str) -> None:
     """Verify a model. Raises ParityError or what `verify` raises; `name` is the model's in it."""
-    result = verify(path, engine=engine)
+    try:
+        result = verify(path, engine=engine)
+    except OnDeviceError as error:
+        raise type(error)(str(error).replace(str(path), name)) from error
     if not result.passed:
         raise ParityError(
             f"{name}: the new model does not answer its test vectors in {result.runtime}: largest "
@@ -426,7 +444,8 @@ def _link(file: Path, second: Path) -> None:
     try:
         second.hardlink_to(file)
     except OSError:  # a file system without hard links
-        shutil.copy2(file, second)
+        shutil.copyfile(file, second)
+        copy_permissions(second, file.stat())
 
 
 def _write_state(target: Path, before: UpdateState | None, state: UpdateState) -> None:

@@ -17,6 +17,7 @@ from ondevice.errors import FileFormatError
 from ondevice.info import TestVectors
 from ondevice.manifest import check_beside
 from ondevice.model import Model, load, model_files
+from ondevice.model_path import model_path
 from ondevice.odm import open_odm
 from ondevice.publish import finish
 from ondevice.ranking import (
@@ -103,9 +104,9 @@ def verify(
             vectors.
         TrustError: it is not signed by `keys`, has expired, or is older than one seen.
         MissingDependencyError: the engine's runtime is not installed.
-        InputError: as `ondevice.load`.
+        InputError: no path, or as `ondevice.load`.
     """
-    location = Path(path)
+    location = model_path(path)
     finish(location.parent)
     check_beside(model_files(location))
     if location.suffix.lower() == ".odm" and location.is_file():

@@ -20,8 +20,9 @@ import onnx_ir as ir
 from ondevice.converters.graph import DOMAIN, TREE_ENSEMBLE, CapturedLookup, PackedLookup
 from ondevice.converters.lowering.operands import constant_array
 from ondevice.converters.source.names import ORIGINAL_TYPE
-from ondevice.errors import InputError
+from ondevice.errors import InputError, UnsupportedError
 from ondevice.ops import OPERATORS, apply
+from ondevice.spec import LookupSpec
 from ondevice.trees import BRANCH, index_of, kind_of
 
 Array = npt.NDArray[Any]
@@ -108,28 +109,12 @@ def input_ids(
     """
     tracer = _Tracer(graph, shapes)
     tracer.run({lookup.node for lookup in lookups})
-    limits = np.full(tracer.size, -2, dtype=object)  # -2: nothing reads it
-    added = np.zeros(tracer.size, bool)
-    lowest = np.zeros(tracer.size, dtype=object)
-    padding: list[int | None] = [None] * tracer.size
-    heads = [0] * tracer.size
+    read = _ReadIds(tracer.size)
     for lookup in lookups:
         ids = tracer.values.get(lookup.node.inputs[0])
-        if not isinstance(ids, _Places):
-            continue
-        spec = lookup.spec
-        open_ended = spec.scheme != "full" or spec.oov_row is not None
-        for at, plus in zip(ids.at.reshape(-1), ids.plus.reshape(-1), strict=True):
-            if at < 0:
-                continue
-            limit = 2**63 if open_ended else int(spec.rows - plus)
-            limits[at] = limit if limits[at] < 0 else min(limits[at], limit)
-            added[at] |= plus != 0
-            lowest[at] = max(lowest[at], -int(plus)) if lowest[at] else -int(plus)
-            if spec.padding_id is not None:
-                padding[at] = int(spec.padding_id - plus)
-            if spec.head:
-                heads[at] = int(spec.head - plus)
+        if isinstance(ids, _Places):
+            read.note(ids, lookup.spec)
+    limits = read.limits
     limits[tracer.computed & (limits == 2**63)] = -1
     limits[limits == -2] = -1
     computed = tracer.read & ~tracer.numbers & (limits == -1)
@@ -142,10 +127,10 @@ def input_ids(
         part = slice(start, start + width)
         out[name] = InputIds(
             limits[part],
-            bool(added[part].any()),
-            int(max(lowest[part], default=0)),
-            padding[part],
-            heads[part],
+            bool(read.added[part].any()),
+            max((low or 0 for low in read.lowest[part]), default=0),
+            read.padding[part],
+            read.heads[part],
             computed[part],
             tracer.lows[part],
             tracer.highs[part],
@@ -153,6 +138,53 @@ def input_ids(
             thresholds[part],
         )
     return out
+
+
+class _ReadIds:
+    """What lookups say of each element; see InputIds. `lowest` is None where none reads it."""
+
+    def __init__(self, size: int) -> None:
+        self.limits: Array = np.full(size, -2, dtype=object)  # -2: nothing reads it
+        self.added = np.zeros(size, bool)
+        self.lowest: list[int | None] = [None] * size
+        self.padding: list[int | None] = [None] * size
+        self.heads = [0] * size
+
+    def note(self, ids: _Places, spec: LookupSpec) -> None:
+        """Note what a lookup of these elements accepts. Raises UnsupportedError, see _legal_ids."""
+        first, end = _legal_ids(spec)
+        for at, plus in zip(
+            ids.at.reshape(-1).tolist(), ids.plus.reshape(-1).tolist(), strict=True
+        ):
+            if at < 0:
+                continue
+            limit = end if end == 2**63 else end - plus
+            self.limits[at] = limit if self.limits[at] < 0 else min(self.limits[at], limit)
+            self.added[at] |= plus != 0
+            earlier = self.lowest[at]
+            self.lowest[at] = first - plus if earlier is None else max(earlier, first - plus)
+            if spec.padding_id is not None:
+                self.padding[at] = spec.padding_id - plus
+            if spec.head:
+                self.heads[at] = spec.head - plus
+
+
+def _legal_ids(spec: LookupSpec) -> tuple[int, int]:
+    """The IDs that a lookup takes, as the first and the end of a range; 2**63: any ID.
+
+    Raises:
+        UnsupportedError: a plain table without a row for unknown IDs takes a padding ID too that is
+            not next to its rows, which no range says.
+    """
+    if spec.scheme != "full" or spec.oov_row is not None:
+        return 0, 2**63
+    padding = 0 if spec.padding_id is None else spec.padding_id
+    if not -1 <= padding <= spec.rows:
+        raise UnsupportedError(
+            f"a plain table of {spec.rows} rows without a row for unknown IDs has the padding ID "
+            f"{padding}; expected -1..{spec.rows}, or a row for unknown IDs (oov_row)"
+        )
+    return min(padding, 0), max(padding + 1, spec.rows)
 
 
 def _thresholds(graph: ir.Graph, tracer: _Tracer) -> list[Array]:

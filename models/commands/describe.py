@@ -162,7 +162,7 @@ def _role(item: ColumnProfile, profile: LogProfile) -> str:
 
 def _reason(item: ColumnProfile, profile: LogProfile) -> str:
     return {
-        "mixed": "values of several types",
+        "mixed": "values of several types, or of one that no field has",
         "constant": "one value in all rows" if item.distinct else "no value in any row",
         "leak": f"predicts the label by itself: AUC {item.alone_auc}; known before the click?",
         "key": "another value in every row",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _refuse_doubled(source: str, names: tuple[str, ...]) -> None:
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
+    if doubled := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"{source}: columns named twice: {', '.join(doubled)}")
 
 

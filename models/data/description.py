@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -268,11 +269,11 @@ def _faults(description: LogDescription) -> list[str]:
         faults += [f"field {name!r}: {fault}" for fault in _field_faults(item)]
     if not faults:
         names = [feature.name for feature in description.features]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
+        if doubled := sorted(name for name, count in Counter(names).items() if count > 1):
             faults.append(f"fields named twice: {', '.join(doubled)}")
     if description.columns is not None:
         columns = description.columns
-        if doubled := sorted({name for name in columns if columns.count(name) > 1}):
+        if doubled := sorted(name for name, count in Counter(columns).items() if count > 1):
             faults.append(f"columns named twice: {', '.join(doubled)}")
     if not 0 < description.negative_sampling <= 1:
         share = description.negative_sampling

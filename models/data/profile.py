@@ -15,7 +15,7 @@ from ondevice.cells import boolean, integer, number
 from ondevice.compression import decompressed
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError, needs_extra
-from ondevice.models.data.arrow_chunks import ipc_chunks, parquet_chunks, table_chunks
+from ondevice.models.data.arrow_chunks import ArrowChunk, ipc_chunks, parquet_chunks, table_chunks
 from ondevice.models.data.chunks import BadRows, Chunk, ObjectChunk, WithValues
 from ondevice.models.data.description import Kind
 from ondevice.models.data.json_rows import read_objects
@@ -179,10 +179,18 @@ def _collected(chunks: Iterator[Chunk], max_rows: int) -> tuple[list[str], dict[
 
 
 def _rows_of(chunk: Chunk, name: str) -> list[Any]:
-    """The raw values of a column, row by row; of an unsupported type as texts."""
+    """The raw values of a column, row by row; those of a type that no field has as Arrow gives
+    them.
+    """
     if isinstance(chunk, ObjectChunk):
         return [row.get(name) for row in chunk.rows]
-    column = chunk.values(name)
+    try:
+        column = chunk.values(name)
+    except DataError:
+        arrow = chunk.chunk if isinstance(chunk, WithValues) else chunk
+        if not isinstance(arrow, ArrowChunk):
+            raise
+        return list(arrow.batch.column(arrow.batch.schema.get_field_index(name)).to_pylist())
     values = column.values.tolist() if isinstance(column.values, np.ndarray) else column.values
     if isinstance(column.values, np.ndarray) and column.values.dtype.kind == "M":
         values = column.values.astype("datetime64[us]").tolist()
@@ -225,8 +233,10 @@ def _profile(name: str, values: list[Any]) -> ColumnProfile:
 
 
 def _hashable(value: Any) -> Any:
-    """Lists, also within lists, as tuples."""
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+    """Lists, also within lists, as tuples; objects as texts."""
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    return repr(value) if isinstance(value, dict) else value
 
 
 def _kind_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -170,7 +171,7 @@ def _names(
 ) -> tuple[tuple[str, ...], bool]:
     """The column names, and whether the first row is a header."""
     if columns is None:
-        if doubled := sorted({name for name in row if row.count(name) > 1}):
+        if doubled := sorted(name for name, count in Counter(row).items() if count > 1):
             raise DataError(f"{path}, line {line}: columns named twice: {', '.join(doubled)}")
         return tuple(row), True
     is_header = row == list(columns)

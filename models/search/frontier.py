@@ -106,7 +106,7 @@ class Frontier:
                     f"{full.bytes(self.measure) / point.bytes(self.measure):.1f}x",
                     str(max(design.dim for design in point.trial.tables.values())),
                     "cells" if point.trial.map == "retrieval" else "map",
-                    "-".join(map(str, point.trial.hidden)),
+                    "-".join(map(str, point.trial.hidden)) or "none",
                     point.trial.dense,
                     f"{point.validation_auc:.4f}",
                     f"{point.test_auc:.4f}",

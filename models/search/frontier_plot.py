@@ -20,7 +20,8 @@ with needs_extra("the plot of the frontier", "train"):
 
 CAPTION_SIZE = 8  # points
 # Characters that an inch of caption holds, fewer than the average: wide ones fit too.
-CAPTION_CHARACTERS = 16
+CAPTION_CHARACTERS = 17
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 LABELS = {"file": "size of the whole .odm file", "tables": "size of its embedding tables"}
 
@@ -80,10 +81,12 @@ def _named(views: Sequence[Frontier], best: TrialResult | None) -> list[TrialRes
 
 
 def _caption(frontier: Frontier, number: int, point: TrialResult, width: float) -> str:
-    """What a point is, in lines that fit a figure of this width in inches."""
+    """What a point is, in lines that fit a figure of this width in inches, cut at semicolons."""
     most = int(0.95 * width * CAPTION_CHARACTERS)
-    text = f"{number}  {_words(frontier, point)}"
-    return "\n".join(textwrap.wrap(text, most, subsequent_indent="    "))
+    words = f"{number}  {_words(frontier, point)}".replace(" ", NO_BREAK)
+    text = words.replace(f";{NO_BREAK}", "; ")
+    lines = textwrap.wrap(text, most, subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join(lines).replace(NO_BREAK, " ")
 
 
 def _words(frontier: Frontier, point: TrialResult) -> str:
@@ -95,7 +98,7 @@ def _words(frontier: Frontier, point: TrialResult) -> str:
         f"tables {size(point.table_bytes)} ({full.table_bytes / point.table_bytes:.0f}x), "
         f"{width} dimension{'s' if width > 1 else ''} a value; "
         f"rows found by {map_words(point)}, vocabularies and boundaries {size(point.map_bytes)}; "
-        f"network of {network_words(point)}, {size(point.network_bytes)}; "
+        f"network {network_words(point)}, {size(point.network_bytes)}; "
         f"{100 * frontier.share(point):.1f} +- {100 * frontier.share_error(point):.1f} % of AUC"
     )
 

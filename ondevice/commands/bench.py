@@ -132,6 +132,11 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
         help="compute dense layers of .odm files in bfloat16 (docs/native.md)",
     )
     group.add_argument(
+        "--lock",
+        action="store_true",
+        help="lock native files in memory, in huge pages where the system has them",
+    )
+    group.add_argument(
         "--workers",
         type=int,
         nargs="+",
@@ -352,6 +357,7 @@ def _plan(args: argparse.Namespace, paths: Sequence[Path]) -> Plan:
         processes=args.processes,
         profile=args.profile,
         dense=args.dense,
+        lock=args.lock,
         accuracy=_accuracy(args.accuracy),
     )
 

@@ -23,9 +23,10 @@ from ondevice.delta.layout import (
     operation_bytes,
 )
 from ondevice.delta.match import Match, Windows, read_bits
-from ondevice.errors import FileFormatError, OutputError
+from ondevice.errors import FileFormatError, InputError, OutputError
 from ondevice.limits import MAX_DELTA_BYTES, MAX_MANIFEST_BYTES
 from ondevice.manifest import parse_manifest
+from ondevice.model import check_one_file
 
 PIECE = MAX_DELTA_BYTES // 2  # bytes of an operation with data, so that blocks can be filled
 OPERATION_BYTES = 18  # at most: two numbers
@@ -61,8 +62,13 @@ def create_delta(old: Path, new: Path, manifest: Path | None = None) -> bytes:
 
     Raises:
         FileFormatError: a file cannot be read, or the manifest does not list the new file.
+        InputError: a folder, or an .onnx file with external data.
         OutputError: the new file is larger than a delta may make of the old one.
     """
+    for path in (old, new):
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; expected the file of a model, such as model.odm")
+        check_one_file(path)
     before, after = _read(old), _read(new)
     attached = b"" if manifest is None else _checked_manifest(manifest, new, after)
     header = Header(

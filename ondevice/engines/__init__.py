@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import DENSE_ARITHMETICS, DenseArithmetic
 from ondevice.engines.columns import by_columns
+from ondevice.engines.options import ENGINES, ENGINES_OF_SUFFIX, Options
 from ondevice.errors import (
     FileFormatError,
     InputError,
@@ -21,12 +21,17 @@ from ondevice.errors import (
     UnsupportedError,
 )
 from ondevice.info import ModelInfo
-from ondevice.limits import MAX_THREADS
 from ondevice.publish import finish
 
-# The engines of a kind of file, best first; "auto" takes the first that can run it.
-ENGINES_OF_SUFFIX = {".odm": ("native", "numpy"), ".onnx": ("onnx",), ".tflite": ("tflite",)}
-ENGINES = tuple(engine for engines in ENGINES_OF_SUFFIX.values() for engine in engines)
+__all__ = [
+    "CLOSED",
+    "ENGINES",
+    "ENGINES_OF_SUFFIX",
+    "Checkable",
+    "Engine",
+    "Refusing",
+    "open_engine",
+]
 
 
 class Engine(Protocol):
@@ -68,70 +73,48 @@ CLOSED: Engine = Refusing(InputError("the model is closed"))
 
 
 def open_engine(
-    path: Path,
-    engine: str,
-    threads: int,
-    copies: Mapping[str, Path] | None = None,
-    dense: DenseArithmetic | None = None,
+    path: Path, options: Options, copies: Mapping[str, Path] | None = None
 ) -> tuple[str, Engine, ModelInfo]:
     """Open a model file: the chosen engine's name, the engine, the file's description.
 
     Args:
         path: the model file.
-        engine: one of ENGINES, or "auto".
-        threads: for one request.
+        options: as `ondevice.load` was given them.
         copies: where to read the model's files instead, by name; they may vanish afterwards.
-        dense: as in `ondevice.load`.
 
     Raises:
         FileFormatError: no such file, an unknown suffix, a damaged file, or one of an interrupted
             update that this process cannot finish.
-        InputError: an engine that does not exist or cannot run this kind of file; unknown
-            arithmetic of dense layers, or any for another file than an .odm.
+        InputError: options that do not exist, or that this kind of file or the engine cannot do.
+        LockError: the system does not let the model be locked.
         MissingDependencyError: the engine's runtime is not installed.
     """
     suffix = path.suffix.lower()
     if suffix not in ENGINES_OF_SUFFIX:
         known = ", ".join(sorted(ENGINES_OF_SUFFIX))
-        raise FileFormatError(f"{path}: unknown kind of model file; expected one of {known}")
+        what = "a folder, not a model file" if path.is_dir() else "unknown kind of model file"
+        raise FileFormatError(f"{path}: {what}; expected one of {known}")
     finish(path.parent)
     if not path.is_file():
         raise FileFormatError(f"{path}: no such file")
+    options.check(suffix)
     fitting = ENGINES_OF_SUFFIX[suffix]
-    if engine not in ("auto", *ENGINES):
-        raise InputError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
-    if engine not in ("auto", *fitting):
-        can = " and ".join(map(repr, fitting))
-        raise InputError(f"engine {engine!r} cannot run {suffix} files; {can} can")
-    if not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads must be 1..{MAX_THREADS}, got {threads}")
-    if dense is not None:
-        _check_arithmetic(suffix, dense)
-    if engine == "auto" and len(fitting) > 1:
-        return _open_best(path if copies is None else copies[path.name], threads, dense)
-    chosen = fitting[0] if engine == "auto" else engine
-    return chosen, *_open(path, chosen, threads, copies, dense)
+    file = path if copies is None else copies[path.name]
+    if options.engine == "auto" and len(fitting) > 1 and not options.lock:
+        return _open_best(file, options)
+    chosen = fitting[0] if options.engine == "auto" else options.engine
+    return chosen, *_open(file, chosen, options, copies)
 
 
-def _check_arithmetic(suffix: str, dense: str) -> None:
-    if dense not in DENSE_ARITHMETICS:
-        known = ", ".join(DENSE_ARITHMETICS)
-        raise InputError(f"unknown arithmetic of dense layers {dense!r}; choose from {known}")
-    if suffix != ".odm":
-        raise InputError(f"dense={dense!r} is for .odm files; {suffix} files compute as written")
-
-
-def _open_best(
-    path: Path, threads: int, dense: DenseArithmetic | None
-) -> tuple[str, Engine, ModelInfo]:
+def _open_best(path: Path, options: Options) -> tuple[str, Engine, ModelInfo]:
     """Open a native file in the C engine; if that cannot run it, in numpy, with a warning."""
     try:
-        return "native", *_open(path, "native", threads, dense=dense)
+        return "native", *_open(path, "native", options)
     except MissingDependencyError as error:
         _warn_once(str(error))
     except UnsupportedError as error:
         warnings.warn(f"{error}; the slower numpy engine runs it", RuntimeWarning, stacklevel=4)
-    return "numpy", *_open(path, "numpy", threads, dense=dense)
+    return "numpy", *_open(path, "numpy", options)
 
 
 @functools.cache
@@ -141,19 +124,13 @@ def _warn_once(fault: str) -> None:
 
 
 def _open(
-    path: Path,
-    engine: str,
-    threads: int,
-    copies: Mapping[str, Path] | None = None,
-    dense: DenseArithmetic | None = None,
+    path: Path, engine: str, options: Options, copies: Mapping[str, Path] | None = None
 ) -> tuple[Engine, ModelInfo]:
-    """Open a file, or its copy, in an engine."""
-    if copies is not None:
-        path = copies[path.name]
+    """Open a file in an engine."""
     if engine == "onnx":
         from ondevice.engines.onnx import OnnxEngine
 
-        onnx_engine = OnnxEngine(path, threads, copies)
+        onnx_engine = OnnxEngine(path, options.threads, copies)
         info = ModelInfo.from_bytes(onnx_engine.description)
         return by_columns(onnx_engine, [item.name for item in info.inputs]), info
     if engine == "tflite":
@@ -162,20 +139,18 @@ def _open(
 
         data = read_verified(path)
         info = ModelInfo.from_bytes(read_info(path, data))
-        engine_of_file = TfliteEngine(path, threads, data=data)
+        engine_of_file = TfliteEngine(path, options.threads, data=data)
         return by_columns(engine_of_file, [item.name for item in info.inputs]), info
     if engine == "native":
-        return _open_native(path, threads, dense)
+        return _open_native(path, options)
     from ondevice.engines.numpy import NumpyEngine
     from ondevice.odm import open_odm
 
     opened = open_odm(path)
-    return NumpyEngine(opened, dense), opened.info
+    return NumpyEngine(opened, options.dense), opened.info
 
 
-def _open_native(
-    path: Path, threads: int, dense: DenseArithmetic | None
-) -> tuple[Engine, ModelInfo]:
+def _open_native(path: Path, options: Options) -> tuple[Engine, ModelInfo]:
     from ondevice.engines.native import NativeEngine
     from ondevice.engines.native_sizes import SizedNativeEngine, has_free_axes
     from ondevice.odm import open_odm
@@ -183,12 +158,14 @@ def _open_native(
     native: NativeEngine | SizedNativeEngine
     try:
         try:
-            native = NativeEngine(path, threads=threads, dense=dense)
+            native = NativeEngine(
+                path, threads=options.threads, dense=options.dense, lock=options.lock
+            )
         except UnsupportedError:
             info = open_odm(path, full_check=False).info
             if not has_free_axes(info):
                 raise
-            native = SizedNativeEngine(path, info, threads, dense)
+            native = SizedNativeEngine(path, info, options)
     except ImportError as error:
         raise MissingDependencyError(
             "the native engine is not compiled in this installation of ondevice"

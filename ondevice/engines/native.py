@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ondevice.codecs import DenseArithmetic
-from ondevice.errors import FileFormatError, UnsupportedError
+from ondevice.errors import FileFormatError, LockError, UnsupportedError
 from ondevice.held_bytes import copy_of
 
 # Names the kernels to use, for tests and measurements; unset: the fastest of this processor.
@@ -42,6 +42,7 @@ class NativeEngine:
         sizes: Mapping[str, int] | None = None,
         threads: int = 1,
         dense: DenseArithmetic | None = None,
+        lock: bool = False,
     ) -> None:
         """Map and check a native file, or its copy inside `ondevice.held_bytes.held_copies`.
 
@@ -54,9 +55,11 @@ class NativeEngine:
             threads: that share the rows of a request of 256 rows or more; scores do not depend on
                 it.
             dense: as in `ondevice.load`.
+            lock: run from a copy in memory that the system never pages out.
 
         Raises:
             FileFormatError: the file is damaged or of another version.
+            LockError: the system does not let the copy be locked.
             UnsupportedError: a valid file that this engine cannot run, or unknown kernels.
             InputError: unknown arithmetic of dense layers.
             ImportError: the engine is not compiled.
@@ -69,11 +72,15 @@ class NativeEngine:
         try:
             free = tuple((sizes or {}).items())
             if (held := copy_of(path)) is not None:
-                self._model: Any = _native.open_bytes(held, chosen, check, free, threads, dense)
+                self._model: Any = _native.open_bytes(
+                    held, chosen, check, free, threads, dense, lock
+                )
             else:
-                self._model = _native.open(path, chosen, check, free, threads, dense)
+                self._model = _native.open(path, chosen, check, free, threads, dense, lock)
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
+        except LockError as error:
+            raise LockError(f"{path}: {error}") from error
         except UnsupportedError as error:
             raise UnsupportedError(f"{path}: {error}") from error
         self._arithmetic = f" {dense}" if dense else ""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.codecs import DenseArithmetic
 from ondevice.engines.native import NativeEngine
+from ondevice.engines.options import Options
 from ondevice.errors import FileFormatError, InputError, UnsupportedError
 from ondevice.info import ModelInfo
 
@@ -32,23 +32,16 @@ class SizedNativeEngine:
         description: the file's description.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        info: ModelInfo,
-        threads: int = 1,
-        dense: DenseArithmetic | None = None,
-    ) -> None:
+    def __init__(self, path: Path, info: ModelInfo, options: Options) -> None:
         """Map and check a native file, and read its plan with sizes that it surely takes.
 
         Args:
             path: the .odm file.
             info: its description.
-            threads: as of NativeEngine.
-            dense: as of NativeEngine.
+            options: threads, arithmetic and locking, as of NativeEngine.
 
         Raises:
-            FileFormatError, UnsupportedError, ImportError: as of NativeEngine.
+            FileFormatError, LockError, UnsupportedError, ImportError: as of NativeEngine.
         """
         self._axes = {
             item.name: {axis: size for axis, size in enumerate(item.shape[1:], 1)
@@ -56,7 +49,13 @@ class SizedNativeEngine:
             for item in info.inputs
         }  # fmt: skip
         sizes = _known_sizes(info)
-        self._first = NativeEngine(path, sizes=sizes, threads=threads, dense=dense)
+        self._first = NativeEngine(
+            path,
+            sizes=sizes,
+            threads=options.threads,
+            dense=options.dense,
+            lock=options.lock,
+        )
         self.runtime = self._first.runtime
         self.description = self._first.description
         self._open: OrderedDict[Sizes, NativeEngine] = OrderedDict(

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ondevice.codecs import DenseArithmetic
 from ondevice.engines import Engine, open_engine
-from ondevice.errors import FileFormatError, TrustError, UnsupportedError
+from ondevice.engines.options import Options
+from ondevice.errors import FileFormatError, LockError, TrustError, UnsupportedError
 from ondevice.info import ModelInfo
 from ondevice.private_copies import private_copies
 from ondevice.publish import finish
 from ondevice.trust import Trust
 
 
-def open_trusted(
-    path: Path, engine: str, threads: int, trust: Trust, dense: DenseArithmetic | None = None
-) -> tuple[str, Engine, ModelInfo]:
+def open_trusted(path: Path, options: Options, trust: Trust) -> tuple[str, Engine, ModelInfo]:
     """Open a file as `ondevice.engines.open_engine` does, if its set is trusted.
 
     Raises:
         TrustError: the set is not trusted, or the file is not of it.
-        FileFormatError, InputError, MissingDependencyError, UnsupportedError: as `open_engine` and
-            `ondevice.private_copies.private_copies`.
+        FileFormatError, InputError, LockError, MissingDependencyError, UnsupportedError: as
+            `open_engine` and `ondevice.private_copies.private_copies`.
         OutputError: the state file cannot be written.
     """
     finish(path.parent)
@@ -32,8 +30,8 @@ def open_trusted(
     names = [name for name in (path.name, f"{path.name}.data") if name in files]
     with private_copies(path.parent, {name: files[name] for name in names}) as copies:
         try:
-            opened = open_engine(path, engine, threads, copies, dense)
-        except (FileFormatError, UnsupportedError) as error:
+            opened = open_engine(path, options, copies)
+        except (FileFormatError, LockError, UnsupportedError) as error:
             text = str(error).replace(str(copies[path.name]), str(path))
             raise type(error)(text) from error
     trust.remember(trusted)

@@ -115,10 +115,24 @@ def test_both_languages_update_one_folder(place, java):
     assert is_model(place, "new.odm")
 
 
+def test_the_same_file_again_changes_nothing(place, java):
+    """Else the last good file would be lost to a second run of a daily job."""
+    model = place / "model.odm"
+    assert java("update", model, given(place, "new.odm")) == "ok"
+    assert java("boot", model) == "ok"
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    assert java("update", model, given(place, "new.odm")) == "ok"
+    assert before == {path.name: path.read_bytes() for path in place.iterdir()}
+    assert java("rollback", model) == "ok"
+    assert is_model(place, "old.odm")
+
+
 def test_what_does_not_work_is_refused_or_rolled_back(place, java, monkeypatch):
     model = place / "model.odm"
+    os.mkfifo(given(place, "pipe"))
     for source, error in (("bad.odm", "UpdateException"), ("back.odd", "ModelFileException"),
-                          ("nothing", "FileNotFoundException")):  # fmt: skip
+                          ("nothing", "FileNotFoundException"),
+                          ("pipe", "UpdateException")):  # fmt: skip
         assert java("update", model, given(place, source)).startswith(error)
         assert names(place) == ["model.odm"]
     monkeypatch.setattr("ondevice.update._check_vectors", lambda *_: None)

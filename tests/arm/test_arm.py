@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import arm
+from support.engine import COMPILER, POSIX
 from support.native import dense_node, random_ensemble, random_table, write_model
 from support.retrieval import CASES, golden
-from support.tools import missing, require
+from support.tools import cannot_link, missing, require
 
 from ondevice.codecs import quantise
 from ondevice.engines.native import NativeEngine, is_compiled
@@ -188,6 +189,27 @@ def test_vector_operators_give_the_bits_of_this_processor(processor, programs, t
             got, _ = run(programs[architecture], emulator, model, kernels, ids, expected, tmp_path)
             for name, value in expected.items():
                 np.testing.assert_array_equal(got[name], value, err_msg=f"{kernels}: {name}")
+
+
+@pytest.mark.parametrize("architecture", arm.COMPILERS)
+def test_loops_over_every_length_and_extreme_values_give_the_same_bits(architecture, tmp_path):
+    """Every function of kernels/vectors.h, whose loops take several vectors at once."""
+    require(arm.cannot_build(architecture), cannot_link(COMPILER, "-static"))
+    source = Path(__file__).parent / "vector_bits.c"
+    here = tmp_path / "here"
+    subprocess.run([COMPILER, *arm.FLAGS, str(source), *POSIX, "-o", here], check=True)
+    emulated = [
+        f"qemu-{architecture}-static",
+        "-cpu",
+        "max",
+        arm.build(architecture, tmp_path, source),
+    ]
+    expected, bits = (
+        subprocess.run(command, capture_output=True, check=True).stdout
+        for command in ([here], emulated)
+    )
+    assert len(expected.splitlines()) == 56
+    assert bits == expected
 
 
 def test_instruction_counts_repeat(programs, tmp_path):

@@ -26,6 +26,7 @@ import ondevice
 from ondevice.codecs import BITS, CODECS
 from ondevice.converters import convert
 from ondevice.engines import open_engine
+from ondevice.engines.options import Options
 from ondevice.errors import InputError, ParityError, SpecError, UnsupportedError
 from ondevice.features import FeatureSpec, Field
 from ondevice.inspection import inspect
@@ -145,7 +146,7 @@ def test_rows_of_few_dimensions_share_bytes_in_every_target(tmp_path, codec, dim
         assert sum(payloads.values()) < stored < sum(payloads.values()) + fixed
     names = ondevice.load(tmp_path / "model.odm").info.inputs
     for target in ("onnx", "tflite"):  # the file itself must refuse such a row, not read another's
-        _, runner, _ = open_engine(tmp_path / f"model.{target}", "auto", 1)
+        _, runner, _ = open_engine(tmp_path / f"model.{target}", Options())
         for bad in (rows, rows + 1, rows + 2, rows + 3, -1, 2**32, 2**63 - 1):
             ids = {names[0].name: np.array([1, bad]), names[1].name: np.array([1, 2])}
             with pytest.raises(InputError):

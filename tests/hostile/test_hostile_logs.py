@@ -1,21 +1,22 @@
-"""Hostile Parquet files and text logs in every command that reads logs: read, or a typed error."""
+"""Hostile Parquet and text logs in every command that reads logs: read right, or a typed error."""
 
 import datetime
 import decimal
+import shutil
 import time
 
 import numpy as np
 import pytest
 from support.hostile import DIGITS, HUGE, damaged_files
-from support.runtime import write_small_model
 
+import ondevice
 from ondevice.cli import main
 
 pytest.importorskip("torch", reason="commands that read logs need the extra train")
 pa = pytest.importorskip("pyarrow", reason="commands that read logs need the extra train")
 pq = pytest.importorskip("pyarrow.parquet", reason="commands that read logs need the extra train")
 
-ROWS = 12
+ROWS = 60
 NAMES = ("click", "user", "colour", "slot")
 COLUMNS = """label = "click"
 [fields]
@@ -23,6 +24,8 @@ user = "integer"
 colour = "string"
 slot = "integer"
 """
+FAST = ("--epochs", "1", "--hidden", "4", "--dim", "2", "--widths", "whole", "--quiet")
+KEPT = ("columns.toml", "good.parquet", "ck", "models", "m.odm")
 SECONDS = 60  # of the processor, for all files of a test; a file takes some hundredths
 
 
@@ -63,8 +66,38 @@ def strange_columns():
         "NUL": pa.array(["\0"] * ROWS),
         "5,000 digits": pa.array([DIGITS] * ROWS),
         "10^400": pa.array([HUGE] * ROWS),
-        "a megabyte": pa.array(["x" * 2**20] * ROWS),
+        "a megabyte": pa.array(["x" * 2**18] * ROWS),
         "dictionary": pa.array(["a", "b", None] * (ROWS // 3)).dictionary_encode(),
+        **stranger_columns(),
+    }
+
+
+def stranger_columns():
+    """Columns that say in other ways what fields have, or nearly do, by name."""
+    halves = [0, 1] * (ROWS // 2)
+
+    def dictionary(values):
+        return pa.DictionaryArray.from_arrays(pa.array(halves), values)
+
+    return {
+        "unsigned dictionary": dictionary(pa.array([2**63 + 5, 7], pa.uint64())),
+        "small dictionary": dictionary(pa.array([3, 7], pa.int8())),
+        "dictionary of floats": dictionary(pa.array([3.0, float("nan")])),
+        "dictionary of bytes": dictionary(pa.array([b"\xff", b"blue"])),
+        "dictionary of times": dictionary(pa.array([1, 2], pa.timestamp("s"))),
+        "long texts": pa.array(["red"] * ROWS, pa.large_string()),
+        "text of bytes": pa.array([b"red", None] * (ROWS // 2)),
+        "bytes of one length": pa.array([b"red"] * ROWS, pa.binary(3)),
+        "integers with gaps": pa.array([1, None] * (ROWS // 2)),
+        "unsigned with gaps": pa.array([2**63 + 1, None] * (ROWS // 2), pa.uint64()),
+        "small integers": pa.array([-1] * ROWS, pa.int8()),
+        "least integer": pa.array([-(2**63)] * ROWS),
+        "whole floats": pa.array([3.0] * ROWS),
+        "moments of a zone": pa.array([1] * ROWS, pa.timestamp("us", tz="Asia/Tokyo")),
+        "large decimals": pa.array([decimal.Decimal(2**60 + 1)] * ROWS, pa.decimal128(20, 0)),
+        "structures of nothing": pa.nulls(ROWS, pa.struct([("a", pa.int64())])),
+        "empty lists": pa.array([[]] * ROWS, pa.list_(pa.int64())),
+        "lists with gaps": pa.array([None, [1]] * (ROWS // 2)),
     }
 
 
@@ -93,7 +126,7 @@ def damaged_parquet(folder):
     yield from damaged_files(data, count=40)
     for old, new in ((ROWS, 2**31), (ROWS, 2**60)):
         yield f"{new} rows", data.replace(_varint(2 * old), _varint(2 * new))
-    for place in range(4, len(data) - 8, 97):  # in pages and in their headers
+    for place in range(4, len(data) - 8, 211):  # in pages and in their headers
         yield f"zeros at {place}", data[:place] + bytes(8) + data[place + 8 :]
         yield f"ones at {place}", data[:place] + b"\xff" * 8 + data[place + 8 :]
     footer = int.from_bytes(data[-8:-4], "little")
@@ -105,7 +138,7 @@ def damaged_parquet(folder):
     yield "no row groups", path.read_bytes()
     pq.write_table(table(colour=strange_columns()["dictionary"]), path)
     data = path.read_bytes()
-    for place in range(4, len(data) - footer, 13):
+    for place in range(4, len(data) - footer, 41):
         yield f"dictionary, {place}", data[:place] + b"\x7f" + data[place + 1 :]
 
 
@@ -163,8 +196,17 @@ def text_logs():
 def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     (folder / "columns.toml").write_text(COLUMNS)
-    write_small_model(folder / "m.odm")
+    pq.write_table(table(), folder / "good.parquet")
+    train = ["train", *log_options(folder, folder / "good.parquet"), "--out", str(folder / "ck")]
+    assert main([*train, *FAST]) == 0
+    convert = ["convert", str(folder / "ck"), "--out", str(folder / "models"), "--targets", "odm"]
+    assert main(convert) == 0
+    (folder / "models" / "model.odm").rename(folder / "m.odm")
     return folder
+
+
+def log_options(work, log):
+    return ["--data", "log", "--path", str(log), "--columns", str(work / "columns.toml")]
 
 
 def commands(work, log):
@@ -173,7 +215,9 @@ def commands(work, log):
     yield ["describe", str(log)]
     yield ["stats", str(log), *columns]
     yield ["encode", str(log), *columns, "--out", str(work / "encoded")]
-    yield ["run", str(work / "m.odm"), str(log), "--output", str(work / "scores.csv")]
+    yield ["run", str(work / "m.odm"), str(log), "--output", str(work / "run.parquet")]
+    yield ["score", str(work / "m.odm"), str(log), "--out", str(work / "score")]
+    yield ["train", *log_options(work, log), "--out", str(work / "trained"), *FAST]
 
 
 def faults_of(arguments, capsys):
@@ -195,9 +239,27 @@ def faults_of(arguments, capsys):
     return status, faults
 
 
+def wrong_scores(path, log, work):
+    """What is wrong with the scores of a log, beside those of the same values as Python's."""
+    columns = pq.read_table(log, columns=list(NAMES[1:])).to_pydict()
+    model = ondevice.load(work / "m.odm")
+    values = {name: [plain(value) for value in columns[name]] for name in NAMES[1:]}
+    right = model.predict(values, raw=True) if values[NAMES[1]] else []
+    scores = pq.read_table(path).column(0).to_numpy()
+    if not np.array_equal(scores, right):
+        yield f"{path.name}: {scores[:5]} instead of {right[:5]}"
+
+
+def plain(value):
+    """An unsigned integer of 64 bits as the signed one of the same bits, bytes as their text."""
+    if isinstance(value, int) and 2**63 <= value < 2**64:
+        return value - 2**64
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def read_all(work, suffix, files, capsys):
     begun = time.process_time()
-    statuses, faults = set(), []
+    statuses, faults = {}, []
     for number, (what, write) in enumerate(files):
         log = work / f"{suffix}{number}.{suffix}"
         try:
@@ -206,11 +268,19 @@ def read_all(work, suffix, files, capsys):
             continue  # a type that Parquet cannot hold
         for arguments in commands(work, log):
             status, found = faults_of(arguments, capsys)
-            statuses.add(status)
+            statuses.setdefault(arguments[0], set()).add(status)
+            written = [item for item in work.iterdir() if item.name not in (*KEPT, log.name)]
+            if status and written:
+                found.append(f"left {written} after status {status}")
+            if suffix == "parquet" and not status and arguments[0] in ("run", "score"):
+                found += wrong_scores(written[0], log, work)
             faults += [f"{arguments[0]}, {what}: {fault}" for fault in found]
+            for item in written:
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
         log.unlink()
     assert not faults, "\n".join(faults)
-    assert statuses >= {0, 1}  # some are read, some are refused
+    for command, ends in statuses.items():  # some are read, some are refused
+        assert ends >= ({1} if (command, suffix) == ("score", "csv") else {0, 1}), command
     assert time.process_time() - begun < SECONDS * 4
 
 

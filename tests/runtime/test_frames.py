@@ -10,6 +10,9 @@ import ondevice
 from ondevice.cells import Cells
 from ondevice.engines.native import is_compiled
 from ondevice.errors import InputError
+from ondevice.info import InputSpec, ModelInfo
+from ondevice.odm import write_odm
+from ondevice.plan import Node, Plan
 
 pd = pytest.importorskip("pandas", reason="pandas is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -62,6 +65,35 @@ def test_tables_of_ids_score_as_arrays(model, kind, engine):
     other = ondevice.load(model.path, engine=engine)
     table = KINDS[kind]({**ids, "clicked": [0, 1, 0, 0, 1]})
     np.testing.assert_array_equal(other.predict(table), other.predict(ids))
+
+
+def test_missing_values_of_dictionaries_stay_missing(tmp_path):
+    """pyarrow's own way to numpy gives them the last value."""
+    nodes = (Node("Add", ("price", "zero"), ("score",), {}),)
+    plan = Plan(("price",), ("score",), nodes, ("zero",), {})
+    info = ModelInfo((InputSpec("price", dtype="float32"),), ("score",))
+    write_odm(tmp_path / "price.odm", plan, info, {"zero": np.zeros(1, np.float32)}, {})
+    model = ondevice.load(tmp_path / "price.odm")
+    column = pa.chunked_array([pa.array([1.0, None, 2.0]).dictionary_encode()])
+    for kind in (column, pa.table({"price": column}), pd.DataFrame({"price": column.to_pandas()})):
+        np.testing.assert_array_equal(model.predict(kind), [1, np.nan, 2])
+
+
+def test_unsigned_dictionaries_keep_their_bits(model):
+    for values in (pa.array([2**63 + 5, 7], pa.uint64()), pa.array([5 - 2**63, 7])):
+        table = pa.table({**RAW, "slot": pa.array([0, 1, 0, 1, 0])}).set_column(
+            1, "colour", pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 1, 1]), values)
+        )
+        expected = model.predict(
+            {**RAW, "slot": [0, 1, 0, 1, 0], "colour": [5 - 2**63, 7] * 2 + [7]}, raw=True
+        )
+        np.testing.assert_array_equal(model.predict(table, raw=True), expected)
+
+
+def test_bytes_that_are_no_text_are_refused(model):
+    table = pa.table({**RAW, "user": pa.array([b"anna", b"\xff", None, b"", b"x"])})
+    with pytest.raises(InputError, match=r"'user': .*UTF"):
+        model.predict(table, raw=True)
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -141,3 +173,16 @@ def test_other_columns_may_hold_anything(model, raw):
     frame = pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in values.items()})
     frame["note"] = [object(), 1, "x", None, {}]
     np.testing.assert_array_equal(model.predict(frame, raw=raw), model.predict(values, raw=raw))
+
+
+def test_tables_that_pandas_and_polars_make_say_what_to_do(model):
+    """Integers with gaps, which pandas turns into floats; a row; a query that has not run."""
+    frame = pd.DataFrame(RAW)
+    with pytest.raises(
+        InputError, match=r"expected integers, got .*; pandas makes floats .* Int64"
+    ):
+        model.predict(frame, raw=True)
+    with pytest.raises(InputError, match=r"got Series \(one row of a data frame: frame.iloc"):
+        model.predict(frame.iloc[0], raw=True)
+    with pytest.raises(InputError, match=r"got LazyFrame \(collect it first\)"):
+        model.predict(pl.LazyFrame(RAW), raw=True)

@@ -82,11 +82,15 @@ def test_what_is_no_mapping_of_inputs_is_refused(model, request_):
         model.rank({"user": [1]}, request_)
 
 
+GAPS = {what for what in refused_arrays(ROWS) if what.endswith("with a gap")}
 READ_BY = {  # of refused_arrays: what is no ID, but right as a field's raw values
-    "text": {"object text", "text", "no rows"},
-    "integer": {"no rows"},
-    "id": {"no rows"},
-    "number": {"whole floats", "fractions", "beyond uint64", "no rows"},
+    "text": {"object text", "text", "digits", "no rows"},
+    "integer": {"categorical with a gap", "no rows"},
+    "id": {"categorical with a gap", "no rows"},
+    "number": {
+        *("whole floats", "fractions", "beyond uint64", "half a number", "long double", "mixed"),
+        *("no rows", *GAPS),
+    },
     "list": {"matrix", "ragged", "no rows"},
 }
 
@@ -96,7 +100,10 @@ READ_BY = {  # of refused_arrays: what is no ID, but right as a field's raw valu
 def test_raw_values_are_read_or_refused(field, what):
     values = refused_arrays(ROWS)[what]
     if what in READ_BY[field]:
-        assert len(FIELDS[field].encode(values)) == len(values)
+        ids = FIELDS[field].encode(values)
+        assert len(ids) == len(values)
+        if what in GAPS:
+            np.testing.assert_array_equal(ids, FIELDS[field].encode([5, None, *[7] * (ROWS - 2)]))
         return
     with pytest.raises(InputError):
         FeatureSpec((FIELDS[field],)).encode({field: values})

@@ -1,5 +1,6 @@
 """Model: parity with plain Python, raw values, ranking, and every kind of wrong request."""
 
+import io
 import sys
 import threading
 from dataclasses import replace
@@ -20,6 +21,8 @@ from ondevice.engines.native import is_compiled
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError
 from ondevice.hashing import hash_string
 from ondevice.info import InputSpec
+from ondevice.inspection import inspect
+from ondevice.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +125,9 @@ def test_wrong_rankings_say_what_is_wrong(model, context, candidates, message):
 
 
 def test_raw_needs_lists(model):
-    with pytest.raises(InputError, match="expected a list of raw values, got str"):
+    with pytest.raises(
+        InputError, match=r"expected a list of raw values, got str; one value is \['anna'\]"
+    ):
         model.predict({"user": "anna", "colour": [1], "slot": [1]}, raw=True)
     with pytest.raises(InputError, match="expected a mapping"):
         model.predict([1, 2])
@@ -141,6 +146,34 @@ def test_load_says_what_is_wrong(path, tmp_path):
         ondevice.load(path, engine="onnx")
     with pytest.raises(InputError, match=r"threads must be 1\.\.1024, got 0"):
         ondevice.load(path, threads=0)
+    with pytest.raises(FileFormatError, match=r"a folder, not a model file; expected one of \.odm"):
+        ondevice.load(path.parent)
+
+
+@pytest.mark.parametrize("opened", [ondevice.load, verify, inspect, ondevice.Live])
+def test_only_paths_of_files_are_opened(path, opened):
+    with path.open("rb") as file:
+        content = file.read()
+        for given in (content, file, io.BytesIO(content), None, bytes(path), 3):
+            with pytest.raises(InputError, match="expected the path of a model file, got"):
+                opened(given)
+    for address in ("s3://bucket/model.odm", "https://example.org/model.odm", "hf://a/b/c.odm"):
+        with pytest.raises(InputError, match=f"{address}: addresses are not read"):
+            opened(address)
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ([{"user": 1}, {"user": 2}], "got list (a data frame of these rows is a table)"),
+        (3, "got int; the model takes"),
+        ([], "got list; the model takes"),
+    ],
+)
+def test_what_is_no_request_says_what_would_be_one(model, given, advice):
+    with pytest.raises(InputError) as caught:
+        model.predict(given, raw=True)
+    assert advice in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "tflite"])

@@ -1,9 +1,12 @@
 """Updates in place: verified, switched by a rename, rolled back; killed at every step."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import signal
+import stat
 import time
 
 import pytest
@@ -213,6 +216,66 @@ def test_after_two_updates_only_the_last_one_is_rolled_back(place):
     with pytest.raises(InputError, match="there is no model"):
         rollback(model)
     assert is_model(place, "new.odm")
+
+
+def test_the_same_file_again_changes_nothing(place):
+    """Else the last good file would be lost to a second run of a daily job."""
+    model = place / "model.odm"
+    update(model, given(place, "new.odm"))
+    boot(model)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    for _ in range(2):
+        assert update(model, given(place, "new.odm")) == record(model)
+    assert before == {path.name: path.read_bytes() for path in place.iterdir()}
+    rollback(model)
+    assert is_model(place, "old.odm")
+
+
+def test_what_is_no_regular_file_is_refused_at_once(place, tmp_path):
+    """A pipe without a writer would block."""
+    os.mkfifo(tmp_path / "pipe")
+    for model, source in (
+        (place / "model.odm", tmp_path / "pipe"),
+        (place / "model.odm", place),
+        (place, given(place, "new.odm")),
+        (tmp_path / "pipe", given(place, "new.odm")),
+    ):
+        with pytest.raises(InputError, match="not a regular file"):
+            update(model, source)
+    assert names(place) == ["model.odm"]
+
+
+def test_a_file_system_without_links_permissions_locks_and_syncs_of_folders(
+    place, monkeypatch, request
+):
+    """As a memory card or a network may have: an update, a boot and a rollback work."""
+    plain_sync, umask = os.fsync, os.umask(0o022)
+    request.addfinalizer(lambda: os.umask(umask))
+    for path in place.parent.rglob("*.odm"):
+        path.chmod(0o644)
+
+    def refuse(number):
+        def refused(*_, **__):
+            raise OSError(number, os.strerror(number))
+
+        return refused
+
+    def sync(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        plain_sync(file)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    for name in ("link", "chmod", "chown"):
+        monkeypatch.setattr(os, name, refuse(errno.EPERM))
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
+    model = place / "model.odm"
+    update(model, given(place, "d.odd"))
+    monkeypatch.setattr("ondevice.atomic.PRIVATE_MODE", 0o644)  # there all files have one mode
+    boot(model)
+    assert read_update_state(model).state == "good"
+    rollback(model)
+    assert is_model(place, "old.odm")
 
 
 def test_again_takes_what_was_rolled_back_and_nothing_else(place):

@@ -1,6 +1,5 @@
 """Drives Chromium as a person does, by its DevTools protocol over a pipe."""
 
-import base64
 import contextlib
 import fcntl
 import json
@@ -79,13 +78,6 @@ class Page:
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
         return [(node["role"]["value"], node.get("name", {}).get("value", ""))
                 for node in nodes if not node["ignored"]]  # fmt: skip
-
-    def picture(self, path):
-        """Write the whole page as PNG."""
-        size = self._call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        data = self._call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
-        path.write_bytes(base64.b64decode(data))
 
     def _call(self, method, **parameters):
         self._number += 1

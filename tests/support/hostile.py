@@ -1,5 +1,9 @@
 """Hostile text and arrays: a reader takes them right, or refuses them with a typed error."""
 
+import array
+import collections
+import decimal
+import importlib.util
 import json
 
 import numpy as np
@@ -102,6 +106,37 @@ def same_arrays(ids):
         "backwards": ids[::-1].copy()[::-1],
         "column of a matrix": np.stack([ids, ids + 1], axis=1)[:, 0],
         "read-only": np.frombuffer(ids.tobytes(), np.int64),
+        "tuple": tuple(ids.tolist()),
+        "numpy's integers": list(ids),
+        "unsigned": ids.view(np.uint64),
+        "unsigned integers of numpy": list(ids.view(np.uint64)),
+        "unsigned, big-endian": ids.view(np.uint64).astype(">u8"),
+        "Fortran order": np.asfortranarray(np.stack([ids, ids]))[0],
+        "subclass": ids.view(type("Derived", (np.ndarray,), {})),
+        "array of Python": array.array("q", ids.tolist()),
+        "memory": memoryview(ids),
+        "deque": collections.deque(ids.tolist()),
+        **_same_columns(ids),
+    }
+
+
+def _same_columns(ids):
+    """Columns of pandas and pyarrow that mean the IDs, where these are installed."""
+    if importlib.util.find_spec("pyarrow") is None or importlib.util.find_spec("pandas") is None:
+        return {}
+    import pandas as pd
+    import pyarrow as pa
+
+    return {
+        "pandas": pd.Series(ids),
+        "pandas' Int64": pd.Series(ids, dtype="Int64"),
+        "pandas' UInt64": pd.Series(ids.view(np.uint64), dtype="UInt64"),
+        "categorical": pd.Series(ids).astype("category"),
+        "index": pd.Index(ids),
+        "Arrow": pa.array(ids),
+        "chunked": pa.chunked_array([ids[:1], ids[1:]]),
+        "dictionary": pa.array(ids).dictionary_encode(),
+        "chunked dictionary": pa.chunked_array([ids[:1], ids[1:]]).dictionary_encode(),
     }
 
 
@@ -135,6 +170,46 @@ def refused_arrays(rows):
         "mapping": dict.fromkeys(range(rows)),
         "set": set(range(rows)),
         "generator": iter(range(rows)),
+        "half a number": ones.astype(np.float16),
+        "long double": ones.astype(np.longdouble),
+        "raw bytes of numpy": np.zeros(rows, "V8"),
+        "numpy's bools": [np.True_] * rows,
+        "digits": ["3"] * rows,
+        "decimals": [decimal.Decimal(3)] * rows,
+        "mixed": [2**63, -1] + [1] * (rows - 2),
+        "strange array": Strange(),
+        **_refused_columns(rows),
+    }
+
+
+class Strange:
+    """Says that it is an array, and raises what no array raises."""
+
+    def __len__(self):
+        return 6
+
+    def __iter__(self):
+        return iter([self] * 6)
+
+    def __array__(self, *args, **options):
+        raise KeyError("no array")
+
+
+def _refused_columns(rows):
+    """Columns of pandas and pyarrow that hold a missing value, where these are installed."""
+    if importlib.util.find_spec("pyarrow") is None or importlib.util.find_spec("pandas") is None:
+        return {}
+    import pandas as pd
+    import pyarrow as pa
+
+    gaps = [5, None] + [7] * (rows - 2)
+    return {
+        "pandas with a gap": pd.Series(gaps, dtype="Int64"),
+        "floats of pandas with a gap": pd.Series(gaps),
+        "categorical with a gap": pd.Series(gaps, dtype="Int64").astype("category"),
+        "Arrow with a gap": pa.array(gaps),
+        "dictionary with a gap": pa.array(gaps).dictionary_encode(),
+        "chunked dictionary with a gap": pa.chunked_array([pa.array(gaps).dictionary_encode()]),
     }
 
 

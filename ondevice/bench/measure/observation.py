@@ -19,6 +19,7 @@ class Task:
     Attributes:
         seconds: time to measure, after warm-up. requests: measure so many instead, if not 0.
         dense: as in `ondevice.load`.
+        lock: whether the model is locked in memory.
     """
 
     kind: TaskKind
@@ -33,6 +34,7 @@ class Task:
     seconds: float = 1.0
     requests: int = 0
     dense: DenseArithmetic | None = None
+    lock: bool = False
 
     def words(self) -> list[str]:
         """The task as command-line options of a measuring process."""
@@ -42,6 +44,7 @@ class Task:
             words += ["--context", name]
         words += ["--gap-ms", repr(self.gap_ms), "--seconds", repr(self.seconds)]
         words += ["--requests", str(self.requests)]
+        words += ["--lock"] * self.lock
         words += ["--workers", str(self.workers if self.worker_kind == "thread" else 1)]
         return words + (["--dense", self.dense] if self.dense else [])
 

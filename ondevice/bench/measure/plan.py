@@ -40,6 +40,7 @@ class Plan:
         processes: fresh processes for every measurement, taken in turn with the others.
         profile: whether to time every operator of native files.
         dense: as in `ondevice.load`, for .odm files.
+        lock: whether native files are locked in memory where the native engine runs them.
         accuracy: figures to print beside a model, by its file's name.
     """
 
@@ -57,6 +58,7 @@ class Plan:
     processes: int = DEFAULT_PROCESSES
     profile: bool = False
     dense: DenseArithmetic | None = None
+    lock: bool = False
     accuracy: dict[str, dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
@@ -147,10 +149,11 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
     """All measurements of one model in one engine: starts, memory, requests, profiles."""
     threads = (min(plan.threads),) if engine == "numpy" else plan.threads  # it takes one
     largest = max((*plan.rows, *plan.rank))
-    begin = Task("start", engine, threads[0])
+    lock = plan.lock and path.suffix.lower() == ".odm" and engine in ("auto", "native")
+    begin = Task("start", engine, threads[0], lock=lock)
     yield Measurement(model, begin, drop_pages=True)
     yield Measurement(model, begin)
-    yield Measurement(model, Task("memory", engine, threads[0], rows=largest))
+    yield Measurement(model, Task("memory", engine, threads[0], rows=largest, lock=lock))
     share = plan.seconds / plan.processes
     count = -(-plan.requests // plan.processes)
     calls: list[tuple[Literal["predict", "rank"], int, tuple[str, ...]]] = [
@@ -168,7 +171,9 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
                         plan.worker_kind,
                         share * PACED_BUDGET if gap else share,
                         count,
+                        lock,
                     )
                     yield Measurement(model, task)
         if plan.profile and path.suffix.lower() == ".odm" and engine in ("auto", "native"):
-            yield Measurement(model, Task("profile", engine, 1, call, rows, context, seconds=share))
+            task = Task("profile", engine, 1, call, rows, context, seconds=share, lock=lock)
+            yield Measurement(model, task)

@@ -162,7 +162,7 @@ def _subject(item: _Collected) -> dict[str, Any]:
     return {
         "model": item.measurement.model,
         "engine": first.engine,
-        "runtime": first.runtime,
+        "runtime": first.runtime + ", locked" * item.measurement.task.lock,
         "threads": item.measurement.task.threads,
         "conditions": Conditions(item.before, item.after, first.affinity),
     }

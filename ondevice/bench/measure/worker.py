@@ -97,12 +97,16 @@ def _observation(model: Model, **measured: Any) -> Observation:
     )
 
 
+def _load(path: Path, task: Task) -> Model:
+    return load(path, engine=task.engine, threads=task.threads, dense=task.dense, lock=task.lock)
+
+
 def _start(path: Path, task: Task, started_ns: int, _: Callable[[], None]) -> Observation:
     for name in RUNTIMES.get(path.suffix.lower(), ()):  # only the file is timed
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     before = clock()
-    model = load(path, engine=task.engine, threads=task.threads, dense=task.dense)
+    model = _load(path, task)
     loaded = clock()
     rows = pool(model.info)
     first = {name: np.ascontiguousarray(ids[:1]) for name, ids in rows.items()}
@@ -122,7 +126,7 @@ def _memory(path: Path, task: Task, _: int, __: Callable[[], None]) -> Observati
     np.random.default_rng(0)  # numpy loads this part late; it is not the model's memory
     gc.collect()
     before, faults = memory(), page_faults()
-    model = load(path, engine=task.engine, threads=task.threads, dense=task.dense)
+    model = _load(path, task)
     for request in draw(pool(model.info), task.rows, MEMORY_REQUESTS):
         model.predict(request)
     gc.collect()
@@ -135,10 +139,7 @@ def _memory(path: Path, task: Task, _: int, __: Callable[[], None]) -> Observati
 def _latency(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Observation:
     """Time warm requests, in one session for each worker; emulated ones are only counted."""
     _check_rank(path, task)
-    models = [
-        load(path, engine=task.engine, threads=task.threads, dense=task.dense)
-        for _ in range(task.workers)
-    ]
+    models = [_load(path, task) for _ in range(task.workers)]
     calls = [_call(model, task) for model in models]
     if emulator() is not None:
         task = Task(**{**vars(task), "requests": EMULATED_REQUESTS, "gap_ms": 0.0})
@@ -182,7 +183,7 @@ def _check_rank(path: Path, task: Task) -> None:
     """
     if task.call != "rank":
         return
-    model = load(path, engine=task.engine, threads=task.threads, dense=task.dense)
+    model = _load(path, task)
     (request,) = draw(pool(model.info), task.rows, 1)
     context, tolerance = context_inputs(model.info, task.context), rank_tolerance(model.info)
     difference = split_difference(model, model, request, context)
@@ -285,7 +286,7 @@ def _paced(call: Call, arguments: Iterable[Any], times: list[int], gap: int) -> 
 def _profile(path: Path, task: Task, _: int, ready: Callable[[], None]) -> Observation:
     """Time every operator of warm requests. Raises UnsupportedError without the native engine."""
     _check_rank(path, task)
-    model = load(path, engine=task.engine, threads=task.threads, dense=task.dense)
+    model = _load(path, task)
     runner = model.runner
     if not isinstance(runner, NativeEngine | SizedNativeEngine):
         raise UnsupportedError(
@@ -337,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", choices=typing.get_args(TaskKind), required=True, dest="kind")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--dense", choices=DENSE_ARITHMETICS)
+    parser.add_argument("--lock", action="store_true")
     parser.add_argument("--call", choices=("predict", "rank"), default="predict")
     parser.add_argument("--context", action="append", default=[])
     for name, kind in (("threads", int), ("rows", int), ("workers", int), ("requests", int),

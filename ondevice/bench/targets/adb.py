@@ -131,6 +131,7 @@ class AdbMachine:
             *(task.kind, self._remote(model), requests, str(task.rows), _context(info, task)),
             *(str(int(task.gap_ms * 1e6)), str(int(task.seconds * 1e9)), str(task.requests)),
             repr(rank_tolerance(info)),
+            *(["lock"] if task.lock else []),
         ]
         command = [*self._adb, "shell", " ".join([f"{self.folder}/runner", *words])]
         seconds = SHORT + 10 * task.seconds + task.requests * (1 + task.gap_ms / 1000)

@@ -22,6 +22,11 @@ __attribute__((weak, visibility("hidden"))) void *memcpy(void *restrict to,
 }
 __attribute__((weak, visibility("hidden"))) void *memset(void *to, int value, size_t size) {
   unsigned char *t = to;
+  uint64_t word = (unsigned char)value * 0x0101010101010101u;
+  for (; size >= 8; t += 8, size -= 8) {
+    __builtin_memcpy(t, &word, 8);
+    __asm__ volatile("" ::: "memory");
+  }
   while (size--) {
     *t++ = (unsigned char)value;
     __asm__ volatile("" ::: "memory");

@@ -45,6 +45,27 @@ static od_status read_all(od_model *model, const void *data, size_t size,
   return od_place(model, scratch, error);
 }
 
+static od_status open_locked(const void *data, size_t size, od_options options, od_model **out,
+                             od_error *error) {
+#ifdef ONDEVICE_FREESTANDING
+  (void)data, (void)size, (void)options, (void)out;
+  return od_fail(error, OD_E_UNSUPPORTED, "a freestanding build cannot lock memory");
+#else
+  void *copy;
+  OD_CHECK(od_lock_copy(data, size, &copy, error));
+  options.lock = 0;
+  od_status status = od_open_memory(copy, size, &options, out, error);
+  if (status != OD_OK) {
+    od_lock_release(copy, size);
+    return status;
+  }
+  (*out)->unmap = od_lock_release;
+  (*out)->mapped = copy;
+  (*out)->mapped_size = size;
+  return OD_OK;
+#endif
+}
+
 OD_COLD od_status od_open_memory(const void *data, size_t size, const od_options *options,
                          od_model **out, od_error *error) {
   const char *kernels = options ? options->kernels : NULL;
@@ -55,6 +76,7 @@ OD_COLD od_status od_open_memory(const void *data, size_t size, const od_options
 #endif
   if (!allocator) return od_fail(error, OD_E_MEMORY, "an allocator is needed");
   if ((uintptr_t)data % 4) return od_fail(error, OD_E_INPUT, "the model is not aligned to 4 bytes");
+  if (options && options->lock) return open_locked(data, size, *options, out, error);
   od_model *model = allocator->allocate(allocator->user, sizeof *model);
   if (!model) return od_fail(error, OD_E_MEMORY, "out of memory for the model");
   od_zero(model, sizeof *model);

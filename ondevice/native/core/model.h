@@ -134,4 +134,8 @@ OD_COLD void od_profile_node(od_profile *profile, uint64_t begun, const od_model
 
 extern const od_allocator *od_default_allocator(void); /* platform */
 
+/* A copy in locked memory, for od_open_memory, and its end (platform). */
+OD_COLD od_status od_lock_copy(const void *data, size_t size, void **copy, od_error *error);
+OD_COLD void od_lock_release(void *copy, size_t size);
+
 #endif

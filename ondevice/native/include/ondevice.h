@@ -31,7 +31,8 @@ typedef enum {
   OD_E_UNSUPPORTED = 3, /* a valid file that this engine cannot run */
   OD_E_MEMORY = 4,      /* an allocation failed */
   OD_E_SYSTEM = 5,      /* the operating system refused (file missing, mapping failed) */
-  OD_E_UNTRUSTED = 6    /* not signed as it must be, expired, or too old (ondevice_update.h) */
+  OD_E_UNTRUSTED = 6,   /* not signed as it must be, expired, or too old (ondevice_update.h) */
+  OD_E_LOCK = 7         /* the system does not let the model be locked in memory */
 } od_status;
 
 typedef struct {
@@ -67,6 +68,10 @@ typedef struct {
   /* How dense layers stored in f32 or f16 compute: NULL: in float32; "bf16": with weights, rounded when
    * the model is opened, and inputs in bfloat16, and sums in float32 (docs/native.md). */
   const char *dense;
+  /* 1: a copy of the whole file in memory that the system never pages out, in huge pages where it has
+   * them; the file itself is read once. OD_E_LOCK where the system refuses; not in a freestanding
+   * build. A child after fork() has the memory, but not locked. */
+  int lock;
 } od_options;
 
 /* One input or output. dims[0] is 0: the number of rows, free for every request. */

@@ -5,7 +5,8 @@
  *   q8_tile(m, n, layer, unit, list, count, codes, sums, positive, out)
  * which writes the int32 sums of m rows by n blocks of 16 outputs from `unit` on to
  * out[m][16 * n], over the listed groups of 4 features. Its constants: Q8_ROWS and Q8_BLOCKS (rows
- * and blocks at once in a batch), Q8_WIDE (blocks at once for a single row).
+ * and blocks at once in a batch), Q8_WIDE (blocks at once for a single row). With STRIPS it has
+ * strips_body.h in place of tiles.
  *
  * `positive` says that no code of the rows is negative, as after ReLU. `sums` are those of the rows'
  * codes where it does not and the file has sum_codes(codes, count).
@@ -13,6 +14,7 @@
  * Zero inputs are skipped: what truncation and ReLU made zero costs nothing.
  */
 
+#ifndef STRIPS
 #define Q8_ARGUMENTS layer, unit, list, count, codes, sums, positive, out
 static void q8_tiles(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
                      const uint16_t *list, uint32_t count, const int8_t *const *codes,
@@ -35,6 +37,8 @@ static void q8_tiles(uint32_t m, uint32_t n, const od_dense *layer, uint32_t uni
 #endif
   }
 }
+
+#endif
 
 typedef int8_t code_lanes __attribute__((vector_size(LANES)));
 
@@ -158,6 +162,7 @@ static __attribute__((noinline)) void write_sums(const int32_t *sums, uint32_t w
   }
 }
 
+#ifndef STRIPS
 static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t n,
                      const od_dense_scratch *s, uint32_t row, const uint16_t *list, uint32_t count,
                      int positive, uint32_t padded, uint32_t rows, const float *initial,
@@ -176,6 +181,8 @@ static void q8_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t 
   write_sums(sums, width, s->scales + row, rows, layer->scale + unit, initial + unit, relu, units,
              out + unit, out_step);
 }
+
+#endif
 
 /* The first row of a tile: tiles are of nearly equal size, the largest first, since it brings the weights
  * to a nearer cache. Without a division for a single tile. */
@@ -245,6 +252,9 @@ static void dense_single_q8(const od_dense *layer, const float *in, size_t in_st
   }
 }
 
+#ifdef STRIPS
+#include "strips_body.h"
+#else
 static void dense_q8(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                      const od_range *ranges, size_t range_count, const float *initial,
                      uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
@@ -268,14 +278,23 @@ static void dense_q8(const od_dense *layer, const float *in, size_t in_step, siz
   }
 }
 
+#endif
+
 static void dense(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                   const od_range *ranges, size_t range_count, const float *initial, uint32_t relu,
                   float *out, size_t out_step, const od_dense_scratch *s) {
   if (layer->codec == OD_CODEC_Q8 && layer->units == 1)
     dense_single_q8(layer, in, in_step, rows, ranges, range_count, initial, relu, out, out_step, s);
+#ifdef STRIPS
+  else if (layer->units == 1)
+    dense_single(layer, in, in_step, rows, ranges, range_count, initial[0], relu, out, out_step);
+  else
+    dense_strips(layer, in, in_step, rows, ranges, range_count, initial, relu, out, out_step, s);
+#else
   else if (layer->codec == OD_CODEC_Q8)
     dense_q8(layer, in, in_step, rows, ranges, range_count, initial, relu, out, out_step, s);
   else
     KERNEL_NAME(float_dense)(layer, in, in_step, rows, ranges, range_count, initial, relu, out,
                              out_step, s);
+#endif
 }

@@ -3,11 +3,10 @@
  * Takes tiles_body.h. Beyond what gather_body.h needs the including file defines vf_fma, with HAS_PAIRS
  * vf_pairs (of kernels.h's layers of pairs), and vf_least
  * (the larger of two, or the second where it is NaN). Its constants: FLOAT_ROWS and FLOAT_BLOCKS
- * (rows and blocks of 16 outputs at once in a batch), FLOAT_WIDE (blocks at once for a single row),
- * FLOAT_TALL where there are registers for twice as many rows of that many blocks, and FLOAT_COPIED
- * where tiles are one block wide: of so many features at most a block is copied for many rows. Where it
- * defines vf_fma_lane (vectors have 4 lanes, of which a multiply-add takes one), neighbouring features are
- * loaded four at a time.
+ * (rows and blocks of 16 outputs at once in a batch), FLOAT_WIDE (blocks at once for a single row) and
+ * FLOAT_TALL where there are registers for twice as many rows of that many blocks; or STRIPS, for
+ * strips_body.h in place of tiles. Where it defines vf_fma_lane (vectors have 4 lanes, of which a
+ * multiply-add takes one), neighbouring features are loaded four at a time.
  *
  * Inputs that are zero in all rows of a tile are skipped.
  */
@@ -44,6 +43,7 @@ static __attribute__((noinline)) uint32_t list_features(const float *in, size_t 
 enum { SINGLE, HALF, PAIRS };
 enum { PAIRS_ROWS = 8, PAIRS_BLOCKS = 3 }; /* whose weights stay in a first-level cache */
 
+#ifndef STRIPS
 OD_INLINE vf load_weights(const od_dense *layer, size_t at, int kind) {
   if (kind == HALF) return vf_load_f16((const uint8_t *)layer->weight + 2 * at);
   return vf_load((const float *)layer->weight + at);
@@ -230,9 +230,8 @@ static void copy_block(const float *room, uint32_t width, uint32_t rows, uint32_
     for (uint32_t i = 0; i < units; i += LANES) put(out + i, load(room + i), units - i);
 }
 
-/* `weights` is the layer, or a copy of its block that begins at unit 0. */
-static void float_block(const od_dense *layer, uint32_t unit, const od_dense *weights, uint32_t m,
-                        uint32_t n, const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
+static void float_block(const od_dense *layer, uint32_t unit, uint32_t m, uint32_t n,
+                        const float *in, size_t in_step, uint32_t rows, const uint16_t *list,
                         uint32_t count, const float *initial, uint32_t relu, float *out,
                         size_t out_step) {
   float room[MOST_ROWS * FLOAT_BLOCKS > FLOAT_WIDE ? MOST_ROWS * FLOAT_BLOCKS * 16
@@ -246,10 +245,11 @@ static void float_block(const od_dense *layer, uint32_t unit, const od_dense *we
     at[r] = in;
     if (r + 1 < rows) in += in_step;
   }
-  float_tiles(m, n, weights->codec, weights, weights == layer ? unit : 0, list, count,
-              at, &end);
+  float_tiles(m, n, layer->codec, layer, unit, list, count, at, &end);
   if (!whole) copy_block(room, width, rows, units, out + unit, out_step);
 }
+
+#endif
 
 /* A layer with one output: products along the features, whose sums add up as in vectors.h. */
 static void dense_single(const od_dense *layer, const float *in, size_t in_step, size_t rows,
@@ -307,25 +307,7 @@ static int few_zeros(const float *in, size_t in_step, size_t rows, const od_rang
   return listed >= features - features / 4;
 }
 
-#ifdef FLOAT_COPIED
-enum { COPIED_ROWS = 32, COPIED_HALVES = 4 }; /* a copy for fewer rows costs more than it saves */
-
-/* A block of 16 outputs in f32, whose weights for one feature after the other are as far apart as the
- * layer is wide: where that is a power of two they meet in few lines of the caches. Many rows pay
- * for a copy without gaps, and halves are converted once. */
-OD_INLINE od_dense copied_block(const od_dense *layer, uint32_t unit, int kind, float *room) {
-  od_dense block = *layer;
-  for (uint32_t i = 0; i < layer->features; i++)
-    for (uint32_t j = 0; j < 16; j += VW)
-      vf_store(room + 16 * i + j,
-               load_weights(layer, (size_t)i * layer->padded_units + unit + j, kind));
-  block.codec = OD_CODEC_F32;
-  block.weight = room;
-  block.padded_units = 16;
-  return block;
-}
-#endif
-
+#ifndef STRIPS
 static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const float *initial,
                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {
@@ -351,15 +333,6 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
   }
   for (uint32_t block = 0, n; block < blocks; block += n) {
     n = od_tile_blocks(blocks - block, most);
-    const od_dense *weights = layer;
-#ifdef FLOAT_COPIED
-    float room[FLOAT_COPIED * 16] __attribute__((aligned(16)));
-    od_dense copy;
-    if (rows >= (few ? COPIED_HALVES : COPIED_ROWS) && layer->features <= FLOAT_COPIED) {
-      copy = copied_block(layer, block * 16, few ? HALF : SINGLE, room);
-      weights = &copy;
-    }
-#endif
     for (size_t t = 0; t < tiles; t++) {
       size_t end = (t + 1) * tile_rows < rows ? (t + 1) * tile_rows : rows, row = t * tile_rows;
 #ifdef vf_fma_lane
@@ -375,7 +348,7 @@ static void dense_float(const od_dense *layer, const float *in, size_t in_step, 
         m = rows_at_once((uint32_t)(end - row), FLOAT_ROWS);
         if (few && m > 1) m = paired ? PAIRS_ROWS : FLOAT_ROWS;
         else if (FLOAT_TALL && n <= FLOAT_TALL && end - row >= MOST_ROWS) m = MOST_ROWS;
-        float_block(layer, block * 16, weights, (uint32_t)m, n, in + row * in_step, in_step,
+        float_block(layer, block * 16, (uint32_t)m, n, in + row * in_step, in_step,
                     (uint32_t)(end - row < m ? end - row : m),
                     s->lists + t * OD_LIST_ROOM(layer->features), s->counts[t], initial, relu,
                     out + row * out_step, out_step);
@@ -393,3 +366,4 @@ KERNEL void KERNEL_NAME(float_dense)(const od_dense *layer, const float *in, siz
   else
     dense_float(layer, in, in_step, rows, ranges, range_count, initial, relu, out, out_step, s);
 }
+#endif

@@ -5,7 +5,7 @@
  * (from the codes' bits), vf_levels (levels of codes, and zero in the lanes from a number on),
  * half_value and block_value. Values are code * scale, one multiplication, and rows are
  * added in block order, as in the numpy engine: results are the same bit by bit. With SMALL_GATHER
- * it takes the way of rare lookups for all.
+ * it takes the way of rare lookups for all, with RARE_FLOATS for sums of rows of floats.
  */
 
 enum { JOBS = 128, ENTRIES = 512 };
@@ -209,8 +209,10 @@ static void flush(gather_state *state) {
       case OD_CODEC_Q8: fuse(j, e, OD_CODEC_Q8); break;
       case OD_CODEC_Q4: fuse(j, e, OD_CODEC_Q4); break;
       case OD_CODEC_Q2: fuse(j, e, OD_CODEC_Q2); break;
+#ifndef RARE_FLOATS
       case OD_CODEC_F16: fuse(j, e, OD_CODEC_F16); break;
       case OD_CODEC_F32: fuse(j, e, OD_CODEC_F32); break;
+#endif
       case OD_FUSE_LEVELS + OD_CODEC_Q4: fuse_levels(j, e, 4); break;
       case OD_FUSE_LEVELS + OD_CODEC_Q2: fuse_levels(j, e, 2); break;
       default: fuse_rare(j, state, scale); break;

@@ -170,7 +170,11 @@ typedef struct {
 #define OD_LEAST_MAGNITUDE 1e-30f
 
 /* Rows of a batch that a dense kernel takes at once (lists are made per tile). */
+#ifdef __wasm__ /* strips_body.h */
+enum { OD_TILE_ROWS = 1 };
+#else
 enum { OD_TILE_ROWS = 6 };
+#endif
 
 /* Where many rows meet at most so many blocks of outputs, looking for zeros costs more than it saves,
  * unless many are zero: the first tile of rows tells. */

@@ -1,6 +1,6 @@
 /* lanes_body.h: vectors of LANES floats or integers, for the bodies that the kernel files include.
  *
- * The including file defines LANES (4, 8 or 16). Vectors are those of GNU C, whose operators
+ * The including file defines LANES (1, 4, 8 or 16). Vectors are those of GNU C, whose operators
  * compile to the instruction set's own; it may define what those do not express:
  *   lanes_load(p, n), lanes_store(p, v, n)  the first n < LANES lanes (the others are 0)
  *   lanes_max(a, b), lanes_min(a, b)        a > b ? a : b, a < b ? a : b
@@ -23,6 +23,8 @@ typedef int32_t whole __attribute__((vector_size(4 * LANES)));
 #define NUMBERS ((whole){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 #elif LANES == 8
 #define NUMBERS ((whole){0, 1, 2, 3, 4, 5, 6, 7})
+#elif LANES == 1
+#define NUMBERS ((whole){0})
 #else
 #define NUMBERS ((whole){0, 1, 2, 3})
 #endif
@@ -76,6 +78,8 @@ OD_INLINE lanes lanes_min(lanes a, lanes b) { return pick(a < b, a, b); }
   v = join(v, TURNED(v, 4, 5, 6, 7, 0, 1, 2, 3));     \
   v = join(v, TURNED(v, 2, 3, 0, 1, 6, 7, 4, 5));     \
   v = join(v, TURNED(v, 1, 0, 3, 2, 5, 4, 7, 6));
+#elif LANES == 1
+#define JOIN_LANES(v, join)
 #else
 #define JOIN_LANES(v, join)               \
   v = join(v, TURNED(v, 2, 3, 0, 1));     \
@@ -86,6 +90,9 @@ OD_INLINE lanes lanes_min(lanes a, lanes b) { return pick(a < b, a, b); }
  * i and lane i + width, for each width down to 1. */
 enum { SUMS = 16, PARTS = SUMS / LANES };
 #define JOIN_PARTS(sum, parts, join)                                                    \
+  for (int width = PARTS / 2; PARTS == SUMS && width; width /= 2)                       \
+    for (int lane = 0; lane < width; lane++)                                            \
+      (parts)[lane] = join((parts)[lane], (parts)[lane + width]);                       \
   lanes sum = (parts)[0];                                                               \
   if (PARTS == 2) sum = join((parts)[0], (parts)[1 % PARTS]);                           \
   if (PARTS == 4)                                                                       \

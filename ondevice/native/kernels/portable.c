@@ -4,13 +4,24 @@
 
 #if !defined(__wasm_simd128__) /* a module with vectors has no use for them, and is smaller without */
 
-#define VW 8
 #define FLOAT_ROWS 2
+#ifdef __wasm__ /* without vectors: sums of one row in registers, and little code */
+#define VW 4
+#define STRIPS
+#define FLOAT_STRIP 8
+#define FLOAT_REST 8
+#define Q8_STRIP 16
+#define Q8_REST 16
+#define Q8_SUMS 1
+#define Q8_WIDE_BYTES 4
+#else
+#define VW 8
 #define FLOAT_BLOCKS 1
 #define FLOAT_WIDE 2
 #define Q8_ROWS 1
 #define Q8_BLOCKS 1
 #define Q8_WIDE 1
+#endif
 #define SMALL_GATHER /* few processors have no other kernels */
 
 typedef struct {
@@ -39,10 +50,12 @@ OD_INLINE vf vf_add(vf a, vf b) {
   return a;
 }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
+#ifndef STRIPS
 OD_INLINE vf vf_least(vf least, vf v) {
   EACH_LANE v.lane[i] = v.lane[i] < least.lane[i] ? least.lane[i] : v.lane[i];
   return v;
 }
+#endif
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   EACH_LANE v.lane[i] = i < count ? v.lane[i] : 0;
   return v;
@@ -71,6 +84,25 @@ OD_INLINE vf vf_load_f16(const uint8_t *p) {
 OD_INLINE float half_value(uint16_t half) { return od_half(half); }
 OD_INLINE uint32_t block_value(uint64_t code, uint64_t mask) { return od_pick_bits(code, mask); }
 
+#ifdef STRIPS
+static __attribute__((noinline)) void q8_strip(uint32_t units, int wide, const int8_t *codes,
+                                               const uint16_t *list, uint32_t count,
+                                               const uint8_t *weights, size_t step, int32_t *sums) {
+  int32_t acc[Q8_STRIP];
+  (void)units, (void)wide; /* 16, and a panel's codes have 8 bits too */
+  OD_UNROLL(16) for (int u = 0; u < 16; u++) acc[u] = sums[u];
+  for (uint32_t i = 0; i < count; i++) {
+    const int8_t *w = (const int8_t *)weights + list[i] * step, *x = codes + 4 * (size_t)list[i];
+    OD_UNROLL(16) for (int u = 0; u < 16; u++) acc[u] +=
+        w[4 * u] * x[0] + w[4 * u + 1] * x[1] + w[4 * u + 2] * x[2] + w[4 * u + 3] * x[3];
+  }
+  OD_UNROLL(16) for (int u = 0; u < 16; u++) sums[u] = acc[u];
+}
+OD_INLINE void q8_widen(uint8_t *to, const uint8_t *from, uint32_t units) {
+  od_copy(to, from, 4 * (size_t)units);
+}
+OD_INLINE void q8_join(int32_t *sums, uint32_t units) { (void)sums, (void)units; }
+#else
 OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
                        const uint16_t *list, uint32_t count, const int8_t *const *codes,
                        const int32_t *sums, int positive, int32_t *out) {
@@ -85,11 +117,16 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
   }
   for (int u = 0; u < 16; u++) out[u] = acc[u];
 }
+#endif
 
 #endif
 
 /* Compilers make SSE2 or NEON of them on 64-bit processors, where these are always there. */
+#ifdef STRIPS
+#define LANES 1
+#else
 #define LANES 4
+#endif
 #if defined(__x86_64__)
 #include <emmintrin.h>
 #define lanes_max(a, b) ((lanes)_mm_max_ps((__m128)(a), (__m128)(b)))
@@ -103,7 +140,11 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #define SHORT_VECTORS
 #else
 #include "ops/maths.h"
+#if LANES == 1
+#define lanes_sqrt(v) ((lanes){od_sqrt((v)[0])})
+#else
 #define lanes_sqrt(v) ((lanes){od_sqrt((v)[0]), od_sqrt((v)[1]), od_sqrt((v)[2]), od_sqrt((v)[3])})
+#endif
 #endif
 #include "lanes_body.h"
 

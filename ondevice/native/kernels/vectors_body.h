@@ -246,7 +246,7 @@ OD_INLINE lanes join(od_fold fold, lanes so_far, lanes next) {
   return pick(next != next, next, lanes_max(next, so_far));
 }
 
-OD_INLINE float fold_lanes(od_fold fold, const lanes *parts) {
+OD_INLINE float fold_lanes(od_fold fold, lanes *parts) {
 #define JOIN(a, b) join(fold, a, b)
   JOIN_PARTS(sum, parts, JOIN)
   return sum[0];

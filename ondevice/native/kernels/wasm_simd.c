@@ -8,13 +8,13 @@
 
 #define VW 4
 /* An engine maps vectors to 16 registers on x86-64: sums beyond them would go to memory. */
-#define FLOAT_ROWS 2
-#define FLOAT_BLOCKS 1
-#define FLOAT_WIDE 2
-#define FLOAT_COPIED 1024 /* features: 64 KB of the stack */
-#define Q8_ROWS 2
-#define Q8_BLOCKS 1
-#define Q8_WIDE 1
+#define STRIPS
+#define FLOAT_STRIP 24
+#define FLOAT_REST 16
+#define Q8_STRIP 12
+#define Q8_REST 8
+#define RARE_FLOATS /* a page does not load large tables of floats */
+#define FLOAT_ROWS 2 /* of a product of matrices */
 
 typedef v128_t vf;
 
@@ -24,7 +24,6 @@ OD_INLINE vf vf_set1(float x) { return wasm_f32x4_splat(x); }
 OD_INLINE vf vf_mul(vf a, vf b) { return wasm_f32x4_mul(a, b); }
 OD_INLINE vf vf_add(vf a, vf b) { return wasm_f32x4_add(a, b); }
 OD_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); }
-OD_INLINE vf vf_least(vf least, vf v) { return wasm_f32x4_pmax(v, least); } /* NaN stays */
 OD_INLINE vf vf_keep(vf v, int32_t count) {
   v128_t lanes = wasm_i32x4_const(0, 1, 2, 3);
   return wasm_v128_and(v, wasm_i32x4_gt(wasm_i32x4_splat(count), lanes));
@@ -63,34 +62,31 @@ OD_INLINE v128_t pair_sums(v128_t a, v128_t b) {
   return wasm_i32x4_add(wasm_i32x4_shuffle(a, b, 0, 2, 4, 6), wasm_i32x4_shuffle(a, b, 1, 3, 5, 7));
 }
 
-/* Half of a block of 16 outputs at a time, whose sums fit the registers for two rows. Four codes
- * of two outputs meet the four codes of a row in one instruction, which adds products in pairs. */
-OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t unit,
-                       const uint16_t *list, uint32_t count, const int8_t *const *codes,
-                       const int32_t *sums, int positive, int32_t *out) {
-  size_t step = (size_t)layer->padded_units * 4;
-  (void)n, (void)sums, (void)positive;
-  for (uint32_t half = 0; half < 2; half++) {
-    const int8_t *weights = (const int8_t *)layer->weight + (size_t)unit * 4 + half * 32;
-    v128_t acc[Q8_ROWS][4];
-    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
-      OD_UNROLL(8) for (uint32_t j = 0; j < 4; j++) acc[r][j] = wasm_i32x4_splat(0);
-    for (uint32_t i = 0; i < count; i++) {
-      const int8_t *w = weights + list[i] * step;
-      v128_t x[Q8_ROWS];
-      OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) x[r] =
-          wasm_i16x8_extend_low_i8x16(wasm_v128_load32_splat(codes[r] + 4 * (size_t)list[i]));
-      OD_UNROLL(8) for (uint32_t j = 0; j < 4; j++) {
-        v128_t pair = wasm_i16x8_load8x8(w + 8 * j);
-        OD_UNROLL(8) for (uint32_t r = 0; r < m; r++) acc[r][j] =
-            wasm_i32x4_add(acc[r][j], wasm_i32x4_dot_i16x8(pair, x[r]));
-      }
-    }
-    OD_UNROLL(8) for (uint32_t r = 0; r < m; r++)
-      OD_UNROLL(8) for (uint32_t j = 0; j < 2; j++)
-        wasm_v128_store(out + r * 16 + half * 8 + 4 * j,
-                        pair_sums(acc[r][2 * j], acc[r][2 * j + 1]));
+#define Q8_SUMS 2 /* even and odd pairs of each group's products */
+#define Q8_WIDE_BYTES 8
+
+/* Four codes of two outputs meet the four codes of a row in one instruction, which adds products in
+ * pairs. */
+OD_INLINE void q8_strip(uint32_t units, int wide, const int8_t *codes, const uint16_t *list, uint32_t count,
+                        const uint8_t *weights, size_t step, int32_t *sums) {
+  v128_t acc[Q8_STRIP / 2];
+  OD_UNROLL(8) for (uint32_t j = 0; j < units / 2; j++) acc[j] = wasm_v128_load(sums + 4 * j);
+  for (uint32_t i = 0; i < count; i++) {
+    const uint8_t *w = weights + list[i] * step;
+    v128_t x = wasm_i16x8_extend_low_i8x16(wasm_v128_load32_splat(codes + 4 * (size_t)list[i]));
+    OD_UNROLL(8) for (uint32_t j = 0; j < units / 2; j++) acc[j] = wasm_i32x4_add(
+        acc[j], wasm_i32x4_dot_i16x8(wide ? wasm_v128_load(w + 16 * j) : wasm_i16x8_load8x8(w + 8 * j), x));
   }
+  OD_UNROLL(8) for (uint32_t j = 0; j < units / 2; j++) wasm_v128_store(sums + 4 * j, acc[j]);
+}
+
+OD_INLINE void q8_widen(uint8_t *to, const uint8_t *from, uint32_t units) {
+  for (uint32_t i = 0; i < 4 * units; i += 8) wasm_v128_store(to + 2 * i, wasm_i16x8_load8x8(from + i));
+}
+
+OD_INLINE void q8_join(int32_t *sums, uint32_t units) {
+  for (uint32_t i = 0; i < units; i += 4)
+    wasm_v128_store(sums + i, pair_sums(wasm_v128_load(sums + 2 * i), wasm_v128_load(sums + 2 * i + 4)));
 }
 
 #define LANES 4

@@ -1,5 +1,7 @@
 /* posix.c: files, small ones read and large ones mapped (mapped.c), and the clock; not part of a
  * freestanding build. */
+#define _DEFAULT_SOURCE
+#define _DARWIN_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 
 #include "core/limits.h"
@@ -11,6 +13,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,6 +45,50 @@ static od_status copy(int file, size_t size, void **data, od_error *error) {
   return OD_OK;
 }
 
+/* Large models in whole huge pages: a lookup in a table then needs an address of a thousand, not of
+ * hundreds of thousands. */
+enum { HUGE_PAGE = 1 << 21 };
+
+static size_t locked_bytes(size_t size) {
+  return size < HUGE_PAGE ? size : (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+}
+
+/* New memory, of `bytes`; that of huge pages begins at a multiple of them. NULL: there is none. */
+static char *new_pages(size_t bytes) {
+  size_t spare = bytes < HUGE_PAGE ? 0 : HUGE_PAGE;
+  char *memory = mmap(NULL, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return NULL;
+  if (!spare) return memory;
+  size_t before = HUGE_PAGE - (uintptr_t)memory % HUGE_PAGE; /* a page at least */
+  munmap(memory, before);
+  memory += before;
+  if (spare > before) munmap(memory + bytes, spare - before);
+#ifdef MADV_HUGEPAGE
+  madvise(memory, bytes, MADV_HUGEPAGE); /* where it fails, pages are small */
+#endif
+  return memory;
+}
+
+od_status od_lock_copy(const void *data, size_t size, void **copy, od_error *error) {
+  size_t bytes = locked_bytes(size);
+  char *memory = new_pages(bytes);
+  if (!memory) return od_fail(error, OD_E_MEMORY, "out of memory for the file");
+  if (mlock(memory, bytes)) {
+    int number = errno;
+    struct rlimit limit = {0, 0};
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    munmap(memory, bytes);
+    return od_fail(error, OD_E_LOCK, "%u bytes cannot be locked in memory: %s; the limit is %u (ulimit -l)",
+                   (uint64_t)bytes, strerror(number), (uint64_t)limit.rlim_cur);
+  }
+  memcpy(memory, data, size);
+  mprotect(memory, bytes, PROT_READ); /* as a mapped file is */
+  *copy = memory;
+  return OD_OK;
+}
+
+void od_lock_release(void *copy, size_t size) { munmap(copy, locked_bytes(size)); }
+
 od_status od_open_path(const char *path, const od_options *options, od_model **model,
                        od_error *error) {
   *model = NULL;
@@ -69,7 +117,7 @@ od_status od_open_path(const char *path, const od_options *options, od_model **m
     *model = NULL;
     status = od_fail(error, OD_E_FORMAT, "the file was changed while it was opened");
   }
-  if (status != OD_OK) {
+  if (status != OD_OK || (options && options->lock)) { /* a locked model has its own copy */
     if (mapped) od_unmap_guarded(mapped, size);
     else free(data);
     return status;

@@ -108,6 +108,33 @@ static size_t size_of(HANDLE file) {
   return (uint64_t)end.QuadPart > SIZE_MAX / 2 ? 0 : (size_t)end.QuadPart;
 }
 
+/* Room for locked memory in what Windows keeps of this process. */
+static int grow_working_set(SIZE_T more, SIZE_T less) {
+  SIZE_T least, most;
+  HANDLE self = GetCurrentProcess();
+  return GetProcessWorkingSetSize(self, &least, &most) &&
+         SetProcessWorkingSetSize(self, least + more - less, most + more - less);
+}
+
+od_status od_lock_copy(const void *data, size_t size, void **copy, od_error *error) {
+  void *memory = VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+  if (!memory) return od_fail(error, OD_E_MEMORY, "out of memory for the file");
+  if (!grow_working_set(size, 0) || !VirtualLock(memory, size)) {
+    uint64_t number = GetLastError();
+    VirtualFree(memory, 0, MEM_RELEASE);
+    return od_fail(error, OD_E_LOCK, "%u bytes cannot be locked in memory: error %u of Windows",
+                   (uint64_t)size, number);
+  }
+  memcpy(memory, data, size);
+  *copy = memory;
+  return OD_OK;
+}
+
+void od_lock_release(void *copy, size_t size) {
+  VirtualFree(copy, 0, MEM_RELEASE);
+  grow_working_set(0, size);
+}
+
 /* Open a file, mapped if it has more than `most_copied` bytes. */
 static od_status open_model(const char *path, size_t most_copied, const od_options *options,
                             od_model **model, od_error *error) {
@@ -127,7 +154,7 @@ static od_status open_model(const char *path, size_t most_copied, const od_optio
   void (*end)(void *, size_t) = mapped ? unmap : discard;
   void *owned = mapped ? (void *)mapped : data;
   status = od_open_memory(data, size, options, model, error);
-  if (status != OD_OK) {
+  if (status != OD_OK || (options && options->lock)) { /* a locked model has its own copy */
     end(owned, size);
     return status;
   }

@@ -31,7 +31,7 @@ enum { RELEASE_ROWS = 16, SHARED_ROWS = 2 * OD_POOL_ROWS, MOST_KEPT_ROWS = 256 }
 
 static struct {
   PyObject *ndarray, *int64, *uint64, *float32, *empty;
-  PyObject *input_error, *format_error, *unsupported_error;
+  PyObject *input_error, *format_error, *unsupported_error, *lock_error;
   int direct; /* the layout above is right */
 } numpy;
 
@@ -53,6 +53,7 @@ static PyObject *raise(const od_error *error) {
   PyObject *type = numpy.format_error;
   if (error->status == OD_E_INPUT) type = numpy.input_error;
   else if (error->status == OD_E_UNSUPPORTED) type = numpy.unsupported_error;
+  else if (error->status == OD_E_LOCK) type = numpy.lock_error;
   else if (error->status == OD_E_MEMORY) type = PyExc_MemoryError;
   PyObject *text = PyUnicode_DecodeUTF8(error->text, (Py_ssize_t)strlen(error->text), "replace");
   if (text) {
@@ -545,22 +546,22 @@ static PyObject *resized(PyObject *object, PyObject *sizes) {
   return new_model(model, self->source ? self->source : object, self->threads);
 }
 
-/* open(path, kernels, full_check, sizes, threads, dense) */
+/* open(path, kernels, full_check, sizes, threads, dense, lock) */
 static PyObject *open_model(PyObject *module, PyObject *arguments) {
   PyObject *path, *sizes;
   const char *kernels, *dense;
-  int full_check;
+  int full_check, lock;
   unsigned threads;
   od_error error;
   od_model *model;
   od_status status;
   od_axis_size read[OD_MAX_INPUTS];
   (void)module;
-  if (!PyArg_ParseTuple(arguments, "O&ziOIz", PyUnicode_FSConverter, &path, &kernels, &full_check,
-                        &sizes, &threads, &dense))
+  if (!PyArg_ParseTuple(arguments, "O&ziOIzp", PyUnicode_FSConverter, &path, &kernels, &full_check,
+                        &sizes, &threads, &dense, &lock))
     return NULL;
   od_options options = {
-      .kernels = kernels, .full_check = full_check, .sizes = read, .dense = dense};
+      .kernels = kernels, .full_check = full_check, .sizes = read, .dense = dense, .lock = lock};
   if (!read_sizes(sizes, read, &options.size_count)) {
     Py_DECREF(path);
     return NULL;
@@ -573,29 +574,30 @@ static PyObject *open_model(PyObject *module, PyObject *arguments) {
   return status == OD_OK ? new_model(model, NULL, threads) : raise(&error);
 }
 
-/* open_bytes(data, kernels, full_check, sizes, threads, dense): the Model keeps the bytes alive. */
+/* open_bytes(data, kernels, full_check, sizes, threads, dense, lock): the Model keeps the bytes
+ * alive, unless it has a locked copy. */
 static PyObject *open_bytes(PyObject *module, PyObject *arguments) {
   PyObject *data, *sizes;
   const char *kernels, *dense;
-  int full_check;
+  int full_check, lock;
   unsigned threads;
   od_error error;
   od_model *model;
   od_status status;
   od_axis_size read[OD_MAX_INPUTS];
   (void)module;
-  if (!PyArg_ParseTuple(arguments, "SziOIz", &data, &kernels, &full_check, &sizes, &threads,
-                        &dense))
+  if (!PyArg_ParseTuple(arguments, "SziOIzp", &data, &kernels, &full_check, &sizes, &threads,
+                        &dense, &lock))
     return NULL;
   od_options options = {
-      .kernels = kernels, .full_check = full_check, .sizes = read, .dense = dense};
+      .kernels = kernels, .full_check = full_check, .sizes = read, .dense = dense, .lock = lock};
   if (!read_sizes(sizes, read, &options.size_count)) return NULL;
   const char *bytes = PyBytes_AsString(data);
   size_t size = (size_t)PyBytes_Size(data);
   Py_BEGIN_ALLOW_THREADS;
   status = od_open_memory(bytes, size, &options, &model, &error);
   Py_END_ALLOW_THREADS;
-  return status == OD_OK ? new_model(model, data, threads) : raise(&error);
+  return status == OD_OK ? new_model(model, lock ? NULL : data, threads) : raise(&error);
 }
 
 static PyObject *available(PyObject *module, PyObject *unused) {
@@ -612,9 +614,9 @@ static PyObject *available(PyObject *module, PyObject *unused) {
 
 static PyMethodDef FUNCTIONS[] = {
     {"open", open_model, METH_VARARGS, 
-     "open(path, kernels, full_check, sizes, threads, dense): a Model."},
+     "open(path, kernels, full_check, sizes, threads, dense, lock): a Model."},
     {"open_bytes", open_bytes, METH_VARARGS,
-     "open_bytes(data, kernels, full_check, sizes, threads, dense): a Model."},
+     "open_bytes(data, kernels, full_check, sizes, threads, dense, lock): a Model."},
     {"kernels_available", available, METH_NOARGS, "Kernels this processor can run, best first."},
     {"xxh64", hash_bytes, METH_VARARGS, "xxh64(data, seed)."},
     {"hash_integers", hash_integers, METH_VARARGS, "hash_integers(values, seed, hashes)."},
@@ -668,8 +670,10 @@ PyMODINIT_FUNC PyInit__native(void) {
   numpy.input_error = attribute_of("ondevice.errors", "InputError");
   numpy.format_error = attribute_of("ondevice.errors", "FileFormatError");
   numpy.unsupported_error = attribute_of("ondevice.errors", "UnsupportedError");
+  numpy.lock_error = attribute_of("ondevice.errors", "LockError");
   if (!numpy.ndarray || !numpy.empty || !numpy.int64 || !numpy.uint64 || !numpy.float32 ||
-      !numpy.input_error || !numpy.format_error || !numpy.unsupported_error)
+      !numpy.input_error || !numpy.format_error || !numpy.unsupported_error ||
+      !numpy.lock_error)
     return NULL;
   numpy.direct = layout_holds();
   PyErr_Clear();

@@ -35,6 +35,7 @@ typedef struct {
   const void **ids; /* requests x inputs */
   float **results;
   uint64_t load_ns;
+  int lock;
 } runner;
 
 static void json_text(const char *text) {
@@ -124,7 +125,7 @@ static float **allocate_results(const runner *r) {
 
 static void open_model(runner *r, const char *path) {
   od_error error;
-  od_options options = {.full_check = -1};
+  od_options options = {.full_check = -1, .lock = r->lock};
   uint64_t before = od_system_now();
   check(od_open_path(path, &options, &r->model, &error), &error);
   check(od_session_open(r->model, &r->session, &error), &error);
@@ -369,9 +370,10 @@ int main(int count, char **arguments) {
     return 0;
   }
   if (count == 3 && !strcmp(task, "drop")) return drop(arguments[2]), 0;
-  if (count != 10)
-    fail("InputError", "usage", "TASK MODEL REQUESTS ROWS CONTEXT GAP BUDGET COUNT TOLERANCE");
-  runner r = {.rows = number(arguments[4])};
+  int lock = count == 11 && !strcmp(arguments[10], "lock");
+  if (count != 10 + lock)
+    fail("InputError", "usage", "TASK MODEL REQUESTS ROWS CONTEXT GAP BUDGET COUNT TOLERANCE [lock]");
+  runner r = {.rows = number(arguments[4]), .lock = lock};
   if (!r.rows || r.rows > MAX_ROWS) fail("InputError", "rows must be 1 to 1000000", arguments[4]);
   uint64_t gap = number(arguments[6]), budget = number(arguments[7]), most = number(arguments[8]);
   double tolerance = tolerance_of(arguments[9]);

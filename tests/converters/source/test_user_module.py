@@ -118,3 +118,16 @@ def test_a_missing_package_is_one_line_with_the_pip_command(folder, blocked, wor
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert lines[-1].startswith("ondevice: ") and lines[-1].endswith(expected)
     assert not list(folder.glob("models/*"))
+
+
+@pytest.mark.parametrize(("package", "extra"), [("converters", "convert"), ("models", "train")])
+def test_importing_without_torch_says_what_to_install(package, extra):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from ondevice.errors import MissingDependencyError\n"
+        f"try: import ondevice.{package}\n"
+        "except MissingDependencyError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    expected = f"ondevice.{package} needs the package 'torch': pip install 'ondevice-ctr[{extra}]'"
+    assert done.stdout.strip() == expected, done.stderr

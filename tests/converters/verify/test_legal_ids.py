@@ -11,7 +11,8 @@ from ondevice.converters import convert
 from ondevice.converters.source.torch_source import TorchSource
 from ondevice.converters.tables.pack import pack, pack_tables
 from ondevice.converters.verify.requests import domain_of, requests_of
-from ondevice.errors import InputError
+from ondevice.errors import InputError, UnsupportedError
+from ondevice.models.layers.embeddings import FullEmbedding
 
 TARGETS = ("odm", "onnx", "tflite")
 TOP, LEAST = 2**63 - 1, -(2**63)
@@ -173,3 +174,45 @@ def test_probes_reach_every_magnitude_of_computed_ids_and_the_graphs_constants()
             assert 2**bits + step in values
     sizes = np.log2(np.abs(values[values != LEAST]).astype(float) + 1)
     assert (np.histogram(sizes, bins=8, range=(0, 63.1))[0] > 10).all()
+
+
+@pytest.mark.parametrize(("padding", "low", "limit"), [(-1, -1, 9), (0, 0, 9), (9, 0, 10)])
+@pytest.mark.parametrize("pooling", ["none", "mean"])
+def test_a_padding_id_beside_the_rows_is_legal(tmp_path, padding, low, limit, pooling):
+    """A plain table without a row for unknown IDs: the file takes what the layer takes, no more."""
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = FullEmbedding(9, 4, padding_id=padding, oov_row=None, std=1.0)
+
+        def forward(self, a):
+            return self.table(a, pooling=pooling)
+
+    module = Padded().eval()
+    ids = np.array([[1, padding, 8], [padding, padding, padding], [0, 2, 3]])
+    convert(module, (torch.from_numpy(ids),), tmp_path, tables="f32")
+    with torch.no_grad():
+        expected = module(torch.from_numpy(ids)).numpy()
+    for path in (tmp_path / f"model.{kind}" for kind in ("odm", "onnx", "tflite")):
+        model = ondevice.load(path)
+        (spec,) = model.inputs
+        assert (spec.id_low, spec.id_limit) == (low, limit)
+        np.testing.assert_allclose(model.predict({"a": ids}), expected, atol=1e-6)
+        for wrong in (low - 1, limit):
+            with pytest.raises(InputError, match=str(wrong)):
+                model.predict({"a": np.where(ids == 2, wrong, ids)})
+
+
+def test_a_padding_id_far_from_the_rows_is_refused(tmp_path):
+    class Far(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = FullEmbedding(9, 4, padding_id=77, oov_row=None)
+
+        def forward(self, a):
+            return self.table(a)
+
+    with pytest.raises(UnsupportedError, match=r"padding ID 77; expected -1\.\.9, or a row"):
+        convert(Far().eval(), (torch.arange(5),), tmp_path)
+    assert not list(tmp_path.iterdir())

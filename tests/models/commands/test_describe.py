@@ -173,3 +173,33 @@ def test_infinite_numbers_are_missing_ones(tmp_path):
     field = tomllib.loads(draft.read_text("utf-8"))["fields"]["score"]
     assert field == {"kind": "number", "missing": ["", "inf", "-Infinity"]}
     assert len(open_log(path, columns=draft)) == 60
+
+
+def test_columns_that_no_field_can_read_are_ignored(tmp_path):
+    """Objects, durations and bytes that are no text, in Parquet and in JSON lines."""
+    objects = [{"x": n % 3, "tags": [n % 2]} for n in range(60)]
+    columns = {
+        "click": [n % 2 for n in range(60)],
+        "user": [f"u{n % 7}" for n in range(60)],
+        "object": objects,
+        "objects": [[item] for item in objects],
+    }
+    parquet, lines = tmp_path / "log.parquet", tmp_path / "log.jsonl"
+    others = {
+        "pause": pa.array(range(60), pa.duration("s")),
+        "clock": pa.array(range(60), pa.time32("s")),
+        "blob": pa.array([b"\xff\x00"] * 59 + [b"\xfe"], pa.binary()),
+        "map": pa.array([[("a", n)] for n in range(60)], pa.map_(pa.string(), pa.int64())),
+    }
+    pq.write_table(pa.table({**columns, **others}), parquet)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path, ignored in (
+        (parquet, {"object", "objects", *others}),
+        (lines, {"object", "objects"}),
+    ):
+        draft = tmp_path / f"{path.suffix[1:]}.toml"
+        assert main(["describe", str(path), "--out", str(draft)]) == 0
+        data = tomllib.loads(draft.read_text("utf-8"))
+        assert (set(data["ignore"]), data["fields"]) == (ignored, {"user": "string"})
+        assert len(open_log(path, columns=draft)) == 60

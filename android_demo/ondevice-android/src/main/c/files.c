@@ -5,7 +5,7 @@
 
 enum { CWD = -100, READ = 0, READ_WRITE = 2, CREATE = 0100, CLOSE_ON_EXEC = 02000000, EINTR_ = 4 };
 enum { NOT_BLOCKING = 04000, EXCLUSIVE = 2, NO_WAIT = 4, FOLDER = 0040000, TYPE = 0170000, MODE = 07777 };
-enum { PRIVATE_MODE = 0600, ESTALE_ = 116 };
+enum { PRIVATE_MODE = 0600, ESTALE_ = 116, EBADF_ = 9, EINVAL_ = 22 };
 
 /* Numbers of calls, and offsets in the kernel's struct stat. */
 #if defined(__aarch64__)
@@ -86,6 +86,9 @@ int od_sync(const char *path) {
   int file = open_file(path, READ, 0);
   if (failed(file)) return file;
   long result = od_system_call(FSYNC, file, 0, 0, 0, 0, 0);
+  status of;
+  if ((result == -EINVAL_ || result == -EBADF_) && !status_of(file, &of) && (of.mode & TYPE) == FOLDER)
+    result = 0; /* a file system that can sync no folder is taken as it is */
   close_file(file);
   return failed(result) ? (int)result : 0;
 }
@@ -108,14 +111,16 @@ int od_stamp(const char *path, int64_t stamp[5]) {
 }
 
 int od_copy_permissions(const char *from, const char *to) {
-  status wanted;
+  status wanted, now;
   int result = status_at(from, 0, &wanted);
   if (result) return result;
   int file = open_file(to, READ, 0);
   if (failed(file)) return file;
-  /* only root may give a file to somebody else */
+  /* only root may give a file to somebody else; a file system without permissions refuses them */
   od_system_call(FCHOWN, file, (long)wanted.owner, (long)wanted.group, 0, 0, 0);
-  long changed = od_system_call(FCHMOD, file, wanted.mode & MODE, 0, 0, 0, 0);
+  long changed = status_of(file, &now);
+  if (!failed(changed) && (now.mode ^ wanted.mode) & MODE)
+    changed = od_system_call(FCHMOD, file, wanted.mode & MODE, 0, 0, 0, 0);
   close_file(file);
   return failed(changed) ? (int)changed : 0;
 }

@@ -81,7 +81,8 @@ public final class ModelUpdates {
 
     /**
      * Replace the model by what a delta (.odd) makes of it, or by another model file. A
-     * {@code manifest.json} beside a whole file comes with it.
+     * {@code manifest.json} beside a whole file comes with it. If the model is that file already, only
+     * the manifest is replaced.
      *
      * @throws ModelFileException damaged, or the delta was computed from another file
      * @throws UntrustedModelException not signed as it must be
@@ -99,6 +100,9 @@ public final class ModelUpdates {
      * @param again take the model that was rolled back last, too; everything else is checked as ever
      */
     public void update(File source, boolean again) throws IOException {
+        if (source.exists() && !source.isFile()) { // a pipe would block
+            throw new UpdateException(source + ": not a regular file; expected the file of a model");
+        }
         for (int i = 0; i < ATTEMPTS; i++) {
             if (updateOnce(source, again)) {
                 return;
@@ -205,18 +209,17 @@ public final class ModelUpdates {
             }
             checkManifest(attached, result, source);
             checkVectors(draft, attached, source);
-            if (model.isFile() && (before == null || before.isGood())) {
-                keep(model, new File(fresh.files, previous.getName()));
-                if (manifestFile.isFile()) {
-                    keep(manifestFile, new File(fresh.files, manifestFile.getName() + PREVIOUS));
-                }
-            }
             if (attached.length > 0) {
                 write(new File(fresh.files, manifestFile.getName()), attached);
             }
-            State trying = new State("trying", result.sha256, 0,
-                    before == null || rejected ? "" : before.rejected);
-            write(new File(fresh.files, stateFile.getName()), trying.toBytes());
+            if (model.isFile() && SetManifest.record(model).matches(result)) {
+                draft.delete(); // it is there already: only the manifest is new
+            } else {
+                keepLastGood(before, fresh);
+                State trying = new State("trying", result.sha256, 0,
+                        before == null || rejected ? "" : before.rejected);
+                write(new File(fresh.files, stateFile.getName()), trying.toBytes());
+            }
             return fresh.commit(new FileSet.Condition() {
                 @Override
                 public boolean holds() {
@@ -225,6 +228,16 @@ public final class ModelUpdates {
             }, Collections.<String>emptyList());
         } finally {
             fresh.close();
+        }
+    }
+
+    /** Give the model a second name in a new set, unless an older file is the last good one. */
+    private void keepLastGood(State before, FileSet fresh) throws IOException {
+        if (model.isFile() && (before == null || before.isGood())) {
+            keep(model, new File(fresh.files, previous.getName()));
+            if (manifestFile.isFile()) {
+                keep(manifestFile, new File(fresh.files, manifestFile.getName() + PREVIOUS));
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-"""How `ondevice.load` was asked to open a file, and which of it a kind of file and an engine can do."""
+"""How `ondevice.load` was asked to open a file, and what of it a kind of file and an engine can."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def _of_engine(plan: Plan, model: int, path: Path, engine: str) -> Iterator[Meas
                         plan.worker_kind,
                         share * PACED_BUDGET if gap else share,
                         count,
-                        lock,
+                        lock=lock,
                     )
                     yield Measurement(model, task)
         if plan.profile and path.suffix.lower() == ".odm" and engine in ("auto", "native"):

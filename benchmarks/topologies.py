@@ -400,8 +400,8 @@ def page(report: dict[str, Any], command: str) -> str:
         "# Ten networks in every runtime at hand",
         f"How many times faster the native engine is than the fastest {others}, one thread each, "
         "q8 / f32 / bf16: dense layers of that codec in all of them, tables in the files that "
-        "`convert` writes; the third is the f32 file with `load(..., dense=\"bf16\")`, which is "
-        "opt-in, over the others in f32. Process CPU time of a whole Python call, least mean of "
+        "`convert` writes; the third is the f32 file with `load(..., dense=\"bf16\")`, which is an "
+        "option, over the others in f32. Process CPU time of a whole Python call, least mean of "
         "interleaved bursts; below 1 the native engine is slower. Load of the machine while it "
         f"ran: {min(loads):.0f} to {max(loads):.0f}.",
         markdown(report).rstrip(),

@@ -176,6 +176,7 @@ class DenseLayer:
         actual = [(array.dtype, array.size) for array in arrays]
         if actual != expected:
             raise FileFormatError(f"dense layer: expected arrays {expected}, got {actual}")
+        weight: Array
         if codec == "q8":
             grouped = arrays[0].reshape(-1, wide, FEATURE_GROUP).transpose(0, 2, 1)
             weight: npt.NDArray[Any] = grouped.reshape(deep, wide)[:features, :units]

@@ -42,13 +42,22 @@ PACKAGES = sorted(
 
 # Flags of GCC and clang. Without contraction, the kernels promise the same rounding on every
 # processor. Tables for unwinding the stack take 15 kB, and C raises nothing.
-REQUIRED_FLAGS = ("-std=c11", "-O2", "-ffp-contract=off", "-pthread", "-DOD_OLDEST_GLIBC")
+# The extension offers its module only, no functions of the engine: what it does not use goes.
+REQUIRED_FLAGS = (
+    "-std=c11",
+    "-O2",
+    "-ffp-contract=off",
+    "-pthread",
+    "-DOD_OLDEST_GLIBC",
+    "-DOD_API=",
+)
 # Asked for where the compiler knows them: clang has no cost model, for instance.
 OPTIONAL_FLAGS = (
     "-ftree-vectorize",
     "-fvect-cost-model=dynamic",
     "-fno-math-errno",
     "-fvisibility=hidden",
+    "-ffunction-sections",
     "-fno-align-functions",
     "-fno-align-jumps",
     "-fno-align-labels",
@@ -59,7 +68,11 @@ OPTIONAL_FLAGS = (
 )
 # Of the GNU linker and lld: no symbols; the binding calls the engine directly, not by a table that
 # others might change. Apple's linker knows neither and needs neither.
-LINK_FLAGS = () if sys.platform in ("darwin", "win32") else ("-Wl,-s", "-Wl,-Bsymbolic", "-pthread")
+LINK_FLAGS = (
+    ()
+    if sys.platform in ("darwin", "win32")
+    else ("-Wl,-s", "-Wl,-Bsymbolic", "-Wl,--gc-sections", "-pthread")
+)
 
 
 class BuildEngine(build_ext):

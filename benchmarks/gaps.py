@@ -5,7 +5,8 @@ A process that sleeps loses caches, address translations and clock rate. Each ca
 
 - wake up: a Python function that does nothing
 - touch: memcmp over as many bytes as the model file has, no engine
-- native: `model.predict` of the .odm, and its second call right after the first
+- native: `model.predict` of the .odm, and its second call right after the first; locked: of a model
+  that `load(lock=True)` keeps in memory
 - ONNX Runtime, LiteRT: the files of the same conversion, through their own Python interfaces
 
     python benchmarks/gaps.py MODEL_FOLDER [--gaps 0 1 10 100] [--calls 60] [--json FILE]
@@ -41,6 +42,7 @@ WARM_CALLS = 2000
 def calls_of(folder: Path) -> dict[str, Call]:
     """What is timed, by name."""
     model = ondevice.load(folder / "model.odm", engine="native")
+    locked = ondevice.load(folder / "model.odm", lock=True)
     rng = np.random.default_rng(0)
     request: dict[str, Any] = {
         item.name: rng.integers(0, 9, (1, *item.shape[1:])) for item in model.inputs
@@ -52,6 +54,7 @@ def calls_of(folder: Path) -> dict[str, Call]:
         "wake up": lambda: None,
         "touch": lambda: half == copy,
         "native": lambda: model.predict(request),
+        "native, locked": lambda: locked.predict(request),
         "onnxruntime": onnx_call(folder / "model.onnx", request),
         "litert": litert_call(folder / "model.tflite", request),
     }

@@ -139,7 +139,7 @@ def test_the_extension_is_small():
     """The limit of docs/native.md; tests/arm has that of the other architectures."""
     from ondevice import _native
 
-    assert loaded_bytes(_native.__file__) < 258_000
+    assert loaded_bytes(_native.__file__) <= 250_000
 
 
 def test_without_the_extension_numpy_runs_and_says_so(tmp_path):

@@ -85,7 +85,7 @@ struct od_arena_block {
   size_t size, used;
 };
 
-void *od_take(od_arena *arena, size_t count, size_t size) {
+OD_COLD void *od_take(od_arena *arena, size_t count, size_t size) {
   if (size && count > (SIZE_MAX / 4) / size) return NULL;
   size_t need = (count * size + ALIGN - 1) / ALIGN * ALIGN;
   if (need == 0) need = ALIGN;
@@ -120,7 +120,7 @@ void *od_take(od_arena *arena, size_t count, size_t size) {
   return piece;
 }
 
-char *od_take_text(od_arena *arena, const char *text, size_t size) {
+OD_COLD char *od_take_text(od_arena *arena, const char *text, size_t size) {
   char *copy = od_take(arena, size + 1, 1);
   if (copy) od_copy(copy, text, size);
   return copy;
@@ -145,7 +145,7 @@ static size_t put_unsigned(char *digits, uint64_t value) {
   return written;
 }
 
-od_status od_fail(od_error *error, od_status status, const char *format, ...) {
+OD_COLD od_status od_fail(od_error *error, od_status status, const char *format, ...) {
   if (!error) return status;
   va_list arguments;
   va_start(arguments, format);
@@ -180,7 +180,7 @@ od_status od_fail(od_error *error, od_status status, const char *format, ...) {
   return status;
 }
 
-static void sift(void **items, size_t start, size_t count,
+OD_COLD static void sift(void **items, size_t start, size_t count,
                  int (*order)(const void *, const void *)) {
   for (size_t root = start;;) {
     size_t child = 2 * root + 1;
@@ -194,7 +194,7 @@ static void sift(void **items, size_t start, size_t count,
   }
 }
 
-void od_sort(void **items, size_t count, int (*order)(const void *, const void *)) {
+OD_COLD void od_sort(void **items, size_t count, int (*order)(const void *, const void *)) {
   for (size_t start = count / 2; start-- > 0;) sift(items, start, count, order);
   for (size_t end = count; end > 1; end--) {
     void *swapped = items[0];

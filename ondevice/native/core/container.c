@@ -7,6 +7,8 @@
 #include "core/hash.h"
 #include "core/inflate.h"
 
+OD_FOR_SIZE
+
 #define CHECKSUMS "ondevice.crc32"
 #define INDEX "ondevice.index"
 #define SMALL "ondevice.small"

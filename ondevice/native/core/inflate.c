@@ -1,6 +1,8 @@
 /* inflate.c: decodes DEFLATE (RFC 1951) into memory of a known size; every read is checked. */
 #include "core/inflate.h"
 
+OD_FOR_SIZE
+
 enum { MOST_BITS = 15, LITERALS = 288, DISTANCES = 32, CODE_LENGTHS = 19, END = 256 };
 enum { MOST_EXPANSION = 1032 }; /* no stream stands for more bytes per byte */
 

@@ -3,6 +3,8 @@
 
 #include "core/utf8.h"
 
+OD_FOR_SIZE
+
 typedef struct {
   const char *p, *end, *start, *what;
   od_arena *arena;

@@ -1,8 +1,10 @@
 /* model.c: opens and closes a model: container, plan, places. */
 #include "core/model.h"
 
+OD_FOR_SIZE
+
 /* Every group of an index starts where the records before it end. */
-static int index_matches(const od_table *table) {
+OD_COLD static int index_matches(const od_table *table) {
   for (uint32_t i = 0; i < table->section_count; i++)
     if (!index_matches(&table->sections[i])) return 0;
   uint64_t expected = 0, mask = ((uint64_t)1 << table->width_bits) - 1;
@@ -137,7 +139,7 @@ OD_COLD od_status od_check(const od_model *model, od_error *error) {
   return status;
 }
 
-void od_close(od_model *model) {
+OD_COLD void od_close(od_model *model) {
   if (!model) return;
   od_allocator allocator = model->own_allocator;
   if (model->unmap) model->unmap(model->mapped, model->mapped_size);

@@ -5,6 +5,8 @@
  */
 #include "core/model.h"
 
+OD_FOR_SIZE
+
 enum { ALIGN = 64 };
 
 /* The value whose memory a value lies in, following views and concatenations. */

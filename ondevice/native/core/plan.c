@@ -4,6 +4,8 @@
  */
 #include "core/id_limits.h"
 
+OD_FOR_SIZE
+
 od_status od_plan_no_memory(od_planner *p) {
   return od_fail(p->error, OD_E_MEMORY, "out of memory for the plan");
 }

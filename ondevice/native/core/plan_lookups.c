@@ -3,6 +3,8 @@
 #include "core/plan.h"
 #include "ops/ops.h"
 
+OD_FOR_SIZE
+
 static od_status bad_lookup(const od_inference *f, const char *what) {
   return od_fail(f->error, OD_E_FORMAT, "plan: node %u (Lookup): %s", (uint64_t)f->node->number,
                  what);

@@ -2,6 +2,8 @@
 #include "core/plan.h"
 #include "ops/ops.h"
 
+OD_FOR_SIZE
+
 /* The node's operands, which must exist already. */
 static od_status read_operands(od_planner *p, const od_json *names, od_node *node) {
   node->input_count = (uint32_t)names->size;

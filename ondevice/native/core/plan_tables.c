@@ -2,6 +2,8 @@
 #include "core/codecs.h"
 #include "core/plan.h"
 
+OD_FOR_SIZE
+
 static od_status bad_table(od_planner *p, const char *name, const char *what) {
   return od_fail(p->error, OD_E_FORMAT, "table '%s': %s", name, what);
 }

@@ -3,6 +3,8 @@
 #include "core/id_limits.h"
 #include "ops/ops.h"
 
+OD_FOR_SIZE
+
 typedef struct {
   od_rows chunk, context; /* in the rows' memory, in the context's memory */
 } location;

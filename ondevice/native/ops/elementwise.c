@@ -100,7 +100,7 @@ static void add_whole(const od_span *span) {
   }
 }
 
-static void combine_whole(const od_span *span, void *context) {
+OD_COLD static void combine_whole(const od_span *span, void *context) {
   elementwise *e = context;
   const int64_t *a = span->in[0], *b = span->in[1];
   int64_t *out = span->out;
@@ -180,7 +180,7 @@ OD_COLD static void decide(const od_span *span, void *context) {
   })
 }
 
-od_trouble od_loop_logic(const od_node *node, const od_value *values, const od_rows *in, char *out,
+OD_COLD od_trouble od_loop_logic(const od_node *node, const od_value *values, const od_rows *in, char *out,
                          size_t out_step, size_t rows) {
   elementwise context;
   run_spans(node, values, &node->binary.walk, 2, in, out, out_step, rows, decide, &context);
@@ -193,7 +193,7 @@ od_status od_shape_not(const od_inference *f) {
   return od_set_dims(f, in->batched, OD_U8, in->dims, in->rank);
 }
 
-od_trouble od_loop_not(const od_node *node, const od_value *values, const char *const *in,
+OD_COLD od_trouble od_loop_not(const od_node *node, const od_value *values, const char *const *in,
                        char *out) {
   const od_value *operand = &values[node->inputs[0]];
   for (uint32_t i = 0; i < operand->size; i++) out[i] = (char)!od_truth(operand->dtype, in[0], i);

@@ -1,6 +1,8 @@
 /* inference.c: helpers of shape rules and loops: operands, attributes, axes, results. */
 #include "ops/ops.h"
 
+OD_FOR_SIZE
+
 od_status od_refuse(const od_inference *f, const char *why) {
   return od_fail(f->error, OD_E_UNSUPPORTED, "plan: node %u (%s): %s", (uint64_t)f->node->number,
                  od_operators[f->node->op].name, why);

@@ -52,7 +52,7 @@ float od_sqrt(float x) {
 }
 
 /* The series of positive terms below 3; above, the continued fraction of 1 - erf. */
-float od_erf(float value) {
+OD_COLD float od_erf(float value) {
   double x = value < 0 ? -(double)value : (double)value;
   if (value != value) return value;
   double result = 1;
@@ -74,7 +74,7 @@ static int is_odd(float x) {
   return x > -16777216.0f && x < 16777216.0f && od_floor(half) != half;
 }
 
-float od_pow(float base, float exponent) {
+OD_COLD float od_pow(float base, float exponent) {
   if (exponent == 0 || base == 1) return 1;
   if (exponent == 1) return base;
   if (exponent == 2) return base * base;
@@ -98,9 +98,9 @@ float od_floor(float x) {
   return result == 0 ? x * 0 : result; /* keeps the sign of zero */
 }
 
-float od_ceil(float x) { return -od_floor(-x); }
+OD_COLD float od_ceil(float x) { return -od_floor(-x); }
 
-float od_round(float x) {
+OD_COLD float od_round(float x) {
   if (!(x > -8388608.0f && x < 8388608.0f)) return x;
   float below = od_floor(x), over = x - below;
   if (over < 0.5f) return below;
@@ -109,7 +109,7 @@ float od_round(float x) {
 }
 
 /* The remainder is exact: differences of shifted divisors, as in long division. */
-float od_mod(float a, float b, int sign_of_dividend) {
+OD_COLD float od_mod(float a, float b, int sign_of_dividend) {
   double x = a < 0 ? -(double)a : (double)a, y = b < 0 ? -(double)b : (double)b;
   if (a != a || b != b || y == 0 || x == __builtin_inf()) return __builtin_nanf("");
   if (y != __builtin_inf())

@@ -24,7 +24,7 @@ od_status od_shape_arg(const od_inference *f) {
   return od_set_dims(f, in->batched, OD_I64, dims, rank);
 }
 
-od_trouble od_loop_arg(const od_node *node, const od_value *values, const char *const *in,
+OD_COLD od_trouble od_loop_arg(const od_node *node, const od_value *values, const char *const *in,
                        char *out) {
   const od_arg *arg = &node->arg;
   const od_axis *axis = &arg->axis;
@@ -76,7 +76,7 @@ static int64_t next_place(const od_top_k *top, od_dtype dtype, const char *in, i
 }
 
 /* Each place takes one pass: k is small. */
-od_trouble od_loop_top_k(const od_node *node, const od_value *values, const char *const *in,
+OD_COLD od_trouble od_loop_top_k(const od_node *node, const od_value *values, const char *const *in,
                          char *out) {
   const od_top_k *top = &node->top_k;
   const od_axis *axis = &top->axis;

@@ -95,7 +95,7 @@ od_status od_shape_gemm(const od_inference *f) {
   return od_set_dims(f, a->batched, OD_F32, a->batched ? dims + 1 : dims, a->batched ? 1 : 2);
 }
 
-od_trouble od_loop_gemm(const od_node *node, const od_value *values, const char *const *in,
+OD_COLD od_trouble od_loop_gemm(const od_node *node, const od_value *values, const char *const *in,
                         char *out) {
   const od_gemm *gemm = &node->gemm;
   const float *bias = OD_FLOATS(in[2]);

@@ -119,7 +119,7 @@ od_status od_shape_gather_elements(const od_inference *f) {
   return od_set_dims(f, in->batched, in->dtype, indices->dims, in->rank);
 }
 
-od_trouble od_loop_gather_elements(const od_node *node, const od_value *values,
+OD_COLD od_trouble od_loop_gather_elements(const od_node *node, const od_value *values,
                                    const char *const *in, char *out) {
   const od_element_selection *elements = &node->elements;
   uint32_t size = values[node->output].size;

@@ -1,6 +1,8 @@
 /* views.c: operators that give the same elements another shape, which run nothing; Shape. */
 #include "ops/ops.h"
 
+OD_FOR_SIZE
+
 /* The result has the operand's memory; `full`: its axes, 0 for the rows. */
 static od_status view(const od_inference *f, const od_value *in, const uint32_t *full,
                       uint32_t rank) {

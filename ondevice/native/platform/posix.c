@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+OD_FOR_SIZE
+
 static od_status refused(od_error *error, int number) {
   return od_fail(error, OD_E_SYSTEM, "cannot be read: %s", strerror(number));
 }

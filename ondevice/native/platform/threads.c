@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+OD_FOR_SIZE
+
 enum { ROW_UNIT = 16 }; /* parts are multiples, so that tiles of rows stay full */
 
 typedef struct {

@@ -7,11 +7,14 @@
  */
 #include "python/binding.h"
 
+#include "core/base.h"
 #include "core/limits.h"
 #include "ondevice.h"
 #include "platform/clock.h"
 
 #include <string.h>
+
+OD_FOR_SIZE
 
 typedef struct {
   PyObject ob_base;

@@ -82,6 +82,9 @@ class PackedLookup:
         specs: what each input reads; more than one only after merge_lookups.
         starts: the row of `table` at which the rows of each specification begin.
         table: key of PackedModel.tables; lookups may share a table.
+        pieces: of tables in sections that were joined, for each specification the first rows of
+            consecutive pieces of its own rows, and the rows of `table` at which they begin; None
+            where rows follow one another from `starts` on.
         column_scales: float32 [len(specs), row_dim], the column scales of each input where their
             tables were joined; None otherwise.
         cell_values: of a retrieval structure whose table is `split_cells`: what sums of codes
@@ -97,6 +100,28 @@ class PackedLookup:
     starts: tuple[int, ...] = (0,)
     cell_values: npt.NDArray[np.float32] | None = None
     words: bool = False
+    pieces: tuple[tuple[tuple[int, int], ...], ...] | None = None
+
+    def row_in_table(self, number: int, row: int) -> int:
+        """The row of `table` that is a row of a specification, by its number."""
+        if self.pieces is None:
+            return self.starts[number] + row
+        first, start = next(piece for piece in reversed(self.pieces[number]) if piece[0] <= row)
+        return start + row - first
+
+    def row_shifts(self) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """How rows of specifications become rows of `table`: the last rule that applies counts.
+
+        Each is a pair int64 [len(specs)]: from these rows on, these numbers are added.
+        """
+        pieces = self.pieces or tuple(((0, start),) for start in self.starts)
+        rules = []
+        for place in range(max(map(len, pieces))):
+            chosen = [items[min(place, len(items) - 1)] for items in pieces]
+            firsts = np.array([first for first, _ in chosen], dtype=np.int64)
+            starts = np.array([start for _, start in chosen], dtype=np.int64)
+            rules.append((firsts, starts - firsts))
+        return rules
 
     @property
     def spec(self) -> LookupSpec:

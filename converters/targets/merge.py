@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ondevice.codecs import (
     Codec,
+    FloatArray,
     QuantTable,
     ScaleAxis,
     StoredSection,
@@ -29,7 +30,9 @@ from ondevice.converters.dense.concat_layer import (
     layer_of_concat,
 )
 from ondevice.converters.graph import DOMAIN, LOOKUP, PackedLookup, PackedModel
+from ondevice.converters.tables.column_blocks import is_bit_stream
 from ondevice.converters.tables.row_arithmetic import needs_zero_row
+from ondevice.converters.targets.section_merge import join_sections, section_formats
 from ondevice.errors import UnsupportedError
 
 # Truncated tables are sorted, and a sorted table needs a position for every row: two bytes up to
@@ -45,8 +48,9 @@ def merge_lookups(packed: PackedModel) -> PackedModel:
     Lookups are merged if they are plain, or binary codes or hashes with sum or mean, have the same
     storage format, read one ID a row, and feed the same Concat along the last axis: as neighbours,
     or anywhere if a dense layer with constant weights is the only reader of the Concat; its weights
-    are then reordered. A table that another lookup reads too, such as that of a history, is not
-    merged, so that it is stored once.
+    are then reordered. Plain lookups of tables in sections, or with levels, are merged
+    by `section_merge`. A table that another lookup reads too, such as that of a history,
+    is not merged, so that it is stored once.
 
     Tables of hybrids end with a row of zeros afterwards, for the rows that an ID of the head lacks.
 
@@ -116,7 +120,7 @@ def _groups(
         if lookup is None or key is None:
             continue
         group = open_groups.setdefault(key, [])
-        if group and _rows([*group, lookup], tables) > _most_rows(tables[lookup.table].sections[0]):
+        if group and _rows([*group, lookup], tables) > _most_rows([*group, lookup], tables):
             finished.append(open_groups.pop(key))
             group = open_groups.setdefault(key, [])
         group.append(lookup)
@@ -127,7 +131,8 @@ def _groups(
 def _key(lookup: PackedLookup, tables: dict[str, StoredTable]) -> tuple[object, ...] | None:
     """What must be equal in lookups that are merged; None for a lookup that cannot be merged."""
     spec, table = lookup.spec, _only_section(tables[lookup.table])
-    if table is None:
+    formats = section_formats(spec, tables[lookup.table])
+    if table is None and formats is None:
         return None
     ids, vectors = lookup.node.inputs[0], lookup.node.outputs[0]
     single = ids is not None and ids.shape is not None and len(ids.shape) == 1
@@ -141,6 +146,8 @@ def _key(lookup: PackedLookup, tables: dict[str, StoredTable]) -> tuple[object, 
     rows = spec.rows_per_id if spec.fuse == "mean" else 0  # a sum may have zero rows added
     bits = spec.residues[0].bits if spec.residues else None
     padded = spec.padding_id is not None
+    if table is None:
+        return (formats, spec.dim, padded)
     truncated = table.widths is not None
     stored = (table.codec, table.scale_axis, truncated)
     return (*stored, spec.scheme, bits, spec.dim, spec.fuse, rows, padded)
@@ -158,9 +165,16 @@ def _joinable(tables: dict[str, StoredTable], names: Sequence[str]) -> list[Stor
     return [tables[name].sections[0] for name in names]
 
 
-def _most_rows(table: StoredSection) -> int:
-    """How many rows a joined table may have."""
-    return MOST_TRUNCATED_ROWS if table.widths is not None else 2**31 - 1
+def _most_rows(members: Sequence[PackedLookup], tables: dict[str, StoredTable]) -> int:
+    """How many rows the joined table of these lookups may have.
+
+    Codes that are read bit by bit are numbered in 31 bits.
+    """
+    sections = [section for lookup in members for section in tables[lookup.table].sections]
+    if any(section.widths is not None for section in sections):
+        return MOST_TRUNCATED_ROWS
+    streams = any(is_bit_stream(section) for section in sections)
+    return (2**31 - 1) // members[0].spec.dim if streams else 2**31 - 1
 
 
 def _rows(members: Sequence[PackedLookup], tables: dict[str, StoredTable]) -> int:
@@ -169,15 +183,26 @@ def _rows(members: Sequence[PackedLookup], tables: dict[str, StoredTable]) -> in
 
 
 def _merged(members: list[PackedLookup], tables: dict[str, StoredTable], name: str) -> PackedLookup:
-    """One lookup node over the joined tables of its members, which end with a row of zeros."""
+    """One lookup node over the joined tables of its members.
+
+    Tables without sections end with a row of zeros then.
+    """
     names = list(dict.fromkeys(lookup.table for lookup in members))
     starts = dict(zip(names, np.cumsum([0, *(tables[n].rows for n in names)]), strict=False))
-    tables[name] = _joined(_joinable(tables, names))
     specs = tuple(lookup.spec for lookup in members)
-    members_tables = _joinable(tables, [member.table for member in members])
-    column_scales = [table.column_scales for table in members_tables]
-    present = [scales for scales in column_scales if scales is not None]
-    stacked = np.stack(present) if present else None
+    in_sections = _only_section(tables[names[0]]) is None
+    stacked: FloatArray | None = None
+    pieces: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    if in_sections:
+        tables[name], found = join_sections([tables[member.table] for member in members])
+        pieces, first_rows = tuple(found), tuple(item[0][1] for item in found)
+    else:
+        tables[name] = _joined(_joinable(tables, names))
+        first_rows = tuple(int(starts[member.table]) for member in members)
+        members_tables = _joinable(tables, [member.table for member in members])
+        column_scales = [table.column_scales for table in members_tables]
+        present = [scales for scales in column_scales if scales is not None]
+        stacked = np.stack(present) if present else None
     node = ir.Node(
         DOMAIN,
         LOOKUP,
@@ -190,7 +215,7 @@ def _merged(members: list[PackedLookup], tables: dict[str, StoredTable], name: s
     if first.shape is not None:
         node.outputs[0].shape = ir.Shape([first.shape[0], len(members) * specs[0].dim])
     node.outputs[0].dtype = ir.DataType.FLOAT
-    return PackedLookup(node, specs, name, stacked, tuple(int(starts[m.table]) for m in members))
+    return PackedLookup(node, specs, name, stacked, first_rows, pieces=pieces)
 
 
 def _add_zero_rows(lookups: dict[ir.Node, PackedLookup], tables: dict[str, StoredTable]) -> None:

@@ -47,6 +47,7 @@ from ondevice.converters.tables.row_arithmetic import (
 from ondevice.converters.targets.onnx.dense import quantise_dense
 from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
+from ondevice.converters.targets.section_merge import level_firsts
 from ondevice.deflated import deflate
 from ondevice.engines.onnx import DATA_MARK, METADATA_KEY, SEAL_KEY
 from ondevice.info import description_parts
@@ -279,6 +280,7 @@ class _Body:
         self.specs = lookup.specs
         self.spec = lookup.spec
         self._starts = lookup.starts
+        self._lookup = lookup
         self._tape = ir.tape.Tape()
         self._name = name
         self._inputs = inputs
@@ -294,6 +296,8 @@ class _Body:
         # Rows that are added up lie on the first axis: Split and Sum of its entries take a tenth
         # of the time of ReduceSum over an axis before the last.
         self._rows_first = self._adds_rows()
+        # plain tables need no axis for the rows of an ID: two operators fewer
+        self._row_axes = 0 if self.spec.scheme == "full" else 1
         # a row beyond the table, also where its last bytes have room for more rows
         self._outside = stored.rows + 8
         if self.spec.retrieval is not None:
@@ -323,8 +327,8 @@ class _Body:
         if self._rows_first:  # scales commute with sums, and there are fewer of these
             scales = self._constant(squeeze_single_input(lookup.column_scales), np.float32)
             return self._op("Mul", self._fuse(values), scales)
-        scales = self._constant(lookup.column_scales[:, None, :], np.float32)
-        return self._fuse(self._op("Mul", values, scales))
+        scales = lookup.column_scales if not self._row_axes else lookup.column_scales[:, None, :]
+        return self._fuse(self._op("Mul", values, self._constant(scales, np.float32)))
 
     def _op(self, op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         output = self._tape.op(op, inputs, attributes)
@@ -372,9 +376,12 @@ class _Body:
         return self._constant(placed[0] if len(runs) == 1 else np.stack(placed), array.dtype)
 
     def _table_rows(self, zero_row: int) -> ir.Value:
-        """Row numbers int64 [rows_per_id, ...] or [..., rows_per_id]; see `_each_row`."""
+        """Row numbers int64 [rows_per_id, ...] or [..., rows_per_id]; see `_each_row`.
+
+        Of plain tables [...], without an axis for the rows of an ID.
+        """
         if self.spec.scheme == "full":
-            return self._op("Unsqueeze", self._full_rows(), self._constant([-1]))
+            return self._full_rows()
         if self.spec.scheme == "hash":
             rows = self._hash_rows(zero_row)
         else:
@@ -608,19 +615,29 @@ class _Body:
         wrap to the end of the table. A padding ID may be out of range.
         """
         specs = self.specs
-        starts = np.array(self._starts, dtype=np.int64)
         inside = self._below(squeeze_single_input(np.array([spec.rows for spec in specs])))
         ids = self._whole_ids()
         fallback = [
-            self._outside if spec.oov_row is None else start + spec.oov_row
-            for spec, start in zip(specs, self._starts, strict=True)
+            self._outside if spec.oov_row is None else self._lookup.row_in_table(n, spec.oov_row)
+            for n, spec in enumerate(specs)
         ]
-        rows = self._op("Add", ids, self._by_input(starts)) if starts.any() else ids
+        rows = self._shifted(ids)
         rows = self._op("Where", inside, rows, self._by_input(fallback))
         if any(spec.padding_outside for spec in specs):
             paddings = np.array([spec.first_row_id for spec in specs], dtype=np.int64)
             is_padding = self._equal(squeeze_single_input(paddings))
-            rows = self._op("Where", is_padding, self._by_input(starts), rows)
+            rows = self._op("Where", is_padding, self._by_input(self._starts), rows)
+        return rows
+
+    def _shifted(self, ids: ir.Value) -> ir.Value:
+        """Rows of the inputs' own tables as rows of the table that is read."""
+        rows = ids
+        for number, (firsts, shifts) in enumerate(self._lookup.row_shifts()):
+            moved = self._op("Add", ids, self._by_input(shifts)) if shifts.any() else ids
+            if number:
+                beyond = self._op("GreaterOrEqual", ids, self._by_input(firsts))
+                moved = self._op("Where", beyond, moved, rows)
+            rows = moved
         return rows
 
     def _by_input(self, values: npt.ArrayLike) -> ir.Value:
@@ -658,7 +675,7 @@ class _Body:
         """Values of a section, filled with zeros to whole rows."""
         if width == dim:
             return values
-        pads = [0] * (2 * (self.rank + 2))
+        pads = [0] * (2 * (self.rank + self._row_axes + 1))
         pads[-1] = dim - width
         return self._op("Pad", values, self._constant(pads), self._constant(0.0, np.float32))
 
@@ -729,8 +746,9 @@ class _Body:
         powers = self._constant(2 ** np.arange(8))
         divisor = self._op("Gather", powers, self._op("Mod", bit, eight), axis=0)
         code = self._op("Mod", self._op("Div", word, divisor), self._constant(2**bits))
-        if table.levels is not None and table.dim > 1:
-            code = self._op("Add", code, self._constant(np.arange(table.dim) * 2**bits))
+        firsts = level_firsts(table)  # of a joined section [inputs, dim]
+        if firsts is not None:
+            code = self._op("Add", code, self._constant(firsts))
         return self._op("Gather", values, code, axis=0)
 
     def _read_shared(
@@ -750,7 +768,7 @@ class _Body:
     ) -> ir.Value:
         """Values float32 [..., width] of narrow codes, looked up in the table of all 256 bytes."""
         values = self._op("Gather", codes_of_byte, self._cast(codes, ir.DataType.INT32), axis=0)
-        shape = self._constant([0] * (self.rank + 1) + [-1])
+        shape = self._constant([0] * (self.rank + self._row_axes) + [-1])
         values = self._op("Reshape", values, shape)
         if width % codes_per_byte(codec) == 0:
             return values
@@ -758,6 +776,8 @@ class _Body:
         return self._op("Slice", values, first, stop, axis)
 
     def _fuse(self, values: ir.Value) -> ir.Value:
+        if not self._row_axes:
+            return values
         count = max(spec.rows_per_id for spec in self.specs)
         if self.spec.fuse == "concat":
             return self._op("Reshape", values, self._constant([0] * self.rank + [self.spec.dim]))

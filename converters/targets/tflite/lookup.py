@@ -26,6 +26,7 @@ from ondevice.converters.tables.row_arithmetic import (
     row_arithmetic,
     squeeze_single_input,
 )
+from ondevice.converters.targets.section_merge import level_firsts
 from ondevice.converters.targets.tflite.shapes import flat_size, reshape
 from ondevice.converters.targets.tflite.writer import Shape, Tensor, TfliteWriter
 from ondevice.errors import UnsupportedError
@@ -302,9 +303,10 @@ class _TfliteSection:
             values = np.array([*range(top + 1), *range(low, 0)], dtype=np.float32)
         else:
             values = table.levels.reshape(-1)
-            if table.dim > 1:
-                firsts = list(range(0, table.dim << bits, 1 << bits))
-                code = calculate("ADD", code, firsts)
+            firsts = level_firsts(table)
+            if firsts is not None:
+                constant = writer.constant(firsts, np.int32)
+                code = writer.op("ADD", [code, constant], shape, np.int32)
         return self._gather(writer.constant(values, np.float32), code)
 
     def scale_columns(self, vectors: Tensor) -> Tensor:
@@ -563,14 +565,21 @@ def _full_rows(
     writer: TfliteWriter, lookup: PackedLookup, table: TfliteTable, ids: Tensor
 ) -> Tensor:
     """Rows int64 [n] or [n, inputs] of plain tables; all comparisons are made on the int64 IDs."""
-    specs, starts = lookup.specs, np.array(lookup.starts, dtype=np.int64)
+    specs = lookup.specs
 
     def by_input(values: npt.ArrayLike) -> Tensor:
         return writer.constant(squeeze_single_input(np.asarray(values)), np.int64)
 
     rows = ids
-    if starts.any():
-        rows = writer.op("ADD", [ids, by_input(starts)], ids.shape, np.int64)
+    for number, (firsts, shifts) in enumerate(lookup.row_shifts()):
+        moved = ids
+        if shifts.any():
+            moved = writer.op("ADD", [ids, by_input(shifts)], ids.shape, np.int64)
+        if number:
+            beyond = [ids, by_input(firsts)]
+            after = writer.op("GREATER_EQUAL", beyond, ids.shape, np.bool_)
+            moved = writer.op("SELECT_V2", [after, moved, rows], ids.shape, np.int64)
+        rows = moved
     if len(specs) > 1 or lookup.spec.oov_row is not None or not table.rejects_outside:
         limits = by_input([spec.rows for spec in specs])
         below = writer.op("LESS", [ids, limits], ids.shape, np.bool_)
@@ -578,15 +587,17 @@ def _full_rows(
         inside = writer.op("LOGICAL_AND", [above, below], ids.shape, np.bool_)
         fallback = by_input(
             [
-                -1 if spec.oov_row is None else start + spec.oov_row
-                for spec, start in zip(specs, lookup.starts, strict=True)
+                -1 if spec.oov_row is None else lookup.row_in_table(number, spec.oov_row)
+                for number, spec in enumerate(specs)
             ]
         )
         rows = writer.op("SELECT_V2", [inside, rows, fallback], ids.shape, np.int64)
     if any(spec.padding_outside for spec in specs):
         paddings = by_input([spec.first_row_id for spec in specs])
         is_padding = writer.op("EQUAL", [ids, paddings], ids.shape, np.bool_)
-        rows = writer.op("SELECT_V2", [is_padding, by_input(starts), rows], ids.shape, np.int64)
+        rows = writer.op(
+            "SELECT_V2", [is_padding, by_input(lookup.starts), rows], ids.shape, np.int64
+        )
     return rows
 
 

@@ -1,5 +1,7 @@
 """Merging parallel lookups: which are merged, and that every runtime still computes the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -8,9 +10,11 @@ from support.converters import EXTREMES, onnx_lookups
 from torch import nn
 
 import ondevice
+from ondevice.codecs import FLOAT_CODECS
 from ondevice.converters import convert
 from ondevice.errors import InputError
 from ondevice.models import AdaptiveMask, BinaryCodeEmbedding, FullEmbedding
+from ondevice.sections import parse_sections
 
 SCRAMBLE = 0x9E3779B97F4A7C15
 
@@ -168,3 +172,83 @@ def test_merged_plain_tables_refuse_ids_beyond_each_of_them(tmp_path):
                 wrong[1, column] = outside
                 with pytest.raises(InputError):
                     loaded.predict({"x": wrong})
+
+
+SECTIONS = {
+    # name: the codec of each table, lookup nodes left; None: q8 and q4 choose what scales belong to
+    "scales": (["q8:5,q4x4:20,q1x2", "q8:9,q4x4:2,q1x2", "q8:1,q4x4:40,q1x2"], None),
+    "rows_differ": (["f16:5,q2x4:20,q1", "f16:9,q2x4:2,q1", "f16:1,q2x4:40,q1"], 1),
+    "levels": (["q1", "q1", "q1"], 1),
+    "bits_in_two_bytes": (["q3:7,q3x3:20,q2", "q3:30,q3x3:9,q2", "q3:7,q3x3:20,q2"], 1),
+    "formats_differ": (["q3:8,q1", "q2:8,q1", "q3:20,q1"], 2),
+    "one_table": (["q3:8,q2", "f16", "f32"], 3),
+}
+
+
+def sections(text, fixed):
+    """Sections whose narrow codes have levels, if `fixed`; else what has the least error."""
+    parts = parse_sections(text)
+    if not fixed:
+        return parts
+    return tuple(
+        replace(part, scale_axis=None if part.codec in FLOAT_CODECS else "levels") for part in parts
+    )
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_tables_in_sections_are_merged(name, tmp_path):
+    codecs, nodes = SECTIONS[name]
+    torch.manual_seed(0)
+    padding = [-5, 0, 7]
+    tables = {}
+    for number, rows in enumerate((60, 83, 71)):
+        table = FullEmbedding(rows, 8, padding_id=padding[number], oov_row=rows - 1 - number)
+        tables[f"t{number}"] = masked(table) if name == "scales" else table
+    module = Scores(tables, nn.Linear(24, 5)).eval()
+    example = {key: torch.from_numpy(ids) for key, ids in ids_for(tables, 4, 1).items()}
+    fixed = name != "scales"
+    by_table = {key: sections(text, fixed) for key, text in zip(tables, codecs, strict=True)}
+    convert(module, (example,), tmp_path, tables=by_table)
+    if nodes is not None:
+        model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+        assert len(onnx_lookups(model)) == nodes
+    rng = np.random.default_rng(3)
+    every = {key: np.arange(-6, 90) for key in tables}  # each row, and IDs around the table
+    mixed = {key: rng.permutation(values) for key, values in every.items()}
+    for ids in (every, mixed, {key: np.array([3]) for key in tables}, ids_for(tables, 33, 2)):
+        native = ondevice.load(tmp_path / "model.odm", engine="numpy").predict(ids)
+        for target in ("onnx", "tflite"):
+            got = ondevice.load(tmp_path / f"model.{target}").predict(ids)
+            np.testing.assert_allclose(got, native, atol=2e-6, err_msg=target)
+
+
+def test_an_input_twice_and_unknown_ids_of_merged_sections(tmp_path):
+    """One table for two inputs is stored once; IDs beyond a table without a row for them fail."""
+    torch.manual_seed(0)
+
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Embedding(20, 4), nn.Embedding(30, 4)
+            self.head = nn.Linear(12, 1)
+
+        def forward(self, x, y, z):
+            return self.head(torch.cat([self.a(x), self.b(y), self.a(z)], 1))
+
+    example = tuple(torch.tensor([1, 2]) for _ in range(3))
+    convert(Pair().eval(), example, tmp_path, tables={"*": sections("q3:9,q1", True)})
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    assert len(onnx_lookups(model)) == 1
+    stored = ondevice.load(tmp_path / "model.onnx").info.tables
+    assert sum(item.rows for item in stored) == 50
+    ids = {"x": np.arange(20), "y": np.arange(10, 30), "z": np.arange(20)[::-1].copy()}
+    native = ondevice.load(tmp_path / "model.odm").predict(ids)
+    for target in ("onnx", "tflite"):
+        loaded = ondevice.load(tmp_path / f"model.{target}")
+        np.testing.assert_allclose(loaded.predict(ids), native, atol=2e-6)
+        for name, rows in (("x", 20), ("y", 30), ("z", 20)):
+            for outside in (rows, -1, 2**40):
+                wrong = {key: values.copy() for key, values in ids.items()}
+                wrong[name][3] = outside
+                with pytest.raises(InputError):
+                    loaded.predict(wrong)

@@ -13,6 +13,7 @@ from ondevice.errors import FileFormatError, writing
 from ondevice.printable import printable
 
 COMMANDS = ("inspect", "verify")  # that open files which somebody else may have written
+MOST_SECONDS = 600  # a runtime may unfold a small file for ever
 IN_CHILD = "ONDEVICE_IN_CHILD"  # in the environment of such a process
 
 
@@ -30,9 +31,10 @@ def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
     nothing has run.
 
     Raises:
-        FileFormatError: the process crashed.
+        FileFormatError: the process crashed, or takes longer than MOST_SECONDS.
         OutputError: what it printed cannot be written.
     """
+    names = ", ".join(map(str, models))
     # -P: the folder one stands in, which may be hostile too, is none to import from
     try:
         done = subprocess.run(  # noqa: S603 - no shell; the words are the user's own command line
@@ -43,11 +45,15 @@ def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
             encoding="utf-8",
             errors="surrogateescape",
             check=False,
+            timeout=MOST_SECONDS,
         )
     except OSError:
         return None
+    except subprocess.TimeoutExpired as error:
+        raise FileFormatError(
+            f"{names}: opening it takes the runtime more than {MOST_SECONDS} s: a hostile file"
+        ) from error
     if done.returncode < 0:
-        names = ", ".join(map(str, models))
         raise FileFormatError(
             f"{names}: opening it crashed the runtime ({signal.Signals(-done.returncode).name}): "
             "a damaged or hostile file"

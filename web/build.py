@@ -44,10 +44,10 @@ BUILDS: dict[str, tuple[tuple[tuple[str, ...], str], tuple[str, ...]]] = {
     "signatures.wasm": (SIGNATURES, FEATURES),
 }
 SHARED = ("memory.c", "multiply.c")  # in web/wasm
-# All is compiled for size. In wasm_simd.c the vectors of what requests spend their time in are
-# written out, and its loops are unrolled by pragmas: -Os makes it 2 kB larger and 3 % faster.
-FAST = {"kernels/portable.c": "-Os"}
-SMALL = "-Oz"
+# All is compiled for size: the vectors of what requests spend their time in are written out, and
+# their loops are unrolled by pragmas. Strength reduction of loops gives each address a variable of
+# its own, which makes modules larger and no faster.
+SMALL = ("-Oz", "-mllvm", "-disable-lsr")
 # What wasm-opt may use: the features that clang uses by default, and vectors.
 SHRINK = ("-Oz", "--enable-simd", "--enable-bulk-memory", "--enable-sign-ext",
           "--enable-mutable-globals", "--enable-nontrapping-float-to-int")  # fmt: skip
@@ -100,9 +100,8 @@ def build_module(name: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         objects = []
         for number, source in enumerate(sources(lists, exports)):
-            level = FAST.get("/".join(source.parts[-2:]), SMALL)
             compiled = str(Path(folder, f"{number}.o"))
-            _run([*compiler, *FLAGS, *flags, level, "-c", str(source), "-o", compiled])
+            _run([*compiler, *FLAGS, *flags, *SMALL, "-c", str(source), "-o", compiled])
             objects.append(compiled)
         _run([*linker, *LINK, *objects, "-o", str(target)])
     if optimiser := shutil.which("wasm-opt"):

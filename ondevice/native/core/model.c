@@ -39,11 +39,13 @@ static od_status read_all(od_model *model, const void *data, size_t size,
   if (check) OD_CHECK(od_container_verify(&file, scratch, error));
   OD_CHECK(od_plan_read(model, &file, options, scratch, error));
   if (check) OD_CHECK(check_indexes(model, error));
+#ifndef __wasm__ /* the module of browsers has no such option, and is smaller without */
   model->bfloat = options && options->dense;
   if (model->bfloat && !od_equal(options->dense, "bf16"))
     return od_fail(error, OD_E_INPUT, "dense layers compute in 'bf16' or as they are stored, not in '%s'",
                    options->dense);
   if (model->bfloat) OD_CHECK(od_round_dense(model, scratch, error));
+#endif
   return od_place(model, scratch, error);
 }
 

@@ -211,12 +211,18 @@ static __attribute__((noinline)) const float *round_rows(const od_session *s, ui
   return (const float *)(const void *)s->scratch.codes;
 }
 
+#ifdef __wasm__ /* model.c */
+enum { ROUNDS = 0 };
+#else
+enum { ROUNDS = 1 };
+#endif
+
 /* The kernel for a layer; out and scratch have room for so many rows. */
 static void run_layer(const od_session *s, const od_node *node, const float *in, size_t in_step,
                       size_t rows, const od_range *ranges, size_t count, const float *initial,
                       uint32_t relu, float *out, size_t out_step) {
   const od_dense *layer = &node->dense.layer;
-  if (node->dense.rounded && layer->codec != OD_CODEC_PAIRS) {
+  if (ROUNDS && node->dense.rounded && layer->codec != OD_CODEC_PAIRS) {
     in = round_rows(s, layer->features, in, in_step, rows, ranges, count);
     in_step = layer->features;
   }

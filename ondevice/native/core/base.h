@@ -49,7 +49,7 @@ OD_INLINE uint32_t od_padded(uint32_t count, uint32_t group) {
 #if defined(__clang__)
 #define OD_RARE static __attribute__((noinline, minsize))
 #else
-#define OD_RARE static __attribute__((noinline))
+#define OD_RARE static __attribute__((noinline, cold))
 #endif
 
 /* Compiles the rest of a file for size: what it does takes little of a request's time. After a pause a

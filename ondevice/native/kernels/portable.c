@@ -29,7 +29,11 @@ typedef struct {
   float lane[VW];
 } vf;
 
+#ifdef __wasm__
 #define EACH_LANE OD_UNROLL(8) for (int i = 0; i < VW; i++)
+#else /* GCC makes vectors of the loop, and four times as much code of the lanes one by one */
+#define EACH_LANE for (int i = 0; i < VW; i++)
+#endif
 
 OD_INLINE vf vf_load(const float *p) {
   vf v;

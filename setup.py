@@ -51,7 +51,7 @@ REQUIRED_FLAGS = (
     "-DOD_OLDEST_GLIBC",
     "-DOD_API=",
 )
-# Asked for where the compiler knows them: clang has no cost model, for instance. Those of GCC's passes
+# Asked for where the compiler knows them: clang has no cost model, for instance. The passes of GCC
 # that are left out made 8 kB more of code and nothing faster (benchmarks/topologies.py).
 OPTIONAL_FLAGS = (
     "-ftree-vectorize",

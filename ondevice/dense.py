@@ -179,8 +179,7 @@ class DenseLayer:
         weight: Array
         if codec == "q8":
             grouped = arrays[0].reshape(-1, wide, FEATURE_GROUP).transpose(0, 2, 1)
-            weight: npt.NDArray[Any] = grouped.reshape(deep, wide)[:features, :units]
-            weight = weight.astype(np.float64)
+            weight = grouped.reshape(deep, wide)[:features, :units].astype(np.float64)
         else:
             weight = arrays[0].reshape(features, wide)[:, :units].astype(np.float32)
         scale = arrays[2].reshape(-1)[:units] if codec == "q8" else None

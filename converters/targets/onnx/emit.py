@@ -327,8 +327,8 @@ class _Body:
         if self._rows_first:  # scales commute with sums, and there are fewer of these
             scales = self._constant(squeeze_single_input(lookup.column_scales), np.float32)
             return self._op("Mul", self._fuse(values), scales)
-        scales = lookup.column_scales if not self._row_axes else lookup.column_scales[:, None, :]
-        return self._fuse(self._op("Mul", values, self._constant(scales, np.float32)))
+        of_rows = lookup.column_scales[:, None, :] if self._row_axes else lookup.column_scales
+        return self._fuse(self._op("Mul", values, self._constant(of_rows, np.float32)))
 
     def _op(self, op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         output = self._tape.op(op, inputs, attributes)

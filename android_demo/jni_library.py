@@ -91,6 +91,8 @@ def _build(abi: Abi, folder: Path) -> Path:
 
     def compile_one(source: Path) -> str:
         options = [flag for name, flag in abi.file_flags if name == source.name]
+        if "\nOD_FOR_SIZE\n" in source.read_text("utf-8"):
+            options.append("-Os")
         compiled = objects / f"{source.stem}.o"
         # options of a file come last: -O2 switches on what they switch off
         flags = [f"--target={abi.target}", *abi.flags, *FLAGS, *options, *includes]

@@ -45,8 +45,8 @@ OD_INLINE uint32_t od_padded(uint32_t count, uint32_t group) {
 /* What runs when a model is opened, or rarely: compiled for size. */
 #define OD_COLD __attribute__((cold))
 
-/* What requests run rarely: a call, and short. */
-#if defined(__clang__)
+/* What requests run rarely: a call, and short. Not minsize for ARM: its 64-bit shifts would be calls. */
+#ifdef __wasm__
 #define OD_RARE static __attribute__((noinline, minsize))
 #else
 #define OD_RARE static __attribute__((noinline, cold))
@@ -54,7 +54,7 @@ OD_INLINE uint32_t od_padded(uint32_t count, uint32_t group) {
 
 /* Compiles the rest of a file for size: what it does takes little of a request's time. After a pause a
  * request waits for its code to come from memory, so that short code is the faster one there. */
-#if defined(__clang__)
+#if defined(__clang__) /* builds ask for it, by this word in the file */
 #define OD_FOR_SIZE
 #else
 #define OD_FOR_SIZE _Pragma("GCC optimize(\"Os\")")

@@ -20,6 +20,19 @@ enum { MOST_ROWS = 2 * FLOAT_ROWS };
 enum { MOST_ROWS = FLOAT_ROWS };
 #endif
 
+#ifdef STRIPS
+/* Features of a row that are not zero. */
+static uint32_t list_features(const float *in, const od_range *ranges, size_t range_count,
+                              uint16_t *list) {
+  uint32_t count = 0;
+  for (size_t r = 0; r < range_count; r++)
+    for (uint32_t i = ranges[r].start; i < ranges[r].stop; i++) {
+      list[count] = (uint16_t)i;
+      count += od_load32((const uint8_t *)(in + i)) << 1 != 0; /* without the sign */
+    }
+  return count;
+}
+#else
 /* Features in which one of the rows is not zero. */
 static __attribute__((noinline)) uint32_t list_features(const float *in, size_t step, uint32_t rows, const od_range *ranges,
                               size_t range_count, uint16_t *restrict list) {
@@ -38,6 +51,7 @@ static __attribute__((noinline)) uint32_t list_features(const float *in, size_t 
     }
   return count;
 }
+#endif
 
 /* How weights are stored, for float_tile. */
 enum { SINGLE, HALF, PAIRS };
@@ -298,6 +312,7 @@ static int none_is_zero(const float *in, const od_range *range) {
 }
 #endif
 
+#ifndef STRIPS
 /* Whether a layer of few blocks looks for zeros: not where its first rows have few. */
 static int few_zeros(const float *in, size_t in_step, size_t rows, const od_range *ranges,
                      size_t range_count, uint16_t *list) {
@@ -307,7 +322,6 @@ static int few_zeros(const float *in, size_t in_step, size_t rows, const od_rang
   return listed >= features - features / 4;
 }
 
-#ifndef STRIPS
 static void dense_float(const od_dense *layer, const float *in, size_t in_step, size_t rows,
                         const od_range *ranges, size_t range_count, const float *initial,
                         uint32_t relu, float *out, size_t out_step, const od_dense_scratch *s) {

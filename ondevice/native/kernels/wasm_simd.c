@@ -11,6 +11,7 @@
 #define STRIPS
 #define FLOAT_STRIP 24
 #define FLOAT_REST 16
+#define FLOAT_PAIR 16
 #define Q8_STRIP 12
 #define Q8_REST 8
 #define ANY_BITS /* less code; a page does not load large tables of floats */

@@ -410,7 +410,7 @@ def test_paths_that_are_not_files(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # opening one would wait for a writer
     for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(FileFormatError, match="not a regular file"):
-            _native.open(str(path), None, 0, (), 1, False)
+            _native.open(str(path), None, 0, (), 1, None, False)
 
 
 def test_missing_file_and_unknown_kernels(small, tmp_path):

@@ -100,6 +100,7 @@ def test_packing_gives_the_golden_bytes(golden):
 
 
 def test_stock_runtimes_give_the_golden_values(golden, tmp_path):
+    pytest.importorskip("torch", reason="the converters need torch")
     onnx = pytest.importorskip("ondevice.converters.targets.onnx.emit")
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
     from support.tflite import Lookup, build

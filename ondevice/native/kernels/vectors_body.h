@@ -335,15 +335,16 @@ static void long_softmax(const float *in, size_t rows, size_t length, float *out
   for (size_t r = 0; r < rows; r++) multiply(out + r * length, length, 1.0f / sums[r]);
 }
 
-/* Up to SUMS rows; those of fewer than LANES elements as long as a vector, with zeros at the end. */
+/* 1 to SUMS rows; those of fewer than LANES elements as long as a vector, with zeros at the end. */
 static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
   float room[SUMS * LANES];
   if (length >= LANES) {
     long_softmax(in, rows, length, out);
     return;
   }
-  for (size_t r = 0; r < rows; r++)
-    store(room + r * LANES, part(in + r * length, length, all(-__builtin_inff())));
+  size_t row = 0; /* a loop that surely runs: else GCC sees numbers without a value */
+  do store(room + row * LANES, part(in + row * length, length, all(-__builtin_inff())));
+  while (++row < rows);
   long_softmax(room, rows, LANES, room);
   for (size_t r = 0; r < rows; r++) lanes_store(out + r * length, load(room + r * LANES), length);
 }

@@ -41,8 +41,8 @@ def run(program, folder, switches):
     """Switches, requests by version, the most models open at once, the growth of memory in kB."""
     # one arena: else each thread's may keep up to 128 kB of what it has freed, and when is chance
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run([program, folder, str(switches)],
-                          capture_output=True, text=True, timeout=3000, env=environment)  # fmt: skip
+    command = [program, folder, str(switches)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return [int(number) for number in done.stdout.split()]
 

@@ -52,7 +52,7 @@ REQUIRED_FLAGS = (
     "-DOD_API=",
 )
 # Asked for where the compiler knows them: clang has no cost model, for instance. The passes of GCC
-# that are left out made 8 kB more of code and nothing faster (benchmarks/topologies.py).
+# that are left out made 5 kB more of code and nothing faster (benchmarks/topologies.py).
 OPTIONAL_FLAGS = (
     "-ftree-vectorize",
     "-fvect-cost-model=very-cheap",

@@ -1,0 +1,75 @@
+"""Crafted .onnx and .tflite files end with a typed error or the right answer in any command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnx", reason="the crafted files are written by the package onnx")
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
+
+from support.crafted import ONNX, write_onnx
+
+CHILD = Path(__file__).with_name("open_crafted.py")
+MEMORY = 2**30
+HANG = 600  # seconds: whoever is not done by then is taken for one who never will be
+TYPED = {"FileFormatError", "InputError", "SpecError", "UnsupportedError"}
+RIGHT = {"load": "[0.0, 1.0, 2.0, 3.0]", "verify": "True", "convert": "('a',)"}
+# Claims, nesting and loops: refused by what the file says, before a runtime sees it.
+REFUSED = {
+    "40 levels of doubling": "deeper than 32 levels",
+    "16 levels of doubling": "196608 nodes, with every function in the place of its calls",
+    "2,000 functions in a row": "deeper than 32 levels",
+    "function calls itself": "call themselves",
+    "functions in a circle": "call themselves",
+    "graphs 90 levels deep": "deeper than 32 levels",
+    "200,000 nodes": "the limit is 131072",
+    "loop": "Loop",
+    "loop in a function": "Loop",
+    "scan": "Scan",
+    "two graphs": "2 graphs",
+    "2^62 values": "a tensor of 4611686018427387904 values",
+    "2^124 values": "a tensor of 21267647932558653966460912964485513216 values",
+    "2 GB of values": "a tensor of 536870912 values",
+    "negative size": "a negative size",
+    "claim in a constant": "a tensor of 1099511627776 values",
+    "claim in a function": "a tensor of 1099511627776 values",
+    "sparse": "a sparse tensor",
+    "data outside": "is not beside it",
+    "data in a constant": "is not beside it",
+    "data too short": "claims 1099511627776 values in 'data', which has 16 bytes",
+}
+
+
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory):
+    """All crafted files of ONNX, by name."""
+    folder = tmp_path_factory.mktemp("onnx")
+    return {name: write_onnx(folder / str(i), name) for i, name in enumerate(ONNX)}
+
+
+def opened(action, files):
+    """How an action on each crafted file ended: kind, text and peak of memory."""
+    done = subprocess.run(
+        [sys.executable, CHILD, action, str(MEMORY), *files.values()],
+        capture_output=True, text=True, timeout=HANG, check=True,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "Traceback" not in done.stderr
+    return dict(zip(files, lines, strict=True))
+
+
+@pytest.mark.parametrize("action", ["inspect", "load", "verify", "convert"])
+def test_crafted_files_end_in_an_error_or_the_right_answer(action, onnx_files):
+    if action == "convert":
+        pytest.importorskip("torch", reason="needs the converter")
+    for name, (kind, text, peak) in opened(action, onnx_files).items():
+        assert kind in {*TYPED, "MemoryError", "answer"}, f"{name}: {kind}: {text}"
+        if kind == "answer" and action in RIGHT:
+            assert text == RIGHT[action], name
+        if name in REFUSED:
+            assert kind in ("FileFormatError", "UnsupportedError"), f"{name}: {kind}: {text}"
+            assert REFUSED[name] in text
+        assert peak < 2 * MEMORY, name

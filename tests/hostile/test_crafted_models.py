@@ -9,8 +9,13 @@ import pytest
 
 pytest.importorskip("onnx", reason="the crafted files are written by the package onnx")
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
+pytest.importorskip("ai_edge_litert", reason="needs a TFLite runtime")
 
 from support.crafted import ONNX, write_onnx
+from support.crafted_tflite import CODES, TFLITE, identity, write_tflite
+
+from ondevice.errors import FileFormatError
+from ondevice.tflite_file import OPERATORS, check_structure, read_info
 
 CHILD = Path(__file__).with_name("open_crafted.py")
 MEMORY = 2**30
@@ -41,6 +46,12 @@ REFUSED = {
     "data in a constant": "is not beside it",
     "data too short": "claims 1099511627776 values in 'data', which has 16 bytes",
 }
+# Those that LiteRT sees: they end in its own errors, or in what it computes.
+SEEN = {
+    "Concatenation 40 times", "ExpandDims outside", "Fill", "Fill below 0", "Fill of 8 GB",
+    "Fill past 2^63", "Gather below 0", "Gather outside", "Reshape", "Slice outside",
+    "Transpose outside", "2^31 values held", "2^62 values held", "2^93 values held",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +84,42 @@ def test_crafted_files_end_in_an_error_or_the_right_answer(action, onnx_files):
             assert kind in ("FileFormatError", "UnsupportedError"), f"{name}: {kind}: {text}"
             assert REFUSED[name] in text
         assert peak < 2 * MEMORY, name
+
+
+@pytest.fixture(scope="module")
+def tflite_files(tmp_path_factory):
+    """All crafted files of TFLite, and one that is no attack, by name."""
+    folder = tmp_path_factory.mktemp("tflite")
+    names = ["identity", *TFLITE]
+    return {name: write_tflite(folder / f"{i}.tflite", name) for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("action", ["inspect", "load", "verify"])
+def test_crafted_tflite_files_end_in_an_error_or_an_answer(action, tflite_files):
+    results = opened(action, tflite_files)
+    assert results.pop("identity")[0] == "answer"
+    for name, (kind, text, peak) in results.items():
+        assert kind in {*TYPED, "answer"}, f"{name}: {kind}: {text}"
+        assert kind == "FileFormatError" or name in SEEN, f"{name}: {kind}: {text}"
+        assert peak < MEMORY, name
+
+
+def test_the_operators_are_those_of_the_converter():
+    writer = pytest.importorskip("ondevice.converters.targets.tflite.writer")
+    assert {name: getattr(CODES, name) for name in writer._OPTIONS} == OPERATORS
+
+
+def test_every_changed_offset_is_followed_in_bounds(tmp_path):
+    """Every word in turn: zero, itself, backwards, far away, 2^31 and more items."""
+    path = tmp_path / "m.tflite"
+    data = identity().bytes()
+    refused = 0
+    for place in range(0, len(data) - 4, 4):
+        for word in (0, 1, 4, -4, -place, 2**31 - 1, -(2**31), -1):
+            changed = data[:place] + word.to_bytes(4, "little", signed=True) + data[place + 4 :]
+            try:
+                read_info(path, changed)
+                check_structure(path, changed)
+            except FileFormatError:
+                refused += 1
+    assert refused > 1000

@@ -6,12 +6,14 @@ for all there is ends it, not the machine.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +62,13 @@ def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
     """
     names, limit = ", ".join(map(str, models)), memory_limit(models)
     streams = _streams(COMMANDS[words[0]])
-    # -P: the folder one stands in, which may be hostile too, is none to import from
-    try:
-        process = subprocess.Popen(  # noqa: S603 - no shell; the words are the user's own command line
-            [sys.executable, "-P", "-m", "ondevice", *words],
-            env={**os.environ, IN_CHILD: str(limit), **streams.environment},
-            stdin=streams.input,
-            stdout=streams.output,
-            stderr=streams.errors,
-        )
-    except OSError:
+    with _later() as signals:
+        process = _started(words, limit, streams)
+    if process is None:
         return None
     try:
+        for number in signals:
+            signal.raise_signal(number)
         out, err = process.communicate(streams.given, timeout=streams.seconds)
     except subprocess.TimeoutExpired as error:
         raise FileFormatError(
@@ -94,6 +91,43 @@ def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
         with writing("standard output"):
             sys.stdout.write(out.decode("utf-8", "surrogateescape"))
     return process.returncode
+
+
+def _started(words: Sequence[str], limit: int, streams: _Streams) -> subprocess.Popen[bytes] | None:
+    """Start a command line; None where this Python cannot."""
+    # -P: the folder one stands in, which may be hostile too, is none to import from
+    try:
+        return subprocess.Popen(  # noqa: S603 - no shell; the words are the user's own command line
+            [sys.executable, "-P", "-m", "ondevice", *words],
+            env={**os.environ, IN_CHILD: str(limit), **streams.environment},
+            stdin=streams.input,
+            stdout=streams.output,
+            stderr=streams.errors,
+        )
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _later() -> Iterator[list[int]]:
+    """Hold back SIGINT and SIGTERM inside the block; the numbers of those that came.
+
+    An exception out of a handler while a process is being started would leave it running.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # handlers run elsewhere
+        yield came
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, lambda came_now, _: came.append(came_now))
+    try:
+        yield came
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 class _Streams:

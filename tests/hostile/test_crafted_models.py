@@ -1,8 +1,10 @@
 """Crafted .onnx and .tflite files end with a typed error or the right answer in any command."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ pytest.importorskip("onnx", reason="the crafted files are written by the package
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime")
 pytest.importorskip("ai_edge_litert", reason="needs a TFLite runtime")
 
-from support.crafted import ONNX, write_onnx
+from support.crafted import HARMLESS, ONNX, write_onnx
 from support.crafted_tflite import CODES, TFLITE, identity, write_tflite
 
+from ondevice import child
+from ondevice.cli import main
 from ondevice.errors import FileFormatError
 from ondevice.tflite_file import OPERATORS, check_structure, read_info
 
@@ -123,3 +127,61 @@ def test_every_changed_offset_is_followed_in_bounds(tmp_path):
             except FileFormatError:
                 refused += 1
     assert refused > 1000
+
+
+def words(command, path, folder):
+    """A command line that opens a model file."""
+    rows = folder / "rows.csv"
+    rows.write_text("a\n5\n6\n")
+    more = {
+        "run": [rows, "--ids"],
+        "bench": ["--processes", "1", "--requests", "2"],
+        "convert": ["--out", folder / "out", "--targets", "odm"],
+    }
+    return [command, str(path), *map(str, more.get(command, []))]
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "run", "bench", "convert"])
+def test_every_command_ends_in_one_line(command, tmp_path, capsys):
+    if command == "convert":
+        pytest.importorskip("torch", reason="needs the converter")
+    path = write_onnx(tmp_path / "m", "40 levels of doubling")
+    assert main(words(command, path, tmp_path)) == 1
+    shown = capsys.readouterr().err
+    assert shown == f"ondevice: {path}: {shown.partition(f'{path}: ')[2]}"
+    assert shown.endswith(f"{REFUSED['40 levels of doubling']}, or call themselves\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory elsewhere")
+@pytest.mark.parametrize("command", ["verify", "run"])
+def test_a_bomb_ends_at_the_limit_of_memory(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(child, "memory_limit", lambda models: MEMORY)
+    path = write_onnx(tmp_path / "m", "Concat 40 times")
+    assert main(words(command, path, tmp_path)) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("ondevice: ")
+    assert shown.count("\n") == 1
+
+
+def test_run_reads_standard_input(tmp_path):
+    path = write_onnx(tmp_path / "m", HARMLESS)
+    command = [sys.executable, "-m", "ondevice", "run", path, "-", "--format", "csv", "--ids"]
+    done = subprocess.run(command, input="a\n7\n", capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("score\n7\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are read from /proc")
+def test_who_is_ended_ends_its_child(tmp_path):
+    path = write_onnx(tmp_path / "m", HARMLESS)
+    command = [sys.executable, "-m", "ondevice", "run", path, "-", "--format", "csv", "--ids"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (started := children.read_text().split()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=HANG)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert b"Traceback" not in error
+    assert not Path(f"/proc/{started[0]}").exists()

@@ -96,6 +96,9 @@ MAX_TFLITE_ELEMENTS = 2**28
 MAX_ONNX_NODES = 131_072
 MAX_ONNX_DEPTH = 32
 
+# Axes of a tensor in an .onnx or .tflite file: numpy has no more, and their product stays short.
+MAX_TENSOR_RANK = 64
+
 # Bytes of memory of a process that opens an .onnx or .tflite file for a command: for Python and the
 # runtimes, and for each byte of the file. `verify` holds four sessions of a file, and ONNX Runtime
 # up to three copies of it in each; a conversion holds its weights as float32 a few times.

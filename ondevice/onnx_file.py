@@ -7,6 +7,7 @@ tensor that has no bytes: what follows from the file is bounded here before anyt
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from ondevice.errors import FileFormatError
 from ondevice.held_bytes import FileBytes
-from ondevice.limits import MAX_ONNX_DEPTH, MAX_ONNX_NODES
+from ondevice.limits import MAX_ONNX_DEPTH, MAX_ONNX_NODES, MAX_TENSOR_RANK
 
 # Numbers of fields in onnx.proto3, by message.
 _MODEL_GRAPH, _MODEL_METADATA, _MODEL_FUNCTION = 7, 14, 25
@@ -252,7 +253,10 @@ class _Reader:
         for item in self._fields(place):
             start, stop = item.place
             if item.number == _TENSOR_DIMS:
-                shape += [start] if item.kind == _VARINT else self._numbers(item.place)
+                sizes = [start] if item.kind == _VARINT else self._numbers(item.place)
+                shape += itertools.islice(sizes, MAX_TENSOR_RANK + 1)
+                if len(shape) > MAX_TENSOR_RANK:
+                    raise _FaultError(f"a tensor of more than {MAX_TENSOR_RANK} axes")
             elif item.number in _TENSOR_VALUES:
                 stored += 1 if item.kind == _VARINT else stop - start + 1
             elif item.number == _TENSOR_EXTERNAL and item.kind == _DELIMITED:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ondevice.deflated import inflate
 from ondevice.errors import FileFormatError
 from ondevice.held_bytes import FileBytes, read_file
-from ondevice.limits import MAX_TFLITE_ELEMENTS
+from ondevice.limits import MAX_TENSOR_RANK, MAX_TFLITE_ELEMENTS
 from ondevice.sealed import check_seal
 
 METADATA_NAME = "ondevice.info"  # a deflated description
@@ -385,6 +385,8 @@ def _check_sizes(tensors: list[_Table], stored: list[bool]) -> None:
         if tensor.uint8(1) > _LAST_TENSOR_TYPE or tensor.uint8(1) in _TYPES_WITH_POINTERS:
             raise _FaultError(f"a tensor of type {tensor.uint8(1)}, which ondevice does not write")
         shape = tensor.indices(0)
+        if len(shape) > MAX_TENSOR_RANK:
+            raise _FaultError(f"a tensor of {len(shape)} axes; the limit is {MAX_TENSOR_RANK}")
         if any(size < 0 for size in shape):
             raise _FaultError(f"damaged: a tensor of shape {list(shape)}")
         elements += 0 if is_stored else math.prod(shape)

@@ -45,6 +45,7 @@ REFUSED = {
     "negative size": "a negative size",
     "claim in a constant": "a tensor of 1099511627776 values",
     "claim in a function": "a tensor of 1099511627776 values",
+    "100,000 axes": "a tensor of more than 64 axes",
     "sparse": "a sparse tensor",
     "data outside": "is not beside it",
     "data in a constant": "is not beside it",

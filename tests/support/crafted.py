@@ -298,6 +298,9 @@ ONNX = {
             )
         ],
     ),
+    "100,000 axes": lambda: summed(
+        node("Identity", "w", "y"), held=[claimed("w", *[MOST] * 100_000)]
+    ),
     "sparse": _sparse,
     "strings": lambda: summed(
         node("StringNormalizer", "w", "t"),

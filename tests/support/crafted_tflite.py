@@ -182,6 +182,7 @@ TFLITE = {
     "2^31 values held": lambda: _claimed([INT32_MOST]),
     "2^62 values held": lambda: _claimed([INT32_MOST, INT32_MOST]),
     "2^93 values held": lambda: _claimed([INT32_MOST] * 3),
+    "100,000 axes": lambda: _computed([INT32_MOST] * 100_000),
     "values below 0": lambda: _claimed([-7]),
     "2^31 values computed": lambda: _computed([INT32_MOST]),
     "2^62 values computed": lambda: _computed([INT32_MOST, INT32_MOST]),

@@ -349,12 +349,13 @@ def _load_tflite(model: Model, runtime: str) -> Model:
     return replace(model, runner=TfliteEngine(model.path, runtime=runtime))
 
 
-def check_parity(reports: Iterable[TargetReport], *, probabilities: bool) -> None:
+def check_parity(reports: Iterable[TargetReport], *, probabilities: bool, hint: str = "") -> None:
     """Raise ParityError that names every file and runtime beyond its tolerance.
 
     Args:
         reports: of the written files.
         probabilities: whether outputs lie between 0 and 1, so that a difference is absolute.
+        hint: what the user may try, the end of the error's text.
     """
     failed = [(item, parity) for item in reports for parity in item.parity if not parity.passed]
     if not failed:
@@ -369,7 +370,6 @@ def check_parity(reports: Iterable[TargetReport], *, probabilities: bool) -> Non
         for item, parity in failed
     ]
     tolerance = failed[0][1].tolerance
-    hint = "" if tolerance <= TOLERANCE else "; try --float-layers, or calibrate with more rows"
     outputs, unit = ("probabilities", "") if probabilities else ("outputs", " of their scale")
     raise ParityError(
         f"{outputs} differ from the torch module's by more than {tolerance:g}{unit}: "

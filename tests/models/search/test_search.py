@@ -3,8 +3,6 @@
 import csv
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
+from support.stopped import signalled, stopped_command
 
 import ondevice
 from ondevice.cli import main
@@ -278,17 +277,9 @@ def test_command_stopped_by_ctrl_c_continues(tmp_path, capsys):
     folder = out / "tables-60000B"
     goal = ["--budget", "tables:60KB", "--max-rows", "3000", "--trials", "3"]
     arguments = ["compress", *goal, "--out", str(out), "--json", str(out / "f.json")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ondevice", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 180
-    while not list(out.glob("trials/*/descent-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    printed, complaints = process.communicate(timeout=120)
+    out.mkdir()
+    with stopped_command(out, "trials/*/descent-*.json", *arguments) as process:
+        printed, complaints = signalled(process, signal.SIGINT)
     assert process.returncode == 130, complaints
     assert "the same command continues" in complaints
     assert "tables smaller" in printed

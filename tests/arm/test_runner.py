@@ -244,7 +244,7 @@ def test_the_runner_refuses_nonsense(runners, small, tmp_path, name, words):
     known = {"MODEL": str(small), "REQUESTS": str(requests)}
     command = [EMULATORS[name], runners / f"ondevice-runner-{name}",
                *(known.get(word, word) for word in words)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     answer = json.loads(done.stdout)
     assert answer["error"].endswith("Error")

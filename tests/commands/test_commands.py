@@ -22,7 +22,7 @@ def call(*arguments, stdin=""):
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

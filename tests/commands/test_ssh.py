@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support.runtime import write_small_model
 from support.terminal import interrupted
+from support.wheels import build_wheel
 
 import ondevice
 from ondevice.bench.targets import ssh
@@ -136,10 +137,7 @@ def test_a_board_is_measured_and_left_as_it_was(board, small, tmp_path):
 @needs_sshd
 def test_a_wheel_is_shipped(board, small, tmp_path):
     """A pure wheel has no compiled engine: numpy is measured, and that is said."""
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", tmp_path, Path(__file__).parents[2]], check=True,
-                   timeout=300, env=os.environ | {"ONDEVICE_PURE": "1"})  # fmt: skip
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = build_wheel(tmp_path, {"ONDEVICE_PURE": "1"})
     done = call(board, small, *QUICK, "--wheel", wheel, "--json", tmp_path / "r.json")
     assert done.returncode == 0, done.stderr
     assert "numpy is measured" in done.stderr

@@ -1,4 +1,4 @@
-"""Runs the libFuzzer harness on 20,000 files; in `make fuzz` for ONDEVICE_FUZZ_SECONDS."""
+"""Runs the libFuzzer harness on 100,000 files; in `make fuzz` for ONDEVICE_FUZZ_SECONDS."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from support.tools import FUZZER_PROGRAM, cannot_link, needs
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden"
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
-FILES = 20_000
+FILES = 100_000
 
 
 @needs(cannot_link("clang", *SANITIZERS, program=FUZZER_PROGRAM))

@@ -42,7 +42,7 @@ def server(tmp_path):
 
 def ask(server, method, path, body=None, **headers):
     """Status, headers and text of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=600)
     with contextlib.closing(connection):
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -164,7 +164,7 @@ def test_a_slow_request_ends(server, monkeypatch):
     """One that sends a byte every now and then, which no timeout of a read would notice."""
     monkeypatch.setattr(serve, "REQUEST_SECONDS", 1.5)
     begun = time.monotonic()
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=120) as connection:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=600) as connection:
         with contextlib.suppress(ConnectionError):
             for letter in b"POST /report HTTP/1.1\r\nHost: " * 5:
                 connection.sendall(bytes([letter]))
@@ -260,14 +260,14 @@ def test_the_command(tmp_path):
     ):
         stack.callback(running.kill)
         port, token = re.search(r":(\d+)/\?token=(\S+)$", running.stdout.readline()).groups()
-        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=600)
         connection.request("POST", "/report", REPORT,
                            {TOKEN_HEADER: token, "Content-Type": "application/json"})  # fmt: skip
         answer = connection.getresponse()
         assert answer.status == 201
         name = json.loads(answer.read())["file"]
         running.send_signal(signal.SIGINT)
-        said = running.communicate(timeout=60)[0]
+        said = running.communicate(timeout=600)[0]
     assert running.returncode == 0
     assert "1 reports came" in said
     assert f"{name}: model.odm: predict of 1 11.28 us" in said

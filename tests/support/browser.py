@@ -42,7 +42,7 @@ def lay_out(folder, width):
                "--allow-file-access-from-files", "--virtual-time-budget=5000",
                f"--user-data-dir={folder / 'profile'}", "--dump-dom",
                (folder / "frame.html").as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     text = done.stdout.split('<pre id="seen">')[1].split("</pre>")[0]
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return json.loads(text.replace("&lt;", "<").replace("&amp;", "&")), console

@@ -128,7 +128,7 @@ def test_a_killed_rank_ends_all_and_leaves_nothing(tmp_path):
         children = [int(number) for number in text.split()]
     time.sleep(3)
     os.kill(children[1], signal.SIGKILL)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode != 0
     assert "saved" not in output and "Signal 9" in errors
     assert list(tmp_path.iterdir()) == []

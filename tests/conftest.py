@@ -4,7 +4,11 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+import random
+import sys
 from pathlib import Path
+
+import pytest
 
 # Small batches gain nothing from a second thread, and threads that wait for one another on a busy
 # machine take a hundred times as long.
@@ -35,3 +39,23 @@ if importlib.util.find_spec("hypothesis"):
     fixed = "ONDEVICE_FUZZ_SEED" not in os.environ
     settings.register_profile("ondevice", derandomize=fixed, deadline=None)
     settings.load_profile("ondevice")
+
+
+_file = None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Let the tests of a file draw the same numbers in every run, whatever ran before.
+
+    A new process of torch begins with a random seed, as numpy's old generator and Python's do.
+    """
+    global _file
+    if item.path == _file:
+        return
+    _file = item.path
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ondevice.converters.graph import CapturedModel
+from ondevice.converters.lowering.unsupported import HINTS
 from ondevice.converters.pipeline import CAREFUL_CLEANING, CLEANING, capture, run
 from ondevice.converters.source.arguments import BATCH
 from ondevice.converters.source.export import OPSET
@@ -22,13 +24,17 @@ from ondevice.converters.source.graph_reference import GraphReference
 from ondevice.converters.source.ml.operands import parameter_bytes
 from ondevice.converters.source.ml.outputs import number_outputs
 from ondevice.converters.source.names import name_values
+from ondevice.converters.source.simplify import quiet
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.id_origins import input_ids
 from ondevice.errors import FileFormatError, OnDeviceError, SpecError, UnsupportedError, needs_extra
+from ondevice.held_bytes import mapped_files, read_file
+from ondevice.onnx_file import check_external, check_structure
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 
+_BRANCHES = {"If"}  # operators with graphs that run at most once; folding may choose one of them
 EXAMPLE_ROWS = 8
 EXAMPLE_STEPS = 4  # of a free axis beside the batch
 
@@ -190,7 +196,13 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
-    """The content of an .onnx file; raises FileFormatError where it is none."""
+    """The content of an .onnx file.
+
+    Raises:
+        FileFormatError: it is none, or claims what it does not hold (`ondevice.onnx_file`).
+        UnsupportedError: it holds a loop, which no target can express and which may not end.
+    """
+    _check_claims(path)
     try:
         return onnx.load(path)
     except FileNotFoundError as error:
@@ -199,6 +211,21 @@ def _loaded(path: Path) -> onnx.ModelProto:
         raise FileFormatError(
             f"{path}: not an ONNX model: {' '.join(str(error).split())}"
         ) from error
+
+
+def _check_claims(path: Path) -> None:
+    """Check a file before anything is built of it; raises as `_loaded` does."""
+    with mapped_files():
+        structure = check_structure(path, read_file(path))
+    for name in structure.external:
+        with contextlib.suppress(OSError):  # onnx.load says so
+            check_external(path, structure, name, (path.parent / name).stat().st_size)
+    if loops := sorted(structure.with_graphs - _BRANCHES):
+        hint = HINTS.get(loops[0], HINTS["Loop"])
+        raise UnsupportedError(
+            f"{path}: holds {', '.join(loops)}: operators with a graph of their own are no part of "
+            f"any model file; what could replace {loops[0]}: {hint}"
+        )
 
 
 def _warn_of_labels(path: Path, given: onnx.ModelProto, used: onnx.ModelProto) -> None:
@@ -242,7 +269,8 @@ def _read(path: Path, proto: onnx.ModelProto) -> ir.Model:
         value.shape = None  # it may be that of a fixed batch
     if not graph.inputs:
         raise UnsupportedError(f"{path}: it takes no inputs")
-    passes.ShapeInferencePass()(model)
+    with quiet():
+        passes.ShapeInferencePass()(model)
     return model
 
 
@@ -285,7 +313,7 @@ def _session(path: Path, changed: onnx.ModelProto | None) -> Any:
     with needs_extra("converting an .onnx file", "onnx"):
         import onnxruntime as ort
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # a failed request is raised
     options.intra_op_num_threads = 1
     try:
         model = str(path) if changed is None else changed.SerializeToString()

@@ -51,7 +51,7 @@ _ROUNDS = 2  # folding makes room for rewriting, and the other way round
 def simplify(model: ir.Model) -> ir.Model:
     """A model of fewer nodes that computes the same; the given one is not changed."""
     model = model.clone()
-    with _quiet():
+    with quiet():
         optimizer.inline(model)
         passes.CommonSubexpressionEliminationPass()(model)  # a weight of many steps is moved once
         for _ in range(_ROUNDS):
@@ -71,7 +71,7 @@ def simplify_carefully(model: ir.Model) -> ir.Model:
     For graphs that onnxscript's folding or rewriting turns into others. The given one stays.
     """
     model = model.clone()
-    with _quiet():
+    with quiet():
         optimizer.inline(model)
         _settle_squeezes(model)
     return _tidied(model)
@@ -204,12 +204,14 @@ def _is_known(shape: ir.Shape) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence notes on what could not be folded."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Silence notes on what could not be folded, or of which no shape is known."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

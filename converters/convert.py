@@ -323,7 +323,8 @@ def _prepare(
         ),
         made_by=_versions(),
     )
-    expected = expected_of(source, trained, batches, tables, request.validation, inputs)
+    own = [item.answers for item in requests]
+    expected = expected_of(source, trained, batches, own, tables, request.validation, inputs)
     expected = replace(expected, refused=[item.refused for item in requests])
     if request.dense == "f32":  # rounded layers have no accuracy far from their examples
         numbers = number_requests(source, tables, domain.uses, domain.constants)

@@ -330,6 +330,9 @@ _DROPOUTS = (
 )  # fmt: skip
 
 
+_WATCHED = frozenset((*_DROPOUTS, torch._pack_padded_sequence, functional.embedding))
+
+
 class Evaluation(TorchFunctionMode):
     """Calls that would still train, or change the module, in evaluation mode.
 
@@ -346,6 +349,8 @@ class Evaluation(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function without what it does only in training."""
+        if function not in _WATCHED:  # most calls, tens of thousands in a conversion
+            return function(*args, **kwargs) if kwargs else function(*args)
         if function in _DROPOUTS:
             given = {**dict(zip(("input", "p", "training"), args, strict=False)), **(kwargs or {})}
             if given.get("training", True) and given.get("p", 0.5):

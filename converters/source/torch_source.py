@@ -226,6 +226,9 @@ def _reading(module: nn.Module, tables: Mapping[str, FileTable | PackedTable]) -
 
     `torch.func.functional_call` leaves them behind where one submodule has two names.
     """
+    if not tables:  # the names of hundreds of tables take longer than a call
+        yield
+        return
     own: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     own.update(module.named_buffers(remove_duplicate=False))
     fresh = {

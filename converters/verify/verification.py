@@ -155,16 +155,18 @@ def expected_of(
     source: Source,
     trained: Source,
     batches: Sequence[dict[str, Array]],
+    own: Sequence[dict[str, FloatArray]],
     tables: Mapping[str, PackedTable],
     validation: Validation | None,
     inputs: Sequence[InputSpec],
 ) -> Expected:
-    """Run the torch module on the batches and on the validation rows.
+    """Run the torch module with the tables of files on the batches, and on the validation rows.
 
     Args:
         source: the module.
         trained: what it was compressed from; the same where it was not.
         batches: inputs.
+        own: what the module answers to them.
         tables: as files store them.
         validation: labelled rows, if any.
         inputs: what the module takes.
@@ -182,7 +184,7 @@ def expected_of(
     expected = Expected(
         batches=batches,
         stored=[source(batch, tables) for batch in batches],
-        own=(own := [source(batch) for batch in batches]),
+        own=own,
         # codes have vectors for IDs that the trained table rejects: only its examples are safe
         trained=list(zip(batches, own, strict=True))
         if trained is source

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -220,6 +221,7 @@ def _read(path: Path, proto: onnx.ModelProto) -> ir.Model:
         if any(
             item.domain in ("", "ai.onnx") and item.version != OPSET for item in proto.opset_import
         ):
+            proto = onnx.inliner.inline_local_functions(proto)  # the converter drops functions
             proto = onnx.version_converter.convert_version(proto, OPSET)
         model = ir.from_proto(proto)
     except Exception as error:  # the version converter and onnx_ir have errors of their own

@@ -14,7 +14,7 @@ import ondevice
 from ondevice.converters.convert import convert
 from ondevice.engines.native import is_compiled
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 torch.set_num_threads(1)
 
@@ -217,3 +217,45 @@ def test_shifts_and_masks_of_ids(tmp_path):
         expected = module(ids, other).numpy()
     values = {"ids": ids.numpy(), "other": other.numpy().astype(np.int64)}
     agree(tmp_path, values, [expected], rtol=0, atol=1e-6)
+
+
+def test_a_file_of_sixteen_bits_is_computed_in_float32(tmp_path):
+    rng = np.random.default_rng(0)
+    constants = {
+        "table": rng.normal(size=(40, 6)).astype(np.float16),
+        "weight": rng.normal(size=(8, 5)).astype(np.float16),
+        "out": rng.normal(size=(5, 1)).astype(np.float16),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vector"]),
+        helper.make_node("Cast", ["price"], ["narrow"], to=TensorProto.FLOAT16),
+        helper.make_node("Concat", ["vector", "narrow"], ["both"], axis=1),
+        helper.make_node("MatMul", ["both", "weight"], ["hidden"]),
+        helper.make_node("Tanh", ["hidden"], ["activated"]),
+        helper.make_node("MatMul", ["activated", "out"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["click"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "clicks",
+        [
+            helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"]),
+            helper.make_tensor_value_info("price", TensorProto.FLOAT, ["n", 2]),
+        ],
+        [helper.make_tensor_value_info("click", TensorProto.FLOAT16, ["n", 1])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, tmp_path / "given.onnx")
+    with pytest.warns(UserWarning, match="its layers compute in 16 bits, and model files in 32"):
+        report = convert(tmp_path / "given.onnx", None, tmp_path, tables="f16")
+    assert report.targets["odm"].table_bytes == 40 * 6 * 2
+    ids, price = np.array([0, 39, 7]), rng.normal(size=(3, 2)).astype(np.float32)
+    wide = {name: array.astype(float) for name, array in constants.items()}
+    hidden = np.tanh(np.concatenate([wide["table"][ids], price], 1) @ wide["weight"])
+    expected = 1 / (1 + np.exp(-hidden @ wide["out"]))
+    agree(tmp_path, {"ids": ids, "price": price}, [expected], rtol=0, atol=1e-6)
+    given = onnxruntime.InferenceSession(tmp_path / "given.onnx")
+    (rounded,) = given.run(None, {"ids": ids, "price": price})
+    assert np.abs(rounded - expected).max() < 5e-3

@@ -207,6 +207,8 @@ def _is_same(table: TableSource, tensor: torch.Tensor) -> bool:
     """Whether a table holds the values of a tensor; memory that they share is not read."""
     if tuple(tensor.shape) != (table.rows, table.dim):
         return False
+    if tensor.dtype == torch.bfloat16:  # numpy has no such type
+        tensor = tensor.float()
     array = tensor.detach().numpy()
     if isinstance(table, ArrayTable) and table.array.dtype == array.dtype:
         same = table.array.__array_interface__["data"] == array.__array_interface__["data"]

@@ -4,20 +4,18 @@
  */
 #include "kernels/vectors.h"
 
-/* exp(x) as 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last
- * place. */
-OD_INLINE lanes exponential_parts(lanes x, whole *k) {
-  lanes shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
-  *k = (whole)shifted - 0x4B400000;
-  lanes w = shifted - 12582912.0f;
+/* exp(x) as 2^k times a polynomial on [-ln2/2, ln2/2], within 2 units in the last place. `shifted` is
+ * k + 1.5 * 2^23. Of the polynomial's sums those that can are independent. */
+OD_INLINE lanes exponential_parts(lanes x, lanes *shifted) {
+  *shifted = x * 1.44269504f + 12582912.0f; /* rounds to an integer */
+  lanes w = *shifted - 12582912.0f;
   lanes r = x - w * 0.693359375f;
   r = r - w * -2.12194440e-4f;
-  lanes p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return p * (r * r) + r + 1.0f;
+  lanes s = r * r;
+  lanes p = r * 8.3686690778e-3f + 4.1668258607e-2f;
+  p = p + s * 1.3821331086e-3f;
+  p = p * s + (r * 1.6666521132e-1f + 4.9999994040e-1f);
+  return p * s + (r + 1.0f);
 }
 
 /* Below -104 results are 0. Products below the normal range are slow on some processors, which multiply
@@ -36,27 +34,36 @@ OD_INLINE lanes without_small(lanes x, whole *small) {
 }
 #endif
 
+#ifdef lanes_power
+/* The same for x up to 89 and NaN. */
+OD_INLINE lanes exponential_down(lanes x) {
+  lanes shifted, p = exponential_parts(x, &shifted);
+  return lanes_power(p, shifted - 12582912.0f, x, -104.0f);
+}
+#define exponential_up exponential_down
+OD_INLINE lanes exponential(lanes x) { return exponential_down(lanes_min(all(89.0f), x)); }
+#else
 /* Results may overflow or lie below the normal range: the power is multiplied in two halves. */
 OD_INLINE lanes exponential(lanes x) {
-  whole k, small;
-  lanes p = exponential_parts(lanes_min(all(89.0f), without_small(x, &small)), &k); /* a NaN stays */
-  whole half = k >> 1;
+  whole small;
+  lanes shifted, p = exponential_parts(lanes_min(all(89.0f), without_small(x, &small)), &shifted);
+  whole k = (whole)shifted - 0x4B400000, half = k >> 1; /* a NaN stays */
   p = p * (lanes)((half + 127) << 23) * (lanes)((k - half + 127) << 23);
   return SMALL_TO_ZERO(p);
 }
 
 /* The same bits for x <= 0 and NaN, and for 0 <= x <= 40 and NaN. */
 OD_INLINE lanes exponential_down(lanes x) {
-  whole k, small;
-  lanes p = exponential_parts(without_small(x, &small), &k);
-  p = p * (lanes)((k + 191) << 23) * 0x1p-64f; /* -150 <= k <= 0 */
+  whole small;
+  lanes shifted, p = exponential_parts(without_small(x, &small), &shifted);
+  p = p * (lanes)(((whole)shifted - (0x4B400000 - 191)) << 23) * 0x1p-64f; /* -150 <= k <= 0 */
   return SMALL_TO_ZERO(p);
 }
 OD_INLINE lanes exponential_up(lanes x) {
-  whole k;
-  lanes p = exponential_parts(x, &k);
-  return p * (lanes)((k + 127) << 23);
+  lanes shifted, p = exponential_parts(x, &shifted);
+  return p * (lanes)(((whole)shifted - (0x4B400000 - 127)) << 23);
 }
+#endif
 
 OD_INLINE lanes sigmoid(lanes x) {
   lanes small = exponential_down((lanes)((whole)x | (int32_t)0x80000000));

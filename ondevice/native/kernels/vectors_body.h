@@ -180,6 +180,11 @@ static void maps(od_map map, float alpha, const od_span *span) {
     map_rows(map, alpha, span, &x, out, span->n1, n);
     return;
   }
+  if (n >= LANES && map == OD_MAP_COPY) {
+    for (size_t i = 0; i < span->n1; i++, in += span->in1[0], out += span->out1)
+      for (size_t j = 0; j < n; j += LANES) store(out + (j < n - LANES ? j : n - LANES), all(*in));
+    return;
+  }
   for (size_t i = 0; i < span->n1; i++, in += span->in1[0], out += span->out1) {
     open_source(&x, in, span->in0[0], n);
     map_rows(map, alpha, span, &x, n < LANES ? room : out, 1, n < LANES ? LANES : n);
@@ -315,45 +320,36 @@ static void dots(const float *a, const int64_t *a_places, const float *b, const 
   }
 }
 
-/* Softmax of a row of n >= LANES elements, which another step divides by the sum that this one returns.
- * The last vector is read before what it overlaps is written. */
-OD_INLINE float powers(const float *in, size_t n, float largest, float *out) {
-  lanes most = all(largest), last = load(in + n - LANES) - most;
-  for (size_t i = 0; i < n - LANES; i += LANES)
-    store(out + i, exponential_down(load(in + i) - most));
-  store(out + n - LANES, exponential_down(last));
-  return sum_of(out, n);
+/* Softmax of a row, which another step divides by the sum that this one returns. Up to `room` elements are
+ * written. */
+OD_INLINE float powers(const float *in, size_t n, float largest, float *out, size_t room) {
+  lanes most = all(largest), sums[PARTS] = {{0}};
+  for (size_t i = 0; i < n; i += LANES) {
+    lanes value = exponential_down(part(in + i, n - i, all(-__builtin_inff())) - most);
+    size_t j = i / LANES % PARTS;
+    sums[j] = sums[j] + value;
+    put(out + i, value, room - i);
+  }
+  return fold_lanes(OD_FOLD_SUM, sums);
 }
 
+/* The last vector is read before what it overlaps is written. */
 OD_INLINE void multiply(float *out, size_t n, float by) {
-  lanes factor = all(by), last = load(out + n - LANES) * factor;
-  for (size_t i = 0; i < n - LANES; i += LANES) store(out + i, load(out + i) * factor);
-  store(out + n - LANES, last);
+  size_t end = n < LANES ? 0 : n - LANES;
+  lanes last = part(out + end, n - end, all(0)) * by;
+  for (size_t i = 0; i < end; i += LANES) store(out + i, load(out + i) * by);
+  put(out + end, last, n - end);
 }
 
-/* Rows one step at a time, so that the processor overlaps them: within a row each step waits for
- * the last. */
-static void long_softmax(const float *in, size_t rows, size_t length, float *out) {
+/* 1 to SUMS rows one step at a time, so that the processor overlaps them: within a row each step waits
+ * for the last. What a row's last vector writes too much the next row replaces. */
+static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
   float largest[SUMS], sums[SUMS];
   for (size_t r = 0; r < rows; r++)
     largest[r] = fold_row((od_fold)FOLD_NUMBERS, in + r * length, length);
   for (size_t r = 0; r < rows; r++)
-    sums[r] = powers(in + r * length, length, largest[r], out + r * length);
+    sums[r] = powers(in + r * length, length, largest[r], out + r * length, (rows - r) * length);
   for (size_t r = 0; r < rows; r++) multiply(out + r * length, length, 1.0f / sums[r]);
-}
-
-/* 1 to SUMS rows; those of fewer than LANES elements as long as a vector, with zeros at the end. */
-static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
-  float room[SUMS * LANES];
-  if (length >= LANES) {
-    long_softmax(in, rows, length, out);
-    return;
-  }
-  size_t row = 0; /* a loop that surely runs: else GCC sees numbers without a value */
-  do store(room + row * LANES, part(in + row * length, length, all(-__builtin_inff())));
-  while (++row < rows);
-  long_softmax(room, rows, LANES, room);
-  for (size_t r = 0; r < rows; r++) lanes_store(out + r * length, load(room + r * LANES), length);
 }
 
 #ifdef SOFTMAX_COLUMNS

@@ -337,7 +337,7 @@ def _prepare(
     if request.calibration is not None:
         rows = checked_rows("calibration", inputs, request.calibration)
         calibration_rows = len(next(iter(rows.values())))
-        plan = replace(plan, ranges=calibrate(models.of("odm"), info, rows, batches))
+        plan = replace(plan, ranges=calibrate(models.lowered(), info, rows, batches))
     return _Prepared(
         models=models,
         info=info,

@@ -13,6 +13,9 @@
  *   q8_strip(units, wide, codes, list, count, weights, step, begin, sums)   wide: of a panel's records
  *   q8_widen(to, from, units)         a panel's record
  *   q8_join(sums, units)              sums of outputs as their first numbers
+ *
+ * Where FOURS is defined, a few rows take four records at a time in place of CHUNK, in f32 and q8:
+ *   add_fours(q8, row, list, count, weights, step, units, begin, sums)
  */
 
 enum {

@@ -10,7 +10,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
-FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != ".")
+BUILT = {"build", "dist", "demo-out"}  # whether they are there is chance
+FOLDERS = sorted(
+    path.name
+    for path in ROOT.iterdir()
+    if path.is_dir() and path.name[0] != "." and path.name not in BUILT
+)
 # A path below a folder of this repository: a folder with its slash, or a file of a kind we write.
 PATH = re.compile(
     rf"(?<![\w/.~-])((?:{'|'.join(map(re.escape, FOLDERS))})/"

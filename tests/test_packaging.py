@@ -12,16 +12,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.wheels import build_wheel
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=300)
-    (path,) = folder.glob("*.whl")
+    path = build_wheel(tmp_path_factory.mktemp("wheel"))
     with zipfile.ZipFile(path) as archive:
         yield path, archive
 
@@ -59,15 +57,12 @@ def test_numpy_is_the_only_base_dependency(wheel):
     assert "Requires-Python: >=3.11" in metadata
 
 
-def installed(source, folder, variables):
+def installed(folder, variables):
     """Build a wheel and unpack it: its path, its packages' folder, an environment for them."""
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    environment = os.environ | variables
-    subprocess.run([*build, str(source)], check=True, timeout=300, env=environment)
-    (path,) = folder.glob("*.whl")
+    path = build_wheel(folder, variables)
     site = folder / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(path)], check=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps"]
+    subprocess.run([*pip, "--target", str(site), str(path)], check=True)
     # with python -S: an editable install of this project would lend its compiled engine
     packages = sysconfig.get_path("purelib")
     return path, site, os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{packages}"}
@@ -91,7 +86,7 @@ WHICH = (
 
 def test_the_pure_wheel_runs_models_with_numpy(tmp_path):
     """The wheel for devices without a compiler, and the runtime's own tests on it."""
-    path, site, environment = installed(ROOT, tmp_path, {"ONDEVICE_PURE": "1"})
+    path, site, environment = installed(tmp_path, {"ONDEVICE_PURE": "1"})
     assert path.name == "ondevice_ctr-0.1.0-py3-none-any.whl"
     assert not list(site.rglob("*.so"))
     said = python(tmp_path, environment, "-c", WHICH)
@@ -106,10 +101,7 @@ def test_clang_compiles_the_engine(tmp_path):
     if shutil.which("clang") is None:
         assert "CI" not in os.environ, "CI installs clang"
         pytest.skip("clang is not installed")
-    # a folder of its own: build/ holds objects of GCC
-    ignored = shutil.ignore_patterns(".git", ".venv*", "build", "demo-out", "*.so", "tests")
-    source = shutil.copytree(ROOT, tmp_path / "source", ignore=ignored)
-    _, site, environment = installed(source, tmp_path, {"CC": "clang"})
+    _, site, environment = installed(tmp_path, {"CC": "clang"})
     assert b"clang version" in (site / "ondevice" / "_native.abi3.so").read_bytes()
     said = python(tmp_path, environment, "-c", WHICH)
     assert said.split() == [str(site / "ondevice" / "__init__.py"), "True"]

@@ -82,7 +82,7 @@ def score(callers, processor, model, ids, context=(), *, cut=0):
     flags = "".join("1" if name in context else "0" for name in ids) if context else "-"
     command = [f"qemu-{architecture}-static", "-cpu", processor, "-L", ROOTS[architecture], program,
                library, holder, OFFSET, len(data) - cut, rows, flags, requests, scores]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
     if cut:
         return done
     assert done.returncode == 0, done.stderr

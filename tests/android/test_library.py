@@ -127,7 +127,7 @@ def test_an_engine_whose_rank_is_wrong_does_not_pass(junit, fixtures, wrong_libr
             ["java", f"-Djava.library.path={folder}",
              "-classpath", junit.args[junit.args.index("-classpath") + 1],
              "ondevice.ctr.VerifyFile", str(fixtures / f"{name}.odm")],
-            capture_output=True, text=True, timeout=60, check=True,
+            capture_output=True, text=True, timeout=600, check=True,
         )  # fmt: skip
         passed, predicted, ranked = done.stdout.split()
         assert float(predicted) < 1e-5
@@ -150,7 +150,7 @@ def test_a_wrong_rank_is_not_measured(junit, fixtures, wrong_library):
              "-classpath", junit.args[junit.args.index("-classpath") + 1],
              "ondevice.ctr.bench.WorkerProcess", str(fixtures / "small.odm"), "0",
              json.dumps(task)],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=600,
         )  # fmt: skip
 
     assert measured([]).returncode == 0
@@ -166,7 +166,7 @@ def test_a_processor_without_a_library_is_told_so(junit, fixtures):
          "ondevice.ctr.bench.WorkerProcess", str(fixtures / "small.odm"), "0",
          '{"kind": "start", "rows": 1, "context": [], "gap_ms": 0, "seconds": 0,'
          ' "drop_pages": false}'],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 1
     assert "libondevice.so for this processor" in done.stderr

@@ -44,14 +44,14 @@ class Java:
 
     def __call__(self, command, model, *files, **options):
         process = self.start(command, model, *files, **options)
-        out, errors = process.communicate(timeout=120)
+        out, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         return out.strip()
 
     def killed_at(self, step, command, model, *files):
         """Whether the process was killed before its end."""
         process = self.start(command, model, *files, kill=step)
-        out, errors = process.communicate(timeout=120)
+        out, errors = process.communicate(timeout=600)
         if process.returncode == -9:
             return True
         assert (process.returncode, out) == (0, "ok\n"), out + errors
@@ -273,7 +273,7 @@ def test_a_full_disk_and_a_read_only_one(place, java):
         cmp {disk}/model.odm {given_files}/new.odm
     """
     done = subprocess.run(["unshare", "-m", "sh", "-c", script],
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     full, *left, updated, booted, refused = done.stdout.splitlines()
     assert full.startswith(("IOException", "FileNotFoundException")), done.stdout

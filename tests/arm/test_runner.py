@@ -122,9 +122,10 @@ def test_times_of_a_real_processor_are_shown(small, phone, tmp_path, monkeypatch
     data = json.loads((tmp_path / "r.json").read_text())
     back, paced = data["latencies"]
     assert (back["gap_ms"], paced["gap_ms"]) == (0, 5)
-    assert 0 < back["latency_us"]["p50"] < 5000
+    assert 0 < back["latency_us"]["p50"] < 50_000
     total = sum(one["us"]["p50"] for one in data["profiles"][0]["operators"])
-    assert 0.2 < total / back["latency_us"]["p50"] < 5  # one request's time, not a growing sum
+    # one request's time, not a sum over thousands; neighbours on the machine slow either
+    assert 0.02 < total / back["latency_us"]["p50"] < 50
     for start in data["starts"]:
         assert start["start_us"]["min"] > start["load_us"]["min"] > 0
 
@@ -243,7 +244,7 @@ def test_the_runner_refuses_nonsense(runners, small, tmp_path, name, words):
     known = {"MODEL": str(small), "REQUESTS": str(requests)}
     command = [EMULATORS[name], runners / f"ondevice-runner-{name}",
                *(known.get(word, word) for word in words)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     answer = json.loads(done.stdout)
     assert answer["error"].endswith("Error")

@@ -133,7 +133,7 @@ def test_the_userland_accepts_the_tag(boards, architecture):
     )
     board = boards[architecture]
     processor = "cortex-a7" if architecture == "armv7l" else "cortex-a72"
-    output, _ = board.python(processor, "-c", code, board.wheel.name).communicate(timeout=120)
+    output, _ = board.python(processor, "-c", code, board.wheel.name).communicate(timeout=600)
     assert output.strip() == "True", output
 
 
@@ -171,7 +171,7 @@ def test_the_wheel_chooses_the_right_kernels(boards, processor):
     architecture = "armv7l" if arm.PROCESSORS[processor][0] == "arm" else "aarch64"
     code = "from ondevice import _native; print(_native.kernels_available()[0])"
     process = boards[architecture].python(processor, "-c", code)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert output.strip() == arm.PROCESSORS[processor][1]
 
 

@@ -22,7 +22,7 @@ from ondevice.model import Model
 
 def call(*arguments):
     command = [sys.executable, "-m", "ondevice", "bench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ def folder(tmp_path_factory):
                    "--rank", "4", "--seconds", "0.1", "--processes", "2", "--profile",
                    "--gap-ms", "0", "5", "--accuracy", "small.odm:AUC=0.7",
                    "--json", f"{name}.json"]  # fmt: skip
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
     command = [sys.executable, "-m", "ondevice", "bench", "a.json", "b.json", "--html", "page.html"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
     return folder
 
 

@@ -145,7 +145,7 @@ def test_the_command_prints_one_line(data, tmp_path):
     data = {**data, "tool": ESCAPE}
     (tmp_path / "r.json").write_text(json.dumps(data))
     done = subprocess.run([sys.executable, "-m", "ondevice", "bench", "r.json"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60)  # fmt: skip
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("ondevice: r.json.tool: ")
@@ -279,7 +279,7 @@ def test_an_answer_that_never_comes_is_given_up(code):
     begun = time.monotonic()
     with pytest.raises(OnDeviceError, match="no answer for 1 s"):
         pipes.run(program(code), 1000, 1)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 300  # they sleep for 600
 
 
 def test_endless_complaints_are_not_kept():

@@ -12,7 +12,7 @@ def call(*arguments):
         [sys.executable, "-m", "ondevice", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -6,17 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from ondevice.converters import convert
+from ondevice.converters import convert, phases
 from ondevice.converters.phases import counting, phase, seconds_line
 
 
-def busy(seconds):
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
+@pytest.fixture
+def busy(monkeypatch):
+    """A function that lets a clock of the processor go on; nothing else does."""
+    now = [5.0]
+    monkeypatch.setattr(phases.time, "process_time", lambda: now[0])
+
+    def busy(seconds):
+        now[0] += seconds
+
+    return busy
 
 
-def test_a_phase_inside_another_counts_once():
+def test_a_phase_inside_another_counts_once(busy):
     with counting() as seconds:
         busy(0.02)
         with phase("verification"):
@@ -24,19 +30,19 @@ def test_a_phase_inside_another_counts_once():
             with phase("torch's export"):
                 busy(0.06)
             busy(0.04)
-    assert seconds["all else"] == pytest.approx(0.02, abs=0.01)
-    assert seconds["verification"] == pytest.approx(0.08, abs=0.01)
-    assert seconds["torch's export"] == pytest.approx(0.06, abs=0.01)
+    assert seconds["all else"] == pytest.approx(0.02, abs=1e-9)
+    assert seconds["verification"] == pytest.approx(0.08, abs=1e-9)
+    assert seconds["torch's export"] == pytest.approx(0.06, abs=1e-9)
 
 
-def test_a_phase_ends_with_its_error():
+def test_a_phase_ends_with_its_error(busy):
     with counting() as seconds:
         with pytest.raises(ZeroDivisionError), phase("verification"):
             busy(0.02)
             raise ZeroDivisionError
         busy(0.04)
-    assert seconds["verification"] == pytest.approx(0.02, abs=0.01)
-    assert seconds["all else"] == pytest.approx(0.04, abs=0.01)
+    assert seconds["verification"] == pytest.approx(0.02, abs=1e-9)
+    assert seconds["all else"] == pytest.approx(0.04, abs=1e-9)
 
 
 def test_a_conversion_counts_what_it_takes(tmp_path):
@@ -46,7 +52,8 @@ def test_a_conversion_counts_what_it_takes(tmp_path):
     total = time.process_time() - before
     assert set(report.seconds) == {"torch's export", "verification", "all else"}
     assert all(value > 0 for value in report.seconds.values())
-    assert 0.9 * total < sum(report.seconds.values()) <= total
+    # what the caller takes around it counts to nothing: a collection of garbage, for instance
+    assert 0.5 * total < sum(report.seconds.values()) <= total
     assert "seconds" in report.to_json()
     assert "seconds" not in (tmp_path / "model.report.json").read_text()
 

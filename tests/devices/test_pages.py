@@ -70,7 +70,7 @@ def test_the_browser_s_page_ranks(site, tmp_path):
 @needs(missing("clang", "wasm-ld"), does_not_run("node", "--version"))
 def test_the_program_for_node_scores(site):
     done = subprocess.run(
-        ["node", "score.mjs"], cwd=site, capture_output=True, text=True, timeout=120
+        ["node", "score.mjs"], cwd=site, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     ids = dict(zip(INPUTS, [[1], [2], [3], [4], [5], [1]], strict=True))

@@ -136,7 +136,7 @@ def test_the_page(board, tmp_path):
     finally:
         if running is not None:
             running.terminate()
-    assert running.wait(timeout=60) == 0
+    assert running.wait(timeout=600) == 0
 
 
 def move_unit(board):

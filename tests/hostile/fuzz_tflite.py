@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from support.fuzzing import attempts
 
 from ondevice.engines.tflite import TfliteEngine
 from ondevice.errors import OnDeviceError
@@ -40,14 +41,14 @@ def mutated(data: bytes, end: int, rng: np.random.Generator) -> bytes:
     return bytes(changed[: len(data)])
 
 
-def main(path: Path, seed: int, count: int) -> None:
+def main(path: Path, seed: int, count: int, seconds: float) -> None:
     data = path.read_bytes()
     end = max(data.find(b"serving_default") + 4000, 4000)
     end = min(end, len(data))
     rng = np.random.default_rng(seed)
     file = path.with_name(f"mutated{seed}.tflite")
     opened = 0
-    for number in range(count):
+    for number in attempts(count, seconds):
         content = mutated(data, end, rng)
         file.unlink(missing_ok=True)
         file.write_bytes(content)
@@ -62,8 +63,8 @@ def main(path: Path, seed: int, count: int) -> None:
                 for item in engine._interpreter.get_input_details()
             }
             engine.run(inputs)
-        os.write(1, b"%d %d\n" % (number, opened))
+        os.write(1, b"%d %d\n" % (number + 1, opened))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

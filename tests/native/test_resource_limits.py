@@ -24,7 +24,7 @@ from ondevice.odm import open_odm
 
 pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is not compiled")
 ENGINES = {"native": NativeEngine, "numpy": lambda path: NumpyEngine(open_odm(path))}
-SECONDS = 2.0  # of the processor; each takes less than 0.2 on an idle machine
+SECONDS = 10.0  # of the processor; each takes less than 0.2 on an idle machine, which varies
 MEMORY = 400e6  # bytes of Python's own
 
 
@@ -186,8 +186,9 @@ def test_opening_takes_as_long_as_the_file_is(listed, engine, parts, tmp_path):
             ENGINES[engine](path)
             times.append(time.process_time() - begun)
         taken[count] = min(times)
-    assert taken[80_000] < 0.8
-    assert taken[80_000] < 10 * taken[20_000] + 0.05
+    # 4 times the arrays: a quadratic reader takes 15 s, and 16 times as long; caches blur the rest
+    assert taken[80_000] < 3
+    assert taken[80_000] < 10 * taken[20_000] + 0.5
 
 
 def test_checksums_in_any_order_take_linear_time(tmp_path):

@@ -131,7 +131,7 @@ def test_a_program_without_an_operating_system_scores_as_the_host_does(checkout)
 def refused(emulator, checkout):
     """What a program says that ends badly."""
     done = subprocess.run(
-        shlex.split(emulator), cwd=checkout, capture_output=True, text=True, timeout=120
+        shlex.split(emulator), cwd=checkout, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 1
     return done.stderr + done.stdout

@@ -87,7 +87,7 @@ def test_the_runner_does_every_task(built, measured):
         assert status == 0, said
         (worker,) = said["workers"]
         assert len(worker["times_ns"]) == sum(worker["counts"]) == 20
-        assert all(0 < time < 10**9 for time in worker["times_ns"])
+        assert all(0 < time < 60 * 10**9 for time in worker["times_ns"])
         assert said["cpu_ns"] >= 0 and said["affinity"]
         assert said["runtime"].startswith("native ")
     status, said = runner(built, "start", *measured)

@@ -86,7 +86,7 @@ def test_a_fifo_gets_the_bytes_and_stays(tmp_path):
     reader = threading.Thread(target=lambda: received.append(fifo.read_text()))
     reader.start()
     write(fifo)
-    reader.join(timeout=30)
+    reader.join(timeout=600)
     assert received == ["new"]
     assert stat.S_ISFIFO(fifo.stat().st_mode)
 

@@ -44,12 +44,12 @@ def test_threads_that_overlap_leave_it_as_it_was():
     def pause():
         with collection_paused():
             begun.set()
-            may_end.wait(10)
+            may_end.wait(120)
 
     other = threading.Thread(target=pause)
     with collection_paused():
         other.start()
-        begun.wait(10)
+        begun.wait(120)
     assert not gc.isenabled()  # the other thread still needs it off
     may_end.set()
     other.join()

@@ -42,7 +42,7 @@ def server(tmp_path):
 
 def ask(server, method, path, body=None, **headers):
     """Status, headers and text of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=600)
     with contextlib.closing(connection):
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -57,7 +57,7 @@ def post(server, body=REPORT, path="/report", **changes):
     return ask(server, "POST", path, body, **{n: v for n, v in headers.items() if v is not None})[0]
 
 
-def raw(server, text, wait=5):
+def raw(server, text, wait=120):
     """What comes back for bytes as they are, until the server hangs up."""
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=wait) as connection:
         connection.sendall(text)
@@ -164,28 +164,34 @@ def test_a_slow_request_ends(server, monkeypatch):
     """One that sends a byte every now and then, which no timeout of a read would notice."""
     monkeypatch.setattr(serve, "REQUEST_SECONDS", 1.5)
     begun = time.monotonic()
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=600) as connection:
         with contextlib.suppress(ConnectionError):
             for letter in b"POST /report HTTP/1.1\r\nHost: " * 5:
                 connection.sendall(bytes([letter]))
                 time.sleep(0.1)
         with contextlib.suppress(ConnectionError):
             assert connection.recv(1) == b""
-    assert time.monotonic() - begun < 19
+    assert time.monotonic() - begun < 100  # else until the client gives up
     assert post(server) == 201
 
 
+def is_answered(server):
+    try:
+        return raw(server, b"GET / HTTP/1.1\r\n\r\n") != b""
+    except ConnectionError:
+        return False
+
+
 def test_a_crowd_of_idle_connections_is_bounded(server, monkeypatch):
+    monkeypatch.setattr(serve, "REQUEST_SECONDS", 600)  # the idle ones stay
+    deadline = time.monotonic() + 500
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
                 for _ in range(serve.MAX_CONNECTIONS)]  # fmt: skip
-        with pytest.raises(ConnectionError):
-            for _ in range(20):  # the idle ones may not all have been taken yet
-                raw(server, b"GET / HTTP/1.1\r\n\r\n")
-                time.sleep(0.1)
-            raise ConnectionResetError  # closed without an answer each time
         assert len(idle) == serve.MAX_CONNECTIONS
-    deadline = time.monotonic() + 30
+        while is_answered(server):  # the system may hand some of the idle ones over later
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     while time.monotonic() < deadline:
         with contextlib.suppress(ConnectionError, http.client.HTTPException):
             assert post(server) == 201
@@ -254,14 +260,14 @@ def test_the_command(tmp_path):
     ):
         stack.callback(running.kill)
         port, token = re.search(r":(\d+)/\?token=(\S+)$", running.stdout.readline()).groups()
-        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=600)
         connection.request("POST", "/report", REPORT,
                            {TOKEN_HEADER: token, "Content-Type": "application/json"})  # fmt: skip
         answer = connection.getresponse()
         assert answer.status == 201
         name = json.loads(answer.read())["file"]
         running.send_signal(signal.SIGINT)
-        said = running.communicate(timeout=60)[0]
+        said = running.communicate(timeout=600)[0]
     assert running.returncode == 0
     assert "1 reports came" in said
     assert f"{name}: model.odm: predict of 1 11.28 us" in said

@@ -46,7 +46,7 @@ def test_worker_processes_take_the_model_as_an_argument(path, method):
     model, inputs = ondevice.load(path), small_ids(9)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
         try:
-            scores = pool.submit(ondevice.Model.predict, model, inputs).result(timeout=120)
+            scores = pool.submit(ondevice.Model.predict, model, inputs).result(timeout=600)
         except BrokenProcessPool:
             if emulator() is None:
                 raise

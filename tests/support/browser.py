@@ -39,10 +39,10 @@ def lay_out(folder, width):
     """What the browser made of page.html at a width, and what it said on its console."""
     (folder / "frame.html").write_text(FRAME % width)
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-               "--allow-file-access-from-files", "--virtual-time-budget=5000",
+               "--allow-file-access-from-files", "--virtual-time-budget=60000",
                f"--user-data-dir={folder / 'profile'}", "--dump-dom",
                (folder / "frame.html").as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     text = done.stdout.split('<pre id="seen">')[1].split("</pre>")[0]
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return json.loads(text.replace("&lt;", "<").replace("&amp;", "&")), console

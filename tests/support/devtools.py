@@ -10,7 +10,7 @@ import time
 
 from support.browser import CHROMIUM
 
-SECONDS = 60  # that anything may take, on a machine that does other things
+SECONDS = 300  # that anything may take, on a machine that does other things
 READ_FD, WRITE_FD = 3, 4  # of Chromium's ends of the pipe
 
 
@@ -132,6 +132,6 @@ def chromium(folder):
         yield Page(process, to, back)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(SECONDS)
         for end in (theirs, to, back, answers):
             os.close(end)

@@ -63,7 +63,8 @@ def _weight(parts, rng):
     elif kind == 2:
         array = array[None] if rng.random() < 0.5 else array.reshape(-1)
     elif array.size:
-        array.reshape(-1)[rng.integers(array.size)] = int(rng.choice([-3, -1, 0, 1, 2, 100]))
+        value = np.int64(rng.choice([-3, -1, 0, 1, 2, 100]))
+        array.reshape(-1)[rng.integers(array.size)] = value.astype(array.dtype)  # -3 wraps in uint8
     parts.arrays[name] = np.ascontiguousarray(array)
 
 

@@ -64,7 +64,7 @@ def posted(folder, address):
                    f"http://127.0.0.1:{server.server_port}/{address}"]  # fmt: skip
         with (folder / "console").open("wb") as said, subprocess.Popen(command, stderr=said) as run:
             try:
-                answers = json.loads(server.answers.get(timeout=180))
+                answers = json.loads(server.answers.get(timeout=600))
             finally:
                 run.terminate()
         server.shutdown()

@@ -6,7 +6,7 @@ frame.style.width = `${width}px`;
 const seen = { errors: [] };
 const post = () => fetch("answers", { method: "POST", body: JSON.stringify(seen) });
 
-async function until(what, done, seconds = 60) {
+async function until(what, done, seconds = 300) {
   const end = performance.now() + 1000 * seconds;
   while (!done()) {
     if (performance.now() > end) throw new Error(`waited in vain for ${what}`);

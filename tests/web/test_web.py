@@ -467,7 +467,7 @@ def test_what_the_package_holds(dist):
     """All that its files ask for, and nothing else."""
     command = ["npm", "pack", "--dry-run", "--json", "--offline"]
     done = subprocess.run(
-        command, cwd=dist, capture_output=True, text=True, check=True, timeout=120
+        command, cwd=dist, capture_output=True, text=True, check=True, timeout=600
     )
     (package,) = json.loads(done.stdout)
     packed = {item["path"] for item in package["files"]}

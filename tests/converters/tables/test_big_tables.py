@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.converters import PlainModel, click_ids, click_model, torch_inputs
+from support.stopped import signalled, stopped_command
 from torch import nn
 from torch.nn import functional
 
@@ -358,27 +359,9 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "model.odm").write_bytes(b"an older file")
-    listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            listen + "from ondevice.cli import main; sys.exit(main())",
-            *("convert", str(tmp_path / "checkpoint"), "--out", str(out), "--force"),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        sizes = [
-            file.stat().st_size for file in out.glob(".ondevice-*/set/files/*.odm") if file.exists()
-        ]
-        if sizes and sizes[0] > 2**20:
-            break
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    words = ["convert", tmp_path / "checkpoint", "--out", out, "--force"]
+    with stopped_command(out, ".ondevice-*/set/files/*.odm", *words) as process:
+        _, errors = signalled(process, signal.SIGINT)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import onnxruntime
@@ -15,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
+from support.stopped import signalled, stopped_command
 
 import ondevice
 from ondevice.cli import main
@@ -344,13 +344,9 @@ def test_a_file_of_an_earlier_conversion_is_named(folder, tmp_path, capsys):
 def test_an_interruption_leaves_the_files_of_an_earlier_run(folder, tmp_path, number):
     assert main(["convert", str(folder / "checkpoint"), "--out", str(tmp_path)]) == 0
     before = digests(tmp_path)
-    arguments = command(folder / "checkpoint", "--out", tmp_path, "--force", "--tables", "q4")
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
-        while not list(tmp_path.glob(".ondevice-*/**/model.*")):  # it is writing the first file
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, error = process.communicate(timeout=60)
+    words = ["convert", folder / "checkpoint", "--out", tmp_path, "--force", "--tables", "q4"]
+    with stopped_command(tmp_path, ".ondevice-*/**/model.*", *words) as process:
+        _, error = signalled(process, number)
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert error.count("Traceback") == 0
     assert digests(tmp_path) == before

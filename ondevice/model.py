@@ -119,6 +119,13 @@ def load(
     return model
 
 
+def check_is_file(path: Path) -> None:
+    """Raise FileFormatError unless a model's path is that of a file."""
+    if not path.is_file():
+        what = "a folder, not a model file" if path.is_dir() else "no such file"
+        raise FileFormatError(f"{path}: {what}")
+
+
 def model_files(path: Path) -> tuple[Path, ...]:
     """The files of a model: the file itself, and the external data of an .onnx file."""
     data = path.with_name(path.name + ".data")

@@ -18,6 +18,7 @@ from ondevice.arrow_columns import column_of, pyarrow
 from ondevice.cells import UNSPECIFIED
 from ondevice.compression import SUFFIXES, damage, decompressed
 from ondevice.delimited import row_reader
+from ondevice.engines.options import ENGINES_OF_SUFFIX
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.info import InputSpec
@@ -84,6 +85,14 @@ def format_of(name: str) -> Format:
     packed = path.suffix.lower() in SUFFIXES
     suffix = (path.with_suffix("") if packed else path).suffix.lower()
     known = FORMATS.get(suffix)
+    if known is None and suffix in ENGINES_OF_SUFFIX:
+        raise InputError(
+            f"{name}: a model file, not a file of rows; `ondevice run` takes the model first"
+        )
+    if known is None and path.is_dir():
+        raise InputError(
+            f"{name}: a folder, not a file of rows; `ondevice score` reads folders of Parquet files"
+        )
     if known is None:
         raise InputError(
             f"{name}: cannot tell the format by its name; expected one that ends in "

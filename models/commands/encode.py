@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from ondevice.errors import InputError
@@ -51,5 +52,6 @@ def run(args: argparse.Namespace) -> int:
     name = name_of_log(args.log)
     log = cache_encoded_log(args.out, name, files, description, rule, most_bad_rows(args), engine)
     print(described(log))  # noqa: T201
-    print(f"encoded in {args.out}; next: ondevice train --data log --cache {args.out} ...")  # noqa: T201
+    given = f"--path {shlex.join(args.log)} --columns {args.columns} --cache {args.out}"
+    print(f"encoded in {args.out}; next: ondevice train --data log {given} --out DIR")  # noqa: T201
     return 0

@@ -80,7 +80,11 @@ def open_log(
             raise InputError(f"{' and '.join(wrong)} {verb} with --data log, not with {name!r}")
     if name == "synthetic":
         if path is not None:
-            raise InputError(f"data set 'synthetic' is drawn, not read; got the path {path}")
+            paths = [path] if isinstance(path, str | Path) else path
+            raise InputError(
+                "data set 'synthetic', which is meant where none is named, is drawn, not read; got "
+                f"the path {' '.join(map(str, paths))}: a log of your own is --data log"
+            )
         return synthetic_log(max_rows or DEFAULT_ROWS, seed=seed)
     if path is None:
         raise InputError(f"data set {name!r} is read from files: give their path (names: {known})")

@@ -58,6 +58,23 @@ def test_errors_are_one_line_and_exit_with_1(command, tmp_path):
     assert not done.stdout
 
 
+@pytest.mark.parametrize("words", [["inspect"], ["verify"], ["bench"]])
+def test_a_folder_is_no_model_file(words, tmp_path):
+    done = call(*words, tmp_path)
+    assert done.returncode == 1
+    assert f"{tmp_path}: a folder, not a model file" in done.stderr
+
+
+def test_run_says_which_argument_is_the_model(path, tmp_path):
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    swapped = call("run", tmp_path / "rows.csv", path)
+    assert swapped.returncode == 1
+    assert f"{path}: a model file, not a file of rows" in swapped.stderr
+    folder = call("run", path, tmp_path)
+    assert folder.returncode == 1
+    assert "a folder, not a file of rows; `ondevice score` reads" in folder.stderr
+
+
 def test_verify(path, tmp_path):
     done = call("verify", path)
     assert done.returncode == 0

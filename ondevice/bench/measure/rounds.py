@@ -30,7 +30,7 @@ from ondevice.bench.report import (
 from ondevice.bench.strict import one_line
 from ondevice.errors import FileFormatError
 from ondevice.inspection import file_parts
-from ondevice.model import model_files, sha256
+from ondevice.model import check_is_file, model_files, sha256
 from ondevice.odm import open_odm
 
 Progress = Callable[[int, int, str], None]
@@ -77,8 +77,7 @@ def run_plan(
         FileFormatError, InputError, MissingDependencyError, ...: as `ondevice.load` does.
     """
     for path in plan.models:
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
+        check_is_file(path)
     collected = [_Collected(item) for item in measurements(plan)]
     models = tuple(_entry(path, plan.accuracy or {}) for path in plan.models)
     device = machine.device()

@@ -34,6 +34,7 @@ from ondevice.errors import (
     UnsupportedError,
 )
 from ondevice.info import ModelInfo
+from ondevice.model import check_is_file
 from ondevice.odm import open_odm
 from ondevice.temporary import temporary_folder
 
@@ -191,8 +192,7 @@ def connect(target: AdbTarget, models: Sequence[Path]) -> Iterator[AdbMachine]:
     """
     adb = ["adb", *(["-s", target.serial] if target.serial else [])]
     for path in models:
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
+        check_is_file(path)
         if path.suffix.lower() != ".odm":
             raise UnsupportedError(f"{path}: the runner on the device runs .odm files only")
     processor = _checked([*adb, "shell", "getprop ro.product.cpu.abi"]).strip()

@@ -29,7 +29,7 @@ from ondevice.bench.strict import MAX_TEXT, one_line, parse_json, read, shown
 from ondevice.bench.targets.local import MAX_NOTE, raise_answered
 from ondevice.bench.targets.pipes import Tail, deadline, read_line
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError, OnDeviceError
-from ondevice.model import model_files
+from ondevice.model import check_is_file, model_files
 
 T = TypeVar("T")
 
@@ -300,8 +300,7 @@ def _pack(packed: Any, names: dict[Path, str], wheel: Path | None) -> int:
             _add(archive, f"site/{name}", io.BytesIO(data), len(data))
         for path, name in names.items():
             folder = PurePosixPath("models", name).parent
-            if not path.is_file():
-                raise FileFormatError(f"{path}: no such file")
+            check_is_file(path)
             for file in model_files(path):
                 with file.open("rb") as content:
                     _add(archive, f"{folder}/{file.name}", content, file.stat().st_size)

@@ -52,7 +52,7 @@ def test_asking_wrongly(name, settings, message):
 
 
 def test_wrong_paths(tmp_path):
-    with pytest.raises(InputError, match="drawn, not read"):
+    with pytest.raises(InputError, match=f"drawn, not read; got the path {tmp_path}: .*--data log"):
         open_log("synthetic", tmp_path)
     for name in set(DATASETS) - {"synthetic", "csv", "log"}:
         with pytest.raises(DataError, match="looked for"):

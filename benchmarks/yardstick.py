@@ -282,8 +282,8 @@ def compressed_table(by_model: BySeed, means: Means) -> str:
 
     What is lost is against the DNN of the same seeds.
     """
-    lines = ["| hidden layers, tables | tables | smaller | file | smaller | AUC | lost |\n"]
-    lines += ["|---|---|---|---|---|---|---|\n"]
+    lines = ["| hidden layers, tables | tables | smaller | file | smaller | AUC | lost | seeds |\n"]
+    lines += ["|---|---|---|---|---|---|---|---|\n"]
     full = means["dnn"]
     for model, (tables, size, auc, _) in sorted(means.items(), key=lambda item: -item[1][0]):
         if model in PUBLISHED and model != "dnn":
@@ -293,7 +293,7 @@ def compressed_table(by_model: BySeed, means: Means) -> str:
         label = label.replace("dnn,", "400-400-400, 10 dim,")
         lines.append(
             f"| {label} | {tables:,.0f} | {full[0] / tables:.0f}x | {size:,.0f} "
-            f"| {full[1] / size:.0f}x | {auc:.4f} | {lost:.4f} |\n"
+            f"| {full[1] / size:.0f}x | {auc:.4f} | {lost:.4f} | {len(by_model[model])} |\n"
         )
     return "".join(lines)
 

@@ -52,7 +52,9 @@ def rows_from_file(path: Path, features: FeatureSpec) -> dict[str, npt.NDArray[n
         else:
             text_format: TextFormat = "jsonl" if given == "jsonl" else "csv"
             with opened(path, text_format, features) as source:
-                batches = list(read_requests(source, text_format, rows, False, BATCH))
+                batches = list(
+                    read_requests(source, text_format, rows, False, BATCH, (), path.name)
+                )
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except InputError as error:

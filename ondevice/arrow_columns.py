@@ -68,11 +68,12 @@ def decoded(values: Any) -> Any:
 def column_of(array: Any) -> ValueColumn:
     """The raw values of a pyarrow Array.
 
-    Texts, integers and booleans as Python has them, floats as float64 with NaN where null, times
-    as numpy's with NaT where null, lists as lists; bytes are UTF-8 texts.
+    Texts, integers and booleans as Python has them, floats and decimals as float64 with NaN where
+    null, times as numpy's with NaT where null, lists as lists; bytes are UTF-8 texts. Unsigned
+    integers of 64 bits that no int64 has are numpy's, so that their type is known.
 
     Raises:
-        TypeError: no field has values of this type.
+        TypeError: no field has values of this type, or Python has no such value.
         pyarrow.ArrowException: the array does not hold what its type says.
     """
     pa = pyarrow()
@@ -81,10 +82,13 @@ def column_of(array: Any) -> ValueColumn:
         return ValueColumn([None], np.zeros(len(array), np.int64))
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_string_view(kind):
         array = array.cast(pa.string())
+    if types.is_dictionary(kind) and not _has_distinct_values(kind.value_type):
+        return column_of(array.dictionary_decode())
     if types.is_uint64(kind):
-        array = array.view(pa.int64())  # the 64 bits are kept, as of numpy's unsigned arrays
+        array = _signed(array)
     if types.is_decimal(kind):
-        array = array.cast(pa.float64())
+        # by their texts: a direct cast is off by a bit for one price in seven
+        array = array.cast(pa.string()).cast(pa.float64())
     if types.is_floating(array.type):
         return ValueColumn(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
     if types.is_timestamp(kind) or types.is_date(kind):
@@ -92,22 +96,47 @@ def column_of(array: Any) -> ValueColumn:
     if types.is_integer(kind) and not array.null_count:
         return ValueColumn(array.to_numpy())
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return ValueColumn(array.to_pylist())
-    is_text = types.is_string(array.type) or types.is_large_string(array.type)
+        return ValueColumn(_listed(array))
     if types.is_dictionary(kind):
-        if types.is_uint64(kind.value_type):
-            values = array.dictionary.view(pa.int64())
-            array = pa.DictionaryArray.from_arrays(array.indices, values)
         return _of_dictionary(array)
-    if is_text or types.is_integer(kind) or types.is_boolean(kind):
+    if _has_distinct_values(array.type):
         return _of_dictionary(array.dictionary_encode())
     raise TypeError(f"columns of type {kind} are not read")
+
+
+def _has_distinct_values(kind: Any) -> bool:
+    """Whether values of this type are read once for all rows that have them."""
+    types = pyarrow().types
+    is_text = types.is_string(kind) or types.is_large_string(kind)
+    return bool(is_text or types.is_integer(kind) or types.is_boolean(kind))
+
+
+def _signed(array: Any) -> Any:
+    """An array of uint64 as int64, unless it has a greater number."""
+    pa = pyarrow()
+    try:
+        return array.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return array
+
+
+def _listed(array: Any) -> list[Any]:
+    """The values as Python's. Raises TypeError for a time that Python does not have."""
+    try:
+        listed: list[Any] = array.to_pylist()
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, pyarrow().ArrowException | UnicodeDecodeError):
+            raise
+        raise TypeError(f"values of type {array.type} are not read: {error}") from error
+    return listed
 
 
 def _of_dictionary(encoded: Any) -> ValueColumn:
     """The distinct values of a dictionary array, with None behind them where a row has none."""
     pa = pyarrow()
-    distinct = encoded.dictionary.to_pylist()
+    distinct = _listed(encoded.dictionary)
+    if pa.types.is_uint64(encoded.dictionary.type):
+        distinct = [None if value is None else np.uint64(value) for value in distinct]
     indices = encoded.indices.cast(pa.int64())
     if indices.null_count:
         indices = pyarrow("pyarrow.compute").fill_null(indices, len(distinct))

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import ondevice
 from ondevice.arguments import Parser
-from ondevice.commands.child import needs_child, run_in_child
+from ondevice.child import needs_child, opened_files, run_in_child
 from ondevice.commands.json_output import text_aside
 from ondevice.engines.native import is_compiled, kernels_available
 from ondevice.errors import InputError, MissingDependencyError, OnDeviceError, needs_extra, writing
@@ -67,13 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminated)
     try:
         try:
-            parser, commands = _parser(words[:1])
-            options = parser.parse_command(words)
-            models = getattr(options, "model", None)
             code = None
-            if isinstance(models, list) and needs_child(options.command, models):
-                code = run_in_child(words, models)
+            if needs_child(words[0] if words else "", words):
+                code = run_in_child(words, opened_files(words))
             if code is None:
+                parser, commands = _parser(words[:1])
+                options = parser.parse_command(words)
                 with _quiet(options.quiet), text_aside(getattr(options, "json", None)):
                     code = int(commands[options.command].run(options))
         except SystemExit:  # argparse ends --help, which printed something, so
@@ -83,6 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except OnDeviceError as error:
         _say(error)
+        _drop_output()
+        return 1
+    except MemoryError as error:
+        _say(OnDeviceError(f"out of memory: {error}" if str(error) else "out of memory"))
         _drop_output()
         return 1
     except KeyboardInterrupt:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Any, Protocol
 
+from ondevice.compression import SUFFIXES
 from ondevice.errors import SpecError
 
 
@@ -28,6 +30,13 @@ class DelimitedFormat:
     def codec(self) -> str:
         """The name of the encoding for Python's decoders."""
         return "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+
+    def of_file(self, name: str) -> DelimitedFormat:
+        """The layout of a file of this name: commas stand for tabs where it ends in .tsv."""
+        path = PurePath(name.lower())
+        suffix = PurePath(path.stem).suffix if path.suffix in SUFFIXES else path.suffix
+        is_tabbed = suffix == ".tsv" and self.delimiter == ","
+        return replace(self, delimiter="\t") if is_tabbed else self
 
     def faults(self) -> list[str]:
         """The contradictions in these settings."""

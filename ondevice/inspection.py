@@ -13,13 +13,13 @@ from typing import Any
 from ondevice.container import CHECKSUMS, PADDING_PREFIX, SMALL
 from ondevice.deflated import deflate
 from ondevice.engines import open_engine
-from ondevice.engines.onnx import OnnxEngine
 from ondevice.engines.options import Options
 from ondevice.info import InputSpec, ModelInfo, TableBytes, description_parts
 from ondevice.inspection_text import PART_TITLES, inspection_text
 from ondevice.model import file_bytes, sha256
 from ondevice.model_path import model_path
 from ondevice.odm import PLAN, OdmFile, open_odm
+from ondevice.onnx_content import read_onnx
 from ondevice.publish import finish
 from ondevice.records import TAIL_BYTES, RecordTable
 from ondevice.section_records import Records
@@ -119,7 +119,6 @@ def inspect(path: str | Path) -> Inspection:
 
     Raises:
         FileFormatError: the file is missing or damaged.
-        MissingDependencyError: an .onnx file, and ONNX Runtime is not installed.
         InputError: no path of a file.
     """
     location = model_path(path)
@@ -154,8 +153,11 @@ def _opened(path: Path) -> tuple[OdmFile | None, ModelInfo, bytes]:
         check_structure(path, data)
         description = read_info(path, data)
         return None, ModelInfo.from_bytes(description), description
-    _, engine, info = open_engine(path, Options())
-    return None, info, engine.description if isinstance(engine, OnnxEngine) else info.to_bytes()
+    if suffix == ".onnx" and path.is_file():
+        description = read_onnx(path).description
+        return None, ModelInfo.from_bytes(description), description
+    _, _, info = open_engine(path, Options())  # says what is wrong with the path
+    return None, info, info.to_bytes()
 
 
 def _parts(path: Path, opened: OdmFile | None, info: ModelInfo, description: bytes) -> FileParts:

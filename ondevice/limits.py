@@ -91,6 +91,17 @@ MAX_LENGTH = 4096
 # reserve them when they open the file.
 MAX_TFLITE_ELEMENTS = 2**28
 
+# Nodes of an .onnx file with every function in the place of its calls, and levels to which its
+# functions and graphs nest: functions that call functions twice double the nodes with every level.
+MAX_ONNX_NODES = 131_072
+MAX_ONNX_DEPTH = 32
+
+# Bytes of memory of a process that opens an .onnx or .tflite file for a command: for Python and the
+# runtimes, and for each byte of the file. `verify` holds four sessions of a file, and ONNX Runtime
+# up to three copies of it in each; a conversion holds its weights as float32 a few times.
+CHILD_BASE_BYTES = 2**32
+CHILD_BYTES_PER_BYTE = 16
+
 # Bytes that the numpy engine unpacks from dense layers at load, for each byte of the file: int8
 # codes become float64. Layers that share weights share the unpacked ones.
 MAX_UNPACKED_PER_BYTE = 8

@@ -52,14 +52,23 @@ def context_splits(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _covering(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Random splits, each of which has a pair of inputs on sides that no earlier split had.
+
+    Pairs are counted as bits: hundreds of inputs have some hundred thousand pairs.
+    """
     draw = random.Random(len(names))  # noqa: S311 - a fixed sample, not a secret
-    pairs = list(itertools.combinations(range(len(names)), 2))
-    missing = {(a, b, x, y) for a, b in pairs for x in (False, True) for y in (False, True)}
-    while missing:
+    every = (1 << len(names)) - 1
+    # missing[a][x][y]: the inputs b > a, as bits, that were not on side y while a was on side x
+    missing = [[[every >> a + 1 << a + 1] * 2 for _ in range(2)] for a in range(len(names))]
+    while any(bits for sides in missing for pair in sides for bits in pair):
         sides = [draw.random() < 0.5 for _ in names]
-        covered = {(a, b, sides[a], sides[b]) for a, b in pairs} & missing
-        if covered and any(sides) and not all(sides):
-            missing -= covered
+        context = sum(1 << place for place, chosen in enumerate(sides) if chosen)
+        on_side = (every ^ context, context)
+        lacking = [missing[place][chosen] for place, chosen in enumerate(sides)]
+        covers = any(pair[y] & on_side[y] for pair in lacking for y in range(2))
+        if covers and any(sides) and not all(sides):
+            for pair in lacking:
+                pair[:] = [pair[y] & ~on_side[y] for y in range(2)]
             yield tuple(name for name, chosen in zip(names, sides, strict=True) if chosen)
 
 

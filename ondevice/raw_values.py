@@ -77,7 +77,8 @@ def read_integers(values: list[Any], cells: Cells | None) -> tuple[IdArray, Bool
     """The integers int64 [n], and which are missing (0 then); None: all are present.
 
     Raises:
-        InputError: a value is neither an integer of signed 64 bits nor missing.
+        InputError: a value is neither an integer of signed 64 bits (of unsigned ones, numpy's are
+            read as the signed ones of the same bits) nor missing.
     """
     values, types = _with_texts_read(values, "integer", cells)
     if types <= _INTEGERS:
@@ -193,6 +194,8 @@ def _typed(value: Any, kind: RawKind, cells: Cells, number: int) -> Any:
 def _integer(value: Any, number: int) -> int:
     if isinstance(value, _NOT_INTEGERS) or not isinstance(value, int | np.integer):
         raise InputError(f"expected integers, got {shown(value)} at {number}")
+    if isinstance(value, np.uint64):  # the 64 bits are kept, as of an array of them
+        return int(value.view(np.int64))
     if not -(2**63) <= int(value) < 2**63:
         raise InputError(f"{shown(value)} at {number} does not fit a signed 64-bit integer")
     return int(value)

@@ -109,7 +109,7 @@ def text_settings(text_format: TextFormat, features: FeatureSpec | None) -> dict
 def opened(path: Path, text_format: TextFormat, features: FeatureSpec | None) -> TextIO:
     """A file of requests, plain or compressed, as text. Raises OSError, ValueError."""
     settings = text_settings(text_format, features)
-    return io.TextIOWrapper(decompressed(path.open("rb"), path.suffix), **settings)
+    return io.TextIOWrapper(decompressed(path.open("rb"), path.suffix, closes=True), **settings)
 
 
 def read_requests(
@@ -119,6 +119,7 @@ def read_requests(
     ids: bool,
     batch: int,
     keep: Sequence[str] = (),
+    name: str = "",
 ) -> Iterator[Batch]:
     """Batches of requests from text, up to `batch` lines at a time.
 
@@ -130,6 +131,7 @@ def read_requests(
         ids: whether values are int64 IDs already; their CSV has commas and a header.
         batch: most lines at a time.
         keep: names of columns that the batches keep; ALL for every column.
+        name: of the file, which tells tabs from commas; see `DelimitedFormat.of_file`.
 
     A cell is read as in training (see Cells); null and NaN in JSON are missing values. A sequence
     is a list in JSON, or one text in either. A CSV header has the log's columns of all inputs, or
@@ -141,6 +143,7 @@ def read_requests(
     fields = fields_of(model, ids)
     if text_format == "csv":
         features = FeatureSpec() if ids else model.features
+        features = replace(features, text_format=features.text_format.of_file(name))
         cells = [field_of_cells(item) for item in fields]
         return _csv_batches(source, features, cells, batch, keep)
     return _json_batches(source, fields, batch, keep)
@@ -201,7 +204,8 @@ def _pieces(path: Path, table_format: Format, batch: int) -> Iterator[Any]:
     pa = pyarrow()
     if table_format == "parquet":
         with pyarrow("pyarrow.parquet").ParquetFile(path, memory_map=True) as file:
-            yield from file.iter_batches(batch)
+            for group in range(file.num_row_groups):  # each with dictionaries of its own
+                yield from file.iter_batches(batch, row_groups=[group])
         return
     with pa.memory_map(str(path)) as source:
         try:

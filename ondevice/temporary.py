@@ -65,7 +65,10 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
         return False
     if not NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
         return False
-    return entry.stat(follow_symlinks=False).st_uid == os.getuid()
+    try:
+        return entry.stat(follow_symlinks=False).st_uid == os.getuid()
+    except FileNotFoundError:  # its process has just removed it; the others are swept
+        return False
 
 
 def _locked(parent: Path) -> tuple[Path, int]:

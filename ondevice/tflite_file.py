@@ -65,9 +65,78 @@ _SCHEMA = {
     "SignatureDef": _Kind({}, {0: "TensorMap", 1: "TensorMap"}, {}, (2,), {4: 4}),
     "TensorMap": _Kind({}, {}, {}, (0,), {1: 4}),
 }
+# Operators that the converter writes: a file with another one is refused. Among the others are some
+# that call graphs, without end, or that the runtimes run unchecked.
+OPERATORS = {
+    "ABS": 101,
+    "ADD": 0,
+    "ARG_MAX": 56,
+    "ARG_MIN": 79,
+    "BATCH_MATMUL": 126,
+    "BITCAST": 159,
+    "CAST": 53,
+    "CEIL": 104,
+    "CONCATENATION": 2,
+    "CUMSUM": 128,
+    "DEQUANTIZE": 6,
+    "DIV": 42,
+    "EQUAL": 71,
+    "EXP": 47,
+    "EXPAND_DIMS": 70,
+    "FILL": 94,
+    "FLOOR": 8,
+    "FLOOR_MOD": 95,
+    "FULLY_CONNECTED": 9,
+    "GATHER": 36,
+    "GATHER_ND": 107,
+    "GREATER": 61,
+    "GREATER_EQUAL": 62,
+    "LEAKY_RELU": 98,
+    "LESS": 58,
+    "LESS_EQUAL": 63,
+    "LOG": 73,
+    "LOGICAL_AND": 86,
+    "LOGICAL_NOT": 87,
+    "LOGICAL_OR": 84,
+    "LOGISTIC": 14,
+    "MAXIMUM": 55,
+    "MEAN": 40,
+    "MINIMUM": 57,
+    "MUL": 18,
+    "NEG": 59,
+    "NOT_EQUAL": 72,
+    "PACK": 83,
+    "PADV2": 60,
+    "POW": 78,
+    "QUANTIZE": 114,
+    "REDUCE_MAX": 82,
+    "REDUCE_MIN": 89,
+    "REDUCE_PROD": 81,
+    "RELU": 19,
+    "RESHAPE": 22,
+    "RIGHT_SHIFT": 161,
+    "ROUND": 116,
+    "SELECT_V2": 123,
+    "SHAPE": 77,
+    "SLICE": 65,
+    "SOFTMAX": 25,
+    "SQRT": 75,
+    "SQUEEZE": 43,
+    "STRIDED_SLICE": 45,
+    "SUB": 41,
+    "SUM": 74,
+    "TANH": 28,
+    "TOPK_V2": 48,
+    "TRANSPOSE": 39,
+    "UNPACK": 88,
+}
+_CODES = frozenset(OPERATORS.values())
 _OPTIONS_FIELD = 4  # of Operator; field 3 says which kind of options it holds
 _OPTIONS_WITH_SHAPE = (17, 30)  # ReshapeOptions, SqueezeOptions: a vector in field 0
 _WIDEST_SCALAR = 8  # bytes
+# Items of vectors that are read, for each byte of the file: of files that the converter writes, at
+# most one, in all passes together.
+_ITEMS_PER_BYTE = 4
 
 
 def read_verified(path: Path) -> FileBytes:
@@ -115,9 +184,10 @@ def read_info(path: Path, data: FileBytes | None = None) -> bytes:
 def check_structure(path: Path, data: FileBytes | None = None) -> None:
     """Check what the runtimes rely on, so that a damaged or crafted file cannot crash them.
 
-    Every offset and count stays inside the file, no table has a field that the converter does not
-    write, every index names something, no operator reads a tensor before it is computed or writes
-    one that the file stores, and tensors are of a plain type and of bounded size.
+    Every offset and count stays inside the file, no table has a field and no operator a kind that
+    the converter does not write, every index names something, no operator reads a tensor before it
+    is computed or writes one that the file stores, and tensors are of a plain type and of bounded
+    size. The time it takes is linear in the file's size.
 
     Args:
         path: the file.
@@ -141,12 +211,28 @@ class _FaultError(Exception):
     """What is wrong with the file, without its name."""
 
 
+class _Budget:
+    """Items of vectors that may still be read: vectors that lie on one another hold no more.
+
+    A table of 20 bytes may name a vector of a million items, as a thousand other tables do.
+    """
+
+    def __init__(self, file_bytes: int) -> None:
+        self._left = _ITEMS_PER_BYTE * file_bytes
+
+    def spend(self, items: int) -> None:
+        self._left -= items
+        if self._left < 0:
+            raise _FaultError("damaged: its tables share vectors, which hold more than the file")
+
+
 class _Table:
     """One flatbuffer table; fields are counted from 0 in the order of the schema."""
 
-    def __init__(self, data: FileBytes, start: int) -> None:
+    def __init__(self, data: FileBytes, start: int, budget: _Budget) -> None:
         self.data = data
         self.start = start
+        self._budget = budget
         (back,) = _unpack(data, "<i", start)
         self._vtable = start - back
         self._vtable_bytes, size = _unpack(data, "<HH", self._vtable)
@@ -188,6 +274,7 @@ class _Table:
 
     def text(self, field: int) -> bytes:
         start, count = self.vector(field, 1)
+        self._budget.spend(count)
         return self.data[start : start + count]
 
     def check_text(self, field: int) -> None:
@@ -198,16 +285,21 @@ class _Table:
 
     def indices(self, field: int) -> tuple[int, ...]:
         start, count = self.vector(field, 4)
+        self._budget.spend(count)
         return _unpack(self.data, f"<{count}i", start)
 
     def table(self, field: int) -> _Table | None:
         target = self._target(field)
-        return None if target is None else _Table(self.data, target)
+        return None if target is None else _Table(self.data, target, self._budget)
 
     def tables(self, field: int) -> list[_Table]:
         start, count = self.vector(field, 4)
+        self._budget.spend(count)
         offsets = _unpack(self.data, f"<{count}I", start)
-        return [_Table(self.data, start + 4 * i + offset) for i, offset in enumerate(offsets)]
+        return [
+            _Table(self.data, start + 4 * i + offset, self._budget)
+            for i, offset in enumerate(offsets)
+        ]
 
     def _target(self, field: int) -> int | None:
         place = self.place(field)
@@ -223,7 +315,7 @@ def _open(path: Path, data: FileBytes | None) -> Iterator[_Table]:
             raise _FaultError("too short for a TFLite file")
         if data[4:8] != IDENTIFIER:
             raise _FaultError(f"not a TFLite file: expected {IDENTIFIER!r}, got {data[4:8]!r}")
-        root = _Table(data, int(_unpack(data, "<I", 0)[0]))
+        root = _Table(data, int(_unpack(data, "<I", 0)[0]), _Budget(len(data)))
         if root.uint32(0) != SCHEMA_VERSION:
             raise _FaultError(f"TFLite schema version {root.uint32(0)}, not {SCHEMA_VERSION}")
         yield root
@@ -263,7 +355,11 @@ def _children(table: _Table, name: str) -> list[tuple[_Table, str]]:
 
 
 def _check_model(model: _Table) -> None:
-    """Indices between tables, the order of operators, and the sizes of tensors."""
+    """Operators, indices between tables, the order of operators, and the sizes of tensors."""
+    for code in model.tables(1):
+        number = max(code.uint8(0), code.uint32(3))  # as the runtimes read it
+        if number not in _CODES:
+            raise _FaultError(f"operator {number}, which ondevice does not write")
     buffers = model.tables(4)
     graphs = model.tables(2)
     if len(graphs) != 1:

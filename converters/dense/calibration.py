@@ -36,7 +36,7 @@ def calibrate(
     The model runs with float32 layers in the numpy engine, as a native file in a temporary folder.
 
     Args:
-        native: the model of the native file.
+        native: the lowered model, in whose layers those of all targets are.
         info: its description.
         rows: values by input name, int64 or float32 [rows, ...].
         probes: further requests, so that the ranges include those of unseen and extreme IDs.

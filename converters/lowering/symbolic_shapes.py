@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,8 @@ def _computed(node: ir.Node, inputs: list[Numbers]) -> Numbers | None:
         return apply(kind, [*inputs[:first], *rest], attributes)
     if kind == "Cast":
         return inputs[0]
+    if kind == "ConstantOfShape":
+        return _filled(node, _plain(inputs[0]))
     if kind == "Range":
         return np.arange(*(int(_plain(item)) for item in inputs)).astype(object)
     if kind == "Where":
@@ -121,6 +123,14 @@ def _computed(node: ir.Node, inputs: list[Numbers]) -> Numbers | None:
         attributes = {name: item.value for name, item in node.attributes.items()}
         return apply(kind, [_plain(item) for item in inputs], attributes).astype(object)
     return None
+
+
+def _filled(node: ir.Node, shape: npt.NDArray[np.int64]) -> Numbers | None:
+    """A ConstantOfShape of integers, which arithmetic on shapes uses; None where it holds data."""
+    tensor = node.attributes.get_tensor("value")
+    if tensor is None or tensor.dtype != ir.DataType.INT64 or np.prod(shape) > _MAX_NUMBERS:
+        return None
+    return np.full(shape, tensor.numpy().item(), dtype=object)
 
 
 def _plain(array: Numbers) -> npt.NDArray[np.int64]:
@@ -167,18 +177,28 @@ def _scaled(kind: str, a: Size, b: Size) -> Size | None:
     """A free size times a number, such as "2*batch", or a whole part of one."""
     if kind == "Mul" and isinstance(a, str) != isinstance(b, str):
         times, size = (b, a) if isinstance(a, str) else (a, b)
-        count, name = _factors(str(size))
+        count, name = factors_of_size(str(size))
         return _product(count * int(times), name)
     if kind == "Div" and isinstance(a, str):
-        count, name = _factors(a)
+        count, name = factors_of_size(a)
         if isinstance(b, str):
-            other, same = _factors(b)
+            other, same = factors_of_size(b)
             return count // other if same == name and count % other == 0 else None
         return _product(count // b, name) if b > 0 and count % b == 0 else None
     return None
 
 
-def _factors(size: str) -> tuple[int, str]:
+def quotient_of_sizes(sizes: Sequence[Size], divisors: Sequence[Size]) -> Size | None:
+    """A product of sizes divided by others; None where it is no whole number of a free size."""
+    result: Size | None = 1
+    for kind, factors in (("Mul", sizes), ("Div", divisors)):
+        for factor in factors:
+            result = None if result is None else _pair(kind, result, factor)
+    return result
+
+
+def factors_of_size(size: str) -> tuple[int, str]:
+    """The number and the name of a free size: ("2*batch") is (2, "batch"), and "batch" (1, it)."""
     number, star, name = size.partition("*")
     return (int(number), name) if star and number.isdigit() else (1, size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,26 +11,43 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ondevice.converters.graph import CapturedModel
+from ondevice.converters.lowering.unsupported import HINTS
 from ondevice.converters.pipeline import CAREFUL_CLEANING, CLEANING, capture, run
 from ondevice.converters.source.arguments import BATCH
 from ondevice.converters.source.export import OPSET
 from ondevice.converters.source.fold import origins
 from ondevice.converters.source.graph_reference import GraphReference
+from ondevice.converters.source.half_precision import in_single_precision
 from ondevice.converters.source.ml.operands import parameter_bytes
 from ondevice.converters.source.ml.outputs import number_outputs
 from ondevice.converters.source.names import name_values
+from ondevice.converters.source.simplify import quiet
+from ondevice.converters.source.single_precision import HalfWeightsError
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.id_origins import input_ids
-from ondevice.errors import FileFormatError, OnDeviceError, SpecError, UnsupportedError, needs_extra
+from ondevice.difference import largest_difference
+from ondevice.errors import (
+    FileFormatError,
+    OnDeviceError,
+    ParityError,
+    SpecError,
+    UnsupportedError,
+    needs_extra,
+)
+from ondevice.held_bytes import mapped_files, read_file
+from ondevice.onnx_file import check_external, check_structure
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 
+_BRANCHES = {"If"}  # operators with graphs that run at most once; folding may choose one of them
 EXAMPLE_ROWS = 8
+HALF_TOLERANCE = 0.05  # of an output's scale; layers of 16 bits keep three digits
 EXAMPLE_STEPS = 4  # of a free axis beside the batch
 
 
@@ -54,19 +72,52 @@ class OnnxSource:
         """
         self._path = path
         proto = _loaded(path)
+        _warn_of_labels(path, proto, number_outputs(proto))
+        try:
+            self._open(proto, example_inputs)
+        except HalfWeightsError:
+            self._open_in_single_precision(proto, example_inputs)
+
+    def _open(
+        self,
+        proto: onnx.ModelProto,
+        example_inputs: Mapping[str, Any] | None,
+        changed: bool = False,
+    ) -> None:
+        """Take the content of the file, or what it was changed to."""
         answers = number_outputs(proto)
-        read = _read(path, answers)
-        _warn_of_labels(path, proto, answers)
+        read = _read(self._path, answers)
         self.names = tuple(str(value.name) for value in read.graph.inputs)
         self.outputs = tuple(str(value.name) for value in read.graph.outputs)
-        self._original = _session(path, None if answers is proto else answers)
-        types = {item.name: item.type for item in self._original.get_inputs()}
-        self._types = {name: _numpy_type(types[name]) for name in self.names}
+        self._original = _Session(self._path, answers if changed or answers is not proto else None)
         held = [value.const_value for value in read.graph.initializers.values()]
         self.weight_bytes = sum(item.nbytes for item in held if item is not None)
         self.weight_bytes += parameter_bytes(read.graph)
         given = None if example_inputs is None else self._given_examples(read, example_inputs)
         self._captured, self._reference, self.examples = self._equal_graph(read, given)
+
+    def _open_in_single_precision(
+        self, proto: onnx.ModelProto, example_inputs: Mapping[str, Any] | None
+    ) -> None:
+        """Take the file's numbers in float32, and say how far its own outputs are from that.
+
+        Raises:
+            ParityError: by more than sixteen bits explain.
+        """
+        rounded = _Session(self._path, None)
+        self._open(in_single_precision(proto), example_inputs, changed=True)
+        outputs = self._run(self.examples)
+        apart = max(
+            largest_difference(array, np.asarray(right, np.float32))
+            for array, right in zip(outputs.values(), rounded(self.examples), strict=True)
+        )
+        text = (
+            f"{self._path.name}: its layers compute in 16 bits, and model files in 32: the outputs "
+            f"of the two differ by up to {apart:.2g} of their scale"
+        )
+        if not apart <= HALF_TOLERANCE:
+            raise ParityError(f"{text}; expected at most {HALF_TOLERANCE:g}")
+        warnings.warn(text, stacklevel=2)
 
     def _equal_graph(
         self, read: ir.Model, given: dict[str, Array] | None
@@ -117,11 +168,7 @@ class OnnxSource:
             SpecError: ONNX Runtime refuses the values.
             UnsupportedError: an output has no row for every row of the request.
         """
-        given = {name: values[name].astype(self._types[name]) for name in self.names}
-        try:
-            results = self._original.run(None, given)
-        except Exception as error:  # onnxruntime has no public base class for its errors
-            raise SpecError(f"{self._path}: {' '.join(str(error).split())}") from error
+        results = self._original(values)
         rows = len(next(iter(values.values())))
         arrays = [np.asarray(array, np.float32) for array in results]
         for name, array in zip(self.outputs, arrays, strict=True):
@@ -190,7 +237,13 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
-    """The content of an .onnx file; raises FileFormatError where it is none."""
+    """The content of an .onnx file.
+
+    Raises:
+        FileFormatError: it is none, or claims what it does not hold (`ondevice.onnx_file`).
+        UnsupportedError: it holds a loop, which no target can express and which may not end.
+    """
+    _check_claims(path)
     try:
         return onnx.load(path)
     except FileNotFoundError as error:
@@ -199,6 +252,21 @@ def _loaded(path: Path) -> onnx.ModelProto:
         raise FileFormatError(
             f"{path}: not an ONNX model: {' '.join(str(error).split())}"
         ) from error
+
+
+def _check_claims(path: Path) -> None:
+    """Check a file before anything is built of it; raises as `_loaded` does."""
+    with mapped_files():
+        structure = check_structure(path, read_file(path))
+    for name in structure.external:
+        with contextlib.suppress(OSError):  # onnx.load says so
+            check_external(path, structure, name, (path.parent / name).stat().st_size)
+    if loops := sorted(structure.with_graphs - _BRANCHES):
+        hint = HINTS.get(loops[0], HINTS["Loop"])
+        raise UnsupportedError(
+            f"{path}: holds {', '.join(loops)}: operators with a graph of their own are no part of "
+            f"any model file; what could replace {loops[0]}: {hint}"
+        )
 
 
 def _warn_of_labels(path: Path, given: onnx.ModelProto, used: onnx.ModelProto) -> None:
@@ -220,6 +288,7 @@ def _read(path: Path, proto: onnx.ModelProto) -> ir.Model:
         if any(
             item.domain in ("", "ai.onnx") and item.version != OPSET for item in proto.opset_import
         ):
+            proto = onnx.inliner.inline_local_functions(proto)  # the converter drops functions
             proto = onnx.version_converter.convert_version(proto, OPSET)
         model = ir.from_proto(proto)
     except Exception as error:  # the version converter and onnx_ir have errors of their own
@@ -242,7 +311,8 @@ def _read(path: Path, proto: onnx.ModelProto) -> ir.Model:
         value.shape = None  # it may be that of a fixed batch
     if not graph.inputs:
         raise UnsupportedError(f"{path}: it takes no inputs")
-    passes.ShapeInferencePass()(model)
+    with quiet():
+        passes.ShapeInferencePass()(model)
     return model
 
 
@@ -280,20 +350,33 @@ def _form(kind: onnx.TypeProto) -> str:
     return f"an {name} value" if name == "optional" else f"a {name}"
 
 
-def _session(path: Path, changed: onnx.ModelProto | None) -> Any:
+class _Session:
     """ONNX Runtime with a file, or with what its content was changed to."""
-    with needs_extra("converting an .onnx file", "onnx"):
-        import onnxruntime as ort
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    try:
-        model = str(path) if changed is None else changed.SerializeToString()
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no public base class for its errors
-        raise FileFormatError(
-            f"{path}: ONNX Runtime cannot open it: {' '.join(str(error).split())}"
-        ) from error
+
+    def __init__(self, path: Path, changed: onnx.ModelProto | None) -> None:
+        """Open it. Raises FileFormatError where ONNX Runtime does not."""
+        with needs_extra("converting an .onnx file", "onnx"):
+            import onnxruntime as ort
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # a failed request is raised
+        options.intra_op_num_threads = 1
+        self._path = path
+        try:
+            model = str(path) if changed is None else changed.SerializeToString()
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has no public base class for its errors
+            raise FileFormatError(
+                f"{path}: ONNX Runtime cannot open it: {' '.join(str(error).split())}"
+            ) from error
+        self._types = {item.name: _numpy_type(item.type) for item in self._session.get_inputs()}
+
+    def __call__(self, values: Mapping[str, Array]) -> list[Any]:
+        """All outputs. Raises SpecError where ONNX Runtime refuses the values."""
+        given = {name: values[name].astype(kind) for name, kind in self._types.items()}
+        try:
+            return list(self._session.run(None, given))
+        except Exception as error:  # onnxruntime has no public base class for its errors
+            raise SpecError(f"{self._path}: {' '.join(str(error).split())}") from error
 
 
 def _numpy_type(name: str) -> np.dtype[Any]:

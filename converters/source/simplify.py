@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,7 +13,14 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
 
 from ondevice.converters.initializers import add_initializer
-from ondevice.converters.lowering.symbolic_shapes import forget, integers
+from ondevice.converters.lowering.symbolic_shapes import (
+    Size,
+    factors_of_size,
+    forget,
+    integers,
+    numbers,
+    quotient_of_sizes,
+)
 
 # onnxscript's default rules without those that compare float constants: their patterns match within
 # 1e-8, so that `x + 1e-9`, which keeps a logarithm or a quotient finite, would become `x`.
@@ -51,7 +58,7 @@ _ROUNDS = 2  # folding makes room for rewriting, and the other way round
 def simplify(model: ir.Model) -> ir.Model:
     """A model of fewer nodes that computes the same; the given one is not changed."""
     model = model.clone()
-    with _quiet():
+    with quiet():
         optimizer.inline(model)
         passes.CommonSubexpressionEliminationPass()(model)  # a weight of many steps is moved once
         for _ in range(_ROUNDS):
@@ -60,7 +67,9 @@ def simplify(model: ir.Model) -> ir.Model:
             _settle_squeezes(model)
             _fold_splits(model)
             rewriter.rewrite(model, _RULES)
-        while _settle_reshapes(model.graph):  # each may show the shape that the next one needs
+        while _settle_numbers(model.graph) | _settle_shapes(model.graph):
+            _fold_moved_weights(model)  # each may show the shape that the next one needs
+            _forget_invented_sizes(model.graph)
             passes.ShapeInferencePass()(model)
     return _tidied(model)
 
@@ -71,7 +80,7 @@ def simplify_carefully(model: ir.Model) -> ir.Model:
     For graphs that onnxscript's folding or rewriting turns into others. The given one stays.
     """
     model = model.clone()
-    with _quiet():
+    with quiet():
         optimizer.inline(model)
         _settle_squeezes(model)
     return _tidied(model)
@@ -177,8 +186,32 @@ def _settle_squeezes(model: ir.Model) -> None:
         model.graph.remove(node, safe=True)
 
 
-def _settle_reshapes(graph: ir.Graph) -> bool:
-    """Give reshapes whose target is shape arithmetic the shape that it amounts to.
+def _settle_numbers(graph: ir.Graph) -> bool:
+    """Put constants in the place of shape arithmetic that has no free size.
+
+    torch's older exporter cuts the weights of attention at the width that it reads from a shape.
+    Returns whether a number became known.
+    """
+    for node in graph:
+        for value in node.outputs:
+            forget(value)
+    changed = False
+    for node in list(graph):
+        output = node.outputs[0]
+        if node.domain or output.dtype != ir.DataType.INT64 or output.const_value is not None:
+            continue
+        values = numbers(output)
+        if values is None or any(isinstance(item, str) for item in values.reshape(-1)):
+            continue
+        constant = add_initializer(graph, f"{output.name}.numbers", values.astype(np.int64))
+        ir.convenience.replace_all_uses_with(output, constant, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        changed = True
+    return changed
+
+
+def _settle_shapes(graph: ir.Graph) -> bool:
+    """Give what Reshape and Expand make by shape arithmetic the shape that it amounts to.
 
     Stacked recurrent layers compute it from each other's shapes, which ONNX's inference gives up.
     Returns whether a shape became known.
@@ -186,30 +219,89 @@ def _settle_reshapes(graph: ir.Graph) -> bool:
     for node in graph:
         for value in node.outputs:
             forget(value)
+    free = _free_sizes(graph)
     changed = False
     for node in graph:
         shape = node.outputs[0].shape
-        if node.op_type != "Reshape" or node.domain or (shape is not None and _is_known(shape)):
+        if node.op_type not in _SETTLED or node.domain or _is_known(shape, free):
             continue
-        sizes = integers(node.inputs[1])
-        if sizes is None or "None" in sizes or any(size in (0, -1) for size in sizes):
+        target, source = integers(node.inputs[1]), node.inputs[0]
+        if target is None or source is None or source.shape is None:
             continue
-        node.outputs[0].shape = ir.Shape(sizes)
-        changed = True
+        given = [_size(size) for size in source.shape]
+        settled = _SETTLED[node.op_type](given, target)
+        if _are_known(settled, free):
+            node.outputs[0].shape = ir.Shape(settled)
+            changed = True
     return changed
 
 
-def _is_known(shape: ir.Shape) -> bool:
-    return all(isinstance(size, int) or size.value is not None for size in shape)
+def _reshaped(given: list[Size], target: list[Size]) -> list[Size]:
+    """The target of a Reshape with the size that -1 stands for; -1 where a size is not known."""
+    if 0 in target:  # a size of the input, or none at all
+        return [-1]
+    rest = quotient_of_sizes(given, [size for size in target if size != -1])
+    return target if rest is None else [rest if size == -1 else size for size in target]
+
+
+def _expanded(given: list[Size], target: list[Size]) -> list[Size]:
+    """The shape that Expand makes, -1 for a size that is not known."""
+    rank = max(len(given), len(target))
+    ones: list[Size] = [1] * rank
+    pairs = zip(*((ones + sizes)[-rank:] for sizes in (given, target)), strict=True)
+    return [a if b in (1, a) else b if a == 1 else -1 for a, b in pairs]
+
+
+_SETTLED = {"Expand": _expanded, "Reshape": _reshaped}
+
+
+def _forget_invented_sizes(graph: ir.Graph) -> None:
+    """Drop shapes with sizes that shape inference could not tell, so that it tries once more."""
+    free = _free_sizes(graph)
+    for node in graph:
+        for value in node.outputs if not node.domain else ():
+            if value.shape is not None and not _is_known(value.shape, free):
+                value.shape = None
+    for value in graph.initializers.values():  # folded nodes leave theirs
+        if value.const_value is not None:
+            value.shape = ir.Shape([_size(size) for size in value.const_value.shape])
+
+
+def _free_sizes(graph: ir.Graph) -> set[str]:
+    """Names of the sizes that inputs leave free; shape inference invents others, as "unk__3"."""
+    return {
+        str(size)
+        for value in graph.inputs
+        for size in value.shape or ()
+        if not isinstance(size, int)
+    }
+
+
+def _is_known(shape: ir.Shape | None, free: set[str]) -> bool:
+    """Whether every size of a shape is known."""
+    return shape is not None and _are_known([_size(size) for size in shape], free)
+
+
+def _are_known(sizes: Iterable[Size], free: set[str]) -> bool:
+    """Whether all are numbers above -1, or one of the free sizes a number of times."""
+    return all(
+        factors_of_size(size)[1] in free if isinstance(size, str) else size >= 0 for size in sizes
+    )
+
+
+def _size(size: object) -> Size:
+    return size if isinstance(size, int) else str(size)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence notes on what could not be folded."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Silence notes on what could not be folded, or of which no shape is known."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

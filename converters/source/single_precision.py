@@ -11,17 +11,21 @@ _DOUBLE, _FLOAT = ir.DataType.DOUBLE, ir.DataType.FLOAT
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
+class HalfWeightsError(UnsupportedError):
+    """Layers have weights of 16 bits."""
+
+
 def single_precision(model: ir.Model) -> ir.Model:
     """A model whose float64 values are float32; the given one is not changed.
 
     Raises:
-        UnsupportedError: weights of 16 bits, whose rounding in torch no target repeats.
+        HalfWeightsError: weights of 16 bits, whose rounding in torch no target repeats.
     """
     model = model.clone()
     graph = model.graph
     halves = [name for name, value in graph.initializers.items() if value.dtype in _HALVES]
     if halves:
-        raise UnsupportedError(
+        raise HalfWeightsError(
             f"weights of 16 bits ({', '.join(halves[:3])}): give module.float(), and choose how "
             "files store them: tables='f16', dense='f16'"
         )

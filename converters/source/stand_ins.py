@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ondevice.converters.source.bits import masked, shifted_left, shifted_right
 from ondevice.converters.source.chosen_rows import ChosenRows
 from ondevice.converters.source.integer_division import integer_quotient
 from ondevice.converters.source.prepared import shortened
@@ -77,6 +78,8 @@ class _StandIns(TorchFunctionMode):
             functional.embedding_bag: self._embedding_bag,
             functional.scaled_dot_product_attention: self._attention,
             functional.rrelu: self._rrelu,
+            functional.logsigmoid: _log_sigmoid,
+            torch.logaddexp: _log_add_exp,
             torch.Tensor.__getitem__: self._rows.chosen,
             torch.Tensor.__setitem__: self._set_masked,
             torch.Tensor.unbind: self._each_flag,
@@ -100,6 +103,9 @@ class _StandIns(TorchFunctionMode):
             torch.Tensor.split: self._split,
             torch.searchsorted: self._search_sorted,
             torch.Tensor.masked_select: self._masked_select,
+            **dict.fromkeys(_BIT_ANDS, masked),
+            **dict.fromkeys(_RIGHT_SHIFTS, shifted_right),
+            **dict.fromkeys(_LEFT_SHIFTS, shifted_left),
             **dict.fromkeys(_DIVISIONS, _divide),
             **dict.fromkeys(_FLOOR_DIVISIONS, _floor_divide),
             torch.Tensor.__rfloordiv__: lambda divisor, dividend: _floor_divide(dividend, divisor),
@@ -251,11 +257,14 @@ class _StandIns(TorchFunctionMode):
         )
 
     def _bucketize(self, input: Any, boundaries: Any, **options: Any) -> Any:
-        """How many boundaries lie below each number."""
-        if not isinstance(input, torch.Tensor) or boundaries.dim() != 1:
+        """How many boundaries lie below each number; all of them below NaN, as in torch."""
+        if not isinstance(input, torch.Tensor):
             return NotImplemented
         each = input.unsqueeze(-1)
-        below = boundaries <= each if options.get("right", False) else boundaries < each
+        if boundaries.dim() > 1:  # a row of them for each row of numbers
+            boundaries = boundaries.unsqueeze(-2)
+        above = boundaries > each if options.get("right", False) else boundaries >= each
+        below = torch.logical_not(above)
         return below.to(torch.int32 if options.get("out_int32", False) else torch.int64).sum(-1)
 
     def _search_sorted(self, boundaries: Any, input: Any, **options: Any) -> Any:
@@ -283,6 +292,18 @@ def _scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
     return input + torch.where(places, src.unsqueeze(-1), nothing).sum(1)
 
 
+def _log_sigmoid(input: Any) -> Any:
+    """The exporter writes log(sigmoid(x)), which is minus infinity below -88."""
+    return -functional.softplus(-input)
+
+
+def _log_add_exp(input: Any, other: Any, **options: Any) -> Any:
+    """The exporter writes log(exp(x) + exp(y)), which is infinite above 88."""
+    if options:
+        return NotImplemented
+    return torch.maximum(input, other) + functional.softplus(-torch.abs(input - other))
+
+
 def _column_stack(parts: Any) -> Any:
     """Columns side by side, as their common type."""
     columns = [part if part.dim() > 1 else part.reshape(-1, 1) for part in parts]
@@ -290,6 +311,15 @@ def _column_stack(parts: Any) -> Any:
     return torch.cat([column.to(kind) for column in columns], 1)
 
 
+_BIT_ANDS = (
+    torch.bitwise_and, torch.Tensor.bitwise_and, torch.Tensor.__and__, torch.Tensor.__rand__,
+)  # fmt: skip
+_RIGHT_SHIFTS = (
+    torch.bitwise_right_shift, torch.Tensor.bitwise_right_shift, torch.Tensor.__rshift__,
+)  # fmt: skip
+_LEFT_SHIFTS = (
+    torch.bitwise_left_shift, torch.Tensor.bitwise_left_shift, torch.Tensor.__lshift__,
+)  # fmt: skip
 _DIVISIONS = (torch.div, torch.divide, torch.Tensor.div, torch.Tensor.divide)
 _FLOOR_DIVISIONS = (
     torch.floor_divide, torch.Tensor.floor_divide, torch.Tensor.__floordiv__,
@@ -330,6 +360,9 @@ _DROPOUTS = (
 )  # fmt: skip
 
 
+_WATCHED = frozenset((*_DROPOUTS, torch._pack_padded_sequence, functional.embedding))
+
+
 class Evaluation(TorchFunctionMode):
     """Calls that would still train, or change the module, in evaluation mode.
 
@@ -346,6 +379,8 @@ class Evaluation(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function without what it does only in training."""
+        if function not in _WATCHED:  # most calls, tens of thousands in a conversion
+            return function(*args, **kwargs) if kwargs else function(*args)
         if function in _DROPOUTS:
             given = {**dict(zip(("input", "p", "training"), args, strict=False)), **(kwargs or {})}
             if given.get("training", True) and given.get("p", 0.5):

@@ -207,6 +207,8 @@ def _is_same(table: TableSource, tensor: torch.Tensor) -> bool:
     """Whether a table holds the values of a tensor; memory that they share is not read."""
     if tuple(tensor.shape) != (table.rows, table.dim):
         return False
+    if tensor.dtype == torch.bfloat16:  # numpy has no such type
+        tensor = tensor.float()
     array = tensor.detach().numpy()
     if isinstance(table, ArrayTable) and table.array.dtype == array.dtype:
         same = table.array.__array_interface__["data"] == array.__array_interface__["data"]
@@ -226,6 +228,9 @@ def _reading(module: nn.Module, tables: Mapping[str, FileTable | PackedTable]) -
 
     `torch.func.functional_call` leaves them behind where one submodule has two names.
     """
+    if not tables:  # the names of hundreds of tables take longer than a call
+        yield
+        return
     own: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     own.update(module.named_buffers(remove_duplicate=False))
     fresh = {

@@ -17,6 +17,8 @@ def split_cells(packed: PackedModel) -> PackedModel:
     Raises:
         SpecError: a plain lookup reads the cells too.
     """
+    if all(lookup.spec.retrieval is None for lookup in packed.lookups):
+        return packed
     packed = packed.cloned()
     tables, lookups = dict(packed.tables), []
     plain = {lookup.table for lookup in packed.lookups if lookup.spec.retrieval is None}

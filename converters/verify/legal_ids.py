@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,10 +55,22 @@ def with_legal_values(
     return limited
 
 
-def answered_rows(
-    source: Source, batch: Mapping[str, Array]
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which rows a source answers with finite numbers, and which it does not refuse.
+class Answers(NamedTuple):
+    """What a source answers to the rows of a batch.
+
+    Attributes:
+        answered: bool [rows], where it gives finite numbers.
+        accepted: bool [rows], where it does not refuse the row.
+        outputs: its outputs by name; None if it refuses the batch as a whole.
+    """
+
+    answered: npt.NDArray[np.bool_]
+    accepted: npt.NDArray[np.bool_]
+    outputs: dict[str, npt.NDArray[np.float32]] | None
+
+
+def answered_rows(source: Source, batch: Mapping[str, Array]) -> Answers:
+    """Which rows a source answers, and its answers.
 
     Where it refuses a batch, each half is tried.
     """
@@ -67,14 +79,20 @@ def answered_rows(
         outputs = source(batch)
     except SpecError:
         if rows == 1:
-            return np.array([False]), np.array([False])
+            return Answers(np.array([False]), np.array([False]), None)
         halves = slice(0, rows // 2), slice(rows // 2, rows)
         tried = ({name: array[half] for name, array in batch.items()} for half in halves)
-        parts = zip(*(answered_rows(source, half) for half in tried), strict=True)
-        answered, accepted = (np.concatenate(part) for part in parts)
-        return answered, accepted
-    finite = [np.isfinite(array.reshape(rows, -1)).all(1) for array in outputs.values()]
-    return np.logical_and.reduce(finite), np.ones(rows, bool)
+        first, second = (answered_rows(source, half) for half in tried)
+        answered = np.concatenate([first.answered, second.answered])
+        return Answers(answered, np.concatenate([first.accepted, second.accepted]), None)
+    return Answers(all_finite(outputs), np.ones(rows, bool), outputs)
+
+
+def all_finite(outputs: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.bool_]:
+    """In which rows all outputs, float32 [rows, ...], are finite, bool [rows]."""
+    finite = [np.isfinite(array.reshape(len(array), -1)).all(1) for array in outputs.values()]
+    result: npt.NDArray[np.bool_] = np.logical_and.reduce(finite)
+    return result
 
 
 class _Requests:

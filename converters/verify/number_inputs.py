@@ -83,7 +83,7 @@ def number_requests(
         values[name] = examples[np.arange(len(names)) % len(examples)].copy()
         rows = np.flatnonzero(names == name)
         values[name].reshape(len(names), -1)[rows, places[rows]] = numbers[rows]
-    answered, _ = answered_rows(source, values)
+    answered = answered_rows(source, values).answered
     if not answered.any():
         return None
     values = {name: array[answered] for name, array in values.items()}

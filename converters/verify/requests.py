@@ -19,7 +19,7 @@ from ondevice.converters.verify.graph_numbers import (
     thresholds,
 )
 from ondevice.converters.verify.id_origins import LEAST, InputIds, input_ids
-from ondevice.converters.verify.legal_ids import answered_rows, with_legal_values
+from ondevice.converters.verify.legal_ids import all_finite, answered_rows, with_legal_values
 from ondevice.converters.verify.probe import ANY, probe_inputs
 from ondevice.difference import output_scale
 from ondevice.errors import SpecError
@@ -61,9 +61,16 @@ class Domain:
 
 @dataclass(frozen=True)
 class Requests:
-    """Rows by input name: those that the source answers, and some that it refuses."""
+    """Rows by input name: those that the source answers, and some that it refuses.
+
+    Attributes:
+        answered: the former.
+        answers: the source's outputs for them, by name.
+        refused: the latter.
+    """
 
     answered: dict[str, Array]
+    answers: dict[str, npt.NDArray[np.float32]]
     refused: dict[str, Array]
 
 
@@ -144,17 +151,18 @@ def requests_of(source: Source, domain: Domain, rows: int) -> Requests:
         constants=domain.constants,
         thresholds=domain.thresholds,
     )
-    answered, accepted = answered_rows(source, batch)
+    answered, accepted, answers = answered_rows(source, batch)
     refused = {name: array[~accepted][:MOST_REFUSED] for name, array in batch.items()}
-    if answered.all():
-        return Requests(batch, refused)
+    if answers is not None and answered.all():
+        return Requests(batch, answers, refused)
     count = len(next(iter(source.examples.values())))
     for name, example in source.examples.items():
         ordinary = example[np.arange(rows) % count]
         batch[name][~answered] = ordinary[~answered]
-    if not answered_rows(source, batch)[0].all():
+    answered, _, answers = answered_rows(source, batch)
+    if answers is None or not answered.all():
         raise SpecError("the model fails, or returns NaN or infinity, for its own example inputs")
-    return Requests(batch, refused)
+    return Requests(batch, answers, refused)
 
 
 def vectors_of(
@@ -205,7 +213,7 @@ def earlier_requests(
     first = {name: earlier.inputs[name][:rows] for name in fresh if name in earlier.inputs}
     if {name: (array.shape, array.dtype) for name, array in first.items()} != kinds:
         return fresh
-    return first if answered_rows(source, first)[0].all() else fresh
+    return first if answered_rows(source, first).answered.all() else fresh
 
 
 def coarse(
@@ -240,7 +248,10 @@ def ranking_vectors(
     first = {name: values[:RANKED_ROWS] for name, values in rows.items()}
     vectors = []
     for context in chosen:
-        request = repeated_request(first, context)
-        if answered_rows(source, request)[0].all():
-            vectors.append(RankingVectors(context, source(request, tables)))
+        try:
+            outputs = source(repeated_request(first, context), tables)
+        except SpecError:
+            continue
+        if all_finite(outputs).all():
+            vectors.append(RankingVectors(context, outputs))
     return tuple(vectors)

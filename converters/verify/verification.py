@@ -155,16 +155,18 @@ def expected_of(
     source: Source,
     trained: Source,
     batches: Sequence[dict[str, Array]],
+    own: Sequence[dict[str, FloatArray]],
     tables: Mapping[str, PackedTable],
     validation: Validation | None,
     inputs: Sequence[InputSpec],
 ) -> Expected:
-    """Run the torch module on the batches and on the validation rows.
+    """Run the torch module with the tables of files on the batches, and on the validation rows.
 
     Args:
         source: the module.
         trained: what it was compressed from; the same where it was not.
         batches: inputs.
+        own: what the module answers to them.
         tables: as files store them.
         validation: labelled rows, if any.
         inputs: what the module takes.
@@ -182,7 +184,7 @@ def expected_of(
     expected = Expected(
         batches=batches,
         stored=[source(batch, tables) for batch in batches],
-        own=(own := [source(batch) for batch in batches]),
+        own=own,
         # codes have vectors for IDs that the trained table rejects: only its examples are safe
         trained=list(zip(batches, own, strict=True))
         if trained is source
@@ -349,12 +351,13 @@ def _load_tflite(model: Model, runtime: str) -> Model:
     return replace(model, runner=TfliteEngine(model.path, runtime=runtime))
 
 
-def check_parity(reports: Iterable[TargetReport], *, probabilities: bool) -> None:
+def check_parity(reports: Iterable[TargetReport], *, probabilities: bool, hint: str = "") -> None:
     """Raise ParityError that names every file and runtime beyond its tolerance.
 
     Args:
         reports: of the written files.
         probabilities: whether outputs lie between 0 and 1, so that a difference is absolute.
+        hint: what the user may try, the end of the error's text.
     """
     failed = [(item, parity) for item in reports for parity in item.parity if not parity.passed]
     if not failed:
@@ -369,7 +372,6 @@ def check_parity(reports: Iterable[TargetReport], *, probabilities: bool) -> Non
         for item, parity in failed
     ]
     tolerance = failed[0][1].tolerance
-    hint = "" if tolerance <= TOLERANCE else "; try --float-layers, or calibrate with more rows"
     outputs, unit = ("probabilities", "") if probabilities else ("outputs", " of their scale")
     raise ParityError(
         f"{outputs} differ from the torch module's by more than {tolerance:g}{unit}: "

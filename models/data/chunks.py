@@ -169,7 +169,8 @@ class WithValues:
     def values(self, name: str) -> ValueColumn:
         """The values of a column; the file's where both have it."""
         if name in self.shared and name not in self.chunk.names:
-            return ValueColumn([self.shared[name]], np.zeros(len(self), dtype=np.int64))
+            value = self.shared[name] or None  # Hive's folder of a missing value is ""
+            return ValueColumn([value], np.zeros(len(self), dtype=np.int64))
         return self.chunk.values(name)
 
     def place(self, row: int) -> str:

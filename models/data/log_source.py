@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +172,9 @@ def _file_chunks(
         return ipc_chunks(file.path)
     if file.format == "jsonl":
         return read_objects(file.path, [c for c in columns if c not in file.values], bad_rows)
-    text_format = description.text_format
-    if file.path.name.lower().split(".")[1:2] == ["tsv"] and text_format.delimiter == ",":
-        text_format = replace(text_format, delimiter="\t")
     return read_rows(
         file.path,
-        text_format,
+        description.text_format.of_file(file.path.name),
         columns=description.columns,
         header=description.columns is None,
         max_rows=reading.max_rows,

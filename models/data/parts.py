@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from urllib.parse import unquote
 
 from ondevice.compression import SUFFIXES
 from ondevice.errors import DataError, InputError
+from ondevice.models.data.listing import exists, files_below, is_folder, matches
 from ondevice.requests import FORMATS, Format
 
 _HIVE = re.compile(r"([^=]+)=(.*)")
@@ -54,20 +56,20 @@ def find_files(paths: Sequence[str | Path], where: str | None = None) -> list[Lo
 
     Args:
         paths: files, folders (read with all folders below, without names that begin with "." or
-            "_"), or globs.
+            "_"), or globs; see `listing`.
         where: a condition on the values of folders, such as `dt >= 2026-10-01`, with several
             joined by `and`. Values are compared as texts, or as integers where both are.
 
     Raises:
-        DataError: a path that is absent, a folder without files of a known kind, a condition that
-            no file meets.
+        DataError: a path that is absent, a folder without files of a known kind or that cannot be
+            listed, a file that would be read twice, a condition that no file meets.
         InputError: the condition is none.
     """
     conditions = _conditions(where)
     files: list[LogFile] = []
     for given in paths:
         for path in _expanded(str(given)):
-            files += _of_folder(path) if path.is_dir() else [_log_file(path, (path.name,))]
+            files += _of_folder(path) if is_folder(path) else [_log_file(path, (path.name,))]
     if not files:
         raise DataError(f"no files: {', '.join(map(str, paths))}")
     chosen = [file for file in files if all(_meets(file, *item) for item in conditions)]
@@ -77,29 +79,32 @@ def find_files(paths: Sequence[str | Path], where: str | None = None) -> list[Lo
             f"no file meets the condition {where!r}; the folders name "
             f"{', '.join(named[:10]) or 'nothing'}"
         )
+    _refuse_repeated(chosen)
     return chosen
 
 
 def _expanded(given: str) -> list[Path]:
     """The paths of a glob, or the path itself. Raises DataError."""
     path = Path(given)
-    if path.exists():
+    if exists(path):
         return [path]
     if not glob.has_magic(given):
         raise DataError(f"{given}: no such file or folder")
-    matched = sorted(glob.glob(given, recursive=True))  # noqa: PTH207  # of absolute patterns too
+    matched = matches(given)
     if not matched:
         raise DataError(f"{given}: no file matches")
-    return [Path(item) for item in matched]
+    return matched
 
 
 def _of_folder(folder: Path) -> list[LogFile]:
-    """The files of a known kind in a folder and below. Raises DataError if there are none."""
+    """The files of a known kind in a folder and below.
+
+    Raises:
+        DataError: there are none, or a folder cannot be listed.
+    """
     files, others = [], []
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         below = path.relative_to(folder).parts
-        if path.is_dir() or any(name.startswith((".", "_")) for name in below):
-            continue
         if _format_of(path) is None:
             others.append("/".join(below))
         else:
@@ -111,6 +116,18 @@ def _of_folder(folder: Path) -> list[LogFile]:
             f"with {', '.join(SUFFIXES)}; it holds {seen}"
         )
     return files
+
+
+def _refuse_repeated(files: Sequence[LogFile]) -> None:
+    """Raise DataError where a file would be read twice, by a link or by two of the given paths."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        before = seen.setdefault(os.path.realpath(file.path), file.path)
+        if before is not file.path:
+            raise DataError(
+                f"{file.path}: is the same file as {before}, and its rows would be read twice; "
+                "name folders or files that hold each file once"
+            )
 
 
 def _format_of(path: Path) -> Format | None:

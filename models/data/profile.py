@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ondevice.cells import boolean, integer, number
-from ondevice.compression import decompressed
+from ondevice.compression import damage, decompressed
 from ondevice.delimited import DelimitedFormat
 from ondevice.errors import DataError, needs_extra
 from ondevice.models.data.arrow_chunks import ArrowChunk, ipc_chunks, parquet_chunks, table_chunks
@@ -132,7 +132,12 @@ def profile_log(source: Any, files: list[LogFile], max_rows: int, label: str | N
 def _delimiter_of(file: LogFile) -> str:
     """The character that cuts the first line into most cells. Raises DataError."""
     with opened(file.path) as raw:
-        line = decompressed(raw, file.path.suffix).readline(1 << 20).decode("utf-8", "replace")
+        try:
+            start = decompressed(raw, file.path.suffix).readline(1 << 20)
+        except damage() as error:
+            reason = error or type(error).__name__
+            raise DataError(f"{file.path}: damaged or truncated in line 1: {reason}") from error
+    line = start.decode("utf-8", "replace")
     return max(_DELIMITERS, key=line.count)
 
 

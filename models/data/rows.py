@@ -14,6 +14,7 @@ from ondevice.compression import SUFFIXES, damage, decompressed, kind_of_bytes
 from ondevice.delimited import DelimitedFormat, row_reader
 from ondevice.errors import DataError, needs_extra
 from ondevice.models.data.chunks import BadRows, TextChunk, shown
+from ondevice.models.data.listing import exists, is_folder, listed
 
 with needs_extra("reading a click log", "train"):
     from tqdm import tqdm
@@ -33,10 +34,10 @@ def find_file(folder: Path, *names: str) -> Path:
     """
     candidates = [folder / f"{name}{suffix}" for name in names for suffix in COMPRESSED_SUFFIXES]
     for candidate in candidates:
-        if candidate.is_file():
+        if exists(candidate) and candidate.is_file():
             return candidate
     listed = ", ".join(candidate.name for candidate in candidates)
-    problem = "none of these files is there" if folder.is_dir() else "no such folder"
+    problem = "none of these files is there" if is_folder(folder) else "no such folder"
     raise DataError(f"{folder}: {problem}; looked for {listed}")
 
 
@@ -97,10 +98,10 @@ def read_rows(
 
 def opened(path: Path) -> BinaryIO:
     """The file's bytes. Raises DataError that names a folder or an unknown compression."""
-    if path.is_dir():
-        files = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
+    if is_folder(path):
+        files = ", ".join(item.name for item in listed(path)[:5]) or "nothing"
         raise DataError(f"{path}: expected a file, got a folder; it holds {files}")
-    if not path.is_file():
+    if not exists(path) or not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
         raw = path.open("rb")

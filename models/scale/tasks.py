@@ -178,11 +178,12 @@ def _batches(fragment: LogFile, model: Model, keep: tuple[str, ...]) -> Iterator
             used = columns_of([*stored, *shared], fields_of(model, ids=False), keep)
             groups = range(*(fragment.groups or (0, file.metadata.num_row_groups)))
             columns = [name for name in stored if name in used]
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=list(groups), columns=columns):
-                for name in shared.keys() & set(used):
-                    values = pa.array([shared[name]] * batch.num_rows, pa.string())
-                    batch = batch.append_column(name, values)
-                yield batch
+            for group in groups:  # each with dictionaries of its own
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
+                    for name in shared.keys() & set(used):
+                        values = pa.array([shared[name]] * batch.num_rows, pa.string())
+                        batch = batch.append_column(name, values)
+                    yield batch
     except (pa.ArrowException, OSError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{fragment.path}: cannot be read as Parquet: {first}") from error

@@ -113,7 +113,7 @@ def _batches(
     text_format: TextFormat = "jsonl" if given == "jsonl" else "csv"
     features = None if args.ids else model.features
     with _source(args.input, text_format, features) as source:
-        yield read_requests(source, text_format, model, args.ids, BATCH, keep)
+        yield read_requests(source, text_format, model, args.ids, BATCH, keep, args.input)
 
 
 @contextlib.contextmanager

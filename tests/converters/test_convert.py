@@ -262,6 +262,25 @@ def test_a_module_by_somebody_else(tmp_path):
                 model.runner.run({"user": np.array([bad]), "item": np.array([0])})
 
 
+def test_the_module_answers_each_batch_once_for_each_kind_of_tables(tmp_path):
+    """Its answers take most of the time of a conversion with hundreds of tables."""
+    sizes = []
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(50, 4)
+
+        def forward(self, item):
+            if isinstance(item.shape[0], int) and not torch.compiler.is_compiling():
+                sizes.append(item.shape[0])
+            return self.table(item).sum(-1)
+
+    convert(Counting().eval(), {"item": torch.arange(3)}, tmp_path, targets=("odm",), vectors=0)
+    assert sizes.count(1024) == 2  # with the trained rows, and with those that the file stores
+    assert sizes.count(17) == 2
+
+
 def test_features_travel_in_every_file(tmp_path):
     vocabulary = np.array([-7, 3, 99], dtype=np.int64)
     features = FeatureSpec(

@@ -7,7 +7,7 @@ import pytest
 
 import ondevice
 from ondevice.errors import FileFormatError
-from ondevice.onnx_file import external_files
+from ondevice.onnx_file import check_structure
 
 onnx = pytest.importorskip("onnx", reason="the extra convert is not installed")
 torch = pytest.importorskip("torch", reason="the extra convert is not installed")
@@ -64,7 +64,7 @@ def test_data_outside_the_folder_is_refused(tmp_path, location, change):
 @pytest.mark.parametrize("change", [lambda path: path, value_first], ids=["usual", "value first"])
 def test_data_beside_the_file_is_named(tmp_path, change):
     path = change(stranger(tmp_path / "m.onnx", "table.bin"))
-    assert external_files(path, path.read_bytes()) == ["table.bin"]
+    assert check_structure(path, path.read_bytes()).external == {"table.bin": 32}
     with pytest.raises(FileFormatError, match=r"table\.bin: cannot be read: No such file"):
         ondevice.load(path)
 
@@ -89,7 +89,7 @@ def test_every_truncation_and_changed_byte_is_read_or_refused(tmp_path):
             *(data[:at] + bytes([b]) + data[at + 1 :] for b in (0, 127, 255)),
         ):
             try:
-                names = external_files(tmp_path / "m.onnx", changed)
+                names = check_structure(tmp_path / "m.onnx", changed).external
             except FileFormatError:
                 refused += 1
             else:

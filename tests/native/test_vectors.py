@@ -105,8 +105,8 @@ def test_functions_of_two_values(tmp_path, name):
     rng = np.random.default_rng(1)
     for size in SIZES:
         shapes = [((size,), (size,)), ((size,), (1,)), ((1,), (size,)), ((3, size), (1, size)),
-                  ((3, 1), (3, size)), ((3, 1), (1, size)), ((2, 3, size), (2, 1, 1)),
-                  ((2, 1, size), (1, 3, 1))]  # fmt: skip
+                  ((3, 1), (3, size)), ((3, size), (3, 1)), ((3, 1), (1, size)),
+                  ((2, 3, size), (2, 1, 1)), ((2, 1, size), (1, 3, 1))]  # fmt: skip
         inputs, nodes, request = [], [], {}
         for i, pair in enumerate(shapes):
             for letter, shape in zip("ab", pair, strict=True):

@@ -1,6 +1,7 @@
 """Splits of a request, and that a model whose `rank` is wrong is found."""
 
 import itertools
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,21 @@ def test_every_two_of_many_inputs_stand_on_all_sides(count):
     for a, b in itertools.combinations(names, 2):
         assert len({(a in split, b in split) for split in splits}) == 4
     assert context_splits(names) == context_splits(names)  # files must not differ by chance
+
+
+def test_the_sample_of_splits_is_that_of_its_definition():
+    """The splits travel in files, so they may not change with how pairs are counted."""
+    names = [f"f{i}" for i in range(11)]
+    draw, pairs = random.Random(11), list(itertools.combinations(range(11), 2))  # noqa: S311 - as there
+    missing = {(*pair, *sides) for pair in pairs for sides in itertools.product((0, 1), repeat=2)}
+    expected = []
+    while missing:
+        sides = [draw.random() < 0.5 for _ in names]
+        covered = {(a, b, sides[a], sides[b]) for a, b in pairs} & missing
+        if covered and any(sides) and not all(sides):
+            missing -= covered
+            expected.append(tuple(itertools.compress(names, sides)))
+    assert context_splits(names) == expected
 
 
 def test_a_split_request_and_its_repeated_form():

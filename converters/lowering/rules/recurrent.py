@@ -180,16 +180,15 @@ def _gru_step(
         product = builder.op("MatMul", value, builder.constant(direction.recurrence[part].T))
         return builder.op("Add", product, builder.constant(direction.state_bias[part]))
 
-    gates = builder.op(
-        "Add", builder.slice(inputs, 1, 0, 2 * n), from_state(state, slice(0, 2 * n))
-    )
-    gates = builder.op("Sigmoid", gates)
+    # one product for all gates where the reset gate waits: its weights are read once
+    shares = from_state(state, slice(0, (3 if direction.reset_last else 2) * n))
+    first = builder.slice(shares, 1, 0, 2 * n) if direction.reset_last else shares
+    gates = builder.op("Sigmoid", builder.op("Add", builder.slice(inputs, 1, 0, 2 * n), first))
     update, reset = builder.slice(gates, 1, 0, n), builder.slice(gates, 1, n, 2 * n)
-    rest = slice(2 * n, 3 * n)
     if direction.reset_last:
-        memory = builder.op("Mul", reset, from_state(state, rest))
+        memory = builder.op("Mul", reset, builder.slice(shares, 1, 2 * n, 3 * n))
     else:
-        memory = from_state(builder.op("Mul", reset, state), rest)
+        memory = from_state(builder.op("Mul", reset, state), slice(2 * n, 3 * n))
     candidate = builder.op(
         "Tanh", builder.op("Add", builder.slice(inputs, 1, 2 * n, 3 * n), memory)
     )

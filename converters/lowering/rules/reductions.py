@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
@@ -66,6 +67,8 @@ def _sum_between(before: str | None, after: str | None) -> Rule:
 def _log_sum_exp(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     x, axes = first_input(node), builder.ints(*_axes(node))
     largest = builder.op("ReduceMax", x, axes, keepdims=1)
+    # where all are minus infinity, as behind a mask, infinity less infinity would be no number
+    largest = builder.op("Max", largest, builder.constant(np.finfo(np.float32).min))
     powers = builder.op("Exp", builder.op("Sub", x, largest))
     total = builder.op("ReduceSum", powers, axes, keepdims=1)
     out = builder.op("Add", builder.op("Log", total), largest)

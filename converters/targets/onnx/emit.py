@@ -49,9 +49,9 @@ from ondevice.converters.targets.onnx.external_data import ExternalData
 from ondevice.converters.targets.onnx.trees import ML_DOMAIN, ML_OPSET, standard_trees
 from ondevice.converters.targets.section_merge import level_firsts
 from ondevice.deflated import deflate
-from ondevice.engines.onnx import DATA_MARK, METADATA_KEY, SEAL_KEY
 from ondevice.info import description_parts
 from ondevice.manifest import record_of
+from ondevice.onnx_content import DATA_MARK, METADATA_KEY, SEAL_KEY
 from ondevice.sealed import DIGITS, UNSEALED, seal
 from ondevice.spec import HIGH_BITS, Retrieval
 

@@ -63,11 +63,19 @@ ARM_PARTS = {
 }  # fmt: skip
 
 
+def matching(pattern: str, root: Path) -> list[Path]:
+    """The system's files that match, in order; none where a folder vanishes while it is read."""
+    try:
+        return sorted(root.glob(pattern))
+    except OSError:  # of a processor or sensor that was just removed
+        return []
+
+
 def snapshot(globs: Iterable[str], root: Path = Path("/")) -> dict[str, str]:
     """Texts of the files that match, by path relative to `root`; unreadable ones are left out."""
     texts = {}
     for pattern in globs:
-        for path in sorted(root.glob(pattern)):
+        for path in matching(pattern, root):
             try:
                 with path.open("rb") as file:
                     raw = file.read(MAX_SYSTEM_FILE)

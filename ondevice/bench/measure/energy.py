@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ondevice.bench.measure.device import matching
+
 
 class Meter(Protocol):
     """Counts microjoules from its start; `sample` must be called often enough to follow it."""
@@ -68,15 +70,15 @@ class PowerSensor:
 def find_meter(root: Path = Path("/")) -> Meter | None:
     """The first meter of this machine that may be read, or None."""
     meters: list[Meter] = []
-    for folder in sorted(root.glob("sys/class/powercap/*:0")):
+    for folder in matching("sys/class/powercap/*:0", root):
         zone, limit = _text(folder / "name"), _text(folder / "max_energy_range_uj")
         if zone is not None and zone.startswith("package") and limit and limit.isdigit():
             name = f"RAPL {zone}: the whole processor package"
             meters.append(Counter(name, folder / "energy_uj", int(limit)))
-    for path in sorted(root.glob("sys/class/hwmon/hwmon*/energy1_input")):
+    for path in matching("sys/class/hwmon/hwmon*/energy1_input", root):
         chip = _text(path.parent / "name") or "hwmon"
         meters.append(Counter(f"{chip}: what the sensor is wired to", path, 1 << 64))
-    for path in sorted(root.glob("sys/class/hwmon/hwmon*/power1_input")):
+    for path in matching("sys/class/hwmon/hwmon*/power1_input", root):
         chip = _text(path.parent / "name") or "hwmon"
         meters.append(PowerSensor(f"{chip}: what the sensor is wired to", path))
     for meter in meters:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +28,7 @@ from ondevice.bench.report import (
     State,
 )
 from ondevice.bench.strict import one_line
-from ondevice.errors import FileFormatError, MissingDependencyError
+from ondevice.errors import FileFormatError
 from ondevice.inspection import file_parts
 from ondevice.model import model_files, sha256
 from ondevice.odm import open_odm
@@ -114,10 +113,9 @@ def _entry(path: Path, accuracy: dict[str, dict[str, float]]) -> ModelEntry:
         ModelFile(one_line(file.name), file.stat().st_size, sha256(file))
         for file in model_files(path)
     )
-    parts: dict[str, int] = {}
-    with contextlib.suppress(MissingDependencyError):  # the model may run on another machine only
-        parts = file_parts(path).to_json()
-    return ModelEntry(one_line(path.name), files, accuracy.get(path.name, {}), parts)
+    return ModelEntry(
+        one_line(path.name), files, accuracy.get(path.name, {}), file_parts(path).to_json()
+    )
 
 
 def _report(

@@ -50,10 +50,12 @@ from ondevice.bench.measure.requests import (
     rank_tolerance,
     split,
 )
+from ondevice.child import opened_files
 from ondevice.codecs import DENSE_ARITHMETICS
 from ondevice.engines.native import NativeEngine
 from ondevice.engines.native_sizes import SizedNativeEngine
-from ondevice.errors import OnDeviceError, ParityError, UnsupportedError
+from ondevice.errors import FileFormatError, OnDeviceError, ParityError, UnsupportedError
+from ondevice.memory_limit import limit_memory, memory_limit
 from ondevice.model import Model, load
 from ondevice.ranking import split_difference
 
@@ -347,11 +349,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = vars(parser.parse_args(arguments))
     args["context"] = tuple(args["context"])
     task = Task(**{item.name: args[item.name] for item in fields(Task) if item.name in args})
+    if opened_files([args["path"]]):
+        limit_memory(memory_limit([args["path"]]))
     try:
         ready = _wait if args["wait"] else lambda: None
         result = asdict(observe(args["path"], task, args["started_ns"], ready))
     except OnDeviceError as error:
         result = {"error": type(error).__name__, "message": str(error)}
+    except MemoryError:
+        message = f"{args['path']}: takes more memory than this process may"
+        result = {"error": FileFormatError.__name__, "message": message}
     print(json.dumps(result))  # noqa: T201
     return 1 if "error" in result else 0
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,9 +21,11 @@ from ondevice.bench.measure.memory import drop_pages
 from ondevice.bench.measure.observation import Observation, Task
 from ondevice.bench.report import Device, State
 from ondevice.bench.strict import one_line, parse_json, read
+from ondevice.child import MOST_SECONDS
 from ondevice.errors import FileFormatError, OnDeviceError
 from ondevice.model import model_files
 
+SLOW_REQUEST = 1  # second that a request may take, see MAX_ROW_WORK
 MAX_NOTE = 200  # characters of why pages stayed in memory
 MAX_MESSAGE = 4096  # characters of an error of another process: it may list every fault
 
@@ -58,6 +62,7 @@ class LocalMachine:
 
         Raises:
             OnDeviceError: what went wrong there, with its own type.
+            FileFormatError: a process takes MOST_SECONDS longer than it is to measure.
         """
         count = task.workers if task.worker_kind == "process" else 1
         wait = ["--wait"] if count > 1 else []
@@ -71,6 +76,7 @@ class LocalMachine:
         ]
         with contextlib.ExitStack() as stack:
             workers = [stack.enter_context(_process(command)) for _ in range(count)]
+            stack.enter_context(_deadline(workers, model, task))
             early = [_await_ready(worker) if wait else "" for worker in workers]
             for worker in workers:
                 if wait and worker.stdin is not None:
@@ -97,6 +103,32 @@ def _process(command: list[str]) -> Any:
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+@contextlib.contextmanager
+def _deadline(workers: list[subprocess.Popen[str]], model: Path, task: Task) -> Iterator[None]:
+    """Kill the workers where the block takes far longer than what they are to measure.
+
+    Raises:
+        FileFormatError: it took longer.
+    """
+    seconds = MOST_SECONDS + task.seconds + task.requests * (task.gap_ms / 1000 + SLOW_REQUEST)
+    expired = threading.Event()
+
+    def end() -> None:
+        expired.set()
+        for worker in workers:
+            worker.kill()
+
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if expired.is_set():
+        raise FileFormatError(f"{model}: measuring it takes more than {seconds:.0f} s")
 
 
 def _await_ready(worker: subprocess.Popen[str]) -> str:

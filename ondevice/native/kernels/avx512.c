@@ -154,6 +154,9 @@ OD_INLINE void q8_tile(uint32_t m, uint32_t n, const od_dense *layer, uint32_t u
 #define lanes_min(a, b) ((lanes)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define larger(a, b) ((whole)_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
 #define lanes_sqrt(v) ((lanes)_mm512_sqrt_ps((__m512)(v)))
+#define lanes_power(p, w, x, least)                                                                 \
+  ((lanes)_mm512_maskz_scalef_ps(                                                                  \
+      _mm512_cmp_ps_mask((__m512)(x), _mm512_set1_ps(least), _CMP_NLT_UQ), (__m512)(p), (__m512)(w)))
 #include "lanes_body.h"
 #include "tiles_body.h"
 #include "gather_body.h"

@@ -5,6 +5,7 @@
  *   lanes_load(p, n), lanes_store(p, v, n)  the first n < LANES lanes (the others are 0)
  *   lanes_max(a, b), lanes_min(a, b)        a > b ? a : b, a < b ? a : b
  *   lanes_sqrt(v)                           correctly rounded
+ *   lanes_power(p, w, x, least)             p times 2^w, rounded once; 0 where x < least
  *   lanes_floor(v, least)                   v or at least that, where vectors_body.h is fast so; NaN stays
  */
 

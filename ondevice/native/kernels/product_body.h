@@ -70,6 +70,11 @@ KERNEL void KERNEL_NAME(product)(const od_product *p) {
     first = (uint32_t)straight_rows(p->a, p->a_step, p->rows, p->b, p->b_step, p->depth, zeros,
                                     -__builtin_inff(), p->out, p->out_step);
 #endif
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < 4; i++) {
     for (; first + sizes[i] <= p->rows; first += sizes[i]) product_rows(sizes[i], p, first);
+    uint32_t left = p->rows - first;
+    if (sizes[i] != FLOAT_ROWS || left <= 2 || first == 0 || p->added) continue;
+    product_rows(FLOAT_ROWS, p, p->rows - FLOAT_ROWS); /* some rows a second time */
+    first = p->rows;
+  }
 }

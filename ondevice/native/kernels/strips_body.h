@@ -152,12 +152,21 @@ static void stream_row(const strips *s, size_t row) {
   uint32_t count = s->counts[s->list_step ? row : 0];
   for (uint32_t unit = 0, width; unit < layer->units; unit += width) {
     width = layer->padded_units - unit < STRIP_UNITS ? layer->padded_units - unit : STRIP_UNITS;
-    for (uint32_t i = 0; !i || i < count; i += CHUNK)
-      add_records(layer->codec, 0, s->in + row * s->in_step, list + i,
-                  count - i < CHUNK ? count - i : CHUNK,
-                  (const uint8_t *)layer->weight + unit * s->unit_bytes,
-                  (size_t)layer->padded_units * s->unit_bytes, width, s->unit_bytes,
-                  i ? sums : first_sums(s, unit), sums);
+    const uint8_t *in = s->in + row * s->in_step;
+    const uint8_t *weights = (const uint8_t *)layer->weight + unit * s->unit_bytes;
+    const int32_t *begin = first_sums(s, unit);
+    size_t step = (size_t)layer->padded_units * s->unit_bytes;
+    uint32_t done = 0;
+#ifdef FOURS
+    if (layer->codec != OD_CODEC_F16 && count >= 4) {
+      done = count / 4 * 4;
+      add_fours(is_q8(s), in, list, done, weights, step, width, begin, sums);
+      begin = sums;
+    }
+#endif
+    for (; begin != sums || done < count; done += CHUNK, begin = sums)
+      add_records(layer->codec, 0, in, list + done, count - done < CHUNK ? count - done : CHUNK, weights, step,
+                  width, s->unit_bytes, begin, sums);
     end_sums(s, row, unit, width, sums);
   }
 }

@@ -4,20 +4,18 @@
  */
 #include "kernels/vectors.h"
 
-/* exp(x) as 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes expf), within 2 units in the last
- * place. */
-OD_INLINE lanes exponential_parts(lanes x, whole *k) {
-  lanes shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
-  *k = (whole)shifted - 0x4B400000;
-  lanes w = shifted - 12582912.0f;
+/* exp(x) as 2^k times a polynomial on [-ln2/2, ln2/2], within 2 units in the last place. `shifted` is
+ * k + 1.5 * 2^23. Of the polynomial's sums those that can are independent. */
+OD_INLINE lanes exponential_parts(lanes x, lanes *shifted) {
+  *shifted = x * 1.44269504f + 12582912.0f; /* rounds to an integer */
+  lanes w = *shifted - 12582912.0f;
   lanes r = x - w * 0.693359375f;
   r = r - w * -2.12194440e-4f;
-  lanes p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return p * (r * r) + r + 1.0f;
+  lanes s = r * r;
+  lanes p = r * 8.3686690778e-3f + 4.1668258607e-2f;
+  p = p + s * 1.3821331086e-3f;
+  p = p * s + (r * 1.6666521132e-1f + 4.9999994040e-1f);
+  return p * s + (r + 1.0f);
 }
 
 /* Below -104 results are 0. Products below the normal range are slow on some processors, which multiply
@@ -36,27 +34,36 @@ OD_INLINE lanes without_small(lanes x, whole *small) {
 }
 #endif
 
+#ifdef lanes_power
+/* The same for x up to 89 and NaN. */
+OD_INLINE lanes exponential_down(lanes x) {
+  lanes shifted, p = exponential_parts(x, &shifted);
+  return lanes_power(p, shifted - 12582912.0f, x, -104.0f);
+}
+#define exponential_up exponential_down
+OD_INLINE lanes exponential(lanes x) { return exponential_down(lanes_min(all(89.0f), x)); }
+#else
 /* Results may overflow or lie below the normal range: the power is multiplied in two halves. */
 OD_INLINE lanes exponential(lanes x) {
-  whole k, small;
-  lanes p = exponential_parts(lanes_min(all(89.0f), without_small(x, &small)), &k); /* a NaN stays */
-  whole half = k >> 1;
+  whole small;
+  lanes shifted, p = exponential_parts(lanes_min(all(89.0f), without_small(x, &small)), &shifted);
+  whole k = (whole)shifted - 0x4B400000, half = k >> 1; /* a NaN stays */
   p = p * (lanes)((half + 127) << 23) * (lanes)((k - half + 127) << 23);
   return SMALL_TO_ZERO(p);
 }
 
 /* The same bits for x <= 0 and NaN, and for 0 <= x <= 40 and NaN. */
 OD_INLINE lanes exponential_down(lanes x) {
-  whole k, small;
-  lanes p = exponential_parts(without_small(x, &small), &k);
-  p = p * (lanes)((k + 191) << 23) * 0x1p-64f; /* -150 <= k <= 0 */
+  whole small;
+  lanes shifted, p = exponential_parts(without_small(x, &small), &shifted);
+  p = p * (lanes)(((whole)shifted - (0x4B400000 - 191)) << 23) * 0x1p-64f; /* -150 <= k <= 0 */
   return SMALL_TO_ZERO(p);
 }
 OD_INLINE lanes exponential_up(lanes x) {
-  whole k;
-  lanes p = exponential_parts(x, &k);
-  return p * (lanes)((k + 127) << 23);
+  lanes shifted, p = exponential_parts(x, &shifted);
+  return p * (lanes)(((whole)shifted - (0x4B400000 - 127)) << 23);
 }
+#endif
 
 OD_INLINE lanes sigmoid(lanes x) {
   lanes small = exponential_down((lanes)((whole)x | (int32_t)0x80000000));
@@ -171,6 +178,11 @@ static void maps(od_map map, float alpha, const od_span *span) {
   source x = {{0}, in, ~(size_t)0};
   if (n >= LANES && span->in0[0]) {
     map_rows(map, alpha, span, &x, out, span->n1, n);
+    return;
+  }
+  if (n >= LANES && map == OD_MAP_COPY) {
+    for (size_t i = 0; i < span->n1; i++, in += span->in1[0], out += span->out1)
+      for (size_t j = 0; j < n; j += LANES) store(out + (j < n - LANES ? j : n - LANES), all(*in));
     return;
   }
   for (size_t i = 0; i < span->n1; i++, in += span->in1[0], out += span->out1) {
@@ -308,45 +320,36 @@ static void dots(const float *a, const int64_t *a_places, const float *b, const 
   }
 }
 
-/* Softmax of a row of n >= LANES elements, which another step divides by the sum that this one returns.
- * The last vector is read before what it overlaps is written. */
-OD_INLINE float powers(const float *in, size_t n, float largest, float *out) {
-  lanes most = all(largest), last = load(in + n - LANES) - most;
-  for (size_t i = 0; i < n - LANES; i += LANES)
-    store(out + i, exponential_down(load(in + i) - most));
-  store(out + n - LANES, exponential_down(last));
-  return sum_of(out, n);
+/* Softmax of a row, which another step divides by the sum that this one returns. Up to `room` elements are
+ * written. */
+OD_INLINE float powers(const float *in, size_t n, float largest, float *out, size_t room) {
+  lanes most = all(largest), sums[PARTS] = {{0}};
+  for (size_t i = 0; i < n; i += LANES) {
+    lanes value = exponential_down(part(in + i, n - i, all(-__builtin_inff())) - most);
+    size_t j = i / LANES % PARTS;
+    sums[j] = sums[j] + value;
+    put(out + i, value, room - i);
+  }
+  return fold_lanes(OD_FOLD_SUM, sums);
 }
 
+/* The last vector is read before what it overlaps is written. */
 OD_INLINE void multiply(float *out, size_t n, float by) {
-  lanes factor = all(by), last = load(out + n - LANES) * factor;
-  for (size_t i = 0; i < n - LANES; i += LANES) store(out + i, load(out + i) * factor);
-  store(out + n - LANES, last);
+  size_t end = n < LANES ? 0 : n - LANES;
+  lanes last = part(out + end, n - end, all(0)) * by;
+  for (size_t i = 0; i < end; i += LANES) store(out + i, load(out + i) * by);
+  put(out + end, last, n - end);
 }
 
-/* Rows one step at a time, so that the processor overlaps them: within a row each step waits for
- * the last. */
-static void long_softmax(const float *in, size_t rows, size_t length, float *out) {
+/* 1 to SUMS rows one step at a time, so that the processor overlaps them: within a row each step waits
+ * for the last. What a row's last vector writes too much the next row replaces. */
+static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
   float largest[SUMS], sums[SUMS];
   for (size_t r = 0; r < rows; r++)
     largest[r] = fold_row((od_fold)FOLD_NUMBERS, in + r * length, length);
   for (size_t r = 0; r < rows; r++)
-    sums[r] = powers(in + r * length, length, largest[r], out + r * length);
+    sums[r] = powers(in + r * length, length, largest[r], out + r * length, (rows - r) * length);
   for (size_t r = 0; r < rows; r++) multiply(out + r * length, length, 1.0f / sums[r]);
-}
-
-/* 1 to SUMS rows; those of fewer than LANES elements as long as a vector, with zeros at the end. */
-static void softmax_rows(const float *in, size_t rows, size_t length, float *out) {
-  float room[SUMS * LANES];
-  if (length >= LANES) {
-    long_softmax(in, rows, length, out);
-    return;
-  }
-  size_t row = 0; /* a loop that surely runs: else GCC sees numbers without a value */
-  do store(room + row * LANES, part(in + row * length, length, all(-__builtin_inff())));
-  while (++row < rows);
-  long_softmax(room, rows, LANES, room);
-  for (size_t r = 0; r < rows; r++) lanes_store(out + r * length, load(room + r * LANES), length);
 }
 
 #ifdef SOFTMAX_COLUMNS

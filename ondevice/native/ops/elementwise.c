@@ -77,9 +77,35 @@ static od_pair pair_of(od_op op) {
   }
 }
 
+enum { SPREAD = 1024, SHORT_ROW = 128 }; /* elements */
+
+/* Short rows of which each repeats an element of operand p become long ones: writing the element down
+ * takes less time than beginning a row. */
+static void combine_short(od_pair pair, const od_span *span, size_t p, const od_vectors *vectors) {
+  float room[SPREAD];
+  size_t n = span->n0, most = SPREAD / n;
+  const float *repeated = span->in[p], *other = span->in[1 - p];
+  float *out = span->out;
+  for (size_t left = span->n1, rows; left; left -= rows) {
+    rows = left < most ? left : most;
+    vectors->maps(OD_MAP_COPY, 0, &(od_span){{repeated}, room, rows, n, {span->in1[p]}, span->out1, {0}});
+    od_span joined = {{other, other}, out, 1, rows * n, {0}, 0, {1, 1}};
+    joined.in[p] = room;
+    vectors->pairs(pair, &joined);
+    repeated += (int64_t)rows * span->in1[p];
+    other += rows * n, out += rows * n;
+  }
+}
+
 static void combine_vectors(const od_span *span, void *context) {
   const od_node *node = ((elementwise *)context)->node;
-  node->kernels->vectors->pairs(pair_of(node->op), span);
+  const od_vectors *vectors = node->kernels->vectors;
+  int64_t n = (int64_t)span->n0;
+  size_t p = span->in0[0] != 0;
+  if (n >= 4 && n <= SHORT_ROW && span->n1 > 1 && !span->in0[p] && span->in0[1 - p] &&
+      span->in1[1 - p] == n && span->out1 == n)
+    combine_short(pair_of(node->op), span, p, vectors);
+  else vectors->pairs(pair_of(node->op), span);
 }
 
 OD_COLD static void combine_rarely(const od_span *span, void *context) {

@@ -112,7 +112,7 @@ int od_truth(od_dtype dtype, const char *data, int64_t at);
 /* Copy a few elements: pieces of a fixed size compile to moves, where a call would take longer. */
 OD_INLINE void od_copy_few(char *to, const char *from, size_t size) {
   for (; size >= 16; to += 16, from += 16, size -= 16) __builtin_memcpy(to, from, 16);
-  od_copy(to, from, size);
+  if (size) od_copy(to, from, size);
 }
 
 /* Copy an element of 1, 4 or 8 bytes. */

@@ -41,9 +41,13 @@ static void pack(float *panel, const float *b, size_t row_step, size_t column_st
     for (; j < width; j++)
       for (uint32_t i = 0; i < 4; i++) to[i * OD_PANEL + j] = b[j * column_step + l + i];
   }
-  for (; l < depth; l++)
-    for (uint32_t j = 0; j < width; j++)
-      panel[l * OD_PANEL + j] = b[l * row_step + j * column_step];
+  for (; l < depth; l++) {
+    uint32_t j = 0;
+    float *to = panel + l * OD_PANEL;
+    const float *from = b + l * row_step;
+    for (; column_step == 1 && j + 4 <= width; j += 4) __builtin_memcpy(to + j, from + j, 16);
+    for (; j < width; j++) to[j] = from[j * column_step];
+  }
 }
 
 /* Columns that are not 16 neighbours in memory go through a panel. */

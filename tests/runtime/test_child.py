@@ -1,4 +1,4 @@
-"""`inspect` and `verify` of files that crash a runtime: an error, and the shell goes on."""
+"""Commands on files that crash a runtime or take all memory: an error, and the shell goes on."""
 
 import os
 import signal
@@ -7,21 +7,21 @@ import sys
 
 import pytest
 
+from ondevice import child
 from ondevice.cli import main
-from ondevice.commands import child
 from ondevice.errors import FileFormatError
+from ondevice.limits import CHILD_BASE_BYTES, CHILD_BYTES_PER_BYTE
+from ondevice.memory_limit import memory_limit
 
 
-def crashing(folder):
+def crashing(folder, number=signal.SIGSEGV):
     """A sitecustomize by which the child dies as in a runtime that follows a bad offset."""
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
-    )
+    (folder / "sitecustomize.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
     return str(folder)
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize("command", list(child.COMMANDS))
 @pytest.mark.parametrize("name", ["a.onnx", "b.tflite", "C.TFLITE"])
 def test_a_crash_is_an_error(command, name, tmp_path, monkeypatch, capsys):
     (tmp_path / name).write_bytes(b"x" * 100)
@@ -40,7 +40,7 @@ def test_what_the_child_says_is_passed_on(tmp_path, capsys):
     assert passed_on.count("\n") == 1
     done = subprocess.run(
         [sys.executable, "-m", "ondevice", "inspect", tmp_path / "a.tflite"],
-        env={**os.environ, child.IN_CHILD: "1"}, capture_output=True, text=True,
+        env={**os.environ, child.IN_CHILD: str(2**32)}, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, passed_on)
 
@@ -60,9 +60,8 @@ def test_native_files_need_no_child(tmp_path):
 
 
 def test_the_signal_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, -signal.SIGABRT, "", "")
-    )
+    site = crashing(tmp_path / "site", signal.SIGABRT)
+    monkeypatch.setenv("PYTHONPATH", site)
     with pytest.raises(FileFormatError, match="SIGABRT"):
         child.run_in_child(["inspect", "a.onnx"], [tmp_path / "a.onnx"])
 
@@ -81,3 +80,33 @@ def test_a_child_that_does_not_end_is_given_up(monkeypatch, tmp_path):
     monkeypatch.setattr(child, "MOST_SECONDS", 0.01)  # less than Python takes to start
     with pytest.raises(FileFormatError, match=r"a\.onnx: .*more than 0\.01 s"):
         child.run_in_child(["inspect", "a.onnx"], [tmp_path / "a.onnx"])
+
+
+def test_the_limit_grows_with_the_file_and_its_data_up_to_what_the_machine_has(tmp_path):
+    path = tmp_path / "a.onnx"
+    for name, size in (("a.onnx", 1000), ("a.onnx.data", 500), ("a.onnx.other", 7)):
+        (tmp_path / name).write_bytes(bytes(size))
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory_limit([path]) == min(CHILD_BASE_BYTES + CHILD_BYTES_PER_BYTE * 1500, machine)
+    assert memory_limit([tmp_path / "none", "a\0b"]) == min(CHILD_BASE_BYTES, machine)
+    os.truncate(path, 2**42)
+    assert memory_limit([path]) == machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of memory elsewhere")
+def test_what_takes_more_memory_fails(tmp_path, monkeypatch, capsys):
+    """numpy asks for 2 GiB where the child may take 1: one line, no traceback."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "numpy_bomb.py").write_text("import numpy\nnumpy.ones(2**28)\n")
+    code = "from ondevice.memory_limit import limit_memory\nlimit_memory(2**30)\nimport numpy_bomb"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "MemoryError" in done.stderr
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    monkeypatch.setattr(child, "memory_limit", lambda models: 2**20)  # less than Python needs
+    assert main(["inspect", str(tmp_path / "a.onnx")]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("ondevice: ") or "MemoryError" in shown

@@ -62,11 +62,12 @@ def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
     """
     names, limit = ", ".join(map(str, models)), memory_limit(models)
     streams = _streams(COMMANDS[words[0]])
-    with _later() as signals:
-        process = _started(words, limit, streams)
-    if process is None:
-        return None
-    try:
+    process = None
+    try:  # around the start too: a signal may come just when it is held back no more
+        with _later() as signals:
+            process = _started(words, limit, streams)
+        if process is None:
+            return None
         for number in signals:
             signal.raise_signal(number)
         out, err = process.communicate(streams.given, timeout=streams.seconds)
@@ -75,11 +76,12 @@ def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
             f"{names}: opening it takes the runtime more than {streams.seconds} s: a hostile file"
         ) from error
     except KeyboardInterrupt:
-        if _ended_itself(process) and streams.errors != subprocess.PIPE:
+        if process is not None and _ended_itself(process) and streams.errors != subprocess.PIPE:
             return process.returncode  # it has said so
         raise
     finally:
-        _end(process)
+        if process is not None:
+            _end(process)
     if process.returncode < 0:
         raise FileFormatError(
             f"{names}: opening it crashed the runtime ({_signal(-process.returncode)}): a damaged "

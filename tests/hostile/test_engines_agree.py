@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(not is_compiled(), reason="the native engine is 
 MUTANTS = 600
 SOURCES = ("small", "hybrids", "sections", "f32", "q8")
 ROWS = 3
+STEP = 0.03  # of the largest score: some codes of a q8 layer's input, each a 127th of the largest
 
 
 def write_source(kind, path, seed):
@@ -77,18 +78,33 @@ def disagreement(path):
         return f"only numpy opens it; native: {native}", False
     if isinstance(native, UnsupportedError):
         return None, False  # C can do less: its scores of every row must be independent
-    info = open_odm(path).info
-    request = request_for(info)
-    ours, theirs = scores(native, info, request), scores(numpy, info, request)
+    file = open_odm(path)
+    request = request_for(file.info)
+    ours, theirs = scores(native, file.info, request), scores(numpy, file.info, request)
     if isinstance(ours, str) or isinstance(theirs, str):
         return (None, False) if ours == theirs else (f"native: {ours}; numpy: {theirs}", False)
+    rounded = rounded_values(file.plan)
     for name, expected in theirs.items():
         if ours[name].shape != expected.shape:
             return f"{name}: native {ours[name].shape}, numpy {expected.shape}", True
         scale = np.abs(expected[np.isfinite(expected)]).max(initial=1)
-        if not np.allclose(ours[name], expected, rtol=2e-3, atol=1e-4 * scale, equal_nan=True):
+        atol = (STEP if name in rounded else 1e-4) * scale
+        if not np.allclose(ours[name], expected, rtol=2e-3, atol=atol, equal_nan=True):
             return f"{name}: native {ours[name]}, numpy {expected}", True
     return None, True
+
+
+def rounded_values(plan):
+    """Values that depend on a q8 layer, which rounds its input to codes.
+
+    Where an input is half a code, as is one half of the largest, the last place of a sum decides
+    which code it gets, and engines add in different orders.
+    """
+    names = set()
+    for node in plan.nodes:
+        if node.attributes.get("codec") == "q8" or names & set(node.inputs):
+            names |= set(node.outputs)
+    return names
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -47,17 +47,19 @@ def _until(process: subprocess.Popen[str], terminal: int, progress: str) -> str:
     said, deadline = "", time.monotonic() + SECONDS
     while not re.search(progress, said, re.DOTALL):
         if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
+            said += _rest(terminal)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"expected {progress} on standard error, got {said}")
-        if select.select([terminal], [], [], 0.1)[0]:
-            said += os.read(terminal, 65536).decode()
+        said += _rest(terminal, 0.1)
     return said
 
 
-def _rest(terminal: int) -> str:
-    """What a terminal still holds whose command has ended."""
-    said = ""
-    with contextlib.suppress(OSError):  # EIO: the end
-        while select.select([terminal], [], [], 0)[0]:
-            said += os.read(terminal, 65536).decode()
-    return said
+def _rest(terminal: int, seconds: float = 0) -> str:
+    """What a terminal holds, or gets within so many seconds."""
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: whoever wrote to it has ended
+        while select.select([terminal], [], [], seconds)[0]:
+            said += os.read(terminal, 65536)
+            seconds = 0
+    return said.decode(errors="replace")

@@ -80,14 +80,13 @@ def _faults(log: ClickLog) -> list[str]:
     if labels.dtype != np.float32 or labels.shape[1:] != (() if len(names) == 1 else (len(names),)):
         return [f"labels must be float32 {expected}, got {labels.dtype} {list(labels.shape)}"]
     faults = []
-    fields = [item.name for item in log.features.fields]
+    fields = {item.name: item.length for item in log.features.fields}
     if missing := [name for name in fields if name not in log.ids]:
         faults.append(f"no IDs for {', '.join(map(repr, missing))}")
     if unknown := [name for name in log.ids if name not in fields]:
         faults.append(f"IDs for unknown fields {', '.join(map(repr, unknown))}")
-    lengths = {item.name: item.length for item in log.features.fields}
     for name, ids in log.ids.items():
-        length = lengths.get(name)
+        length = fields.get(name)
         shape = (len(labels),) if length is None else (len(labels), length)
         if ids.dtype != np.int64 or ids.shape != shape:
             needed = f"int64 {list(shape)}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
-from ondevice.compression import SUFFIXES
+from ondevice.compression import MAX_LINE, SUFFIXES
 from ondevice.errors import SpecError
 
 
@@ -74,6 +75,35 @@ class DelimitedFormat:
 
 
 COMMAS = DelimitedFormat()
+_BLOCK = 2**16  # characters that are read at once
+
+
+class RowLines:
+    """The lines of a text for a row reader; a row of more than MAX_LINE characters is refused.
+
+    A row may have many lines, in quotes, so that no limit of a line bounds it.
+
+    Attributes:
+        done: what has changed whenever a row is complete; the reader of rows sets it.
+    """
+
+    def __init__(self, text: IO[str]) -> None:
+        self.done = 0
+        self._text = text
+
+    def __iter__(self) -> Iterator[str]:
+        """The lines. Raises csv.Error."""
+        return itertools.chain.from_iterable(self._blocks())
+
+    def _blocks(self) -> Iterator[list[str]]:
+        """The lines, many at a time, so that counting costs little."""
+        before, size = -1, 0
+        while block := self._text.readlines(_BLOCK):
+            size = size + sum(map(len, block)) if self.done == before else 0
+            if size > MAX_LINE:
+                raise csv.Error(f"expected rows of up to {MAX_LINE:,} characters, got a longer one")
+            before = self.done
+            yield block
 
 
 class RowReader(Protocol):

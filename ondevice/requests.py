@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ondevice.arrow_columns import column_of, pyarrow
 from ondevice.cells import UNSPECIFIED
 from ondevice.compression import SUFFIXES, damage, decompressed
-from ondevice.delimited import row_reader
+from ondevice.delimited import DelimitedFormat, RowLines, row_reader
 from ondevice.engines.options import ENGINES_OF_SUFFIX
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
@@ -271,9 +271,7 @@ def _csv_batches(
     source: IO[str], features: FeatureSpec, fields: Sequence[Field], batch: int, keep: Sequence[str]
 ) -> Iterator[Batch]:
     """Batches of rows of cells. Raises InputError."""
-    reader = row_reader(_lines(source), features.text_format)
-    rows: Iterator[tuple[int, list[str]]]
-    rows = ((reader.line_num, cells) for cells in reader if cells)  # without blank lines
+    rows = _rows_of_cells(source, features.text_format)
     try:
         start = next(rows, None)
         if start is None:
@@ -292,6 +290,21 @@ def _csv_batches(
                 {item.name: _column(item, columns[places[item.name]], lines) for item in fields},
                 {name: columns[header.index(name)] for name in kept},
             )
+    except damage() as error:
+        raise _unreadable(source, error) from error
+
+
+def _rows_of_cells(
+    source: IO[str], text_format: DelimitedFormat
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, with their last lines. Raises InputError, and `damage()`."""
+    lines = RowLines(source)
+    reader = row_reader(lines, text_format)
+    try:
+        for cells in reader:
+            lines.done = reader.line_num
+            if cells:
+                yield lines.done, cells
     except (csv.Error, UnicodeError) as error:
         raise InputError(f"line {reader.line_num + 1}: not valid CSV: {error}") from error
 
@@ -408,9 +421,12 @@ def _lines(source: IO[str]) -> Iterator[str]:
     try:
         yield from source
     except damage() as error:
-        name = getattr(source, "name", "the input")
-        fault = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: cannot be read: {fault}") from error
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: IO[str], error: Exception) -> InputError:
+    name = getattr(source, "name", "the input")
+    return InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _by_name(fields: Sequence[Field], line: int, row: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,7 +101,11 @@ class TextChunk:
 
     def column(self, name: str) -> tuple[str, ...]:
         """The cells of the column `name`, which must exist."""
-        return self.columns[self.names.index(name)]
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, tuple[str, ...]]:
+        return dict(zip(self.names, self.columns, strict=True))
 
     def values(self, name: str) -> ValueColumn:
         """The distinct cells of a column and where they stand."""

@@ -212,7 +212,7 @@ def _check_columns(
     faults = []
     # an object's other keys come and go
     needed = [*columns, *([] if isinstance(chunk, ObjectChunk) else sorted(ignored))]
-    names = (*chunk.names, *shared)
+    names = dict.fromkeys((*chunk.names, *shared))
     if absent := [column for column in dict.fromkeys(needed) if column not in names]:
         faults.append(f"no column {', '.join(map(repr, absent))}")
     known = {*columns, *ignored, *shared}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ondevice.compression import SUFFIXES, damage, decompressed, kind_of_bytes
-from ondevice.delimited import DelimitedFormat, row_reader
+from ondevice.delimited import DelimitedFormat, RowLines, row_reader
 from ondevice.errors import DataError, needs_extra
 from ondevice.models.data.chunks import BadRows, TextChunk, shown
 from ondevice.models.data.listing import exists, is_folder, listed
@@ -140,7 +140,8 @@ def _batches(
     encoding = text_format.codec
     opened = decompressed(raw, path.suffix)
     text = io.TextIOWrapper(opened, encoding, errors="surrogateescape", newline="")
-    reader = row_reader(text, text_format)
+    source = RowLines(text)
+    reader = row_reader(source, text_format)
     line = 0  # the last one of the row before
     try:
         lines: list[int] = []
@@ -149,7 +150,7 @@ def _batches(
             if row:
                 lines.append(line + 1)
                 rows.append(row)
-            line = reader.line_num
+            line = source.done = reader.line_num
             if len(rows) == CHUNK_ROWS:
                 yield lines, rows
                 lines, rows = [], []
@@ -162,7 +163,11 @@ def _batches(
             f"{path}: damaged or truncated after line {line}: {error or type(error).__name__}"
         ) from error
     except csv.Error as error:
-        raise DataError(f"{path}, after line {line}: broken quoting: {error}") from error
+        is_long = "field larger than field limit" in str(error)
+        reason = (
+            f"expected cells of up to {csv.field_size_limit():,} characters" if is_long else error
+        )
+        raise DataError(f"{path}, after line {line}: broken quoting: {reason}") from error
     finally:
         text.detach()  # or its end would close `raw`, whose position is still asked for
 

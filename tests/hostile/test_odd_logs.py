@@ -4,6 +4,9 @@ A training, a conversion, and then logs of other types and layouts: their values
 they are written, and become IDs without ondevice (tests/support/odd_logs.py).
 """
 
+import gzip
+import os
+import resource
 import tomllib
 
 import numpy as np
@@ -26,6 +29,7 @@ from support.odd_logs import (
 
 import ondevice
 from ondevice.cli import main
+from ondevice.errors import DataError
 from ondevice.models import load_checkpoint
 from ondevice.models.data import LogDescription, read_log
 
@@ -164,3 +168,64 @@ def test_rank_scores_as_torch(models, checkpoint):
         for name, model in models.items():
             scores = model.rank(context, candidates, raw=True)
             np.testing.assert_allclose(scores, expected, atol=2e-6, err_msg=name)
+
+
+BOMBS = {
+    "line.csv": (b"click,user\n1,", b"x" * 2**20, "lines of up to 16,777,216 bytes"),
+    "line.jsonl": (b'{"click":1,"user":"', b"x" * 2**20, "lines of up to 16,777,216 bytes"),
+    "header.csv": (b"click,user", b"," * 2**20, "lines of up to 16,777,216 bytes"),
+    "row.csv": (b"click,user\n1", b',"\n"' * 2**18, "rows of up to 16,777,216 characters"),
+    "cell.csv": (b'click,user\n1,"', b"x\n" * 2**19, "cells of up to 131,072 characters"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_of_endless_rows_takes_little_memory(work, tmp_path, name, capsys):
+    """A hundred kilobytes that hold 64 MB without the end of a row."""
+    start, piece, reason = BOMBS[name]
+    path = tmp_path / f"{name}.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(start)
+        for _ in range(64):
+            file.write(piece)
+    description = LogDescription.from_dict(
+        {"label": "click", "ignore": ["*"], "fields": {"user": "string"}}
+    )
+    with pytest.raises(DataError, match=f"{name}.gz.* line .*{reason}"):
+        read_log(path, description)
+    assert main(["run", str(work / "models" / "model.odm"), str(path)]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("may_raise", [True, False])
+def test_a_log_of_more_columns_than_files_may_be_open(tmp_path, may_raise):
+    """A column takes a temporary file; the limit is raised, or named in the error."""
+    names = [f"c{number}" for number in range(300)]
+    rows = [",".join(["click", *names]), *(",".join([f"{n % 2}"] * 301) for n in range(4))]
+    (tmp_path / "wide.csv").write_text("\n".join(rows))
+    fields = dict.fromkeys(names, "integer")
+    description = LogDescription.from_dict({"label": "click", "fields": fields})
+    child = os.fork()  # limits that were lowered stay
+    if child == 0:
+        status = 1
+        try:
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard if may_raise else 200))
+            log = read_log(tmp_path / "wide.csv", description)
+            status = 0 if may_raise and len(log.hashes) == 300 else 2
+        except DataError as error:
+            status = 0 if not may_raise and "ulimit -n" in str(error) else 3
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_missing_value_of_a_folder_is_no_text(work, tmp_path):
+    """Training reads it as `score` does, also where "" is no marker."""
+    folder = tmp_path / "dt=__HIVE_DEFAULT_PARTITION__"
+    folder.mkdir()
+    pq.write_table(table(truth()).drop_columns(["text"]), folder / "a.parquet")
+    settings = tomllib.loads(log_columns('missing = ["none"]'))
+    settings["fields"]["text"] = {"kind": "string", "column": "dt"}
+    log = read_log(folder, LogDescription.from_dict(settings))
+    assert not log.hashes["text"].any()

@@ -32,7 +32,7 @@ mobile = "boolean"
 tags = {{ kind = "string", list = true, length = 3 }}
 [fields.seen]
 kind = "timestamp"
-format = "{form}"
+format = "iso"
 parts = ["hour", "weekday"]
 utc_offset = "+05:30"
 """
@@ -103,9 +103,9 @@ def table(values, **arrays):
     )
 
 
-def log_columns(form="iso", more=""):
+def log_columns(more=""):
     """The description of the columns, in TOML."""
-    return COLUMNS.format(form=form, more=more)
+    return COLUMNS.format(more=more)
 
 
 def reference_ids(fields, values):

@@ -41,6 +41,7 @@ COMMANDS = {
     "compress": [
         ["compress", "--ratio", "1", "--trials", "1", *TINY, "--out", "small"],
         ["compress", "--ratio", "1", "--trials", "2", *TINY, "--out", "small"],
+        ["compress", "--ratio", "1", "--trials", "1", *TINY, "--out", "small", "--force"],
     ],
 }
 

@@ -160,9 +160,8 @@ class LevelRows:
             self._row_masks = _joined(levels).index_select(0, self.level)
         return self._row_masks
 
-
     def product(self, left: Tensor, right: Tensor) -> Tensor:
-        """left * right of float32 [rows, width] in memory that the next product takes again.
+        """The product of two float32 [rows, width], in memory that the next product takes again.
 
         A fresh tensor of this size in every step comes from pages that the system clears first.
         """

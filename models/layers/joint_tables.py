@@ -122,7 +122,6 @@ class LevelRows:
         self._versions = [mask.version for mask in masks]
         self._levels: list[tuple[Tensor, int]] = []
         self._row_masks: Tensor | None = None
-        self._scratch: Tensor | None = None
         sizes = [len(table) for table in levels]
         indices = [mask.level_index.long() for mask in masks]
         self.level = _shifted(indices, sizes, [mask.rows for mask in masks])
@@ -160,16 +159,6 @@ class LevelRows:
             self._row_masks = _joined(levels).index_select(0, self.level)
         return self._row_masks
 
-    def product(self, left: Tensor, right: Tensor) -> Tensor:
-        """The product of two float32 [rows, width], in memory that the next product takes again.
-
-        A fresh tensor of this size in every step comes from pages that the system clears first.
-        """
-        scratch = self._scratch
-        if scratch is None or scratch.shape != left.shape or scratch.device != left.device:
-            scratch = self._scratch = torch.empty_like(left)
-        return torch.mul(left, right, out=scratch)
-
 
 class _MaskedRows(torch.autograd.Function):
     """(weight * masks of its rows)[rows], with few passes over the whole tables.
@@ -185,8 +174,8 @@ class _MaskedRows(torch.autograd.Function):
         """See `LevelRows.masked_rows`."""
         masks = level_rows.row_masks(levels)
         ctx.save_for_backward(weight, masks, rows)
-        ctx.level_rows, ctx.sizes = level_rows, [len(level) for level in levels]
-        return _rows_of(level_rows.product(weight, masks), rows, False)
+        ctx.sums, ctx.sizes = level_rows.sums, [len(level) for level in levels]
+        return _rows_of(weight * masks, rows, False)
 
     @staticmethod
     @once_differentiable
@@ -196,8 +185,7 @@ class _MaskedRows(torch.autograd.Function):
         table = torch.zeros_like(weight)
         flat = gradient.reshape(-1, weight.shape[1])
         table.scatter_add_(0, rows.reshape(-1, 1).expand_as(flat), flat)
-        level_rows: LevelRows = ctx.level_rows
-        by_level = torch.split(level_rows.sums @ level_rows.product(weight, table), ctx.sizes)
+        by_level = torch.split(ctx.sums @ (weight * table), ctx.sizes)
         return table.mul_(masks), None, None, *by_level
 
 

@@ -32,7 +32,7 @@ from ondevice.models.search.run_trial import (
     size_before_training,
     written_axes,
 )
-from ondevice.models.search.size_fitter import CORRECTIONS, SizeFitter, networks
+from ondevice.models.search.size_fitter import AIM, CORRECTIONS, SizeFitter, networks
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData
@@ -187,7 +187,9 @@ class Search:
         designs: Designs | None = None
         sizes = replace(self._sizes, map=trial.map)
         if size > most:
-            designs = sizes.shrunk(trial.tables, axes, size - most)
+            # what else is in a file moves by some bytes with its rows, and every refit costs time
+            aim = most if self.goal.measure == "tables" else int(AIM * most)
+            designs = sizes.shrunk(trial.tables, axes, size - aim)
         elif size < LEAST_USE * most:
             designs = sizes.grown(trial.tables, axes, most - size)
         if designs is None or designs == trial.tables:

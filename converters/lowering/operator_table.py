@@ -21,7 +21,8 @@ operator outside this table, or a form that a target cannot run, fails the conve
 lists all such nodes of all targets, with their module paths and what could replace them. A row of
 the request must never mix with another: an operator across the batch runs in numpy and the stock
 runtimes, and the C engine refuses it. GRU and LSTM need a fixed number of steps, no free axis
-(`dynamic_axes`, or that of an .onnx file).
+(`dynamic_axes`, or that of an .onnx file). Sin, Cos and Tan of numbers beyond 100,000 are wrong
+in native and TFLite files: give a time as a part of its day or year.
 
 | operator | ONNX | native | TFLite |
 |---|---|---|---|

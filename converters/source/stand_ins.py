@@ -155,8 +155,7 @@ class _StandIns(TorchFunctionMode):
     def _attention(self, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> Any:
         """Attention of three axes as one head; zeros where a mask leaves a step nothing to see."""
         mask: Any = rest[0] if rest else options.get("attn_mask")
-        chooses = mask is not None and mask.dtype == torch.bool
-        if query.dim() != 3 and not chooses:
+        if query.dim() != 3 and mask is None:
             return NotImplemented
         one_head = query.dim() == 3
         if one_head:
@@ -166,8 +165,9 @@ class _StandIns(TorchFunctionMode):
         found = functional.scaled_dot_product_attention(
             query, key, value, **{**options, "attn_mask": mask}
         )
-        if chooses:  # the exporter's softmax over nothing is a mean
-            found = torch.where(mask.any(-1, keepdim=True), found, 0.0)
+        if mask is not None:  # the exporter's softmax over nothing is a mean, or no number
+            seen = mask if mask.dtype == torch.bool else mask > -torch.inf
+            found = torch.where(seen.any(-1, keepdim=True), found, 0.0)
         return found.squeeze(1) if one_head else found
 
     def _masked_select(self, input: Any, mask: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ondevice.converters.lowering.builder import NodeBuilder, Outputs, Rule
 from ondevice.converters.lowering.operands import first_input
 
-# pi in three parts of few bits each: x - k * pi is exact to a float32 for |x| up to some thousands
+# pi in three parts of few bits each: x - k * pi is exact enough up to 2^15 half turns
 _PI = (3.140625, 9.67502593994140625e-4, 1.509957990978376e-7)
 # odd powers of x: sine on -pi/2..pi/2, arc tangent on -0.42..0.42, each to 1e-8
 _SINE = [(-1) ** n / math.factorial(2 * n + 1) for n in range(7)]

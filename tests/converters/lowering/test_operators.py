@@ -44,10 +44,12 @@ def masked_attention(x, ids, m):
     return torch.softmax(scores, -1) @ x
 
 
-def causal_attention(x, seen):
+def causal_attention(x, seen, added=False):
     """Attention to earlier steps; a step whose earlier ones are all masked is zero in torch."""
     steps = x.shape[1]
     mask = torch.ones(steps, steps, dtype=torch.bool).tril() & seen[:, None, :]
+    if added:
+        mask = torch.zeros(()).masked_fill(~mask, -torch.inf)
     return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
 
 
@@ -369,6 +371,7 @@ FAMILIES = {
     "top_k_inside": unary(lambda x: x.topk(2, dim=1).values * torch.tensor([[1.0], [2.0]])),
     "columns": unary(lambda x: torch.column_stack([x[:, 0, 0], (x[:, 1] > 0).long()]) * 2),
     "nothing_to_see": lambda x, ids, m: causal_attention(x, ids > 2),
+    "nothing_to_see_by_a_number": lambda x, ids, m: causal_attention(x, ids > 2, added=True),
     "any_marked": lambda x, ids, m: any_marked(x, ids),
     "all_known": lambda x, ids, m: x * 2 if (ids > 0).all() else x * (1 + (ids > 0)[..., None]),
     "added_at": lambda x, ids, m: torch.zeros(len(x), 50).scatter_add(1, ids, x[..., 0]),

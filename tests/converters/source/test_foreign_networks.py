@@ -53,6 +53,7 @@ class Numbers(nn.Module):
             "bucket": torch.bucketize(x, self.bounds[0]).float(),
             "bucket_right": torch.bucketize(x, self.bounds[1], right=True).float(),
             "buckets": buckets.squeeze(-1).float(),
+            "wave": torch.sin(2 * x) - torch.cos(1.9 * x),  # up to 100,000, as documented
         }
 
 

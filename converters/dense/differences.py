@@ -30,10 +30,16 @@ def absorb_differences(packed: PackedModel) -> PackedModel:
         while layer is not None and (places := _difference(concat, layer)) is not None:
             difference = concat.inputs[places[0]]
             _leave_out(graph, concat, layer, *places)
-            if difference is not None and (node := difference.producer()) and not difference.uses():
-                graph.remove(node, safe=True)
+            _remove_unread(graph, difference)
             layer = layer_of_concat(concat)
     return packed
+
+
+def _remove_unread(graph: ir.Graph, value: ir.Value | None) -> None:
+    """Remove what computes a value, if nothing reads it."""
+    node = None if value is None else value.producer()
+    if value is not None and node is not None and not value.uses() and not value.is_graph_output():
+        graph.remove(node, safe=True)
 
 
 def _difference(concat: ir.Node, layer: ConcatLayer) -> tuple[int, int, int] | None:

@@ -60,6 +60,7 @@ GRAPHS = {
     "an operand is missing": ("d = Sub (a, b) " + LAYER.format("a, d, d"), 9),
     "of itself": ("d = Sub (a, a) " + LAYER.format("a, d, b"), 9),
     "another reader": ("d = Sub (a, b) " + LAYER.format("a, b, d") + " z = Abs (d)", 6),
+    "an output": ("z = Sub (a, b) " + LAYER.format("a, b, z"), 6),
     "the Concat has another reader": (
         "d = Sub (a, b) " + LAYER.format("a, b, d") + " z = Abs (c)", 9
     ),

@@ -18,6 +18,9 @@ pytest.importorskip("xxhash", reason="an independent hash of the values")
 import pyarrow.parquet as pq
 import torch
 from support.odd_logs import (
+    COMPRESS,
+    cells,
+    delimited,
     log_columns,
     odd_files,
     odd_tables,
@@ -229,3 +232,21 @@ def test_a_missing_value_of_a_folder_is_no_text(work, tmp_path):
     settings["fields"]["text"] = {"kind": "string", "column": "dt"}
     log = read_log(folder, LogDescription.from_dict(settings))
     assert not log.hashes["text"].any()
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("behind", ["cut", "garbage", "damaged stream", "cut stream"])
+def test_no_row_behind_damage_is_lost_without_a_word(work, tmp_path, suffix, behind):
+    data = COMPRESS[suffix](delimited(cells(truth())))
+    ends = {
+        "cut": data[:-5],
+        "garbage": data + b"garbage!" * 10,
+        "damaged stream": data + b"\1" + data[1:],
+        "cut stream": data + data[:-5],
+    }
+    path = tmp_path / f"log.csv{suffix}"
+    path.write_bytes(ends[behind])
+    settings = tomllib.loads(log_columns())
+    with pytest.raises(DataError, match=f"log.csv{suffix}: damaged or truncated after line"):
+        read_log(path, LogDescription.from_dict(settings))
+    assert main(["run", str(work / "models" / "model.odm"), str(path)]) == 1

@@ -1,5 +1,6 @@
 """A module named on the command line: whatever the user's code does is one line and status 1."""
 
+import os
 import subprocess
 import sys
 
@@ -27,16 +28,14 @@ def unprintable(): raise Unprintable
 def nothing(): return None
 def takes(size): return nn.Embedding(size, 2)
 """
-# Runs the command line where packages are not installed: name,name COMMAND ...
-BLOCKED = """
-import sys
+# Python runs it at each start, that of a command's child too: names in BLOCKED are not installed.
+BLOCKING = """
+import os
 from importlib.machinery import PathFinder
-blocked, find = sys.argv[1].split(","), PathFinder.find_spec
+blocked, find = os.environ["BLOCKED"].split(","), PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: (
     None if name.split(".")[0] in blocked else find(name, *rest)
 )
-from ondevice.cli import main
-sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -108,8 +107,12 @@ def test_a_missing_package_is_one_line_with_the_pip_command(folder, blocked, wor
     graph = onnx.helper.make_graph([node], "identity", values[:1], values[1:])
     onnx.save(onnx.helper.make_model(graph), folder / "mine.onnx")
     (folder / "support").symlink_to(__file__.rsplit("/converters/", 1)[0] + "/support")
+    (folder / "start").mkdir()
+    (folder / "start" / "sitecustomize.py").write_text(BLOCKING)
+    path = os.pathsep.join([str(folder / "start"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", BLOCKED, blocked, *words],
+        [sys.executable, "-m", "ondevice", *words],
+        env=os.environ | {"PYTHONPATH": path, "BLOCKED": blocked},
         capture_output=True,
         text=True,
         timeout=300,

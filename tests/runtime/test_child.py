@@ -8,10 +8,16 @@ import sys
 import pytest
 
 from ondevice import child
+from ondevice.bench.measure.device import emulator
 from ondevice.cli import main
 from ondevice.errors import FileFormatError
 from ondevice.limits import CHILD_BASE_BYTES, CHILD_BYTES_PER_BYTE
 from ondevice.memory_limit import memory_limit
+
+pytestmark = pytest.mark.skipif(
+    emulator() is not None,
+    reason="this Python cannot start another one: it runs in an emulator",
+)
 
 
 def crashing(folder, number=signal.SIGSEGV):

@@ -22,6 +22,7 @@ SAME = {
 # Limits of other formats and of the Python side only.
 PYTHON_ONLY = {
     "MAX_TFLITE_ELEMENTS", "MAX_UNPACKED_PER_BYTE",
+    "MAX_ONNX_NODES", "MAX_ONNX_DEPTH", "MAX_TENSOR_RANK",
 }  # fmt: skip
 # Limits of the engine only: files within Python's limits that it refuses, or its own workings.
 NATIVE_ONLY = {

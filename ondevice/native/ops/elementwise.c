@@ -77,7 +77,7 @@ static od_pair pair_of(od_op op) {
   }
 }
 
-enum { SPREAD = 1024, SHORT_ROW = 128 }; /* elements */
+enum { SHORT_ROW = 128, SPREAD = 8 * SHORT_ROW }; /* elements */
 
 /* Short rows of which each repeats an element of operand p become long ones: writing the element down
  * takes less time than beginning a row. */

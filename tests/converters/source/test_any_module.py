@@ -236,7 +236,7 @@ def test_command_takes_onnx_files_and_modules(tmp_path, monkeypatch, capsys):
         "has no attribute 'Nothing'": [
             *("convert", "nets_of_a_test:Nothing", "--out", out, "--force", "--example", "rows.npz")
         ],
-        "not an ONNX model": ["convert", "rows.npz.onnx", "--out", out, "--force"],
+        "not an ONNX file": ["convert", "rows.npz.onnx", "--out", out, "--force"],
     }
     (tmp_path / "text.npz").write_text("no arrays")
     (tmp_path / "rows.npz.onnx").write_bytes(b"\x01\x02nonsense")

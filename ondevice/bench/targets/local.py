@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +19,7 @@ from ondevice.bench.measure.memory import drop_pages
 from ondevice.bench.measure.observation import Observation, Task
 from ondevice.bench.report import Device, State
 from ondevice.bench.strict import one_line, parse_json, read
+from ondevice.bench.targets.pipes import expiry
 from ondevice.child import MOST_SECONDS
 from ondevice.errors import FileFormatError, OnDeviceError
 from ondevice.model import model_files
@@ -105,30 +104,21 @@ def _process(command: list[str]) -> Any:
                 process.kill()
 
 
-@contextlib.contextmanager
-def _deadline(workers: list[subprocess.Popen[str]], model: Path, task: Task) -> Iterator[None]:
+def _deadline(
+    workers: list[subprocess.Popen[str]], model: Path, task: Task
+) -> contextlib.AbstractContextManager[None]:
     """Kill the workers where the block takes far longer than what they are to measure.
 
-    Raises:
-        FileFormatError: it took longer.
+    It raises FileFormatError then.
     """
     seconds = MOST_SECONDS + task.seconds + task.requests * (task.gap_ms / 1000 + SLOW_REQUEST)
-    expired = threading.Event()
 
     def end() -> None:
-        expired.set()
         for worker in workers:
             worker.kill()
 
-    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-    if expired.is_set():
-        raise FileFormatError(f"{model}: measuring it takes more than {seconds:.0f} s")
+    error = FileFormatError(f"{model}: measuring it takes more than {seconds:.0f} s")
+    return expiry(seconds, end, error)
 
 
 def _await_ready(worker: subprocess.Popen[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reads the pipes of a program that is not trusted: bounded in bytes and in time."""
+"""Reads the pipes of a program that is not trusted, and ends one: bounded in bytes and time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO
 
 from ondevice.errors import OnDeviceError
@@ -47,19 +47,15 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
-    """Kill the process if the block takes longer.
-
-    Raises:
-        OnDeviceError: it took longer.
-    """
+def expiry(seconds: float, end: Callable[[], None], error: OnDeviceError) -> Iterator[None]:
+    """Call `end`, in another thread, if the block takes longer; `error` is raised then."""
     expired = threading.Event()
 
-    def end() -> None:
+    def expire() -> None:
         expired.set()
-        kill(process)
+        end()
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), expire)
     timer.daemon = True
     timer.start()
     try:
@@ -67,7 +63,13 @@ def deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]
     finally:
         timer.cancel()
     if expired.is_set():
-        raise OnDeviceError(f"the device gave no answer for {seconds:.0f} s")
+        raise error
+
+
+def deadline(process: subprocess.Popen[bytes], seconds: float) -> AbstractContextManager[None]:
+    """Kill the process if the block takes longer: it raises an OnDeviceError then."""
+    error = OnDeviceError(f"the device gave no answer for {seconds:.0f} s")
+    return expiry(seconds, lambda: kill(process), error)
 
 
 def read_line(process: subprocess.Popen[bytes], most: int, seconds: float) -> bytes:

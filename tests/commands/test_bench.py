@@ -16,6 +16,7 @@ from ondevice.bench.show.compare import compare
 from ondevice.bench.show.gate import gate, parse_limit
 from ondevice.bench.show.page import page
 from ondevice.bench.show.tables import csv_text, markdown, text
+from ondevice.bench.targets import local
 from ondevice.errors import FileFormatError, InputError, ParityError
 from ondevice.model import Model
 
@@ -214,3 +215,17 @@ def test_emulated_time_is_never_taken(data):
     changed["device"]["emulated"] = "qemu-aarch64"
     with pytest.raises(FileFormatError, match="emulated"):
         Report.from_json(changed, "here")
+
+
+def test_a_process_that_does_not_end_is_killed(tmp_path, monkeypatch):
+    """As of a runtime that unfolds a hostile file for ever: the wait for it ends, typed."""
+    monkeypatch.setattr(local, "MOST_SECONDS", 0)
+    task = Task("latency", seconds=0.1)
+    command = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    with subprocess.Popen(command) as worker:
+        with (
+            pytest.raises(FileFormatError, match=r"m\.odm: measuring it takes more than"),
+            local._deadline([worker], tmp_path / "m.odm", task),
+        ):
+            worker.wait()
+        assert worker.returncode < 0

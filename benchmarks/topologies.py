@@ -403,7 +403,7 @@ def page(report: dict[str, Any], command: str) -> str:
         "`convert` writes; the third is the f32 file with `load(..., dense=\"bf16\")`, which is an "
         "option, over the others in f32. Process CPU time of a whole Python call, least mean of "
         "interleaved bursts; below 1 the native engine is slower. Load of the machine while it "
-        f"ran: {min(loads):.0f} to {max(loads):.0f}.",
+        f"ran: {' to '.join(sorted({f'{load:.0f}' for load in (min(loads), max(loads))}))}.",
         markdown(report).rstrip(),
     ]  # fmt: skip
     if report["peers"]:

@@ -239,9 +239,9 @@ def _stored(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A constant in one of the plan's types: float32, int64, or bool as one byte."""
     if array.dtype == np.bool_:
         return array.astype(np.uint8)
-    if array.dtype == np.int32:
-        return array.astype(np.int64)
-    if array.dtype == np.float64:
+    if array.dtype.kind in "iu" and array.dtype != np.uint64:
+        return array.astype(np.int64)  # bytes too: the engine takes those for bools
+    if array.dtype.kind == "f":
         return array.astype(np.float32)
     return array
 

@@ -93,8 +93,11 @@ def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = AL
         name: _StoredTable(graph, data, name, table)
         for name, table in sorted(packed.tables.items())
     }
+    prefixes = _prefixes(graph)
     for number, lookup in enumerate(packed.lookups, 1):
         name = f"{LOOKUP_NAMES[lookup.spec.scheme]}_{number}"
+        while name in prefixes:
+            name += "_"
         _replace_lookup(graph, nodes[lookup.node.name], lookup, stored[lookup.table], name)
     _drop_single_concats(graph)
     has_trees = standard_trees(graph)
@@ -118,6 +121,13 @@ def emit_onnx(packed: PackedModel, path: Path, info: bytes, plan: DensePlan = AL
     sections = [section for table in stored.values() for section in table.sections]
     writers = [BlockWriter(item.blocks, item.offsets, item.payload) for item in sections]
     return Draft(data.path, layers, writers, _Seal(path))
+
+
+def _prefixes(graph: ir.Graph) -> set[str]:
+    """What names of nodes and values begin with: a file that ondevice wrote has such of lookups."""
+    values = [value.name for node in graph for value in node.outputs]
+    names = [node.name for node in graph] + values + list(graph.initializers)
+    return {str(name).partition(".")[0] for name in names}
 
 
 @dataclass(frozen=True)

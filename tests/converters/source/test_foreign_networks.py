@@ -260,3 +260,46 @@ def test_a_file_of_sixteen_bits_is_computed_in_float32(tmp_path):
     given = onnxruntime.InferenceSession(tmp_path / "given.onnx")
     (rounded,) = given.run(None, {"ids": ids, "price": price})
     assert np.abs(rounded - expected).max() < 5e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_rows_named_by_a_buffer_of_small_integers(dtype, tmp_path):
+    """As of a clustering of items: the buffer's bytes are numbers, not truths."""
+
+    class Clustered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = nn.Embedding(128, 3)
+            self.register_buffer("clusters", torch.randint(0, 128, (60, 2)).to(dtype))
+
+        def forward(self, item):
+            return torch.sigmoid(self.table(self.clusters[item].long()).sum((1, 2)))
+
+    module, items = Clustered().eval(), torch.arange(60)
+    convert(module, (items[:9],), tmp_path, tables="f32")
+    with torch.inference_mode():
+        agree(tmp_path, {"item": items.numpy()}, [module(items).numpy()], atol=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["f32", "q8", "q4"])
+def test_a_file_that_convert_wrote_converts_again(codec, tmp_path):
+    """Its nodes have the names that lookups of the second conversion would get."""
+
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.user, self.item = nn.Embedding(50, 4), nn.Embedding(60, 4)
+            self.last = nn.Linear(8, 1)
+
+        def forward(self, user, item):
+            rows = torch.cat([self.user(user), self.item(item)], 1)
+            return torch.sigmoid(self.last(rows)).squeeze(1)
+
+    ids = torch.arange(50)
+    convert(Pair().eval(), (ids[:9], ids[:9]), tmp_path / "first", tables=codec)
+    convert(tmp_path / "first" / "model.onnx", None, tmp_path / "second", tables=codec)
+    values = {"user": ids.numpy(), "item": ids.numpy()}
+    session = onnxruntime.InferenceSession(str(tmp_path / "first" / "model.onnx"))
+    agree(tmp_path / "second", values, session.run(None, values), atol=1e-5)

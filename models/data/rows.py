@@ -36,9 +36,9 @@ def find_file(folder: Path, *names: str) -> Path:
     for candidate in candidates:
         if exists(candidate) and candidate.is_file():
             return candidate
-    listed = ", ".join(candidate.name for candidate in candidates)
+    wanted = ", ".join(candidate.name for candidate in candidates)
     problem = "none of these files is there" if is_folder(folder) else "no such folder"
-    raise DataError(f"{folder}: {problem}; looked for {listed}")
+    raise DataError(f"{folder}: {problem}; looked for {wanted}")
 
 
 def read_rows(

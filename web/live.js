@@ -387,6 +387,8 @@ function offer(text, name, place) {
 
 async function measure(opened, file, place) {
   const measured = await latencies(opened, (text) => (place.textContent = text));
+  const name = printable(file.name);
+  const report = reportOf(opened, { name, bytes: file.data.length, sha256: await sha256(file.data) }, measured);
   place.textContent = "";
   const table = add(add(place, "div", "", { class: "scroll" }), "table", "", { "aria-label": `Latency of ${file.name}` });
   const head = add(table, "tr");
@@ -396,8 +398,6 @@ async function measure(opened, file, place) {
     const { p50, p95 } = spread(times);
     for (const text of [`${rows} row${rows > 1 ? "s" : ""}`, timeOf(p50), timeOf(p95), Math.round((1e6 * rows) / p50).toLocaleString("en")]) add(line, "td", text);
   }
-  const name = printable(file.name);
-  const report = reportOf(opened, { name, bytes: file.data.length, sha256: await sha256(file.data) }, measured);
   offer(JSON.stringify(report, null, 1), name, place);
 }
 

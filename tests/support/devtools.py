@@ -52,6 +52,12 @@ class Page:
             assert time.monotonic() < end, f"waited in vain for {condition}; {self.said}"
             time.sleep(0.05)
 
+    def click(self, selector):
+        """Click on an element, once it is there and takes clicks."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.until(f"{element} && !{element}.disabled")
+        self.value(f"{element}.click()")
+
     def press(self, *keys):
         """Press keys by their names, such as Tab, Enter, or a letter."""
         codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40, "Backspace": 8}

@@ -7,7 +7,7 @@ only, and TFLite for int32.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from ondevice.converters.source.integer_division import integer_quotient
 
 _BITS = {torch.int32: 32, torch.int64: 64}
+_NARROW = (torch.uint8, torch.int8, torch.int16)  # computed in 64 bits, of which the low ones stay
 
 
 def masked(input: Any, mask: Any) -> Any:
@@ -27,6 +28,8 @@ def masked(input: Any, mask: Any) -> Any:
     Returns:
         What torch returns. NotImplemented for anything else, as for two tensors.
     """
+    if _is_narrow(input, mask):
+        return _narrowed(masked, input, mask)
     if not _is_plain(input, mask) or not 0 <= mask < 2 ** (_BITS[input.dtype] - 1) - 1:
         return NotImplemented
     result = torch.zeros_like(input)
@@ -44,6 +47,8 @@ def _runs(mask: int) -> Iterator[tuple[int, int]]:
 
 def shifted_right(input: Any, places: Any) -> Any:
     """`input >> places`, which rounds down, by a number of places; NotImplemented otherwise."""
+    if _is_narrow(input, places):
+        return _narrowed(shifted_right, input, places)
     if not _is_plain(input, places) or not 0 <= places < _BITS[input.dtype] - 1:
         return NotImplemented
     return _down(input, places)
@@ -51,6 +56,8 @@ def shifted_right(input: Any, places: Any) -> Any:
 
 def shifted_left(input: Any, places: Any) -> Any:
     """`input << places`, which wraps around, by a number of places; NotImplemented otherwise."""
+    if _is_narrow(input, places):
+        return _narrowed(shifted_left, input, places)
     if not _is_plain(input, places) or not 0 <= places < _BITS[input.dtype] - 1:
         return NotImplemented
     return input * 2**places
@@ -58,6 +65,17 @@ def shifted_left(input: Any, places: Any) -> Any:
 
 def _down(input: torch.Tensor, places: int) -> Any:
     return integer_quotient(input, 2**places, "floor") if places else input
+
+
+def _is_narrow(input: Any, number: Any) -> bool:
+    if not isinstance(input, torch.Tensor) or input.dtype not in _NARROW:
+        return False
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31
+
+
+def _narrowed(operator: Callable[[Any, Any], Any], input: torch.Tensor, number: int) -> Any:
+    result = operator(input.long(), number)
+    return result if result is NotImplemented else result.to(input.dtype)
 
 
 def _is_plain(input: Any, number: Any) -> bool:

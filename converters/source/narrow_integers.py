@@ -14,7 +14,7 @@ from ondevice.converters.source.fold import constant
 
 _BITS = {ir.DataType.UINT8: 8, ir.DataType.INT8: 8, ir.DataType.UINT16: 16, ir.DataType.INT16: 16}
 _SIGNED = (ir.DataType.INT8, ir.DataType.INT16)
-_WRAPPING = {"Abs", "Add", "CumSum", "Mul", "Neg", "ReduceProd", "ReduceSum", "Sub"}
+_WRAPPING = {"Abs", "Add", "CumSum", "Div", "Mul", "Neg", "Pow", "ReduceProd", "ReduceSum", "Sub"}
 _COMPARING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 _MOVING = {
     "Concat", "Expand", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice",
@@ -29,10 +29,11 @@ def widen_integers(model: ir.Model) -> ir.Model:
 
     Inputs keep their types, so that the conversion knows which IDs they can hold; a result beyond
     its type is brought back into it by a remainder. Operators that are not known here keep their
-    types, and the target that lacks them says so.
+    types, read what they read before, and the target that lacks them says so.
     """
     model = model.clone()
     nodes = list(model.graph)
+    types = {value: value.dtype for node in nodes for value in node.outputs}
     wide = {
         value: _Widening(model.graph, value, None).cast_to_int64(value)
         for value in model.graph.inputs
@@ -41,6 +42,8 @@ def widen_integers(model: ir.Model) -> ir.Model:
     for node in nodes:
         if _widens(node) and node.inputs[0] is not None and node.inputs[0].is_graph_input():
             continue
+        if _computes(node) and node.op_type not in _MOVING:
+            _widen_what_is_read(model.graph, node, wide)
         reads_narrow = any(value in wide for value in node.inputs if value is not None)
         makes_narrow = node.op_type == "Cast" and node.outputs[0].dtype in _BITS
         if node.domain or node.op_type not in _WIDENED or not (reads_narrow or makes_narrow):
@@ -52,6 +55,9 @@ def widen_integers(model: ir.Model) -> ir.Model:
                 wide[out] = widening.wrapped(widening.cast_to_int64(source), out.dtype)
         else:
             _widen(model.graph, node, wide)
+    for value, numbers in wide.items():
+        if value.dtype != types.get(value, value.dtype):
+            _keep_type_elsewhere(model.graph, value, numbers, types[value])
     passes.RemoveUnusedNodesPass()(model)
     return model
 
@@ -63,6 +69,42 @@ def _computes(node: ir.Node) -> bool:
 
 def _widens(node: ir.Node) -> bool:
     return node.op_type == "Cast" and not node.domain and node.outputs[0].dtype not in _BITS
+
+
+def _widen_what_is_read(graph: ir.Graph, node: ir.Node, wide: dict[ir.Value, ir.Value]) -> None:
+    """Let a node that computes find int64 where a node that keeps its types made narrow integers,
+    such as rows of a narrow table.
+    """
+    for value in node.inputs:
+        producer = None if value is None else value.producer()
+        if value is None or producer is None or value in wide or value.dtype not in _BITS:
+            continue
+        wide[value] = _Widening(graph, value, producer).cast_to_int64(value)
+
+
+def _keep_type_elsewhere(
+    graph: ir.Graph, value: ir.Value, numbers: ir.Value, narrow: ir.DataType | None
+) -> None:
+    """Give the narrow type to nodes that keep their types, and the numbers to the outputs."""
+    keeping = [
+        (node, place) for node, place in value.uses() if node.domain or node.op_type not in _WIDENED
+    ]
+    producer = numbers.producer()
+    if keeping and narrow is not None and producer is not None:
+        name = f"{value.name}.narrow"
+        back = ir.node("Cast", [numbers], attributes={"to": int(narrow)}, name=name)
+        back.outputs[0].name = back.name
+        back.outputs[0].shape, back.outputs[0].dtype = value.shape, narrow
+        back.metadata_props.update(producer.metadata_props)
+        graph.insert_after(producer, back)
+        for node, place in keeping:
+            node.replace_input_with(place, back.outputs[0])
+    if numbers is not value and value.is_graph_output():
+        name, value.name = value.name, f"{value.name}.whole"
+        numbers.name = name
+        for i, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[i] = numbers
 
 
 def _widen(graph: ir.Graph, node: ir.Node, wide: dict[ir.Value, ir.Value]) -> None:

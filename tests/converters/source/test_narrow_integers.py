@@ -92,6 +92,43 @@ def test_narrow_integers_wrap_around(dtype, ids, tmp_path):
                 model.predict({model.inputs[0].name: np.array([outside])})
 
 
+class Attributes(nn.Module):
+    """Numbers about each item in a buffer of few bits, with which the network computes."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        torch.manual_seed(7)
+        info = torch.iinfo(dtype)
+        ends = torch.tensor([info.min, info.max, info.max - 1, 0, 1, 3])
+        numbers = torch.cat([ends, torch.randint(info.min, info.max, (84,))])
+        self.register_buffer("numbers", numbers.reshape(30, 3).to(dtype))
+        self.table, self.unit = nn.Embedding(30, 4), nn.Linear(4 + 3 * 13, 1)
+
+    def forward(self, item):
+        row = self.numbers[item]
+        computed = [
+            row + 100, row * row, torch.where(row > 50, row, 7 - row), -row, row.clamp(5, 60),
+            row.flip(-1), (row > 50).long() + (row == 3), row.max(-1, keepdim=True)[0] - row,
+            row & 15, row >> 2, row << 3, row // 3, row % 7,
+        ]  # fmt: skip
+        parts = torch.cat([part.float() / 300 for part in computed], -1)
+        return self.unit(torch.cat([self.table(item), parts], -1))[:, 0], row + 100
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_rows_of_a_narrow_buffer_wrap_around(dtype, tmp_path):
+    """What a network computes with them, and what it returns of that."""
+    module, items = Attributes(NARROW[dtype]).eval(), torch.arange(30)
+    convert(module, (items,), tmp_path, tables="f32")
+    with torch.inference_mode():
+        score, sum_of = module(items)
+    for target, engine in ENGINES:
+        model = ondevice.load(tmp_path / f"model.{target}", engine=engine)
+        got = list(model.predict({"item": items.numpy()}).values())
+        np.testing.assert_allclose(got[0], score, atol=1e-5, rtol=1e-5, err_msg=engine)
+        np.testing.assert_array_equal(got[1], sum_of.numpy(), err_msg=engine)
+
+
 @pytest.mark.parametrize("dtype", NARROW)
 def test_a_cast_to_narrow_integers_wraps_around(dtype, tmp_path):
     """Of any ID of 64 bits."""

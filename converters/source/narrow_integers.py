@@ -42,9 +42,9 @@ def widen_integers(model: ir.Model) -> ir.Model:
     for node in nodes:
         if _widens(node) and node.inputs[0] is not None and node.inputs[0].is_graph_input():
             continue
-        if _computes(node) and node.op_type not in _MOVING:
-            _widen_what_is_read(model.graph, node, wide)
         reads_narrow = any(value in wide for value in node.inputs if value is not None)
+        if _computes(node) and (reads_narrow or node.op_type not in _MOVING):
+            reads_narrow = _widen_what_is_read(model.graph, node, wide) or reads_narrow
         makes_narrow = node.op_type == "Cast" and node.outputs[0].dtype in _BITS
         if node.domain or node.op_type not in _WIDENED or not (reads_narrow or makes_narrow):
             continue
@@ -71,15 +71,18 @@ def _widens(node: ir.Node) -> bool:
     return node.op_type == "Cast" and not node.domain and node.outputs[0].dtype not in _BITS
 
 
-def _widen_what_is_read(graph: ir.Graph, node: ir.Node, wide: dict[ir.Value, ir.Value]) -> None:
-    """Let a node that computes find int64 where a node that keeps its types made narrow integers,
-    such as rows of a narrow table.
+def _widen_what_is_read(graph: ir.Graph, node: ir.Node, wide: dict[ir.Value, ir.Value]) -> bool:
+    """Let a node find int64 where a node that keeps its types made narrow integers, such as rows
+    of a narrow table; whether there were any.
     """
+    found = False
     for value in node.inputs:
         producer = None if value is None else value.producer()
         if value is None or producer is None or value in wide or value.dtype not in _BITS:
             continue
         wide[value] = _Widening(graph, value, producer).cast_to_int64(value)
+        found = True
+    return found
 
 
 def _keep_type_elsewhere(

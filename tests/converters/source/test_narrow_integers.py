@@ -102,14 +102,14 @@ class Attributes(nn.Module):
         ends = torch.tensor([info.min, info.max, info.max - 1, 0, 1, 3])
         numbers = torch.cat([ends, torch.randint(info.min, info.max, (84,))])
         self.register_buffer("numbers", numbers.reshape(30, 3).to(dtype))
-        self.table, self.unit = nn.Embedding(30, 4), nn.Linear(4 + 3 * 13, 1)
+        self.table, self.unit = nn.Embedding(30, 4), nn.Linear(4 + 3 * 14, 1)
 
     def forward(self, item):
         row = self.numbers[item]
         computed = [
             row + 100, row * row, torch.where(row > 50, row, 7 - row), -row, row.clamp(5, 60),
             row.flip(-1), (row > 50).long() + (row == 3), row.max(-1, keepdim=True)[0] - row,
-            row & 15, row >> 2, row << 3, row // 3, row % 7,
+            torch.cat([row[:, :1], row[:, 1:] + 1], -1), row & 15, row >> 2, row << 3, row // 3, row % 7,
         ]  # fmt: skip
         parts = torch.cat([part.float() / 300 for part in computed], -1)
         return self.unit(torch.cat([self.table(item), parts], -1))[:, 0], row + 100

@@ -51,8 +51,7 @@ REQUIRED_FLAGS = (
     "-DOD_OLDEST_GLIBC",
     "-DOD_API=",
 )
-# Asked for where the compiler knows them: clang has no cost model, for instance. The passes of GCC
-# that are left out made 5 kB more of code and nothing faster (benchmarks/topologies.py).
+# Asked for where the compiler knows them: clang has no cost model, for instance.
 OPTIONAL_FLAGS = (
     "-ftree-vectorize",
     "-fvect-cost-model=very-cheap",
@@ -63,13 +62,17 @@ OPTIONAL_FLAGS = (
     "-fno-align-jumps",
     "-fno-align-labels",
     "-fno-align-loops",
+    "-g0",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
+)
+# On x86-64 these passes of GCC make 5 kB more of code and nothing faster (benchmarks/topologies.py);
+# on ARM 0.5 kB, and without them a batch takes 5 % more instructions (benchmarks/arm_cost.py).
+X86_64_FLAGS = (
     "-fno-tree-pre",
     "-fno-gcse",
     "-fno-code-hoisting",
     "-freorder-blocks-algorithm=simple",
-    "-g0",
-    "-fno-asynchronous-unwind-tables",
-    "-fno-unwind-tables",
 )
 # Of the GNU linker and lld: no symbols; the binding calls the engine directly, not by a table that
 # others might change. Apple's linker knows neither and needs neither.
@@ -85,19 +88,24 @@ class BuildEngine(build_ext):
 
     def build_extension(self, extension: Extension) -> None:
         """Add the flags, then compile."""
-        known = filter(self._knows, OPTIONAL_FLAGS)
+        wanted = [*OPTIONAL_FLAGS]
+        if self._compiles("#ifndef __x86_64__\n#error only for x86-64\n#endif\n"):
+            wanted += X86_64_FLAGS
+        known = filter(self._knows, wanted)
         extension.extra_compile_args = [*REQUIRED_FLAGS, *known]
         super().build_extension(extension)
 
     def _knows(self, flag: str) -> bool:
         """Whether the compiler takes a flag without a warning."""
+        return self._compiles("", "-Werror", flag)
+
+    def _compiles(self, text: str, *flags: str) -> bool:
+        """Whether the compiler takes a source with such flags."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "empty.c")
-            source.write_text("int ondevice_empty;\n", encoding="utf-8")
+            source.write_text(f"{text}int ondevice_empty;\n", encoding="utf-8")
             try:
-                self.compiler.compile(
-                    [str(source)], output_dir=folder, extra_postargs=["-Werror", flag]
-                )
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[*flags])
             except CompileError:
                 return False
         return True

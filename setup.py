@@ -54,7 +54,7 @@ REQUIRED_FLAGS = (
 # Asked for where the compiler knows them: clang has no cost model, for instance.
 OPTIONAL_FLAGS = (
     "-ftree-vectorize",
-    "-fvect-cost-model=very-cheap",
+    "-fvect-cost-model=dynamic",
     "-fno-math-errno",
     "-fvisibility=hidden",
     "-ffunction-sections",
@@ -66,9 +66,10 @@ OPTIONAL_FLAGS = (
     "-fno-asynchronous-unwind-tables",
     "-fno-unwind-tables",
 )
-# On x86-64 these passes of GCC make 5 kB more of code and nothing faster (benchmarks/topologies.py);
-# on ARM 0.5 kB, and without them a batch takes 5 % more instructions (benchmarks/arm_cost.py).
+# What these passes of GCC do makes 5 kB more of code on x86-64 and nothing faster (benchmarks/
+# topologies.py); on ARM 1 kB, and without it a batch takes 5 % more instructions (arm_cost.py).
 X86_64_FLAGS = (
+    "-fvect-cost-model=very-cheap",
     "-fno-tree-pre",
     "-fno-gcse",
     "-fno-code-hoisting",

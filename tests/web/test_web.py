@@ -281,6 +281,9 @@ def test_wrong_requests_are_refused_with_typed_errors(dist, tmp_path):
         **dict.fromkeys(("closed", "closes", "grows"), "OnDeviceError"),
     }
     assert "beyond the integers that a Number holds exactly" in said["unsafe"]
+    assert "16777216 is beyond the integers that a Float32Array holds exactly" in said["rounded"]
+    for name in ("grown", "shrunk", "detached"):
+        assert "input 'b': its array changed while the request was read" in said[name]
     assert "missing inputs: a, b" in said["missing"]
     assert "the model is closed" in said["closed"]
     assert "the model is busy" in said["closes"]

@@ -203,11 +203,7 @@ class Model {
   }
 
   #encode(name, values) {
-    const input = this.#inputs.find((item) => item.name === name) ?? { name, shape: [], size: 1 };
-    const { size, write } = this.#encoded(input, values);
-    const ids = new ArrayBuffer(8 * size);
-    write(ids, 0);
-    return new BigInt64Array(ids);
+    return this.#idsOf(name, values).ids;
   }
 
   /**
@@ -499,21 +495,29 @@ class Model {
     return this.#features;
   }
 
+  /** Raw values of an input as its IDs; where it takes numbers, the IDs are these. */
   #encoded(input, values) {
-    const feature = this.#openedFeatures().get(input.name);
-    if (!feature) throw new InputError(`input '${input.name}' takes no raw values: the file does not say how to read them`);
-    const list = listOf(input.name, values);
+    const { rows, length, ids } = this.#idsOf(input.name, values);
+    const shape = input.shape.length ? [length] : [];
+    return wholeRequest(input.name, rows, ids.length, shape, (buffer, at) => {
+      if (input.dtype === "float32") new Float32Array(buffer, at, ids.length).set(Array.from(ids, floatOf));
+      else new BigInt64Array(buffer, at, ids.length).set(ids);
+    });
+  }
+
+  /** The IDs of a field's raw values, `length` of them a row. */
+  #idsOf(name, values) {
+    const feature = this.#openedFeatures().get(name);
+    if (!feature) throw new InputError(`input '${name}' takes no raw values: the file does not say how to read them`);
+    const list = listOf(name, values);
     const ids = new BigInt64Array(list.length * feature.length);
     list.forEach((value, row) => {
       const isList = isArray(value);
       const most = exactUpTo(isList ? value : values);
-      const found = this.#encodeOne(feature, isList ? Array.from(value) : value, isList, most, `${input.name}[${row}]`);
+      const found = this.#encodeOne(feature, isList ? Array.from(value) : value, isList, most, `${name}[${row}]`);
       ids.set(found, row * feature.length);
     });
-    const shape = input.shape.length ? [feature.length] : [];
-    return wholeRequest(input.name, list.length, ids.length, shape, (buffer, at) =>
-      new BigInt64Array(buffer, at, ids.length).set(ids),
-    );
+    return { rows: list.length, length: feature.length, ids };
   }
 
   #encodeOne(feature, value, isList, most, where) {
@@ -681,6 +685,13 @@ function writeIntegers(name, values, halves) {
       halves[2 * i + 1] = Number(BigInt.asIntN(32, value >> 32n));
     } else throw new InputError(`input '${name}', value ${i}: ${integerFault(value)}`);
   }
+}
+
+/** A number from which float32 takes the nearest of a 64-bit integer, rounded once. */
+function floatOf(id) {
+  if (BigInt(Number(id)) === id) return Number(id);
+  const below = id & 2047n ? 1n : 0n; // stands for the bits that a double has no room for
+  return Number(((id >> 11n) << 1n) | below) * 1024;
 }
 
 function integerFault(value) {

@@ -22,6 +22,7 @@ from ondevice.errors import FileFormatError, InputError, MissingDependencyError
 from ondevice.hashing import hash_string
 from ondevice.info import InputSpec, ModelInfo
 from ondevice.inspection import inspect
+from ondevice.limits import MAX_INPUTS
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
 from ondevice.verify import verify
@@ -304,3 +305,22 @@ def test_masked_arrays_in_a_list_are_refused(tmp_path):
     for values in (list(rows), tuple(rows), [rows[0], [4, 5, 6]]):
         with pytest.raises(InputError, match="'item': masked arrays are not read"):
             model.predict({"item": values})
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+@pytest.mark.parametrize("count", [64, 65, MAX_INPUTS])
+def test_models_of_many_outputs_return_them_all(engine, count, tmp_path):
+    if engine == "native" and not is_compiled():
+        pytest.skip("the native engine is not compiled")
+    names = tuple(f"y{number}" for number in range(count))
+    weights = {f"w{number}": np.full(1, number, np.float32) for number in range(count)}
+    steps = zip(names, weights, strict=True)
+    nodes = tuple(Node("Add", ("x", weight), (name,), {}) for name, weight in steps)
+    info = ModelInfo((InputSpec("x", dtype="float32"),), names)
+    write_odm(tmp_path / "m.odm", Plan(("x",), names, nodes, tuple(weights), {}), info, weights, {})
+    model = ondevice.load(tmp_path / "m.odm", engine=engine)
+    x = np.array([0.5, -2], np.float32)
+    for got in (model.predict({"x": x}), model.rank({}, {"x": x})):
+        assert tuple(got) == names
+        for number, name in enumerate(names):
+            np.testing.assert_array_equal(got[name], x + number)

@@ -65,6 +65,19 @@ def decoded(values: Any) -> Any:
     return values.cast(kind.value_type) if hasattr(kind, "index_type") else values
 
 
+def arrow_array(values: Any) -> Any | None:
+    """A column of pyarrow or polars as one pyarrow Array; None for other values."""
+    if type(values).__module__.partition(".")[0] not in ("pyarrow", "polars"):
+        return None
+    if not hasattr(values, "__arrow_c_array__") and not hasattr(values, "__arrow_c_stream__"):
+        return None
+    try:
+        column = pyarrow().chunked_array(values)
+    except Exception:  # no pyarrow, or what Arrow has no type for: their own way to numpy has to do
+        return None
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def column_of(array: Any) -> ValueColumn:
     """The raw values of a pyarrow Array.
 
@@ -80,8 +93,13 @@ def column_of(array: Any) -> ValueColumn:
     types, kind = pa.types, array.type
     if types.is_null(kind):
         return ValueColumn([None], np.zeros(len(array), np.int64))
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_string_view(kind):
+    if types.is_run_end_encoded(kind):
+        return column_of(pyarrow("pyarrow.compute").run_end_decode(array))
+    if _is_other_text(kind):
         array = array.cast(pa.string())
+    if types.is_dictionary(kind) and _is_other_text(kind.value_type):
+        texts = array.dictionary.cast(pa.string())  # as of polars' Categorical: not decoded yet
+        return _of_dictionary(pa.DictionaryArray.from_arrays(array.indices, texts))
     if types.is_dictionary(kind) and not _has_distinct_values(kind.value_type):
         return column_of(array.dictionary_decode())
     if types.is_uint64(kind):
@@ -95,13 +113,27 @@ def column_of(array: Any) -> ValueColumn:
         return ValueColumn(array.to_numpy(zero_copy_only=False))
     if types.is_integer(kind) and not array.null_count:
         return ValueColumn(array.to_numpy())
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if any(is_lists(kind) for is_lists in _kinds_of_lists()):
         return ValueColumn(_listed(array))
     if types.is_dictionary(kind):
         return _of_dictionary(array)
     if _has_distinct_values(array.type):
         return _of_dictionary(array.dictionary_encode())
     raise TypeError(f"columns of type {kind} are not read")
+
+
+def _is_other_text(kind: Any) -> bool:
+    """Whether values of this type are texts that pyarrow computes little with."""
+    types = pyarrow().types
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(is_bytes or types.is_string_view(kind))
+
+
+def _kinds_of_lists() -> tuple[Any, ...]:
+    """What tells each type of lists."""
+    types = pyarrow().types
+    views = types.is_list_view, types.is_large_list_view
+    return types.is_list, types.is_large_list, types.is_fixed_size_list, *views
 
 
 def _has_distinct_values(kind: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ondevice.arrow_columns import arrow_array, column_of, pyarrow
 from ondevice.attached_arrays import (
     ArrayPacker,
     Attached,
@@ -30,7 +31,7 @@ from ondevice.raw_values import (
     FloatArray,
     as_array,
     as_list,
-    is_nan,
+    is_missing,
     read_integers,
     read_numbers,
     read_strings,
@@ -149,14 +150,16 @@ class Field:
         None and NaN are missing values; in a sequence field each value is a list of values, None,
         NaN or the empty list when there are none. Integers may be Python's or an integer array (an
         unsigned one keeps its bits); 3.0 is not an integer, nor is True. With `cells`, a text is
-        read as a cell of the training log is, whatever the kind. Columns of pandas and the like
-        are read as arrays.
+        read as a cell of the training log is, whatever the kind. Columns of pyarrow and polars
+        are read as those of their tables (`encode_arrow`), others of the kind as arrays.
 
         Raises:
             InputError: not a list or array of the right number of axes, a masked array, a value of
                 the wrong type, an integer outside int64, or a field whose vocabulary or boundaries
                 were not shipped with the model.
         """
+        if type(values) is not list and (array := arrow_array(values)) is not None:
+            return self.encode_arrow(array)
         try:
             self._check_container(values)
             if self.length is not None:
@@ -164,6 +167,31 @@ class Field:
             return self._encode_values(values)
         except InputError as error:
             raise self._named(error) from error.__cause__
+
+    def encode_arrow(self, array: Any, first: int = 0) -> IdArray:
+        """IDs int64 [len(array), ...] of a pyarrow Array, each distinct value read once.
+
+        Args:
+            array: raw values, as of `encode`; also decimals, bytes of UTF-8, and times.
+            first: the number of its first row, from 0, for messages.
+
+        Raises:
+            InputError: values that are none of the field; names the row.
+        """
+        try:
+            column = column_of(array)
+        except (TypeError, UnicodeDecodeError, pyarrow().ArrowException) as error:
+            raise InputError(f"input {self.name!r}: {error}") from error
+        try:
+            return column.spread(self.encode(column.values))
+        except InputError:
+            for place, value in enumerate(column.values):  # once more, to name the row
+                try:
+                    self.encode([value])
+                except InputError as error:
+                    row = first + column.first_row(place) + 1
+                    raise InputError(f"row {row}: {error}") from error
+            raise
 
     @property
     def column(self) -> str:
@@ -297,12 +325,12 @@ class Field:
         """The values of a row of a sequence field; none where it is missing. Raises InputError."""
         if isinstance(row, str) and self.cells is not None:
             row = self.cells.split(row)
-        if row is None or is_nan(row):
+        if is_missing(row):
             return ()
         if isinstance(row, list | tuple):
             return row
         if isinstance(row, np.ndarray) and row.ndim == 1:
-            return as_list(row)
+            return list(row) if row.dtype.kind == "u" else as_list(row)  # uint64 keeps its bits
         raise InputError(f"expected a list of values, got {shown(row)} at {number}")
 
 

@@ -12,7 +12,7 @@ from ondevice.arrow_columns import decoded, pyarrow
 from ondevice.errors import InputError
 from ondevice.features import Field
 from ondevice.info import InputSpec
-from ondevice.requests import ids_of_array, log_columns
+from ondevice.requests import log_columns
 
 
 def is_table(value: Any) -> bool:
@@ -109,7 +109,7 @@ def _ids(column: Any, item: Field) -> npt.NDArray[np.int64]:
     parts, first = [], 0
     try:
         for chunk in column.chunks:
-            parts.append(ids_of_array(item, chunk, first))
+            parts.append(item.encode_arrow(chunk, first))
             first += len(chunk)
     except InputError as error:
         if item.kind == "integer" and pyarrow().types.is_floating(column.type):

@@ -465,9 +465,20 @@ def _array(name: str, values: Values) -> ValueArray:
     if isinstance(values, np.ma.MaskedArray):
         raise InputError(f"input {name!r}: masked arrays are not read; fill the masked values")
     try:
-        return np.asarray(decoded(values))
+        array = np.asarray(decoded(values))
     except Exception as error:  # whatever the type of the values raises
         raise InputError(f"input {name!r}: {error}") from error
+    if array.ndim > 1 and _holds_masked(values, array.ndim):
+        raise InputError(f"input {name!r}: masked arrays are not read; fill the masked values")
+    return array
+
+
+def _holds_masked(values: Any, depth: int) -> bool:
+    """Whether masked arrays are among lists, of which numpy reads the masked values too."""
+    if isinstance(values, np.ma.MaskedArray):
+        return True
+    inside = depth > 1 and isinstance(values, list | tuple)
+    return inside and any(_holds_masked(value, depth - 1) for value in values)
 
 
 def _float32(name: str, array: ValueArray) -> FloatArray:

@@ -142,8 +142,19 @@ def _opened(path: Path) -> OdmFile:
         raise FileFormatError(f"{path}: the description's inputs or outputs differ from the plan's")
     _check_pooling(path, plan, info)
     weights = Views(container, "weight.", plan.weights)
+    _check_bools(container, plan)
     tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
     return OdmFile(container, plan, info, description, weights, tables)
+
+
+def _check_bools(container: Container, plan: Plan) -> None:
+    """Refuse bytes among the weights that are no bools: engines would take them differently."""
+    for name in plan.weights:
+        if container.entry(stored := f"weight.{name}").dtype == np.uint8:
+            largest = int(container.array(stored).max(initial=0))
+            if largest > 1:
+                fault = f"array {stored!r} is not bool: expected 0 or 1, got {largest}"
+                raise FileFormatError(f"{container.path}: {fault}")
 
 
 def _texts(container: Container, version: str) -> tuple[bytes, bytes]:

@@ -67,7 +67,7 @@ def read_strings(
         value = values[number]
         if isinstance(value, str):
             raise InputError(f"{shown(value)} at {number} is not valid Unicode")
-        if not is_nan(value):
+        if not is_missing(value):
             raise InputError(f"expected strings, got {shown(value)} at {number}")
         states[number] = MISSING
     return hashes, states == MISSING
@@ -89,7 +89,7 @@ def read_integers(values: list[Any], cells: Cells | None) -> tuple[IdArray, Bool
     integers = np.zeros(len(values), dtype=np.int64)
     absent = np.zeros(len(values), dtype=np.bool_)
     for number, value in enumerate(values):
-        if value is None or is_nan(value):
+        if is_missing(value):
             absent[number] = True
         else:
             integers[number] = _integer(value, number)
@@ -140,6 +140,16 @@ def is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(value != value)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether it is None, a float that is not a number, or what pandas has for a missing value."""
+    return value is None or is_nan(value) or _is_na(value)
+
+
+def _is_na(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ == "NAType" and kind.__module__.startswith("pandas.")
+
+
 def shown(value: Any) -> str:
     """A value for an error message: its type and the beginning of its text."""
     plain = value.item() if isinstance(value, np.generic) else value
@@ -181,7 +191,7 @@ def _typed(value: Any, kind: RawKind, cells: Cells, number: int) -> Any:
     Raises:
         InputError: it is no value of that form.
     """
-    if value is None or isinstance(value, str) or is_nan(value):
+    if isinstance(value, str) or is_missing(value):
         return value
     if isinstance(value, datetime | np.datetime64) and value != value:
         return None  # NaT, of numpy and of pandas
@@ -203,7 +213,7 @@ def _integer(value: Any, number: int) -> int:
 
 def _number(value: Any, number: int) -> float:
     """A value as a double, NaN where it is missing. Raises InputError."""
-    if value is None:
+    if value is None or _is_na(value):
         return np.nan
     is_real = isinstance(value, int | float | np.integer | np.floating)
     if not is_real or isinstance(value, _NOT_INTEGERS):

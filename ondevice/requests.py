@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, Protocol, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from ondevice.arrow_columns import column_of, pyarrow
+from ondevice.arrow_columns import pyarrow
 from ondevice.cells import UNSPECIFIED
 from ondevice.compression import SUFFIXES, damage, decompressed
 from ondevice.delimited import DelimitedFormat, RowLines, row_reader
@@ -195,7 +195,7 @@ def requests_of(piece: Any, fields: Sequence[Field], keep: Sequence[str], first:
     places = _places(names, fields, "the file")
     columns = {name: piece.column(place) for name, place in places.items()}
     return Batch(
-        {item.name: ids_of_array(item, columns[item.name], first) for item in fields},
+        {item.name: item.encode_arrow(columns[item.name], first) for item in fields},
         {name: piece.column(name) for name in _kept(keep, names, "the file")},
     )
 
@@ -226,33 +226,6 @@ def _pieces(path: Path, table_format: Format, batch: int) -> Iterator[Any]:
         for whole in batches:
             for start in range(0, whole.num_rows, batch):
                 yield whole.slice(start, batch)
-
-
-def ids_of_array(item: Field, array: Any, first: int) -> IdArray:
-    """IDs int64 [rows, ...] of a pyarrow Array.
-
-    Args:
-        item: how its values are read.
-        array: raw values.
-        first: the number of its first row, from 0, for messages.
-
-    Raises:
-        InputError: values that are none of the field; names the row.
-    """
-    try:
-        column = column_of(array)
-    except (TypeError, UnicodeDecodeError, pyarrow().ArrowException) as error:
-        raise InputError(f"input {item.name!r}: {error}") from error
-    try:
-        return column.spread(item.encode(column.values))
-    except InputError:
-        for place, value in enumerate(column.values):  # once more, to name the row
-            try:
-                item.encode([value])
-            except InputError as error:
-                row = first + column.first_row(place) + 1
-                raise InputError(f"row {row}: {error}") from error
-        raise
 
 
 def fields_of(model: Described, ids: bool) -> list[Field]:

@@ -203,11 +203,7 @@ class Model {
   }
 
   #encode(name, values) {
-    const input = this.#inputs.find((item) => item.name === name) ?? { name, shape: [], size: 1 };
-    const { size, write } = this.#encoded(input, values);
-    const ids = new ArrayBuffer(8 * size);
-    write(ids, 0);
-    return new BigInt64Array(ids);
+    return this.#idsOf(name, values).ids;
   }
 
   /**
@@ -499,23 +495,32 @@ class Model {
     return this.#features;
   }
 
+  /** Raw values of an input as its IDs; where it takes numbers, the IDs are these. */
   #encoded(input, values) {
-    const feature = this.#openedFeatures().get(input.name);
-    if (!feature) throw new InputError(`input '${input.name}' takes no raw values: the file does not say how to read them`);
-    const list = listOf(input.name, values);
+    const { rows, length, ids } = this.#idsOf(input.name, values);
+    const shape = input.shape.length ? [length] : [];
+    return wholeRequest(input.name, rows, ids.length, shape, (buffer, at) => {
+      if (input.dtype === "float32") new Float32Array(buffer, at, ids.length).set(Array.from(ids, floatOf));
+      else new BigInt64Array(buffer, at, ids.length).set(ids);
+    });
+  }
+
+  /** The IDs of a field's raw values, `length` of them a row. */
+  #idsOf(name, values) {
+    const feature = this.#openedFeatures().get(name);
+    if (!feature) throw new InputError(`input '${name}' takes no raw values: the file does not say how to read them`);
+    const list = listOf(name, values);
     const ids = new BigInt64Array(list.length * feature.length);
     list.forEach((value, row) => {
       const isList = isArray(value);
-      const found = this.#encodeOne(feature, isList ? Array.from(value) : value, isList, `${input.name}[${row}]`);
+      const most = exactUpTo(isList ? value : values);
+      const found = this.#encodeOne(feature, isList ? Array.from(value) : value, isList, most, `${name}[${row}]`);
       ids.set(found, row * feature.length);
     });
-    const shape = input.shape.length ? [feature.length] : [];
-    return wholeRequest(input.name, list.length, ids.length, shape, (buffer, at) =>
-      new BigInt64Array(buffer, at, ids.length).set(ids),
-    );
+    return { rows: list.length, length: feature.length, ids };
   }
 
-  #encodeOne(feature, value, isList, where) {
+  #encodeOne(feature, value, isList, most, where) {
     const engine = this.#engine;
     const values = isList ? value : [value];
     const texts = values.map((item) => (typeof item === "string" ? wellFormed(item, where) : null));
@@ -533,7 +538,7 @@ class Model {
         view.setUint32(record + 4, texts[i].length, true);
         view.setUint32(record + 8, at, true);
         at += texts[i].length;
-      } else writeRaw(view, record, item, where);
+      } else writeRaw(view, record, item, most, where);
     });
     const status = this.#call(() =>
       isList ? engine.encode_list(feature.index, records, values.length, ids) : engine.encode(feature.index, records, ids),
@@ -570,14 +575,15 @@ function wellFormed(text, where) {
   return bytes;
 }
 
-function writeRaw(view, record, value, where) {
+/** A raw value; a Number above `most` is none of the integers, though it may be a number. */
+function writeRaw(view, record, value, most, where) {
   view.setUint32(record + 4, 0, true);
   const type = (name) => view.setUint32(record, RAW[name], true);
   if (value === null || value === undefined) type("missing");
   else if (typeof value === "boolean") {
     type("boolean");
     view.setInt32(record + 8, value ? 1 : 0, true);
-  } else if (typeof value === "bigint" || Number.isSafeInteger(value)) {
+  } else if (typeof value === "bigint" || (Number.isInteger(value) && Math.abs(value) <= most)) {
     const integer = BigInt(value);
     if (integer < -(2n ** 63n) || integer >= 2n ** 63n)
       throw new InputError(`${where}: ${integer} does not fit 64 bits`);
@@ -599,6 +605,7 @@ function flat(input, values) {
     const rows = values.length / input.size;
     if (!Number.isInteger(rows))
       throw new InputError(`input '${name}': ${values.length} values are no whole number of rows of ${input.size}`);
+    checkExact(input, values);
     return wholeRequest(name, rows, values.length, input.shape, writerOf(input, values));
   }
   if (!Array.isArray(values))
@@ -612,28 +619,52 @@ function flat(input, values) {
     first = first?.[0];
   }
   const expected = shape.map((size, i) => (typeof input.axes[i] === "string" ? size : input.shape[i]));
-  gather(name, values, [values.length, ...expected], [], all);
+  gather(input, values, [values.length, ...expected], [], all);
   return wholeRequest(name, values.length, all.length, expected, writerOf(input, all));
 }
 
-function gather(name, values, shape, path, all) {
+function gather(input, values, shape, path, all) {
   if (!isArray(values) || values.length !== shape[0])
     throw new InputError(
-      `input '${name}' at [${path.join(", ")}]: expected ${isArray(values) ? `${shape[0]} values, got ${values.length}` : `an array, got ${kindOf(values)}`}`,
+      `input '${input.name}' at [${path.join(", ")}]: expected ${isArray(values) ? `${shape[0]} values, got ${values.length}` : `an array, got ${kindOf(values)}`}`,
     );
-  if (shape.length === 1) for (const value of values) all.push(value);
-  else for (let i = 0; i < values.length; i++) gather(name, values[i], shape.slice(1), [...path, i], all);
+  if (shape.length === 1) {
+    checkExact(input, values);
+    for (const value of values) all.push(value);
+  } else for (let i = 0; i < values.length; i++) gather(input, values[i], shape.slice(1), [...path, i], all);
 }
 
+/** What writes an input's values; an array that became longer or shorter since it was counted is refused. */
 function writerOf(input, values) {
-  if (input.dtype === "float32") return (buffer, at) => writeFloats(input.name, values, new Float32Array(buffer, at, values.length));
-  if (values instanceof BigInt64Array || values instanceof BigUint64Array)
-    return (buffer, at) => new BigUint64Array(buffer, at, values.length).set(new BigUint64Array(values.buffer, values.byteOffset, values.length));
-  return (buffer, at) => writeIntegers(input.name, values, buffer, at);
+  const { name } = input;
+  const size = values.length;
+  return (buffer, at) => {
+    if (values.length !== size) throw new InputError(`input '${name}': its array changed while the request was read`);
+    if (input.dtype === "float32") writeFloats(name, values, new Float32Array(buffer, at, size));
+    else if (values instanceof BigInt64Array || values instanceof BigUint64Array)
+      new BigUint64Array(buffer, at, size).set(new BigUint64Array(values.buffer, values.byteOffset, size));
+    else writeIntegers(name, values, new Int32Array(buffer, at, 2 * size));
+  };
+}
+
+/** The largest integer that nothing but itself becomes in these values. */
+function exactUpTo(values) {
+  if (values instanceof Float32Array) return 2 ** 24 - 1;
+  if (globalThis.Float16Array && values instanceof Float16Array) return 2 ** 11 - 1;
+  return Number.MAX_SAFE_INTEGER;
+}
+
+/** Refuse IDs in floats that are too short for them: they were rounded before they came. */
+function checkExact(input, values) {
+  const most = exactUpTo(values);
+  if (input.dtype === "float32" || most === Number.MAX_SAFE_INTEGER) return;
+  const rounded = values.find((value) => Math.abs(value) > most);
+  if (rounded !== undefined)
+    throw new InputError(`input '${input.name}': ${rounded} is beyond the integers that a ${kindOf(values)} holds exactly`);
 }
 
 function writeFloats(name, values, to) {
-  for (let i = 0; i < values.length; i++) {
+  for (let i = 0; i < to.length; i++) {
     const value = values[i];
     if (typeof value !== "number") throw new InputError(`input '${name}', value ${i}: expected a number, got ${kindOf(value)}`);
     to[i] = value;
@@ -643,9 +674,8 @@ function writeFloats(name, values, to) {
 }
 
 /** Numbers and BigInts as 64-bit integers: two halves of 32 bits, which is faster than BigInt(number). */
-function writeIntegers(name, values, buffer, at) {
-  const halves = new Int32Array(buffer, at, 2 * values.length);
-  for (let i = 0; i < values.length; i++) {
+function writeIntegers(name, values, halves) {
+  for (let i = 0; 2 * i < halves.length; i++) {
     const value = values[i];
     if (typeof value === "number" && Number.isSafeInteger(value)) {
       halves[2 * i] = value | 0; // the low 32 bits, also of negative and of large numbers
@@ -655,6 +685,13 @@ function writeIntegers(name, values, buffer, at) {
       halves[2 * i + 1] = Number(BigInt.asIntN(32, value >> 32n));
     } else throw new InputError(`input '${name}', value ${i}: ${integerFault(value)}`);
   }
+}
+
+/** A number from which float32 takes the nearest of a 64-bit integer, rounded once. */
+function floatOf(id) {
+  if (BigInt(Number(id)) === id) return Number(id);
+  const below = id & 2047n ? 1n : 0n; // stands for the bits that a double has no room for
+  return Number(((id >> 11n) << 1n) | below) * 1024;
 }
 
 function integerFault(value) {

@@ -28,6 +28,7 @@ from typing import Any
 
 import ondevice
 from ondevice.errors import InputError, OnDeviceError
+from ondevice.strict_json import unique_keys
 
 MOST_BYTES = 256 * 1024  # of a request: some thousand candidates
 MOST_CONNECTIONS = 64
@@ -120,7 +121,7 @@ class Service:
 def _read_request(line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     """Context and candidates of a request. Raises InputError."""
     try:
-        request = json.loads(line, parse_constant=_refuse_constant)
+        request = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise InputError(f"expected a request as one line of JSON: {error}") from error
     if not isinstance(request, dict) or set(request) != {"context", "candidates"}:

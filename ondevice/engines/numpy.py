@@ -48,10 +48,12 @@ class NumpyEngine:
         self._model.verify()
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
-        """Outputs by name. Raises InputError for IDs that the model rejects."""
+        """Outputs by name, as arrays of their own. Raises InputError for IDs that it rejects."""
         values = self.values(inputs)
         names = self._model.plan.outputs
-        return {name: np.asarray(values[name], dtype=np.float32) for name in names}
+        # an output may be an input, a constant or another output, or a view of one: the caller's
+        # next request would change it, or it could not be written
+        return {name: np.array(values[name], dtype=np.float32, order="C") for name in names}
 
     def values(self, inputs: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[Any]]:
         """Every value of the plan by name, constants too. Raises InputError as `run` does."""

@@ -133,6 +133,7 @@ def test_a_thousand_requests_score_as_the_model_does(service, model):
         (b'{"context": [], "candidates": {}}\n', "context: expected lists"),
         (b'{"context": {"user": "u"}, "candidates": {}}\n', "context: expected lists"),
         (b'{"context": {}, "candidates": {}}\n', ""),
+        (REQUEST.replace(b'"user"', b'"user": ["other"], "user"'), "a name occurs twice"),
         (REQUEST.replace(b"user", b"nobody"), "nobody"),
         (REQUEST.replace(b"[1, 2, 3]", b"[1, 99]"), "slot"),
         (REQUEST.replace(b"[7]", b"[7, 7]"), "colour"),

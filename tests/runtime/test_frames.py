@@ -10,6 +10,8 @@ import ondevice
 from ondevice.cells import Cells
 from ondevice.engines.native import is_compiled
 from ondevice.errors import InputError
+from ondevice.features import Field
+from ondevice.hashing import hash_string
 from ondevice.info import InputSpec, ModelInfo
 from ondevice.odm import write_odm
 from ondevice.plan import Node, Plan
@@ -17,6 +19,7 @@ from ondevice.plan import Node, Plan
 pd = pytest.importorskip("pandas", reason="pandas is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pl = pytest.importorskip("polars", reason="polars is not installed")
+run_end_encode = pytest.importorskip("pyarrow.compute").run_end_encode
 
 RAW = {
     "user": ["anna", None, "", "bé\N{GRINNING FACE}", "anna"],
@@ -54,6 +57,88 @@ def model(tmp_path_factory):
 def test_raw_tables_score_as_lists(model, kind):
     table = KINDS[kind]({**RAW, "clicked": [0, 1, 0, 0, 1]})
     np.testing.assert_array_equal(model.predict(table, raw=True), model.predict(RAW, raw=True))
+
+
+COLUMNS = {
+    "pandas": lambda values: pd.Series(values, dtype=object).convert_dtypes(),
+    "pandas with Arrow types": lambda values: pd.Series(values).convert_dtypes(
+        dtype_backend="pyarrow"
+    ),
+    "a category of pandas": lambda values: pd.Series(values, dtype=object).astype("category"),
+    "polars": pl.Series,
+    "pyarrow": pa.array,
+    "in pieces": lambda values: pa.chunked_array([values[:2], values[2:]]),
+    "a slice": lambda values: pa.array([values[2], *values, values[0]]).slice(1, len(values)),
+    "a dictionary": lambda values: pa.array(values).dictionary_encode(),
+    "runs": lambda values: run_end_encode(pa.array(values)),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_columns_alone_are_read_as_in_a_table(model, kind):
+    expected = model.predict(RAW, raw=True)
+    columns = {name: COLUMNS[kind](values) for name, values in RAW.items()}
+    np.testing.assert_array_equal(model.predict(columns, raw=True), expected)
+    if not kind.startswith(("pandas", "a category", "polars")):
+        np.testing.assert_array_equal(model.predict(pa.table(columns), raw=True), expected)
+    rest = {name: columns[name] for name in ("colour", "slot")}
+    ranked = model.rank({"user": ["anna"]}, rest, raw=True)
+    whole = model.predict({**RAW, "user": ["anna"] * 5}, raw=True)
+    np.testing.assert_allclose(ranked, whole, atol=1e-6)
+
+
+WORDS = ["anna", None, "b\N{GRINNING FACE}", "anna", "c"]  # as RAW has them, without an empty one
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pl.Series(WORDS, dtype=pl.Categorical),
+        pl.Series(WORDS, dtype=pl.Enum(sorted(set(filter(None, WORDS))))),
+        pa.array(WORDS, pa.string_view()),
+        pa.array([word and word.encode() for word in WORDS], pa.binary_view()),
+        pa.array([word and word.encode() for word in WORDS]),
+    ],
+    ids=["categories of polars", "an enumeration", "views", "views of bytes", "bytes"],
+)
+def test_texts_of_every_arrow_type_are_read(model, texts):
+    expected = model.predict({**RAW, "user": WORDS}, raw=True)
+    table = pl.DataFrame if isinstance(texts, pl.Series) else pa.table
+    for request in ({**RAW, "user": texts}, table({**RAW, "user": texts})):
+        np.testing.assert_array_equal(model.predict(request, raw=True), expected)
+
+
+def test_texts_of_polars_keep_what_numpy_strips():
+    texts = ["a\0b", "\0", " a", "a\0"]
+    for kind in (pl.Series, pa.array, pd.Series):
+        np.testing.assert_array_equal(
+            Field("word").encode(kind(texts)), list(map(hash_string, texts))
+        )
+
+
+def test_lists_of_every_arrow_type_are_read():
+    field = Field("words", length=2)
+    rows = [["a", "b"], None, [], ["a", None], ["x", "y", "z"]]
+    last = [["a", "b"], [], [], ["a", None], ["y", "z"]]
+    expected = [[0 if text is None else hash_string(text) for text in row] for row in last]
+    expected = [row + [0] * (2 - len(row)) for row in expected]
+    texts = pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_view(pa.string())
+    for column in (pl.Series(rows), pd.Series(rows), *(pa.array(rows, kind) for kind in texts)):
+        np.testing.assert_array_equal(field.encode(column), expected)
+
+
+def test_rows_of_unsigned_ids_keep_their_bits():
+    field = Field("seen", "integer", "id", length=2)
+    for rows in ([np.array([2**63 + 5, 7], np.uint64)], np.array([[2**63 + 5, 7]], ">u8")):
+        np.testing.assert_array_equal(field.encode(rows), [[5 - 2**63, 7]])
+
+
+def test_a_fault_in_a_column_names_its_row():
+    column = pa.array([1, 2, None, 2.5, 2])
+    with pytest.raises(InputError, match=r"^row 1: field 'slot': expected integers, got float64"):
+        Field("slot", "integer", "id").encode(column)
+    with pytest.raises(InputError, match=r"^input 'slot': columns of type struct"):
+        Field("slot", "integer", "id").encode(pa.array([{"a": 1}]))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dictionary columns"])

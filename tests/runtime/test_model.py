@@ -20,8 +20,11 @@ import ondevice
 from ondevice.engines.native import is_compiled
 from ondevice.errors import FileFormatError, InputError, MissingDependencyError
 from ondevice.hashing import hash_string
-from ondevice.info import InputSpec
+from ondevice.info import InputSpec, ModelInfo
 from ondevice.inspection import inspect
+from ondevice.limits import MAX_INPUTS
+from ondevice.odm import write_odm
+from ondevice.plan import Node, Plan
 from ondevice.verify import verify
 
 
@@ -259,3 +262,65 @@ def test_a_notebook_shows_inputs_with_their_text_escaped(model):
     assert "<td>user</td><td>batch</td><td>int64</td><td>string, hash</td>" in html
     info = replace(model.info, inputs=(InputSpec("<script>alert(1)</script>"),))
     assert "<script>" not in replace(model, info=info)._repr_html_()
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_results_are_the_callers_own(engine, rows, tmp_path):
+    """Outputs that are an input, a view of one, a constant's rows, or another output."""
+    if engine == "native" and not is_compiled():
+        pytest.skip("the native engine is not compiled")
+    names = ("same", "flipped", "spread", "sum", "again")
+    nodes = (
+        Node("Identity", ("x",), ("same",), {}),
+        Node("Transpose", ("x",), ("flipped",), {"perm": [0, 2, 1]}),
+        Node("ExpandRows", ("row", "x"), ("spread",), {}),
+        Node("Add", ("x", "one"), ("sum",), {}),
+        Node("Identity", ("sum",), ("again",), {}),
+    )
+    weights = {"one": np.ones(1, np.float32), "row": np.array([[4, 5]], np.float32)}
+    info = ModelInfo((InputSpec("x", ("batch", 2, 3), dtype="float32"),), names)
+    path = tmp_path / "copies.odm"
+    write_odm(path, Plan(("x",), names, nodes, tuple(weights), {}), info, weights, {})
+    model = ondevice.load(path, engine=engine)
+    x = np.arange(6 * rows, dtype=np.float32).reshape(rows, 2, 3)
+    expected = [x, x.transpose(0, 2, 1), np.repeat(weights["row"], rows, axis=0), x + 1, x + 1]
+    expected = dict(zip(names, map(np.copy, expected), strict=True))
+    given = x.copy()
+    got = model.predict({"x": given})
+    given[...] = -1
+    for name in names:  # each is written into once it was compared, which changes no other
+        np.testing.assert_array_equal(got[name], expected[name])
+        assert got[name].flags.c_contiguous
+        got[name][...] = -2
+    again = model.predict({"x": x})
+    for name in names:
+        np.testing.assert_array_equal(again[name], expected[name])
+
+
+def test_masked_arrays_in_a_list_are_refused(tmp_path):
+    """numpy makes an array of them with what is behind their masks."""
+    model = ondevice.load(write_one_input_model(tmp_path / "history.odm", length=3))
+    rows = np.ma.masked_array([[1, 2, 3], [4, 5, 6]], [[0, 1, 0], [0, 0, 0]])
+    for values in (list(rows), tuple(rows), [rows[0], [4, 5, 6]]):
+        with pytest.raises(InputError, match="'item': masked arrays are not read"):
+            model.predict({"item": values})
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+@pytest.mark.parametrize("count", [64, 65, MAX_INPUTS])
+def test_models_of_many_outputs_return_them_all(engine, count, tmp_path):
+    if engine == "native" and not is_compiled():
+        pytest.skip("the native engine is not compiled")
+    names = tuple(f"y{number}" for number in range(count))
+    weights = {f"w{number}": np.full(1, number, np.float32) for number in range(count)}
+    steps = zip(names, weights, strict=True)
+    nodes = tuple(Node("Add", ("x", weight), (name,), {}) for name, weight in steps)
+    info = ModelInfo((InputSpec("x", dtype="float32"),), names)
+    write_odm(tmp_path / "m.odm", Plan(("x",), names, nodes, tuple(weights), {}), info, weights, {})
+    model = ondevice.load(tmp_path / "m.odm", engine=engine)
+    x = np.array([0.5, -2], np.float32)
+    for got in (model.predict({"x": x}), model.rank({}, {"x": x})):
+        assert tuple(got) == names
+        for number, name in enumerate(names):
+            np.testing.assert_array_equal(got[name], x + number)

@@ -20,8 +20,9 @@ from ondevice.container import CHECKSUMS, SMALL, open_container, write_container
 from ondevice.engines.native import is_compiled
 from ondevice.engines.numpy import NumpyEngine
 from ondevice.errors import FileFormatError
-from ondevice.odm import open_odm
-from ondevice.plan import Node
+from ondevice.info import InputSpec, ModelInfo
+from ondevice.odm import open_odm, write_odm
+from ondevice.plan import Node, Plan
 from ondevice.spec import full_spec
 from ondevice.verify import verify
 
@@ -225,6 +226,29 @@ def test_shapes_that_do_not_fit_fail_typed(model_bytes, tmp_path):
     opened = open_odm(rewritten(model_bytes, tmp_path, narrow))
     with pytest.raises(FileFormatError, match=r"\(Gemm\) of shapes .* the matrices do not fit"):
         NumpyEngine(opened)
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+@pytest.mark.parametrize("values", [[0, 1, 1], [0, 1, 2], [0, 1, 255]])
+def test_bytes_that_are_no_bools_are_refused(engine, values, tmp_path):
+    """One engine would take a 2 for true, another for a number."""
+    if engine == "native" and not is_compiled():
+        pytest.skip("the native engine is not compiled")
+    nodes = (
+        Node("Cast", ("flags",), ("numbers",), {"to": 1}),
+        Node("Mul", ("x", "numbers"), ("score",), {}),
+    )
+    path = tmp_path / "flags.odm"
+    plan = Plan(("x",), ("score",), nodes, ("flags",), {})
+    info = ModelInfo((InputSpec("x", ("batch", 3), dtype="float32"),), ("score",))
+    write_odm(path, plan, info, {"flags": np.array(values, np.uint8)}, {})
+    if max(values) > 1:
+        with pytest.raises(FileFormatError, match=r"'weight\.flags' is not bool"):
+            ondevice.load(path, engine=engine)
+        return
+    x = np.array([[1.5, 2.5, -3]], np.float32)
+    got = ondevice.load(path, engine=engine).predict({"x": x})
+    np.testing.assert_array_equal(got, x * values)
 
 
 def test_large_files_are_checked_on_demand(model_bytes, tmp_path):

@@ -229,6 +229,8 @@ export function does(api, read) {
     async faults(task) {
       const bytes = await read(task.model);
       const model = await api.load(bytes);
+      const last = Object.keys(task.inputs).at(-1); // is read after the first
+      const changed = (action, other = [1]) => model.predict({ ...request(task.inputs), [task.name]: computed(() => action(other)), [last]: other });
       const attempts = {
         noObject: () => model.predict([1, 2]),
         nothing: () => model.predict(null),
@@ -244,6 +246,10 @@ export function does(api, read) {
         both: () => model.rank(request(task.inputs), request(task.inputs)),
         noCandidates: () => model.rank(request(task.inputs), {}),
         huge: () => model.predict(Object.fromEntries(Object.keys(task.inputs).map((name) => [name, { length: 1e9 }]))),
+        rounded: () => model.predict({ ...request(task.inputs), [task.name]: Float32Array.of(2 ** 24 + 1) }),
+        grown: () => changed((other) => other.push(1)),
+        shrunk: () => changed((other) => other.pop()),
+        detached: () => changed((other) => structuredClone(other, { transfer: [other.buffer] }), new BigInt64Array(1)),
         hole: () => model.predict({ ...request(task.inputs), [task.name]: new Array(1) }),
         source: () => api.load(42),
         options: () => api.load(bytes, null),

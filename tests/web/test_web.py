@@ -20,6 +20,7 @@ from support.tools import does_not_run, needs
 
 import ondevice
 import ondevice.verify
+from ondevice.cells import Cells
 from ondevice.codecs import quantise
 from ondevice.dense import pack_dense
 from ondevice.engines.numpy import NumpyEngine
@@ -281,6 +282,9 @@ def test_wrong_requests_are_refused_with_typed_errors(dist, tmp_path):
         **dict.fromkeys(("closed", "closes", "grows"), "OnDeviceError"),
     }
     assert "beyond the integers that a Number holds exactly" in said["unsafe"]
+    assert "16777216 is beyond the integers that a Float32Array holds exactly" in said["rounded"]
+    for name in ("grown", "shrunk", "detached"):
+        assert "input 'b': its array changed while the request was read" in said[name]
     assert "missing inputs: a, b" in said["missing"]
     assert "the model is closed" in said["closed"]
     assert "the model is busy" in said["closes"]
@@ -377,6 +381,60 @@ def test_raw_lists_fit_a_free_axis(dist, tmp_path):
     (answers,) = web.in_node(dist, [{"do": "answers", "model": str(path),
                                      "requests": [{"inputs": raw, "raw": True}]}])  # fmt: skip
     np.testing.assert_allclose(answers[0], expected.ravel(), rtol=1e-6, atol=1e-6)
+
+
+def test_raw_values_of_inputs_of_numbers_become_numbers(dist, tmp_path):
+    """Their IDs, each as the nearest float32: a network casts them to IDs again."""
+    names = ("id", "price", "seen")
+    fields = (
+        Field("id", "integer", "id", cells=Cells()),
+        Field("price", "number", "bucket", boundaries=np.array([0.0, 1.0])),
+        Field("seen", "integer", "id", length=2),
+    )
+    outputs = tuple(f"{name}.value" for name in names)
+    nodes = tuple(Node("Identity", (n,), (out,), {}) for n, out in zip(names, outputs, strict=True))
+    info = ModelInfo(
+        tuple(
+            InputSpec(f.name, ("batch",) if f.length is None else ("batch", 2), dtype="float32")
+            for f in fields
+        ),
+        outputs,
+        features=FeatureSpec(fields),
+    )
+    path = tmp_path / "m.odm"
+    write_odm(path, Plan(names, outputs, nodes, (), {}), info, {}, {})
+    # the nearest double of the fourth lies halfway between two float32
+    large = [7, 2**24 + 1, -(2**63), 2**53 + 2**29 + 1, 2**63 - 1, -(2**60) - 2**36 - 1]
+    raw = {
+        "id": list(map(str, large)),
+        "price": [0.5, None, 2, -1, 0, 1],
+        "seen": [[1, 2], [3], [], [4, 5, 6], None, [9]],
+    }
+    right = {
+        "id.value": np.array(large).astype(np.float32),
+        "price.value": [3, 1, 4, 2, 3, 4],
+        "seen.value": [1, 2, 3, 0, 0, 0, 5, 6, 0, 0, 9, 0],
+    }
+    in_python = ondevice.load(path, engine="numpy").predict(raw, raw=True)
+    context = {"id": raw["id"][3:4], "seen": raw["seen"][:1]}
+    predicted, ranked = web.in_node(
+        dist,
+        [
+            {"do": "raw", "model": str(path), "inputs": raw},
+            {
+                "do": "raw",
+                "model": str(path),
+                "context": context,
+                "inputs": {"price": raw["price"]},
+            },
+        ],
+    )
+    for name, values in right.items():
+        np.testing.assert_array_equal(in_python[name].ravel(), values)
+        np.testing.assert_array_equal(np.array(predicted[name], np.float64), values)
+    shared = {"id.value": [2**53 + 2**30] * 6, "seen.value": [1, 2] * 6}
+    for name, values in {**right, **shared}.items():
+        np.testing.assert_array_equal(np.array(ranked[name], np.float64), values)
 
 
 @pytest.mark.parametrize("change", [0, 3e-6, 2e-4, 1e-3, math.nan, math.inf])

@@ -94,6 +94,10 @@ static od_status read_weights(od_planner *p, const od_json *plan) {
     }
     value->size = (uint32_t)count;
     value->data = p->file->data + entry->start;
+    const uint8_t *bools = value->data;
+    for (uint32_t i = 0; entry->dtype == OD_U8 && i < value->size; i++)
+      if (bools[i] > 1)
+        return od_fail(p->error, OD_E_FORMAT, "array 'weight.%s' is not bool", name->text);
     if ((uintptr_t)value->data % od_dtype_size(entry->dtype)) { /* 8-byte numbers, 4-byte place */
       void *moved = od_take(&p->model->arena, value->size, od_dtype_size(entry->dtype));
       if (!moved) return od_plan_no_memory(p);

@@ -203,12 +203,12 @@ static od_status score(Model *self, const void *const *ids, const uint8_t *conte
  * `profile` NULL: nothing is timed. */
 static PyObject *run(Model *self, const void *const *ids, const uint8_t *context,
                      Py_ssize_t rows, int all, od_profile *profile) {
-  float *outputs[64] = {NULL};
+  float *outputs[OD_MAX_INPUTS]; /* NULL: not asked for */
   size_t count = od_output_count(self->model);
-  PyObject *result = NULL, *arrays[64];
+  PyObject *result = NULL, *arrays[OD_MAX_INPUTS];
   od_error error;
   od_status status;
-  if (count > 64) count = 64;
+  for (size_t i = 0; i < count; i++) outputs[i] = NULL;
   if (!all) count = 1;
   int vector = !all && od_output(self->model, 0)->rank == 1;
   for (size_t i = 0; i < count; i++) {

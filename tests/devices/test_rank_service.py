@@ -102,11 +102,11 @@ def wait_for_scores(path):
 
 def sockets_of(process):
     """How many sockets a process has open."""
-    links = []
+    count = 0
     for link in Path(f"/proc/{process.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            links.append(os.readlink(link))
-    return sum(link.startswith("socket:") for link in links)
+            count += str(link.readlink()).startswith("socket:")
+    return count
 
 
 def wait_until_alone(process):

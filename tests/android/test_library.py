@@ -87,7 +87,7 @@ def junit(libraries, sdk, fixtures, tmp_path_factory):
          f"-Dondevice.fixtures={fixtures}", "--add-opens=java.base/java.io=ALL-UNNAMED",
          "-classpath", os.pathsep.join(map(str, [tests, *path])),
          "org.junit.runner.JUnitCore", *names],
-        capture_output=True, text=True, timeout=900,
+        capture_output=True, text=True, timeout=3000,
     )  # fmt: skip
 
 

@@ -28,7 +28,8 @@ SUFFIXES = (".onnx", ".tflite")  # of runtimes that check less than ondevice's e
 MOST_SECONDS = 600  # a runtime may unfold a small file for ever
 IN_CHILD = "ONDEVICE_IN_CHILD"  # in the environment of such a process: the bytes that it may take
 GRACE_SECONDS = 10  # for a process that was told to end
-CTRL_C_SECONDS = 1  # for a process that a terminal told with this one
+CTRL_C_SECONDS = 5  # for a process that a terminal told with this one: it may have much to remove
+CTRL_C_CODE = 130  # of a command that Ctrl-C ended, and that has said so
 
 
 def needs_child(command: str, words: Sequence[str | Path]) -> bool:
@@ -76,7 +77,11 @@ def run_in_child(words: Sequence[str], models: Sequence[Path]) -> int | None:
             f"{names}: opening it takes the runtime more than {streams.seconds} s: a hostile file"
         ) from error
     except KeyboardInterrupt:
-        if process is not None and _ended_itself(process) and streams.errors != subprocess.PIPE:
+        if process is None or streams.errors == subprocess.PIPE:
+            raise
+        ended_itself = _ended_itself(process)
+        _end(process)
+        if process.returncode == CTRL_C_CODE or (ended_itself and process.returncode >= 0):
             return process.returncode  # it has said so
         raise
     finally:
@@ -182,12 +187,12 @@ def _descriptor(stream: Any, otherwise: int) -> Any:
 
 
 def _ended_itself(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process ends by the Ctrl-C that this one got, with an exit code of its own."""
+    """Whether a process ends by the Ctrl-C that this one got, without being told to."""
     try:
         process.communicate(timeout=CTRL_C_SECONDS)
     except subprocess.TimeoutExpired:
         return False
-    return process.returncode >= 0
+    return True
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -212,11 +212,11 @@ def test_examples_in_docs_run(demo, page):
                 cwd=folder,
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=3000,
             )
             assert done.returncode == 0, f"{line}\n{done.stderr}"
     for block in PYTHON.findall(text):
         done = subprocess.run(
-            [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, timeout=3000
         )
         assert done.returncode == 0, f"{block}\n{done.stderr}"

@@ -18,7 +18,7 @@ def test_the_page_runs_and_a_days_delta_is_small(tmp_path):
         for line in filter(None, lines):
             words = ["-c", line] if kind == "python" else ["-m", *shlex.split(line)]
             done = subprocess.run(
-                [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
+                [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=3000
             )
             assert done.returncode == 0, done.stderr
         sizes.setdefault("old", (tmp_path / "models" / "model.odm").stat().st_size)

@@ -17,6 +17,7 @@ import secrets
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.message import Message
@@ -35,6 +36,8 @@ MAX_REPORTS = 1000  # of one run, so that nobody who has the token fills the dis
 MAX_CONNECTIONS = 32  # at once; more are closed at once
 REQUEST_SECONDS = 20  # for a whole request to arrive, however slowly its pieces come
 STALLED_SECONDS = 20  # for a piece of an answer to leave
+LINGER_SECONDS = 5  # for a client to read why it was refused, before the rest of it is dropped
+PIECE_BYTES = 1 << 16
 TOKEN_HEADER = "X-Ondevice-Token"  # noqa: S105 (a header's name)
 TOKEN_BYTES = 16
 
@@ -157,10 +160,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def finish(self) -> None:
-        """Stop the clock."""
+        """Send what is left of the answer, and stop the clock."""
         self._clock.cancel()
         with contextlib.suppress(OSError):
             super().finish()
+            self._take_the_rest()
+
+    def _take_the_rest(self) -> None:
+        """Read what the client still sends, and drop it.
+
+        A connection that is closed with unread bytes is reset: the client may then see a broken
+        connection in place of the answer that refused it.
+        """
+        self.connection.shutdown(socket.SHUT_WR)
+        left, end = MAX_REPORT_BYTES * 2, time.monotonic() + LINGER_SECONDS
+        while left > 0 and (seconds := end - time.monotonic()) > 0:
+            self.connection.settimeout(seconds)
+            piece = self.connection.recv(PIECE_BYTES)
+            if not piece:
+                return
+            left -= len(piece)
 
     def do_GET(self) -> None:
         """The page."""

@@ -17,7 +17,7 @@ def test_every_call_may_fail(faulty_library, classes, tmp_path, record_property)
     done = subprocess.run(
         ["java", "-Xcheck:jni", f"-Djava.library.path={faulty_library}", "-classpath", classes,
          "ondevice.ctr.FaultyCalls", tmp_path],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=3000,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "WARNING" not in done.stdout + done.stderr

@@ -25,6 +25,8 @@ from ondevice.verify import verify
 JUNIT = [java_fixtures.JUNIT, Path("/usr/share/java/hamcrest-core.jar")]
 pytestmark = needs(missing(*jni_library.TOOLS, "java"), absent(*JUNIT), no_jni_headers())
 LIBRARY, DEMO = build_apk.LIBRARY, build_apk.DEMO
+# A heap that takes the same memory whatever is allocated, so that growth is of native memory.
+HEAP = ("-Xms256m", "-Xmx256m", "-XX:+AlwaysPreTouch", "-XX:+UseSerialGC")
 # What the app does apart from Android.
 WITHOUT_ANDROID = ("Catalogue", "ModelFiles", "Ranking", "ReportText")
 
@@ -80,12 +82,12 @@ def junit(libraries, sdk, fixtures, tmp_path_factory):
               *map(str, [*sources, *sources_by_class.values()])])  # fmt: skip
     names = [name for name in sources_by_class if name.endswith("Test")]
     return subprocess.run(
-        ["java", "-Xcheck:jni", f"-Djava.library.path={libraries['x86_64'].parent}",
+        ["java", "-Xcheck:jni", *HEAP, f"-Djava.library.path={libraries['x86_64'].parent}",
          f"-Dondevice.switches={os.environ.get('ONDEVICE_SWITCHES', '500')}",
          f"-Dondevice.fixtures={fixtures}", "--add-opens=java.base/java.io=ALL-UNNAMED",
          "-classpath", os.pathsep.join(map(str, [tests, *path])),
          "org.junit.runner.JUnitCore", *names],
-        capture_output=True, text=True, timeout=900,
+        capture_output=True, text=True, timeout=3000,
     )  # fmt: skip
 
 

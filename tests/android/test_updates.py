@@ -235,7 +235,7 @@ def test_two_updaters_at_once(place, java):
             boot(model)
         except OutputError as error:
             assert "other processes" in str(error)
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate(timeout=3000)
     done.set()
     reader.join()
     assert process.returncode == 0, errors

@@ -31,7 +31,7 @@ pytestmark = needs(
 def runners(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runners")
     subprocess.run(
-        ["make", "-s", "runners", f"RUNNERS={folder}"], cwd=ROOT, check=True, timeout=300
+        ["make", "-s", "runners", f"RUNNERS={folder}"], cwd=ROOT, check=True, timeout=3000
     )
     return folder
 
@@ -62,7 +62,7 @@ def phone(tmp_path, monkeypatch):
 
 def call(*words):
     command = [sys.executable, "-m", "ondevice", "bench", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=3000)
 
 
 @pytest.mark.parametrize("name", COMPILERS)

@@ -133,7 +133,7 @@ def test_the_userland_accepts_the_tag(boards, architecture):
     )
     board = boards[architecture]
     processor = "cortex-a7" if architecture == "armv7l" else "cortex-a72"
-    output, _ = board.python(processor, "-c", code, board.wheel.name).communicate(timeout=600)
+    output, _ = board.python(processor, "-c", code, board.wheel.name).communicate(timeout=3000)
     assert output.strip() == "True", output
 
 
@@ -158,7 +158,7 @@ def test_engine_tests_pass_on_every_processor(boards):
             files = [TESTS / name for name in RUNS[processor]]
             running[processor] = boards[architecture].python(processor, *options, *files)
         processor, process = next(iter(running.items()))
-        output, _ = process.communicate(timeout=900)
+        output, _ = process.communicate(timeout=3000)
         del running[processor]
         if process.returncode:
             failed[processor] = output[-3000:]
@@ -171,7 +171,7 @@ def test_the_wheel_chooses_the_right_kernels(boards, processor):
     architecture = "armv7l" if arm.PROCESSORS[processor][0] == "arm" else "aarch64"
     code = "from ondevice import _native; print(_native.kernels_available()[0])"
     process = boards[architecture].python(processor, "-c", code)
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=3000)
     assert output.strip() == arm.PROCESSORS[processor][1]
 
 
@@ -214,7 +214,7 @@ def test_converted_files_run_in_stock_runtimes(boards, converted, stock, process
         processor, "-m", "ondevice", "verify", *(converted / name for name in files),
         beside=[beside],
     )  # fmt: skip
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=3000)
     assert process.returncode == 0, output
     for name, engine in zip(files, engines, strict=True):
         (line,) = [line for line in output.splitlines() if f"{name}: ok" in line]

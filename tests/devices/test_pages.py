@@ -58,7 +58,7 @@ def test_the_browser_s_page_ranks(site, tmp_path):
                        "--virtual-time-budget=20000", "--enable-logging=stderr",
                        f"--user-data-dir={tmp_path / 'profile'}",
                        f"http://127.0.0.1:{server.server_port}/"]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
         finally:
             server.shutdown()
     lines = re.findall(r"<li>item (\d+): (0\.\d{4})</li>", done.stdout)
@@ -102,7 +102,7 @@ def test_the_server_s_page(server):
             command = [sys.executable, *words] if words else [
                 "bash", "-c", re.sub(r"(^|\| )ondevice ", rf"\1{sys.executable} -m ondevice ", line)
             ]  # fmt: skip
-            done = subprocess.run(command, cwd=server, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, cwd=server, capture_output=True, text=True, timeout=3000)
             assert done.returncode == 0, f"{line}\n{done.stderr}"
             said[line] = done.stdout
     table = pq.read_table(server / "scores" / "part-00000.parquet")

@@ -79,7 +79,7 @@ class Board:
     def run(self, command):
         """What a command says; it must succeed."""
         process = self.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        said, _ = process.communicate(timeout=600)
+        said, _ = process.communicate(timeout=3000)
         assert process.returncode == 0, f"{command}\n{said}"
         return said
 
@@ -107,7 +107,7 @@ def test_the_page(board, tmp_path):
     (build,) = [line for line in on_pc if not line.startswith(NOT_RUN)]
     assert build == "python3 release/arm_wheels.py aarch64 dist"
     command = [sys.executable, *build.split()[1:-1], str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=600)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=3000)
     copy_to(board, on_pc[-1], tmp_path, write_demo_model(tmp_path / "model.odm"))
 
     said = {}
@@ -136,7 +136,7 @@ def test_the_page(board, tmp_path):
     finally:
         if running is not None:
             running.terminate()
-    assert running.wait(timeout=600) == 0
+    assert running.wait(timeout=3000) == 0
 
 
 def move_unit(board):

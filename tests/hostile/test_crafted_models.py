@@ -23,7 +23,7 @@ from ondevice.tflite_file import OPERATORS, check_structure, read_info
 
 CHILD = Path(__file__).with_name("open_crafted.py")
 MEMORY = 2**30
-HANG = 600  # seconds: whoever is not done by then is taken for one who never will be
+HANG = 3000  # seconds: whoever is not done by then is taken for one who never will be
 TYPED = {"FileFormatError", "InputError", "SpecError", "UnsupportedError"}
 RIGHT = {"load": "[0.0, 1.0, 2.0, 3.0]", "verify": "True", "convert": "('a',)"}
 # Claims, nesting and loops: refused by what the file says, before a runtime sees it.

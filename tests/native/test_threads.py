@@ -110,7 +110,7 @@ def scored_by_pools(program, folder, plans):
         path, request = plan.write(folder / "m.odm"), plan.request(ROWS)
         (folder / "in").write_bytes(b"".join(request[item.name].tobytes() for item in plan.inputs))
         done = subprocess.run([program, path, str(ROWS), folder / "in"],
-                              capture_output=True, text=True, timeout=300)  # fmt: skip
+                              capture_output=True, text=True, timeout=3000)  # fmt: skip
         assert done.returncode == 0, f"seed {seed}: {done.stderr[-3000:]}"
 
 

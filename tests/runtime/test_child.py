@@ -83,9 +83,40 @@ def test_where_no_process_can_be_started_the_command_runs_in_this_one(
 
 
 def test_a_child_that_does_not_end_is_given_up(monkeypatch, tmp_path):
-    monkeypatch.setattr(child, "MOST_SECONDS", 0.01)  # less than Python takes to start
+    (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(child, "MOST_SECONDS", 0.01)
     with pytest.raises(FileFormatError, match=r"a\.onnx: .*more than 0\.01 s"):
         child.run_in_child(["inspect", "a.onnx"], [tmp_path / "a.onnx"])
+
+
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+from ondevice import child
+from ondevice.cli import main
+child.CTRL_C_SECONDS = 0.1
+os.environ["PYTHONPATH"] = sys.argv[1]
+sys.exit(main(["run", "a.onnx", "-"]))
+"""
+TAKES_LONG = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.kill(os.getppid(), signal.SIGINT)
+signal.sigwait([signal.SIGTERM])
+sys.stderr.write("ondevice: interrupted\\n")
+sys.stderr.flush()
+os._exit(130)
+"""
+
+
+def test_ctrl_c_is_said_once_however_long_the_child_takes(tmp_path):
+    """The child has much to remove, or little of the processor, and then says so itself."""
+    (tmp_path / "sitecustomize.py").write_text(TAKES_LONG)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, tmp_path], capture_output=True, text=True, timeout=600
+    )
+    assert (done.returncode, done.stderr) == (130, "ondevice: interrupted\n")
 
 
 def test_the_limit_grows_with_the_file_and_its_data_up_to_what_the_machine_has(tmp_path):

@@ -148,6 +148,23 @@ def test_types_and_lengths(server):
     assert len(files(server)) == 1
 
 
+def test_who_is_refused_is_told_why_however_much_it_sends(server):
+    """Bytes that nobody reads would reset the connection, at times before the answer was read."""
+    for _ in range(20):
+        assert post(server, b"x" * (MAX_REPORT_BYTES + 1)) == 413
+        assert post(server, b"x" * (MAX_REPORT_BYTES - 1), **{TOKEN_HEADER: "x"}) == 403
+
+
+def test_who_is_refused_does_not_send_for_ever(server):
+    head = f"POST / HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=600) as connection:
+        connection.sendall(head)
+        with pytest.raises(ConnectionError):
+            while True:
+                connection.sendall(b"x" * 65536)
+    assert post(server) == 201
+
+
 def test_what_is_no_request(server):
     for text in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"\r\n\r\n",
                  b"GET\r\n\r\n",

@@ -183,7 +183,9 @@ def test_what_was_checked_is_what_runs(folder):
     writer.start()
     loaded = refused = 0
     try:
-        for number in range(300):
+        for number in range(100_000):
+            if number >= 300 and refused:  # the writer may get little of a busy processor
+                break
             try:
                 model = ondevice.load(path, engine=engines[number % len(engines)], keys=KEY.public)
             except FileFormatError:
@@ -194,7 +196,7 @@ def test_what_was_checked_is_what_runs(folder):
     finally:
         stop.set()
         writer.join()
-    assert loaded + refused == 300 and refused
+    assert loaded + refused >= 300 and refused
 
 
 def test_versions_are_not_turned_back(folder, tmp_path):
@@ -534,22 +536,28 @@ def test_a_large_file_runs_from_its_copy(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no sealed memory")
-def test_memory_that_is_held_for_a_moment_is_sealed_later(tmp_path):
-    """The kernel refuses while somebody maps it to write: until the test lets go of the map."""
+def test_memory_that_is_held_for_a_moment_is_sealed_later(monkeypatch):
+    """The kernel refuses while somebody maps it to write: here until it is asked a third time."""
     import fcntl
     import mmap
 
-    from ondevice.private_copies import _seal
+    from ondevice import private_copies
 
     descriptor = os.memfd_create("held", os.MFD_ALLOW_SEALING)
     os.truncate(descriptor, 4096)
     held = mmap.mmap(descriptor, 4096)
     with pytest.raises(OSError, match="busy"):
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-    release = threading.Timer(0.2, held.close)
-    release.start()
-    _seal(descriptor)
-    release.join()
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            held.close()
+
+    monkeypatch.setattr(private_copies.time, "sleep", wait)
+    private_copies._seal(descriptor)
+    assert len(waits) == 2
     with pytest.raises(PermissionError):
         os.pwrite(descriptor, b"x", 0)
     os.close(descriptor)

@@ -50,7 +50,7 @@ def check_program(command, folder):
             path = folder / f"{number}{part}"
             path.write_bytes(data)
             arguments.append(path)
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     for line, (_, _, new) in zip(lines, cases, strict=True):

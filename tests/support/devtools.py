@@ -21,22 +21,25 @@ class Page:
         self._process, self._to, self._back = process, to, back
         self._number = 0
         self._rest = b""
-        self.said = []  # on the console, and exceptions
+        self.said = []  # on the console, and exceptions, since the page was opened
+        self._loaded = set()  # the numbers of documents that are complete
         self._session = None
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Accessibility", "DOM", "Log", "Network"):
             self._call(f"{domain}.enable")
+        self._call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def open(self, url, width=1100, height=900, dark=False):
-        """Load a page at a width in CSS pixels."""
+        """Load a page at a width in CSS pixels, and forget what the page before has said."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                    deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
-        self._call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete'")
+        document = self._call("Page.navigate", url=url)["loaderId"]
+        while document not in self._loaded:  # the page before is complete, too
+            self._note(self._message())
 
     def value(self, expression):
         """What an expression is in the page; of a promise, what it becomes."""
@@ -85,6 +88,14 @@ class Page:
         return [(node["role"]["value"], node.get("name", {}).get("value", ""))
                 for node in nodes if not node["ignored"]]  # fmt: skip
 
+    def heard(self):
+        """Wait until the page has said something on its console, and forget that."""
+        end = time.monotonic() + SECONDS
+        while not self.said:
+            assert time.monotonic() < end, "nothing came on the console"
+            self._note(self._message())
+        self.said.clear()
+
     def _call(self, method, **parameters):
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
@@ -100,7 +111,11 @@ class Page:
 
     def _note(self, event):
         method, what = event.get("method"), event.get("params", {})
-        if method == "Runtime.consoleAPICalled":
+        if method == "Page.frameNavigated" and "parentId" not in what["frame"]:
+            self.said.clear()
+        elif method == "Page.lifecycleEvent" and what["name"] == "load":
+            self._loaded.add(what["loaderId"])
+        elif method == "Runtime.consoleAPICalled":
             self.said.append(str(what["args"]))
         elif method == "Runtime.exceptionThrown":
             self.said.append(str(what["exceptionDetails"]))

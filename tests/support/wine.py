@@ -35,5 +35,5 @@ def in_wine(program, *words):
     }  # fmt: skip
     command = [WINE, str(program), *map(str, words)]
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300
+        command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=3000
     )

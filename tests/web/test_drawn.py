@@ -234,4 +234,4 @@ def test_a_model_that_the_browser_cannot_open_says_so(page, tmp_path):
         page.until("!document.getElementById('failed').hidden")
         said = page.value("document.getElementById('failed').textContent")
         assert said.startswith("This browser cannot run the model: ")
-        page.said.clear()  # the error stands on the console too
+        page.heard()  # the error stands on the console too

@@ -30,16 +30,16 @@ def served(tmp_path_factory):
         yield folder, server, page
 
 
-def kept(server, number):
-    """The newest of `number` reports."""
-    files = sorted(server.folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    assert len(files) == number
-    return read_report(files[-1])
+def kept(server, before):
+    """The report that came to those that were there before."""
+    (path,) = set(server.folder.iterdir()) - before
+    return read_report(path)
 
 
 def test_measured_and_sent_by_keyboard(served):
     """Nothing but keys, on a phone's width; what a screen reader says at the end."""
     folder, server, page = served
+    before = set(server.folder.iterdir())
     page.open(server.url, 390)
     page.until("document.getElementById('engine').textContent === 'wasm-simd'")
     page.press("Tab")
@@ -50,7 +50,7 @@ def test_measured_and_sent_by_keyboard(served):
     assert page.focused() == f"Send the report to 127.0.0.1:{server.server_port}"
     page.press("Enter")
     page.until("document.querySelector('#figures [role=status]').textContent.startsWith('Sent')")
-    report = kept(server, 1)
+    report = kept(server, before)
     assert [item.rows for item in report.latencies] == [1, 128]
     assert report.models[0].files[0].sha256 == ondevice.model.sha256(folder / "model.odm")
     told = page.read_out()
@@ -94,8 +94,8 @@ def test_other_models_are_measured_one_after_another(served):
     folder, server, page = served
     page.open(server.url, 1100)
     page.until("document.getElementById('engine').textContent === 'wasm-simd'")
-    before = len(list(server.folder.iterdir()))
     for path in strange_models(folder):
+        before = set(server.folder.iterdir())
         page.give_file("#file", path)
         page.until(f"document.querySelector('#report p').textContent.startsWith({path.name!r})")
         page.until("document.querySelector('#report button, #report .warning')")
@@ -104,7 +104,6 @@ def test_other_models_are_measured_one_after_another(served):
         page.until("document.querySelector('#report [role=status]')?.textContent")
         sent = page.value("document.querySelector('#report [role=status]').textContent")
         assert sent.startswith("Sent"), sent
-        before += 1
         report = kept(server, before)
         assert report.models[0].name == path.name
         assert report.models[0].files[0].sha256 == ondevice.model.sha256(path)

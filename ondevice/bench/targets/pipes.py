@@ -15,6 +15,7 @@ from ondevice.errors import OnDeviceError
 
 MAX_TAIL = 4096  # bytes of what a program says of its faults: only the end is shown
 PIECE = 1 << 16
+TAIL_SECONDS = 10  # for the rest of it, once the program has ended: the machine may be busy
 
 
 class Tail:
@@ -32,8 +33,11 @@ class Tail:
                 self._last = (self._last + piece)[-MAX_TAIL:]
 
     def text(self) -> str:
-        """The end of what came, once the program has ended; waits a moment for the rest."""
-        self._thread.join(1)
+        """The end of what came, once the program has ended.
+
+        It waits for the pipe's end, which whoever inherited the pipe may put off: not for ever.
+        """
+        self._thread.join(TAIL_SECONDS)
         return self._last.decode("utf-8", "replace")
 
 

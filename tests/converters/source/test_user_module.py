@@ -115,7 +115,7 @@ def test_a_missing_package_is_one_line_with_the_pip_command(folder, blocked, wor
         env=os.environ | {"PYTHONPATH": path, "BLOCKED": blocked},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3000,
     )
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -64,7 +64,7 @@ def signalled(epoch, number, *arguments):
     """A `train` command that gets a signal after so many epochs of all phases."""
     command = [sys.executable, "-c", KILLED, str(epoch), str(int(number)), "train"]
     return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=300
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=3000
     )
 
 

@@ -274,7 +274,7 @@ def test_a_killed_train_goes_on_with_the_teachers_that_it_had(tmp_path):
 
     def run(command, *arguments):
         return subprocess.run(
-            [*command, *map(str, arguments)], capture_output=True, text=True, timeout=300
+            [*command, *map(str, arguments)], capture_output=True, text=True, timeout=3000
         )
 
     whole = run(plain, tmp_path / "whole")
@@ -312,7 +312,7 @@ def test_the_encoded_logs_cache_keeps_teachers_for_the_next_student(tmp_path):
             [sys.executable, "-m", "ondevice", "train", str(recipe), "--out", tmp_path / name],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=3000,
         )
         assert done.returncode == 0, done.stderr
         notes.append(done.stderr.count("teacher"))

@@ -43,7 +43,7 @@ def start(*command):
 
 def together(*command):
     process = start(*command)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=3000)
     assert process.returncode == 0, errors
     return output
 

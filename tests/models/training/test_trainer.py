@@ -365,7 +365,8 @@ def test_ten_million_rows_train_without_a_dense_gradient():
     facts = json.loads(process.stdout)
     assert facts["sparse"] == [True] and facts["rows"] == 10_000_000
     assert facts["phases"] == ["train", "widths", "rounding"]
-    assert facts["grown"] < 10  # times the table: weights twice, two moments, scales, counts
+    # times the table, 11.6 here: weights twice, two moments, scales, counts, and steps of AMTL
+    assert facts["grown"] < 16
 
 
 def test_counts_come_from_chunks_and_never_hold_the_log(tmp_path):

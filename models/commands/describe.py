@@ -83,8 +83,8 @@ def profile_text(profile: LogProfile) -> str:
     for item in profile.columns:
         if _role(item, profile) == "leak":
             notes.append(
-                f"WARNING: {item.name} predicts the label by itself (AUC {item.alone_auc:.3f}): "
-                "is it known before the click?"
+                f"WARNING: {_one_line(item.name)} predicts the label by itself "
+                f"(AUC {item.alone_auc:.3f}): is it known before the click?"
             )
     return text + "\n\n" + "\n".join(notes)
 
@@ -99,19 +99,20 @@ def _label_note(profile: LogProfile) -> str:
     label = next((item for item in profile.columns if item.name == profile.label), None)
     if label is None:
         return "no label found: no column of 0 and 1 is called click or label; give --label"
+    name = _one_line(label.name)
     if label.distinct > 2:
         return (
-            f"WARNING: the label {label.name} has {label.distinct:,} values, not only 0 and 1: say "
+            f"WARNING: the label {name} has {label.distinct:,} values, not only 0 and 1: say "
             f"from which number on it is 1, as label = {{ column = {_toml(label.name)}, "
             "at_least = NUMBER }"
         )
     if profile.label_rate in (0, 1):
         return (
-            f"WARNING: the label {label.name} is {', '.join(map(str, label.examples))} in all of "
+            f"WARNING: the label {name} is {', '.join(map(str, label.examples))} in all of "
             "these rows, and a model needs both 0 and 1: look at more rows (--max-rows), or give "
             "another --label"
         )
-    text = f"label: {label.name}, 1 in {profile.label_rate:.2%} of the rows"
+    text = f"label: {name}, 1 in {profile.label_rate:.2%} of the rows"
     if profile.label_values is not None:
         zero, one = profile.label_values
         text += f" (taken for 0: {zero!r}, for 1: {one!r}; the order of values says so)"
@@ -205,5 +206,10 @@ def _key(name: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A text, boolean or list of texts as TOML, of which JSON's form is a part."""
-    return json.dumps(value)
+    """A text, boolean or list of texts as TOML: as JSON, but for what only JSON writes so.
+
+    JSON escapes a character beyond U+FFFF, as of emoji, as two halves, of which TOML takes neither,
+    and leaves U+007F as it is, which TOML refuses.
+    """
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in text)

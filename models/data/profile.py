@@ -92,9 +92,10 @@ class LogProfile:
 
 @dataclass
 class _Values:
-    """The values of one column, row by row."""
+    """The values of one column, row by row, and whether fields can read their type."""
 
     values: list[Any] = field(default_factory=list)
+    is_read: bool = True
 
 
 def profile_log(source: Any, files: list[LogFile], max_rows: int, label: str | None) -> LogProfile:
@@ -116,7 +117,7 @@ def profile_log(source: Any, files: list[LogFile], max_rows: int, label: str | N
     if label is not None and label not in columns:
         raise DataError(f"no column {label!r}; the columns are {', '.join(names)}")
     rows = len(columns[names[0]].values)
-    profiles = [_profile(name, columns[name].values) for name in names]
+    profiles = [_profile(name, columns[name]) for name in names]
     label = label or _label_of(profiles, columns)
     rate, texts = math.nan, None
     if label is not None:
@@ -170,7 +171,9 @@ def _collected(chunks: Iterator[Chunk], max_rows: int) -> tuple[list[str], dict[
             names = list(dict.fromkeys(key for row in chunk.rows for key in row))
         for name in names:
             column = columns.setdefault(name, _Values([None] * rows))
-            column.values += _rows_of(chunk, name)
+            values, is_read = _rows_of(chunk, name)
+            column.values += values
+            column.is_read &= is_read
         rows += len(chunk)
         for column in columns.values():
             column.values += [None] * (rows - len(column.values))
@@ -183,29 +186,39 @@ def _collected(chunks: Iterator[Chunk], max_rows: int) -> tuple[list[str], dict[
     return list(columns), columns
 
 
-def _rows_of(chunk: Chunk, name: str) -> list[Any]:
-    """The raw values of a column, row by row; those of a type that no field has as Arrow gives
-    them.
+def _rows_of(chunk: Chunk, name: str) -> tuple[list[Any], bool]:
+    """The raw values of a column, row by row, and whether fields can read them.
+
+    Those of a type that no field has are as Arrow gives them.
     """
     if isinstance(chunk, ObjectChunk):
-        return [row.get(name) for row in chunk.rows]
+        return [row.get(name) for row in chunk.rows], True
     try:
         column = chunk.values(name)
     except DataError:
         arrow = chunk.chunk if isinstance(chunk, WithValues) else chunk
         if not isinstance(arrow, ArrowChunk):
             raise
-        return list(arrow.batch.column(arrow.batch.schema.get_field_index(name)).to_pylist())
+        array = arrow.batch.column(arrow.batch.schema.get_field_index(name))
+        try:
+            return list(array.to_pylist()), False
+        except (OverflowError, ValueError):  # a span or a time that Python does not have
+            return [
+                str(array.type) if is_valid else None for is_valid in array.is_valid().to_pylist()
+            ], False
     values = column.values.tolist() if isinstance(column.values, np.ndarray) else column.values
     if isinstance(column.values, np.ndarray) and column.values.dtype.kind == "M":
         values = column.values.astype("datetime64[us]").tolist()
+    # an unsigned integer that no int64 has is numpy's
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
     if column.positions is None:
-        return list(values)
-    return [values[place] for place in column.positions.tolist()]
+        return values, True
+    return [values[place] for place in column.positions.tolist()], True
 
 
-def _profile(name: str, values: list[Any]) -> ColumnProfile:
+def _profile(name: str, column: _Values) -> ColumnProfile:
     """What the values of one column are."""
+    values = column.values
     present = [value for value in values if not _is_missing(value)]
     texts = {value for value in present if isinstance(value, str)}
     markers = tuple(marker for marker in (*MARKERS, *INFINITE) if marker in texts)
@@ -221,6 +234,7 @@ def _profile(name: str, values: list[Any]) -> ColumnProfile:
     elif kind == "string":
         separator = _separator_of(kept)
         is_list = separator is not None
+    kind = kind if column.is_read else None
     counts = Counter(map(_hashable, kept))
     examples = tuple(value for value, _ in counts.most_common(3))
     return ColumnProfile(

@@ -203,3 +203,60 @@ def test_columns_that_no_field_can_read_are_ignored(tmp_path):
         data = tomllib.loads(draft.read_text("utf-8"))
         assert (set(data["ignore"]), data["fields"]) == (ignored, {"user": "string"})
         assert len(open_log(path, columns=draft)) == 60
+
+
+def test_drafts_are_toml_whatever_a_log_calls_its_columns(tmp_path):
+    """Emoji, which JSON writes as two halves, control characters, keywords; words of a label."""
+    names = ["emoji😀", "DEL\x7f", "line\nfeed", "\x85\u2028", "q\"uo'te", "back\\slash", "größe"]
+    columns = {name: [f"v{n % (3 + k)}" for n in range(60)] for k, name in enumerate(names)}
+    words = ["👍" if n % 11 in (1, 5) else "👎" for n in range(60)]
+    path, draft = tmp_path / "log.parquet", tmp_path / "columns.toml"
+    pq.write_table(pa.table({"clicked": words, **columns}), path)
+    assert main(["describe", str(path), "--out", str(draft)]) == 0
+    data = tomllib.loads(draft.read_text("utf-8"))
+    assert data["label"] == {"column": "clicked", "values": ["👎", "👍"]}
+    assert data["fields"] == dict.fromkeys(names, "string")
+    assert set(open_log(path, columns=draft).hashes) == set(names)
+
+
+SIZE = 600
+UNSIGNED = [2**64 - 1, None, 7] * (SIZE // 3)
+COLUMNS = {  # and the kind that fields read of them; None: no field can
+    "unsigned with gaps": (pa.array(UNSIGNED, pa.uint64()), "integer"),
+    "lists of unsigned": (pa.array([[n, 3] for n in UNSIGNED], pa.list_(pa.uint64())), "integer"),
+    "bytes of one length": (pa.array([b"ab", b"cd"] * (SIZE // 2), pa.binary(2)), "string"),
+    "views of bytes": (pa.array([b"ab", b"cd"] * (SIZE // 2), pa.binary_view()), "string"),
+    "lists of bytes": (pa.array([[b"ab"], [b"cd", None]] * (SIZE // 2)), "string"),
+    "views of lists": (
+        pa.array([["a"], ["b"]] * (SIZE // 2), pa.list_view(pa.string())),
+        None,
+    ),
+    "spans beyond Python's": (pa.array([2**62 + n for n in range(SIZE)], pa.duration("s")), None),
+    "runs": (
+        pa.RunEndEncodedArray.from_arrays(pa.array([30, SIZE], pa.int32()), pa.array(["a", "b"])),
+        "string",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_draft_holds_what_fields_can_read_of_rarer_types(name, tmp_path):
+    column, kind = COLUMNS[name]
+    rng = np.random.default_rng(2)
+    table = pa.table(
+        {
+            "click": rng.integers(0, 2, SIZE),
+            "user": [f"u{n}" for n in rng.integers(0, 9, SIZE)],
+            "price": rng.random(SIZE),
+            "x": column,
+        }
+    )
+    path, draft = tmp_path / "log.arrow", tmp_path / "columns.toml"
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
+    assert main(["describe", str(path), "--out", str(draft)]) == 0
+    data = tomllib.loads(draft.read_text("utf-8"))
+    found = data["fields"].get("x")
+    assert (found["kind"] if isinstance(found, dict) else found) == kind
+    assert ("x" in data.get("ignore", [])) == (kind is None)
+    assert len(open_log(path, columns=draft)) == SIZE

@@ -80,9 +80,10 @@ def seconds_of_times(times: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     conversion wraps around: the least nanoseconds become the year 2262, a distant day 1970.
     """
     unit, count = np.datetime_data(times.dtype)
-    numbers = times.astype(np.int64)
+    numbers: npt.NDArray[np.int64] = times.astype(np.int64)
     if unit in _FINER and count == 1:
-        return numbers // _FINER[unit]
+        whole: npt.NDArray[np.int64] = numbers // _FINER[unit]
+        return whole
     if unit == "generic":  # of NaT only
         return numbers
     if unit in _FINER:

@@ -43,8 +43,10 @@ def plain_names(
         return tuple(leaf for leaf in pytree.tree_leaves(returned) if leaf is not None)
 
     single.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        inspect.Parameter(f"input_{number}", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        for number in range(len(arguments.tensors))
+        [
+            inspect.Parameter(f"input_{number}", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            for number in range(len(arguments.tensors))
+        ]
     )
     module.forward = single
     try:

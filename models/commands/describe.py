@@ -86,6 +86,12 @@ def profile_text(profile: LogProfile) -> str:
                 f"WARNING: {_one_line(item.name)} predicts the label by itself "
                 f"(AUC {item.alone_auc:.3f}): is it known before the click?"
             )
+    notes += [
+        f"WARNING: {item.absent:,} rows have no {_one_line(item.name)} at all, which training and "
+        "`run` refuse: a missing value is written as null"
+        for item in profile.columns
+        if item.absent and _role(item, profile) in ("field", "role")
+    ]
     return text + "\n\n" + "\n".join(notes)
 
 
@@ -116,6 +122,11 @@ def _label_note(profile: LogProfile) -> str:
     if profile.label_values is not None:
         zero, one = profile.label_values
         text += f" (taken for 0: {zero!r}, for 1: {one!r}; the order of values says so)"
+    if label.missing:
+        text += (
+            f"\nWARNING: {label.missing:,} rows have no label, which training refuses: "
+            f"`ondevice train --bad-rows skip:{label.missing}` leaves as many out"
+        )
     return text
 
 
@@ -150,6 +161,8 @@ def _role(item: ColumnProfile, profile: LogProfile) -> str:
     """What a column is: field, role (label or time), or why it is no field."""
     if item.name in (profile.label, profile.time):
         return "role"
+    if not item.name:
+        return "nameless"
     if item.kind is None:
         return "mixed"
     if item.distinct < 2:
@@ -163,6 +176,7 @@ def _role(item: ColumnProfile, profile: LogProfile) -> str:
 
 def _reason(item: ColumnProfile, profile: LogProfile) -> str:
     return {
+        "nameless": "a field needs a name",
         "mixed": "values of several types, or of one that no field has",
         "constant": "one value in all rows" if item.distinct else "no value in any row",
         "leak": f"predicts the label by itself: AUC {item.alone_auc}; known before the click?",

@@ -265,12 +265,9 @@ def _faults(description: LogDescription) -> list[str]:
             faults.append(f"{role} column {column!r} cannot be a field or the time")
     if both := sorted(set(description.used) & set(description.ignore)):
         faults.append(f"used and ignored: {', '.join(both)}")
-    for what, names in (("field", description.fields), ("label", description.labels)):
-        faults += [
-            f"{what} {name!r}: no file can hold a name with U+0000 or half a surrogate pair"
-            for name in names
-            if "\0" in name or not _is_unicode(name)
-        ]
+    for name in (*description.fields, *description.labels):
+        if "\0" in name or not _is_unicode(name):
+            faults.append(f"no file holds a name with U+0000 or half a surrogate pair: {name!r}")
     for name, item in description.fields.items():
         faults += [f"field {name!r}: {fault}" for fault in _field_faults(item)]
     if not faults:

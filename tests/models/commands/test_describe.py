@@ -260,3 +260,58 @@ def test_a_draft_holds_what_fields_can_read_of_rarer_types(name, tmp_path):
     assert (found["kind"] if isinstance(found, dict) else found) == kind
     assert ("x" in data.get("ignore", [])) == (kind is None)
     assert len(open_log(path, columns=draft)) == SIZE
+
+
+def described(path, capsys):
+    """The draft of a log as data, and what `describe` says below its table."""
+    draft = path.with_name(f"{path.name}.toml")
+    assert main(["describe", str(path), "--out", str(draft)]) == 0
+    return tomllib.loads(draft.read_text("utf-8")), capsys.readouterr().out.split("looked at")[1]
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NA"])
+def test_a_label_with_missing_values_is_the_label(missing, tmp_path, capsys):
+    """Not a field, by which a model would know the click."""
+    path = tmp_path / "log.csv"
+    rng = np.random.default_rng(4)
+    clicks = [missing if n % 40 == 7 else n for n in rng.integers(0, 2, 320).tolist()]
+    gone = clicks.count(missing)
+    path.write_text("click,film\n" + "".join(f"{c},{n % 9}\n" for n, c in enumerate(clicks)))
+    data, said = described(path, capsys)
+    assert data == {"label": "click", "fields": {"film": "integer"}}
+    assert (f"{gone} rows have no label" in said) == (gone > 0)
+    assert f"1 in {clicks.count(1) / (320 - gone):.2%} of the rows" in said
+
+
+def test_json_objects_that_lack_keys_are_warned_of(tmp_path, capsys):
+    """Below folders of Hive, too, where `describe` failed."""
+    folder = tmp_path / "logs" / "dt=2026-10-01"
+    folder.mkdir(parents=True)
+    rows = [{"click": n % 2, "user": f"u{n % 9}", "film": n % 7} for n in range(90)]
+    for row in rows[:30]:
+        del row["film"]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draft = tmp_path / "columns.toml"
+    assert main(["describe", str(tmp_path / "logs"), "--out", str(draft)]) == 0
+    assert "WARNING: 30 rows have no film at all" in capsys.readouterr().out
+    fields = tomllib.loads(draft.read_text("utf-8"))["fields"]
+    assert (fields["user"], fields["film"]) == ("string", "integer")
+
+
+def test_what_is_no_field_of_json_and_text(tmp_path, capsys):
+    """Integers beyond 64 bits, a column without a name; objects without any key."""
+    path, text, empty = tmp_path / "log.jsonl", tmp_path / "log.csv", tmp_path / "none.jsonl"
+    rng = np.random.default_rng(6)
+    labels = rng.integers(0, 2, 60).tolist()
+    rows = [{"click": c, "film": n % 7, "big": 2**63 + n % 5} for n, c in enumerate(labels)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, _ = described(path, capsys)
+    assert (data["fields"], data["ignore"]) == ({"film": "integer"}, ["big"])
+    text.write_text(
+        "click,,film\n" + "".join(f"{c},{n % 6},{n % 7}\n" for n, c in enumerate(labels))
+    )
+    data, _ = described(text, capsys)
+    assert (data["fields"], data["ignore"]) == ({"film": "integer"}, [""])
+    empty.write_text("{}\n{}\n")
+    assert main(["describe", str(empty)]) == 1
+    assert "the log has no columns" in capsys.readouterr().err

@@ -460,7 +460,7 @@ def test_logs_that_cannot_be_split():
     no_click = table.set_column(
         table.schema.get_field_index("click"), "click", pa.array([0] * ROWS)
     )
-    with pytest.raises(DataError, match=r"label column 'click' is 0 in all .* rows for training"):
+    with pytest.raises(DataError, match=r"label column 'click' is 0 in all .* rows; both"):
         opened_log(no_click)
     without_time = {key: value for key, value in DESCRIPTION.items() if "time" not in key}
     with pytest.raises(SpecError, match="time = NAME"):

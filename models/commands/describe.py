@@ -92,6 +92,12 @@ def profile_text(profile: LogProfile) -> str:
         for item in profile.columns
         if item.absent and _role(item, profile) in ("field", "role")
     ]
+    notes += [
+        f"WARNING: {_one_line(item.name)} is named by folders only, and rows that are scored "
+        "need it: ignore it, or write it into them"
+        for item in profile.columns
+        if item.of_folders and _role(item, profile) == "field"
+    ]
     return text + "\n\n" + "\n".join(notes)
 
 
@@ -163,6 +169,8 @@ def _role(item: ColumnProfile, profile: LogProfile) -> str:
         return "role"
     if not item.name:
         return "nameless"
+    if item.of_folders and item.kind == "timestamp":
+        return "folder"
     if item.kind is None:
         return "mixed"
     if item.distinct < 2:
@@ -176,6 +184,7 @@ def _role(item: ColumnProfile, profile: LogProfile) -> str:
 
 def _reason(item: ColumnProfile, profile: LogProfile) -> str:
     return {
+        "folder": "a time that folders are named by, which rows that are scored lack",
         "nameless": "a field needs a name",
         "mixed": "values of several types, or of one that no field has",
         "constant": "one value in all rows" if item.distinct else "no value in any row",
@@ -185,7 +194,7 @@ def _reason(item: ColumnProfile, profile: LogProfile) -> str:
 
 
 def _is_whole_time(item: ColumnProfile) -> bool:
-    return item.kind == "timestamp"
+    return item.kind == "timestamp" and not item.of_folders
 
 
 def _facts(item: ColumnProfile) -> str:

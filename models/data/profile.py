@@ -55,6 +55,7 @@ class ColumnProfile:
         time_format: how times are written.
         alone_auc: AUC of the best prediction of the label by this column alone; None: no label.
         absent: in how many rows there is no such column or key, which training refuses.
+        of_folders: whether folders name it, as `dt=2026-10-01`, and no file holds it.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ColumnProfile:
     time_format: TimeForm | None = None
     alone_auc: float | None = None
     absent: int = 0
+    of_folders: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,13 @@ class _Values:
         values: row by row, None where a row has none.
         is_read: whether fields can read their type.
         absent: in how many rows there is no such column or key.
+        of_folders: whether only names of folders hold it.
     """
 
     values: list[Any] = field(default_factory=list)
     is_read: bool = True
     absent: int = 0
+    of_folders: bool = True
 
 
 _ABSENT = object()  # in place of the value where a row has no such column or key
@@ -188,6 +192,7 @@ def _collected(chunks: Iterator[Chunk], max_rows: int) -> tuple[list[str], dict[
             values, is_read = _rows_of(chunk, name)
             column.values += values
             column.is_read &= is_read
+            column.of_folders &= isinstance(chunk, WithValues) and name in chunk.added
         rows += len(chunk)
         for column in columns.values():
             column.values += [_ABSENT] * (rows - len(column.values))
@@ -217,7 +222,8 @@ def _rows_of(chunk: Chunk, name: str) -> tuple[list[Any], bool]:
     Those of a type that no field has are as Arrow gives them.
     """
     inner = chunk.chunk if isinstance(chunk, WithValues) else chunk
-    if isinstance(inner, ObjectChunk) and (name in inner.names or name not in chunk.names):
+    is_added = isinstance(chunk, WithValues) and name in chunk.added
+    if isinstance(inner, ObjectChunk) and not is_added:
         return [row.get(name, _ABSENT) for row in inner.rows], True
     try:
         column = chunk.values(name)
@@ -272,6 +278,7 @@ def _profile(name: str, column: _Values) -> ColumnProfile:
         separator,
         form,
         absent=column.absent,
+        of_folders=column.of_folders,
     )
 
 

@@ -315,3 +315,32 @@ def test_what_is_no_field_of_json_and_text(tmp_path, capsys):
     empty.write_text("{}\n{}\n")
     assert main(["describe", str(empty)]) == 1
     assert "the log has no columns" in capsys.readouterr().err
+
+
+def test_folders_of_days_are_no_field(tmp_path, capsys):
+    """A model that takes the day of a folder cannot score a file below it."""
+    rng = np.random.default_rng(8)
+    for day in range(1, 13):
+        folder = tmp_path / f"logs/dt=2026-10-{day:02d}/country={'de' if day % 3 else 'fr'}"
+        folder.mkdir(parents=True)
+        table = pa.table(
+            {
+                "click": rng.integers(0, 2, 50),
+                "film": rng.integers(0, 9, 50),
+                "at": pa.array([day * 86400 + n * 60 for n in range(50)], pa.timestamp("s")),
+            }
+        )
+        pq.write_table(table, folder / "a.parquet")
+        pq.write_table(table.drop_columns("at"), folder / "b.parquet")
+    draft = tmp_path / "columns.toml"
+    for files, time, fields in (
+        ("a.parquet", "at", {"film", "at", "country"}),
+        ("b.parquet", "dt", {"film", "country"}),
+    ):
+        paths = sorted(str(path) for path in tmp_path.glob(f"logs/*/*/{files}"))
+        assert main(["describe", *paths, "--out", str(draft), "--force"]) == 0
+        assert "WARNING: country is named by folders only" in capsys.readouterr().out
+        data = tomllib.loads(draft.read_text("utf-8"))
+        assert (data["time"], set(data["fields"])) == (time, fields)
+        assert data.get("ignore", []) == (["dt"] if time == "at" else [])
+        assert len(open_log(paths, columns=draft)) == 600

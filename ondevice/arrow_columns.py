@@ -91,10 +91,12 @@ def column_of(array: Any) -> ValueColumn:
     """
     pa = pyarrow()
     types, kind = pa.types, array.type
-    if types.is_null(kind):
-        return ValueColumn([None], np.zeros(len(array), np.int64))
+    if isinstance(kind, pa.BaseExtensionType):  # a name for values of another type
+        return column_of(array.storage)
     if types.is_run_end_encoded(kind):
         return column_of(pyarrow("pyarrow.compute").run_end_decode(array))
+    if types.is_null(kind):
+        return ValueColumn([None], np.zeros(len(array), np.int64))
     if _is_other_text(kind):
         array = array.cast(pa.string())
     if types.is_dictionary(kind) and _is_other_text(kind.value_type):
@@ -113,8 +115,10 @@ def column_of(array: Any) -> ValueColumn:
         return ValueColumn(array.to_numpy(zero_copy_only=False))
     if types.is_integer(kind) and not array.null_count:
         return ValueColumn(array.to_numpy())
-    if any(is_lists(kind) for is_lists in _kinds_of_lists()):
-        return ValueColumn(_listed(array))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return ValueColumn(_listed(_with_plain_elements(array)))
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        return ValueColumn(_listed(array))  # pyarrow's casts of these lose values
     if types.is_dictionary(kind):
         return _of_dictionary(array)
     if _has_distinct_values(array.type):
@@ -124,16 +128,7 @@ def column_of(array: Any) -> ValueColumn:
 
 def _is_other_text(kind: Any) -> bool:
     """Whether values of this type are texts that pyarrow computes little with."""
-    types = pyarrow().types
-    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
-    return bool(is_bytes or types.is_string_view(kind))
-
-
-def _kinds_of_lists() -> tuple[Any, ...]:
-    """What tells each type of lists."""
-    types = pyarrow().types
-    views = types.is_list_view, types.is_large_list_view
-    return types.is_list, types.is_large_list, types.is_fixed_size_list, *views
+    return _are_bytes(kind) or bool(pyarrow().types.is_string_view(kind))
 
 
 def _has_distinct_values(kind: Any) -> bool:
@@ -141,6 +136,24 @@ def _has_distinct_values(kind: Any) -> bool:
     types = pyarrow().types
     is_text = types.is_string(kind) or types.is_large_string(kind)
     return bool(is_text or types.is_integer(kind) or types.is_boolean(kind))
+
+
+def _are_bytes(kind: Any) -> bool:
+    """Whether values of this type are bytes, which are read as texts of UTF-8."""
+    types = pyarrow().types
+    has_length = types.is_binary(kind) or types.is_large_binary(kind)
+    return bool(has_length or types.is_binary_view(kind) or types.is_fixed_size_binary(kind))
+
+
+def _with_plain_elements(array: Any) -> Any:
+    """An array of lists whose bytes are texts, and whose unsigned integers are int64 of the same
+    64 bits: lists hold names, of which only the bits count.
+    """
+    pa = pyarrow()
+    elements = array.type.value_type
+    if pa.types.is_uint64(elements):
+        return array.cast(pa.large_list(pa.int64()), safe=False)
+    return array.cast(pa.large_list(pa.string())) if _are_bytes(elements) else array
 
 
 def _signed(array: Any) -> Any:

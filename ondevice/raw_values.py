@@ -18,7 +18,7 @@ from ondevice.arrow_columns import decoded
 from ondevice.cells import Cells, CellValue, RawKind
 from ondevice.errors import InputError
 from ondevice.hashing import MISSING, UNREAD, IdArray, hash_values
-from ondevice.times import EARLIEST, LATEST
+from ondevice.times import EARLIEST, LATEST, seconds_of_times
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -117,7 +117,7 @@ def read_times(times: npt.NDArray[Any], cells: Cells) -> tuple[IdArray, BoolArra
         InputError: a time outside the years 1 to 9999.
     """
     missing = np.isnat(times)
-    seconds = np.where(missing, 0, times.astype("datetime64[s]").astype(np.int64))
+    seconds = np.where(missing, 0, seconds_of_times(times))
     wrong = (seconds < EARLIEST) | (seconds > LATEST)
     if wrong.any():
         number = int(wrong.argmax())

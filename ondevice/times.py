@@ -22,6 +22,8 @@ _DAY = 86400
 # The years 1 to 9999, which every calendar library has.
 EARLIEST, LATEST = -62135596800, 253402300799
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
+# Numpy's units finer than a second: how many there are in one.
+_FINER = {unit: 1000**power for power, unit in enumerate(("ms", "us", "ns", "ps", "fs", "as"), 1)}
 EXPECTED = {
     "iso": "a time as YYYY-MM-DD[ HH:MM[:SS][zone]] (ISO 8601) of the years 1 to 9999",
     "seconds": "seconds since 1970 within the years 1 to 9999",
@@ -60,7 +62,7 @@ def seconds_of_value(value: Any, form: TimeForm) -> int:
     if isinstance(value, date):
         return (value.toordinal() - _EPOCH_DAY) * _DAY
     if isinstance(value, np.datetime64) and not np.isnat(value):
-        return _in_range(int(value.astype("datetime64[s]").astype(np.int64)), form)
+        return _in_range(int(seconds_of_times(np.asarray(value))), form)
     is_number = isinstance(value, int | float | np.integer | np.floating)
     if form == "iso" or not is_number or isinstance(value, bool | np.timedelta64):
         raise ValueError(EXPECTED[form])
@@ -69,6 +71,30 @@ def seconds_of_value(value: Any, form: TimeForm) -> int:
         return _in_range(int(value // unit), form)
     except (OverflowError, ValueError) as error:  # infinity, NaN
         raise ValueError(EXPECTED[form]) from error
+
+
+def seconds_of_times(times: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Seconds since 1970 of numpy's times, of any unit, rounded down; of NaT whatever number.
+
+    Those outside the years 1 to 9999 become numbers below EARLIEST or above LATEST. Numpy's own
+    conversion wraps around: the least nanoseconds become the year 2262, a distant day 1970.
+    """
+    unit, count = np.datetime_data(times.dtype)
+    numbers: npt.NDArray[np.int64] = times.astype(np.int64)
+    if unit in _FINER and count == 1:
+        whole: npt.NDArray[np.int64] = numbers // _FINER[unit]
+        return whole
+    if unit == "generic":  # of NaT only
+        return numbers
+    if unit in _FINER:
+        parts = [number * count // _FINER[unit] for number in numbers.ravel().tolist()]
+        return np.array(parts, dtype=np.int64).reshape(numbers.shape)
+    edges = np.array([EARLIEST, LATEST], "datetime64[s]").astype(times.dtype)
+    first, last = edges.astype(np.int64)
+    is_inside = (numbers >= first) & (numbers <= last)
+    seconds = np.where(is_inside, times, edges[0]).astype("datetime64[s]").astype(np.int64)
+    outside = np.where(numbers < first, EARLIEST - 1, LATEST + 1)
+    return np.where(is_inside, seconds, outside)
 
 
 def time_part(

@@ -46,13 +46,19 @@ class Arguments:
 
     def replaced(self, values: Mapping[str, Array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with copies of other values in place of the tensors, of their types."""
-        fresh = iter(zip(self.names, self.tensors, strict=True))
+        named = zip(self.names, self.tensors, strict=True)
+        return self.with_tensors(
+            [torch.tensor(values[name], dtype=example.dtype) for name, example in named]
+        )
+
+    def with_tensors(
+        self, tensors: Sequence[torch.Tensor]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with other tensors, in the order of `names`."""
+        fresh = iter(tensors)
 
         def replace(leaf: Any) -> Any:
-            if not isinstance(leaf, torch.Tensor):
-                return leaf
-            name, example = next(fresh)
-            return torch.tensor(values[name], dtype=example.dtype)
+            return next(fresh) if isinstance(leaf, torch.Tensor) else leaf
 
         args, kwargs = pytree.tree_map(replace, (self.args, self.kwargs))
         return args, kwargs

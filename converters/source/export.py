@@ -25,6 +25,8 @@ from ondevice.converters.source.encoder_padding import encoder_padding
 from ondevice.converters.source.fixed_rows import numbers_of_rows
 from ondevice.converters.source.ghost_norms import ghost_norms
 from ondevice.converters.source.packed_sequences import packed_sequences
+from ondevice.converters.source.plain_names import plain_names
+from ondevice.converters.source.quoted_names import quoted_names
 from ondevice.converters.source.stand_ins import Evaluation, stand_ins
 from ondevice.converters.source.traced_len import traced_len
 from ondevice.converters.source.traced_tile import traced_tile
@@ -33,19 +35,22 @@ from ondevice.errors import SpecError, UnsupportedError
 OPSET = 21
 
 
-def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Model:
+def export(
+    module: nn.Module, arguments: Arguments, axes: DynamicAxes, outputs: Sequence[str] = ()
+) -> ir.Model:
     """The graph that torch's exporter makes of a module in evaluation mode, as it leaves it.
 
     Args:
         module: takes tensors [batch, ...], in any structure, and returns tensors [batch, ...].
         arguments: its example arguments.
         axes: names of free axes beside the batch, by input name and axis.
+        outputs: names of its outputs.
 
     Raises:
         UnsupportedError: the module cannot be exported, or its graph is for the example's number
             of rows only.
     """
-    shapes, rows = arguments.dynamic_shapes(module, axes), len(arguments.tensors[0])
+    rows = len(arguments.tensors[0])
     try:
         with (
             evaluating(module),
@@ -55,16 +60,18 @@ def export(module: nn.Module, arguments: Arguments, axes: DynamicAxes) -> ir.Mod
             packed_sequences(),
             traced_len(module),
             traced_tile(),
+            quoted_names(),
             numbers_of_rows(rows) as places,
+            plain_names(module, arguments, outputs) as given,
             phase("torch's export"),
         ):
             program = torch.onnx.export(
                 module,
                 # or a last dictionary would be taken for keyword arguments
-                (*arguments.args, arguments.kwargs),
+                (*given.args, given.kwargs),
                 dynamo=True,
                 opset_version=OPSET,
-                dynamic_shapes=shapes,
+                dynamic_shapes=given.dynamic_shapes(module, axes),
                 optimize=False,
                 verbose=False,
             )

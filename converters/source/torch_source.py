@@ -126,7 +126,7 @@ class TorchSource:
 
     def exported(self) -> ir.Model:
         """The graph as torch's exporter leaves it."""
-        return export(self._module, self._arguments, self._axes)
+        return export(self._module, self._arguments, self._axes, self.outputs)
 
     def named(self, model: ir.Model) -> ir.Model:
         """A cleaned graph whose inputs and outputs have the names of this source."""

@@ -83,9 +83,21 @@ def profile_text(profile: LogProfile) -> str:
     for item in profile.columns:
         if _role(item, profile) == "leak":
             notes.append(
-                f"WARNING: {item.name} predicts the label by itself (AUC {item.alone_auc:.3f}): "
-                "is it known before the click?"
+                f"WARNING: {_one_line(item.name)} predicts the label by itself "
+                f"(AUC {item.alone_auc:.3f}): is it known before the click?"
             )
+    notes += [
+        f"WARNING: {item.absent:,} rows have no {_one_line(item.name)} at all, which training and "
+        "`run` refuse: a missing value is written as null"
+        for item in profile.columns
+        if item.absent and _role(item, profile) in ("field", "role")
+    ]
+    notes += [
+        f"WARNING: {_one_line(item.name)} is named by folders only, and rows that are scored "
+        "need it: ignore it, or write it into them"
+        for item in profile.columns
+        if item.of_folders and _role(item, profile) == "field"
+    ]
     return text + "\n\n" + "\n".join(notes)
 
 
@@ -99,22 +111,28 @@ def _label_note(profile: LogProfile) -> str:
     label = next((item for item in profile.columns if item.name == profile.label), None)
     if label is None:
         return "no label found: no column of 0 and 1 is called click or label; give --label"
+    name = _one_line(label.name)
     if label.distinct > 2:
         return (
-            f"WARNING: the label {label.name} has {label.distinct:,} values, not only 0 and 1: say "
+            f"WARNING: the label {name} has {label.distinct:,} values, not only 0 and 1: say "
             f"from which number on it is 1, as label = {{ column = {_toml(label.name)}, "
             "at_least = NUMBER }"
         )
     if profile.label_rate in (0, 1):
         return (
-            f"WARNING: the label {label.name} is {', '.join(map(str, label.examples))} in all of "
+            f"WARNING: the label {name} is {', '.join(map(str, label.examples))} in all of "
             "these rows, and a model needs both 0 and 1: look at more rows (--max-rows), or give "
             "another --label"
         )
-    text = f"label: {label.name}, 1 in {profile.label_rate:.2%} of the rows"
+    text = f"label: {name}, 1 in {profile.label_rate:.2%} of the rows"
     if profile.label_values is not None:
         zero, one = profile.label_values
         text += f" (taken for 0: {zero!r}, for 1: {one!r}; the order of values says so)"
+    if label.missing:
+        text += (
+            f"\nWARNING: {label.missing:,} rows have no label, which training refuses: "
+            f"`ondevice train --bad-rows skip:{label.missing}` leaves as many out"
+        )
     return text
 
 
@@ -149,6 +167,10 @@ def _role(item: ColumnProfile, profile: LogProfile) -> str:
     """What a column is: field, role (label or time), or why it is no field."""
     if item.name in (profile.label, profile.time):
         return "role"
+    if not item.name:
+        return "nameless"
+    if item.of_folders and item.kind == "timestamp":
+        return "folder"
     if item.kind is None:
         return "mixed"
     if item.distinct < 2:
@@ -162,6 +184,8 @@ def _role(item: ColumnProfile, profile: LogProfile) -> str:
 
 def _reason(item: ColumnProfile, profile: LogProfile) -> str:
     return {
+        "folder": "a time that folders are named by, which rows that are scored lack",
+        "nameless": "a field needs a name",
         "mixed": "values of several types, or of one that no field has",
         "constant": "one value in all rows" if item.distinct else "no value in any row",
         "leak": f"predicts the label by itself: AUC {item.alone_auc}; known before the click?",
@@ -170,7 +194,7 @@ def _reason(item: ColumnProfile, profile: LogProfile) -> str:
 
 
 def _is_whole_time(item: ColumnProfile) -> bool:
-    return item.kind == "timestamp"
+    return item.kind == "timestamp" and not item.of_folders
 
 
 def _facts(item: ColumnProfile) -> str:
@@ -205,5 +229,10 @@ def _key(name: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A text, boolean or list of texts as TOML, of which JSON's form is a part."""
-    return json.dumps(value)
+    """A text, boolean or list of texts as TOML: as JSON, but for what only JSON writes so.
+
+    JSON escapes a character beyond U+FFFF, as of emoji, as two halves, of which TOML takes neither,
+    and leaves U+007F as it is, which TOML refuses.
+    """
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in text)

@@ -164,8 +164,12 @@ class WithValues:
     @property
     def names(self) -> tuple[str, ...]:
         """The chunk's column names, then the further ones."""
-        own = self.chunk.names
-        return (*own, *(name for name in self.shared if name not in own))
+        return (*self.chunk.names, *self.added)
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The names of the further columns, without those that the chunk has itself."""
+        return tuple(name for name in self.shared if name not in self.chunk.names)
 
     def __len__(self) -> int:
         """Rows."""
@@ -173,7 +177,7 @@ class WithValues:
 
     def values(self, name: str) -> ValueColumn:
         """The values of a column; the file's where both have it."""
-        if name in self.shared and name not in self.chunk.names:
+        if name in self.added:
             value = self.shared[name] or None  # Hive's folder of a missing value is ""
             return ValueColumn([value], np.zeros(len(self), dtype=np.int64))
         return self.chunk.values(name)

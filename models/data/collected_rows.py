@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ondevice.errors import DataError, InputError
 from ondevice.features import FeatureSpec
@@ -69,9 +70,11 @@ class CollectedRows:
             return log
         parts = _parts(log, split, self._parts)
         keys = {key: values for key, values in log.keys.items() if key != SPLIT_HASH}
+        _check_labels(log, (("", log.labels),), description)
         try:
             ordered = ordered_by_part(replace(log, keys=keys), parts)
-            _check_labels(ordered, description)
+            named = ((f" for {part}", ordered.part(n).labels) for n, part in enumerate(PARTS))
+            _check_labels(ordered, named, description)
         except DataError as error:
             if split.by != "random":
                 raise
@@ -113,17 +116,27 @@ def _at_random(log: HashedLog, split: SplitRule, chunk: int = 1 << 18) -> PartAr
     return parts
 
 
-def _check_labels(log: HashedLog, description: LogDescription) -> None:
-    """Refuse a part whose rows all have one label: it has no AUC. Raises DataError."""
-    for number, part in enumerate(PARTS):
-        labels = log.part(number).labels.reshape(-1, len(log.label_names))
+def _check_labels(
+    log: HashedLog,
+    parts: Iterable[tuple[str, npt.NDArray[np.float32]]],
+    description: LogDescription,
+) -> None:
+    """Refuse rows that all have one label: they have no AUC. Raises DataError.
+
+    Args:
+        log: whose labels these are.
+        parts: of it, each with what is said of it in an error.
+        description: of the log.
+    """
+    for part, values in parts:
+        labels = values.reshape(-1, len(log.label_names))
         clicks = labels.sum(axis=0, dtype=np.float64)
         for name, count in zip(log.label_names, clicks.tolist(), strict=True):
             if not 0 < count < len(labels):
                 column = description.labels[name].column
                 raise DataError(
                     f"{log.name}: the label column {column!r} is {'1' if count else '0'} in all "
-                    f"{len(labels)} rows for {part}; both labels are needed"
+                    f"{len(labels)} rows{part}; both labels are needed"
                 )
 
 

@@ -236,7 +236,7 @@ class LogDescription:
             SpecError: it is neither, does not parse, or describes nothing sound.
         """
         try:
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot read the description of columns: {error}") from error
         try:
@@ -265,6 +265,9 @@ def _faults(description: LogDescription) -> list[str]:
             faults.append(f"{role} column {column!r} cannot be a field or the time")
     if both := sorted(set(description.used) & set(description.ignore)):
         faults.append(f"used and ignored: {', '.join(both)}")
+    for name in (*description.fields, *description.labels):
+        if "\0" in name or not _is_unicode(name):
+            faults.append(f"no file holds a name with U+0000 or half a surrogate pair: {name!r}")
     for name, item in description.fields.items():
         faults += [f"field {name!r}: {fault}" for fault in _field_faults(item)]
     if not faults:
@@ -282,6 +285,14 @@ def _faults(description: LogDescription) -> list[str]:
     if split is not None and split.by == "time" and description.time is None:
         faults.append("a split by time needs the column of times: time = NAME")
     return faults + description.text_format.faults()
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _field_faults(item: LogField) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,8 @@ class ColumnProfile:
         separator: between them, in a text.
         time_format: how times are written.
         alone_auc: AUC of the best prediction of the label by this column alone; None: no label.
+        absent: in how many rows there is no such column or key, which training refuses.
+        of_folders: whether folders name it, as `dt=2026-10-01`, and no file holds it.
     """
 
     name: str
@@ -65,6 +69,8 @@ class ColumnProfile:
     separator: str | None = None
     time_format: TimeForm | None = None
     alone_auc: float | None = None
+    absent: int = 0
+    of_folders: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,9 +98,22 @@ class LogProfile:
 
 @dataclass
 class _Values:
-    """The values of one column, row by row."""
+    """The values of one column, row by row.
+
+    Attributes:
+        values: row by row, None where a row has none.
+        is_read: whether fields can read their type.
+        absent: in how many rows there is no such column or key.
+        of_folders: whether only names of folders hold it.
+    """
 
     values: list[Any] = field(default_factory=list)
+    is_read: bool = True
+    absent: int = 0
+    of_folders: bool = True
+
+
+_ABSENT = object()  # in place of the value where a row has no such column or key
 
 
 def profile_log(source: Any, files: list[LogFile], max_rows: int, label: str | None) -> LogProfile:
@@ -116,16 +135,19 @@ def profile_log(source: Any, files: list[LogFile], max_rows: int, label: str | N
     if label is not None and label not in columns:
         raise DataError(f"no column {label!r}; the columns are {', '.join(names)}")
     rows = len(columns[names[0]].values)
-    profiles = [_profile(name, columns[name].values) for name in names]
+    profiles = [_profile(name, columns[name]) for name in names]
     label = label or _label_of(profiles, columns)
     rate, texts = math.nan, None
     if label is not None:
         texts = _two_texts(columns[label].values)
-        labels = _labels(columns[label].values, texts)
-        rate = float(labels.mean())
+        profile = next(item for item in profiles if item.name == label)
+        labelled = [not _has_no_value(profile, value) for value in columns[label].values]
+        labels = _labels(list(compress(columns[label].values, labelled)), texts)
+        rate = float(labels.mean()) if len(labels) else math.nan
         for item in profiles:
             if item.name != label:
-                item.alone_auc = _alone_auc(columns[item.name].values, labels)
+                values = list(compress(columns[item.name].values, labelled))
+                item.alone_auc = _alone_auc(values, labels)
     return LogProfile(rows, tuple(profiles), label, rate, texts, _time_of(profiles), delimiter)
 
 
@@ -165,47 +187,67 @@ def _collected(chunks: Iterator[Chunk], max_rows: int) -> tuple[list[str], dict[
     columns: dict[str, _Values] = {}
     rows = 0
     for chunk in chunks:
-        names = list(chunk.names)
-        if isinstance(chunk, ObjectChunk):
-            names = list(dict.fromkeys(key for row in chunk.rows for key in row))
-        for name in names:
-            column = columns.setdefault(name, _Values([None] * rows))
-            column.values += _rows_of(chunk, name)
+        for name in _names_of(chunk):
+            column = columns.setdefault(name, _Values([_ABSENT] * rows))
+            values, is_read = _rows_of(chunk, name)
+            column.values += values
+            column.is_read &= is_read
+            column.of_folders &= isinstance(chunk, WithValues) and name in chunk.added
         rows += len(chunk)
         for column in columns.values():
-            column.values += [None] * (rows - len(column.values))
+            column.values += [_ABSENT] * (rows - len(column.values))
         if rows >= max_rows:
             break
     if not rows:
         raise DataError("the log has no rows")
+    if not columns:
+        raise DataError("the log has no columns")
     for column in columns.values():
         del column.values[max_rows:]
+        column.absent = sum(value is _ABSENT for value in column.values)
+        column.values = [None if value is _ABSENT else value for value in column.values]
     return list(columns), columns
 
 
-def _rows_of(chunk: Chunk, name: str) -> list[Any]:
-    """The raw values of a column, row by row; those of a type that no field has as Arrow gives
-    them.
+def _names_of(chunk: Chunk) -> list[str]:
+    """The names of all columns; a JSON object may have keys that the first of its file lacks."""
+    inner = chunk.chunk if isinstance(chunk, WithValues) else chunk
+    rows = inner.rows if isinstance(inner, ObjectChunk) else []
+    return list(dict.fromkeys([*itertools.chain.from_iterable(rows), *chunk.names]))
+
+
+def _rows_of(chunk: Chunk, name: str) -> tuple[list[Any], bool]:
+    """The raw values of a column, row by row, and whether fields can read them.
+
+    Those of a type that no field has are as Arrow gives them.
     """
-    if isinstance(chunk, ObjectChunk):
-        return [row.get(name) for row in chunk.rows]
+    inner = chunk.chunk if isinstance(chunk, WithValues) else chunk
+    is_added = isinstance(chunk, WithValues) and name in chunk.added
+    if isinstance(inner, ObjectChunk) and not is_added:
+        return [row.get(name, _ABSENT) for row in inner.rows], True
     try:
         column = chunk.values(name)
     except DataError:
-        arrow = chunk.chunk if isinstance(chunk, WithValues) else chunk
-        if not isinstance(arrow, ArrowChunk):
+        if not isinstance(inner, ArrowChunk):
             raise
-        return list(arrow.batch.column(arrow.batch.schema.get_field_index(name)).to_pylist())
+        array = inner.batch.column(inner.batch.schema.get_field_index(name))
+        try:
+            return list(array.to_pylist()), False
+        except (OverflowError, ValueError):  # a span or a time that Python does not have
+            return [
+                str(array.type) if is_valid else None for is_valid in array.is_valid().to_pylist()
+            ], False
     values = column.values.tolist() if isinstance(column.values, np.ndarray) else column.values
     if isinstance(column.values, np.ndarray) and column.values.dtype.kind == "M":
         values = column.values.astype("datetime64[us]").tolist()
     if column.positions is None:
-        return list(values)
-    return [values[place] for place in column.positions.tolist()]
+        return list(values), True
+    return [values[place] for place in column.positions.tolist()], True
 
 
-def _profile(name: str, values: list[Any]) -> ColumnProfile:
+def _profile(name: str, column: _Values) -> ColumnProfile:
     """What the values of one column are."""
+    values = column.values
     present = [value for value in values if not _is_missing(value)]
     texts = {value for value in present if isinstance(value, str)}
     markers = tuple(marker for marker in (*MARKERS, *INFINITE) if marker in texts)
@@ -221,6 +263,7 @@ def _profile(name: str, values: list[Any]) -> ColumnProfile:
     elif kind == "string":
         separator = _separator_of(kept)
         is_list = separator is not None
+    kind = kind if column.is_read else None
     counts = Counter(map(_hashable, kept))
     examples = tuple(value for value, _ in counts.most_common(3))
     return ColumnProfile(
@@ -234,6 +277,8 @@ def _profile(name: str, values: list[Any]) -> ColumnProfile:
         is_list,
         separator,
         form,
+        absent=column.absent,
+        of_folders=column.of_folders,
     )
 
 
@@ -248,12 +293,12 @@ def _kind_of(
     present: list[Any], texts: set[str], span: tuple[float, float]
 ) -> tuple[Kind | None, TimeForm | None]:
     """The kind of single values, and how times are written; integers in `span` are times."""
-    types = {type(value) for value in present if not isinstance(value, str)}
+    types = {_type_of(value) for value in present if not isinstance(value, str)}
     if types and texts:
         return None, None
     if types == {bool}:
         return "boolean", None
-    if types and all(issubclass(each, datetime) for each in types):
+    if types and all(each is not None and issubclass(each, datetime) for each in types):
         return "timestamp", "iso"
     if types == {int}:
         return ("timestamp", "seconds") if _are_seconds(present, span) else ("integer", None)
@@ -275,8 +320,15 @@ def _kind_of(
     return "string", None
 
 
+def _type_of(value: Any) -> type | None:
+    """The type of a value; int also of numpy's, None of an integer that no field of IDs takes."""
+    if isinstance(value, np.integer):  # of Arrow's unsigned ones, whose bits are kept
+        return int
+    return None if type(value) is int and not -(2**63) <= value < 2**63 else type(value)
+
+
 def _kind_of_lists(lists: list[list[Any]]) -> Kind | None:
-    types = {type(value) for row in lists for value in row if value is not None}
+    types = {_type_of(value) for row in lists for value in row if value is not None}
     if types <= {int}:
         return "integer"
     return "string" if types <= {str} else None
@@ -309,13 +361,15 @@ def _separator_of(texts: list[Any]) -> str | None:
 def _label_of(profiles: list[ColumnProfile], columns: dict[str, _Values]) -> str | None:
     """The column of 0 and 1 whose name says so, or else the only one.
 
-    A column of that name has precedence over others even where all of its values are 0, or 1.
+    A column of that name has precedence over others even where all of its values are 0, or 1, and
+    where some are missing.
     """
-    flags = [
-        item
-        for item in profiles
-        if item.distinct in (1, 2) and not item.missing and _is_binary(columns[item.name].values)
-    ]
+    flags = []
+    for item in profiles:
+        values = [v for v in columns[item.name].values if not _has_no_value(item, v)]
+        is_named = item.name.lower() in LABEL_NAMES
+        if item.distinct in (1, 2) and (is_named or not item.missing) and _is_binary(values):
+            flags.append(item)
     named = [item for item in flags if item.name.lower() in LABEL_NAMES]
     if named:
         best = min(named, key=lambda item: (-item.distinct, LABEL_NAMES.index(item.name.lower())))
@@ -395,6 +449,10 @@ def _as_numbers(values: list[Any]) -> list[float] | None:
     except (TypeError, ValueError):
         return None
     return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _has_no_value(item: ColumnProfile, value: Any) -> bool:
+    return _is_missing(value) or (isinstance(value, str) and value in item.markers)
 
 
 def _is_missing(value: Any) -> bool:

@@ -103,6 +103,8 @@ class SplitRule:
     def from_dict(cls, data: object) -> SplitRule:
         """Read decoded TOML or JSON, an object of this class's attributes, or only `by`.
 
+        As a text `by` is what a command line takes, so "hash:user" names the columns too.
+
         Raises:
             SpecError: an unknown key or a wrong type.
         """
@@ -112,6 +114,9 @@ class SplitRule:
         if not isinstance(data, Mapping) or set(data) - known:
             raise SpecError(f"split: expected an object of {', '.join(sorted(known))}; got {data}")
         settings: dict[str, Any] = dict(data)
+        if isinstance(by := settings.get("by"), str) and ":" in by and "columns" not in settings:
+            rule = cls.from_text(by)  # as on the command line
+            settings |= {"by": rule.by, "columns": list(rule.columns)}
         columns, shares = settings.get("columns", []), settings.get("shares", list(DEFAULT_SHARES))
         if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
             raise SpecError(f"split: columns must be a list of strings, got {columns!r}")

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ondevice.cells import Cells
 from ondevice.errors import InputError
 from ondevice.features import FeatureSpec, Field
 from ondevice.hashing import hash_string, xxh64
+from ondevice.times import EARLIEST, LATEST
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cells.json").read_text("utf-8"))
 FEATURES = FeatureSpec.from_json(GOLDEN["features"])
@@ -223,3 +225,40 @@ def test_raw_requests_score_as_their_ids(tmp_path, engine, rows):
             model.predict(wrong, raw=True)
     with pytest.raises(InputError, match="mapping"):
         model.predict([1], raw=True)
+
+
+UNITS = ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as", "3h", "25us", "7ns"]
+
+
+def seconds_of(unit, number):
+    """Seconds since 1970 of a number of numpy's units, by Python's integers; None: of no date."""
+    count, unit = int(unit.rstrip("YMWDhmsunpfa") or 1), unit.lstrip("0123456789")
+    number *= count
+    if unit in "YM":
+        months = number * (12 if unit == "Y" else 1)
+        if not 1 <= 1970 + months // 12 <= 9999:
+            return None
+        return (date(1970 + months // 12, months % 12 + 1, 1) - date(1970, 1, 1)).days * 86400
+    if unit in ("ms", "us", "ns", "ps", "fs", "as"):
+        return number // 1000 ** (1 + ("ms", "us", "ns", "ps", "fs", "as").index(unit))
+    return number * {"W": 604800, "D": 86400, "h": 3600, "m": 60, "s": 1}[unit]
+
+
+@named("unit", UNITS)
+def test_times_of_every_unit_and_size(unit):
+    """Numpy's own conversion to seconds wraps around, also onto dates."""
+    rng = np.random.default_rng(5)
+    numbers = [0, 1, -1, 1 - 2**63, 2**63 - 1, 2**62, -(2**62)]
+    numbers += [int(rng.integers(-(10**k), 10**k)) for k in range(1, 19) for _ in range(9)]
+    times = np.array(numbers, np.int64).view(f"datetime64[{unit}]")
+    whole = Field("t", "integer", "id", cells=Cells(form="iso"))
+    for number, time in zip(numbers, times, strict=True):
+        seconds = seconds_of(unit, number)
+        for column in (times[times == time][:1], [time]):
+            if seconds is None or not EARLIEST <= seconds <= LATEST:
+                with pytest.raises(InputError, match="of the years 1 to 9999, got datetime64"):
+                    whole.encode(column)
+            else:
+                assert whole.encode(column).tolist() == [seconds]
+    for column in (np.array(["NaT"], times.dtype), np.array(["NaT"], "datetime64")):
+        assert whole.encode(column).tolist() == [0]

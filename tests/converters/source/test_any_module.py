@@ -87,6 +87,55 @@ class Offsets(nn.Module):
         return torch.sigmoid(self.table(ids).sum((1, 2)) * x[:, 2])
 
 
+class Named(nn.Module):
+    """A dictionary of IDs, a table for each of its keys, and a dictionary of outputs."""
+
+    def __init__(self, names, outputs):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tables = nn.ModuleDict({name: nn.Embedding(9, 2) for name in names})
+        self.scale = {name: place + 1.0 for place, name in enumerate(names)}
+        self.outputs = outputs
+
+    def forward(self, ids):
+        terms = [self.scale[name] * table(ids[name]) for name, table in self.tables.items()]
+        scores = torch.sigmoid(sum(terms))
+        return {name: scores[:, place] for place, name in enumerate(self.outputs)}
+
+
+# Each is a syntax error of its own in the code that torch makes of a graph.
+ODD_NAMES = [
+    "from",
+    "None",
+    "q'uo\"te",
+    "back\\",
+    "line\r\nfeed",
+    "a b",
+    "größe",
+    "\u2028",
+    "%s{x}",
+    "#",
+]
+
+
+@pytest.mark.parametrize("outputs", [("p", "q"), ("in", "q'uote")])
+def test_names_that_are_no_names_of_code(outputs, tmp_path):
+    module = Named(ODD_NAMES, outputs).eval()
+    rng = np.random.default_rng(3)
+    ids = {name: torch.from_numpy(rng.integers(0, 9, 6)) for name in ODD_NAMES}
+    convert(module, (ids,), tmp_path, tables="f32")
+    with torch.no_grad():
+        expected = module(ids)
+    for target in TARGETS:
+        model = ondevice.load(tmp_path / f"model.{target}")
+        assert [spec.name for spec in model.inputs] == ODD_NAMES
+        scores = model.predict({name: values.numpy() for name, values in ids.items()})
+        assert list(scores) == list(outputs)
+        for name, values in expected.items():
+            np.testing.assert_allclose(scores[name], values, atol=1e-6)
+    assert "forward" not in module.__dict__
+
+
 def test_limits_of_columns(tmp_path):
     example = torch.tensor([[1.0, 2.0, 0.5], [9.0, 19.0, 0.25]])
     convert(Offsets(), example, tmp_path, tables="q8")

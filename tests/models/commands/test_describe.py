@@ -203,3 +203,144 @@ def test_columns_that_no_field_can_read_are_ignored(tmp_path):
         data = tomllib.loads(draft.read_text("utf-8"))
         assert (set(data["ignore"]), data["fields"]) == (ignored, {"user": "string"})
         assert len(open_log(path, columns=draft)) == 60
+
+
+def test_drafts_are_toml_whatever_a_log_calls_its_columns(tmp_path):
+    """Emoji, which JSON writes as two halves, control characters, keywords; words of a label."""
+    names = ["emoji😀", "DEL\x7f", "line\nfeed", "\x85\u2028", "q\"uo'te", "back\\slash", "größe"]
+    columns = {name: [f"v{n % (3 + k)}" for n in range(60)] for k, name in enumerate(names)}
+    words = ["👍" if n % 11 in (1, 5) else "👎" for n in range(60)]
+    path, draft = tmp_path / "log.parquet", tmp_path / "columns.toml"
+    pq.write_table(pa.table({"clicked": words, **columns}), path)
+    assert main(["describe", str(path), "--out", str(draft)]) == 0
+    data = tomllib.loads(draft.read_text("utf-8"))
+    assert data["label"] == {"column": "clicked", "values": ["👎", "👍"]}
+    assert data["fields"] == dict.fromkeys(names, "string")
+    assert set(open_log(path, columns=draft).hashes) == set(names)
+
+
+SIZE = 600
+UNSIGNED = [2**64 - 1, None, 7] * (SIZE // 3)
+COLUMNS = {  # and the kind that fields read of them; None: no field can
+    "unsigned with gaps": (pa.array(UNSIGNED, pa.uint64()), "integer"),
+    "lists of unsigned": (pa.array([[n, 3] for n in UNSIGNED], pa.list_(pa.uint64())), "integer"),
+    "bytes of one length": (pa.array([b"ab", b"cd"] * (SIZE // 2), pa.binary(2)), "string"),
+    "views of bytes": (pa.array([b"ab", b"cd"] * (SIZE // 2), pa.binary_view()), "string"),
+    "lists of bytes": (pa.array([[b"ab"], [b"cd", None]] * (SIZE // 2)), "string"),
+    "views of lists": (
+        pa.array([["a"], ["b"]] * (SIZE // 2), pa.list_view(pa.string())),
+        None,
+    ),
+    "spans beyond Python's": (pa.array([2**62 + n for n in range(SIZE)], pa.duration("s")), None),
+    "runs": (
+        pa.RunEndEncodedArray.from_arrays(pa.array([30, SIZE], pa.int32()), pa.array(["a", "b"])),
+        "string",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_draft_holds_what_fields_can_read_of_rarer_types(name, tmp_path):
+    column, kind = COLUMNS[name]
+    rng = np.random.default_rng(2)
+    table = pa.table(
+        {
+            "click": rng.integers(0, 2, SIZE),
+            "user": [f"u{n}" for n in rng.integers(0, 9, SIZE)],
+            "price": rng.random(SIZE),
+            "x": column,
+        }
+    )
+    path, draft = tmp_path / "log.arrow", tmp_path / "columns.toml"
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
+    assert main(["describe", str(path), "--out", str(draft)]) == 0
+    data = tomllib.loads(draft.read_text("utf-8"))
+    found = data["fields"].get("x")
+    assert (found["kind"] if isinstance(found, dict) else found) == kind
+    assert ("x" in data.get("ignore", [])) == (kind is None)
+    assert len(open_log(path, columns=draft)) == SIZE
+
+
+def described(path, capsys):
+    """The draft of a log as data, and what `describe` says below its table."""
+    draft = path.with_name(f"{path.name}.toml")
+    assert main(["describe", str(path), "--out", str(draft)]) == 0
+    return tomllib.loads(draft.read_text("utf-8")), capsys.readouterr().out.split("looked at")[1]
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NA"])
+def test_a_label_with_missing_values_is_the_label(missing, tmp_path, capsys):
+    """Not a field, by which a model would know the click."""
+    path = tmp_path / "log.csv"
+    rng = np.random.default_rng(4)
+    clicks = [missing if n % 40 == 7 else n for n in rng.integers(0, 2, 320).tolist()]
+    gone = clicks.count(missing)
+    path.write_text("click,film\n" + "".join(f"{c},{n % 9}\n" for n, c in enumerate(clicks)))
+    data, said = described(path, capsys)
+    assert data == {"label": "click", "fields": {"film": "integer"}}
+    assert (f"{gone} rows have no label" in said) == (gone > 0)
+    assert f"1 in {clicks.count(1) / (320 - gone):.2%} of the rows" in said
+
+
+def test_json_objects_that_lack_keys_are_warned_of(tmp_path, capsys):
+    """Below folders of Hive, too, where `describe` failed."""
+    folder = tmp_path / "logs" / "dt=2026-10-01"
+    folder.mkdir(parents=True)
+    rows = [{"click": n % 2, "user": f"u{n % 9}", "film": n % 7} for n in range(90)]
+    for row in rows[:30]:
+        del row["film"]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draft = tmp_path / "columns.toml"
+    assert main(["describe", str(tmp_path / "logs"), "--out", str(draft)]) == 0
+    assert "WARNING: 30 rows have no film at all" in capsys.readouterr().out
+    fields = tomllib.loads(draft.read_text("utf-8"))["fields"]
+    assert (fields["user"], fields["film"]) == ("string", "integer")
+
+
+def test_what_is_no_field_of_json_and_text(tmp_path, capsys):
+    """Integers beyond 64 bits, a column without a name; objects without any key."""
+    path, text, empty = tmp_path / "log.jsonl", tmp_path / "log.csv", tmp_path / "none.jsonl"
+    rng = np.random.default_rng(6)
+    labels = rng.integers(0, 2, 60).tolist()
+    rows = [{"click": c, "film": n % 7, "big": 2**63 + n % 5} for n, c in enumerate(labels)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, _ = described(path, capsys)
+    assert (data["fields"], data["ignore"]) == ({"film": "integer"}, ["big"])
+    text.write_text(
+        "click,,film\n" + "".join(f"{c},{n % 6},{n % 7}\n" for n, c in enumerate(labels))
+    )
+    data, _ = described(text, capsys)
+    assert (data["fields"], data["ignore"]) == ({"film": "integer"}, [""])
+    empty.write_text("{}\n{}\n")
+    assert main(["describe", str(empty)]) == 1
+    assert "the log has no columns" in capsys.readouterr().err
+
+
+def test_folders_of_days_are_no_field(tmp_path, capsys):
+    """A model that takes the day of a folder cannot score a file below it."""
+    rng = np.random.default_rng(8)
+    for day in range(1, 13):
+        folder = tmp_path / f"logs/dt=2026-10-{day:02d}/country={'de' if day % 3 else 'fr'}"
+        folder.mkdir(parents=True)
+        table = pa.table(
+            {
+                "click": rng.integers(0, 2, 50),
+                "film": rng.integers(0, 9, 50),
+                "at": pa.array([day * 86400 + n * 60 for n in range(50)], pa.timestamp("s")),
+            }
+        )
+        pq.write_table(table, folder / "a.parquet")
+        pq.write_table(table.drop_columns("at"), folder / "b.parquet")
+    draft = tmp_path / "columns.toml"
+    for files, time, fields in (
+        ("a.parquet", "at", {"film", "at", "country"}),
+        ("b.parquet", "dt", {"film", "country"}),
+    ):
+        paths = sorted(str(path) for path in tmp_path.glob(f"logs/*/*/{files}"))
+        assert main(["describe", *paths, "--out", str(draft), "--force"]) == 0
+        assert "WARNING: country is named by folders only" in capsys.readouterr().out
+        data = tomllib.loads(draft.read_text("utf-8"))
+        assert (data["time"], set(data["fields"])) == (time, fields)
+        assert data.get("ignore", []) == (["dt"] if time == "at" else [])
+        assert len(open_log(paths, columns=draft)) == 600

@@ -13,6 +13,7 @@ from support.data import write
 from ondevice.errors import DataError, SpecError
 from ondevice.models.data import LogDescription, LogField, LogLabel, Reading, read_log
 from ondevice.models.data import rows as rows_module
+from ondevice.models.data.splits import SplitRule
 
 PLAIN = LogDescription(
     {"click": LogLabel("click")}, {"user": LogField("integer"), "item": LogField()}, ignore=("ts",)
@@ -213,6 +214,26 @@ def test_unreadable_descriptions(tmp_path, name, text, error, message):
         write(path, text)
     with pytest.raises(error, match=message):
         LogDescription.from_file(path)
+
+
+def test_descriptions_as_editors_and_command_lines_write_them(tmp_path):
+    """A byte order mark before it; a split with its columns in one text."""
+    toml = 'label = "click"\n[split]\nby = "hash:user,item"\nshares = [0.5, 0.25, 0.25]\n'
+    path = tmp_path / "a.toml"
+    path.write_text(toml + '[fields]\nuser = "integer"\nitem = "string"\n', encoding="utf-8-sig")
+    assert LogDescription.from_file(path).split == SplitRule(
+        "hash", ("user", "item"), (0.5, 0.25, 0.25)
+    )
+    for by in ("time:ts", "hash:"):
+        with pytest.raises(SpecError, match="split"):
+            SplitRule.from_dict({"by": by})
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half \ud800"])
+def test_names_that_no_file_holds_are_refused_before_training(name):
+    for labels, field in (([name], "user"), (["click"], name)):
+        with pytest.raises(SpecError, match="no file holds a name with"):
+            LogDescription.from_dict({"labels": labels, "fields": {field: "string"}})
 
 
 def test_every_fault_of_a_description_is_listed():

@@ -280,6 +280,34 @@ def test_unsigned_integers_keep_their_bits_beside_missing_ones():
     assert logs[1].hashes["item"][differ].tolist() == [0]
 
 
+def test_names_in_lists_are_those_of_single_values():
+    """Unsigned integers keep their bits within lists too, and bytes are texts."""
+    numbers, words = [2**64 - 1, 7, 2**63, None], [b"ab", "\u00e9".encode(), b"", None]
+    lists = pa.array([numbers] * 40, pa.list_(pa.uint64()))
+    for bytes_type in (pa.binary(), pa.large_binary(), pa.binary_view()):
+        table = pa.table(
+            {
+                "click": [n % 2 == 0 for n in range(40)],
+                "moment": range(40),
+                "numbers": lists,
+                "fixed": pa.array([numbers] * 40, pa.list_(pa.uint64(), 4)),
+                "words": pa.array([words] * 40, pa.list_(bytes_type)),
+            }
+        )
+        kinds = {"numbers": "integer", "fixed": "integer", "words": "string"}
+        fields = {name: {"kind": kind, "list": True} for name, kind in kinds.items()}
+        columns = {"label": "click", "time": "moment", "fields": fields}
+        log = open_log(table, columns=columns)
+        for name, right in (
+            ("numbers", [-1, 7, -(2**63)]),
+            ("fixed", [-1, 7, -(2**63)]),
+            ("words", ["ab", "\u00e9"]),
+        ):
+            hashes = [int(hash_of(name, value)) for value in right]
+            found = log.hashes[name][0].tolist()
+            assert [value for value in found if value] == hashes
+
+
 def test_few_different_rows_are_not_split_at_random():
     table = pa.table({"click": [n % 2 for n in range(100)], "item": [n % 3 for n in range(100)]})
     with pytest.raises(DataError, match=r"keeps equal rows together.*hash:COLUMN"):
@@ -432,7 +460,7 @@ def test_logs_that_cannot_be_split():
     no_click = table.set_column(
         table.schema.get_field_index("click"), "click", pa.array([0] * ROWS)
     )
-    with pytest.raises(DataError, match=r"label column 'click' is 0 in all .* rows for training"):
+    with pytest.raises(DataError, match=r"label column 'click' is 0 in all .* rows; both"):
         opened_log(no_click)
     without_time = {key: value for key, value in DESCRIPTION.items() if "time" not in key}
     with pytest.raises(SpecError, match="time = NAME"):

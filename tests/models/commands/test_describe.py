@@ -229,7 +229,7 @@ COLUMNS = {  # and the kind that fields read of them; None: no field can
     "lists of bytes": (pa.array([[b"ab"], [b"cd", None]] * (SIZE // 2)), "string"),
     "views of lists": (
         pa.array([["a"], ["b"]] * (SIZE // 2), pa.list_view(pa.string())),
-        None,
+        "string",
     ),
     "spans beyond Python's": (pa.array([2**62 + n for n in range(SIZE)], pa.duration("s")), None),
     "runs": (

@@ -336,7 +336,7 @@ def _take_along(input: Any, indices: Any, dim: int | None = None) -> Any:
     if dim is None or input.dim() != indices.dim() or not _fixed_size(indices, dim):
         return NotImplemented
     axis = dim % input.dim()
-    sizes = list(torch.broadcast_shapes(_without(input, axis), _without(indices, axis)))
+    sizes = list(_broadcast_shapes(_without(input, axis), _without(indices, axis)))
     places = indices.expand(*sizes[:axis], indices.shape[axis], *sizes[axis:])
     return input.expand(*sizes[:axis], input.shape[axis], *sizes[axis:]).gather(axis, places)
 
@@ -372,6 +372,7 @@ def _column_stack(parts: Any) -> Any:
     return torch.cat([column.to(kind) for column in columns], 1)
 
 
+_broadcast_shapes: Function = torch.broadcast_shapes
 _MOST_PRODUCTS = 256  # elements along an axis, a node each
 
 _BIT_ANDS = (

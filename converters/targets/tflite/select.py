@@ -225,11 +225,18 @@ def _cum_sum(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return graph.writer.op("CUMSUM", [x, place], x.shape, x.dtype, **options)
 
 
+def _descending(graph: GraphBuilder, x: Tensor) -> Tensor:
+    """Numbers in the opposite order; -1 - x of integers, the least of which has no -x."""
+    if x.dtype == np.float32:
+        return elementwise(graph.writer, "NEG", x)
+    return elementwise(graph.writer, "SUB", number(graph, -1, x), x)
+
+
 def _top_k_indices(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x, attributes = graph.tensor(node.inputs[0]), node.attributes
     axis = attributes.get_int("axis", -1) % len(x.shape)
     if not attributes.get_int("largest", 1):
-        x = elementwise(graph.writer, "NEG", x)
+        x = _descending(graph, x)
     x = _swap_with_last(graph, x, axis)
     shape = (*x.shape[:-1], attributes.get_int("k", 1))
     k = graph.writer.constant(shape[-1], np.int32)

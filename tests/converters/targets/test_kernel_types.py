@@ -92,10 +92,12 @@ class Integers(nn.Module):
         lambda ids: torch.stack([ids, ids // 7, ids - ids % 9], 1).argmax(1),
         lambda ids: torch.stack([ids // 7, ids, ids + ids % 9], 1).argmin(1, keepdim=True)[:, 0],
         lambda ids: torch.stack([ids % 3 == 0, ids > 5], 1).max(1).values.long(),
+        lambda ids: torch.stack([ids, ids // 7, 0 * ids], 1).argsort(dim=1, stable=True)[:, 1],
+        lambda ids: torch.stack([ids, ids // 7, 0 * ids], 1).topk(2, 1).indices[:, 1],
     ],
     ids=[
         *("abs", "negative", "sign", "maximum", "square", "amax", "any", "argmax", "argmin"),
-        "greatest truth value",
+        *("greatest truth value", "ascending", "largest"),
     ],
 )
 def test_integers_that_tflite_has_no_kernel_for_are_expressed_by_others(rows, tmp_path):

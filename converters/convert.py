@@ -48,6 +48,7 @@ from ondevice.converters.targets.tflite.emit import emit_tflite
 from ondevice.converters.targets.tflite.writer import check_file_size
 from ondevice.converters.verify.model_card import model_card
 from ondevice.converters.verify.number_inputs import limited, number_requests
+from ondevice.converters.verify.readable_rows import reading_rows
 from ondevice.converters.verify.report import ConversionReport, FittedTable, TargetReport
 from ondevice.converters.verify.requests import (
     MOST_VECTOR_ROWS,
@@ -303,6 +304,8 @@ def _prepare(
         InputError: validation or calibration rows do not fit the model.
     """
     packed = models.packed
+    alone, source = trained is source, reading_rows(source, packed)
+    trained = source if alone else trained
     plan = DensePlan(request.dense, request.float_layers)
     check_layers(packed, models.of("odm"), plan)
     domain = domain_of(packed, source)

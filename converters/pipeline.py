@@ -31,6 +31,7 @@ from ondevice.converters.dense.differences import absorb_differences
 from ondevice.converters.graph import CapturedModel, PackedModel
 from ondevice.converters.lowering.batch_first.rewrite import batch_first
 from ondevice.converters.lowering.replace import replace_operators
+from ondevice.converters.source.boolean_selections import boolean_selections
 from ondevice.converters.source.fold import fold_constants
 from ondevice.converters.source.ml.rewrite import replace_ml
 from ondevice.converters.source.narrow_integers import widen_integers
@@ -74,6 +75,11 @@ CLEANING: tuple[Stage[ir.Model], ...] = (
         simplify,
         "Before all others: they look for constants and for known shapes, which folding and shape "
         "inference settle.",
+    ),
+    Stage(
+        "boolean selections",
+        boolean_selections,
+        "After simplifying, which knows types; before folding, which runs ONNX Runtime.",
     ),
     Stage(
         "fold constants",

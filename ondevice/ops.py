@@ -237,7 +237,9 @@ def _arg(largest: bool) -> Operator:
 def _top_k_indices(inputs: list[Array], attributes: Attributes) -> Array:
     """Places of the k largest (or smallest) along an axis, ties by lower place, in order."""
     x, axis, k = inputs[0], attributes.get("axis", -1), attributes["k"]
-    keys = -x if attributes.get("largest", 1) else x
+    keys = x
+    if attributes.get("largest", 1):  # the least integer has no opposite number
+        keys = ~x if x.dtype.kind == "i" else -x
     order = np.argsort(keys, axis=axis, kind="stable")
     return np.take(order, np.arange(k), axis=axis).astype(np.int64)
 

@@ -44,6 +44,15 @@ class Arguments:
             for name, tensor in zip(self.names, self.tensors, strict=True)
         }
 
+    @property
+    def doubles(self) -> dict[str, Array]:
+        """The example values by name that are of float64."""
+        return {
+            name: tensor.detach().numpy()
+            for name, tensor in zip(self.names, self.tensors, strict=True)
+            if tensor.dtype == torch.float64
+        }
+
     def replaced(self, values: Mapping[str, Array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with copies of other values in place of the tensors, of their types."""
         named = zip(self.names, self.tensors, strict=True)

@@ -26,6 +26,7 @@ from ondevice.converters.source.half_precision import in_single_precision
 from ondevice.converters.source.ml.operands import parameter_bytes
 from ondevice.converters.source.ml.outputs import number_outputs
 from ondevice.converters.source.names import name_values
+from ondevice.converters.source.rounded_examples import check_rounded_examples
 from ondevice.converters.source.simplify import quiet
 from ondevice.converters.source.single_precision import HalfWeightsError
 from ondevice.converters.tables.packed_table import PackedTable
@@ -68,7 +69,8 @@ class OnnxSource:
             FileFormatError: no such file, or not an ONNX model.
             SpecError: the examples do not fit its inputs.
             UnsupportedError: an output has no row for every row of the request, or is no tensor.
-            ParityError: ONNX Runtime gives other results for its simplified graph.
+            ParityError: ONNX Runtime gives other results for its simplified graph, or float64
+                examples lose too much where files take float32.
         """
         self._path = path
         proto = _loaded(path)
@@ -95,6 +97,9 @@ class OnnxSource:
         self.weight_bytes += parameter_bytes(read.graph)
         given = None if example_inputs is None else self._given_examples(read, example_inputs)
         self._captured, self._reference, self.examples = self._equal_graph(read, given)
+        if given is not None and example_inputs is not None:
+            doubles = {name: np.asarray(array) for name, array in example_inputs.items()}
+            check_rounded_examples(self._run, self.examples, doubles)
 
     def _open_in_single_precision(
         self, proto: onnx.ModelProto, example_inputs: Mapping[str, Any] | None

@@ -136,8 +136,9 @@ def _copied_value(value: Any, copies: dict[int, Any]) -> Any:
 
 
 def _copied_if_small(buffer: torch.Tensor | None) -> torch.Tensor | None:
-    small = buffer is not None and buffer.nbytes <= MAX_COPIED_BUFFER and not buffer.is_meta
-    return buffer.clone() if small and buffer is not None else buffer
+    if buffer is None or buffer.is_meta or buffer.layout is not torch.strided:
+        return buffer  # a sparse one has no size in bytes, and is not written in place
+    return buffer.clone() if buffer.nbytes <= MAX_COPIED_BUFFER else buffer
 
 
 def _settle_parametrizations(part: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ondevice.converters.source.double_integers import mark_exact_inputs
 from ondevice.errors import UnsupportedError
 
 _DOUBLE, _FLOAT = ir.DataType.DOUBLE, ir.DataType.FLOAT
@@ -29,6 +30,7 @@ def single_precision(model: ir.Model) -> ir.Model:
             f"weights of 16 bits ({', '.join(halves[:3])}): give module.float(), and choose how "
             "files store them: tables='f16', dense='f16'"
         )
+    mark_exact_inputs(model)
     for name, value in graph.initializers.items():
         if value.dtype is _DOUBLE and value.const_value is not None:
             array = value.const_value.numpy().astype(np.float32)

@@ -18,6 +18,7 @@ from ondevice.converters.source.bits import masked, shifted_left, shifted_right
 from ondevice.converters.source.chosen_rows import ChosenRows
 from ondevice.converters.source.integer_division import integer_quotient
 from ondevice.converters.source.prepared import shortened
+from ondevice.converters.source.scattered import scatter, scatter_add, scatter_reduce
 from ondevice.errors import UnsupportedError
 
 Function = Callable[..., Any]
@@ -91,10 +92,19 @@ class _StandIns(TorchFunctionMode):
             torch.arange: self._arange,
             torch.bucketize: self._bucketize,
             torch.column_stack: _column_stack,
+            **dict.fromkeys((torch.cumprod, torch.Tensor.cumprod), _products),
+            **dict.fromkeys((torch.take_along_dim, torch.Tensor.take_along_dim), _take_along),
+            torch.cdist: _distances,
+            torch.sparse.mm: _sparse_product,
             torch.dstack: self._depth_stack,
-            torch.scatter_add: _scatter_add,
-            torch.Tensor.scatter_add: _scatter_add,
-            torch.Tensor.scatter_add_: _in_place(_scatter_add),
+            **dict.fromkeys((torch.scatter_add, torch.Tensor.scatter_add), scatter_add),
+            torch.Tensor.scatter_add_: _in_place(scatter_add),
+            **dict.fromkeys((torch.scatter, torch.Tensor.scatter), scatter),
+            torch.Tensor.scatter_: _in_place(scatter),
+            **dict.fromkeys((torch.scatter_reduce, torch.Tensor.scatter_reduce), scatter_reduce),
+            torch.Tensor.scatter_reduce_: _in_place(scatter_reduce),
+            **dict.fromkeys((torch.sort, torch.Tensor.sort), _stable_sort),
+            **dict.fromkeys((torch.argsort, torch.Tensor.argsort), _stable_argsort),
             torch.hstack: lambda parts: torch.cat(list(parts), min(1, parts[0].dim() - 1)),
             torch.isin: self._is_in,
             torch.adaptive_avg_pool1d: self._pool_all,
@@ -283,15 +293,6 @@ class _StandIns(TorchFunctionMode):
         return functional.leaky_relu(input, (lower + upper) / 2)
 
 
-def _scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
-    """Sums at the places of each row [batch, n], by comparing every index with every place."""
-    if input.dim() != 2 or dim not in (1, -1) or tuple(index.shape) != tuple(src.shape):
-        return NotImplemented
-    places = index.unsqueeze(-1) == torch.arange(input.shape[1])
-    nothing = torch.zeros((), dtype=src.dtype)
-    return input + torch.where(places, src.unsqueeze(-1), nothing).sum(1)
-
-
 def _log_sigmoid(input: Any) -> Any:
     """The exporter writes log(sigmoid(x)), which is minus infinity below -88."""
     return -functional.softplus(-input)
@@ -304,12 +305,75 @@ def _log_add_exp(input: Any, other: Any, **options: Any) -> Any:
     return torch.maximum(input, other) + functional.softplus(-torch.abs(input - other))
 
 
+def _stable_sort(input: Any, *rest: Any, stable: Any = None, **options: Any) -> Any:
+    """ONNX's order is stable; the exporter lacks the form that asks for it."""
+    return NotImplemented if stable is None else torch.sort(input, *rest, **options)
+
+
+def _stable_argsort(
+    input: Any, dim: int = -1, descending: bool = False, stable: Any = None, **options: Any
+) -> Any:
+    if stable is None or options:
+        return NotImplemented
+    return torch.sort(input, dim, descending).indices
+
+
+def _products(input: Any, dim: int, **options: Any) -> Any:
+    """Products of the first elements, one after another: ONNX has no such operator."""
+    if options or not 0 < _fixed_size(input, dim) <= _MOST_PRODUCTS:
+        return NotImplemented
+    if not input.is_floating_point():
+        input = input.to(torch.int64)
+    first, *others = input.unbind(dim)
+    products = [first]
+    for other in others:
+        products.append(products[-1] * other)
+    return torch.stack(products, dim)
+
+
+def _take_along(input: Any, indices: Any, dim: int | None = None) -> Any:
+    """Elements at given places, whose axes of size 1 are repeated as often as the input needs."""
+    if dim is None or input.dim() != indices.dim() or not _fixed_size(indices, dim):
+        return NotImplemented
+    axis = dim % input.dim()
+    sizes = list(_broadcast_shapes(_without(input, axis), _without(indices, axis)))
+    places = indices.expand(*sizes[:axis], indices.shape[axis], *sizes[axis:])
+    return input.expand(*sizes[:axis], input.shape[axis], *sizes[axis:]).gather(axis, places)
+
+
+def _without(tensor: Any, axis: int) -> tuple[Any, ...]:
+    return (*tensor.shape[:axis], *tensor.shape[axis + 1 :])
+
+
+def _fixed_size(tensor: Any, dim: int) -> int:
+    """The size of an axis; 0 where it is free."""
+    size = tensor.shape[dim] if tensor.dim() else 0
+    return size if isinstance(size, int) else 0
+
+
+def _distances(x1: Any, x2: Any, p: float = 2.0, **_: Any) -> Any:
+    """The distance of every vector of one set from every vector of another."""
+    differences = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    return torch.linalg.vector_norm(differences, ord=p, dim=-1)
+
+
+def _sparse_product(*_: Any, **__: Any) -> Any:
+    raise UnsupportedError(
+        "torch.sparse.mm: graphs have no sparse tensors; where the product is the same for every "
+        "request, as the propagated vectors of a graph network, compute it once and keep it in a "
+        "buffer (register_buffer), whose rows become a table"
+    )
+
+
 def _column_stack(parts: Any) -> Any:
     """Columns side by side, as their common type."""
     columns = [part if part.dim() > 1 else part.reshape(-1, 1) for part in parts]
     kind = reduce(torch.promote_types, (column.dtype for column in columns))
     return torch.cat([column.to(kind) for column in columns], 1)
 
+
+_broadcast_shapes: Function = torch.broadcast_shapes
+_MOST_PRODUCTS = 256  # elements along an axis, a node each
 
 _BIT_ANDS = (
     torch.bitwise_and, torch.Tensor.bitwise_and, torch.Tensor.__and__, torch.Tensor.__rand__,

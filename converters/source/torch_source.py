@@ -27,6 +27,7 @@ from ondevice.converters.source.fold import origins
 from ondevice.converters.source.graph_reference import GraphReference
 from ondevice.converters.source.names import name_values
 from ondevice.converters.source.prepared import name_keywords, prepared_module, unwrapped
+from ondevice.converters.source.rounded_examples import check_rounded_examples
 from ondevice.converters.source.written_tensors import copy_written_tensors
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.tables.row_tensor import RowTensor
@@ -113,6 +114,7 @@ class TorchSource:
 
         Raises:
             UnsupportedError: the module cannot be exported.
+            ParityError: float64 examples lose too much where files take float32.
         """
         exported = self.exported()
         sources = self.table_origins(exported)
@@ -122,6 +124,7 @@ class TorchSource:
         captured = replace(captured, tables={**captured.tables, **self._in_files})
         derived = set(captured.tables) - direct
         self._reference = GraphReference(captured) if derived else None
+        check_rounded_examples(self, self.examples, self._arguments.doubles)
         return captured
 
     def exported(self) -> ir.Model:

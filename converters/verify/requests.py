@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ondevice.converters.graph import PackedModel
+from ondevice.converters.source.double_integers import EXACT, exact_inputs
 from ondevice.converters.source.torch_source import Source
 from ondevice.converters.tables.packed_table import PackedTable
 from ondevice.converters.verify.graph_numbers import (
@@ -22,7 +23,7 @@ from ondevice.converters.verify.id_origins import LEAST, InputIds, input_ids
 from ondevice.converters.verify.legal_ids import all_finite, answered_rows, with_legal_values
 from ondevice.converters.verify.probe import ANY, probe_inputs
 from ondevice.difference import output_scale
-from ondevice.errors import SpecError
+from ondevice.errors import ParityError, SpecError
 from ondevice.info import InputSpec, RankingVectors, TestVectors
 from ondevice.ranking import context_splits, repeated_request
 
@@ -75,10 +76,16 @@ class Requests:
 
 
 def domain_of(packed: PackedModel, source: Source) -> Domain:
-    """What the inputs are by the graph, and by the source where the graph does not say it."""
+    """What the inputs are by the graph, and by the source where the graph does not say it.
+
+    Raises:
+        ParityError: the source computes with integers of the examples in float64, and must.
+    """
     graph = packed.model.graph
     shapes = {name: array.shape for name, array in source.examples.items()}
     uses = input_ids(graph, packed.lookups, shapes)
+    for name in exact_inputs(packed.model):
+        uses = {**uses, name: _exact(name, uses[name], source.examples[name])}
     constants = changing_numbers(graph, packed.lookups)
     if may_divide_by_minus_one(graph):
         uses = {name: _without_the_least(use) for name, use in uses.items()}
@@ -90,6 +97,25 @@ def domain_of(packed: PackedModel, source: Source) -> Domain:
     asked = with_legal_values(source, {name: uses[name] for name in integers}, constants, integers)
     uses = {name: asked.get(name, use) for name, use in uses.items()}
     return Domain(input_specs(packed, uses), uses, constants, thresholds(graph))
+
+
+def _exact(name: str, use: InputIds, examples: Array) -> InputIds:
+    """The use of an input with which the source computes in float64, and files in float32.
+
+    Raises:
+        ParityError: an example is beyond what float32 holds.
+    """
+    if len(beyond := examples[np.abs(examples) > EXACT]):
+        raise ParityError(
+            f"the module computes with input {name!r} in float64, where float32, in which files "
+            f"compute, is not enough: it holds integers up to {EXACT}, and the examples hold "
+            f"{beyond[0]}. Take differences, quotients and comparisons of integers, such as "
+            "(now - then).double() or ts // 3600 % 24; nothing was written"
+        )
+    read = use.numbers | use.computed
+    lows = np.where(read, np.maximum(use.lows, -EXACT), use.lows)
+    highs = np.where(read, np.minimum(use.highs, EXACT), use.highs)
+    return replace(use, lows=lows, highs=highs, limits=np.where(read, highs + 1, use.limits))
 
 
 def _without_the_least(use: InputIds) -> InputIds:
@@ -161,6 +187,7 @@ def requests_of(source: Source, domain: Domain, rows: int) -> Requests:
         batch[name][~answered] = ordinary[~answered]
     answered, _, answers = answered_rows(source, batch)
     if answers is None or not answered.all():
+        source(source.examples)  # which may say what is wrong with them
         raise SpecError("the model fails, or returns NaN or infinity, for its own example inputs")
     return Requests(batch, answers, refused)
 

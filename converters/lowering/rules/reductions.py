@@ -42,11 +42,19 @@ def _reduced(builder: NodeBuilder, kind: str, x: ir.Value, node: ir.Node) -> ir.
 
 
 def _reduce(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
-    axes = _axes(node)
+    """A reduction over neighbouring axes at a time; of truth values, whether any or all are true.
+
+    ONNX has the greatest and the least truth value, the native engine those of numbers.
+    """
+    axes, x = _axes(node), first_input(node)
+    if x.dtype is ir.DataType.BOOL:
+        numbers = builder.op("Cast", x, to=int(ir.DataType.INT64))
+        reduced = _reduced(builder, node.op_type, numbers, node)
+        return [builder.op("Cast", reduced, to=int(ir.DataType.BOOL))]
     are_neighbours = axes == list(range(axes[0], axes[-1] + 1))
     if are_neighbours and constant_array(optional_input(node, 1)) is not None:
         return None
-    return [_reduced(builder, node.op_type, first_input(node), node)]
+    return [_reduced(builder, node.op_type, x, node)]
 
 
 def _sum_between(before: str | None, after: str | None) -> Rule:

@@ -217,6 +217,31 @@ def _same_place(value: ir.Value | None) -> int | None:
     return int(array.flat[0]) if array is not None and len(np.unique(array)) == 1 else None
 
 
+def _one_hot(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
+    """A comparison of every index with every place; an index below 0 counts from the end.
+
+    Raises:
+        UnsupportedError: a number of places or values that are not constant, or places in front of
+            the rows.
+    """
+    depth, values = constant_array(node.inputs[1]), constant_array(node.inputs[2])
+    x, rank = first_input(node), rank_of(node.inputs[0])
+    axis = node.attributes.get_int("axis", -1) % (rank + 1)
+    if depth is None or values is None:
+        raise UnsupportedError("its number of places or its values depend on the request")
+    if axis == 0:
+        raise UnsupportedError("its places are in front of the rows")
+    count = int(depth.reshape(-1)[0])
+    if x.dtype is not ir.DataType.INT64:
+        x = builder.op("Cast", x, to=int(ir.DataType.INT64))
+    column = builder.op("Unsqueeze", x, builder.ints(axis))
+    places = np.arange(count).reshape(-1, *[1] * (rank - axis))
+    from_start = builder.op("Equal", column, builder.constant(places, np.int64))
+    from_end = builder.op("Equal", column, builder.constant(places - count, np.int64))
+    off, on = (builder.constant(value, values.dtype) for value in values)
+    return [builder.op("Where", builder.op("Or", from_start, from_end), on, off)]
+
+
 def _top_k(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
     (k,) = required_integers(node.inputs[1])
     axis = node.attributes.get_int("axis", -1)
@@ -228,6 +253,7 @@ def _top_k(builder: NodeBuilder, node: ir.Node) -> Outputs | None:
 RULES: dict[str, Rule] = {
     "Gather": _gather,
     "GatherND": _gather,
+    "OneHot": _one_hot,
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
     "Slice": _slice,

@@ -185,7 +185,15 @@ def _gather_nd(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return graph.writer.op("GATHER_ND", [x, places], shape, x.dtype)
 
 
-def _arg(opcode: str) -> Translate:
+def _is_extreme(graph: GraphBuilder, opcode: str, x: Tensor, axis: Tensor, kept: Shape) -> Tensor:
+    """1 where an int64 is the greatest, or the least, along an axis, else 0: int32."""
+    extreme = graph.writer.op(opcode, [x, axis], kept, x.dtype, keep_dims=True)
+    return graph.writer.cast(graph.writer.op("EQUAL", [x, extreme], x.shape, _BOOL), np.int32)
+
+
+def _arg(opcode: str, reduction: str) -> Translate:
+    """The first place of an extreme. The kernels take no int64: then of what is equal to it."""
+
     def translate(graph: GraphBuilder, node: ir.Node) -> Tensor:
         x = graph.tensor(node.inputs[0])
         axis = node.attributes.get_int("axis", 0) % len(x.shape)
@@ -193,14 +201,16 @@ def _arg(opcode: str) -> Translate:
             raise UnsupportedError("expected select_last_index=0, got 1")
         place = graph.writer.constant(axis, np.int32)
         shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+        kept = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        kernel = opcode
+        if x.dtype == np.int64:
+            x, kernel = _is_extreme(graph, reduction, x, place, kept), "ARG_MAX"
         index = graph.writer.op(
-            opcode, [x, place], shape, np.int64, output_type=tflite.TensorType.INT64
+            kernel, [x, place], shape, np.int64, output_type=tflite.TensorType.INT64
         )
         if not node.attributes.get_int("keepdims", 1):
             return index
-        return graph.writer.op(
-            "EXPAND_DIMS", [index, place], (*x.shape[:axis], 1, *x.shape[axis + 1 :]), np.int64
-        )
+        return graph.writer.op("EXPAND_DIMS", [index, place], kept, np.int64)
 
     return translate
 
@@ -215,11 +225,18 @@ def _cum_sum(graph: GraphBuilder, node: ir.Node) -> Tensor:
     return graph.writer.op("CUMSUM", [x, place], x.shape, x.dtype, **options)
 
 
+def _descending(graph: GraphBuilder, x: Tensor) -> Tensor:
+    """Numbers in the opposite order; -1 - x of integers, the least of which has no -x."""
+    if x.dtype == np.float32:
+        return elementwise(graph.writer, "NEG", x)
+    return elementwise(graph.writer, "SUB", number(graph, -1, x), x)
+
+
 def _top_k_indices(graph: GraphBuilder, node: ir.Node) -> Tensor:
     x, attributes = graph.tensor(node.inputs[0]), node.attributes
     axis = attributes.get_int("axis", -1) % len(x.shape)
     if not attributes.get_int("largest", 1):
-        x = elementwise(graph.writer, "NEG", x)
+        x = _descending(graph, x)
     x = _swap_with_last(graph, x, axis)
     shape = (*x.shape[:-1], attributes.get_int("k", 1))
     k = graph.writer.constant(shape[-1], np.int32)
@@ -229,8 +246,8 @@ def _top_k_indices(graph: GraphBuilder, node: ir.Node) -> Tensor:
 
 # One entry for each ONNX operator. To add one, write its function and name it here.
 SELECTIONS: dict[str, Translate] = {
-    "ArgMax": _arg("ARG_MAX"),
-    "ArgMin": _arg("ARG_MIN"),
+    "ArgMax": _arg("ARG_MAX", "REDUCE_MAX"),
+    "ArgMin": _arg("ARG_MIN", "REDUCE_MIN"),
     "CumSum": _cum_sum,
     "Expand": _expand,
     "ExpandRows": _expand_rows,

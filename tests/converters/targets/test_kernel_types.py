@@ -89,8 +89,16 @@ class Integers(nn.Module):
         lambda ids: (ids * ids) % 50,
         lambda ids: torch.stack([ids % 7, ids % 50], 1).amax(1),
         lambda ids: torch.stack([ids % 3 == 0, ids > 5], 1).any(1).long(),
+        lambda ids: torch.stack([ids, ids // 7, ids - ids % 9], 1).argmax(1),
+        lambda ids: torch.stack([ids // 7, ids, ids + ids % 9], 1).argmin(1, keepdim=True)[:, 0],
+        lambda ids: torch.stack([ids % 3 == 0, ids > 5], 1).max(1).values.long(),
+        lambda ids: torch.stack([ids, ids // 7, 0 * ids], 1).argsort(dim=1, stable=True)[:, 1],
+        lambda ids: torch.stack([ids, ids // 7, 0 * ids], 1).topk(2, 1).indices[:, 1],
     ],
-    ids=["abs", "negative", "sign", "maximum", "square", "amax", "any"],
+    ids=[
+        *("abs", "negative", "sign", "maximum", "square", "amax", "any", "argmax", "argmin"),
+        *("greatest truth value", "ascending", "largest"),
+    ],
 )
 def test_integers_that_tflite_has_no_kernel_for_are_expressed_by_others(rows, tmp_path):
     module = Integers(rows).eval()
@@ -104,8 +112,8 @@ def test_integers_that_tflite_has_no_kernel_for_are_expressed_by_others(rows, tm
 
 
 def test_an_operator_without_a_kernel_is_refused_before_a_file_is_written(tmp_path):
-    module = Integers(lambda ids: torch.stack([ids, ids % 7], 1).argmax(1)).eval()
-    with pytest.raises(UnsupportedError, match=r"ARG_MAX of int64: the kernels take float32"):
+    module = Integers(lambda ids: (ids % 7) ** 5 % 50).eval()
+    with pytest.raises(UnsupportedError, match=r"POW of int64: the kernels take float32"):
         convert(module, (torch.tensor([1, 2, 3]),), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -60,6 +60,13 @@ def sweep(parent: Path) -> None:
             _sweep_folder(folder)
 
 
+def sweep_tree(root: Path) -> None:
+    """Sweep a folder and all below it, as results that nobody writes again."""
+    for folder, names, _ in os.walk(root):
+        sweep(Path(folder))
+        names[:] = [name for name in names if not NAME.fullmatch(name)]
+
+
 def _is_ours(entry: os.DirEntry[str]) -> bool:
     if sys.platform == "win32":
         return False

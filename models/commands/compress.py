@@ -36,6 +36,7 @@ from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData, prepare
 from ondevice.models.training.refit import Refit
 from ondevice.publish import publishing
+from ondevice.temporary import sweep_tree
 from ondevice.text_table import size
 
 EPILOG = """examples:
@@ -121,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, goal, data)
     folder = folder_of_search(args.out, goal.name, settings)
     before = folder.before
+    for place in (args.out / "trials", folder.path):
+        sweep_tree(place)  # what is finished is not written again, and so not swept by a writer
     if before is not None and before.complete and not args.force:
         return _say_finished(args, folder.path, before)
     for other in folder.others:

@@ -25,19 +25,19 @@ def main(name: str, samples: int, kinds: Sequence[str]) -> None:
     """Try the failures of all calls, or of a sample."""
     shim, rng = ctypes.CDLL(None), random.Random(3)  # noqa: S311 - no secret
     calls, tried, wrong = 0, 0, []
-    works = WORKS[name]()
-    for number, work in enumerate(works):
+    for part, work in enumerate(WORKS[name]()):
         work.begin()
         shim.crash_fail(ctypes.c_long(0), 0)
         work.write()
         count = shim.crash_calls()
+        work.learn()
         calls += count
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
         for kind in kinds:
             chosen = range(1, count + 1)
             for at in chosen if not samples else sorted(rng.sample(chosen, min(samples, count))):
                 tried += 1
-                place = f"{kind} at {at} of {count}{f' of part {number}' * (len(works) > 1)}"
+                place = f"part {part}, {kind} at {at} of {count}"
                 found = [f"{place}: {fault}" for fault in _failed(shim, work, kind, at)]
                 # a run of hours says how far it came
                 print(*(found or [place]), sep="\n", file=sys.stderr, flush=True)  # noqa: T201

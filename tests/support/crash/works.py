@@ -9,7 +9,7 @@ import io
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +41,9 @@ class Work(Protocol):
     def write(self) -> None:
         """Do the work, in which calls may fail."""
 
+    def learn(self) -> None:
+        """Note what it wrote, where nothing failed."""
+
     def wrong(self, done: bool) -> Iterator[str]:
         """What is not as it should be after it; `done`: it did not raise an error."""
 
@@ -51,16 +54,17 @@ class Replacement:
     def __init__(self, write: Callable[[Path, int], None]) -> None:
         self.folder = Path.cwd() / "here"
         self._write = write
-        self._states = []
-        for seed in (0, 1):
-            write(self.folder, seed)
-            self._states.append(self._held())
+        self.begin()
+        self._states = [self._held()]
 
     def begin(self) -> None:
         self._write(self.folder, 0)
 
     def write(self) -> None:
         self._write(self.folder, 1)
+
+    def learn(self) -> None:
+        self._states.append(self._held())
 
     def wrong(self, done: bool) -> Iterator[str]:
         finish(self.folder)
@@ -87,7 +91,7 @@ class Command:
     """
 
     def __init__(self, words: Sequence[str], again: Sequence[str], between: str = "") -> None:
-        """Run it once.
+        """Keep what there is.
 
         Args:
             words: the command.
@@ -96,19 +100,30 @@ class Command:
         """
         self.folder = Path.cwd() / "here"
         self._words, self._again, self._between = words, again, between
-        self._before = Path.cwd() / f"before-{len(list(Path.cwd().iterdir()))}"
+        number = len(list(Path.cwd().glob("before-*")))
+        self._before, self._after = (Path(f"{name}-{number}") for name in ("before", "after"))
         shutil.copytree(self.folder, self._before)
         self._old = self._held()
-        run(words)
-        self._new = self._held()
+        self._new: dict[str, bytes] = {}
         self._continued: set[str] = set()
 
     def begin(self) -> None:
-        shutil.rmtree(self.folder)
-        shutil.copytree(self._before, self.folder)
+        self._bring_back(self._before)
 
     def write(self) -> None:
         run(self._words)
+
+    def learn(self) -> None:
+        self._new = self._held()
+        shutil.copytree(self.folder, self._after)
+
+    def end(self) -> None:
+        """Bring the folder to what it is after the command, where nothing fails."""
+        self._bring_back(self._after)
+
+    def _bring_back(self, kept: Path) -> None:
+        shutil.rmtree(self.folder)
+        shutil.copytree(kept, self.folder)
 
     def wrong(self, done: bool) -> Iterator[str]:
         for folder in self._folders():
@@ -222,35 +237,40 @@ def _log() -> list[str]:
     return ["--data", "log", "--path", "log.csv", "--columns", "columns.toml"]
 
 
-def searches() -> list[Work]:
+def searches() -> Iterator[Work]:
     """A search beside another one's results, from its beginning; then again, over its results."""
     words = ["compress", "--ratio", "1", "--trials", "1", *_log(), "--out", "here"]
     run([*words, "--seed", "1"])
     first = Command(words, words, between="search.json")
-    return [first, Command([*words, "--force"], [*words, "--force"])]
+    yield first
+    first.end()
+    yield Command([*words, "--force"], [*words, "--force"])
 
 
-def trainings() -> list[Work]:
+def trainings() -> Iterator[Work]:
     """A training that replaces a checkpoint; then one that first drops an unfinished one."""
     words = ["train", *_log(), "--epochs", "2", "--hidden", "4", "--dim", "2", "--force"]
     words += ["--out", "here/checkpoint", "--json", "here/metrics.json"]
     run(words)
     seeded = [*words, "--seed", "1"]
     resumed = Command(seeded, [*seeded, "--resume"])
+    yield resumed
     resumed.begin()
     _break_off([*words, "--seed", "2"], Path("here/.checkpoint.training/settings.json"))
-    return [resumed, Command(seeded, seeded)]
+    yield Command(seeded, seeded)
 
 
-def scorings() -> list[Work]:
+def scorings() -> Iterator[Work]:
     """Scores of two files; then those of one, which replace them."""
     model = convert_model(write_parts(Path("log"), 1), Path("models"))
     both = [str(path) for path in write_parts(Path("log"), 2)]
     words = ["score", str(model), "--out", "here/scores"]
     Path("here").mkdir()
     first = Command([*words, *both], [*words, *both, "--force"])
+    yield first
+    first.end()
     less = [*words, both[0], "--force"]
-    return [first, Command(less, less)]
+    yield Command(less, less)
 
 
 def _break_off(words: Sequence[str], state: Path) -> None:
@@ -267,7 +287,8 @@ def _break_off(words: Sequence[str], state: Path) -> None:
     shim.crash_fail(ctypes.c_long(0), 0)
 
 
-WORKS: dict[str, Callable[[], list[Work]]] = {
+# Parts of a work, each of which begins with what is there when the one before has been tried.
+WORKS: dict[str, Callable[[], Iterable[Work]]] = {
     "file": lambda: [Replacement(write_file)],
     "set": lambda: [Replacement(write_set)],
     "checkpoint": lambda: [Replacement(write_checkpoint)],

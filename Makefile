@@ -60,9 +60,11 @@ soak: $(VENV)/.installed ## a model file is replaced under load for an hour; pro
 	ONDEVICE_SWITCHES=100000 $(VENV)/bin/python -m pytest tests/native/test_live.py -o junit_family=xunit1 --junit-xml build/soak-c.xml
 	ONDEVICE_SWITCHES=5000 ONDEVICE_KILLS=200 $(VENV)/bin/python -m pytest tests/android/test_library.py tests/android/test_updates.py \
 		-k "junit_on or random_moments" -o junit_family=xunit1 --junit-xml build/soak-java.xml
-	ONDEVICE_CRASH_COMMANDS="train convert bench compress" ONDEVICE_CRASH_SAMPLES=100 ONDEVICE_FAULT_SAMPLES=0 \
+	ONDEVICE_CRASH_COMMANDS="train convert bench" ONDEVICE_CRASH_SAMPLES=100 ONDEVICE_FAULT_SAMPLES=0 \
 		$(VENV)/bin/python -m pytest tests/hostile/test_crash.py tests/hostile/test_faults.py tests/android/test_crash.py \
 		-o junit_family=xunit1 --junit-xml build/soak-crash.xml
+	ONDEVICE_CRASH_COMMANDS=compress ONDEVICE_CRASH_SAMPLES=10 $(VENV)/bin/python -m pytest tests/hostile/test_crash.py \
+		-o junit_family=xunit1 --junit-xml build/soak-crash-compress.xml
 
 # Static programs that measure on Android phones and boards without Python.
 RUNNERS := build/runners

@@ -86,6 +86,16 @@ def _folder(folder: Path) -> Iterator[None]:
         raise
 
 
+def is_filled(folder: Path) -> bool:
+    """Whether something of that name exists, other than an empty folder.
+
+    What a killed process left counts as nothing: the next writer sweeps it.
+    """
+    if not folder.is_dir():
+        return folder.exists()
+    return any(not HIDDEN.fullmatch(path.name) for path in folder.iterdir())
+
+
 def finish(folder: Path) -> None:
     """Finish what a killed process committed in a folder, before its files are read.
 

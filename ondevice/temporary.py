@@ -60,6 +60,13 @@ def sweep(parent: Path) -> None:
             _sweep_folder(folder)
 
 
+def sweep_tree(root: Path) -> None:
+    """Sweep a folder and all below it, as results that nobody writes again."""
+    for folder, names, _ in os.walk(root):
+        sweep(Path(folder))
+        names[:] = [name for name in names if not NAME.fullmatch(name)]
+
+
 def _is_ours(entry: os.DirEntry[str]) -> bool:
     if sys.platform == "win32":
         return False
@@ -76,11 +83,17 @@ def _locked(parent: Path) -> tuple[Path, int]:
     while True:
         folder = parent / f".ondevice-{secrets.token_hex(8)}.tmp"
         folder.mkdir(mode=0o700)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-            if _lock(folder, lock) is not False:
-                return folder, lock
-            os.close(lock)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise
+        if _lock(folder, lock) is not False:
+            return folder, lock
+        os.close(lock)
 
 
 def _lock(folder: Path, lock: int) -> bool | None:

@@ -35,6 +35,8 @@ from ondevice.models.search.state import SearchFolder, SearchState, folder_of_se
 from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import TrialData, prepare
 from ondevice.models.training.refit import Refit
+from ondevice.publish import publishing
+from ondevice.temporary import sweep_tree
 from ondevice.text_table import size
 
 EPILOG = """examples:
@@ -68,6 +70,7 @@ results; the same one again says where they are (--force runs it again)."""
 # of 4096: rows of rare values need the steps.
 TRAINING: dict[str, Any] = {"epochs": 10, "batch": 1024, "learning_rate": 2e-3}
 End = Literal["finished", "out of time", "interrupted"]
+OTHER_FILES = ("model.onnx", "model.onnx.data", "model.tflite")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, goal, data)
     folder = folder_of_search(args.out, goal.name, settings)
     before = folder.before
+    for place in (args.out / "trials", folder.path):
+        sweep_tree(place)  # what is finished is not written again, and so not swept by a writer
     if before is not None and before.complete and not args.force:
         return _say_finished(args, folder.path, before)
     for other in folder.others:
@@ -269,9 +274,9 @@ def _write_model(data: TrialData, best: TrialResult, trials: Path, out: Path) ->
         report = write_files(model, features, ids, trial, out)
     except (UnsupportedError, ParityError) as error:
         print(f"only model.odm is written: {error}", file=sys.stderr)  # noqa: T201
+        with publishing(out, removed=OTHER_FILES, with_manifest=True):  # of the run before
+            pass
         report = write_files(model, features, ids, trial, out, ("odm",))
-        for name in ("model.onnx", "model.onnx.data", "model.tflite"):  # of the run before
-            (out / name).unlink(missing_ok=True)
     return str(report)
 
 

@@ -23,7 +23,7 @@ from ondevice.bench.targets.local import LocalMachine
 from ondevice.codecs import DENSE_CODECS
 from ondevice.converters import ConversionReport, convert
 from ondevice.converters.convert import TARGETS
-from ondevice.errors import InputError
+from ondevice.errors import InputError, writing
 from ondevice.inspection import FileParts
 from ondevice.models.checkpoint import save_checkpoint
 from ondevice.models.click_log import ClickLog
@@ -142,7 +142,8 @@ def run(args: argparse.Namespace) -> int:
     with atomic_path(args.out / "bench.html") as temporary:
         temporary.write_text(page([measured]), encoding="utf-8")
     _write_json(args.out / FINISHED, full, small, report, scored)
-    (args.out / UNFINISHED).unlink(missing_ok=True)
+    with writing(args.out / UNFINISHED):
+        (args.out / UNFINISHED).unlink(missing_ok=True)
     model = args.out / "model.odm"
     print(  # noqa: T201
         f"\nall measurements as a page: {(args.out / 'bench.html').resolve()}\n"
@@ -162,9 +163,10 @@ def _check_out(args: argparse.Namespace) -> None:
 
 
 def _mark_unfinished(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / FINISHED).exists():
-        (out / UNFINISHED).touch()
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / FINISHED).exists():
+            (out / UNFINISHED).touch()
 
 
 def comparison(full: Trained, scored: list[Scored], measured: Report) -> str:

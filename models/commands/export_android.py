@@ -85,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
         users = read_rows(args.users, "name", model)
         items = read_rows(args.items, "title", model)
     catalogue = catalogue_of(model, users, items)
-    args.out.mkdir(parents=True, exist_ok=True)
     copies = {args.model: "model.odm"}
     copies |= {file: file.name for path in args.also for file in model_files(path)}
     for file, name in copies.items():

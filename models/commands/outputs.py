@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ondevice.commands.json_output import PRINT
 from ondevice.errors import InputError
 from ondevice.models.checkpoint import is_replaceable
-from ondevice.publish import HIDDEN, finish
+from ondevice.publish import finish, is_filled
+from ondevice.temporary import temporary_folder
 
 
 def add_output_options(
@@ -57,7 +57,7 @@ def check_output(
     existing = [path for path in results if path.exists()]
     if checkpoint is not None:
         check_writable("--out", checkpoint.absolute().parent)
-        if _is_filled(checkpoint):
+        if is_filled(checkpoint):
             if not is_replaceable(checkpoint):
                 raise InputError(
                     f"--out {out}: expected a checkpoint or nothing in {checkpoint}, but it holds "
@@ -90,19 +90,9 @@ def check_writable(option: str, folder: Path) -> None:
     if not base.is_dir():
         raise InputError(f"{option} {folder}: expected a folder, but {base} is a file")
     try:
-        with tempfile.TemporaryDirectory(prefix=".ondevice-", dir=base):
+        with temporary_folder(base):  # which is swept if it cannot be removed now
             pass
     except OSError as error:
         raise InputError(
             f"{option} {folder}: cannot write in {base.resolve()}: {error.strerror or error}"
         ) from error
-
-
-def _is_filled(folder: Path) -> bool:
-    """Whether something of that name exists, other than an empty folder.
-
-    What a killed process left counts as nothing: the next writer sweeps it.
-    """
-    if not folder.is_dir():
-        return folder.exists()
-    return any(not HIDDEN.fullmatch(path.name) for path in folder.iterdir())

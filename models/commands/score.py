@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ondevice.atomic import sync
 from ondevice.errors import InputError, writing
 from ondevice.models.commands.engine_options import (
     add_engine_options,
@@ -15,6 +16,7 @@ from ondevice.models.commands.outputs import add_output_options, check_writable
 from ondevice.models.data.log_source import log_files
 from ondevice.models.scale.jobs import write_scores
 from ondevice.models.scale.tasks import ScoreTask
+from ondevice.publish import HIDDEN, finish, publishing
 from ondevice.temporary import temporary_folder
 
 EPILOG = """examples:
@@ -49,11 +51,29 @@ def run(args: argparse.Namespace) -> int:
             folder = temporary / "scores"
             folder.mkdir()
             rows = write_scores(files, task, folder, engine)
-            if out.exists():
-                out.rename(temporary / "old")
-            folder.rename(out)
+            _publish(folder, out)
     print(f"{rows:,} rows scored, in {out}")  # noqa: T201
     return 0
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Make the files of a folder those of `out`, all or none. Raises OutputError, OSError."""
+    if out.exists():
+        names = {path.name for path in folder.iterdir()}
+        old = {path.name for path in _held(out)}
+        with publishing(out, removed=old - names) as fresh:
+            for name in names:
+                (folder / name).rename(fresh / name)
+        return
+    for path in (*folder.iterdir(), folder):
+        sync(path)
+    folder.rename(out)
+    sync(out.parent)
+
+
+def _held(out: Path) -> list[Path]:
+    """What is in a folder, without what killed processes left."""
+    return [path for path in out.iterdir() if not HIDDEN.fullmatch(path.name)]
 
 
 def _check_replaceable(out: Path, force: bool) -> None:
@@ -62,7 +82,8 @@ def _check_replaceable(out: Path, force: bool) -> None:
         return
     if not out.is_dir():
         raise InputError(f"--out {out}: expected a folder, but it is a file")
-    held = list(out.iterdir())
+    finish(out)
+    held = _held(out)
     if others := [path for path in held if not path.match("part-*.parquet")]:
         raise InputError(f"--out {out}: expected scores or nothing, but it holds {others[0].name}")
     if held and not force:

@@ -218,9 +218,9 @@ def _save(args: argparse.Namespace, recipe: Recipe, log: HashedLog, result: _Res
     if trained.fitted.interrupted:
         text = "interrupted: these are the best weights so far; to go on, add --resume --force"
         print(text, file=sys.stderr)  # noqa: T201
-    else:
-        TrainingState.remove(_state_folder(args.out))
     print(f"saved in {args.out}; next: ondevice convert {args.out} --out DIR")  # noqa: T201
+    if not trained.fitted.interrupted:
+        TrainingState.remove(_state_folder(args.out))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,10 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def share_error(values: Sequence[float], full: Sequence[float]) -> float:
-    """The standard error of values / full, pair by pair; 0 where a side has none."""
-    if len(values) != len(full) or len(values) < 2:
+    """The standard error of values / full, pair by pair; 0 where a side has none.
+
+    Pairs without a share are left out: on a few rows the full model's AUC may be 0.
+    """
+    if len(values) != len(full):
         return 0.0
-    return standard_error([one / other for one, other in zip(values, full, strict=True)])
+    return standard_error([one / other for one, other in zip(values, full, strict=True) if other])

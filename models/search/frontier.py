@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,11 @@ class Frontier:
         return best
 
     def share(self, point: TrialResult) -> float:
-        """The share of the reference's test AUC."""
-        return point.test_auc / self.reference.test_auc
+        """The share of the reference's test AUC: of 0, which a few rows may give, 0 is all."""
+        full = self.reference.test_auc
+        if full == 0:
+            return 1.0 if point.test_auc == 0 else math.inf
+        return point.test_auc / full
 
     def share_error(self, point: TrialResult) -> float:
         """The standard error of `share`, over bootstrap samples of the test rows."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ondevice.atomic import atomic_path
 from ondevice.errors import PARSE_ERRORS, FileFormatError
+from ondevice.publish import is_filled
 
 STATE = "search.json"
 
@@ -71,7 +72,7 @@ def folder_of_search(out: Path, name: str, settings: dict[str, Any]) -> SearchFo
         path = out / (name if number == 1 else f"{name}-{number}")
         before = read_state(path)
         if before is None:
-            if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            if is_filled(path):
                 continue
             return SearchFolder(path, None, tuple(others))
         if differences := before.differences(settings):

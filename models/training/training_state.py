@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ondevice.atomic import atomic_path
-from ondevice.errors import PARSE_ERRORS, FileFormatError, InputError
+from ondevice.errors import PARSE_ERRORS, FileFormatError, InputError, OutputError, writing
 from ondevice.models.data import HashedLog
 from ondevice.models.data.statistics import CHUNK
 from ondevice.models.networks import ClickModel
@@ -81,7 +81,10 @@ class PhaseState:
         self.owner.write_settings()
         with atomic_path(self.path) as temporary:
             plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-            save_file(plain, temporary, metadata={"state": json.dumps(data)})
+            try:
+                save_file(plain, temporary, metadata={"state": json.dumps(data)})
+            except SafetensorError as error:  # what it makes of an OSError
+                raise OutputError(f"{self.path}: cannot be written: {error}") from error
 
     def restore(
         self,
@@ -104,7 +107,7 @@ class PhaseState:
         Raises:
             FileFormatError: the file is damaged, or of another model.
         """
-        if not self.path.exists():
+        if not self.path.exists() or not TrainingState.exists(self.owner.folder):
             return None
         try:
             with safe_open(self.path, framework="pt", device="cpu") as file:
@@ -173,8 +176,22 @@ class TrainingState:
 
     @staticmethod
     def remove(folder: Path) -> None:
-        """Remove it: the training is finished, or starts anew."""
-        shutil.rmtree(folder, ignore_errors=True)
+        """Remove it: the training is finished, or starts anew.
+
+        The settings go last: what is left without them is of no training, see `write_settings`.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        if not folder.is_dir():
+            return
+        with writing(folder):
+            for path in folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != SETTINGS:
+                    path.unlink()
+            shutil.rmtree(folder)
 
     def phase(self, name: str) -> PhaseState:
         """The state of the next phase, which is called `name`."""
@@ -185,6 +202,7 @@ class TrainingState:
     def write_settings(self) -> None:
         """Make the folder, if this is the first epoch. Raises OutputError."""
         if not self.exists(self.folder):
+            self.remove(self.folder)  # phases whose settings are gone would be taken for this one's
             with atomic_path(self.folder / SETTINGS) as temporary:
                 temporary.write_text(json.dumps(self._settings, indent=1), encoding="utf-8")
 

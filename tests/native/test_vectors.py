@@ -1,10 +1,13 @@
 """Vectorised operators: the same bits with every kernel, numpy's values within stated bounds."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 from ondevice.engines.native import NativeEngine, is_compiled
 from ondevice.engines.numpy import NumpyEngine
+from ondevice.errors import FileFormatError, UnsupportedError
 from ondevice.info import InputSpec, ModelInfo
 from ondevice.odm import open_odm, write_odm
 from ondevice.plan import Node, Plan
@@ -151,6 +154,22 @@ def test_reductions(tmp_path, name):
             same = (got[f"y{key}"] == right) | (np.isnan(got[f"y{key}"]) & np.isnan(right))
             overflowed = ~np.isfinite(got[f"y{key}"]) & (scale > 1e38)
             assert (same | close | overflowed).all(), (name, size, key)
+
+
+@pytest.mark.parametrize("name", ["ReduceSum", "ReduceMin", "Squeeze", "Unsqueeze"])
+@pytest.mark.parametrize("axes", [(1,), (1, 2), (1, 1), (1, -2)])
+def test_axes_that_are_named_twice_are_refused(tmp_path, name, axes):
+    """As ONNX says; C took them for one axis."""
+    spec = InputSpec("x", ("batch", 1, 1), None, "float32")
+    fresh = 3 + len(axes) * (name == "Unsqueeze")
+    twice = len({axis % fresh for axis in axes}) < len(axes)
+    node = Node(name, ("x", "axes"), ("y",), {})
+    path = write(tmp_path / "a.odm", [node], [spec], ["y"], {"axes": np.array(axes)})
+    errors = (FileFormatError, UnsupportedError)  # C says so of what it cannot run
+    refused = pytest.raises(errors, match=r"twice|duplicate|repeated")
+    for engine in (NativeEngine, lambda path: NumpyEngine(open_odm(path))):
+        with refused if twice else nullcontext():
+            engine(path)
 
 
 def test_the_order_of_a_sum(tmp_path):

@@ -5,9 +5,10 @@ import os
 from support.killed import killed_at_every_step
 
 from ondevice.atomic import atomic_path
-from ondevice.temporary import NAME, sweep, temporary_folder
+from ondevice.temporary import NAME, sweep, sweep_tree, temporary_folder
 
 DIGITS = "0123456789abcdef"
+NEW = f".ondevice-{DIGITS}.tmp"  # a name that a writer may take
 
 
 def hidden(folder):
@@ -30,6 +31,18 @@ def test_a_file_is_old_or_new_wherever_its_writer_is_killed(tmp_path):
         target.write_text("old")
     assert left > 2
     assert list(tmp_path.iterdir()) == [target] and target.read_text() == "new"
+
+
+def test_a_tree_is_swept_without_the_folders_of_others(tmp_path):
+    left = [tmp_path / NEW / "below", tmp_path / "a" / "b" / NEW]
+    others = [tmp_path / "a" / ".ondevice-mine", tmp_path / "a" / "file"]
+    for path in [*left, *others]:
+        path.mkdir(parents=True)
+    with temporary_folder(tmp_path / "a") as held:
+        sweep_tree(tmp_path)
+        assert held.is_dir()
+    assert sorted(tmp_path.rglob("*")) == sorted([tmp_path / "a", tmp_path / "a" / "b", *others])
+    sweep_tree(tmp_path / "gone")
 
 
 def _hold(folder, ready, end):
@@ -67,7 +80,7 @@ def test_only_folders_of_this_name_are_swept(tmp_path):
     (outside / "kept").write_text("mine")
     place = tmp_path / "place"
     place.mkdir()
-    (place / f".ondevice-{DIGITS}.tmp").symlink_to(outside)
+    (place / NEW).symlink_to(outside)
     (place / f".ondevice-{DIGITS[::-1]}.tmp").write_text("a file")
     (place / ".ondevice-settings.tmp").mkdir()
     (place / f"{DIGITS}.tmp").mkdir()

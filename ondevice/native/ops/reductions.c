@@ -11,7 +11,7 @@ static od_status reduced_axes(const od_inference *f, const od_value *in, uint32_
   if (!count && !od_attribute_flag(f, "noop_with_empty_axes", 0)) *gone = (1u << rank) - 1;
   for (uint32_t i = 0; i < count; i++) {
     int32_t axis = od_normal_axis(axes[i], rank);
-    if (axis < 0) return od_refuse(f, "an axis out of range");
+    if (axis < 0 || (*gone >> axis & 1)) return od_refuse(f, "an axis out of range, or twice");
     *gone |= 1u << axis;
   }
   return OD_OK;

@@ -79,8 +79,8 @@ od_status od_shape_squeeze(const od_inference *f) {
     return od_refuse(f, "constant axes needed");
   for (uint32_t i = 0; i < count; i++) {
     int32_t axis = od_normal_axis(axes[i], od_full_rank(in));
-    if (axis < 0 || od_full_dim(in, (uint32_t)axis) != 1)
-      return od_refuse(f, "an axis not of size 1");
+    if (axis < 0 || od_full_dim(in, (uint32_t)axis) != 1 || (gone >> axis & 1))
+      return od_refuse(f, "an axis not of size 1, or twice");
     gone |= 1u << axis;
   }
   for (uint32_t i = 0; i < od_full_rank(in); i++)

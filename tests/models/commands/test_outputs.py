@@ -4,12 +4,17 @@ import re
 import resource
 
 import pytest
+from support.killed import killed_at_every_step
 
+from ondevice import manifest
 from ondevice.cli import main
-from ondevice.errors import InputError, OutputError
-from ondevice.models.checkpoint import load_checkpoint, save_checkpoint
-from ondevice.models.commands import outputs
+from ondevice.errors import InputError, OutputError, UnsupportedError
+from ondevice.models.checkpoint import is_replaceable, load_checkpoint, save_checkpoint
+from ondevice.models.commands import compress, outputs
+from ondevice.models.search import run_trial
+from ondevice.publish import HIDDEN
 
+RUNTIMES = (".odm", ".onnx", ".tflite")
 TINY = ("--max-rows", "500", "--epochs", "1", "--hidden", "4", "--dim", "2")
 
 
@@ -111,12 +116,36 @@ def test_a_demo_replaces_a_demo_and_nothing_else(trained, tmp_path, capsys):
         (out / mark).unlink()
 
 
-def test_a_search_leaves_files_of_others_alone(trained, capsys):
+def test_a_search_leaves_files_of_others_alone(trained, capsys, monkeypatch):
+    """Nor does it leave files of its run before that the new one lacks, or list them."""
     before = contents(trained / "models")
     arguments = ("compress", "--ratio", "1", "--trials", "1", "--max-rows", "500")
     assert main([*arguments, "--out", str(trained / "models")]) == 0
     assert contents(trained / "models").items() >= before.items()
-    assert (trained / "models" / "tables-1x" / "model.odm").is_file()
+    out = trained / "models" / "tables-1x"
+    assert (out / "model.tflite").is_file()
+    write = run_trial.write_files
+
+    def for_one_runtime(*words):
+        if len(words) < 6:  # all targets
+            raise UnsupportedError("no such operator there")
+        return write(*words)
+
+    monkeypatch.setattr(compress, "write_files", for_one_runtime)
+    assert main([*arguments, "--out", str(trained / "models"), "--force"]) == 0
+    assert [path.name for path in out.glob("model.*") if path.suffix in RUNTIMES] == ["model.odm"]
+    manifest.check(manifest.read_manifest(out / manifest.NAME), out)
+
+
+def test_what_a_killed_check_left_is_swept(trained):
+    """The check of a folder writes there; killed, it made a checkpoint look like something else."""
+    checkpoint, kinds = trained / "checkpoint", set()
+    for _ in killed_at_every_step(checkpoint, lambda: outputs.check_writable("--out", checkpoint)):
+        kinds |= {HIDDEN.fullmatch(path.name) is not None for path in checkpoint.iterdir()}
+        assert is_replaceable(checkpoint)
+    assert kinds == {True, False}
+    outputs.check_writable("--out", checkpoint)
+    assert not [path for path in checkpoint.iterdir() if path.name.startswith(".")]
 
 
 def test_a_disk_that_refuses_a_checkpoint_is_named(trained, tmp_path):

@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from support.killed import killed_at_every_step
 
 from ondevice.cli import main
+from ondevice.models.training.history import History
 from ondevice.models.training.training_state import TrainingState
 
 # trains, learns widths, refits and rounds: a phase of each kind
@@ -126,6 +129,31 @@ def test_an_unfinished_training_is_neither_dropped_nor_mixed(tmp_path, capsys):
     assert "no state of this training" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
     assert not state.exists()
+
+
+def test_what_is_left_of_a_removed_state_is_of_no_training(tmp_path):
+    """A new training took the weights of a phase whose settings were gone."""
+    state = tmp_path / ".checkpoint.training"
+    names = ["settings.json", "1-training.safetensors", "2-refit.safetensors", "teachers-0/0-0.npy"]
+
+    def fill(names):
+        for name in names:
+            (state / name).parent.mkdir(parents=True, exist_ok=True)
+            (state / name).write_text("{}")
+
+    fill(names)
+    steps = 0
+    for step in killed_at_every_step(state, lambda: TrainingState.remove(state)):
+        steps = step
+        assert TrainingState.exists(state) or not list(state.glob("*.safetensors"))
+        fill(names)
+    assert steps >= 3 and not state.exists()
+    fill(names[1:])  # what an earlier release may have left
+    begun = TrainingState(state, {"seed": 1})
+    nothing = History([])
+    assert begun.phase("training").restore(torch.nn.Linear(1, 1), [], nothing, None) is None
+    begun.write_settings()
+    assert [path.name for path in state.iterdir()] == ["settings.json"]
 
 
 def test_resume_without_a_state_starts(tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from ondevice.models.search.goal import Goal, parse_goal, parse_size
 from ondevice.models.search.probe import Probe
 from ondevice.models.search.run_trial import folder_of, trained_model
 from ondevice.models.search.search import Search
+from ondevice.models.search.state import folder_of_search
 from ondevice.models.search.table_design import TableDesign
 from ondevice.models.search.trial import Trial, TrialResult
 from ondevice.models.search.trial_data import prepare
@@ -208,6 +211,18 @@ def test_frontier_files(tmp_path):
     assert read["reference"]["trial"]["tables"]["user"]["dim"] == 16
 
 
+def test_a_frontier_of_a_few_test_rows_whose_auc_is_zero(tmp_path):
+    full = replace(result(100, 0.0), resampled=(0.0, 0.5))
+    small = replace(result(50, 0.0), resampled=(0.25, 0.25))
+    better = replace(result(60, 0.4), resampled=(0.5, 0.5))
+    frontier = Frontier(full, (full, small, better))
+    assert [frontier.share(item) for item in frontier.results] == [1.0, 1.0, math.inf]
+    assert frontier.share_error(small) == 0  # one pair has a share
+    frontier.write_csv(tmp_path / "f.csv")
+    write_plot(frontier, tmp_path / "f.png", small)
+    assert "100.00%" in frontier.text(small)
+
+
 @pytest.mark.parametrize(("width", "lines"), [(11.0, 2), (13.0, 1)])
 def test_the_captions_of_the_plot_fit_its_width(width, lines):
     """The widest text that occurs is drawn; the plot's captions were cut at its edge once."""
@@ -303,6 +318,15 @@ def test_command_stopped_by_ctrl_c_continues(tmp_path, capsys):
     assert "this search is finished and its results are kept" in capsys.readouterr().out
     assert json.loads((out / "f.json").read_text()) == data
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_search_that_was_killed_before_its_first_file_keeps_its_folder(tmp_path):
+    settings = {"seed": 0}
+    left = tmp_path / "small" / ".ondevice-0123456789abcdef.tmp"
+    left.mkdir(parents=True)
+    assert folder_of_search(tmp_path, "small", settings).path == tmp_path / "small"
+    (tmp_path / "small" / "mine").touch()
+    assert folder_of_search(tmp_path, "small", settings).path == tmp_path / "small-2"
 
 
 def test_searches_in_one_folder_share_trials_and_keep_their_results(tmp_path, capsys):

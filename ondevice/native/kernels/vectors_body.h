@@ -1,7 +1,7 @@
 /* vectors_body.h: the loops of vectors.h, compiled once for every instruction set.
  *
  * Takes lanes_body.h. With SOFTMAX_COLUMNS it has its own softmax along other axes than the last, with
- * SOFTMAX_UNROLLED one along the last that takes SUMS elements at a step.
+ * SOFTMAX_SUMS_LAST it adds a row's powers when all are there.
  */
 #include "kernels/vectors.h"
 
@@ -325,16 +325,16 @@ static void dots(const float *a, const int64_t *a_places, const float *b, const 
  * written. */
 OD_INLINE float powers(const float *in, size_t n, float largest, float *out, size_t room) {
   lanes most = all(largest), sums[PARTS] = {{0}};
-  size_t i = 0;
-#ifdef SOFTMAX_UNROLLED
-  for (; i + SUMS <= n; i += SUMS)
-    OD_UNROLL(4) for (size_t j = 0; j < PARTS; j++) {
-      lanes value = exponential_down(load(in + i + j * LANES) - most);
-      sums[j] = sums[j] + value;
-      store(out + i + j * LANES, value);
-    }
+#ifdef SOFTMAX_SUMS_LAST
+  if (n >= LANES) {
+    lanes last = load(in + n - LANES) - most; /* before what it overlaps is written */
+    for (size_t i = 0; i < n - LANES; i += LANES)
+      store(out + i, exponential_down(load(in + i) - most));
+    store(out + n - LANES, exponential_down(last));
+    return sum_of(out, n);
+  }
 #endif
-  for (; i < n; i += LANES) {
+  for (size_t i = 0; i < n; i += LANES) {
     lanes value = exponential_down(part(in + i, n - i, all(-__builtin_inff())) - most);
     size_t j = i / LANES % PARTS;
     sums[j] = sums[j] + value;

@@ -109,7 +109,8 @@ class Attributes(nn.Module):
         computed = [
             row + 100, row * row, torch.where(row > 50, row, 7 - row), -row, row.clamp(5, 60),
             row.flip(-1), (row > 50).long() + (row == 3), row.max(-1, keepdim=True)[0] - row,
-            torch.cat([row[:, :1], row[:, 1:] + 1], -1), row & 15, row >> 2, row << 3, row // 3, row % 7,
+            torch.cat([row[:, :1], row[:, 1:] + 1], -1),
+            row & 15, row >> 2, row << 3, row // 3, row % 7,
         ]  # fmt: skip
         parts = torch.cat([part.float() / 300 for part in computed], -1)
         return self.unit(torch.cat([self.table(item), parts], -1))[:, 0], row + 100

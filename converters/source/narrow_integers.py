@@ -103,8 +103,7 @@ def _keep_type_elsewhere(
         for node, place in keeping:
             node.replace_input_with(place, back.outputs[0])
     if numbers is not value and value.is_graph_output():
-        name, value.name = value.name, f"{value.name}.whole"
-        numbers.name = name
+        numbers.name, value.name = value.name, f"{value.name}.whole"
         for i, output in enumerate(graph.outputs):
             if output is value:
                 graph.outputs[i] = numbers

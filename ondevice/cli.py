@@ -62,9 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The code is 0; 1 for an error or a failed check; 2 for usage; 130 after Ctrl-C; 141 where the
     reader of the output has gone (`| head`), which prints nothing.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
+    with _ended_by_exception():
+        return _exit_code(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _exit_code(words: Sequence[str]) -> int:
+    """Run a command; see `main`."""
     try:
         try:
             code = None
@@ -138,8 +141,21 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextlib.contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """Let SIGTERM raise inside the block, so that temporary files are removed on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        if former is not None:  # None: one that Python did not set, and cannot set again
+            signal.signal(signal.SIGTERM, former)
+
+
 def _terminated(number: int, _: object) -> None:
-    """End by an exception, so that temporary files are removed on the way out."""
     raise SystemExit(128 + number)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from support.runtime import expected_probabilities, small_ids, write_small_model
 from support.terminal import interrupted
 
 import ondevice
+from ondevice.cli import main
 
 COMMANDS = ["inspect", "verify", "run", "bench"]
 
@@ -42,6 +44,18 @@ def test_help_lists_commands_and_each_has_an_example():
         done = call(name, "--help")
         assert done.returncode == 0
         assert f"ondevice {name} " in done.stdout.split("example")[1]
+
+
+def test_a_command_leaves_signals_as_its_caller_had_them():
+    def handler(number, frame):
+        """Somebody's own."""
+
+    former = signal.signal(signal.SIGTERM, handler)
+    try:
+        assert main(["inspect", "nothing.odm"]) == 1
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def test_usage_errors_exit_with_2():

@@ -86,22 +86,41 @@ final class Values {
         }
         out[from] = value instanceof Boolean ? (Boolean) value ? 1 : 0
                 : value instanceof Double ? narrow(name, (Double) value)
-                : ((java.lang.Number) value).floatValue();
+                : value instanceof Float ? (Float) value
+                : rounded(name, (java.lang.Number) value);
         return from + 1;
     }
 
     private static float narrow(String name, double value) {
         float number = (float) value;
         if (Float.isInfinite(number) && !Double.isInfinite(value)) {
-            throw new InputException("input '" + name + "': " + value + " is too large for float32");
+            throw tooLarge(name, value);
         }
         return number;
     }
 
+    /** A whole or decimal number, which may have any number of digits. */
+    private static float rounded(String name, java.lang.Number value) {
+        float number = value.floatValue();
+        if (Float.isInfinite(number)) {
+            throw tooLarge(name, value);
+        }
+        return number;
+    }
+
+    private static InputException tooLarge(String name, Object value) {
+        return new InputException("input '" + name + "': " + shown(value)
+                + " is too large for float32");
+    }
+
     private static InputException wrong(String name, int expected, Object value) {
-        String text = String.valueOf(value);
         return new InputException("input '" + name + "': expected " + expected + " numbers, got "
-                + (text.length() > 40 ? text.substring(0, 37) + "..." : text));
+                + shown(value));
+    }
+
+    private static String shown(Object value) {
+        String text = String.valueOf(value);
+        return text.length() > 40 ? text.substring(0, 37) + "..." : text;
     }
 
     /** How many values there are. */

@@ -9,6 +9,7 @@ import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
 import java.io.RandomAccessFile;
+import java.math.BigDecimal;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -254,6 +255,8 @@ public class OnDeviceModelTest {
         List<?> one = Collections.singletonList(1);
         Object[][] wrong = {
             {mixedRow().numbers("price", 1e39).floats("matrix", 0, 1), "too large for float32"},
+            {mixedRow().raw("price", Collections.singletonList(new BigDecimal("1e400")))
+                    .floats("matrix", 0, 1), "too large for float32"},
             {mixedRow().strings("price", "1").floats("matrix", 0, 1), "'price': expected numbers"},
             {mixedRow().raw("price", Collections.singletonList(null)).floats("matrix", 0, 1),
                 "'price': expected 1 numbers, got null"},

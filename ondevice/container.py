@@ -112,6 +112,13 @@ class _SmallEntries(Mapping[str, Entry]):
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
+    def of_type(self, dtype: npt.DTypeLike) -> list[str]:
+        """Names of the arrays of a dtype, without an entry for each array."""
+        alike = {number for number, kind in enumerate(self._kinds) if kind[0] == dtype}
+        if not alike:
+            return []
+        return [name for name, place in self._places.items() if self._numbers[place] in alike]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -142,6 +149,11 @@ class Container:
     def entries(self) -> dict[str, Entry]:
         """Where every array lies, by name."""
         return {**self.stored, **self.small}
+
+    def of_type(self, dtype: npt.DTypeLike) -> list[str]:
+        """Names of the arrays of a dtype."""
+        stored = [name for name, entry in self.stored.items() if entry.dtype == dtype]
+        return stored + (self.small.of_type(dtype) if isinstance(self.small, _SmallEntries) else [])
 
     def entry(self, name: str) -> Entry:
         """Where an array lies. Raises FileFormatError when the file has none of this name."""

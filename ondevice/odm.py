@@ -38,6 +38,7 @@ from ondevice.section_records import (
 FORMAT = "ondevice.odm"
 FORMAT_VERSION = "3"
 READABLE_VERSIONS = ("1", "2", "3")
+WEIGHT = "weight."  # in front of the names of a plan's constants
 PLAN, INFO = "ondevice.plan", "ondevice.info"  # deflated arrays; in versions 1 and 2 metadata
 # Files up to this size have all their bytes checked at load (about 8 ms); larger ones on demand,
 # because reading everything would undo what mapping the file saves.
@@ -90,7 +91,7 @@ def odm_writer(
     tables: Mapping[str, Records | RecordStream | SectionedStream],
 ) -> ContainerWriter:
     """Create a native model that lacks its header and the records of streams; see `records_of`."""
-    arrays: dict[str, Array | Reserved] = {f"weight.{name}": weights[name] for name in plan.weights}
+    arrays: dict[str, Array | Reserved] = {WEIGHT + name: weights[name] for name in plan.weights}
     for name in plan.tables:
         for part, array in _table_parts(tables[name]).items():
             arrays[f"table.{name}.{part}"] = array
@@ -141,19 +142,19 @@ def _opened(path: Path) -> OdmFile:
     if {item.name for item in info.inputs} != set(plan.inputs) or info.outputs != plan.outputs:
         raise FileFormatError(f"{path}: the description's inputs or outputs differ from the plan's")
     _check_pooling(path, plan, info)
-    weights = Views(container, "weight.", plan.weights)
-    _check_bools(container, plan)
+    weights = Views(container, WEIGHT, plan.weights)
+    _check_bools(container, weights)
     tables = {name: _open_table(container, name, layout) for name, layout in plan.tables.items()}
     return OdmFile(container, plan, info, description, weights, tables)
 
 
-def _check_bools(container: Container, plan: Plan) -> None:
+def _check_bools(container: Container, weights: Views) -> None:
     """Refuse bytes among the weights that are no bools: engines would take them differently."""
-    for name in plan.weights:
-        if container.entry(stored := f"weight.{name}").dtype == np.uint8:
-            largest = int(container.array(stored).max(initial=0))
+    for name in container.of_type(np.uint8):
+        if name.startswith(WEIGHT) and name.removeprefix(WEIGHT) in weights:
+            largest = int(container.array(name).max(initial=0))
             if largest > 1:
-                fault = f"array {stored!r} is not bool: expected 0 or 1, got {largest}"
+                fault = f"array {name!r} is not bool: expected 0 or 1, got {largest}"
                 raise FileFormatError(f"{container.path}: {fault}")
 
 

@@ -105,7 +105,7 @@ def _exact(name: str, use: InputIds, examples: Array) -> InputIds:
     Raises:
         ParityError: an example is beyond what float32 holds.
     """
-    if len(beyond := examples[np.abs(examples) > EXACT]):
+    if len(beyond := examples[(examples > EXACT) | (examples < -EXACT)]):
         raise ParityError(
             f"the module computes with input {name!r} in float64, where float32, in which files "
             f"compute, is not enough: it holds integers up to {EXACT}, and the examples hold "

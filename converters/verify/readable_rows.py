@@ -52,17 +52,10 @@ class _ReadableRows:
 class _RowNumbers:
     """The part of a graph that computes row numbers, in ONNX Runtime."""
 
-    def __init__(self, model: ir.Model, tables: list[str]) -> None:
-        """Take a model whose outputs are row numbers of these tables."""
-        with needs_extra("checking computed row numbers", "onnx"):
-            import onnxruntime as ort
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        content = ir.to_proto(model).SerializeToString()
-        self._session = ort.InferenceSession(content, options, ["CPUExecutionProvider"])
-        self._names = [item.name for item in self._session.get_inputs()]
-        self._tables = tables
+    def __init__(self, session: Any, tables: list[str]) -> None:
+        """Take a session whose outputs are row numbers of these tables."""
+        self._session, self._tables = session, tables
+        self._names = [item.name for item in session.get_inputs()]
 
     def check(self, values: Mapping[str, Array]) -> None:
         """Raise SpecError if a request reads a row below 0."""
@@ -94,7 +87,22 @@ def _row_numbers(packed: PackedModel) -> _RowNumbers | None:
     if any(node.domain == DOMAIN for node in graph) or any(item.dtype is None for item in outputs):
         return None  # rows that depend on vectors
     tables = {value: lookup.table for value, lookup in zip(values, chosen, strict=True)}
-    return _RowNumbers(copy.model, [tables[value] for value in outputs])
+    session = _session(copy.model)
+    return None if session is None else _RowNumbers(session, [tables[value] for value in outputs])
+
+
+def _session(model: ir.Model) -> Any | None:
+    """ONNX Runtime's session of a graph; None where it lacks a kernel, which TFLite may have."""
+    with needs_extra("checking computed row numbers", "onnx"):
+        import onnxruntime as ort
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    content = ir.to_proto(model).SerializeToString()
+    try:
+        return ort.InferenceSession(content, options, ["CPUExecutionProvider"])
+    except Exception:  # of many types
+        return None
 
 
 def _counts_rows(lookup: PackedLookup) -> bool:

@@ -498,8 +498,11 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.page:
-        peers = "--peers " if args.peers else ""
-        command = f"python benchmarks/topologies.py {peers}--page docs/evidence/topologies.md"
+        options = ["--peers"] * args.peers
+        if args.batch != list(BATCHES):
+            options += ["--batch", *map(str, args.batch)]
+        options += ["--page", f"docs/evidence/{args.page.name}"]
+        command = " ".join(["python benchmarks/topologies.py", *options])
         args.page.write_text(page(report, command))
 
 

@@ -17,7 +17,7 @@ from ondevice.bench import serve
 from ondevice.bench.report import read_report
 from ondevice.bench.serve import MAX_REPORT_BYTES, TOKEN_HEADER, serving
 from ondevice.errors import InputError, OutputError
-from ondevice.web import build
+from ondevice.web import build, live
 from ondevice.web.live import MARK
 
 PAGE = f"<!doctype html>{MARK}<p>é"
@@ -323,6 +323,7 @@ def test_the_command_refuses(arguments, said, tmp_path, monkeypatch, capsys):
 def test_without_a_compiler_it_says_what_is_missing(tmp_path, monkeypatch, capsys):
     from ondevice.cli import main
 
+    live._module.cache_clear()  # another test of this process may have built the engine
     plan = random_plan(3, "q8").write(tmp_path / "model.odm")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)

@@ -304,8 +304,8 @@ def _prepare(
         InputError: validation or calibration rows do not fit the model.
     """
     packed = models.packed
-    alone, source = trained is source, reading_rows(source, packed)
-    trained = source if alone else trained
+    reading = reading_rows(source, packed)
+    source, trained = reading, reading if trained is source else trained
     plan = DensePlan(request.dense, request.float_layers)
     check_layers(packed, models.of("odm"), plan)
     domain = domain_of(packed, source)

@@ -26,6 +26,7 @@ from ondevice.converters.pipeline import INPUT_FORMS, InputForm, TargetModels
 from ondevice.converters.pipeline import TARGETS as TARGET_STAGES
 from ondevice.converters.random_states import same_random_states
 from ondevice.converters.source.arguments import DynamicAxes
+from ondevice.converters.source.on_cpu import new_tensors_on_cpu
 from ondevice.converters.source.onnx_source import OnnxSource
 from ondevice.converters.source.torch_source import Source, TorchSource
 from ondevice.converters.tables.column_blocks import stored_tables
@@ -253,7 +254,7 @@ def convert(
         card=f"{name}.md" if card is None else card,
     )
     _check_request(request)
-    with counting() as seconds:
+    with new_tensors_on_cpu(), counting() as seconds:
         release_file_pages()  # of imports
         source = _source(module, example_inputs, dynamic_axes, weights)
         trained = source

@@ -127,8 +127,8 @@ def arguments_of(module: nn.Module, example_inputs: Any, axes: DynamicAxes) -> A
 
 
 def _separate(leaf: Any) -> Any:
-    """A copy of a tensor: the exporter merges inputs that are the same tensor object."""
-    return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
+    """A copy of a tensor on the CPU: the exporter merges inputs that are the same tensor object."""
+    return leaf.detach().cpu().clone() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _normal(module: nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

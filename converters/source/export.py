@@ -24,6 +24,7 @@ from ondevice.converters.source.arguments import (
 from ondevice.converters.source.encoder_padding import encoder_padding
 from ondevice.converters.source.fixed_rows import numbers_of_rows
 from ondevice.converters.source.ghost_norms import ghost_norms
+from ondevice.converters.source.on_cpu import computing_on_cpu
 from ondevice.converters.source.packed_sequences import packed_sequences
 from ondevice.converters.source.plain_names import plain_names
 from ondevice.converters.source.quoted_names import quoted_names
@@ -104,11 +105,11 @@ def _has_fixed_rows(value: ir.Value) -> bool:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode inside the block, without any dropout."""
+    """Let a module compute as files do inside the block: evaluating, on the CPU, no dropout."""
     trained = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with Evaluation(), encoder_padding(module):
+        with Evaluation(), computing_on_cpu(), encoder_padding(module):
             yield
     finally:
         for part in trained:

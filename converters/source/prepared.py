@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ondevice.converters.source.on_cpu import on_cpu
 from ondevice.errors import SpecError, UnsupportedError
 
 # A buffer that forward may write to, such as a counter, is smaller; tables are larger and shared.
@@ -26,7 +27,7 @@ _RESERVED = (
 
 
 def prepared_module(module: nn.Module) -> nn.Module:
-    """A copy of a module in evaluation mode that computes the same by plain parameters.
+    """A copy of a module on the CPU, evaluating, that computes the same by plain parameters.
 
     Wrappers of torch.compile and of data parallelism are left out, parameters that are computed
     from others (parametrizations, weight norm, spectral norm, pruning) are computed once, and rows
@@ -110,7 +111,8 @@ def _copied(module: nn.Module, copies: dict[int, Any]) -> nn.Module:
     copies[id(module)] = copied
     state = {key: _copied_value(value, copies) for key, value in module.__dict__.items()}
     state["_compiled_call_impl"] = None  # of module.compile()
-    state["_buffers"] = {name: _copied_if_small(buffer) for name, buffer in module._buffers.items()}
+    buffers = state["_buffers"].items()
+    state["_buffers"] = {name: _copied_if_small(buffer) for name, buffer in buffers}
     copied.__dict__.update(state)
     return copied  # type: ignore[no-any-return]
 
@@ -121,6 +123,10 @@ def _copied_value(value: Any, copies: dict[int, Any]) -> Any:
         return _copied(value, copies)
     if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
         return MethodType(value.__func__, _copied(value.__self__, copies))
+    if isinstance(value, torch.Tensor) and value.device.type not in ("cpu", "meta"):
+        if id(value) not in copies:
+            copies[id(value)] = on_cpu(value)
+        return copies[id(value)]
     if type(value) is tuple:
         return tuple(_copied_value(item, copies) for item in value)
     if not isinstance(value, dict | list | set | deque):

@@ -102,7 +102,8 @@ _state = _State()
 @functools.cache
 def _install() -> None:
     """Let autocast ask whether this thread leaves it out; once, so that threads cannot undo it."""
-    enter, leave = autocast.__enter__, autocast.__exit__
+    kind: Any = autocast
+    enter, leave = kind.__enter__, kind.__exit__
 
     def enter_here(self: autocast) -> Any:
         return self if _state.off else enter(self)
@@ -110,5 +111,4 @@ def _install() -> None:
     def leave_here(self: autocast, *error: Any) -> Any:
         return False if _state.off else leave(self, *error)
 
-    kind: Any = autocast
     kind.__enter__, kind.__exit__ = enter_here, leave_here

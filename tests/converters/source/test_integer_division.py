@@ -1,6 +1,8 @@
 """Quotients and remainders of integers are torch's, over the whole range, in every file."""
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from support.converters import legacy_dir
@@ -126,6 +128,29 @@ def test_tensors_divide_the_whole_range(form, tmp_path):
 
     module = converted(compute, tmp_path, targets)
     check(module, tmp_path, whole_range(), targets)
+
+
+def test_no_node_divides_by_minus_one(tmp_path):
+    """ONNX Runtime before 1.32 ends the process for the least integer, in Mod as in Div."""
+
+    def compute(item):
+        minus = item * 0 - 1
+        taken = item.clone()
+        taken %= minus
+        rests = [item % -1, item % minus, 7 % minus, item.remainder(minus), taken]
+        return [*rests, item // -1, item // minus, 7 // minus]
+
+    module = converted(compute, tmp_path, ("odm", "onnx"))
+    ids = whole_range(50)
+    check(module, tmp_path, ids, ("odm", "onnx"))
+    model = onnx.load(tmp_path / "model.onnx")
+    divisors = {node.input[1] for node in model.graph.node if node.op_type in ("Div", "Mod")}
+    assert len(divisors) > 2
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in divisors)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    feed = {"item": ids[ids != LEAST], "user": np.full(np.count_nonzero(ids != LEAST), 3)}
+    for name, values in zip(divisors, session.run(list(divisors), feed), strict=True):
+        assert not (np.asarray(values) == -1).any(), name
 
 
 def test_number_divided_by_a_tensor(tmp_path):

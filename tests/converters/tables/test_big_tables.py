@@ -21,7 +21,7 @@ import ondevice.codecs
 import ondevice.converters.tables.packed_table
 from ondevice.converters import convert
 from ondevice.converters.tables.draft import Draft, fill
-from ondevice.converters.tables.file_pages import MAPS
+from ondevice.converters.tables.file_pages import MAPS, clean_file_pages
 from ondevice.converters.tables.packed_table import PackedSection
 from ondevice.converters.tables.row_tensor import RowTensor
 from ondevice.converters.tables.table_source import FileTable
@@ -347,6 +347,34 @@ def test_file_pages_are_given_back_and_come_again():
     before, after, equal = map(int, result.stdout.split())
     assert after < before - 20e6  # torch's libraries are some 70 MB
     assert equal
+
+
+@pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="a device of Linux")
+def test_only_clean_pages_of_regular_files_are_given_back():
+    """A GPU's driver maps pages of its devices: once released, they are gone."""
+    library = Path(torch.__file__).resolve()
+    mappings = {
+        0x1000: (f"r-xp 00000000 fd:00 77 {library}", 0),
+        0x2000: (f"r--p 00000000 fd:00 77 {library}", 4),  # changed when it was linked
+        0x3000: (f"rw-p 00000000 fd:00 77 {library}", 0),
+        0x4000: (f"r--s 00000000 fd:00 77 {library}", 0),
+        0x5000: ("r--s 00044000 00:06 1042 /dev/null", 0),
+        0x6000: ("r--p 00044000 00:06 1042 /dev/null", 0),
+        0x7000: (f"r--p 00000000 fd:00 78 {library} (deleted)", 0),
+        0x8000: ("r-xp 00000000 00:00 0 [vdso]", 0),
+        0x9000: (f"r--p 00000000 fd:00 79 {library}", 0),
+    }
+    lines = [
+        text
+        for start, (mapping, changed) in mappings.items()
+        for text in (
+            f"{start:08x}-{start + 0x1000:08x} {mapping}",
+            "Rss:                   4 kB",
+            f"Anonymous:      {changed:8} kB",
+            "VmFlags: rd ex mr mw me",
+        )
+    ]
+    assert list(clean_file_pages(lines)) == [(0x1000, 0x2000), (0x9000, 0xA000)]
 
 
 def checkpoint(folder, rows):

@@ -43,7 +43,7 @@ from ondevice.converters.source.single_precision import single_precision
 from ondevice.converters.targets.cells import split_cells
 from ondevice.converters.targets.matrix import matrix_input, word_input
 from ondevice.converters.targets.merge import merge_lookups
-from ondevice.converters.targets.onnx.integer_sums import exact_integer_sums
+from ondevice.converters.targets.onnx.exact_integers import exact_integers
 
 Form = TypeVar("Form", ir.Model, CapturedModel, PackedModel)
 
@@ -144,8 +144,8 @@ _CELLS = Stage(
     "Before merging, which looks at the tables as they are stored.",
 )
 _EXACT = Stage(
-    "exact integer sums",
-    exact_integer_sums,
+    "exact integers",
+    exact_integers,
     "After merging, which looks for the operators of the exporter.",
 )
 _MATRIX = Stage(

@@ -152,13 +152,13 @@ def _is_na(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value for an error message: its type and the beginning of its text."""
-    plain = value.item() if isinstance(value, np.generic) else value
+    plain = value
+    with suppress(OverflowError):  # a time that numpy can neither convert nor, as a text, write
+        plain = value.item() if isinstance(value, np.generic) else value
     try:
         text = repr(plain[:40] if isinstance(plain, str) else plain)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # an integer of more digits than Python prints, a deep list
+    except (ValueError, RecursionError, OverflowError):
+        # an integer of more digits than Python prints, a deep list, a time of no date
         return f"{type(value).__name__} too long to print"
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
 

@@ -109,7 +109,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     trained = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with Evaluation(), computing_on_cpu(), encoder_padding(module):
+        with (
+            Evaluation(),
+            computing_on_cpu(),
+            encoder_padding(module),
+            # which fixes the number of rows, where it is installed
+            torch.backends.opt_einsum.flags(enabled=False),
+        ):
             yield
     finally:
         for part in trained:

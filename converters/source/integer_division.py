@@ -1,8 +1,7 @@
-"""Quotients and remainders of integers in torch operators whose ONNX form is exact.
+"""Quotients of integers in torch operators whose ONNX form is exact.
 
 torch's exporter computes `torch.div(a, b, rounding_mode=...)` in float32, which rounds integers
-beyond 2^24; and ONNX Runtime ends the process where it divides the least integer by -1, before
-release 1.32 also where it computes the remainder.
+beyond 2^24; and ONNX Runtime ends the process where it divides the least integer by -1.
 """
 
 from __future__ import annotations
@@ -39,23 +38,6 @@ def integer_quotient(dividend: Any, divisor: Any, rounding: str | None) -> Any:
     return down + ((rest != 0) & opposite).to(down.dtype)
 
 
-def integer_remainder(dividend: Any, divisor: Any) -> Any:
-    """What `dividend % divisor` of integers is, without any division by -1.
-
-    Args:
-        dividend: an integer tensor, or a Python integer.
-        divisor: the same; one of the two is a tensor.
-
-    Returns:
-        What torch returns, or NotImplemented where its own form will do.
-    """
-    if not _is_integer(dividend) or not _is_integer(divisor):
-        return NotImplemented
-    if not isinstance(divisor, torch.Tensor):
-        return torch.zeros_like(dividend) if divisor == -1 else NotImplemented
-    return torch.remainder(dividend, _one_for_minus_one(divisor))
-
-
 def _is_integer(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         return value.dtype in _INTEGERS
@@ -66,9 +48,6 @@ def _floor(dividend: Any, divisor: Any) -> Any:
     """The quotient rounded down, without any division by -1."""
     if not isinstance(divisor, torch.Tensor):
         return -dividend if divisor == -1 else torch.floor_divide(dividend, divisor)
-    quotient = torch.floor_divide(dividend, _one_for_minus_one(divisor))
-    return torch.where(divisor == -1, -dividend, quotient)
-
-
-def _one_for_minus_one(divisor: torch.Tensor) -> torch.Tensor:
-    return torch.where(divisor == -1, torch.ones_like(divisor), divisor)
+    minus = divisor == -1
+    quotient = torch.floor_divide(dividend, torch.where(minus, torch.ones_like(divisor), divisor))
+    return torch.where(minus, -dividend, quotient)

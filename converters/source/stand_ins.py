@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ondevice.converters.source.bits import masked, shifted_left, shifted_right
 from ondevice.converters.source.chosen_rows import ChosenRows
-from ondevice.converters.source.integer_division import integer_quotient, integer_remainder
+from ondevice.converters.source.integer_division import integer_quotient
 from ondevice.converters.source.prepared import shortened
 from ondevice.converters.source.scattered import scatter, scatter_add, scatter_reduce
 from ondevice.errors import UnsupportedError
@@ -123,10 +123,6 @@ class _StandIns(TorchFunctionMode):
             torch.Tensor.divide_: _in_place(_divide),
             torch.Tensor.floor_divide_: _in_place(_floor_divide),
             torch.Tensor.__ifloordiv__: _in_place(_floor_divide),
-            **dict.fromkeys(_REMAINDERS, _remainder),
-            torch.Tensor.__rmod__: lambda divisor, dividend: integer_remainder(dividend, divisor),
-            torch.Tensor.remainder_: _in_place(_remainder),
-            torch.Tensor.__imod__: _in_place(_remainder),
         }
 
     def __torch_function__(
@@ -392,11 +388,6 @@ _DIVISIONS = (torch.div, torch.divide, torch.Tensor.div, torch.Tensor.divide)
 _FLOOR_DIVISIONS = (
     torch.floor_divide, torch.Tensor.floor_divide, torch.Tensor.__floordiv__,
 )  # fmt: skip
-_REMAINDERS = (torch.remainder, torch.Tensor.remainder, torch.Tensor.__mod__)
-
-
-def _remainder(input: Any, other: Any, **options: Any) -> Any:
-    return NotImplemented if options else integer_remainder(input, other)
 
 
 def _divide(input: Any, other: Any, *, rounding_mode: str | None = None, **options: Any) -> Any:

@@ -99,7 +99,11 @@ def test_requests_at_once_and_after_fork(tmp_path):
     assert not faults
     child = os.fork()
     if child == 0:  # a pool whose threads are gone must not be waited for
-        os._exit(0 if np.array_equal(model.predict({"a": ids}), right) else 1)
+        same = False
+        try:
+            same = np.array_equal(model.predict({"a": ids}), right)
+        finally:
+            os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 

@@ -146,9 +146,11 @@ def test_boot_rolls_back_a_model_that_crashes_the_process(place, monkeypatch):
     for _ in range(TRIES):
         child = os.fork()
         if child == 0:
-            monkeypatch.setattr("ondevice.update.verify", crash)
-            boot(place / "model.odm")
-            os._exit(0)
+            try:
+                monkeypatch.setattr("ondevice.update.verify", crash)
+                boot(place / "model.odm")
+            finally:
+                os._exit(1)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
         assert is_model(place, "new.odm")
     boot(place / "model.odm")

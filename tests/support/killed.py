@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,9 +20,13 @@ def killed_at_every_step(folder: Path, work: Callable[[], None], first: int = 1)
     while True:
         child = os.fork()
         if child == 0:
-            _kill_at(folder, step)
-            work()
-            os._exit(0)
+            try:
+                _kill_at(folder, step)
+                work()
+                os._exit(0)
+            finally:  # whatever happened, it must not go on with the tests of its parent
+                traceback.print_exc()
+                os._exit(1)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0

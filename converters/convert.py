@@ -149,6 +149,7 @@ class _Prepared:
 
 @one_thread()
 @same_random_states()
+@new_tensors_on_cpu()
 def convert(
     module: nn.Module | str | Path,
     example_inputs: Any,
@@ -254,7 +255,7 @@ def convert(
         card=f"{name}.md" if card is None else card,
     )
     _check_request(request)
-    with new_tensors_on_cpu(), counting() as seconds:
+    with counting() as seconds:
         release_file_pages()  # of imports
         source = _source(module, example_inputs, dynamic_axes, weights)
         trained = source

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ondevice.converters.source.on_cpu import new_tensors_on_cpu
 from ondevice.errors import FileFormatError, OutputError, SpecError
 from ondevice.features import FeatureSpec
 from ondevice.models.layers.replacements import RotatedEmbedding
@@ -115,6 +116,7 @@ def save_checkpoint(
         (folder / CONFIG).write_text(_to_json(config), encoding="utf-8")
 
 
+@new_tensors_on_cpu()
 def load_checkpoint(directory: str | Path) -> Checkpoint:
     """Read a checkpoint directory; nothing in it is executed or trusted before it is checked.
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ondevice.converters.source.on_cpu import new_tensors_on_cpu
 from ondevice.errors import InputError
 from ondevice.models.click_log import ClickLog
 from ondevice.models.layers.adaptive_mask import AdaptiveMask, MaskGroup
@@ -250,6 +251,7 @@ def table_counts(model: ClickModel, train: ClickLog) -> dict[str, npt.NDArray[np
     return {name: row_counts(model.embedding(name).spec, train.ids[name]) for name in model.fields}
 
 
+@new_tensors_on_cpu()
 def attach_masks(
     model: ClickModel,
     train: ClickLog,

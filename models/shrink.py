@@ -20,6 +20,7 @@ from torch import nn
 
 from ondevice.codecs import BITS, Codec, quantise
 from ondevice.converters.one_thread import one_thread
+from ondevice.converters.source.on_cpu import new_tensors_on_cpu
 from ondevice.converters.verify.report import FittedTable
 from ondevice.errors import InputError, SpecError, needs_extra
 from ondevice.lookup import table_rows
@@ -70,6 +71,7 @@ class _Settings:
 
 
 @one_thread()
+@new_tensors_on_cpu()
 def compress_embeddings(
     module: nn.Module,
     *,

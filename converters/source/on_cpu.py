@@ -31,9 +31,11 @@ def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
     return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
 
 
-def new_tensors_on_cpu() -> Any:
-    """A block in which tensors are made on the CPU, whatever `torch.set_default_device` says."""
-    return nullcontext() if torch.get_default_device() == _CPU else _CPU
+@contextmanager
+def new_tensors_on_cpu() -> Iterator[None]:
+    """Make tensors on the CPU in a block or function, whatever `torch.set_default_device` says."""
+    with nullcontext() if torch.get_default_device() == _CPU else _CPU:
+        yield
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ondevice.converters.source.on_cpu import new_tensors_on_cpu
 from ondevice.models.click_log import Splits
 from ondevice.models.layers.rounding import Rounding, TableRounding
 from ondevice.models.networks import ClickModel, attach_masks, detach_masks, table_counts
@@ -86,6 +87,7 @@ class Fitted:
         return any(history.interrupted for history in self.phases.values())
 
 
+@new_tensors_on_cpu()
 def fit(
     model: ClickModel,
     splits: Splits,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from ondevice.converters.source.on_cpu import new_tensors_on_cpu
 from ondevice.errors import DataError, InputError, OnDeviceError, SpecError
 from ondevice.models.click_log import ClickLog
 from ondevice.models.networks import ClickModel, table_counts
@@ -124,6 +125,7 @@ class TrainConfig:
             raise SpecError("training: " + "; ".join(faults))
 
 
+@new_tensors_on_cpu()
 def train(
     model: ClickModel,
     train: ClickLog,
@@ -213,6 +215,7 @@ def train(
     return history
 
 
+@new_tensors_on_cpu()
 @torch.no_grad()
 def predict(model: ClickModel, log: ClickLog, batch: int = 8192) -> npt.NDArray[np.float32]:
     """Click probabilities float32 [n], of several labels [n, labels], in evaluation mode.

@@ -436,3 +436,21 @@ def test_click_log_is_checked():
     log = make_log({"a": [5, 6, 7]}, [0, 1, 0])
     part = log.take(np.array([2, 0]))
     assert len(part) == 2 and part.ids["a"].tolist() == [7, 5]
+
+
+def test_tensors_are_made_on_another_device_by_default():
+    """As after `torch.set_default_device("cuda")`; tensors of "meta" have no values."""
+    model, codes = make_model(), make_model("codes")
+    torch.set_default_device("meta")
+    try:
+        for trained in (model, codes):
+            train(trained, TRAIN, VALIDATION, QUICK, progress=False)
+        found = [evaluate(trained, TEST).auc for trained in (model, codes)]
+        attach_masks(model, TRAIN)
+        assert torch.zeros(1).is_meta
+    finally:
+        torch.set_default_device("cpu")
+    for trained, kind, auc in zip((make_model(), make_model("codes")), "fc", found, strict=True):
+        train(trained, TRAIN, VALIDATION, QUICK, progress=False)
+        assert evaluate(trained, TEST).auc == auc, kind
+    train(model, TRAIN, VALIDATION, QUICK, progress=False)

@@ -515,7 +515,7 @@ def _source(
         SpecError: an argument is for the other kind of source.
         FileFormatError: a file is damaged.
     """
-    if isinstance(module, nn.Module):
+    if not isinstance(module, str | Path):
         files = None if weights is None else Weights(weights)
         return TorchSource(module, example_inputs, dynamic_axes, files)
     if weights is not None:

@@ -85,7 +85,8 @@ class Arguments:
             return {i: dims.setdefault(dim, torch.export.Dim(dim)) for i, dim in named.items()}
 
         args, kwargs = _listed(pytree.tree_map(shape, (self.args, self.kwargs)))
-        if not kwargs:
+        parameters = inspect.signature(module.forward).parameters.values()
+        if not kwargs and all(item.kind is not item.VAR_POSITIONAL for item in parameters):
             return args
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
         return dict(bound.arguments)

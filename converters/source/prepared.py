@@ -14,16 +14,20 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
 
 from ondevice.converters.source.on_cpu import on_cpu
 from ondevice.errors import SpecError, UnsupportedError
 
 # A buffer that forward may write to, such as a counter, is smaller; tables are larger and shared.
 MAX_COPIED_BUFFER = 1 << 20  # bytes
+_WHOLE = "pass a plain module with the full state dict"
 # Attributes of the module that torch.export makes of a graph, which its own parts may not be called
 _RESERVED = (
     set(dir(torch.fx.GraphModule(nn.Module(), torch.fx.Graph()))) | {"range_constraints"}
 ) - set(dir(nn.Module()))
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
 def prepared_module(module: nn.Module) -> nn.Module:
@@ -36,9 +40,12 @@ def prepared_module(module: nn.Module) -> nn.Module:
 
     Raises:
         SpecError: it is no module.
-        UnsupportedError: it is TorchScript, whose Python code is gone.
+        UnsupportedError: it is TorchScript or an exported program, whose Python code is gone, or
+            its parameters are spread over processes or quantised.
     """
-    copied = _copied(unwrapped(module), {})
+    module = unwrapped(module)
+    _check_parts(module)
+    copied = _copied(module, {})
     copied.eval()
     with torch.no_grad():
         for part in list(copied.modules()):
@@ -50,7 +57,7 @@ def prepared_module(module: nn.Module) -> nn.Module:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside wrappers of torch.compile, DataParallel and DistributedDataParallel.
+    """The module inside wrappers of torch.compile, of data parallelism and of averaged weights.
 
     Raises:
         SpecError: it is no module.
@@ -63,14 +70,37 @@ def unwrapped(module: nn.Module) -> nn.Module:
                 "export: pass the nn.Module that it was made from, with "
                 "module.load_state_dict(scripted.state_dict())"
             )
+        if isinstance(module, torch.export.ExportedProgram) or hasattr(module, "_guards_fn"):
+            raise UnsupportedError(
+                "a program of torch.export is for the shapes that it was exported with: pass the "
+                "nn.Module that it was made from"
+            )
         if not isinstance(module, nn.Module):
             raise SpecError(f"expected a torch.nn.Module, got {type(module).__name__}")
         if isinstance(module, torch._dynamo.OptimizedModule):
             module = module._orig_mod
-        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        elif isinstance(module, _WRAPPERS):
             module = module.module
         else:
             return module
+
+
+def _check_parts(module: nn.Module) -> None:
+    """Raise UnsupportedError for a module whose parameters cannot be read as they are."""
+    for path, part in module.named_modules():
+        kind = type(part)
+        if kind.__name__ == "FullyShardedDataParallel":
+            raise UnsupportedError(
+                f"{path or 'the module'} is wrapped by {kind.__name__}: {_WHOLE}"
+            )
+        if ".quantized" in kind.__module__ and kind.__module__.startswith("torch."):
+            raise UnsupportedError(
+                f"{path or 'the module'} is quantised already ({kind.__name__}): pass the module "
+                "of floats; tables='q8' and dense='q8' quantise it"
+            )
+    for name, parameter in module.named_parameters():
+        if hasattr(parameter, "full_tensor"):
+            raise UnsupportedError(f"parameter {name} is spread over processes: {_WHOLE}")
 
 
 def name_keywords(module: nn.Module, names: Iterable[str]) -> None:
@@ -107,7 +137,7 @@ def _copied(module: nn.Module, copies: dict[int, Any]) -> nn.Module:
     if id(module) in copies:
         return copies[id(module)]  # type: ignore[no-any-return]
     kind = type(module)
-    copied: Any = kind.__new__(kind)
+    copied: Any = object.__new__(kind)  # a traced graph's own __new__ would make another class
     copies[id(module)] = copied
     state = {key: _copied_value(value, copies) for key, value in module.__dict__.items()}
     state["_compiled_call_impl"] = None  # of module.compile()

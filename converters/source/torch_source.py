@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,6 +92,8 @@ class TorchSource:
             FileFormatError: the weights are not those of the module.
         """
         module = unwrapped(module)
+        if weights is None:
+            _check_values(module)
         filled = module if weights is None else weights.filled(module)
         self._module = prepared_module(filled)
         self._files = {} if weights is None else weights.tables(module)
@@ -204,6 +207,17 @@ class TorchSource:
             if [leaf.shape for leaf in alone] == [leaf.shape for leaf in first]:
                 return alone
         return first
+
+
+def _check_values(module: nn.Module) -> None:
+    """Raise SpecError where a module's tensors have no values."""
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if tensor.is_meta or nn.parameter.is_lazy(tensor):
+            raise SpecError(
+                f"{name} has no values: "
+                + ("give the files with them as `weights`" if tensor.is_meta else "run the module")
+                + ", or pass a module that has them"
+            )
 
 
 def _is_same(table: TableSource, tensor: torch.Tensor) -> bool:

@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+import torch.distributed.fsdp
 from safetensors.torch import save_file
 from support.module_state import state_of, surroundings
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.optim.swa_utils import AveragedModel
 
 import ondevice
 from ondevice.converters import convert
@@ -101,6 +103,11 @@ def test_computed_parameters_become_quantised_tables(rewrite, tmp_path):
     assert_equal_everywhere(module, tmp_path, right, request)
 
 
+class AnyArguments(Clicks):
+    def forward(self, *ids, **others):
+        return super().forward(*ids, **others)
+
+
 class CompiledInside(Clicks):
     def __init__(self):
         super().__init__()
@@ -112,6 +119,9 @@ WRAPPERS = {
     "parallel": lambda module: nn.DataParallel(module),
     "both": lambda module: torch.compile(nn.DataParallel(module)),
     "compiled inside": lambda module: CompiledInside(),
+    "averaged": lambda module: AveragedModel(module),
+    "traced": lambda module: torch.fx.symbolic_trace(module),
+    "of any arguments": lambda module: AnyArguments(),
 }
 
 
@@ -121,7 +131,66 @@ def test_wrappers_are_left_out(name, tmp_path):
     with torch.no_grad():
         right = module(ITEM, USER).numpy()  # before a wrapper moves it to a GPU
     convert(WRAPPERS[name](module), (ITEM, USER), tmp_path, tables="f32")
-    assert_equal_everywhere(module, tmp_path, right, {"item": ITEM.numpy(), "user": USER.numpy()})
+    names = ("ids_0", "ids_1") if name == "of any arguments" else ("item", "user")
+    request = dict(zip(names, (ITEM.numpy(), USER.numpy()), strict=True))
+    assert_equal_everywhere(module, tmp_path, right, request)
+
+
+def without_values():
+    with torch.device("meta"):
+        return Clicks()
+
+
+def lazy():
+    module = Clicks()
+    module.head = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(1))
+    return module
+
+
+def exported():
+    return torch.export.export(Clicks().eval(), (ITEM, USER))
+
+
+NOT_CONVERTED = {
+    "exported": (exported, UnsupportedError, r"pass the nn\.Module that it was made from"),
+    "an exported module": (lambda: exported().module(), UnsupportedError, "that it was made from"),
+    "quantised": (
+        lambda: torch.ao.quantization.quantize_dynamic(Clicks().eval(), {nn.Linear}),
+        UnsupportedError,
+        r"head\.0 is quantised already",
+    ),
+    "without values": (without_values, SpecError, r"items\.weight has no values: give the files"),
+    "lazy": (lazy, SpecError, r"head\.0\.weight has no values: run the module"),
+    "a number": (lambda: 3, SpecError, r"expected a torch\.nn\.Module, got int"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NOT_CONVERTED)
+def test_what_has_no_weights_or_code_to_read_is_refused(name, tmp_path):
+    make, kind, message = NOT_CONVERTED[name]
+    with pytest.raises(kind, match=message):
+        convert(make(), (ITEM, USER), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distribution")
+@pytest.mark.filterwarnings("ignore")
+def test_sharded_parameters_are_refused(tmp_path):
+    place = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=place, rank=0, world_size=1)
+    try:
+        sharded = Clicks()
+        torch.distributed.fsdp.fully_shard(sharded)
+        with pytest.raises(UnsupportedError, match=r"parameter items\.weight is spread over"):
+            convert(sharded, (ITEM, USER), tmp_path / "out")
+        flat = torch.distributed.fsdp.FullyShardedDataParallel(
+            Clicks(), device_id=torch.device("cpu")
+        )
+        with pytest.raises(UnsupportedError, match="wrapped by FullyShardedDataParallel"):
+            convert(flat, (ITEM, USER), tmp_path / "out")
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_what_is_no_module_to_export_is_refused(tmp_path):

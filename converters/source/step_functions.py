@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -56,6 +57,7 @@ class StepFunctions:
             torch._C._nn.pad_sequence: self._stacked,
             **dict.fromkeys((torch.split, torch.Tensor.split), self._split),
             **dict.fromkeys(_SPLITS, self._split),
+            **dict.fromkeys((torch.tensor_split, torch.Tensor.tensor_split), self._split_at),
             torch.Tensor.size: self._size,
             torch.Tensor.__len__: lambda tensor: self._size(tensor, 0),
             torch.Tensor.numel: lambda tensor: prod(self._size(tensor)),
@@ -230,6 +232,13 @@ class StepFunctions:
             found.append(self._chosen(tensor, slice(begin, begin + size)))
             begin += size
         return tuple(found)
+
+    def _split_at(self, tensor: Any, places: Any, dim: int = 0) -> Any:
+        """Parts that end at each of several places, and the rest."""
+        if dim != 0 or not isinstance(places, list | tuple):
+            return NotImplemented
+        ends = [0, *map(number_of, places), None]
+        return tuple(self._chosen(tensor, slice(begin, end)) for begin, end in pairwise(ends))
 
     def _joined(self, tensors: Any, dim: int = 0, **options: Any) -> Any:
         """Rows behind one another; NotImplemented along another axis."""

@@ -78,9 +78,18 @@ class PackedLengths:
 
     def has(self, count: int) -> bool:
         """Whether it is a number of rows of some steps, or where a step begins or ends."""
-        if count in (0, *accumulate(self.counts)):
+        if count in self._places:
             return True
-        return any(count + fewer in self.counts for fewer in self.counts)
+        return any(count + fewer in self._sizes for fewer in self.counts)
+
+    @cached_property
+    def _places(self) -> frozenset[int]:
+        """Where the rows of each step begin and end in the data."""
+        return frozenset((0, *accumulate(self.counts)))
+
+    @cached_property
+    def _sizes(self) -> frozenset[int]:
+        return frozenset(self.counts)
 
     def longer(self, step: int) -> torch.Tensor:
         """Which rows are longer than a number of steps: bool [batch]."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import Any
 
 import torch
@@ -93,6 +93,7 @@ class _Packing(TorchFunctionMode):
         super().__init__()
         self.functions = StepFunctions()
         self._orders: list[torch.Tensor] = []
+        self._numbered: list[torch.Tensor] = []  # 0, 1, 2, ... of the rows
         self._running = False
         self._special: dict[Any, Callable[..., Any]] = {
             torch._pack_padded_sequence: self._pack,
@@ -103,7 +104,8 @@ class _Packing(TorchFunctionMode):
             torch.Tensor.__getitem__: self._chosen,
             torch.Tensor.__setitem__: self._set,
             torch.Tensor.scatter_: self._scatter,
-            **dict.fromkeys(_COPIES, self._copied),
+            torch.arange: self._numbers,
+            **{copy: partial(self._copied, copy) for copy in _COPIES},
             torch.Tensor.numpy: lambda tensor, **_: self.listed(tensor),
             **dict.fromkeys((torch.tensor, torch.as_tensor), self._made),
         }
@@ -145,6 +147,7 @@ class _Packing(TorchFunctionMode):
         """Forget what an earlier call of the module has packed."""
         self.functions.known.clear()
         self._orders.clear()
+        self._numbered.clear()
         self._running = True
 
     def end(self, _: nn.Module, __: Any, returned: Any) -> None:
@@ -192,29 +195,28 @@ class _Packing(TorchFunctionMode):
         """Lengths, or an order, sorted over the batch: as they are."""
         if not _is_vector(input):
             return NotImplemented
-        return torch.return_types.sort((input, self._order(input.shape[0])))
+        return torch.return_types.sort((input.clone(), self._order(input.shape[0])))
 
     def _argsort(self, input: torch.Tensor, *_: Any, **__: Any) -> Any:
         return self._order(input.shape[0]) if _is_vector(input) else NotImplemented
 
     def _select(self, input: torch.Tensor, dim: int, index: Any) -> Any:
-        return input if self._is_order(index) else NotImplemented
+        return input.clone() if self._is_order(index) else NotImplemented
 
     def _chosen(self, input: torch.Tensor, place: Any) -> Any:
         """input[order], or input[:, order]."""
         places = place if isinstance(place, tuple) else (place,)
-        if not any(self._is_order(part) for part in places):
-            return NotImplemented
-        if isinstance(place, tuple):
-            return input[tuple(slice(None) if self._is_order(part) else part for part in places)]
-        return input
+        tensors = [part for part in places if isinstance(part, torch.Tensor)]
+        if len(tensors) != 1 or not self._is_order(tensors[0]):
+            return NotImplemented  # an order beside other tensors is the numbers of the rows
+        others = tuple(slice(None) if self._is_order(part) else part for part in places)
+        return input[others].clone()
 
     def _set(self, target: Any, place: Any, value: Any) -> Any:
         """target[order] = value: rows go back to their places."""
         if not self._is_order(place) or not isinstance(target, torch.Tensor):
             return NotImplemented
-        if _is_vector(target):
-            self._orders.append(target)
+        self._note_inverse(target, value)
         target[:] = value
         return None
 
@@ -222,11 +224,27 @@ class _Packing(TorchFunctionMode):
         """The inverse of an order, as torch computes it."""
         if not self._is_order(index):
             return NotImplemented
-        self._orders.append(target)
+        self._note_inverse(target, source)
         return target.copy_(source)
 
-    def _copied(self, input: torch.Tensor, *_: Any, **__: Any) -> Any:
-        return input if self._is_order(input) else NotImplemented
+    def _note_inverse(self, target: torch.Tensor, source: Any) -> None:
+        """The numbers of rows at the places of an order are its inverse."""
+        if any(source is numbers for numbers in (*self._numbered, *self._orders)):
+            self._orders.append(target)
+
+    def _numbers(self, *bounds: Any, **options: Any) -> Any:
+        found = torch.arange(*bounds, **options)
+        if bounds[:-1] in ((), (0,)) and isinstance(bounds[-1], torch.SymInt):
+            self._numbered.append(found)
+        return found
+
+    def _copied(self, function: Any, input: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        if not self._is_order(input):
+            return NotImplemented
+        copy = function(input, *rest, **options)
+        if copy.dtype == input.dtype:
+            self._orders.append(copy)
+        return copy
 
     # Lengths in Python
 

@@ -153,7 +153,10 @@ class StepFunctions:
     def _sized(self, function: Function, args: Any, kwargs: dict[str, Any]) -> Any:
         """A new or repeated tensor with a number of rows; all rows of it are the same."""
         if name_of(function) not in _SIZED:
-            raise refused(f"{name_of(function)} with a number of rows")
+            raise refused(
+                f"{name_of(function)} with a number of rows; zeros, ones, full, expand and repeat "
+                "make tensors with as many"
+            )
         leaves, structure = pytree.tree_flatten((args, kwargs))
         counts = [number_of(leaf) for leaf in leaves if is_count(leaf)]
         if len(counts) != 1:
@@ -253,9 +256,9 @@ class StepFunctions:
         for part in given:
             if isinstance(part, StepRows):
                 rows = part.rows.labelled(of)
-                pieces += zip(rows.segments, rows.parts, strict=True)
+                pieces += zip(rows.segments, (part.clone() for part in rows.parts), strict=True)
             elif statically_known_true(part.shape[0] == of.rows):
-                pieces.append(((0, of.steps), part))
+                pieces.append(((0, of.steps), part.clone()))  # writes to one are not to the other
             else:
                 raise refused(
                     "rows of its steps are joined with other rows; join those of its steps only"

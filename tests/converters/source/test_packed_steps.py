@@ -113,6 +113,25 @@ class InPlace(Stepping):
         return self.last((hidden + cell)[packed.unsorted_indices])
 
 
+class Kept(Stepping):
+    """Keeps each step's states, and writes to what it has joined of them."""
+
+    def forward(self, items):
+        packed, begin, kept = self.packed(items), 0, []
+        state = self.start.repeat(int(packed.batch_sizes[0]), 1)
+        for rows in packed.batch_sizes.tolist():
+            new = self.cell(packed.data[begin : begin + rows], state[:rows])
+            kept.append(new)
+            state = torch.cat([new, state[rows:]])
+            state[:rows] += 0.5 * new.square()
+            begin += rows
+        data = torch.cat(kept)
+        data[: packed.batch_sizes[0]] *= 2.0
+        steps, _ = pad_packed_sequence(packed._replace(data=data), True, total_length=STEPS)
+        first = kept[0][packed.unsorted_indices]
+        return self.last(steps.sum(1) - first + state[packed.unsorted_indices])
+
+
 class Shrinking(Stepping):
     """Puts the states of ended rows aside, and joins all in the end."""
 
@@ -159,15 +178,23 @@ class BothWays(Stepping):
 
 
 class Ordered(Stepping):
-    """Orders rows by length itself, with a query, and puts them back."""
+    """Orders rows by length itself, with a query, and puts them back in three ways."""
 
     def forward(self, items):
-        lengths, order = self.lengths(items).sort(0, descending=True)
-        query = self.start * items[:, :1][order]
-        packed = pack_padded_sequence(self.items(items)[order], lengths.tolist(), True)
+        vectors, ends = self.items(items), self.lengths(items)
+        lengths, order = ends.sort(0, descending=True)
+        query = (self.start * items[:, :1])[order]
+        moved, firsts, inverse = vectors[order], torch.zeros_like(ends), torch.empty_like(order)
+        moved[:, 0] = moved[:, 0] * 2.0
+        firsts[order] = items[:, 0][order]
+        inverse[order] = torch.arange(items.size(0))
+        packed = pack_padded_sequence(moved, lengths.tolist(), True)
         found = torch.zeros(items.shape[0], WIDTH)
         found[order] = self.states(packed, query.tanh())[0]
-        return self.last(found + self.states(packed)[0][order.argsort()])
+        state = self.states(packed)[0]
+        other = self.items.weight[firsts] + vectors[torch.arange(len(items)), ends - 1]
+        found = found + state[order.argsort()] * state[inverse]
+        return self.last(found + functional.pad(other + vectors[:, 0], (0, 2)))
 
 
 class Gathered(Stepping):
@@ -228,7 +255,7 @@ def _scores(module, items):
 
 @pytest.mark.parametrize(
     "network",
-    [Assigned, Split, InPlace, Shrinking, BothWays, Ordered, Gathered, Embedded],
+    [Assigned, Split, InPlace, Kept, Shrinking, BothWays, Ordered, Gathered, Embedded],
 )
 def test_files_equal_torch_at_every_length(network, tmp_path):
     torch.manual_seed(3)
@@ -357,7 +384,7 @@ class RowByRow(Stepping):
         (Mixed, r"mean mixes or moves the rows"),
         (Softmax, r"softmax along the rows"),
         (Uncut, r"rows of a step and a tensor of the whole batch; cut that by batch_sizes too"),
-        (Repeated, r"mul with a number of rows"),
+        (Repeated, r"mul with a number of rows; zeros, ones, full"),
         (CutAnyhow, r"rows are cut at a place that is no number of rows of a step"),
         (InPython, r"integers of all rows are read in Python.*compute with the tensor"),
         (Shortened, r"give it a fixed one.*lengths\.max\(\)"),

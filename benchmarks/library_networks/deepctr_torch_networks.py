@@ -52,7 +52,7 @@ def _fields(
     return make
 
 
-def _history(build: Callable[..., Any], note: str = "", **options: Any) -> Callable[[], Case]:
+def _history(build: Callable[..., Any], **options: Any) -> Callable[[], Case]:
     """Builds a network with a history of items and their categories and its length."""
 
     def make() -> Case:
@@ -89,12 +89,11 @@ def _history(build: Callable[..., Any], note: str = "", **options: Any) -> Calla
             names = get_feature_names(columns)
             return (torch.cat([values[name].float() for name in names], dim=1),)
 
-        return Case(module, inputs, note)
+        return Case(module, inputs)
 
     return make
 
 
-STEPPED = "steps through a packed history by its batch_sizes"
 HIDDEN = {"dnn_hidden_units": (16, 8)}
 TASKS = {"task_types": ["binary", "binary"], "task_names": ["click", "buy"]}
 
@@ -127,8 +126,8 @@ NETWORKS = {
     "AFN": _fields(models.AFN, ltl_hidden_size=16, afn_dnn_hidden_units=(16, 8)),
     "DIN": _history(models.DIN, att_weight_normalization=True, **HIDDEN),
     **{
-        f"DIEN, {kind}": _history(models.DIEN, note, gru_type=kind, **HIDDEN)
-        for kind, note in {"GRU": "", "AIGRU": "", "AGRU": STEPPED, "AUGRU": STEPPED}.items()
+        f"DIEN, {kind}": _history(models.DIEN, gru_type=kind, **HIDDEN)
+        for kind in ("GRU", "AIGRU", "AGRU", "AUGRU")
     },
     "SharedBottom": _fields(models.SharedBottom, wide=False, **TASKS),
     "ESMM": _fields(models.ESMM, wide=False, **TASKS),

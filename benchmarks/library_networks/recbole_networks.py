@@ -32,7 +32,6 @@ USERS, ITEMS, STEPS, DIM = 40, 60, 6, 8
 NOTE = "exported by its `predict`"
 OBSTACLES = {
     "FEARec": "computes with complex numbers, by Fourier transforms",
-    "DIEN": "steps through a packed sequence by the number of rows of each step",
 }
 SMALL = {
     "embedding_size": DIM,

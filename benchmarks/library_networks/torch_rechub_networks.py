@@ -167,7 +167,7 @@ NETWORKS = {
         *DIN_NAMES,
         "neg_item",
         "neg_category",
-        note="exported by its scores; takes the rows with an empty history out of the batch",
+        note="exported by its scores",
     ),
     "SharedBottom": _fields(
         lambda: multi_task.SharedBottom(_sparse() + _dense(), TASKS, MLP, HEADS), dense=True

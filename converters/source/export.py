@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from ondevice.converters.phases import phase
@@ -22,7 +23,7 @@ from ondevice.converters.source.arguments import (
     register_dataclasses,
 )
 from ondevice.converters.source.encoder_padding import encoder_padding
-from ondevice.converters.source.fixed_rows import numbers_of_rows
+from ondevice.converters.source.fixed_rows import numbers_of_rows, raising_place
 from ondevice.converters.source.ghost_norms import ghost_norms
 from ondevice.converters.source.on_cpu import computing_on_cpu
 from ondevice.converters.source.packed_sequences import packed_sequences
@@ -30,6 +31,7 @@ from ondevice.converters.source.plain_names import plain_names
 from ondevice.converters.source.quoted_names import quoted_names
 from ondevice.converters.source.stand_ins import Evaluation, stand_ins
 from ondevice.converters.source.traced_len import traced_len
+from ondevice.converters.source.traced_range import traced_range
 from ondevice.converters.source.traced_tile import traced_tile
 from ondevice.errors import SpecError, UnsupportedError
 
@@ -58,8 +60,9 @@ def export(
             _quiet(),
             stand_ins(module),
             ghost_norms(module),
-            packed_sequences(),
+            packed_sequences(module),
             traced_len(module),
+            traced_range(module),
             traced_tile(),
             quoted_names(),
             numbers_of_rows(rows) as places,
@@ -78,7 +81,7 @@ def export(
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise UnsupportedError(
-            f"torch.onnx.export cannot export the module: {cause(error)}"
+            f"torch.onnx.export cannot export the module: {cause(error)}{_advice(error)}"
         ) from error
     if program is None:
         raise UnsupportedError("torch.onnx.export returned nothing")
@@ -183,8 +186,27 @@ def _numbered(name: str) -> Iterator[str]:
     yield from (f"{name}_{number}" for number in itertools.count(2))
 
 
-def cause(error: BaseException) -> str:
-    """The first line of what went wrong at the bottom of a chain of exceptions."""
+def _advice(error: BaseException) -> str:
+    """What to write instead of a number or a branch that depends on values, and where."""
+    bottom = innermost(error)
+    if not isinstance(bottom, GuardOnDataDependentSymNode):
+        return ""
+    place = raising_place(bottom)
+    return (
+        f"{f' (at {place})' if place else ''}: it reads values of a tensor in Python, for a size, "
+        "a loop or a branch (int, item, tolist, max of lengths), and a graph has none while it is "
+        "made; keep histories at their full length, with masks, and choose by torch.where"
+    )
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The exception at the bottom of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def cause(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom of a chain of exceptions."""
+    error = innermost(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -53,16 +53,28 @@ class _Watcher(logging.Handler):
             text.startswith("Eq(") and text.endswith(self._fixed) for text in map(str, given)
         ):
             return
-        place = _users_place(sys._getframe())
+        place = users_place()
         if place is not None and place not in self.places:
             self.places.append(place)
 
 
-def _users_place(frame: FrameType | None) -> str | None:
+def users_place() -> str | None:
     """File and line of the innermost frame that is neither torch's nor the converter's."""
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(("<", *_NOT_USERS)):
             return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return None
+
+
+def raising_place(error: BaseException) -> str | None:
+    """File and line of the innermost frame of the module's code that an exception went through."""
+    place, step = None, error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if not file.startswith(("<", *_NOT_USERS)):
+            place = f"{file}:{step.tb_lineno}"
+        step = step.tb_next
+    return place

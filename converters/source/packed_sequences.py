@@ -1,89 +1,114 @@
-"""Packed sequences that stay padded while a module is traced: recurrent layers end at each length.
+"""Packed sequences that stay padded while a module is traced: each row ends at its length.
 
 `pack_padded_sequence` orders rows by length and lays their steps out one behind the other: sizes
-that depend on values, which no graph can have. A recurrent layer over the padded steps computes the
-same outputs up to the length of each row.
+that depend on values, which no graph can have. Recurrent layers over the padded steps compute the
+same outputs up to the length of each row, and so do loops over `batch_sizes` that compute all rows
+at every step. A row alone in its batch stays in its place: no rows are ordered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial, partialmethod
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import rnn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
+from ondevice.converters.source.fixed_rows import users_place
+from ondevice.converters.source.packed_layers import padded_or
+from ondevice.converters.source.step_functions import StepFunctions
+from ondevice.converters.source.step_rows import Rows, StepRows, steps_of, tensor_of
+from ondevice.converters.source.step_sizes import (
+    PackedLengths,
+    StepSizes,
+    batch_sizes_of,
+    is_count,
+    refused,
+    step_sizes,
+)
 from ondevice.errors import UnsupportedError
-
-_CELLS: dict[str, Callable[..., Any]] = {
-    "GRU": torch.gru,
-    "LSTM": torch.lstm,
-    "RNN_TANH": torch.rnn_tanh,
-    "RNN_RELU": torch.rnn_relu,
-}
 
 
 @contextmanager
-def packed_sequences() -> Iterator[None]:
+def packed_sequences(module: nn.Module) -> Iterator[None]:
     """Let packed sequences hold padded steps [batch, steps, ...] inside the block."""
+    packing = _Packing()
     recurrent: tuple[Any, ...] = (nn.GRU, nn.LSTM, nn.RNN)
     forwards = [part.forward for part in recurrent]
-    functions: Any = rnn
-    initial = functions._packed_sequence_init
-    functions._packed_sequence_init = _unordered
     for part, forward in zip(recurrent, forwards, strict=True):
-        part.forward = _padded_or(forward)
+        part.forward = padded_or(forward, packing.functions)
+    traced: tuple[Any, ...] = (FakeTensor, FunctionalTensor)
+    lists = [kind.tolist for kind in traced]  # which no mode sees
+    for kind, listed in zip(traced, lists, strict=True):
+        kind.tolist = partialmethod(_listed_or, packing, listed)
+    begun = module.register_forward_pre_hook(packing.begin)
+    ended = module.register_forward_hook(packing.end)
     try:
-        with _Packing():
+        with packing:
             yield
     finally:
-        functions._packed_sequence_init = initial
+        for kind, listed in zip(traced, lists, strict=True):
+            kind.tolist = listed
+        begun.remove()
+        ended.remove()
         for part, forward in zip(recurrent, forwards, strict=True):
             part.forward = forward
 
 
-class _Lengths:
-    """What a packed sequence of padded steps has for `batch_sizes`.
-
-    Attributes:
-        lengths: int64 [batch].
-        steps: number of padded steps.
-    """
-
-    device = torch.device("cpu")
-
-    def __init__(self, lengths: torch.Tensor, steps: int) -> None:
-        self.lengths, self.steps = lengths, steps
-
-    def size(self, axis: int) -> int:
-        """The number of steps, for axis 0."""
-        return self.steps
-
-    def within(self, rank: int) -> torch.Tensor:
-        """Which steps are no padding: bool [batch, steps, 1, ...] of a rank."""
-        found = torch.arange(self.steps) < self.lengths.unsqueeze(1)
-        return found.reshape(-1, self.steps, *[1] * (rank - 2))
-
-    @classmethod
-    def __torch_function__(cls, *_: Any) -> Any:
-        """Lets torch's functions take it as a tensor; `_Packing` answers them."""
-        return NotImplemented
+def _listed_or(tensor: torch.Tensor, packing: _Packing, listed: Callable[..., Any]) -> Any:
+    """The values of a tensor in Python, as `listed` has them where they are no lengths."""
+    found = packing.listed(tensor)
+    return listed(tensor) if found is NotImplemented else found
 
 
-def _unordered(data: Any, batch_sizes: Any, *_: Any) -> rnn.PackedSequence:
-    return rnn.PackedSequence(data, batch_sizes)
+class _LengthList:
+    """What `lengths.tolist()` and `lengths.numpy()` return: to be packed with, not to be read."""
+
+    def __init__(self, lengths: torch.Tensor) -> None:
+        self.lengths = lengths
+
+    def _unread(self, *_: Any) -> Any:
+        place = users_place()
+        raise UnsupportedError(
+            f"integers of all rows are read in Python{f' (at {place})' if place else ''}, which a "
+            "graph cannot do; compute with the tensor, and give pack_padded_sequence the tensor "
+            "of lengths"
+        )
+
+    __iter__ = __getitem__ = __len__ = __array__ = __bool__ = __contains__ = _unread
+    __eq__ = __lt__ = __gt__ = __le__ = __ge__ = __add__ = __sub__ = __mul__ = _unread
+    __hash__ = None  # type: ignore[assignment]
 
 
 class _Packing(TorchFunctionMode):
-    """Packs without ordering: remembers of what pack_padded_sequence has ordered rows."""
+    """Packs without ordering: takes an order of the batch by length as none."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._ordered: list[tuple[torch.Tensor, torch.Tensor]] = []  # result, what it was
+        self.functions = StepFunctions()
         self._orders: list[torch.Tensor] = []
+        self._numbered: list[torch.Tensor] = []  # 0, 1, 2, ... of the rows
+        self._running = False
+        self._special: dict[Any, Callable[..., Any]] = {
+            torch._pack_padded_sequence: self._pack,
+            torch._pad_packed_sequence: self._pad,
+            **dict.fromkeys((torch.sort, torch.Tensor.sort), self._sort),
+            **dict.fromkeys((torch.argsort, torch.Tensor.argsort), self._argsort),
+            **dict.fromkeys((torch.index_select, torch.Tensor.index_select), self._select),
+            torch.Tensor.__getitem__: self._chosen,
+            torch.Tensor.__setitem__: self._set,
+            torch.Tensor.scatter_: self._scatter,
+            torch.arange: self._numbers,
+            **{copy: partial(self._copied, copy) for copy in _COPIES},
+            torch.Tensor.numpy: lambda tensor, **_: self.listed(tensor),
+            **dict.fromkeys((torch.tensor, torch.as_tensor), self._made),
+        }
 
     def __torch_function__(
         self,
@@ -93,139 +118,162 @@ class _Packing(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function; pack and pad sequences as padded steps."""
-        if function is torch._pack_padded_sequence:
-            return self._pack(*args)
-        if function is torch._pad_packed_sequence and isinstance(args[1], _Lengths):
-            return _pad(*args)
-        if function is torch.Tensor.to and self._is_order(args[0]):
-            return args[0]
-        result = function(*args, **(kwargs or {}))
-        if function is torch.sort and args[0].dim() == 1:
-            self._ordered.append((result.values, args[0]))
-            self._orders.append(result.indices)
-        if function is torch.Tensor.index_select and self._is_order(args[-1]):
-            self._ordered.append((result, args[0]))
-        return result
+        kwargs = dict(kwargs or {})
+        if not self._running:
+            return function(*args, **kwargs)
+        special = self._special.get(function)
+        if special is not None:
+            found = special(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        if self.functions.known:
+            found = self._of_steps(function, args, kwargs)
+            if found is not NotImplemented:
+                return found
+        return function(*args, **kwargs)
+
+    def _of_steps(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a function of rows of steps or of their numbers returns."""
+        tensors = [
+            leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        ]
+        sizes = [leaf for leaf in tensors if isinstance(leaf, StepSizes)]
+        several = any(leaf.free or len(leaf.counts) > 1 for leaf in sizes)
+        if several or (len(sizes) == len(tensors) > 0 and function not in _MAKERS):
+            return self.functions.of_sizes(function, args, kwargs)
+        return self.functions.answer(function, args, kwargs)
+
+    def begin(self, *_: Any) -> None:
+        """Forget what an earlier call of the module has packed."""
+        self.functions.known.clear()
+        self._orders.clear()
+        self._numbered.clear()
+        self._running = True
+
+    def end(self, _: nn.Module, __: Any, returned: Any) -> None:
+        """Check what the module returns."""
+        self._running = False
+        if any(isinstance(leaf, StepRows | StepSizes) for leaf in pytree.tree_leaves(returned)):
+            raise refused(
+                "the module returns rows of its steps, whose number depends on the lengths; pad "
+                "it first (pad_packed_sequence)"
+            )
+
+    # Packing and padding
+
+    def _pack(self, input: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> Any:
+        padded = input if batch_first else input.transpose(0, 1)
+        of = PackedLengths(lengths, padded.shape[1], len(self.functions.known))
+        self.functions.known.append(of)
+        data = tensor_of(Rows(of, of.every_step, whole=padded))
+        return data, batch_sizes_of(of)
+
+    def _pad(
+        self, data: torch.Tensor, sizes: Any, batch_first: bool, value: float, steps: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Padded steps and lengths, as pad_packed_sequence returns them."""
+        of = self.functions.lengths_of(sizes)
+        padded = steps_of(data, of)
+        filled = torch.where(of.within(padded.dim()), padded, value)
+        if steps > of.steps:
+            behind = filled.new_full((), value).expand(
+                filled.shape[0], steps - of.steps, *filled.shape[2:]
+            )
+            filled = torch.cat([filled, behind], dim=1)
+        return filled if batch_first else filled.transpose(0, 1), of.lengths
+
+    # Orders of the batch
 
     def _is_order(self, tensor: Any) -> bool:
         return any(tensor is order for order in self._orders)
 
-    def _original(self, tensor: torch.Tensor) -> torch.Tensor:
-        return next((was for result, was in self._ordered if result is tensor), tensor)
+    def _order(self, rows: Any) -> torch.Tensor:
+        self._orders.append(torch.arange(rows))
+        return self._orders[-1]
 
-    def _pack(self, input: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> Any:
-        padded = self._original(input)
-        padded = padded if batch_first else padded.transpose(0, 1)
-        return padded, _Lengths(self._original(lengths), padded.shape[1])
+    def _sort(self, input: torch.Tensor, *_: Any, **__: Any) -> Any:
+        """Lengths, or an order, sorted over the batch: as they are."""
+        if not _is_vector(input):
+            return NotImplemented
+        return torch.return_types.sort((input.clone(), self._order(input.shape[0])))
 
+    def _argsort(self, input: torch.Tensor, *_: Any, **__: Any) -> Any:
+        return self._order(input.shape[0]) if _is_vector(input) else NotImplemented
 
-def _pad(
-    padded: torch.Tensor, sizes: _Lengths, batch_first: bool, value: float, steps: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Padded steps and lengths, as pad_packed_sequence returns them."""
-    filled = torch.where(sizes.within(padded.dim()), padded, value)
-    if steps > sizes.steps:
-        behind = filled.new_full((), value).expand(
-            filled.shape[0], steps - sizes.steps, *filled.shape[2:]
-        )
-        filled = torch.cat([filled, behind], dim=1)
-    return filled if batch_first else filled.transpose(0, 1), sizes.lengths
+    def _select(self, input: torch.Tensor, dim: int, index: Any) -> Any:
+        return input.clone() if self._is_order(index) else NotImplemented
 
+    def _chosen(self, input: torch.Tensor, place: Any) -> Any:
+        """input[order], or input[:, order]."""
+        places = place if isinstance(place, tuple) else (place,)
+        tensors = [part for part in places if isinstance(part, torch.Tensor)]
+        if len(tensors) != 1 or not self._is_order(tensors[0]):
+            return NotImplemented  # an order beside other tensors is the numbers of the rows
+        others = tuple(slice(None) if self._is_order(part) else part for part in places)
+        return input[others].clone()
 
-def _padded_or(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A recurrent layer's forward that takes packed sequences of padded steps too."""
+    def _set(self, target: Any, place: Any, value: Any) -> Any:
+        """target[order] = value: rows go back to their places."""
+        if not self._is_order(place) or not isinstance(target, torch.Tensor):
+            return NotImplemented
+        self._note_inverse(target, value)
+        target[:] = value
+        return None
 
-    def either(part: nn.RNNBase, input: Any, hx: Any = None) -> Any:
-        if isinstance(input, rnn.PackedSequence) and isinstance(input.batch_sizes, _Lengths):
-            return _run(part, input, hx)
-        return forward(part, input, hx)
+    def _scatter(self, target: torch.Tensor, dim: int, index: Any, source: Any) -> Any:
+        """The inverse of an order, as torch computes it."""
+        if not self._is_order(index):
+            return NotImplemented
+        self._note_inverse(target, source)
+        return target.copy_(source)
 
-    return either
+    def _note_inverse(self, target: torch.Tensor, source: Any) -> None:
+        """The numbers of rows at the places of an order are its inverse."""
+        if any(source is numbers for numbers in (*self._numbered, *self._orders)):
+            self._orders.append(target)
 
+    def _numbers(self, *bounds: Any, **options: Any) -> Any:
+        found = torch.arange(*bounds, **options)
+        if bounds[:-1] in ((), (0,)) and isinstance(bounds[-1], torch.SymInt):
+            self._numbered.append(found)
+        return found
 
-def _run(part: nn.RNNBase, packed: rnn.PackedSequence, given: Any) -> Any:
-    """A recurrent layer over padded steps; its last states are those at the lengths.
+    def _copied(self, function: Any, input: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        if not self._is_order(input):
+            return NotImplemented
+        copy = function(input, *rest, **options)
+        if copy.dtype == input.dtype:
+            self._orders.append(copy)
+        return copy
 
-    Raises:
-        UnsupportedError: an LSTM with projections.
-    """
-    if part.proj_size:
-        raise UnsupportedError("LSTM with proj_size over a packed sequence; leave proj_size out")
-    sizes: Any = packed.batch_sizes
-    steps, lasts = packed.data, []
-    directions = 2 if part.bidirectional else 1
-    for layer in range(part.num_layers):
-        outputs = []
-        for direction in range(directions):
-            place = layer * directions + direction
-            order = _reversed(sizes) if direction else None
-            ordered = _taken(steps, order)
-            states = _start(part, steps, given, place)
-            output = _layer(part, ordered, states, place)
-            lasts.append(_last(part, ordered, output, states, place, sizes))
-            outputs.append(_taken(output, order))
-        steps = torch.cat(outputs, dim=-1)
-    last = [torch.stack(kind) for kind in zip(*lasts, strict=True)]
-    returned = rnn.PackedSequence(steps, sizes)
-    return returned, (tuple(last) if part.mode == "LSTM" else last[0])
+    # Lengths in Python
 
+    def listed(self, tensor: Any) -> Any:
+        """An integer for every row in Python; NotImplemented for other tensors."""
+        return _LengthList(tensor) if self._running and _is_vector(tensor) else NotImplemented
 
-def _start(part: nn.RNNBase, steps: torch.Tensor, given: Any, place: int) -> list[torch.Tensor]:
-    """The states [batch, hidden] that one layer starts from in one direction."""
-    if given is None:
-        zeros = steps.new_zeros(steps.shape[0], part.hidden_size)
-        return [zeros, zeros] if part.mode == "LSTM" else [zeros]
-    return [kind[place] for kind in (given if part.mode == "LSTM" else [given])]
-
-
-def _layer(
-    part: nn.RNNBase, steps: torch.Tensor, states: list[torch.Tensor], place: int
-) -> torch.Tensor:
-    """The outputs [batch, steps, hidden] of one layer in one direction."""
-    start = [state.unsqueeze(0) for state in states]
-    hidden: Any = start if part.mode == "LSTM" else start[0]
-    weights = part.all_weights[place]
-    output: torch.Tensor = _CELLS[part.mode](
-        steps, hidden, weights, part.bias, 1, 0.0, False, False, True
-    )[0]
-    return output
+    def _made(self, data: Any, **options: Any) -> Any:
+        """A tensor of a list of lengths, or of numbers of rows."""
+        if isinstance(data, _LengthList):
+            return data.lengths.to(options.get("dtype") or torch.int64)
+        if isinstance(data, list | tuple) and any(is_count(leaf) for leaf in data):
+            return step_sizes([int(leaf) for leaf in data])
+        return NotImplemented
 
 
-def _reversed(sizes: _Lengths) -> torch.Tensor:
-    """Indices [batch, steps] that turn each sequence round and leave its padding."""
-    steps = torch.arange(sizes.steps)
-    turned = sizes.lengths.unsqueeze(1) - 1 - steps
-    return torch.where(turned >= 0, turned, steps)
+def _is_vector(tensor: Any) -> bool:
+    """Whether it is an integer for every row of the traced batch."""
+    return (
+        isinstance(tensor, torch.Tensor)
+        and not isinstance(tensor, StepRows | StepSizes)
+        and tensor.dim() == 1
+        and isinstance(tensor.shape[0], torch.SymInt)
+        and tensor.dtype in (torch.int64, torch.int32)
+    )
 
 
-def _taken(steps: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
-    if order is None:
-        return steps
-    return steps.gather(1, order.unsqueeze(-1).expand(-1, -1, steps.shape[-1]))
-
-
-def _last(
-    part: nn.RNNBase,
-    steps: torch.Tensor,
-    output: torch.Tensor,
-    states: list[torch.Tensor],
-    place: int,
-    sizes: _Lengths,
-) -> list[torch.Tensor]:
-    """The states [batch, hidden] after the last step of each sequence."""
-    ends = (sizes.lengths - 1).clamp(min=0).reshape(-1, 1)
-    last = _taken(output, ends).squeeze(1)
-    if part.mode != "LSTM":
-        return [last]
-    # torch's layer has the cell's state after the padding only; where a module does not read it,
-    # its steps are left out of the graph.
-    into, within, *biases = part.all_weights[place]
-    hidden, cell = states
-    bias = sum(biases) if biases else 0.0
-    for step in range(sizes.steps):
-        gates = steps[:, step] @ into.T + hidden @ within.T + bias
-        enter, forget, new, _ = gates.chunk(4, dim=-1)
-        fresh = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
-        hidden, running = output[:, step], (step < sizes.lengths).unsqueeze(1)
-        cell = torch.where(running, fresh, cell)
-    return [last, cell]
+_MAKERS = (torch.zeros, torch.ones, torch.empty, torch.full)
+_COPIES = (
+    torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.long, torch.Tensor.clone,
+    torch.Tensor.contiguous, torch.Tensor.detach,
+)  # fmt: skip

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from ondevice.converters.source.bits import masked, shifted_left, shifted_right
 from ondevice.converters.source.chosen_rows import ChosenRows
 from ondevice.converters.source.integer_division import integer_quotient
+from ondevice.converters.source.one_step_masks import OneStepMasks
 from ondevice.converters.source.prepared import shortened
 from ondevice.converters.source.scattered import scatter, scatter_add, scatter_reduce
 from ondevice.errors import UnsupportedError
@@ -71,7 +72,8 @@ class _StandIns(TorchFunctionMode):
             for name, value in _tensors(module)
             if value.dtype == torch.bool
         }
-        self._rows = ChosenRows()
+        self._steps = OneStepMasks()
+        self._rows = ChosenRows(self._steps)
         self._flags = list(_plain_flags(module))
         self._counts: list[Any] = []  # results of torch.arange: 0, 1, 2, ...
         self._answers: list[tuple[Any, bool]] = []  # tensors whose value a branch may ask
@@ -138,8 +140,11 @@ class _StandIns(TorchFunctionMode):
         if stand_in is not None:
             result = stand_in(*args, **kwargs)
             if result is not NotImplemented:
+                self._steps.note(function, args, result)
                 return result
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        self._steps.note(function, args, result)
+        return result
 
     def _embedding_bag(self, input: Any, weight: Any, *rest: Any, **options: Any) -> Any:
         """Bags of one size, the rows of a matrix: a lookup and a sum, mean or maximum."""

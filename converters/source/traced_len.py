@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-_NAME = "len"
-
 
 @contextmanager
 def traced_len(module: nn.Module) -> Iterator[None]:
@@ -19,14 +17,21 @@ def traced_len(module: nn.Module) -> Iterator[None]:
 
     Python turns what `__len__` returns into a number, which fixes the rows of the graph.
     """
-    spaces = [space for space in _namespaces(module) if _NAME not in space]
+    with replaced_name(module, "len", _length):
+        yield
+
+
+@contextmanager
+def replaced_name(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Give the files that define a module's classes another meaning of a name of Python."""
+    spaces = [space for space in _namespaces(module) if name not in space]
     for space in spaces:
-        space[_NAME] = _length
+        space[name] = value
     try:
         yield
     finally:
         for space in spaces:
-            del space[_NAME]
+            del space[name]
 
 
 def _length(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ondevice.lookup import NO_ROW
 from ondevice.models.layers.adaptive_mask import AdaptiveMask, LevelMasks
+from ondevice.models.layers.fused_rows import FusedRows
 from ondevice.models.layers.joint_rows import JointRows
 from ondevice.models.layers.masked_rows import (
     HeldMasks,
@@ -106,6 +107,7 @@ class _Group:
             np.cumsum([0, *(table.spec.rows for table in tables[:-1])]), self._blocks
         )
         self._starts = torch.from_numpy(starts).unsqueeze(-1)  # int64 [all rows of an ID, 1]
+        self._fused = FusedRows([table.spec for table in tables])
         self._row_levels: RowLevels | None = None
 
     def read(
@@ -121,7 +123,8 @@ class _Group:
         if self._rows is not None and set(how) == {"none"} and all(t.plain for t in self.tables):
             rows = self._rows(ids)
             if rows is not None:
-                return self._fused(self._gather(rows, levels, held).reshape(shape))
+                values = self._gather(rows, levels, held)
+                return self._fused(values.reshape(-1, *shape[-2:])).reshape(*shape[:-2], -1)
         read = [_rows_and_absent(table, item) for table, item in zip(self.tables, ids, strict=True)]
         rows = _joined([rows.reshape(len(rows), ids[0].numel()) for rows, _ in read], 0)
         values = self._gather(rows, levels, held).reshape(shape)
@@ -137,18 +140,6 @@ class _Group:
             )
         ]
         return _joined(vectors, -1)
-
-    def _fused(self, values: Tensor) -> Tensor:
-        """Vectors side by side of rows [..., all rows of an ID, width], all of them there."""
-        if all(count == 1 or table.spec.fuse == "concat" for table, count in self._counted()):
-            return values.flatten(-2)
-        parts = torch.split(values, self._blocks, -2)
-        pairs = zip(self.tables, parts, strict=True)
-        return torch.cat([table.fuse(part.movedim(-2, 0)) for table, part in pairs], -1)
-
-    def _counted(self) -> Iterator[tuple[Embedding, int]]:
-        """Each table with the number of rows that an ID reads."""
-        return zip(self.tables, self._blocks, strict=True)
 
     def _padding(self, ids: Sequence[Tensor]) -> list[Tensor | None]:
         """For each table, bool [...] where an ID is the padding ID; None if nowhere."""

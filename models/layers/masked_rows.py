@@ -153,7 +153,11 @@ class _MaskedRows(torch.autograd.Function):
         """The gradients of weight and of its rows' masks."""
         weight, masks, rows = ctx.saved_tensors
         table = torch.zeros_like(weight).index_add_(0, rows, gradient)
-        of_masks = weight * table if ctx.needs_input_grad[1] else None
+        of_masks = None
+        if masks.is_leaf and masks.grad is not None:
+            masks.grad.addcmul_(weight, table)  # held masks: no pass of its own to add it up
+        elif ctx.needs_input_grad[1]:
+            of_masks = weight * table
         return table.mul_(masks), of_masks, None
 
 

@@ -36,6 +36,7 @@ class MaskLearner:
         self._flats = [nn.Parameter(flat.detach()) for flat in self._group.flats()]
         rate = learning_rate * STEPS_PER_UPDATE
         self._optimizer = torch.optim.Adam(self._flats, lr=rate, fused=True) if masks else None
+        self._is_ahead = False  # of the model's numbers
         self._held: HeldMasks | None = None
         self._steps = 0
 
@@ -49,9 +50,10 @@ class MaskLearner:
         if self._held is None:
             if not self._group.fits(self._group.masks):
                 self._group = MaskGroup(self._group.masks)
-            with torch.no_grad():  # the model may have other numbers than after the last update
-                for flat, present in zip(self._flats, self._group.flats(), strict=True):
-                    flat.copy_(present)
+            if not self._is_ahead:
+                with torch.no_grad():
+                    for flat, present in zip(self._flats, self._group.flats(), strict=True):
+                        flat.copy_(present)
             levels = self._group.level_masks(self._flats)
             self._held = HeldMasks(dict(zip(self._fields, levels, strict=True)))
         return self._held
@@ -77,5 +79,11 @@ class MaskLearner:
             self._optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(masks, gradients)
             self._optimizer.step()
-            self._group.set_flats(self._flats)
+            self._is_ahead = True
         self._held, self._steps = None, 0
+
+    def share(self) -> None:
+        """Give the model the twins as they are now: they are the learner's until then."""
+        if self._is_ahead:
+            self._group.set_flats(self._flats)
+            self._is_ahead = False

@@ -374,6 +374,7 @@ def _train_epoch(
     with tqdm(total=count, desc=f"epoch {number}", unit="row", disable=hidden) as bar:
         for step, (rows, size) in enumerate(_batches(data, config.batch, orders)):
             if step % every == 0:
+                learner.share()  # rounding looks at the widths
                 for table in model.tables():
                     if step == 0 or not table.sparse:  # a large table's scales cost seconds
                         table.refresh_rounding()
@@ -392,6 +393,7 @@ def _train_epoch(
             total += value * len(rows.labels)
             bar.update(size)
     learner.update()
+    learner.share()
     return ranks.sum(total) / count
 
 

@@ -295,8 +295,8 @@ class MaskGroup:
     def set_flats(self, flats: Sequence[Tensor]) -> None:
         """Give the twins numbers as `flats` returns them."""
         for (_, part), flat in zip(self._parts, flats, strict=True):
-            own = [twins.flat for twins in part.twins]
-            torch._foreach_copy_(own, flat.split(2))
+            for twins, numbers in zip(part.twins, torch.split(flat, 2), strict=True):
+                twins.flat.copy_(numbers)
 
     def row_counts(self) -> list[Tensor]:
         """How many rows have each of the masks that `level_masks` returns, float32 [n, 1]."""

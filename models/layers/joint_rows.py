@@ -60,7 +60,8 @@ class JointRows:
             if spec.scheme == "full" and not (low[place] >= 0 and high[place] < spec.rows):
                 return True
             padding = spec.padding_id
-            within = padding is not None and low[place] <= padding <= high[place]
-            if within and bool((ids[place] == padding).any()):
+            if padding is None or not low[place] <= padding <= high[place]:
+                continue
+            if bool((ids[place] == padding).any()):
                 return True
         return False

@@ -76,8 +76,9 @@ class MaskLearner:
             if self._penalty:  # the mean width is the mean over the rows of their masks' sums
                 for gradient, rows in zip(gradients, self._group.row_counts(), strict=True):
                     gradient.add_(rows, alpha=self._penalty)
-            self._optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(masks, gradients)
+            of_flats = torch.autograd.grad(masks, self._flats, gradients)
+            for flat, gradient in zip(self._flats, of_flats, strict=True):
+                flat.grad = gradient
             self._optimizer.step()
             self._is_ahead = True
         self._held, self._steps = None, 0

@@ -77,7 +77,6 @@ class Embedding(nn.Module):
         self.threshold = None
         self.rounding = None
         self.sparse = sparse
-        self._alone: JointTables | None = None
         if mask is not None and (mask.rows, mask.dim) != (spec.rows, spec.row_dim):
             raise SpecError(
                 f"a mask for {spec.rows} rows of {spec.row_dim} is needed, "
@@ -124,9 +123,7 @@ class Embedding(nn.Module):
         self, ids: Tensor, levels: LevelMasks | None = None, pooling: Pooling | None = None
     ) -> Tensor:
         """As `forward`, with the level masks of this step if they are known (see `MaskGroup`)."""
-        if self._alone is None:
-            self._alone = JointTables([self])
-        return self._alone.read([ids], [levels], pooling)
+        return JointTables([self]).read([ids], [levels], pooling)
 
     def train(self, mode: bool = True) -> Embedding:
         """Switch mode; leaving training mode refreshes the widths and the codec's scales."""

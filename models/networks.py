@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ondevice.converters.source.on_cpu import new_tensors_on_cpu
 from ondevice.errors import InputError
 from ondevice.models.click_log import ClickLog
-from ondevice.models.layers.adaptive_mask import AdaptiveMask, MaskGroup
+from ondevice.models.layers.adaptive_mask import AdaptiveMask, LevelMasks, MaskGroup
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.models.layers.interactions import (
     AttentionPooling,
@@ -24,6 +24,7 @@ from ondevice.models.layers.interactions import (
     pair_interactions,
 )
 from ondevice.models.layers.joint_tables import JointTables
+from ondevice.models.layers.masked_rows import HeldMasks
 from ondevice.models.layers.row_index import row_counts
 from ondevice.models.network_config import (
     ONE_LABEL,
@@ -131,7 +132,7 @@ class ClickModel(nn.Module):
         for table in self.tables():
             table.refresh_rounding()
 
-    def level_masks(self) -> dict[str, Tensor]:
+    def level_masks(self) -> dict[str, LevelMasks]:
         """The level masks of the fields whose widths are being learned, at this moment."""
         live = {name: mask for name, mask in self.masks().items() if mask.live}
         masks = list(live.values())
@@ -157,27 +158,27 @@ class ClickModel(nn.Module):
             return probabilities
         return {name: probabilities[:, place] for place, name in enumerate(self.labels)}
 
-    def forward_logits(
-        self, ids: dict[str, Tensor], levels: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def forward_logits(self, ids: dict[str, Tensor], held: HeldMasks | None = None) -> Tensor:
         """Log-odds of a click, float32 [batch], of several labels [batch, labels], of ids by input.
 
         Args:
             ids: int64 [batch] per field, int64 [batch, length] per history.
-            levels: what `level_masks` returned in this step, if it was called already.
+            held: the masks of this step, where they are held for several.
 
         Raises:
             InputError: an input is missing or unknown, or an ID is illegal (see Embedding).
         """
         if ids.keys() != set(self.inputs):
             raise InputError(f"expected the inputs {_listed(self.inputs)}; got {_listed(ids)}")
-        levels = self.level_masks() if levels is None else levels
-        vectors = self._vectors(ids, levels)
-        pooled = [
-            self._pooled(name, ids[name], vectors, levels.get(target))
-            for name, target in self.histories.items()
-        ]
-        joined = torch.cat([*vectors.values(), *pooled], -1)
+        levels = self.level_masks() if held is None else held.levels
+        joined = self._vectors(ids, levels, held)
+        if self.histories:
+            vectors = dict(zip(self.fields, torch.split(joined, self._dims(), -1), strict=True))
+            pooled = [
+                self._pooled(name, ids[name], vectors, levels.get(target))
+                for name, target in self.histories.items()
+            ]
+            joined = torch.cat([joined, *pooled], -1)
         deep: Tensor = self.network[:-1](joined)
         if self.cross is not None:
             deep = torch.cat([self.cross(joined), deep], -1)
@@ -185,7 +186,7 @@ class ClickModel(nn.Module):
         for name, table in zip(self.fields, self.wide.values(), strict=False):
             logits = logits + self._by_label(table(ids[name]))
         if self.settings.kind == "deepfm":
-            dim = vectors[self.fields[0]].shape[-1]
+            dim = self._dims()[0]
             pairs = pair_interactions(joined.reshape(-1, joined.shape[1] // dim, dim))
             logits = logits + (pairs if len(self.labels) == 1 else pairs.unsqueeze(-1))
         return logits
@@ -194,21 +195,28 @@ class ClickModel(nn.Module):
         """Values [batch, labels] as `forward_logits` gives them."""
         return values.squeeze(-1) if len(self.labels) == 1 else values
 
+    def _dims(self) -> list[int]:
+        """The width of each field's vector."""
+        return [table.dim for table in self.field_tables()]
+
     def _vectors(
-        self, ids: Mapping[str, Tensor], levels: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The vector of each field, float32 [batch, dim]."""
+        self,
+        ids: Mapping[str, Tensor],
+        levels: Mapping[str, LevelMasks],
+        held: HeldMasks | None,
+    ) -> Tensor:
+        """The vectors of all fields side by side, float32 [batch, sum of their widths]."""
         if torch.onnx.is_in_onnx_export():
-            return {name: self.embedding(name)(ids[name]) for name in self.fields}
+            return torch.cat([self.embedding(name)(ids[name]) for name in self.fields], -1)
         tables = self.field_tables()
         if self._joint is None or not all(map(operator.is_, tables, self._joint.tables)):
             self._joint = JointTables(tables)
         inputs = [ids[name] for name in self.fields]
         masks = [levels.get(name) for name in self.fields]
-        return dict(zip(self.fields, self._joint.read(inputs, masks), strict=True))
+        return self._joint.read(inputs, masks, held=held)
 
     def _pooled(
-        self, history: str, ids: Tensor, vectors: Mapping[str, Tensor], levels: Tensor | None
+        self, history: str, ids: Tensor, vectors: Mapping[str, Tensor], levels: LevelMasks | None
     ) -> Tensor:
         target = self.histories[history]
         table = self.embedding(target)

@@ -10,14 +10,13 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from ondevice.errors import SpecError
 
@@ -26,6 +25,18 @@ FREQUENCY_FEATURES = 2  # z-scored log count, rank percentile
 # not grow with the table: over counts of 1 to 10,000 a level spans 14 %, and counts below 7 keep
 # levels of their own. A choice of this project.
 MAX_LEVELS = 64
+
+
+class LevelMasks(NamedTuple):
+    """The masks of a table's levels, rows of a tensor that several tables may share.
+
+    Attributes:
+        masks: float32 [n, dim], each 0 or 1.
+        start: the row of the table's first level.
+    """
+
+    masks: Tensor
+    start: int
 
 
 class AdaptiveMask(nn.Module):
@@ -179,9 +190,8 @@ class AdaptiveMask(nn.Module):
 
     @property
     def version(self) -> tuple[int, int]:
-        """Changes when the levels do: another tensor, or other numbers in it."""
-        levels = self.level_of_row
-        return (0, 0) if levels is None else (id(levels), levels._version)
+        """Changes when the rows' levels or widths do: another tensor, or other numbers in it."""
+        return id(self.level_index), self.level_index._version
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -219,7 +229,7 @@ class AdaptiveMask(nn.Module):
 
     def level_table(self) -> Tensor:
         """Every mask a row can have, float32 [n, dim]: by level while learning, by width after."""
-        return level_masks([self])[0] if self.live else self.leading_ones
+        return level_masks([self])[0].masks if self.live else self.leading_ones
 
     def widths(self) -> Tensor:
         """Hard widths k int64 [rows], each 1..dim, of the present parameters."""
@@ -227,7 +237,7 @@ class AdaptiveMask(nn.Module):
             self.refresh()
         return self.kept.long()
 
-    def mean_width(self, levels: Tensor | None = None) -> Tensor:
+    def mean_width(self) -> Tensor:
         """Mean kept width over the rows, a scalar.
 
         While the widths are learned, its gradient is that of the expected width, the mean over
@@ -236,8 +246,7 @@ class AdaptiveMask(nn.Module):
         if not self.live:
             return self.kept.float().mean()
         assert self.row_share is not None  # noqa: S101
-        levels = self.level_table() if levels is None else levels
-        return self.row_share @ levels[: self.levels].sum(-1)
+        return self.row_share @ self.level_table().sum(-1)
 
     def saved_fraction(self, bytes_per_value: float = 4.0) -> float:
         """1 - sum k / (rows * dim), less the bytes that store k (1 a row, 2 from 256 dims on)."""
@@ -251,7 +260,7 @@ class AdaptiveMask(nn.Module):
         return constants.logits(constants.twins[0].layers())[0][0]
 
 
-def level_masks(masks: Sequence[AdaptiveMask]) -> list[Tensor]:
+def level_masks(masks: Sequence[AdaptiveMask]) -> list[LevelMasks]:
     """The masks of all levels of several tables, none of them frozen; see `MaskGroup`."""
     return MaskGroup(masks).level_masks()
 
@@ -278,18 +287,38 @@ class MaskGroup:
         same = len(masks) == len(self.masks) and all(map(operator.is_, masks, self.masks))
         return same and [mask.version for mask in masks] == self._versions
 
-    def level_masks(self) -> list[Tensor]:
-        """The masks of all levels with the twins' present parameters.
+    def flats(self) -> list[Tensor]:
+        """The numbers of all twins, float32 [2 * masks, n] for each kind of mask."""
+        return [torch.cat([twins.flat for twins in part.twins]) for _, part in self._parts]
+
+    @torch.no_grad()
+    def set_flats(self, flats: Sequence[Tensor]) -> None:
+        """Give the twins numbers as `flats` returns them."""
+        for (_, part), flat in zip(self._parts, flats, strict=True):
+            for twins, numbers in zip(part.twins, torch.split(flat, 2), strict=True):
+                twins.flat.copy_(numbers)
+
+    def row_counts(self) -> list[Tensor]:
+        """How many rows have each of the masks that `level_masks` returns, float32 [n, 1]."""
+        return [part.rows for _, part in self._parts]
+
+    def level_masks(self, flats: Sequence[Tensor] | None = None) -> list[LevelMasks]:
+        """The masks of all levels, from the numbers of the twins.
+
+        Args:
+            flats: see `flats`; by default the present numbers.
 
         Returns:
-            For each mask float32 [at least its levels, dim], exactly 0 or 1, with the gradient of
-            the softmax (straight-through). Rows beyond its levels mean nothing.
+            For each mask its levels, with the gradient of the softmax (straight-through).
+            Masks of one kind share a tensor.
         """
-        by_place: dict[int, Tensor] = {}
-        for places, constants in self._parts:
-            flats = [twins.flat for twins in constants.twins]
-            hard: Tensor = _StraightThrough.apply(constants, *flats)  # type: ignore[no-untyped-call]
-            by_place.update(zip(places, hard.unbind(), strict=True))
+        by_place: dict[int, LevelMasks] = {}
+        given = self.flats() if flats is None else flats
+        for (places, part), flat in zip(self._parts, given, strict=True):
+            hard: Tensor = _StraightThrough.apply(part, flat)  # type: ignore[no-untyped-call]
+            levels = len(hard) // len(places)
+            for number, place in enumerate(places):
+                by_place[place] = LevelMasks(hard, number * levels)
         return [by_place[place] for place in range(len(self.masks))]
 
 
@@ -306,6 +335,9 @@ class _Constants:
         self.gate = torch.sigmoid(inputs[..., :1])  # q_i is the z-scored log count
         self.leading_ones = masks[0].leading_ones
         self.temperature = masks[0].temperature
+        counts = [mask.row_share * mask.rows for mask in masks if mask.row_share is not None]
+        padded = torch.nn.utils.rnn.pad_sequence(counts, batch_first=True)
+        self.rows = padded.reshape(-1, 1)  # of each level
         self.row_of_ones = torch.ones_like(self.inputs[:, :, :1]).transpose(1, 2)
 
     def logits(self, layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Tensor]]:
@@ -332,24 +364,25 @@ class _StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, constants: _Constants, *flats: Tensor) -> Tensor:
-        """Masks float32 [masks, levels, dim]."""
-        layers = constants.twins[0].layers(torch.cat(flats))
+    def forward(ctx: Any, constants: _Constants, flat: Tensor) -> Tensor:
+        """Masks float32 [masks * levels, dim]."""
+        layers = constants.twins[0].layers(flat)
         logits, values = constants.logits(layers)
         soft = torch.softmax(logits.div_(constants.temperature), -1)
         ctx.constants = constants
         ctx.save_for_backward(soft, *values[1:], *(weight for weight, _ in layers))
-        return functional.embedding(logits.argmax(-1) + 1, constants.leading_ones)
+        widths = logits.argmax(-1).add_(1)
+        return constants.leading_ones.index_select(0, widths.flatten())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         """Through m_j = sum over p >= j of softmax_p, the gate, and the layers of the twins."""
         constants: _Constants = ctx.constants
         soft, *saved = ctx.saved_tensors
         values = [constants.inputs, *saved[: len(saved) // 2]]
         weights = saved[len(saved) // 2 :]
-        chances = (gradient @ constants.leading_ones[1:].T).mul_(soft)
+        chances = (gradient @ constants.leading_ones[1:].T).reshape_as(soft).mul_(soft)
         logits = torch.addcmul(chances, soft, chances.sum(-1, keepdim=True), value=-1)
         high = logits.div_(constants.temperature) * constants.gate
         step = torch.stack([high, logits - high], 1).flatten(0, 1)
@@ -360,8 +393,7 @@ class _StraightThrough(torch.autograd.Function):
             if value is not constants.inputs:
                 step = torch.bmm(step, weight.transpose(1, 2))
                 step = torch.ops.aten.threshold_backward(step, value, 0)  # the ReLU's
-        flats = torch.cat(gradients[::-1], 1)
-        return None, *flats.reshape(-1, 2, flats.shape[1]).unbind()
+        return None, torch.cat(gradients[::-1], 1)
 
 
 class Twins(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ondevice.errors import SpecError
-from ondevice.models.layers.adaptive_mask import AdaptiveMask
+from ondevice.models.layers.adaptive_mask import AdaptiveMask, LevelMasks
 from ondevice.models.layers.joint_tables import JointTables
 from ondevice.models.layers.rounding import TableRounding
 from ondevice.models.layers.row_index import RowIndex
@@ -120,10 +120,10 @@ class Embedding(nn.Module):
         return self.vectors(ids, pooling=spec.pooling)
 
     def vectors(
-        self, ids: Tensor, levels: Tensor | None = None, pooling: Pooling | None = None
+        self, ids: Tensor, levels: LevelMasks | None = None, pooling: Pooling | None = None
     ) -> Tensor:
         """As `forward`, with the level masks of this step if they are known (see `MaskGroup`)."""
-        return JointTables([self]).read([ids], [levels], pooling)[0]
+        return JointTables([self]).read([ids], [levels], pooling)
 
     def train(self, mode: bool = True) -> Embedding:
         """Switch mode; leaving training mode refreshes the widths and the codec's scales."""
@@ -137,6 +137,16 @@ class Embedding(nn.Module):
         """Compute the codec's scales anew if rows are rounded. Raises SpecError."""
         if self.rounding is not None:
             self.rounding.refresh(self.weight, None if self.mask is None else self.mask.widths())
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return self.spec.dim
+
+    @property
+    def plain(self) -> bool:
+        """Whether a vector is its rows as they are, all of them there, fused."""
+        return not self.hybrid and self.threshold is None and self.rounding is None
 
     @property
     def hybrid(self) -> bool:
@@ -168,7 +178,7 @@ class Embedding(nn.Module):
             values = self.threshold(values, rows, self.sparse)
         if self.rounding is not None:
             values = self.rounding(values, rows)
-        vectors = self._fuse(values, absent)
+        vectors = self.fuse(values, absent)
         if padding is not None:
             vectors = vectors.masked_fill(padding.unsqueeze(-1), 0.0)
         if pooling == "none":
@@ -180,13 +190,18 @@ class Embedding(nn.Module):
             return total / max(1, vectors.shape[-2])
         return total / (~padding).sum(-1, keepdim=True).clamp(min=1)
 
-    def _fuse(self, values: Tensor, absent: Tensor | None) -> Tensor:
-        """Combine rows float32 [n, ..., row_dim] into vectors [..., dim]."""
+    def fuse(self, values: Tensor, absent: Tensor | None = None) -> Tensor:
+        """Combine rows float32 [n, ..., row_dim] into vectors [..., dim].
+
+        Args:
+            values: the rows.
+            absent: see `finish`.
+        """
         fuse = self.spec.fuse
         if fuse == "concat":
             return values.movedim(0, -2).flatten(-2)
         if len(values) == 1:
-            return values[0]
+            return values.squeeze(0)  # its gradient is a view, that of values[0] is not
         if absent is not None:
             total = values.masked_fill(absent.unsqueeze(-1), 0.0).sum(0)
             return total if fuse == "sum" else total / (~absent).sum(0).unsqueeze(-1)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ondevice.lookup import NO_ROW
-from ondevice.models.layers.adaptive_mask import AdaptiveMask
+from ondevice.models.layers.adaptive_mask import AdaptiveMask, LevelMasks
+from ondevice.models.layers.fused_rows import FusedRows
+from ondevice.models.layers.joint_rows import JointRows
+from ondevice.models.layers.masked_rows import (
+    HeldMasks,
+    RowLevels,
+    joined_levels,
+    joined_starts,
+    masked_rows,
+)
 from ondevice.spec import Pooling
 
 if TYPE_CHECKING:
@@ -29,164 +37,169 @@ class JointTables:
 
     def __init__(self, tables: Sequence[Embedding]) -> None:
         self.tables = tuple(tables)
-        self._level_rows: dict[tuple[int, ...], LevelRows] = {}
+        self._groups: dict[tuple[int, ...], _Group] = {}
 
     def read(
         self,
         ids: Sequence[Tensor],
-        levels: Sequence[Tensor | None],
+        levels: Sequence[LevelMasks | None],
         pooling: Pooling | None = None,
-    ) -> list[Tensor]:
-        """The vectors of each table, float32 [..., dim].
+        held: HeldMasks | None = None,
+    ) -> Tensor:
+        """The vectors of all tables side by side, float32 [..., sum of their widths].
 
         Args:
-            ids: for each table int64 [...].
+            ids: for each table int64 [...]; the vectors of all have one shape.
             levels: for each the level masks of this step, if known (see `MaskGroup`).
             pooling: see `Embedding.forward`; by default as each specification says.
+            held: of what these levels are, if masks are held.
 
         Raises:
             InputError: ids are not int64, or out of range in a full table without an OOV row.
         """
-        groups: dict[tuple[object, ...], list[int]] = {}
+        groups = self._grouped(ids)
+        if len(groups) == 1:
+            return self._read(groups[0], ids, levels, pooling, held)
         vectors: dict[int, Tensor] = {}
-        for place, table in enumerate(self.tables):
-            if table.spec.retrieval is not None:
-                vectors[place] = table.vectors(ids[place], pooling=pooling)
-                continue
-            is_separate = table.sparse or table.spec.rows > JOINT_ROWS
-            mask = table.mask
-            state = (mask is not None, mask is not None and mask.live)
-            key = (table.spec.row_dim, *state, ids[place].shape, place if is_separate else -1)
-            groups.setdefault(key, []).append(place)
-        for places in groups.values():
-            read = [_rows_and_absent(self.tables[place], ids[place]) for place in places]
-            rows = [item for item, _ in read]
-            values = self._gather(tuple(places), rows, [levels[place] for place in places])
-            parts = torch.split(values, [len(item) for item in rows])
-            padded = self._padded(places, ids)
-            for place, part, (its_rows, absent) in zip(places, parts, read, strict=True):
-                table = self.tables[place]
-                how = table.spec.pooling if pooling is None else pooling
-                padding = None
-                if padded and table.spec.padding_id is not None:
-                    padding = ids[place] == table.spec.padding_id
-                vectors[place] = table.finish(part, its_rows, absent, padding, how)
-        return [vectors[place] for place in range(len(self.tables))]
+        for places in groups:
+            joined = self._read(places, ids, levels, pooling, held)
+            widths = [self.tables[place].dim for place in places]
+            vectors.update(zip(places, torch.split(joined, widths, -1), strict=True))
+        return torch.cat([vectors[place] for place in range(len(self.tables))], -1)
 
-    def _padded(self, places: Sequence[int], ids: Sequence[Tensor]) -> bool:
-        """Whether the IDs of any table include its padding ID."""
-        padding = [self.tables[place].spec.padding_id for place in places]
-        first = padding[0]
-        if len(set(padding)) == 1:
-            return first is not None and bool((_joined([ids[p] for p in places]) == first).any())
-        pairs = zip(places, padding, strict=True)
-        return any(value is not None and bool((ids[p] == value).any()) for p, value in pairs)
+    def _grouped(self, ids: Sequence[Tensor]) -> list[tuple[int, ...]]:
+        """The places of the tables that are read together."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for place, table in enumerate(self.tables):
+            spec, mask = table.spec, table.mask
+            alone = table.sparse or spec.rows > JOINT_ROWS or spec.retrieval is not None
+            state = (mask is not None, mask is not None and mask.live)
+            key = (spec.row_dim, *state, ids[place].shape, place if alone else -1)
+            groups.setdefault(key, []).append(place)
+        return [tuple(places) for places in groups.values()]
+
+    def _read(
+        self,
+        places: tuple[int, ...],
+        ids: Sequence[Tensor],
+        levels: Sequence[LevelMasks | None],
+        pooling: Pooling | None,
+        held: HeldMasks | None,
+    ) -> Tensor:
+        """The vectors of one group side by side."""
+        first = self.tables[places[0]]
+        if first.spec.retrieval is not None:
+            return first.vectors(ids[places[0]], pooling=pooling)
+        if places not in self._groups:
+            self._groups[places] = _Group([self.tables[place] for place in places])
+        its_ids, its_levels = [ids[place] for place in places], [levels[place] for place in places]
+        return self._groups[places].read(its_ids, its_levels, pooling, held)
+
+
+class _Group:
+    """Tables of one row width that are read together: their rows lie one after another."""
+
+    def __init__(self, tables: Sequence[Embedding]) -> None:
+        self.tables = tuple(tables)
+        self._blocks = [table.spec.rows_per_id for table in tables]
+        self._rows = JointRows([table.index for table in tables]) if len(tables) > 1 else None
+        starts = np.repeat(
+            np.cumsum([0, *(table.spec.rows for table in tables[:-1])]), self._blocks
+        )
+        self._starts = torch.from_numpy(starts).unsqueeze(-1)  # int64 [all rows of an ID, 1]
+        self._fused = FusedRows([table.spec for table in tables])
+        self._row_levels: RowLevels | None = None
+
+    def read(
+        self,
+        ids: Sequence[Tensor],
+        levels: Sequence[LevelMasks | None],
+        pooling: Pooling | None,
+        held: HeldMasks | None,
+    ) -> Tensor:
+        """The vectors side by side; see `JointTables.read`."""
+        shape = (*ids[0].shape, sum(self._blocks), self.tables[0].spec.row_dim)
+        how = [table.spec.pooling if pooling is None else pooling for table in self.tables]
+        if self._rows is not None and set(how) == {"none"} and all(t.plain for t in self.tables):
+            rows = self._rows(ids)
+            if rows is not None:
+                values = self._gather(rows, levels, held)
+                return self._fused(values.reshape(-1, *shape[-2:])).reshape(*shape[:-2], -1)
+        read = [_rows_and_absent(table, item) for table, item in zip(self.tables, ids, strict=True)]
+        rows = _joined([rows.reshape(len(rows), ids[0].numel()) for rows, _ in read], 0)
+        values = self._gather(rows, levels, held).reshape(shape)
+        vectors = [
+            table.finish(part.movedim(-2, 0), rows, absent, padding, pooled)
+            for table, part, (rows, absent), padding, pooled in zip(
+                self.tables,
+                torch.split(values, self._blocks, -2),
+                read,
+                self._padding(ids),
+                how,
+                strict=True,
+            )
+        ]
+        return _joined(vectors, -1)
+
+    def _padding(self, ids: Sequence[Tensor]) -> list[Tensor | None]:
+        """For each table, bool [...] where an ID is the padding ID; None if nowhere."""
+        padding = [table.spec.padding_id for table in self.tables]
+        if len(set(padding)) == 1 and not (
+            padding[0] is not None and bool((_joined(ids, 0) == padding[0]).any())
+        ):
+            return [None] * len(padding)
+        found = [
+            None if number is None else item == number
+            for item, number in zip(ids, padding, strict=True)
+        ]
+        return [item if item is not None and bool(item.any()) else None for item in found]
 
     def _gather(
-        self, places: tuple[int, ...], rows: Sequence[Tensor], levels: Sequence[Tensor | None]
+        self, rows: Tensor, levels: Sequence[LevelMasks | None], held: HeldMasks | None
     ) -> Tensor:
-        """Masked rows, float32 [all blocks, ..., row_dim], of rows [blocks, ...] per table."""
-        tables = [self.tables[place] for place in places]
-        sparse = tables[0].sparse
-        weight = _joined([table.weight for table in tables])
-        sizes = [table.spec.rows for table in tables]
-        blocks = [len(item) for item in rows]
-        joint = _shifted(rows, sizes, blocks)
-        masks = [table.mask for table in tables if table.mask is not None]
-        if not masks:
-            return _rows_of(weight, joint, sparse)
-        level_masks = [
-            mask.level_table() if known is None else known
-            for mask, known in zip(masks, levels, strict=True)
-        ]
-        if not sparse and sum(sizes) <= 2 * joint.numel():  # less work: mask the tables
-            if not masks[0].live:
-                level, level_table = LevelRows(masks, level_masks).level, _joined(level_masks)
-                return _rows_of(weight * level_table.index_select(0, level), joint, False)
-            level_rows = self._level_rows.get(places)
-            if level_rows is None or not level_rows.fits(masks):
-                level_rows = self._level_rows[places] = LevelRows(masks, level_masks)
-            return level_rows.masked_rows(weight, level_masks, joint)
-        level = _joined([mask.level_index for mask in masks]).index_select(0, joint.flatten())
-        # int64, since the gradient of index_select takes four times as long for int32 indices
-        parts = torch.split(level.long().reshape(joint.shape), blocks)
-        level = _shifted(parts, [len(table) for table in level_masks], blocks)
-        return _rows_of(weight, joint, sparse) * _rows_of(_joined(level_masks), level, False)
-
-
-class LevelRows:
-    """The level of each row of several joined tables, numbered over the levels of all masks."""
-
-    def __init__(self, masks: Sequence[AdaptiveMask], levels: Sequence[Tensor]) -> None:
-        """Masks of whole tables, and the level masks of each."""
-        self._versions = [mask.version for mask in masks]
-        self._levels: list[tuple[Tensor, int]] = []
-        self._row_masks: Tensor | None = None
-        sizes = [len(table) for table in levels]
-        indices = [mask.level_index.long() for mask in masks]
-        self.level = _shifted(indices, sizes, [mask.rows for mask in masks])
-        self.sums = _row_sums(self.level, sum(sizes)) if masks[0].live else None
-
-    def fits(self, masks: Sequence[AdaptiveMask]) -> bool:
-        """Whether this is of the present levels of these masks."""
-        return [mask.version for mask in masks] == self._versions
-
-    def masked_rows(self, weight: Tensor, levels: Sequence[Tensor], rows: Tensor) -> Tensor:
-        """Rows of the joined tables, each multiplied by the mask of its level.
+        """Masked rows, float32 [n, all rows of an ID, width].
 
         Args:
-            weight: float32 [rows of all tables, width].
-            levels: the level masks of each table, float32 [levels, width].
-            rows: int64 [...].
-
-        Returns:
-            float32 [..., width].
+            rows: int64 [all rows of an ID, n], numbered within their tables.
+            levels: see `JointTables.read`.
+            held: see `JointTables.read`.
         """
-        if self.sums is None:
-            raise AssertionError("the masks are not being learned")
-        values: Tensor = _MaskedRows.apply(weight, rows, self, *levels)  # type: ignore[no-untyped-call]
-        return values
-
-    def row_masks(self, levels: Sequence[Tensor]) -> Tensor:
-        """The mask of every row, float32 [rows, width], remembered as long as `levels` are."""
-        present = [(level, level._version) for level in levels]
-        same = len(present) == len(self._levels) and all(
-            level is known and version == known_version
-            for (level, version), (known, known_version) in zip(present, self._levels, strict=True)
+        sparse = self.tables[0].sparse
+        weight = _joined([table.weight for table in self.tables], 0)
+        joint = rows if len(self.tables) == 1 else rows + self._starts.to(rows.device)
+        joint = joint.t().flatten()
+        if self.tables[0].mask is None:
+            return _rows_of(weight, joint, sparse)
+        if not sparse and len(weight) <= 2 * len(joint):  # less work: mask the tables
+            make = partial(self._row_masks, levels)
+            masks = make() if held is None else held.row_masks(self, make)
+            return masked_rows(weight, masks, joint)
+        present = self._levels(levels)
+        level = _joined([mask.level_index for mask in self._masks()], 0).index_select(0, joint)
+        starts = np.repeat(joined_starts(present), self._blocks)
+        # int64, since the gradient of index_select takes four times as long for int32 indices
+        level = level.long().reshape(-1, len(rows)) + torch.from_numpy(starts).to(level.device)
+        return _rows_of(weight, joint, sparse) * joined_levels(present).index_select(
+            0, level.flatten()
         )
-        if self._row_masks is None or not same:
-            self._levels = present
-            self._row_masks = _joined(levels).index_select(0, self.level)
-        return self._row_masks
 
+    def _masks(self) -> list[AdaptiveMask]:
+        """The masks of the tables, which all have one or none of them."""
+        return [table.mask for table in self.tables if table.mask is not None]
 
-class _MaskedRows(torch.autograd.Function):
-    """(weight * masks of its rows)[rows], with few passes over the whole tables.
+    def _levels(self, known: Sequence[LevelMasks | None]) -> list[LevelMasks]:
+        """The level masks of each table, where they are not known those of the present moment."""
+        return [
+            LevelMasks(mask.level_table(), 0) if levels is None else levels
+            for mask, levels in zip(self._masks(), known, strict=True)
+        ]
 
-    Level masks stay for several steps, and so do the masks of all rows; the gradient of the whole
-    tables is changed in place, which autograd cannot know to be safe.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, rows: Tensor, level_rows: LevelRows, *levels: Tensor
-    ) -> Tensor:
-        """See `LevelRows.masked_rows`."""
-        masks = level_rows.row_masks(levels)
-        ctx.save_for_backward(weight, masks, rows)
-        ctx.sums, ctx.sizes = level_rows.sums, [len(level) for level in levels]
-        return _rows_of(weight * masks, rows, False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of weight and of the level masks."""
-        weight, masks, rows = ctx.saved_tensors
-        table = torch.zeros_like(weight)
-        flat = gradient.reshape(-1, weight.shape[1])
-        table.scatter_add_(0, rows.reshape(-1, 1).expand_as(flat), flat)
-        by_level = torch.split(ctx.sums @ (weight * table), ctx.sizes)
-        return table.mul_(masks), None, None, *by_level
+    def _row_masks(self, known: Sequence[LevelMasks | None]) -> Tensor:
+        """The mask of each joint row, float32 [rows, width]."""
+        masks, levels = self._masks(), self._levels(known)
+        if self._row_levels is None or not self._row_levels.fits(masks, levels):
+            self._row_levels = RowLevels(masks, levels)
+        return self._row_levels.row_masks(levels)
 
 
 def _rows_and_absent(table: Embedding, ids: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -201,35 +214,13 @@ def _rows_and_absent(table: Embedding, ids: Tensor) -> tuple[Tensor, Tensor | No
     return rows.movedim(-1, 0), absent.movedim(-1, 0)
 
 
-def _row_sums(level: Tensor, levels: int) -> Tensor:
-    """A sparse matrix [levels, rows] that sums the rows of each level, faster than index_add."""
-    order = torch.argsort(level, stable=True)
-    starts = torch.searchsorted(level[order], torch.arange(levels + 1, device=level.device))
-    ones = torch.ones(len(order), device=level.device)
-    with warnings.catch_warnings():  # torch says that CSR is in beta state
-        warnings.filterwarnings("ignore", "Sparse", UserWarning)
-        return torch.sparse_csr_tensor(
-            starts, order, ones, (levels, len(order)), check_invariants=False
-        )
-
-
 def _rows_of(table: Tensor, rows: Tensor, sparse: bool) -> Tensor:
-    """Rows [...] of a table, float32 [..., width]."""
+    """Rows [n] of a table, float32 [n, width]."""
     if sparse:
         return functional.embedding(rows, table, sparse=True)
     # the gradient of index_select costs a quarter of that of functional.embedding
-    return table.index_select(0, rows.flatten()).reshape(*rows.shape, table.shape[1])
+    return table.index_select(0, rows)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _shifted(parts: Sequence[Tensor], sizes: Sequence[int], blocks: Sequence[int]) -> Tensor:
-    """Indices into several tables as indices into all of them in a row."""
-    joint = _joined(parts)
-    if len(parts) == 1:
-        return joint
-    starts = np.repeat(np.cumsum([0, *sizes[:-1]]), blocks)
-    shift = torch.from_numpy(starts).to(joint.device, joint.dtype)
-    return joint + shift.reshape(-1, *[1] * (joint.ndim - 1))
+def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)

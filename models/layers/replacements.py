@@ -52,6 +52,11 @@ class RotatedEmbedding(FittedEmbedding):
         """Width of a vector, as `nn.Embedding` calls it."""
         return self.dim
 
+    @property
+    def plain(self) -> bool:
+        """Never: vectors are rotated."""
+        return False
+
     def finish(
         self,
         values: Tensor,

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ondevice.codecs import QuantTable
 from ondevice.errors import SpecError
+from ondevice.models.layers.adaptive_mask import LevelMasks
 from ondevice.models.layers.embeddings import Embedding
 from ondevice.spec import LookupSpec, Pooling
 
@@ -64,7 +65,7 @@ class RetrievalEmbedding(Embedding):
         return scales[columns, (codes % self._size).long()]
 
     def vectors(
-        self, ids: Tensor, levels: Tensor | None = None, pooling: Pooling | None = None
+        self, ids: Tensor, levels: LevelMasks | None = None, pooling: Pooling | None = None
     ) -> Tensor:
         """See Embedding.vectors; there are no masks whose levels could be given."""
         return self.look_up(ids, self.spec.pooling if pooling is None else pooling)

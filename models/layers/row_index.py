@@ -80,6 +80,20 @@ class RowIndex(nn.Module):
         in_head = ((ids >= 0) & (ids < self.spec.head)).unsqueeze(-1)
         return torch.where(in_head, self._head_rows(ids), rows)
 
+    @property
+    def bit_fields(self) -> list[tuple[int, int, int, int]] | None:
+        """For each row of an ID (factor, shift, mask, offset): it is offset plus the masked bits of
+        factor * ID, shifted; of a full table for IDs in range only. None where rows are otherwise.
+        """
+        spec = self.spec
+        if spec.scheme == "full":
+            return [(1, 0, -1, 0)]
+        if spec.scheme != "binary_code" or spec.head or self.shifts.shape[1] != 1:
+            return None
+        columns = (self.shifts[:, 0], self.masks[:, 0], self.offsets)
+        numbers = zip(*(column.tolist() for column in columns), strict=True)
+        return [(self._factor, *item) for item in numbers]
+
     def _head_rows(self, ids: Tensor) -> Tensor:
         """Rows of IDs of the head."""
         count = self.spec.rows_per_id

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import nn
 
+from ondevice.models.layers.adaptive_mask import MaskGroup
+from ondevice.models.layers.masked_rows import HeldMasks
 from ondevice.models.networks import ClickModel
 from ondevice.models.training.distributed import current_ranks
 
@@ -26,14 +28,16 @@ class MaskLearner:
             penalty: price of a kept dimension: penalty * mean width of all rows is added to the
                 loss.
         """
-        self._model = model
-        self._penalty = penalty
-        self._masks = {name: mask for name, mask in model.masks().items() if not mask.frozen}
-        flats = [mask.twins.flat for mask in self._masks.values() if mask.twins is not None]
+        masks = {name: mask for name, mask in model.masks().items() if not mask.frozen}
+        self._fields = list(masks)
+        self._group = MaskGroup(list(masks.values()))
+        self._penalty = penalty / max(1, sum(mask.rows for mask in masks.values()))
+        # the twins' numbers side by side: Adam's time is that of the calls, one for each tensor
+        self._flats = [nn.Parameter(flat.detach()) for flat in self._group.flats()]
         rate = learning_rate * STEPS_PER_UPDATE
-        self._optimizer = torch.optim.Adam(flats, lr=rate, fused=True) if flats else None
-        self._live: dict[str, Tensor] = {}
-        self._leaves: dict[str, Tensor] = {}
+        self._optimizer = torch.optim.Adam(self._flats, lr=rate, fused=True) if masks else None
+        self._is_ahead = False  # of the model's numbers
+        self._held: HeldMasks | None = None
         self._steps = 0
 
     @property
@@ -41,14 +45,18 @@ class MaskLearner:
         """What updates the twins; between epochs the learner remembers nothing else."""
         return [] if self._optimizer is None else [self._optimizer]
 
-    def levels(self) -> dict[str, Tensor]:
-        """The level masks to use in this step, by field; `step` follows the backward pass."""
-        if not self._leaves:
-            self._live = self._model.level_masks()
-            self._leaves = {
-                name: levels.detach().requires_grad_() for name, levels in self._live.items()
-            }
-        return self._leaves
+    def held(self) -> HeldMasks:
+        """The masks to use in this step; `step` follows the backward pass."""
+        if self._held is None:
+            if not self._group.fits(self._group.masks):
+                self._group = MaskGroup(self._group.masks)
+            if not self._is_ahead:
+                with torch.no_grad():
+                    for flat, present in zip(self._flats, self._group.flats(), strict=True):
+                        flat.copy_(present)
+            levels = self._group.level_masks(self._flats)
+            self._held = HeldMasks(dict(zip(self._fields, levels, strict=True)))
+        return self._held
 
     def step(self) -> None:
         """Count a step; after a few, update the twins."""
@@ -61,25 +69,22 @@ class MaskLearner:
 
         Of several ranks, each has a part of these gradients: they are summed.
         """
-        if self._optimizer is not None and self._steps:
-            gradients = [
-                torch.zeros_like(leaf) if leaf.grad is None else leaf.grad / self._steps
-                for leaf in self._leaves.values()
-            ]
+        if self._optimizer is not None and self._held is not None and self._steps:
+            masks, sums = zip(*self._held.collected(), strict=True)
+            gradients = [gradient / self._steps for gradient in sums]
             current_ranks().sum_dense(gradients)
-            self._optimizer.zero_grad(set_to_none=True)
-            outputs = list(self._live.values())
-            if self._penalty:
-                outputs.append(self._penalty * self._mean_width())
-                gradients.append(torch.ones_like(outputs[-1]))
-            torch.autograd.backward(outputs, gradients)
+            if self._penalty:  # the mean width is the mean over the rows of their masks' sums
+                for gradient, rows in zip(gradients, self._group.row_counts(), strict=True):
+                    gradient.add_(rows, alpha=self._penalty)
+            of_flats = torch.autograd.grad(masks, self._flats, gradients)
+            for flat, gradient in zip(self._flats, of_flats, strict=True):
+                flat.grad = gradient
             self._optimizer.step()
-        self._live, self._leaves, self._steps = {}, {}, 0
+            self._is_ahead = True
+        self._held, self._steps = None, 0
 
-    def _mean_width(self) -> Tensor:
-        rows = sum(mask.rows for mask in self._masks.values())
-        widths = [
-            mask.mean_width(self._live[name]) * (mask.rows / rows)
-            for name, mask in self._masks.items()
-        ]
-        return torch.stack(widths).sum()
+    def share(self) -> None:
+        """Give the model the twins as they are now: they are the learner's until then."""
+        if self._is_ahead:
+            self._group.set_flats(self._flats)
+            self._is_ahead = False

@@ -357,7 +357,7 @@ def _train_epoch(
         model: changed in place.
         data: IDs int64 [n] or [n, length] by field, and labels float32 [n], on the model's device.
         optimizers: of `_optimizers`.
-        learner: holds the masks' levels and updates the masks.
+        learner: holds the masks and updates them.
         prior: the penalty of the rows of a batch; None for none.
         config: the batch size.
         number: of the epoch, from 1 on.
@@ -377,6 +377,7 @@ def _train_epoch(
     with tqdm(total=count, desc=f"epoch {number}", unit="row", disable=hidden) as bar:
         for step, (rows, size) in enumerate(_batches(data, config.batch, orders)):
             if step % every == 0:
+                learner.share()  # rounding looks at the widths
                 for table in model.tables():
                     if step == 0 or not table.sparse:  # a large table's scales cost seconds
                         table.refresh_rounding()
@@ -395,6 +396,7 @@ def _train_epoch(
             total += value * len(rows.labels)
             bar.update(size)
     learner.update()
+    learner.share()
     return ranks.sum(total) / count
 
 
@@ -409,15 +411,15 @@ def _backward(
 
     Args:
         model: whose parameters get gradients.
-        learner: holds the masks' levels, which get some too.
+        learner: holds the masks, which get some too.
         prior: the penalty of the rows of a batch; None for none.
         rows: those of this rank; there may be none.
         size: how many rows all ranks have.
     """
-    levels = learner.levels()
+    held = learner.held()
     if not len(rows.labels):
         return 0.0
-    logits = model.forward_logits(rows.ids, levels)
+    logits = model.forward_logits(rows.ids, held)
     loss = functional.binary_cross_entropy_with_logits(logits, rows.labels, rows.weights)
     value = float(loss.detach())
     if prior is not None:

@@ -28,7 +28,7 @@ from ondevice.models.training.metrics import Metrics
 
 STATE_ERRORS: tuple[type[Exception], ...] = (*PARSE_ERRORS, SafetensorError)
 SETTINGS = "settings.json"
-FORMAT = "ondevice-training-state 1"
+FORMAT = "ondevice-training-state 2"
 
 
 @dataclass(frozen=True)

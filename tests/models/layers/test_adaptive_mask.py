@@ -199,13 +199,17 @@ def test_masks_of_several_tables_in_one_pass_equal_each_alone():
     ]
     together = level_masks(masks)
     upstream = [torch.randn(mask.levels, mask.dim) for mask in masks]
-    for mask, levels, gradient in zip(masks, together, upstream, strict=True):
-        (levels[: mask.levels] * gradient).sum().backward(retain_graph=True)
+    tables = [
+        levels.masks[levels.start : levels.start + mask.levels]
+        for mask, levels in zip(masks, together, strict=True)
+    ]
+    for table, gradient in zip(tables, upstream, strict=True):
+        (table * gradient).sum().backward(retain_graph=True)
     got = [[parameter.grad.clone() for parameter in mask.parameters()] for mask in masks]
-    for mask, levels, gradient, before in zip(masks, together, upstream, got, strict=True):
+    for mask, table, gradient, before in zip(masks, tables, upstream, got, strict=True):
         mask.zero_grad()
-        alone = level_masks([mask])[0]
-        assert torch.equal(levels[: mask.levels], alone)
+        alone = level_masks([mask])[0].masks
+        assert torch.equal(table, alone)
         alone.backward(gradient)
         for first, parameter in zip(before, mask.parameters(), strict=True):
             torch.testing.assert_close(first, parameter.grad, rtol=1e-4, atol=1e-6)

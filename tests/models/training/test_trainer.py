@@ -15,7 +15,7 @@ from support.torch import make_log, planted_log
 
 from ondevice.cli import main
 from ondevice.codecs import CODECS
-from ondevice.errors import DataError, InputError, SpecError
+from ondevice.errors import DataError, FileFormatError, InputError, SpecError
 from ondevice.models import (
     BinaryCodeEmbedding,
     ClickModel,
@@ -231,6 +231,40 @@ def test_a_resumed_training_has_the_rates_of_the_plateaus_before(tmp_path):
     assert History(epochs=history.epochs[:4]).plateaus > 0
     assert [item.validation for item in again.epochs] == [x.validation for x in history.epochs]
     assert same(snapshot(resumed), snapshot(whole))
+
+
+def test_a_state_of_an_earlier_format_is_refused(tmp_path):
+    """Its Adam of the masks has tensors of other shapes, which would fail in the first step."""
+    settings = TrainConfig(epochs=1, batch=256)
+    state = TrainingState(tmp_path, {}).phase("train")
+    train(make_model(), TRAIN, VALIDATION, settings, False, None, state)
+    content = state.path.read_bytes()
+    assert content.count(b"ondevice-training-state 2") == 1
+    state.path.write_bytes(content.replace(b"training-state 2", b"training-state 1"))
+    with pytest.raises(FileFormatError, match="expected the format 'ondevice-training-state 2'"):
+        train(make_model(), TRAIN, VALIDATION, settings, False, None, state)
+
+
+def test_masks_learn_to_the_bit_the_same_when_training_goes_on(tmp_path):
+    settings = TrainConfig(epochs=3, batch=256, width_penalty=0.01, mask_speed=5.0)
+    whole, killed, resumed = (masked_model() for _ in range(3))
+    train(whole, TRAIN, VALIDATION, settings, progress=False)
+
+    def stop(epoch):
+        if epoch.number == 3:
+            raise OSError("the machine went away")
+
+    state = TrainingState(tmp_path, {}).phase("train")
+    with pytest.raises(OSError, match="went away"):
+        train(killed, TRAIN, VALIDATION, settings, False, stop, state)
+    train(resumed, TRAIN, VALIDATION, settings, False, None, state)
+    assert same(snapshot(resumed), snapshot(whole))
+
+
+def masked_model():
+    model = make_model()
+    attach_masks(model, TRAIN)
+    return model
 
 
 @pytest.mark.parametrize("speed", [1.0, 7.0])

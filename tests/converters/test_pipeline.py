@@ -83,7 +83,7 @@ def test_merging_does_not_change_its_argument():
     log = {}
     merged = pipeline.run(packed, observed(pipeline.TARGETS["onnx"], log))
     expected = {"split cells": (True, False), "merge lookups": (True, True)}
-    assert log == {**expected, "exact integer sums": (True, False)}
+    assert log == {**expected, "exact integers": (True, False)}
     assert len(merged.lookups) < len(packed.lookups)
 
 

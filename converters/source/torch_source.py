@@ -212,11 +212,10 @@ class TorchSource:
 def _check_values(module: nn.Module) -> None:
     """Raise SpecError where a module's tensors have no values."""
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
-        if tensor.is_meta or nn.parameter.is_lazy(tensor):
+        if tensor.is_meta:
             raise SpecError(
-                f"{name} has no values: "
-                + ("give the files with them as `weights`" if tensor.is_meta else "run the module")
-                + ", or pass a module that has them"
+                f"{name} has no values: give the files with them as `weights`, or pass a module "
+                "that has them"
             )
 
 

@@ -18,6 +18,14 @@ ENGINES = (("odm", "native"), ("odm", "numpy"), ("onnx", "onnx"), ("tflite", "tf
 WITH_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
 
+@pytest.fixture(autouse=True)
+def same_torch():
+    """A mode that is left behind would have torch compute otherwise in later tests."""
+    yield
+    assert torch._C._len_torch_function_stack() == 0
+    assert not torch.is_autocast_enabled("cpu")
+
+
 class Clicks(nn.Module):
     def __init__(self):
         super().__init__()
@@ -87,7 +95,7 @@ def test_tensors_are_made_on_another_device_by_default(tmp_path):
         assert_converts(module, tmp_path, right)
         assert torch.zeros(1).is_meta
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
 
 
 class Autocast(Clicks):

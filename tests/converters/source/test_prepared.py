@@ -141,12 +141,6 @@ def without_values():
         return Clicks()
 
 
-def lazy():
-    module = Clicks()
-    module.head = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(1))
-    return module
-
-
 def exported():
     return torch.export.export(Clicks().eval(), (ITEM, USER))
 
@@ -160,7 +154,6 @@ NOT_CONVERTED = {
         r"head\.0 is quantised already",
     ),
     "without values": (without_values, SpecError, r"items\.weight has no values: give the files"),
-    "lazy": (lazy, SpecError, r"head\.0\.weight has no values: run the module"),
     "a number": (lambda: 3, SpecError, r"expected a torch\.nn\.Module, got int"),
 }
 

@@ -483,7 +483,7 @@ def test_tensors_are_made_on_another_device_by_default():
         attach_masks(model, TRAIN)
         assert torch.zeros(1).is_meta
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
     for trained, kind, auc in zip((make_model(), make_model("codes")), "fc", found, strict=True):
         train(trained, TRAIN, VALIDATION, QUICK, progress=False)
         assert evaluate(trained, TEST).auc == auc, kind

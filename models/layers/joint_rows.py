@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ondevice.models.layers.row_index import RowIndex
+from ondevice.models.layers.row_index import RowIndex, rows_of_bits
 
 
 class JointRows:
@@ -47,11 +47,10 @@ class JointRows:
         if self._all_full:
             return stacked
         device = stacked.device
-        rows = stacked.index_select(0, self._table_of_row.to(device))
-        rows.mul_(self._factors.to(device))  # wraps modulo 2**64
-        # the shift is arithmetic, the mask drops the copies of the sign
-        rows.bitwise_right_shift_(self._shifts.to(device)).bitwise_and_(self._masks.to(device))
-        return rows.add_(self._offsets.to(device))
+        code = stacked.index_select(0, self._table_of_row.to(device))
+        code.mul_(self._factors.to(device))  # wraps modulo 2**64
+        constants = (self._shifts, self._masks, self._offsets)
+        return rows_of_bits(code, *(numbers.to(device) for numbers in constants))
 
     def _needs_care(self, ids: Tensor) -> bool:
         """Whether IDs [tables, n] include one outside a full table, or the padding of its table."""

@@ -119,9 +119,8 @@ class RowIndex(nn.Module):
     def _coded(self, ids: Tensor) -> Tensor:
         code = ids if self._factor == 1 else ids * self._factor  # wraps modulo 2**64
         if self.shifts.shape[1] == 1:
-            # the shift is arithmetic, the mask drops the copies of the sign
-            values = (code.unsqueeze(-1) >> self.shifts[:, 0]).bitwise_and_(self.masks[:, 0])
-            return values.add_(self.offsets)
+            constants = self.shifts[:, 0], self.masks[:, 0], self.offsets
+            return rows_of_bits(code.unsqueeze(-1), *constants)
         values = (code[..., None, None] >> self.shifts).bitwise_and_(self.masks)
         return values.mul_(self.weights).sum(-1).add_(self.offsets)
 
@@ -142,6 +141,12 @@ class RowIndex(nn.Module):
                     "and the table has no out-of-vocabulary row"
                 )
         return rows
+
+
+def rows_of_bits(code: Tensor, shifts: Tensor, masks: Tensor, offsets: Tensor) -> Tensor:
+    """The rows that bits of codes are, all int64; constants and codes are broadcast."""
+    # the shift is arithmetic, the mask drops the copies of the sign
+    return (code >> shifts).bitwise_and_(masks).add_(offsets)
 
 
 def row_counts(
